@@ -1,0 +1,16 @@
+-- Makes a partition usable under a new epoch, or (epoch 0) fences it off while it is being recovered.
+--
+-- Why a script: state and consumer group appear together; nobody sees one without the other.
+--
+-- KEYS: 1 state, 2 stream
+-- ARGV: 1 epoch, 2 key format, 3 max_backlog, 4 backlog (redemptions in the stream), 5 group, 6 lowest clock (ms)
+-- Returns: {DONE}
+-- Cost: three commands.
+
+local clock = tonumber(redis.call('HGET', KEYS[1], 'clock') or '0')
+clock = string.format('%013.0f', math.max(clock, tonumber(ARGV[6])))
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'key_format', ARGV[2], 'max_backlog', ARGV[3], 'backlog', ARGV[4],
+  'clock', clock)
+-- From 0: what was in the stream before the group must be delivered too. BUSYGROUP: the group is there.
+redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[5], '0', 'MKSTREAM')
+return {'DONE'}

@@ -1,0 +1,29 @@
+-- Appends codes to a pool, exactly once: a doubled or late loader is told how far the pool has been loaded.
+--
+-- Why a script: the check of `first_seq` and the push must be one step, or two loaders push the same codes twice.
+--
+-- KEYS: 1 state, 2 batch, 3 pool, 4 codes
+-- ARGV: 1 epoch, 2 first_seq, 3 total, then the codes in seq order (none: only raise the total)
+-- Returns: {STALE_EPOCH, epoch} | {ENDED} | {NO_POOL} | {OUT_OF_STEP, loaded, issued} | {DONE, loaded, issued}
+-- Cost: one RPUSH and two small commands.
+
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end
+if redis.call('HGET', KEYS[2], 'state') ~= 'open' then return {'ENDED'} end
+local meta = redis.call('HMGET', KEYS[3], 'loaded', 'issued', 'total')
+if not meta[1] then return {'NO_POOL'} end
+local loaded, count = tonumber(meta[1]), #ARGV - 3
+local total = string.format('%.0f', math.max(tonumber(meta[3]), tonumber(ARGV[3])))
+if count == 0 then
+  redis.call('HSET', KEYS[3], 'total', total)
+  return {'DONE', meta[1], meta[2]}
+end
+if tonumber(ARGV[2]) ~= loaded + 1 then return {'OUT_OF_STEP', meta[1], meta[2]} end
+redis.call('LLEN', KEYS[4])
+-- unpack has room for about 8,000 values; pieces keep a call of any size correct.
+for from = 4, #ARGV, 4000 do
+  redis.call('RPUSH', KEYS[4], unpack(ARGV, from, math.min(from + 3999, #ARGV)))
+end
+local now_loaded = string.format('%.0f', loaded + count)
+redis.call('HSET', KEYS[3], 'loaded', now_loaded, 'total', total)
+return {'DONE', now_loaded, meta[2]}

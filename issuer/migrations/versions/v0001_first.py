@@ -1,0 +1,153 @@
+"""The tables of the first version."""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+TABLES = """
+-- One row: what this installation is, and which Redis server may hand out codes for it.
+CREATE TABLE installation (
+    one             boolean PRIMARY KEY DEFAULT true CHECK (one),
+    partitions      integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
+    key_format      integer NOT NULL,
+    event_format    integer NOT NULL,
+    max_backlog     bigint NOT NULL CHECK (max_backlog > 0),
+    epoch           bigint NOT NULL DEFAULT 0,
+    run_id          text,
+    server          jsonb NOT NULL DEFAULT '{}',
+    blessed_at      timestamptz
+);
+
+CREATE TABLE batches (
+    id              uuid PRIMARY KEY,
+    name            text NOT NULL CHECK (name <> ''),
+    rules           jsonb NOT NULL DEFAULT '{}',
+    starts_at       timestamptz,
+    ends_at         timestamptz,
+    paused          boolean NOT NULL DEFAULT false,
+    ended_at        timestamptz,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    -- Raised by every change; Redis has seen all changes up to redis_revision, and the windows that the rules need
+    -- were rebuilt up to windows_revision.
+    revision        bigint NOT NULL DEFAULT 1,
+    rules_revision  bigint NOT NULL DEFAULT 1,
+    redis_revision  bigint NOT NULL DEFAULT 0,
+    freed_at        timestamptz
+);
+CREATE INDEX batches_by_name ON batches (name) WHERE ended_at IS NULL;
+CREATE INDEX batches_not_in_redis ON batches (id) WHERE redis_revision < revision;
+
+CREATE TABLE pools (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    batch_id        uuid NOT NULL REFERENCES batches,
+    client_id       uuid NOT NULL,
+    total           bigint NOT NULL DEFAULT 0 CHECK (total >= 0),
+    -- Whether the pool was ever opened in Redis: one that was and is gone needs a recovery, not an opening.
+    opened          boolean NOT NULL DEFAULT false,
+    -- How far Redis was loaded when last seen; a hint that tells the worker which pools need a top-up.
+    loaded          bigint NOT NULL DEFAULT 0,
+    UNIQUE (batch_id, client_id)
+);
+CREATE INDEX pools_by_client ON pools (client_id);
+
+CREATE TABLE codes (
+    pool_id         bigint NOT NULL,
+    seq             bigint NOT NULL,
+    batch_id        uuid NOT NULL,
+    code            text NOT NULL,
+    PRIMARY KEY (pool_id, seq),
+    UNIQUE (code, batch_id)
+);
+
+-- The ledger. Append-only, but that a customer's id can be erased.
+CREATE TABLE redemptions (
+    pool_id         bigint NOT NULL,
+    seq             bigint NOT NULL,
+    batch_id        uuid NOT NULL,
+    code            text NOT NULL,
+    customer_id     uuid,
+    redeemed_at     timestamptz NOT NULL,
+    call_id         uuid NOT NULL,
+    key_hash        bytea,
+    api_key_id      integer NOT NULL,
+    epoch           bigint NOT NULL,
+    recorded_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (pool_id, seq),
+    UNIQUE (code, batch_id)
+);
+CREATE INDEX redemptions_by_customer ON redemptions (customer_id, batch_id, redeemed_at);
+CREATE INDEX redemptions_by_time ON redemptions USING brin (redeemed_at);
+
+-- Seqs that may have been handed out by a Redis data set that is lost. `released_as`: the new seq of a released one.
+CREATE TABLE set_aside (
+    pool_id         bigint NOT NULL,
+    seq             bigint NOT NULL,
+    epoch           bigint NOT NULL,
+    set_aside_at    timestamptz NOT NULL DEFAULT now(),
+    released_at     timestamptz,
+    released_as     bigint,
+    PRIMARY KEY (pool_id, seq)
+);
+
+-- Events that could not go into the ledger, one row a redemption where the entry could be read (seq known) and one
+-- row an entry where it could not.
+CREATE TABLE dead_letters (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    partition       integer NOT NULL,
+    stream_id       text NOT NULL,
+    epoch           bigint NOT NULL,
+    pool_id         bigint,
+    seq             bigint,
+    reason          text NOT NULL,
+    -- The whole stream entry: field names and values in turn.
+    raw             bytea[] NOT NULL,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    resolved_at     timestamptz
+);
+CREATE UNIQUE INDEX dead_letters_once
+    ON dead_letters (epoch, partition, stream_id, pool_id, seq) NULLS NOT DISTINCT;
+
+-- What must never happen and did: the same seq with two different stories, a code handed out twice.
+CREATE TABLE anomalies (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind            text NOT NULL,
+    pool_id         bigint,
+    seq             bigint,
+    detail          jsonb NOT NULL,
+    created_at      timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE api_keys (
+    id              integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name            text NOT NULL,
+    secret_sha256   bytea NOT NULL UNIQUE CHECK (length(secret_sha256) = 32),
+    scopes          text[] NOT NULL CHECK (scopes <@ ARRAY['redeem', 'admin']),
+    client_id       uuid,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    revoked_at      timestamptz
+);
+
+-- Who did what, when: every administrative act, over HTTP and from the command line.
+CREATE TABLE audit_log (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at              timestamptz NOT NULL DEFAULT now(),
+    actor           text NOT NULL,
+    action          text NOT NULL,
+    subject         text NOT NULL,
+    detail          jsonb NOT NULL DEFAULT '{}'
+);
+
+-- A sign of life of each worker, for /readyz and /metrics.
+CREATE TABLE workers (
+    name            text PRIMARY KEY,
+    seen_at         timestamptz NOT NULL,
+    detail          jsonb NOT NULL DEFAULT '{}'
+);
+"""
+
+
+def upgrade() -> None:
+    for statement in TABLES.split(";\n"):
+        if statement.strip():
+            op.execute(statement)
