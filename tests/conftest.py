@@ -1,0 +1,119 @@
+"""Fixtures: real servers once a session, a database of its own in each of them for every test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+
+from issuer.settings import Settings
+from tests.servers import DEBIAN_REDIS, PostgresServer, RedisServer
+
+if TYPE_CHECKING:
+    from issuer.stores import Stores
+
+TEMPLATE = "issuer_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The bundled Valkey. Shared by all tests: use a database number of your own, never FLUSHALL, never stop it."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server_70(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Debian's Redis 7.0, the oldest that the scripts must run on. Shared like `redis_server`."""
+    if not DEBIAN_REDIS.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"{DEBIAN_REDIS} is missing: apt-get install redis-server")
+        pytest.skip(f"no {DEBIAN_REDIS} on this machine")
+    with RedisServer(tmp_path_factory.mktemp("redis70"), program=DEBIAN_REDIS) as server:
+        yield server
+
+
+@pytest.fixture(params=["valkey", "redis70"])
+def any_redis_server(request: pytest.FixtureRequest) -> RedisServer:
+    """Runs the test twice: on the bundled Valkey and on Redis 7.0."""
+    server = request.getfixturevalue("redis_server" if request.param == "valkey" else "redis_server_70")
+    assert isinstance(server, RedisServer)
+    return server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """PostgreSQL 18 without fsync. Shared by all tests: never stop it. Has a migrated database to clone."""
+    with PostgresServer(tmp_path_factory.mktemp("postgres"), durable=False) as server:
+        server.psql(f"CREATE DATABASE {TEMPLATE}")
+        from issuer.migrate import migrate
+
+        asyncio.run(migrate(Settings(database_url=SecretStr(server.url(TEMPLATE)))))
+        yield server
+
+
+def clone_database(server: PostgresServer) -> str:
+    """The URL of a new, migrated, empty database."""
+    name = f"test_{next(_numbers)}"
+    server.psql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+    return server.url(name)
+
+
+def fresh_redis_url(server: RedisServer) -> str:
+    """The URL of a database number that no test of this session has used."""
+    return server.url(next(_numbers) % 4096)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> Iterator[str]:
+    """A Redis database of this test's own, emptied at its end."""
+    url = fresh_redis_url(redis_server)
+    yield url
+    with redis_server.client(int(url.rpartition("/")[2])) as client:
+        client.flushdb()
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A Postgres database without tables."""
+    name = f"empty_{next(_numbers)}"
+    postgres_server.psql(f"CREATE DATABASE {name} TEMPLATE template0")
+    yield postgres_server.url(name)
+    postgres_server.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A migrated Postgres database of this test's own, dropped at its end."""
+    url = clone_database(postgres_server)
+    yield url
+    postgres_server.psql(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(redis_url: str, database_url: str, tmp_path: Path) -> Settings:
+    """Settings that point to this test's databases. Change some with `settings.model_copy(update={…})`."""
+    return Settings(
+        redis_url=SecretStr(redis_url),
+        database_url=SecretStr(database_url),
+        partitions=4,
+        max_backlog=100_000,
+        data_dir=tmp_path / ".issuer",
+    )
+
+
+@pytest_asyncio.fixture
+async def stores(settings: Settings) -> AsyncIterator[Stores]:
+    """Blessed Redis and Postgres, as the CLI and the worker open them."""
+    from issuer.stores import open_stores
+
+    async with open_stores(settings) as opened:
+        yield opened

@@ -1,0 +1,81 @@
+"""The schema's version, on a real Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from issuer.migrate import SCHEMA_REVISION, SchemaError, check_schema, migrate
+from issuer.postgres import PostgresUnavailableError, connect_pool
+from issuer.settings import Settings
+from tests.servers import free_port
+
+
+def _settings(url: str) -> Settings:
+    return Settings(database_url=SecretStr(url))
+
+
+async def _check(url: str) -> None:
+    pool = await connect_pool(_settings(url), size=1)
+    try:
+        await check_schema(pool)
+    finally:
+        await pool.close()
+
+
+def test_newest_revision_is_the_one_that_the_program_names() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    from issuer.migrate import SCRIPTS
+
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    script = ScriptDirectory.from_config(config)
+    assert script.get_heads() == [SCHEMA_REVISION]
+    assert all(
+        revision.revision.isdigit() and len(revision.revision) == 4 for revision in script.walk_revisions()
+    )
+
+
+async def test_empty_database_is_refused_then_migrated_then_accepted(empty_database_url: str) -> None:
+    with pytest.raises(SchemaError, match="run `issuer migrate`"):
+        await _check(empty_database_url)
+    assert await migrate(_settings(empty_database_url)) is None
+    await _check(empty_database_url)
+    assert await migrate(_settings(empty_database_url)) == SCHEMA_REVISION
+
+
+async def test_several_migrations_at_once_make_one(empty_database_url: str) -> None:
+    settings = _settings(empty_database_url)
+    before = await asyncio.gather(*(migrate(settings) for _ in range(4)))
+    assert sorted(before, key=str) == [SCHEMA_REVISION] * 3 + [None]
+    await _check(empty_database_url)
+
+
+@pytest.mark.parametrize(("revision", "message"), [("9999", "newer"), ("0000", "run `issuer migrate`")])
+async def test_other_revisions_are_refused(database_url: str, revision: str, message: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
+        with pytest.raises(SchemaError, match=message):
+            await _check(database_url)
+        if revision == "9999":
+            with pytest.raises(SchemaError, match="newer"):
+                await migrate(_settings(database_url))
+    finally:
+        await connection.close()
+
+
+async def test_unreachable_postgres_is_said_so() -> None:
+    with pytest.raises(PostgresUnavailableError):
+        await migrate(_settings(f"postgresql://postgres@127.0.0.1:{free_port()}/x"))
+
+
+async def test_url_may_carry_sslmode(database_url: str) -> None:
+    await migrate(_settings(f"{database_url}?sslmode=prefer"))
+    with pytest.raises(PostgresUnavailableError, match="SSL"):
+        await migrate(_settings(f"{database_url}?sslmode=require"))
