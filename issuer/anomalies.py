@@ -1,0 +1,78 @@
+"""Anomalies: what must never happen and did. Kept for people, counted, alarmed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+import structlog
+
+from issuer.events import Redemption
+from issuer.postgres import Connection, PoolConnection
+
+log = structlog.get_logger()
+
+BIGINT_MAX: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """One of them. `detail` becomes JSON."""
+
+    kind: str
+    pool_id: int | None
+    seq: int | None
+    detail: dict[str, Any]
+
+    @classmethod
+    def of_redemption(cls, kind: str, event: Redemption, there: dict[str, Any]) -> Anomaly:
+        """`there` is what the database has, beside what the event says."""
+        told = {
+            "code": event.code, "customer_id": event.customer_id, "call_id": event.call_id,
+            "redeemed_at_ms": event.redeemed_at_ms, "api_key_id": event.api_key_id, "epoch": event.epoch,
+            "key_hash": None if event.key_hash is None else event.key_hash.hex(),
+        }  # fmt: skip
+        return cls(kind, bigint_or_none(event.pool_id), bigint_or_none(event.seq), {"event": told, "there": there})
+
+
+def bigint_or_none(number: int | None) -> int | None:
+    """A number as far as Postgres can hold it."""
+    return number if number is not None and -BIGINT_MAX <= number <= BIGINT_MAX else None
+
+
+def _plain(value: Any) -> Any:
+    """Values as jsonb can hold them: it refuses NUL, and numbers of any size are text."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return value.replace("\0", "\\u0000")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if bigint_or_none(value) is not None else str(value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return str(value) if isinstance(value, UUID) else value
+
+
+_INSERT: Final = """
+INSERT INTO anomalies (kind, pool_id, seq, detail)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::jsonb[]) AS a(kind, pool_id, seq, detail)
+WHERE NOT EXISTS (
+  SELECT FROM anomalies b WHERE b.kind = a.kind AND b.pool_id IS NOT DISTINCT FROM a.pool_id
+    AND b.seq IS NOT DISTINCT FROM a.seq AND b.detail = a.detail)"""
+
+
+async def record_anomalies(connection: Connection | PoolConnection, anomalies: Sequence[Anomaly]) -> None:
+    """Writes them down in the caller's transaction. The same one again (an event delivered twice) is not new."""
+    for anomaly in anomalies[:10]:
+        log.error("anomaly", kind=anomaly.kind, pool_id=anomaly.pool_id, seq=anomaly.seq)
+    await connection.execute(
+        _INSERT,
+        [anomaly.kind for anomaly in anomalies],
+        [anomaly.pool_id for anomaly in anomalies],
+        [anomaly.seq for anomaly in anomalies],
+        [orjson.dumps(_plain(anomaly.detail)).decode() for anomaly in anomalies],
+    )
