@@ -6,6 +6,7 @@ one slot of a cluster. A batch lives in one partition, chosen by its id, so a sc
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from dataclasses import dataclass
@@ -93,3 +94,8 @@ def batch_patterns(partition: int, batch_id: UUID) -> tuple[bytes, ...]:
     exact = (keys.window_prefix, keys.idempotency_prefix)
     escaped = tuple(_GLOB_SPECIAL.sub(rb"\\\1", prefix) + b"*" for prefix in exact)
     return (f"{keys.batch}:*".encode(), *escaped)
+
+
+def idempotency_hash(customer_id: bytes, idempotency_key: str) -> bytes:
+    """What tells one (customer, Idempotency-Key) of a batch from another: 16 bytes, kept in Redis and in the ledger."""
+    return hashlib.sha256(customer_id + idempotency_key.encode()).digest()[:16]

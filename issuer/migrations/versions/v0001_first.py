@@ -13,10 +13,23 @@ CREATE TABLE installation (
     key_format      integer NOT NULL,
     event_format    integer NOT NULL,
     max_backlog     bigint NOT NULL CHECK (max_backlog > 0),
+    -- Raised by every recovery; run_id is null while one is going on.
     epoch           bigint NOT NULL DEFAULT 0,
     run_id          text,
-    server          jsonb NOT NULL DEFAULT '{}',
-    blessed_at      timestamptz
+    -- What a recovery that is going on has decided, so that one killed in the middle is continued, not begun anew.
+    recovering      jsonb,
+    -- When a process last saw the blessed server alive: another address is not blessed while this is fresh.
+    seen_at         timestamptz
+);
+
+-- Every blessing there was. A run_id is never blessed twice.
+CREATE TABLE incarnations (
+    epoch           bigint PRIMARY KEY,
+    run_id          text NOT NULL UNIQUE,
+    server          jsonb NOT NULL,
+    verdict         text NOT NULL,
+    report          jsonb NOT NULL DEFAULT '{}',
+    blessed_at      timestamptz NOT NULL DEFAULT now()
 );
 
 CREATE TABLE batches (

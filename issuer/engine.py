@@ -1,0 +1,404 @@
+"""The hot path: gathers redemptions that arrive while a script call is in flight and sends them as the next call.
+
+One EVALSHA carries up to MAX_IN_CALL redemptions of one partition; the calls of all partitions go out in one
+pipeline over one fenced connection. A call has an id; when its outcome is unknown (connection lost, no answer) the very
+same call is sent again until its deadline, and the script recognises it. Nothing waits longer than
+`redeem_timeout_ms`, and no more than `max_waiting` redemptions wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from redis.exceptions import NoScriptError, RedisError
+
+from issuer.events import encode_who
+from issuer.incarnation import Incarnations
+from issuer.keys import BatchKeys, PartitionKeys, batch_keys, idempotency_hash, partition_keys, partition_of
+from issuer.outcomes import Outcome
+from issuer.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
+from issuer.scripts import REDEEM
+from issuer.settings import Settings
+
+log = structlog.get_logger()
+
+MAX_IN_CALL: Final = 128
+MAX_IN_PIPELINE: Final = 1024
+MAX_DEADLINE_MS: Final = 10_000
+IDEMPOTENCY_TTL_MS: Final = 24 * 3600 * 1000
+RECONNECT_EVERY_S: Final = 0.05
+CLOCK_ALARM_MS: Final = 5_000
+
+_PAIR = struct.Struct(">HH")
+_INDEX = struct.Struct(">H")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one redemption. `code` for GRANTED and REPLAYED; `retry_at_ms` (Redis' time) for LIMIT_REACHED."""
+
+    outcome: Outcome
+    code: str = ""
+    retry_at_ms: int | None = None
+
+
+NOT_READY: Final = Answer(Outcome.NOT_READY)
+OVERLOADED: Final = Answer(Outcome.OVERLOADED)
+NOT_REPLICATED: Final = Answer(Outcome.NOT_REPLICATED)
+_PLAIN: Final = {outcome.value.encode(): Answer(outcome) for outcome in Outcome}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoolRef:
+    """Where a (batch, client) lies in Redis. Made once and cached: nothing in it can change."""
+
+    partition: int
+    batch: BatchKeys
+    pool_key: str
+    codes_key: str
+
+
+class Waiting:
+    """One redemption on its way: what was asked, who waits for the answer, until when."""
+
+    __slots__ = ("customer", "future", "give_up_at", "key_hash", "pool", "who")
+
+    def __init__(
+        self, pool: PoolRef, customer: bytes | None, who: bytes, key_hash: bytes | None, give_up_at: float,
+        future: asyncio.Future[Answer],
+    ) -> None:  # fmt: skip
+        self.pool = pool
+        self.customer = customer
+        self.who = who
+        self.key_hash = key_hash
+        self.give_up_at = give_up_at
+        self.future = future
+
+
+class Call:
+    """One script call of one partition, ready to be sent, and sent again in just the same words."""
+
+    __slots__ = ("args", "call_id", "deadline_ms", "keys", "partition", "waiting")
+
+    def __init__(self, partition: int, call_id: str, waiting: list[Waiting]) -> None:
+        self.partition = partition
+        self.call_id = call_id
+        self.waiting = waiting
+        self.deadline_ms = 0
+        self.keys, self.args = _arguments(partition_keys(partition), call_id, waiting)
+
+    def command(self, epoch: int) -> list[Value]:
+        return ["EVALSHA", REDEEM.sha, len(self.keys), *self.keys, epoch, self.call_id, self.deadline_ms, *self.args]
+
+    def answer_all(self, answer: Answer) -> None:
+        for waiting in self.waiting:
+            if not waiting.future.done():
+                waiting.future.set_result(answer)
+
+
+def _arguments(
+    partition: PartitionKeys, call_id: str, requests: Sequence[Waiting]
+) -> tuple[list[str | bytes], list[Value]]:
+    """KEYS and the ARGV from the fourth on, as the header of redeem.lua lists them."""
+    batches: dict[str, int] = {}
+    pools: dict[PoolRef, int] = {}
+    pool_batches = bytearray()
+    windows: list[str | bytes] = []
+    kept: list[bytes] = []
+    packed: list[Value] = []
+    for request in requests:
+        pool = request.pool
+        index = pools.get(pool)
+        if index is None:
+            index = pools[pool] = len(pools) + 1
+            batch = batches.setdefault(pool.batch.batch, len(batches) + 1)
+            pool_batches += _INDEX.pack(batch)
+        if request.customer is None:
+            windows.append(partition.state)
+        else:
+            windows.append(pool.batch.window_prefix + request.customer)
+        if request.key_hash is None:
+            packed.append(_PAIR.pack(index, 0) + request.who)
+        else:
+            kept.append(pool.batch.idempotency_prefix + request.key_hash)
+            packed.append(_PAIR.pack(index, len(kept)) + request.who)
+    keys: list[str | bytes] = [
+        partition.state, partition.stream, partition.call(call_id), *batches,
+        *(pool.pool_key for pool in pools), *(pool.codes_key for pool in pools), *windows, *kept,
+    ]  # fmt: skip
+    return keys, [len(batches), len(pools), bytes(pool_batches), IDEMPOTENCY_TTL_MS, *packed]
+
+
+def parse_answer(text: bytes) -> Answer:
+    """One answer of the script. A status that we do not know is an error, never a default."""
+    plain = _PLAIN.get(text)
+    if plain is not None:
+        return plain
+    status, _, rest = text.partition(b" ")
+    if status == b"GRANTED":
+        return Answer(Outcome.GRANTED, rest.decode())
+    if status == b"REPLAYED":
+        return Answer(Outcome.REPLAYED, rest.decode())
+    if status == b"LIMIT_REACHED":
+        return Answer(Outcome.LIMIT_REACHED, retry_at_ms=int(rest) if rest else None)
+    raise ValueError(f"redeem.lua answered {text!r}, which is not known")
+
+
+class Engine:
+    """Gathers redemptions into script calls. One per process; everything on one event loop."""
+
+    def __init__(self, settings: Settings, incarnations: Incarnations) -> None:
+        self._settings = settings
+        self._incarnations = incarnations
+        self._link = Link(settings, incarnations)
+        self._queue: deque[Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._connected = False
+        self._stale = False
+        self._pools: dict[tuple[str, str], PoolRef] = {}
+        self._timeout_s = settings.redeem_timeout_ms / 1000
+        self._waits = settings.wait_replicas
+        self._call_prefix = os.urandom(8).hex()
+        self._calls = 0
+        self._clock_offset_ms: dict[int, float] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.clock_behind_ms = 0
+        incarnations.on_change(self._mark_stale)
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="redeem-engine")
+
+    async def aclose(self) -> None:
+        """Lets what is in flight finish, within the redeem time-out; what still waits then is answered NOT_READY."""
+        if self._task is not None:
+            limit = asyncio.get_running_loop().time() + self._timeout_s
+            while self._queue and asyncio.get_running_loop().time() < limit and not self._task.done():
+                await asyncio.sleep(0.005)
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        while self._queue:
+            waiting = self._queue.popleft()
+            if not waiting.future.done():
+                waiting.future.set_result(NOT_READY)
+        await self._link.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a fenced connection to the blessed server is open."""
+        return self._connected
+
+    @property
+    def is_alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def pool_ref(self, batch_id: UUID, client_id: UUID) -> PoolRef:
+        """The place of a (batch, client), whether or not there is such a batch."""
+        partition = partition_of(batch_id, self._incarnations.partitions)
+        keys = batch_keys(partition, batch_id)
+        return PoolRef(partition, keys, keys.pool(client_id), keys.codes(client_id))
+
+    async def redeem(
+        self, pool: PoolRef, customer_id: bytes | None, *, api_key_id: int = 0, idempotency_key: str | None = None
+    ) -> Answer:
+        """Asks for one code of `pool` for a customer (16 bytes; None: nobody, no limits apply).
+
+        Never raises for trouble with Redis: NOT_READY, OVERLOADED and NOT_REPLICATED are answers. After NOT_READY
+        the outcome may be unknown; the same idempotency key tells.
+        """
+        if not self._connected:
+            return NOT_READY
+        if len(self._queue) >= self._settings.max_waiting:
+            return OVERLOADED
+        key_hash = None
+        if idempotency_key is not None:
+            key_hash = idempotency_hash(customer_id or b"", idempotency_key)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        who = encode_who(customer_id, api_key_id, key_hash)
+        self._queue.append(Waiting(pool, customer_id, who, key_hash, loop.time() + self._timeout_s, future))
+        self._arrived.set()
+        return await future
+
+    def _mark_stale(self) -> None:
+        self._stale = True
+        self._arrived.set()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                if self._stale or not self._link.is_open:
+                    await self._reconnect()
+                await self._arrived.wait()
+                self._arrived.clear()
+                while self._queue and not self._stale:
+                    await self._exchange(self._gather())
+        finally:
+            self._connected = False
+
+    async def _reconnect(self) -> None:
+        """Opens a fenced connection, however long that takes; meanwhile redemptions are refused at once."""
+        self._connected = False
+        while True:
+            self._fail_queue()
+            self._stale = False
+            try:
+                await self._open()
+            except RedisUnavailableError:
+                await asyncio.sleep(RECONNECT_EVERY_S)
+            else:
+                if not self._stale:
+                    self._connected = True
+                    return
+
+    async def _open(self) -> None:
+        try:
+            await self._link.open()
+        except NotReadyError:
+            self._incarnations.wake.set()
+            raise
+        load, now = await self._link.call([("SCRIPT", "LOAD", REDEEM.text), ("TIME",)], timeout_s=1.0)
+        for reply in (load, now):
+            if isinstance(reply, Exception):
+                await self._link.close()
+                raise RedisRefusedError(str(reply)) from reply
+        offset = int(now[0]) * 1000 + int(now[1]) // 1000 - time.monotonic() * 1000
+        self._clock_offset_ms = dict.fromkeys(range(self._incarnations.partitions), offset)
+
+    def _fail_queue(self) -> None:
+        while self._queue:
+            waiting = self._queue.popleft()
+            if not waiting.future.done():
+                waiting.future.set_result(NOT_READY)
+
+    def _gather(self) -> list[Call]:
+        """The next pipeline's worth of calls: everything that waits, in order of arrival, up to the limits."""
+        now = asyncio.get_running_loop().time()
+        by_partition: dict[int, list[Waiting]] = {}
+        calls: list[Call] = []
+        for _ in range(min(len(self._queue), MAX_IN_PIPELINE)):
+            waiting = self._queue.popleft()
+            if waiting.future.done():
+                continue  # the request was cancelled; nothing was sent for it
+            if waiting.give_up_at <= now:
+                waiting.future.set_result(NOT_READY)
+                continue
+            some = by_partition.setdefault(waiting.pool.partition, [])
+            some.append(waiting)
+            if len(some) == MAX_IN_CALL:
+                calls.append(self._call(waiting.pool.partition, by_partition.pop(waiting.pool.partition)))
+        calls.extend(self._call(partition, some) for partition, some in by_partition.items())
+        return calls
+
+    def _call(self, partition: int, waiting: list[Waiting]) -> Call:
+        self._calls += 1
+        call = Call(partition, f"{self._call_prefix}{self._calls:016x}", waiting)
+        self._set_deadline(call)
+        return call
+
+    def _set_deadline(self, call: Call) -> None:
+        left_ms = (call.waiting[0].give_up_at - asyncio.get_running_loop().time()) * 1000
+        now_ms = time.monotonic() * 1000 + self._clock_offset_ms[call.partition]
+        call.deadline_ms = int(now_ms + min(left_ms, MAX_DEADLINE_MS))
+
+    async def _exchange(self, calls: list[Call]) -> None:
+        """Sends calls until each is answered or its requests have waited long enough."""
+        try:
+            pending = calls
+            while pending:
+                pending = await self._attempt(pending)
+        finally:
+            # Cancelled or broken: nobody waits for an answer that will not come.
+            for call in calls:
+                call.answer_all(NOT_READY)
+
+    async def _attempt(self, calls: list[Call]) -> list[Call]:
+        """One round trip. Returns the calls that must be sent again."""
+        loop = asyncio.get_running_loop()
+        left_s = max(call.waiting[0].give_up_at for call in calls) - loop.time()
+        if left_s <= 0:
+            return []
+        try:
+            if not self._link.is_open or self._stale:
+                self._connected = False
+                self._stale = False
+                await self._open()
+            assert self._link.blessed is not None
+            commands: list[Sequence[Value]] = [call.command(self._link.blessed.epoch) for call in calls]
+            if self._waits:
+                commands.append(("WAIT", self._waits, self._settings.wait_timeout_ms))
+            replies = await self._link.call(commands, timeout_s=left_s)
+        except RedisUnavailableError:
+            # Not known whether it ran. The same call again: the script recognises it.
+            self._connected = False
+            self._fail_queue()
+            await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))
+            return calls
+        self._connected = True
+        enough = not self._waits or (isinstance(replies[-1], int) and replies[-1] >= self._waits)
+        again = [call for call, reply in zip(calls, replies, strict=False) if not self._settle(call, reply, enough)]
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            await self._load_script(left_s)
+        return again
+
+    async def _load_script(self, timeout_s: float) -> None:
+        with suppress(RedisUnavailableError):
+            await self._link.call([("SCRIPT", "LOAD", REDEEM.text)], timeout_s=timeout_s)
+
+    def _settle(self, call: Call, reply: Any, replicated: bool) -> bool:
+        """Gives a call's answers out. False: nothing ran (or it is not known), and the call should be sent again."""
+        if isinstance(reply, NoScriptError):
+            return False
+        if isinstance(reply, RedisError):
+            # Refused before the first write: out of memory, read-only, loading, … Nothing happened.
+            log.warning("redis refused a call", error=str(reply))
+            call.answer_all(NOT_READY)
+            return True
+        status = reply[0]
+        if status == b"TOO_LATE":
+            # Nothing ran. Either it is late indeed, or this partition's clock is ahead of what we thought.
+            self._clock_offset_ms[call.partition] = int(reply[1]) - time.monotonic() * 1000
+            late = call.waiting[0].give_up_at <= asyncio.get_running_loop().time()
+            if not late:
+                self._set_deadline(call)
+            return late
+        if status == b"STALE_EPOCH":
+            self._stale = True
+            self._incarnations.wake.set()
+            call.answer_all(NOT_READY)
+            return True
+        if status not in (b"DONE", b"REPEATED"):
+            raise ValueError(f"redeem.lua answered {status!r}, which is not known")
+        self._give_out(call, reply, replicated)
+        return True
+
+    def _give_out(self, call: Call, reply: list[bytes], replicated: bool) -> None:
+        now_ms, joined, _ = reply[1].split(b"\x1e", 2)
+        if len(reply) > 2:
+            self._note_clock(call.partition, int(now_ms), int(reply[2]))
+        answers = joined.split(b"\x1f")
+        for waiting, text in zip(call.waiting, answers, strict=True):
+            if waiting.future.done():
+                continue
+            answer = parse_answer(text)
+            if not replicated and answer.outcome in (Outcome.GRANTED, Outcome.REPLAYED):
+                answer = NOT_REPLICATED
+            waiting.future.set_result(answer)
+
+    def _note_clock(self, partition: int, now_ms: int, host_ms: int) -> None:
+        self._clock_offset_ms[partition] = now_ms - time.monotonic() * 1000
+        behind_ms = now_ms - host_ms
+        if behind_ms > CLOCK_ALARM_MS and self.clock_behind_ms <= CLOCK_ALARM_MS:
+            log.error("redis' clock has stepped back; limits go on from the time it had", behind_ms=behind_ms)
+        self.clock_behind_ms = behind_ms

@@ -1,0 +1,195 @@
+"""What a recovery finds: the server, the partitions' state, every pool, and the verdict on what may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID
+
+from issuer.keys import batch_keys, partition_keys, partition_of
+from issuer.postgres import Connection, PoolConnection
+from issuer.redis_link import Link, RedisRefusedError
+
+STEP: Final = 500
+READ_TIMEOUT_S: Final = 30.0
+
+
+class Verdict(StrEnum):
+    """FIRST: nothing was ever handed out. RESTART: the same data, nothing can be missing. LOSS: something may be."""
+
+    FIRST = "first"
+    RESTART = "restart"
+    LOSS = "loss"
+
+
+class IncidentError(Exception):
+    """Something that a person must decide. The machine stops here rather than guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What tells a Redis server and its way of keeping data from another."""
+
+    run_id: str
+    version: str
+    address: str
+    directory: str
+    durable: bool
+    role: str
+    promoted: bool
+    evicting: bool
+
+
+@dataclass(slots=True)
+class PoolState:
+    """One pool as Postgres and Redis see it. The Redis figures are None where Redis has no such pool."""
+
+    pool_id: int
+    batch_id: UUID
+    client_id: UUID
+    partition: int
+    total: int
+    accounted: int
+    opened: bool
+    issued_before: int | None = None
+    loaded_before: int | None = None
+    in_list: int = 0
+    issued_after: int = 0
+    set_aside: int = 0
+
+
+@dataclass(slots=True)
+class Finding:
+    """The verdict with its reasons, in words for an operator."""
+
+    verdict: Verdict
+    reasons: list[str] = field(default_factory=list)
+
+
+def _parse_info(text: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.decode().splitlines() if ":" in line)
+    return {name: value for name, _, value in pairs}
+
+
+async def look_at_server(link: Link, address: str) -> Server:
+    """Asks a server what it is. CONFIG may be forbidden (managed Redis): the server then counts as not durable."""
+    info_replies = await link.call([("INFO", "server"), ("INFO", "replication")], timeout_s=READ_TIMEOUT_S)
+    for reply in info_replies:
+        if isinstance(reply, Exception):
+            raise RedisRefusedError(str(reply)) from reply
+    server, replication = (_parse_info(reply) for reply in info_replies)
+    config: dict[str, str] = {}
+    names = ("dir", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+    for name, reply in zip(
+        names, await link.call([("CONFIG", "GET", name) for name in names], timeout_s=READ_TIMEOUT_S), strict=True
+    ):
+        if not isinstance(reply, Exception) and len(reply) == 2:
+            config[name] = reply[1].decode()
+    return Server(
+        run_id=server["run_id"],
+        version=server.get("valkey_version") or server.get("redis_version", "?"),
+        address=address,
+        directory=config.get("dir", ""),
+        durable=(
+            config.get("appendonly") == "yes"
+            and config.get("appendfsync") == "always"
+            and config.get("no-appendfsync-on-rewrite") == "no"
+        ),
+        role=replication.get("role", "?"),
+        promoted=replication.get("master_replid2", "0").strip("0") != "",
+        evicting=config.get("maxmemory-policy", "noeviction") != "noeviction",
+    )
+
+
+async def look_at_partitions(link: Link, partitions: int) -> list[dict[str, str]]:
+    """The state hash of every partition; empty where there is none."""
+    replies = await link.call(
+        [("HGETALL", partition_keys(p).state) for p in range(partitions)], timeout_s=READ_TIMEOUT_S
+    )
+    states = []
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise RedisRefusedError(str(reply)) from reply
+        values = [value.decode() for value in reply]
+        states.append(dict(zip(values[::2], values[1::2], strict=True)))
+    return states
+
+
+_POOLS: Final = """
+SELECT pools.id, pools.batch_id, pools.client_id, pools.total, pools.opened,
+       greatest(
+           (SELECT max(seq) FROM redemptions WHERE pool_id = pools.id),
+           (SELECT max(seq) FROM set_aside WHERE pool_id = pools.id),
+           (SELECT max(seq) FROM dead_letters WHERE pool_id = pools.id),
+           0) AS accounted
+FROM pools JOIN batches ON batches.id = pools.batch_id
+WHERE batches.freed_at IS NULL
+ORDER BY pools.id
+"""
+
+
+async def look_at_pools(link: Link, postgres: Connection | PoolConnection, partitions: int) -> list[PoolState]:
+    """Every pool of a batch that was not freed: what Postgres accounts for, and what this Redis says."""
+    pools = [
+        PoolState(
+            row["id"], row["batch_id"], row["client_id"], partition_of(row["batch_id"], partitions),
+            row["total"], row["accounted"], row["opened"],
+        )
+        for row in await postgres.fetch(_POOLS)
+    ]  # fmt: skip
+    for at in range(0, len(pools), STEP):
+        some = pools[at : at + STEP]
+        commands: list[Sequence[str]] = []
+        for pool in some:
+            names = batch_keys(pool.partition, pool.batch_id)
+            commands.append(("HMGET", names.pool(pool.client_id), "issued", "loaded"))
+            commands.append(("LLEN", names.codes(pool.client_id)))
+        replies = await link.call(commands, timeout_s=READ_TIMEOUT_S)
+        for pool, meta, length in zip(some, replies[::2], replies[1::2], strict=True):
+            if isinstance(meta, Exception) or isinstance(length, Exception):
+                pool.in_list = -1  # a key of another type: as bad as a list that does not fit its counters
+                continue
+            if meta[0] is not None and meta[1] is not None:
+                pool.issued_before, pool.loaded_before = int(meta[0]), int(meta[1])
+            pool.in_list = length
+    return pools
+
+
+def judge(
+    now: Server, before: dict[str, Any] | None, epoch: int, states: Sequence[dict[str, str]], pools: Sequence[PoolState]
+) -> Finding:
+    """Whether anything that was handed out can be missing from these data. `before`: the server last blessed."""
+    if not any(pool.opened for pool in pools):
+        return Finding(Verdict.FIRST)
+    reasons = []
+    if before is None:
+        reasons.append("codes were handed out, but no server is on record")
+    else:
+        if not (now.durable and before["durable"]):
+            reasons.append("the server does not (or did not) sync every write to its disk (appendfsync always)")
+        if (now.address, now.directory) != (before["address"], before["directory"]):
+            reasons.append("it is another server than before (address or directory differ)")
+        if now.promoted:
+            reasons.append("it is a replica that was promoted")
+    stale = [p for p, state in enumerate(states) if int(state.get("blessed_epoch", -1)) < epoch]
+    if stale:
+        reasons.append(f"{len(stale)} of {len(states)} partitions are missing or from an earlier incarnation")
+    for pool in pools:
+        if not pool.opened:
+            continue
+        where = f"pool {pool.pool_id}"
+        if pool.issued_before is None or pool.loaded_before is None:
+            reasons.append(f"{where} is missing")
+        elif pool.issued_before < pool.accounted:
+            reasons.append(f"{where} has issued {pool.issued_before}, but seq {pool.accounted} is accounted for")
+        elif pool.in_list != pool.loaded_before - pool.issued_before:
+            reasons.append(f"{where}: its list does not fit its counters")
+    return Finding(Verdict.LOSS if reasons else Verdict.RESTART, reasons)
+
+
+def as_json(server: Server) -> dict[str, Any]:
+    return asdict(server)
+
+

@@ -1,0 +1,94 @@
+"""The boundary to Postgres: pools, time limits, advisory locks. Driver exceptions become ours here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from issuer.settings import Settings
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+    PoolConnection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+    PoolConnection = asyncpg.pool.PoolConnectionProxy
+    Pool = asyncpg.Pool
+
+RECOVERY_LOCK: Final = 0x15540001
+"""Advisory lock: exclusive while Redis is recovered and blessed, shared while pools are opened in Redis."""
+MIGRATION_LOCK: Final = 0x15540002
+
+UNAVAILABLE: Final = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+)
+"""What asyncpg raises when Postgres is away, busy or restarting: worth another try, nothing wrong with the data."""
+
+
+class PostgresUnavailableError(Exception):
+    """Postgres cannot be reached or did not answer in time. What was asked may or may not have happened."""
+
+
+async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None = None) -> Pool:
+    """A pool of at most `size` connections that opens them as they are needed.
+
+    Commits are durable before they are answered (synchronous_commit) whatever the server's default is.
+    """
+    limit_s = settings.postgres_timeout_s if timeout_s is None else timeout_s
+    return await asyncpg.create_pool(
+        settings.database_url.get_secret_value(),
+        min_size=0,
+        max_size=size,
+        timeout=min(limit_s, 10.0),
+        command_timeout=limit_s,
+        server_settings={"synchronous_commit": "on", "application_name": "issuer", "timezone": "UTC"},
+    )
+
+
+async def close_pool(pool: Pool) -> None:
+    """Closes a pool within a bounded time; connections that are still busy then are cut."""
+    try:
+        async with asyncio.timeout(3):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
+@asynccontextmanager
+async def unavailable_translated() -> AsyncIterator[None]:
+    """Turns the driver's ways of saying that Postgres is away into PostgresUnavailableError."""
+    try:
+        yield
+    except UNAVAILABLE as error:
+        raise PostgresUnavailableError(f"{type(error).__name__}: {error}") from error
+
+
+@asynccontextmanager
+async def advisory_lock(
+    connection: Connection | PoolConnection, key: int, *, shared: bool = False
+) -> AsyncIterator[None]:
+    """Holds a session-level advisory lock. It goes with the connection if the process dies."""
+    suffix = "_shared" if shared else ""
+    await connection.execute(f"SELECT pg_advisory_lock{suffix}($1)", key)
+    try:
+        yield
+    finally:
+        if not connection.is_closed():
+            await connection.execute(f"SELECT pg_advisory_unlock{suffix}($1)", key)
+
+
+def ms(value: Any) -> int:
+    """An instant as ms since 1970."""
+    return int(value.timestamp() * 1000)
