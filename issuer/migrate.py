@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 SCHEMA_REVISION: Final = "0001"
-"""The newest revision in migrations/versions. Revisions are numbers, so that an old program knows a newer one."""
+"""The newest in migrations/versions. Revisions are numbers, so that an old program knows a newer one."""
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 
@@ -33,9 +33,7 @@ def _check(revision: str | None) -> None:
             f"the database has schema {revision}, newer than the {SCHEMA_REVISION} that this program knows; "
             "run the newer program"
         )
-    raise SchemaError(
-        f"the database has schema {revision}, this program needs {SCHEMA_REVISION}; run `issuer migrate`"
-    )
+    raise SchemaError(f"the database has schema {revision}, this program needs {SCHEMA_REVISION}; run `issuer migrate`")
 
 
 async def check_schema(postgres: Pool) -> None:
@@ -67,8 +65,8 @@ def _upgrade(connection: Connection) -> str | None:
 async def migrate(settings: Settings) -> str | None:
     """Brings the database to this program's schema in one transaction; returns the revision it had before.
 
-    Safe to run at the same time from several places and to kill at any moment. Raises SchemaError when the database
-    is newer than the program, PostgresUnavailableError when it cannot be reached.
+    Safe to run at the same time from several places and to kill at any moment. Raises SchemaError when the
+    database is newer than the program, PostgresUnavailableError when it cannot be reached.
     """
     # Here, because the API asks check_schema only and need not carry SQLAlchemy.
     from sqlalchemy import text

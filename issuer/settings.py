@@ -1,4 +1,4 @@
-"""All settings, in one validated table. It drives --help, docs/settings.md and the start-up report."""
+"""All settings, in one validated table. It drives docs/settings.md and the start-up report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -15,10 +15,16 @@ class Auth(StrEnum):
     OFF = "off"
 
 
-class Settings(BaseSettings):
-    """Every field is read from the environment variable ISSUER_<NAME>. Invalid ones are all reported at once."""
+class SettingsError(Exception):
+    """Settings that cannot be used: one line each, none with a value that may be secret."""
 
-    model_config = SettingsConfigDict(env_prefix="ISSUER_", extra="ignore", frozen=True)
+
+class Settings(BaseSettings):
+    """Every field is read from the environment variable ISSUER_<NAME>."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ISSUER_", extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
@@ -31,34 +37,26 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on; 0 picks a free one")
     workers: int = Field(1, ge=1, le=64, description="API processes")
-    auth: Auth = Field(Auth.ON, description="off: no API keys; for use behind a gateway that checks callers")
+    auth: Auth = Field(Auth.ON, description="off: no API keys; for use behind a gateway that checks callers (on, off)")
     trusted_proxies: str = Field(
         "127.0.0.1",
         description="Proxies whose X-Forwarded-For is believed: addresses and networks, comma-separated",
     )
 
-    partitions: int = Field(
-        16, ge=1, le=1024, description="Slices of the Redis key space; fixed at the first start"
-    )
+    partitions: int = Field(16, ge=1, le=1024, description="Slices of the Redis key space; fixed at the first start")
     max_backlog: int = Field(
         1_000_000,
         ge=1,
         le=1_000_000_000,
-        description="Redemptions of a partition that may wait for the ledger; also bounds what a lost Redis can hide. "
-        "Taken at the first start; later changed with `issuer max-backlog`",
+        description="Redemptions of a partition that may wait for the ledger; also bounds what a lost Redis can "
+        "hide. Taken at the first start; later changed with `issuer max-backlog`",
     )
-    pool_high_water: int = Field(
-        1_000_000, ge=10, description="Codes of one pool that are kept in Redis at most"
-    )
+    pool_high_water: int = Field(1_000_000, ge=10, description="Codes of one pool that are kept in Redis at most")
     redeem_timeout_ms: int = Field(
         2_000, ge=100, le=10_000, description="A redemption that Redis has not answered by then gets a 503"
     )
-    max_waiting: int = Field(
-        4_096, ge=1, description="Redemptions waiting in one API process; more get a 503"
-    )
-    wait_replicas: int = Field(
-        0, ge=0, le=16, description="Replicas that must have a redemption before it is answered"
-    )
+    max_waiting: int = Field(4_096, ge=1, description="Redemptions waiting in one API process; more get a 503")
+    wait_replicas: int = Field(0, ge=0, le=16, description="Replicas that must have a redemption before it is answered")
     wait_timeout_ms: int = Field(500, ge=1, le=10_000, description="How long to wait for them")
     journal_dir: Path | None = Field(
         None, description="Directory of the receipt journal on the API's own disk; none: off"
@@ -66,35 +64,17 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(65_536, ge=1_024, description="Largest request body, uploads excepted")
     max_upload_bytes: int = Field(1_073_741_824, ge=1_024, description="Largest upload of a CSV file")
-    max_header_bytes: int = Field(
-        16_384, ge=1_024, description="Largest request head: request line and headers"
-    )
-    receive_timeout_s: float = Field(
-        10.0, gt=0, description="Time a client has to send a request's head, and its body"
-    )
-    max_connections: int = Field(
-        20_000, ge=1, description="Open connections of one API process; more are closed"
-    )
-    shutdown_timeout_s: float = Field(
-        10.0, gt=0, description="Time that requests in flight have after SIGTERM"
-    )
+    max_header_bytes: int = Field(16_384, ge=1_024, description="Largest request head: request line and headers")
+    receive_timeout_s: float = Field(10.0, gt=0, description="Time a client has to send a request's head, and its body")
+    max_connections: int = Field(20_000, ge=1, description="Open connections of one API process; more are closed")
+    shutdown_timeout_s: float = Field(10.0, gt=0, description="Time that requests in flight have after SIGTERM")
 
-    postgres_pool_size: int = Field(
-        8, ge=1, le=200, description="Postgres connections of one API process at most"
-    )
-    postgres_timeout_s: float = Field(
-        10.0, gt=0, description="Time limit of a statement that serves a request"
-    )
-    log_level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
-    )
+    postgres_pool_size: int = Field(8, ge=1, le=200, description="Postgres connections of one API process at most")
+    postgres_timeout_s: float = Field(10.0, gt=0, description="Time limit of a statement that serves a request")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
 
-    data_dir: Path = Field(
-        Path(".issuer"), description="`issuer up`: where the embedded servers keep their data"
-    )
-    redis_server: Path | None = Field(
-        None, description="`issuer up`: another server binary than the bundled Valkey"
-    )
+    data_dir: Path = Field(Path(".issuer"), description="`issuer up`: where the embedded servers keep their data")
+    redis_server: Path | None = Field(None, description="`issuer up`: another server binary than the bundled Valkey")
     appendfsync: str = Field(
         "always",
         pattern="^(always|everysec)$",
@@ -119,3 +99,20 @@ class Settings(BaseSettings):
         if urlsplit(value.get_secret_value()).scheme not in ("postgres", "postgresql"):
             raise ValueError("must start with postgresql://")
         return value
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process: `overrides` (None: not given), then the environment, then the defaults.
+
+    Raises SettingsError, which names all that is wrong at once.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError(
+            "\n".join(
+                f"ISSUER_{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+                for problem in error.errors(include_input=False, include_url=False)
+            )
+        ) from None

@@ -1,6 +1,7 @@
-"""Real servers for the tests: each on a free port, in a directory of its own, ended by its own process id only.
+"""Real servers for the tests: each on a free port, in a directory of its own, ended by its own process id.
 
-Start them from the main thread: a server dies with the thread that started it, so that a killed test run leaves none.
+Start them from the main thread: a server dies with the thread that started it, so that a killed test run leaves
+none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final, Self
 
 import redis
 
-from issuer.binaries import postgres_programs, postgres_user, valkey_server
+from issuer.binaries import INITDB_OPTIONS, postgres_programs, postgres_user, valkey_server
 from issuer.launch import launch_command
 
 START_LIMIT_S: Final = 60.0
@@ -136,13 +137,11 @@ class ServerProcess:
 
 
 class RedisServer(ServerProcess):
-    """Valkey as bundled, or another `program`, with durable settings; `options` are added to its configuration."""
+    """Valkey as bundled, or another `program`, with durable settings; `options` go into its configuration."""
 
     name = "redis"
 
-    def __init__(
-        self, directory: Path, *, program: Path | None = None, options: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, directory: Path, *, program: Path | None = None, options: dict[str, str] | None = None) -> None:
         super().__init__(directory)
         self.program = program or valkey_server()
         self.options = options or {}
@@ -175,9 +174,7 @@ class RedisServer(ServerProcess):
     def is_ready(self) -> bool:
         try:
             with self.client() as client:
-                return bool(
-                    client.info("persistence")["loading"] == 0 and self.process_id(client) == self.pid
-                )
+                return bool(client.info("persistence")["loading"] == 0 and self.process_id(client) == self.pid)
         except redis.RedisError:
             return False
 
@@ -194,15 +191,13 @@ class RedisServer(ServerProcess):
 
 
 class PostgresServer(ServerProcess):
-    """PostgreSQL 18 as bundled; `durable=False` leaves out fsync, which survives kill -9 but not a power cut."""
+    """PostgreSQL 18 as bundled; `durable=False` (no fsync) survives kill -9 but not a power cut."""
 
     name = "postgres"
     stop_signal = signal.SIGINT
     death_signal = signal.SIGQUIT
 
-    def __init__(
-        self, directory: Path, *, durable: bool = True, options: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, directory: Path, *, durable: bool = True, options: dict[str, str] | None = None) -> None:
         super().__init__(directory)
         self.programs = postgres_programs()
         self.data = directory / "data"
@@ -221,10 +216,8 @@ class PostgresServer(ServerProcess):
         self.data.mkdir(mode=0o700)
         if (user := postgres_user(self.data)) is not None:
             shutil.chown(self.data, user)
-        command = self._launch(
-            self.programs / "initdb", "--pgdata", self.data, "--username=postgres", "--auth=trust", "--no-sync",
-            "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
-        )  # fmt: skip
+        options = [*INITDB_OPTIONS, "--auth=trust", "--no-sync", f"--pgdata={self.data}"]
+        command = self._launch(self.programs / "initdb", *options)
         subprocess.run(command, check=True, capture_output=True, timeout=START_LIMIT_S)
 
     def command(self) -> list[str]:
@@ -252,15 +245,7 @@ class PostgresServer(ServerProcess):
 
     def psql(self, sql: str, database: str = "postgres") -> str:
         """Runs SQL from outside the program under test; returns rows with fields separated by '|'."""
-        command = [
-            self.programs / "psql",
-            "-XAtq",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-d",
-            self.url(database),
-            "-c",
-            sql,
-        ]
+        command = [str(self.programs / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1"]
+        command += ["-d", self.url(database), "-c", sql]
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=STOP_LIMIT_S)
-        return done.stdout.strip()
+        return str(done.stdout).strip()

@@ -36,9 +36,7 @@ def test_newest_revision_is_the_one_that_the_program_names() -> None:
     config.set_main_option("script_location", str(SCRIPTS))
     script = ScriptDirectory.from_config(config)
     assert script.get_heads() == [SCHEMA_REVISION]
-    assert all(
-        revision.revision.isdigit() and len(revision.revision) == 4 for revision in script.walk_revisions()
-    )
+    assert all(revision.revision.isdigit() and len(revision.revision) == 4 for revision in script.walk_revisions())
 
 
 async def test_empty_database_is_refused_then_migrated_then_accepted(empty_database_url: str) -> None:
