@@ -1,0 +1,75 @@
+"""Pages of long lists, by keyset: a page costs the same wherever it is, and what is added meanwhile moves nothing."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
+
+import orjson
+
+MAX_LIMIT: Final = 1_000
+"""Most items of one page."""
+
+_MAX_CURSOR: Final = 512
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_INT64: Final = 2**63
+
+Item = TypeVar("Item")
+
+
+class InvalidCursorError(ValueError):
+    """A cursor that no page of this list gave out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Some items of a list and the cursor that continues it; None: this was the end."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+    @classmethod
+    def of(cls, found: Sequence[Item], limit: int, cursor_after: Callable[[Item], str]) -> Page[Item]:
+        """A page of the first `limit` of the items found, where one more than that was asked for."""
+        items = list(found[:limit])
+        return cls(items, cursor_after(items[-1]) if len(found) > limit else None)
+
+
+def encode_cursor(kind: str, position: Sequence[int | UUID | datetime]) -> str:
+    """An opaque cursor: which list, and the sort key of the last item shown."""
+    plain = [_plain(part) for part in position]
+    return base64.urlsafe_b64encode(orjson.dumps([kind, *plain])).rstrip(b"=").decode()
+
+
+def decode_cursor(kind: str, cursor: str, types: Sequence[type]) -> tuple[Any, ...]:
+    """The sort key inside a cursor of this kind of list. Raises InvalidCursorError on anything else."""
+    try:
+        if len(cursor) > _MAX_CURSOR:
+            raise ValueError("too long")
+        text = cursor.encode("ascii")
+        parts = orjson.loads(base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True))
+        if not isinstance(parts, list) or parts[:1] != [kind] or len(parts) != len(types) + 1:
+            raise ValueError("of another list")
+        return tuple(_typed(part, wanted) for part, wanted in zip(parts[1:], types, strict=True))
+    except (ValueError, TypeError, OverflowError, binascii.Error) as error:
+        raise InvalidCursorError("invalid cursor") from error
+
+
+def _plain(part: int | UUID | datetime) -> int | str:
+    if isinstance(part, datetime):
+        return (part - _EPOCH) // _MICROSECOND
+    return str(part) if isinstance(part, UUID) else part
+
+
+def _typed(part: object, wanted: type) -> int | UUID | datetime:
+    if wanted is UUID and isinstance(part, str):
+        return UUID(part)
+    if isinstance(part, bool) or not isinstance(part, int) or not -_INT64 <= part < _INT64:
+        raise ValueError("not a number")
+    return _EPOCH + part * _MICROSECOND if wanted is datetime else part
