@@ -57,6 +57,24 @@ async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None
     )
 
 
+@asynccontextmanager
+async def own_connection(settings: Settings, *, timeout_s: float = 3600.0) -> AsyncIterator[Connection]:
+    """A connection for one long piece of work, not from a pool. Session locks end with the block."""
+    connection = await asyncpg.connect(
+        settings.database_url.get_secret_value(),
+        timeout=10.0,
+        command_timeout=timeout_s,
+        server_settings={"synchronous_commit": "on", "application_name": "issuer", "timezone": "UTC"},
+    )
+    try:
+        yield connection
+    finally:
+        try:
+            await connection.close(timeout=3)
+        except UNAVAILABLE:
+            connection.terminate()
+
+
 async def close_pool(pool: Pool) -> None:
     """Closes a pool within a bounded time; connections that are still busy then are cut."""
     try:

@@ -33,9 +33,10 @@ from issuer.inspection import (
 )
 from issuer.postgres import (
     RECOVERY_LOCK,
+    Connection,
     Pool,
-    PoolConnection,
     PostgresUnavailableError,
+    own_connection,
     unavailable_translated,
 )
 from issuer.redis_link import Link, RedisUnavailableError
@@ -75,7 +76,7 @@ class Orders:
 class Recovery:
     """One recovery, with the lock held on `postgres` and an unfenced connection to the server."""
 
-    def __init__(self, settings: Settings, postgres: PoolConnection, link: Link, orders: Orders) -> None:
+    def __init__(self, settings: Settings, postgres: Connection, link: Link, orders: Orders) -> None:
         self._settings = settings
         self._postgres = postgres
         self._link = link
@@ -127,8 +128,9 @@ class Recovery:
             raise RedisUnavailableError(f"this server is a {server.role}, not a primary")
         if server.evicting:
             raise IncidentError("maxmemory-policy must be noeviction: another policy throws codes and limits away")
-        if server.run_id != blessed_run_id and await self._postgres.fetchval(
-            "SELECT true FROM incarnations WHERE run_id = $1", server.run_id
+        if await self._postgres.fetchval(
+            "SELECT true FROM incarnations WHERE run_id = $1 AND epoch < (SELECT max(epoch) FROM incarnations)",
+            server.run_id,
         ):
             raise IncidentError("this Redis server was replaced by another one; it must not hand out codes any more")
         if blessed_run_id is None or server.run_id == blessed_run_id:
@@ -198,19 +200,16 @@ class Guardian:
         if orders is None and blessed is not None and blessed.run_id == self._link.run_id:
             return None
         try:
-            async with unavailable_translated(), self._postgres.acquire() as connection:
+            # A connection of its own: the lock goes with it, and no statement of a recovery has a short time limit.
+            async with unavailable_translated(), own_connection(self._settings) as connection:
                 await self._take_lock(connection)
-                try:
-                    report = await Recovery(self._settings, connection, self._link, orders or Orders()).run()
-                finally:
-                    if not connection.is_closed():
-                        await connection.execute("SELECT pg_advisory_unlock($1)", RECOVERY_LOCK)
+                report = await Recovery(self._settings, connection, self._link, orders or Orders()).run()
         finally:
             with suppress(PostgresUnavailableError):
                 await self._incarnations.refresh()
         return report
 
-    async def _take_lock(self, connection: PoolConnection) -> None:
+    async def _take_lock(self, connection: Connection) -> None:
         # Polled, so that the wait is bounded by the recovery that holds it and not by the statement's time limit.
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RECOVERY_LOCK):
             await asyncio.sleep(0.1)
@@ -255,6 +254,7 @@ class Guardian:
             with suppress(PostgresUnavailableError):
                 async with unavailable_translated():
                     await self._postgres.execute(
-                        "UPDATE installation SET seen_at = now() WHERE run_id = $1 AND seen_at < now() - interval '1 s'",
+                        "UPDATE installation SET seen_at = now() WHERE run_id = $1"
+                        " AND seen_at < now() - interval '1 second'",
                         blessed.run_id,
                     )

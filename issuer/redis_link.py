@@ -150,7 +150,9 @@ class Link:
 class Redis:
     """Pooled, fenced access for everything but the hot path. `client` is for reads and pipelines of reads."""
 
-    def __init__(self, settings: Settings, incarnations: Incarnations, *, size: int = 8, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, settings: Settings, incarnations: Incarnations, *, size: int = 8, timeout_s: float = 10.0
+    ) -> None:
         self._incarnations = incarnations
         self._pool = _connection_pool(
             settings, BlockingConnectionPool, max_connections=size, timeout=timeout_s, socket_timeout=timeout_s,

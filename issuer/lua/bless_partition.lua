@@ -3,14 +3,12 @@
 -- Why a script: state and consumer group appear together; nobody sees one without the other.
 --
 -- KEYS: 1 state, 2 stream
--- ARGV: 1 epoch, 2 key format, 3 max_backlog, 4 backlog (redemptions in the stream), 5 group, 6 lowest clock (ms)
+-- ARGV: 1 epoch, 2 key format, 3 max_backlog, 4 backlog (redemptions in the stream), 5 group
 -- Returns: {DONE}
 -- Cost: four commands.
 
-local clock = tonumber(redis.call('HGET', KEYS[1], 'clock') or '0')
-clock = string.format('%013.0f', math.max(clock, tonumber(ARGV[6])))
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'key_format', ARGV[2], 'max_backlog', ARGV[3], 'backlog', ARGV[4],
-  'clock', clock)
+redis.call('HSETNX', KEYS[1], 'clock', '0')
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'key_format', ARGV[2], 'max_backlog', ARGV[3], 'backlog', ARGV[4])
 -- Survives a fence: tells a recovery which incarnation these data come from.
 if ARGV[1] ~= '0' then redis.call('HSET', KEYS[1], 'blessed_epoch', ARGV[1]) end
 -- From 0: what was in the stream before the group must be delivered too. BUSYGROUP: the group is there.

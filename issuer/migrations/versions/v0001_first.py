@@ -63,6 +63,7 @@ CREATE TABLE pools (
     UNIQUE (batch_id, client_id)
 );
 CREATE INDEX pools_by_client ON pools (client_id);
+CREATE INDEX pools_not_loaded ON pools (id) WHERE loaded < total;
 
 CREATE TABLE codes (
     pool_id         bigint NOT NULL,
