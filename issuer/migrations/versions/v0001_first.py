@@ -69,7 +69,9 @@ CREATE TABLE codes (
     pool_id         bigint NOT NULL,
     seq             bigint NOT NULL,
     batch_id        uuid NOT NULL,
-    code            text NOT NULL,
+    -- Bytes are compared as bytes: what is unique must not depend on the operating system's sorting rules, which
+    -- change with its releases.
+    code            text COLLATE "C" NOT NULL,
     PRIMARY KEY (pool_id, seq),
     UNIQUE (code, batch_id)
 );
@@ -79,7 +81,7 @@ CREATE TABLE redemptions (
     pool_id         bigint NOT NULL,
     seq             bigint NOT NULL,
     batch_id        uuid NOT NULL,
-    code            text NOT NULL,
+    code            text COLLATE "C" NOT NULL,
     customer_id     uuid,
     redeemed_at     timestamptz NOT NULL,
     call_id         uuid NOT NULL,
