@@ -1,0 +1,144 @@
+"""Errors as RFC 9457 problem details: the one place where an error body of the API is made.
+
+Beside type, title, status and detail each carries ``error``, the plain string that integrations compare
+with, and ``code``, a stable name that never changes its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from issuer.outcomes import HTTP, Outcome
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+TITLES: Final[dict[str, str]] = {
+    "unparsable_json": "The body is not a JSON object",
+    "invalid_batch_id": "The id of the batch is not a UUID",
+    "invalid_client_id": "The id of the client is not a UUID",
+    "invalid_customer_id": "The id of the customer is not a UUID",
+    "invalid_idempotency_key": "The Idempotency-Key cannot be used",
+    "invalid_request": "The request is not valid",
+    "invalid_rules": "The rules are not valid",
+    "invalid_cursor": "The cursor is not one that this list gave",
+    "no_csv_file": "The upload has no file",
+    "not_a_csv_file": "The uploaded file is not a CSV",
+    "no_batch_name": "The upload has no batch name",
+    "missing_csv_columns": "The CSV lacks a column",
+    "unauthorized": "An API key is needed",
+    "scope_missing": "The API key lacks a scope",
+    "bound_key": "The API key is bound to one client",
+    "batch_shared": "Others have codes in this batch",
+    "not_found": "There is nothing at this address",
+    "method_not_allowed": "The method is not supported here",
+    "request_timeout": "The request did not arrive in time",
+    "body_too_large": "The body is too large",
+    "head_too_large": "The request's head is too large",
+    "malformed_request": "The request is not valid HTTP",
+    "does_not_fit": "The codes do not fit into Redis",
+    "postgres_unavailable": "Postgres cannot be reached",
+    "too_many_connections": "The server has too many connections",
+    "internal_error": "Something went wrong in the server",
+    **{answer.code: answer.error.capitalize() for answer in HTTP.values()},
+}
+"""Every `code` with its title. The docs page and the OpenAPI document list them."""
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem. `error` is shown to the caller: it must hold no secret."""
+
+    def __init__(
+        self,
+        status: int,
+        error: str,
+        code: str,
+        *,
+        detail: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.code = code
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.members = dict(members or {})
+
+    def body(self) -> bytes:
+        return problem_body(self.status, self.error, self.code, detail=self.detail, members=self.members)
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def problem_body(
+    status: int, error: str, code: str, *, detail: str | None = None, members: Mapping[str, Any] | None = None
+) -> bytes:
+    """The body of a problem. Raises KeyError for a code that TITLES does not know."""
+    return orjson.dumps(
+        {
+            "type": f"/docs#problem-{code}",
+            "title": TITLES[code],
+            "status": status,
+            "detail": detail or error,
+            "error": error,
+            "code": code,
+            **(members or {}),
+        }
+    )
+
+
+def outcome_problem(outcome: Outcome) -> ProblemError:
+    """The problem that tells an outcome other than GRANTED and REPLAYED."""
+    answer = HTTP[outcome]
+    headers = {} if answer.retry_after_s is None else {"Retry-After": str(answer.retry_after_s)}
+    return ProblemError(answer.status, answer.error, answer.code, headers=headers)
+
+
+def not_ready(detail: str | None = None) -> ProblemError:
+    """503: Redis or Postgres cannot be used now."""
+    problem = outcome_problem(Outcome.NOT_READY)
+    problem.detail = detail
+    return problem
+
+
+def invalid(error: str, code: str = "invalid_request") -> ProblemError:
+    """400 with a message that says what is wrong."""
+    return ProblemError(400, error, code)
+
+
+_BY_STATUS: Final = {
+    400: ("invalid request", "invalid_request"),
+    404: ("not found", "not_found"),
+    405: ("method not allowed", "method_not_allowed"),
+    413: ("body too large", "body_too_large"),
+}
+
+
+def status_problem(
+    status: int, detail: str | None = None, headers: Mapping[str, str] | None = None
+) -> ProblemError:
+    """The problem for an HTTP error that the framework raised."""
+    error, code = _BY_STATUS.get(status, (HTTPStatus(status).phrase.lower(), "invalid_request"))
+    if status == 400 and detail:
+        error = detail
+    return ProblemError(status, error, code, detail=detail, headers=headers)
+
+
+async def answer_problem(_: Request, error: Exception) -> Response:
+    """Exception handler for ProblemError."""
+    if not isinstance(error, ProblemError):
+        raise TypeError(f"not a problem: {error!r}")
+    return error.response()
+
+
+async def answer_crash(_: Request, __: Exception) -> Response:
+    """Exception handler for everything unforeseen. Says nothing about the cause: that is for the log."""
+    return ProblemError(500, "internal error", "internal_error").response()

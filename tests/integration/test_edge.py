@@ -1,0 +1,353 @@
+"""The guard at the socket, through raw sockets against a real uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import pytest
+import uvicorn
+import uvloop
+
+from issuer.edge import EdgeLimits, guarded_protocol
+
+LIMITS = EdgeLimits(
+    max_head_bytes=16_384,
+    max_body_bytes=65_536,
+    max_body_bytes_by_path={"/upload": 4_000_000},
+    receive_timeout_s=0.5,
+    max_connections=30,
+)
+Message = dict[str, Any]
+
+
+class Counting:
+    """Answers with the number of body bytes it got; /early without reading; /slow when released."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.broken_off = 0
+        self.release = asyncio.Event()
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        self.seen.append(scope["path"])
+        size = 0
+        if scope["path"] == "/slow":
+            await self.release.wait()
+        if scope["path"] != "/early":
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    self.broken_off += 1
+                    return
+                size += len(message["body"])
+                if not message["more_body"]:
+                    break
+        body = b"%d" % size
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class RunningServer:
+    """uvicorn in a thread of this process, on a free port."""
+
+    def __init__(self, limits: EdgeLimits, keep_alive_s: int = 30) -> None:
+        self.app = Counting()
+        config = uvicorn.Config(
+            self.app, http=guarded_protocol(limits), ws="none", lifespan="off", log_config=None,
+            access_log=False, timeout_keep_alive=keep_alive_s,
+        )  # fmt: skip
+        self.server = uvicorn.Server(config)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.port: int = self.listener.getsockname()[1]
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.ready.set()
+        await self.server._serve(sockets=[self.listener])
+
+    def __enter__(self) -> RunningServer:
+        self.thread.start()
+        self.ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.app.release.set)
+        self.server.should_exit = True
+        self.thread.join(20)
+        self.listener.close()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with RunningServer(LIMITS) as running:
+        yield running
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything until the server closes; a reset ends it too."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while data := connection.recv(65_536):
+            received += data
+    return received
+
+
+def exchange(server: RunningServer, request: bytes) -> bytes:
+    with server.connect() as connection:
+        connection.sendall(request)
+        return read_all(connection)
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def problem_of(answer: bytes) -> dict[str, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head
+    assert b"connection: close" in head
+    problem: dict[str, Any] = json.loads(body)
+    assert problem["status"] == status_of(answer)
+    return problem
+
+
+def get(path: str = "/", *headers: str, close: bool = True) -> bytes:
+    lines = [f"GET {path} HTTP/1.1", "Host: x", *headers, *(["Connection: close"] if close else [])]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", "Connection: close", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def send_until_refused(connection: socket.socket, piece: bytes, most: int) -> int:
+    """How many bytes the server took before it closed."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < most:
+            connection.sendall(piece)
+            sent += len(piece)
+    return sent
+
+
+def test_an_ordinary_request_is_answered(server: RunningServer) -> None:
+    answer = exchange(server, post("/", b"hello", "Content-Length: 5"))
+    assert status_of(answer) == 200
+    assert answer.endswith(b"\r\n\r\n5")
+
+
+def test_a_request_that_comes_byte_by_byte_is_answered(server: RunningServer) -> None:
+    with server.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in post("/", b"hello", "Content-Length: 5"):
+            connection.sendall(bytes([byte]))
+        assert read_all(connection).endswith(b"\r\n\r\n5")
+
+
+def test_a_10_kb_header_is_accepted(server: RunningServer) -> None:
+    assert status_of(exchange(server, get("/", f"X-Long: {'a' * 10_000}"))) == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        get("/", f"X-Long: {'a' * 20_000}"),
+        get("/" + "a" * 20_000),
+        get("/", *[f"X-{number}: value" for number in range(2_000)]),
+    ],
+    ids=["header", "path", "many headers"],
+)
+def test_a_head_over_the_limit_is_refused(server: RunningServer, head: bytes) -> None:
+    answer = exchange(server, head)
+    assert status_of(answer) == 431
+    assert problem_of(answer)["code"] == "head_too_large"
+
+
+@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
+def test_90_mb_of_headers_neither_arrive_nor_stay(server: RunningServer, start: bytes) -> None:
+    piece = b"a" * 65_536 if start.endswith(b"X: ") else (b"X-Some-Header: " + b"v" * 60 + b"\r\n") * 800
+    before = psutil.Process().memory_info().rss
+    with server.connect() as connection:
+        connection.sendall(start)
+        send_until_refused(connection, piece, 90_000_000)
+        answer = read_all(connection)
+    assert not answer or status_of(answer) == 431
+    assert psutil.Process().memory_info().rss - before < 20_000_000
+
+
+def test_a_300_mb_body_is_refused_by_its_announcement(server: RunningServer) -> None:
+    seen = len(server.app.seen)
+    with server.connect() as connection:
+        connection.sendall(post("/huge", b"", "Content-Length: 300000000"))
+        answer = connection.recv(65_536)
+        assert status_of(answer) == 413
+        send_until_refused(connection, b"x" * 1_000_000, 300_000_000)
+    assert len(server.app.seen) == seen
+
+
+def test_a_chunked_body_without_end_is_refused_while_it_comes(server: RunningServer) -> None:
+    before, broken_off = psutil.Process().memory_info().rss, server.app.broken_off
+    chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+    with server.connect() as connection:
+        connection.sendall(post("/chunked", b"", "Transfer-Encoding: chunked"))
+        send_until_refused(connection, chunk, 300_000_000)
+        answer = read_all(connection)
+    assert not answer or problem_of(answer)["code"] == "body_too_large"
+    assert psutil.Process().memory_info().rss - before < 20_000_000
+    assert server.app.broken_off == broken_off + 1
+
+
+def test_a_chunked_body_just_over_the_limit_is_told_so(server: RunningServer) -> None:
+    body = b"10000\r\n" + b"x" * 65_536 + b"\r\n1\r\nx\r\n0\r\n\r\n"
+    assert status_of(exchange(server, post("/", body, "Transfer-Encoding: chunked"))) == 413
+    body = b"10000\r\n" + b"x" * 65_536 + b"\r\n0\r\n\r\n"
+    assert exchange(server, post("/", body, "Transfer-Encoding: chunked")).endswith(b"\r\n\r\n65536")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_upload_has_its_own_limit(server: RunningServer, chunked: bool) -> None:
+    def upload(size: int) -> bytes:
+        body = b"x" * size
+        if chunked:
+            return post("/upload?x=1", b"%x\r\n%b\r\n0\r\n\r\n" % (size, body), "Transfer-Encoding: chunked")
+        return post("/upload?x=1", body, f"Content-Length: {size}")
+
+    assert exchange(server, upload(4_000_000)).endswith(b"\r\n\r\n4000000")
+    with server.connect() as connection:
+        send_until_refused(connection, upload(4_000_001), 1)
+        answer = read_all(connection)
+    assert not answer or status_of(answer) == 413
+
+
+MALFORMED = {
+    "bare LF": b"GET / HTTP/1.1\nHost: x\n\n",
+    "obs-fold": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n",
+    "CL and TE": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "xchunked": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunked, identity": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "two CL": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "CL +4": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +4\r\n\r\nabcd",
+    "CL of 30 digits": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n",
+    "CL negative": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    "space before colon": b"GET / HTTP/1.1\r\nHost: x\r\nX : a\r\n\r\n",
+    "NUL in header": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
+    "NUL in path": b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "hexadecimal prefix": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x4\r\nabcd\r\n0\r\n\r\n",
+    "no Host": b"GET / HTTP/1.1\r\n\r\n",
+    "two Hosts": b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "unknown method": b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "CONNECT": b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "bytes over 127 in the path": b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+    "no version": b"GET /\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_bytes", MALFORMED.values(), ids=MALFORMED.keys())
+def test_what_is_not_http_is_a_400(server: RunningServer, request_bytes: bytes) -> None:
+    answer = exchange(server, request_bytes)
+    assert status_of(answer) == 400
+    assert problem_of(answer)["code"] == "malformed_request"
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_http_1_0_needs_no_host(server: RunningServer) -> None:
+    assert status_of(exchange(server, b"GET / HTTP/1.0\r\n\r\n")) == 200
+
+
+def test_an_upgrade_is_answered_as_a_plain_request(server: RunningServer) -> None:
+    headers = ("Connection: Upgrade", "Upgrade: websocket", "Content-Length: 0")
+    assert status_of(exchange(server, get("/", *headers, close=False))) == 200
+
+
+def test_a_silent_connection_is_closed(server: RunningServer) -> None:
+    with server.connect() as connection:
+        assert read_all(connection) == b""
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\n", post("/", b"", "Content-Length: 10000")])
+def test_dribbling_does_not_hold_a_connection(server: RunningServer, start: bytes) -> None:
+    """One byte now and then keeps no deadline from coming."""
+    stop = threading.Event()
+    with server.connect() as connection:
+        connection.sendall(start or b"G")
+
+        def dribble() -> None:
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.05):
+                    connection.sendall(b"E" if not start else b"x")
+
+        dribbler = threading.Thread(target=dribble)
+        dribbler.start()
+        answer = connection.recv(65_536)
+        stop.set()
+        dribbler.join()
+    assert status_of(answer) in (400, 408)
+
+
+def test_an_idle_connection_is_closed_after_its_answer() -> None:
+    with RunningServer(LIMITS, keep_alive_s=0) as server, server.connect() as connection:
+        connection.sendall(get(close=False))
+        assert status_of(read_all(connection)) == 200
+
+
+def test_connections_over_the_limit_are_told_so() -> None:
+    limits = replace(LIMITS, max_connections=3, receive_timeout_s=30)
+    with RunningServer(limits) as small, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            connection = stack.enter_context(small.connect())
+            connection.sendall(get(close=False))
+            assert status_of(connection.recv(65_536)) == 200
+        with small.connect() as connection:
+            assert problem_of(read_all(connection))["code"] == "too_many_connections"
+
+
+def test_pipelined_requests_are_answered_in_order_and_a_bad_one_ends_them(server: RunningServer) -> None:
+    answer = exchange(server, get("/a", close=False) + get("/c", close=False) + b"\x00\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert answer.count(b"HTTP/1.1") == 2
+
+
+def test_endless_pipelining_is_bounded(server: RunningServer) -> None:
+    """While the first request is being served, no more than a piece of what follows is taken in."""
+    with server.connect() as connection:
+        connection.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            send_until_refused(connection, get("/slow", close=False) * 1_000, 20_000_000)
+        connection.settimeout(20)
+        server.loop.call_soon_threadsafe(server.app.release.set)
+        answer = read_all(connection)
+    server.loop.call_soon_threadsafe(server.app.release.clear)
+    assert 1 <= answer.count(b"HTTP/1.1 200") <= 66
+    assert answer.count(b"HTTP/1.1 200") == server.app.seen.count("/slow")
+
+
+def test_an_answer_before_the_body_leaves_no_open_end(server: RunningServer) -> None:
+    """The body of a request that was answered early is still bounded in time."""
+    with server.connect() as connection:
+        connection.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\nabc")
+        answer = read_all(connection)
+    assert answer.count(b"HTTP/1.1") == 1
+    assert status_of(answer) == 200
