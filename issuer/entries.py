@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
 
-from issuer.events import Event, RedemptionColumns, UndecodableEventError, decode_event
+from issuer.dead_letters import DeadLetter, bury
+from issuer.events import RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.ledger import AnyConnection, Recorded, record_redemptions
 
 
@@ -39,10 +40,9 @@ class Entry:
     def raw(self) -> list[bytes]:
         return [part for pair in self.fields.items() for part in pair]
 
-
-_BURY: Final = """
-INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw)
-VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING"""
+    def dead_letter(self, reason: str, pool_id: int | None = None, seq: int | None = None) -> DeadLetter:
+        """The letter for one of its redemptions, or for all of it when it cannot be read."""
+        return DeadLetter(self.partition, self.stream_id, self.epoch, pool_id, seq, reason, self.raw)
 
 
 async def record_entries(connection: AnyConnection, entries: Sequence[Entry]) -> Recorded:
@@ -52,24 +52,22 @@ async def record_entries(connection: AnyConnection, entries: Sequence[Entry]) ->
     """
     redemptions = RedemptionColumns()
     sources: list[Entry] = []
-    letters: list[tuple[Any, ...]] = []
+    ends: list[int] = []
+    letters: list[DeadLetter] = []
     for entry in entries:
         try:
-            event: Event = decode_event(entry.fields)
+            decode_columns(entry.fields, redemptions)
         except UndecodableEventError as error:
-            letters.append((entry.partition, entry.stream_id, entry.epoch, None, None, str(error), entry.raw))
-            continue
-        for redemption in event.redemptions:
-            redemptions.append(redemption)
+            letters.append(entry.dead_letter(str(error)))
+        else:
             sources.append(entry)
+            ends.append(len(redemptions))
     recorded = await record_redemptions(connection, redemptions)
     for rejected in recorded.rejected:
-        entry = sources[rejected.index]
         place = rejected.index
-        letters.append(
-            (entry.partition, entry.stream_id, entry.epoch, redemptions.pool_ids[place], redemptions.seqs[place],
-             rejected.reason, entry.raw)
-        )  # fmt: skip
+        entry = sources[bisect_right(ends, place)]
+        letters.append(entry.dead_letter(rejected.reason, redemptions.pool_ids[place], redemptions.seqs[place]))
     if letters:
-        await connection.executemany(_BURY, letters)
+        await bury(connection, letters)
+        recorded.dead_letters = len(letters)
     return recorded

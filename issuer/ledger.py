@@ -46,6 +46,7 @@ class Recorded:
     contradicted are not recorded because ledger or set-aside table tell another story; the anomaly has all of it
     anomalies    things that must never happen and did
     rejected     belong into the dead letters
+    dead_letters were written by `issuer.entries.record_entries`: rejected ones and entries that cannot be read
     """
 
     inserted: int = 0
@@ -53,6 +54,7 @@ class Recorded:
     contradicted: int = 0
     anomalies: int = 0
     rejected: list[Rejected] = field(default_factory=list)
+    dead_letters: int = 0
 
 
 _EVENTS: Final = (
