@@ -1,0 +1,74 @@
+"""Logs to stderr: one JSON object a line, or readable lines when stderr is a terminal. Secrets are masked."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any, Final
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+MASK: Final = "**********"
+_SECRET_NAMES: Final = re.compile(r"password|secret|authorization|token|api_?key$", re.IGNORECASE)
+_SECRETS: Final = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@|isk_[A-Za-z0-9_-]{8,}")
+
+
+def masked(text: str) -> str:
+    """The text without passwords in URLs and without API keys."""
+    return _SECRETS.sub(lambda found: f"{found[1]}:{MASK}@" if found[1] is not None else MASK, text)
+
+
+def _mask(value: Any) -> Any:
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, dict):
+        return {
+            key: MASK if isinstance(key, str) and _SECRET_NAMES.search(key) else _mask(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_mask(inner) for inner in value]
+    return value
+
+
+def mask_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """The last processor before rendering: whatever was logged, no secret is printed."""
+    masked_event: EventDict = _mask(dict(event))
+    return masked_event
+
+
+def configure_logs(level: str, *, name: str = "", terminal: bool | None = None) -> None:
+    """Sets logging up for this process; `name` says which of our programs speaks. Call it once, first."""
+    terminal = sys.stderr.isatty() if terminal is None else terminal
+    number = logging.getLevelNamesMapping()[level.upper()]
+
+    def add_name(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        if name:
+            event.setdefault("program", name)
+        return event
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        add_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        mask_secrets,
+    ]
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if terminal
+        else structlog.processors.JSONRenderer(default=str)
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # What libraries log goes the same way.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
