@@ -81,7 +81,10 @@ async def create_key(
         row = await connection.fetchrow(
             f"INSERT INTO api_keys (name, secret_sha256, scopes, client_id) VALUES ($1, $2, $3, $4)"
             f" RETURNING {_COLUMNS}",
-            name, digest(secret.encode()), wanted, client_id,
+            name,
+            digest(secret.encode()),
+            wanted,
+            client_id,
         )
         assert row is not None
         key = _from_row(row)

@@ -43,7 +43,10 @@ async def record(
     """Writes one entry. Call it inside the transaction of the act: neither is there without the other."""
     await connection.execute(
         "INSERT INTO audit_log (actor, action, subject, detail) VALUES ($1, $2, $3, $4::text::jsonb)",
-        actor, action, subject, orjson.dumps(dict(detail), default=str).decode(),
+        actor,
+        action,
+        subject,
+        orjson.dumps(dict(detail), default=str).decode(),
     )
 
 
@@ -54,7 +57,8 @@ async def list_entries(postgres: Pool, *, limit: int = 100, cursor: str | None =
         rows = await postgres.fetch(
             "SELECT id, at, actor, action, subject, detail::text FROM audit_log"
             " WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
-            before, limit + 1,
+            before,
+            limit + 1,
         )
     entries = [
         AuditEntry(row["id"], row["at"], row["actor"], row["action"], row["subject"], orjson.loads(row["detail"]))
