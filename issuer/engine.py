@@ -24,7 +24,16 @@ from redis.exceptions import NoScriptError, RedisError
 
 from issuer.events import encode_who
 from issuer.incarnation import Incarnations
-from issuer.keys import BatchKeys, PartitionKeys, batch_keys, idempotency_hash, partition_keys, partition_of
+from issuer.journal import Journal, Receipt
+from issuer.keys import (
+    IDEMPOTENCY_TTL_MS,
+    BatchKeys,
+    PartitionKeys,
+    batch_keys,
+    idempotency_hash,
+    partition_keys,
+    partition_of,
+)
 from issuer.outcomes import Outcome
 from issuer.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
 from issuer.scripts import REDEEM
@@ -35,7 +44,6 @@ log = structlog.get_logger()
 MAX_IN_CALL: Final = 128
 MAX_IN_PIPELINE: Final = 1024
 MAX_DEADLINE_MS: Final = 10_000
-IDEMPOTENCY_TTL_MS: Final = 24 * 3600 * 1000
 RECONNECT_EVERY_S: Final = 0.05
 CLOCK_ALARM_MS: Final = 5_000
 
@@ -157,9 +165,10 @@ def parse_answer(text: bytes) -> Answer:
 class Engine:
     """Gathers redemptions into script calls. One per process; everything on one event loop."""
 
-    def __init__(self, settings: Settings, incarnations: Incarnations) -> None:
+    def __init__(self, settings: Settings, incarnations: Incarnations, journal: Journal | None = None) -> None:
         self._settings = settings
         self._incarnations = incarnations
+        self._journal = journal
         self._link = Link(settings, incarnations)
         self._queue: deque[Waiting] = deque()
         self._arrived = asyncio.Event()
@@ -346,11 +355,26 @@ class Engine:
             await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))
             return calls
         self._connected = True
+        if self._journal is not None:
+            self._write_receipts(self._journal, calls, replies)
         enough = not self._waits or (isinstance(replies[-1], int) and replies[-1] >= self._waits)
         again = [call for call, reply in zip(calls, replies, strict=False) if not self._settle(call, reply, enough)]
         if any(isinstance(reply, NoScriptError) for reply in replies):
             await self._load_script(left_s)
         return again
+
+    def _write_receipts(self, journal: Journal, calls: list[Call], replies: list[Any]) -> None:
+        """The second copy of what was handed out, before anybody is told."""
+        assert self._link.blessed is not None
+        receipts = []
+        for call, reply in zip(calls, replies, strict=False):
+            if not isinstance(reply, Exception) and reply[0] in (b"DONE", b"REPEATED"):
+                now_ms, _, data = reply[1].split(b"\x1e", 2)
+                if data:
+                    epoch = self._link.blessed.epoch
+                    receipts.append(Receipt(epoch, call.partition, int(now_ms), call.call_id, data))
+        if receipts:
+            journal.append(receipts)
 
     async def _load_script(self, timeout_s: float) -> None:
         with suppress(RedisUnavailableError):

@@ -17,6 +17,9 @@ from uuid import UUID
 KEY_FORMAT: Final = 1
 """Version of the key layout; kept in Postgres and in every partition's state. Another one is refused at start."""
 
+IDEMPOTENCY_TTL_MS: Final = 24 * 3600 * 1000
+"""How long the answer to an Idempotency-Key is kept."""
+
 GROUP: Final = "ledger"
 """Consumer group of the workers on every partition's stream."""
 

@@ -7,12 +7,16 @@ from typing import Any, Final
 
 import orjson
 
+from issuer.answers import restore_answers
 from issuer.entries import Entry, record_entries
 from issuer.inspection import STEP, PoolState
-from issuer.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys
+from issuer.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
 from issuer.postgres import Connection
 from issuer.redis_link import Link, RedisRefusedError, Value
+from issuer.revisions import put_batch
+from issuer.rules import parse_rules
 from issuer.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
+from issuer.windows import fenced_writer, write_windows
 
 FENCED: Final = 0
 """The epoch of a partition that is being recovered: no caller is ever given it."""
@@ -23,8 +27,13 @@ ENTRIES: Final = 200
 class FencedOff:
     """Runs scripts on partitions that are fenced off, as the recovery alone may. Stands in for `redis_link.Redis`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, partitions: int) -> None:
         self._link = link
+        self._partitions = partitions
+
+    @property
+    def partitions(self) -> int:
+        return self._partitions
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]:
         """As `Redis.run`, under the epoch of a fenced partition."""
@@ -167,13 +176,32 @@ async def rebuild_partitions(
     link: Link, postgres: Connection, partitions: int, pools: Sequence[PoolState]
 ) -> None:
     """Makes batches, pools, windows and idempotency answers again from Postgres. Codes are loaded afterwards."""
-    for at in range(0, len(pools), STEP):
+    (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
+    host_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+    redis = FencedOff(link, partitions)
+    for row in await postgres.fetch("SELECT * FROM batches ORDER BY id"):
+        rules = parse_rules(orjson.loads(row["rules"]))
+        await put_batch(redis, row, rules)
+        if row["freed_at"] is None:
+            partition = partition_of(row["id"], partitions)
+            await restore_answers(postgres, link, row["id"], partition, host_ms=host_ms)
+            if row["ended_at"] is None:
+                writer = fenced_writer(redis, row["id"], partition, "")
+                await write_windows(postgres, row["id"], partition, rules, writer, host_ms=host_ms)
+        await postgres.execute("UPDATE batches SET redis_revision = $2 WHERE id = $1", row["id"], row["revision"])
+    await _rebuild_pools(link, postgres, pools)
+
+
+async def _rebuild_pools(link: Link, postgres: Connection, pools: Sequence[PoolState]) -> None:
+    opened = [pool for pool in pools if pool.opened]
+    for at in range(0, len(opened), STEP):
         calls: list[tuple[Sequence[str | bytes], Sequence[Value]]] = []
-        for pool in pools[at : at + STEP]:
-            if pool.opened:
-                keys = batch_keys(pool.partition, pool.batch_id)
-                calls.append((
-                    (partition_keys(pool.partition).state, keys.pool(pool.client_id), keys.codes(pool.client_id)),
-                    (pool.pool_id, pool.issued_after, pool.total),
-                ))  # fmt: skip
+        for pool in opened[at : at + STEP]:
+            keys = batch_keys(pool.partition, pool.batch_id)
+            names = (partition_keys(pool.partition).state, keys.pool(pool.client_id), keys.codes(pool.client_id))
+            calls.append((names, (pool.pool_id, pool.issued_after, pool.total)))
         await run_all(link, REBUILD_POOL, calls)
+    # The hint by which top-ups find what to load: lists are empty now.
+    await postgres.executemany(
+        "UPDATE pools SET loaded = $2 WHERE id = $1", [(pool.pool_id, pool.issued_after) for pool in opened]
+    )

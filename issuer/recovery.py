@@ -31,6 +31,7 @@ from issuer.inspection import (
     look_at_pools,
     look_at_server,
 )
+from issuer.journal_keeper import hosts_not_seen, replay_host
 from issuer.postgres import (
     RECOVERY_LOCK,
     Connection,
@@ -58,6 +59,8 @@ class Report:
     reasons: list[str]
     server: Server
     drained: int = 0
+    replayed: int = 0
+    journals_not_seen: list[str] = field(default_factory=list)
     pools: list[PoolState] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,6 +97,10 @@ class Recovery:
         last = await self._postgres.fetchrow("SELECT * FROM incarnations ORDER BY epoch DESC LIMIT 1")
         states = await look_at_partitions(self._link, row["partitions"])
         pools = await look_at_pools(self._link, self._postgres, row["partitions"])
+        if any(int(state.get("blessed_epoch", 0)) > row["epoch"] for state in states) and not forced:
+            raise IncidentError(
+                "Redis is ahead of Postgres: was Postgres restored from a backup? See `issuer recover --help`"
+            )
         before = orjson.loads(last["server"]) if last else None
         finding = judge(server, before, last["epoch"] if last else 0, states, pools)
         if forced:
@@ -106,6 +113,7 @@ class Recovery:
         if self._orders.dry_run:
             if finding.verdict is Verdict.LOSS:
                 await rebuild.plan_set_aside(self._postgres, pools, bound)
+                report.journals_not_seen = await hosts_not_seen(self._postgres, report.epoch)
             return report
 
         epoch = await self._fence(finding, begun)
@@ -114,6 +122,9 @@ class Recovery:
         if finding.verdict is Verdict.LOSS:
             log.warning("recovering a Redis that may have lost redemptions", reasons=finding.reasons)
             report.drained = await rebuild.drain_streams(self._link, self._postgres, row["partitions"])
+            if self._settings.journal_dir is not None:
+                report.replayed = (await replay_host(self._postgres, self._settings.journal_dir, epoch)).inserted
+            report.journals_not_seen = await hosts_not_seen(self._postgres, epoch)
             await rebuild.set_aside(self._postgres, epoch, pools, bound, begun)
             await rebuild.rebuild_partitions(self._link, self._postgres, row["partitions"], pools)
         else:

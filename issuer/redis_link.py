@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import redis.asyncio as aioredis
@@ -44,6 +44,15 @@ class RedisRefusedError(RedisUnavailableError):
 
 class _FencedOffError(aioredis.ConnectionError):
     """Raised while a connection opens, so that the driver closes it."""
+
+
+class ScriptRunner(Protocol):
+    """Runs scripts under an epoch: `Redis` for everybody, a stand-in for the recovery while partitions are fenced."""
+
+    @property
+    def partitions(self) -> int: ...
+
+    async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]: ...
 
 
 async def run_id_of(connection: AbstractConnection) -> str:

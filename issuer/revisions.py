@@ -9,7 +9,7 @@ Steps, all under one advisory lock of the batch, each safe to die after, since t
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import asyncpg
@@ -19,11 +19,13 @@ import structlog
 from issuer.instants import to_ms
 from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.postgres import PoolConnection, advisory_lock, unavailable_translated
-from issuer.redis_link import NotReadyError, Redis, redis_errors_translated
+from issuer.redis_link import NotReadyError, ScriptRunner, redis_errors_translated
 from issuer.rules import Rules, parse_rules
 from issuer.scripts import PUT_BATCH
-from issuer.stores import Stores
 from issuer.windows import Span, fenced_writer, read_backlog, write_windows
+
+if TYPE_CHECKING:
+    from issuer.stores import Stores
 
 log = structlog.get_logger()
 
@@ -89,7 +91,7 @@ def _needs_rebuild(row: asyncpg.Record, rules: Rules) -> bool:
     return changed and row["ended_at"] is None and Span.of(rules) is not None
 
 
-async def put_batch(redis: Redis, row: asyncpg.Record, rules: Rules, *, rebuilding: str = "") -> None:
+async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, rebuilding: str = "") -> None:
     """Writes one revision of a batch (a row of `batches`) to Redis."""
     partition = partition_of(row["id"], redis.partitions)
     keys = [partition_keys(partition).state, batch_keys(partition, row["id"]).batch]

@@ -15,7 +15,7 @@ from issuer.events import Redemption, UndecodableEventError, decode_event
 from issuer.instants import from_ms
 from issuer.keys import batch_keys, partition_keys
 from issuer.postgres import Connection, PoolConnection
-from issuer.redis_link import NotReadyError, Redis, redis_errors_translated
+from issuer.redis_link import NotReadyError, ScriptRunner, redis_errors_translated
 from issuer.rules import Rules
 from issuer.scripts import PUT_WINDOWS
 
@@ -201,7 +201,7 @@ async def read_backlog(client: aioredis.Redis, partition: int) -> AsyncIterator[
         yield found
 
 
-def fenced_writer(redis: Redis, batch_id: UUID, partition: int, rebuilding: str) -> WindowWriter:
+def fenced_writer(redis: ScriptRunner, batch_id: UUID, partition: int, rebuilding: str) -> WindowWriter:
     """Writes windows of a batch that is closed for just this rebuild. Raises NotReadyError when it is not any more."""
     state, batch = partition_keys(partition).state, batch_keys(partition, batch_id).batch
 

@@ -41,11 +41,14 @@ CREATE TABLE batches (
     paused          boolean NOT NULL DEFAULT false,
     ended_at        timestamptz,
     created_at      timestamptz NOT NULL DEFAULT now(),
-    -- Raised by every change; Redis has seen all changes up to redis_revision, and the windows that the rules need
-    -- were rebuilt up to windows_revision.
+    -- Raised by every change, and rules_revision is that of the last change of the limits. Redis has seen all changes
+    -- up to redis_revision, and its windows fit the limits.
     revision        bigint NOT NULL DEFAULT 1,
     rules_revision  bigint NOT NULL DEFAULT 1,
     redis_revision  bigint NOT NULL DEFAULT 0,
+    -- An ended batch is freed in Redis in two steps: codes and windows when all its redemptions are in the ledger
+    -- (drained), what a replay needs a day later.
+    drained_at      timestamptz,
     freed_at        timestamptz
 );
 CREATE INDEX batches_by_name ON batches (name) WHERE ended_at IS NULL;
@@ -60,6 +63,8 @@ CREATE TABLE pools (
     opened          boolean NOT NULL DEFAULT false,
     -- How far Redis was loaded when last seen; a hint that tells the worker which pools need a top-up.
     loaded          bigint NOT NULL DEFAULT 0,
+    -- Seqs that were issued in all, once the batch has ended and was drained; until then Redis knows.
+    final_issued    bigint,
     UNIQUE (batch_id, client_id)
 );
 CREATE INDEX pools_by_client ON pools (client_id);
@@ -152,6 +157,14 @@ CREATE TABLE audit_log (
     action          text NOT NULL,
     subject         text NOT NULL,
     detail          jsonb NOT NULL DEFAULT '{}'
+);
+
+-- Hosts that keep a receipt journal, so that a recovery can name those whose journal it has not seen.
+CREATE TABLE journals (
+    host            text PRIMARY KEY,
+    directory       text NOT NULL,
+    seen_at         timestamptz NOT NULL,
+    replayed_epoch  bigint NOT NULL DEFAULT 0
 );
 
 -- A sign of life of each worker, for /readyz and /metrics.
