@@ -19,6 +19,7 @@ import pwd
 import signal
 import stat
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,11 +42,16 @@ def launch_command(
     """The command that runs `argv` as said above.
 
     `death_signal` is what the program gets when the thread that starts it ends, so start it from the main
-    thread (Linux only; elsewhere the next `issuer up` stops what was left). `user` is for root only. `reach` names
-    the files and directories that the user must be able to enter or execute.
+    thread (where there is no Linux: within a second of the end of the process). `user` is for root only. `reach`
+    names the files and directories that the user must be able to enter or execute.
+
+    The program gets a process group of its own: Ctrl-C in a terminal reaches only the parent, which then ends its
+    children in their order.
     """
     command = [sys.executable, "-I", "-S", __file__, "--death-signal", death_signal.name]
     command += ["--parent", str(os.getpid())]
+    if sys.platform != "linux":
+        command.append("--watch")
     if user is not None:
         command += ["--user", user, *(f"--reach={path.absolute()}" for path in reach)]
     return [*command, "--", *(str(part) for part in argv)]
@@ -104,19 +110,52 @@ def _become(user: pwd.struct_passwd, reach: Sequence[Path]) -> None:
     os.environ.update(HOME="/", USER=user.pw_name, LOGNAME=user.pw_name)
 
 
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _watch(parent: int, number: signal.Signals) -> None:
+    """Leaves a process behind, a child of nobody, that does what PR_SET_PDEATHSIG does on Linux."""
+    program = os.getpid()
+    if (child := os.fork()) != 0:
+        os.waitpid(child, 0)
+        return
+    if os.fork() != 0:
+        os._exit(0)
+    os.setsid()
+    os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+    while _alive(program):
+        if not _alive(parent):
+            os.kill(program, number)
+            break
+        time.sleep(0.5)
+    os._exit(0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--death-signal", required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--watch", action="store_true")
     parser.add_argument("--user")
     parser.add_argument("--reach", type=Path, action="append", default=[])
     parser.add_argument("argv", nargs="+")
     options = parser.parse_args()
     if options.user is not None:
         _become(pwd.getpwnam(options.user), options.reach)
-    # After the change of user, which clears it. The parent may have died before.
-    if sys.platform == "linux":
-        _prctl(PR_SET_PDEATHSIG, signal.Signals[options.death_signal])
+    os.setpgid(0, 0)
+    number = signal.Signals[options.death_signal]
+    if options.watch:
+        _watch(options.parent, number)
+    else:
+        # After the change of user, which clears it. The parent may have died before.
+        _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != options.parent:
         raise SystemExit("parent is gone")
     os.execvp(options.argv[0], options.argv)

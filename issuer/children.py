@@ -1,0 +1,169 @@
+"""Child processes that are kept running: started, watched, restarted with growing delays, stopped in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+import structlog
+
+log = structlog.get_logger()
+
+CRASH_WINDOW_S: Final = 60.0
+MOST_CRASHES: Final = 5
+FIRST_DELAY_S: Final = 0.2
+LONGEST_DELAY_S: Final = 10.0
+READY_POLL_S: Final = 0.02
+STILL_WAITING_S: Final = 10.0
+LOG_TAIL_BYTES: Final = 2_000
+
+
+class ChildError(Exception):
+    """A child could not be started, or died too often. The message carries the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a child runs, and how to tell that it works and to end it.
+
+    `prepare` runs before each start, in a thread; `command` makes the arguments. Output goes to `log`, or where ours
+    goes. `stop_limit_s` after `stop_signal` it is killed.
+    """
+
+    name: str
+    command: Callable[[], Sequence[str]]
+    is_ready: Callable[[], Awaitable[bool]] | None = None
+    prepare: Callable[[], None] | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_limit_s: float = 30.0
+    log: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    descriptors: tuple[int, ...] = ()
+
+
+class Child:
+    """One program that is kept running from `start` to `stop`. `failed` gets the error that ends the attempts."""
+
+    def __init__(self, program: Program, failed: asyncio.Future[ChildError]) -> None:
+        self.program = program
+        self._failed = failed
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._crashes: list[float] = []
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> None:
+        """Returns when the program is ready. Raises ChildError when it ends before."""
+        await self._start_once()
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.program.name}")
+
+    async def _start_once(self) -> None:
+        program = self.program
+        if program.prepare is not None:
+            await asyncio.to_thread(program.prepare)
+        output: IO[bytes] | None = program.log.open("ab") if program.log is not None else None
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *program.command(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **program.environment},
+                pass_fds=program.descriptors,
+            )
+        finally:
+            if output is not None:
+                output.close()
+        log.debug("child started", child=program.name, pid=self._process.pid)
+        await self._wait_until_ready(self._process)
+
+    async def _wait_until_ready(self, process: asyncio.subprocess.Process) -> None:
+        """No time limit: a server that reads a large log back must not be interrupted. Says that it waits."""
+        if self.program.is_ready is None:
+            return
+        said = time.monotonic()
+        while process.returncode is None:
+            if await self.program.is_ready():
+                return
+            if time.monotonic() - said > STILL_WAITING_S:
+                said = time.monotonic()
+                log.info("still waiting for it to get ready", child=self.program.name)
+            await asyncio.sleep(READY_POLL_S)
+        raise ChildError(f"{self.program.name} ended with status {process.returncode}{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        path = self.program.log
+        if path is None or not path.exists():
+            return ""
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+        return f"; the end of {path}:\n{tail}"
+
+    async def _keep(self) -> None:
+        while not self._stopping:
+            assert self._process is not None
+            status = await self._process.wait()
+            if self._stopping:
+                return
+            try:
+                await self._restart(status)
+            except ChildError as error:
+                if not self._failed.done():
+                    self._failed.set_result(error)
+                return
+
+    async def _restart(self, status: int) -> None:
+        while True:
+            delay_s = self._crashed(status)
+            log.error("child died; starting it again", child=self.program.name, status=status, delay_s=delay_s)
+            await asyncio.sleep(delay_s)
+            try:
+                await self._start_once()
+            except (ChildError, OSError) as error:
+                log.error("child did not start", child=self.program.name, error=str(error))
+                status = -1
+                continue
+            log.info("child works again", child=self.program.name)
+            return
+
+    def _crashed(self, status: int) -> float:
+        """How long to wait before the next start. Raises ChildError when it died too often."""
+        now = time.monotonic()
+        self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
+        if len(self._crashes) > MOST_CRASHES:
+            raise ChildError(
+                f"{self.program.name} died {len(self._crashes)} times within {CRASH_WINDOW_S:.0f} s, last with"
+                f" status {status}{self._log_tail()}"
+            )
+        return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (len(self._crashes) - 1))
+
+    async def stop(self) -> None:
+        """Ends the program and the attempts to keep it, by kill when it takes longer than its limit. Idempotent."""
+        self._stopping = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.send_signal(self.program.stop_signal)
+            try:
+                await asyncio.wait_for(process.wait(), self.program.stop_limit_s)
+            except TimeoutError:
+                log.error("child did not stop in time; killing it", child=self.program.name)
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeper

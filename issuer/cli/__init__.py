@@ -1,0 +1,39 @@
+"""The operator's commands. Each module here registers its own; they do their work through the service's modules."""
+
+from __future__ import annotations
+
+import importlib
+
+import typer
+
+from issuer import __version__
+
+app = typer.Typer(
+    name="issuer",
+    help="Hands out unique codes at the speed of Redis, with the bookkeeping of Postgres.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"issuer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def issuer(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+for _name in ("up", "serve", "migrate", "preload", "batches", "keys", "redemptions", "reconcile", "recover"):
+    try:
+        importlib.import_module(f"issuer.cli.{_name}").register(app)
+    except ModuleNotFoundError as _error:
+        if _error.name != f"issuer.cli.{_name}":
+            raise

@@ -1,0 +1,148 @@
+"""What every command shares: how it reaches the stores, prints JSON, and says what went wrong.
+
+Exit codes: 0 done, 1 failed (or found something wrong), 2 asked for something impossible, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import typer
+from pydantic import SecretStr
+
+from issuer.datadir import DataDirectory
+from issuer.logs import configure_logs, masked
+from issuer.settings import Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from issuer.stores import Stores
+
+T = TypeVar("T")
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class InputError(Exception):
+    """What the operator asked for cannot be done as asked. Exit code 2; the message is one line for a person."""
+
+
+class CommandError(Exception):
+    """The command failed. Exit code 1; the message is for a person."""
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """Says on stderr what is wrong, without secrets, and ends the command."""
+    typer.echo(f"error: {masked(message)}", err=True)
+    raise typer.Exit(code)
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document. Ids and times may be UUIDs, datetimes and dataclasses."""
+    import orjson
+
+    typer.echo(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+
+
+def command_settings(**overrides: object) -> Settings:
+    """The settings of a command.
+
+    When the environment names neither Redis nor Postgres and an `issuer up` of this user runs on the data directory,
+    they are those of that installation: a second terminal needs no set-up.
+    """
+    try:
+        settings = load_settings(**overrides)
+    except SettingsError as error:
+        fail(str(error), BAD_INPUT)
+    if os.environ.get("ISSUER_REDIS_URL") or os.environ.get("ISSUER_DATABASE_URL"):
+        return settings
+    running = DataDirectory(settings.data_dir).running()
+    if running is None:
+        return settings
+    return settings.model_copy(
+        update={
+            "redis_url": SecretStr(running.redis_url),
+            "database_url": SecretStr(running.database_url),
+            "partitions": running.partitions,
+            "pool_high_water": running.pool_high_water,
+        }
+    )
+
+
+def run(work: Callable[[Stores], Awaitable[T]], *, settings: Settings | None = None) -> T:
+    """Opens the stores, does `work` with them, closes them, and turns what goes wrong into one line and an exit code.
+
+    Checks first that the database has this program's schema. Ctrl-C cancels the work and ends with 130.
+    """
+    settings = settings or command_settings()
+
+    async def opened() -> T:
+        from issuer.migrate import check_schema
+        from issuer.postgres import close_pool, connect_pool
+        from issuer.stores import open_stores
+
+        postgres = await connect_pool(settings, size=1)
+        try:
+            await check_schema(postgres)
+        finally:
+            await close_pool(postgres)
+        async with open_stores(settings) as stores:
+            return await work(stores)
+
+    return run_plain(opened, settings=settings)
+
+
+def run_plain(work: Callable[[], Awaitable[T]], *, settings: Settings | None = None) -> T:
+    """The same for a command that opens what it needs by itself."""
+    configure_logs("warning" if settings is None or settings.log_level == "info" else settings.log_level)
+
+    async def awaited() -> T:
+        return await work()
+
+    try:
+        return asyncio.run(awaited())
+    except InputError as error:
+        fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if not isinstance(error, _known_failures()):
+            raise
+        fail(_line(error))
+
+
+def _line(error: Exception) -> str:
+    from issuer.postgres import PostgresUnavailableError
+    from issuer.redis_link import RedisUnavailableError
+
+    text = str(error) or type(error).__name__
+    if isinstance(error, PostgresUnavailableError):
+        return f"Postgres is not available: {text}"
+    if isinstance(error, RedisUnavailableError):
+        return f"Redis is not available: {text}"
+    return text
+
+
+def _known_failures() -> tuple[type[Exception], ...]:
+    """Failures whose message says all that an operator needs; others are bugs and show where they happened."""
+    import asyncpg
+
+    from issuer.incarnation import InstallationError
+    from issuer.migrate import SchemaError
+    from issuer.postgres import UNAVAILABLE, PostgresUnavailableError
+    from issuer.redis_link import RedisUnavailableError
+
+    return (
+        CommandError,
+        InstallationError,
+        SchemaError,
+        PostgresUnavailableError,
+        RedisUnavailableError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
+        *(kind for kind in UNAVAILABLE if issubclass(kind, Exception)),
+    )

@@ -1,0 +1,43 @@
+"""`issuer serve`: the HTTP service against ISSUER_REDIS_URL and ISSUER_DATABASE_URL."""
+
+from __future__ import annotations
+
+import asyncio
+
+import typer
+
+from issuer.cli.output import BAD_INPUT, fail
+from issuer.settings import Auth, SettingsError, load_settings
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def serve(
+        host: str | None = typer.Option(None, help="Address to listen on [ISSUER_HOST, 127.0.0.1]."),
+        port: int | None = typer.Option(None, help="Port to listen on; 0: a free one [ISSUER_PORT, 8000]."),
+        workers: int | None = typer.Option(None, help="API processes [ISSUER_WORKERS, 1]."),
+        auth: Auth | None = typer.Option(None, help="Check API keys [ISSUER_AUTH, on]."),
+    ) -> None:
+        """Run the HTTP service. Needs ISSUER_REDIS_URL and ISSUER_DATABASE_URL; `python -m sync_worker` beside it."""
+        from issuer.children import ChildError
+        from issuer.logs import configure_logs
+        from issuer.serve import ListenError, listen, run_api, url_of
+        from issuer.serve import serve as keep_serving
+
+        try:
+            settings = load_settings(host=host, port=port, workers=workers, auth=auth)
+        except SettingsError as error:
+            fail(str(error), BAD_INPUT)
+        configure_logs(settings.log_level, name="api")
+        try:
+            listener = listen(settings.host, settings.port)
+        except ListenError as error:
+            fail(str(error))
+        typer.echo(f"listening on {url_of(listener)}", err=True)
+        if settings.workers == 1:
+            run_api(settings, listener)
+            return
+        try:
+            asyncio.run(keep_serving(settings, listener, {"ISSUER_AUTH": settings.auth.value}))
+        except ChildError as error:
+            fail(str(error))
