@@ -30,7 +30,11 @@ PUT_BATCH: Final = _load("put_batch")
 PUT_WINDOWS: Final = _load("put_windows")
 BLESS_PARTITION: Final = _load("bless_partition")
 REBUILD_POOL: Final = _load("rebuild_pool")
+REMOVE_CONSUMERS: Final = _load("remove_consumers")
+EMPTY_POOL: Final = _load("empty_pool")
 
 ALL: Final = (
     REDEEM, ACK_EVENTS, OPEN_POOL, LOAD_CODES, PUT_BATCH, PUT_WINDOWS, BLESS_PARTITION, REBUILD_POOL,
+    REMOVE_CONSUMERS,
+    EMPTY_POOL,
 )

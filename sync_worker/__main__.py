@@ -1,0 +1,26 @@
+"""`python -m sync_worker`: settings from the environment (ISSUER_…), logs to stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from pydantic import ValidationError
+
+from issuer.logs import configure_logs
+from issuer.settings import Settings
+from sync_worker.process import exit_status
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            print(f"ISSUER_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", file=sys.stderr)
+        return 2
+    configure_logs(settings.log_level, name="sync_worker")
+    return exit_status(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Reading the streams: new entries, those that this worker left behind, those of dead workers; and acknowledging.
+
+Everything goes over one fenced connection. Entries are acknowledged on the connection that they were read from or
+not at all: on another incarnation the same stream id may be another redemption.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+from redis.exceptions import NoScriptError
+
+from issuer.entries import Entry
+from issuer.incarnation import Blessed, Incarnations
+from issuer.keys import GROUP, partition_keys
+from issuer.redis_link import Link, NotReadyError, RedisRefusedError, Value
+from issuer.scripts import ACK_EVENTS
+from issuer.settings import Settings
+
+log = structlog.get_logger()
+
+BLOCK_MS: Final = 500
+REPLY_LIMIT_S: Final = 5.0
+"""Beyond the time that a read may block."""
+ENTRIES_AT_ONCE: Final = 8_192
+"""Entries that one read may bring, from all partitions: bounds the memory."""
+ACKS_AT_ONCE: Final = 1_000
+
+
+def consumer_name() -> str:
+    """Unique for this life of the process: two workers of one name would take each other's entries for their own."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@dataclass(slots=True)
+class Batch:
+    """Entries that were read together. `vanished`: pending ones that are gone from the stream, which nobody may do."""
+
+    entries: list[Entry] = field(default_factory=list)
+    vanished: list[tuple[int, str]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.vanished)
+
+    def add(self, partition: int, replied: Sequence[Any]) -> None:
+        for item in replied:
+            # Redis before 7.0 tells of vanished entries in this way; later ones for a worker's own.
+            if item is None or not item[1]:
+                self.vanished.append((partition, item[0].decode() if item else "?"))
+            else:
+                self.entries.append(Entry.of_reply(partition, item[0], item[1]))
+
+
+class StreamReader:
+    """One consumer of all partitions' streams. Not for several tasks at a time.
+
+    Every method raises RedisUnavailableError (NotReadyError when the data set is not the blessed one); the connection
+    is closed then and `open` must be called before anything else.
+    """
+
+    def __init__(self, settings: Settings, incarnations: Incarnations, *, min_idle_ms: int) -> None:
+        self.name = consumer_name()
+        self._link = Link(settings, incarnations)
+        self._incarnations = incarnations
+        self._min_idle_ms = min_idle_ms
+        self._cursors: dict[int, bytes] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what was read may still be acknowledged: same connection, and its server is still the blessed one."""
+        return self._link.is_open and self._link.blessed == self._incarnations.blessed
+
+    @property
+    def blessed(self) -> Blessed:
+        """The pair that the connection was fenced with."""
+        assert self._link.blessed is not None
+        return self._link.blessed
+
+    @property
+    def more_to_claim(self) -> bool:
+        """Whether the last look at dead workers' entries did not come to an end."""
+        return bool(self._cursors)
+
+    async def open(self) -> None:
+        await self._link.open()
+        self._cursors.clear()
+        await self._call([("SCRIPT", "LOAD", ACK_EVENTS.text)])
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def read_new(self, count: int, *, block: bool) -> Batch:
+        """Up to `count` entries of each partition that nobody has read yet; waits BLOCK_MS at most."""
+        waiting: tuple[Value, ...] = ("BLOCK", BLOCK_MS) if block else ()
+        return await self._read(b">", count, waiting)
+
+    async def read_own(self, count: int) -> Batch:
+        """Entries that were given to this worker and never acknowledged, such as those of a reply that was lost."""
+        return await self._read(b"0", count, ())
+
+    async def _read(self, after: bytes, count: int, waiting: tuple[Value, ...]) -> Batch:
+        partitions = self._incarnations.partitions
+        streams = [partition_keys(p).stream for p in range(partitions)]
+        command: list[Value] = ["XREADGROUP", "GROUP", GROUP, self.name, "COUNT", self._bounded(count), *waiting]
+        (reply,) = await self._call([[*command, "STREAMS", *streams, *([after] * partitions)]])
+        batch = Batch()
+        numbers = {stream.encode(): partition for partition, stream in enumerate(streams)}
+        for stream, replied in reply or ():
+            batch.add(numbers[stream], replied)
+        return batch
+
+    async def claim(self, count: int) -> Batch:
+        """Entries of workers that have been silent for so long that they must be dead. Goes on where it stopped."""
+        partitions = sorted(self._cursors) or range(self._incarnations.partitions)
+        head = ("XAUTOCLAIM",)
+        commands = [
+            (*head, partition_keys(p).stream, GROUP, self.name, self._min_idle_ms, self._cursors.get(p, b"0-0"),
+             "COUNT", self._bounded(count))
+            for p in partitions
+        ]  # fmt: skip
+        batch = Batch()
+        self._cursors = {}
+        for partition, (cursor, replied, *deleted) in zip(partitions, await self._call(commands), strict=True):
+            if cursor != b"0-0":
+                self._cursors[partition] = cursor
+            batch.add(partition, replied)
+            batch.vanished += [(partition, stream_id.decode()) for stream_id in (deleted[0] if deleted else ())]
+        return batch
+
+    def _bounded(self, count: int) -> int:
+        return max(1, min(count, ENTRIES_AT_ONCE // self._incarnations.partitions))
+
+    async def ack(self, batch: Batch) -> int:
+        """Takes entries that are in Postgres out of the streams. Returns the redemptions that this freed room for."""
+        parts: dict[int, list[Value]] = {}
+        for entry in batch.entries:
+            parts.setdefault(entry.partition, []).extend((entry.stream_id, entry.announced))
+        for partition, stream_id in batch.vanished:
+            if stream_id != "?":
+                parts.setdefault(partition, []).extend((stream_id, 0))
+        commands: list[list[Value]] = []
+        for partition, acks in parts.items():
+            keys = partition_keys(partition)
+            for at in range(0, len(acks), 2 * ACKS_AT_ONCE):
+                some = acks[at : at + 2 * ACKS_AT_ONCE]
+                commands.append(
+                    ["EVALSHA", ACK_EVENTS.sha, 2, keys.state, keys.stream, self.blessed.epoch, GROUP, *some]
+                )
+        removed = 0
+        for reply in await self._run_acks(commands):
+            if reply[0] == b"STALE_EPOCH":
+                await self._not_ready("the data set carries another epoch")
+            removed += int(reply[2])
+        return removed
+
+    async def _run_acks(self, commands: Sequence[Sequence[Value]]) -> list[Any]:
+        try:
+            return await self._call(commands)
+        except _ScriptGoneError:
+            # SCRIPT FLUSH; what was acknowledged already is no longer there and counts as nothing.
+            await self._call([("SCRIPT", "LOAD", ACK_EVENTS.text)])
+            return await self._call(commands)
+
+    async def _call(self, commands: Sequence[Sequence[Value]]) -> list[Any]:
+        replies = await self._link.call(commands, timeout_s=BLOCK_MS / 1000 + REPLY_LIMIT_S)
+        for reply in replies:
+            if isinstance(reply, NoScriptError):
+                raise _ScriptGoneError from reply
+            if isinstance(reply, Exception):
+                if str(reply).startswith(("NOGROUP", "UNBLOCKED")):
+                    await self._not_ready(str(reply))
+                await self._link.close()
+                raise RedisRefusedError(str(reply)) from reply
+        return replies
+
+    async def _not_ready(self, reason: str) -> None:
+        await self._link.close()
+        self._incarnations.wake.set()
+        raise NotReadyError(reason)
+
+
+class _ScriptGoneError(Exception):
+    """The server does not know the script; nothing of it ran."""
