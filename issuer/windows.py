@@ -177,10 +177,13 @@ async def dead_letters_of(connection: Connection | PoolConnection, pool_ids: Seq
     return found
 
 
-async def read_backlog(client: aioredis.Redis, partition: int) -> AsyncIterator[list[Redemption]]:
+async def read_backlog(
+    client: aioredis.Redis, partition: int, *, strict: bool = False
+) -> AsyncIterator[list[Redemption]]:
     """Everything that lies in a partition's stream at this moment, page by page. Raises RedisUnavailableError.
 
-    Entries that cannot be decoded are passed over: the worker puts them into the dead letters.
+    Entries that cannot be decoded are passed over (the worker puts them into the dead letters); with `strict` they
+    raise UndecodableEventError.
     """
     stream = partition_keys(partition).stream
     async with redis_errors_translated():
@@ -197,7 +200,8 @@ async def read_backlog(client: aioredis.Redis, partition: int) -> AsyncIterator[
             try:
                 found += decode_event(fields).redemptions
             except UndecodableEventError:
-                continue
+                if strict:
+                    raise
         yield found
 
 
