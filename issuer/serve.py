@@ -91,12 +91,28 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         return
 
 
+async def _answers(listener: socket.socket) -> bool:
+    """Whether an API process answers; the socket alone takes connections before any of them runs."""
+    host, port = listener.getsockname()[:2]
+    try:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1" if host == "0.0.0.0" else host, port)
+            try:
+                writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+
+
 def api_program(settings: Settings, listener: socket.socket, number: int, environment: dict[str, str]) -> Program:
     """One API process on `listener`, configured by the environment alone."""
     argv = [sys.executable, "-m", "issuer.serve", "--fd", str(listener.fileno())]
     return Program(
         name=f"api-{number}",
         command=lambda: launch_command(argv, death_signal=signal.SIGTERM),
+        is_ready=lambda: _answers(listener),
         stop_limit_s=settings.shutdown_timeout_s + KILL_MARGIN_S,
         environment=environment,
         descriptors=(listener.fileno(),),
@@ -115,8 +131,7 @@ async def serve(settings: Settings, listener: socket.socket, environment: dict[s
     ]
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
-        for child in children:
-            await child.start()
+        await asyncio.gather(*(child.start() for child in children))
         ends: set[asyncio.Future[Any]] = {stopped, failed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:

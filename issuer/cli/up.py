@@ -1,0 +1,47 @@
+"""`issuer up`: everything in one foreground command, with embedded servers under a data directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from issuer.cli.output import BAD_INPUT, CommandError, fail
+from issuer.settings import Auth, Settings, SettingsError, load_settings
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def up(
+        demo: bool = typer.Option(False, "--demo", help="Make a small demo batch, once."),
+        data_dir: Path | None = typer.Option(None, help="Where the data are [ISSUER_DATA_DIR, .issuer]."),
+        host: str | None = typer.Option(None, help="Address to listen on [ISSUER_HOST, 127.0.0.1]."),
+        port: int | None = typer.Option(None, help="Port to listen on; 0: a free one [ISSUER_PORT, 8000]."),
+        workers: int | None = typer.Option(None, help="API processes [ISSUER_WORKERS, 1]."),
+        auth: Auth | None = typer.Option(None, help="Check API keys [ISSUER_AUTH, on]."),
+    ) -> None:
+        """Run Redis, Postgres, the HTTP service and the sync worker until Ctrl-C."""
+        try:
+            settings = load_settings(data_dir=data_dir, host=host, port=port, workers=workers, auth=auth)
+        except SettingsError as error:
+            fail(str(error), BAD_INPUT)
+        _run(settings, demo=demo)
+
+
+def _run(settings: Settings, *, demo: bool) -> None:
+    from issuer.binaries import MissingProgramError
+    from issuer.children import ChildError
+    from issuer.cli.output import run_plain
+    from issuer.datadir import DataDirectoryError
+    from issuer.logs import configure_logs
+    from issuer.serve import ListenError
+    from issuer.supervisor import Supervisor
+
+    async def supervise() -> None:
+        configure_logs(settings.log_level, name="up")
+        try:
+            await Supervisor(settings, demo=demo).run()
+        except (MissingProgramError, ChildError, DataDirectoryError, ListenError) as error:
+            raise CommandError(str(error)) from error
+
+    run_plain(supervise, settings=settings)
