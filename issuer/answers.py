@@ -21,9 +21,7 @@ WHERE pool_id IN (SELECT id FROM pools WHERE batch_id = $1) AND key_hash IS NOT 
 ORDER BY redeemed_at"""
 
 
-async def restore_answers(
-    connection: Connection, link: Link, batch_id: UUID, partition: int, *, host_ms: int
-) -> int:
+async def restore_answers(connection: Connection, link: Link, batch_id: UUID, partition: int, *, host_ms: int) -> int:
     """Writes the kept answers of a batch that is fenced off, each for what is left of its 24 h; returns how many.
 
     `host_ms`: Redis' own time. Memory does not grow with their number.

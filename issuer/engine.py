@@ -206,7 +206,7 @@ class Engine:
     @property
     def is_ready(self) -> bool:
         """Whether a fenced connection to the blessed server is open."""
-        return self._connected
+        return self._connected and not self._stale
 
     @property
     def is_alive(self) -> bool:
@@ -257,14 +257,14 @@ class Engine:
             self._connected = False
 
     async def _reconnect(self) -> None:
-        """Opens a fenced connection, however long that takes; meanwhile redemptions are refused at once."""
-        self._connected = False
+        """Opens a fenced connection, however long that takes; after a first failure redemptions are refused at once."""
         while True:
-            self._fail_queue()
             self._stale = False
             try:
                 await self._open()
             except RedisUnavailableError:
+                self._connected = False
+                self._fail_queue()
                 await asyncio.sleep(RECONNECT_EVERY_S)
             else:
                 if not self._stale:

@@ -191,5 +191,3 @@ def judge(
 
 def as_json(server: Server) -> dict[str, Any]:
     return asdict(server)
-
-

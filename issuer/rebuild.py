@@ -172,9 +172,7 @@ async def set_aside(
         )
 
 
-async def rebuild_partitions(
-    link: Link, postgres: Connection, partitions: int, pools: Sequence[PoolState]
-) -> None:
+async def rebuild_partitions(link: Link, postgres: Connection, partitions: int, pools: Sequence[PoolState]) -> None:
     """Makes batches, pools, windows and idempotency answers again from Postgres. Codes are loaded afterwards."""
     (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
     host_ms = int(now[0]) * 1000 + int(now[1]) // 1000

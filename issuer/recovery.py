@@ -197,6 +197,7 @@ class Guardian:
         self._postgres = postgres
         self._incarnations = incarnations
         self._link = Link(settings, None)
+        self._checking = asyncio.Lock()
         self._started = False
         self.trouble = ""
 
@@ -205,6 +206,12 @@ class Guardian:
 
         Raises RedisUnavailableError, PostgresUnavailableError, IncidentError (a person must decide).
         """
+        async with self._checking:
+            return await self._check(orders)
+
+    async def _check(self, orders: Orders | None) -> Report | None:
+        if self._link.is_open:
+            await self._link.call([("PING",)], timeout_s=2.0)
         if not self._link.is_open or self._settings.redis_url.get_secret_value().startswith("sentinel"):
             await self._link.open()
         blessed = self._incarnations.blessed
@@ -235,7 +242,9 @@ class Guardian:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            await self._link.close()
+
+    async def aclose(self) -> None:
+        await self._link.close()
 
     async def _watch(self) -> None:
         while True:
@@ -255,8 +264,6 @@ class Guardian:
         if not self._started:
             await self._incarnations.start()
             self._started = True
-        if self._link.is_open:
-            await self._link.call([("PING",)], timeout_s=2.0)
         with suppress(PostgresUnavailableError):
             await self._incarnations.refresh()
         await self.check()

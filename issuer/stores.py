@@ -45,6 +45,7 @@ async def open_stores(
             async with guardian.watching():
                 yield Stores(settings, postgres, incarnations, redis, guardian)
         finally:
+            await guardian.aclose()
             await redis.aclose()
     finally:
         await close_pool(postgres)

@@ -1,0 +1,263 @@
+"""What a Redis server's next life may do: the same data, older data, none. On a Redis server of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+
+from issuer import rebuild
+from issuer.batches import create_batch
+from issuer.engine import Answer, Engine
+from issuer.entries import Entry, record_entries
+from issuer.inspection import IncidentError, Verdict
+from issuer.journal import Journal
+from issuer.keys import GROUP, partition_keys
+from issuer.outcomes import Outcome
+from issuer.pools import top_up
+from issuer.recovery import Orders
+from issuer.redis_link import RedisUnavailableError
+from issuer.rules import parse_rules
+from issuer.scripts import ACK_EVENTS
+from issuer.settings import Settings
+from issuer.stores import Stores, open_stores
+from tests.servers import RedisServer
+
+CLIENT = uuid.UUID(int=7)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def own_settings(settings: Settings, own_redis: RedisServer) -> Settings:
+    return settings.model_copy(update={"redis_url": SecretStr(own_redis.url()), "max_backlog": 50})
+
+
+async def make_batch(stores: Stores, codes: int, rules: dict[str, object] | None = None) -> UUID:
+    batch = await create_batch(stores, name="drop", rules=parse_rules(rules), actor="test")
+    pool_id = await stores.postgres.fetchval(
+        "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id", batch.id, CLIENT, codes
+    )
+    await stores.postgres.execute(
+        "INSERT INTO codes (pool_id, seq, batch_id, code) SELECT $1, s, $2, 'CODE' || s FROM generate_series(1, $3) s",
+        pool_id, batch.id, codes,
+    )  # fmt: skip
+    await top_up(stores)
+    return batch.id
+
+
+@asynccontextmanager
+async def engine_of(settings: Settings, stores: Stores, journal: Journal | None = None) -> AsyncIterator[Engine]:
+    engine = Engine(settings, stores.incarnations, journal)
+    await engine.start()
+    try:
+        await ready(engine)
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+async def ready(engine: Engine) -> None:
+    async with asyncio.timeout(30):
+        while not engine.is_ready:
+            await asyncio.sleep(0.01)
+
+
+async def redeem(engine: Engine, batch_id: UUID, count: int, key: str | None = None) -> list[Answer]:
+    ref = engine.pool_ref(batch_id, CLIENT)
+    customers = [uuid.uuid4().bytes for _ in range(count)]
+    return await asyncio.gather(*[engine.redeem(ref, customer, idempotency_key=key) for customer in customers])
+
+
+async def drain(stores: Stores) -> None:
+    """What the worker does, once."""
+    for partition in range(stores.redis.partitions):
+        keys = partition_keys(partition)
+        for stream_id, fields in await stores.redis.client.xrange(keys.stream):
+            entry = Entry(partition, stream_id.decode(), fields)
+            async with stores.postgres.acquire() as connection, connection.transaction():
+                await record_entries(connection, [entry])
+            await stores.redis.run(ACK_EVENTS, [keys.state, keys.stream], [GROUP, stream_id, entry.announced])
+
+
+async def seqs(stores: Stores, table: str) -> list[int]:
+    return [row["seq"] for row in await stores.postgres.fetch(f"SELECT seq FROM {table} ORDER BY seq")]
+
+
+async def blessed_again(stores: Stores) -> None:
+    """Waits until the guardian has recovered the server."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await stores.guardian.check()
+                return
+            except RedisUnavailableError:
+                await asyncio.sleep(0.02)
+
+
+async def verdict(stores: Stores) -> str:
+    return str(await stores.postgres.fetchval("SELECT verdict FROM incarnations ORDER BY epoch DESC LIMIT 1"))
+
+
+async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Settings, own_redis: RedisServer) -> None:
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 100, {"maxpercustomer": 1})
+        async with engine_of(own_settings, stores) as engine:
+            before = await redeem(engine, batch_id, 20)
+            ref, customer = engine.pool_ref(batch_id, CLIENT), uuid.uuid4().bytes
+            first = await engine.redeem(ref, customer, idempotency_key="k")
+            own_redis.kill9()
+            own_redis.start()
+            await blessed_again(stores)
+            await ready(engine)
+            after = await redeem(engine, batch_id, 20)
+            assert await engine.redeem(ref, customer, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
+            assert (await engine.redeem(ref, customer)).outcome is Outcome.LIMIT_REACHED
+        assert await verdict(stores) == Verdict.RESTART
+        assert await seqs(stores, "set_aside") == []
+        assert [a.code for a in before + [first] + after] == [f"CODE{i}" for i in range(1, 42)]
+
+
+async def test_a_wiped_redis_sets_aside_what_may_be_out_and_remembers_what_the_ledger_has(
+    own_settings: Settings, own_redis: RedisServer
+) -> None:
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 200, {"maxpercustomer": 1})
+        async with engine_of(own_settings, stores) as engine:
+            ref, customer = engine.pool_ref(batch_id, CLIENT), uuid.uuid4().bytes
+            first = await engine.redeem(ref, customer, idempotency_key="k")
+            await redeem(engine, batch_id, 9)
+            await drain(stores)
+            lost = await redeem(engine, batch_id, 5)
+            own_redis.kill9()
+            own_redis.wipe()
+            own_redis.start()
+            await blessed_again(stores)
+            await top_up(stores)
+            await ready(engine)
+            assert await engine.redeem(ref, customer, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
+            assert (await engine.redeem(ref, customer)).outcome is Outcome.LIMIT_REACHED
+            after = await redeem(engine, batch_id, 3)
+        assert await verdict(stores) == Verdict.LOSS
+        assert await seqs(stores, "redemptions") == list(range(1, 11))
+        assert await seqs(stores, "set_aside") == list(range(11, 61))
+        assert {a.code for a in lost}.isdisjoint({a.code for a in after})
+        assert [(a.outcome, a.code) for a in after] == [(Outcome.GRANTED, f"CODE{i}") for i in (61, 62, 63)]
+
+
+async def test_two_losses_in_a_row_set_aside_twice(own_settings: Settings, own_redis: RedisServer) -> None:
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        for _ in range(2):
+            own_redis.kill9()
+            own_redis.wipe()
+            own_redis.start()
+            await blessed_again(stores)
+        assert await seqs(stores, "set_aside") == list(range(1, 101))
+        await top_up(stores)
+        async with engine_of(own_settings, stores) as engine:
+            assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE101"]
+
+
+async def test_with_a_journal_a_wiped_redis_loses_nothing(
+    own_settings: Settings, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    directory = tmp_path / "journal"
+    settings = own_settings.model_copy(update={"journal_dir": directory})
+    async with open_stores(settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with engine_of(settings, stores, Journal(directory)) as engine:
+            given = await redeem(engine, batch_id, 30)
+            own_redis.kill9()
+            own_redis.wipe()
+            own_redis.start()
+            await blessed_again(stores)
+        assert len({a.code for a in given}) == 30
+        assert await seqs(stores, "redemptions") == list(range(1, 31))
+        assert await seqs(stores, "set_aside") == list(range(31, 81))
+
+
+STEPS = ("fence_partitions", "drain_streams", "set_aside", "rebuild_partitions", "bless_partitions")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_recovery_that_dies_at_any_step_is_continued(
+    own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    class DiedError(Exception):
+        pass
+
+    real: Callable[..., Awaitable[object]] = getattr(rebuild, step)
+
+    async def dies(*args: object) -> None:
+        if when == "after":
+            await real(*args)
+        raise DiedError
+
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with engine_of(own_settings, stores) as engine:
+            await redeem(engine, batch_id, 10)
+    own_redis.kill9()
+    own_redis.wipe()
+    own_redis.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(rebuild, step, dies)
+        with pytest.raises(DiedError):
+            async with open_stores(own_settings):
+                pass
+    async with open_stores(own_settings) as stores:
+        assert await seqs(stores, "set_aside") == list(range(1, 51))
+        await top_up(stores)
+        async with engine_of(own_settings, stores) as engine:
+            assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE51"]
+
+
+async def test_a_replaced_server_is_never_blessed_again(
+    own_settings: Settings, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        old = Engine(own_settings, stores.incarnations)
+        await old.start()
+        await ready(old)
+        with RedisServer(tmp_path / "other") as other:
+            new_settings = own_settings.model_copy(update={"redis_url": SecretStr(other.url())})
+            with pytest.raises(RedisUnavailableError, match="alive a moment ago"):
+                async with open_stores(new_settings):
+                    pass
+            await stores.postgres.execute("UPDATE installation SET seen_at = now() - interval '1 hour'")
+            async with open_stores(new_settings) as new_stores:
+                await top_up(new_stores)
+                async with engine_of(new_settings, new_stores) as engine:
+                    assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE51"]
+                await stores.incarnations.refresh()
+                with pytest.raises(IncidentError, match="replaced"):
+                    await stores.guardian.check()
+                assert [a.outcome for a in await redeem(old, batch_id, 2)] == [Outcome.NOT_READY] * 2
+        await old.aclose()
+
+
+async def test_an_announced_restore_counts_as_a_loss_and_a_dry_run_changes_nothing(
+    own_settings: Settings,
+) -> None:
+    async with open_stores(own_settings) as stores:
+        await make_batch(stores, 200)
+        planned = await stores.guardian.check(Orders(restored=True, dry_run=True))
+        assert planned is not None
+        assert [pool.set_aside for pool in planned.pools] == [50]
+        assert await seqs(stores, "set_aside") == []
+        done = await stores.guardian.check(Orders(restored=True, margin=70))
+        assert done is not None
+        assert [(pool.set_aside, pool.issued_after) for pool in done.pools] == [(70, 70)]
