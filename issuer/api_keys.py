@@ -17,6 +17,7 @@ import asyncpg
 import structlog
 
 from issuer import audit
+from issuer.instants import show_instant
 from issuer.names import name_problem
 from issuer.postgres import UNAVAILABLE, Pool, PoolConnection, unavailable_translated
 
@@ -56,6 +57,17 @@ class ApiKey:
     def actor(self) -> str:
         """How the audit log names whoever used it."""
         return f"key:{self.id}:{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The key as the command line shows it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "scopes": sorted(self.scopes),
+            "client_id": None if self.client_id is None else str(self.client_id),
+            "created_at": show_instant(self.created_at),
+            "revoked_at": None if self.revoked_at is None else show_instant(self.revoked_at),
+        }
 
 
 def digest(secret: bytes) -> bytes:
@@ -120,7 +132,8 @@ async def revoke_key(postgres: Pool, key_id: int, *, actor: str) -> ApiKey:
 
 def _from_row(row: asyncpg.Record) -> ApiKey:
     scopes = frozenset(Scope(scope) for scope in row["scopes"])
-    return ApiKey(row["id"], row["name"], scopes, row["client_id"], row["created_at"], row["revoked_at"])
+    client_id = None if row["client_id"] is None else UUID(bytes=row["client_id"].bytes)
+    return ApiKey(row["id"], row["name"], scopes, client_id, row["created_at"], row["revoked_at"])
 
 
 class KeyRing:

@@ -75,6 +75,20 @@ class Batch:
     def in_redis(self) -> bool:
         return self.redis_revision >= self.revision
 
+    def to_json(self) -> dict[str, Any]:
+        """The batch as API and command line show it."""
+        return {
+            "id": str(self.id),
+            "name": self.name,
+            "rules": self.rules.to_json(),
+            "starts_at": _shown(self.starts_at),
+            "ends_at": _shown(self.ends_at),
+            "paused": self.paused,
+            "expired": self.expired,
+            "ended_at": _shown(self.ended_at),
+            "created_at": _shown(self.created_at),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class BatchChanges:
@@ -184,6 +198,15 @@ async def find_open_batch_by_name(postgres: Pool, name: str, *, client_id: UUID 
             client_id, name,
         )  # fmt: skip
     return None if row is None else _from_row(row)
+
+
+async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
+    """Every batch of that name that was not ended, newest first."""
+    async with unavailable_translated():
+        rows = await postgres.fetch(
+            "SELECT * FROM batches WHERE name = $1 AND ended_at IS NULL ORDER BY created_at DESC, id", name
+        )
+    return [_from_row(row) for row in rows]
 
 
 async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list[Batch]:

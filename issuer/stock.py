@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,6 +29,12 @@ class Stock:
     backlog: int | None
     set_aside: int
     dead_letters: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The stock as API and command line show it."""
+        shown = asdict(self) | {"client_id": str(self.client_id)}
+        del shown["pool_id"]
+        return shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,209 @@
+"""`issuer batches`: list, show, create, pause, resume, change the rules of, and end batches."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+import typer
+
+from issuer.cli.output import InputError, print_json, run
+from issuer.instants import InvalidInstantError, parse_instant
+from issuer.rules import RulesError, parse_rules_text
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from issuer.batches import Batch
+    from issuer.stock import Stock
+    from issuer.stores import Stores
+
+T = TypeVar("T")
+
+commands = typer.Typer(help="List, show, create, pause, change and end batches.", no_args_is_help=True)
+
+AS_JSON = typer.Option(False, "--json", help="Print JSON.")
+BATCH = typer.Argument(..., metavar="BATCH", help="Id of the batch, or its name if no other batch has it.")
+RULES_HELP = 'Rules as JSON, such as {"maxpercustomer":2,"timelimit":30}.'
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(commands, name="batches")
+
+
+@commands.command("list")
+def list_command(
+    everything: bool = typer.Option(False, "--all", help="Expired batches too."), as_json: bool = AS_JSON
+) -> None:
+    """List the batches that have not expired."""
+    from issuer.batches import list_batches, open_batches
+
+    async def work(stores: Stores) -> list[Batch]:
+        if not everything:
+            return await open_batches(stores.postgres)
+        found: list[Batch] = []
+        cursor = None
+        while True:
+            page = await list_batches(stores.postgres, limit=1000, cursor=cursor)
+            found += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
+    batches = run(work)
+    if as_json:
+        print_json([batch.to_json() for batch in batches])
+        return
+    for batch in batches:
+        typer.echo(f"{batch.id}  {_state(batch):<8}  {batch.name}")
+
+
+@commands.command()
+def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
+    """Show a batch and the stock of each client."""
+    from issuer.stock import batch_stock
+
+    async def work(stores: Stores) -> tuple[Batch, list[Stock]]:
+        found = await _find(stores, batch)
+        return found, await batch_stock(stores, found.id)
+
+    found, stock = run(_input_checked(work))
+    if as_json:
+        print_json(found.to_json() | {"stock": [pool.to_json() for pool in stock]})
+        return
+    _print_batch(found)
+    for pool in stock:
+        figures = {
+            name: "?" if value is None else value for name, value in pool.to_json().items() if name != "client_id"
+        }
+        typer.echo(f"client {pool.client_id}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
+
+
+@commands.command()
+def create(
+    name: str = typer.Option(..., help="Name of the batch."),
+    rules: str = typer.Option("", help=RULES_HELP),
+    starts_at: str | None = typer.Option(None, help="Nothing is handed out before; ISO 8601 with an offset."),
+    ends_at: str | None = typer.Option(None, help="Nothing is handed out from then on; ISO 8601 with an offset."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Create an empty batch; `issuer preload` fills it."""
+    from issuer.audit import cli_actor
+    from issuer.batches import create_batch
+
+    async def work(stores: Stores) -> Batch:
+        return await create_batch(
+            stores,
+            name=name,
+            rules=parse_rules_text(rules),
+            starts_at=_instant("--starts-at", starts_at),
+            ends_at=_instant("--ends-at", ends_at),
+            actor=cli_actor(),
+        )
+
+    _show_result(run(_input_checked(work)), as_json)
+
+
+@commands.command()
+def expire(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
+    """End a batch. This is final: its codes that are left are never handed out."""
+    _change(batch, {"expired": True}, as_json)
+
+
+@commands.command()
+def pause(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
+    """Hand out nothing until it is resumed."""
+    _change(batch, {"paused": True}, as_json)
+
+
+@commands.command()
+def resume(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
+    """Go on after a pause."""
+    _change(batch, {"paused": False}, as_json)
+
+
+@commands.command("set-rules")
+def set_rules(
+    batch: str = BATCH, rules: str = typer.Argument(..., metavar="RULES", help=RULES_HELP), as_json: bool = AS_JSON
+) -> None:
+    """Replace the rules of a batch. New limits also count what was redeemed before."""
+    try:
+        parsed = parse_rules_text(rules)
+    except RulesError as error:
+        raise typer.BadParameter(str(error)) from error
+    _change(batch, {"rules": parsed}, as_json)
+
+
+def _change(batch: str, values: dict[str, Any], as_json: bool) -> None:
+    from issuer.audit import cli_actor
+    from issuer.batches import BatchChanges, change_batch
+
+    changes = BatchChanges(**values)
+
+    async def work(stores: Stores) -> Batch:
+        found = await _find(stores, batch)
+        return await change_batch(stores, found.id, changes, actor=cli_actor())
+
+    _show_result(run(_input_checked(work)), as_json)
+
+
+async def _find(stores: Stores, batch: str) -> Batch:
+    from issuer.batches import find_batch, find_batches_by_name
+
+    try:
+        batch_id = UUID(batch)
+    except ValueError:
+        named = await find_batches_by_name(stores.postgres, batch)
+        if not named:
+            raise InputError(f"no batch found with the id or name {batch!r} (ended ones go by their id)") from None
+        if len(named) > 1:
+            ids = ", ".join(str(one.id) for one in named)
+            raise InputError(f"{len(named)} batches have the name {batch!r}: {ids}") from None
+        return named[0]
+    return await find_batch(stores.postgres, batch_id)
+
+
+def _input_checked(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stores], Awaitable[T]]:
+    """The work, with refusals that are the operator's to mend turned into InputError."""
+
+    async def checked(stores: Stores) -> T:
+        from issuer.batches import BatchEndedError, BatchNotFoundError, InvalidBatchError
+
+        try:
+            return await work(stores)
+        except (BatchEndedError, BatchNotFoundError, InvalidBatchError, RulesError) as error:
+            raise InputError(str(error)) from error
+
+    return checked
+
+
+def _instant(option: str, text: str | None) -> datetime | None:
+    try:
+        return None if text is None else parse_instant(text)
+    except InvalidInstantError as error:
+        raise InputError(f"{option}: {error}") from error
+
+
+def _show_result(batch: Batch, as_json: bool) -> None:
+    if as_json:
+        print_json(batch.to_json())
+    else:
+        _print_batch(batch)
+
+
+def _state(batch: Batch) -> str:
+    if batch.ended_at is not None:
+        return "ended"
+    if batch.expired:
+        return "expired"
+    return "paused" if batch.paused else "open"
+
+
+def _print_batch(batch: Batch) -> None:
+    shown = batch.to_json()
+    typer.echo(f"batch {batch.id}: {batch.name} ({_state(batch)})")
+    typer.echo(f"rules {shown['rules']}")
+    for field in ("starts_at", "ends_at", "ended_at"):
+        if shown[field]:
+            typer.echo(f"{field} {shown[field]}")

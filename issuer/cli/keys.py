@@ -1,0 +1,103 @@
+"""`issuer keys`: create, list and revoke API keys. Needs Postgres only."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
+
+import typer
+
+from issuer.cli.output import InputError, command_settings, print_json, run_plain
+
+if TYPE_CHECKING:
+    from issuer.api_keys import ApiKey
+    from issuer.postgres import Pool
+
+T = TypeVar("T")
+
+commands = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+
+AS_JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(commands, name="keys")
+
+
+@commands.command()
+def create(
+    name: str = typer.Option(..., help="What the key is for; the audit log shows it."),
+    scope: list[str] = typer.Option(..., help="redeem or admin; give the option twice for both."),
+    client: UUID | None = typer.Option(None, help="Bind the key to this client."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Create a key and print its secret, which is shown this once."""
+    from issuer.api_keys import InvalidApiKeyError, create_key
+    from issuer.audit import cli_actor
+
+    async def work(postgres: Pool) -> tuple[ApiKey, str]:
+        try:
+            return await create_key(postgres, name=name, scopes=scope, client_id=client, actor=cli_actor())
+        except InvalidApiKeyError as error:
+            raise InputError(str(error)) from error
+
+    key, secret = _with_postgres(work)
+    if as_json:
+        print_json(key.to_json() | {"secret": secret})
+        return
+    typer.echo(f"key {key.id} for {key.name} ({', '.join(sorted(key.scopes))}); it cannot be shown again:", err=True)
+    typer.echo(secret)
+
+
+@commands.command("list")
+def list_command(as_json: bool = AS_JSON) -> None:
+    """List all keys, revoked ones too; never their secrets."""
+    from issuer.api_keys import list_keys
+
+    keys = _with_postgres(list_keys)
+    if as_json:
+        print_json([key.to_json() for key in keys])
+        return
+    for key in keys:
+        state = "valid" if key.revoked_at is None else "revoked"
+        bound = f"  client {key.client_id}" if key.client_id else ""
+        typer.echo(f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<12}  {key.name}{bound}")
+
+
+@commands.command()
+def revoke(
+    key: int = typer.Argument(..., metavar="ID", min=1, max=2**31 - 1, help="Id of the key."), as_json: bool = AS_JSON
+) -> None:
+    """Revoke a key. It counts within a second on every process that reaches Postgres."""
+    from issuer.api_keys import ApiKeyNotFoundError, revoke_key
+    from issuer.audit import cli_actor
+
+    async def work(postgres: Pool) -> ApiKey:
+        try:
+            return await revoke_key(postgres, key, actor=cli_actor())
+        except ApiKeyNotFoundError as error:
+            raise InputError(str(error)) from error
+
+    revoked = _with_postgres(work)
+    if as_json:
+        print_json(revoked.to_json())
+    else:
+        typer.echo(f"key {revoked.id} ({revoked.name}) is revoked")
+
+
+def _with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
+    settings = command_settings()
+
+    async def opened() -> T:
+        from issuer.migrate import check_schema
+        from issuer.postgres import close_pool, connect_pool
+
+        postgres = await connect_pool(settings, size=2)
+        try:
+            await check_schema(postgres)
+            return await work(postgres)
+        finally:
+            await close_pool(postgres)
+
+    return run_plain(opened, settings=settings)
