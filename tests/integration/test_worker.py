@@ -1,0 +1,348 @@
+"""The worker, as real processes against real servers: killed, frozen, poisoned, cut off; nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest_asyncio
+from pydantic import SecretStr
+
+from issuer.keys import GROUP
+from issuer.migrate import migrate
+from issuer.postgres import UNAVAILABLE
+from issuer.settings import Settings
+from issuer.stores import Stores, open_stores
+from tests.conftest import TEMPLATE
+from tests.handing_out import Shop, open_shop, plain_client
+from tests.servers import PostgresServer
+from tests.worker_process import WorkerProcess, eventually
+
+SHORT_S = 1.0
+"""Statement time limit where a test waits for a worker to be taken for dead (after twice that)."""
+
+
+@pytest_asyncio.fixture
+async def shop(stores: Stores, settings: Settings) -> AsyncIterator[Shop]:
+    with plain_client(settings.redis_url.get_secret_value()) as client:
+        yield await open_shop(stores, client, codes=(5_000,))
+
+
+async def drained(shop: Shop, count: int) -> None:
+    """Waits until `count` redemptions are in the ledger and nothing is left in Redis, nor contradicted."""
+
+    async def condition() -> bool:
+        with suppress(*UNAVAILABLE):  # where a test has stopped Postgres
+            return await shop.ledger_count() == count and shop.entries() == 0 and shop.backlog() == 0
+        return False
+
+    await eventually(condition, f"{count} redemptions in the ledger")
+    assert await shop.stores.postgres.fetchval("SELECT count(*) FROM anomalies") == 0
+    assert pending(shop) == 0
+
+
+def pending(shop: Shop) -> int:
+    """Entries that some worker has and did not acknowledge."""
+    return int(shop.client.execute_command("XPENDING", shop.keys.stream, GROUP)["pending"])
+
+
+@asynccontextmanager
+async def held(shop: Shop, table: str) -> AsyncIterator[None]:
+    """Nobody writes to the table before the block ends."""
+    async with shop.stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute(f"LOCK TABLE {table} IN SHARE MODE")
+        yield
+
+
+async def someone_waits_for(shop: Shop, table: str) -> None:
+    async def condition() -> bool:
+        return bool(
+            await shop.stores.postgres.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = $1::regclass AND NOT granted)", table
+            )
+        )
+
+    await eventually(condition, f"somebody waits for {table}")
+
+
+async def test_brings_redemptions_into_the_ledger(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    assert shop.redeem_in_calls(20, 30) == 600
+    with WorkerProcess(settings, tmp_path) as worker:
+        await drained(shop, 600)
+        assert shop.redeem_in_calls(5, 10) == 50
+        await drained(shop, 650)
+        assert worker.terminate() == 0
+
+
+async def test_killed_before_the_insert(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    shop.redeem_in_calls(10, 10)
+    async with held(shop, "redemptions"):
+        with WorkerProcess(settings, tmp_path, postgres_timeout_s=30) as worker:
+            await someone_waits_for(shop, "redemptions")
+            worker.kill9()
+    assert shop.entries() == 10
+    with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S):
+        await drained(shop, 100)
+
+
+async def test_killed_between_commit_and_ack(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    shop.redeem_in_calls(10, 10)
+    with ExitStack() as stack:
+        try:
+            async with held(shop, "redemptions"):
+                worker = stack.enter_context(WorkerProcess(settings, tmp_path, postgres_timeout_s=30))
+                await someone_waits_for(shop, "redemptions")
+                # The entries are read; the ack, which writes, has to wait from here on.
+                shop.client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            await committed(shop, 100)
+            worker.kill9()
+        finally:
+            shop.client.execute_command("CLIENT", "UNPAUSE")
+    assert shop.entries() == 10
+    assert pending(shop) == 10
+    with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S):
+        await drained(shop, 100)
+
+
+async def committed(shop: Shop, count: int) -> None:
+    async def condition() -> bool:
+        return await shop.ledger_count() == count
+
+    await eventually(condition, f"{count} redemptions committed")
+
+
+async def test_killed_again_and_again(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    handed_out = 0
+    for _ in range(4):
+        handed_out += shop.redeem_in_calls(20, 5)
+        with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S) as worker:
+            before = await shop.ledger_count()
+
+            async def moved(before: int = before) -> bool:
+                return await shop.ledger_count() > before
+
+            await eventually(moved, "the ledger grows")
+            handed_out += shop.redeem_in_calls(10, 5)
+            worker.kill9()
+    with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S):
+        await drained(shop, handed_out)
+
+
+async def test_two_workers_share_the_streams(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    with WorkerProcess(settings, tmp_path / "a") as one, WorkerProcess(settings, tmp_path / "b") as other:
+        total = 0
+        for _ in range(20):
+            total += shop.redeem_in_calls(5, 10)
+            await asyncio.sleep(0.01)
+        await drained(shop, total)
+        assert (one.terminate(), other.terminate()) == (0, 0)
+
+
+async def test_the_entries_of_a_frozen_worker_are_claimed(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    shop.redeem_in_calls(10, 10)
+    frozen = WorkerProcess(settings, tmp_path / "frozen", postgres_timeout_s=30)
+    async with held(shop, "redemptions"):
+        frozen.start()
+        await someone_waits_for(shop, "redemptions")
+        frozen.freeze()
+    with WorkerProcess(settings, tmp_path / "alive", postgres_timeout_s=SHORT_S):
+        # The frozen one's insert goes through when the lock is gone; its transaction stays open until it is cut off.
+        await shop.stores.postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'issuer sync_worker' AND datname = current_database()"
+            " AND state = 'idle in transaction'"
+        )
+        await drained(shop, 100)
+        frozen.thaw()
+        shop.redeem_in_calls(10, 10)
+        await drained(shop, 200)
+        assert frozen.terminate() == 0
+
+
+def add_poison(shop: Shop) -> int:
+    """Entries that no script of ours writes, among the good ones. Returns how many."""
+    good = {"v": "1", "e": "1", "t": "1700000000000", "c": uuid.uuid4().hex, "n": "1"}
+    who = b"\x15\x00" + bytes(16) + bytes(4)
+
+    def data(pool: int | str, seq: int | str, code: bytes) -> bytes:
+        return f"R {pool} {seq} 1\n".encode() + len(code).to_bytes(2) + code + who
+
+    pool = shop.pool_id
+    poison: list[dict[str, str | bytes]] = [
+        {"x": "y"},
+        {**good, "v": "2", "d": data(pool, 1, b"a")},
+        {**good, "n": "2", "d": data(pool, 1, b"a")},
+        {**good, "d": b"R 1"},
+        {**good, "d": data(pool, 4_001, b"\xff\xfe")},
+        {**good, "d": data(pool, 4_002, b"NUL \0 in it")},
+        {**good, "d": data(2**63, 1, b"too large")},
+        {**good, "d": data(-(2**80), 1, b"too small")},
+        {**good, "d": data(987_654, 1, b"no such pool")},
+        {**good, "d": data(pool, 4_003, b"not its code")},
+        {**good, "d": data(pool, 90_000, b"no such seq")},
+        {**good, "t": "9" * 18, "d": data(pool, 4_004, f"{pool}-4004-{shop.batch.hex[:6]}".encode())},
+        {**good, "d": data(pool, 4_005, b"long" * 10_000)},
+        {**good, "c": "not hexadecimal", "d": data(pool, 1, b"a")},
+    ]
+    for fields in poison:
+        shop.client.xadd(shop.keys.stream, fields)  # type: ignore[arg-type]
+        shop.redeem(3)
+    return len(poison)
+
+
+async def test_poison_goes_into_the_dead_letters_and_blocks_nobody(
+    shop: Shop, settings: Settings, tmp_path: Path
+) -> None:
+    count = add_poison(shop)
+    with WorkerProcess(settings, tmp_path):
+
+        async def done() -> bool:
+            return shop.entries() == 0
+
+        await eventually(done, "the stream is empty")
+    assert await shop.ledger_count() == count * 3
+    letters = await shop.stores.postgres.fetch("SELECT * FROM dead_letters ORDER BY id")
+    assert len(letters) == count
+    assert all(letter["reason"] and letter["raw"] for letter in letters)
+    assert shop.backlog() == 0
+    kinds = await shop.stores.postgres.fetch("SELECT kind FROM anomalies ORDER BY kind")
+    assert [row["kind"] for row in kinds] == ["unknown_seq", "wrong_code", "wrong_code"]
+
+
+async def test_pending_entries_that_vanish_are_an_anomaly(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    shop.redeem_in_calls(3, 2)
+    first = shop.client.execute_command("XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", shop.keys.stream, ">")
+    assert first
+    entries = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
+    shop.client.xdel(shop.keys.stream, entries[1][0])
+    with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S):
+
+        async def seen() -> bool:
+            return await shop.ledger_count() == 4 and bool(
+                await shop.stores.postgres.fetchval("SELECT count(*) FROM anomalies WHERE kind = 'event_vanished'")
+            )
+
+        await eventually(seen, "the loss is noticed")
+
+        async def settled() -> bool:
+            return pending(shop) == 0
+
+        await eventually(settled, "nothing is pending")
+
+
+async def test_postgres_stopped_and_started(settings: Settings, tmp_path: Path) -> None:
+    with PostgresServer(tmp_path / "postgres", durable=False) as server:
+        server.psql(f"CREATE DATABASE {TEMPLATE}")
+        alone = settings.model_copy(update={"database_url": SecretStr(server.url(TEMPLATE))})
+        await migrate(alone)
+        with plain_client(settings.redis_url.get_secret_value()) as client:
+            async with open_stores(alone) as stores:
+                shop = await open_shop(stores, client, codes=(1_000,))
+                with WorkerProcess(alone, tmp_path) as worker:
+                    shop.redeem_in_calls(5, 10)
+                    await drained(shop, 50)
+                    server.kill9()
+                    assert shop.redeem_in_calls(5, 10) == 50, "redemptions go on without Postgres"
+
+                    async def noticed() -> bool:
+                        return "Postgres:" in worker.log()
+
+                    await eventually(noticed, "the worker notices")
+                    server.start()
+                    await drained(shop, 100)
+                    assert worker.terminate() == 0
+
+
+async def test_sigterm_while_postgres_hangs_is_bounded(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    shop.redeem(5)
+    async with held(shop, "redemptions"):
+        with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S) as worker:
+            await someone_waits_for(shop, "redemptions")
+            assert worker.terminate() == 0
+    assert await shop.ledger_count() == 0
+    with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S):
+        await drained(shop, 5)
+
+
+async def test_sigterm_before_postgres_is_there(settings: Settings, tmp_path: Path) -> None:
+    nowhere = settings.model_copy(update={"database_url": SecretStr("postgresql://127.0.0.1:1/none")})
+    with WorkerProcess(nowhere, tmp_path) as worker:
+
+        async def waiting() -> bool:
+            return "waiting for Postgres" in worker.log()
+
+        await eventually(waiting, "the worker waits")
+        assert worker.terminate() == 0
+
+
+async def test_refuses_another_number_of_partitions(stores: Stores, settings: Settings, tmp_path: Path) -> None:
+    other = settings.model_copy(update={"partitions": stores.redis.partitions + 1})
+    with WorkerProcess(other, tmp_path) as worker:
+        assert await asyncio.to_thread(worker.process.wait, 60) == 1
+        assert "the number of partitions cannot change" in worker.log()
+
+
+async def test_entries_of_a_foreign_incarnation_stay_where_they_are(
+    shop: Shop, settings: Settings, tmp_path: Path
+) -> None:
+    with WorkerProcess(settings, tmp_path) as worker:
+        shop.redeem(3)
+        await drained(shop, 3)
+        await shop.stores.postgres.execute("UPDATE installation SET run_id = 'another', epoch = epoch + 1")
+        shop.redeem(4)
+
+        async def dropped() -> bool:
+            return "foreign incarnation" in worker.log() or "not ready" in worker.log()
+
+        await eventually(dropped, "the worker notices")
+        assert shop.entries() == 1
+        assert await shop.ledger_count() == 3
+
+
+async def test_gives_signs_of_life(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    shop.redeem_in_calls(4, 5)
+    with WorkerProcess(settings, tmp_path):
+        await drained(shop, 20)
+
+        async def told() -> bool:
+            return bool(
+                await shop.stores.postgres.fetchval(
+                    "SELECT EXISTS (SELECT FROM workers WHERE detail->>'inserted' = '20'"
+                    " AND detail->>'lag_events' = '0' AND detail->>'trouble' = '')"
+                )
+            )
+
+        await eventually(told, "a sign of life with the figures")
+
+
+async def test_brings_batches_to_redis_that_were_left_behind(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    await shop.stores.postgres.execute("UPDATE batches SET paused = true, revision = 2 WHERE id = $1", shop.batch)
+    with WorkerProcess(settings, tmp_path):
+
+        async def paused() -> bool:
+            return shop.redeem()[0].word == "PAUSED"
+
+        await eventually(paused, "the batch is paused")
+
+
+async def test_tops_up_pools_that_run_low(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    small = settings.model_copy(update={"pool_high_water": 100})
+    await shop.stores.postgres.execute(
+        "INSERT INTO codes (pool_id, seq, batch_id, code)"
+        " SELECT $1, i, $2, 'more ' || i FROM generate_series(5001, 5200) i",
+        shop.pool_id, shop.batch,
+    )  # fmt: skip
+    await shop.stores.postgres.execute("UPDATE pools SET total = 5200 WHERE id = $1", shop.pool_id)
+    shop.redeem_in_calls(50, 100)
+    with WorkerProcess(small, tmp_path):
+        codes: set[str] = set()
+
+        async def all_redeemed() -> bool:
+            codes.update(answer.detail for answer in shop.redeem(20) if answer.word == "GRANTED")
+            return len(codes) == 200
+
+        await eventually(all_redeemed, "the pool is topped up")
+        await drained(shop, 5_200)
