@@ -35,6 +35,10 @@ TITLES: Final[dict[str, str]] = {
     "scope_missing": "The API key lacks a scope",
     "bound_key": "The API key is bound to one client",
     "batch_shared": "Others have codes in this batch",
+    "batch_ended": "The batch was ended, and that is final",
+    "load_refused": "The codes cannot be loaded",
+    "code_not_found": "No batch has this code",
+    "backlog_not_empty": "Redemptions are not in the ledger yet",
     "not_found": "There is nothing at this address",
     "method_not_allowed": "The method is not supported here",
     "request_timeout": "The request did not arrive in time",
@@ -122,9 +126,7 @@ _BY_STATUS: Final = {
 }
 
 
-def status_problem(
-    status: int, detail: str | None = None, headers: Mapping[str, str] | None = None
-) -> ProblemError:
+def status_problem(status: int, detail: str | None = None, headers: Mapping[str, str] | None = None) -> ProblemError:
     """The problem for an HTTP error that the framework raised."""
     error, code = _BY_STATUS.get(status, (HTTPStatus(status).phrase.lower(), "invalid_request"))
     if status == 400 and detail:

@@ -71,6 +71,11 @@ class Settings(BaseSettings):
 
     postgres_pool_size: int = Field(8, ge=1, le=200, description="Postgres connections of one API process at most")
     postgres_timeout_s: float = Field(10.0, gt=0, description="Time limit of a statement that serves a request")
+    metrics_dir: Path | None = Field(
+        None,
+        description="Directory in which the API processes of one host add up their counters for /metrics; "
+        "none: each answers for itself",
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
 
     data_dir: Path = Field(Path(".issuer"), description="`issuer up`: where the embedded servers keep their data")

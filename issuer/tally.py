@@ -1,0 +1,119 @@
+"""What one API process counts, shared with its siblings through small files, so that /metrics tells the sum.
+
+The hot path adds to plain numbers. Once a second, and at every scrape, a process writes its numbers to a file of its
+own in `ISSUER_METRICS_DIR`; whoever is scraped adds up all files there. Every number is read from a file, one's
+own too, so that the sum never goes back whichever process answers. Files of processes that ended stay: what
+they counted has happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from bisect import bisect_left
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import orjson
+import structlog
+
+log = structlog.get_logger()
+
+BOUNDS_S: Final = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds of the latency histogram, in seconds."""
+WRITE_EVERY_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """Redemptions by outcome, and a histogram of the seconds they took (one bucket more than bounds)."""
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    seconds: float = 0.0
+
+    def add(self, other: Mapping[str, object]) -> None:
+        """Adds what a file says. Raises KeyError, TypeError or ValueError for what is not ours."""
+        outcomes, buckets, seconds = other["outcomes"], other["buckets"], other["seconds"]
+        if not isinstance(outcomes, dict) or not isinstance(buckets, list) or not isinstance(seconds, float | int):
+            raise TypeError("not a tally")
+        sums = [mine + more for mine, more in zip(self.buckets, buckets, strict=True)]
+        for outcome, count in outcomes.items():
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+        self.buckets = sums
+        self.seconds += seconds
+
+
+class Tally:
+    """The numbers of this process. `count` is what the hot path calls: well under a microsecond."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._own = Counts()
+        self._file: Path | None = None
+        self._task: asyncio.Task[None] | None = None
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f"api-{os.getpid()}-", suffix=".json", dir=directory)
+            os.close(handle)
+            self._file = Path(name)
+            self.write()
+
+    def count(self, outcome: str, seconds: float) -> None:
+        own = self._own
+        outcomes = own.outcomes
+        try:
+            outcomes[outcome] += 1
+        except KeyError:
+            outcomes[outcome] = 1
+        own.buckets[bisect_left(BOUNDS_S, seconds)] += 1
+        own.seconds += seconds
+
+    def write(self) -> None:
+        """Puts the file in place in one step: a reader sees the old numbers or the new ones."""
+        if self._file is None:
+            return
+        fresh = self._file.with_suffix(".new")
+        fresh.write_bytes(orjson.dumps(self._own))
+        fresh.replace(self._file)
+
+    def total(self) -> Counts:
+        """The counts of all processes that share the directory; of this one alone if there is none."""
+        total = Counts()
+        if self._file is None:
+            total.add({"outcomes": self._own.outcomes, "buckets": self._own.buckets, "seconds": self._own.seconds})
+            return total
+        self.write()
+        for file in self._file.parent.glob("api-*.json"):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                total.add(orjson.loads(file.read_bytes()))
+        return total
+
+    def start(self) -> None:
+        if self._file is not None:
+            self._task = asyncio.create_task(self._write_often(), name="metrics-files")
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        with suppress(OSError):
+            self.write()
+
+    async def _write_often(self) -> None:
+        failing = False
+        while True:
+            await asyncio.sleep(WRITE_EVERY_S)
+            try:
+                self.write()
+                failing = False
+            except OSError as error:
+                if not failing:
+                    log.warning("cannot write the metrics file", file=str(self._file), error=str(error))
+                failing = True
