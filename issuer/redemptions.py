@@ -9,7 +9,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from issuer.batches import find_batch
-from issuer.instants import show_instant
 from issuer.pages import Page, decode_cursor, encode_cursor
 from issuer.postgres import Pool, unavailable_translated
 from issuer.redis_link import RedisUnavailableError
@@ -40,17 +39,6 @@ class LedgerEntry:
     customer_id: UUID | None
     redeemed_at: datetime
 
-    def to_json(self) -> dict[str, Any]:
-        """The redemption as the API shows it."""
-        return {
-            "batch_id": str(self.batch_id),
-            "client_id": str(self.client_id),
-            "code": self.code,
-            "seq": self.seq,
-            "customer_id": None if self.customer_id is None else str(self.customer_id),
-            "redeemed_at": show_instant(self.redeemed_at),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class CodePlace:
@@ -64,19 +52,6 @@ class CodePlace:
     state: CodeState
     customer_id: UUID | None
     redeemed_at: datetime | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The code as the API shows it."""
-        return {
-            "batch_id": str(self.batch_id),
-            "batch_name": self.batch_name,
-            "client_id": str(self.client_id),
-            "code": self.code,
-            "seq": self.seq,
-            "state": self.state.value,
-            "customer_id": None if self.customer_id is None else str(self.customer_id),
-            "redeemed_at": None if self.redeemed_at is None else show_instant(self.redeemed_at),
-        }
 
 
 _ENTRIES: Final = """
