@@ -30,6 +30,7 @@ PUT_BATCH: Final = _load("put_batch")
 PUT_WINDOWS: Final = _load("put_windows")
 BLESS_PARTITION: Final = _load("bless_partition")
 REBUILD_POOL: Final = _load("rebuild_pool")
+SET_MAX_BACKLOG: Final = _load("set_max_backlog")
 REMOVE_CONSUMERS: Final = _load("remove_consumers")
 EMPTY_POOL: Final = _load("empty_pool")
 
@@ -42,6 +43,7 @@ ALL: Final = (
     PUT_WINDOWS,
     BLESS_PARTITION,
     REBUILD_POOL,
+    SET_MAX_BACKLOG,
     REMOVE_CONSUMERS,
     EMPTY_POOL,
 )

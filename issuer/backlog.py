@@ -1,0 +1,54 @@
+"""The bound of the backlog: how many redemptions of a partition may wait for the ledger.
+
+It is also how many codes a lost Redis can have handed out unknown to anybody, so the number in Postgres, which a
+recovery goes by, must never be below what any partition may hold. Raised: Postgres first. Lowered: Postgres last, and
+only when every backlog has come down to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from issuer import audit
+from issuer.keys import partition_keys
+from issuer.postgres import unavailable_translated
+from issuer.scripts import SET_MAX_BACKLOG
+from issuer.stores import Stores
+
+LOOK_EVERY_S: Final = 0.2
+
+
+async def set_max_backlog(stores: Stores, bound: int, *, wait_s: float, actor: str) -> bool:
+    """Changes the bound everywhere. False: it counts for redemptions, but a backlog is still above it after `wait_s`.
+
+    Postgres then keeps the old, higher number, which is safe; call again when the worker has caught up.
+    """
+    async with unavailable_translated():
+        before = await stores.postgres.fetchval("SELECT max_backlog FROM installation")
+    if bound > before:
+        await _store(stores, bound, actor)
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while await _fullest(stores, bound) > bound:
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(LOOK_EVERY_S)
+    if bound < before:
+        await _store(stores, bound, actor)
+    return True
+
+
+async def _fullest(stores: Stores, bound: int) -> int:
+    backlogs = []
+    for partition in range(stores.redis.partitions):
+        reply = await stores.redis.run(SET_MAX_BACKLOG, [partition_keys(partition).state], [bound])
+        backlogs.append(int(reply[1]))
+    return max(backlogs)
+
+
+async def _store(stores: Stores, bound: int, actor: str) -> None:
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute("UPDATE installation SET max_backlog = $1", bound)
+        await audit.record(
+            connection, actor=actor, action="max_backlog.set", subject="installation", detail={"max_backlog": bound}
+        )
