@@ -15,7 +15,7 @@ class RedisMemoryError(Exception):
     """Redis has no room for codes. Nothing was written; more memory or fewer codes, then again."""
 
 
-def codes_bytes(count: int, code_bytes: int) -> int:
+def codes_bytes(count: int, code_bytes: int, *, pools: int = 1) -> int:
     """Estimate of what `count` codes with `code_bytes` bytes of UTF-8 in all take in a list in Redis.
 
     A list is a chain of 8 kB listpacks: an entry costs its bytes and 2 (4 from 64 bytes on), and the chain costs
@@ -24,7 +24,7 @@ def codes_bytes(count: int, code_bytes: int) -> int:
     if count == 0:
         return 0
     overhead = 2 if code_bytes < 64 * count else 4
-    return _POOL_BYTES + int((code_bytes + overhead * count) * 1.02)
+    return _POOL_BYTES * pools + int((code_bytes + overhead * count) * 1.02)
 
 
 async def check_room(redis: Redis, needed_bytes: int) -> None:

@@ -12,6 +12,7 @@ import structlog
 
 from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.memory import RedisMemoryError, is_out_of_memory
+from issuer.pool_meta import pool_metas
 from issuer.postgres import (
     RECOVERY_LOCK,
     Connection,
@@ -19,7 +20,7 @@ from issuer.postgres import (
     advisory_lock,
     unavailable_translated,
 )
-from issuer.redis_link import RedisRefusedError, redis_errors_translated
+from issuer.redis_link import RedisRefusedError
 from issuer.scripts import LOAD_CODES, OPEN_POOL, Script
 from issuer.stores import Stores
 
@@ -30,7 +31,6 @@ CHUNK: Final = 4_000
 ROUND: Final = 100_000
 """Codes that a top-up gives one pool before it looks at the next."""
 _SEQ_LOCK: Final = 0x15540003
-_LOOK: Final = 500
 
 
 class PoolError(Exception):
@@ -157,11 +157,14 @@ class _Loader:
         If we die between the two the next loader finds meta without codes and opens it again. The lock keeps a
         recovery, which rebuilds only what is marked, from coming between.
         """
-        async with unavailable_translated(), self._stores.postgres.acquire() as connection:
-            async with advisory_lock(connection, RECOVERY_LOCK, shared=True):
-                issued = await connection.fetchval(_ACCOUNTED, self._pool.id)
-                await self._run(OPEN_POOL, self._keys, (self._pool.id, issued, self._pool.total))
-                await connection.execute("UPDATE pools SET opened = true WHERE id = $1 AND NOT opened", self._pool.id)
+        async with (
+            unavailable_translated(),
+            self._stores.postgres.acquire() as connection,
+            advisory_lock(connection, RECOVERY_LOCK, shared=True),
+        ):
+            issued = await connection.fetchval(_ACCOUNTED, self._pool.id)
+            await self._run(OPEN_POOL, self._keys, (self._pool.id, issued, self._pool.total))
+            await connection.execute("UPDATE pools SET opened = true WHERE id = $1 AND NOT opened", self._pool.id)
 
     async def load(self, most: int | None, *, give_way: bool) -> None:
         await self._push(0, ())  # the total first: what is not loaded yet must not look sold out
@@ -245,10 +248,12 @@ SELECT greatest(0, (SELECT max(seq) FROM redemptions WHERE pool_id = $1),
     (SELECT max(seq) FROM set_aside WHERE pool_id = $1), (SELECT max(seq) FROM dead_letters WHERE pool_id = $1))
 """
 
-# One value instead of thousands of rows: a code holds no control characters, so US tells them apart.
+# One value instead of thousands of rows: a code holds no control characters, so US tells them apart. Set-aside seqs
+# lie below what Redis counts as issued; should one ever turn up here, its code is missing rather than handed out.
 _CHUNK = """
 SELECT count(*) AS count, string_agg(convert_to(code, 'UTF8'), '\\x1f'::bytea ORDER BY seq) AS codes
-FROM codes WHERE pool_id = $1 AND seq BETWEEN $2 AND $3
+FROM codes WHERE pool_id = $1 AND seq BETWEEN $2 AND $3 AND NOT EXISTS (
+    SELECT FROM set_aside s WHERE s.pool_id = $1 AND s.seq = codes.seq AND s.released_at IS NULL)
 """
 
 _HINT = """
@@ -289,21 +294,13 @@ async def top_up(stores: Stores, *, thorough: bool = False) -> int:
 async def _running_low(stores: Stores, pools: Sequence[Pool]) -> list[Pool]:
     """Those which need a load: below the low-water mark, never opened, or with a total that Redis has not heard of."""
     low: list[tuple[int, Pool]] = []
-    for at in range(0, len(pools), _LOOK):
-        some = pools[at : at + _LOOK]
-        pipeline = stores.redis.client.pipeline(transaction=False)
-        for pool in some:
-            partition = partition_of(pool.batch_id, stores.redis.partitions)
-            key = batch_keys(partition, pool.batch_id).pool(pool.client_id)
-            pipeline.hmget(key, ["issued", "loaded", "total"])
-        async with redis_errors_translated():
-            metas = await pipeline.execute()
-        for pool, (issued, loaded, total) in zip(some, metas, strict=True):
-            if loaded is None:
-                low.append((0, pool))
-                continue
-            stock = int(loaded) - int(issued)
-            is_low = stock < stores.settings.pool_low_water and int(loaded) < pool.total
-            if is_low or int(total) < pool.total or int(loaded) == pool.total != pool.loaded:
-                low.append((stock, pool))
+    metas = await pool_metas(stores, [(pool.batch_id, pool.client_id) for pool in pools])
+    for pool, meta in zip(pools, metas, strict=True):
+        if meta is None:
+            low.append((0, pool))
+            continue
+        is_low = meta.stock < stores.settings.pool_low_water and meta.loaded < pool.total
+        hint_is_late = meta.loaded == pool.total != pool.loaded
+        if is_low or meta.total < pool.total or hint_is_late:
+            low.append((meta.stock, pool))
     return [pool for _, pool in sorted(low, key=lambda item: item[0])]

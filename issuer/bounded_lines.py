@@ -1,0 +1,42 @@
+"""Lines of a stream of bytes, however long a line may be: memory stays bounded by one block and one line."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LINE_BYTES: Final = 65_536
+
+OVERLONG: Final = b"," * (LINE_BYTES + 1)
+"""Stands for a line of more than LINE_BYTES bytes, whose content is dropped as it comes."""
+
+
+class BoundedLines:
+    """Cuts blocks into lines without their line ends, which are LF or CRLF."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._skipping = False
+
+    def feed(self, block: bytes) -> list[bytes]:
+        """The lines that end in this block."""
+        if self._skipping:
+            end = block.find(b"\n")
+            if end < 0:
+                return []
+            block = block[end:]
+        data = self._rest + block
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        lines = data.split(b"\n")
+        self._rest = lines.pop()
+        if self._skipping:
+            lines[0], self._skipping = OVERLONG, False
+        if len(self._rest) > LINE_BYTES:
+            self._rest, self._skipping = b"", True
+        return [line if len(line) <= LINE_BYTES else OVERLONG for line in lines]
+
+    def finish(self) -> list[bytes]:
+        """The last line, if the file does not end with a line end."""
+        if self._skipping:
+            return [OVERLONG]
+        return [self._rest.removesuffix(b"\r")] if self._rest else []
