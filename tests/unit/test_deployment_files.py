@@ -1,0 +1,69 @@
+"""docker-compose.yml is one that docker-compose accepts, and it keeps the promises that are made by configuration."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def composer() -> list[str]:
+    if shutil.which("docker-compose"):
+        return ["docker-compose"]
+    if os.environ.get("CI"):
+        pytest.fail("docker-compose is missing: apt-get install docker-compose")
+    pytest.skip("no docker-compose on this machine")
+
+
+def test_docker_compose_accepts_the_file() -> None:
+    command = [*composer(), "-f", str(ROOT / "docker-compose.yml"), "config"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def services() -> dict[str, Any]:
+    yaml: Any = importlib.import_module("yaml")
+    document: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    found: dict[str, Any] = document["services"]
+    return found
+
+
+def test_services_have_health_checks_and_volumes() -> None:
+    found = services()
+    assert set(found) == {"redis", "postgres", "migrate", "issuer", "sync_worker"}
+    assert all("healthcheck" in service for name, service in found.items() if name != "migrate")
+    assert found["redis"]["volumes"]
+    assert found["postgres"]["volumes"]
+
+
+def test_redis_is_durable_and_never_evicts() -> None:
+    command = services()["redis"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--appendfsync"] == "always"
+    assert options["--maxmemory-policy"] == "noeviction"
+
+
+def test_services_wait_for_the_migration() -> None:
+    found = services()
+    for name in ("issuer", "sync_worker"):
+        assert found[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+
+
+def test_nothing_listens_beyond_this_machine() -> None:
+    published = [port for service in services().values() for port in service.get("ports", [])]
+    assert published
+    assert all(json.dumps(port).startswith('"127.0.0.1:') for port in published)
+
+
+@pytest.mark.parametrize("path", [".ci/run"])
+def test_scripts_can_be_run(path: str) -> None:
+    assert os.access(ROOT / path, os.X_OK)

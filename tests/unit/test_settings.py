@@ -1,0 +1,69 @@
+"""One table of settings: it refuses what cannot work, all at once, and never shows a secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from issuer.settings import Settings, SettingsError, load_settings
+from issuer.settings_page import settings_page
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ISSUER_{name.upper()}", raising=False)
+
+
+def test_defaults_are_valid() -> None:
+    settings = load_settings()
+    assert settings.host == "127.0.0.1"
+    assert settings.pool_low_water == settings.pool_high_water // 2
+
+
+def test_option_comes_before_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISSUER_PORT", "9000")
+    assert load_settings(port=None).port == 9000
+    assert load_settings(port=9001).port == 9001
+
+
+def test_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISSUER_REDIS_SERVER", "")
+    monkeypatch.setenv("ISSUER_WORKERS", "")
+    assert load_settings().redis_server is None
+
+
+def test_all_problems_at_once_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISSUER_REDIS_URL", "http://:topsecret@host")
+    monkeypatch.setenv("ISSUER_DATABASE_URL", "mysql://user:topsecret@host/x")
+    monkeypatch.setenv("ISSUER_PARTITIONS", "0")
+    monkeypatch.setenv("ISSUER_AUTH", "maybe")
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    lines = str(raised.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "ISSUER_REDIS_URL",
+        "ISSUER_DATABASE_URL",
+        "ISSUER_AUTH",
+        "ISSUER_PARTITIONS",
+    ]
+    assert "topsecret" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_secrets_are_not_in_a_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISSUER_REDIS_URL", "redis://:topsecret@host/0")
+    monkeypatch.setenv("ISSUER_DATABASE_URL", "postgresql://user:topsecret@host/x")
+    settings = load_settings()
+    assert "topsecret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+def test_every_setting_has_a_description() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_page_is_current() -> None:
+    assert PAGE.read_text() == settings_page(), "run `make docs`"
