@@ -93,15 +93,17 @@ class Recovery:
         if row["run_id"] == self._link.run_id and not forced and not self._orders.dry_run:
             return None
         server = await look_at_server(self._link, _address(self._settings))
-        await self._refuse_unfit(server, row["run_id"], row["seen_at"])
-        last = await self._postgres.fetchrow("SELECT * FROM incarnations ORDER BY epoch DESC LIMIT 1")
+        last = await self._postgres.fetchrow(
+            "SELECT *, seen_at > now() - $1::interval AS alive FROM incarnations ORDER BY epoch DESC LIMIT 1", LEASE
+        )
+        before = orjson.loads(last["server"]) if last else None
+        await self._refuse_unfit(server, row["run_id"], before, alive=bool(last and last["alive"]))
         states = await look_at_partitions(self._link, row["partitions"])
         pools = await look_at_pools(self._link, self._postgres, row["partitions"])
         if any(int(state.get("blessed_epoch", 0)) > row["epoch"] for state in states) and not forced:
             raise IncidentError(
                 "Redis is ahead of Postgres: was Postgres restored from a backup? See `issuer recover --help`"
             )
-        before = orjson.loads(last["server"]) if last else None
         finding = judge(server, before, last["epoch"] if last else 0, states, pools)
         if forced:
             finding = Finding(Verdict.LOSS, [*finding.reasons, "announced by the operator"])
@@ -134,7 +136,9 @@ class Recovery:
         log.info("blessed", epoch=epoch, verdict=finding.verdict, set_aside=sum(p.set_aside for p in pools))
         return report
 
-    async def _refuse_unfit(self, server: Server, blessed_run_id: str | None, seen_at: Any) -> None:
+    async def _refuse_unfit(
+        self, server: Server, blessed_run_id: str | None, before: dict[str, Any] | None, *, alive: bool
+    ) -> None:
         if server.role != "master":
             raise RedisUnavailableError(f"this server is a {server.role}, not a primary")
         if server.evicting:
@@ -144,13 +148,9 @@ class Recovery:
             server.run_id,
         ):
             raise IncidentError("this Redis server was replaced by another one; it must not hand out codes any more")
-        if blessed_run_id is None or server.run_id == blessed_run_id:
+        if blessed_run_id is None or server.run_id == blessed_run_id or before is None:
             return
-        last_address = await self._postgres.fetchval(
-            "SELECT server->>'address' FROM incarnations ORDER BY epoch DESC LIMIT 1"
-        )
-        alive = await self._postgres.fetchval("SELECT $1::timestamptz > now() - $2::interval", seen_at, LEASE)
-        if last_address != server.address and alive:
+        if alive and before["address"] != server.address:
             raise RedisUnavailableError("the blessed Redis server was alive a moment ago; not blessing another one yet")
 
     async def _fence(self, finding: Finding, begun: dict[str, Any]) -> int:
@@ -171,13 +171,11 @@ class Recovery:
             await self._postgres.execute(
                 "INSERT INTO incarnations (epoch, run_id, server, verdict, report) VALUES ($1, $2, $3, $4, $5)"
                 " ON CONFLICT (run_id) DO UPDATE SET epoch = excluded.epoch, server = excluded.server,"
-                " verdict = excluded.verdict, report = excluded.report, blessed_at = now()",
+                " verdict = excluded.verdict, report = excluded.report, blessed_at = now(), seen_at = now()",
                 epoch, server.run_id, orjson.dumps(asdict(server)).decode(), report.verdict,
                 orjson.dumps(summary).decode(),
             )  # fmt: skip
-            await self._postgres.execute(
-                "UPDATE installation SET run_id = $1, recovering = NULL, seen_at = now()", server.run_id
-            )
+            await self._postgres.execute("UPDATE installation SET run_id = $1, recovering = NULL", server.run_id)
 
 
 def _address(settings: Settings) -> str:
@@ -272,7 +270,7 @@ class Guardian:
             with suppress(PostgresUnavailableError):
                 async with unavailable_translated():
                     await self._postgres.execute(
-                        "UPDATE installation SET seen_at = now() WHERE run_id = $1"
-                        " AND seen_at < now() - interval '1 second'",
+                        "UPDATE incarnations SET seen_at = now()"
+                        " WHERE run_id = $1 AND seen_at < now() - interval '1 second'",
                         blessed.run_id,
                     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from issuer.api_keys import KeyRing
 from issuer.engine import Engine
+from issuer.journal import Journal
+from issuer.journal_keeper import JournalKeeper
 from issuer.settings import Auth, Settings
 from issuer.stores import Stores, open_stores
 from issuer.tally import Tally
@@ -53,12 +55,20 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with open_stores(settings, postgres_size=settings.postgres_pool_size, wait_until_ready=False) as stores:
         tally = Tally(settings.metrics_dir)
         keys = KeyRing(stores.postgres)
-        engine = Engine(settings, stores.incarnations)
+        journal = None if settings.journal_dir is None else Journal(settings.journal_dir)
+        engine = Engine(settings, stores.incarnations, journal)
         tally.start()
         await asyncio.gather(engine.start(), keys.start())
-        try:
-            yield Services(settings, stores, engine, keys, tally)
-        finally:
-            await engine.aclose()
-            await keys.aclose()
-            await tally.aclose()
+        async with _kept(settings, stores, journal):
+            try:
+                yield Services(settings, stores, engine, keys, tally)
+            finally:
+                await engine.aclose()
+                await keys.aclose()
+                await tally.aclose()
+
+
+def _kept(settings: Settings, stores: Stores, journal: Journal | None) -> AbstractAsyncContextManager[None]:
+    if journal is None or settings.journal_dir is None:
+        return nullcontext()
+    return JournalKeeper(settings, stores.incarnations, journal, settings.journal_dir).keeping()

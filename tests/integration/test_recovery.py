@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -83,7 +84,8 @@ async def drain(stores: Stores) -> None:
     """What the worker does, once."""
     for partition in range(stores.redis.partitions):
         keys = partition_keys(partition)
-        for stream_id, fields in await stores.redis.client.xrange(keys.stream):
+        entries: Any = await stores.redis.client.xrange(keys.stream)
+        for stream_id, fields in entries:
             entry = Entry(partition, stream_id.decode(), fields)
             async with stores.postgres.acquire() as connection, connection.transaction():
                 await record_entries(connection, [entry])
@@ -125,7 +127,7 @@ async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Se
             assert (await engine.redeem(ref, customer)).outcome is Outcome.LIMIT_REACHED
         assert await verdict(stores) == Verdict.RESTART
         assert await seqs(stores, "set_aside") == []
-        assert [a.code for a in before + [first] + after] == [f"CODE{i}" for i in range(1, 42)]
+        assert [a.code for a in (*before, first, *after)] == [f"CODE{i}" for i in range(1, 42)]
 
 
 async def test_a_wiped_redis_sets_aside_what_may_be_out_and_remembers_what_the_ledger_has(
@@ -237,7 +239,7 @@ async def test_a_replaced_server_is_never_blessed_again(
             with pytest.raises(RedisUnavailableError, match="alive a moment ago"):
                 async with open_stores(new_settings):
                     pass
-            await stores.postgres.execute("UPDATE installation SET seen_at = now() - interval '1 hour'")
+            await stores.postgres.execute("UPDATE incarnations SET seen_at = now() - interval '1 hour'")
             async with open_stores(new_settings) as new_stores:
                 await top_up(new_stores)
                 async with engine_of(new_settings, new_stores) as engine:

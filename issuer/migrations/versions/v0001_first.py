@@ -17,9 +17,7 @@ CREATE TABLE installation (
     epoch           bigint NOT NULL DEFAULT 0,
     run_id          text,
     -- What a recovery that is going on has decided, so that one killed in the middle is continued, not begun anew.
-    recovering      jsonb,
-    -- When a process last saw the blessed server alive: another address is not blessed while this is fresh.
-    seen_at         timestamptz
+    recovering      jsonb
 );
 
 -- Every blessing there was. A run_id is never blessed twice.
@@ -29,7 +27,9 @@ CREATE TABLE incarnations (
     server          jsonb NOT NULL,
     verdict         text NOT NULL,
     report          jsonb NOT NULL DEFAULT '{}',
-    blessed_at      timestamptz NOT NULL DEFAULT now()
+    blessed_at      timestamptz NOT NULL DEFAULT now(),
+    -- When a process last saw it alive: a server at another address is not blessed while this is fresh.
+    seen_at         timestamptz NOT NULL DEFAULT now()
 );
 
 CREATE TABLE batches (
