@@ -1,0 +1,228 @@
+"""POST /api/v1/code/redeem on the real application and real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from issuer.problems import TITLES
+from issuer.settings import Auth, Settings
+from tests.api import REDEEM, Api, problem, running_app
+
+ID = "7A4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"
+
+
+@pytest_asyncio.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_app(settings) as running:
+        yield running
+
+
+async def test_each_redemption_gets_a_code_of_its_own_in_order(api: Api) -> None:
+    batch, client = await api.batch("A-1", "A-2", "Ä/3")
+    codes = []
+    for _ in range(3):
+        response = await api.redeem(batch, client)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "application/json"
+        codes.append(response.json())
+    assert codes == [{"code": "A-1"}, {"code": "A-2"}, {"code": "Ä/3"}]
+    problem(await api.redeem(batch, client), 404, "no code found")
+
+
+async def test_many_at_once_get_distinct_codes(api: Api) -> None:
+    batch, client = await api.batch(*[f"C{number}" for number in range(200)])
+    answers = await asyncio.gather(*(api.redeem(batch, client) for _ in range(300)))
+    codes = [answer.json()["code"] for answer in answers if answer.status_code == 200]
+    assert len(codes) == len(set(codes)) == 200
+    assert sum(answer.status_code == 404 for answer in answers) == 100
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'"text"', b"1", b'{"batchid": "\xff"}', b"[" * 100_000, b"\x00", b"{}{}", b"NaN"],
+)
+async def test_what_is_no_json_object_cannot_be_parsed(api: Api, body: bytes) -> None:
+    response = await api.client.post(REDEEM, content=body[:60_000], headers=api.redeemer)
+    assert problem(response, 400, "cannot parse json")["code"] == "unparsable_json"
+
+
+WRONG: list[Any] = [
+    None, 5, True, [], {}, "", "text", ID[:-1], ID + "0", ID.replace("-", ""), "{" + ID + "}", "urn:uuid:" + ID,
+    ID[:-1] + "g", ID[:-1] + "\x00", ID[:-1] + "٣", " " + ID[1:], ID + "\n", ID.replace("-", " "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+async def test_ids_are_checked_in_order(api: Api, wrong: Any) -> None:
+    async def error(**fields: Any) -> str:
+        response = await api.client.post(REDEEM, json=fields, headers=api.redeemer)
+        return str(problem(response, 400)["error"])
+
+    assert await error(batchid=wrong, clientid=wrong, customerid=wrong) == "invalid batch_id format"
+    assert await error(batchid=ID, clientid=wrong, customerid=wrong) == "invalid client_id format"
+    assert await error(batchid=ID, clientid=ID, customerid=wrong) == "invalid customer_id format"
+    assert await error() == "invalid batch_id format"
+    assert await error(batchid=ID) == "invalid client_id format"
+    assert await error(batchid=ID, clientid=ID) == "invalid customer_id format"
+
+
+async def test_ids_may_be_in_capitals(api: Api) -> None:
+    batch, client = await api.batch("A-1")
+    assert (await api.redeem(str(batch).upper(), str(client).upper(), ID)).status_code == 200
+
+
+async def test_unknown_fields_do_not_matter(api: Api) -> None:
+    batch, client = await api.batch("A-1")
+    body = {"batchid": str(batch), "clientid": str(client), "customerid": ID, "more": [1]}
+    assert (await api.client.post(REDEEM, json=body, headers=api.redeemer)).status_code == 200
+
+
+async def test_refusals_of_the_batch(api: Api) -> None:
+    problem(await api.redeem(uuid4(), uuid4()), 404, "no batch found")
+    batch, client = await api.batch("A-1", "A-2")
+    problem(await api.redeem(batch, uuid4()), 404, "no code found")
+
+    async def change(**fields: Any) -> None:
+        path = f"/api/v1/batches/{batch}"
+        assert (await api.client.patch(path, json=fields, headers=api.admin)).status_code == 200
+
+    await change(paused=True)
+    problem(await api.redeem(batch, client), 409, "batch paused")
+    await change(paused=False, starts_at="2999-01-01T00:00:00Z")
+    problem(await api.redeem(batch, client), 403, "batch not started")
+    await change(starts_at=None)
+    assert (await api.redeem(batch, client)).json() == {"code": "A-1"}
+    await change(expired=True)
+    problem(await api.redeem(batch, client), 410, "batch expired")
+
+
+async def test_a_limit_says_when_it_opens_again(api: Api) -> None:
+    batch, client = await api.batch("A-1", "A-2", rules='{"maxpercustomer": 1, "timelimit": 2}')
+    assert (await api.redeem(batch, client, ID)).status_code == 200
+    response = await api.redeem(batch, client, ID)
+    refusal = problem(response, 403, "rule conditions not met")
+    assert refusal["code"] == "limit_reached"
+    assert refusal["retry_at"].endswith("Z")
+    assert refusal["retry_at"][-5] == "."
+    left_s = (datetime.fromisoformat(refusal["retry_at"]) - datetime.now().astimezone()).total_seconds()
+    assert 2 * 86_400 - 60 < left_s <= 2 * 86_400
+    assert abs(int(response.headers["retry-after"]) - left_s) < 5
+
+
+async def test_a_limit_for_ever_names_no_time(api: Api) -> None:
+    batch, client = await api.batch("A-1", "A-2", rules='{"maxpercustomer": 1}')
+    await api.redeem(batch, client, ID)
+    response = await api.redeem(batch, client, ID)
+    assert "retry_at" not in problem(response, 403, "rule conditions not met")
+    assert "retry-after" not in response.headers
+
+
+async def test_an_idempotency_key_repeats_the_answer(api: Api) -> None:
+    batch, client = await api.batch("A-1", "A-2")
+    first = await api.redeem(batch, client, ID, **{"Idempotency-Key": "order 17"})
+    assert first.json() == {"code": "A-1"}
+    assert "idempotency-replayed" not in first.headers
+    again = await api.redeem(batch, client, ID, **{"idempotency-key": "order 17"})
+    assert again.json() == {"code": "A-1"}
+    assert again.headers["idempotency-replayed"] == "true"
+    response = await api.redeem(batch, uuid4(), ID, **{"Idempotency-Key": "order 17"})
+    assert problem(response, 422)["code"] == "idempotency_key_reused"
+    assert (await api.redeem(batch, client, ID)).json() == {"code": "A-2"}
+
+
+@pytest.mark.parametrize("key", ["", "a" * 256, "ä", "a\x01"])
+async def test_idempotency_keys_that_cannot_be_used(api: Api, key: str) -> None:
+    batch, client = await api.batch("A-1")
+    body = {"batchid": str(batch), "clientid": str(client), "customerid": ID}
+    headers = [*api.redeemer.items(), ("Idempotency-Key", key.encode("latin-1"))]
+    response = await api.client.post(REDEEM, json=body, headers=headers)  # type: ignore[arg-type]
+    assert problem(response, 400)["code"] == "invalid_idempotency_key"
+    assert (await api.redeem(batch, client, ID, **{"Idempotency-Key": "a" * 255})).json() == {"code": "A-1"}
+
+
+async def test_two_idempotency_keys_are_refused(api: Api) -> None:
+    headers = [*api.redeemer.items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
+    body = {"batchid": ID, "clientid": ID, "customerid": ID}
+    problem(await api.client.post(REDEEM, json=body, headers=headers), 400)
+
+
+@pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer ", "Bearer isk_no", "Basic abc", "Bearer clé"])
+async def test_no_or_an_unknown_key_is_a_401_before_anything_else(api: Api, value: str | None) -> None:
+    headers = {} if value is None else {"Authorization": value.encode("latin-1")}
+    response = await api.client.post(REDEEM, content=b"no json", headers=headers)  # type: ignore[arg-type]
+    problem(response, 401, "missing or unknown api key")
+    assert response.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_an_admin_key_does_not_redeem(api: Api) -> None:
+    response = await api.client.post(REDEEM, content=b"{}", headers=api.admin)
+    assert problem(response, 403)["code"] == "scope_missing"
+
+
+async def test_the_scheme_of_the_key_may_be_in_any_case(api: Api) -> None:
+    headers = {"Authorization": api.redeemer["Authorization"].replace("Bearer", "bEARER")}
+    problem(await api.client.post(REDEEM, content=b"{}", headers=headers), 400)
+
+
+async def test_a_bound_key_cannot_tell_another_client_from_one_without_codes(api: Api) -> None:
+    batch, client = await api.batch("A-1")
+    stranger = await api.key("redeem", client_id=uuid4())
+    own = await api.key("redeem", client_id=client)
+
+    async def answer(client_id: UUID, **headers: str) -> tuple[int, bytes]:
+        response = await api.redeem(batch, client_id, ID, **headers)
+        return response.status_code, response.content
+
+    missing = await answer(uuid4())
+    assert await answer(client, **stranger) == missing
+    assert (await api.redeem(batch, client, ID, **own, **{"Idempotency-Key": "k"})).json() == {"code": "A-1"}
+    assert await answer(client, **stranger, **{"Idempotency-Key": "k"}) == missing
+
+
+async def test_a_large_body_is_a_413(api: Api) -> None:
+    response = await api.client.post(REDEEM, content=b"x" * 70_000, headers=api.redeemer)
+    assert problem(response, 413)["code"] == "body_too_large"
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"x" * 10_000
+
+    problem(await api.client.post(REDEEM, content=pieces(), headers=api.redeemer), 413)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_other_methods_are_a_405(api: Api, method: str) -> None:
+    response = await api.client.request(method, REDEEM)
+    problem(response, 405, "method not allowed")
+    assert response.headers["allow"] == "POST"
+
+
+async def test_without_auth_no_key_is_needed(settings: Settings) -> None:
+    async with running_app(settings.model_copy(update={"auth": Auth.OFF})) as open_api:
+        batch, client = await open_api.batch("A-1")
+        open_api.redeemer = {}
+        assert (await open_api.redeem(batch, client)).json() == {"code": "A-1"}
+
+
+async def test_what_happened_is_counted(api: Api) -> None:
+    batch, client = await api.batch("A-1")
+    await api.redeem(batch, client)
+    await api.redeem(batch, client)
+    await api.client.post(REDEEM, content=b"")
+    text = (await api.get("/metrics")).text
+    assert 'issuer_redemptions_total{outcome="granted"} 1.0' in text
+    assert 'issuer_redemptions_total{outcome="sold_out"} 1.0' in text
+    assert 'issuer_redemptions_total{outcome="invalid"} 1.0' in text
+    assert "issuer_redeem_seconds_count 3.0" in text
+    assert f'issuer_pool_stock{{batch="{batch}",client="{client}"}} 0.0' in text
+
+
+def test_every_problem_has_a_title() -> None:
+    assert all(title[0].isupper() for title in TITLES.values())
