@@ -68,8 +68,8 @@ def _plain(part: int | UUID | datetime) -> int | str:
 
 
 def _typed(part: object, wanted: type) -> int | UUID | datetime:
-    if wanted is UUID and isinstance(part, str):
-        return UUID(part)
+    if wanted is UUID:
+        return UUID(part if isinstance(part, str) else "")
     if isinstance(part, bool) or not isinstance(part, int) or not -_INT64 <= part < _INT64:
         raise ValueError("not a number")
     return _EPOCH + part * _MICROSECOND if wanted is datetime else part
