@@ -1,0 +1,297 @@
+"""Batches, codes, customers, audit and keys over HTTP, on the real application and real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from issuer.app import OPERATIONS
+from issuer.events import decode_event
+from issuer.ledger import record_redemptions
+from issuer.openapi import document
+from issuer.routes.access import Access
+from issuer.settings import Settings
+from tests.api import REDEEM, Api, problem, running_app
+
+PUBLIC = {"/livez", "/readyz", "/healthcheck", "/openapi.json", "/docs"}
+
+
+@pytest_asyncio.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_app(settings) as running:
+        yield running
+
+
+def concrete(path: str) -> str:
+    for name in ("{batch_id}", "{customer_id}", "{code:path}", "{code}"):
+        path = path.replace(name, str(uuid4()))
+    return path
+
+
+async def test_every_route_asks_for_an_admin_key_unless_it_is_public(api: Api) -> None:
+    """Walks the routes of the application itself, so that one that is added later is asked too."""
+    seen = set()
+    for route in api.app.routes:
+        path = concrete(route.path)  # type: ignore[attr-defined]
+        methods = ["POST"] if path == REDEEM else list(route.app.operations)  # type: ignore[attr-defined]
+        for method in methods:
+            seen.add((method, path))
+            if path in PUBLIC:
+                assert (await api.client.request(method, path)).status_code < 300
+                continue
+            response = await api.client.request(method, path)
+            problem(response, 401, "missing or unknown api key")
+            assert "www-authenticate" in response.headers
+            if path != REDEEM:
+                assert (
+                    problem(await api.client.request(method, path, headers=api.redeemer), 403)["code"]
+                    == "scope_missing"
+                )
+    assert len(seen) == len(OPERATIONS) + 1
+    assert {operation.path for operation in OPERATIONS if operation.access is Access.PUBLIC} == PUBLIC
+
+
+async def test_what_is_the_operators_is_refused_to_a_bound_key(api: Api) -> None:
+    bound = await api.key("admin", client_id=uuid4())
+    for operation in OPERATIONS:
+        if operation.access is Access.OPERATOR:
+            response = await api.client.request(operation.method, concrete(operation.path), headers=bound)
+            assert problem(response, 403)["code"] == "bound_key"
+
+
+def test_the_document_has_every_route_and_no_other() -> None:
+    documented = {
+        (method.upper(), path)
+        for path, item in document()["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    routed = {(operation.method, operation.path.replace(":path", "")) for operation in OPERATIONS}
+    assert documented == routed | {("POST", REDEEM)}
+
+
+async def test_unknown_paths_and_methods_are_problems(api: Api) -> None:
+    assert problem(await api.get("/no/such/path"), 404, "not found")["code"] == "not_found"
+    problem(await api.get("/api/v1/batches/"), 404)
+    response = await api.client.request("PUT", "/api/v1/batches", headers=api.admin)
+    problem(response, 405)
+    assert response.headers["allow"] == "GET, HEAD, POST"
+    response = await api.client.request("POST", f"/api/v1/batches/{uuid4()}", headers=api.admin)
+    assert response.headers["allow"] == "GET, HEAD, PATCH"
+
+
+async def test_the_list_of_batches_is_a_plain_array_of_what_is_not_expired(api: Api) -> None:
+    assert (await api.get("/api/v1/batches")).json() == []
+    first, _ = await api.batch("A", rules='{"maxpercustomer": 2, "timelimit": 30}')
+    second, _ = await api.batch("B")
+    response = await api.client.patch(f"/api/v1/batches/{second}", json={"expired": True}, headers=api.admin)
+    assert response.json()["expired"] is True
+    rules = {"maxpercustomer": 2, "timelimit": 30}
+    assert (await api.get("/api/v1/batches")).json() == [
+        {"id": str(first), "name": "Summer", "rules": rules, "expired": False}
+    ]
+
+
+async def test_pages_of_batches(api: Api) -> None:
+    made = []
+    for number in range(5):
+        response = await api.client.post("/api/v1/batches", json={"name": f"B{number}"}, headers=api.admin)
+        assert response.status_code == 201
+        assert response.headers["location"] == f"/api/v1/batches/{response.json()['id']}"
+        made.append(response.json())
+    items, cursor, pages = [], "", 0
+    while cursor is not None:
+        page = (await api.get("/api/v1/batches?limit=2" + (f"&cursor={cursor}" if cursor else ""))).json()
+        items += page["items"]
+        cursor = page["next_cursor"]
+        pages += 1
+    assert pages == 3
+    assert items == made[::-1]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=1001", "limit=x", "limit=", "limit=1&limit=2", "cursor=x", "cursor=", "cursor=%00", "limt=1",
+     "limit=-1", "limit=1.5", "limit=%D9%A1", "cursor=" + "a" * 600, "%FF=1"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "path", ["/api/v1/batches", "/api/v1/audit", f"/api/v1/customers/{uuid4()}/redemptions", "/api/v1/codes/X"]
+)
+async def test_queries_that_no_list_knows(api: Api, path: str, query: str) -> None:
+    problem(await api.get(f"{path}?{query}"), 400)
+
+
+async def test_a_batch_is_made_shown_and_changed(api: Api) -> None:
+    wanted = {
+        "name": "Sommer ☀",
+        "rules": {"maxpercustomer": 3, "timelimit": 7, "limits": [{"max": 1, "seconds": 60}]},
+        "starts_at": "2026-01-01T00:00:00+02:00",
+        "ends_at": "2999-01-01T00:00:00Z",
+    }
+    made = (await api.client.post("/api/v1/batches", json=wanted, headers=api.admin)).json()
+    assert made["rules"] == wanted["rules"]
+    assert made["starts_at"] == "2025-12-31T22:00:00.000Z"
+    path = f"/api/v1/batches/{made['id']}"
+    shown = (await api.get(path)).json()
+    assert shown == {**made, "stock": []}
+    changed = (await api.client.patch(path, json={"rules": None, "ends_at": None}, headers=api.admin)).json()
+    assert changed["rules"] == {"maxpercustomer": 0, "timelimit": 0}
+    assert changed["ends_at"] is None
+    assert changed["name"] == "Sommer ☀"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{", b'{"name": "\xff"}', b'{"name": "a", "name": "b"}', b'{"name": NaN}', b"[" * 50_000, b'{"a":1}',
+     b'{"name": 5}', b'{"name": ""}', b'{"name": " "}', b'{"name": "a\\u0000b"}', b'{"name": "\\ud800"}',
+     b'{"name": "a", "rules": []}', b'{"name": "a", "rules": {"max": 1}}', b'{"name":"a","rules":{"maxpercustomer":-1}}',
+     b'{"name": "a", "rules": {"maxpercustomer": true}}', b'{"name": "a", "rules": {"timelimit": 1e400}}',
+     b'{"name": "a", "starts_at": "yesterday"}', b'{"name": "a", "starts_at": "2026-01-01T00:00:00"}',
+     b'{"name": "a", "starts_at": 5}', b'{"name": "a", "starts_at": "0001-01-01T00:00:00+14:00"}',
+     b'{"name": "a", "starts_at": "2026-01-02T00:00:00Z", "ends_at": "2026-01-01T00:00:00Z"}',
+     b'{"name": "' + b"a" * 256 + b'"}', b'{"name": 1' + b"0" * 5_000 + b"}"],
+)  # fmt: skip
+async def test_bad_batches_are_refused_and_nothing_is_made(api: Api, body: bytes) -> None:
+    problem(await api.client.post("/api/v1/batches", content=body, headers=api.admin), 400)
+    assert (await api.get("/api/v1/batches")).json() == []
+
+
+@pytest.mark.parametrize(
+    "body", [{"paused": 1}, {"paused": None}, {"expired": "yes"}, {"name": None}, {"id": "x"}, {"rules": 5}]
+)
+async def test_bad_changes_are_refused(api: Api, body: Any) -> None:
+    batch, _ = await api.batch("A")
+    problem(await api.client.patch(f"/api/v1/batches/{batch}", json=body, headers=api.admin), 400)
+
+
+async def test_an_ended_batch_stays_ended(api: Api) -> None:
+    batch, _ = await api.batch("A")
+    path = f"/api/v1/batches/{batch}"
+    for _ in range(2):
+        assert (await api.client.patch(path, json={"expired": True}, headers=api.admin)).status_code == 200
+    response = await api.client.patch(path, json={"expired": False}, headers=api.admin)
+    assert problem(response, 409)["code"] == "batch_ended"
+    problem(await api.client.patch(path, json={"name": "New"}, headers=api.admin), 409)
+
+
+@pytest.mark.parametrize("bad", ["x", "%00", "%FF", "1" * 300, uuid4().hex])
+async def test_ids_in_the_path_are_checked(api: Api, bad: str) -> None:
+    problem(await api.get(f"/api/v1/batches/{bad}"), 400, "invalid batch_id format")
+    problem(await api.get(f"/api/v1/customers/{bad}/redemptions"), 400, "invalid customer_id format")
+    problem(await api.get(f"/api/v1/batches/{uuid4()}"), 404, "no batch found")
+
+
+async def drain(api: Api) -> None:
+    """What the worker does, once."""
+    stores = api.services.stores
+    for partition in range(stores.redis.partitions):
+        for _, fields in await stores.redis.client.xrange(f"issuer:{{p{partition:02d}}}:stream"):
+            async with stores.postgres.acquire() as connection, connection.transaction():
+                await record_redemptions(connection, decode_event(fields).redemptions)
+
+
+async def test_stock_and_ledger_of_a_batch(api: Api) -> None:
+    client, customer = uuid4(), uuid4()
+    batch, _ = await api.batch("A", "B", "C", "D/E", client=client)
+    for _ in range(2):
+        assert (await api.redeem(batch, client, customer)).status_code == 200
+    await drain(api)
+    await api.redeem(batch, client)
+    (stock,) = (await api.get(f"/api/v1/batches/{batch}")).json()["stock"]
+    assert stock == {"client_id": str(client), "total": 4, "in_redis": 1, "issued": 3, "ledger": 2, "backlog": 1,
+                     "set_aside": 0, "dead_letters": 0}  # fmt: skip
+    page = (await api.get(f"/api/v1/batches/{batch}/redemptions")).json()
+    assert [item["code"] for item in page["items"]] == ["A", "B"]
+    assert page["items"][0]["customer_id"] == str(customer)
+    mine = (await api.get(f"/api/v1/customers/{customer}/redemptions")).json()
+    assert [item["seq"] for item in mine["items"]] == [2, 1]
+    states = [(await api.get(f"/api/v1/codes/{code}")).json()["items"][0]["state"] for code in ("A", "C", "D%2FE")]
+    assert states == ["redeemed", "backlog", "available"]
+    problem(await api.get("/api/v1/codes/F"), 404, "no code found")
+    problem(await api.get("/api/v1/codes/%00"), 404, "no code found")
+
+
+async def test_a_customer_is_erased_and_the_count_stays(api: Api) -> None:
+    customer = uuid4()
+    batch, client = await api.batch("A", "B")
+    await api.redeem(batch, client, customer)
+    await drain(api)
+    for partition in range(api.services.stores.redis.partitions):
+        await api.services.stores.redis.client.delete(f"issuer:{{p{partition:02d}}}:stream")
+    path = f"/api/v1/customers/{customer}"
+    assert (await api.client.delete(path, headers=api.admin)).json()["redemptions"] == 1
+    assert (await api.get(f"{path}/redemptions")).json()["items"] == []
+    (entry,) = (await api.get(f"/api/v1/batches/{batch}/redemptions")).json()["items"]
+    assert entry["customer_id"] is None
+
+
+async def test_a_bound_key_sees_only_what_is_its_clients(api: Api) -> None:
+    mine, other = uuid4(), uuid4()
+    key = await api.key("admin", client_id=mine)
+    response = await api.upload([(mine, "M1"), (other, "O1")], name="Shared")
+    shared = response.json()["batch_id"]
+    foreign, _ = await api.batch("O2", client=other)
+    own, _ = await api.batch("M2", client=mine)
+    listed = (await api.get("/api/v1/batches", key)).json()
+    assert [batch["id"] for batch in listed] == [shared, str(own)]
+    stock = (await api.get(f"/api/v1/batches/{shared}", key)).json()["stock"]
+    assert [pool["client_id"] for pool in stock] == [str(mine)]
+    problem(await api.get(f"/api/v1/batches/{foreign}", key), 404, "no batch found")
+    problem(await api.get("/api/v1/codes/O1", key), 404, "no code found")
+    assert (await api.get("/api/v1/codes/M1", key)).status_code == 200
+
+    async def pause(batch: object) -> Any:
+        return await api.client.patch(f"/api/v1/batches/{batch}", json={"paused": True}, headers=key)
+
+    assert problem(await pause(shared), 403)["code"] == "batch_shared"
+    problem(await pause(foreign), 404, "no batch found")
+    assert (await pause(own)).status_code == 200
+
+
+async def test_a_bound_key_uploads_only_its_clients_codes(api: Api) -> None:
+    mine = uuid4()
+    key = await api.key("admin", client_id=mine)
+    report = (await api.upload([(mine, "M1"), (uuid4(), "O1")], key=key)).json()
+    assert (report["loaded"], report["rejected"]) == (1, 1)
+    assert (await api.get(f"/api/v1/batches/{report['batch_id']}", key)).status_code == 200
+
+
+async def test_acts_are_in_the_audit_log(api: Api) -> None:
+    batch, _ = await api.batch("A")
+    page = (await api.get("/api/v1/audit")).json()
+    entry = next(item for item in page["items"] if item["subject"] == f"batch:{batch}")
+    assert entry["action"] == "batch.create"
+    assert entry["actor"].startswith("key:")
+
+
+async def test_a_revoked_key_is_unknown_soon(api: Api) -> None:
+    from issuer.api_keys import revoke_key
+
+    headers = await api.key("admin")
+    key = api.services.keys.find(headers["Authorization"][7:])
+    assert key is not None
+    await revoke_key(api.services.stores.postgres, key.id, actor="test")
+    async with asyncio.timeout(5):
+        while (await api.get("/api/v1/batches", headers)).status_code != 401:
+            await asyncio.sleep(0.02)
+
+
+async def test_the_docs_page_needs_nobody_else(api: Api) -> None:
+    response = await api.client.get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "http://" not in response.text
+    assert "https://" not in response.text
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert (await api.client.get("/openapi.json")).json() == document()
+
+
+async def test_ids_are_shown_in_one_form(api: Api) -> None:
+    batch, _ = await api.batch("A")
+    shown = (await api.get(f"/api/v1/batches/{str(batch).upper()}")).json()
+    assert UUID(shown["id"]) == batch
+    assert shown["id"] == str(batch)
