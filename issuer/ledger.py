@@ -233,8 +233,22 @@ class _Recorder:
         event = next(self.columns.slice(place, place + 1).redemptions())
         self._anomalies.append(Anomaly.of_redemption(kind, event, there))
 
+    async def _contradict_rejected(self) -> None:
+        """A rejected one whose seq is in the ledger has its place there: it is a contradiction, not a dead letter."""
+        addressable = set(self._addressable())
+        places = [r.index for r in self.recorded.rejected if r.index in addressable]
+        some = self.columns.take(places)
+        there = {places[row["place"]]: row for row in await self.connection.fetch(_THERE, some.pool_ids, some.seqs)}
+        for rejected in [r for r in self.recorded.rejected if r.index in there]:
+            self.recorded.rejected.remove(rejected)
+            row = there[rejected.index]
+            told = {key: row[key] for key in ("code", "customer_id", "call_id", "redeemed_at")}
+            self._contradict("other_redemption_in_ledger", rejected.index, told)
+
     async def settle(self, *, dead_letters: bool) -> None:
         """Frees what is in the ledger now from its other places, and writes down the anomalies."""
+        if self.recorded.rejected:
+            await self._contradict_rejected()
         if self._set_aside:
             moved = self.columns.take(sorted(self._set_aside))
             await self.connection.execute(_LEAVE_SET_ASIDE, moved.pool_ids, moved.seqs)
@@ -246,6 +260,12 @@ class _Recorder:
             self.recorded.anomalies = len(self._anomalies)
             await record_anomalies(self.connection, self._anomalies)
 
+
+_THERE: Final = """
+SELECT e.place - 1 AS place, r.* FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS e(pool_id, seq, place)
+CROSS JOIN LATERAL (
+  SELECT * FROM redemptions WHERE redemptions.pool_id = e.pool_id AND redemptions.seq = e.seq LIMIT 1
+) r"""
 
 _LEAVE_SET_ASIDE: Final = """
 DELETE FROM set_aside s USING unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)

@@ -31,7 +31,9 @@ def issuer(
     pass
 
 
-for _name in ("up", "serve", "migrate", "preload", "batches", "keys", "redemptions", "reconcile", "recover"):
+for _name in (
+    "up", "serve", "migrate", "preload", "batches", "keys", "redemptions", "reconcile", "dead_letters", "recover",
+):  # fmt: skip
     try:
         importlib.import_module(f"issuer.cli.{_name}").register(app)
     except ModuleNotFoundError as _error:

@@ -1,0 +1,86 @@
+"""`issuer dead-letters`: events that could not go into the ledger. Needs Postgres only."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from issuer.cli.output import FAILED, command_settings, print_json, run_plain
+
+if TYPE_CHECKING:
+    from issuer.postgres import Pool
+
+T = TypeVar("T")
+
+commands = typer.Typer(help="List events that could not go into the ledger, and try them again.", no_args_is_help=True)
+
+AS_JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(commands, name="dead-letters")
+
+
+@commands.command("list")
+def list_command(
+    after: int = typer.Option(0, min=0, max=2**63 - 1, help="Only those with a larger id."),
+    limit: int = typer.Option(100, min=1, max=10_000, help="As many at most."),
+    resolved: bool = typer.Option(False, "--resolved", help="The resolved ones too."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """List dead letters, oldest first."""
+    from issuer.dead_letters import KeptLetter, list_dead_letters
+
+    async def work(postgres: Pool) -> list[KeptLetter]:
+        return await list_dead_letters(postgres, after_id=after, limit=limit, resolved=resolved)
+
+    letters = _with_postgres(work)
+    if as_json:
+        print_json([asdict(letter) for letter in letters])
+        return
+    for letter in letters:
+        what = "whole event" if letter.seq is None else f"pool {letter.pool_id} seq {letter.seq}"
+        state = "resolved" if letter.resolved_at else "waiting"
+        typer.echo(f"{letter.id:>6}  {letter.created_at:%Y-%m-%dT%H:%M:%SZ}  {state:<8}  {what:<24}  {letter.reason}")
+
+
+@commands.command()
+def retry(
+    letter: int | None = typer.Argument(None, metavar="[ID]", min=1, max=2**63 - 1, help="Only this one."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Try to bring waiting dead letters into the ledger. Exit code 1 if any of them has to stay."""
+    from issuer.dead_letters import Retried, retry_dead_letters
+
+    async def work(postgres: Pool) -> Retried:
+        return await retry_dead_letters(postgres, only_id=letter)
+
+    retried = _with_postgres(work)
+    if as_json:
+        print_json(asdict(retried))
+    else:
+        for number, reason in retried.reasons.items():
+            typer.echo(f"{number:>6}  {reason}")
+        typer.echo(f"{retried.resolved} resolved, {len(retried.reasons)} stay")
+    if retried.reasons:
+        raise typer.Exit(FAILED)
+
+
+def _with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
+    settings = command_settings()
+
+    async def opened() -> T:
+        from issuer.migrate import check_schema
+        from issuer.postgres import close_pool, connect_pool
+
+        postgres = await connect_pool(settings, size=2)
+        try:
+            await check_schema(postgres)
+            return await work(postgres)
+        finally:
+            await close_pool(postgres)
+
+    return run_plain(opened, settings=settings)

@@ -1,0 +1,64 @@
+"""`issuer reconcile`: shows that every code that was handed out is accounted for, or which is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import typer
+
+from issuer.cli.output import FAILED, print_json, run
+
+if TYPE_CHECKING:
+    from issuer.reconcile import PoolBalance
+    from issuer.stores import Stores
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(reconcile)
+
+
+def reconcile(
+    batch_id: UUID | None = typer.Option(None, help="Only the pools of this batch."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Check per pool that ledger + backlog + set aside + dead letters = issued, each seq in exactly one of them.
+
+    Exit code 0: it holds for every pool; 1: it does not. May run while codes are redeemed; changes nothing.
+    """
+    from issuer.cli.output import InputError
+    from issuer.reconcile import Reconciliation
+    from issuer.reconcile import reconcile as balance
+
+    async def work(stores: Stores) -> Reconciliation:
+        if batch_id is not None and not await stores.postgres.fetchval(
+            "SELECT EXISTS (SELECT FROM batches WHERE id = $1)", batch_id
+        ):
+            raise InputError(f"no batch {batch_id}")
+        return await balance(stores, batch_id=batch_id)
+
+    result = run(work)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        for pool in result.pools:
+            _show(pool)
+        if result.unreadable:
+            typer.echo(f"{result.unreadable} events cannot be read; their seqs are unknown (issuer dead-letters list)")
+        wrong = sum(not pool.holds for pool in result.pools)
+        typer.echo(f"{len(result.pools)} pools, {wrong} wrong" if wrong else f"{len(result.pools)} pools, all balanced")
+    if not result.holds:
+        raise typer.Exit(FAILED)
+
+
+def _show(pool: PoolBalance) -> None:
+    typer.echo(
+        f"{'ok   ' if pool.holds else 'WRONG'} pool {pool.pool_id}: ledger {pool.ledger} + backlog {pool.backlog}"
+        f" + set aside {pool.set_aside} + dead letters {pool.dead_letters} = {pool.accounted},"
+        f" issued {pool.issued}  (batch {pool.batch_name!r} {pool.batch_id}, client {pool.client_id})"
+    )
+    for problem in pool.problems:
+        typer.echo(f"      {problem}")
+    for name, seqs in (("missing", pool.missing), ("doubled", pool.doubled), ("wrong code", pool.wrong_code)):
+        if seqs:
+            typer.echo(f"      {name} seqs: {', '.join(map(str, seqs))}")

@@ -1,0 +1,245 @@
+"""Reconciliation finds what is missing or doubled, and nothing else, also while codes are redeemed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from issuer.keys import GROUP, batch_keys, partition_keys
+from issuer.reconcile import PoolBalance, reconcile
+from issuer.scripts import ACK_EVENTS
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.handing_out import Shop, open_shop, plain_client
+from tests.integration.test_ledger import record
+from tests.worker_process import WorkerProcess, eventually
+
+
+@pytest_asyncio.fixture
+async def shop(stores: Stores, settings: Settings) -> AsyncIterator[Shop]:
+    with plain_client(settings.redis_url.get_secret_value()) as client:
+        yield await open_shop(stores, client, codes=(3_000, 50))
+
+
+async def balance(shop: Shop) -> PoolBalance:
+    """Of the first pool; the others must hold."""
+    first, *others = (await reconcile(shop.stores, batch_id=shop.batch)).pools
+    assert first.pool_id == shop.pool_id
+    assert all(other.holds for other in others)
+    return first
+
+
+def figures(pool: PoolBalance) -> tuple[int, int, int, int, int]:
+    return pool.ledger, pool.backlog, pool.set_aside, pool.dead_letters, pool.issued
+
+
+async def drain(shop: Shop) -> None:
+    """What the worker does, in one go."""
+    await record(shop, shop.columns())
+    entries = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
+    acks = [part for entry_id, fields in entries for part in (entry_id, int(fields[b"n"]))]
+    await shop.stores.redis.run(ACK_EVENTS, (shop.keys.state, shop.keys.stream), (GROUP, *acks))
+
+
+async def test_nothing_was_handed_out(shop: Shop) -> None:
+    pool = await balance(shop)
+    assert pool.holds
+    assert figures(pool) == (0, 0, 0, 0, 0)
+
+
+async def test_ledger_and_backlog_add_up(shop: Shop) -> None:
+    shop.redeem_in_calls(5, 10)
+    await drain(shop)
+    shop.redeem_in_calls(3, 10)
+    pool = await balance(shop)
+    assert pool.holds
+    assert figures(pool) == (50, 30, 0, 0, 80)
+
+
+async def test_what_is_in_stream_and_ledger_counts_once(shop: Shop) -> None:
+    shop.redeem_in_calls(5, 10)
+    await record(shop, shop.columns().slice(0, 25))
+    pool = await balance(shop)
+    assert pool.holds
+    assert figures(pool) == (25, 25, 0, 0, 50)
+
+
+async def test_set_aside_and_dead_letters_are_places_too(shop: Shop) -> None:
+    shop.redeem(10)
+    await drain(shop)
+    execute = shop.stores.postgres.execute
+    await execute("DELETE FROM redemptions WHERE seq IN (2, 3, 4)")
+    await execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 2, 1)", shop.pool_id)
+    await execute(
+        "INSERT INTO set_aside (pool_id, seq, epoch, released_at, released_as) VALUES ($1, 3, 1, now(), 3001)",
+        shop.pool_id,
+    )
+    await execute(
+        "INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw)"
+        " VALUES (0, '1-1', 1, $1, 4, 'x', '{}')",
+        shop.pool_id,
+    )
+    pool = await balance(shop)
+    assert pool.holds
+    assert figures(pool) == (7, 0, 2, 1, 10)
+
+
+@pytest.mark.parametrize("seqs", [[1], [17], [50], [1, 17, 50]])
+async def test_a_deleted_ledger_row_is_named(shop: Shop, seqs: list[int]) -> None:
+    shop.redeem_in_calls(5, 10)
+    await drain(shop)
+    await shop.stores.postgres.execute("DELETE FROM redemptions WHERE seq = ANY($1)", seqs)
+    pool = await balance(shop)
+    assert not pool.holds
+    assert pool.missing == seqs
+    assert pool.doubled == []
+
+
+async def test_a_seq_in_two_places_is_named(shop: Shop) -> None:
+    shop.redeem(10)
+    await drain(shop)
+    await shop.stores.postgres.execute("DELETE FROM redemptions WHERE seq = 9")
+    await shop.stores.postgres.execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 4, 1)", shop.pool_id)
+    pool = await balance(shop)
+    assert pool.accounted == pool.issued, "the sum alone would not tell"
+    assert not pool.holds
+    assert (pool.missing, pool.doubled) == ([9], [4])
+
+
+async def test_a_seq_twice_in_the_stream_is_named(shop: Shop) -> None:
+    shop.redeem(3)
+    ((_, fields),) = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
+    shop.client.xadd(shop.keys.stream, fields)
+    pool = await balance(shop)
+    assert not pool.holds
+    assert pool.doubled == [1, 2, 3]
+
+
+async def test_a_lost_event_is_named(shop: Shop) -> None:
+    shop.redeem(2)
+    shop.redeem(3)
+    first, _ = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
+    shop.client.xdel(shop.keys.stream, first[0])
+    assert (await balance(shop)).missing == [1, 2]
+
+
+async def test_another_code_in_the_ledger_is_named(shop: Shop) -> None:
+    shop.redeem(5)
+    await drain(shop)
+    await shop.stores.postgres.execute("UPDATE redemptions SET code = 'another' WHERE seq = 3")
+    pool = await balance(shop)
+    assert not pool.holds
+    assert pool.wrong_code == [3]
+
+
+async def test_a_seq_that_was_never_issued_is_found(shop: Shop) -> None:
+    shop.redeem(5)
+    await drain(shop)
+    await shop.stores.postgres.execute("UPDATE redemptions SET seq = 2999 WHERE seq = 5")
+    pool = await balance(shop)
+    assert pool.missing == [5]
+    assert any("2999" in problem for problem in pool.problems)
+
+
+async def test_a_pool_that_is_gone_from_redis_is_a_problem(shop: Shop) -> None:
+    client_id = next(iter(shop.pools))
+    shop.client.delete(batch_keys(shop.number, shop.batch).pool(client_id))
+    pool = await balance(shop)
+    assert pool.problems == ["the pool is missing in Redis"]
+
+
+async def test_freed_batches_are_balanced_from_postgres_alone(shop: Shop) -> None:
+    shop.redeem(5)
+    await drain(shop)
+    for client_id, pool_id in shop.pools.items():
+        shop.client.delete(batch_keys(shop.number, shop.batch).pool(client_id))
+        issued = 5 if pool_id == shop.pool_id else 0
+        await shop.stores.postgres.execute("UPDATE pools SET final_issued = $2 WHERE id = $1", pool_id, issued)
+    assert figures(await balance(shop)) == (5, 0, 0, 0, 5)
+    await shop.stores.postgres.execute("DELETE FROM redemptions WHERE seq = 5")
+    assert (await balance(shop)).missing == [5]
+
+
+async def test_unreadable_entries_are_counted(shop: Shop) -> None:
+    shop.client.xadd(shop.keys.stream, {"x": "y"})
+    assert (await reconcile(shop.stores)).unreadable == 1
+
+
+async def test_holds_at_every_moment_of_a_run(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    stop = asyncio.Event()
+
+    async def redeem() -> int:
+        count = 0
+        while not stop.is_set() and count < 2_900:
+            count += await asyncio.to_thread(shop.redeem_in_calls, 5, 3)
+        return count
+
+    with WorkerProcess(settings, tmp_path):
+        redeeming = asyncio.create_task(redeem())
+        seen_backlog = seen_ledger = False
+        for _ in range(60):
+            pool = await balance(shop)
+            assert pool.holds, pool
+            seen_backlog |= pool.backlog > 0
+            seen_ledger |= pool.ledger > 0
+            if seen_backlog and seen_ledger and redeeming.done():
+                break
+        stop.set()
+        count = await redeeming
+
+        async def drained() -> bool:
+            return (await balance(shop)).ledger == count
+
+        await eventually(drained, "all of it is in the ledger")
+    assert seen_backlog
+    assert seen_ledger
+
+
+async def run_command(settings: Settings, *arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "from issuer.cli import app; app()", *arguments,
+        env=os.environ | {
+            "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
+            "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
+            "ISSUER_PARTITIONS": str(settings.partitions),
+        },
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def test_the_command(shop: Shop, settings: Settings) -> None:
+    shop.redeem(12)
+    await drain(shop)
+    status, output = await run_command(settings, "reconcile")
+    assert status == 0, output
+    assert f"ok    pool {shop.pool_id}: ledger 12 + backlog 0 + set aside 0 + dead letters 0 = 12, issued 12" in output
+    await shop.stores.postgres.execute("DELETE FROM redemptions WHERE seq IN (6, 12)")
+    status, output = await run_command(settings, "reconcile")
+    assert status == 1
+    assert f"WRONG pool {shop.pool_id}" in output
+    assert str(shop.batch) in output
+    assert "missing seqs: 6, 12" in output
+    status, output = await run_command(settings, "reconcile", "--json", "--batch-id", str(shop.batch))
+    assert status == 1
+    shown = orjson.loads(output)
+    assert shown["pools"][0]["missing"] == [6, 12]
+    status, output = await run_command(settings, "reconcile", "--batch-id", str(uuid.uuid4()))
+    assert status == 2, output
+
+
+async def test_a_foreign_partition_is_not_balanced(shop: Shop, settings: Settings) -> None:
+    shop.client.hset(partition_keys(shop.number).state, "epoch", "77")
+    status, output = await run_command(settings, "reconcile", "--batch-id", str(shop.batch))
+    assert status == 1
+    assert "not available" in output

@@ -1,0 +1,139 @@
+"""The event format: what is encoded is decoded, by row and by column, and no bytes can do anything else."""
+
+from __future__ import annotations
+
+import uuid
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from issuer.events import (
+    Redemption,
+    RedemptionColumns,
+    UndecodableEventError,
+    decode_columns,
+    decode_event,
+    decode_redemptions,
+    encode_who,
+)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300).filter(lambda text: len(text.encode()) < 65_536)
+customers = st.none() | st.uuids()
+key_hashes = st.none() | st.binary(min_size=1, max_size=32)
+wheres = st.tuples(texts, customers, key_hashes, st.integers(0, 2**32 - 1))
+
+
+def encode(pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None, int]]]]) -> bytes:
+    """As redeem.lua does it."""
+    data = b""
+    for pool_id, first_seq, rows in pools:
+        data += b"R %d %d %d\n" % (pool_id, first_seq, len(rows))
+        for code, customer, key_hash, api_key_id in rows:
+            text = code.encode()
+            data += len(text).to_bytes(2) + text
+            data += encode_who(customer.bytes if customer else None, api_key_id, key_hash)
+    return data
+
+
+pools = st.lists(
+    st.tuples(st.integers(1, 2**62), st.integers(1, 2**62), st.lists(wheres, min_size=1, max_size=5)), max_size=4
+)
+
+
+def entry(data: bytes, count: int, call_id: UUID) -> dict[bytes, bytes]:
+    return {b"v": b"1", b"e": b"7", b"t": b"1700000000123", b"c": call_id.hex.encode(), b"n": b"%d" % count, b"d": data}
+
+
+@given(pools, st.uuids())
+def test_round_trip(
+    given_pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None, int]]]], call_id: UUID
+) -> None:
+    expected = [
+        Redemption(pool, first + i, code, customer, 1700000000123, call_id, key_hash, api_key, 7)
+        for pool, first, rows in given_pools
+        for i, (code, customer, key_hash, api_key) in enumerate(rows)
+    ]
+    data = encode(given_pools)
+    fields = entry(data, len(expected), call_id)
+    event = decode_event(fields)
+    assert (event.epoch, event.count, event.redemptions) == (7, len(expected), expected)
+    assert decode_redemptions(data, epoch=7, at_ms=1700000000123, call_id=call_id) == expected
+    columns = RedemptionColumns()
+    assert decode_columns(fields, columns) == (7, len(expected))
+    assert list(columns.redemptions()) == expected
+    by_row = RedemptionColumns()
+    for redemption in expected:
+        by_row.append(redemption)
+    assert by_row.columns() == columns.columns()
+
+
+names = st.sampled_from([b"v", b"e", b"t", b"c", b"n", b"d"])
+
+
+@given(st.dictionaries(names, st.binary(max_size=60)))
+def test_arbitrary_bytes_raise_nothing_else(fields: dict[bytes, bytes]) -> None:
+    columns = RedemptionColumns()
+    try:
+        decode_columns(fields, columns)
+    except UndecodableEventError:
+        assert len(columns) == 0
+        assert all(not column for column in columns.columns())
+
+
+@given(st.data())
+def test_a_damaged_event_is_refused_or_decoded_and_leaves_no_half_rows(data: st.DataObject) -> None:
+    rows: list[tuple[str, UUID | None, bytes | None, int]] = [
+        ("code", uuid.UUID(int=5), b"k" * 16, 3), ("öde", None, None, 0)
+    ]  # fmt: skip
+    fields = entry(encode([(1, 10, rows), (2, 20, rows)]), 4, uuid.UUID(int=9))
+    name = data.draw(names)
+    value = bytearray(fields[name])
+    match data.draw(st.sampled_from(["cut", "flip", "insert", "missing"])):
+        case "cut":
+            value = value[: data.draw(st.integers(0, len(value)))]
+        case "flip":
+            value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
+        case "insert":
+            at = data.draw(st.integers(0, len(value)))
+            value[at:at] = data.draw(st.binary(min_size=1, max_size=8))
+        case _:
+            del fields[name]
+    if name in fields:
+        fields[name] = bytes(value)
+    columns = RedemptionColumns()
+    columns.append(Redemption(1, 1, "before", None, 1, uuid.UUID(int=1), None, 0, 1))
+    try:
+        _, count = decode_columns(fields, columns)
+    except UndecodableEventError:
+        count = 0
+    assert {len(column) for column in columns.columns()} == {1 + count}
+    assert columns.codes[0] == "before"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({b"v": b"2"}, "event version 2 is not known"),
+        ({b"n": b"3"}, "2 redemptions where 3 were announced"),
+        ({b"d": b"X 1 1 1\n"}, "unknown kind"),
+        ({b"d": b"R 1 1 1000000000000\n"}, "redemptions in 0 bytes"),
+        ({b"d": b"R 1 1 -1\n" + bytes(40)}, "redemptions in"),
+        ({b"c": b"zz"}, "ValueError"),
+        ({b"t": b""}, "ValueError"),
+    ],
+)
+def test_says_what_is_wrong(changes: dict[bytes, bytes], reason: str) -> None:
+    rows: list[tuple[str, UUID | None, bytes | None, int]] = [("a", None, None, 0), ("b", None, None, 0)]
+    with pytest.raises(UndecodableEventError, match=reason):
+        decode_event(entry(encode([(1, 1, rows)]), 2, uuid.uuid4()) | changes)
+
+
+def test_take_and_slice_keep_the_rows_together() -> None:
+    columns = RedemptionColumns()
+    rows = [Redemption(1, seq, f"c{seq}", None, seq, uuid.UUID(int=seq), None, 0, 1) for seq in range(1, 6)]
+    for row in rows:
+        columns.append(row)
+    assert list(columns.take([4, 0]).redemptions()) == [rows[4], rows[0]]
+    assert list(columns.slice(1, 3).redemptions()) == rows[1:3]
