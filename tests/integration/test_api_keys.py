@@ -1,0 +1,147 @@
+"""API keys: shown once, counted out within moments, kept through an outage of Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from issuer.api_keys import (
+    ApiKeyNotFoundError,
+    InvalidApiKeyError,
+    KeyRing,
+    Scope,
+    create_key,
+    digest,
+    list_keys,
+    revoke_key,
+)
+from issuer.audit import list_entries
+from issuer.migrate import migrate
+from issuer.postgres import Pool, close_pool, connect_pool
+from issuer.settings import Settings
+from tests.servers import PostgresServer
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def pool_of(settings: Settings) -> AsyncIterator[Pool]:
+    pool = await connect_pool(settings, size=3)
+    try:
+        yield pool
+    finally:
+        await close_pool(pool)
+
+
+@asynccontextmanager
+async def ring_of(settings: Settings) -> AsyncIterator[KeyRing]:
+    async with pool_of(settings) as pool:
+        ring = KeyRing(pool)
+        await ring.start()
+        try:
+            yield ring
+        finally:
+            await ring.aclose()
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path / "postgres", durable=False) as server:
+        yield server
+
+
+async def test_a_key_is_found_by_its_secret_of_which_postgres_keeps_the_hash(settings: Settings) -> None:
+    client = uuid4()
+    async with pool_of(settings) as postgres:
+        key, secret = await create_key(
+            postgres, name="till 7", scopes=["redeem", "admin"], client_id=client, actor="cli:ann"
+        )
+        assert secret.startswith("isk_")
+        assert (key.name, key.scopes, key.client_id) == ("till 7", frozenset(Scope), client)
+        async with ring_of(settings) as ring:
+            assert ring.find(secret) == ring.find(secret.encode()) == ring.find(secret) == key
+            for wrong in ("", "isk_", secret[:-1], secret + "x", secret.lower(), "clé", b"\xff" * 40, "x" * 100_000):
+                assert ring.find(wrong) is None
+        assert await list_keys(postgres) == [key]
+        rows = await postgres.fetch(
+            "SELECT api_keys::text AS row FROM api_keys UNION ALL SELECT audit_log::text FROM audit_log"
+        )
+        assert not any(secret in row["row"] for row in rows)
+        assert await postgres.fetchval("SELECT secret_sha256 FROM api_keys") == digest(secret.encode())
+        (entry,) = (await list_entries(postgres)).items
+        assert (entry.actor, entry.action, entry.subject) == ("cli:ann", "key.create", f"key:{key.id}")
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes"), [("", ["admin"]), ("x" * 256, ["admin"]), ("a\0", ["admin"]), ("x", []), ("x", ["root"])]
+)
+async def test_what_cannot_be_a_key_is_refused(settings: Settings, name: str, scopes: list[str]) -> None:
+    async with pool_of(settings) as postgres:
+        with pytest.raises(InvalidApiKeyError):
+            await create_key(postgres, name=name, scopes=scopes, actor="test")
+        assert await list_keys(postgres) == []
+
+
+async def test_every_process_hears_of_new_and_revoked_keys(settings: Settings) -> None:
+    async with ring_of(settings) as one, ring_of(settings) as two, pool_of(settings) as postgres:
+        key, secret = await create_key(postgres, name="x", scopes=["redeem"], actor="test")
+        for ring in (one, two):
+            await until(lambda ring=ring: ring.find(secret) == key)  # type: ignore[misc]
+        revoked = await revoke_key(postgres, key.id, actor="test")
+        assert revoked.revoked_at is not None
+        for ring in (one, two):
+            await until(lambda ring=ring: ring.find(secret) is None)  # type: ignore[misc]
+        assert await revoke_key(postgres, key.id, actor="test") == revoked
+        with pytest.raises(ApiKeyNotFoundError):
+            await revoke_key(postgres, key.id + 1, actor="test")
+        actions = [entry.action for entry in (await list_entries(postgres)).items]
+        assert actions == ["key.revoke", "key.create"]
+
+
+async def test_a_revocation_counts_also_when_nobody_is_told(settings: Settings) -> None:
+    async with ring_of(settings) as ring, pool_of(settings) as postgres:
+        _, secret = await create_key(postgres, name="x", scopes=["redeem"], actor="test")
+        await until(lambda: ring.find(secret) is not None)
+        await postgres.execute("UPDATE api_keys SET revoked_at = now()")
+        await until(lambda: ring.find(secret) is None)
+
+
+async def test_the_ring_survives_the_loss_of_its_connection(settings: Settings) -> None:
+    async with ring_of(settings) as ring, pool_of(settings) as postgres:
+        _, first = await create_key(postgres, name="x", scopes=["redeem"], actor="test")
+        await until(lambda: ring.find(first) is not None)
+        await postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        key, second = await create_key(postgres, name="y", scopes=["redeem"], actor="test")
+        await until(lambda: ring.find(second) == key)
+        assert ring.find(first) is not None
+
+
+async def test_keys_stay_while_postgres_is_away(settings: Settings, own_postgres: PostgresServer) -> None:
+    own = settings.model_copy(update={"database_url": SecretStr(own_postgres.url())})
+    await migrate(own)
+    async with pool_of(own) as postgres:
+        key, secret = await create_key(postgres, name="x", scopes=["redeem"], actor="test")
+    async with ring_of(own) as ring:
+        assert ring.loaded
+        own_postgres.kill9()
+        async with ring_of(own) as late:
+            assert (late.loaded, late.find(secret)) == (False, None)
+            assert ring.find(secret) == key
+            own_postgres.start()
+            await until(lambda: late.find(secret) == key)
+        async with pool_of(own) as postgres:
+            await revoke_key(postgres, key.id, actor="test")
+        await until(lambda: ring.find(secret) is None)
