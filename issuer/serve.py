@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +65,10 @@ def url_of(listener: socket.socket) -> str:
 
 
 def run_api(settings: Settings, listener: socket.socket) -> None:
-    """Serves in this process until SIGTERM or SIGINT; requests in flight then have `shutdown_timeout_s`."""
+    """Serves in this process until SIGTERM or SIGINT; requests in flight then have `shutdown_timeout_s`.
+
+    It ends a little after that whatever happens: with nobody there to kill it, too.
+    """
     import uvicorn
 
     from issuer.app import create_app
@@ -84,11 +89,30 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s),
     )
+
+    class BoundedServer(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            _end_in_any_case(asyncio.get_running_loop(), settings.shutdown_timeout_s + KILL_MARGIN_S / 2)
+            await super().shutdown(sockets)
+
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        BoundedServer(config).run(sockets=[listener])
     except KeyboardInterrupt:
         # uvicorn raises the signal again after it has stopped cleanly.
         return
+
+
+def _end_in_any_case(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
+    """Ends this process after `limit_s` if it still lives then, and says what it was waiting for."""
+
+    def end() -> None:
+        waiting = [f"{task.get_name()}: {task.get_stack(limit=1)}" for task in asyncio.all_tasks(loop)]
+        log.error("did not stop in time", limit_s=limit_s, tasks=waiting)
+        os._exit(1)
+
+    timer = threading.Timer(limit_s, end)
+    timer.daemon = True
+    timer.start()
 
 
 async def _answers(listener: socket.socket) -> bool:

@@ -107,7 +107,8 @@ class Installation:
 
     def children(self) -> list[psutil.Process]:
         """All processes below it, now."""
-        return psutil.Process(self.pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(self.pid).children(recursive=True)
+        return found
 
     def signal(self, number: signal.Signals) -> int:
         """Sends it a signal, waits for its end, returns its exit status."""
