@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from issuer.rules import NO_RULES, Limit, Rules, RulesError, parse_rules, parse_rules_text
@@ -40,6 +40,7 @@ anything = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(valid)
 def test_valid_rules_survive_the_way_to_json_and_back(value: dict[str, Any]) -> None:
     rules = parse_rules(value)
@@ -50,6 +51,7 @@ def test_valid_rules_survive_the_way_to_json_and_back(value: dict[str, Any]) -> 
     assert ("limits" in shown) == bool(value.get("limits"))
 
 
+@settings(deadline=None)
 @given(valid)
 def test_packed_holds_every_limit(value: dict[str, Any]) -> None:
     rules = parse_rules(value)
@@ -58,6 +60,7 @@ def test_packed_holds_every_limit(value: dict[str, Any]) -> None:
     assert len(packed) == len(value.get("limits") or []) + bool(value.get("maxpercustomer"))
 
 
+@settings(deadline=None)
 @given(anything)
 def test_anything_is_either_accepted_or_refused_clearly(value: object) -> None:
     try:
@@ -68,6 +71,7 @@ def test_anything_is_either_accepted_or_refused_clearly(value: object) -> None:
         assert parse_rules(rules.to_json()) == rules
 
 
+@settings(deadline=None)
 @given(st.text(max_size=50))
 def test_any_text_is_either_accepted_or_refused_clearly(text: str) -> None:
     try:

@@ -1,0 +1,243 @@
+"""CSV files of codes, as people send them: what is taken, what is rejected and why, and that nothing else is lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from issuer.bounded_lines import LINE_BYTES
+from issuer.code_csv import (
+    MOST_CLIENTS,
+    MOST_REJECTIONS,
+    ROW_LINES,
+    CodeCsv,
+    CsvHeaderError,
+    Reason,
+    TooManyClientsError,
+)
+
+A = UUID("11111111-1111-4111-8111-111111111111")
+B = UUID("22222222-2222-4222-8222-222222222222")
+HEADER = b"client_id,code\n"
+
+
+class Read:
+    """What became of a file."""
+
+    def __init__(self, data: bytes, *, client_id: UUID | None = None, block: int = 1 << 20) -> None:
+        self.csv = CodeCsv(client_id)
+        blocks = [data[at : at + block] for at in range(0, len(data), block)]
+        copied = b"".join([*(self.csv.feed(block) for block in blocks), self.csv.finish()])
+        self.rows = [self._row(line) for line in copied.decode().split("\n")[:-1]]
+        self.rejections = [(rejection.line, rejection.reason) for rejection in self.csv.rejections]
+        self._check_numbers()
+
+    def _row(self, line: str) -> tuple[int, UUID, int, str]:
+        row, client, number, code = line.split("\t")
+        return int(row), self.csv.clients[int(client)], int(number), code.replace("\\\\", "\\")
+
+    def _check_numbers(self) -> None:
+        assert [row[0] for row in self.rows] == list(range(1, self.csv.accepted + 1))
+        assert self.csv.rejected >= len(self.rejections)
+        for client in self.csv.clients:
+            numbers = [row[2] for row in self.rows if row[1] == client]
+            assert numbers == list(range(1, len(numbers) + 1))
+
+    @property
+    def codes(self) -> list[str]:
+        return [row[3] for row in self.rows]
+
+
+def row(code: bytes | str, client: UUID = A) -> bytes:
+    return str(client).encode() + b"," + (code.encode() if isinstance(code, str) else code) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "codes"),
+    [
+        (HEADER + row("X1") + row("X2", B), ["X1", "X2"]),
+        (b"\xef\xbb\xbf" + HEADER + row("X1"), ["X1"]),
+        (HEADER.replace(b"\n", b"\r\n") + row("X1").replace(b"\n", b"\r\n") + row("X2"), ["X1", "X2"]),
+        (HEADER + row("X1")[:-1], ["X1"]),
+        (HEADER + row("X1")[:-1] + b"\r", ["X1"]),
+        (b" Client ID , CODE ,note\n" + row("X1,n"), ["X1"]),
+        (b'"Code","client-id"\nX1,%s\n' % str(A).encode(), ["X1"]),
+        (b"\n\r\n" + HEADER + b"\n\n" + row("X1") + b"   \n\n", ["X1"]),
+        (HEADER + row("0007") + row("1e5") + row("=1+1"), ["0007", "1e5", "=1+1"]),
+        (HEADER + row(" \t X 1 \t"), ["X 1"]),
+        (HEADER + row('"X,1"') + row('"X""2"') + row('" X3 "') + row(' "X4"'), ["X,1", 'X"2', "X3", "X4"]),
+        (HEADER + row('X"1'), ['X"1']),
+        (HEADER + row("X\\1") + row("\\N") + row("\\."), ["X\\1", "\\N", "\\."]),
+        (HEADER + row("Ω€😀é"), ["Ω€😀é"]),
+        (HEADER + row("X1,") + row("X2,,, "), ["X1", "X2"]),
+        (HEADER + row("X1").upper(), ["X1"]),
+        (HEADER + row("X1").replace(b"-", b""), ["X1"]),
+        (HEADER + row("x" * 255) + row("é" * 255), ["x" * 255, "é" * 255]),
+        (b'code,note,client_id\nX1,"a\nb,c",%s\nX2,n,%s' % (str(A).encode(), str(A).encode()), ["X1", "X2"]),
+        (HEADER, []),
+    ],
+)  # fmt: skip
+def test_taken(data: bytes, codes: list[str]) -> None:
+    for block in (1, 7, 1 << 20):
+        read = Read(data, block=block)
+        assert read.codes == codes
+        assert read.rejections == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (str(A).encode(), Reason.TOO_FEW_COLUMNS),
+        (row("X,Y")[:-1], Reason.TOO_MANY_COLUMNS),
+        (b"nobody,X", Reason.BAD_CLIENT_ID),
+        (b",X", Reason.BAD_CLIENT_ID),
+        (b"{%s},X" % str(A).encode(), Reason.BAD_CLIENT_ID),
+        (b"\xff,X", Reason.BAD_CLIENT_ID),
+        (row("")[:-1], Reason.EMPTY),
+        (row('" "')[:-1], Reason.EMPTY),
+        (row("\u00a0")[:-1], Reason.EMPTY),
+        (row("x" * 256)[:-1], Reason.TOO_LONG),
+        (row("é" * 256)[:-1], Reason.TOO_LONG),
+        (row("a\x00b")[:-1], Reason.CONTROL_CHARACTER),
+        (row("a\tb")[:-1], Reason.CONTROL_CHARACTER),
+        (row("\x1e")[:-1], Reason.CONTROL_CHARACTER),
+        (row("X\x1f")[:-1], Reason.CONTROL_CHARACTER),
+        (row("a\x7fb")[:-1], Reason.CONTROL_CHARACTER),
+        (row("a\u0085b")[:-1], Reason.CONTROL_CHARACTER),
+        (row("a\rb")[:-1], Reason.CONTROL_CHARACTER),
+        (row(b"\xff")[:-1], Reason.NOT_UTF8),
+        (row(b"\xed\xa0\x80")[:-1], Reason.NOT_UTF8),
+        (row('"X"Y')[:-1], Reason.BAD_QUOTES),
+        (row('"X')[:-1], Reason.BAD_QUOTES),
+        (row("X," + "y" * LINE_BYTES)[:-1], Reason.LINE_TOO_LONG),
+    ],
+)
+@pytest.mark.parametrize("block", [5, 1 << 20])
+def test_rejected_alone(bad: bytes, reason: Reason, block: int) -> None:
+    read = Read(HEADER + row("X1") + bad + b"\n" + row("X2") + row("X3"), block=block)
+    assert read.codes == ["X1", "X2", "X3"]
+    assert read.rejections == [(3, reason.value)]
+
+
+def test_an_open_quote_does_not_swallow_the_rows_behind_it() -> None:
+    read = Read(HEADER + row('"X1') + row("X2") + row('X3"') + row("X4"))
+    assert read.codes == ["X2", 'X3"', "X4"]
+    assert read.rejections == [(2, Reason.BAD_QUOTES.value)]
+
+
+def test_open_quotes_everywhere_cost_only_their_own_lines() -> None:
+    lines = [row(f'"X{number}') if number % 7 == 0 else row(f"X{number}") for number in range(1_000)]
+    read = Read(HEADER + b"".join(lines), block=997)
+    assert read.codes == [f"X{number}" for number in range(1_000) if number % 7]
+    assert [line for line, _ in read.rejections] == [number + 2 for number in range(0, 1_000, 7)]
+
+
+def test_a_note_may_have_line_breaks_but_not_without_end() -> None:
+    note = b"\n" * (ROW_LINES - 1)
+    data = b"client_id,code,note\n" + row(b'X1,"' + note + b'"') + row("Y1,")
+    assert Read(data, block=64).codes == ["X1", "Y1"]
+    read = Read(b"client_id,code,note\n" + row(b'X1,"' + note + b'\n"') + row("Y1,"), block=64)
+    assert read.codes == ["Y1"]
+
+
+def test_line_numbers_count_the_lines_within_a_row() -> None:
+    read = Read(b"client_id,code,note\n" + row(b'X1,"a\nb\nc"') + row(","))
+    assert read.rejections == [(5, Reason.EMPTY.value)]
+
+
+def test_a_row_of_several_lines_is_rejected_as_one() -> None:
+    read = Read(b"client_id,code,note\n" + row(b',"a\nb\nc"') + row("X1,"))
+    assert read.codes == ["X1"]
+    assert read.rejections == [(2, Reason.EMPTY.value)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\n\n", b"code\n", b"client_id\n", b"client_id;code\n", b"\xff\n", b'"client_id,code\n', row("X1"),
+        "client_id,code\n".encode("utf-16"), b"x" * 100_000,
+    ],
+)  # fmt: skip
+def test_header_refused(data: bytes) -> None:
+    with pytest.raises(CsvHeaderError, match=r"^CSV must contain 'code' and 'client_id' columns$"):
+        Read(data)
+
+
+def test_header_with_a_column_twice() -> None:
+    with pytest.raises(CsvHeaderError, match="more than one column 'code'"):
+        Read(b"client_id,code,Code\n")
+
+
+def test_client_given_for_a_file_without_the_column() -> None:
+    read = Read(b"n,code\n1,X1\n2,X2\n3,\n", client_id=A)
+    assert read.codes == ["X1", "X2"]
+    assert read.csv.clients == [A]
+    assert read.rejections == [(4, Reason.EMPTY.value)]
+
+
+def test_client_given_for_a_file_with_the_column() -> None:
+    read = Read(HEADER + row("X1") + row("X2", B) + b",X3\n" + row("X4"), client_id=A)
+    assert read.codes == ["X1", "X3", "X4"]
+    assert read.rejections == [(3, Reason.OTHER_CLIENT.value)]
+
+
+def test_rejections_are_all_counted_but_not_all_kept() -> None:
+    read = Read(HEADER + row("") * (MOST_REJECTIONS + 5))
+    assert read.csv.rejected == MOST_REJECTIONS + 5
+    assert len(read.rejections) == MOST_REJECTIONS
+
+
+def test_too_many_clients() -> None:
+    lines = b"".join(row("X", UUID(int=number)) for number in range(MOST_CLIENTS))
+    assert len(Read(HEADER + lines).csv.clients) == MOST_CLIENTS
+    with pytest.raises(TooManyClientsError, match="more than 10,000 clients"):
+        Read(HEADER + lines + row("X", A))
+
+
+good_code = st.text(
+    st.characters(min_codepoint=32, max_codepoint=0x2FFF, exclude_categories=("Cc", "Cs")), min_size=1, max_size=40
+).filter(lambda text: bool(text.strip()))  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([A, B]), good_code), max_size=20), st.integers(1, 200))
+def test_what_the_csv_module_writes_is_read(rows: list[tuple[UUID, str]], block: int) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([["client_id", "code"], *rows])
+    read = Read(text.getvalue().encode(), block=block)
+    assert [(client, code) for _, client, _, code in read.rows] == [
+        (client, code.strip(" \t")) for client, code in rows
+    ]
+
+
+junk = st.one_of(
+    st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"").replace(b'"', b"")),
+    st.sampled_from([str(A).encode(), row('"')[:-1], row('"x"y')[:-1], b",", b"," * 9, b"\\", b"\\.", b"\x00"]),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.just(None), junk), max_size=25), st.integers(1, 300))
+def test_junk_never_costs_a_good_row_nor_matter_the_blocks(lines: list[bytes | None], block: int) -> None:
+    good = [f"GOOD{number}" for number, line in enumerate(lines) if line is None]
+    data = HEADER + b"".join(
+        row(f"GOOD{number}") if line is None else line + b"\n" for number, line in enumerate(lines)
+    )
+    read = Read(data, block=block)
+    assert [code for code in read.codes if code.startswith("GOOD")] == good
+    whole = Read(data)
+    assert (read.rows, read.rejections) == (whole.rows, whole.rejections)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([b'"', b",", b"\n", b"X", str(A).encode(), b"\r", b" ", b"\xff"]), max_size=60),
+       st.integers(1, 40))  # fmt: skip
+def test_any_bytes_are_read_the_same_in_any_blocks(parts: list[bytes], block: int) -> None:
+    data = HEADER + b"".join(parts)
+    whole, cut = Read(data), Read(data, block=block)
+    assert (whole.rows, whole.rejections) == (cut.rows, cut.rejections)
