@@ -1,0 +1,39 @@
+"""The alert rules speak of metrics and outcomes that exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+from issuer import metrics
+from issuer.outcomes import Outcome
+
+FILE = Path(__file__).parents[2] / "deploy" / "prometheus-alerts.yml"
+
+
+def rules() -> list[dict[str, Any]]:
+    yaml: Any = importlib.import_module("yaml")
+    (group,) = yaml.safe_load(FILE.read_text())["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def test_every_metric_exists() -> None:
+    used = {name for rule in rules() for name in re.findall(r"\bissuer_\w+", rule["expr"])}
+    assert len(used) > 8
+    assert {re.sub(r"_(bucket|count|sum)$", "", name) for name in used} - set(metrics.NAMES) == set()
+
+
+def test_every_outcome_exists() -> None:
+    used = {name for rule in rules() for name in re.findall(r'outcome="(\w+)"', rule["expr"])}
+    assert used <= {outcome.lower() for outcome in Outcome}
+
+
+def test_every_rule_tells_what_it_means() -> None:
+    names = [rule["alert"] for rule in rules()]
+    assert len(names) == len(set(names))
+    for rule in rules():
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"]["summary"]
