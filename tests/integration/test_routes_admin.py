@@ -149,7 +149,8 @@ async def test_a_batch_is_made_shown_and_changed(api: Api) -> None:
     "body",
     [b"", b"[]", b"{", b'{"name": "\xff"}', b'{"name": "a", "name": "b"}', b'{"name": NaN}', b"[" * 50_000, b'{"a":1}',
      b'{"name": 5}', b'{"name": ""}', b'{"name": " "}', b'{"name": "a\\u0000b"}', b'{"name": "\\ud800"}',
-     b'{"name": "a", "rules": []}', b'{"name": "a", "rules": {"max": 1}}', b'{"name":"a","rules":{"maxpercustomer":-1}}',
+     b'{"name": "a", "rules": []}', b'{"name": "a", "rules": {"max": 1}}',
+     b'{"name": "a", "rules": {"maxpercustomer": -1}}',
      b'{"name": "a", "rules": {"maxpercustomer": true}}', b'{"name": "a", "rules": {"timelimit": 1e400}}',
      b'{"name": "a", "starts_at": "yesterday"}', b'{"name": "a", "starts_at": "2026-01-01T00:00:00"}',
      b'{"name": "a", "starts_at": 5}', b'{"name": "a", "starts_at": "0001-01-01T00:00:00+14:00"}',
@@ -190,7 +191,8 @@ async def drain(api: Api) -> None:
     """What the worker does, once."""
     stores = api.services.stores
     for partition in range(stores.redis.partitions):
-        for _, fields in await stores.redis.client.xrange(f"issuer:{{p{partition:02d}}}:stream"):
+        entries: Any = await stores.redis.client.xrange(f"issuer:{{p{partition:02d}}}:stream")
+        for _, fields in entries:
             async with stores.postgres.acquire() as connection, connection.transaction():
                 await record_redemptions(connection, decode_event(fields).redemptions)
 
