@@ -1,0 +1,147 @@
+"""An installation to measure: `issuer up` as users start it, on a free port, in a directory of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import redis.asyncio as aioredis
+from pydantic import SecretStr
+
+from issuer.datadir import DataDirectory, Running
+from issuer.keys import partition_keys
+from issuer.settings import Settings
+from issuer.stores import Stores, open_stores
+from loadtest.drivers import REDEEM_PATH
+from loadtest.processes import Program, answers, family, process_table
+
+CATCH_UP_LIMIT_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Redis' own account of its memory, in bytes."""
+
+    used: int
+    keys: int
+
+
+class Installation:
+    """Embedded servers, API and worker. Use it as a context: whatever happens, its processes are ended."""
+
+    def __init__(self, directory: Path, *, api_processes: int = 1, environment: Mapping[str, str] | None = None):
+        self.directory = directory
+        self.api_processes = api_processes
+        directory.mkdir(parents=True, exist_ok=True)
+        self._data = DataDirectory(directory / "data")
+        command = [
+            sys.executable, "-m", "issuer", "up", "--data-dir", self._data.path, "--port", "0",
+            "--workers", str(api_processes),
+        ]  # fmt: skip
+        self._program = Program(command, directory / "up.log", environment=environment)
+        self._running: Running | None = None
+        self.settings = Settings()
+
+    def __enter__(self) -> Installation:
+        self._program.start(self._is_ready, "issuer up")
+        running = self._data.running()
+        assert running is not None
+        self._running = running
+        self.settings = Settings(
+            redis_url=SecretStr(running.redis_url), database_url=SecretStr(running.database_url),
+            partitions=running.partitions, pool_high_water=running.pool_high_water,
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._program.stop()
+
+    def _is_ready(self) -> bool:
+        running = self._data.running()
+        return running is not None and answers(f"{running.url}/readyz")
+
+    @property
+    def running(self) -> Running:
+        if self._running is None:
+            raise RuntimeError("the installation is not running")
+        return self._running
+
+    @property
+    def redeem_url(self) -> str:
+        return self.running.url + REDEEM_PATH
+
+    @property
+    def api_key(self) -> str:
+        return self._data.api_key.read_text().strip()
+
+    def pids(self, role: str) -> list[int]:
+        """Processes of a role (api, worker, redis, postgres), with their children."""
+        marks = {"api": "issuer.serve", "worker": "sync_worker", "redis": "redis.conf", "postgres": "bin/postgres"}
+        table = process_table()
+        children = [process for process in table.values() if process.parent == self._program.pid]
+        return [
+            member.pid for child in children if marks[role] in child.command for member in family(table, child.pid)
+        ]
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds so far, by role. Counts what ended meanwhile: parents add up their children."""
+        table = process_table()
+        return {
+            role: sum(table[pid].cpu_s for pid in self.pids(role) if pid in table)
+            for role in ("api", "redis", "worker", "postgres")
+        }
+
+    @asynccontextmanager
+    async def stores(self) -> AsyncIterator[Stores]:
+        async with open_stores(self.settings, postgres_size=8) as stores:
+            yield stores
+
+    @asynccontextmanager
+    async def redis(self) -> AsyncIterator[aioredis.Redis]:
+        client = aioredis.Redis.from_url(self.running.redis_url, protocol=2)
+        async with client:
+            yield client
+
+    @asynccontextmanager
+    async def postgres(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        connection = await asyncpg.connect(self.running.database_url)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def backlog(self, client: aioredis.Redis) -> int:
+        """Redemptions that are not in the ledger yet."""
+        pipeline = client.pipeline(transaction=False)
+        for partition in range(self.running.partitions):
+            pipeline.hget(partition_keys(partition).state, "backlog")
+        return sum(int(count or 0) for count in await pipeline.execute())
+
+    async def catch_up_s(self) -> float:
+        """Waits until every redemption is in the ledger; returns how long that took."""
+        started_at = time.monotonic()
+        async with self.redis() as client:
+            while await self.backlog(client):
+                if time.monotonic() - started_at > CATCH_UP_LIMIT_S:
+                    raise TimeoutError("the ledger did not catch up")
+                await asyncio.sleep(0.005)
+        return time.monotonic() - started_at
+
+    async def versions(self) -> dict[str, str]:
+        async with self.redis() as client, self.postgres() as postgres:
+            info = await client.info("server")
+            fsync = await client.config_get("appendfsync")
+            return {
+                "redis": f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}",
+                "appendfsync": fsync["appendfsync"],
+                "postgres": str(await postgres.fetchval("SHOW server_version")),
+                "synchronous_commit": str(await postgres.fetchval("SHOW synchronous_commit")),
+                "fsync": str(await postgres.fetchval("SHOW fsync")),
+            }

@@ -1,0 +1,116 @@
+"""The Postgres way: the yardstick. One transaction a request that locks a free row and marks it as given.
+
+The same HTTP server and driver as the API's, prepared statements, a connection pool, a partial index on what is free,
+durable commits. No API keys, no limits, no idempotency: what it lacks makes it faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+import uvicorn
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+
+from loadtest.floor import BARE_SERVER
+
+if TYPE_CHECKING:
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Pool = asyncpg.Pool
+
+CONNECTIONS: Final = 16
+
+TABLE: Final = """
+CREATE TABLE IF NOT EXISTS row_lock_codes (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    batch_id        uuid NOT NULL,
+    client_id       uuid NOT NULL,
+    code            text NOT NULL,
+    customer_id     uuid,
+    redeemed_at     timestamptz,
+    UNIQUE (code, batch_id)
+);
+CREATE INDEX IF NOT EXISTS row_lock_codes_free ON row_lock_codes (batch_id, client_id, id) WHERE redeemed_at IS NULL;
+"""
+FILL: Final = """
+INSERT INTO row_lock_codes (batch_id, client_id, code)
+SELECT $1, $2, 'ROWLOCK-' || lpad(to_hex(i), 12, '0') FROM generate_series(1, $3::bigint) AS i
+"""
+
+_LOCK: Final = """
+SELECT id, code FROM row_lock_codes WHERE batch_id = $1 AND client_id = $2 AND redeemed_at IS NULL
+ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+_MARK: Final = "UPDATE row_lock_codes SET customer_id = $2, redeemed_at = now() WHERE id = $1"
+
+
+class PostgresWay:
+    """The application. Its pool is opened and closed by the server's lifespan."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url
+        self._pool: Pool | None = None
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        message = await receive()
+        assert message["type"] == "http.request"
+        fields = orjson.loads(message["body"])
+        code = await self._redeem(UUID(fields["batchid"]), UUID(fields["clientid"]), UUID(fields["customerid"]))
+        status, answer = (404, {"error": "no code found"}) if code is None else (200, {"code": code})
+        body = orjson.dumps(answer)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _redeem(self, batch_id: UUID, client_id: UUID, customer_id: UUID) -> str | None:
+        assert self._pool is not None
+        async with self._pool.acquire() as connection, connection.transaction():
+            row = await connection.fetchrow(_LOCK, batch_id, client_id)
+            if row is None:
+                return None
+            await connection.execute(_MARK, row["id"], customer_id)
+            return str(row["code"])
+
+    async def _live(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await receive()
+        async with self._open():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[None]:
+        # Reset would be one more round trip a request; there is nothing to reset.
+        self._pool = await asyncpg.create_pool(
+            self._url, min_size=CONNECTIONS, max_size=CONNECTIONS, reset=_leave_as_it_is,
+            server_settings={"synchronous_commit": "on"},
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            await self._pool.close()
+
+
+async def _leave_as_it_is(_: Any) -> None:
+    return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--database-url", required=True)
+    options = parser.parse_args()
+    uvicorn.run(PostgresWay(options.database_url), port=options.port, lifespan="on", **BARE_SERVER)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Processes that a benchmark starts and watches: ended by their own ids, and what CPU time they have used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+START_LIMIT_S: Final = 60.0
+STOP_LIMIT_S: Final = 30.0
+_TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
+    """Waits for a condition, not for a time. Raises TimeoutError with `what` in it."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {limit_s:.0f} s")
+        time.sleep(0.02)
+
+
+def answers(url: str) -> bool:
+    """Whether something speaks HTTP at `url` and is content."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+class Program:
+    """A program of ours, started with a log file, ended by SIGTERM and, when that does not help, by SIGKILL."""
+
+    def __init__(self, command: Sequence[str | Path], log: Path, *, environment: Mapping[str, str] | None = None):
+        self.command = [str(part) for part in command]
+        self.log = log
+        self._environment = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError(f"{self.command[0]} is not running")
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def start(self, is_ready: Callable[[], bool], what: str) -> Self:
+        """Returns when it is ready. Raises RuntimeError with the end of its log when it ends before that."""
+        with self.log.open("ab") as log:
+            # A group of its own: Ctrl-C reaches the benchmark only, which then ends what it has started.
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment,
+                process_group=0,
+            )  # fmt: skip
+        wait_until(lambda: self.has_ended or is_ready(), what)
+        if self.has_ended:
+            raise RuntimeError(f"{what}: it ended.\n{self.log.read_text(errors='replace')[-4000:]}")
+        return self
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def python_module(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", name, *arguments]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One line of the process table."""
+
+    pid: int
+    parent: int
+    command: str
+    cpu_s: float
+    """User and system time, with that of the children it has waited for."""
+
+
+def process_table() -> dict[int, Process]:
+    """All processes of this machine. Empty where there is no /proc."""
+    table = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (entry / "stat").read_text()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        fields = stat.rpartition(")")[2].split()
+        pid = int(entry.name)
+        cpu_s = sum(int(ticks) for ticks in fields[11:15]) / _TICKS_A_SECOND
+        table[pid] = Process(pid, int(fields[1]), command, cpu_s)
+    return table
+
+
+def family(table: Mapping[int, Process], pid: int) -> list[Process]:
+    """A process and all that descend from it."""
+    found = [table[pid]] if pid in table else []
+    for process in found:
+        found.extend(child for child in table.values() if child.parent == process.pid)
+    return found
+
+
+def machine_cpu_s() -> dict[str, float]:
+    """CPU time of the whole machine since its start: busy, idle, and stolen by its host."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, idle, wait, irq, soft, steal = (int(field) / _TICKS_A_SECOND for field in fields[:8])
+    return {"busy": user + nice + system + irq + soft, "idle": idle + wait, "stolen": steal}

@@ -1,0 +1,70 @@
+-- wrk's side of a load: POST requests with a fresh customer each, at the price of two concatenations.
+--
+-- After "--": path, targets file (lines of batch id and client id), requests per target (0: a random target each time),
+-- customer (a UUID, or - for a fresh one each), keys (1: an Idempotency-Key of its own each), think time in ms
+-- (0: none; otherwise random, twice that at most), run id (8 hex digits), API key (or -).
+-- At the end it prints one line of JSON after the word RESULT.
+
+local bit = require("bit")
+local tohex = bit.tohex
+local counter, thread_number = 0, 0
+local targets, per_target, fixed_customer, with_keys, think_ms, run
+local head, customer_tail, key_tail
+
+function setup(thread)
+  thread:set("number", thread_number)
+  thread_number = thread_number + 1
+end
+
+local function template(path, api_key)
+  local headers = {["Content-Type"] = "application/json", ["Host"] = wrk.headers["Host"] or wrk.host .. ":" .. wrk.port}
+  if api_key ~= "-" then headers["Authorization"] = "Bearer " .. api_key end
+  local body = string.rep("x", #'{"batchid":"","clientid":"","customerid":""}' + 3 * 36)
+  local request = wrk.format("POST", path, headers, body)
+  return (request:gsub("\r\n\r\n" .. body .. "$", ""))
+end
+
+function init(args)
+  math.randomseed(tonumber(args[7], 16) + number)
+  targets = {}
+  for line in io.lines(args[2]) do
+    local batch, client = line:match("(%S+)%s+(%S+)")
+    targets[#targets + 1] = '{"batchid":"' .. batch .. '","clientid":"' .. client .. '","customerid":"'
+  end
+  per_target, with_keys, think_ms, run = tonumber(args[3]), args[5] == "1", tonumber(args[6]), args[7]
+  if args[4] ~= "-" then fixed_customer = args[4] end
+  -- The customer's first digits vary like a random number, so that the ledger's index is filled as in real life.
+  customer_tail = string.format("-%s-4%03x-8%s-%s%04x\"}", run:sub(1, 4), number, run:sub(5, 7), run, number)
+  key_tail = "-" .. run .. "-" .. number
+  head = template(args[1], args[8])
+  if think_ms > 0 then
+    delay = function() return math.floor(math.random() * 2 * think_ms + 0.5) end
+  end
+end
+
+function request()
+  counter = counter + 1
+  -- Odd, so different for different counters below 2^32; the product stays exact below 2^53.
+  local digits = tohex(bit.tobit((counter % 2097152) * 2654435761 + math.floor(counter / 2097152)))
+  local target
+  if per_target > 0 then
+    target = targets[math.min(#targets, math.floor((counter - 1) / per_target) + 1)]
+  else
+    target = targets[#targets == 1 and 1 or math.random(#targets)]
+  end
+  local customer = fixed_customer and fixed_customer .. '"}' or digits .. customer_tail
+  if with_keys then
+    return head .. "\r\nIdempotency-Key: " .. digits .. key_tail .. "\r\n\r\n" .. target .. customer
+  end
+  return head .. "\r\n\r\n" .. target .. customer
+end
+
+function done(summary, latency, requests)
+  local errors = summary.errors
+  print(string.format(
+    'RESULT {"requests": %d, "refused": %d, "seconds": %.6f, "p50_ms": %.3f, "p90_ms": %.3f, "p99_ms": %.3f, '
+      .. '"p999_ms": %.3f, "max_ms": %.3f, "socket_errors": %d}',
+    summary.requests, errors.status, summary.duration / 1e6, latency:percentile(50) / 1e3,
+    latency:percentile(90) / 1e3, latency:percentile(99) / 1e3, latency:percentile(99.9) / 1e3, latency.max / 1e3,
+    errors.connect + errors.read + errors.write + errors.timeout))
+end

@@ -1,0 +1,170 @@
+"""The redeem script without everything around it: redemptions per second of CPU time that Redis spends.
+
+Speaks to one Redis through the engine's own calls, so KEYS and ARGV are just those of the API. Every call goes to one
+partition; the stream is cut between the measured pieces of work, as the worker's acks would do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import redis as blocking
+import redis.asyncio as aioredis
+
+from issuer.binaries import valkey_server
+from issuer.engine import Call, PoolRef, Waiting
+from issuer.events import encode_who
+from issuer.keys import GROUP, KEY_FORMAT, batch_keys, idempotency_hash, partition_keys
+from issuer.launch import launch_command
+from issuer.scripts import BLESS_PARTITION, LOAD_CODES, OPEN_POOL, PUT_BATCH, REDEEM
+from loadtest.processes import Program, process_table
+
+EPOCH: Final = 1
+PARTITION: Final = 7
+CHUNK: Final = 4_000
+DEADLINE_MS: Final = 4_102_444_800_000
+"""The year 2100: these calls are never too late."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptCost:
+    """What a shape of call costs Redis."""
+
+    redemptions_a_call: int
+    batches: int
+    limits: str
+    with_keys: bool
+    redemptions: int
+    cpu_s: float
+
+    @property
+    def redemptions_per_cpu_s(self) -> float:
+        return self.redemptions / self.cpu_s
+
+
+class LoneRedis:
+    """A durable Redis of our own, on a unix socket in a temporary directory."""
+
+    def __init__(self, program: Path | None = None) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="issuer-bench-")
+        self.socket = Path(self._directory.name) / "redis.sock"
+        options = {
+            "port": "0", "unixsocket": str(self.socket), "dir": self._directory.name, "save": "",
+            "appendonly": "yes", "appendfsync": "always", "auto-aof-rewrite-percentage": "0",
+        }  # fmt: skip
+        argv = [str(valkey_server(program)), *(part for name, value in options.items() for part in (f"--{name}", value))]
+        log = Path(self._directory.name) / "redis.log"
+        self._server = Program(launch_command(argv, death_signal=signal.SIGTERM), log)
+
+    def __enter__(self) -> LoneRedis:
+        self._server.start(self._answers, "Redis is ready")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.stop()
+        self._directory.cleanup()
+
+    def _answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except blocking.RedisError:
+            return False
+
+    def client(self) -> blocking.Redis:
+        return blocking.Redis(unix_socket_path=str(self.socket), protocol=2)
+
+    @property
+    def cpu_s(self) -> float:
+        return process_table()[self._server.pid].cpu_s
+
+    @property
+    def program(self) -> str:
+        with self.client() as client:
+            info: Any = client.info("server")
+        return f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
+
+
+def _load(client: blocking.Redis, pool: PoolRef, pool_id: int, codes: int, limits: str) -> None:
+    partition = partition_keys(PARTITION)
+    client.eval(BLESS_PARTITION.text, 2, partition.state, partition.stream, EPOCH, KEY_FORMAT, 10**9, 0, GROUP, 0)
+    client.eval(PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "")
+    keys = [partition.state, pool.batch.batch, pool.pool_key]
+    client.eval(OPEN_POOL.text, len(keys), *keys, EPOCH, pool_id, 0, codes)
+    for first in range(1, codes + 1, CHUNK):
+        some = [f"CODE-{pool_id:05d}-{seq:09d}" for seq in range(first, min(first + CHUNK, codes + 1))]
+        client.eval(LOAD_CODES.text, len(keys) + 1, *keys, pool.codes_key, EPOCH, first, codes, *some)
+
+
+def _pool() -> PoolRef:
+    keys, client_id = batch_keys(PARTITION, uuid4()), uuid4()
+    return PoolRef(PARTITION, keys, keys.pool(client_id), keys.codes(client_id))
+
+
+def _waiting(pool: PoolRef, future: asyncio.Future[Any], with_key: bool) -> Waiting:
+    customer = UUID(int=random.getrandbits(128)).bytes
+    key_hash = idempotency_hash(customer, customer.hex()) if with_key else None
+    return Waiting(pool, customer, encode_who(customer, 1, key_hash), key_hash, 0.0, future)
+
+
+async def _drive(redis: LoneRedis, commands: list[list[Any]]) -> float:
+    """CPU seconds that Redis spends on the commands, which go out eight at a time."""
+    client = aioredis.Redis(unix_socket_path=str(redis.socket), protocol=2, single_connection_client=True)
+    async with client:
+        connection = client.connection
+        assert connection is not None
+        packed = [b"".join(connection.pack_command(*command)) for command in commands]
+        before = redis.cpu_s
+        for at in range(0, len(packed), 8):
+            some = packed[at : at + 8]
+            await connection.send_packed_command(b"".join(some), check_health=False)
+            for _ in some:
+                reply = await connection.read_response()
+                if reply[0] != b"DONE" or b"GRANTED" not in reply[1]:
+                    raise RuntimeError(f"not granted: {reply!r}")
+        return redis.cpu_s - before
+
+
+async def measure_script(
+    redis: LoneRedis, *, calls: int = 2_000, redemptions_a_call: int = 64, batches: int = 1, limits: str = "1:0",
+    with_keys: bool = False,
+) -> ScriptCost:  # fmt: skip
+    """Runs `calls` calls of fresh customers; `batches` of them share each call."""
+    pools = [_pool() for _ in range(batches)]
+    total = calls * redemptions_a_call
+    with redis.client() as client:
+        client.script_load(REDEEM.text)
+        for number, pool in enumerate(pools, 1):
+            _load(client, pool, number, -(-total // batches), limits)
+    nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    commands = []
+    for _ in range(calls):
+        requests = [_waiting(pools[i % batches], nobody, with_keys) for i in range(redemptions_a_call)]
+        call = Call(PARTITION, os.urandom(16).hex(), requests)
+        call.deadline_ms = DEADLINE_MS
+        commands.append(call.command(EPOCH))
+    cpu_s = await _drive(redis, commands)
+    with redis.client() as client:
+        client.delete(partition_keys(PARTITION).stream, partition_keys(PARTITION).state)
+    return ScriptCost(redemptions_a_call, batches, limits, with_keys, total, cpu_s)
+
+
+async def main() -> None:
+    with LoneRedis() as redis:
+        print(redis.program)
+        for shape in ({}, {"limits": ""}, {"with_keys": True}, {"batches": 64}, {"redemptions_a_call": 4, "calls": 20_000},
+                      {"redemptions_a_call": 4, "batches": 4, "calls": 20_000}):  # fmt: skip
+            cost = await measure_script(redis, **shape)  # type: ignore[arg-type]
+            print(shape, f"{cost.redemptions_per_cpu_s:,.0f} redemptions per CPU s; {1e6 / cost.redemptions_per_cpu_s:.2f} µs")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
