@@ -122,9 +122,7 @@ async def _retry(connection: AnyConnection, row: asyncpg.Record) -> str | None:
         return str(error)
     if row["seq"] is not None:
         numbers = zip(columns.pool_ids, columns.seqs, strict=True)
-        columns = columns.take(
-            [place for place, pair in enumerate(numbers) if pair == (row["pool_id"], row["seq"])]
-        )
+        columns = columns.take([place for place, pair in enumerate(numbers) if pair == (row["pool_id"], row["seq"])])
         if not columns:
             return "the kept entry does not hold this redemption"
     recorded = await record_redemptions(connection, columns)

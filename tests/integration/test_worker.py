@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 from pydantic import SecretStr
@@ -14,11 +16,12 @@ from pydantic import SecretStr
 from issuer.keys import GROUP
 from issuer.migrate import migrate
 from issuer.postgres import UNAVAILABLE
+from issuer.scripts import REMOVE_CONSUMERS
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
 from tests.conftest import TEMPLATE
 from tests.handing_out import Shop, open_shop, plain_client
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, RedisServer
 from tests.worker_process import WorkerProcess, eventually
 
 SHORT_S = 1.0
@@ -346,3 +349,71 @@ async def test_tops_up_pools_that_run_low(shop: Shop, settings: Settings, tmp_pa
 
         await eventually(all_redeemed, "the pool is topped up")
         await drained(shop, 5_200)
+
+
+async def test_entries_of_a_lost_reply_are_read_again(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    shop.redeem(3)
+    with WorkerProcess(settings, tmp_path) as worker:
+        await drained(shop, 3)
+        name = json.loads(next(line for line in worker.log().splitlines() if '"reading"' in line))["consumer"]
+        async with held(shop, "redemptions"):
+            shop.redeem(1)
+            await someone_waits_for(shop, "redemptions")
+            shop.redeem(5)
+            # As if the worker had asked and the answer was lost: no read of new entries ever brings these.
+            lost = shop.client.execute_command("XREADGROUP", "GROUP", GROUP, name, "STREAMS", shop.keys.stream, ">")
+            assert lost
+        await drained(shop, 9)
+
+
+async def test_redis_killed_and_restarted(settings: Settings, tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server:
+        alone = settings.model_copy(update={"redis_url": SecretStr(server.url())})
+        async with open_stores(alone) as stores:
+            with plain_client(server.url()) as client:
+                shop = await open_shop(stores, client, codes=(1_000,))
+            with WorkerProcess(alone, tmp_path) as worker:
+                total = 0
+                for _ in range(3):
+                    with plain_client(server.url()) as client:
+                        shop.client = shop.partition.client = client
+                        total += shop.redeem_in_calls(10, 5)
+                        server.kill9()
+                    server.start()
+
+                    async def blessed() -> bool:
+                        pair = stores.incarnations.blessed
+                        return pair is not None and pair.run_id == server.run_id()
+
+                    await eventually(blessed, "the restarted server is blessed")
+                with plain_client(server.url()) as client:
+                    shop.client = shop.partition.client = client
+                    await drained(shop, total)
+                    assert total == 150
+                    assert worker.terminate() == 0
+
+
+async def test_removes_consumers_that_are_gone_but_none_with_entries(shop: Shop) -> None:
+    shop.redeem_in_calls(2, 1)
+    for name in ("idle", "busy"):
+        shop.client.execute_command(
+            "XREADGROUP", "GROUP", GROUP, name, "COUNT", 1, "STREAMS", shop.keys.stream, ">"
+        )  # fmt: skip
+    taken: Any = shop.client.xpending_range(shop.keys.stream, GROUP, "-", "+", 10, "idle")
+    shop.client.xack(shop.keys.stream, GROUP, taken[0]["message_id"])
+
+    async def remove(idle_ms: int) -> int:
+        keys = (shop.keys.state, shop.keys.stream)
+        return int((await shop.stores.redis.run(REMOVE_CONSUMERS, keys, (GROUP, idle_ms)))[1])
+
+    assert await remove(3_600_000) == 0
+    assert await remove(0) == 1
+    (left,) = shop.client.execute_command("XINFO", "CONSUMERS", shop.keys.stream, GROUP)
+    assert (left["name"], left["pending"]) == (b"busy", 1)
+
+
+async def test_a_side_task_that_dies_stops_the_process_loudly(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    await shop.stores.postgres.execute("UPDATE batches SET rules = '{\"nonsense\": 1}', revision = 2")
+    with WorkerProcess(settings, tmp_path) as worker:
+        assert await asyncio.to_thread(worker.process.wait, 60) == 1
+        assert "the worker failed" in worker.log()
