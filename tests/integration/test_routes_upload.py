@@ -1,0 +1,170 @@
+"""POST /api/v1/codes/upload on the real application and real servers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psutil
+import pytest
+import pytest_asyncio
+
+from issuer.api_keys import create_key
+from issuer.postgres import close_pool, connect_pool
+from issuer.settings import Settings
+from tests.api import UPLOAD, Api, problem, running_app
+from tests.api_process import ApiProcess
+
+CLIENT = uuid4()
+GOOD = f"client_id,code\n{CLIENT},A\n"
+
+
+@pytest_asyncio.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_app(settings) as running:
+        yield running
+
+
+async def send(api: Api, file: Any = ("codes.csv", GOOD), /, **data: str) -> httpx.Response:
+    files = {} if file is None else {"file": file}
+    if not files:
+        return await api.client.post(UPLOAD, data=data, headers=api.admin)
+    return await api.client.post(UPLOAD, files=files, data=data, headers=api.admin)
+
+
+async def test_an_upload_is_counted_row_by_row(api: Api) -> None:
+    text = f"﻿code,note,client_id\r\nA,x,{CLIENT}\r\nA,y,{CLIENT}\r\n,z,{CLIENT}\r\nB,,nobody\r\nÜ 1,,{CLIENT}\r\n"
+    response = await send(api, ("Codes.CSV", text), batch_name="Summer", rules='{"maxpercustomer": 1}')
+    assert response.status_code == 200
+    report = response.json()
+    assert report.pop("batch_id")
+    assert [row["line"] for row in report.pop("rejections")] == [4, 5]
+    assert report == {
+        "message": "Codes uploaded successfully",
+        "rows": 5,
+        "loaded": 2,
+        "duplicates_in_file": 1,
+        "duplicates_in_batch": 0,
+        "rejected": 2,
+    }
+    (batch,) = (await api.get("/api/v1/batches")).json()
+    assert batch["rules"] == {"maxpercustomer": 1, "timelimit": 0}
+
+
+async def test_each_upload_is_a_batch_of_its_own(api: Api) -> None:
+    ids = {(await send(api, batch_name="Summer")).json()["batch_id"] for _ in range(2)}
+    assert len(ids) == 2
+
+
+async def test_a_customer_can_redeem_at_once(api: Api) -> None:
+    batch = (await send(api, batch_name="Summer")).json()["batch_id"]
+    assert (await api.redeem(batch, CLIENT)).json() == {"code": "A"}
+
+
+BAD: list[tuple[str, Any, dict[str, str], str]] = [
+    ("no file", None, {"batch_name": "S"}, "No CSV file provided"),
+    ("a field instead of a file", None, {"file": GOOD, "batch_name": "S"}, "No CSV file provided"),
+    ("nothing", None, {}, "No CSV file provided"),
+    ("another ending", ("codes.txt", GOOD), {"batch_name": "S"}, "File must be a CSV"),
+    ("no ending", ("csv", GOOD), {"batch_name": "S"}, "File must be a CSV"),
+    ("no name", ("c.csv", GOOD), {}, "Batch name is required"),
+    ("empty name", ("c.csv", GOOD), {"batch_name": "  "}, "Batch name is required"),
+    ("no client_id", ("c.csv", "code\nA\n"), {"batch_name": "S"}, "CSV must contain 'code' and 'client_id' columns"),
+    ("no header", ("c.csv", f"{CLIENT},A\n"), {"batch_name": "S"}, "CSV must contain 'code' and 'client_id' columns"),
+    ("empty file", ("c.csv", ""), {"batch_name": "S"}, "CSV must contain 'code' and 'client_id' columns"),
+    ("no text", ("c.csv", b"\xff\x00" * 99), {"batch_name": "S"}, "CSV must contain 'code' and 'client_id' columns"),
+]
+
+
+@pytest.mark.parametrize(("file", "data", "error"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+async def test_bad_uploads_are_refused_and_make_no_batch(api: Api, file: Any, data: dict[str, str], error: str) -> None:
+    problem(await send(api, file, **data), 400, error)
+    assert (await api.get("/api/v1/batches?limit=10")).json()["items"] == []
+
+
+@pytest.mark.parametrize("rules", ["x", "[]", '{"max": 1}', '{"maxpercustomer": "1"}', '{"limits": [{}]}', "\x00"])
+async def test_bad_rules_are_refused(api: Api, rules: str) -> None:
+    response = await send(api, batch_name="S", rules=rules)
+    assert problem(response, 400)["code"] == "invalid_rules"
+    assert "rules" in response.json()["error"]
+    assert (await api.get("/api/v1/batches")).json() == []
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\nb", "n" * 256])
+async def test_bad_names_are_refused(api: Api, name: str) -> None:
+    problem(await send(api, batch_name=name), 400)
+
+
+# Starlette leaves the closing of a file that never ended to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("media", "body"),
+    [
+        ("multipart/form-data", b"--x\r\n"),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nA\r\n--x--\r\n"),
+        ("multipart/form-data; boundary=x", b"not a form"),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data; name=file; filename=a\r\n\r\n"),
+        ("multipart/form-data; boundary=" + "x" * 9_000, b""),
+        ("application/json", b"{}"),
+        ("", b""),
+        ("application/x-www-form-urlencoded", b"file=%ff%00&batch_name=S"),
+    ],
+)  # fmt: skip
+async def test_what_is_no_form_is_a_400(api: Api, media: str, body: bytes) -> None:
+    response = await api.client.post(UPLOAD, content=body, headers={**api.admin, "Content-Type": media})
+    problem(response, 400)
+
+
+async def test_two_files_are_refused(api: Api) -> None:
+    files = [("file", ("a.csv", GOOD)), ("file", ("b.csv", GOOD))]
+    problem(await api.client.post(UPLOAD, files=files, data={"batch_name": "S"}, headers=api.admin), 400)
+
+
+async def test_a_file_over_the_limit_is_a_413(settings: Settings) -> None:
+    async with running_app(settings.model_copy(update={"max_upload_bytes": 100_000})) as small:
+        large = ("c.csv", GOOD + f"{CLIENT},B\n" * 5_000)
+        problem(await send(small, large, batch_name="S"), 413, "body too large")
+        assert (await small.get("/api/v1/batches")).json() == []
+
+
+async def admin_key(settings: Settings) -> str:
+    postgres = await connect_pool(settings, size=1)
+    try:
+        return (await create_key(postgres, name="upload", scopes=["admin"], actor="test"))[1]
+    finally:
+        await close_pool(postgres)
+
+
+async def test_many_rows_do_not_grow_the_process(settings: Settings, tmp_path: Path) -> None:
+    """Through a real process: 200,000 rows, 10 MB, must not be held in memory."""
+    file = tmp_path / "codes.csv"
+    with file.open("w") as rows:
+        rows.write("client_id,code\n")
+        rows.writelines(f"{CLIENT},CODE-{number:09d}\n" for number in range(200_000))
+    key = await admin_key(settings)
+    with ApiProcess(settings, tmp_path) as process:
+        process.wait_until_ready()
+        headers = {"Authorization": f"Bearer {key}"}
+
+        def upload(path: Path) -> dict[str, Any]:
+            with path.open("rb") as source:
+                response = httpx.post(
+                    process.url + UPLOAD,
+                    files={"file": ("codes.csv", source)},
+                    data={"batch_name": "Large"},
+                    headers=headers,
+                    timeout=120,
+                )
+            assert response.status_code == 200, response.text
+            report: dict[str, Any] = response.json()
+            return report
+
+        small = tmp_path / "small.csv"
+        small.write_text("client_id,code\n" + "".join(f"{CLIENT},S{number}\n" for number in range(20_000)))
+        upload(small)
+        before = psutil.Process(process.pid).memory_info().rss
+        assert upload(file)["loaded"] == 200_000
+        assert psutil.Process(process.pid).memory_info().rss - before < 30_000_000
