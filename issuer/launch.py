@@ -27,6 +27,8 @@ CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAPABILITY_VERSION_3 = 0x20080522
@@ -99,6 +101,8 @@ def _become(user: pwd.struct_passwd, reach: Sequence[Path]) -> None:
     capabilities = needed_capabilities(user, reach) if sys.platform == "linux" else ()
     if capabilities:
         _prctl(PR_SET_KEEPCAPS, 1)
+        # Without it access(2), by which Postgres looks for its own programs, ignores capabilities of other users.
+        _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
