@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
+
+import asyncpg
 
 from issuer.instants import show_instant
 from issuer.postgres import Pool, unavailable_translated
@@ -42,26 +45,37 @@ async def export_csv(
 ) -> int:
     """Writes a header and one line a redemption, in order of pool and seq; returns their number.
 
-    With `guard` codes that a spreadsheet would take for a formula get an apostrophe in front.
+    With `guard` codes that a spreadsheet would take for a formula get an apostrophe in front. Raises
+    PostgresUnavailableError, and whatever `write` raises.
     """
     written = 0
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    async with aclosing(_chunks(postgres, selection, guard)) as chunks:
+        # Outside of the generator: what fails here is not Postgres.
+        async for count, text in chunks:
+            write(text)
+            written += count
+    return written
+
+
+async def _chunks(postgres: Pool, selection: Selection, guard: bool) -> AsyncGenerator[tuple[int, str], None]:
+    """Pieces of the file, each with the number of redemptions in it."""
+    yield 0, _lines([COLUMNS])
     query, arguments = _query(selection)
     async with unavailable_translated(), postgres.acquire() as connection, connection.transaction(readonly=True):
         cursor = await connection.cursor(query, *arguments, timeout=_TIMEOUT_S)
         while rows := await cursor.fetch(_CHUNK, timeout=_TIMEOUT_S):
-            for row in rows:
-                code = guarded(row["code"]) if guard else row["code"]
-                at = show_instant(row["redeemed_at"])
-                writer.writerow((row["batch_id"], row["client_id"], code, row["customer_id"], at, row["seq"]))
-            written += len(rows)
-            write(lines.getvalue())
-            lines.seek(0)
-            lines.truncate()
-    write(lines.getvalue())
-    return written
+            yield len(rows), _lines(_cells(row, guard) for row in rows)
+
+
+def _cells(row: asyncpg.Record, guard: bool) -> tuple[object, ...]:
+    code = guarded(row["code"]) if guard else row["code"]
+    return row["batch_id"], row["client_id"], code, row["customer_id"], show_instant(row["redeemed_at"]), row["seq"]
+
+
+def _lines(rows: Iterable[Iterable[object]]) -> str:
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    return lines.getvalue()
 
 
 def _query(selection: Selection) -> tuple[str, list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +19,7 @@ from issuer.instants import InvalidInstantError, parse_instant
 
 if TYPE_CHECKING:
     from issuer.erasure import Erasure
+    from issuer.export import Selection
     from issuer.stores import Stores
 
 commands = typer.Typer(help="Export redemptions, erase a customer's id.", no_args_is_help=True)
@@ -47,35 +49,46 @@ def export(
     """Export the ledger, oldest seq first in each pool. The number of redemptions goes to stderr at the end."""
     from issuer.export import Selection, export_csv
 
-    async def work(stores: Stores) -> int:
+    async def work(stores: Stores) -> int | None:
         selection = Selection(batch_id, client, _instant("--from", from_), _instant("--to", to))
-        if output is None:
-            # Without translation of line ends, and whatever the terminal's encoding is.
-            sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+        if output is not None:
+            return await _export_to_file(stores, selection, output, guard=not raw)
+        # Without translation of line ends, and whatever the terminal's encoding is.
+        sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+        try:
             count = await export_csv(stores.postgres, selection, sys.stdout.write, guard=not raw)
             sys.stdout.flush()
-            return count
-        # A file of that name is a whole export, always.
-        part = output.with_name(output.name + ".part")
-        try:
-            with part.open("w", encoding="utf-8", newline="") as file:
-                count = await export_csv(stores.postgres, selection, file.write, guard=not raw)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(output)
+        except BrokenPipeError:
+            # The reader has seen enough; Python would complain once more at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
         except OSError as error:
-            raise CommandError(f"cannot write {output}: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
+            raise CommandError(f"cannot write: {error.strerror}") from error
         return count
 
-    try:
-        count = run(work)
-    except BrokenPipeError:
-        # The reader has seen enough; Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
+    count = run(work)
+    if count is None:
+        raise typer.Exit(1)
     typer.echo(f"{count} redemptions", err=True)
+
+
+async def _export_to_file(stores: Stores, selection: Selection, output: Path, *, guard: bool) -> int:
+    """A file of that name is a whole export, always: it appears when it is complete."""
+    from issuer.export import export_csv
+
+    part = output.with_name(output.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            count = await export_csv(stores.postgres, selection, file.write, guard=guard)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(output)
+    except OSError as error:
+        raise CommandError(f"cannot write {output}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    return count
 
 
 @commands.command("erase-customer")

@@ -1,0 +1,215 @@
+"""The operator's commands for batches, keys and redemptions, as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from issuer.api_keys import digest
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.recording import record, shop_of, words
+
+PROGRAM = (sys.executable, "-c", "from issuer.cli import app; app()")
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+class Issuer:
+    """`issuer` against a test's databases."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.environment = {
+            **os.environ,
+            "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
+            "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
+            "ISSUER_PARTITIONS": str(settings.partitions),
+            "COLUMNS": "200",
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*PROGRAM, *words],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    async def __call__(self, *words: str) -> Done:
+        with self.start(*words) as process:
+            out, err = await asyncio.to_thread(process.communicate)
+            return Done(process.returncode, out, err)
+
+
+@pytest.fixture
+def issuer(settings: Settings) -> Issuer:
+    return Issuer(settings)
+
+
+async def test_a_batch_from_its_making_to_its_end(issuer: Issuer, stores: Stores) -> None:
+    rules = '{"maxpercustomer":2,"timelimit":30}'
+    made = (
+        await issuer(
+            "batches",
+            "create",
+            "--name",
+            "Summer Sale",
+            "--rules",
+            rules,
+            "--ends-at",
+            "2100-01-01T00:00:00Z",
+            "--json",
+        )
+    ).json
+    assert made["rules"] == {"maxpercustomer": 2, "timelimit": 30}
+    assert (made["ends_at"], made["expired"], made["paused"]) == ("2100-01-01T00:00:00.000Z", False, False)
+
+    assert (await issuer("batches", "list", "--json")).json == [made]
+    assert "Summer Sale" in (await issuer("batches", "list")).out
+    assert (await issuer("batches", "pause", "Summer Sale", "--json")).json["paused"] is True
+    assert (await issuer("batches", "resume", made["id"], "--json")).json["paused"] is False
+    limits = '{"limits":[{"max":1,"seconds":60}]}'
+    changed = (await issuer("batches", "set-rules", "Summer Sale", limits, "--json")).json
+    assert changed["rules"]["limits"] == [{"max": 1, "seconds": 60}]
+    async with shop_of(stores) as shop:
+        shown = (await issuer("batches", "show", str(shop.batch), "--json")).json
+        (pool,) = shown["stock"]
+        assert (pool["total"], pool["in_redis"], pool["issued"], pool["backlog"]) == (100, 100, 0, 0)
+        assert "total 100" in (await issuer("batches", "show", str(shop.batch))).out
+    assert (await issuer("batches", "expire", "Summer Sale", "--json")).json["expired"] is True
+    assert made["id"] not in (await issuer("batches", "list")).out
+    assert made["id"] in (await issuer("batches", "list", "--all")).out
+    again = await issuer("batches", "pause", made["id"])
+    assert (again.code, again.out) == (2, "")
+    assert "ended" in again.err
+
+    actors = await stores.postgres.fetch("SELECT actor, action FROM audit_log ORDER BY id")
+    assert [row["action"] for row in actors] == ["batch.create", *["batch.change"] * 3, "batch.end"]
+    assert {row["actor"].partition(":")[0] for row in actors} == {"cli"}
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("batches", "show", "nobody"), "no batch found"),
+        (("batches", "show", "12345678-1234-4234-8234-123456789abc"), "no batch found"),
+        (("batches", "create", "--name", ""), "name must not be empty"),
+        (("batches", "create", "--name", "x", "--rules", '{"max":1}'), "unknown key"),
+        (("batches", "create", "--name", "x", "--rules", "{"), "JSON"),
+        (("batches", "create", "--name", "x", "--starts-at", "2026-01-01"), "offset"),
+        (("batches", "create", "--name", "x", "--ends-at", "soon"), "ISO 8601"),
+        (("batches", "set-rules", "x", '{"maxpercustomer":-1}'), "maxpercustomer"),
+        (("keys", "create", "--name", "x", "--scope", "root"), "scopes are"),
+        (("keys", "create", "--name", "x"), "--scope"),
+        (("keys", "revoke", "77"), "no key 77"),
+        (("redemptions", "export", "--from", "yesterday"), "ISO 8601"),
+        (("redemptions", "export", "--format", "pdf"), "csv"),
+        (("redemptions", "erase-customer", "x"), "x"),
+    ],
+)
+async def test_what_is_impossible_ends_with_2_and_one_line(
+    issuer: Issuer, stores: Stores, words: tuple[str, ...], what: str
+) -> None:
+    done = await issuer(*words)
+    assert (done.code, done.out) == (2, "")
+    assert what in done.err
+    assert "Traceback" not in done.err
+    assert await stores.postgres.fetchval("SELECT count(*) FROM audit_log") == 0
+
+
+async def test_two_batches_of_one_name_are_told_apart_by_id(issuer: Issuer, stores: Stores) -> None:
+    ids = [(await issuer("batches", "create", "--name", "twin", "--json")).json["id"] for _ in range(2)]
+    done = await issuer("batches", "pause", "twin")
+    assert done.code == 2
+    assert all(one in done.err for one in ids)
+
+
+async def test_keys(issuer: Issuer, stores: Stores) -> None:
+    client = str(uuid4())
+    made = (
+        await issuer(
+            "keys", "create", "--name", "till", "--scope", "redeem", "--scope", "admin", "--client", client, "--json"
+        )
+    ).json
+    assert (made["scopes"], made["client_id"], made["revoked_at"]) == (["admin", "redeem"], client, None)
+    plain = await issuer("keys", "create", "--name", "other", "--scope", "redeem")
+    secret = plain.out.strip()
+    assert (
+        await stores.postgres.fetchval("SELECT name FROM api_keys WHERE secret_sha256 = $1", digest(secret.encode()))
+        == "other"
+    )
+
+    listed = (await issuer("keys", "list", "--json")).json
+    assert [key["name"] for key in listed] == ["till", "other"]
+    assert (await issuer("keys", "revoke", str(made["id"]), "--json")).json["revoked_at"] is not None
+    text = (await issuer("keys", "list")).out
+    assert "revoked" in text
+    assert secret not in text
+    assert made["secret"] not in text
+
+
+async def test_export_and_erase(issuer: Issuer, stores: Stores, tmp_path: Path) -> None:
+    async with shop_of(stores, (3_000,)) as shop:
+        customer = uuid4()
+        shop.redeem(2, customer=customer)
+        shop.redeem_in_calls(28, 100)
+        await record(shop)
+
+        done = await issuer("redemptions", "export", "--format", "csv")
+        rows = list(csv.DictReader(done.out.splitlines()))
+        assert (done.code, len(rows), done.err) == (0, 2802, "2802 redemptions\n")
+        assert {row["batch_id"] for row in rows} == {str(shop.batch)}
+
+        path = tmp_path / "out.csv"
+        done = await issuer("redemptions", "export", "--batch-id", str(shop.batch), "-o", str(path))
+        assert (done.code, done.out) == (0, "")
+        assert list(csv.DictReader(path.read_text().splitlines())) == rows
+        assert [entry.name for entry in os.scandir(tmp_path)] == ["out.csv"]
+        missing = await issuer("redemptions", "export", "-o", str(tmp_path / "no" / "out.csv"))
+        assert (missing.code, "cannot write" in missing.err) == (1, True)
+
+        erased = (await issuer("redemptions", "erase-customer", str(customer), "--yes", "--json")).json
+        assert (erased["redemptions"], erased["dead_letters"]) == (2, 0)
+        unasked = await issuer("redemptions", "erase-customer", str(uuid4()))
+        assert unasked.code == 1
+        done = await issuer("redemptions", "export")
+        assert str(customer) not in done.out
+        assert len(done.out.splitlines()) == 2803
+        assert words(shop.redeem()) == ["GRANTED"]
+
+
+async def test_a_reader_that_has_seen_enough_is_no_crash(issuer: Issuer, stores: Stores) -> None:
+    async with shop_of(stores, (8_000,)) as shop:
+        shop.redeem_in_calls(80, 100)
+        await record(shop)
+    with issuer.start("redemptions", "export") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = await asyncio.to_thread(process.stdout.readline)
+        process.stdout.close()
+        err = await asyncio.to_thread(process.stderr.read)
+        await asyncio.to_thread(process.wait)
+    assert first.startswith("batch_id,")
+    assert (process.returncode, err) == (1, "")
