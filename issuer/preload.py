@@ -33,6 +33,10 @@ class HeaderError(PreloadError):
     """The file does not begin with a line that names the columns."""
 
 
+class SourceError(PreloadError):
+    """The file could not be read to its end."""
+
+
 class UnfinishedLoadError(Exception):
     """The codes are in the batch for good, but not all that should be are in Redis; `report` says how far it came.
 
@@ -107,9 +111,9 @@ async def preload_csv(
     `batch_id` None is for a dry run of a batch that is not there yet. `client_id` is for a file without that column,
     or to reject other clients' rows. With `actor` the audit log tells of it. Holds one Postgres connection.
 
-    Raises HeaderError, PreloadError, BatchNotFoundError, BatchEndedError, RedisMemoryError, RedisUnavailableError
-    (nothing was changed by any of them), PostgresUnavailableError (all codes were added or none), and
-    UnfinishedLoadError (all were added).
+    Raises PreloadError (HeaderError, SourceError), BatchNotFoundError, BatchEndedError, RedisMemoryError and
+    RedisUnavailableError (nothing was changed by any of them), PostgresUnavailableError (all codes were added or
+    none), and UnfinishedLoadError (all were added).
     """
     if batch_id is None and not dry_run:
         raise ValueError("a batch is needed")
@@ -275,13 +279,16 @@ class _Load:
 
 
 async def _blocks(source: Source | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    if isinstance(source, AsyncIterable):
-        async for block in source:
+    try:
+        if isinstance(source, AsyncIterable):
+            async for block in source:
+                yield block
+            return
+        while block := source.read(BLOCK):
             yield block
-        return
-    while block := source.read(BLOCK):
-        yield block
-        await asyncio.sleep(0)  # a file never makes us wait, and others want their turn
+            await asyncio.sleep(0)  # a file never makes us wait, and others want their turn
+    except OSError as error:
+        raise SourceError(f"the file cannot be read: {error}") from error
 
 
 def _silent(phase: Phase, done: int, of: int | None) -> None:

@@ -44,9 +44,10 @@ class Read:
     def _check_numbers(self) -> None:
         assert [row[0] for row in self.rows] == list(range(1, self.csv.accepted + 1))
         assert self.csv.rejected >= len(self.rejections)
-        for client in self.csv.clients:
-            numbers = [row[2] for row in self.rows if row[1] == client]
-            assert numbers == list(range(1, len(numbers) + 1))
+        numbers: dict[UUID, int] = {}
+        for _, client, number, _ in self.rows:
+            numbers[client] = numbers.get(client, 0) + 1
+            assert number == numbers[client]
 
     @property
     def codes(self) -> list[str]:

@@ -1,0 +1,253 @@
+"""Pools from Postgres to Redis: each code once and in order, whoever loads, dies, or runs at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+
+from issuer import pools
+from issuer.batches import Batch, BatchChanges, change_batch
+from issuer.keys import batch_keys, partition_of
+from issuer.memory import RedisMemoryError
+from issuer.pools import (
+    BatchNotInRedisError,
+    CodesMissingError,
+    PoolClosedError,
+    PoolLostError,
+    PoolNotFoundError,
+    find_pool,
+    load_pool,
+    top_up,
+)
+from issuer.settings import Settings
+from issuer.stores import Stores, open_stores
+from tests.loading import A, B, check_agreement, codes, issue, load, new_batch, pool_in_redis
+from tests.servers import RedisServer
+
+HIGH = 1_000
+
+
+@pytest_asyncio.fixture
+async def stores(settings: Settings) -> AsyncIterator[Stores]:
+    """With room for 1,000 codes of a pool in Redis; below 500 it is topped up."""
+    async with open_stores(settings.model_copy(update={"pool_high_water": HIGH})) as opened:
+        yield opened
+
+
+async def in_postgres_only(stores: Stores, batch: Batch, count: int, first: int = 1) -> int:
+    """Codes as they lie in Postgres when their loader died before it reached Redis. Returns the pool's id."""
+    pool_id = await stores.postgres.fetchval(
+        "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3)"
+        " ON CONFLICT (batch_id, client_id) DO UPDATE SET total = excluded.total RETURNING id",
+        batch.id, A, first - 1 + count,
+    )  # fmt: skip
+    await stores.postgres.execute(
+        "INSERT INTO codes (pool_id, seq, batch_id, code)"
+        " SELECT $1, n, $2, 'L' || n FROM generate_series($3::bigint, $3 + $4 - 1) AS n",
+        pool_id, batch.id, first, count,
+    )  # fmt: skip
+    assert isinstance(pool_id, int)
+    return pool_id
+
+
+async def test_a_pool_is_opened_and_loaded_up_to_the_mark(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    pool_id = await in_postgres_only(stores, batch, 3_000)
+    told: list[int] = []
+    loaded = await load_pool(stores, pool_id, progress=told.append)
+    assert (loaded.pushed, loaded.loaded, loaded.issued, loaded.in_redis) == (HIGH, HIGH, 0, HIGH)
+    assert sum(told) == HIGH
+    assert (await check_agreement(stores, batch.id, A)).total == 3_000
+    pool = await find_pool(stores, pool_id)
+    assert (pool.opened, pool.loaded, pool.total) == (True, HIGH, 3_000)
+    assert (await load_pool(stores, pool_id)).pushed == 0
+
+
+async def test_a_chunk_at_a_time(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "CHUNK", 7)
+    batch = await new_batch(stores)
+    pool_id = await in_postgres_only(stores, batch, 100)
+    assert (await load_pool(stores, pool_id, most=10)).pushed == 10
+    assert (await check_agreement(stores, batch.id, A)).loaded == 10
+    assert (await load_pool(stores, pool_id)).pushed == 90
+    await check_agreement(stores, batch.id, A)
+
+
+async def test_several_loaders_of_one_pool(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "CHUNK", 7)
+    batch = await new_batch(stores)
+    pool_id = await in_postgres_only(stores, batch, HIGH)
+    results = await asyncio.gather(*(load_pool(stores, pool_id) for _ in range(4)))
+    assert sum(result.pushed for result in results) == HIGH
+    assert (await check_agreement(stores, batch.id, A)).loaded == HIGH
+
+
+async def test_loaders_while_codes_go_out(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "CHUNK", 50)
+    batch = await new_batch(stores)
+    pool_id = await in_postgres_only(stores, batch, 4_000)
+    await load_pool(stores, pool_id)
+    for _ in range(8):
+        await asyncio.gather(
+            issue(stores, batch.id, A, 400), top_up(stores), load_pool(stores, pool_id), top_up(stores)
+        )
+        pool = await check_agreement(stores, batch.id, A)
+        assert pool.loaded - pool.issued <= HIGH
+    assert (await check_agreement(stores, batch.id, A)).issued == 3_200
+
+
+async def test_a_top_up_fills_what_runs_low_and_leaves_the_rest(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    await load(stores, batch, codes("A", 3_000) + codes("B", 400, B))
+    assert await top_up(stores) == 0
+    await issue(stores, batch.id, A, 500)
+    assert await top_up(stores) == 0
+    await issue(stores, batch.id, A, 1)
+    assert await top_up(stores) == 501
+    pool = await check_agreement(stores, batch.id, A)
+    assert (pool.issued, pool.loaded) == (501, 1_501)
+    await issue(stores, batch.id, B, 400)
+    assert await top_up(stores) == 0
+    assert (await check_agreement(stores, batch.id, B)).codes == []
+
+
+async def test_a_top_up_reaches_the_end_and_then_rests(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    await load(stores, batch, codes("A", 2_345))
+    pool_id = await stores.postgres.fetchval("SELECT id FROM pools")
+    for _ in range(4):
+        await issue(stores, batch.id, A, 586)
+        await top_up(stores)
+    pool = await check_agreement(stores, batch.id, A)
+    assert (pool.loaded, pool.total) == (2_345, 2_345)
+    assert (await find_pool(stores, pool_id)).loaded == 2_345
+    waiting = await stores.postgres.fetchval("SELECT count(*) FROM pools WHERE loaded < total")
+    assert waiting == 0
+
+
+async def test_a_top_up_finishes_the_load_of_a_dead_loader(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    pool_id = await in_postgres_only(stores, batch, 300)
+    assert await top_up(stores) == 300
+    assert (await check_agreement(stores, batch.id, A)).loaded == 300
+    # Another one died after the push and before it left its hint.
+    await stores.postgres.execute("UPDATE pools SET loaded = 0 WHERE id = $1", pool_id)
+    assert await top_up(stores) == 0
+    assert (await find_pool(stores, pool_id)).loaded == 300
+
+
+async def test_a_top_up_tells_redis_a_new_total_before_it_needs_the_codes(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    await load(stores, batch, codes("A", HIGH))
+    await in_postgres_only(stores, batch, 100, first=HIGH + 1)
+    assert await top_up(stores) == 0
+    pool = await pool_in_redis(stores, batch.id, A)
+    assert pool is not None
+    assert (pool.loaded, pool.total) == (HIGH, HIGH + 100)
+
+
+async def test_a_thorough_top_up_does_not_believe_the_hint(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    pool_id = await in_postgres_only(stores, batch, 300)
+    await load_pool(stores, pool_id, most=100)
+    await stores.postgres.execute("UPDATE pools SET loaded = 300 WHERE id = $1", pool_id)
+    assert await top_up(stores) == 0
+    assert await top_up(stores, thorough=True) == 200
+    await check_agreement(stores, batch.id, A)
+
+
+async def test_a_late_hint_does_not_outlive_an_epoch(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    pool_id = await in_postgres_only(stores, batch, 300)
+    loader = pools._Loader(stores, await find_pool(stores, pool_id), None)
+    await loader.open()
+    await loader.load(None, give_way=False)
+    # A recovery comes in between: it makes the lists anew, and what we know of them is no longer true.
+    await stores.postgres.execute("UPDATE installation SET epoch = epoch + 1")
+    await loader.leave_hint()
+    assert (await find_pool(stores, pool_id)).loaded == 0
+
+
+async def test_missing_codes_stop_the_load_and_nothing_is_renumbered(stores: Stores) -> None:
+    batch, other = await new_batch(stores), await new_batch(stores, "other")
+    pool_id = await in_postgres_only(stores, batch, 300)
+    await stores.postgres.execute("DELETE FROM codes WHERE pool_id = $1 AND seq = 200", pool_id)
+    await load_pool(stores, pool_id, most=100)
+    with pytest.raises(CodesMissingError, match="199 codes where seqs 101 to 300"):
+        await load_pool(stores, pool_id)
+    pool = await pool_in_redis(stores, batch.id, A)
+    assert pool is not None
+    assert pool.codes == [f"L{seq}" for seq in range(1, 101)]
+    # Nor does it stop others.
+    await in_postgres_only(stores, other, 10)
+    assert await top_up(stores) == 10
+
+
+async def test_codes_that_are_set_aside_are_never_loaded(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    pool_id = await in_postgres_only(stores, batch, 300)
+    await stores.postgres.execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 5, 1)", pool_id)
+    # A pool that is opened begins behind them.
+    await load_pool(stores, pool_id)
+    pool = await check_agreement(stores, batch.id, A)
+    assert (pool.issued, pool.loaded) == (5, 300)
+    await in_postgres_only(stores, batch, 10, first=301)
+    await stores.postgres.execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 305, 1)", pool_id)
+    with pytest.raises(CodesMissingError):
+        await load_pool(stores, pool_id)
+    await stores.postgres.execute("UPDATE set_aside SET released_at = now() WHERE seq = 305")
+    assert (await load_pool(stores, pool_id)).loaded == 310
+
+
+async def test_pools_that_cannot_be_loaded(stores: Stores) -> None:
+    with pytest.raises(PoolNotFoundError):
+        await load_pool(stores, 12345)
+
+    batch = await new_batch(stores)
+    pool_id = await in_postgres_only(stores, batch, 10)
+    await load_pool(stores, pool_id)
+    keys = batch_keys(partition_of(batch.id, stores.redis.partitions), batch.id)
+    await stores.redis.client.delete(keys.pool(A), keys.codes(A))
+    with pytest.raises(PoolLostError):
+        await load_pool(stores, pool_id)
+    assert await pool_in_redis(stores, batch.id, A) is None
+
+    ended = await new_batch(stores, "ended")
+    pool_id = await in_postgres_only(stores, ended, 10)
+    await change_batch(stores, ended.id, BatchChanges(expired=True), actor="test")
+    with pytest.raises(PoolClosedError):
+        await load_pool(stores, pool_id)
+    assert await top_up(stores) == 0
+
+    unknown = uuid4()
+    await stores.postgres.execute("INSERT INTO batches (id, name) VALUES ($1, 'not in Redis')", unknown)
+    pool_id = await stores.postgres.fetchval(
+        "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, 1) RETURNING id", unknown, A
+    )
+    with pytest.raises(BatchNotInRedisError):
+        await load_pool(stores, pool_id)
+    assert not (await find_pool(stores, pool_id)).opened
+
+
+async def test_a_full_redis_is_told_and_later_it_goes_on(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with RedisServer(tmp_path_factory.mktemp("full-redis")) as server, server.client() as client:
+        async with open_stores(settings.model_copy(update={"redis_url": SecretStr(server.url())})) as stores:
+            batch = await new_batch(stores)
+            pool_id = await in_postgres_only(stores, batch, 5_000)
+            await load_pool(stores, pool_id, most=1_000)
+            client.config_set("maxmemory", 1)
+            with pytest.raises(RedisMemoryError):
+                await load_pool(stores, pool_id)
+            with pytest.raises(RedisMemoryError):
+                await top_up(stores)
+            assert (await check_agreement(stores, batch.id, A)).loaded == 1_000
+            client.config_set("maxmemory", 0)
+            assert await top_up(stores) == 4_000
+            await check_agreement(stores, batch.id, A)
