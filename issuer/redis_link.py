@@ -85,6 +85,12 @@ def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) 
     return SentinelConnectionPool(service or "mymaster", sentinel, **options)
 
 
+async def _close_sentinels(pool: ConnectionPool) -> None:
+    if isinstance(pool, SentinelConnectionPool):
+        for client in pool.sentinel_manager.sentinels:
+            await client.aclose()
+
+
 class Link:
     """One connection for one task: several commands out, their replies back, or the connection is gone.
 
@@ -124,7 +130,13 @@ class Link:
             raise
         self._connection = connection
 
+    async def aclose(self) -> None:
+        """Closes it for good."""
+        await self.close()
+        await _close_sentinels(self._pool)
+
     async def close(self) -> None:
+        """Drops the connection; `open` makes another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
@@ -193,9 +205,15 @@ class Redis:
             raise _FencedOffError("this Redis server is not blessed (yet)")
 
     def _drop_connections(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._pool.disconnect(), name="close-unblessed-connections")
+        task = asyncio.get_running_loop().create_task(self._close_connections(), name="close-unblessed-connections")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _close_connections(self) -> None:
+        # Those in use are closed when they come back: the driver does not expect to lose one in the middle of a step.
+        # What is under way on them carries the epoch, and another data set refuses it.
+        await self._pool.update_active_connections_for_reconnect()
+        await self._pool.disconnect(inuse_connections=False)
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]:
         """Runs a script under the blessed epoch, which goes in front of `args`. The result's first item is its status.
@@ -217,6 +235,7 @@ class Redis:
     async def aclose(self) -> None:
         await self.client.aclose()
         await self._pool.disconnect()
+        await _close_sentinels(self._pool)
 
 
 @asynccontextmanager
