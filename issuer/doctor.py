@@ -47,7 +47,7 @@ async def examine(settings: Settings, postgres: Pool) -> list[Check]:
     except PostgresUnavailableError:
         pass  # said above
     finally:
-        await link.close()
+        await link.aclose()
     return checks
 
 

@@ -177,6 +177,7 @@ class Engine:
         self._pools: dict[tuple[str, str], PoolRef] = {}
         self._timeout_s = settings.redeem_timeout_ms / 1000
         self._waits = settings.wait_replicas
+        self._wait_timeout_s = settings.wait_timeout_ms / 1000 if settings.wait_replicas else 0.0
         self._call_prefix = os.urandom(8).hex()
         self._calls = 0
         self._clock_offset_ms: dict[int, float] = {}
@@ -201,7 +202,7 @@ class Engine:
             waiting = self._queue.popleft()
             if not waiting.future.done():
                 waiting.future.set_result(NOT_READY)
-        await self._link.close()
+        await self._link.aclose()
 
     @property
     def is_ready(self) -> bool:
@@ -347,7 +348,7 @@ class Engine:
             commands: list[Sequence[Value]] = [call.command(self._link.blessed.epoch) for call in calls]
             if self._waits:
                 commands.append(("WAIT", self._waits, self._settings.wait_timeout_ms))
-            replies = await self._link.call(commands, timeout_s=left_s)
+            replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)
         except RedisUnavailableError:
             # Not known whether it ran. The same call again: the script recognises it.
             self._connected = False

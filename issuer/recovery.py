@@ -242,7 +242,7 @@ class Guardian:
                 await task
 
     async def aclose(self) -> None:
-        await self._link.close()
+        await self._link.aclose()
 
     async def _watch(self) -> None:
         while True:
