@@ -180,7 +180,7 @@ class StreamReader:
         return replies
 
     async def _not_ready(self, reason: str) -> None:
-        await self._link.close()
+        await self._link.aclose()
         self._incarnations.wake.set()
         raise NotReadyError(reason)
 
