@@ -18,7 +18,9 @@ from issuer.settings import Settings
 
 log = structlog.get_logger()
 
-TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncio.TimeoutError)
+TROUBLE: Final = (
+    asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, asyncio.TimeoutError,
+)  # fmt: skip
 """Whatever Postgres or the way to it can say. Data to blame never get here: `record_entries` buries them."""
 
 
