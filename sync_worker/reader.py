@@ -93,7 +93,7 @@ class StreamReader:
         await self._call([("SCRIPT", "LOAD", ACK_EVENTS.text)])
 
     async def close(self) -> None:
-        await self._link.close()
+        await self._link.aclose()
 
     async def read_new(self, count: int, *, block: bool) -> Batch:
         """Up to `count` entries of each partition that nobody has read yet; waits BLOCK_MS at most."""
@@ -180,7 +180,7 @@ class StreamReader:
         return replies
 
     async def _not_ready(self, reason: str) -> None:
-        await self._link.aclose()
+        await self._link.close()
         self._incarnations.wake.set()
         raise NotReadyError(reason)
 
