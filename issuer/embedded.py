@@ -127,6 +127,15 @@ class EmbeddedValkey:
             await client.aclose()
 
 
+def _give(path: Path, user: str) -> None:
+    try:
+        shutil.chown(path, user)
+    except PermissionError as error:
+        raise DataDirectoryError(
+            f"Postgres does not run as root, and root may not give {path} to {user} here; start as an ordinary user"
+        ) from error
+
+
 class EmbeddedPostgres:
     """PostgreSQL 18. As root it runs as another user, which owns its part of the data directory."""
 
@@ -158,7 +167,7 @@ class EmbeddedPostgres:
         self._directory.make_sockets()
         self._sockets.mkdir(mode=0o700, exist_ok=True)
         if user is not None:
-            shutil.chown(self._sockets, user)
+            _give(self._sockets, user)
         if not self._data.exists():
             self._make_data(user)
 
@@ -168,7 +177,7 @@ class EmbeddedPostgres:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         if user is not None:
-            shutil.chown(new, user)
+            _give(new, user)
         # The socket's directory admits its owner only, so there is nothing to ask a password for.
         command = self._launch(user, self._programs / "initdb", *INITDB_OPTIONS, "--auth=trust", f"--pgdata={new}")
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)

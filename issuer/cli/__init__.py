@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import typer
 
 from issuer import __version__
+from issuer.cli import batches, dead_letters, keys, migrate, preload, reconcile, recover, redemptions, serve, up
 
 app = typer.Typer(
     name="issuer",
@@ -31,11 +30,5 @@ def issuer(
     pass
 
 
-for _name in (
-    "up", "serve", "migrate", "preload", "batches", "keys", "redemptions", "reconcile", "dead_letters", "recover",
-):  # fmt: skip
-    try:
-        importlib.import_module(f"issuer.cli.{_name}").register(app)
-    except ModuleNotFoundError as _error:
-        if _error.name != f"issuer.cli.{_name}":
-            raise
+for _module in (up, serve, migrate, preload, batches, keys, redemptions, reconcile, dead_letters, recover):
+    _module.register(app)

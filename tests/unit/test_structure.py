@@ -16,8 +16,8 @@ WORKER = sorted((ROOT / "sync_worker").rglob("*.py"))
 
 WORKER_MAY_IMPORT = {
     "anomalies", "batches", "dead_letters", "entries", "events", "incarnation", "journal", "journal_keeper", "keys",
-    "ledger", "logs", "metrics", "pools", "postgres", "recovery", "redis_link", "scripts", "settings", "stores",
-    "windows",
+    "ledger", "logs", "memory", "metrics", "pools", "postgres", "recovery", "redis_link", "scripts", "settings",
+    "stores", "tombstones", "windows",
 }  # fmt: skip
 """The contracts, the stores, and the acts that both programs do."""
 
@@ -77,7 +77,8 @@ def test_redis_keys_are_spelled_in_one_module(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*SERVICE, *WORKER], ids=name_of)
 def test_files_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 330
+    """About 300 lines is the aim; one noun that needs more may have some more."""
+    assert len(path.read_text().splitlines()) <= 450
 
 
 def test_the_api_does_not_load_what_only_commands_need() -> None:
