@@ -183,5 +183,14 @@ async def test_a_redemption_that_reaches_the_ledger_settles_its_dead_letter(shop
     assert [row["seq"] for row in waiting] == [90]
 
 
+async def test_refused_data_of_a_seq_in_the_ledger_are_an_anomaly_not_a_dead_letter(shop: Shop) -> None:
+    first, second = handed_out(shop, 2)
+    await record(shop, [first])
+    recorded = await record(shop, [replace(first, code="a\0b"), second])
+    assert (recorded.inserted, recorded.contradicted, recorded.anomalies, recorded.rejected) == (1, 1, 1, [])
+    ((kind, seq, detail),) = await anomalies(shop)
+    assert (kind, seq, detail["event"]["code"]) == ("other_redemption_in_ledger", 1, "a\\u0000b")
+
+
 async def test_nothing_to_record(shop: Shop) -> None:
     assert await record(shop, []) == Recorded()

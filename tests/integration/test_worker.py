@@ -19,7 +19,8 @@ from issuer.postgres import UNAVAILABLE
 from issuer.scripts import REMOVE_CONSUMERS
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
-from tests.conftest import TEMPLATE
+from sync_worker.reader import StreamReader
+from tests.conftest import TEMPLATE, fresh_redis_url
 from tests.handing_out import Shop, open_shop, plain_client
 from tests.servers import PostgresServer, RedisServer
 from tests.worker_process import WorkerProcess, eventually
@@ -418,3 +419,35 @@ async def test_a_side_task_that_dies_stops_the_process_loudly(shop: Shop, settin
     with WorkerProcess(settings, tmp_path) as worker:
         assert await asyncio.to_thread(worker.process.wait, 60) == 1
         assert "the worker failed" in worker.log()
+
+
+async def test_old_and_new_servers_answer_alike(
+    any_redis_server: RedisServer, settings: Settings, tmp_path: Path
+) -> None:
+    url = fresh_redis_url(any_redis_server)
+    here = settings.model_copy(update={"redis_url": SecretStr(url)})
+    with plain_client(url) as client:
+        async with open_stores(here) as stores:
+            shop = await open_shop(stores, client, codes=(100,))
+            shop.redeem_in_calls(6, 2)
+            client.execute_command(
+                "XREADGROUP", "GROUP", GROUP, "dead", "COUNT", 3, "STREAMS", shop.keys.stream, ">"
+            )  # fmt: skip
+            entries = client.execute_command("XRANGE", shop.keys.stream, "-", "+")
+            client.xdel(shop.keys.stream, entries[0][0])
+            reader = StreamReader(here, stores.incarnations, min_idle_ms=0)
+            await reader.open()
+            claimed, new = await reader.claim(100), await reader.read_new(100, block=True)
+            assert [len(batch.entries) for batch in (new, claimed)] == [3, 2]
+            assert claimed.vanished == [(shop.number, entries[0][0].decode())]
+            assert not await reader.read_new(100, block=False)
+            assert len((await reader.read_own(100)).entries) == 5
+            client.script_flush()
+            assert await reader.ack(new) == 6
+            assert await reader.ack(new) == 0, "an entry gives its room back once"
+            assert await reader.ack(claimed) == 4
+            assert (shop.entries(), pending(shop)) == (0, 0)
+            await reader.close()
+            gone = (await stores.redis.run(REMOVE_CONSUMERS, (shop.keys.state, shop.keys.stream), (GROUP, 0)))[1]
+            assert gone == b"2"
+        client.flushdb()
