@@ -26,8 +26,7 @@ from uuid import UUID
 import structlog
 
 from issuer.events import RedemptionColumns, decode_redemptions
-from issuer.ledger import Recorded, record_redemptions
-from issuer.postgres import Connection
+from issuer.ledger import AnyConnection, Recorded, record_redemptions
 
 log = structlog.get_logger()
 
@@ -181,7 +180,7 @@ def _chunks(path: Path) -> Iterator[RedemptionColumns]:
         yield columns
 
 
-async def replay(connection: Connection, directory: Path) -> Recorded:
+async def replay(connection: AnyConnection, directory: Path) -> Recorded:
     """Brings every receipt of a directory into the ledger. To repeat it changes nothing."""
     total = Recorded()
     for path in segments(directory):
@@ -215,7 +214,7 @@ WHERE EXISTS (SELECT FROM redemptions r WHERE r.pool_id = e.pool_id AND r.seq = 
    OR EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = e.pool_id AND d.seq = e.seq)"""
 
 
-async def delete_recorded(connection: Connection, directory: Path) -> int:
+async def delete_recorded(connection: AnyConnection, directory: Path) -> int:
     """Deletes the closed segments that are in the ledger (or its dead letters) to the last redemption."""
     deleted = 0
     for path in segments(directory):

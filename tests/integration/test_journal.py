@@ -1,0 +1,82 @@
+"""The receipt journal on a real disk and a real ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from issuer import journal as journal_module
+from issuer.journal import Journal, JournalError, Receipt, delete_recorded, read_segment, replay, segments
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.integration.test_recovery import drain, engine_of, make_batch, redeem, seqs
+
+RECEIPT = Receipt(epoch=3, partition=2, at_ms=1_700_000_000_123, call_id="0" * 32, data=b"R 1 1 0\n")
+
+
+def test_receipts_come_back_as_they_were_written_up_to_a_cut(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append([RECEIPT] * 3)
+    (path,) = segments(tmp_path)
+    whole = path.read_bytes()
+    assert list(read_segment(path)) == [RECEIPT] * 3
+    for cut in range(len(whole) * 2 // 3, len(whole)):
+        path.write_bytes(whole[:cut])
+        assert list(read_segment(path)) == [RECEIPT] * 2
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert list(read_segment(path)) == [RECEIPT] * 2
+    journal.close()
+
+
+def test_a_directory_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="cannot be used"):
+        Journal(tmp_path / "file" / "journal")
+
+
+def test_a_full_segment_is_closed_and_an_empty_one_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 100)
+    journal = Journal(tmp_path)
+    for _ in range(4):
+        journal.append([RECEIPT])
+    journal.close()
+    assert sum(1 for path in segments(tmp_path) for _ in read_segment(path)) == 4
+    assert len(segments(tmp_path)) > 1
+    assert {path.suffix for path in segments(tmp_path)} == {".closed"}
+    Journal(tmp_path / "empty").close()
+    assert segments(tmp_path / "empty") == []
+
+
+async def test_a_segment_goes_when_all_of_it_is_in_the_ledger_and_its_writer_is_done(
+    settings: Settings, stores: Stores, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path)
+    batch_id = await make_batch(stores, 50)
+    async with engine_of(settings, stores, journal) as engine:
+        await redeem(engine, batch_id, 20)
+    async with stores.postgres.acquire() as connection:
+        assert await delete_recorded(connection, tmp_path) == 0
+        journal.close()
+        assert await delete_recorded(connection, tmp_path) == 0
+        assert (await replay(connection, tmp_path)).inserted == 20
+        assert (await replay(connection, tmp_path)).duplicates == 20
+        await drain(stores)
+        assert await seqs(stores, "redemptions") == list(range(1, 21))
+        assert await delete_recorded(connection, tmp_path) == 1
+    assert segments(tmp_path) == []
+    assert await stores.postgres.fetchval("SELECT count(*) FROM anomalies") == 0
+
+
+async def test_the_segment_of_a_writer_that_lives_stays(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    batch_id = await make_batch(stores, 5)
+    async with engine_of(settings, stores, journal) as engine:
+        await redeem(engine, batch_id, 1)
+    await drain(stores)
+    async with stores.postgres.acquire() as connection:
+        assert await delete_recorded(connection, tmp_path) == 0
+        journal.close()
+        assert await delete_recorded(connection, tmp_path) == 1

@@ -1,0 +1,72 @@
+"""Codes that a lost Redis may have handed out: listed, released to the tail, watched for late events."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from issuer.batches import BatchNotFoundError
+from issuer.events import Redemption
+from issuer.ledger import record_redemptions
+from issuer.outcomes import Outcome
+from issuer.pools import top_up
+from issuer.recovery import Orders
+from issuer.set_aside import list_set_aside, release
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"max_backlog": 10})
+
+
+async def _redemption(stores: Stores, seq: int) -> Redemption:
+    pool_id = await stores.postgres.fetchval("SELECT id FROM pools")
+    return Redemption(pool_id, seq, f"CODE{seq}", uuid.uuid4(), 1_700_000_000_000, uuid.uuid4(), None, 0, 1)
+
+
+async def test_released_codes_come_last_and_their_old_seqs_stay_listed(settings: Settings, stores: Stores) -> None:
+    batch_id = await make_batch(stores, 20)
+    await stores.guardian.check(Orders(restored=True))
+    await top_up(stores)
+    (held,) = await list_set_aside(stores)
+    assert (held.held, held.released, held.first_seq, held.last_seq) == (10, 0, 1, 10)
+    assert await release(stores, batch_id, actor="test") == 10
+    assert await release(stores, batch_id, actor="test") == 0
+    (held,) = await list_set_aside(stores, batch_id)
+    assert (held.held, held.released) == (0, 10)
+    async with engine_of(settings, stores) as engine:
+        given = [await redeem(engine, batch_id, 1) for _ in range(10)]
+        assert [a.code for (a,) in given] == [f"CODE{i}" for i in range(11, 21)]
+        (full,) = await redeem(engine, batch_id, 1)
+        assert full.outcome is Outcome.BACKLOG_FULL
+    rows = await stores.postgres.fetch("SELECT seq, code FROM codes ORDER BY seq")
+    assert [(r["seq"], r["code"]) for r in rows[10:]] == [(20 + i, f"CODE{i}") for i in range(1, 11)]
+    assert await stores.postgres.fetchval("SELECT total FROM pools") == 30
+
+
+async def test_a_late_event_leaves_the_set_aside_table_and_one_of_a_released_seq_is_an_anomaly(stores: Stores) -> None:
+    batch_id = await make_batch(stores, 20)
+    await stores.guardian.check(Orders(restored=True))
+    async with stores.postgres.acquire() as connection, connection.transaction():
+        recorded = await record_redemptions(connection, [await _redemption(stores, 3)])
+    assert (recorded.inserted, recorded.anomalies) == (1, 0)
+    assert await seqs(stores, "set_aside") == [1, 2, *range(4, 11)]
+    await release(stores, batch_id, client_id=CLIENT, actor="test")
+    async with stores.postgres.acquire() as connection, connection.transaction():
+        recorded = await record_redemptions(connection, [await _redemption(stores, 4)])
+    assert (recorded.inserted, recorded.anomalies) == (0, 1)
+    assert await stores.postgres.fetchval("SELECT kind FROM anomalies") == "released_code_redeemed"
+
+
+async def test_an_unknown_batch_is_said_and_nothing_is_released(stores: Stores) -> None:
+    batch_id = await make_batch(stores, 20)
+    await stores.guardian.check(Orders(restored=True))
+    with pytest.raises(BatchNotFoundError):
+        await release(stores, uuid.uuid4(), actor="test")
+    with pytest.raises(BatchNotFoundError):
+        await release(stores, batch_id, client_id=uuid.uuid4(), actor="test")
+    assert (await list_set_aside(stores))[0].held == 10
