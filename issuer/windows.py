@@ -27,7 +27,7 @@ STAMP: Final = 13
 
 # A ledger of millions is sorted before the first row comes.
 QUERY_TIMEOUT_S: Final = 900.0
-_CHUNK: Final = 200
+_CHUNK: Final = 1_000
 _CHUNK_BYTES: Final = 1_000_000
 _PAGE: Final = 100
 
@@ -74,7 +74,7 @@ WHERE NOT EXISTS (SELECT FROM redemptions r WHERE r.pool_id = u.pool_id AND r.se
 _WINDOWS: Final = """
 SELECT customer_id, right(string_agg(lpad(at_ms::text, 13, '0'), '' ORDER BY at_ms), $3) AS times,
   max(at_ms) AS newest_ms
-FROM (SELECT customer_id, (extract(epoch FROM redeemed_at) * 1000)::bigint AS at_ms FROM ({source}) AS found) AS stamped
+FROM (SELECT customer_id, (date_part('epoch', redeemed_at) * 1000)::bigint AS at_ms FROM ({source}) AS found) AS stamped
 GROUP BY customer_id"""
 
 
@@ -100,12 +100,14 @@ async def write_windows(
     prefix = batch_keys(partition, batch_id).window_prefix
     written, chunk, size = 0, list[Window](), 0
     async with connection.transaction():
+        # All redemptions of the batch are sorted by customer while nobody can redeem: let that be quick.
+        await connection.execute("SET LOCAL work_mem = '64MB'")
         pool_ids = await pools_of(connection, batch_id)
         beside = await _gather_unrecorded(connection, pool_ids, backlog, since_ms)
         query = _WINDOWS.format(source=_LEDGER + (_UNRECORDED if beside else ""))
-        cursor = connection.cursor(
-            query, pool_ids, since_ms, span.most * STAMP, prefetch=_PAGE, timeout=QUERY_TIMEOUT_S
-        )
+        longest = span.most * STAMP
+        prefetch = max(10, min(_CHUNK, 4 * _CHUNK_BYTES // longest))
+        cursor = connection.cursor(query, pool_ids, since_ms, longest, prefetch=prefetch, timeout=QUERY_TIMEOUT_S)
         async for row in cursor:
             keep_ms = row["newest_ms"] + span.longest_ms - host_ms if span.longest_ms else 0
             if span.longest_ms and keep_ms <= 0:
