@@ -13,7 +13,10 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,6 +144,16 @@ def api_program(settings: Settings, listener: socket.socket, number: int, enviro
         environment=environment,
         descriptors=(listener.fileno(),),
     )
+
+
+@contextmanager
+def counted_together(settings: Settings) -> Iterator[dict[str, str]]:
+    """The environment in which API processes add their counters up: a directory for the life of their parent."""
+    if settings.metrics_dir is not None:
+        yield {"ISSUER_METRICS_DIR": str(settings.metrics_dir)}
+        return
+    with tempfile.TemporaryDirectory(prefix="issuer-metrics-") as directory:
+        yield {"ISSUER_METRICS_DIR": directory}
 
 
 async def serve(settings: Settings, listener: socket.socket, environment: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from issuer.children import Child, ChildError, Program
 from issuer.datadir import DataDirectory, Running
 from issuer.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
 from issuer.launch import launch_command
-from issuer.serve import ListenError, api_program, listen, url_of
+from issuer.serve import ListenError, api_program, counted_together, listen, url_of
 from issuer.settings import Auth, Settings
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Supervisor:
         self._servers: list[Child] = []
         self._programs: list[Child] = []
         self._listener: socket.socket | None = None
+        self._opened = ExitStack()
         self._failed: asyncio.Future[ChildError]
 
     async def run(self) -> None:
@@ -82,6 +83,7 @@ class Supervisor:
             with suppress(asyncio.CancelledError, Exception):
                 await starting
             await self._stop()
+            self._opened.close()
             self._directory.release()
 
     async def _first(self, *tasks: asyncio.Future[Any]) -> asyncio.Future[Any]:
@@ -190,6 +192,7 @@ class Supervisor:
             "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
             "ISSUER_AUTH": settings.auth.value,
             "ISSUER_WORKERS": str(settings.workers),
+            **self._opened.enter_context(counted_together(settings)),
         }
         worker = Program(
             name="sync_worker",

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         """Run the HTTP service. Needs ISSUER_REDIS_URL and ISSUER_DATABASE_URL; `python -m sync_worker` beside it."""
         from issuer.children import ChildError
         from issuer.logs import configure_logs
-        from issuer.serve import ListenError, listen, run_api, url_of
+        from issuer.serve import ListenError, counted_together, listen, run_api, url_of
         from issuer.serve import serve as keep_serving
 
         try:
@@ -38,6 +38,8 @@ def register(app: typer.Typer) -> None:
             run_api(settings, listener)
             return
         try:
-            asyncio.run(keep_serving(settings, listener, {"ISSUER_AUTH": settings.auth.value}))
+            with counted_together(settings) as environment:
+                environment["ISSUER_AUTH"] = settings.auth.value
+                asyncio.run(keep_serving(settings, listener, environment))
         except ChildError as error:
             fail(str(error))
