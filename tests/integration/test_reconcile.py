@@ -174,33 +174,22 @@ async def test_unreadable_entries_are_counted(shop: Shop) -> None:
 
 
 async def test_holds_at_every_moment_of_a_run(shop: Shop, settings: Settings, tmp_path: Path) -> None:
-    stop = asyncio.Event()
-
-    async def redeem() -> int:
-        count = 0
-        while not stop.is_set() and count < 2_900:
-            count += await asyncio.to_thread(shop.redeem_in_calls, 5, 3)
-        return count
+    async def ledger_has(count: int) -> bool:
+        return (await balance(shop)).ledger == count
 
     with WorkerProcess(settings, tmp_path):
-        redeeming = asyncio.create_task(redeem())
-        seen_backlog = seen_ledger = False
-        for _ in range(60):
+        count = shop.redeem_in_calls(5, 3)
+        await eventually(lambda: ledger_has(15), "the worker is at it")
+        redeeming = asyncio.create_task(asyncio.to_thread(shop.redeem_in_calls, 900, 3))
+        backlogs = set()
+        while not redeeming.done():
             pool = await balance(shop)
             assert pool.holds, pool
-            seen_backlog |= pool.backlog > 0
-            seen_ledger |= pool.ledger > 0
-            if seen_backlog and seen_ledger and redeeming.done():
-                break
-        stop.set()
-        count = await redeeming
-
-        async def drained() -> bool:
-            return (await balance(shop)).ledger == count
-
-        await eventually(drained, "all of it is in the ledger")
-    assert seen_backlog
-    assert seen_ledger
+            backlogs.add(pool.backlog)
+        count += await redeeming
+        await eventually(lambda: ledger_has(count), "all of it is in the ledger")
+    assert max(backlogs) > 0
+    assert count == 2_715
 
 
 async def run_command(settings: Settings, *arguments: str) -> tuple[int, str]:
