@@ -149,8 +149,9 @@ def api_program(settings: Settings, listener: socket.socket, number: int, enviro
 @contextmanager
 def counted_together(settings: Settings) -> Iterator[dict[str, str]]:
     """The environment in which API processes add their counters up: a directory for the life of their parent."""
-    if settings.metrics_dir is not None:
-        yield {"ISSUER_METRICS_DIR": str(settings.metrics_dir)}
+    if settings.metrics_dir is not None or settings.workers == 1:
+        # They inherit the operator's directory; one process alone needs none.
+        yield {}
         return
     with tempfile.TemporaryDirectory(prefix="issuer-metrics-") as directory:
         yield {"ISSUER_METRICS_DIR": directory}
