@@ -2,104 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import Enum
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-import asyncpg
-import orjson
 import structlog
 
 from issuer import audit
-from issuer.instants import InvalidInstantError, in_utc, show_instant
-from issuer.names import name_problem
+from issuer.batch import UNSET as UNSET
+from issuer.batch import Batch as Batch
+from issuer.batch import BatchChanges as BatchChanges
+from issuer.batch import BatchEndedError as BatchEndedError
+from issuer.batch import BatchNotFoundError as BatchNotFoundError
+from issuer.batch import BatchSharedError as BatchSharedError
+from issuer.batch import InvalidBatchError as InvalidBatchError
+from issuer.batch import batch_from_row, changed_values, checked_values, rules_text, shown
 from issuer.pages import Page, decode_cursor, encode_cursor
 from issuer.postgres import Pool, PoolConnection, unavailable_translated
 from issuer.redis_link import RedisUnavailableError
 from issuer.revisions import push_batch as push_batch
-from issuer.rules import NO_RULES, Rules, parse_rules
+from issuer.rules import NO_RULES, Rules
 from issuer.stores import Stores
 
 log = structlog.get_logger()
-
-
-class BatchNotFoundError(LookupError):
-    """There is no such batch, or none that the caller may know of."""
-
-
-class BatchEndedError(Exception):
-    """The batch was ended, and that is final."""
-
-
-class BatchSharedError(Exception):
-    """Other clients have codes in the batch: one of them alone cannot change it."""
-
-
-class InvalidBatchError(ValueError):
-    """Not a batch as it could be; the message says why."""
-
-
-class Unset(Enum):
-    """Leaves a value as it is, where None means to take it away."""
-
-    UNSET = "unset"
-
-
-UNSET: Final = Unset.UNSET
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One batch as Postgres has it. Times are in UTC. Redis has seen all changes up to `redis_revision`."""
-
-    id: UUID
-    name: str
-    rules: Rules
-    starts_at: datetime | None
-    ends_at: datetime | None
-    paused: bool
-    ended_at: datetime | None
-    created_at: datetime
-    revision: int
-    redis_revision: int
-    freed_at: datetime | None
-
-    @property
-    def expired(self) -> bool:
-        """Whether it hands out nothing any more: ended, or past `ends_at`."""
-        return self.ended_at is not None or (self.ends_at is not None and self.ends_at <= datetime.now(UTC))
-
-    @property
-    def in_redis(self) -> bool:
-        return self.redis_revision >= self.revision
-
-    def to_json(self) -> dict[str, Any]:
-        """The batch as API and command line show it."""
-        return {
-            "id": str(self.id),
-            "name": self.name,
-            "rules": self.rules.to_json(),
-            "starts_at": _shown(self.starts_at),
-            "ends_at": _shown(self.ends_at),
-            "paused": self.paused,
-            "expired": self.expired,
-            "ended_at": _shown(self.ended_at),
-            "created_at": _shown(self.created_at),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class BatchChanges:
-    """What to change of a batch; the default of each field changes nothing. `expired=True` ends it for good."""
-
-    name: str | None = None
-    rules: Rules | None = None
-    starts_at: datetime | Unset | None = UNSET
-    ends_at: datetime | Unset | None = UNSET
-    paused: bool | None = None
-    expired: bool | None = None
 
 
 _MINE: Final = "EXISTS (SELECT FROM pools WHERE pools.batch_id = batches.id AND pools.client_id = $1)"
@@ -121,7 +46,7 @@ async def create_batch(
     Raises InvalidBatchError and PostgresUnavailableError. If Redis is away the batch is made all the same and the
     worker brings it there later: `in_redis` tells.
     """
-    name, starts_at, ends_at = _checked(name, starts_at, ends_at)
+    name, starts_at, ends_at = checked_values(name, starts_at, ends_at)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         batch = await _insert(connection, name, rules, starts_at, ends_at, actor)
         if client_id is not None:
@@ -142,13 +67,13 @@ async def find_or_create_batch(
 
     Two who ask at the same time get the same one. Raises as `create_batch` does.
     """
-    name, starts_at, ends_at = _checked(name, starts_at, ends_at)
+    name, starts_at, ends_at = checked_values(name, starts_at, ends_at)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 1554))", name)
         row = await connection.fetchrow(
             f"SELECT * FROM batches WHERE name = $1 AND {_OPEN} ORDER BY created_at DESC, id LIMIT 1", name
         )
-        batch = _from_row(row) if row else await _insert(connection, name, rules, starts_at, ends_at, actor)
+        batch = batch_from_row(row) if row else await _insert(connection, name, rules, starts_at, ends_at, actor)
     return await _pushed(stores, batch), row is None
 
 
@@ -166,8 +91,8 @@ async def change_batch(
         row = await connection.fetchrow("SELECT * FROM batches WHERE id = $1 FOR NO KEY UPDATE", batch_id)
         await _check_ownership(connection, batch_id, row is not None, client_id)
         assert row is not None
-        batch = _from_row(row)
-        changed = _changed_values(batch, changes)
+        batch = batch_from_row(row)
+        changed = changed_values(batch, changes)
         if changed:
             if batch.ended_at is not None:
                 raise BatchEndedError("the batch was ended; that is final")
@@ -186,18 +111,7 @@ async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None =
         )
     if row is None:
         raise BatchNotFoundError("no batch found")
-    return _from_row(row)
-
-
-async def find_open_batch_by_name(postgres: Pool, name: str, *, client_id: UUID | None = None) -> Batch | None:
-    """The newest batch of that name that is not expired (and where `client_id` has a pool)."""
-    async with unavailable_translated():
-        row = await postgres.fetchrow(
-            f"SELECT * FROM batches WHERE name = $2 AND {_OPEN} AND ($1::uuid IS NULL OR {_MINE})"
-            " ORDER BY created_at DESC, id LIMIT 1",
-            client_id, name,
-        )  # fmt: skip
-    return None if row is None else _from_row(row)
+    return batch_from_row(row)
 
 
 async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
@@ -206,7 +120,7 @@ async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
         rows = await postgres.fetch(
             "SELECT * FROM batches WHERE name = $1 AND ended_at IS NULL ORDER BY created_at DESC, id", name
         )
-    return [_from_row(row) for row in rows]
+    return [batch_from_row(row) for row in rows]
 
 
 async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list[Batch]:
@@ -216,7 +130,7 @@ async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list
             f"SELECT * FROM batches WHERE {_OPEN} AND ($1::uuid IS NULL OR {_MINE}) ORDER BY created_at, id",
             client_id,
         )
-    return [_from_row(row) for row in rows]
+    return [batch_from_row(row) for row in rows]
 
 
 async def list_batches(
@@ -231,7 +145,7 @@ async def list_batches(
             " ORDER BY created_at DESC, id DESC LIMIT $4",
             client_id, created_at, last_id, limit + 1,
         )  # fmt: skip
-    batches = [_from_row(row) for row in rows]
+    batches = [batch_from_row(row) for row in rows]
     return Page.of(batches, limit, lambda last: encode_cursor("batches", (last.created_at, last.id)))
 
 
@@ -258,11 +172,11 @@ async def _insert(
     row = await connection.fetchrow(
         "INSERT INTO batches (id, name, rules, starts_at, ends_at)"
         " VALUES ($1, $2, $3::text::jsonb, $4, $5) RETURNING *",
-        uuid4(), name, _json(rules), starts_at, ends_at,
+        uuid4(), name, rules_text(rules), starts_at, ends_at,
     )  # fmt: skip
     assert row is not None
-    batch = _from_row(row)
-    detail = {"name": name, "rules": rules.to_json(), "starts_at": _shown(starts_at), "ends_at": _shown(ends_at)}
+    batch = batch_from_row(row)
+    detail = {"name": name, "rules": rules.to_json(), "starts_at": shown(starts_at), "ends_at": shown(ends_at)}
     await audit.record(connection, actor=actor, action="batch.create", subject=f"batch:{batch.id}", detail=detail)
     return batch
 
@@ -282,35 +196,11 @@ async def _check_ownership(connection: PoolConnection, batch_id: UUID, exists: b
         raise BatchSharedError("other clients have codes in this batch")
 
 
-def _changed_values(batch: Batch, changes: BatchChanges) -> dict[str, Any]:
-    """The columns that the changes make different, checked as a whole."""
-    if changes.expired is False and batch.expired:
-        raise (
-            InvalidBatchError("expired: to open it again, change ends_at")
-            if batch.ended_at is None
-            else BatchEndedError("the batch was ended; that is final")
-        )
-    name, starts_at, ends_at = _checked(
-        batch.name if changes.name is None else changes.name,
-        batch.starts_at if isinstance(changes.starts_at, Unset) else changes.starts_at,
-        batch.ends_at if isinstance(changes.ends_at, Unset) else changes.ends_at,
-    )
-    wanted: dict[str, Any] = {"name": name, "starts_at": starts_at, "ends_at": ends_at}
-    if changes.rules is not None:
-        wanted["rules"] = changes.rules
-    if changes.paused is not None:
-        wanted["paused"] = changes.paused
-    changed = {column: value for column, value in wanted.items() if value != getattr(batch, column)}
-    if changes.expired and batch.ended_at is None:
-        changed["ended_at"] = datetime.now(UTC)
-    return changed
-
-
 async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, Any], actor: str) -> Batch:
     """Writes the changed columns. Redis does not know names, so a new one needs no new revision."""
     for_redis = set(changed) - {"name"}
     new_limits = "rules" in changed and changed["rules"].packed() != batch.rules.packed()
-    values = {column: _json(value) if column == "rules" else value for column, value in changed.items()}
+    values = {column: rules_text(value) if column == "rules" else value for column, value in changed.items()}
     assignments = [
         f"{column} = ${place}" + ("::text::jsonb" if column == "rules" else "")
         for place, column in enumerate(values, start=2)
@@ -323,52 +213,7 @@ async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, A
         f"UPDATE batches SET {', '.join(assignments)} WHERE id = $1 RETURNING *", batch.id, *values.values()
     )
     assert row is not None
-    detail = {
-        column: {"from": _shown(getattr(batch, column)), "to": _shown(value)} for column, value in changed.items()
-    }
+    detail = {column: {"from": shown(getattr(batch, column)), "to": shown(value)} for column, value in changed.items()}
     action = "batch.end" if "ended_at" in changed else "batch.change"
     await audit.record(connection, actor=actor, action=action, subject=f"batch:{batch.id}", detail=detail)
-    return _from_row(row)
-
-
-def _checked(
-    name: str, starts_at: datetime | None, ends_at: datetime | None
-) -> tuple[str, datetime | None, datetime | None]:
-    problem = name_problem(name)
-    if problem:
-        raise InvalidBatchError(problem)
-    times: list[datetime | None] = []
-    for field, value in (("starts_at", starts_at), ("ends_at", ends_at)):
-        try:
-            times.append(None if value is None else in_utc(value))
-        except InvalidInstantError as error:
-            raise InvalidBatchError(f"{field}: {error}") from error
-    if times[0] is not None and times[1] is not None and times[1] <= times[0]:
-        raise InvalidBatchError("ends_at must be later than starts_at")
-    return name, times[0], times[1]
-
-
-def _json(rules: Rules) -> str:
-    return orjson.dumps(rules.to_json()).decode()
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return show_instant(value)
-    return value.to_json() if isinstance(value, Rules) else value
-
-
-def _from_row(row: asyncpg.Record) -> Batch:
-    return Batch(
-        id=UUID(bytes=row["id"].bytes),
-        name=row["name"],
-        rules=parse_rules(orjson.loads(row["rules"])),
-        starts_at=row["starts_at"],
-        ends_at=row["ends_at"],
-        paused=row["paused"],
-        ended_at=row["ended_at"],
-        created_at=row["created_at"],
-        revision=row["revision"],
-        redis_revision=row["redis_revision"],
-        freed_at=row["freed_at"],
-    )
+    return batch_from_row(row)

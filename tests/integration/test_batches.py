@@ -21,7 +21,6 @@ from issuer.batches import (
     create_batch,
     find_batch,
     find_batches_by_name,
-    find_open_batch_by_name,
     find_or_create_batch,
     list_batches,
     open_batches,
@@ -184,13 +183,10 @@ async def test_a_batch_made_for_a_client_is_seen_by_it(stores: Stores) -> None:
 
 async def test_finding_by_name(stores: Stores) -> None:
     first = await make(stores, "same", ends_at=datetime(2020, 1, 1, tzinfo=UTC))
-    assert await find_open_batch_by_name(stores.postgres, "same") is None
     made = await asyncio.gather(*[find_or_create_batch(stores, name="same", actor="test") for _ in range(4)])
     assert len({batch.id for batch, _ in made}) == 1
     assert sorted(new for _, new in made) == [False, False, False, True]
     second = made[0][0]
-    assert await find_open_batch_by_name(stores.postgres, "same") == await find_batch(stores.postgres, second.id)
-    assert await find_open_batch_by_name(stores.postgres, "same", client_id=uuid4()) is None
     assert {batch.id for batch in await find_batches_by_name(stores.postgres, "same")} == {first.id, second.id}
 
 
