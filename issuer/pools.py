@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from logging import DEBUG, ERROR
 from typing import Any, Final
 from uuid import UUID
 
@@ -262,23 +263,24 @@ UPDATE pools SET loaded = $3 WHERE id = (
 ) AND loaded = $2 AND EXISTS (SELECT 1 FROM installation WHERE epoch = $4)
 """
 
-_WAITING = f"""
+_OF_OPEN_BATCHES = f"""
 {_POOL} JOIN batches b ON b.id = p.batch_id
-WHERE (p.loaded < p.total OR $1) AND b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now())
-ORDER BY p.id
+WHERE b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now()) AND p.total > 0
 """
+# The words of the index pools_not_loaded.
+_NOT_LOADED = f"{_OF_OPEN_BATCHES} AND p.loaded < p.total"
 
 
 async def top_up(stores: Stores, *, thorough: bool = False) -> int:
     """Fills up the pools that run low in Redis, the emptiest first; returns the number of codes pushed.
 
     Looks at pools which, by the hint, are not all in Redis; `thorough`: at all, whatever the hint says. With nothing
-    to do it costs one query by an index. A pool that cannot be loaded is logged and does not stop the others.
+    to do it costs one query by an index. A pool that cannot be loaded does not stop the others; `thorough` logs it.
 
     Raises RedisMemoryError when Redis is full, RedisUnavailableError, PostgresUnavailableError: call again later.
     """
     async with unavailable_translated():
-        rows = await stores.postgres.fetch(_WAITING, thorough)
+        rows = await stores.postgres.fetch(_OF_OPEN_BATCHES if thorough else _NOT_LOADED)
     pools = [Pool(**row) for row in rows]
     pushed = 0
     for pool in await _running_low(stores, pools):
@@ -287,7 +289,8 @@ async def top_up(stores: Stores, *, thorough: bool = False) -> int:
         except (PoolClosedError, BatchNotInRedisError):
             continue  # ended meanwhile, or on its way to Redis
         except PoolError as error:
-            log.error("pool cannot be topped up", pool_id=pool.id, error=str(error))
+            # Every tenth of a second would be too often to say it.
+            log.log(ERROR if thorough else DEBUG, "pool cannot be topped up", pool_id=pool.id, error=str(error))
     return pushed
 
 
