@@ -9,6 +9,7 @@ from uuid import UUID
 from issuer.keys import IDEMPOTENCY_TTL_MS, batch_keys
 from issuer.postgres import Connection
 from issuer.redis_link import Link, RedisRefusedError, Value
+from issuer.windows import dead_letters_of, pools_of
 
 _CHUNK: Final = 1_000
 _TIMEOUT_S: Final = 60.0
@@ -16,7 +17,7 @@ _TIMEOUT_S: Final = 60.0
 _ANSWERS: Final = """
 SELECT key_hash, pool_id, seq, code, (extract(epoch FROM redeemed_at) * 1000)::bigint AS at_ms
 FROM redemptions
-WHERE pool_id IN (SELECT id FROM pools WHERE batch_id = $1) AND key_hash IS NOT NULL
+WHERE pool_id = ANY($1) AND key_hash IS NOT NULL
   AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
 ORDER BY redeemed_at"""
 
@@ -30,11 +31,17 @@ async def restore_answers(connection: Connection, link: Link, batch_id: UUID, pa
     written = 0
     commands: list[Sequence[Value]] = []
     async with connection.transaction():
-        async for row in connection.cursor(_ANSWERS, batch_id, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_CHUNK):
+        pool_ids = await pools_of(connection, batch_id)
+        for letter in await dead_letters_of(connection, pool_ids):
+            keep_ms = letter.redeemed_at_ms + IDEMPOTENCY_TTL_MS - host_ms
+            if letter.key_hash is not None and keep_ms > 0:
+                answer = f"{letter.pool_id} {letter.seq} {letter.redeemed_at_ms:013d} {letter.code}"
+                commands.append(("SET", prefix + letter.key_hash, answer, "PX", keep_ms))
+        async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_CHUNK):
             answer = f"{row['pool_id']} {row['seq']} {row['at_ms']:013d} {row['code']}"
             keep_ms = row["at_ms"] + IDEMPOTENCY_TTL_MS - host_ms
             commands.append(("SET", prefix + row["key_hash"], answer, "PX", keep_ms))
-            if len(commands) == _CHUNK:
+            if len(commands) >= _CHUNK:
                 written += await _write(link, commands)
                 commands = []
         written += await _write(link, commands)

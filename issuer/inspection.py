@@ -44,7 +44,10 @@ class Server:
 
 @dataclass(slots=True)
 class PoolState:
-    """One pool as Postgres and Redis see it. The Redis figures are None where Redis has no such pool."""
+    """One pool as Postgres and Redis see it. The Redis figures are None where Redis has no such pool.
+
+    `drained`: its batch has ended and all of it is in the ledger; nothing can be missing from it.
+    """
 
     pool_id: int
     batch_id: UUID
@@ -53,6 +56,7 @@ class PoolState:
     total: int
     accounted: int
     opened: bool
+    drained: bool
     issued_before: int | None = None
     loaded_before: int | None = None
     in_list: int = 0
@@ -118,7 +122,7 @@ async def look_at_partitions(link: Link, partitions: int) -> list[dict[str, str]
 
 
 _POOLS: Final = """
-SELECT pools.id, pools.batch_id, pools.client_id, pools.total, pools.opened,
+SELECT pools.id, pools.batch_id, pools.client_id, pools.total, pools.opened, batches.drained_at IS NOT NULL AS drained,
        greatest(
            (SELECT max(seq) FROM redemptions WHERE pool_id = pools.id),
            (SELECT max(seq) FROM set_aside WHERE pool_id = pools.id),
@@ -135,7 +139,7 @@ async def look_at_pools(link: Link, postgres: Connection | PoolConnection, parti
     pools = [
         PoolState(
             row["id"], row["batch_id"], row["client_id"], partition_of(row["batch_id"], partitions),
-            row["total"], row["accounted"], row["opened"],
+            row["total"], row["accounted"], row["opened"], row["drained"],
         )
         for row in await postgres.fetch(_POOLS)
     ]  # fmt: skip

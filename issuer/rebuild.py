@@ -138,7 +138,7 @@ def _bound(pool: PoolState, bound: int) -> int:
 async def plan_set_aside(postgres: Connection, pools: Sequence[PoolState], bound: int) -> None:
     """Fills in what a recovery would set aside, and changes nothing. Events still in the stream are not yet counted."""
     for pool in pools:
-        if pool.opened:
+        if pool.opened and not pool.drained:
             pool.set_aside = await postgres.fetchval(
                 f"SELECT count(*) FROM ({_MISSING}) missing", pool.pool_id, _bound(pool, bound)
             )
@@ -160,7 +160,7 @@ async def set_aside(
         for pool in pools:
             if not pool.opened:
                 continue
-            if not begun.get("set_aside"):
+            if not begun.get("set_aside") and not pool.drained:
                 status = await postgres.execute(
                     f"INSERT INTO set_aside (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_MISSING}) missing",
                     pool.pool_id, _bound(pool, bound), epoch,
