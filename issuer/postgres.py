@@ -38,15 +38,24 @@ UNAVAILABLE: Final = (
 """What asyncpg raises when Postgres is away, busy or restarting: worth another try, nothing wrong with the data."""
 
 
+SESSION: Final = {
+    "synchronous_commit": "on",
+    "application_name": "issuer",
+    "timezone": "UTC",
+    # A host that is gone without a word must not hold its locks for the two hours that TCP would wait by itself.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+"""Settings of every session. Commits are durable before they are answered, whatever the server's default is."""
+
+
 class PostgresUnavailableError(Exception):
     """Postgres cannot be reached or did not answer in time. What was asked may or may not have happened."""
 
 
 async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None = None) -> Pool:
-    """A pool of at most `size` connections that opens them as they are needed.
-
-    Commits are durable before they are answered (synchronous_commit) whatever the server's default is.
-    """
+    """A pool of at most `size` connections that opens them as they are needed."""
     limit_s = settings.postgres_timeout_s if timeout_s is None else timeout_s
     return await asyncpg.create_pool(
         settings.database_url.get_secret_value(),
@@ -54,7 +63,7 @@ async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None
         max_size=size,
         timeout=min(limit_s, 10.0),
         command_timeout=limit_s,
-        server_settings={"synchronous_commit": "on", "application_name": "issuer", "timezone": "UTC"},
+        server_settings=SESSION,
     )
 
 
@@ -65,7 +74,7 @@ async def own_connection(settings: Settings, *, timeout_s: float = 3600.0) -> As
         settings.database_url.get_secret_value(),
         timeout=10.0,
         command_timeout=timeout_s,
-        server_settings={"synchronous_commit": "on", "application_name": "issuer", "timezone": "UTC"},
+        server_settings=SESSION,
     )
     try:
         yield connection

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import asyncpg
 import orjson
 import structlog
 
@@ -156,11 +157,20 @@ class Recovery:
     async def _fence(self, finding: Finding, begun: dict[str, Any]) -> int:
         """From here on nothing is acknowledged or handed out until the end. Returns the new epoch."""
         plan = begun | {"verdict": finding.verdict, "reasons": finding.reasons}
-        epoch: int = await self._postgres.fetchval(
-            "UPDATE installation SET epoch = epoch + 1, run_id = NULL, recovering = $1 RETURNING epoch",
-            orjson.dumps(plan).decode(),
-        )
-        return epoch
+        limit_s = self._settings.postgres_timeout_s
+        while True:
+            try:
+                async with self._postgres.transaction():
+                    await self._postgres.execute(f"SET LOCAL lock_timeout = {int(limit_s * 1000)}")
+                    epoch: int = await self._postgres.fetchval(
+                        "UPDATE installation SET epoch = epoch + 1, run_id = NULL, recovering = $1 RETURNING epoch",
+                        orjson.dumps(plan).decode(),
+                    )
+                return epoch
+            except asyncpg.LockNotAvailableError:
+                # A worker holds the row for one transaction. One that lost its network in the middle holds it for ever.
+                ended = await self._postgres.fetch(_END_ABANDONED, limit_s)
+                log.warning("ended transactions that held the recovery up", transactions=len(ended))
 
     async def _bless(self, epoch: int, server: Server, report: Report, partitions: int, max_backlog: int) -> None:
         # Redis first: if we die in between, nobody is blessed and the next recovery begins with the same data.
@@ -176,6 +186,13 @@ class Recovery:
                 orjson.dumps(summary).decode(),
             )  # fmt: skip
             await self._postgres.execute("UPDATE installation SET run_id = $1, recovering = NULL", server.run_id)
+
+
+_END_ABANDONED: Final = """
+SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a
+WHERE a.pid <> pg_backend_pid() AND a.datname = current_database()
+  AND a.xact_start < clock_timestamp() - $1::float8 * interval '1 second'
+  AND a.pid IN (SELECT pid FROM pg_locks WHERE granted AND relation = 'installation'::regclass)"""
 
 
 def _address(settings: Settings) -> str:

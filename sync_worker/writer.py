@@ -13,7 +13,7 @@ from issuer.anomalies import Anomaly, record_anomalies
 from issuer.entries import Entry, record_entries
 from issuer.incarnation import Blessed
 from issuer.ledger import Recorded
-from issuer.postgres import Connection
+from issuer.postgres import SESSION, Connection
 from issuer.settings import Settings
 
 log = structlog.get_logger()
@@ -65,11 +65,10 @@ class LedgerWriter:
                 self._settings.database_url.get_secret_value(),
                 timeout=min(10.0, self._settings.postgres_timeout_s),
                 command_timeout=self._settings.postgres_timeout_s,
-                server_settings={
+                # An ack takes the event out of Redis, so the commit must be on disk: SESSION says so.
+                server_settings=SESSION
+                | {
                     "application_name": "issuer sync_worker",
-                    "timezone": "UTC",
-                    # An ack takes the event out of Redis, so the commit must be on disk, whatever the server's default.
-                    "synchronous_commit": "on",
                     # Ends on the server's side what we gave up on ours, and what a frozen worker holds.
                     "statement_timeout": str(limit_ms),
                     "lock_timeout": str(max(1, limit_ms * 9 // 10)),
