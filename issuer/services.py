@@ -19,6 +19,8 @@ from issuer.vitals import Vitals, take_vitals
 
 VITALS_AGE_S = 0.25
 POOL_VITALS_AGE_S = 1.0
+CLOSE_LIMIT_S = 3.0
+"""A Postgres that does not answer must not hold up the end of the process."""
 
 
 @dataclass(slots=True)

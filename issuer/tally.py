@@ -79,7 +79,7 @@ class Tally:
         if self._file is None:
             return
         fresh = self._file.with_suffix(".new")
-        fresh.write_bytes(orjson.dumps(self._own))
+        fresh.write_bytes(orjson.dumps(self._own, option=orjson.OPT_NON_STR_KEYS))
         fresh.replace(self._file)
 
     def total(self) -> Counts:

@@ -8,13 +8,16 @@ from starlette.responses import Response
 
 from issuer.instants import show_instant
 from issuer.metrics import CONTENT_TYPE, render
+from issuer.problems import ProblemError
 from issuer.routes.access import Access, Call, Operation
 from issuer.routes.fields import answer
 from issuer.vitals import Vitals
 
 
-async def get_livez(_: Call) -> Response:
-    """The event loop turns: that is all. Says nothing of Redis or Postgres."""
+async def get_livez(call: Call) -> Response:
+    """The event loop turns and the engine runs on it. Says nothing of Redis or Postgres."""
+    if not call.services.engine.is_alive:
+        raise ProblemError(500, "the engine has ended; restart this process", "internal_error")
     return answer({"status": "alive"})
 
 

@@ -1,0 +1,62 @@
+"""Problem details: their form, and that each outcome has one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import orjson
+import pytest
+
+import issuer
+from issuer.outcomes import HTTP, Outcome
+from issuer.problems import TITLES, ProblemError, outcome_problem, problem_body, status_problem
+from issuer.routes.redeem import limit_problem
+
+
+@pytest.mark.parametrize("outcome", HTTP)
+def test_each_refusal_is_a_problem(outcome: Outcome) -> None:
+    problem = outcome_problem(outcome)
+    body = orjson.loads(problem.body())
+    assert body["status"] == problem.status == HTTP[outcome].status
+    assert body["error"] == HTTP[outcome].error
+    assert body["type"] == f"/docs#problem-{body['code']}"
+    assert ("Retry-After" in problem.headers) == (problem.status == 503)
+
+
+def test_granted_and_replayed_are_no_problems() -> None:
+    assert set(Outcome) - set(HTTP) == {Outcome.GRANTED, Outcome.REPLAYED}
+
+
+def test_an_unknown_code_cannot_be_used() -> None:
+    with pytest.raises(KeyError):
+        problem_body(400, "text", "no_such_code")
+
+
+def test_every_code_in_the_source_has_a_title_and_is_used() -> None:
+    source = (
+        "".join(path.read_text() for path in Path(issuer.__file__).parent.rglob("*.py") if path.name != "problems.py")
+        + Path(issuer.__file__).with_name("problems.py").read_text().partition("class ProblemError")[2]
+    )
+    quoted = set(re.findall(r'"([a-z_]+)"', source))
+    computed = {f"invalid_{name}_id" for name in ("batch", "client", "customer")}
+    assert set(TITLES) <= quoted | computed
+
+
+def test_members_are_added() -> None:
+    problem = ProblemError(503, "text", "not_ready", detail="more", members={"batch_id": "x"})
+    assert orjson.loads(problem.body())["batch_id"] == "x"
+    assert orjson.loads(problem.body())["detail"] == "more"
+
+
+def test_a_limit_that_opens_has_a_time_and_whole_seconds() -> None:
+    problem = limit_problem(32_503_680_000_001)
+    assert problem.members["retry_at"] == "3000-01-01T00:00:00.001Z"
+    assert int(problem.headers["Retry-After"]) > 0
+    assert limit_problem(0).headers["Retry-After"] == "1"
+
+
+def test_statuses_of_the_framework_keep_their_headers() -> None:
+    problem = status_problem(405, headers={"Allow": "GET"})
+    assert problem.response().headers["allow"] == "GET"
+    assert problem.code == "method_not_allowed"
