@@ -1,6 +1,8 @@
 # make up     everything in one terminal: needs Python 3.11+ and make, nothing else
 # make test   everything that CI runs
 # make lint   the quick half of it
+# make soak   breaks an installation again and again: make soak ARGS="--minutes 30 --seed 1"
+# make mutants  breaks a promise in a copy of the program and tells which test noticed
 # make clean  removes the virtual environment and caches, never the data in .issuer
 #
 # ARGS are passed on: make up ARGS="--port 9000 --workers 2", make test ARGS="tests/unit -k rules"
@@ -8,7 +10,7 @@
 VENV := .venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test lint coverage docs clean
+.PHONY: up test lint coverage soak mutants docs clean
 
 up: $(VENV)/.runtime
 	@$(VENV)/bin/issuer up --demo $(ARGS)
@@ -25,6 +27,12 @@ coverage: $(VENV)/.dev
 	$(VENV)/bin/coverage run -m pytest $(ARGS)
 	$(VENV)/bin/coverage combine -q
 	$(VENV)/bin/coverage report
+
+soak: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.faults.soak $(ARGS)
+
+mutants: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
 
 docs: $(VENV)/.dev
 	$(VENV)/bin/python -m issuer.settings_page > docs/settings.md

@@ -1,0 +1,16 @@
+"""The Postgres server of the fault suite: its scenarios kill it, so it is not the one that other tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.fault_postgres import fault_postgres
+from tests.servers import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def breakable_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with fault_postgres(tmp_path_factory.mktemp("fault-postgres")) as server:
+        yield server

@@ -1,0 +1,190 @@
+"""Redis loses its data or gets old ones back."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from tests.faults.play import Stage, scenario
+from tests.faults.world import World, wait_for_more
+
+JOURNAL = {"ISSUER_JOURNAL_DIR": "{directory}/journal"}
+
+
+def _wipe(stage: Stage) -> None:
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        at = world.fault("redis wiped")
+        world.redis.kill9()
+        world.redis.wipe()
+        world.redis.start()
+        world.await_good(at)
+
+
+@scenario(missing=True)
+def redis_wiped(stage: Stage) -> None:
+    """All data gone: everything comes back from Postgres but what had not got there."""
+    _wipe(stage)
+
+
+@scenario(loss=True, environment=JOURNAL)
+def redis_wiped_with_journal(stage: Stage) -> None:
+    """With the journal what had not got to Postgres comes back too; the audit excuses nothing."""
+    _wipe(stage)
+
+
+def _wipe_behind(stage: Stage) -> None:
+    """As `_wipe`, with a worker that is behind by many redemptions."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        world.workers[0].freeze()
+        stage.play_on()
+        at = world.fault("redis wiped, worker behind")
+        world.redis.kill9()
+        world.redis.wipe()
+        world.workers[0].thaw()
+        world.redis.start()
+        world.await_good(at)
+
+
+@scenario(missing=True)
+def redis_wiped_worker_behind(stage: Stage) -> None:
+    """Many redemptions are known to nobody but their customers."""
+    _wipe_behind(stage)
+
+
+@scenario(loss=True, environment=JOURNAL)
+def redis_wiped_worker_behind_with_journal(stage: Stage) -> None:
+    """They are known to the journal."""
+    _wipe_behind(stage)
+
+
+@scenario(missing=True)
+def two_losses_in_a_row(stage: Stage) -> None:
+    """The second loss comes before, or just after, the first recovery is done; its codes are set aside as well."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        at = world.fault("two losses in a row")
+        for pause_s in (stage.pick(0, 0.05, 0.3, 1.0), 0):
+            world.redis.kill9()
+            world.redis.wipe()
+            world.redis.start()
+            time.sleep(pause_s)
+        world.await_good(at)
+
+
+def _lose_tail(stage: Stage) -> None:
+    """What a power cut under everysec does to the newest part of the append-only file."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        at = world.fault("everysec, tail lost")
+        world.redis.kill9()
+        newest = max(_data(world).glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
+        length = newest.stat().st_size
+        with newest.open("r+b") as file:
+            file.truncate(max(0, length - stage.rng.randint(0, min(length, 30_000))))
+        world.redis.start()
+        world.await_good(at)
+
+
+@scenario(missing=True, redis_options={"appendfsync": "everysec"})
+def everysec_tail_lost(stage: Stage) -> None:
+    """Acknowledged redemptions are gone from the file, cut at any byte."""
+    _lose_tail(stage)
+
+
+@scenario(loss=True, redis_options={"appendfsync": "everysec"}, environment=JOURNAL)
+def everysec_tail_lost_with_journal(stage: Stage) -> None:
+    """The journal has what the file lost."""
+    _lose_tail(stage)
+
+
+@scenario(loss=True, redis_options={"appendfsync": "everysec"})
+def everysec_killed(stage: Stage) -> None:
+    """kill -9 alone: the kernel has the file, nothing is missing; nobody can know that, so codes are set aside."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        at = world.fault("redis kill -9, everysec")
+        world.redis.kill9()
+        world.redis.start()
+        world.await_good(at)
+
+
+def _data(world: World) -> Path:
+    return world.redis.directory / "appendonlydir"
+
+
+def _back_up(world: World, name: str = "backup") -> Path:
+    """A copy of the files of a running server, as a snapshot of its disk has them."""
+    copy = world.directory / name
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(_data(world), copy)
+    return copy
+
+
+def _restore(world: World, copy: Path) -> None:
+    world.redis.kill9()
+    shutil.rmtree(_data(world))
+    shutil.copytree(copy, _data(world))
+
+
+def _ledger(world: World) -> int:
+    return int(world.sql("SELECT count(*) AS n FROM redemptions")[0]["n"])
+
+
+@scenario(missing=True)
+def old_data_restored_ledger_ahead(stage: Stage) -> None:
+    """Nobody says that these data are old, under fsync always. The ledger gives them away."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        copy = _back_up(world)
+        stage.play_on()
+        wait_for_more(lambda: _ledger(world), 100, "the ledger is ahead of the copy")
+        at = world.fault("old data restored, unannounced")
+        _restore(world, copy)
+        world.redis.start()
+        world.await_good(at)
+
+
+@scenario(missing=True)
+def old_data_restored_processes_ahead(stage: Stage) -> None:
+    """The ledger knows no more than the old data. What the API processes have seen gives them away."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        world.workers[0].freeze()
+        time.sleep(0.1)
+        copy = _back_up(world)
+        stage.play_on(150)
+        at = world.fault("old data restored, worker behind")
+        _restore(world, copy)
+        world.redis.start()
+        world.await_good(at)
+        world.workers[0].thaw()
+
+
+@scenario(missing=True)
+def old_data_restored_and_announced(stage: Stage) -> None:
+    """The documented procedure: API and worker stopped, data restored, announced, started again."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        world.workers[0].freeze()
+        copy = _back_up(world)
+        stage.play_on(150)
+        at = world.fault("old data restored, announced")
+        for process in (*world.apis, *world.workers):
+            process.kill9()
+        _restore(world, copy)
+        world.redis.start()
+        done = world.run_issuer("recover", "--restored")
+        assert done.returncode == 0, done.stderr
+        for process in (*world.apis, *world.workers):
+            process.start()
+        world.await_good(at)

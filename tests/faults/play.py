@@ -1,0 +1,112 @@
+"""Scenarios by name, and how one is played: a world, customers in it, faults, the audit."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.faults.audit import Findings, audit
+from tests.faults.world import World
+from tests.servers import PostgresServer
+
+TEMPLATE: Final = "fault_template"
+_numbers = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Stage:
+    """What a scenario gets: the world, its dice, and how often it should do its worst."""
+
+    world: World
+    rng: random.Random
+    rounds: int
+
+    def pick(self, *choices: float) -> float:
+        return self.rng.choice(choices)
+
+    def play_on(self, most: int = 300) -> None:
+        """Lets customers redeem for a while, not always equally long, so that the fault falls anywhere."""
+        self.world.traffic.wait_granted(self.rng.randint(most // 4, most))
+
+
+Act = Callable[[Stage], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A way to break things, and what it may cost.
+
+    `loss`: codes may be set aside. `missing`: redemptions may be missing too, as far as their seqs are set aside.
+    `world`: arguments of its world.
+    """
+
+    name: str
+    act: Act
+    loss: bool = False
+    missing: bool = False
+    anomalies: tuple[str, ...] = ()
+    dead_letters: bool = False
+    world: dict[str, Any] = field(default_factory=dict)
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(
+    *,
+    loss: bool = False,
+    missing: bool = False,
+    anomalies: tuple[str, ...] = (),
+    dead_letters: bool = False,
+    **world: Any,
+) -> Callable[[Act], Act]:
+    """Registers a function under its name. Further arguments are the world's."""
+
+    def register(act: Act) -> Act:
+        SCENARIOS[act.__name__] = Scenario(act.__name__, act, loss, missing, anomalies, dead_letters, world)
+        return act
+
+    return register
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """How a play went."""
+
+    name: str
+    seed: str
+    findings: Findings
+    faults: Counter[str]
+    times_to_good_s: list[float]
+    seconds: float
+
+
+def play(
+    chosen: Scenario, seed: str, directory: Path, postgres: PostgresServer, *, rounds: int = 1, **more: Any
+) -> Played:
+    """Plays a scenario in a world of its own. The seed fixes the dice, not the machine's timing."""
+    started = time.monotonic()
+    database = f"fault_{next(_numbers)}"
+    postgres.psql(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+    with World(directory, postgres, postgres.url(database), seed=seed, **(chosen.world | more)) as world:
+        world.traffic.start()
+        trouble = ""
+        try:
+            chosen.act(Stage(world, random.Random(seed), rounds))
+        except (AssertionError, RuntimeError, TimeoutError) as error:
+            trouble = f"the scenario did not get to its end: {error}"
+        world.traffic.stop()
+        findings = audit(
+            world, loss=chosen.loss, missing=chosen.missing, anomalies=chosen.anomalies,
+            dead_letters=chosen.dead_letters,
+        )  # fmt: skip
+        if trouble:
+            findings.accuse(trouble)
+    postgres.psql(f"DROP DATABASE {database} WITH (FORCE)")
+    return Played(chosen.name, seed, findings, world.faults, world.times_to_good_s, time.monotonic() - started)

@@ -1,0 +1,9 @@
+"""All scenarios: to import this is to have them in `play.SCENARIOS`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.faults import data_faults, network_faults, process_faults, recovery_faults, redis_faults
+
+LOADED: Final = (redis_faults, data_faults, process_faults, network_faults, recovery_faults)

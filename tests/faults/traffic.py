@@ -1,0 +1,213 @@
+"""Customers: they redeem over HTTP without a pause, with and without keys, and remember every answer they got."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from tests.faults.door import Door, NotSentError, Response, UnknownOutcomeError
+from tests.faults.loop_thread import LoopThread
+
+PATH: Final = "/api/v1/code/redeem"
+PAUSE_AFTER_REFUSAL_S: Final = 0.02
+RETRIES: Final = 8
+REPLAY_SHARE: Final = 0.10
+KEYED_SHARE: Final = 0.5
+IMPATIENT_SHARE: Final = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A batch as its customers see it. `limits`: (max, window in ms; None is for ever)."""
+
+    name: str
+    batch_id: UUID
+    clients: tuple[UUID, ...]
+    limits: tuple[tuple[int, int | None], ...]
+    customers: int
+    weight: int = 1
+
+    def customer(self, rng: random.Random) -> UUID:
+        return UUID(int=self.batch_id.int ^ rng.randrange(self.customers) << 8)
+
+
+@dataclass(slots=True)
+class Wish:
+    """One thing that a customer wants: with a key it may be asked for again and again, without one only once."""
+
+    shop: Shop
+    client_id: UUID
+    customer_id: UUID
+    key: str | None
+
+    @property
+    def body(self) -> bytes:
+        return json.dumps(
+            {"batchid": str(self.shop.batch_id), "clientid": str(self.client_id), "customerid": str(self.customer_id)}
+        ).encode()
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request and what came back. `status` None: sent, and no (whole) answer; 0: not even sent."""
+
+    wish: Wish
+    sent_at: float
+    status: int | None = None
+    answer: str = ""
+    """The code of a 200, the stable error code of anything else."""
+    replayed: bool = False
+    done_at: float = 0.0
+    in_fault: bool = False
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What the customers remember, shared by all of them."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    in_flight: set[int] = field(default_factory=set)
+    keyed: list[Wish] = field(default_factory=list)
+    good: int = 0
+    good_since: list[float] = field(default_factory=list)
+
+
+class Traffic:
+    """Many customers at the doors of `ports` (which may change meanwhile), from `start` until `stop`."""
+
+    def __init__(
+        self, thread: LoopThread, ports: Sequence[int], shops: Sequence[Shop], seed: str, *, customers: int = 24
+    ) -> None:
+        self._thread = thread
+        self.ports = list(ports)
+        self.shops = list(shops)
+        self._seed = seed
+        self._size = customers
+        self._memory = _Memory()
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return self._memory.attempts
+
+    @property
+    def granted(self) -> int:
+        """200s so far, replays not counted."""
+        return self._memory.good
+
+    def start(self) -> None:
+        async def begin() -> None:
+            self._stopping = False
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(self._customer(i), name=f"customer-{i}") for i in range(self._size)]
+
+        self._thread.run(begin())
+
+    def stop(self) -> None:
+        """Each customer finishes what it is at."""
+
+        async def end() -> None:
+            self._stopping = True
+            await asyncio.gather(*self._tasks)
+
+        self._thread.run(end())
+
+    def mark_fault(self) -> int:
+        """Notes which requests are in flight at this moment. Returns how many."""
+
+        def mark() -> int:
+            for index in self._memory.in_flight:
+                self._memory.attempts[index].in_fault = True
+            return len(self._memory.in_flight)
+
+        return self._thread.call(mark)
+
+    def wait_granted(self, more: int, limit_s: float = 30.0) -> None:
+        """Waits until that many more codes were handed out. Raises TimeoutError."""
+        goal, deadline = self.granted + more, time.monotonic() + limit_s
+        while self.granted < goal:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.granted + more - goal} of {more} redemptions within {limit_s} s")
+            time.sleep(0.005)
+
+    def seconds_to_good(self, since: float) -> float | None:
+        """From `since` (time.monotonic) to the first 200 of a request sent after it."""
+        done = [a.done_at for a in list(self.attempts) if a.status == 200 and a.sent_at > since]
+        return min(done) - since if done else None
+
+    def ask_once(self, wish: Wish) -> Attempt:
+        """One request outside the traffic; it is remembered like all others."""
+
+        async def ask() -> Attempt:
+            door = Door()
+            try:
+                return await self._ask(door, wish, self.ports[0], 5.0)
+            finally:
+                door.close()
+
+        return self._thread.run(ask())
+
+    async def _customer(self, number: int) -> None:
+        rng = random.Random(f"{self._seed}/{number}")
+        door = Door()
+        weights = [shop.weight for shop in self.shops]
+        serial = 0
+        while not self._stopping:
+            if self._memory.keyed and rng.random() < REPLAY_SHARE:
+                wish = rng.choice(self._memory.keyed)
+            else:
+                shop = rng.choices(self.shops, weights)[0]
+                serial += 1
+                key = f"{self._seed}-{number}-{serial}" if rng.random() < KEYED_SHARE else None
+                wish = Wish(shop, rng.choice(shop.clients), shop.customer(rng), key)
+                if key is not None:
+                    self._memory.keyed.append(wish)
+            await self._want(door, wish, rng)
+        door.close()
+
+    async def _want(self, door: Door, wish: Wish, rng: random.Random) -> None:
+        """Asks; with a key again and again until it knows, without one only what surely was not done."""
+        for _ in range(RETRIES):
+            timeout_s = rng.uniform(0.001, 0.05) if rng.random() < IMPATIENT_SHARE else 4.0
+            attempt = await self._ask(door, wish, rng.choice(self.ports), timeout_s)
+            if attempt.status not in (None, 0, 503):
+                return
+            await asyncio.sleep(PAUSE_AFTER_REFUSAL_S * rng.uniform(0.5, 2))
+            if (wish.key is None and attempt.status != 0) or self._stopping:
+                return
+
+    async def _ask(self, door: Door, wish: Wish, port: int, timeout_s: float) -> Attempt:
+        memory = self._memory
+        attempt = Attempt(wish, time.monotonic())
+        index = len(memory.attempts)
+        memory.attempts.append(attempt)
+        memory.in_flight.add(index)
+        headers = {"content-type": "application/json"}
+        if wish.key is not None:
+            headers["idempotency-key"] = wish.key
+        try:
+            response = await door.request(port, "POST", PATH, wish.body, headers, timeout_s=timeout_s)
+        except NotSentError as error:
+            attempt.status, attempt.answer = 0, str(error)
+        except UnknownOutcomeError as error:
+            attempt.status, attempt.answer = None, str(error)
+        else:
+            self._read(attempt, response)
+        finally:
+            attempt.done_at = time.monotonic()
+            memory.in_flight.discard(index)
+        return attempt
+
+    def _read(self, attempt: Attempt, response: Response) -> None:
+        attempt.status = response.status
+        attempt.answer = str(response.json().get("code", ""))
+        attempt.replayed = response.headers.get("idempotency-replayed") == "true"
+        if response.status == 200 and not attempt.replayed:
+            self._memory.good += 1

@@ -1,0 +1,297 @@
+"""A whole installation to break: Redis, Postgres, API processes and workers, each a real process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+import asyncpg
+
+from issuer.launch import launch_command
+from tests.faults.loop_thread import LoopThread
+from tests.faults.proxy import Proxy
+from tests.faults.traffic import Shop, Traffic
+from tests.servers import PostgresServer, RedisServer, ServerProcess, wait_until
+
+PARTITIONS: Final = 4
+CODES: Final = 20_000
+MAX_BACKLOG: Final = 2_000
+_RUN_API: Final = (
+    "from issuer.serve import listen, run_api; from issuer.settings import load_settings;"
+    "settings = load_settings(); run_api(settings, listen(settings.host, settings.port))"
+)
+
+
+class Program(ServerProcess):
+    """A program of the project as a process, with an environment of its own."""
+
+    death_signal = signal.SIGKILL
+
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+        super().__init__(directory)
+        self.environment = environment
+
+    def python(self, *argv: str) -> list[str]:
+        assignments = [f"{name}={value}" for name, value in self.environment.items()]
+        return launch_command(["/usr/bin/env", *assignments, sys.executable, *argv], death_signal=self.death_signal)
+
+    def begin(self) -> None:
+        """Starts without waiting until it is ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+class ApiProcess(Program):
+    """One API process, without a parent that would start it again."""
+
+    name = "api"
+
+    def command(self) -> list[str]:
+        self.environment["ISSUER_PORT"] = str(self.port)
+        return self.python("-c", _RUN_API)
+
+    def get(self, path: str) -> int:
+        """The status of a GET; 0 if there is no answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def is_ready(self) -> bool:
+        return self.get("/livez") == 200
+
+    def can_redeem(self) -> bool:
+        return self.get("/readyz") == 200
+
+
+class WorkerProcess(Program):
+    """One sync worker."""
+
+    name = "worker"
+
+    def command(self) -> list[str]:
+        return self.python("-m", "sync_worker")
+
+    def is_ready(self) -> bool:
+        return True
+
+
+class World:
+    """Everything of one scenario. Its parts die with it.
+
+    `environment`: settings of all processes. `through`: which ways lead through a proxy (`proxies`): "api-redis",
+    "worker-redis", "api-postgres", "worker-postgres", or "redis" for everybody's way to Redis.
+    """
+
+    def __init__(
+        self, directory: Path, postgres: PostgresServer, database_url: str, *, seed: str, apis: int = 2,
+        workers: int = 1, redis_options: dict[str, str] | None = None, environment: dict[str, str] | None = None,
+        clients: int = 24, through: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.directory = directory
+        self.seed = seed
+        self.postgres = postgres
+        self.database_url = database_url
+        self.redis = RedisServer(directory / "redis", options=redis_options)
+        self.redis_options = redis_options
+        self.thread = LoopThread()
+        self.environment = {
+            "ISSUER_AUTH": "off",
+            "ISSUER_PARTITIONS": str(PARTITIONS),
+            "ISSUER_MAX_BACKLOG": str(MAX_BACKLOG),
+            "ISSUER_LOG_LEVEL": "info",
+            "ISSUER_POSTGRES_TIMEOUT_S": "3",
+            "ISSUER_POOL_HIGH_WATER": "6000",
+        } | (environment or {})
+        self.faults: Counter[str] = Counter()
+        self.times_to_good_s: list[float] = []
+        self.apis: list[ApiProcess] = []
+        self.workers: list[WorkerProcess] = []
+        self.proxies: dict[str, Proxy] = {}
+        self._through = through
+        self._sizes = (apis, workers, clients)
+        self._others: list[ServerProcess] = []
+        self._proxies: list[Proxy] = []
+        self.shops: list[Shop] = []
+        self.traffic: Traffic
+
+    def __enter__(self) -> Self:
+        self.thread.__enter__()
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _start(self) -> None:
+        apis, workers, clients = self._sizes
+        self.redis.start()
+        for way in self._through:
+            self.proxies[way] = self._proxy(self.postgres.port if way.endswith("postgres") else self.redis.port)
+        self._make_shops()
+        for _ in range(workers):
+            self.add_worker()
+        for _ in range(apis):
+            self.add_api(wait=False)
+        for api in self.apis:
+            wait_until(api.can_redeem, "the API is ready")
+        # `loaded` is told to Postgres after the codes are in Redis.
+        wait_until(lambda: not self.sql("SELECT FROM pools WHERE loaded = 0"), "codes are in Redis")
+        self.traffic = Traffic(self.thread, [api.port for api in self.apis], self.shops, self.seed, customers=clients)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(Exception):
+            self.traffic.stop()
+        for server in [*self.workers, *self.apis, *self._others, self.redis]:
+            server.__exit__(None, None, None)
+        for proxy in self._proxies:
+            proxy.close()
+        self.thread.__exit__(None, None, None)
+
+    def settings(self, who: str = "", **more: str) -> dict[str, str]:
+        """The environment of an "api", a "worker" or (by default) a command. `more`: values by the settings' names."""
+        to_redis = self.proxies.get("redis") or self.proxies.get(f"{who}-redis")
+        to_postgres = self.proxies.get(f"{who}-postgres")
+        postgres_url = self.database_url
+        if to_postgres is not None:
+            postgres_url = postgres_url.replace(f":{self.postgres.port}/", f":{to_postgres.port}/")
+        urls = {
+            "ISSUER_REDIS_URL": self.redis.url() if to_redis is None else f"redis://127.0.0.1:{to_redis.port}/0",
+            "ISSUER_DATABASE_URL": postgres_url,
+        }
+        own = {name: value.replace("{directory}", str(self.directory)) for name, value in self.environment.items()}
+        return urls | own | {f"ISSUER_{name.upper()}": value for name, value in more.items()}
+
+    def add_api(self, *, wait: bool = True, environment: dict[str, str] | None = None, **more: str) -> ApiProcess:
+        directory = self.directory / f"api-{len(self.apis)}"
+        api = ApiProcess(directory, self.settings("api", **more) | (environment or {}))
+        api.start() if wait else api.begin()
+        self.apis.append(api)
+        return api
+
+    def add_worker(self, **more: str) -> WorkerProcess:
+        worker = WorkerProcess(self.directory / f"worker-{len(self.workers)}", self.settings("worker", **more))
+        worker.start()
+        self.workers.append(worker)
+        return worker
+
+    def add_redis(self, options: dict[str, str] | None = None) -> RedisServer:
+        """Another server, with the same options and more; it is not `redis` unless a scenario makes it so."""
+        name = f"redis-{len(self._others) + 2}"
+        server = RedisServer(self.directory / name, options=(self.redis_options or {}) | (options or {})).start()
+        self._others.append(server)
+        return server
+
+    def _proxy(self, target: int) -> Proxy:
+        proxy = Proxy(self.thread, target)
+        self._proxies.append(proxy)
+        return proxy
+
+    def sql(self, query: str, *args: object) -> list[Any]:
+        """Rows of a query, on a connection of its own. Not for a Postgres that is away."""
+
+        async def ask() -> list[Any]:
+            connection = await asyncpg.connect(self.database_url, timeout=20)
+            try:
+                return list(await connection.fetch(query, *args))
+            finally:
+                await connection.close()
+
+        return self.thread.run(ask())
+
+    @contextmanager
+    def locking(self, table: str) -> Iterator[None]:
+        """Holds a table against everybody: whoever wants to read or write it waits, until the block ends."""
+
+        async def take() -> asyncpg.Connection[asyncpg.Record]:
+            connection = await asyncpg.connect(self.database_url, timeout=20)
+            await connection.execute(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            return connection
+
+        connection = self.thread.run(take())
+        try:
+            yield
+        finally:
+            self.thread.run(connection.close())
+
+    def someone_waits_for(self, table: str) -> bool:
+        """Whether a process is held up by `locking`."""
+        return bool(self.sql("SELECT FROM pg_locks WHERE NOT granted AND relation = $1::text::regclass", table))
+
+    def wait_until_wanted(self, table: str) -> None:
+        """Until a process is held up by `locking`."""
+        wait_until(lambda: self.someone_waits_for(table), f"somebody wants {table}")
+
+    def run_issuer(self, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """The command line, in this world's environment."""
+        return subprocess.run(self.issuer_command(*argv, **more), capture_output=True, text=True, timeout=120)
+
+    def issuer_command(self, *argv: str, **more: str) -> list[str]:
+        assignments = [f"{name}={value}" for name, value in self.settings("", **more).items()]
+        return launch_command(
+            ["/usr/bin/env", *assignments, sys.executable, "-m", "issuer", *argv], death_signal=signal.SIGKILL
+        )
+
+    def fault(self, kind: str) -> float:
+        """Call it at the moment of a fault, just before it happens. Returns the time."""
+        self.faults[kind] += 1
+        self.traffic.mark_fault()
+        return time.monotonic()
+
+    def await_good(self, since: float, limit_s: float = 30.0) -> float:
+        """Waits for the first code handed out to a request made after `since`. Returns the seconds that took."""
+        wait_until(lambda: self.traffic.seconds_to_good(since) is not None, "a good answer after a fault", limit_s)
+        seconds = self.traffic.seconds_to_good(since)
+        assert seconds is not None
+        return seconds
+
+    def _make_shops(self) -> None:
+        """Three batches: without limits and with two clients, with sliding limits, with a limit for ever."""
+        number = int.from_bytes(os.urandom(5))
+        rules = {
+            "open": ("{}", 2, (), 3_000, 4),
+            "sliding": ('{"limits": [{"max": 2, "seconds": 1}, {"max": 5, "seconds": 4}]}', 1,
+                        ((2, 1_000), (5, 4_000)), 400, 2),
+            "lifetime": ('{"maxpercustomer": 3}', 1, ((3, None),), 3_000, 2),
+        }  # fmt: skip
+        for at, (name, (text, clients, limits, customers, weight)) in enumerate(rules.items()):
+            batch_id = UUID(int=(number << 64) + (at << 48) + 1)
+            ids = tuple(UUID(int=(1 << 100) + n) for n in range(clients))
+            self.shops.append(Shop(name, batch_id, ids, limits, customers, weight))
+            self.sql(_BATCH, batch_id, name, text)
+            for client_id in ids:
+                self.sql(_POOL, batch_id, client_id, CODES)
+
+    def ports(self, apis: Sequence[ApiProcess] | None = None) -> list[int]:
+        return [api.port for api in (self.apis if apis is None else apis)]
+
+
+def wait_for_more(figure: Callable[[], int], more: int, what: str) -> None:
+    """Waits until a figure has risen by that much from what it is now."""
+    goal = figure() + more
+    wait_until(lambda: figure() >= goal, what)
+
+
+_BATCH: Final = "INSERT INTO batches (id, name, rules) VALUES ($1, $2, $3)"
+_POOL: Final = """
+WITH pool AS (INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id)
+INSERT INTO codes (pool_id, seq, batch_id, code)
+SELECT pool.id, seq, $1, 'C' || pool.id || '-' || seq FROM pool, generate_series(1, $3::bigint) seq"""
