@@ -1,0 +1,24 @@
+"""docs/http-api.md names every path, every outcome and every metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from issuer.metrics import NAMES
+from issuer.openapi import document
+from issuer.outcomes import HTTP
+
+TEXT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+
+
+def test_every_path_is_there() -> None:
+    text = TEXT.replace("$BATCH", "{batch_id}").replace("$CUSTOMER", "{customer_id}")
+    assert [path for path in document()["paths"] if path not in text] == []
+
+
+def test_every_refusal_is_there() -> None:
+    assert [answer.error for answer in HTTP.values() if f"`{answer.error}`" not in TEXT] == []
+
+
+def test_every_metric_is_there() -> None:
+    assert [name for name in NAMES if f"`{name}" not in TEXT] == []
