@@ -224,7 +224,9 @@ class KeyRing:
             connection.terminate()
             raise
         finally:
-            await connection.remove_listener(_CHANNEL, self._on_notify)
+            # What a dead connection says here must not take the place of a cancellation.
+            with suppress(*UNAVAILABLE, asyncpg.PostgresError):
+                await connection.remove_listener(_CHANNEL, self._on_notify)
 
     def _on_notify(self, *_: Any) -> None:
         self._changed.set()

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
 from issuer.events import EVENT_FORMAT
 from issuer.keys import KEY_FORMAT
-from issuer.postgres import Pool, unavailable_translated
+from issuer.migrate import SchemaError, check_schema
+from issuer.postgres import Pool, PostgresUnavailableError, close_pool, connect_pool, unavailable_translated
 from issuer.settings import Settings
 
 log = structlog.get_logger()
@@ -30,6 +32,16 @@ class Blessed:
 
     epoch: int
     run_id: str
+
+
+async def refuse_foreign_data(settings: Settings) -> None:
+    """Raises InstallationError if the data are not for this program. A Postgres that is away is no reason to refuse."""
+    postgres = await connect_pool(settings, size=1)
+    try:
+        with suppress(PostgresUnavailableError):
+            await Incarnations(settings, postgres).start()
+    finally:
+        await close_pool(postgres)
 
 
 class Incarnations:
@@ -53,6 +65,10 @@ class Incarnations:
 
         Raises InstallationError if it does not, PostgresUnavailableError if Postgres cannot be asked.
         """
+        try:
+            await check_schema(self._postgres)
+        except SchemaError as error:
+            raise InstallationError(str(error)) from error
         async with unavailable_translated():
             await self._postgres.execute(
                 "INSERT INTO installation (partitions, key_format, event_format, max_backlog)"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
 from issuer.api_keys import KeyRing
 from issuer.engine import Engine
 from issuer.journal import Journal
 from issuer.journal_keeper import JournalKeeper
+from issuer.postgres import PostgresUnavailableError
 from issuer.settings import Auth, Settings
 from issuer.stores import Stores, open_stores
 from issuer.tally import Tally
@@ -55,6 +56,9 @@ class Services:
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Opens everything; does not wait for Redis or Postgres. Closes in the order in which nothing is cut off."""
     async with open_stores(settings, postgres_size=settings.postgres_pool_size, wait_until_ready=False) as stores:
+        # Data of another version stop the process; a Postgres that is away does not.
+        with suppress(PostgresUnavailableError):
+            await stores.incarnations.start()
         tally = Tally(settings.metrics_dir)
         keys = KeyRing(stores.postgres)
         journal = None if settings.journal_dir is None else Journal(settings.journal_dir)

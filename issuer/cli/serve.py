@@ -6,7 +6,7 @@ import asyncio
 
 import typer
 
-from issuer.cli.output import BAD_INPUT, fail
+from issuer.cli.output import BAD_INPUT, fail, run_plain
 from issuer.settings import Auth, SettingsError, load_settings
 
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run the HTTP service. Needs ISSUER_REDIS_URL and ISSUER_DATABASE_URL; `python -m sync_worker` beside it."""
         from issuer.children import ChildError
+        from issuer.incarnation import refuse_foreign_data
         from issuer.logs import configure_logs
         from issuer.serve import ListenError, counted_together, listen, run_api, url_of
         from issuer.serve import serve as keep_serving
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
             settings = load_settings(host=host, port=port, workers=workers, auth=auth)
         except SettingsError as error:
             fail(str(error), BAD_INPUT)
+        run_plain(lambda: refuse_foreign_data(settings), settings=settings)
         configure_logs(settings.log_level, name="api")
         try:
             listener = listen(settings.host, settings.port)

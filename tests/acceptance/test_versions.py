@@ -1,0 +1,55 @@
+"""A program that does not fit its data refuses to start, and says why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import asyncpg
+import pytest
+
+from issuer.settings import Settings
+from tests.servers import free_port
+
+PROGRAMS = {
+    "api": [sys.executable, "-m", "issuer", "serve", "--port"],
+    "worker": [sys.executable, "-m", "sync_worker"],
+}
+WRONG = {
+    "newer schema": ("UPDATE alembic_version SET version_num = '9999'", "9999"),
+    "no schema": ("DROP TABLE alembic_version", "issuer migrate"),
+    "other key format": (
+        "INSERT INTO installation (partitions, key_format, event_format, max_backlog) VALUES (4, 99, 1, 10)",
+        "key format 99",
+    ),
+    "newer events": (
+        "INSERT INTO installation (partitions, key_format, event_format, max_backlog) VALUES (4, 1, 99, 10)",
+        "event format 99",
+    ),
+    "other partitions": (
+        "INSERT INTO installation (partitions, key_format, event_format, max_backlog) VALUES (5, 1, 1, 10)",
+        "ISSUER_PARTITIONS is 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_program_refuses_data_that_are_not_for_it(settings: Settings, program: str, wrong: str) -> None:
+    sql, said = WRONG[wrong]
+    connection = await asyncpg.connect(settings.database_url.get_secret_value())
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+    command = PROGRAMS[program] + ([str(free_port())] if program == "api" else [])
+    environment = os.environ | {
+        "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
+        "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
+        "ISSUER_PARTITIONS": "4",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)  # noqa: ASYNC221
+    assert done.returncode not in (0, None)
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
