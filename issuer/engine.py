@@ -38,6 +38,7 @@ from issuer.outcomes import Outcome
 from issuer.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
 from issuer.scripts import REDEEM
 from issuer.settings import Settings
+from issuer.witness import Testimony
 
 log = structlog.get_logger()
 
@@ -182,8 +183,11 @@ class Engine:
         self._calls = 0
         self._clock_offset_ms: dict[int, float] = {}
         self._task: asyncio.Task[None] | None = None
+        self._seen_epoch = 0
+        self._seen_ms: dict[int, int] = {}
         self.clock_behind_ms = 0
-        incarnations.on_change(self._mark_stale)
+        self.detached = asyncio.Event()
+        incarnations.on_change(self.doubt)
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="redeem-engine")
@@ -241,7 +245,12 @@ class Engine:
         self._arrived.set()
         return await future
 
-    def _mark_stale(self) -> None:
+    def testimony(self) -> Testimony:
+        """What this process was told by the server of the present epoch, or of the last one."""
+        return Testimony(self._seen_epoch, self._link.run_id, self._link.is_open, dict(self._seen_ms))
+
+    def doubt(self) -> None:
+        """Opens the connection anew, which checks the server, before anything else is asked."""
         self._stale = True
         self._arrived.set()
 
@@ -265,6 +274,7 @@ class Engine:
                 await self._open()
             except RedisUnavailableError:
                 self._connected = False
+                self.detached.set()
                 self._fail_queue()
                 await asyncio.sleep(RECONNECT_EVERY_S)
             else:
@@ -285,6 +295,10 @@ class Engine:
                 raise RedisRefusedError(str(reply)) from reply
         offset = int(now[0]) * 1000 + int(now[1]) // 1000 - time.monotonic() * 1000
         self._clock_offset_ms = dict.fromkeys(range(self._incarnations.partitions), offset)
+        assert self._link.blessed is not None
+        if self._link.blessed.epoch != self._seen_epoch:
+            self._seen_epoch, self._seen_ms = self._link.blessed.epoch, {}
+        self.detached.clear()
 
     def _fail_queue(self) -> None:
         while self._queue:
@@ -352,6 +366,7 @@ class Engine:
         except RedisUnavailableError:
             # Not known whether it ran. The same call again: the script recognises it.
             self._connected = False
+            self.detached.set()
             self._fail_queue()
             await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))
             return calls
@@ -409,7 +424,9 @@ class Engine:
         return True
 
     def _give_out(self, call: Call, reply: list[bytes], replicated: bool) -> None:
-        now_ms, joined, _ = reply[1].split(b"\x1e", 2)
+        now_ms, joined, granted = reply[1].split(b"\x1e", 2)
+        if granted:
+            self._seen_ms[call.partition] = max(self._seen_ms.get(call.partition, 0), int(now_ms))
         if len(reply) > 2:
             self._note_clock(call.partition, int(now_ms), int(reply[2]))
         answers = joined.split(b"\x1f")

@@ -43,6 +43,7 @@ from issuer.postgres import (
 )
 from issuer.redis_link import Link, RedisUnavailableError
 from issuer.settings import Settings
+from issuer.witness import contradictions
 
 log = structlog.get_logger()
 
@@ -106,6 +107,11 @@ class Recovery:
                 "Redis is ahead of Postgres: was Postgres restored from a backup? See `issuer recover --help`"
             )
         finding = judge(server, before, last["epoch"] if last else 0, states, pools)
+        if finding.verdict is Verdict.RESTART and not forced:
+            doubts = await contradictions(
+                self._postgres, last["epoch"] if last else 0, states, wait=not self._orders.dry_run
+            )
+            finding = Finding(Verdict.LOSS, doubts) if doubts else finding
         if forced:
             finding = Finding(Verdict.LOSS, [*finding.reasons, "announced by the operator"])
         begun = orjson.loads(row["recovering"]) if row["recovering"] else {}
@@ -215,6 +221,10 @@ class Guardian:
         self._checking = asyncio.Lock()
         self._started = False
         self.trouble = ""
+
+    def doubts(self, run_id: str) -> bool:
+        """Whether that server may not be there any more, as far as the guardian's own connection tells."""
+        return bool(self.trouble) or (self._link.is_open and self._link.run_id != run_id)
 
     async def check(self, orders: Orders | None = None) -> Report | None:
         """Recovers the server if it is not the blessed one (or `orders` say so); returns once it is blessed.

@@ -17,6 +17,7 @@ from issuer.settings import Auth, Settings
 from issuer.stores import Stores, open_stores
 from issuer.tally import Tally
 from issuer.vitals import Vitals, take_vitals
+from issuer.witness import Witness
 
 VITALS_AGE_S = 0.25
 POOL_VITALS_AGE_S = 1.0
@@ -65,7 +66,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         engine = Engine(settings, stores.incarnations, journal)
         tally.start()
         await asyncio.gather(engine.start(), keys.start())
-        async with _kept(settings, stores, journal):
+        witness = Witness(stores.postgres, engine, stores.guardian)
+        async with witness.testifying(), _kept(settings, stores, journal):
             try:
                 yield Services(settings, stores, engine, keys, tally)
             finally:

@@ -167,6 +167,16 @@ CREATE TABLE journals (
     replayed_epoch  bigint NOT NULL DEFAULT 0
 );
 
+-- What each API process was told by Redis under an epoch: the highest clock of each partition. `state`: attached (more
+-- may come), detached, gone (the process has ended).
+CREATE TABLE witnesses (
+    name            text PRIMARY KEY,
+    seen_at         timestamptz NOT NULL,
+    state           text NOT NULL,
+    epoch           bigint NOT NULL,
+    clocks_ms       jsonb NOT NULL
+);
+
 -- A sign of life of each worker, for /readyz and /metrics.
 CREATE TABLE workers (
     name            text PRIMARY KEY,
