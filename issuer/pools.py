@@ -196,8 +196,11 @@ class _Loader:
             row = await self._stores.postgres.fetchrow(_CHUNK, self._pool.id, first, last)
         assert row is not None
         codes = row["codes"].split(b"\x1f") if row["count"] else []
-        if len(codes) != last - first + 1:
-            raise CodesMissingError(f"pool {self._pool.id}: {len(codes)} codes where seqs {first} to {last} should be")
+        if len(codes) != last - first + 1 or row["set_aside"]:
+            raise CodesMissingError(
+                f"pool {self._pool.id}: {len(codes)} codes where seqs {first} to {last} should be,"
+                f" {row['set_aside']} of them set aside"
+            )
         return _Chunk(first, last, codes)
 
     async def _push(self, first: int, codes: Sequence[bytes]) -> bool:
@@ -249,12 +252,13 @@ SELECT greatest(0, (SELECT max(seq) FROM redemptions WHERE pool_id = $1),
     (SELECT max(seq) FROM set_aside WHERE pool_id = $1), (SELECT max(seq) FROM dead_letters WHERE pool_id = $1))
 """
 
-# One value instead of thousands of rows: a code holds no control characters, so US tells them apart. Set-aside seqs
-# lie below what Redis counts as issued; should one ever turn up here, its code is missing rather than handed out.
+# One value instead of thousands of rows: a code holds no control characters, so US tells them apart. Seqs that are set
+# aside lie below what Redis counts as issued; should one ever turn up here, it must not be handed out.
 _CHUNK = """
-SELECT count(*) AS count, string_agg(convert_to(code, 'UTF8'), '\\x1f'::bytea ORDER BY seq) AS codes
-FROM codes WHERE pool_id = $1 AND seq BETWEEN $2 AND $3 AND NOT EXISTS (
-    SELECT FROM set_aside s WHERE s.pool_id = $1 AND s.seq = codes.seq AND s.released_at IS NULL)
+SELECT count(*) AS count, string_agg(convert_to(code, 'UTF8'), '\\x1f'::bytea ORDER BY seq) AS codes,
+    (SELECT count(*) FROM set_aside
+     WHERE pool_id = $1 AND seq BETWEEN $2 AND $3 AND released_at IS NULL) AS set_aside
+FROM codes WHERE pool_id = $1 AND seq BETWEEN $2 AND $3
 """
 
 _HINT = """

@@ -23,6 +23,9 @@ from issuer.stores import Stores
 
 BLOCK: Final = 65_536
 """Bytes read at a time: about a ms of parsing, between which others get their turn."""
+POOLS_AT_ONCE: Final = 3
+PASSING: Final = (PoolError, RedisMemoryError, RedisUnavailableError, PostgresUnavailableError)
+"""What may keep codes from Redis for a while."""
 
 
 class PreloadError(Exception):
@@ -230,20 +233,26 @@ class _Load:
             pushed += codes
             self._progress(Phase.LOADING, pushed, max(pushed, self._to_push))
 
+        # A few at a time: while one waits for Redis to write its file another one's codes are read.
+        slots = asyncio.Semaphore(POOLS_AT_ONCE)
+
+        async def load(pool_id: int) -> Loaded:
+            async with slots:
+                return await self._load_pool(pool_id, count)
+
+        results = await asyncio.gather(*(load(row["id"]) for row in rows), return_exceptions=True)
         new = {self._csv.clients[share.client]: share.count for share in self._numbering.shares}
-        try:
-            for row in rows:
-                loaded = await self._load_pool(row["id"], count)
-                self._pools.append(
-                    PoolReport(
-                        loaded.pool.client_id,
-                        new.get(loaded.pool.client_id, 0),
-                        loaded.pool.total,
-                        loaded.in_redis,
-                    )
-                )
-        except (PoolError, RedisMemoryError, RedisUnavailableError, PostgresUnavailableError) as error:
-            raise UnfinishedLoadError(self.report(dry_run=False), str(error)) from error
+        self._pools = [
+            PoolReport(done.pool.client_id, new.get(done.pool.client_id, 0), done.pool.total, done.in_redis)
+            for done in results
+            if isinstance(done, Loaded)
+        ]
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, PASSING):
+                raise failure
+        if failures:
+            raise UnfinishedLoadError(self.report(dry_run=False), str(failures[0])) from failures[0]
 
     async def _load_pool(self, pool_id: int, progress: Callable[[int], None]) -> Loaded:
         assert self._batch_id is not None

@@ -198,7 +198,7 @@ async def test_codes_that_are_set_aside_are_never_loaded(stores: Stores) -> None
     assert (pool.issued, pool.loaded) == (5, 300)
     await in_postgres_only(stores, batch, 10, first=301)
     await stores.postgres.execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 305, 1)", pool_id)
-    with pytest.raises(CodesMissingError):
+    with pytest.raises(CodesMissingError, match="1 of them set aside"):
         await load_pool(stores, pool_id)
     await stores.postgres.execute("UPDATE set_aside SET released_at = now() WHERE seq = 305")
     assert (await load_pool(stores, pool_id)).loaded == 310

@@ -277,3 +277,26 @@ async def test_what_does_not_fit_into_redis_is_refused_before_anything_is_writte
             report = await load(stores, batch, [(A, f"{number:0200d}") for number in range(20_000)])
             assert report.loaded == 20_000
             assert (await check_agreement(stores, batch.id, A)).loaded == 4_000
+
+
+async def test_a_pool_in_trouble_does_not_keep_the_others_from_redis(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    await load(stores, batch, codes("A", 10))
+    await stores.postgres.execute("DELETE FROM codes WHERE seq = 10")
+    keys = batch_keys(partition_of(batch.id, stores.redis.partitions), batch.id)
+    await stores.redis.client.hset(keys.pool(A), "loaded", 9)
+    await stores.redis.client.rpop(keys.codes(A))
+    with pytest.raises(UnfinishedLoadError, match="1 codes where seqs 10 to 11") as unfinished:
+        await load(stores, batch, [(A, "LATE"), *codes("B", 10, B)])
+    assert [(pool.client_id, pool.in_redis) for pool in unfinished.value.report.pools] == [(B, 10)]
+    await check_agreement(stores, batch.id, B)
+
+
+async def test_many_clients(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    clients = [uuid4() for _ in range(200)]
+    report = await load(stores, batch, [(client, f"C{n}-{client}") for n in range(3) for client in clients])
+    assert report.loaded == 600
+    assert {pool.client_id for pool in report.pools} == set(clients)
+    for client in clients[::20]:
+        assert (await check_agreement(stores, batch.id, client)).loaded == 3
