@@ -2,46 +2,64 @@
 --
 -- Why a script: the checks (epoch, replay, batch, limits, stock, backlog) and the writes (event, pop, answer, window,
 -- counters) of every request must be one atomic step; no other process may get between them.
--- Nothing is written unless something is granted or replayed. All reads and decisions come before the first write.
+-- A refusal writes nothing. All reads and decisions, and all arguments of the writes, come before the first write.
 -- The first write is XADD: it is refused as a whole when memory is short. The second is LPOP.
+-- What was granted before is told again also when memory is short: a replay or a repeat only sets an expiry, so
+-- that a WAIT behind it waits for what it tells.
 --
--- KEYS: 1 state, 2 stream, 3 kept call, then B batches, P pools, P code lists, N windows, then idempotency keys
---       (a window that is the state key itself means: no customer, no limits)
--- ARGV: 1 epoch, 2 call id, 3 deadline (ms, Redis time), 4 B, 5 P, 6 batch index of each pool (2 bytes each),
---       7 ms that an answer is kept for its idempotency key, then N requests:
---       pool index (2 bytes), idempotency index or 0 (2 bytes), who (bytes that go into the event as they are)
--- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, now_ms} | {DONE, result, host_ms} | {REPEATED, result}
+-- KEYS: 1 state, 2 stream, 3 kept call, then B batches, P pools, P code lists (none named twice), N windows, then
+--       idempotency keys (a window that is the state key itself means: no customer, no limits)
+-- ARGV: 1 epoch, 2 call id, 3 deadline (ms, clock of the Redis host, at most 20 s ahead), 4 B, 5 P,
+--       6 batch index of each pool (2 bytes each), 7 ms that an answer is kept for its idempotency key,
+--       then N requests: pool index (2 bytes), idempotency index or 0 (2 bytes),
+--       who (bytes that go into the event as they are)
+-- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, host_ms} | {DONE, result, host_ms} | {REPEATED, result}
 --          result = now_ms RS answers joined by US RS event data;  answer = one of
 --          GRANTED code, REPLAYED code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
 --          LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT
--- Cost: per call 9 commands and 5 for each pool it touches; per request with a limit 1 GET and, if granted, 1 SET.
+-- Cost: per call 10 commands, 1 for each batch and 5 for each pool it touches; windows and kept answers are read by
+--       one MGET, and written by one MSET or MSETEX a batch where the server has it, otherwise by one SET each.
 
-local call, sub, byte = redis.call, string.sub, string.byte
+local call, sub, byte, format = redis.call, string.sub, string.byte, string.format
 local RS, US, STAMP = '\30', '\31', 13
-local CALL_KEPT_MS = 30000
+-- unpack has room for about 8,000 values; pieces keep a call of any size correct.
+local PIECE = 2000
+-- A call is known for longer than its deadline can lie ahead, and the host's clock measures both.
+local CALL_KEPT_MS, FARTHEST_DEADLINE_MS = 30000, 20000
+-- The server's clock stands still in a script and TIME may not: an expiry must not come before the window's end.
+local WINDOW_SLACK_MS = 1000
+-- MSETEX: Valkey 9.1 and Redis 8.4. (Valkey calls itself Redis 7.2 where nobody asks for Valkey.)
+local HAS_MSETEX = (redis.VALKEY_VERSION_NUM or 0) >= 0x090100 or redis.REDIS_VERSION_NUM >= 0x080400
 
 local state = call('HMGET', KEYS[1], 'epoch', 'max_backlog', 'backlog', 'clock')
 if state[1] ~= ARGV[1] then return {'STALE_EPOCH', state[1] or ''} end
 local kept = call('GET', KEYS[3])
-if kept then return {'REPEATED', kept} end
+if kept then
+  call('PEXPIRE', KEYS[3], CALL_KEPT_MS)
+  return {'REPEATED', kept}
+end
 
 local time = call('TIME')
-local host_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local host_ms, deadline_ms = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[3])
+local host = format('%.0f', host_ms)
+if host_ms > deadline_ms or deadline_ms > host_ms + FARTHEST_DEADLINE_MS then return {'TOO_LATE', host} end
 local now = math.max(host_ms, tonumber(state[4]))
-if now > tonumber(ARGV[3]) then return {'TOO_LATE', string.format('%.0f', now)} end
-local stamp = string.format('%013.0f', now)
-local room = tonumber(state[2]) - tonumber(state[3])
+local stamp = format('%013.0f', now)
+local backlog = tonumber(state[3])
+local room = tonumber(state[2]) - backlog
 call('XLEN', KEYS[2])
 
 local batch_count, pool_count, first_request = tonumber(ARGV[4]), tonumber(ARGV[5]), 7
 local request_count = #ARGV - first_request
-local window_base = 3 + batch_count + 2 * pool_count
+local pool_base = 3 + batch_count
+local list_base = pool_base + pool_count
+local window_base = list_base + pool_count
 local key_base = window_base + request_count
 
 local batches = {}
 for b = 1, batch_count do
   local f = call('HMGET', KEYS[3 + b], 'state', 'paused', 'starts_at_ms', 'ends_at_ms', 'limits', 'rebuilding')
-  local batch = {limits = {}, longest_ms = 0, most = 0}
+  local batch, longest_ms, for_ever = {limits = {}, most = 0, touched = {}}, 0, false
   if not f[1] then batch.refusal = 'UNKNOWN_BATCH'
   elseif f[1] ~= 'open' or (f[4] ~= '' and now >= tonumber(f[4])) then batch.refusal = 'ENDED'
   elseif f[2] == '1' then batch.refusal = 'PAUSED'
@@ -53,49 +71,82 @@ for b = 1, batch_count do
       batch.limits[#batch.limits + 1] = {max, window_ms}
       batch.most = math.max(batch.most, max)
       -- A window of 0 lasts for ever, and so does the log.
-      if window_ms == 0 then batch.for_ever = true end
-      batch.longest_ms = math.max(batch.longest_ms, window_ms)
+      if window_ms == 0 then for_ever = true end
+      longest_ms = math.max(longest_ms, window_ms)
     end
+    -- From now, not from the host's clock: that may have stepped back.
+    if not for_ever then batch.expires_at_ms = format('%.0f', now + longest_ms + WINDOW_SLACK_MS) end
   end
   batches[b] = batch
 end
 
-local wanted = {}
-for p = 1, pool_count do wanted[p] = 0 end
-for r = 1, request_count do
-  local hi, lo = byte(ARGV[first_request + r], 1, 2)
-  local p = hi * 256 + lo
-  wanted[p] = wanted[p] + 1
+local pools, named = {}, {}
+for p = 1, pool_count do
+  local key, hi, lo = KEYS[pool_base + p], byte(ARGV[6], 2 * p - 1, 2 * p)
+  if named[key] then return redis.error_reply('ERR a pool is named twice: its codes would be given twice') end
+  named[key] = true
+  pools[p] = {batch = batches[hi * 256 + lo], wanted = 0, taken = 0, parts = {}}
 end
 
-local pools = {}
+-- Per request: its pool, its window (nil: no limits apply), its idempotency key (nil: none).
+local pool_of, window_of, key_of, names = {}, {}, {}, {}
+for r = 1, request_count do
+  local p1, p2, k1, k2 = byte(ARGV[first_request + r], 1, 4)
+  local pool, window = pools[p1 * 256 + p2], KEYS[window_base + r]
+  pool.wanted = pool.wanted + 1
+  pool_of[r] = pool
+  if pool.batch.most > 0 and window ~= KEYS[1] then
+    window_of[r] = window
+    names[#names + 1] = window
+  end
+  if k1 + k2 > 0 then
+    local key = KEYS[key_base + k1 * 256 + k2]
+    key_of[r] = key
+    names[#names + 1] = key
+  end
+end
+
+-- By key: a customer's log of redemption times, or the answer kept for an idempotency key (pool id, seq, ms, code), as
+-- they are now and as this call changes them. false: none.
+local values = {}
+local strings, existing = 0, 0
+for from = 1, #names, PIECE do
+  local to = math.min(from + PIECE - 1, #names)
+  local found = call('MGET', unpack(names, from, to))
+  existing = existing + call('EXISTS', unpack(names, from, to))
+  for i = from, to do
+    local value = found[i - from + 1]
+    values[names[i]] = value
+    if value then strings = strings + 1 end
+  end
+end
+-- MGET passes over a key of another type in silence.
+if strings ~= existing then return redis.error_reply('WRONGTYPE a window or a kept answer is not a string') end
+
 for p = 1, pool_count do
-  local hi, lo = byte(ARGV[6], 2 * p - 1, 2 * p)
-  local batch = batches[hi * 256 + lo]
-  local meta = call('HMGET', KEYS[3 + batch_count + p], 'id', 'issued', 'loaded', 'total')
-  local pool = {batch = batch, taken = 0, codes = {}, who = {}}
+  local pool = pools[p]
+  local meta = call('HMGET', KEYS[pool_base + p], 'id', 'issued', 'loaded', 'total')
   if meta[1] then
     pool.id, pool.issued, pool.total = meta[1], tonumber(meta[2]), tonumber(meta[4])
-    if not batch.refusal then
-      pool.codes = call('LRANGE', KEYS[3 + batch_count + pool_count + p], 0, wanted[p] - 1)
-      -- LLEN = loaded - issued holds unless somebody changed the data by hand.
-      pool.broken = #pool.codes ~= math.min(wanted[p], tonumber(meta[3]) - pool.issued)
+    if not pool.batch.refusal and pool.wanted > 0 then
+      pool.codes = call('LRANGE', KEYS[list_base + p], 0, pool.wanted - 1)
+      -- Otherwise somebody changed the data by hand, and the code at the head does not have the seq `issued + 1`.
+      pool.broken = call('LLEN', KEYS[list_base + p]) ~= tonumber(meta[3]) - pool.issued
     end
   end
-  pools[p] = pool
 end
 
-local answers, logs, given, granted, replayed = {}, {}, {}, 0, 0
-local new_logs, new_answers = {}, {}
+local granted, replayed_key = 0, nil
+local new_answers, sizes = {}, {}
 
--- The answer kept for an idempotency key: pool id, seq, ms, code. false: none.
-local function kept_answer(key)
-  local answer = given[key]
-  if answer == nil then
-    answer = call('GET', key)
-    given[key] = answer
-  end
-  return answer
+-- nil: nothing is kept for the key.
+local function replay(pool, key)
+  local answer = values[key]
+  if not answer then return nil end
+  local pool_id, code = string.match(answer, '^(%d+) %d+ %d+ (.*)$')
+  if pool_id ~= pool.id then return 'KEY_REUSED' end
+  replayed_key = key
+  return 'REPLAYED ' .. code
 end
 
 -- nil: within all limits; otherwise the time (ms) at which the last of them lets the customer in again, '' for never.
@@ -114,97 +165,117 @@ local function limit_refusal(batch, log)
       end
     end
   end
-  if refused then return string.format('%.0f', retry_at_ms) end
+  if refused then return format('%.0f', retry_at_ms) end
 end
 
-local function decide(r)
-  local request = ARGV[first_request + r]
-  local p1, p2, k1, k2 = byte(request, 1, 4)
-  local pool, key = pools[p1 * 256 + p2], nil
-  if k1 + k2 > 0 then
-    key = KEYS[key_base + k1 * 256 + k2]
-    local answer = kept_answer(key)
-    if answer then
-      local pool_id, code = string.match(answer, '^(%d+) %d+ %d+ (.*)$')
-      if pool_id ~= pool.id then return 'KEY_REUSED' end
-      replayed = replayed + 1
-      return 'REPLAYED ' .. code
-    end
-  end
-
+-- nil: a code can be given.
+local function refusal(pool, window)
   local batch = pool.batch
   if batch.refusal then return batch.refusal end
-  local window, log = KEYS[window_base + r], nil
-  if batch.most > 0 and window ~= KEYS[1] then
-    log = logs[window]
-    if log == nil then
-      log = call('GET', window) or ''
-      logs[window] = log
-    end
+  local log = window and values[window]
+  if log then
     local retry_at_ms = limit_refusal(batch, log)
     if retry_at_ms then return 'LIMIT_REACHED ' .. retry_at_ms end
   end
   if not pool.id then return 'SOLD_OUT' end
   if pool.broken then return 'INCONSISTENT' end
-  local code = pool.codes[pool.taken + 1]
-  if not code then
+  if not pool.codes[pool.taken + 1] then
     if pool.issued + pool.taken >= pool.total then return 'SOLD_OUT' end
     return 'REFILLING'
   end
   if granted >= room then return 'BACKLOG_FULL' end
-
-  granted = granted + 1
-  pool.taken = pool.taken + 1
-  pool.who[pool.taken] = sub(request, 5)
-  if log then
-    log = sub(log .. stamp, -batch.most * STAMP)
-    logs[window] = log
-    new_logs[window] = batch
-  end
-  if key then
-    local answer = pool.id .. ' ' .. string.format('%.0f', pool.issued + pool.taken) .. ' ' .. stamp .. ' ' .. code
-    given[key] = answer
-    new_answers[key] = answer
-  end
-  return 'GRANTED ' .. code
 end
 
-for r = 1, request_count do answers[r] = decide(r) end
+local function grant(pool, window, key, who)
+  local taken, batch = pool.taken + 1, pool.batch
+  local code = pool.codes[taken]
+  granted, pool.taken = granted + 1, taken
+  local size = sizes[#code]
+  if not size then
+    size = string.char(math.floor(#code / 256), #code % 256)
+    sizes[#code] = size
+  end
+  local parts, at = pool.parts, 3 * taken
+  parts[at - 2], parts[at - 1], parts[at] = size, code, who
+  if window then
+    local log = values[window]
+    values[window] = log and sub(log .. stamp, -batch.most * STAMP) or stamp
+    batch.touched[#batch.touched + 1] = window
+  end
+  if key then
+    values[key] = pool.id .. ' ' .. format('%.0f', pool.issued + taken) .. ' ' .. stamp .. ' ' .. code
+    new_answers[#new_answers + 1] = key
+  end
+  return code
+end
+
+local answers, a = {}, 0
+for r = 1, request_count do
+  local pool, window, key = pool_of[r], window_of[r], key_of[r]
+  local answer = key and replay(pool, key) or refusal(pool, window)
+  if answer then
+    answers[a + 1], answers[a + 2] = answer, US
+    a = a + 2
+  else
+    answers[a + 1], answers[a + 3] = 'GRANTED ', US
+    answers[a + 2] = grant(pool, window, key, sub(ARGV[first_request + r], 5))
+    a = a + 3
+  end
+end
+answers[a] = RS
 
 local data = {}
 for p = 1, pool_count do
   local pool = pools[p]
   if pool.taken > 0 then
-    data[#data + 1] = string.format('R %s %.0f %d\n', pool.id, pool.issued + 1, pool.taken)
-    for i = 1, pool.taken do
-      local code = pool.codes[i]
-      data[#data + 1] = string.char(math.floor(#code / 256), #code % 256)
-      data[#data + 1] = code
-      data[#data + 1] = pool.who[i]
-    end
+    data[#data + 1] = format('R %s %.0f %d\n', pool.id, pool.issued + 1, pool.taken)
+    data[#data + 1] = table.concat(pool.parts)
+    pool.issued = format('%.0f', pool.issued + pool.taken)
   end
 end
 data = table.concat(data)
-local result = stamp .. RS .. table.concat(answers, US) .. RS .. data
-local backlog = string.format('%.0f', tonumber(state[3]) + granted)
+local result = stamp .. RS .. table.concat(answers) .. data
 
-if granted > 0 then
-  call('XADD', KEYS[2], '*', 'v', '1', 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
-  for p = 1, pool_count do
-    if pools[p].taken > 0 then call('LPOP', KEYS[3 + batch_count + pool_count + p], pools[p].taken) end
+if granted == 0 then
+  if replayed_key then
+    local expires_at_ms = call('PEXPIRETIME', replayed_key)
+    if expires_at_ms > 0 then call('PEXPIREAT', replayed_key, expires_at_ms)
+    else call('HSET', KEYS[1], 'clock', state[4]) end
   end
-  call('SET', KEYS[3], result, 'PX', CALL_KEPT_MS)
-  for key, answer in pairs(new_answers) do call('SET', key, answer, 'PX', ARGV[7]) end
-  for window, batch in pairs(new_logs) do
-    if batch.for_ever then call('SET', window, logs[window])
-    else call('SET', window, logs[window], 'PX', batch.longest_ms) end
-  end
-  for p = 1, pool_count do
-    if pools[p].taken > 0 then call('HINCRBY', KEYS[3 + batch_count + p], 'issued', pools[p].taken) end
-  end
-  call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)
-elseif replayed > 0 then
-  -- A write, so that a WAIT after a replay waits for everything before it.
-  call('HSET', KEYS[1], 'clock', stamp)
+  return {'DONE', result, host}
 end
-return {'DONE', result, string.format('%.0f', host_ms)}
+
+local puts = {}
+-- Adds the commands that write the values of these keys. `expires_at_ms` nil: never.
+local function put(keys, expires_at_ms)
+  if expires_at_ms and not HAS_MSETEX then
+    for i = 1, #keys do puts[#puts + 1] = {'SET', keys[i], values[keys[i]], 'PXAT', expires_at_ms} end
+    return
+  end
+  for from = 1, #keys, PIECE do
+    local to = math.min(from + PIECE - 1, #keys)
+    local command = expires_at_ms and {'MSETEX', to - from + 1} or {'MSET'}
+    local n = #command
+    for i = from, to do
+      command[n + 1], command[n + 2] = keys[i], values[keys[i]]
+      n = n + 2
+    end
+    if expires_at_ms then command[n + 1], command[n + 2] = 'PXAT', expires_at_ms end
+    puts[#puts + 1] = command
+  end
+end
+put(new_answers, format('%.0f', now + tonumber(ARGV[7])))
+for b = 1, batch_count do put(batches[b].touched, batches[b].expires_at_ms) end
+backlog = format('%.0f', backlog + granted)
+
+call('XADD', KEYS[2], '*', 'v', '1', 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
+for p = 1, pool_count do
+  if pools[p].taken > 0 then call('LPOP', KEYS[list_base + p], pools[p].taken) end
+end
+call('SET', KEYS[3], result, 'PX', CALL_KEPT_MS)
+for i = 1, #puts do call(unpack(puts[i])) end
+for p = 1, pool_count do
+  if pools[p].taken > 0 then call('HSET', KEYS[pool_base + p], 'issued', pools[p].issued) end
+end
+call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)
+return {'DONE', result, host}

@@ -1,0 +1,336 @@
+"""The scripts against a model of them, on real servers: any difference is a failure.
+
+Hypothesis makes up the operations. Time is the model's: a frozen clock lies under the scripts and steps both ways. Set
+REDEEM_MODEL_EXAMPLES for a longer run; a failure prints the steps and a blob that repeats it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.redeem_model import Batch, Decision, Model, Pool
+from tests.redeeming import Call, Limit, Partition, Request, Result, connect, frozen_clock
+from tests.servers import RedisServer
+
+EXAMPLES: Final = int(os.environ.get("REDEEM_MODEL_EXAMPLES", "150"))
+STEPS: Final = 40
+AHEAD_MS: Final = 600_000
+"""The frozen clock starts ahead of the server's own, which decides about expiry and must not catch up meanwhile."""
+MINUTE_MS: Final = 60_000
+BATCHES: Final = tuple(uuid.UUID(int=n) for n in (1, 2, 3))
+"""The last one is never told to Redis."""
+CLIENTS: Final = tuple(uuid.UUID(int=n) for n in (11, 12, 13))
+"""The last one has no codes anywhere."""
+CUSTOMERS: Final = tuple(uuid.UUID(int=n) for n in (21, 22, 23))
+
+known_batches = st.sampled_from(BATCHES[:2])
+clients_with_codes = st.sampled_from(CLIENTS[:2])
+# Windows are minutes and more: the frozen clock cannot hold back the server's own expiry.
+limit = st.builds(Limit, st.integers(1, 4), st.sampled_from([0, MINUTE_MS, 5 * MINUTE_MS, 60 * MINUTE_MS]))
+limit_sets = st.lists(limit, max_size=3).map(tuple)
+moments = st.none() | st.sampled_from([-60, -1, 0, 1, 3, 60]).map(lambda minutes: minutes * MINUTE_MS)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    batch = draw(st.sampled_from((*BATCHES[:2], *BATCHES[:2], *BATCHES)))
+    client = draw(st.sampled_from((*CLIENTS[:2], *CLIENTS[:2], *CLIENTS)))
+    customer = draw(st.none() | st.sampled_from(CUSTOMERS) | st.sampled_from(CUSTOMERS))
+    key = draw(st.sampled_from((None, None, "a", "b"))) if customer else None
+    return Request(batch, client, customer, key, draw(st.sampled_from((0, 7, 2**31))))
+
+
+class RedeemMachine(RuleBasedStateMachine):
+    """Every rule does a thing to the server and to the model, and compares what both say."""
+
+    server: RedisServer
+    numbers = itertools.count()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client = connect(host="127.0.0.1", port=self.server.port)
+        number = next(self.numbers)
+        self.clock_key = f"test:{{p{number:02d}}}:clock"
+        self.partition = Partition(self.client, number, prologue=frozen_clock(self.clock_key))
+        self.start_ms = time.time_ns() // 1_000_000
+        self.model = Model(self.start_ms + AHEAD_MS)
+        self.calls: dict[UUID, tuple[Call, Result]] = {}
+        self.given: set[tuple[UUID, str]] = set()
+        self.sizes: dict[bytes, int] = {}
+        self.acked: list[tuple[bytes, int]] = []
+        self.fresh_codes = itertools.count()
+
+    def teardown(self) -> None:
+        self.partition.remove()
+        self.client.delete(self.clock_key)
+        self.client.close()
+
+    @initialize(limits=st.tuples(limit_sets, limit_sets), max_backlog=st.integers(3, 60))
+    def begin(self, limits: tuple[tuple[Limit, ...], tuple[Limit, ...]], max_backlog: int) -> None:
+        self.model.max_backlog = max_backlog
+        self.client.set(self.clock_key, self.model.host_ms)
+        assert self.partition.bless(max_backlog=max_backlog) == ["DONE"]
+        # As if something had been redeemed just before: now is never before the start, however far the host steps back.
+        self.client.hset(self.partition.keys.state, "clock", str(self.model.host_ms))
+        self.model.clock_ms = self.model.host_ms
+        for number, (batch_id, batch_limits) in enumerate(zip(BATCHES, limits, strict=False)):
+            batch = self.model.batches[batch_id] = Batch(batch_limits)
+            assert self.put(batch_id) == ["DONE"]
+            for client in CLIENTS[:2]:
+                pool = batch.pools[client] = Pool(10 * number + CLIENTS.index(client) + 2**53)
+                assert self.partition.open_pool(batch_id, client, pool.id) == ["DONE", "0", "0"]
+                self.add_codes(batch_id, client, 8, 0)
+
+    def put(self, batch_id: UUID) -> list[str]:
+        batch = self.model.batches[batch_id]
+        return self.partition.put_batch(
+            batch_id,
+            batch.limits,
+            revision=batch.revision,
+            state="ended" if batch.ended else "open",
+            paused=batch.paused,
+            starts_at_ms=batch.starts_at_ms,
+            ends_at_ms=batch.ends_at_ms,
+            rebuilding=batch.rebuilding,
+        )
+
+    @rule(wanted=st.lists(requests(), min_size=1, max_size=10), ahead_ms=st.sampled_from([0, 1, 2_000, 10_000]))
+    def redeem(self, wanted: list[Request], ahead_ms: int) -> None:
+        self.send(Call(tuple(wanted), self.model.host_ms + ahead_ms, self.partition.epoch))
+
+    def send(self, call: Call) -> None:
+        before = self.partition.snapshot()
+        result = self.partition.redeem(call)
+        decision = self.model.redeem(call.requests)
+        assert result.status == "DONE"
+        assert (result.now_ms, result.host_ms) == (decision.now_ms, self.model.host_ms)
+        assert list(result.answers) == decision.answers
+        self.check_event(call, result, decision)
+        if not decision.grants:
+            assert self.partition.snapshot() == before
+        self.calls[call.call_id] = (call, result)
+
+    def check_event(self, call: Call, result: Result, decision: Decision) -> None:
+        """At most one new entry, which tells the grants in order."""
+        events = self.partition.events()
+        new = [(entry_id, event) for entry_id, event in events if entry_id not in self.sizes]
+        assert len(new) == (1 if decision.grants else 0)
+        assert bool(result.data) == bool(decision.grants)
+        for entry_id, event in new:
+            self.sizes[entry_id] = event.count
+            assert (event.epoch, event.count) == (call.epoch, len(decision.grants))
+            for redemption, grant in zip(event.redemptions, decision.grants, strict=True):
+                assert redemption.pool_id == grant.pool_id
+                assert (redemption.seq, redemption.code) == (grant.seq, grant.code)
+                assert redemption.customer_id == grant.request.customer
+                assert redemption.key_hash == grant.request.key_hash
+                assert redemption.api_key_id == grant.request.api_key_id
+                assert (redemption.redeemed_at_ms, redemption.call_id) == (decision.now_ms, call.call_id)
+                assert (grant.request.batch, grant.code) not in self.given
+                self.given.add((grant.request.batch, grant.code))
+
+    @precondition(lambda self: self.calls)
+    @rule(back=st.integers(1, 5))
+    def repeat_a_call(self, back: int) -> None:
+        """A call that granted something is recognised; one that did not is decided anew, for it changed nothing."""
+        call, first = list(self.calls.values())[-min(back, len(self.calls))]
+        if call.epoch != self.partition.epoch:
+            assert self.partition.redeem(call).status == "STALE_EPOCH"
+        elif first.data:
+            again = self.partition.redeem(call)
+            assert (again.status, again.raw) == ("REPEATED", first.raw)
+        elif self.model.host_ms <= call.deadline_ms <= self.model.host_ms + 20_000:
+            self.send(call)
+
+    @rule(
+        wanted=st.lists(requests(), min_size=1, max_size=4), off_ms=st.sampled_from([-3_600_000, -1, 20_001, 3_600_000])
+    )
+    def redeem_past_the_deadline(self, wanted: list[Request], off_ms: int) -> None:
+        before = self.partition.snapshot()
+        late = self.partition.redeem(Call(tuple(wanted), self.model.host_ms + off_ms, self.partition.epoch))
+        assert (late.status, late.detail) == ("TOO_LATE", str(self.model.host_ms))
+        assert self.partition.snapshot() == before
+
+    @rule(wanted=st.lists(requests(), min_size=1, max_size=4), epoch=st.sampled_from([-1, 1, 100]))
+    def redeem_with_another_epoch(self, wanted: list[Request], epoch: int) -> None:
+        before = self.partition.snapshot()
+        call = Call(tuple(wanted), self.model.host_ms + 2_000, self.partition.epoch + epoch)
+        stale = self.partition.redeem(call)
+        assert (stale.status, stale.detail) == ("STALE_EPOCH", str(self.partition.epoch))
+        assert self.partition.snapshot() == before
+
+    @rule(
+        step_ms=st.sampled_from(
+            [1, 999, MINUTE_MS - 1, MINUTE_MS, 5 * MINUTE_MS, 60 * MINUTE_MS, -1, -MINUTE_MS, -7_200_000]
+        )
+    )
+    def step_the_clock(self, step_ms: int) -> None:
+        self.model.host_ms += step_ms
+        self.client.set(self.clock_key, self.model.host_ms)
+
+    @rule(batch_id=known_batches, client=clients_with_codes, count=st.integers(0, 6), held_back=st.integers(0, 3))
+    def add_codes(self, batch_id: UUID, client: UUID, count: int, held_back: int) -> None:
+        """More codes; all but the last few (`held_back`) go to Redis at once. A doubled loader is told so."""
+        batch = self.model.batches[batch_id]
+        pool = batch.pools[client]
+        pool.codes += [f"code {next(self.fresh_codes)} ä€😀" for _ in range(count)]
+        upto = max(pool.loaded, len(pool.codes) - held_back)
+        codes, first, total = pool.codes[pool.loaded : upto], pool.loaded + 1, len(pool.codes)
+        said = self.partition.load(batch_id, client, first, codes, total=total)
+        if batch.ended:
+            assert said == ["ENDED"]
+            del pool.codes[len(pool.codes) - count :]
+            return
+        pool.loaded = upto
+        assert said == ["DONE", str(pool.loaded), str(pool.issued)]
+        for wrong in (first if codes else pool.loaded, pool.loaded + 2):
+            before = self.partition.snapshot()
+            said = self.partition.load(batch_id, client, wrong, ["never"], total=total)
+            assert said == ["OUT_OF_STEP", str(pool.loaded), str(pool.issued)]
+            assert self.partition.snapshot() == before
+
+    @rule(batch_id=known_batches, paused=st.booleans(), starts=moments, ends=moments)
+    def change_batch(self, batch_id: UUID, paused: bool, starts: int | None, ends: int | None) -> None:
+        batch = self.model.batches[batch_id]
+        batch.revision += 1
+        batch.paused = paused
+        batch.starts_at_ms = None if starts is None else self.model.now_ms + starts
+        batch.ends_at_ms = None if ends is None else self.model.now_ms + ends
+        assert self.put(batch_id) == ["DONE"]
+
+    @rule(batch_id=known_batches, sure=st.integers(0, 3))
+    def end_batch(self, batch_id: UUID, sure: int) -> None:
+        if sure == 0:
+            self.model.batches[batch_id].revision += 1
+            self.model.batches[batch_id].ended = True
+            assert self.put(batch_id) == ["DONE"]
+
+    @rule(batch_id=known_batches)
+    def put_an_old_revision(self, batch_id: UUID) -> None:
+        revision = self.model.batches[batch_id].revision
+        before = self.partition.snapshot()
+        assert self.partition.put_batch(batch_id, revision=revision - 1) == ["SUPERSEDED", str(revision)]
+        assert self.partition.snapshot() == before
+
+    @rule(batch_id=known_batches, limits=limit_sets)
+    def begin_new_rules(self, batch_id: UUID, limits: tuple[Limit, ...]) -> None:
+        batch = self.model.batches[batch_id]
+        batch.revision += 1
+        batch.limits, batch.rebuilding = limits, batch.revision
+        assert self.put(batch_id) == ["DONE"]
+
+    @precondition(lambda self: any(batch.rebuilding for batch in self.model.batches.values()))
+    @rule()
+    def finish_new_rules(self) -> None:
+        """Writes the windows from all that was ever redeemed, then opens the batch again."""
+        for batch_id, batch in self.model.batches.items():
+            if batch.rebuilding is None:
+                continue
+            windows = [(customer, *kept) for customer in CUSTOMERS if (kept := self.window(batch, customer))]
+            late = self.partition.put_windows(batch_id, batch.rebuilding - 1, windows)
+            assert late == ["SUPERSEDED", str(batch.rebuilding)]
+            assert self.partition.put_windows(batch_id, batch.rebuilding, windows) == ["DONE"]
+            batch.rebuilding = None
+            assert self.put(batch_id) == ["DONE"]
+
+    def window(self, batch: Batch, customer: UUID) -> tuple[list[int], int] | None:
+        """What put_windows is to write for a customer: no more times than the limits can ask for."""
+        times = batch.history.get(customer)
+        if not times or not batch.limits:
+            return None
+        for_ever = any(limit.window_ms == 0 for limit in batch.limits)
+        ends_at_ms = times[-1] + max(limit.window_ms for limit in batch.limits)
+        if not for_ever and ends_at_ms <= self.model.now_ms:
+            return None
+        keep_ms = ends_at_ms - self.start_ms
+        return times[-max(limit.max for limit in batch.limits) :], 0 if for_ever else keep_ms
+
+    @rule(count=st.integers(0, 4))
+    def ack(self, count: int) -> None:
+        """Acknowledges the oldest entries, and some that were acknowledged before."""
+        entries = [(entry_id, self.sizes[entry_id]) for entry_id, _ in self.partition.events()][:count]
+        redemptions = sum(size for _, size in entries)
+        assert self.partition.ack([*self.acked[-2:], *entries]) == ["DONE", str(len(entries)), str(redemptions)]
+        self.acked += entries
+        self.model.backlog -= redemptions
+
+    @rule()
+    def bless_again(self) -> None:
+        self.partition.epoch += 1
+        bound, backlog = self.model.max_backlog, self.model.backlog
+        assert self.partition.bless(max_backlog=bound, backlog=backlog) == ["DONE"]
+
+    @invariant()
+    def redis_agrees(self) -> None:
+        if not self.model.batches:
+            return
+        state = self.client.hgetall(self.partition.keys.state)
+        assert int(state[b"clock"]) == self.model.clock_ms
+        assert int(state[b"backlog"]) == self.model.backlog
+        assert sum(event.count for _, event in self.partition.events()) == self.model.backlog
+        for batch_id, batch in self.model.batches.items():
+            names = self.partition.batch(batch_id)
+            for client, pool in batch.pools.items():
+                meta = [
+                    int(value)
+                    for value in self.client.execute_command(
+                        "HMGET", names.pool(client), "id", "issued", "loaded", "total"
+                    )
+                ]
+                assert meta == [pool.id, pool.issued, pool.loaded, len(pool.codes)]
+                assert self.client.llen(names.codes(client)) == pool.loaded - pool.issued
+            self.check_expiry(batch_id, batch)
+
+    def check_expiry(self, batch_id: UUID, batch: Batch) -> None:
+        """No window that still counts may go away before its time, by the script's clock."""
+        if not batch.limits or batch.rebuilding is not None:
+            return
+        for customer, times in batch.history.items():
+            expires_at_ms = self.client.execute_command("PEXPIRETIME", self.partition.window(batch_id, customer))
+            longest_ms = max(limit.window_ms for limit in batch.limits)
+            if any(limit.window_ms == 0 for limit in batch.limits):
+                assert expires_at_ms == -1
+            elif times[-1] + longest_ms > self.model.now_ms:
+                assert expires_at_ms >= times[-1] + longest_ms
+
+
+@pytest.fixture
+def memory_server(any_redis_server: RedisServer, tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the same kind that writes nothing to disk: this is about decisions, and there are many of them."""
+    program = any_redis_server.program
+    with RedisServer(tmp_path / "redis", program=program, options={"appendonly": "no"}) as server:
+        yield server
+
+
+def test_scripts_do_what_the_model_says(memory_server: RedisServer) -> None:
+    machine = type("Machine", (RedeemMachine,), {"server": memory_server, "numbers": itertools.count()})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            print_blob=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
