@@ -12,6 +12,11 @@ local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end
 local backlog = tonumber(redis.call('HGET', KEYS[1], 'backlog'))
 
+-- After the first write nothing may fail.
+for i = 4, #ARGV, 2 do
+  if not tonumber(ARGV[i]) then return redis.error_reply('ERR not a number of redemptions: ' .. ARGV[i]) end
+end
+
 local entries, redemptions = 0, 0
 for i = 3, #ARGV, 2 do
   redis.call('XACK', KEYS[2], ARGV[2], ARGV[i])

@@ -5,8 +5,10 @@
 -- KEYS: 1 state, 2 stream
 -- ARGV: 1 epoch, 2 key format, 3 max_backlog, 4 backlog (redemptions in the stream), 5 group
 -- Returns: {DONE}
--- Cost: four commands.
+-- Cost: five commands.
 
+-- A stream key of another type must fail here, before the first write.
+redis.call('XLEN', KEYS[2])
 redis.call('HSETNX', KEYS[1], 'clock', '0')
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'key_format', ARGV[2], 'max_backlog', ARGV[3], 'backlog', ARGV[4])
 -- Survives a fence: tells a recovery which incarnation these data come from.

@@ -10,8 +10,8 @@
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end
-local there = redis.call('HMGET', KEYS[2], 'revision', 'state')
-if there[1] and tonumber(there[1]) > tonumber(ARGV[2]) then return {'SUPERSEDED', there[1]} end
+local there = redis.call('HGET', KEYS[2], 'revision')
+if there and tonumber(there) > tonumber(ARGV[2]) then return {'SUPERSEDED', there} end
 redis.call('HSET', KEYS[2], 'revision', ARGV[2], 'state', ARGV[3], 'paused', ARGV[4], 'starts_at_ms', ARGV[5],
   'ends_at_ms', ARGV[6], 'limits', ARGV[7], 'rebuilding', ARGV[8])
 return {'DONE'}
