@@ -97,16 +97,18 @@ class Waiting:
 class Call:
     """One script call of one partition, ready to be sent, and sent again in just the same words."""
 
-    __slots__ = ("args", "call_id", "deadline_ms", "keys", "partition", "waiting")
+    __slots__ = ("args", "call_id", "deadline_ms", "keys", "partition", "times_sent", "waiting")
 
     def __init__(self, partition: int, call_id: str, waiting: list[Waiting]) -> None:
         self.partition = partition
         self.call_id = call_id
         self.waiting = waiting
         self.deadline_ms = 0
+        self.times_sent = 0
         self.keys, self.args = _arguments(partition_keys(partition), call_id, waiting)
 
     def command(self, epoch: int) -> list[Value]:
+        self.times_sent += 1
         return ["EVALSHA", REDEEM.sha, len(self.keys), *self.keys, epoch, self.call_id, self.deadline_ms, *self.args]
 
     def answer_all(self, answer: Answer) -> None:
@@ -407,12 +409,13 @@ class Engine:
             return True
         status = reply[0]
         if status == b"TOO_LATE":
-            # Nothing ran. Either it is late indeed, or this partition's clock is ahead of what we thought.
+            # Nothing ran now. It is late, or the clock is ahead of what we thought: then once more, but not when it
+            # was sent before and may have run then, on the other side of a clock that jumped.
             self._clock_offset_ms[call.partition] = int(reply[1]) - time.monotonic() * 1000
-            late = call.waiting[0].give_up_at <= asyncio.get_running_loop().time()
-            if not late:
-                self._set_deadline(call)
-            return late
+            if call.times_sent > 1 or call.waiting[0].give_up_at <= asyncio.get_running_loop().time():
+                return True
+            self._set_deadline(call)
+            return False
         if status == b"STALE_EPOCH":
             self._stale = True
             self._incarnations.wake.set()
