@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -18,6 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from issuer.express import MAX_EXPRESS_BODY, Exchange
 from issuer.problems import MEDIA_TYPE, problem_body
 from issuer.settings import Settings
 
@@ -72,6 +73,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     """HttpToolsProtocol within EdgeLimits. Use `guarded_protocol` to make a class with its limits."""
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
+    express: ClassVar[Mapping[bytes, Callable[[GuardedHttpToolsProtocol], Exchange]]] = {}
+    """Paths whose POST requests go the short way, as they stand in the request line."""
+    _head_of: ClassVar[tuple[object, bytes]] = (None, b"")
 
     def __init__(
         self,
@@ -93,6 +97,10 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self._max_body_bytes = self.limits.max_body_bytes
         self._announced_bytes = 0
         self._hosts = 0
+        # Whether there is an Expect header.
+        self._is_odd = False
+        # The message that is being received, when it goes the short way.
+        self._exchange: Exchange | None = None
         # Nothing more is read from this connection; what comes is thrown away.
         self._deaf = False
 
@@ -141,11 +149,15 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # What the inherited method prepares for ASGI is made when it is known that the request goes there.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         if self._deaf:
             return
         self._in_head = self._in_message = True
-        self._has_cycle = False
+        self._has_cycle = self._is_odd = False
+        self._exchange = None
         self._head_bytes = self._body_bytes = self._announced_bytes = self._hosts = 0
         self._received_since = self.loop.time()
         self.deadline = self._received_since + self.limits.receive_timeout_s
@@ -156,8 +168,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self._hosts += 1
         elif name == b"content-length":
             self._announced_bytes = int(value)
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
+        elif name == b"expect":
+            self._is_odd = True
+            self.expect_100_continue = value.lower() == b"100-continue"
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -178,11 +191,40 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             if self._announced_bytes > self._max_body_bytes:
                 self._refuse(BODY_TOO_LARGE)
                 return
-        super().on_headers_complete()
+        if self.url in self.express and self._may_go_express():
+            self.cycle = self._exchange = self.express[self.url](self)  # type: ignore[assignment]
+        else:
+            self._prepare_scope()
+            super().on_headers_complete()
         self._has_cycle = True
+
+    def _may_go_express(self) -> bool:
+        parser = self.parser
+        return bool(
+            0 < self._announced_bytes <= min(MAX_EXPRESS_BODY, self.limits.max_body_bytes)
+            and not self._is_odd
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and parser.get_method() == b"POST"
+            and parser.should_keep_alive()
+            and parser.get_http_version() == "1.1"
+            and not parser.should_upgrade()
+        )
+
+    def _prepare_scope(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
 
     def on_body(self, body: bytes) -> None:
         if self._deaf:
+            return
+        exchange = self._exchange
+        if exchange is not None:
+            # Never more than was announced, and that was looked at.
+            exchange.body += body
+            self._body_bytes += len(body)
             return
         self._body_bytes += len(body)
         if self._body_bytes > self._max_body_bytes and self._body_bytes > self._allowed_unannounced():
@@ -201,6 +243,12 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self._in_head, self._in_message, self._head_bytes = True, False, 0
         if self._deaf:
             return
+        exchange = self._exchange
+        if exchange is not None:
+            self._exchange = None
+            self.deadline = NEVER
+            exchange.begin(self.headers, exchange.body)
+            return
         super().on_message_complete()
         self.deadline = self._client_due()
 
@@ -216,6 +264,15 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
         elif not self._in_message:
             self.deadline = self.loop.time() + self.timeout_keep_alive
+
+    def default_head(self) -> bytes:
+        """The headers of every answer, such as the date. uvicorn makes a new list of them every second."""
+        headers = self.server_state.default_headers
+        kept, head = GuardedHttpToolsProtocol._head_of
+        if kept is not headers:
+            head = b"".join(b"%b: %b\r\n" % header for header in headers)
+            GuardedHttpToolsProtocol._head_of = (headers, head)
+        return head
 
     def _client_due(self) -> float:
         if self._in_message:
@@ -296,6 +353,9 @@ def _sweep(loop: asyncio.AbstractEventLoop, server: ServerState, interval_s: flo
     loop.call_later(interval_s, look)
 
 
-def guarded_protocol(limits: EdgeLimits) -> type[GuardedHttpToolsProtocol]:
-    """A protocol class with these limits, for uvicorn's ``http=``."""
-    return type("GuardedHttpToolsProtocol", (GuardedHttpToolsProtocol,), {"limits": limits})
+def guarded_protocol(
+    limits: EdgeLimits, express: Mapping[bytes, Callable[[GuardedHttpToolsProtocol], Exchange]] | None = None
+) -> type[GuardedHttpToolsProtocol]:
+    """A protocol class with these limits, for uvicorn's ``http=``. `express`: what answers which path the short way."""
+    names = {"limits": limits, "express": express or {}}
+    return type("GuardedHttpToolsProtocol", (GuardedHttpToolsProtocol,), names)

@@ -10,30 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import struct
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
 from redis.exceptions import NoScriptError, RedisError
 
+from issuer.calls import NOT_READY, NOT_REPLICATED, OVERLOADED, Answer, Call, PoolRef, Slot, Waiting, parse_answer
 from issuer.events import encode_who
 from issuer.incarnation import Incarnations
 from issuer.journal import Journal, Receipt
-from issuer.keys import (
-    IDEMPOTENCY_TTL_MS,
-    BatchKeys,
-    PartitionKeys,
-    batch_keys,
-    idempotency_hash,
-    partition_keys,
-    partition_of,
-)
+from issuer.keys import batch_keys, idempotency_hash, partition_of
 from issuer.outcomes import Outcome
 from issuer.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
 from issuer.scripts import REDEEM
@@ -47,122 +38,6 @@ MAX_IN_PIPELINE: Final = 1024
 MAX_DEADLINE_MS: Final = 10_000
 RECONNECT_EVERY_S: Final = 0.05
 CLOCK_ALARM_MS: Final = 5_000
-
-_PAIR = struct.Struct(">HH")
-_INDEX = struct.Struct(">H")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of one redemption. `code` for GRANTED and REPLAYED; `retry_at_ms` (Redis' time) for LIMIT_REACHED."""
-
-    outcome: Outcome
-    code: str = ""
-    retry_at_ms: int | None = None
-
-
-NOT_READY: Final = Answer(Outcome.NOT_READY)
-OVERLOADED: Final = Answer(Outcome.OVERLOADED)
-NOT_REPLICATED: Final = Answer(Outcome.NOT_REPLICATED)
-_PLAIN: Final = {outcome.value.encode(): Answer(outcome) for outcome in Outcome}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PoolRef:
-    """Where a (batch, client) lies in Redis. Made once and cached: nothing in it can change."""
-
-    partition: int
-    batch: BatchKeys
-    pool_key: str
-    codes_key: str
-
-
-class Waiting:
-    """One redemption on its way: what was asked, who waits for the answer, until when."""
-
-    __slots__ = ("customer", "future", "give_up_at", "key_hash", "pool", "who")
-
-    def __init__(
-        self, pool: PoolRef, customer: bytes | None, who: bytes, key_hash: bytes | None, give_up_at: float,
-        future: asyncio.Future[Answer],
-    ) -> None:  # fmt: skip
-        self.pool = pool
-        self.customer = customer
-        self.who = who
-        self.key_hash = key_hash
-        self.give_up_at = give_up_at
-        self.future = future
-
-
-class Call:
-    """One script call of one partition, ready to be sent, and sent again in just the same words."""
-
-    __slots__ = ("args", "call_id", "deadline_ms", "keys", "partition", "times_sent", "waiting")
-
-    def __init__(self, partition: int, call_id: str, waiting: list[Waiting]) -> None:
-        self.partition = partition
-        self.call_id = call_id
-        self.waiting = waiting
-        self.deadline_ms = 0
-        self.times_sent = 0
-        self.keys, self.args = _arguments(partition_keys(partition), call_id, waiting)
-
-    def command(self, epoch: int) -> list[Value]:
-        self.times_sent += 1
-        return ["EVALSHA", REDEEM.sha, len(self.keys), *self.keys, epoch, self.call_id, self.deadline_ms, *self.args]
-
-    def answer_all(self, answer: Answer) -> None:
-        for waiting in self.waiting:
-            if not waiting.future.done():
-                waiting.future.set_result(answer)
-
-
-def _arguments(
-    partition: PartitionKeys, call_id: str, requests: Sequence[Waiting]
-) -> tuple[list[str | bytes], list[Value]]:
-    """KEYS and the ARGV from the fourth on, as the header of redeem.lua lists them."""
-    batches: dict[str, int] = {}
-    pools: dict[PoolRef, int] = {}
-    pool_batches = bytearray()
-    windows: list[str | bytes] = []
-    kept: list[bytes] = []
-    packed: list[Value] = []
-    for request in requests:
-        pool = request.pool
-        index = pools.get(pool)
-        if index is None:
-            index = pools[pool] = len(pools) + 1
-            batch = batches.setdefault(pool.batch.batch, len(batches) + 1)
-            pool_batches += _INDEX.pack(batch)
-        if request.customer is None:
-            windows.append(partition.state)
-        else:
-            windows.append(pool.batch.window_prefix + request.customer)
-        if request.key_hash is None:
-            packed.append(_PAIR.pack(index, 0) + request.who)
-        else:
-            kept.append(pool.batch.idempotency_prefix + request.key_hash)
-            packed.append(_PAIR.pack(index, len(kept)) + request.who)
-    keys: list[str | bytes] = [
-        partition.state, partition.stream, partition.call(call_id), *batches,
-        *(pool.pool_key for pool in pools), *(pool.codes_key for pool in pools), *windows, *kept,
-    ]  # fmt: skip
-    return keys, [len(batches), len(pools), bytes(pool_batches), IDEMPOTENCY_TTL_MS, *packed]
-
-
-def parse_answer(text: bytes) -> Answer:
-    """One answer of the script. A status that we do not know is an error, never a default."""
-    plain = _PLAIN.get(text)
-    if plain is not None:
-        return plain
-    status, _, rest = text.partition(b" ")
-    if status == b"GRANTED":
-        return Answer(Outcome.GRANTED, rest.decode())
-    if status == b"REPLAYED":
-        return Answer(Outcome.REPLAYED, rest.decode())
-    if status == b"LIMIT_REACHED":
-        return Answer(Outcome.LIMIT_REACHED, retry_at_ms=int(rest) if rest else None)
-    raise ValueError(f"redeem.lua answered {text!r}, which is not known")
 
 
 class Engine:
@@ -179,6 +54,7 @@ class Engine:
         self._stale = False
         self._pools: dict[tuple[str, str], PoolRef] = {}
         self._timeout_s = settings.redeem_timeout_ms / 1000
+        self._max_waiting = settings.max_waiting
         self._waits = settings.wait_replicas
         self._wait_timeout_s = settings.wait_timeout_ms / 1000 if settings.wait_replicas else 0.0
         self._call_prefix = os.urandom(8).hex()
@@ -206,8 +82,8 @@ class Engine:
             self._task = None
         while self._queue:
             waiting = self._queue.popleft()
-            if not waiting.future.done():
-                waiting.future.set_result(NOT_READY)
+            if not waiting.slot.done():
+                waiting.slot.set_result(NOT_READY)
         await self._link.aclose()
 
     @property
@@ -233,19 +109,27 @@ class Engine:
         Never raises for trouble with Redis: NOT_READY, OVERLOADED and NOT_REPLICATED are answers. After NOT_READY
         the outcome may be unknown; the same idempotency key tells.
         """
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.submit(future, pool, customer_id, api_key_id, idempotency_key)
+        return await future
+
+    def submit(
+        self, slot: Slot, pool: PoolRef, customer_id: bytes | None, api_key_id: int, idempotency_key: str | None
+    ) -> None:
+        """The same without a coroutine: the answer is put into `slot`, at once or when it is there."""
         if not self._connected:
-            return NOT_READY
-        if len(self._queue) >= self._settings.max_waiting:
-            return OVERLOADED
+            slot.set_result(NOT_READY)
+            return
+        if len(self._queue) >= self._max_waiting:
+            slot.set_result(OVERLOADED)
+            return
         key_hash = None
         if idempotency_key is not None:
             key_hash = idempotency_hash(customer_id or b"", idempotency_key)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
         who = encode_who(customer_id, api_key_id, key_hash)
-        self._queue.append(Waiting(pool, customer_id, who, key_hash, loop.time() + self._timeout_s, future))
+        give_up_at = asyncio.get_running_loop().time() + self._timeout_s
+        self._queue.append(Waiting(pool, customer_id, who, key_hash, give_up_at, slot))
         self._arrived.set()
-        return await future
 
     def testimony(self) -> Testimony:
         """What this process was told by the server of the present epoch, or of the last one."""
@@ -305,8 +189,8 @@ class Engine:
     def _fail_queue(self) -> None:
         while self._queue:
             waiting = self._queue.popleft()
-            if not waiting.future.done():
-                waiting.future.set_result(NOT_READY)
+            if not waiting.slot.done():
+                waiting.slot.set_result(NOT_READY)
 
     def _gather(self) -> list[Call]:
         """The next pipeline's worth of calls: everything that waits, in order of arrival, up to the limits."""
@@ -315,10 +199,10 @@ class Engine:
         calls: list[Call] = []
         for _ in range(min(len(self._queue), MAX_IN_PIPELINE)):
             waiting = self._queue.popleft()
-            if waiting.future.done():
+            if waiting.slot.done():
                 continue  # the request was cancelled; nothing was sent for it
             if waiting.give_up_at <= now:
-                waiting.future.set_result(NOT_READY)
+                waiting.slot.set_result(NOT_READY)
                 continue
             some = by_partition.setdefault(waiting.pool.partition, [])
             some.append(waiting)
@@ -434,12 +318,12 @@ class Engine:
             self._note_clock(call.partition, int(now_ms), int(reply[2]))
         answers = joined.split(b"\x1f")
         for waiting, text in zip(call.waiting, answers, strict=True):
-            if waiting.future.done():
+            if waiting.slot.done():
                 continue
             answer = parse_answer(text)
             if not replicated and answer.outcome in (Outcome.GRANTED, Outcome.REPLAYED):
                 answer = NOT_REPLICATED
-            waiting.future.set_result(answer)
+            waiting.slot.set_result(answer)
 
     def _note_clock(self, partition: int, now_ms: int, host_ms: int) -> None:
         self._clock_offset_ms[partition] = now_ms - time.monotonic() * 1000

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import redis.asyncio as aioredis
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
@@ -153,7 +154,7 @@ class Link:
         replies: list[Any] = []
         try:
             async with asyncio.timeout(timeout_s):
-                packed = b"".join(part for command in commands for part in connection.pack_command(*command))
+                packed = b"".join([pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
                 await connection.send_packed_command(packed, check_health=False)
                 for _ in commands:
                     try:

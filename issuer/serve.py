@@ -74,13 +74,14 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     """
     import uvicorn
 
-    from issuer.app import create_app
+    from issuer.app import REDEEM_PATH, create_app
     from issuer.edge import EdgeLimits, guarded_protocol
 
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         loop="uvloop",
-        http=guarded_protocol(EdgeLimits.from_settings(settings)),
+        http=guarded_protocol(EdgeLimits.from_settings(settings), {REDEEM_PATH.encode(): app.redeem.exchange}),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -20,7 +20,7 @@ import redis as blocking
 import redis.asyncio as aioredis
 
 from issuer.binaries import valkey_server
-from issuer.engine import Call, PoolRef, Waiting
+from issuer.calls import Call, PoolRef, Waiting
 from issuer.events import encode_who
 from issuer.keys import GROUP, KEY_FORMAT, batch_keys, idempotency_hash, partition_keys
 from issuer.launch import launch_command

@@ -1,85 +1,80 @@
-"""POST /api/v1/code/redeem: the hot path, as a bare ASGI application.
+"""POST /api/v1/code/redeem: the hot path.
 
-No request or response objects, no validation library, no Postgres: bytes in, one call of the engine, bytes out.
-Answers that do not depend on the request are made once.
+No request or response objects, no validation library, no Postgres: bytes in, one call of the engine, bytes out. Whole
+small requests come straight from the protocol (`RedeemExchange`), all others as to a bare ASGI application
+(`RedeemRoute.__call__`); both take the same three steps: admit, submit, answer.
 """
 
 from __future__ import annotations
 
-import math
+import asyncio
 import re
 import time
-from typing import Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import orjson
 import structlog
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from issuer.api_keys import ApiKey
 from issuer.api_keys import Scope as KeyScope
-from issuer.engine import Answer, PoolRef
-from issuer.instants import from_ms, show_instant
+from issuer.calls import Answer, PoolRef, Slot
+from issuer.express import Exchange, Headers
 from issuer.metrics import INVALID
-from issuer.outcomes import HTTP, Outcome
-from issuer.problems import MEDIA_TYPE, ProblemError, invalid, outcome_problem, status_problem
-from issuer.routes.access import MISSING_KEY, WRONG_SCOPE, ring_not_loaded
+from issuer.outcomes import Outcome
+from issuer.routes.redeem_answers import (
+    BAD_BATCH,
+    BAD_CLIENT,
+    BAD_CUSTOMER,
+    BAD_KEY,
+    CRASHED,
+    FORBIDDEN,
+    NO_RING,
+    REFUSALS,
+    TOO_LARGE,
+    UNAUTHORIZED,
+    UNPARSABLE,
+    Wire,
+    answer_wire,
+)
 from issuer.services import Services
 from issuer.settings import Auth, Settings
+
+if TYPE_CHECKING:
+    from issuer.edge import GuardedHttpToolsProtocol
 
 log = structlog.get_logger()
 
 MAX_POOL_REFS: Final = 65_536
 NOBODYS_CLIENT: Final = UUID(int=2**128 - 1)
 """Stands for a client that a bound key may not redeem for. Nobody has codes under it."""
+CRASH: Final = "CRASHED"
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _IDEMPOTENCY_KEY: Final = re.compile(rb"[\x20-\x7e]{1,255}")
-_JSON: Final = (b"content-type", b"application/json")
 
-Wire = tuple[Message, Message]
-"""A whole answer: its start and its body."""
+Admitted = tuple[ApiKey | None, bytes | None, int]
+"""The API key (None: not needed), the Idempotency-Key, and how many of the latter were given."""
 
 
 class DisconnectedError(Exception):
     """The client is gone; nobody waits for an answer."""
 
 
-def to_wire(problem: ProblemError) -> Wire:
-    body = problem.body()
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
-    headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
-    return (
-        {"type": "http.response.start", "status": problem.status, "headers": headers},
-        {"type": "http.response.body", "body": body},
-    )
-
-
-UNPARSABLE: Final = to_wire(invalid("cannot parse json", "unparsable_json"))
-BAD_BATCH: Final = to_wire(invalid("invalid batch_id format", "invalid_batch_id"))
-BAD_CLIENT: Final = to_wire(invalid("invalid client_id format", "invalid_client_id"))
-BAD_CUSTOMER: Final = to_wire(invalid("invalid customer_id format", "invalid_customer_id"))
-BAD_KEY: Final = to_wire(
-    invalid("Idempotency-Key must be 1 to 255 printable ASCII characters, given once", "invalid_idempotency_key")
-)
-TOO_LARGE: Final = to_wire(status_problem(413))
-CRASHED: Final = to_wire(ProblemError(500, "internal error", "internal_error"))
-UNAUTHORIZED: Final = to_wire(MISSING_KEY)
-FORBIDDEN: Final = to_wire(WRONG_SCOPE)
-NO_RING: Final = to_wire(ring_not_loaded())
-REFUSALS: Final = {outcome: to_wire(outcome_problem(outcome)) for outcome in HTTP}
-
-
 class RedeemRoute:
-    """The application behind the route. Until `services` is set, which the lifespan does, it answers "not ready"."""
+    """What is behind the route. Until `services` is set, which the lifespan does, it answers "not ready"."""
 
     def __init__(self, settings: Settings) -> None:
         self.services: Services | None = None
         self._auth = settings.auth is Auth.ON
         self._max_body_bytes = settings.max_body_bytes
         self._pools: dict[tuple[str, str], PoolRef] = {}
-        # By length of the body: (plain, replayed).
-        self._granted: dict[int, tuple[Message, Message]] = {}
+
+    def exchange(self, protocol: GuardedHttpToolsProtocol) -> Exchange:
+        """One request that comes straight from the protocol."""
+        return RedeemExchange(self, protocol)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -88,20 +83,37 @@ class RedeemRoute:
             if services is None:
                 outcome, wire = str(Outcome.NOT_READY), REFUSALS[Outcome.NOT_READY]
             else:
-                outcome, wire = await self._answer(services, scope, receive)
+                outcome, wire = await self._answer(services, scope["headers"], receive)
         except DisconnectedError:
             return
         except Exception:
             log.exception("a request to redeem failed")
-            outcome, wire = "CRASHED", CRASHED
-        await send(wire[0])
-        await send(wire[1])
+            outcome, wire = CRASH, CRASHED
+        await send(wire.head.start)
+        await send({"type": "http.response.body", "body": wire.body})
         if services is not None:
             services.tally.count(outcome, time.perf_counter() - started)
 
-    async def _answer(self, services: Services, scope: Scope, receive: Receive) -> tuple[str, Wire]:
+    async def _answer(
+        self, services: Services, headers: Iterable[tuple[bytes, bytes]], receive: Receive
+    ) -> tuple[str, Wire]:
+        admitted = self.admit(services, headers)
+        if type(admitted) is Wire:
+            return INVALID, admitted
+        body = await self._read(receive)
+        if body is None:
+            return INVALID, TOO_LARGE
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        refusal = self.submit(services, admitted, body, future)  # type: ignore[arg-type]
+        if refusal is not None:
+            return INVALID, refusal
+        answer = await future
+        return answer.outcome, answer_wire(answer)
+
+    def admit(self, services: Services, headers: Iterable[tuple[bytes, bytes]]) -> Admitted | Wire:
+        """Whether the caller may redeem at all; if not, what to answer. Needs the headers only."""
         authorization, idempotency_key, keys_given = b"", None, 0
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"authorization":
                 authorization = value
             elif name == b"idempotency-key":
@@ -112,54 +124,47 @@ class RedeemRoute:
             if authorization[:7].lower() == b"bearer ":
                 api_key = services.keys.find(authorization[7:].strip())
             if api_key is None:
-                return INVALID, UNAUTHORIZED if services.keys.loaded else NO_RING
+                return UNAUTHORIZED if services.keys.loaded else NO_RING
             if KeyScope.REDEEM not in api_key.scopes:
-                return INVALID, FORBIDDEN
-        body = await self._read(receive)
-        if body is None:
-            return INVALID, TOO_LARGE
+                return FORBIDDEN
+        return api_key, idempotency_key, keys_given
+
+    def submit(self, services: Services, admitted: Admitted, body: bytes, slot: Slot) -> Wire | None:
+        """Parses the body and asks the engine, which puts the answer into `slot`; or says what to answer instead."""
+        api_key, idempotency_key, keys_given = admitted
         try:
             fields = orjson.loads(body)
         except orjson.JSONDecodeError:
-            return INVALID, UNPARSABLE
+            return UNPARSABLE
         if type(fields) is not dict:
-            return INVALID, UNPARSABLE
-        return await self._redeem(services, fields, api_key, idempotency_key, keys_given)
-
-    async def _redeem(
-        self,
-        services: Services,
-        fields: dict[str, object],
-        api_key: ApiKey | None,
-        idempotency_key: bytes | None,
-        keys_given: int,
-    ) -> tuple[str, Wire]:
+            return UNPARSABLE
         batch, client, customer = fields.get("batchid"), fields.get("clientid"), fields.get("customerid")
         # What is in the cache was valid when it came in.
         pool = self._pools.get((batch, client)) if type(batch) is str and type(client) is str else None
         if pool is None:
             if type(batch) is not str or _UUID.fullmatch(batch) is None:
-                return INVALID, BAD_BATCH
+                return BAD_BATCH
             if type(client) is not str or _UUID.fullmatch(client) is None:
-                return INVALID, BAD_CLIENT
+                return BAD_CLIENT
         if type(customer) is not str or _UUID.fullmatch(customer) is None:
-            return INVALID, BAD_CUSTOMER
-        assert type(batch) is str
-        assert type(client) is str
+            return BAD_CUSTOMER
+        assert batch is not None
+        assert client is not None
         if keys_given and (keys_given > 1 or not idempotency_key or not _IDEMPOTENCY_KEY.fullmatch(idempotency_key)):
-            return INVALID, BAD_KEY
+            return BAD_KEY
         if api_key is not None and api_key.client_id is not None and UUID(client) != api_key.client_id:
             # Goes the same way as a client without codes, so that nothing tells them apart.
             pool, idempotency_key = services.engine.pool_ref(UUID(batch), NOBODYS_CLIENT), None
         elif pool is None:
             pool = self._pool(services, batch, client)
-        answer = await services.engine.redeem(
+        services.engine.submit(
+            slot,
             pool,
             bytes.fromhex(customer.replace("-", "")),
-            api_key_id=0 if api_key is None else api_key.id,
-            idempotency_key=None if idempotency_key is None else idempotency_key.decode("ascii"),
+            0 if api_key is None else api_key.id,
+            None if idempotency_key is None else idempotency_key.decode("ascii"),
         )
-        return answer.outcome, self._wire(answer)
+        return None
 
     def _pool(self, services: Services, batch: str, client: str) -> PoolRef:
         if len(self._pools) >= MAX_POOL_REFS:
@@ -185,30 +190,52 @@ class RedeemRoute:
             body += message.get("body", b"")
         return body if len(body) <= self._max_body_bytes else None
 
-    def _wire(self, answer: Answer) -> Wire:
-        outcome = answer.outcome
-        if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
-            body = orjson.dumps({"code": answer.code})
-            starts = self._granted.get(len(body))
-            if starts is None:
-                starts = self._granted[len(body)] = _starts(len(body))
-            return starts[outcome is Outcome.REPLAYED], {"type": "http.response.body", "body": body}
-        if answer.retry_at_ms is not None:
-            return to_wire(limit_problem(answer.retry_at_ms))
-        return REFUSALS[outcome]
 
+class RedeemExchange(Exchange):
+    """One redemption without ASGI: begins when the request is there, ends when the engine has the answer."""
 
-def _starts(length: int) -> tuple[Message, Message]:
-    headers = [_JSON, (b"content-length", b"%d" % length)]
-    plain = {"type": "http.response.start", "status": 200, "headers": headers}
-    return plain, {**plain, "headers": [*headers, (b"idempotency-replayed", b"true")]}
+    __slots__ = ("_route", "_services", "_started")
 
+    def __init__(self, route: RedeemRoute, protocol: GuardedHttpToolsProtocol) -> None:
+        super().__init__(protocol)
+        self._route = route
+        self._services: Services | None = None
+        self._started = 0.0
 
-def limit_problem(retry_at_ms: int) -> ProblemError:
-    """The refusal of a customer whose limit opens again at `retry_at_ms`."""
-    problem = outcome_problem(Outcome.LIMIT_REACHED)
-    retry_at = show_instant(from_ms(retry_at_ms))
-    problem.detail = f"{problem.error}: the next redemption is possible at {retry_at}"
-    problem.members["retry_at"] = retry_at
-    problem.headers["Retry-After"] = str(max(1, math.ceil(retry_at_ms / 1000 - time.time())))
-    return problem
+    def begin(self, headers: Headers, body: bytes) -> None:
+        self._started = time.perf_counter()
+        route = self._route
+        self._services = services = route.services
+        if services is None:
+            self._finish(Outcome.NOT_READY, REFUSALS[Outcome.NOT_READY])
+            return
+        try:
+            admitted = route.admit(services, headers)
+            refusal = admitted if type(admitted) is Wire else route.submit(services, admitted, body, self)  # type: ignore[arg-type]
+        except Exception:
+            log.exception("a request to redeem failed")
+            self._crash()
+            return
+        if refusal is not None:
+            self._finish(INVALID, refusal)
+
+    def done(self) -> bool:
+        """What a client that has gone meanwhile asked for is carried out all the same, and counted."""
+        return self.response_complete
+
+    def set_result(self, answer: Answer) -> None:
+        try:
+            self._finish(answer.outcome, answer_wire(answer))
+        except Exception:
+            log.exception("a request to redeem failed")
+            self._crash()
+
+    def _finish(self, outcome: str, wire: Wire) -> None:
+        head = wire.head
+        self.respond(head.status, head.lines, wire.body)
+        if self._services is not None:
+            self._services.tally.count(outcome, time.perf_counter() - self._started)
+
+    def _crash(self) -> None:
+        if not self.response_complete:
+            self._finish(CRASH, CRASHED)

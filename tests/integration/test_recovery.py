@@ -15,7 +15,8 @@ from pydantic import SecretStr
 
 from issuer import rebuild
 from issuer.batches import create_batch
-from issuer.engine import Answer, Engine
+from issuer.calls import Answer
+from issuer.engine import Engine
 from issuer.entries import Entry, record_entries
 from issuer.inspection import IncidentError, Verdict
 from issuer.journal import Journal
