@@ -134,7 +134,7 @@ class WrkDriver:
 
 
 class BundledDriver:
-    """The asyncio driver, in a process of its own. It takes several times the CPU time of wrk, from the same machine."""
+    """The asyncio driver, in a process of its own. It takes several times the CPU time of wrk."""
 
     name = "bundled asyncio driver (wrk is not installed: rates are lower than the servers could reach)"
 
@@ -157,5 +157,3 @@ def best_driver() -> Driver:
     """wrk if it is installed, otherwise the bundled driver."""
     program = shutil.which("wrk")
     return WrkDriver(program) if program else BundledDriver()
-
-

@@ -42,7 +42,7 @@ class Installation:
         directory.mkdir(parents=True, exist_ok=True)
         self._data = DataDirectory(directory / "data")
         command = [
-            sys.executable, "-m", "issuer", "up", "--data-dir", self._data.path, "--port", "0",
+            sys.executable, "-m", "issuer", "up", "--data-dir", str(self._data.path), "--port", "0",
             "--workers", str(api_processes),
         ]  # fmt: skip
         self._program = Program(command, directory / "up.log", environment=environment)
@@ -86,9 +86,7 @@ class Installation:
         marks = {"api": "issuer.serve", "worker": "sync_worker", "redis": "redis.conf", "postgres": "bin/postgres"}
         table = process_table()
         children = [process for process in table.values() if process.parent == self._program.pid]
-        return [
-            member.pid for child in children if marks[role] in child.command for member in family(table, child.pid)
-        ]
+        return [member.pid for child in children if marks[role] in child.command for member in family(table, child.pid)]
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds so far, by role. Counts what ended meanwhile: parents add up their children."""
@@ -140,7 +138,7 @@ class Installation:
             fsync = await client.config_get("appendfsync")
             return {
                 "redis": f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}",
-                "appendfsync": fsync["appendfsync"],
+                "appendfsync": str(fsync["appendfsync"]),
                 "postgres": str(await postgres.fetchval("SHOW server_version")),
                 "synchronous_commit": str(await postgres.fetchval("SHOW synchronous_commit")),
                 "fsync": str(await postgres.fetchval("SHOW fsync")),

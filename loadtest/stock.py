@@ -1,7 +1,7 @@
-"""Stock to redeem from: batches made as the API makes them, codes made by Postgres itself, which is quicker than a file.
+"""Stock to redeem from: batches made as the API makes them, codes made by Postgres, which is quicker than a file.
 
-A pool can be made as one that has been in use for long: its first codes are in the ledger, each with a customer of its own, before
-the pool is opened in Redis.
+A pool can be made as one that has been in use for long: its first codes are in the ledger, each with a customer of
+its own, before the pool is opened in Redis.
 """
 
 from __future__ import annotations
