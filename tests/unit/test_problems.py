@@ -11,7 +11,7 @@ import pytest
 import issuer
 from issuer.outcomes import HTTP, Outcome
 from issuer.problems import TITLES, ProblemError, outcome_problem, problem_body, status_problem
-from issuer.routes.redeem import limit_problem
+from issuer.routes.redeem_answers import limit_problem
 
 
 @pytest.mark.parametrize("outcome", HTTP)
