@@ -205,61 +205,7 @@ def _read_all(screen: int) -> str:
 
 HALF: Final = 100_000
 BATCH: Final = "Killed"
-
-
-async def _batch_id(stores: Stores) -> UUID | None:
-    found = await stores.postgres.fetchval("SELECT id FROM batches WHERE name = $1", BATCH)
-    assert found is None or isinstance(found, UUID)
-    return found
-
-
-async def _has_batch(stores: Stores) -> bool:
-    return await _batch_id(stores) is not None
-
-
-async def _is_running(stores: Stores, statement: str) -> bool:
-    count = await stores.postgres.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND datname = current_database()"
-        " AND pid <> pg_backend_pid() AND ltrim(query, E' \\n') LIKE $1",
-        statement + "%",
-    )
-    return bool(count)
-
-
-async def _is_copying(stores: Stores) -> bool:
-    return await _is_running(stores, "COPY ")
-
-
-async def _is_looking_for_duplicates(stores: Stores) -> bool:
-    return await _is_running(stores, "INSERT INTO refused")
-
-
-async def _is_inserting(stores: Stores) -> bool:
-    return await _is_running(stores, "INSERT INTO codes")
-
-
-async def _is_committed(stores: Stores) -> bool:
-    return bool(await stores.postgres.fetchval("SELECT EXISTS (SELECT FROM pools WHERE total > 0)"))
-
-
-async def _has_loaded(stores: Stores, client_id: UUID, count: int) -> bool:
-    batch_id = await _batch_id(stores)
-    pool = None if batch_id is None else await pool_in_redis(stores, batch_id, client_id)
-    return pool is not None and pool.loaded >= count
-
-
-async def _is_in_the_first_pool(stores: Stores) -> bool:
-    return await _has_loaded(stores, A, 1)
-
-
-async def _is_in_the_second_pool(stores: Stores) -> bool:
-    return await _has_loaded(stores, B, 20_000)
-
-
-STAGES: Final = (
-    _has_batch, _is_copying, _is_looking_for_duplicates, _is_inserting, _is_committed, _is_in_the_first_pool,
-    _is_in_the_second_pool,
-)  # fmt: skip
+ROWS: Final = [row for pair in zip(codes("A", HALF), codes("B", HALF, B), strict=True) for row in pair]
 
 
 async def _kill_when(process: subprocess.Popen[bytes], reached: Callable[[], Awaitable[bool]]) -> None:
@@ -277,27 +223,78 @@ async def _kill_when(process: subprocess.Popen[bytes], reached: Callable[[], Awa
     process.wait()
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__.strip("_"))
-async def test_killed_and_run_again(
-    preload: Preload, stores: Stores, stage: Callable[[Stores], Awaitable[bool]]
-) -> None:
-    rows = [row for pair in zip(codes("A", HALF), codes("B", HALF, B), strict=True) for row in pair]
-    file = preload.write(csv_of(rows))
-    command = (file, "--batch-name", BATCH, "--rules", RULES, "--json")
-    with preload.start(*command) as process:
-        await _kill_when(process, lambda: stage(stores))
-    report = (await preload(*command)).json
+async def _is_there(stores: Stores, what: str) -> bool:
+    return bool(await stores.postgres.fetchval(f"SELECT EXISTS (SELECT FROM {what})"))
 
-    assert report["rows"] == 2 * HALF
-    assert report["loaded"] + report["duplicates_in_batch"] == 2 * HALF
-    assert report["duplicates_in_batch"] in (0, 2 * HALF)
-    batch_id = UUID(report["batch_id"])
+
+async def _runs(stores: Stores, statement: str, *, waiting: bool = False) -> bool:
+    """Whether some connection to this database runs a statement that begins so (and waits for a lock)."""
+    count = await stores.postgres.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND datname = current_database()"
+        " AND ltrim(query, E' \\n') LIKE $1 AND (NOT $2 OR wait_event_type = 'Lock')",
+        statement + "%",
+        waiting,
+    )
+    return bool(count)
+
+
+async def _has_loaded(stores: Stores, client_id: UUID, count: int) -> bool:
+    batch_id = await stores.postgres.fetchval("SELECT id FROM batches WHERE name = $1", BATCH)
+    pool = None if batch_id is None else await pool_in_redis(stores, batch_id, client_id)
+    return pool is not None and pool.loaded >= count
+
+
+async def _check_second_run(preload: Preload, stores: Stores, file: str, *, committed: bool) -> None:
+    report = (await preload(file, "--batch-name", BATCH, "--json")).json
+    assert (report["loaded"], report["duplicates_in_batch"]) == ((0, 2 * HALF) if committed else (2 * HALF, 0))
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 1
+    assert await stores.postgres.fetchval("SELECT count(*) FROM codes") == 2 * HALF
     for client, prefix in ((A, "A"), (B, "B")):
-        pool = await check_agreement(stores, batch_id, client)
+        pool = await check_agreement(stores, UUID(report["batch_id"]), client)
         assert pool.codes == [code for _, code in codes(prefix, HALF)]
-    waiting = await stores.postgres.fetchval("SELECT count(*) FROM pools WHERE loaded < total")
-    assert waiting == 0
+    assert not await _is_there(stores, "pools WHERE loaded < total")
+
+
+async def test_killed_when_the_batch_is_made(preload: Preload, stores: Stores) -> None:
+    file = preload.write(csv_of(ROWS))
+    with preload.start(file, "--batch-name", BATCH, "--rules", RULES) as process:
+        await _kill_when(process, lambda: _is_there(stores, "batches"))
+    await _check_second_run(preload, stores, file, committed=False)
+
+
+async def test_killed_while_it_reads(preload: Preload, stores: Stores) -> None:
+    file = preload.write(csv_of(ROWS))
+    with preload.start("-", "--batch-name", BATCH, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        await asyncio.to_thread(process.stdin.write, csv_of(ROWS)[:5_000_000])
+        await _kill_when(process, lambda: _runs(stores, "COPY "))
+    await _check_second_run(preload, stores, file, committed=False)
+
+
+@pytest.mark.parametrize(
+    ("table", "statement"), [("codes", "INSERT INTO codes"), ("audit_log", "INSERT INTO audit_log")]
+)
+async def test_killed_within_the_transaction(preload: Preload, stores: Stores, table: str, statement: str) -> None:
+    """Before the codes are inserted, and when only the commit is missing. The server finds out later than we do."""
+    await new_batch(stores, BATCH)
+    file = preload.write(csv_of(ROWS))
+    async with stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute(f"LOCK TABLE {table} IN SHARE MODE")
+        with preload.start(file, "--batch-name", BATCH) as process:
+            await _kill_when(process, lambda: _runs(stores, statement, waiting=True))
+    await _check_second_run(preload, stores, file, committed=False)
+
+
+@pytest.mark.parametrize(("client", "count"), [(A, 0), (A, 1), (B, 20_000)])
+async def test_killed_after_the_commit(preload: Preload, stores: Stores, client: UUID, count: int) -> None:
+    file = preload.write(csv_of(ROWS))
+
+    async def reached() -> bool:
+        return await (_has_loaded(stores, client, count) if count else _is_there(stores, "pools WHERE total > 0"))
+
+    with preload.start(file, "--batch-name", BATCH) as process:
+        await _kill_when(process, reached)
+    await _check_second_run(preload, stores, file, committed=True)
 
 
 async def test_killed_while_codes_go_out(preload: Preload, stores: Stores) -> None:
