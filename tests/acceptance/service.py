@@ -1,0 +1,176 @@
+"""The product on a test's own databases: `issuer serve` with four API processes, a sync worker, the commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+import asyncpg
+import httpx
+import psutil
+
+from issuer.settings import Settings
+from tests.acceptance.crowd import Crowd, Wish
+from tests.acceptance.installation import clean_environment, issuer_command
+from tests.servers import STOP_LIMIT_S, free_port, wait_until
+
+API_PROCESSES: Final = 4
+COMMAND_LIMIT_S: Final = 120.0
+
+
+class Service:
+    """Start it from the main thread. Its processes end with the context, by their own ids."""
+
+    def __init__(self, settings: Settings, directory: Path, **environment: str) -> None:
+        self.directory = directory
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.database_url = settings.database_url.get_secret_value()
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.environment = clean_environment(
+            ISSUER_REDIS_URL=settings.redis_url.get_secret_value(),
+            ISSUER_DATABASE_URL=self.database_url,
+            ISSUER_PARTITIONS=str(settings.partitions),
+            ISSUER_MAX_BACKLOG=str(settings.max_backlog),
+            # What is counted here is codes: a machine that is slow for a while must not turn an answer into a 503.
+            ISSUER_REDEEM_TIMEOUT_MS="10000",
+            **environment,
+        )
+        self.api_key = ""
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        try:
+            created = self.issuer_now("keys", "create", "--name", "crowd", "--scope", "redeem", "--json")
+            self.api_key = json.loads(created)["secret"]
+            serve = issuer_command("serve", "--port", self.url.rpartition(":")[2], "--workers", str(API_PROCESSES))
+            for name, command in (("serve", serve), ("worker", [sys.executable, "-m", "sync_worker"])):
+                with (self.directory / f"{name}.log").open("wb") as log:
+                    process = subprocess.Popen(
+                        command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    )
+                self._processes.append(process)
+            wait_until(self._is_ready, "the service is ready")
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(STOP_LIMIT_S)
+            finally:
+                process.kill()
+                process.wait()
+
+    def _is_ready(self) -> bool:
+        assert all(process.poll() is None for process in self._processes), f"see the logs in {self.directory}"
+        try:
+            ready = httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+        return ready and self._all_accept()
+
+    def _all_accept(self) -> bool:
+        """All have the listening socket from their start; who takes connections from it is ready."""
+        with ExitStack() as opened:
+            address = ("127.0.0.1", int(self.url.rpartition(":")[2]))
+            probes = [opened.enter_context(socket.create_connection(address)) for _ in range(64)]
+            for probe in probes:
+                probe.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                probe.recv(1)
+            return len(self.accepted({probe.getsockname()[1] for probe in probes})) == API_PROCESSES
+
+    def accepted(self, ports: AbstractSet[int]) -> Counter[int]:
+        """How many of these clients each API process has taken; none is left out."""
+        children = psutil.Process(self._processes[0].pid).children()
+        return Counter(
+            process.pid
+            for process in children
+            for connection in process.net_connections("tcp")
+            if connection.raddr and connection.raddr.port in ports
+        )
+
+    def crowd(self, *, connections: int = 1_000) -> Crowd:
+        return Crowd(self.url, self.api_key, connections=connections)
+
+    def issuer_now(self, *words: str) -> str:
+        """Runs a command that must succeed; what it printed."""
+        done = self._run(self._start(*words))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    async def issuer(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command while the test goes on."""
+        return await asyncio.to_thread(self._run, self._start(*words))
+
+    def _start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            issuer_command(*words), env=self.environment, cwd=self.directory,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    @staticmethod
+    def _run(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+        with process:
+            try:
+                out, err = process.communicate(timeout=COMMAND_LIMIT_S)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    async def preload(self, name: str, codes: Iterable[tuple[UUID, str]], *options: str) -> UUID:
+        """Loads a file into the batch of that name; returns the batch."""
+        file = self.directory / f"{name}.csv"
+        file.write_text("client_id,code\n" + "".join(f"{client},{code}\n" for client, code in codes))
+        done = await self.issuer("preload", str(file), "--batch-name", name, "--json", *options)
+        assert done.returncode == 0, done.stderr
+        return UUID(json.loads(done.stdout)["batch_id"])
+
+    async def sql(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            return list(await connection.fetch(query, *arguments))
+        finally:
+            await connection.close()
+
+    async def reconcile(self) -> str:
+        """`issuer reconcile`, which must hold; what it printed."""
+        done = await self.issuer("reconcile")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    async def ledger(self, batch_id: UUID, count: int) -> list[asyncpg.Record]:
+        """The ledger of a batch when it has at least `count` rows: client, code, customer, time, in order of time."""
+        query = (
+            "SELECT p.client_id, r.code, r.customer_id, r.redeemed_at, r.key_hash"
+            " FROM redemptions r JOIN pools p ON p.id = r.pool_id WHERE r.batch_id = $1 ORDER BY r.redeemed_at"
+        )
+        async with asyncio.timeout(STOP_LIMIT_S):
+            while len(rows := await self.sql(query, batch_id)) < count:
+                await asyncio.sleep(0.05)
+        return rows
+
+
+def wishes(count: int, batch_id: UUID, clients: Sequence[UUID]) -> list[Wish]:
+    """Wishes of as many customers, for the clients in turn."""
+    return [Wish(batch_id, clients[number % len(clients)]) for number in range(count)]

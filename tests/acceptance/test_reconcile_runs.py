@@ -1,0 +1,153 @@
+"""`issuer reconcile` over 100,000 redemptions: while they are made, after them, and with a row of the ledger gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from issuer.batches import create_batch
+from issuer.engine import Engine
+from issuer.outcomes import Outcome
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.acceptance.installation import clean_environment, issuer_command
+from tests.loading import A, B, codes, load
+from tests.worker_process import WorkerProcess, eventually
+
+REDEMPTIONS: Final = 100_000
+CUSTOMERS: Final = 1_000
+LIMIT_S: Final = 120.0
+
+
+class Reconcile:
+    """The command as a process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = clean_environment(
+            ISSUER_REDIS_URL=settings.redis_url.get_secret_value(),
+            ISSUER_DATABASE_URL=settings.database_url.get_secret_value(),
+            ISSUER_PARTITIONS=str(settings.partitions),
+        )
+
+    async def __call__(self, *words: str) -> tuple[int, str]:
+        """Exit status and what it printed."""
+        done = await asyncio.to_thread(self._run, words)
+        return done.returncode, done.stdout
+
+    def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            issuer_command("reconcile", *words), env=self._environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S,
+        )  # fmt: skip
+
+    async def holds(self) -> dict[UUID, tuple[int, int, int]]:
+        """The equation must hold for every pool; returns (ledger, backlog, issued) by client."""
+        status, out = await self("--json")
+        assert status == 0, out
+        pools = json.loads(out)["pools"]
+        assert all(not pool["problems"] and not pool["missing"] for pool in pools)
+        assert all(
+            pool["ledger"] + pool["backlog"] + pool["set_aside"] + pool["dead_letters"] == pool["issued"]
+            for pool in pools
+        )
+        return {UUID(pool["client_id"]): (pool["ledger"], pool["backlog"], pool["issued"]) for pool in pools}
+
+
+@asynccontextmanager
+async def engine_of(stores: Stores, settings: Settings) -> AsyncIterator[Engine]:
+    engine = Engine(settings, stores.incarnations)
+    await engine.start()
+    try:
+        await eventually(lambda: _ready(engine), "the engine is ready")
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+async def _ready(engine: Engine) -> bool:
+    return engine.is_ready
+
+
+async def redeem_all(engine: Engine, batch: UUID) -> Counter[Outcome]:
+    """All redemptions, by as many customers at a time as there are, for two clients in turn."""
+    outcomes: Counter[Outcome] = Counter()
+    pools = [engine.pool_ref(batch, client) for client in (A, B)]
+
+    async def customer(number: int) -> None:
+        pool, customer_id = pools[number % 2], uuid.uuid4().bytes
+        for _ in range(REDEMPTIONS // CUSTOMERS):
+            outcomes[(await engine.redeem(pool, customer_id)).outcome] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(CUSTOMERS):
+            group.create_task(customer(number))
+    return outcomes
+
+
+@asynccontextmanager
+async def row_gone(stores: Stores, pool_id: int, seq: int) -> AsyncIterator[None]:
+    """A row of the ledger, deleted by hand and put back."""
+    execute = stores.postgres.execute
+    await execute("CREATE TABLE gone AS SELECT * FROM redemptions WHERE pool_id = $1 AND seq = $2", pool_id, seq)
+    assert await execute("DELETE FROM redemptions WHERE pool_id = $1 AND seq = $2", pool_id, seq) == "DELETE 1"
+    try:
+        yield
+    finally:
+        await execute("INSERT INTO redemptions SELECT * FROM gone")
+        await execute("DROP TABLE gone")
+
+
+async def test_a_hundred_thousand_redemptions(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"redeem_timeout_ms": 10_000})
+    batch = await create_batch(stores, name="run", actor="test")
+    half = REDEMPTIONS // 2
+    await load(stores, batch, codes("A", half) + codes("B", half, B))
+    reconcile = Reconcile(settings)
+    with WorkerProcess(settings, tmp_path):
+        looks: list[dict[UUID, tuple[int, int, int]]] = []
+        async with engine_of(stores, settings) as engine:
+            running = asyncio.create_task(redeem_all(engine, batch.id))
+            while not running.done():
+                looks.append(await reconcile.holds())
+            assert await running == {Outcome.GRANTED: REDEMPTIONS}
+        # It looked in the middle of the run, not only before or after it.
+        assert any(0 < look[client][2] < half for look in looks for client in (A, B)), looks
+        await eventually(lambda: _in_the_ledger(stores), "all redemptions are in the ledger")
+        assert await reconcile.holds() == {A: (half, 0, half), B: (half, 0, half)}
+
+        status, out = await reconcile()
+        assert status == 0
+        equation = rf"ok +pool \d+: ledger {half} \+ backlog 0 \+ set aside 0 \+ dead letters 0 = {half}, issued {half}"
+        assert len(re.findall(equation, out)) == 2
+        pool_id = await stores.postgres.fetchval("SELECT id FROM pools WHERE client_id = $1", B)
+        for seq in (half, half // 2, 1):
+            async with row_gone(stores, pool_id, seq):
+                await check_is_named(reconcile, pool_id, seq)
+        await reconcile.holds()
+
+
+async def _in_the_ledger(stores: Stores) -> bool:
+    return bool(await stores.postgres.fetchval("SELECT count(*) FROM redemptions") == REDEMPTIONS)
+
+
+async def check_is_named(reconcile: Reconcile, pool_id: int, seq: int) -> None:
+    """Exit status 1, the pool and the seq named, for people and for programs; the other pool holds."""
+    status, out = await reconcile()
+    assert status == 1
+    wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
+    assert len(wrong) == 1
+    assert f"pool {pool_id}: ledger {REDEMPTIONS // 2 - 1} " in wrong[0]
+    assert f"missing seqs: {seq}\n" in out
+    status, out = await reconcile("--json")
+    pools: dict[int, Any] = {pool["pool_id"]: pool for pool in json.loads(out)["pools"]}
+    assert status == 1
+    assert {number: pool["missing"] for number, pool in pools.items() if not pool["holds"]} == {pool_id: [seq]}
