@@ -92,7 +92,10 @@ class Recovery:
         row = await self._postgres.fetchrow("SELECT * FROM installation")
         assert row is not None
         forced = self._orders.restored or self._orders.margin > 0
-        if row["run_id"] == self._link.run_id and not forced and not self._orders.dry_run:
+        states = await look_at_partitions(self._link, row["partitions"])
+        # A server that was flushed, or was a replica meanwhile, has the same run_id and other data.
+        blessed = row["run_id"] == self._link.run_id and all(s.get("epoch") == str(row["epoch"]) for s in states)
+        if blessed and not forced and not self._orders.dry_run:
             return None
         server = await look_at_server(self._link, _address(self._settings))
         last = await self._postgres.fetchrow(
@@ -100,7 +103,6 @@ class Recovery:
         )
         before = orjson.loads(last["server"]) if last else None
         await self._refuse_unfit(server, row["run_id"], before, alive=bool(last and last["alive"]))
-        states = await look_at_partitions(self._link, row["partitions"])
         pools = await look_at_pools(self._link, self._postgres, row["partitions"])
         if any(int(state.get("blessed_epoch", 0)) > row["epoch"] for state in states) and not forced:
             raise IncidentError(
@@ -241,7 +243,9 @@ class Guardian:
             await self._link.open()
         blessed = self._incarnations.blessed
         if orders is None and blessed is not None and blessed.run_id == self._link.run_id:
-            return None
+            states = await look_at_partitions(self._link, self._incarnations.partitions)
+            if all(state.get("epoch") == str(blessed.epoch) for state in states):
+                return None
         try:
             # A connection of its own: the lock goes with it, and no statement of a recovery has a short time limit.
             async with unavailable_translated(), own_connection(self._settings) as connection:
