@@ -89,6 +89,8 @@ def audit(
     _check_one_owner(good, findings)
     _check_in_ledger(good, books, excuse)
     _check_replays(good, excuse)
+    if not (loss or missing):
+        _check_unasked(attempts, books, findings)
     _check_limits(world.shops, good, books, excuse)
     _check_accounting(world, books, findings)
     _check_tables(world, findings, set(anomalies), dead_letters)
@@ -302,3 +304,18 @@ def redis_answers(world: World) -> bool:
             return bool(client.ping())
     except redis.RedisError:
         return False
+
+
+def _check_unasked(attempts: list[Attempt], books: _Books, findings: Findings) -> None:
+    """No wish takes two codes: what the ledger has beyond the answers fits the wishes of unknown outcome."""
+    wishes: dict[tuple[UUID, UUID], dict[object, bool]] = defaultdict(dict)
+    for attempt in attempts:
+        wish = attempt.wish
+        may_have = attempt.status in (None, 200) or attempt.answer in ("not_ready", "not_replicated")
+        if may_have:
+            wishes[wish.shop.batch_id, wish.customer_id][wish.key or id(attempt)] = True
+    rows = Counter((batch_id, row.customer_id) for (batch_id, _), row in books.ledger.items())
+    for (batch_id, customer_id), count in rows.items():
+        asked = len(wishes.get((batch_id, customer_id), ()))
+        if count > asked:
+            findings.accuse(f"more codes than wishes: customer {customer_id} wished {asked} times, has {count}")

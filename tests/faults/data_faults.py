@@ -6,8 +6,9 @@ import shutil
 import time
 from pathlib import Path
 
+from issuer.keys import GROUP, partition_keys
 from tests.faults.play import Stage, scenario
-from tests.faults.world import World, wait_for_more
+from tests.faults.world import PARTITIONS, World, wait_for_more
 
 JOURNAL = {"ISSUER_JOURNAL_DIR": "{directory}/journal"}
 
@@ -187,4 +188,66 @@ def old_data_restored_and_announced(stage: Stage) -> None:
         assert done.returncode == 0, done.stderr
         for process in (*world.apis, *world.workers):
             process.start()
+        world.await_good(at)
+
+
+@scenario(missing=True, redis_options={"appendfsync": "everysec"})
+def everysec_power_cut(stage: Stage) -> None:
+    """The whole host loses power: the file loses its tail, and no process is left that could tell."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        world.workers[0].freeze()
+        stage.play_on(100)
+        world.fault("everysec, power cut")
+        for process in (world.redis, *world.apis, *world.workers):
+            process.kill9()
+        newest = max(_data(world).glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
+        with newest.open("r+b") as file:
+            file.truncate(max(0, newest.stat().st_size - stage.rng.randint(4_000, 40_000)))
+        world.redis.start()
+        for process in (*world.apis, *world.workers):
+            process.start()
+        world.await_good(time.monotonic())
+
+
+@scenario(missing=True)
+def redis_flushed(stage: Stage) -> None:
+    """FLUSHALL on the running server: the same run id, and nothing left."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        at = world.fault("redis flushed")
+        with world.redis.client() as client:
+            client.flushall()
+        world.await_good(at)
+
+
+@scenario(missing=True)
+def recovery_ordered_under_load(stage: Stage) -> None:
+    """`issuer recover --restored` while everybody redeems: in between nothing is handed out."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        world.fault("recovery ordered under load")
+        done = world.run_issuer("recover", "--restored")
+        assert done.returncode == 0, done.stderr
+        world.await_good(time.monotonic())
+
+
+@scenario()
+def group_destroyed(stage: Stage) -> None:
+    """The consumer group is gone when Redis comes back: events that were there before a new one are delivered too."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on(100)
+        world.workers[0].freeze()
+        stage.play_on(100)
+        at = world.fault("consumer group destroyed")
+        with world.redis.client() as client:
+            for partition in range(PARTITIONS):
+                client.xgroup_destroy(partition_keys(partition).stream, GROUP)
+        world.redis.kill9()
+        world.redis.start()
+        world.workers[0].thaw()
         world.await_good(at)

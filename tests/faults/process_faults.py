@@ -256,3 +256,28 @@ def clocks_of_api_processes_off(stage: Stage) -> None:
         at = world.fault("api kill -9")
         stage.rng.choice(world.apis).restart()
         world.await_good(at)
+
+
+@scenario(workers=2, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
+def two_workers_killed(stage: Stage) -> None:
+    """Two workers share the streams, and now the one, now the other dies."""
+    world = stage.world
+    for _ in range(4 * stage.rounds):
+        stage.play_on(150)
+        world.fault("worker kill -9, two of them")
+        worker = stage.rng.choice(world.workers)
+        worker.kill9()
+        worker.start()
+
+
+@scenario(environment={"ISSUER_POOL_HIGH_WATER": "40"})
+def pools_run_dry(stage: Stage) -> None:
+    """Redis has a few codes of each pool, and nobody is there to bring more: refilling, never sold out."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on(100)
+        world.fault("pools run dry")
+        world.workers[0].kill9()
+        wait_for_more(lambda: refused_with(world, "pool_refilling"), 30, "the pools are empty in Redis")
+        world.workers[0].start()
+        world.await_good(time.monotonic())

@@ -159,3 +159,29 @@ def api_restarted_while_redis_is_down(stage: Stage) -> None:
             api.start()
         world.redis.start()
         world.await_good(at)
+
+
+@scenario(missing=True, through=("api-postgres", "worker-postgres"), apis=1, environment={"ISSUER_MAX_BACKLOG": "60"})
+def old_primary_runs_into_its_bound(stage: Stage) -> None:
+    """Its worker reaches Postgres again, its API process does not: the worker must not make room for more."""
+    world = stage.world
+    stage.play_on(60)
+    old_api, old_worker, old_redis = world.apis[0], world.workers[0], world.redis
+    api_way, worker_way = world.proxies["api-postgres"], world.proxies["worker-postgres"]
+    world.fault("old primary, its worker is back")
+    with api_way.holding("up", "down"):
+        with worker_way.holding("up", "down"):
+            world.proxies.clear()
+            world.redis = world.add_redis()
+            api = world.add_api()
+            world.add_worker()
+            world.traffic.ports = [old_api.port, api.port]
+            wait_until(api.can_redeem, "the new primary is blessed")
+        stage.play_on(400)
+        time.sleep(1.5)
+        stage.play_on(400)
+        world.traffic.ports = [api.port]
+        old_api.kill9()
+    old_worker.kill9()
+    old_redis.kill9()
+    world.await_good(time.monotonic())
