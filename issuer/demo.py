@@ -15,6 +15,7 @@ NAME: Final = "Demo"
 CLIENT_ID: Final = UUID("d3300000-0000-4000-8000-000000000001")
 CODES: Final = 1_000
 RULES: Final = {"maxpercustomer": 2, "timelimit": 30}
+ACTOR: Final = "cli:up --demo"
 
 
 async def make_demo(stores: Stores) -> None:
@@ -23,9 +24,9 @@ async def make_demo(stores: Stores) -> None:
     from issuer.preload import preload_csv
     from issuer.rules import parse_rules
 
-    batch, _ = await find_or_create_batch(stores, name=NAME, rules=parse_rules(RULES), actor="cli:up --demo")
+    batch, _ = await find_or_create_batch(stores, name=NAME, rules=parse_rules(RULES), actor=ACTOR)
     lines = ["client_id,code", *(f"{CLIENT_ID},DEMO-{number:04d}" for number in range(1, CODES + 1))]
-    await preload_csv(stores, io.BytesIO("\n".join(lines).encode()), batch_id=batch.id)
+    await preload_csv(stores, io.BytesIO("\n".join(lines).encode()), batch_id=batch.id, actor=ACTOR)
 
 
 @dataclass(frozen=True, slots=True)

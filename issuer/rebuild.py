@@ -12,8 +12,8 @@ from issuer.entries import Entry, record_entries
 from issuer.inspection import STEP, PoolState
 from issuer.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
 from issuer.postgres import Connection
+from issuer.put_batch import put_batch
 from issuer.redis_link import Link, RedisRefusedError, Value
-from issuer.revisions import put_batch
 from issuer.rules import parse_rules
 from issuer.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
 from issuer.windows import fenced_writer, write_windows

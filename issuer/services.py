@@ -21,6 +21,7 @@ from issuer.witness import Witness
 
 VITALS_AGE_S = 0.25
 POOL_VITALS_AGE_S = 1.0
+UPLOADS_AT_ONCE = 2
 CLOSE_LIMIT_S = 3.0
 """A Postgres that does not answer must not hold up the end of the process."""
 
@@ -34,6 +35,7 @@ class Services:
     engine: Engine
     keys: KeyRing
     tally: Tally
+    loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
     _vitals: dict[bool, tuple[float, Vitals]] = field(default_factory=dict)
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -42,7 +42,11 @@ class Upload:
 async def post_upload(call: Call) -> Response:
     """The form is spooled to disk as it comes; the codes are read from there, so memory does not grow with them."""
     known_query(call.request)
-    async with call.request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
+    loads = call.services.loads
+    if loads.locked():
+        # Each holds a connection to Postgres and a core for as long as it takes.
+        raise ProblemError(503, "too many uploads at once", "overloaded", headers={"Retry-After": "10"})
+    async with loads, call.request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
         upload = check_form(form, call.caller.client_id)
         stores, caller = call.services.stores, call.caller
         batch = await create_batch(
@@ -95,7 +99,7 @@ def check_header(file: BinaryIO, client_id: UUID | None) -> None:
 async def _load(stores: Stores, batch: Batch, upload: Upload, client_id: UUID | None, actor: str) -> PreloadReport:
     """Loads the codes. If that fails before any code is in the batch, the batch is ended: nobody would know of it."""
     try:
-        return await preload_csv(stores, upload.file, batch_id=batch.id, client_id=client_id)
+        return await preload_csv(stores, upload.file, batch_id=batch.id, client_id=client_id, actor=actor)
     except Exception:
         async with unavailable_translated():
             count = await stores.postgres.fetchval("SELECT sum(total)::bigint FROM pools WHERE batch_id = $1", batch.id)
