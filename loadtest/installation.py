@@ -15,7 +15,7 @@ import asyncpg
 import redis.asyncio as aioredis
 from pydantic import SecretStr
 
-from issuer.datadir import DataDirectory, Running
+from issuer.embedded.datadir import DataDirectory, Running
 from issuer.keys import partition_keys
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
@@ -83,7 +83,7 @@ class Installation:
 
     def pids(self, role: str) -> list[int]:
         """Processes of a role (api, worker, redis, postgres), with their children."""
-        marks = {"api": "issuer.serve", "worker": "sync_worker", "redis": "redis.conf", "postgres": "bin/postgres"}
+        marks = {"api": "issuer.http.serve", "worker": "sync_worker", "redis": "redis.conf", "postgres": "bin/postgres"}
         table = process_table()
         children = [process for process in table.values() if process.parent == self._program.pid]
         return [member.pid for child in children if marks[role] in child.command for member in family(table, child.pid)]

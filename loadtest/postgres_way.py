@@ -43,9 +43,10 @@ INSERT INTO row_lock_codes (batch_id, client_id, code)
 SELECT $1, $2, 'ROWLOCK-' || lpad(to_hex(i), 12, '0') FROM generate_series(1, $3::bigint) AS i
 """
 
+# The whole order of the index: by id alone the planner takes the primary key and walks over all that is given already.
 _LOCK: Final = """
 SELECT id, code FROM row_lock_codes WHERE batch_id = $1 AND client_id = $2 AND redeemed_at IS NULL
-ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+ORDER BY batch_id, client_id, id LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 _MARK: Final = "UPDATE row_lock_codes SET customer_id = $2, redeemed_at = now() WHERE id = $1"
 

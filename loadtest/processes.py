@@ -133,3 +133,12 @@ def machine_cpu_s() -> dict[str, float]:
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     user, nice, system, idle, wait, irq, soft, steal = (int(field) / _TICKS_A_SECOND for field in fields[:8])
     return {"busy": user + nice + system + irq + soft, "idle": idle + wait, "stolen": steal}
+
+
+def accepts(port: int) -> bool:
+    """Whether something on this machine listens on the port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

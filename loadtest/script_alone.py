@@ -19,17 +19,18 @@ from uuid import UUID, uuid4
 import redis as blocking
 import redis.asyncio as aioredis
 
-from issuer.binaries import valkey_server
 from issuer.calls import Call, PoolRef, Waiting
+from issuer.embedded.binaries import valkey_server
+from issuer.embedded.launch import launch_command
 from issuer.events import encode_who
 from issuer.keys import GROUP, KEY_FORMAT, batch_keys, idempotency_hash, partition_keys
-from issuer.launch import launch_command
 from issuer.scripts import BLESS_PARTITION, LOAD_CODES, OPEN_POOL, PUT_BATCH, REDEEM
 from loadtest.processes import Program, process_table
 
 EPOCH: Final = 1
 PARTITION: Final = 7
 CHUNK: Final = 4_000
+CALLS_AT_ONCE: Final = 1_000
 DEADLINE_IN_MS: Final = 19_000
 """As far ahead as the script allows: the calls are made first and sent then."""
 
@@ -134,27 +135,44 @@ async def _drive(redis: LoneRedis, commands: list[list[Any]]) -> float:
         return redis.cpu_s - before
 
 
+def load_pools(redis: LoneRedis, count: int, codes: int, limits: str) -> list[PoolRef]:
+    """`count` pools, each of a batch of its own, with `codes` codes together."""
+    pools = [_pool() for _ in range(count)]
+    with redis.client() as client:
+        client.script_load(REDEEM.text)
+        for number, pool in enumerate(pools, 1):
+            _load(client, pool, number, -(-codes // count), limits)
+    return pools
+
+
+async def run_calls(
+    redis: LoneRedis, pools: list[PoolRef], *, calls: int, redemptions_a_call: int, with_keys: bool
+) -> float:
+    """Fresh customers redeem from the pools in turn. Returns the CPU seconds that Redis spent."""
+    nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    cpu_s = 0.0
+    # In parts, each of which is sent long before its deadline.
+    for first in range(0, calls, CALLS_AT_ONCE):
+        commands = []
+        with redis.client() as client:
+            seconds, _ = client.time()
+        for _ in range(min(CALLS_AT_ONCE, calls - first)):
+            requests = [_waiting(pools[i % len(pools)], nobody, with_keys) for i in range(redemptions_a_call)]
+            call = Call(PARTITION, os.urandom(16).hex(), requests)
+            call.deadline_ms = int(seconds) * 1000 + DEADLINE_IN_MS
+            commands.append(call.command(EPOCH))
+        cpu_s += await _drive(redis, commands)
+    return cpu_s
+
+
 async def measure_script(
     redis: LoneRedis, *, calls: int = 2_000, redemptions_a_call: int = 64, batches: int = 1, limits: str = "1:0",
     with_keys: bool = False,
 ) -> ScriptCost:  # fmt: skip
     """Runs `calls` calls of fresh customers; `batches` of them share each call."""
-    pools = [_pool() for _ in range(batches)]
     total = calls * redemptions_a_call
-    with redis.client() as client:
-        client.script_load(REDEEM.text)
-        for number, pool in enumerate(pools, 1):
-            _load(client, pool, number, -(-total // batches), limits)
-    nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    commands = []
-    with redis.client() as client:
-        seconds, _ = client.time()
-    for _ in range(calls):
-        requests = [_waiting(pools[i % batches], nobody, with_keys) for i in range(redemptions_a_call)]
-        call = Call(PARTITION, os.urandom(16).hex(), requests)
-        call.deadline_ms = int(seconds) * 1000 + DEADLINE_IN_MS
-        commands.append(call.command(EPOCH))
-    cpu_s = await _drive(redis, commands)
+    pools = load_pools(redis, batches, total, limits)
+    cpu_s = await run_calls(redis, pools, calls=calls, redemptions_a_call=redemptions_a_call, with_keys=with_keys)
     with redis.client() as client:
         client.delete(partition_keys(PARTITION).stream, partition_keys(PARTITION).state)
     return ScriptCost(redemptions_a_call, batches, limits, with_keys, total, cpu_s)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from issuer.batches import create_batch
-from issuer.pools import load_pool
+from issuer.batches.rules import parse_rules
+from issuer.batches.store import create_batch
+from issuer.loading.pools import load_pool
 from issuer.postgres import PoolConnection
-from issuer.rules import parse_rules
 from issuer.stores import Stores
 from loadtest.drivers import Target
 

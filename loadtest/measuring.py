@@ -1,0 +1,116 @@
+"""One measurement: a load, what it cost by role, how long the ledger needed. And medians of several rounds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from loadtest.drivers import Driver, Load, Sent
+from loadtest.installation import Installation
+from loadtest.processes import machine_cpu_s, process_table
+
+
+class UnexpectedAnswersError(Exception):
+    """The load got other answers than it was made for: its figures would mean something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one round of one case gave. `per_s` counts the ledger's catching up as time."""
+
+    case: str
+    requests: int
+    per_s: float
+    seconds: float
+    catch_up_s: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    cpu_us: dict[str, float]
+    """CPU time a request, in microseconds, by role."""
+    busy: float
+    """Share of the machine that was busy, with everything that ran on it."""
+    stolen: float
+
+    @property
+    def servers_cpu_us(self) -> float:
+        return sum(us for role, us in self.cpu_us.items() if role != "driver")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a load goes to: its CPU seconds by role, and what must have happened before a round is over."""
+
+    cpu_s: Callable[[], Mapping[str, float]]
+    catch_up_s: Callable[[], Awaitable[float]] | None = None
+
+    @classmethod
+    def of_installation(cls, installation: Installation) -> Server:
+        return cls(installation.cpu_s, installation.catch_up_s)
+
+    @classmethod
+    def of_process(cls, pid: int, others: Callable[[], Mapping[str, float]] | None = None) -> Server:
+        """A program of ours; `others`: roles that it uses of some installation."""
+
+        def cpu_s() -> Mapping[str, float]:
+            shared = others() if others else {}
+            return {"api": process_table()[pid].cpu_s, **{r: s for r, s in shared.items() if r == "postgres"}}
+
+        return cls(cpu_s)
+
+
+async def measure(case: str, driver: Driver, load: Load, server: Server, *, refused: bool = False) -> Measured:
+    """Sends the load and waits for the ledger. `refused`: whether the load is made to be refused.
+
+    Raises UnexpectedAnswersError when more than one answer in a thousand is of the other kind.
+    """
+    machine, before = machine_cpu_s(), server.cpu_s()
+    sent = await driver.send(load)
+    catch_up_s = await server.catch_up_s() if server.catch_up_s else 0.0
+    after, machine_after = server.cpu_s(), machine_cpu_s()
+    _check(case, sent, refused)
+    spent = {role: (after[role] - before[role]) / sent.requests * 1e6 for role in after}
+    used = {kind: machine_after[kind] - machine[kind] for kind in machine}
+    total = sum(used.values()) or 1.0
+    return Measured(
+        case, sent.requests, sent.requests / (sent.seconds + catch_up_s), sent.seconds, catch_up_s, sent.p50_ms,
+        sent.p90_ms, sent.p99_ms, sent.max_ms, {**spent, "driver": sent.driver_cpu_s / sent.requests * 1e6},
+        used["busy"] / total, used["stolen"] / total,
+    )  # fmt: skip
+
+
+def _check(case: str, sent: Sent, refused: bool) -> None:
+    unexpected = sent.granted if refused else sent.refused
+    if (unexpected + sent.socket_errors) * 1_000 > sent.requests:
+        kind = "granted" if refused else "refused"
+        raise UnexpectedAnswersError(
+            f"{case}: {unexpected} of {sent.requests} requests were {kind}, {sent.socket_errors} socket errors"
+        )
+
+
+_NUMBERS: Final = ("per_s", "seconds", "catch_up_s", "p50_ms", "p90_ms", "p99_ms", "max_ms", "busy", "stolen")
+
+
+def median(rounds: Sequence[Measured]) -> dict[str, Any]:
+    """The middle of each figure of one case's rounds, with the slowest and the fastest of them."""
+    summary: dict[str, Any] = {
+        name: round(statistics.median(getattr(measured, name) for measured in rounds), 4) for name in _NUMBERS
+    }
+    roles = rounds[0].cpu_us
+    summary["cpu_us"] = {r: round(statistics.median(m.cpu_us[r] for m in rounds), 2) for r in roles}
+    summary["requests"] = sum(measured.requests for measured in rounds)
+    summary["rounds"] = len(rounds)
+    summary["slowest_per_s"] = round(min(measured.per_s for measured in rounds), 1)
+    summary["fastest_per_s"] = round(max(measured.per_s for measured in rounds), 1)
+    return summary
+
+
+def medians(rounds: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+    """By case, in the order in which the cases were first measured."""
+    by_case: dict[str, list[Measured]] = {}
+    for measured in rounds:
+        by_case.setdefault(measured.case, []).append(measured)
+    return {case: median(some) for case, some in by_case.items()}

@@ -1,0 +1,139 @@
+"""The report of a run: JSON for programs, Markdown for people, plots when matplotlib is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from loadtest.plots import draw
+
+GO_SERVICE_PER_S: Final = 4_500
+"""What users would pick instead: Go, gin, pgx, row locks; measured on a 2-core machine like the others here."""
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A figure with what it should be. `value` None: this run did not measure it."""
+
+    name: str
+    value: float | None
+    wanted: float
+    at_least: bool = True
+    form: str = "{:.2f}"
+
+    @property
+    def is_met(self) -> bool | None:
+        if self.value is None:
+            return None
+        return self.value >= self.wanted if self.at_least else self.value <= self.wanted
+
+    def row(self) -> str:
+        value = "not measured" if self.value is None else self.form.format(self.value)
+        sign = "≥" if self.at_least else "≤"
+        met = {None: "–", True: "yes", False: "no"}[self.is_met]
+        return f"| {self.name} | {value} | {sign} {self.form.format(self.wanted)} | {met} |"
+
+
+def _case(results: Results, section: str, case: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = results["sections"].get(section, {}).get(case)
+    return found
+
+
+def _ratio(results: Results, section: str, case: str, other: str) -> float | None:
+    one, two = _case(results, section, case), _case(results, section, other)
+    return one["per_s"] / two["per_s"] if one and two else None
+
+
+def _ends(results: Results, section: str) -> tuple[str, str]:
+    cases = list(results["sections"].get(section, {"": 0}))
+    return cases[0], cases[-1]
+
+
+def aims(results: Results) -> list[Aim]:
+    redeem = _case(results, "headline", "redeem")
+    half = _case(results, "headline", "redeem at half rate")
+    memory = results.get("memory", {})
+    script = results.get("script", {})
+    found = [
+        Aim("redeem ÷ Postgres way", _ratio(results, "headline", "redeem", "postgres way"), 5),
+        Aim("redeem ÷ 4,500/s of a Go service", redeem["per_s"] / GO_SERVICE_PER_S if redeem else None, 5),
+        Aim("redeem ÷ floor, one API process", _ratio(results, "headline", "redeem", "floor"), 0.6),
+        Aim("p99 at half of the maximum rate, ms", half["p99_ms"] if half else None, 5, at_least=False),
+    ]
+    for role, limit in (("api", 35), ("redis", 10), ("worker", 10), ("postgres", 12)):
+        value = redeem["cpu_us"][role] if redeem else None
+        found.append(Aim(f"CPU µs a redemption: {role}", value, limit, at_least=False, form="{:.1f}"))
+    fresh, batches = _ends(results, "pools"), _ends(results, "batches")
+    return [
+        *found,
+        Aim("script alone: redemptions per CPU s of Redis", script.get("64 a call, one limit"), 180_000,
+            form="{:,.0f}"),
+        Aim("with Idempotency-Key ÷ without",
+            _ratio(results, "headline", "redeem, Idempotency-Key", "redeem"), 0.85),
+        Aim(f"{fresh[1] or 'large used pool'} ÷ fresh small ones", _ratio(results, "pools", fresh[1], fresh[0]), 0.9),
+        Aim(f"{batches[1] or 'many batches'} ÷ 1 batch", _ratio(results, "batches", batches[1], batches[0]), 0.7),
+        Aim("Redis bytes a preloaded code of 20 characters", memory.get("code"), 25, at_least=False, form="{:.1f}"),
+        Aim("Redis bytes a customer with limit 1", memory.get("limited_customer"), 120, at_least=False,
+            form="{:.1f}"),
+    ]  # fmt: skip
+
+
+def aims_table(results: Results) -> str:
+    lines = ["| figure | measured | aim | met |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(aim.row() for aim in aims(results))])
+
+
+def _section_table(cases: dict[str, dict[str, Any]]) -> str:
+    roles = list(dict.fromkeys(role for case in cases.values() for role in case["cpu_us"]))
+    heads = ["case", "a second", "slowest–fastest", "p50 ms", "p99 ms", "caught up s", "machine busy"]
+    heads += [f"CPU µs {role}" for role in roles]
+    lines = [_row(heads), _row(["---"] * len(heads))]
+    for name, case in cases.items():
+        cells = [
+            name, f"{case['per_s']:,.0f}", f"{case['slowest_per_s']:,.0f}–{case['fastest_per_s']:,.0f}",
+            f"{case['p50_ms']:.2f}", f"{case['p99_ms']:.2f}", f"{case['catch_up_s']:.2f}", f"{case['busy']:.0%}",
+        ]  # fmt: skip
+        lines.append(_row([*cells, *(f"{case['cpu_us'].get(role, 0):.1f}" for role in roles)]))
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown(results: Results) -> str:
+    """The whole report as text."""
+    machine, settings = results["machine"], results.get("settings", {})
+    parts = [
+        "# Benchmark",
+        f"{results['started_at']}, {machine['cpus']} CPUs ({machine['cpu']}), {machine['memory_gib']} GiB, "
+        f"{machine['system']}. Load: {results['driver']}, on the same machine."
+        + (" **A quick run: rough figures.**" if results["quick"] else ""),
+        "Settings: " + ", ".join(f"{name} {value}" for name, value in settings.items()) + ".",
+        "Versions: " + ", ".join(f"{name} {value}" for name, value in results["versions"].items()) + ".",
+        aims_table(results),
+    ]
+    for name, cases in results["sections"].items():
+        parts += [f"## {name.capitalize()}", _section_table(cases)]
+    if script := results.get("script"):
+        parts += ["## The script alone", _pairs("shape", "redemptions per CPU second of Redis", script, "{:,.0f}")]
+    if memory := results.get("memory"):
+        parts += ["## Memory", _pairs("what", "bytes in Redis", memory, "{:.1f}")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _pairs(left: str, right: str, values: dict[str, float], form: str) -> str:
+    lines = [_row([left, right]), "|---|---|"]
+    return "\n".join([*lines, *(_row([name, form.format(value)]) for name, value in values.items())])
+
+
+def write(results: Results, directory: Path) -> None:
+    """Writes bench.json, bench.md and, with matplotlib, the plots."""
+    (directory / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
+    (directory / "bench.md").write_text(markdown(results))
+    draw(results, directory)
