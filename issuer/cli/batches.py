@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import typer
 
+from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.cli.output import InputError, print_json, run
 from issuer.instants import InvalidInstantError, parse_instant
-from issuer.rules import RulesError, parse_rules_text
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from issuer.batches import Batch
-    from issuer.stock import Stock
+    from issuer.batches.stock import Stock
+    from issuer.batches.store import Batch
     from issuer.stores import Stores
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ def list_command(
     everything: bool = typer.Option(False, "--all", help="Expired batches too."), as_json: bool = AS_JSON
 ) -> None:
     """List the batches that have not expired."""
-    from issuer.batches import list_batches, open_batches
+    from issuer.batches.store import list_batches, open_batches
 
     async def work(stores: Stores) -> list[Batch]:
         if not everything:
@@ -62,7 +63,7 @@ def list_command(
 @commands.command()
 def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
     """Show a batch and the stock of each client."""
-    from issuer.stock import batch_stock
+    from issuer.batches.stock import batch_stock
 
     async def work(stores: Stores) -> tuple[Batch, list[Stock]]:
         found = await _find(stores, batch)
@@ -90,7 +91,7 @@ def create(
 ) -> None:
     """Create an empty batch; `issuer preload` fills it."""
     from issuer.audit import cli_actor
-    from issuer.batches import create_batch
+    from issuer.batches.store import create_batch
 
     async def work(stores: Stores) -> Batch:
         return await create_batch(
@@ -137,7 +138,7 @@ def set_rules(
 
 def _change(batch: str, values: dict[str, Any], as_json: bool) -> None:
     from issuer.audit import cli_actor
-    from issuer.batches import BatchChanges, change_batch
+    from issuer.batches.store import BatchChanges, change_batch
 
     changes = BatchChanges(**values)
 
@@ -149,7 +150,7 @@ def _change(batch: str, values: dict[str, Any], as_json: bool) -> None:
 
 
 async def _find(stores: Stores, batch: str) -> Batch:
-    from issuer.batches import find_batch, find_batches_by_name
+    from issuer.batches.store import find_batch, find_batches_by_name
 
     try:
         batch_id = UUID(batch)
@@ -168,7 +169,7 @@ def _input_checked(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stores],
     """The work, with refusals that are the operator's to mend turned into InputError."""
 
     async def checked(stores: Stores) -> T:
-        from issuer.batches import BatchEndedError, BatchNotFoundError, InvalidBatchError
+        from issuer.batches.store import BatchEndedError, BatchNotFoundError, InvalidBatchError
 
         try:
             return await work(stores)
@@ -203,7 +204,7 @@ def _state(batch: Batch) -> str:
 def _print_batch(batch: Batch) -> None:
     shown = batch.to_json()
     typer.echo(f"batch {batch.id}: {batch.name} ({_state(batch)})")
-    typer.echo(f"rules {shown['rules']}")
+    typer.echo(f"rules {json.dumps(shown['rules'])}")
     for field in ("starts_at", "ends_at", "ended_at"):
         if shown[field]:
             typer.echo(f"{field} {shown[field]}")

@@ -93,6 +93,8 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Issuer, stores: Stores
     limits = '{"limits":[{"max":1,"seconds":60}]}'
     changed = (await issuer("batches", "set-rules", "Summer Sale", limits, "--json")).json
     assert changed["rules"]["limits"] == [{"max": 1, "seconds": 60}]
+    # As a person reads them, rules can be given to set-rules again.
+    assert '{"max": 1, "seconds": 60}' in (await issuer("batches", "show", "Summer Sale")).out
     async with shop_of(stores) as shop:
         shown = (await issuer("batches", "show", str(shop.batch), "--json")).json
         (pool,) = shown["stock"]
