@@ -23,13 +23,13 @@ from redis.exceptions import NoScriptError, RedisError
 from issuer.calls import NOT_READY, NOT_REPLICATED, OVERLOADED, Answer, Call, PoolRef, Slot, Waiting, parse_answer
 from issuer.events import encode_who
 from issuer.incarnation import Incarnations
-from issuer.journal import Journal, Receipt
 from issuer.keys import batch_keys, idempotency_hash, partition_of
 from issuer.outcomes import Outcome
+from issuer.recovery.journal import Journal, Receipt
+from issuer.recovery.witness import Testimony
 from issuer.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
 from issuer.scripts import REDEEM
 from issuer.settings import Settings
-from issuer.witness import Testimony
 
 log = structlog.get_logger()
 

@@ -33,7 +33,7 @@ class UndecodableEventError(ValueError):
 
 
 def encode_who(customer_id: bytes | None, api_key_id: int, key_hash: bytes | None) -> bytes:
-    """Who redeemed: the customer's 16 bytes, the number of the API key (0: none) and the hash of the Idempotency-Key."""
+    """Who redeemed: the customer's 16 bytes, the number of the API key (0: none) and the hash of its key."""
     flags = (_HAS_KEY if key_hash else 0) | (0 if customer_id else _NO_CUSTOMER)
     tail = key_hash or b""
     return _WHO.pack(_WHO_LENGTH + len(tail), flags, customer_id or _NOBODY, api_key_id) + tail

@@ -48,7 +48,7 @@ class Incarnations:
     """What this process knows of the blessed pair and of the installation.
 
     `wake` is set when a connection has met a server that is not the blessed one: somebody should look whether it
-    can be recovered (see `issuer.recovery.Guardian`).
+    can be recovered (see `issuer.recovery.guardian.Guardian`).
     """
 
     def __init__(self, settings: Settings, postgres: Pool) -> None:

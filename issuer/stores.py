@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from issuer.incarnation import Incarnations
 from issuer.postgres import Pool, close_pool, connect_pool
-from issuer.recovery import Guardian
+from issuer.recovery.guardian import Guardian
 from issuer.redis_link import Redis
 from issuer.settings import Settings
 

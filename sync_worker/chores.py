@@ -11,15 +11,15 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from issuer.batches import push_batch
+from issuer.batches.store import push_batch
+from issuer.batches.tombstones import free_ended_batches
 from issuer.keys import GROUP, partition_keys
-from issuer.memory import RedisMemoryError
-from issuer.pools import PoolError, top_up
+from issuer.loading.memory import RedisMemoryError
+from issuer.loading.pools import PoolError, top_up
 from issuer.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.redis_link import RedisUnavailableError, redis_errors_translated
 from issuer.scripts import REMOVE_CONSUMERS
 from issuer.stores import Stores
-from issuer.tombstones import free_ended_batches
 from sync_worker.worker import BackOff, Progress, pause
 
 log = structlog.get_logger()

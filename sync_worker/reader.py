@@ -16,9 +16,9 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import NoScriptError
 
-from issuer.entries import Entry
 from issuer.incarnation import Blessed, Incarnations
 from issuer.keys import GROUP, partition_keys
+from issuer.ledger.entries import Entry
 from issuer.redis_link import Link, NotReadyError, RedisRefusedError, Value
 from issuer.scripts import ACK_EVENTS
 from issuer.settings import Settings

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from issuer.ledger import Recorded
+from issuer.ledger.record import Recorded
 from issuer.redis_link import RedisUnavailableError
 from sync_worker.reader import Batch, StreamReader
 from sync_worker.writer import TROUBLE, ForeignIncarnationError, LedgerWriter

@@ -9,10 +9,10 @@ from typing import Final
 import asyncpg
 import structlog
 
-from issuer.anomalies import Anomaly, record_anomalies
-from issuer.entries import Entry, record_entries
 from issuer.incarnation import Blessed
-from issuer.ledger import Recorded
+from issuer.ledger.anomalies import Anomaly, record_anomalies
+from issuer.ledger.entries import Entry, record_entries
+from issuer.ledger.record import Recorded
 from issuer.postgres import SESSION, Connection
 from issuer.settings import Settings
 

@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 import httpx
 
 from issuer.api_keys import create_key
-from issuer.app import IssuerApp, create_app
-from issuer.services import Services
+from issuer.http.app import IssuerApp, create_app
+from issuer.http.services import Services
 from issuer.settings import Settings
 from tests.servers import START_LIMIT_S
 

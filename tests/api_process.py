@@ -1,4 +1,4 @@
-"""One API process as it runs in production: issuer.serve on a free port."""
+"""One API process as it runs in production: issuer.http.serve on a free port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Self
 
 import httpx
 
-from issuer.serve import listen, url_of
+from issuer.http.serve import listen, url_of
 from issuer.settings import Settings
 from tests.servers import STOP_LIMIT_S, wait_until
 
@@ -39,7 +39,7 @@ class ApiProcess:
         descriptor = self.listener.fileno()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "issuer.serve", "--fd", str(descriptor)],
+                [sys.executable, "-m", "issuer.http.serve", "--fd", str(descriptor)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

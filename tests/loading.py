@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from issuer.batches import Batch, create_batch
+from issuer.batches.store import Batch, create_batch
 from issuer.keys import batch_keys, partition_of
-from issuer.preload import PreloadReport, preload_csv
+from issuer.loading.preload import PreloadReport, preload_csv
 from issuer.stores import Stores
 
 A = UUID("aaaaaaaa-0000-4000-8000-000000000001")

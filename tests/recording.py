@@ -10,7 +10,7 @@ from uuid import UUID
 
 from issuer.events import decode_event
 from issuer.keys import partition_of
-from issuer.ledger import record_redemptions
+from issuer.ledger.record import record_redemptions
 from issuer.redis_link import Redis, RedisUnavailableError
 from issuer.scripts import Script
 from issuer.stores import Stores

@@ -19,8 +19,8 @@ from typing import Final, Self
 
 import redis
 
-from issuer.binaries import INITDB_OPTIONS, postgres_programs, postgres_user, valkey_server
-from issuer.launch import launch_command
+from issuer.embedded.binaries import INITDB_OPTIONS, postgres_programs, postgres_user, valkey_server
+from issuer.embedded.launch import launch_command
 
 START_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 60.0

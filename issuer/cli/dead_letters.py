@@ -32,7 +32,7 @@ def list_command(
     as_json: bool = AS_JSON,
 ) -> None:
     """List dead letters, oldest first."""
-    from issuer.dead_letters import KeptLetter, list_dead_letters
+    from issuer.ledger.dead_letters import KeptLetter, list_dead_letters
 
     async def work(postgres: Pool) -> list[KeptLetter]:
         return await list_dead_letters(postgres, after_id=after, limit=limit, resolved=resolved)
@@ -53,7 +53,7 @@ def retry(
     as_json: bool = AS_JSON,
 ) -> None:
     """Try to bring waiting dead letters into the ledger. Exit code 1 if any of them has to stay."""
-    from issuer.dead_letters import Retried, retry_dead_letters
+    from issuer.ledger.dead_letters import Retried, retry_dead_letters
 
     async def work(postgres: Pool) -> Retried:
         return await retry_dead_letters(postgres, only_id=letter)

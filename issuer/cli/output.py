@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 from pydantic import SecretStr
 
-from issuer.datadir import DataDirectory
+from issuer.embedded.datadir import DataDirectory
 from issuer.logs import configure_logs, masked
 from issuer.settings import Settings, SettingsError, load_settings
 

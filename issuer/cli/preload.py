@@ -15,16 +15,16 @@ from uuid import UUID
 
 import typer
 
+from issuer.batches.rules import Rules, RulesError, parse_rules_text
 from issuer.cli.output import CommandError, InputError, fail, print_json, run
 from issuer.cli.progress import progress_bars
 from issuer.instants import InvalidInstantError, parse_instant
-from issuer.rules import Rules, RulesError, parse_rules_text
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from issuer.batches import Batch
-    from issuer.preload import PreloadReport
+    from issuer.batches.store import Batch
+    from issuer.loading.preload import PreloadReport
     from issuer.stores import Stores
 
 SHOWN_REJECTIONS: Final = 20
@@ -70,7 +70,7 @@ def preload(
     The same file again adds nothing, and finishes a load that was killed. Exit codes: 0 loaded, even if single rows
     were rejected; 1 failed; 2 impossible as asked.
     """
-    from issuer.preload import UnfinishedLoadError
+    from issuer.loading.preload import UnfinishedLoadError
 
     try:
         request = Request(
@@ -97,9 +97,9 @@ def preload(
 
 async def _work(stores: Stores, request: Request, source: BinaryIO) -> tuple[PreloadReport, bool]:
     from issuer.audit import cli_actor
-    from issuer.batches import BatchEndedError, BatchNotFoundError
-    from issuer.memory import RedisMemoryError
-    from issuer.preload import PreloadError, preload_csv
+    from issuer.batches.store import BatchEndedError, BatchNotFoundError
+    from issuer.loading.memory import RedisMemoryError
+    from issuer.loading.preload import PreloadError, preload_csv
 
     batch, new = await _find_or_create(stores, request)
     try:
@@ -123,7 +123,7 @@ async def _work(stores: Stores, request: Request, source: BinaryIO) -> tuple[Pre
 async def _find_or_create(stores: Stores, request: Request) -> tuple[Batch | None, bool]:
     """The batch, and whether it is new; None for a dry run of a batch that is not there."""
     from issuer.audit import cli_actor
-    from issuer.batches import BatchNotFoundError, InvalidBatchError, find_batch, find_or_create_batch
+    from issuer.batches.store import BatchNotFoundError, InvalidBatchError, find_batch, find_or_create_batch
 
     try:
         if request.batch_id is not None:
@@ -149,7 +149,7 @@ async def _find_or_create(stores: Stores, request: Request) -> tuple[Batch | Non
 
 
 async def _of_name(stores: Stores, name: str) -> Batch | None:
-    from issuer.batches import open_batches
+    from issuer.batches.store import open_batches
 
     found = [batch for batch in await open_batches(stores.postgres) if batch.name == name.strip()]
     if len(found) > 1:
@@ -214,7 +214,7 @@ def _size(source: BinaryIO) -> int | None:
 
 
 async def _piped(source: BinaryIO) -> AsyncIterator[bytes]:
-    from issuer.preload import BLOCK
+    from issuer.loading.preload import BLOCK
 
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()

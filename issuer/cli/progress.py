@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from issuer.preload import Progress as Tell
+    from issuer.loading.preload import Progress as Tell
 
 
 @contextmanager

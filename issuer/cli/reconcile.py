@@ -10,7 +10,7 @@ import typer
 from issuer.cli.output import FAILED, print_json, run
 
 if TYPE_CHECKING:
-    from issuer.reconcile import PoolBalance
+    from issuer.ledger.reconcile import PoolBalance
     from issuer.stores import Stores
 
 
@@ -27,8 +27,8 @@ def reconcile(
     Exit code 0: it holds for every pool; 1: it does not. May run while codes are redeemed; changes nothing.
     """
     from issuer.cli.output import InputError
-    from issuer.reconcile import Reconciliation
-    from issuer.reconcile import reconcile as balance
+    from issuer.ledger.reconcile import Reconciliation
+    from issuer.ledger.reconcile import reconcile as balance
 
     async def work(stores: Stores) -> Reconciliation:
         if batch_id is not None and not await stores.postgres.fetchval(

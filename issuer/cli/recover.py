@@ -11,8 +11,8 @@ import typer
 from issuer.cli.output import CommandError, InputError, command_settings, print_json, run, run_plain
 
 if TYPE_CHECKING:
-    from issuer.ledger import Recorded
-    from issuer.recovery import Orders, Report
+    from issuer.ledger.record import Recorded
+    from issuer.recovery.guardian import Orders, Report
     from issuer.settings import Settings
     from issuer.stores import Stores
 
@@ -44,7 +44,7 @@ def recover(
     as_json: bool = _JSON,
 ) -> None:
     """Recover the Redis server and bless it. Every process does so by itself; this adds what only you can know."""
-    from issuer.recovery import Orders
+    from issuer.recovery.guardian import Orders
 
     settings = command_settings()
     report = run_plain(lambda: _recover(settings, Orders(restored, margin, dry_run)), settings=settings)
@@ -58,9 +58,9 @@ def recover(
 
 async def _recover(settings: Settings, orders: Orders) -> Report | None:
     from issuer.incarnation import Incarnations
-    from issuer.inspection import IncidentError
     from issuer.postgres import close_pool, connect_pool
-    from issuer.recovery import Guardian
+    from issuer.recovery.guardian import Guardian
+    from issuer.recovery.inspection import IncidentError
 
     postgres = await connect_pool(settings, size=2)
     try:
@@ -102,8 +102,8 @@ def _print_report(report: Report, dry_run: bool) -> None:
 
 def doctor(as_json: bool = _JSON) -> None:
     """Examine the installation: one line for each thing, and what to set where it is wrong. Exit code 1 if any is."""
-    from issuer.doctor import Check, examine
     from issuer.postgres import close_pool, connect_pool
+    from issuer.recovery.doctor import Check, examine
 
     settings = command_settings()
 
@@ -131,7 +131,7 @@ def max_backlog(
 ) -> None:
     """Change how many redemptions may wait for the ledger, and so how many codes a lost Redis can hide."""
     from issuer.audit import cli_actor
-    from issuer.backlog import set_max_backlog
+    from issuer.recovery.backlog import set_max_backlog
 
     if run(lambda stores: set_max_backlog(stores, bound, wait_s=wait_s, actor=cli_actor())):
         typer.echo(f"the backlog of a partition is bounded by {bound}")
@@ -143,7 +143,7 @@ def list_set_aside(
     batch_id: UUID | None = typer.Option(None, "--batch-id", help="Only this batch."), as_json: bool = _JSON
 ) -> None:
     """Show what was set aside, by recovery and pool."""
-    from issuer.set_aside import list_set_aside as listed
+    from issuer.recovery.set_aside import list_set_aside as listed
 
     found = run(lambda stores: listed(stores, batch_id))
     if as_json:
@@ -166,8 +166,8 @@ def release(
 ) -> None:
     """Give set-aside codes back. A code that a customer did get would then be handed out a second time."""
     from issuer.audit import cli_actor
-    from issuer.batches import BatchNotFoundError
-    from issuer.set_aside import release as give_back
+    from issuer.batches.store import BatchNotFoundError
+    from issuer.recovery.set_aside import release as give_back
 
     if not yes and not typer.confirm("Were all journals replayed, and is no old primary alive that knows these codes?"):
         raise typer.Exit(1)
@@ -198,8 +198,8 @@ def replay(
         raise typer.BadParameter(f"{place} is not a directory")
 
     async def work() -> Recorded:
-        from issuer.journal_keeper import replay_host
         from issuer.postgres import own_connection
+        from issuer.recovery.journal_keeper import replay_host
 
         async with own_connection(settings) as connection:
             epoch = await connection.fetchval("SELECT epoch FROM installation")

@@ -18,8 +18,8 @@ from issuer.cli.output import CommandError, InputError, print_json, run
 from issuer.instants import InvalidInstantError, parse_instant
 
 if TYPE_CHECKING:
-    from issuer.erasure import Erasure
-    from issuer.export import Selection
+    from issuer.ledger.erasure import Erasure
+    from issuer.ledger.export import Selection
     from issuer.stores import Stores
 
 commands = typer.Typer(help="Export redemptions, erase a customer's id.", no_args_is_help=True)
@@ -47,7 +47,7 @@ def export(
     ),
 ) -> None:  # fmt: skip
     """Export the ledger, oldest seq first in each pool. The number of redemptions goes to stderr at the end."""
-    from issuer.export import Selection, export_csv
+    from issuer.ledger.export import Selection, export_csv
 
     async def work(stores: Stores) -> int | None:
         selection = Selection(batch_id, client, _instant("--from", from_), _instant("--to", to))
@@ -74,7 +74,7 @@ def export(
 
 async def _export_to_file(stores: Stores, selection: Selection, output: Path, *, guard: bool) -> int:
     """A file of that name is a whole export, always: it appears when it is complete."""
-    from issuer.export import export_csv
+    from issuer.ledger.export import export_csv
 
     part = output.with_name(output.name + ".part")
     try:
@@ -99,8 +99,8 @@ def erase_customer(
 ) -> None:
     """Erase a customer's id from the ledger. The redemptions and their count stay; limits forget the customer."""
     from issuer.audit import cli_actor
-    from issuer.erasure import BacklogNotEmptyError
-    from issuer.erasure import erase_customer as erase
+    from issuer.ledger.erasure import BacklogNotEmptyError
+    from issuer.ledger.erasure import erase_customer as erase
 
     if not yes:
         typer.confirm("This cannot be undone. Erase the id?", abort=True, err=True)

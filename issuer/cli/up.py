@@ -29,13 +29,13 @@ def register(app: typer.Typer) -> None:
 
 
 def _run(settings: Settings, *, demo: bool) -> None:
-    from issuer.binaries import MissingProgramError
-    from issuer.children import ChildError
     from issuer.cli.output import run_plain
-    from issuer.datadir import DataDirectoryError
+    from issuer.embedded.binaries import MissingProgramError
+    from issuer.embedded.children import ChildError
+    from issuer.embedded.datadir import DataDirectoryError
+    from issuer.embedded.supervisor import Supervisor
+    from issuer.http.serve import ListenError
     from issuer.logs import configure_logs
-    from issuer.serve import ListenError
-    from issuer.supervisor import Supervisor
 
     async def supervise() -> None:
         configure_logs(settings.log_level, name="up")

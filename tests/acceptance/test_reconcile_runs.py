@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from issuer.batches import create_batch
+from issuer.batches.store import create_batch
 from issuer.engine import Engine
 from issuer.outcomes import Outcome
 from issuer.settings import Settings

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import asyncpg
 
-from issuer.launch import launch_command
+from issuer.embedded.launch import launch_command
 from tests.faults.loop_thread import LoopThread
 from tests.faults.proxy import Proxy
 from tests.faults.traffic import Shop, Traffic
@@ -29,7 +29,7 @@ PARTITIONS: Final = 4
 CODES: Final = 20_000
 MAX_BACKLOG: Final = 2_000
 _RUN_API: Final = (
-    "from issuer.serve import listen, run_api; from issuer.settings import load_settings;"
+    "from issuer.http.serve import listen, run_api; from issuer.settings import load_settings;"
     "settings = load_settings(); run_api(settings, listen(settings.host, settings.port))"
 )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from issuer.backlog import set_max_backlog
 from issuer.outcomes import Outcome
+from issuer.recovery.backlog import set_max_backlog
 from issuer.settings import Settings
 from issuer.stores import Stores
 from tests.integration.test_recovery import drain, engine_of, make_batch, redeem

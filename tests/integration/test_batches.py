@@ -10,7 +10,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from issuer.audit import list_entries
-from issuer.batches import (
+from issuer.batches.rules import parse_rules
+from issuer.batches.stock import Stock, batch_stock
+from issuer.batches.store import (
     Batch,
     BatchChanges,
     BatchEndedError,
@@ -26,12 +28,10 @@ from issuer.batches import (
     open_batches,
     push_batch,
 )
+from issuer.batches.tombstones import free_ended_batches
 from issuer.pages import InvalidCursorError
 from issuer.redis_link import RedisUnavailableError
-from issuer.rules import parse_rules
-from issuer.stock import Stock, batch_stock
 from issuer.stores import Stores
-from issuer.tombstones import free_ended_batches
 from tests.recording import batch_hash, bury_all, dying, record, shop_of, words
 
 SOON = datetime(2100, 1, 1, tzinfo=UTC)

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest_asyncio
 
-from issuer.dead_letters import list_dead_letters, retry_dead_letters
-from issuer.entries import Entry, record_entries
-from issuer.ledger import Recorded
+from issuer.ledger.dead_letters import list_dead_letters, retry_dead_letters
+from issuer.ledger.entries import Entry, record_entries
+from issuer.ledger.record import Recorded
 from issuer.settings import Settings
 from issuer.stores import Stores
 from tests.handing_out import Shop, open_shop, plain_client

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 import uvloop
 
-from issuer.edge import EdgeLimits, guarded_protocol
+from issuer.http.edge import EdgeLimits, guarded_protocol
 
 LIMITS = EdgeLimits(
     max_head_bytes=16_384,

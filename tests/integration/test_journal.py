@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from issuer import journal as journal_module
-from issuer.journal import Journal, JournalError, Receipt, delete_recorded, read_segment, replay, segments
+from issuer.recovery import journal as journal_module
+from issuer.recovery.journal import Journal, JournalError, Receipt, delete_recorded, read_segment, replay, segments
 from issuer.settings import Settings
 from issuer.stores import Stores
 from tests.integration.test_recovery import drain, engine_of, make_batch, redeem, seqs

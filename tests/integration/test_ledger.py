@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from issuer.events import Redemption, RedemptionColumns
-from issuer.ledger import Recorded, record_redemptions
+from issuer.ledger.record import Recorded, record_redemptions
 from issuer.settings import Settings
 from issuer.stores import Stores
 from tests.handing_out import Shop, open_shop, plain_client

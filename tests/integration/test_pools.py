@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from issuer import pools
-from issuer.batches import Batch, BatchChanges, change_batch
+from issuer.batches.store import Batch, BatchChanges, change_batch
 from issuer.keys import batch_keys, partition_of
-from issuer.memory import RedisMemoryError
-from issuer.pools import (
+from issuer.loading import pools
+from issuer.loading.memory import RedisMemoryError
+from issuer.loading.pools import (
     BatchNotInRedisError,
     CodesMissingError,
     PoolClosedError,

@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from issuer.batches import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
+from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
 from issuer.keys import batch_keys, partition_of
-from issuer.memory import RedisMemoryError
-from issuer.preload import HeaderError, Phase, PreloadError, SourceError, UnfinishedLoadError, preload_csv
+from issuer.loading.memory import RedisMemoryError
+from issuer.loading.preload import HeaderError, Phase, PreloadError, SourceError, UnfinishedLoadError, preload_csv
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
 from tests.loading import A, B, check_agreement, codes, codes_in_postgres, csv_of, load, new_batch, pool_in_redis

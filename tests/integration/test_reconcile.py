@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from issuer.keys import GROUP, batch_keys, partition_keys
-from issuer.reconcile import PoolBalance, reconcile
+from issuer.ledger.reconcile import PoolBalance, reconcile
 from issuer.scripts import ACK_EVENTS
 from issuer.settings import Settings
 from issuer.stores import Stores

@@ -13,19 +13,19 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from issuer import rebuild
-from issuer.batches import create_batch
+from issuer.batches.rules import parse_rules
+from issuer.batches.store import create_batch
 from issuer.calls import Answer
 from issuer.engine import Engine
-from issuer.entries import Entry, record_entries
-from issuer.inspection import IncidentError, Verdict
-from issuer.journal import Journal
 from issuer.keys import GROUP, partition_keys
+from issuer.ledger.entries import Entry, record_entries
+from issuer.loading.pools import top_up
 from issuer.outcomes import Outcome
-from issuer.pools import top_up
-from issuer.recovery import Orders
+from issuer.recovery import rebuild
+from issuer.recovery.guardian import Orders
+from issuer.recovery.inspection import IncidentError, Verdict
+from issuer.recovery.journal import Journal
 from issuer.redis_link import RedisUnavailableError
-from issuer.rules import parse_rules
 from issuer.scripts import ACK_EVENTS
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores

@@ -14,21 +14,21 @@ import pytest
 from pydantic import SecretStr
 
 from issuer.audit import list_entries
-from issuer.batches import BatchChanges, BatchNotFoundError, change_batch, create_batch
-from issuer.erasure import BacklogNotEmptyError, Erasure, erase_customer
-from issuer.export import COLUMNS, Selection, export_csv, guarded
-from issuer.pages import InvalidCursorError, Page
-from issuer.redemptions import (
+from issuer.batches.rules import parse_rules
+from issuer.batches.stock import batch_stock
+from issuer.batches.store import BatchChanges, BatchNotFoundError, change_batch, create_batch
+from issuer.ledger.erasure import BacklogNotEmptyError, Erasure, erase_customer
+from issuer.ledger.export import COLUMNS, Selection, export_csv, guarded
+from issuer.ledger.redemptions import (
     CodeState,
     LedgerEntry,
     places_of_code,
     redemptions_of_batch,
     redemptions_of_customer,
 )
+from issuer.pages import InvalidCursorError, Page
 from issuer.redis_link import RedisUnavailableError
-from issuer.rules import parse_rules
 from issuer.settings import Settings
-from issuer.stock import batch_stock
 from issuer.stores import Stores, open_stores
 from tests.handing_out import Shop
 from tests.recording import bury_all, record, shop_of, words

@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from issuer.app import OPERATIONS
 from issuer.events import decode_event
-from issuer.ledger import record_redemptions
-from issuer.openapi import document
-from issuer.routes.access import Access
+from issuer.http.app import OPERATIONS
+from issuer.http.openapi import document
+from issuer.http.routes.access import Access
+from issuer.ledger.record import record_redemptions
 from issuer.settings import Settings
 from tests.api import REDEEM, Api, problem, running_app
 

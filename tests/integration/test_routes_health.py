@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from issuer.metrics import NAMES
+from issuer.http.metrics import NAMES
 from issuer.migrate import migrate
 from issuer.settings import Settings
 from tests.api import REDEEM, Api, problem, running_app, until_status

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from issuer.problems import TITLES
+from issuer.http.problems import TITLES
 from issuer.settings import Auth, Settings
 from tests.api import REDEEM, Api, problem, running_app
 

@@ -11,8 +11,8 @@ import pytest
 import redis
 from pydantic import SecretStr
 
+from issuer.loading.pools import top_up
 from issuer.outcomes import Outcome
-from issuer.pools import top_up
 from issuer.settings import Settings
 from issuer.stores import open_stores
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs

@@ -6,13 +6,13 @@ import uuid
 
 import pytest
 
-from issuer.batches import BatchNotFoundError
+from issuer.batches.store import BatchNotFoundError
 from issuer.events import Redemption
-from issuer.ledger import record_redemptions
+from issuer.ledger.record import record_redemptions
+from issuer.loading.pools import top_up
 from issuer.outcomes import Outcome
-from issuer.pools import top_up
-from issuer.recovery import Orders
-from issuer.set_aside import list_set_aside, release
+from issuer.recovery.guardian import Orders
+from issuer.recovery.set_aside import list_set_aside, release
 from issuer.settings import Settings
 from issuer.stores import Stores
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from issuer.batches import BatchChanges, change_batch, find_batch, push_batch
+from issuer.batches.rules import Rules, parse_rules
+from issuer.batches.store import BatchChanges, change_batch, find_batch, push_batch
 from issuer.redis_link import RedisUnavailableError
-from issuer.rules import Rules, parse_rules
 from issuer.stores import Stores
 from tests.handing_out import Shop
 from tests.recording import batch_hash, bury_all, dying, record, shop_of, words

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from issuer import metrics
+from issuer.http import metrics
 from issuer.outcomes import Outcome
 
 FILE = Path(__file__).parents[2] / "deploy" / "prometheus-alerts.yml"

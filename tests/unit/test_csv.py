@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from issuer.bounded_lines import LINE_BYTES
-from issuer.code_csv import (
+from issuer.loading.bounded_lines import LINE_BYTES
+from issuer.loading.code_csv import (
     MOST_CLIENTS,
     MOST_REJECTIONS,
     ROW_LINES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from issuer.bounded_lines import LINE_BYTES, OVERLONG, BoundedLines
+from issuer.loading.bounded_lines import LINE_BYTES, OVERLONG, BoundedLines
 
 pieces = st.lists(st.sampled_from([b"a", b"bc", b"\r", b"\n", b"\r\n", b"", b"d" * 9]), max_size=30)
 

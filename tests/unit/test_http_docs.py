@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from issuer.metrics import NAMES
-from issuer.openapi import document
+from issuer.http.metrics import NAMES
+from issuer.http.openapi import document
 from issuer.outcomes import HTTP
 
 TEXT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()

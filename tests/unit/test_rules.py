@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from issuer.rules import NO_RULES, Limit, Rules, RulesError, parse_rules, parse_rules_text
+from issuer.batches.rules import NO_RULES, Limit, Rules, RulesError, parse_rules, parse_rules_text
 
 DAY_MS = 86_400_000
 

@@ -1,0 +1,1 @@
+"""Batches: what they are, how they change, and what Redis knows of them."""

@@ -1,0 +1,34 @@
+"""What redeem.lua must know of a batch, written to Redis."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from issuer.batches.rules import Rules
+from issuer.instants import to_ms
+from issuer.keys import batch_keys, partition_keys, partition_of
+from issuer.redis_link import NotReadyError, ScriptRunner
+from issuer.scripts import PUT_BATCH
+
+
+async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, rebuilding: str = "") -> None:
+    """Writes one revision of a batch (a row of `batches`) to Redis."""
+    partition = partition_of(row["id"], redis.partitions)
+    keys = [partition_keys(partition).state, batch_keys(partition, row["id"]).batch]
+    starts_at, ends_at = (at and to_ms(at) for at in (row["starts_at"], row["ends_at"]))
+    reply = await redis.run(
+        PUT_BATCH,
+        keys,
+        [
+            row["revision"],
+            "open" if row["ended_at"] is None else "ended",
+            int(row["paused"]),
+            "" if starts_at is None else starts_at,
+            "" if ends_at is None else ends_at,
+            rules.packed(),
+            rebuilding,
+        ],
+    )
+    if reply[0] != b"DONE":
+        # A recovery brought a later one meanwhile; or Postgres was set back, and then a person must look.
+        raise NotReadyError(f"Redis has revision {reply[1].decode()} of batch {row['id']}, not {row['revision']}")

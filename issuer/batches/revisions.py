@@ -1,0 +1,90 @@
+"""Bringing Redis to the revision that Postgres has of a batch. The API does it at each change, the worker what is left.
+
+Steps, all under one advisory lock of the batch, each safe to die after, since the next push begins again:
+1. what redeem.lua must know; if the rules changed, with `rebuilding` set: the batch answers 503 from here on
+2. the windows that the new rules need, from the stream, the dead letters and the ledger
+3. the same as 1 without `rebuilding`: the batch is open, under the new rules
+4. `redis_revision`: nobody needs to push this revision again
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+import structlog
+
+from issuer.batches.put_batch import put_batch
+from issuer.batches.rules import Rules, parse_rules
+from issuer.batches.windows import Span, fenced_writer, read_backlog, write_windows
+from issuer.keys import partition_of
+from issuer.postgres import PoolConnection, advisory_lock, unavailable_translated
+from issuer.redis_link import redis_errors_translated
+
+if TYPE_CHECKING:
+    from issuer.stores import Stores
+
+log = structlog.get_logger()
+
+_BEHIND: Final = "SELECT * FROM batches WHERE id = $1 AND redis_revision < revision"
+_REACHED: Final = "UPDATE batches SET redis_revision = $2 WHERE id = $1 AND redis_revision < $2"
+
+
+def lock_of(batch_id: UUID) -> int:
+    """The advisory lock under which Redis is changed for a batch.
+
+    Half of a random UUID: its version digit keeps it apart from the numbered locks of issuer.postgres.
+    """
+    return int.from_bytes(batch_id.bytes[:8], "big", signed=True)
+
+
+async def push_batch(stores: Stores, batch_id: UUID) -> None:
+    """Returns when Redis has the batch's latest revision; to repeat it changes nothing.
+
+    Raises RedisUnavailableError and PostgresUnavailableError: the revision stays behind and must be pushed again. A
+    batch whose rules were being changed then stays closed (503 `batch_rebuilding`) until that was done.
+    """
+    async with (
+        unavailable_translated(),
+        stores.postgres.acquire() as connection,
+        advisory_lock(connection, lock_of(batch_id)),
+    ):
+        # Changes do not wait for the lock, so there may be a newer one after each push.
+        while (row := await connection.fetchrow(_BEHIND, batch_id)) is not None:
+            await _push(stores, connection, row)
+            await connection.execute(_REACHED, batch_id, row["revision"])
+
+
+async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record) -> None:
+    rules = parse_rules(orjson.loads(row["rules"]))
+    if not _needs_rebuild(row, rules):
+        await put_batch(stores.redis, row, rules)
+        return
+    rebuilding = str(row["revision"])
+    batch_id, partition = row["id"], partition_of(row["id"], stores.redis.partitions)
+    await put_batch(stores.redis, row, rules, rebuilding=rebuilding)
+    # Redis' clock decides how long a key lives, so it tells what is left of each window.
+    async with redis_errors_translated():
+        seconds, microseconds = await stores.redis.client.time()
+    written = await write_windows(
+        connection,
+        batch_id,
+        partition,
+        rules,
+        fenced_writer(stores.redis, batch_id, partition, rebuilding),
+        host_ms=seconds * 1000 + microseconds // 1000,
+        backlog=read_backlog(stores.redis.client, partition),
+    )
+    await put_batch(stores.redis, row, rules)
+    log.info("windows rebuilt", batch_id=str(batch_id), revision=row["revision"], customers=written)
+
+
+def _needs_rebuild(row: asyncpg.Record, rules: Rules) -> bool:
+    """Whether Redis' windows may lack redemptions that the rules count.
+
+    Not for the rules that the batch was made with: whoever redeemed did so under them.
+    """
+    changed = row["rules_revision"] > max(row["redis_revision"], 1)
+    return changed and row["ended_at"] is None and Span.of(rules) is not None

@@ -1,0 +1,152 @@
+"""The rules of a batch: how many codes one customer may redeem, and in which time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+MOST_MAX: Final = 10_000
+"""Largest number of redemptions that a limit may count: a customer's log holds that many times."""
+MOST_DAYS: Final = 3_650
+MOST_SECONDS: Final = 315_360_000
+MOST_LIMITS: Final = 4
+
+_DAY_MS: Final = 86_400_000
+_KEYS: Final = ("maxpercustomer", "timelimit", "limits")
+_LIMIT_KEYS: Final = ("max", "seconds")
+
+
+class RulesError(ValueError):
+    """The rules cannot be accepted. The message names the key and is meant for whoever wrote the rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `max` redemptions of one customer in any `window_ms` (None: ever)."""
+
+    max: int
+    window_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """All rules of one batch. None: no limit, and for ever. `limits` are those beyond maxpercustomer."""
+
+    maxpercustomer: int | None = None
+    timelimit_days: int | None = None
+    limits: tuple[Limit, ...] = ()
+
+    def all_limits(self) -> tuple[Limit, ...]:
+        """Every limit that must hold, maxpercustomer with its timelimit first."""
+        if self.maxpercustomer is None:
+            return self.limits
+        window_ms = None if self.timelimit_days is None else self.timelimit_days * _DAY_MS
+        return (Limit(self.maxpercustomer, window_ms), *self.limits)
+
+    def packed(self) -> str:
+        """``max:window_ms,…`` as the Redis scripts read it; a window of 0 lasts for ever."""
+        return ",".join(f"{limit.max}:{limit.window_ms or 0}" for limit in self.all_limits())
+
+    def to_json(self) -> dict[str, Any]:
+        """The rules as the API shows them and Postgres keeps them; `parse_rules` reads them back unchanged.
+
+        ``maxpercustomer`` and ``timelimit`` are always there and always whole numbers, since integrations
+        read them as such: 0 says "no limit" and "for ever". ``limits`` is there only if there are any.
+        """
+        shown: dict[str, Any] = {
+            "maxpercustomer": self.maxpercustomer or 0,
+            "timelimit": self.timelimit_days or 0,
+        }
+        if self.limits:
+            shown["limits"] = [{"max": limit.max, "seconds": (limit.window_ms or 0) // 1000} for limit in self.limits]
+        return shown
+
+
+NO_RULES: Final = Rules()
+
+
+def parse_rules(value: object) -> Rules:
+    """Rules from decoded JSON. None and ``{}`` are no rules.
+
+    ``maxpercustomer``: 1 to 10,000; 0, null or absent: none. ``timelimit``: 1 to 3,650 days; 0, null or
+    absent: for ever. ``limits``: up to four ``{"max": 1 to 10,000, "seconds": 1 to 315,360,000}``, all of
+    which must hold. Raises RulesError for anything else, an unknown key among it.
+    """
+    if value is None:
+        return NO_RULES
+    rules = _mapping(value, "rules", _KEYS)
+    limits = rules.get("limits")
+    if limits is None:
+        limits = []
+    if not isinstance(limits, list):
+        raise RulesError("rules: limits must be a list")
+    if len(limits) > MOST_LIMITS:
+        raise RulesError(f"rules: limits may have at most {MOST_LIMITS} entries")
+    return Rules(
+        maxpercustomer=_number(rules, "maxpercustomer", "rules", 0, MOST_MAX) or None,
+        timelimit_days=_number(rules, "timelimit", "rules", 0, MOST_DAYS) or None,
+        limits=tuple(_limit(limit, f"rules: limits[{index}]") for index, limit in enumerate(limits)),
+    )
+
+
+def parse_rules_text(text: str | bytes) -> Rules:
+    """Rules from JSON text, as an option or a form field has them; empty text: none. Raises RulesError."""
+    if not text.strip():
+        return NO_RULES
+    try:
+        value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
+    except RulesError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise RulesError(f"rules: not valid JSON: {error}") from error
+    return parse_rules(value)
+
+
+def _limit(value: object, where: str) -> Limit:
+    limit = _mapping(value, where, _LIMIT_KEYS)
+    maximum = _number(limit, "max", where, 1, MOST_MAX)
+    seconds = _number(limit, "seconds", where, 1, MOST_SECONDS)
+    if maximum is None or seconds is None:
+        raise RulesError(f"{where}: needs max and seconds")
+    return Limit(maximum, seconds * 1000)
+
+
+def _mapping(value: object, where: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RulesError(f"{where}: must be an object")
+    for key in value:
+        if key not in known:
+            raise RulesError(f"{where}: unknown key {_shown(key)}; known are {', '.join(known)}")
+    return value
+
+
+def _number(values: Mapping[str, Any], key: str, where: str, least: int, most: int) -> int | None:
+    value = values.get(key)
+    if value is None:
+        return None
+    # bool is an int to Python, and true is no number of codes to anybody.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RulesError(f"{where}: {key} must be a whole number")
+    if not least <= value <= most:
+        raise RulesError(f"{where}: {key} must be {least} to {most}")
+    return value
+
+
+def _shown(key: object) -> str:
+    text = str(key)
+    return repr(text if len(text) <= 40 else text[:39] + "…")
+
+
+def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise RulesError(f"rules: key {_shown(key)} is given twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise RulesError(f"rules: {name} is not a number")

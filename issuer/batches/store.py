@@ -1,0 +1,219 @@
+"""Batches: made, changed, ended (never deleted), found and listed. Postgres decides, Redis follows at once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import structlog
+
+from issuer import audit
+from issuer.batches.batch import UNSET as UNSET
+from issuer.batches.batch import Batch as Batch
+from issuer.batches.batch import BatchChanges as BatchChanges
+from issuer.batches.batch import BatchEndedError as BatchEndedError
+from issuer.batches.batch import BatchNotFoundError as BatchNotFoundError
+from issuer.batches.batch import BatchSharedError as BatchSharedError
+from issuer.batches.batch import InvalidBatchError as InvalidBatchError
+from issuer.batches.batch import batch_from_row, changed_values, checked_values, rules_text, shown
+from issuer.batches.revisions import push_batch as push_batch
+from issuer.batches.rules import NO_RULES, Rules
+from issuer.pages import Page, decode_cursor, encode_cursor
+from issuer.postgres import Pool, PoolConnection, unavailable_translated
+from issuer.redis_link import RedisUnavailableError
+from issuer.stores import Stores
+
+log = structlog.get_logger()
+
+
+_MINE: Final = "EXISTS (SELECT FROM pools WHERE pools.batch_id = batches.id AND pools.client_id = $1)"
+_OPEN: Final = "ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
+
+
+async def create_batch(
+    stores: Stores,
+    *,
+    name: str,
+    rules: Rules = NO_RULES,
+    starts_at: datetime | None = None,
+    ends_at: datetime | None = None,
+    client_id: UUID | None = None,
+    actor: str,
+) -> Batch:
+    """Makes a batch; with `client_id` it has an (empty) pool of that client, so that the client's keys see it.
+
+    Raises InvalidBatchError and PostgresUnavailableError. If Redis is away the batch is made all the same and the
+    worker brings it there later: `in_redis` tells.
+    """
+    name, starts_at, ends_at = checked_values(name, starts_at, ends_at)
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        batch = await _insert(connection, name, rules, starts_at, ends_at, actor)
+        if client_id is not None:
+            await connection.execute("INSERT INTO pools (batch_id, client_id) VALUES ($1, $2)", batch.id, client_id)
+    return await _pushed(stores, batch)
+
+
+async def find_or_create_batch(
+    stores: Stores,
+    *,
+    name: str,
+    rules: Rules = NO_RULES,
+    starts_at: datetime | None = None,
+    ends_at: datetime | None = None,
+    actor: str,
+) -> tuple[Batch, bool]:
+    """The newest batch of that name that is not expired, as it is, or else a new one (True).
+
+    Two who ask at the same time get the same one. Raises as `create_batch` does.
+    """
+    name, starts_at, ends_at = checked_values(name, starts_at, ends_at)
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 1554))", name)
+        row = await connection.fetchrow(
+            f"SELECT * FROM batches WHERE name = $1 AND {_OPEN} ORDER BY created_at DESC, id LIMIT 1", name
+        )
+        batch = batch_from_row(row) if row else await _insert(connection, name, rules, starts_at, ends_at, actor)
+    return await _pushed(stores, batch), row is None
+
+
+async def change_batch(
+    stores: Stores, batch_id: UUID, changes: BatchChanges, *, client_id: UUID | None = None, actor: str
+) -> Batch:
+    """Changes a batch and returns it when Redis knows: the change counts from the next request on.
+
+    What changes nothing is accepted, even for an ended batch. Raises BatchNotFoundError, BatchEndedError,
+    BatchSharedError (for a caller bound to `client_id`), InvalidBatchError, PostgresUnavailableError. With
+    RedisUnavailableError the change is made but does not count yet; the worker brings it to Redis.
+    """
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        # Not FOR UPDATE: that would wait for every load that adds a pool.
+        row = await connection.fetchrow("SELECT * FROM batches WHERE id = $1 FOR NO KEY UPDATE", batch_id)
+        await _check_ownership(connection, batch_id, row is not None, client_id)
+        assert row is not None
+        batch = batch_from_row(row)
+        changed = changed_values(batch, changes)
+        if changed:
+            if batch.ended_at is not None:
+                raise BatchEndedError("the batch was ended; that is final")
+            batch = await _update(connection, batch, changed, actor)
+    if not batch.in_redis:
+        await push_batch(stores, batch_id)
+        batch = await find_batch(stores.postgres, batch_id)
+    return batch
+
+
+async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None = None) -> Batch:
+    """Raises BatchNotFoundError, also where `client_id` has no pool in it."""
+    async with unavailable_translated():
+        row = await postgres.fetchrow(
+            f"SELECT * FROM batches WHERE id = $2 AND ($1::uuid IS NULL OR {_MINE})", client_id, batch_id
+        )
+    if row is None:
+        raise BatchNotFoundError("no batch found")
+    return batch_from_row(row)
+
+
+async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
+    """Every batch of that name that was not ended, newest first."""
+    async with unavailable_translated():
+        rows = await postgres.fetch(
+            "SELECT * FROM batches WHERE name = $1 AND ended_at IS NULL ORDER BY created_at DESC, id", name
+        )
+    return [batch_from_row(row) for row in rows]
+
+
+async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list[Batch]:
+    """Every batch that is not expired, oldest first."""
+    async with unavailable_translated():
+        rows = await postgres.fetch(
+            f"SELECT * FROM batches WHERE {_OPEN} AND ($1::uuid IS NULL OR {_MINE}) ORDER BY created_at, id",
+            client_id,
+        )
+    return [batch_from_row(row) for row in rows]
+
+
+async def list_batches(
+    postgres: Pool, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
+) -> Page[Batch]:
+    """All batches, expired ones too, newest first. Raises InvalidCursorError."""
+    created_at, last_id = decode_cursor("batches", cursor, (datetime, UUID)) if cursor else (None, None)
+    async with unavailable_translated():
+        rows = await postgres.fetch(
+            f"SELECT * FROM batches WHERE ($1::uuid IS NULL OR {_MINE})"
+            " AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))"
+            " ORDER BY created_at DESC, id DESC LIMIT $4",
+            client_id, created_at, last_id, limit + 1,
+        )  # fmt: skip
+    batches = [batch_from_row(row) for row in rows]
+    return Page.of(batches, limit, lambda last: encode_cursor("batches", (last.created_at, last.id)))
+
+
+async def _pushed(stores: Stores, batch: Batch) -> Batch:
+    """Brings a batch to Redis if it can be reached."""
+    if batch.in_redis:
+        return batch
+    try:
+        await push_batch(stores, batch.id)
+    except RedisUnavailableError as error:
+        log.warning("batch is not in Redis yet", batch_id=str(batch.id), error=str(error))
+        return batch
+    return await find_batch(stores.postgres, batch.id)
+
+
+async def _insert(
+    connection: PoolConnection,
+    name: str,
+    rules: Rules,
+    starts_at: datetime | None,
+    ends_at: datetime | None,
+    actor: str,
+) -> Batch:
+    row = await connection.fetchrow(
+        "INSERT INTO batches (id, name, rules, starts_at, ends_at)"
+        " VALUES ($1, $2, $3::text::jsonb, $4, $5) RETURNING *",
+        uuid4(), name, rules_text(rules), starts_at, ends_at,
+    )  # fmt: skip
+    assert row is not None
+    batch = batch_from_row(row)
+    detail = {"name": name, "rules": rules.to_json(), "starts_at": shown(starts_at), "ends_at": shown(ends_at)}
+    await audit.record(connection, actor=actor, action="batch.create", subject=f"batch:{batch.id}", detail=detail)
+    return batch
+
+
+async def _check_ownership(connection: PoolConnection, batch_id: UUID, exists: bool, client_id: UUID | None) -> None:
+    if not exists:
+        raise BatchNotFoundError("no batch found")
+    if client_id is None:
+        return
+    clients = await connection.fetchrow(
+        "SELECT bool_or(client_id = $2) AS mine, bool_or(client_id <> $2) AS shared FROM pools WHERE batch_id = $1",
+        batch_id, client_id,
+    )  # fmt: skip
+    if clients is None or not clients["mine"]:
+        raise BatchNotFoundError("no batch found")
+    if clients["shared"]:
+        raise BatchSharedError("other clients have codes in this batch")
+
+
+async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, Any], actor: str) -> Batch:
+    """Writes the changed columns. Redis does not know names, so a new one needs no new revision."""
+    for_redis = set(changed) - {"name"}
+    new_limits = "rules" in changed and changed["rules"].packed() != batch.rules.packed()
+    values = {column: rules_text(value) if column == "rules" else value for column, value in changed.items()}
+    assignments = [
+        f"{column} = ${place}" + ("::text::jsonb" if column == "rules" else "")
+        for place, column in enumerate(values, start=2)
+    ]
+    if for_redis:
+        assignments.append("revision = revision + 1")
+    if new_limits:
+        assignments.append("rules_revision = revision + 1")
+    row = await connection.fetchrow(
+        f"UPDATE batches SET {', '.join(assignments)} WHERE id = $1 RETURNING *", batch.id, *values.values()
+    )
+    assert row is not None
+    detail = {column: {"from": shown(getattr(batch, column)), "to": shown(value)} for column, value in changed.items()}
+    action = "batch.end" if "ended_at" in changed else "batch.change"
+    await audit.record(connection, actor=actor, action=action, subject=f"batch:{batch.id}", detail=detail)
+    return batch_from_row(row)

@@ -1,0 +1,217 @@
+"""The embedded servers of `issuer up`: a real Valkey and a real Postgres, durable, reachable by their owner only.
+
+Both listen on unix sockets in a directory that nobody else can enter, and on no network. What follows holds for both:
+`prepare` before each start (it also ends what an `issuer up` that was killed left behind), `command` to start
+it, `is_ready` to ask whether it answers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import quote
+
+import asyncpg
+import psutil
+import redis.asyncio
+import structlog
+
+from issuer.embedded.binaries import INITDB_OPTIONS, postgres_programs, postgres_user, valkey_server
+from issuer.embedded.datadir import DataDirectory, DataDirectoryError
+from issuer.embedded.launch import launch_command
+from issuer.settings import Settings
+
+log = structlog.get_logger()
+
+STOP_LIMIT_S: Final = 60.0
+DATABASE: Final = "issuer"
+
+
+class EmbeddedServer(Protocol):
+    """What the supervisor needs to know of a server."""
+
+    name: str
+    stop_signal: signal.Signals
+
+    @property
+    def url(self) -> str: ...
+
+    def prepare(self) -> None: ...
+
+    def command(self) -> list[str]: ...
+
+    async def is_ready(self) -> bool: ...
+
+
+def end_left_over(pid_file: Path, mark: str, number: signal.Signals) -> None:
+    """Stops the server that `pid_file` names, if it is ours: `mark` must be among its arguments.
+
+    The data directory must be locked, so no living `issuer up` can be using the server. Blocks while it stops.
+    """
+    try:
+        process = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
+        if mark not in process.cmdline():
+            return
+        log.warning("stopping a server left over by an earlier run", pid=process.pid)
+        process.send_signal(number)
+        try:
+            process.wait(STOP_LIMIT_S)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_LIMIT_S)
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return
+    except psutil.AccessDenied as error:
+        raise DataDirectoryError(f"{mark} is in use by process {error.pid} of another user") from error
+
+
+def _quoted(value: str | Path) -> str:
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+class EmbeddedValkey:
+    """Valkey, or the server that ISSUER_REDIS_SERVER names, with every redemption on the disk before it is answered."""
+
+    name = "redis"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, directory: DataDirectory, settings: Settings) -> None:
+        self._directory = directory
+        self._program = valkey_server(settings.redis_server)
+        self._appendfsync = settings.appendfsync
+        self._config = directory.redis / "redis.conf"
+        self._pid_file = directory.redis / "redis.pid"
+        self._socket = directory.sockets() / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{quote(str(self._socket))}?db=0"
+
+    def _settings(self) -> dict[str, str | Path]:
+        return {
+            "port": "0",
+            "unixsocket": self._socket,
+            "unixsocketperm": "700",
+            "dir": self._directory.redis,
+            "pidfile": self._pid_file,
+            "daemonize": "no",
+            # The arguments stay readable, so that a later run can tell this server from others.
+            "set-proc-title": "no",
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": self._appendfsync,
+            "no-appendfsync-on-rewrite": "no",
+            "maxmemory-policy": "noeviction",
+        }
+
+    def prepare(self) -> None:
+        end_left_over(self._pid_file, str(self._config), self.stop_signal)
+        self._directory.make_sockets()
+        lines = [f"{name} {_quoted(value)}" for name, value in self._settings().items()]
+        self._directory.write_private(self._config, "\n".join(lines) + "\n")
+
+    def command(self) -> list[str]:
+        return launch_command([self._program, self._config], death_signal=self.stop_signal)
+
+    async def is_ready(self) -> bool:
+        client = redis.asyncio.Redis(unix_socket_path=str(self._socket), protocol=2, socket_timeout=2)
+        try:
+            return bool(await client.ping())
+        except (redis.RedisError, OSError):
+            return False
+        finally:
+            await client.aclose()
+
+
+def _give(path: Path, user: str) -> None:
+    try:
+        shutil.chown(path, user)
+    except PermissionError as error:
+        raise DataDirectoryError(
+            f"Postgres does not run as root, and root may not give {path} to {user} here; start as an ordinary user"
+        ) from error
+
+
+class EmbeddedPostgres:
+    """PostgreSQL 18. As root it runs as another user, which owns its part of the data directory."""
+
+    name = "postgres"
+    stop_signal = signal.SIGINT
+    """Fast shutdown: ends connections, writes everything, stops."""
+
+    def __init__(self, directory: DataDirectory, settings: Settings) -> None:
+        self._directory = directory
+        self._programs = postgres_programs()
+        self._data = directory.postgres
+        self._sockets = directory.sockets() / "postgres"
+        self._connections = 40 + settings.workers * settings.postgres_pool_size
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={quote(str(self._sockets), safe='')}"
+
+    @property
+    def url(self) -> str:
+        return self._url(DATABASE)
+
+    def _launch(self, user: str | None, *argv: str | Path) -> list[str]:
+        reach = [self._programs / "postgres", self._data.parent, self._sockets]
+        return launch_command(argv, death_signal=self.stop_signal, user=user, reach=reach)
+
+    def prepare(self) -> None:
+        end_left_over(self._data / "postmaster.pid", str(self._data), self.stop_signal)
+        user = postgres_user(self._data)
+        self._directory.make_sockets()
+        self._sockets.mkdir(mode=0o700, exist_ok=True)
+        if user is not None:
+            _give(self._sockets, user)
+        if not self._data.exists():
+            self._make_data(user)
+
+    def _make_data(self, user: str | None) -> None:
+        # Under another name until it is complete: a killed initdb leaves a directory that looks like one.
+        new = self._data.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        if user is not None:
+            _give(new, user)
+        # The socket's directory admits its owner only, so there is nothing to ask a password for.
+        command = self._launch(user, self._programs / "initdb", *INITDB_OPTIONS, "--auth=trust", f"--pgdata={new}")
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise DataDirectoryError(f"cannot make a Postgres data directory in {new}: {done.stderr.strip()}")
+        new.rename(self._data)
+
+    def command(self) -> list[str]:
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": '"' + str(self._sockets).replace('"', '""') + '"',
+            "unix_socket_permissions": "0700",
+            "max_connections": str(self._connections),
+            "max_wal_size": "2GB",
+            "log_timezone": "UTC",
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        return self._launch(postgres_user(self._data), self._programs / "postgres", "-D", self._data, *options)
+
+    async def is_ready(self) -> bool:
+        """Also makes the database when it is not there yet."""
+        try:
+            connection = await asyncpg.connect(self._url("postgres"), timeout=5)
+        except (TimeoutError, OSError, asyncpg.PostgresError):
+            return False
+        try:
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
+                await connection.execute(f"CREATE DATABASE {DATABASE}")
+        finally:
+            await connection.close()
+        return True
+
+
+def rotate_log(path: Path, limit_bytes: int = 20_000_000) -> None:
+    """Keeps one older log file; called before a start."""
+    if path.exists() and path.stat().st_size > limit_bytes:
+        path.replace(path.with_suffix(".log.1"))

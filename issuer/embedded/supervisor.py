@@ -1,0 +1,237 @@
+"""`issuer up`: two servers, the API and the worker as children of one foreground process that stops them all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from pydantic import SecretStr
+
+from issuer.embedded.children import Child, ChildError, Program
+from issuer.embedded.datadir import DataDirectory, Running
+from issuer.embedded.launch import launch_command
+from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
+from issuer.http.serve import ListenError, api_program, counted_together, listen, url_of
+from issuer.settings import Auth, Settings
+
+if TYPE_CHECKING:
+    from issuer.stores import Stores
+
+log = structlog.get_logger()
+
+WORKER_STOP_LIMIT_S: Final = 30.0
+SERVER_STOP_LIMIT_S: Final = 60.0
+PORT_WAIT_S: Final = 15.0
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a person needs to know once everything runs."""
+
+    url: str
+    api_key: str | None
+    curl: str | None
+
+
+class Supervisor:
+    """One `issuer up`. A server that ISSUER_REDIS_URL or ISSUER_DATABASE_URL names is used instead of an embedded one.
+
+    Start: Postgres and Redis together, migrations, blessing, demo batch, API, worker. Stop: the other way round, the
+    API first, so that nothing new is redeemed, then the worker after its batch in hand, then the servers.
+    """
+
+    def __init__(self, settings: Settings, *, demo: bool) -> None:
+        self._settings = settings
+        self._demo = demo
+        self._directory = DataDirectory(settings.data_dir)
+        self._servers: list[Child] = []
+        self._programs: list[Child] = []
+        self._listener: socket.socket | None = None
+        self._opened = ExitStack()
+        self._failed: asyncio.Future[ChildError]
+
+    async def run(self) -> None:
+        """Returns after SIGINT, SIGTERM or SIGHUP, with everything stopped.
+
+        Raises DataDirectoryError, ListenError, ChildError and what the stores raise, with everything stopped too.
+        """
+        loop = asyncio.get_running_loop()
+        self._failed = loop.create_future()
+        stop = asyncio.Event()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, stop.set)
+        self._directory.acquire()
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        starting = asyncio.create_task(self._start(), name="start")
+        try:
+            if await self._first(starting, stopped) is starting:
+                print_started(starting.result(), self._settings)
+                await self._first(stopped)
+        finally:
+            stopped.cancel()
+            starting.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await starting
+            await self._stop()
+            self._opened.close()
+            self._directory.release()
+
+    async def _first(self, *tasks: asyncio.Future[Any]) -> asyncio.Future[Any]:
+        """The first of the tasks that is done. Raises ChildError when a child has failed for good before."""
+        ends: set[asyncio.Future[Any]] = {*tasks, self._failed}
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if self._failed in done:
+            raise self._failed.result()
+        return next(task for task in tasks if task in done)
+
+    async def _start(self) -> Started:
+        self._listener = await self._listen()
+        url = url_of(self._listener)
+        settings = await self._start_servers()
+        from issuer.migrate import migrate
+        from issuer.stores import open_stores
+
+        await migrate(settings)
+        async with open_stores(settings) as stores:
+            started = await self._prepare(stores, url)
+        self._directory.announce(
+            Running(
+                pid=os.getpid(),
+                url=url,
+                redis_url=settings.redis_url.get_secret_value(),
+                database_url=settings.database_url.get_secret_value(),
+                partitions=settings.partitions,
+                pool_high_water=settings.pool_high_water,
+            )
+        )
+        await self._start_programs(settings, self._listener)
+        return started
+
+    async def _listen(self) -> socket.socket:
+        # The API of a killed run ends with it, but has time to answer what it has begun.
+        patience_s = PORT_WAIT_S if self._directory.stopped_uncleanly() else 0.0
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return listen(self._settings.host, self._settings.port)
+            except ListenError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.1)
+
+    async def _start_servers(self) -> Settings:
+        found: dict[str, SecretStr] = {}
+        servers: list[EmbeddedServer] = []
+        if not os.environ.get("ISSUER_DATABASE_URL"):
+            postgres = EmbeddedPostgres(self._directory, self._settings)
+            servers.append(postgres)
+            found["database_url"] = SecretStr(postgres.url)
+        if not os.environ.get("ISSUER_REDIS_URL"):
+            valkey = EmbeddedValkey(self._directory, self._settings)
+            servers.append(valkey)
+            found["redis_url"] = SecretStr(valkey.url)
+        self._servers = [Child(self._server_program(server), self._failed) for server in servers]
+        await self._start_all(self._servers)
+        return self._settings.model_copy(update=found)
+
+    async def _start_all(self, children: Sequence[Child]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for child in children:
+                    group.create_task(child.start(), name=f"start {child.program.name}")
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    def _server_program(self, server: EmbeddedServer) -> Program:
+        path = self._directory.logs / f"{server.name}.log"
+        rotate_log(path)
+        return Program(
+            name=server.name,
+            command=server.command,
+            prepare=server.prepare,
+            is_ready=server.is_ready,
+            stop_signal=server.stop_signal,
+            stop_limit_s=SERVER_STOP_LIMIT_S,
+            log=path,
+        )
+
+    async def _prepare(self, stores: Stores, url: str) -> Started:
+        from issuer.embedded.demo import curl_line, find_offer, make_demo
+
+        api_key = await self._api_key(stores) if self._settings.auth is Auth.ON else None
+        if self._demo and not self._directory.demo.exists():
+            await make_demo(stores)
+            self._directory.write_private(self._directory.demo, "made\n")
+        offer = await find_offer(stores.postgres)
+        return Started(url, api_key, curl_line(url, offer, api_key) if offer is not None else None)
+
+    async def _api_key(self, stores: Stores) -> str:
+        """This installation's own key, made once and kept in the data directory."""
+        from issuer.api_keys import create_key
+
+        path = self._directory.api_key
+        if path.exists():
+            return path.read_text().strip()
+        _, secret = await create_key(stores.postgres, name="issuer up", scopes=["redeem", "admin"], actor="cli:up")
+        self._directory.write_private(path, secret + "\n")
+        return secret
+
+    async def _start_programs(self, settings: Settings, listener: socket.socket) -> None:
+        environment = {
+            "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
+            "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
+            "ISSUER_AUTH": settings.auth.value,
+            "ISSUER_WORKERS": str(settings.workers),
+            **self._opened.enter_context(counted_together(settings)),
+        }
+        worker = Program(
+            name="sync_worker",
+            command=lambda: launch_command([sys.executable, "-m", "sync_worker"], death_signal=signal.SIGTERM),
+            stop_limit_s=WORKER_STOP_LIMIT_S,
+            environment=environment,
+        )
+        apis = [api_program(settings, listener, number, environment) for number in range(1, settings.workers + 1)]
+        self._programs = [Child(program, self._failed) for program in (*apis, worker)]
+        await self._start_all(self._programs)
+
+    async def _stop(self) -> None:
+        if self._servers:
+            log.info("stopping")
+        apis = [child for child in self._programs if child.program.name != "sync_worker"]
+        workers = [child for child in self._programs if child not in apis]
+        for children in (apis, workers, self._servers):
+            await asyncio.gather(*(child.stop() for child in children))
+        if self._listener is not None:
+            self._listener.close()
+            self._directory.withdraw()
+        if self._servers:
+            log.info("stopped")
+
+
+def print_started(started: Started, settings: Settings) -> None:
+    """To stdout, at once: it may be a pipe."""
+    lines = ["", f"issuer is running at {started.url}"]
+    if started.api_key is not None:
+        lines.append(f"API key (also in {settings.data_dir / 'api-key'}): {started.api_key}")
+    else:
+        lines.append("API keys are off: whoever reaches this address may redeem and administer")
+    if settings.appendfsync != "always":
+        lines.append(
+            "ISSUER_APPENDFSYNC=everysec: a crash of the machine may lose up to 2 s of redemptions that were answered;"
+            " as many codes are then set aside"
+        )
+    if started.curl is not None:
+        lines += ["", "Redeem a code:", "", f"  {started.curl}"]
+    else:
+        lines += ["", "There is no batch to redeem from yet: issuer preload codes.csv --batch-name 'First'"]
+    print(*lines, "", "Ctrl-C stops everything.", "", sep="\n", flush=True)

@@ -1,0 +1,100 @@
+"""The ASGI application: routes, error handlers, lifespan; nothing else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from issuer.http.failures import FAILURES
+from issuer.http.problems import ProblemError, answer_crash, answer_problem, status_problem
+from issuer.http.routes import audit, batches, docs, health, redemptions, uploads
+from issuer.http.routes.access import Operation, Surface
+from issuer.http.routes.redeem import RedeemRoute
+from issuer.http.services import open_services
+from issuer.settings import Settings
+
+REDEEM_PATH: Final = "/api/v1/code/redeem"
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *uploads.OPERATIONS,
+    *batches.OPERATIONS,
+    *redemptions.OPERATIONS,
+    *audit.OPERATIONS,
+    *health.OPERATIONS,
+    *docs.OPERATIONS,
+)
+"""Every operation but the redemption itself. Where paths overlap the first one counts."""
+
+
+class IssuerApp(Starlette):
+    """Starlette, but that redemptions pass by its middleware and router."""
+
+    redeem: RedeemRoute
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == REDEEM_PATH and scope["method"] == "POST":
+            await self.redeem(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings | None = None) -> IssuerApp:
+    """The application. It starts without Redis and Postgres and answers 503 until they are there."""
+    settings = settings or Settings()
+    redeem = RedeemRoute(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: IssuerApp) -> AsyncIterator[None]:
+        async with open_services(settings) as services:
+            app.state.services = redeem.services = services
+            try:
+                yield
+            finally:
+                app.state.services = redeem.services = None
+
+    app = IssuerApp(
+        routes=make_routes(redeem),
+        exception_handlers={
+            ProblemError: answer_problem,
+            HTTPException: _answer_http_exception,
+            **{kind: _answer_failure(make) for kind, make in FAILURES.items()},
+            Exception: answer_crash,
+        },
+        lifespan=lifespan,
+    )
+    app.redeem = redeem
+    app.state.services = None
+    # A redirect would be built from the Host header that the client chose.
+    app.router.redirect_slashes = False
+    return app
+
+
+def make_routes(redeem: RedeemRoute) -> list[Route]:
+    """One route for each path, so that 405 can name all of its methods."""
+    by_path: dict[str, list[Operation]] = defaultdict(list)
+    for operation in OPERATIONS:
+        by_path[operation.path].append(operation)
+    routes = [Route(path, Surface(operations), name=path) for path, operations in by_path.items()]
+    return [Route(REDEEM_PATH, redeem, methods=["POST"], name=REDEEM_PATH), *routes]
+
+
+async def _answer_http_exception(_: Request, error: Exception) -> Response:
+    """What Starlette itself refuses: no such path, no such method, a form that cannot be read."""
+    assert isinstance(error, HTTPException)
+    return status_problem(error.status_code, error.detail, error.headers).response()
+
+
+def _answer_failure(make: Callable[[Any], ProblemError]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def answer(_: Request, error: Exception) -> Response:
+        return make(error).response()
+
+    return answer

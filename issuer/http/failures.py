@@ -1,0 +1,48 @@
+"""The one table exception → problem, for everything but redemptions, whose outcomes are values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.requests import ClientDisconnect
+
+from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
+from issuer.http.problems import ProblemError, invalid, not_ready, outcome_problem
+from issuer.ledger.erasure import BacklogNotEmptyError
+from issuer.loading.memory import RedisMemoryError
+from issuer.loading.pools import PoolError
+from issuer.loading.preload import PreloadError
+from issuer.outcomes import Outcome
+from issuer.pages import InvalidCursorError
+from issuer.postgres import PostgresUnavailableError
+from issuer.redis_link import RedisUnavailableError
+
+_Make = Callable[[Any], ProblemError]
+
+
+def _redis_away(_: Exception) -> ProblemError:
+    return not_ready("Redis cannot be used now. What was changed is kept and counts as soon as Redis is back")
+
+
+def _postgres_away(_: Exception) -> ProblemError:
+    return ProblemError(503, "postgres unavailable", "postgres_unavailable", headers={"Retry-After": "1"})
+
+
+FAILURES: Final[dict[type[Exception], _Make]] = {
+    BatchNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH),
+    BatchEndedError: lambda error: ProblemError(409, str(error), "batch_ended"),
+    BatchSharedError: lambda error: ProblemError(403, str(error), "batch_shared"),
+    InvalidBatchError: lambda error: invalid(str(error)),
+    InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
+    RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
+    PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
+    BacklogNotEmptyError: lambda error: ProblemError(
+        503, str(error), "backlog_not_empty", headers={"Retry-After": "5"}
+    ),
+    PoolError: lambda error: not_ready(str(error)),
+    RedisUnavailableError: _redis_away,
+    PostgresUnavailableError: _postgres_away,
+    ClientDisconnect: lambda _: ProblemError(400, "the client went away", "malformed_request"),
+}
+"""Handlers go by the exception's class and its bases, the nearest first."""

@@ -1,0 +1,229 @@
+"""The shapes of what goes over HTTP, as JSON Schema: the components of the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from issuer.batches.rules import MOST_DAYS, MOST_LIMITS, MOST_MAX, MOST_SECONDS
+from issuer.http.problems import TITLES
+from issuer.ledger.redemptions import CodeState
+from issuer.names import MAX_NAME
+
+Schema = dict[str, Any]
+
+UUID_PATTERN: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+_CONTROL: Final = "\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029"
+NAME_PATTERN: Final = f"^[^{_CONTROL}]*[^{_CONTROL}\\s][^{_CONTROL}]*$"
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def nullable(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def shape(properties: dict[str, Schema], *, optional: tuple[str, ...] = (), closed: bool = True) -> Schema:
+    """An object; closed: with no other members than these."""
+    required = [name for name in properties if name not in optional]
+    schema: Schema = {"type": "object", "properties": properties, "additionalProperties": not closed}
+    return {**schema, "required": required} if required else schema
+
+
+def page(item: str) -> Schema:
+    return shape(
+        {
+            "items": {"type": "array", "items": ref(item)},
+            "next_cursor": {"type": ["string", "null"], "description": "Continues the list; null: this was the end"},
+        }
+    )
+
+
+def _whole(least: int, most: int, description: str) -> Schema:
+    return {"type": ["integer", "null"], "minimum": least, "maximum": most, "description": description}
+
+
+UUID: Final[Schema] = {"type": "string", "format": "uuid", "pattern": UUID_PATTERN}
+INSTANT: Final[Schema] = {
+    "type": "string",
+    "format": "date-time",
+    "description": "With an offset, from 1970 on",
+    "examples": ["2026-06-01T00:00:00+02:00"],
+}
+COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+UNSURE_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 0, "description": "null: Redis cannot be asked"}
+NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": NAME_PATTERN}
+CODE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255}
+
+_LIMIT: Final = shape(
+    {
+        "max": {"type": "integer", "minimum": 1, "maximum": MOST_MAX},
+        "seconds": {"type": "integer", "minimum": 1, "maximum": MOST_SECONDS},
+    }
+)
+_RULES: Final = shape(
+    {
+        "maxpercustomer": _whole(0, MOST_MAX, "Codes that one customer may have; 0: no limit"),
+        "timelimit": _whole(0, MOST_DAYS, "Days in which they count, sliding; 0: for ever"),
+        "limits": {
+            "type": ["array", "null"],
+            "maxItems": MOST_LIMITS,
+            "items": ref("Limit"),
+            "description": "Further limits, all of which must hold",
+        },
+    },
+    optional=("maxpercustomer", "timelimit", "limits"),
+)
+_SHOWN_RULES: Final = shape(
+    {
+        "maxpercustomer": {"type": "integer", "minimum": 0},
+        "timelimit": {"type": "integer", "minimum": 0},
+        "limits": {"type": "array", "items": ref("Limit")},
+    },
+    optional=("limits",),
+)
+_LISTED: Final[dict[str, Schema]] = {
+    "id": UUID,
+    "name": NAME,
+    "rules": ref("ShownRules"),
+    "expired": {"type": "boolean"},
+}
+_BATCH: Final[dict[str, Schema]] = {
+    **_LISTED,
+    "starts_at": nullable(INSTANT),
+    "ends_at": nullable(INSTANT),
+    "paused": {"type": "boolean"},
+    "created_at": INSTANT,
+}
+_WANTED: Final[dict[str, Schema]] = {
+    "name": NAME,
+    "rules": nullable(ref("Rules")),
+    "starts_at": nullable(INSTANT),
+    "ends_at": nullable(INSTANT),
+}
+_UPLOADED: Final[dict[str, Schema]] = {
+    "message": {"type": "string", "const": "Codes uploaded successfully"},
+    "batch_id": UUID,
+    "rows": COUNT,
+    "loaded": COUNT,
+    "duplicates_in_file": COUNT,
+    "duplicates_in_batch": COUNT,
+    "rejected": COUNT,
+    "rejections": {"type": "array", "items": shape({"line": COUNT, "reason": {"type": "string"}})},
+}
+_STATE: Final[Schema] = {"enum": ["ready", "not ready"]}
+_LAG: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
+
+COMPONENTS: Final[dict[str, Schema]] = {
+    "Problem": {
+        **shape(
+            {
+                "type": {"type": "string", "format": "uri-reference"},
+                "title": {"type": "string"},
+                "status": {"type": "integer", "minimum": 400, "maximum": 599},
+                "detail": {"type": "string"},
+                "error": {"type": "string", "description": "What integrations compare with"},
+                "code": {"enum": sorted(TITLES), "x-titles": TITLES},
+                "retry_at": {**INSTANT, "description": "When the limit lets the customer in again"},
+                "batch_id": UUID,
+            },
+            optional=("retry_at", "batch_id"),
+        ),
+        "description": "An error as RFC 9457 has it",
+    },
+    "Redemption": shape({"batchid": UUID, "clientid": UUID, "customerid": UUID}, closed=False),
+    "Redeemed": shape({"code": CODE}),
+    "Limit": _LIMIT,
+    "Rules": _RULES,
+    "ShownRules": _SHOWN_RULES,
+    "ListedBatch": shape(_LISTED),
+    "Batch": shape(_BATCH),
+    "BatchWithStock": shape({**_BATCH, "stock": {"type": "array", "items": ref("Stock")}}),
+    "NewBatch": shape(_WANTED, optional=("rules", "starts_at", "ends_at")),
+    "BatchChange": shape(
+        {
+            **_WANTED,
+            "paused": {"type": "boolean"},
+            "expired": {"type": "boolean", "description": "true ends the batch for good"},
+        },
+        optional=(*_WANTED, "paused", "expired"),
+    ),
+    "Stock": shape(
+        {
+            "client_id": UUID,
+            "total": COUNT,
+            "in_redis": UNSURE_COUNT,
+            "issued": UNSURE_COUNT,
+            "ledger": COUNT,
+            "backlog": UNSURE_COUNT,
+            "set_aside": COUNT,
+            "dead_letters": COUNT,
+        }
+    ),
+    "Upload": {
+        "type": "object",
+        "properties": {
+            "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+            "batch_name": NAME,
+            "rules": {"type": "string", "contentMediaType": "application/json", "description": "Rules as JSON"},
+        },
+        "required": ["file", "batch_name"],
+    },
+    "Uploaded": shape(_UPLOADED),
+    "LedgerEntry": shape(
+        {
+            "batch_id": UUID,
+            "client_id": UUID,
+            "seq": COUNT,
+            "code": CODE,
+            "customer_id": {**nullable(UUID), "description": "null: erased"},
+            "redeemed_at": INSTANT,
+        }
+    ),
+    "CodePlace": shape(
+        {
+            "batch_id": UUID,
+            "batch_name": NAME,
+            "client_id": UUID,
+            "seq": COUNT,
+            "code": CODE,
+            "state": {"enum": [*CodeState]},
+            "customer_id": nullable(UUID),
+            "redeemed_at": nullable(INSTANT),
+        }
+    ),
+    "Erasure": shape({"redemptions": COUNT, "batches": COUNT, "anomalies": COUNT, "dead_letters": COUNT}),
+    "AuditEntry": shape(
+        {
+            "id": COUNT,
+            "at": INSTANT,
+            "actor": {"type": "string"},
+            "action": {"type": "string"},
+            "subject": {"type": "string"},
+            "detail": {"type": "object"},
+        }
+    ),
+    "Alive": shape({"status": {"const": "alive"}}),
+    "Readiness": shape(
+        {
+            "status": _STATE,
+            "redis": _STATE,
+            "postgres": _STATE,
+            "api_keys": _STATE,
+            "worker": shape(
+                {
+                    "seen_at": nullable(INSTANT),
+                    "seen_seconds_ago": _LAG,
+                    "lag_events": _LAG,
+                    "lag_seconds": _LAG,
+                }
+            ),
+        }
+    ),
+    "Health": shape({"status": {"enum": ["healthy", "unhealthy"]}, "message": {"type": "string"}}),
+    "BatchPage": page("Batch"),
+    "LedgerPage": page("LedgerEntry"),
+    "CodePage": page("CodePlace"),
+    "AuditPage": page("AuditEntry"),
+}

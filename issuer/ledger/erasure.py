@@ -1,0 +1,103 @@
+"""Erasing a customer's id: from the ledger, whose count stays, and from whatever else knows the customer.
+
+A redemption that still waits in the stream would bring the id back, so those are waited for, and if the worker does
+not record them in time nothing is erased. What the customer redeems afterwards is new and not covered. The limits
+forget the customer too: Redis' windows are named by the id. Dead letters keep whole stream entries, other customers'
+parts included; they are counted for the operator, who settles them and repeats the erasure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from issuer import audit
+from issuer.batches.windows import read_backlog
+from issuer.keys import batch_keys, partition_of
+from issuer.postgres import PoolConnection, unavailable_translated
+from issuer.redis_link import redis_errors_translated
+from issuer.stores import Stores
+
+_TIMEOUT_S: Final = 900.0
+_LOOK_EVERY_S: Final = 0.2
+
+
+class BacklogNotEmptyError(Exception):
+    """The customer has redemptions that are not in the ledger yet; nothing was erased."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What was erased, and in how many dead letters the id still stands."""
+
+    redemptions: int
+    batches: int
+    anomalies: int
+    dead_letters: int
+
+
+# The hash of the Idempotency-Key goes too: it was made with the id.
+_LEDGER: Final = """
+WITH erased AS (
+  UPDATE redemptions SET customer_id = NULL, key_hash = NULL WHERE customer_id = $1 RETURNING batch_id)
+SELECT batch_id, count(*) AS count FROM erased GROUP BY batch_id"""
+
+_ANOMALIES: Final = """
+UPDATE anomalies SET detail = replace(detail::text, $1, 'erased')::jsonb WHERE position($1 IN detail::text) > 0"""
+
+_DEAD_LETTERS: Final = """
+SELECT count(*) FROM dead_letters
+WHERE EXISTS (SELECT FROM unnest(raw) AS part WHERE position($1::bytea IN part) > 0)"""
+
+
+async def erase_customer(stores: Stores, customer_id: UUID, *, actor: str, wait_s: float = 30.0) -> Erasure:
+    """Erases the id; to repeat it is harmless. Audited under a hash of the id.
+
+    Raises BacklogNotEmptyError after `wait_s`, RedisUnavailableError, PostgresUnavailableError; nothing is erased then.
+    """
+    give_up_at = time.monotonic() + wait_s
+    while await _waits_in_backlog(stores, customer_id):
+        if time.monotonic() > give_up_at:
+            raise BacklogNotEmptyError(
+                "the customer has redemptions that are not in the ledger yet; is the worker running?"
+            )
+        await asyncio.sleep(_LOOK_EVERY_S)
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        return await _erase(stores, connection, customer_id, actor)
+
+
+async def _erase(stores: Stores, connection: PoolConnection, customer_id: UUID, actor: str) -> Erasure:
+    rows = await connection.fetch(_LEDGER, customer_id, timeout=_TIMEOUT_S)
+    status = await connection.execute(_ANOMALIES, str(customer_id), timeout=_TIMEOUT_S)
+    erasure = Erasure(
+        redemptions=sum(row["count"] for row in rows),
+        batches=len(rows),
+        anomalies=int(status.rpartition(" ")[2]),
+        dead_letters=await connection.fetchval(_DEAD_LETTERS, customer_id.bytes, timeout=_TIMEOUT_S),
+    )
+    # Before the commit: afterwards nobody could tell any more which windows were the customer's.
+    for row in rows:
+        batch_id = UUID(bytes=row["batch_id"].bytes)
+        keys = batch_keys(partition_of(batch_id, stores.redis.partitions), batch_id)
+        async with redis_errors_translated():
+            await stores.redis.client.unlink(keys.window_prefix + customer_id.bytes)
+    await audit.record(
+        connection,
+        actor=actor,
+        action="customer.erase",
+        subject=f"customer:sha256:{hashlib.sha256(customer_id.bytes).hexdigest()}",
+        detail={"redemptions": erasure.redemptions, "batches": erasure.batches},
+    )
+    return erasure
+
+
+async def _waits_in_backlog(stores: Stores, customer_id: UUID) -> bool:
+    for partition in range(stores.redis.partitions):
+        async for page in read_backlog(stores.redis.client, partition):
+            if any(redemption.customer_id == customer_id for redemption in page):
+                return True
+    return False

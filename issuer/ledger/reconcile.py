@@ -1,0 +1,223 @@
+"""Reconciliation: per pool, ledger + backlog + set aside + dead letters = issued, each seq in exactly one of them.
+
+Right while redemptions go on: `issued` and the stream of a partition are read in one step, then the ledger up to that
+`issued`. What the worker moved from the stream into the ledger in between is found in both and counted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from issuer.events import RedemptionColumns, UndecodableEventError, decode_columns
+from issuer.keys import batch_keys, partition_keys, partition_of
+from issuer.ledger import balance_sql as sql
+from issuer.postgres import PoolConnection, unavailable_translated
+from issuer.redis_link import NotReadyError, redis_errors_translated
+from issuer.stores import Stores
+
+SHOWN: Final = 20
+"""Seqs of each kind that are named at most."""
+TRIES: Final = 3
+
+
+@dataclass(slots=True)
+class PoolBalance:
+    """One pool's equation. `missing` and `doubled` are the first seqs of their kind, `problems` says all in words."""
+
+    pool_id: int
+    batch_id: UUID
+    batch_name: str
+    client_id: UUID
+    issued: int
+    ledger: int = 0
+    backlog: int = 0
+    set_aside: int = 0
+    dead_letters: int = 0
+    missing: list[int] = field(default_factory=list)
+    doubled: list[int] = field(default_factory=list)
+    wrong_code: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.problems
+
+    @property
+    def accounted(self) -> int:
+        return self.ledger + self.backlog + self.set_aside + self.dead_letters
+
+
+@dataclass(slots=True)
+class Reconciliation:
+    """All pools. `unreadable`: stream entries and dead letters whose seqs nobody can tell."""
+
+    pools: list[PoolBalance]
+    unreadable: int = 0
+
+    @property
+    def holds(self) -> bool:
+        return all(pool.holds for pool in self.pools)
+
+    def to_json(self) -> dict[str, Any]:
+        pools = [asdict(pool) | {"holds": pool.holds} for pool in self.pools]
+        return {"holds": self.holds, "unreadable": self.unreadable, "pools": pools}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A partition at one instant: `issued` of each pool by id (None: not in Redis), and the stream."""
+
+    issued: dict[int, int | None]
+    stream: RedemptionColumns
+    unreadable: int
+
+
+async def reconcile(stores: Stores, *, batch_id: UUID | None = None) -> Reconciliation:
+    """Balances every pool, or those of one batch. Changes nothing.
+
+    Raises RedisUnavailableError and PostgresUnavailableError.
+    """
+    async with unavailable_translated():
+        rows = await stores.postgres.fetch(sql.POOLS, batch_id)
+        unreadable: int = await stores.postgres.fetchval(sql.UNREADABLE)
+    result = Reconciliation([], unreadable)
+    by_partition: dict[int, list[asyncpg.Record]] = {}
+    for row in rows:
+        by_partition.setdefault(partition_of(row["batch_id"], stores.redis.partitions), []).append(row)
+    for partition, some in sorted(by_partition.items()):
+        balances, seen = await _reconcile_partition(stores, partition, some)
+        result.pools += balances
+        result.unreadable += seen.unreadable
+    result.pools.sort(key=lambda pool: pool.pool_id)
+    return result
+
+
+async def _reconcile_partition(
+    stores: Stores, partition: int, rows: Sequence[asyncpg.Record]
+) -> tuple[list[PoolBalance], _Seen]:
+    for _ in range(TRIES):
+        seen = await _look(stores, partition, rows)
+        async with (
+            unavailable_translated(),
+            stores.postgres.acquire() as connection,
+            # One snapshot for all questions, or a seq could be counted on its way from one table to another.
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            facts = {row["id"]: row for row in await connection.fetch(sql.FACTS, list(seen.issued))}
+            lost = [pool_id for pool_id, issued in seen.issued.items() if issued is None and _is_lost(facts[pool_id])]
+            balances = await _balance(connection, rows, facts, seen)
+        # Opened or freed between the two looks? Then the next one sees it.
+        if not lost:
+            break
+    now = await _look_at_issued(stores, partition, rows)
+    for balance in balances:
+        highest = facts[balance.pool_id]["highest"] or 0
+        if balance.pool_id in lost:
+            balance.problems.append("the pool is missing in Redis")
+        elif highest > max(balance.issued, now.get(balance.pool_id) or 0):
+            balance.problems.append(f"the ledger has seq {highest}, which was never issued")
+    return balances, seen
+
+
+def _is_lost(facts: asyncpg.Record) -> bool:
+    return bool(facts["opened"]) and facts["final_issued"] is None
+
+
+async def _look(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> _Seen:
+    """`issued` of all pools and the stream, in one MULTI."""
+    keys = partition_keys(partition)
+    pipeline = stores.redis.client.pipeline(transaction=True)
+    pipeline.hget(keys.state, "epoch")
+    pipeline.xrange(keys.stream)
+    for row in rows:
+        pipeline.hget(batch_keys(partition, row["batch_id"]).pool(row["client_id"]), "issued")
+    async with redis_errors_translated():
+        epoch, entries, *issued = await pipeline.execute()
+    if epoch != str(stores.redis.epoch).encode():
+        raise NotReadyError(f"partition {partition} carries another epoch")
+    stream, unreadable = RedemptionColumns(), 0
+    for _, fields in entries:
+        try:
+            decode_columns(fields, stream)
+        except UndecodableEventError:
+            unreadable += 1
+    counts = [None if count is None else int(count) for count in issued]
+    return _Seen(dict(zip([row["id"] for row in rows], counts, strict=True)), stream, unreadable)
+
+
+async def _look_at_issued(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> dict[int, int | None]:
+    pipeline = stores.redis.client.pipeline(transaction=False)
+    for row in rows:
+        pipeline.hget(batch_keys(partition, row["batch_id"]).pool(row["client_id"]), "issued")
+    async with redis_errors_translated():
+        counts = await pipeline.execute()
+    return {row["id"]: None if count is None else int(count) for row, count in zip(rows, counts, strict=True)}
+
+
+async def _balance(
+    connection: PoolConnection, rows: Sequence[asyncpg.Record], facts: dict[int, asyncpg.Record], seen: _Seen
+) -> list[PoolBalance]:
+    balances: dict[int, PoolBalance] = {}
+    for row in rows:
+        issued = seen.issued[row["id"]]
+        if issued is None:
+            issued = facts[row["id"]]["final_issued"] or 0
+        balances[row["id"]] = PoolBalance(row["id"], row["batch_id"], row["name"], row["client_id"], issued)
+    ids = list(balances)
+    bounds = [balance.issued for balance in balances.values()]
+    for row in await connection.fetch(sql.COUNTS, ids, bounds, timeout=sql.TIMEOUT_S):
+        balance = balances[row["pool_id"]]
+        balance.ledger, balance.set_aside = row["ledger"], row["set_aside"]
+        balance.dead_letters = row["dead_letters"]
+        if row["overlaps"]:
+            balance.problems.append(f"{row['overlaps']} seqs are in more than one of ledger, set aside, dead letters")
+    for row in await connection.fetch(sql.WRONG_CODES, ids, bounds, SHOWN, timeout=sql.TIMEOUT_S):
+        balances[row["pool_id"]].wrong_code.append(row["seq"])
+    in_stream = _in_stream(seen.stream, balances)
+    for pool_id, seqs in in_stream.items():
+        distinct = set(seqs)
+        balances[pool_id].backlog = await connection.fetchval(
+            sql.BACKLOG, pool_id, list(distinct), timeout=sql.TIMEOUT_S
+        )
+        if len(distinct) < len(seqs):
+            balances[pool_id].problems.append(f"{len(seqs) - len(distinct)} seqs are in the stream more than once")
+    for balance in balances.values():
+        await _name_what_is_wrong(connection, balance, in_stream.get(balance.pool_id, []))
+    return list(balances.values())
+
+
+def _in_stream(stream: RedemptionColumns, balances: dict[int, PoolBalance]) -> dict[int, list[int]]:
+    """The seqs of the stream by pool; not those that no pool of ours has issued."""
+    found: dict[int, list[int]] = {}
+    for pool_id, seq in zip(stream.pool_ids, stream.seqs, strict=True):
+        balance = balances.get(pool_id)
+        if balance is not None and 0 < seq <= balance.issued:
+            found.setdefault(pool_id, []).append(seq)
+    return found
+
+
+async def _name_what_is_wrong(connection: PoolConnection, balance: PoolBalance, in_stream: Iterable[int]) -> None:
+    """Says which seqs are missing or doubled; looks only where the figures say that some are."""
+    if balance.wrong_code:
+        balance.problems.append("the ledger's code is not the one that was loaded")
+    if balance.accounted == balance.issued and not balance.problems:
+        # No seq is in two places and there are as many as were issued: none is missing.
+        return
+    seqs = list(in_stream)
+    question = (balance.pool_id, balance.issued, seqs, SHOWN)
+    rows = await connection.fetch(sql.MISSING, *question, timeout=sql.TIMEOUT_S)
+    balance.missing = [row["seq"] for row in rows]
+    twice = {seq for seq in seqs if seqs.count(seq) > 1} if len(set(seqs)) < len(seqs) else set()
+    rows = await connection.fetch(sql.DOUBLED, balance.pool_id, balance.issued, SHOWN, timeout=sql.TIMEOUT_S)
+    balance.doubled = sorted(twice | {row["seq"] for row in rows})[:SHOWN]
+    if balance.accounted != balance.issued:
+        difference = balance.issued - balance.accounted
+        what = f"{difference} seqs are missing" if difference > 0 else f"{-difference} seqs are accounted for twice"
+        balance.problems.append(what)
+    elif balance.missing:
+        balance.problems.append("seqs are missing")

@@ -1,0 +1,278 @@
+"""Recording redemptions in the ledger: each exactly once, and whatever contradicts the ledger made known.
+
+Everything here runs in the caller's transaction. An event that the ledger has already is compared with what it has; a
+difference is an anomaly, a row for people, never an error and never silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from issuer.events import Redemption, RedemptionColumns
+from issuer.ledger.anomalies import Anomaly, bigint_or_none, record_anomalies
+from issuer.postgres import Connection, PoolConnection
+
+log = structlog.get_logger()
+
+AnyConnection = Connection | PoolConnection
+
+POISON: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    ValueError,  # what the driver cannot encode, such as numbers out of range
+)
+"""The data are to blame: the same rows will fail again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A redemption that cannot go into the ledger: the place that it had among those given, and why."""
+
+    index: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What became of the redemptions given. inserted + duplicates + contradictions + rejected = all of them.
+
+    duplicates   were in the ledger already, with the same story
+    contradicted are not recorded because ledger or set-aside table tell another story; the anomaly has all of it
+    anomalies    things that must never happen and did
+    rejected     belong into the dead letters
+    dead_letters were written by `issuer.ledger.entries.record_entries`: rejected ones and entries that cannot be read
+    """
+
+    inserted: int = 0
+    duplicates: int = 0
+    contradicted: int = 0
+    anomalies: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+    dead_letters: int = 0
+
+
+_EVENTS: Final = (
+    "unnest($1::bigint[], $2::bigint[], $3::text[], $4::uuid[], $5::bigint[], $6::uuid[], $7::bytea[], $8::int[],"
+    " $9::bigint[]) WITH ORDINALITY"
+    " AS e(pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch, place)"
+)
+_AT: Final = "(timestamptz 'epoch' + e.at_ms * interval '1 millisecond')"
+
+# LATERAL … LIMIT 1 fixes the plan: one look-up by primary key for each event, however large `codes` is and whatever
+# the planner believes of it. The sort keeps two workers with the same rows from deadlocking.
+_INSERT: Final = f"""
+WITH inserted AS (
+  INSERT INTO redemptions
+    (pool_id, seq, batch_id, code, customer_id, redeemed_at, call_id, key_hash, api_key_id, epoch)
+  SELECT e.pool_id, e.seq, c.batch_id, e.code, e.customer_id, {_AT}, e.call_id, e.key_hash, e.api_key_id, e.epoch
+  FROM {_EVENTS}
+  CROSS JOIN LATERAL (
+    SELECT batch_id, code FROM codes WHERE codes.pool_id = e.pool_id AND codes.seq = e.seq LIMIT 1
+  ) c
+  WHERE c.code = e.code
+  ORDER BY e.pool_id, e.seq
+  ON CONFLICT (pool_id, seq) DO NOTHING
+  RETURNING pool_id
+)
+SELECT count(*) FROM inserted"""
+
+# Only what is not in the ledger with the very same story. An erased customer is no difference.
+_DIFFERENCES: Final = f"""
+SELECT e.place - 1 AS place, r.seq IS NOT NULL AS in_ledger, c.code AS code_there, p.id IS NOT NULL AS pool_there,
+  r.code, r.customer_id, r.call_id, r.redeemed_at
+FROM {_EVENTS}
+LEFT JOIN LATERAL (
+  SELECT * FROM redemptions WHERE redemptions.pool_id = e.pool_id AND redemptions.seq = e.seq LIMIT 1
+) r ON true
+LEFT JOIN LATERAL (
+  SELECT code FROM codes WHERE codes.pool_id = e.pool_id AND codes.seq = e.seq LIMIT 1
+) c ON true
+LEFT JOIN LATERAL (SELECT id FROM pools WHERE pools.id = e.pool_id LIMIT 1) p ON true
+WHERE r.seq IS NULL OR r.code <> e.code OR r.call_id <> e.call_id OR r.redeemed_at <> {_AT}
+  OR (r.customer_id IS NOT NULL AND r.customer_id IS DISTINCT FROM e.customer_id)"""
+
+# Locked, so that nobody releases a seq while its late event goes into the ledger.
+_SET_ASIDE: Final = """
+SELECT e.place - 1 AS place, s.epoch, s.released_at, s.released_as
+FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS e(pool_id, seq, place)
+CROSS JOIN LATERAL (
+  SELECT * FROM set_aside WHERE set_aside.pool_id = e.pool_id AND set_aside.seq = e.seq LIMIT 1 FOR UPDATE
+) s"""
+
+_UNSETTLED: Final = """
+SELECT EXISTS (SELECT FROM set_aside) AS set_aside,
+       EXISTS (SELECT FROM dead_letters WHERE resolved_at IS NULL AND seq IS NOT NULL) AS dead_letters"""
+
+
+async def record_redemptions(
+    connection: AnyConnection, redemptions: Sequence[Redemption] | RedemptionColumns
+) -> Recorded:
+    """Brings redemptions into the ledger, within the caller's transaction; to repeat it changes nothing.
+
+    A late event of a seq that is set aside moves it into the ledger. What cannot be recorded (unknown pool, a code
+    that is not the seq's, data that Postgres refuses) comes back as `rejected`, for the caller's dead letters.
+    Raises only what says that Postgres is away or busy.
+    """
+    if isinstance(redemptions, RedemptionColumns):
+        columns = redemptions
+    else:
+        columns = RedemptionColumns()
+        for redemption in redemptions:
+            columns.append(redemption)
+    if not columns:
+        return Recorded()
+    unsettled = await connection.fetchrow(_UNSETTLED)
+    assert unsettled is not None
+    recorder = _Recorder(connection, columns)
+    released = await recorder.set_aside() if unsettled["set_aside"] else frozenset()
+    if released:
+        places = [place for place in range(len(columns)) if place not in released]
+        await recorder.insert(places, columns.take(places))
+    else:
+        await recorder.insert(range(len(columns)), columns)
+    await recorder.settle(dead_letters=unsettled["dead_letters"])
+    return recorder.recorded
+
+
+class _Recorder:
+    """The work on one call's redemptions. `places` are indexes into all of them."""
+
+    def __init__(self, connection: AnyConnection, columns: RedemptionColumns) -> None:
+        self.connection = connection
+        self.columns = columns
+        self.recorded = Recorded()
+        self._anomalies: list[Anomaly] = []
+        self._set_aside: set[int] = set()
+
+    def _addressable(self) -> list[int]:
+        """Places whose pool and seq Postgres can hold: only those can stand in any table."""
+        numbers = zip(self.columns.pool_ids, self.columns.seqs, strict=True)
+        return [
+            place
+            for place, (pool_id, seq) in enumerate(numbers)
+            if bigint_or_none(pool_id) is not None and bigint_or_none(seq) is not None
+        ]
+
+    async def set_aside(self) -> frozenset[int]:
+        """Finds and locks the set-aside seqs among ours. Returns the places of the released ones: anomalies."""
+        known = self._addressable()
+        some = self.columns.take(known)
+        released = set()
+        for row in await self.connection.fetch(_SET_ASIDE, some.pool_ids, some.seqs):
+            place = known[row["place"]]
+            if row["released_at"] is None:
+                self._set_aside.add(place)
+            else:
+                released.add(place)
+                there = {"released_at": row["released_at"].isoformat(), "released_as": row["released_as"]}
+                self._contradict("released_code_redeemed", place, there)
+        return frozenset(released)
+
+    async def insert(self, places: Sequence[int], columns: RedemptionColumns) -> None:
+        """Inserts; halves what Postgres refuses until the rows to blame stand alone."""
+        if not columns:
+            return
+        try:
+            async with self.connection.transaction():
+                inserted = await self.connection.fetchval(_INSERT, *columns.columns())
+        except POISON as error:
+            if len(columns) == 1:
+                self._refuse(places[0], error)
+                return
+            middle = len(columns) // 2
+            await self.insert(places[:middle], columns.slice(0, middle))
+            await self.insert(places[middle:], columns.slice(middle, len(columns)))
+            return
+        self.recorded.inserted += inserted
+        if inserted < len(columns):
+            await self._compare(places, columns, len(columns) - inserted)
+
+    async def _compare(self, places: Sequence[int], columns: RedemptionColumns, not_inserted: int) -> None:
+        differences = await self.connection.fetch(_DIFFERENCES, *columns.columns())
+        self.recorded.duplicates += not_inserted - len(differences)
+        for row in differences:
+            place = places[row["place"]]
+            if row["in_ledger"]:
+                there = {key: row[key] for key in ("code", "customer_id", "call_id", "redeemed_at")}
+                self._contradict("other_redemption_in_ledger", place, there)
+            elif row["code_there"] is not None:
+                self._reject(place, "not the code of this seq", "wrong_code", {"code": row["code_there"]})
+            elif row["pool_there"]:
+                self._reject(place, "no such seq in the pool", "unknown_seq", {})
+            else:
+                self._reject(place, "unknown pool", None, {})
+
+    def _refuse(self, place: int, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        broken_promise = isinstance(error, asyncpg.IntegrityConstraintViolationError)
+        kind = "code_redeemed_twice" if isinstance(error, asyncpg.UniqueViolationError) else "constraint_violated"
+        self._reject(place, reason, kind if broken_promise else None, {"error": reason})
+
+    def _reject(self, place: int, reason: str, kind: str | None, there: dict[str, Any]) -> None:
+        if kind is not None:
+            self._add_anomaly(kind, place, there)
+        if place in self._set_aside:
+            # The seq has its place already: the set-aside table. The anomaly tells the rest.
+            self._set_aside.discard(place)
+            self.recorded.contradicted += 1
+        else:
+            self.recorded.rejected.append(Rejected(place, reason))
+
+    def _contradict(self, kind: str, place: int, there: dict[str, Any]) -> None:
+        self.recorded.contradicted += 1
+        self._set_aside.discard(place)
+        self._add_anomaly(kind, place, there)
+
+    def _add_anomaly(self, kind: str, place: int, there: dict[str, Any]) -> None:
+        event = next(self.columns.slice(place, place + 1).redemptions())
+        self._anomalies.append(Anomaly.of_redemption(kind, event, there))
+
+    async def _contradict_rejected(self) -> None:
+        """A rejected one whose seq is in the ledger has its place there: it is a contradiction, not a dead letter."""
+        addressable = set(self._addressable())
+        places = [r.index for r in self.recorded.rejected if r.index in addressable]
+        some = self.columns.take(places)
+        there = {places[row["place"]]: row for row in await self.connection.fetch(_THERE, some.pool_ids, some.seqs)}
+        for rejected in [r for r in self.recorded.rejected if r.index in there]:
+            self.recorded.rejected.remove(rejected)
+            row = there[rejected.index]
+            told = {key: row[key] for key in ("code", "customer_id", "call_id", "redeemed_at")}
+            self._contradict("other_redemption_in_ledger", rejected.index, told)
+
+    async def settle(self, *, dead_letters: bool) -> None:
+        """Frees what is in the ledger now from its other places, and writes down the anomalies."""
+        if self.recorded.rejected:
+            await self._contradict_rejected()
+        if self._set_aside:
+            moved = self.columns.take(sorted(self._set_aside))
+            await self.connection.execute(_LEAVE_SET_ASIDE, moved.pool_ids, moved.seqs)
+            log.info("late events of set-aside codes are in the ledger", redemptions=len(moved))
+        if dead_letters:
+            kept = self.columns.take(self._addressable())
+            await self.connection.execute(_RESOLVE, kept.pool_ids, kept.seqs)
+        if self._anomalies:
+            self.recorded.anomalies = len(self._anomalies)
+            await record_anomalies(self.connection, self._anomalies)
+
+
+_THERE: Final = """
+SELECT e.place - 1 AS place, r.* FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS e(pool_id, seq, place)
+CROSS JOIN LATERAL (
+  SELECT * FROM redemptions WHERE redemptions.pool_id = e.pool_id AND redemptions.seq = e.seq LIMIT 1
+) r"""
+
+_LEAVE_SET_ASIDE: Final = """
+DELETE FROM set_aside s USING unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
+WHERE s.pool_id = e.pool_id AND s.seq = e.seq AND s.released_at IS NULL
+  AND EXISTS (SELECT FROM redemptions r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)"""
+
+_RESOLVE: Final = """
+UPDATE dead_letters d SET resolved_at = now() FROM unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
+WHERE d.pool_id = e.pool_id AND d.seq = e.seq AND d.resolved_at IS NULL
+  AND EXISTS (SELECT FROM redemptions r WHERE r.pool_id = d.pool_id AND r.seq = d.seq)"""

@@ -1,0 +1,184 @@
+"""Reading the ledger: what a batch handed out, what a customer got, who got a code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID
+
+from issuer.batches.stock import read_pools
+from issuer.batches.store import find_batch
+from issuer.pages import Page, decode_cursor, encode_cursor
+from issuer.postgres import Pool, unavailable_translated
+from issuer.redis_link import RedisUnavailableError
+from issuer.stores import Stores
+
+
+class CodeState(StrEnum):
+    """Where a code is. UNKNOWN: not in the ledger, and Redis, which could tell, is away."""
+
+    AVAILABLE = "available"
+    BACKLOG = "backlog"
+    REDEEMED = "redeemed"
+    SET_ASIDE = "set_aside"
+    DEAD_LETTER = "dead_letter"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One redemption as the ledger has it. `customer_id` None: erased, or redeemed for nobody in particular."""
+
+    batch_id: UUID
+    client_id: UUID
+    pool_id: int
+    seq: int
+    code: str
+    customer_id: UUID | None
+    redeemed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CodePlace:
+    """One code in one batch; customer and time are there when it is in the ledger."""
+
+    batch_id: UUID
+    batch_name: str
+    client_id: UUID
+    seq: int
+    code: str
+    state: CodeState
+    customer_id: UUID | None
+    redeemed_at: datetime | None
+
+
+_ENTRIES: Final = """
+SELECT r.batch_id, p.client_id, r.pool_id, r.seq, r.code, r.customer_id, r.redeemed_at
+FROM redemptions r JOIN pools p ON p.id = r.pool_id"""
+
+_OF_BATCH: Final = f"""{_ENTRIES}
+WHERE r.pool_id = ANY(SELECT id FROM pools WHERE batch_id = $1 AND ($2::uuid IS NULL OR client_id = $2))
+  AND (r.pool_id, r.seq) > ($3, $4)
+ORDER BY r.pool_id, r.seq LIMIT $5"""
+
+_OF_CUSTOMER: Final = f"""{_ENTRIES}
+WHERE r.customer_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2)
+  AND ($3::timestamptz IS NULL OR (r.redeemed_at, r.pool_id, r.seq) < ($3, $4::bigint, $5::bigint))
+ORDER BY r.redeemed_at DESC, r.pool_id DESC, r.seq DESC LIMIT $6"""
+
+_OF_CODE: Final = """
+SELECT c.batch_id, b.name AS batch_name, p.client_id, c.seq, c.code, r.customer_id, r.redeemed_at,
+  p.opened, p.final_issued,
+  r.seq IS NOT NULL AS redeemed,
+  EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq) AS set_aside,
+  EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq AND d.resolved_at IS NULL) AS dead
+FROM codes c JOIN pools p ON p.id = c.pool_id JOIN batches b ON b.id = c.batch_id
+LEFT JOIN redemptions r ON r.pool_id = c.pool_id AND r.seq = c.seq
+WHERE c.code = $1 AND ($2::uuid IS NULL OR p.client_id = $2) AND ($3::uuid IS NULL OR c.batch_id > $3)
+ORDER BY c.batch_id LIMIT $4"""
+
+
+async def redemptions_of_batch(
+    postgres: Pool, batch_id: UUID, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
+) -> Page[LedgerEntry]:
+    """In the order in which each pool was handed out. Raises BatchNotFoundError, InvalidCursorError."""
+    pool_id, seq = decode_cursor("batch", cursor, (int, int)) if cursor else (0, 0)
+    await find_batch(postgres, batch_id, client_id=client_id)
+    async with unavailable_translated():
+        rows = await postgres.fetch(_OF_BATCH, batch_id, client_id, pool_id, seq, limit + 1)
+    entries = [_entry(row) for row in rows]
+    return Page.of(entries, limit, lambda last: encode_cursor("batch", (last.pool_id, last.seq)))
+
+
+async def redemptions_of_customer(
+    postgres: Pool, customer_id: UUID, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
+) -> Page[LedgerEntry]:
+    """Newest first, over all batches. Raises InvalidCursorError."""
+    types = (datetime, int, int)
+    position = decode_cursor("customer", cursor, types) if cursor else (None, None, None)
+    async with unavailable_translated():
+        rows = await postgres.fetch(_OF_CUSTOMER, customer_id, client_id, *position, limit + 1)
+    entries = [_entry(row) for row in rows]
+    return Page.of(entries, limit, lambda last: encode_cursor("customer", (last.redeemed_at, last.pool_id, last.seq)))
+
+
+async def places_of_code(
+    stores: Stores, code: str, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
+) -> Page[CodePlace]:
+    """Every batch that has this code, and what became of it there. Raises InvalidCursorError."""
+    (after,) = decode_cursor("code", cursor, (UUID,)) if cursor else (None,)
+    if not _storable(code):
+        return Page([], None)
+    async with unavailable_translated():
+        rows = await stores.postgres.fetch(_OF_CODE, code, client_id, after, limit + 1)
+    # After the ledger: what went from the backlog into it meanwhile is called "backlog", never "available".
+    issued = await _issued(stores, [row for row in rows if not row["redeemed"]])
+    places = [_place(row, issued.get(_uuid(row["batch_id"]))) for row in rows]
+    return Page.of(places, limit, lambda last: encode_cursor("code", (last.batch_id,)))
+
+
+async def _issued(stores: Stores, rows: list[Any]) -> dict[UUID, int]:
+    """For each batch, how many seqs of the code's pool were issued; empty when Redis is away."""
+    pools = [(_uuid(row["batch_id"]), _uuid(row["client_id"])) for row in rows]
+    try:
+        metas = await read_pools(stores.redis, pools)
+    except RedisUnavailableError:
+        return {}
+    return {batch_id: meta.issued for (batch_id, _), meta in zip(pools, metas, strict=True)}
+
+
+def _state(row: Any, issued: int | None) -> CodeState:
+    if row["redeemed"]:
+        return CodeState.REDEEMED
+    if row["set_aside"]:
+        return CodeState.SET_ASIDE
+    if row["dead"]:
+        return CodeState.DEAD_LETTER
+    if row["final_issued"] is not None:
+        issued = row["final_issued"]
+    elif not row["opened"]:
+        issued = 0
+    if issued is None:
+        return CodeState.UNKNOWN
+    return CodeState.BACKLOG if row["seq"] <= issued else CodeState.AVAILABLE
+
+
+def _place(row: Any, issued: int | None) -> CodePlace:
+    return CodePlace(
+        batch_id=_uuid(row["batch_id"]),
+        batch_name=row["batch_name"],
+        client_id=_uuid(row["client_id"]),
+        seq=row["seq"],
+        code=row["code"],
+        state=_state(row, issued),
+        customer_id=_optional_uuid(row["customer_id"]),
+        redeemed_at=row["redeemed_at"],
+    )
+
+
+def _entry(row: Any) -> LedgerEntry:
+    return LedgerEntry(
+        batch_id=_uuid(row["batch_id"]),
+        client_id=_uuid(row["client_id"]),
+        pool_id=row["pool_id"],
+        seq=row["seq"],
+        code=row["code"],
+        customer_id=_optional_uuid(row["customer_id"]),
+        redeemed_at=row["redeemed_at"],
+    )
+
+
+def _storable(text: str) -> bool:
+    """Postgres has no text with NUL or with half a surrogate pair in it; so no code has."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _uuid(value: Any) -> UUID:
+    """The standard library's UUID: the driver's own is another class and would not serialise everywhere."""
+    return UUID(bytes=value.bytes)
+
+
+def _optional_uuid(value: Any) -> UUID | None:
+    return None if value is None else _uuid(value)

@@ -1,0 +1,1 @@
+"""Codes on their way in: from a file to Postgres, from Postgres to Redis."""

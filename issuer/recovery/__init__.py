@@ -1,0 +1,1 @@
+"""What happens when Redis comes back, and what it takes to lose nothing by it."""

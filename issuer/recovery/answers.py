@@ -1,0 +1,56 @@
+"""Answers kept for idempotency keys, restored from the ledger after Redis was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from issuer.batches.windows import dead_letters_of, pools_of
+from issuer.keys import IDEMPOTENCY_TTL_MS, batch_keys
+from issuer.postgres import Connection
+from issuer.redis_link import Link, RedisRefusedError, Value
+
+_CHUNK: Final = 1_000
+_TIMEOUT_S: Final = 60.0
+
+_ANSWERS: Final = """
+SELECT key_hash, pool_id, seq, code, (extract(epoch FROM redeemed_at) * 1000)::bigint AS at_ms
+FROM redemptions
+WHERE pool_id = ANY($1) AND key_hash IS NOT NULL
+  AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
+ORDER BY redeemed_at"""
+
+
+async def restore_answers(connection: Connection, link: Link, batch_id: UUID, partition: int, *, host_ms: int) -> int:
+    """Writes the kept answers of a batch that is fenced off, each for what is left of its 24 h; returns how many.
+
+    `host_ms`: Redis' own time. Memory does not grow with their number.
+    """
+    prefix = batch_keys(partition, batch_id).idempotency_prefix
+    written = 0
+    commands: list[Sequence[Value]] = []
+    async with connection.transaction():
+        pool_ids = await pools_of(connection, batch_id)
+        for letter in await dead_letters_of(connection, pool_ids):
+            keep_ms = letter.redeemed_at_ms + IDEMPOTENCY_TTL_MS - host_ms
+            if letter.key_hash is not None and keep_ms > 0:
+                answer = f"{letter.pool_id} {letter.seq} {letter.redeemed_at_ms:013d} {letter.code}"
+                commands.append(("SET", prefix + letter.key_hash, answer, "PX", keep_ms))
+        async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_CHUNK):
+            answer = f"{row['pool_id']} {row['seq']} {row['at_ms']:013d} {row['code']}"
+            keep_ms = row["at_ms"] + IDEMPOTENCY_TTL_MS - host_ms
+            commands.append(("SET", prefix + row["key_hash"], answer, "PX", keep_ms))
+            if len(commands) >= _CHUNK:
+                written += await _write(link, commands)
+                commands = []
+        written += await _write(link, commands)
+    return written
+
+
+async def _write(link: Link, commands: Sequence[Sequence[Value]]) -> int:
+    if commands:
+        for reply in await link.call(commands, timeout_s=_TIMEOUT_S):
+            if isinstance(reply, Exception):
+                raise RedisRefusedError(str(reply)) from reply
+    return len(commands)

@@ -1,0 +1,159 @@
+"""The examination: what is wrong with an installation, in one line each, and what to set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from issuer.migrate import SchemaError, check_schema
+from issuer.postgres import Pool, PostgresUnavailableError, unavailable_translated
+from issuer.recovery.inspection import look_at_partitions
+from issuer.redis_link import Link, RedisUnavailableError
+from issuer.settings import Settings
+
+OLDEST_REDIS: Final = (7, 0)
+CLOCK_STEP_S: Final = 5.0
+HEARTBEAT_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at. `advice` says what to do when it is not `ok`."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+async def examine(settings: Settings, postgres: Pool) -> list[Check]:
+    """Looks at everything that can be reached; what cannot is itself a finding. Changes nothing."""
+    checks: list[Check] = []
+    try:
+        async with unavailable_translated():
+            checks += [check async for check in _postgres(settings, postgres)]
+    except PostgresUnavailableError as error:
+        checks.append(Check("postgres", False, str(error), "start it, or correct ISSUER_DATABASE_URL"))
+    link = Link(settings, None)
+    try:
+        await link.open()
+        checks += [check async for check in _redis(settings, link)]
+        checks += [check async for check in _incarnation(settings, link, postgres)]
+    except RedisUnavailableError as error:
+        checks.append(Check("redis", False, str(error), "start it, or correct ISSUER_REDIS_URL"))
+    except PostgresUnavailableError:
+        pass  # said above
+    finally:
+        await link.aclose()
+    return checks
+
+
+async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
+    try:
+        await check_schema(postgres)
+        yield Check("migrations", True, "the schema is this program's")
+    except SchemaError as error:
+        yield Check("migrations", False, str(error), "run `issuer migrate`, or the newer program")
+        return
+    row = await postgres.fetchrow("SELECT partitions, max_backlog FROM installation")
+    if row is not None:
+        yield Check(
+            "partitions",
+            row["partitions"] == settings.partitions,
+            f"{row['partitions']} in the data, {settings.partitions} set",
+            f"set ISSUER_PARTITIONS={row['partitions']}",
+        )
+    clock: datetime = await postgres.fetchval("SELECT clock_timestamp()")
+    apart_s = abs((clock - datetime.now(UTC)).total_seconds())
+    yield Check("postgres clock", apart_s < CLOCK_STEP_S, f"{apart_s:.1f} s from this host's", "run NTP on both")
+    for table, where, advice in (
+        ("anomalies", "true", "read them; each is a promise that may be broken"),
+        ("dead_letters", "resolved_at IS NULL", "see `issuer dead-letters list`"),
+        ("set_aside", "released_at IS NULL", "see `issuer set-aside list`"),
+    ):
+        count = await postgres.fetchval(f"SELECT count(*) FROM {table} WHERE {where}")
+        yield Check(table.replace("_", " "), count == 0, f"{count}", advice)
+    seen = await postgres.fetchrow("SELECT name, now() - seen_at AS ago, detail FROM workers ORDER BY seen_at DESC")
+    alive = seen is not None and seen["ago"].total_seconds() < HEARTBEAT_S
+    found = "none was ever seen" if seen is None else f"last seen {seen['ago'].total_seconds():.0f} s ago"
+    yield Check("sync worker", alive, found, "start `python -m sync_worker`: the backlog is bounded")
+
+
+async def _config(link: Link, *names: str) -> dict[str, str]:
+    replies = await link.call([("CONFIG", "GET", name) for name in names], timeout_s=5.0)
+    return {
+        name: reply[1].decode()
+        for name, reply in zip(names, replies, strict=True)
+        if not isinstance(reply, Exception) and len(reply) == 2
+    }
+
+
+async def _info(link: Link, section: str) -> dict[str, str]:
+    (reply,) = await link.call([("INFO", section)], timeout_s=5.0)
+    if isinstance(reply, Exception):
+        return {}
+    return dict(line.partition(":")[::2] for line in reply.decode().splitlines() if ":" in line)
+
+
+async def _redis(settings: Settings, link: Link) -> AsyncIterator[Check]:
+    server = await _info(link, "server")
+    text = server.get("redis_version", "0")
+    number = tuple(int(part) for part in text.split(".")[:2])
+    product = "Valkey" if "valkey_version" in server else "Redis"
+    shown = f"{product} {server.get('valkey_version', text)}"
+    yield Check("redis version", number >= OLDEST_REDIS, shown, "use Redis 7.0 or later, or Valkey")
+    config = await _config(
+        link, "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy", "maxmemory"
+    )
+    for name, wanted, why in (
+        ("appendonly", "yes", "without it a restart loses everything"),
+        ("appendfsync", "always", "everysec may lose the last seconds of redemptions"),
+        ("no-appendfsync-on-rewrite", "no", "`yes` switches syncing off while the file is rewritten"),
+        ("maxmemory-policy", "noeviction", "another policy throws codes and limits away"),
+    ):
+        found = config.get(name, "not readable")
+        yield Check(name, found == wanted, found, f"set {name} {wanted}: {why}")
+    persistence = await _info(link, "persistence")
+    written = persistence.get("aof_last_write_status", "ok")
+    yield Check("append-only file", written == "ok", written, "the disk is full or broken: redemptions are refused")
+    replication = await _info(link, "replication")
+    replicas = int(replication.get("connected_slaves", "0"))
+    yield Check(
+        "replicas",
+        replicas >= settings.wait_replicas,
+        f"{replicas} connected, {settings.wait_replicas} waited for",
+        "connect more replicas, or lower ISSUER_WAIT_REPLICAS: redemptions answer 503 `not replicated`",
+    )
+    role = replication.get("role", "?")
+    yield Check("role", role == "master", role, "ISSUER_REDIS_URL must lead to the primary")
+    (now,) = await link.call([("TIME",)], timeout_s=5.0)
+    apart_s = abs(int(now[0]) + int(now[1]) / 1e6 - time.time())
+    yield Check("redis clock", apart_s < CLOCK_STEP_S, f"{apart_s:.1f} s from this host's", "run NTP on both")
+
+
+async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncIterator[Check]:
+    async with unavailable_translated():
+        row: Any = await postgres.fetchrow("SELECT run_id, epoch, partitions, max_backlog FROM installation")
+    if row is None:
+        yield Check("blessing", False, "this installation was never started", "start `issuer serve` or the worker")
+        return
+    yield Check(
+        "blessing",
+        row["run_id"] == link.run_id,
+        f"epoch {row['epoch']}" if row["run_id"] == link.run_id else "this server is not the blessed one",
+        "see `issuer recover --dry-run`",
+    )
+    states = await look_at_partitions(link, row["partitions"])
+    foreign = [p for p, state in enumerate(states) if state.get("epoch") != str(row["epoch"])]
+    yield Check("epoch of the partitions", not foreign, f"{len(states) - len(foreign)} of {len(states)} right",
+                "see `issuer recover --dry-run`")  # fmt: skip
+    fullest = max((int(state.get("backlog", 0)) for state in states), default=0)
+    yield Check(
+        "backlog",
+        fullest < row["max_backlog"] / 2,
+        f"{fullest} of {row['max_backlog']} redemptions in the fullest partition",
+        "see why the worker does not keep up; when it is full, redemptions answer 503",
+    )

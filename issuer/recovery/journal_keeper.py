@@ -1,0 +1,86 @@
+"""Looks after a host's receipt journal: announces it, deletes what the ledger has, replays it after a recovery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from issuer.incarnation import Incarnations
+from issuer.ledger.record import Recorded
+from issuer.postgres import Connection, PostgresUnavailableError, own_connection, unavailable_translated
+from issuer.recovery.journal import Journal, delete_recorded, host_name, replay, segments
+from issuer.settings import Settings
+
+log = structlog.get_logger()
+
+TEND_EVERY_S: Final = 5.0
+
+_ANNOUNCE: Final = """
+INSERT INTO journals (host, directory, seen_at) VALUES ($1, $2, now())
+ON CONFLICT (host) DO UPDATE SET directory = excluded.directory, seen_at = now()"""
+
+
+async def replay_host(connection: Connection, directory: Path, epoch: int) -> Recorded:
+    """Replays this host's journal and notes that the recovery of `epoch` has seen it."""
+    recorded = await replay(connection, directory) if segments(directory) else Recorded()
+    await connection.execute(
+        "UPDATE journals SET replayed_epoch = greatest(replayed_epoch, $2) WHERE host = $1", host_name(), epoch
+    )
+    return recorded
+
+
+async def hosts_not_seen(connection: Connection, epoch: int) -> list[str]:
+    """Hosts that may hold receipts of the incarnation before `epoch` and have not replayed them."""
+    rows = await connection.fetch(
+        "SELECT host FROM journals WHERE replayed_epoch < $1 AND seen_at >= coalesce("
+        " (SELECT max(blessed_at) FROM incarnations WHERE epoch < $1), '-infinity') ORDER BY host",
+        epoch,
+    )
+    return [row["host"] for row in rows]
+
+
+class JournalKeeper:
+    """One per API process; several on one host do no harm, all they do can be repeated."""
+
+    def __init__(self, settings: Settings, incarnations: Incarnations, journal: Journal, directory: Path) -> None:
+        self._settings = settings
+        self._incarnations = incarnations
+        self._journal = journal
+        self._directory = directory
+        self._replayed_epoch = 0
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._keep(), name="journal-keeper")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            self._journal.close()
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await self._tend()
+            except (PostgresUnavailableError, OSError) as error:
+                log.debug("journal not tended", reason=str(error))
+            await asyncio.sleep(TEND_EVERY_S)
+
+    async def _tend(self) -> None:
+        self._journal.roll()
+        async with unavailable_translated(), own_connection(self._settings, timeout_s=60.0) as connection:
+            await connection.execute(_ANNOUNCE, host_name(), str(self._directory))
+            blessed = self._incarnations.blessed
+            if blessed is not None and blessed.epoch != self._replayed_epoch:
+                recorded = await replay_host(connection, self._directory, blessed.epoch)
+                self._replayed_epoch = blessed.epoch
+                if recorded.inserted:
+                    log.warning("receipts that Redis had lost are in the ledger", redemptions=recorded.inserted)
+            await delete_recorded(connection, self._directory)

@@ -1,0 +1,205 @@
+"""The steps of a recovery that change something. Each can be repeated; the caller holds the recovery lock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import orjson
+
+from issuer.batches.put_batch import put_batch
+from issuer.batches.rules import parse_rules
+from issuer.batches.windows import fenced_writer, write_windows
+from issuer.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
+from issuer.ledger.entries import Entry, record_entries
+from issuer.postgres import Connection
+from issuer.recovery.answers import restore_answers
+from issuer.recovery.inspection import STEP, PoolState
+from issuer.redis_link import Link, RedisRefusedError, Value
+from issuer.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
+
+FENCED: Final = 0
+"""The epoch of a partition that is being recovered: no caller is ever given it."""
+TIMEOUT_S: Final = 60.0
+ENTRIES: Final = 200
+
+
+class FencedOff:
+    """Runs scripts on partitions that are fenced off, as the recovery alone may. Stands in for `redis_link.Redis`."""
+
+    def __init__(self, link: Link, partitions: int) -> None:
+        self._link = link
+        self._partitions = partitions
+
+    @property
+    def partitions(self) -> int:
+        return self._partitions
+
+    async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]:
+        """As `Redis.run`, under the epoch of a fenced partition."""
+        return (await run_all(self._link, script, [(keys, [FENCED, *args])]))[0]
+
+
+async def run_all(
+    link: Link, script: Script, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Value]]]
+) -> list[list[Any]]:
+    """Runs one script many times in one round trip. Raises RedisRefusedError if any of them is refused."""
+    commands: list[Sequence[Value]] = [("SCRIPT", "LOAD", script.text)]
+    commands += [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls]
+    replies = await link.call(commands, timeout_s=TIMEOUT_S)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise RedisRefusedError(f"{script.name}: {reply}") from reply
+    return replies[1:]
+
+
+async def _mark_partitions(link: Link, epoch: int, partitions: int, max_backlog: int) -> None:
+    backlogs = await _count_backlogs(link, partitions)
+    await run_all(
+        link, BLESS_PARTITION,
+        [
+            ((keys.state, keys.stream), (epoch, KEY_FORMAT, max_backlog, backlogs[p], GROUP))
+            for p, keys in enumerate(map(partition_keys, range(partitions)))
+        ],
+    )  # fmt: skip
+
+
+async def fence_partitions(link: Link, partitions: int, max_backlog: int) -> None:
+    """Nothing is handed out or acknowledged from here on, whoever holds a connection to this server."""
+    await _mark_partitions(link, FENCED, partitions, max_backlog)
+
+
+async def bless_partitions(link: Link, epoch: int, partitions: int, max_backlog: int) -> None:
+    """Opens the partitions under a new epoch."""
+    await _mark_partitions(link, epoch, partitions, max_backlog)
+
+
+async def _count_backlogs(link: Link, partitions: int) -> list[int]:
+    """Redemptions in each partition's stream."""
+    counts = []
+    for partition in range(partitions):
+        count = 0
+        async for entries in read_stream(link, partition):
+            count += sum(entry.announced for entry in entries)
+        counts.append(count)
+    return counts
+
+
+async def read_stream(link: Link, partition: int) -> AsyncIterator[list[Entry]]:
+    """All entries of a partition's stream, some at a time."""
+    after = b"-"
+    while True:
+        (reply,) = await link.call(
+            [("XRANGE", partition_keys(partition).stream, after, "+", "COUNT", ENTRIES)], timeout_s=TIMEOUT_S
+        )
+        if isinstance(reply, Exception):
+            raise RedisRefusedError(str(reply)) from reply
+        if not reply:
+            return
+        yield [Entry.of_reply(partition, stream_id, fields) for stream_id, fields in reply]
+        after = b"(" + reply[-1][0]
+
+
+async def drain_streams(link: Link, postgres: Connection, partitions: int) -> int:
+    """Brings what survives in the streams into the ledger (or the dead letters). Returns the redemptions drained."""
+    drained = 0
+    for partition in range(partitions):
+        keys = partition_keys(partition)
+        async for entries in read_stream(link, partition):
+            async with postgres.transaction():
+                await record_entries(postgres, entries)
+            acks: list[Value] = [FENCED, GROUP]
+            for entry in entries:
+                acks += [entry.stream_id, entry.announced]
+                drained += entry.announced
+            await run_all(link, ACK_EVENTS, [((keys.state, keys.stream), acks)])
+    return drained
+
+
+_MISSING: Final = """
+SELECT c.seq FROM codes c
+WHERE c.pool_id = $1
+  AND NOT EXISTS (SELECT FROM redemptions r WHERE r.pool_id = c.pool_id AND r.seq = c.seq)
+  AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq)
+  AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq)
+ORDER BY c.seq LIMIT $2"""
+
+_ACCOUNTED: Final = """
+SELECT greatest(
+    (SELECT max(seq) FROM redemptions WHERE pool_id = $1), (SELECT max(seq) FROM set_aside WHERE pool_id = $1),
+    (SELECT max(seq) FROM dead_letters WHERE pool_id = $1), 0)"""
+
+
+def _bound(pool: PoolState, bound: int) -> int:
+    # Never fewer than what the surviving data say was issued, whatever the bound.
+    return max(bound, (pool.issued_before or 0) - pool.accounted)
+
+
+async def plan_set_aside(postgres: Connection, pools: Sequence[PoolState], bound: int) -> None:
+    """Fills in what a recovery would set aside, and changes nothing. Events still in the stream are not yet counted."""
+    for pool in pools:
+        if pool.opened and not pool.drained:
+            pool.set_aside = await postgres.fetchval(
+                f"SELECT count(*) FROM ({_MISSING}) missing", pool.pool_id, _bound(pool, bound)
+            )
+            last = await postgres.fetchval(
+                f"SELECT max(seq) FROM ({_MISSING}) missing", pool.pool_id, _bound(pool, bound)
+            )
+            pool.issued_after = max(pool.accounted, last or 0)
+
+
+async def set_aside(
+    postgres: Connection, epoch: int, pools: Sequence[PoolState], bound: int, begun: dict[str, Any]
+) -> None:
+    """Sets aside, of every pool, the first `bound` codes that nothing accounts for: all or none, and only once.
+
+    A recovery that was killed after this step finds it done: nothing was handed out since, so nothing more can be
+    missing.
+    """
+    async with postgres.transaction():
+        for pool in pools:
+            if not pool.opened:
+                continue
+            if not begun.get("set_aside") and not pool.drained:
+                status = await postgres.execute(
+                    f"INSERT INTO set_aside (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_MISSING}) missing",
+                    pool.pool_id, _bound(pool, bound), epoch,
+                )  # fmt: skip
+                pool.set_aside = int(status.rpartition(" ")[2])
+            pool.issued_after = await postgres.fetchval(_ACCOUNTED, pool.pool_id)
+        await postgres.execute(
+            "UPDATE installation SET recovering = recovering || $1", orjson.dumps({"set_aside": True}).decode()
+        )
+
+
+async def rebuild_partitions(link: Link, postgres: Connection, partitions: int, pools: Sequence[PoolState]) -> None:
+    """Makes batches, pools, windows and idempotency answers again from Postgres. Codes are loaded afterwards."""
+    (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
+    host_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+    redis = FencedOff(link, partitions)
+    for row in await postgres.fetch("SELECT * FROM batches ORDER BY id"):
+        rules = parse_rules(orjson.loads(row["rules"]))
+        await put_batch(redis, row, rules)
+        if row["freed_at"] is None:
+            partition = partition_of(row["id"], partitions)
+            await restore_answers(postgres, link, row["id"], partition, host_ms=host_ms)
+            if row["ended_at"] is None:
+                writer = fenced_writer(redis, row["id"], partition, "")
+                await write_windows(postgres, row["id"], partition, rules, writer, host_ms=host_ms)
+        await postgres.execute("UPDATE batches SET redis_revision = $2 WHERE id = $1", row["id"], row["revision"])
+    await _rebuild_pools(link, postgres, pools)
+
+
+async def _rebuild_pools(link: Link, postgres: Connection, pools: Sequence[PoolState]) -> None:
+    opened = [pool for pool in pools if pool.opened]
+    for at in range(0, len(opened), STEP):
+        calls: list[tuple[Sequence[str | bytes], Sequence[Value]]] = []
+        for pool in opened[at : at + STEP]:
+            keys = batch_keys(pool.partition, pool.batch_id)
+            names = (partition_keys(pool.partition).state, keys.pool(pool.client_id), keys.codes(pool.client_id))
+            calls.append((names, (pool.pool_id, pool.issued_after, pool.total)))
+        await run_all(link, REBUILD_POOL, calls)
+    # The hint by which top-ups find what to load: lists are empty now.
+    await postgres.executemany(
+        "UPDATE pools SET loaded = $2 WHERE id = $1", [(pool.pool_id, pool.issued_after) for pool in opened]
+    )
