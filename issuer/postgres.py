@@ -46,6 +46,8 @@ SESSION: Final = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
+    # Nor must a statement that runs for a process that was killed: its locks would keep out the one that goes on.
+    "client_connection_check_interval": "1s",
 }
 """Settings of every session. Commits are durable before they are answered, whatever the server's default is."""
 

@@ -36,12 +36,13 @@ INSERT INTO refused SELECT row FROM (
 ) AS numbered WHERE occurrence > 1
 """
 # A probe of the index for each row, whatever the planner thinks of tables that it has no statistics of: the cost is
-# bounded by the file and does not grow with what other batches hold.
+# bounded by the file and does not grow with what other batches hold. A subquery for a value, not an EXISTS: the
+# planner may turn that into a join that walks the whole file for each code of a batch which it takes for empty.
 _PROBE = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
 _PROBED = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on"
 _IN_BATCH = """
 INSERT INTO refused SELECT s.row FROM staged s
-WHERE EXISTS (SELECT 1 FROM codes c WHERE c.code = s.code AND c.batch_id = $1)
+WHERE (SELECT c.seq FROM codes c WHERE c.code = s.code AND c.batch_id = $1) IS NOT NULL
 ON CONFLICT (row) DO NOTHING
 """
 _KEPT = """

@@ -15,6 +15,7 @@ from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundErr
 from issuer.keys import batch_keys, partition_of
 from issuer.loading.memory import RedisMemoryError
 from issuer.loading.preload import HeaderError, Phase, PreloadError, SourceError, UnfinishedLoadError, preload_csv
+from issuer.loading.staging import _IN_BATCH, _PROBE, _REFUSED, _TUNE, staging_table
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
 from tests.loading import A, B, check_agreement, codes, codes_in_postgres, csv_of, load, new_batch, pool_in_redis
@@ -52,6 +53,22 @@ async def test_duplicates_in_the_file_and_in_the_batch_are_told_apart(stores: St
     assert (report.duplicates_in_file, report.duplicates_in_batch) == (3, 2)
     assert await codes_in_postgres(stores, batch.id, A) == ["X1", "X2"]
     assert await codes_in_postgres(stores, batch.id, B) == ["Y1", "Y2"]
+
+
+async def test_the_same_file_again_with_statistics_from_before_the_batch(stores: Stores) -> None:
+    old, new = await new_batch(stores), await new_batch(stores)
+    await load(stores, old, codes("OLD", 2_000))
+    await stores.postgres.execute("ANALYZE codes")
+    rows = codes("NEW", 2_000)
+    await load(stores, new, rows)
+    async with stores.postgres.acquire() as connection, staging_table(connection):
+        await connection.copy_records_to_table("staged", records=[(n, 0, n, code) for n, (_, code) in enumerate(rows)])
+        async with connection.transaction():
+            await connection.execute(_TUNE + ";" + _REFUSED + ";" + _PROBE)
+            plan = [row[0] for row in await connection.fetch("EXPLAIN " + _IN_BATCH, new.id)]
+    assert any("using codes_code_batch_id_key" in line for line in plan), plan
+    assert not any("Loop" in line or "Unique" in line for line in plan), plan
+    assert (await load(stores, new, rows)).duplicates_in_batch == 2_000
 
 
 async def test_the_same_file_again_adds_nothing(stores: Stores) -> None:

@@ -1,0 +1,35 @@
+"""What every session with Postgres promises."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from issuer.postgres import own_connection
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.worker_process import eventually
+
+
+async def test_a_statement_ends_with_the_process_that_asked(settings: Settings, stores: Stores) -> None:
+    async def is_running() -> bool:
+        return bool(
+            await stores.postgres.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query = 'SELECT pg_sleep(600)' AND state = 'active')"
+            )
+        )
+
+    async def has_ended() -> bool:
+        return not await is_running()
+
+    async with own_connection(settings) as connection:
+        asking = asyncio.create_task(connection.execute("SELECT pg_sleep(600)"))
+        await eventually(is_running, "the statement runs")
+        # As after kill -9: the socket is closed, and nobody says that the statement is not wanted any more.
+        connection.terminate()
+        with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
+            await asking
+        await eventually(has_ended, "the statement has ended")
