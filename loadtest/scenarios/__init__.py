@@ -1,0 +1,1 @@
+"""What customers do: one scenario a module, each with what it expects to be answered."""
