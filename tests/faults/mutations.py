@@ -1,0 +1,234 @@
+"""Changes of the program that each break a promise, and the tests that are expected to notice, the likeliest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """`old` stands exactly once in the file."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """`scenarios` are played one after another, `tests` (for pytest) run when none of them has noticed."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    scenarios: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+
+
+REDEEM: Final = "issuer/lua/redeem.lua"
+WORKER: Final = "sync_worker/worker.py"
+
+MUTATIONS: Final = (
+    Mutation(
+        "ack before insert",
+        (
+            Edit(
+                WORKER,
+                "            if not await self._write(part):\n                break\n"
+                "            removed = await self._reader.ack(part)\n",
+                "            removed = await self._reader.ack(part)\n"
+                "            if not await self._write(part):\n                break\n",
+            ),
+        ),
+        ("worker_killed_before_insert", "worker_killed"),
+    ),
+    Mutation(
+        "no fence: any server is believed to be the blessed one",
+        (
+            Edit(
+                "issuer/incarnation.py",
+                "        if self.blessed is not None and self.blessed.run_id == run_id:\n",
+                "        if self.blessed is not None:\n",
+            ),
+        ),
+        ("old_data_restored_processes_ahead", "postgres_down_while_redis_restarts", "old_data_restored_ledger_ahead"),
+    ),
+    Mutation(
+        "calendar windows (a counter for each, as with INCR) instead of sliding ones",
+        (
+            Edit(
+                REDEEM,
+                "local leaves_at_ms = tonumber(sub(log, from + 1, from + STAMP)) + window_ms",
+                "local leaves_at_ms = (math.floor(tonumber(sub(log, from + 1, from + STAMP)) / window_ms) + 1)"
+                " * window_ms",
+            ),
+        ),
+        ("api_killed", "worker_killed", "backlog_lowered_under_load"),
+    ),
+    Mutation(
+        "no call id: a repeated call is not recognised",
+        (Edit(REDEEM, "if kept then\n", "if false then\n"),),
+        ("network_api_to_redis",),
+    ),
+    Mutation(
+        "what may have run is sent again as something new, as the driver's own retries do",
+        (
+            Edit(
+                "issuer/engine.py",
+                "            await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))\n            return calls\n",
+                "            await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))\n"
+                "            return [self._call(call.partition, call.waiting) for call in calls]\n",
+            ),
+        ),
+        ("network_api_to_redis",),
+    ),
+    Mutation(
+        "LPOP outside the script",
+        (
+            Edit(REDEEM, "call('LPOP', KEYS[list_base + p], pools[p].taken)", "call('LLEN', KEYS[list_base + p])"),
+            Edit(
+                "issuer/engine.py",
+                "            replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)\n",
+                "            replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)\n"
+                "            pops = [\n"
+                '                ("LPOP", w.pool.codes_key)\n'
+                "                for c, r in zip(calls, replies, strict=False)\n"
+                '                if not isinstance(r, Exception) and r[0] == b"DONE"\n'
+                '                for w, a in zip(c.waiting, r[1].split(b"\\x1e")[1].split(b"\\x1f"), strict=True)\n'
+                '                if a.startswith(b"GRANTED")\n'
+                "            ]\n"
+                "            if pops:\n"
+                "                await self._link.call(pops, timeout_s=left_s)\n",
+            ),
+        ),
+        ("redis_killed", "api_killed"),
+    ),
+    Mutation(
+        "the group begins at $",
+        (Edit("issuer/lua/bless_partition.lua", "ARGV[5], '0', 'MKSTREAM'", "ARGV[5], '$', 'MKSTREAM'"),),
+        ("group_destroyed",),
+    ),
+    Mutation(
+        "ON CONFLICT without a target",
+        (Edit("issuer/ledger/record.py", "  ON CONFLICT (pool_id, seq) DO NOTHING\n", "  ON CONFLICT DO NOTHING\n"),),
+        (),
+        ("tests/integration/test_ledger.py",),
+    ),
+    Mutation(
+        "trim in two commands",
+        (
+            Edit(
+                "issuer/lua/ack_events.lua",
+                "if redis.call('XDEL', KEYS[2], ARGV[i]) == 1 then",
+                "if #redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i]) == 1 then",
+            ),
+            Edit(
+                "sync_worker/reader.py",
+                "            removed += int(reply[2])\n        return removed\n",
+                "            removed += int(reply[2])\n"
+                "        for partition in parts:\n"
+                "            stream = partition_keys(partition).stream\n"
+                '            (pending,) = await self._call([("XPENDING", stream, GROUP)])\n'
+                '            (groups,) = await self._call([("XINFO", "GROUPS", stream)])\n'
+                '            ms, _, number = groups[0][7].partition(b"-")\n'
+                '            cut = pending[1] if pending[0] else ms + b"-%d" % (int(number) + 1)\n'
+                '            await self._call([("XTRIM", stream, "MINID", "=", cut)])\n'
+                "        return removed\n",
+            ),
+        ),
+        ("two_workers_killed", "two_workers_fight", "two_workers_killed", "two_workers_killed"),
+        ("tests/integration/test_worker.py",),
+    ),
+    Mutation(
+        "fsync everysec is taken for durable",
+        (Edit("issuer/recovery/inspection.py", 'if not (now.durable and before["durable"]):', "if False:"),),
+        ("everysec_power_cut", "everysec_tail_lost"),
+    ),
+    Mutation(
+        "pending entries are looked for at the start only",
+        (
+            Edit(
+                WORKER,
+                "            self._look_back_at = time.monotonic() + LOOK_BACK_S\n",
+                "            self._look_back_at = time.monotonic() + 1e9\n",
+            ),
+        ),
+        ("worker_killed_before_insert", "two_workers_killed", "network_worker_to_redis"),
+    ),
+    Mutation(
+        "the epoch is not checked by the redeem script",
+        (Edit(REDEEM, "if state[1] ~= ARGV[1] then", "if false then"),),
+        ("recovery_ordered_under_load", "redis_flushed"),
+        ("tests/integration/test_redeem_model.py", "tests/integration/test_recovery.py"),
+    ),
+    Mutation(
+        "a second recovery ignores what the first one set aside",
+        (
+            Edit(
+                "issuer/recovery/rebuild.py",
+                "  AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq)\n",
+                "",
+            ),
+            Edit(
+                "issuer/recovery/rebuild.py",
+                'FROM ({_MISSING}) missing",\n                    pool.pool_id, _bound',
+                'FROM ({_MISSING}) missing ON CONFLICT DO NOTHING",\n                    pool.pool_id, _bound',
+            ),
+        ),
+        ("redis_wiped_worker_behind", "two_losses_in_a_row"),
+    ),
+    Mutation(
+        "the worker acknowledges on a foreign incarnation",
+        (
+            Edit("sync_worker/writer.py", "if row is None or (row[", "if False and (row["),
+            Edit(
+                "sync_worker/reader.py",
+                " and self._link.blessed == self._incarnations.blessed",
+                "",
+            ),
+        ),
+        ("old_primary_runs_into_its_bound", "old_primary_lives_on"),
+        ("tests/integration/test_worker.py",),
+    ),
+    Mutation(
+        "LPOP last",
+        (
+            Edit(
+                REDEEM,
+                "  if pools[p].taken > 0 then call('LPOP', KEYS[list_base + p], pools[p].taken) end\nend\n"
+                "call('SET', KEYS[3]",
+                "end\ncall('SET', KEYS[3]",
+            ),
+            Edit(
+                REDEEM,
+                "call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)\nreturn {'DONE', result, host}",
+                "call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)\n"
+                "for p = 1, pool_count do\n"
+                "  if pools[p].taken > 0 then call('LPOP', KEYS[list_base + p], pools[p].taken) end\nend\n"
+                "return {'DONE', result, host}",
+            ),
+        ),
+        (),
+        ("tests/integration/test_scripts.py",),
+    ),
+    Mutation(
+        "a drained pool is called sold out",
+        (Edit(REDEEM, "    return 'REFILLING'\n", "    return 'SOLD_OUT'\n"),),
+        ("pools_run_dry",),
+    ),
+    Mutation(
+        "no idempotency look-up",
+        (Edit(REDEEM, "if not answer then return nil end", "if true then return nil end"),),
+        ("api_killed",),
+    ),
+    Mutation(
+        "nobody asks the API processes what they saw",
+        (Edit("issuer/recovery/guardian.py", "if finding.verdict is Verdict.RESTART and not forced:", "if False:"),),
+        ("old_data_restored_processes_ahead",),
+    ),
+    Mutation(
+        "limits are forgotten with a lost Redis",
+        (Edit("issuer/batches/windows.py", "    if span is None:\n        return 0\n", "    return 0\n"),),
+        ("redis_wiped", "two_losses_in_a_row", "redis_wiped_with_journal"),
+    ),
+)
