@@ -74,6 +74,10 @@ class Installation:
         return self._running
 
     @property
+    def data_directory(self) -> Path:
+        return self._data.path
+
+    @property
     def redeem_url(self) -> str:
         return self.running.url + REDEEM_PATH
 

@@ -26,21 +26,17 @@ __all__ = ["FlashSale", "Hammering", "ManyBatches", "Retries"]
 SCENARIOS: tuple[type[Customer], ...] = (FlashSale, Hammering, ManyBatches, Retries)
 
 
+# When locust starts, not when the test does: making batches would count as running time.
 @events.init.add_listener  # type: ignore[untyped-decorator]
-def find_shop(environment: Any, **_: Any) -> None:
+def prepare(environment: Any, **_: Any) -> None:
     try:
-        shop = Shop.find()
+        Customer.shop = Shop.find()
+        for scenario in SCENARIOS:
+            if scenario in environment.user_classes:
+                scenario.prepare(Customer.shop)
     except NoShopError as error:
         raise SystemExit(f"error: {error}") from None
-    Customer.shop = shop
-    environment.host = shop.url
-
-
-@events.test_start.add_listener  # type: ignore[untyped-decorator]
-def make_batches(environment: Any, **_: Any) -> None:
-    for scenario in SCENARIOS:
-        if scenario in environment.user_classes:
-            scenario.prepare(Customer.shop)
+    environment.host = Customer.shop.url
 
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]

@@ -1,0 +1,87 @@
+"""Profiles an API process under load: ``python -m loadtest.profile`` (``make profile``) leaves a flame graph.
+
+py-spy samples the process from outside; nothing in the program knows of it. With --native it also shows the time in
+compiled extensions, with --role the worker instead of the API.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from issuer.logs import configure_logs
+from loadtest.bench import RESULTS
+from loadtest.drivers import best_driver
+from loadtest.installation import Installation
+from loadtest.sections import CONNECTIONS, QUICK, Bench
+from loadtest.stock import make_pool, settle
+
+WARM_UP_S: Final = 2.0
+SAMPLES_A_SECOND: Final = 400
+MOST_PER_S: Final = 35_000
+
+
+class ProfilerError(Exception):
+    """py-spy is not there or may not look at the process. The message says what to do."""
+
+
+def _py_spy() -> str:
+    beside = Path(sys.executable).with_name("py-spy")
+    found = str(beside) if beside.exists() else shutil.which("py-spy")
+    if found is None:
+        raise ProfilerError("py-spy is not installed: pip install '.[bench]'")
+    return found
+
+
+async def profile(role: str, seconds: int, output: Path, *, native: bool) -> float:
+    """Redeems at full speed and samples a process of `role` meanwhile. Returns the rate, which sampling lowers."""
+    program = _py_spy()
+    directory = Path(tempfile.mkdtemp(prefix="issuer-profile-"))
+    try:
+        await asyncio.to_thread(directory.chmod, 0o711)
+        with Installation(directory) as installation:
+            bench = Bench(directory, best_driver(), QUICK)
+            async with installation.stores() as stores:
+                target = await make_pool(stores, int((seconds + 2 * WARM_UP_S) * MOST_PER_S))
+                await settle(stores)
+            await bench.driver.send(bench.load(installation, [target], WARM_UP_S))
+            command = [
+                program, "record", "--pid", str(installation.pids(role)[0]), "--duration", str(seconds),
+                "--rate", str(SAMPLES_A_SECOND), "--output", str(output), *(["--native"] if native else []),
+            ]  # fmt: skip
+            sampler = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            )
+            load = bench.load(installation, [target], seconds + 1, connections=CONNECTIONS)
+            sent, (said, _) = await asyncio.gather(bench.driver.send(load), sampler.communicate())
+            if sampler.returncode != 0:
+                raise ProfilerError(f"py-spy: {said.decode(errors='replace')[-500:]} (it may need root)")
+            return sent.per_s
+    finally:
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.profile", description=__doc__)
+    parser.add_argument("--role", choices=("api", "worker"), default="api")
+    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--native", action="store_true", help="show compiled extensions too (slower)")
+    parser.add_argument("--output", type=Path, help="the SVG")
+    options = parser.parse_args()
+    configure_logs("error", name="profile")
+    output = options.output or RESULTS / f"flame-{options.role}.svg"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        per_s = asyncio.run(profile(options.role, options.seconds, output, native=options.native))
+    except ProfilerError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{output}: {options.role} at {per_s:,.0f} redemptions a second")
+
+
+if __name__ == "__main__":
+    main()
