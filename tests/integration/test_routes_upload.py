@@ -11,12 +11,14 @@ import httpx
 import psutil
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
 from issuer.api_keys import create_key
 from issuer.postgres import close_pool, connect_pool
 from issuer.settings import Settings
 from tests.api import UPLOAD, Api, problem, running_app
 from tests.api_process import ApiProcess
+from tests.servers import RedisServer
 
 CLIENT = uuid4()
 GOOD = f"client_id,code\n{CLIENT},A\n"
@@ -62,6 +64,20 @@ async def test_each_upload_is_a_batch_of_its_own(api: Api) -> None:
 async def test_a_customer_can_redeem_at_once(api: Api) -> None:
     batch = (await send(api, batch_name="Summer")).json()["batch_id"]
     assert (await api.redeem(batch, CLIENT)).json() == {"code": "A"}
+
+
+@pytest.mark.parametrize("spare_bytes", [100_000, -100_000])
+async def test_codes_that_do_not_fit_into_redis(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory, spare_bytes: int
+) -> None:
+    with RedisServer(tmp_path_factory.mktemp("full-redis")) as server, server.client() as client:
+        async with running_app(settings.model_copy(update={"redis_url": SecretStr(server.url())})) as api:
+            client.config_set("maxmemory", client.info("memory")["used_memory"] + spare_bytes)
+            response = await api.upload([(CLIENT, f"{number:0200d}") for number in range(2_000)])
+            assert problem(response, 507)["code"] == "does_not_fit"
+            client.config_set("maxmemory", 0)
+            assert (await api.get("/api/v1/batches")).json() == []
+            assert (await api.upload([(CLIENT, "A")])).status_code == 200
 
 
 BAD: list[tuple[str, Any, dict[str, str], str]] = [

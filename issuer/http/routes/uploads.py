@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 from uuid import UUID
@@ -20,6 +21,7 @@ from issuer.loading.code_csv import CodeCsv, CsvError, CsvHeaderError
 from issuer.loading.preload import PreloadReport, preload_csv
 from issuer.names import name_problem
 from issuer.postgres import unavailable_translated
+from issuer.redis_link import RedisUnavailableError
 from issuer.stores import Stores
 
 log = structlog.get_logger()
@@ -104,7 +106,9 @@ async def _load(stores: Stores, batch: Batch, upload: Upload, client_id: UUID | 
         async with unavailable_translated():
             count = await stores.postgres.fetchval("SELECT sum(total)::bigint FROM pools WHERE batch_id = $1", batch.id)
         if not count:
-            await change_batch(stores, batch.id, BatchChanges(expired=True), actor=actor)
+            # A Redis that takes nothing more does not take the end either; the worker brings it there later.
+            with suppress(RedisUnavailableError):
+                await change_batch(stores, batch.id, BatchChanges(expired=True), actor=actor)
             raise
         # The worker brings them to Redis; until then the batch answers 503, not "no code found".
         log.exception("codes of an upload are not in Redis yet", batch_id=str(batch.id))
