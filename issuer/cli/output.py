@@ -58,7 +58,7 @@ def command_settings(**overrides: object) -> Settings:
         settings = load_settings(**overrides)
     except SettingsError as error:
         fail(str(error), BAD_INPUT)
-    if os.environ.get("ISSUER_REDIS_URL") or os.environ.get("ISSUER_DATABASE_URL"):
+    if _servers_are_named():
         return settings
     running = DataDirectory(settings.data_dir).running()
     if running is None:
@@ -121,10 +121,25 @@ def _line(error: Exception) -> str:
 
     text = str(error) or type(error).__name__
     if isinstance(error, PostgresUnavailableError):
-        return f"Postgres is not available: {text}"
+        return f"Postgres is not available: {text}{nothing_runs()}"
     if isinstance(error, RedisUnavailableError):
-        return f"Redis is not available: {text}"
+        return f"Redis is not available: {text}{nothing_runs()}"
     return text
+
+
+def nothing_runs() -> str:
+    """For whoever forgot to start it: what a command without addresses looked for and did not find."""
+    directory = load_settings().data_dir
+    if _servers_are_named() or DataDirectory(directory).running() is not None:
+        return ""
+    return (
+        f"\nno `issuer up` of this user runs on {directory.absolute()} (ISSUER_DATA_DIR), and neither"
+        " ISSUER_REDIS_URL nor ISSUER_DATABASE_URL is set"
+    )
+
+
+def _servers_are_named() -> bool:
+    return bool(os.environ.get("ISSUER_REDIS_URL") or os.environ.get("ISSUER_DATABASE_URL"))
 
 
 def _known_failures() -> tuple[type[Exception], ...]:
