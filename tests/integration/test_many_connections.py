@@ -1,0 +1,35 @@
+"""10,000 customers at the door of one API process, each with a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections import Counter
+from pathlib import Path
+from uuid import UUID
+
+from issuer.settings import Auth, Settings
+from issuer.stores import Stores
+from tests.acceptance.crowd import Crowd, Wish
+from tests.api_process import ApiProcess
+from tests.integration.test_recovery import CLIENT, make_batch
+
+CONNECTIONS = 10_000
+
+
+async def test_ten_thousand_connections_are_served(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard >= CONNECTIONS + 500, f"this test needs {CONNECTIONS + 500} open files (ulimit -n), and may have {hard}"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    batch_id = await make_batch(stores, CONNECTIONS)
+    api = ApiProcess(settings.model_copy(update={"auth": Auth.OFF}), tmp_path, ISSUER_REDEEM_TIMEOUT_MS="10000",
+                     ISSUER_MAX_WAITING=str(CONNECTIONS), ISSUER_RECEIVE_TIMEOUT_S="60")  # fmt: skip
+    try:
+        with api:
+            await asyncio.to_thread(api.wait_until_ready)
+            async with Crowd(api.url, "", connections=CONNECTIONS) as crowd:
+                answers = await crowd.ask([Wish(batch_id, CLIENT, UUID(int=n + 1)) for n in range(CONNECTIONS)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert Counter(answer.status for answer in answers) == {200: CONNECTIONS}
+    assert len({answer.text for answer in answers}) == CONNECTIONS
