@@ -3,6 +3,8 @@
 # make lint   the quick half of it
 # make soak   breaks an installation again and again: make soak ARGS="--minutes 30 --seed 1"
 # make mutants  breaks a promise in a copy of the program and tells which test noticed
+# make bench  measures everything on this machine, some 25 minutes; make bench ARGS=--quick for a look
+# make profile  leaves a flame graph of an API process under load in loadtest/results/
 # make clean  removes the virtual environment and caches, never the data in .issuer
 #
 # ARGS are passed on: make up ARGS="--port 9000 --workers 2", make test ARGS="tests/unit -k rules"
@@ -10,7 +12,7 @@
 VENV := .venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test lint coverage soak mutants docs clean
+.PHONY: up test lint coverage soak mutants docs bench profile clean
 
 up: $(VENV)/.runtime
 	@$(VENV)/bin/issuer up --demo $(ARGS)
@@ -37,6 +39,12 @@ mutants: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(VENV)/bin/python -m issuer.settings_page > docs/settings.md
 
+bench: $(VENV)/.bench
+	$(VENV)/bin/python -m loadtest.bench $(ARGS)
+
+profile: $(VENV)/.bench
+	$(VENV)/bin/python -m loadtest.profile $(ARGS)
+
 $(VENV)/bin/python:
 	@set -e; \
 	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
@@ -57,6 +65,11 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing issuer and what its tests need into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.bench: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing issuer and what its benchmark needs into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@touch $@ $(VENV)/.runtime
 
 clean:

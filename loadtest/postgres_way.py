@@ -28,13 +28,13 @@ CONNECTIONS: Final = 16
 
 TABLE: Final = """
 CREATE TABLE IF NOT EXISTS row_lock_codes (
-    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id              bigint GENERATED ALWAYS AS IDENTITY,
     batch_id        uuid NOT NULL,
     client_id       uuid NOT NULL,
     code            text NOT NULL,
     customer_id     uuid,
     redeemed_at     timestamptz,
-    UNIQUE (code, batch_id)
+    PRIMARY KEY (batch_id, code)
 );
 CREATE INDEX IF NOT EXISTS row_lock_codes_free ON row_lock_codes (batch_id, client_id, id) WHERE redeemed_at IS NULL;
 """
@@ -43,12 +43,13 @@ INSERT INTO row_lock_codes (batch_id, client_id, code)
 SELECT $1, $2, 'ROWLOCK-' || lpad(to_hex(i), 12, '0') FROM generate_series(1, $3::bigint) AS i
 """
 
-# The whole order of the index: by id alone the planner takes the primary key and walks over all that is given already.
+# Only the partial index has this order. With a primary key on the id the planner takes that, and every request
+# walks over all that is given already.
 _LOCK: Final = """
-SELECT id, code FROM row_lock_codes WHERE batch_id = $1 AND client_id = $2 AND redeemed_at IS NULL
-ORDER BY batch_id, client_id, id LIMIT 1 FOR UPDATE SKIP LOCKED
+SELECT code FROM row_lock_codes WHERE batch_id = $1 AND client_id = $2 AND redeemed_at IS NULL
+ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
 """
-_MARK: Final = "UPDATE row_lock_codes SET customer_id = $2, redeemed_at = now() WHERE id = $1"
+_MARK: Final = "UPDATE row_lock_codes SET customer_id = $3, redeemed_at = now() WHERE batch_id = $1 AND code = $2"
 
 
 class PostgresWay:
@@ -75,11 +76,10 @@ class PostgresWay:
     async def _redeem(self, batch_id: UUID, client_id: UUID, customer_id: UUID) -> str | None:
         assert self._pool is not None
         async with self._pool.acquire() as connection, connection.transaction():
-            row = await connection.fetchrow(_LOCK, batch_id, client_id)
-            if row is None:
-                return None
-            await connection.execute(_MARK, row["id"], customer_id)
-            return str(row["code"])
+            code: str | None = await connection.fetchval(_LOCK, batch_id, client_id)
+            if code is not None:
+                await connection.execute(_MARK, batch_id, code, customer_id)
+            return code
 
     async def _live(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         await receive()
