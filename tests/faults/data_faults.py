@@ -204,7 +204,7 @@ def everysec_power_cut(stage: Stage) -> None:
             process.kill9()
         newest = max(_data(world).glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
         with newest.open("r+b") as file:
-            file.truncate(max(0, newest.stat().st_size - stage.rng.randint(300, 6_000)))
+            file.truncate(max(0, newest.stat().st_size - stage.rng.randint(2_000, 12_000)))
         world.redis.start()
         for process in (*world.apis, *world.workers):
             process.start()

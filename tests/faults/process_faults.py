@@ -278,6 +278,8 @@ def pools_run_dry(stage: Stage) -> None:
         stage.play_on(100)
         world.fault("pools run dry")
         world.workers[0].kill9()
-        wait_for_more(lambda: refused_with(world, "pool_refilling"), 30, "the pools are empty in Redis")
+        wait_for_more(
+            lambda: refused_with(world, "pool_refilling") + refused_with(world, "sold_out"), 30, "the pools are empty"
+        )
         world.workers[0].start()
         world.await_good(time.monotonic())

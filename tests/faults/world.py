@@ -270,7 +270,7 @@ class World:
             "open": ("{}", 2, (), 3_000, 4),
             "sliding": ('{"limits": [{"max": 2, "seconds": 1}, {"max": 5, "seconds": 4}]}', 1,
                         ((2, 1_000), (5, 4_000)), 400, 2),
-            "lifetime": ('{"maxpercustomer": 3}', 1, ((3, None),), 3_000, 2),
+            "lifetime": ('{"maxpercustomer": 3}', 1, ((3, None),), 150, 2),
         }  # fmt: skip
         for at, (name, (text, clients, limits, customers, weight)) in enumerate(rules.items()):
             batch_id = UUID(int=(number << 64) + (at << 48) + 1)
