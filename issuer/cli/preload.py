@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -114,10 +114,25 @@ async def _work(stores: Stores, request: Request, source: BinaryIO) -> tuple[Pre
                 actor=cli_actor(),
             )
     except (BatchNotFoundError, BatchEndedError, PreloadError) as error:
+        await _end_if_empty(stores, batch, new)
         raise InputError(str(error)) from error
     except RedisMemoryError as error:
+        await _end_if_empty(stores, batch, new)
         raise CommandError(f"nothing was loaded: {error}") from error
     return report, new
+
+
+async def _end_if_empty(stores: Stores, batch: Batch | None, new: bool) -> None:
+    """After a refusal: a batch made for this load that got nothing is not left open, with rules to be mended."""
+    from issuer.audit import cli_actor
+    from issuer.batches.store import BatchChanges, change_batch
+    from issuer.redis_link import RedisUnavailableError
+
+    if batch is None or not new:
+        return
+    if not await stores.postgres.fetchval("SELECT sum(total)::bigint FROM pools WHERE batch_id = $1", batch.id):
+        with suppress(RedisUnavailableError):
+            await change_batch(stores, batch.id, BatchChanges(expired=True), actor=cli_actor())
 
 
 async def _find_or_create(stores: Stores, request: Request) -> tuple[Batch | None, bool]:

@@ -106,6 +106,20 @@ async def test_the_ways_to_give_a_file(preload: Preload, stores: Stores) -> None
     assert (await check_agreement(stores, batch.id, A)).codes == ["X1", "X2"]
 
 
+async def test_a_refused_file_leaves_no_open_batch(preload: Preload, stores: Stores) -> None:
+    refused = await preload(preload.write(b"client_id;code\nX\n"), "--batch-name", "Summer Sale", "--rules", RULES)
+    assert refused.status == 2
+    assert not await stores.postgres.fetchval("SELECT count(*) FROM batches WHERE ended_at IS NULL")
+    file = preload.write(csv_of(codes("A", 3)))
+    report = (await preload(file, "--batch-name", "Summer Sale", "--rules", '{"maxpercustomer":1}', "--json")).json
+    assert (report["new_batch"], report["loaded"]) == (True, 3)
+    # One that has codes stays, whatever is wrong with the next file.
+    assert (await preload(preload.write(b"x\n", "bad.csv"), "--batch-name", "Summer Sale")).status == 2
+    assert await stores.postgres.fetchval(
+        "SELECT ended_at IS NULL FROM batches WHERE id = $1", UUID(report["batch_id"])
+    )
+
+
 async def test_a_dry_run_makes_no_batch(preload: Preload, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 30)))
     report = (await preload(file, "--batch-name", "Not yet", "--dry-run", "--json")).json
