@@ -264,9 +264,10 @@ def _lines(report: PreloadReport, *, new: bool) -> Iterator[str]:
     if report.rejected > SHOWN_REJECTIONS:
         yield f"  … and {report.rejected - SHOWN_REJECTIONS:,} more; --json lists the first 1,000"
     for pool in report.pools[:SHOWN_POOLS]:
-        yield (f"client {pool.client_id}: {pool.loaded:,} new, {pool.total:,} in all, {pool.in_redis:,} in Redis")
+        there = "would be in Redis" if report.dry_run else "in Redis"
+        yield f"client {pool.client_id}: {pool.loaded:,} new, {pool.total:,} in all, {pool.in_redis:,} {there}"
     if len(report.pools) > SHOWN_POOLS:
         yield f"… and {len(report.pools) - SHOWN_POOLS:,} clients more; --json lists all"
-    yield f"Redis memory           {report.redis_bytes / 1e6:>12,.1f} MB (estimate)"
+    yield f"Redis memory           {report.redis_bytes / 1e6:>12,.2f} MB (estimate)"
     rate = f" ({report.loaded / report.seconds:,.0f} codes/s)" if report.seconds and report.loaded else ""
     yield f"seconds                {report.seconds:>12,.1f}{rate}"

@@ -126,7 +126,9 @@ async def test_a_dry_run_makes_no_batch(preload: Preload, stores: Stores) -> Non
     assert (report["loaded"], report["batch_id"], report["dry_run"]) == (30, None, True)
     assert report["redis_bytes"] > 0
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
-    assert "would be loaded" in (await preload(file, "--batch-name", "Not yet", "--dry-run")).out
+    told = (await preload(file, "--batch-name", "Not yet", "--dry-run")).out
+    assert "would be loaded" in told
+    assert "30 would be in Redis" in told
 
 
 async def test_times_of_a_new_batch(preload: Preload, stores: Stores) -> None:
