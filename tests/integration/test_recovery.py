@@ -264,3 +264,15 @@ async def test_an_announced_restore_counts_as_a_loss_and_a_dry_run_changes_nothi
         done = await stores.guardian.check(Orders(restored=True, margin=70))
         assert done is not None
         assert [(pool.set_aside, pool.issued_after) for pool in done.pools] == [(70, 70)]
+
+
+async def test_a_server_that_evicts_is_refused(own_settings: Settings, own_redis: RedisServer) -> None:
+    with own_redis.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    with pytest.raises(IncidentError, match="noeviction"):
+        async with open_stores(own_settings):
+            pass
+    with own_redis.client() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+    async with open_stores(own_settings) as stores:
+        assert stores.redis.epoch == 1
