@@ -251,3 +251,30 @@ def group_destroyed(stage: Stage) -> None:
         world.redis.start()
         world.workers[0].thaw()
         world.await_good(at)
+
+
+@scenario(missing=True)
+def restored_as_a_pair(stage: Stage) -> None:
+    """Postgres and Redis (or Postgres alone, and an empty Redis) from backups of about the same time, and announced."""
+    world = stage.world
+    for _ in range(stage.rounds):
+        stage.play_on()
+        redis_first = stage.rng.random() < 0.5
+        copy = _back_up(world) if redis_first else None
+        dump = world.dump_database()
+        stage.play_on(20)
+        copy = copy or _back_up(world)
+        stage.play_on()
+        at = world.fault("Postgres and Redis restored as a pair")
+        for process in (*world.apis, *world.workers):
+            process.kill9()
+        _restore(world, copy)
+        if stage.rng.random() < 0.3:
+            world.redis.wipe()
+        world.restore_database(dump)
+        world.redis.start()
+        done = world.run_issuer("recover", "--restored")
+        assert done.returncode == 0, done.stderr
+        for process in (*world.apis, *world.workers):
+            process.start()
+        world.await_good(at)

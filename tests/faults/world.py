@@ -250,6 +250,21 @@ class World:
             ["/usr/bin/env", *assignments, sys.executable, "-m", "issuer", *argv], death_signal=signal.SIGKILL
         )
 
+    def dump_database(self) -> Path:
+        """A backup of Postgres, taken while everybody works."""
+        file = self.directory / "backup.sql"
+        command = [str(self.postgres.programs / "pg_dump"), "-f", str(file), "-d", self.database_url]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        return file
+
+    def restore_database(self, dump: Path) -> None:
+        """Puts the backup in the place of what is there."""
+        name = self.database_url.rpartition("/")[2]
+        self.postgres.psql(f"DROP DATABASE {name} WITH (FORCE)")
+        self.postgres.psql(f"CREATE DATABASE {name} TEMPLATE template0")
+        command = [str(self.postgres.programs / "psql"), "-Xq", "-v", "ON_ERROR_STOP=1", "-f", str(dump)]
+        subprocess.run([*command, "-d", self.database_url], check=True, capture_output=True, timeout=60)
+
     def fault(self, kind: str) -> float:
         """Call it at the moment of a fault, just before it happens. Returns the time."""
         self.faults[kind] += 1
