@@ -91,7 +91,7 @@ async def run(sections: list[str], *, quick: bool) -> dict[str, Any]:
             if name == "script":
                 results["script"] = await _script(quick)
             elif name == "memory":
-                results["memory"] = await measure_memory(64_000 if quick else 256_000)
+                results["memory"] = await measure_memory(128_000 if quick else 256_000)
                 print(f"  bytes: {results['memory']}", flush=True)
             else:
                 results["sections"][name] = medians(await SECTIONS[name](bench))
