@@ -14,6 +14,7 @@ from issuer.scripts import REDEEM
 
 _PAIR = struct.Struct(">HH")
 _INDEX = struct.Struct(">H")
+_BOUND: Final = 0x8000
 
 
 class Answer(NamedTuple):
@@ -32,12 +33,16 @@ _PLAIN: Final = {outcome.value.encode(): Answer(outcome) for outcome in Outcome}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoolRef:
-    """Where a (batch, client) lies in Redis. Made once and cached: nothing in it can change."""
+    """Where a (batch, client) lies in Redis. Made once and cached: nothing in it can change.
+
+    `bound`: for a caller who sees a batch only where this client has codes; elsewhere it is an unknown batch.
+    """
 
     partition: int
     batch: BatchKeys
     pool_key: str
     codes_key: str
+    bound: bool = False
 
 
 class Slot(Protocol):
@@ -109,15 +114,16 @@ def _arguments(
             index = pool_indexes[pool.pool_key] = len(pools)
             batch = batches.setdefault(pool.batch.batch, len(batches) + 1)
             pool_batches += _INDEX.pack(batch)
+        flagged = index | _BOUND if pool.bound else index
         if request.customer is None:
             windows.append(partition.state)
         else:
             windows.append(pool.batch.window_prefix + request.customer)
         if request.key_hash is None:
-            packed.append(_PAIR.pack(index, 0) + request.who)
+            packed.append(_PAIR.pack(flagged, 0) + request.who)
         else:
             kept.append(pool.batch.idempotency_prefix + request.key_hash)
-            packed.append(_PAIR.pack(index, len(kept)) + request.who)
+            packed.append(_PAIR.pack(flagged, len(kept)) + request.who)
     keys: list[str | bytes] = [
         partition.state, partition.stream, partition.call(call_id), *batches,
         *pools, *(pool.codes_key for pool in pools.values()), *windows, *kept,

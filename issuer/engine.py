@@ -95,11 +95,11 @@ class Engine:
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def pool_ref(self, batch_id: UUID, client_id: UUID) -> PoolRef:
+    def pool_ref(self, batch_id: UUID, client_id: UUID, *, bound: bool = False) -> PoolRef:
         """The place of a (batch, client), whether or not there is such a batch."""
         partition = partition_of(batch_id, self._incarnations.partitions)
         keys = batch_keys(partition, batch_id)
-        return PoolRef(partition, keys, keys.pool(client_id), keys.codes(client_id))
+        return PoolRef(partition, keys, keys.pool(client_id), keys.codes(client_id), bound)
 
     async def redeem(
         self, pool: PoolRef, customer_id: bytes | None, *, api_key_id: int = 0, idempotency_key: str | None = None
@@ -326,7 +326,8 @@ class Engine:
             waiting.slot.set_result(answer)
 
     def _note_clock(self, partition: int, now_ms: int, host_ms: int) -> None:
-        self._clock_offset_ms[partition] = now_ms - time.monotonic() * 1000
+        # A deadline is measured by the host's clock, which may have stepped back behind the partition's.
+        self._clock_offset_ms[partition] = host_ms - time.monotonic() * 1000
         behind_ms = now_ms - host_ms
         if behind_ms > CLOCK_ALARM_MS and self.clock_behind_ms <= CLOCK_ALARM_MS:
             log.error("redis' clock has stepped back; limits go on from the time it had", behind_ms=behind_ms)

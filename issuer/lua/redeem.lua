@@ -11,8 +11,8 @@
 --       idempotency keys (a window that is the state key itself means: no customer, no limits)
 -- ARGV: 1 epoch, 2 call id, 3 deadline (ms, clock of the Redis host, at most 20 s ahead), 4 B, 5 P,
 --       6 batch index of each pool (2 bytes each), 7 ms that an answer is kept for its idempotency key,
---       then N requests: pool index (2 bytes), idempotency index or 0 (2 bytes),
---       who (bytes that go into the event as they are)
+--       then N requests: pool index (2 bytes; the top bit: the caller sees a batch only where it has this pool),
+--       idempotency index or 0 (2 bytes), who (bytes that go into the event as they are)
 -- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, host_ms} | {DONE, result, host_ms} | {REPEATED, result}
 --          result = now_ms RS answers joined by US RS event data;  answer = one of
 --          GRANTED code, REPLAYED code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
@@ -89,9 +89,10 @@ for p = 1, pool_count do
 end
 
 -- Per request: its pool, its window (nil: no limits apply), its idempotency key (nil: none).
-local pool_of, window_of, key_of, names = {}, {}, {}, {}
+local pool_of, window_of, key_of, bound, names = {}, {}, {}, {}, {}
 for r = 1, request_count do
   local p1, p2, k1, k2 = byte(ARGV[first_request + r], 1, 4)
+  if p1 > 127 then p1, bound[r] = p1 - 128, true end
   local pool, window = pools[p1 * 256 + p2], KEYS[window_base + r]
   pool.wanted = pool.wanted + 1
   pool_of[r] = pool
@@ -212,7 +213,10 @@ end
 local answers, a = {}, 0
 for r = 1, request_count do
   local pool, window, key = pool_of[r], window_of[r], key_of[r]
-  local answer = key and replay(pool, key) or refusal(pool, window)
+  local answer
+  -- Before anything else: what is kept, refused or limited there is another's.
+  if bound[r] and not pool.id then answer = 'UNKNOWN_BATCH'
+  else answer = key and replay(pool, key) or refusal(pool, window) end
   if answer then
     answers[a + 1], answers[a + 2] = answer, US
     a = a + 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from issuer.keys import GROUP, partition_keys
 from tests.faults.play import Stage, scenario
 from tests.faults.world import PARTITIONS, World, wait_for_more
+from tests.servers import wait_until
 
 JOURNAL = {"ISSUER_JOURNAL_DIR": "{directory}/journal"}
 
@@ -36,10 +37,18 @@ def redis_wiped_with_journal(stage: Stage) -> None:
     _wipe(stage)
 
 
+_EMPTY = """
+SELECT id FROM pools WHERE opened AND loaded < least(total, 1000 + greatest(
+    (SELECT max(seq) FROM redemptions r WHERE r.pool_id = pools.id),
+    (SELECT max(seq) FROM set_aside s WHERE s.pool_id = pools.id), 0))"""
+
+
 def _wipe_behind(stage: Stage) -> None:
     """As `_wipe`, with a worker that is behind by many redemptions."""
     world = stage.world
     for _ in range(stage.rounds):
+        # With an empty pool and the worker asleep nothing could be handed out.
+        wait_until(lambda: not world.sql(_EMPTY), "all pools are filled")
         world.workers[0].freeze()
         stage.play_on()
         at = world.fault("redis wiped, worker behind")

@@ -186,6 +186,25 @@ async def test_a_bound_key_cannot_tell_another_client_from_one_without_codes(api
     assert await answer(client, **stranger, **{"Idempotency-Key": "k"}) == missing
 
 
+async def test_to_a_bound_key_a_batch_without_its_codes_is_an_unknown_one(api: Api) -> None:
+    batch, client = await api.batch("A-1", "A-2", rules='{"maxpercustomer": 1}')
+    mine = uuid4()
+    bound = await api.key("redeem", client_id=mine)
+    assert (await api.redeem(batch, client, ID, **{"Idempotency-Key": "k"})).json() == {"code": "A-1"}
+
+    async def answer(batch_id: UUID, **headers: str) -> tuple[int, bytes]:
+        response = await api.redeem(batch_id, mine, ID, **bound, **headers)
+        return response.status_code, response.content
+
+    unknown = await answer(uuid4())
+    assert unknown[0] == 404
+    assert await answer(batch) == unknown
+    assert await answer(batch, **{"Idempotency-Key": "k"}) == unknown
+    paused = await api.client.patch(f"/api/v1/batches/{batch}", json={"paused": True}, headers=api.admin)
+    assert paused.status_code == 200
+    assert await answer(batch) == unknown
+
+
 async def test_a_large_body_is_a_413(api: Api) -> None:
     response = await api.client.post(REDEEM, content=b"x" * 70_000, headers=api.redeemer)
     assert problem(response, 413)["code"] == "body_too_large"

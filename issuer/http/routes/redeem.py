@@ -48,8 +48,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 MAX_POOL_REFS: Final = 65_536
-NOBODYS_CLIENT: Final = UUID(int=2**128 - 1)
-"""Stands for a client that a bound key may not redeem for. Nobody has codes under it."""
+NOT_YOURS: Final = Answer(Outcome.SOLD_OUT)
 CRASH: Final = "CRASHED"
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
@@ -71,6 +70,7 @@ class RedeemRoute:
         self._auth = settings.auth is Auth.ON
         self._max_body_bytes = settings.max_body_bytes
         self._pools: dict[tuple[str, str], PoolRef] = {}
+        self._bound_pools: dict[tuple[str, str], PoolRef] = {}
 
     def exchange(self, protocol: GuardedHttpToolsProtocol) -> Exchange:
         """One request that comes straight from the protocol."""
@@ -139,8 +139,10 @@ class RedeemRoute:
         if type(fields) is not dict:
             return UNPARSABLE
         batch, client, customer = fields.get("batchid"), fields.get("clientid"), fields.get("customerid")
+        bound_to = None if api_key is None else api_key.client_id
         # What is in the cache was valid when it came in.
-        pool = self._pools.get((batch, client)) if type(batch) is str and type(client) is str else None
+        pools = self._pools if bound_to is None else self._bound_pools
+        pool = pools.get((batch, client)) if type(batch) is str and type(client) is str else None
         if pool is None:
             if type(batch) is not str or _UUID.fullmatch(batch) is None:
                 return BAD_BATCH
@@ -152,11 +154,12 @@ class RedeemRoute:
         assert client is not None
         if keys_given and (keys_given > 1 or not idempotency_key or not _IDEMPOTENCY_KEY.fullmatch(idempotency_key)):
             return BAD_KEY
-        if api_key is not None and api_key.client_id is not None and UUID(client) != api_key.client_id:
-            # Goes the same way as a client without codes, so that nothing tells them apart.
-            pool, idempotency_key = services.engine.pool_ref(UUID(batch), NOBODYS_CLIENT), None
-        elif pool is None:
-            pool = self._pool(services, batch, client)
+        if bound_to is not None and UUID(client) != bound_to:
+            # Whatever there is of another client's is not looked at, so nothing can be told of it.
+            slot.set_result(NOT_YOURS)
+            return None
+        if pool is None:
+            pool = self._pool(services, batch, client, bound=bound_to is not None)
         services.engine.submit(
             slot,
             pool,
@@ -166,13 +169,14 @@ class RedeemRoute:
         )
         return None
 
-    def _pool(self, services: Services, batch: str, client: str) -> PoolRef:
-        if len(self._pools) >= MAX_POOL_REFS:
-            self._pools.clear()
-        pool = services.engine.pool_ref(UUID(batch), UUID(client))
+    def _pool(self, services: Services, batch: str, client: str, *, bound: bool) -> PoolRef:
+        pools = self._bound_pools if bound else self._pools
+        if len(pools) >= MAX_POOL_REFS:
+            pools.clear()
+        pool = services.engine.pool_ref(UUID(batch), UUID(client), bound=bound)
         # The number of partitions is what the installation says, and that is known once Redis is reached.
         if services.engine.is_ready:
-            self._pools[batch, client] = pool
+            pools[batch, client] = pool
         return pool
 
     async def _read(self, receive: Receive) -> bytes | None:
