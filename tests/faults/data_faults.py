@@ -49,7 +49,7 @@ def _wipe_behind(stage: Stage) -> None:
     for _ in range(stage.rounds):
         # With an empty pool and the worker asleep nothing could be handed out.
         wait_until(lambda: not world.sql(_EMPTY), "all pools are filled")
-        world.workers[0].freeze()
+        world.freeze_worker()
         stage.play_on()
         at = world.fault("redis wiped, worker behind")
         world.redis.kill9()
@@ -168,7 +168,7 @@ def old_data_restored_processes_ahead(stage: Stage) -> None:
     world = stage.world
     for _ in range(stage.rounds):
         stage.play_on()
-        world.workers[0].freeze()
+        world.freeze_worker()
         time.sleep(0.1)
         copy = _back_up(world)
         stage.play_on(150)
@@ -185,7 +185,7 @@ def old_data_restored_and_announced(stage: Stage) -> None:
     world = stage.world
     for _ in range(stage.rounds):
         stage.play_on()
-        world.workers[0].freeze()
+        world.freeze_worker()
         copy = _back_up(world)
         stage.play_on(150)
         at = world.fault("old data restored, announced")
@@ -206,7 +206,7 @@ def everysec_power_cut(stage: Stage) -> None:
     world = stage.world
     for _ in range(stage.rounds):
         stage.play_on()
-        world.workers[0].freeze()
+        world.freeze_worker()
         stage.play_on(100)
         world.fault("everysec, power cut")
         for process in (world.redis, *world.apis, *world.workers):
@@ -250,7 +250,7 @@ def group_destroyed(stage: Stage) -> None:
     world = stage.world
     for _ in range(stage.rounds):
         stage.play_on(100)
-        world.workers[0].freeze()
+        world.freeze_worker()
         stage.play_on(100)
         at = world.fault("consumer group destroyed")
         with world.redis.client() as client:

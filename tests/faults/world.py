@@ -20,6 +20,7 @@ from uuid import UUID
 import asyncpg
 
 from issuer.embedded.launch import launch_command
+from issuer.keys import batch_keys, partition_of
 from tests.faults.loop_thread import LoopThread
 from tests.faults.proxy import Proxy
 from tests.faults.traffic import Shop, Traffic
@@ -192,6 +193,20 @@ class World:
         worker.start()
         self.workers.append(worker)
         return worker
+
+    def freeze_worker(self) -> None:
+        """Freezes it once it has brought codes to every pool: while it is frozen nobody does."""
+        wait_until(self._has_codes, "codes are in Redis")
+        self.workers[0].freeze()
+
+    def _has_codes(self) -> bool:
+        with self.redis.client() as client:
+            names = [
+                batch_keys(partition_of(shop.batch_id, PARTITIONS), shop.batch_id).codes(client_id)
+                for shop in self.shops
+                for client_id in shop.clients
+            ]
+            return all(int(client.llen(name)) > 500 for name in names)
 
     def add_redis(self, options: dict[str, str] | None = None) -> RedisServer:
         """Another server, with the same options and more; it is not `redis` unless a scenario makes it so."""
