@@ -187,6 +187,8 @@ async def replay(connection: AnyConnection, directory: Path) -> Recorded:
         try:
             for columns in _chunks(path):
                 async with connection.transaction():
+                    # A recovery that is setting codes aside must see all of this or none.
+                    await connection.execute("SELECT FROM installation FOR SHARE")
                     recorded = await record_redemptions(connection, columns)
                 total.inserted += recorded.inserted
                 total.duplicates += recorded.duplicates

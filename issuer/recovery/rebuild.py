@@ -157,6 +157,8 @@ async def set_aside(
     missing.
     """
     async with postgres.transaction():
+        # Whoever replays a journal meanwhile holds the row: what is on its way into the ledger is not missing.
+        await postgres.execute("SELECT FROM installation FOR UPDATE")
         for pool in pools:
             if not pool.opened:
                 continue
