@@ -20,7 +20,7 @@ from issuer.keys import partition_keys
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
 from loadtest.drivers import REDEEM_PATH
-from loadtest.processes import Program, answers, family, process_table
+from loadtest.processes import Process, Program, answers, family, process_table
 
 CATCH_UP_LIMIT_S: Final = 300.0
 
@@ -87,16 +87,19 @@ class Installation:
 
     def pids(self, role: str) -> list[int]:
         """Processes of a role (api, worker, redis, postgres), with their children."""
+        return [process.pid for process in self._processes(role, process_table())]
+
+    def _processes(self, role: str, table: Mapping[int, Process]) -> list[Process]:
         marks = {"api": "issuer.http.serve", "worker": "sync_worker", "redis": "redis.conf", "postgres": "bin/postgres"}
-        table = process_table()
         children = [process for process in table.values() if process.parent == self._program.pid]
-        return [member.pid for child in children if marks[role] in child.command for member in family(table, child.pid)]
+        return [member for child in children if marks[role] in child.command for member in family(table, child.pid)]
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds so far, by role. Counts what ended meanwhile: parents add up their children."""
+        # One look for all: a process that ends between two would be in neither it nor its parent.
         table = process_table()
         return {
-            role: sum(table[pid].cpu_s for pid in self.pids(role) if pid in table)
+            role: sum(process.cpu_s for process in self._processes(role, table))
             for role in ("api", "redis", "worker", "postgres")
         }
 

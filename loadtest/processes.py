@@ -105,9 +105,13 @@ class Process:
 
 
 def process_table() -> dict[int, Process]:
-    """All processes of this machine. Empty where there is no /proc."""
+    """All processes of this machine. Empty where there is no /proc.
+
+    Children come before their parents: one that ends meanwhile is then counted by itself or by its parent, or, for a
+    moment, by both.
+    """
     table = {}
-    for entry in Path("/proc").glob("[0-9]*"):
+    for entry in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: -int(path.name)):
         try:
             stat = (entry / "stat").read_text()
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()

@@ -20,6 +20,7 @@ from loadtest.processes import Program, accepts, free_port, python_module
 from loadtest.stock import make_pool, make_pools, settle
 
 CONNECTIONS = 64
+SETTLE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Bench:
         self.effort = effort
 
     async def measure(self, case: str, load: Load, server: Server, *, refused: bool = False) -> Measured:
+        # What made the stock ends its connections: their CPU time must not move between processes while we look.
+        await asyncio.sleep(SETTLE_S)
         measured = await measure(case, self.driver, load, server, refused=refused)
         cpu = " ".join(f"{role} {us:.1f}" for role, us in measured.cpu_us.items())
         print(
