@@ -76,7 +76,7 @@ def network_worker_to_postgres(stage: Stage) -> None:
     _torment(stage, "worker-postgres", b"COMMIT")
 
 
-@scenario(through=("api-postgres", "worker-postgres"))
+@scenario(through=("api-postgres", "worker-postgres"), environment={"ISSUER_MAX_BACKLOG": "50000"})
 def postgres_unreachable(stage: Stage) -> None:
     """Nobody can reach Postgres for a while: redemptions go on."""
     world = stage.world
