@@ -23,6 +23,7 @@ from loadtest.drivers import REDEEM_PATH
 from loadtest.processes import Process, Program, answers, family, process_table
 
 CATCH_UP_LIMIT_S: Final = 300.0
+_WRONG: Final = "SELECT (SELECT count(*) FROM anomalies) + (SELECT count(*) FROM dead_letters)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +131,24 @@ class Installation:
         return sum(int(count or 0) for count in await pipeline.execute())
 
     async def catch_up_s(self) -> float:
-        """Waits until every redemption is in the ledger; returns how long that took."""
+        """Waits until every redemption is in the ledger; returns how long that took.
+
+        Raises RuntimeError when anything in the ledger is wrong: then nothing that was measured counts.
+        """
         started_at = time.monotonic()
         async with self.redis() as client:
             while await self.backlog(client):
                 if time.monotonic() - started_at > CATCH_UP_LIMIT_S:
                     raise TimeoutError("the ledger did not catch up")
                 await asyncio.sleep(0.005)
-        return time.monotonic() - started_at
+        took_s = time.monotonic() - started_at
+        async with self.postgres() as postgres:
+            wrong = await postgres.fetchval(
+                "SELECT (SELECT count(*) FROM anomalies) + (SELECT count(*) FROM dead_letters)"
+            )
+        if wrong:
+            raise RuntimeError(f"{wrong} anomalies and dead letters: see the installation's log")
+        return took_s
 
     async def versions(self) -> dict[str, str]:
         async with self.redis() as client, self.postgres() as postgres:

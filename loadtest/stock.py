@@ -51,8 +51,9 @@ async def make_pool(
         pool_id = await connection.fetchval(
             "INSERT INTO pools (batch_id, client_id) VALUES ($1, $2) RETURNING id", batch_id, client_id
         )
-        await _add(connection, pool_id, batch_id, 1, codes)
-        if used:
+        # The worker opens a pool as soon as it has codes: what is used must be known by then.
+        async with connection.transaction():
+            await _add(connection, pool_id, batch_id, 1, codes)
             await connection.execute(_LEDGER, pool_id, used, timeout=STATEMENT_LIMIT_S)
     await load_pool(stores, pool_id)
     return Target(batch_id, client_id)
