@@ -217,7 +217,7 @@ async def _name_what_is_wrong(connection: PoolConnection, balance: PoolBalance, 
     balance.doubled = sorted(twice | {row["seq"] for row in rows})[:SHOWN]
     if balance.accounted != balance.issued:
         difference = balance.issued - balance.accounted
-        what = f"{difference} seqs are missing" if difference > 0 else f"{-difference} seqs are accounted for twice"
-        balance.problems.append(what)
+        count = "1 seq is" if abs(difference) == 1 else f"{abs(difference)} seqs are"
+        balance.problems.append(f"{count} missing" if difference > 0 else f"{count} accounted for twice")
     elif balance.missing:
         balance.problems.append("seqs are missing")

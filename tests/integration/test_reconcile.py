@@ -101,6 +101,7 @@ async def test_a_deleted_ledger_row_is_named(shop: Shop, seqs: list[int]) -> Non
     assert not pool.holds
     assert pool.missing == seqs
     assert pool.doubled == []
+    assert pool.problems == ["1 seq is missing" if len(seqs) == 1 else f"{len(seqs)} seqs are missing"]
 
 
 async def test_a_seq_in_two_places_is_named(shop: Shop) -> None:
