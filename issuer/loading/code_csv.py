@@ -262,19 +262,27 @@ class CodeCsv:
         try:
             cells = next(csv.reader([line.decode()], strict=True, skipinitialspace=True))
         except (csv.Error, UnicodeDecodeError) as error:
-            raise _header_error() from error
+            raise _header_error(line) from error
         names = ["_".join(cell.replace("-", " ").lower().split()) for cell in cells]
         for name in ("code", "client_id"):
             if names.count(name) > 1:
                 raise CsvHeaderError(f"CSV has more than one column '{name}'")
         if "code" not in names or ("client_id" not in names and self._only is None):
-            raise _header_error()
+            raise _header_error(line)
         client = names.index("client_id") if "client_id" in names else None
         self._columns = _Columns(len(names), names.index("code"), client)
 
 
-def _header_error() -> CsvHeaderError:
-    return CsvHeaderError("CSV must contain 'code' and 'client_id' columns")
+def _header_error(line: bytes = b"") -> CsvHeaderError:
+    """With a hint where the line looks like what spreadsheets write instead of CSV."""
+    hint = ""
+    if b"\x00" in line or line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        hint = "; the file looks like UTF-16: save it as UTF-8"
+    elif b"," not in line:
+        for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
+            if separator in line:
+                hint = f"; the first line has {name}: separate columns by commas"
+    return CsvHeaderError(f"CSV must contain 'code' and 'client_id' columns{hint}")
 
 
 def _checked_code(code: str) -> str:

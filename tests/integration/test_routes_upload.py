@@ -101,6 +101,14 @@ async def test_bad_uploads_are_refused_and_make_no_batch(api: Api, file: Any, da
     assert (await api.get("/api/v1/batches?limit=10")).json()["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("data", "hint"), [(b"client_id;code\n", "semicolons"), ("client_id,code\n".encode("utf-16"), "UTF-16")]
+)
+async def test_what_a_spreadsheet_wrote_is_refused_with_a_hint(api: Api, data: bytes, hint: str) -> None:
+    refusal = problem(await send(api, ("c.csv", data), batch_name="S"), 400, BAD[-1][-1])
+    assert hint in refusal["detail"]
+
+
 @pytest.mark.parametrize("rules", ["x", "[]", '{"max": 1}', '{"maxpercustomer": "1"}', '{"limits": [{}]}', "\x00"])
 async def test_bad_rules_are_refused(api: Api, rules: str) -> None:
     response = await send(api, batch_name="S", rules=rules)

@@ -160,12 +160,28 @@ def test_a_row_of_several_lines_is_rejected_as_one() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\n\n", b"code\n", b"client_id\n", b"client_id;code\n", b"\xff\n", b'"client_id,code\n', row("X1"),
-        "client_id,code\n".encode("utf-16"), b"x" * 100_000,
+        b"", b"\n\n", b"code\n", b"client_id\n", b"client_id,a;code\n", b"\xff\n", b'"client_id,code\n', row("X1"),
+        b"x" * 100_000,
     ],
 )  # fmt: skip
 def test_header_refused(data: bytes) -> None:
     with pytest.raises(CsvHeaderError, match=r"^CSV must contain 'code' and 'client_id' columns$"):
+        Read(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (b"client_id;code\n", "semicolons"),
+        (b"\xef\xbb\xbfclient_id;code\r\n", "semicolons"),
+        (b"client_id\tcode\n", "tabs"),
+        ("client_id,code\n".encode("utf-16"), "UTF-16"),
+        ("client_id,code\n".encode("utf-16-be"), "UTF-16"),
+        ("client_id;code\n".encode("utf-16-le"), "UTF-16"),
+    ],
+)
+def test_header_refused_with_a_hint(data: bytes, hint: str) -> None:
+    with pytest.raises(CsvHeaderError, match=rf"^CSV must contain 'code' and 'client_id' columns; .*{hint}"):
         Read(data)
 
 
