@@ -42,6 +42,7 @@ class Request:
     ends_at: datetime | None
     client_id: UUID | None
     dry_run: bool
+    silent: bool
 
 
 def register(app: typer.Typer) -> None:
@@ -81,6 +82,7 @@ def preload(
             ends_at=_instant(ends_at, "--ends-at"),
             client_id=_uuid(client, "--client"),
             dry_run=dry_run,
+            silent=as_json,
         )
         if (batch_name is None) == (batch_id is None):
             raise InputError("give either --batch-name or --batch-id")
@@ -103,7 +105,7 @@ async def _work(stores: Stores, request: Request, source: BinaryIO) -> tuple[Pre
 
     batch, new = await _find_or_create(stores, request)
     try:
-        with progress_bars(_size(source)) as tell:
+        with progress_bars(_size(source), silent=request.silent) as tell:
             report = await preload_csv(
                 stores,
                 source if _size(source) is not None else _piped(source),

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bars(size: int | None) -> Iterator[Tell | None]:
+def progress_bars(size: int | None, *, silent: bool = False) -> Iterator[Tell | None]:
     """Progress on a terminal: what is read, then what is in Redis, with rate and time left."""
-    if not sys.stderr.isatty():
+    if silent or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -192,17 +193,28 @@ async def test_what_contradicts_a_batch_is_refused(preload: Preload, stores: Sto
 async def test_on_a_terminal_it_shows_how_far_it_is(preload: Preload, stores: Stores) -> None:
     batch = await new_batch(stores)
     file = preload.write(csv_of(codes("A", 100_000)))
+    words = (file, "--batch-id", str(batch.id))
+    shown = await _on_a_terminal(preload, *words)
+    assert "reading" in shown
+    assert "loading" in shown
+    assert "codes/s" in shown
+    assert re.search(r"\d\d:\d\d", shown), "the time left"
+
+    assert await _on_a_terminal(preload, *words, "--json") == ""
+    assert (await preload(*words)).err == ""
+
+
+async def _on_a_terminal(preload: Preload, *words: str) -> str:
+    """What it shows there."""
     screen, terminal = pty.openpty()
     try:
-        with preload.start(file, "--batch-id", str(batch.id), stderr=terminal) as process:
+        with preload.start(*words, stderr=terminal) as process:
             os.close(terminal)
             shown = await asyncio.to_thread(_read_all, screen)
     finally:
         os.close(screen)
     assert process.returncode == 0
-    assert "reading" in shown
-    assert "loading" in shown
-    assert "codes/s" in shown
+    return shown
 
 
 def _read_all(screen: int) -> str:
