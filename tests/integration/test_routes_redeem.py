@@ -11,9 +11,14 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
+from issuer.batches.revisions import push_batch
+from issuer.batches.rules import parse_rules
+from issuer.batches.store import BatchChanges, change_batch
 from issuer.http.problems import TITLES
+from issuer.redis_link import RedisUnavailableError
 from issuer.settings import Auth, Settings
 from tests.api import REDEEM, Api, problem, running_app
+from tests.recording import dying
 
 ID = "7A4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"
 
@@ -103,6 +108,22 @@ async def test_refusals_of_the_batch(api: Api) -> None:
     problem(await api.redeem(batch, client), 410, "batch expired")
 
 
+async def test_a_batch_whose_rules_are_being_changed_says_so(api: Api) -> None:
+    batch, client = await api.batch("A-1", "A-2")
+    assert (await api.redeem(batch, client, ID)).status_code == 200
+    stores = api.services.stores
+    change = BatchChanges(rules=parse_rules({"maxpercustomer": 1}))
+    with pytest.raises(RedisUnavailableError):
+        await change_batch(dying(stores, 1), batch, change, actor="test")
+    response = await api.redeem(batch, client)
+    assert problem(response, 503, "batch rules are being changed")["code"] == "batch_rebuilding"
+    assert response.headers["retry-after"] == "1"
+
+    await push_batch(stores, batch)
+    problem(await api.redeem(batch, client, ID), 403, "rule conditions not met")
+    assert (await api.redeem(batch, client)).json() == {"code": "A-2"}
+
+
 async def test_a_limit_says_when_it_opens_again(api: Api) -> None:
     batch, client = await api.batch("A-1", "A-2", rules='{"maxpercustomer": 1, "timelimit": 2}')
     assert (await api.redeem(batch, client, ID)).status_code == 200
@@ -144,7 +165,10 @@ async def test_idempotency_keys_that_cannot_be_used(api: Api, key: str) -> None:
     headers = [*api.redeemer.items(), ("Idempotency-Key", key.encode("latin-1"))]
     response = await api.client.post(REDEEM, json=body, headers=headers)  # type: ignore[arg-type]
     assert problem(response, 400)["code"] == "invalid_idempotency_key"
-    assert (await api.redeem(batch, client, ID, **{"Idempotency-Key": "a" * 255})).json() == {"code": "A-1"}
+    for replayed in (None, "true"):
+        response = await api.redeem(batch, client, ID, **{"Idempotency-Key": "a" * 255})
+        assert response.json() == {"code": "A-1"}
+        assert response.headers.get("idempotency-replayed") == replayed
 
 
 async def test_two_idempotency_keys_are_refused(api: Api) -> None:
