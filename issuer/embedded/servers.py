@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from issuer.settings import Settings
 log = structlog.get_logger()
 
 STOP_LIMIT_S: Final = 60.0
+ORPHAN_LIMIT_S: Final = 5.0
 DATABASE: Final = "issuer"
 
 
@@ -66,6 +68,36 @@ def end_left_over(pid_file: Path, mark: str, number: signal.Signals) -> None:
         return
     except psutil.AccessDenied as error:
         raise DataDirectoryError(f"{mark} is in use by process {error.pid} of another user") from error
+
+
+def end_orphans(data: Path, number: signal.Signals = signal.SIGQUIT) -> None:
+    """Ends what a killed Postgres left running on its `data`: a long statement notices the loss only at its end.
+
+    Until then Postgres does not start, because the shared memory is in use. A backend is known by its title and its
+    working directory, which is `data`, and is an orphan when its parent is no Postgres. The data directory must be
+    locked. Blocks while they stop.
+    """
+    orphans = [process for process in psutil.process_iter() if _is_orphan(process, data.resolve())]
+    for process in orphans:
+        log.warning("stopping a Postgres process that has lost its server", pid=process.pid)
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    _, alive = psutil.wait_procs(orphans, timeout=ORPHAN_LIMIT_S)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=STOP_LIMIT_S)
+
+
+def _is_orphan(process: psutil.Process, data: Path) -> bool:
+    try:
+        if not " ".join(process.cmdline()).startswith("postgres: ") or Path(process.cwd()) != data:
+            return False
+        parent = process.parent()
+        return parent is None or parent.name() != "postgres"
+    except (psutil.Error, OSError):
+        # It has ended, or is not ours to look at.
+        return False
 
 
 def _quoted(value: str | Path) -> str:
@@ -163,6 +195,7 @@ class EmbeddedPostgres:
 
     def prepare(self) -> None:
         end_left_over(self._data / "postmaster.pid", str(self._data), self.stop_signal)
+        end_orphans(self._data)
         user = postgres_user(self._data)
         self._directory.make_sockets()
         self._sockets.mkdir(mode=0o700, exist_ok=True)
