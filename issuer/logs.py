@@ -10,6 +10,8 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor
 
+from issuer.settings import unknown_variables
+
 MASK: Final = "**********"
 _SECRET_NAMES: Final = re.compile(r"password|secret|authorization|token|api_?key$", re.IGNORECASE)
 _SECRETS: Final = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@|isk_[A-Za-z0-9_-]{8,}")
@@ -72,3 +74,9 @@ def configure_logs(level: str, *, name: str = "", terminal: bool | None = None) 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+def warn_of_unknown_variables() -> None:
+    """For programs that run on: what is misspelt in the environment is in the log at their start."""
+    for line in unknown_variables():
+        structlog.get_logger().warning(line)

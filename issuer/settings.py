@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -40,7 +43,8 @@ class Settings(BaseSettings):
     auth: Auth = Field(Auth.ON, description="off: no API keys; for use behind a gateway that checks callers (on, off)")
     trusted_proxies: str = Field(
         "127.0.0.1",
-        description="Proxies whose X-Forwarded-For is believed: addresses and networks, comma-separated",
+        description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks, "
+        "comma-separated. Decides nothing so far: the address of a client is neither logged nor checked",
     )
 
     partitions: int = Field(16, ge=1, le=1024, description="Slices of the Redis key space; fixed at the first start")
@@ -104,6 +108,17 @@ class Settings(BaseSettings):
         if urlsplit(value.get_secret_value()).scheme not in ("postgres", "postgresql"):
             raise ValueError("must start with postgresql://")
         return value
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """A line for each ISSUER_ variable that is no setting: a misspelt one would else be the default, silently."""
+    lines = []
+    for variable in sorted(environment):
+        prefix, name = variable[:7].upper(), variable[7:].lower()
+        if prefix == "ISSUER_" and name not in Settings.model_fields:
+            nearest = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.7)
+            lines.append(f"{variable} is not a setting" + (f"; ISSUER_{nearest[0].upper()} is" if nearest else ""))
+    return lines
 
 
 def load_settings(**overrides: object) -> Settings:

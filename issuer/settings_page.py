@@ -12,8 +12,9 @@ from issuer.settings import Settings
 HEAD: Final = """# Settings
 
 Every setting is an environment variable; `issuer serve`, `issuer up`, the commands and `python -m sync_worker` read the
-same ones. What is wrong with them is reported at once, all of it, and nothing starts. Options on the command line
-(`--host`, `--port`, `--workers`, `--auth`, `--data-dir`) come before the environment.
+same ones. What is wrong with them is reported at once, all of it, and nothing starts; an `ISSUER_` variable that is no
+setting is named in the log at the start, with the nearest one. Options on the command line (`--host`, `--port`,
+`--workers`, `--auth`, `--data-dir`) come before the environment.
 
 `issuer up` uses its embedded servers unless `ISSUER_REDIS_URL` or `ISSUER_DATABASE_URL` is set. A command that finds
 neither of them uses the `issuer up` that runs on `ISSUER_DATA_DIR`, if there is one.

@@ -6,7 +6,7 @@ import sys
 
 from pydantic import ValidationError
 
-from issuer.logs import configure_logs
+from issuer.logs import configure_logs, warn_of_unknown_variables
 from issuer.settings import Settings
 from sync_worker.process import exit_status
 
@@ -19,6 +19,7 @@ def main() -> int:
             print(f"ISSUER_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", file=sys.stderr)
         return 2
     configure_logs(settings.log_level, name="sync_worker")
+    warn_of_unknown_variables()
     return exit_status(settings)
 
 

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         from issuer.http.serve import ListenError, counted_together, listen, run_api, url_of
         from issuer.http.serve import serve as keep_serving
         from issuer.incarnation import refuse_foreign_data
-        from issuer.logs import configure_logs
+        from issuer.logs import configure_logs, warn_of_unknown_variables
 
         try:
             settings = load_settings(host=host, port=port, workers=workers, auth=auth)
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
             fail(str(error), BAD_INPUT)
         run_plain(lambda: refuse_foreign_data(settings), settings=settings)
         configure_logs(settings.log_level, name="api")
+        warn_of_unknown_variables()
         try:
             listener = listen(settings.host, settings.port)
         except ListenError as error:

@@ -35,10 +35,11 @@ def _run(settings: Settings, *, demo: bool) -> None:
     from issuer.embedded.datadir import DataDirectoryError
     from issuer.embedded.supervisor import Supervisor
     from issuer.http.serve import ListenError
-    from issuer.logs import configure_logs
+    from issuer.logs import configure_logs, warn_of_unknown_variables
 
     async def supervise() -> None:
         configure_logs(settings.log_level, name="up")
+        warn_of_unknown_variables()
         try:
             await Supervisor(settings, demo=demo).run()
         except (MissingProgramError, ChildError, DataDirectoryError, ListenError) as error:

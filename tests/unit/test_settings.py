@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from issuer.settings import Settings, SettingsError, load_settings
+from issuer.settings import Settings, SettingsError, load_settings, unknown_variables
 from issuer.settings_page import settings_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -52,6 +52,14 @@ def test_all_problems_at_once_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> 
     ]
     assert "topsecret" not in str(raised.value)
     assert raised.value.__cause__ is None
+
+
+def test_misspelt_variables_are_named_with_the_nearest_setting() -> None:
+    environment = {"ISSUER_MAX_BACKLOGG": "5", "ISSUER_COLOUR": "red", "ISSUER_PORT": "1", "issuer_auth": "on", "X": ""}
+    assert unknown_variables(environment) == [
+        "ISSUER_COLOUR is not a setting",
+        "ISSUER_MAX_BACKLOGG is not a setting; ISSUER_MAX_BACKLOG is",
+    ]
 
 
 def test_secrets_are_not_in_a_repr(monkeypatch: pytest.MonkeyPatch) -> None:
