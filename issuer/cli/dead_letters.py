@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import typer
 
-from issuer.cli.output import FAILED, command_settings, print_json, run_plain
+from issuer.cli.output import FAILED, print_json, run_with_postgres
 
 if TYPE_CHECKING:
     from issuer.postgres import Pool
-
-T = TypeVar("T")
 
 commands = typer.Typer(help="List events that could not go into the ledger, and try them again.", no_args_is_help=True)
 
@@ -37,7 +34,7 @@ def list_command(
     async def work(postgres: Pool) -> list[KeptLetter]:
         return await list_dead_letters(postgres, after_id=after, limit=limit, resolved=resolved)
 
-    letters = _with_postgres(work)
+    letters = run_with_postgres(work)
     if as_json:
         print_json([asdict(letter) for letter in letters])
         return
@@ -58,7 +55,7 @@ def retry(
     async def work(postgres: Pool) -> Retried:
         return await retry_dead_letters(postgres, only_id=letter)
 
-    retried = _with_postgres(work)
+    retried = run_with_postgres(work)
     if as_json:
         print_json(asdict(retried))
     else:
@@ -67,20 +64,3 @@ def retry(
         typer.echo(f"{retried.resolved} resolved, {len(retried.reasons)} stay")
     if retried.reasons:
         raise typer.Exit(FAILED)
-
-
-def _with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
-    settings = command_settings()
-
-    async def opened() -> T:
-        from issuer.migrate import check_schema
-        from issuer.postgres import close_pool, connect_pool
-
-        postgres = await connect_pool(settings, size=2)
-        try:
-            await check_schema(postgres)
-            return await work(postgres)
-        finally:
-            await close_pool(postgres)
-
-    return run_plain(opened, settings=settings)

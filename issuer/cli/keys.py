@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import typer
 
-from issuer.cli.output import InputError, command_settings, print_json, run_plain
+from issuer.cli.output import InputError, print_json, run_with_postgres
 
 if TYPE_CHECKING:
     from issuer.api_keys import ApiKey
     from issuer.postgres import Pool
-
-T = TypeVar("T")
 
 commands = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
@@ -42,7 +39,7 @@ def create(
         except InvalidApiKeyError as error:
             raise InputError(str(error)) from error
 
-    key, secret = _with_postgres(work)
+    key, secret = run_with_postgres(work)
     if as_json:
         print_json(key.to_json() | {"secret": secret})
         return
@@ -55,7 +52,7 @@ def list_command(as_json: bool = AS_JSON) -> None:
     """List all keys, revoked ones too; never their secrets."""
     from issuer.api_keys import list_keys
 
-    keys = _with_postgres(list_keys)
+    keys = run_with_postgres(list_keys)
     if as_json:
         print_json([key.to_json() for key in keys])
         return
@@ -79,25 +76,8 @@ def revoke(
         except ApiKeyNotFoundError as error:
             raise InputError(str(error)) from error
 
-    revoked = _with_postgres(work)
+    revoked = run_with_postgres(work)
     if as_json:
         print_json(revoked.to_json())
     else:
         typer.echo(f"key {revoked.id} ({revoked.name}) is revoked")
-
-
-def _with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
-    settings = command_settings()
-
-    async def opened() -> T:
-        from issuer.migrate import check_schema
-        from issuer.postgres import close_pool, connect_pool
-
-        postgres = await connect_pool(settings, size=2)
-        try:
-            await check_schema(postgres)
-            return await work(postgres)
-        finally:
-            await close_pool(postgres)
-
-    return run_plain(opened, settings=settings)

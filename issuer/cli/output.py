@@ -18,6 +18,7 @@ from issuer.logs import configure_logs, masked
 from issuer.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
+    from issuer.postgres import Pool
     from issuer.stores import Stores
 
 T = TypeVar("T")
@@ -92,6 +93,24 @@ def run(work: Callable[[Stores], Awaitable[T]], *, settings: Settings | None = N
             await close_pool(postgres)
         async with open_stores(settings) as stores:
             return await work(stores)
+
+    return run_plain(opened, settings=settings)
+
+
+def run_with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
+    """The same for a command that needs Postgres only."""
+    settings = command_settings()
+
+    async def opened() -> T:
+        from issuer.migrate import check_schema
+        from issuer.postgres import close_pool, connect_pool
+
+        postgres = await connect_pool(settings, size=2)
+        try:
+            await check_schema(postgres)
+            return await work(postgres)
+        finally:
+            await close_pool(postgres)
 
     return run_plain(opened, settings=settings)
 
