@@ -16,8 +16,6 @@ from issuer.postgres import Connection, Pool, PoolConnection, unavailable_transl
 AUTH_OFF_ACTOR: Final = "auth-off"
 """Who acted when the API does not ask for keys."""
 
-WORKER_ACTOR: Final = "worker"
-
 
 def cli_actor() -> str:
     """The operating system's user, as far as it can be told."""

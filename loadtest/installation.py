@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,14 +23,6 @@ from loadtest.processes import Process, Program, answers, family, process_table
 
 CATCH_UP_LIMIT_S: Final = 300.0
 _WRONG: Final = "SELECT (SELECT count(*) FROM anomalies) + (SELECT count(*) FROM dead_letters)"
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Redis' own account of its memory, in bytes."""
-
-    used: int
-    keys: int
 
 
 class Installation:

@@ -35,10 +35,6 @@ class Measured:
     """Share of the machine that was busy, with everything that ran on it."""
     stolen: float
 
-    @property
-    def servers_cpu_us(self) -> float:
-        return sum(us for role, us in self.cpu_us.items() if role != "driver")
-
 
 @dataclass(frozen=True, slots=True)
 class Server:

@@ -22,8 +22,6 @@ from issuer.stores import Stores, open_stores
 VITALS_AGE_S = 0.25
 POOL_VITALS_AGE_S = 1.0
 UPLOADS_AT_ONCE = 2
-CLOSE_LIMIT_S = 3.0
-"""A Postgres that does not answer must not hold up the end of the process."""
 
 
 @dataclass(slots=True)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-UNEXPECTED: Final = "UNEXPECTED"
-
 
 class Kind(StrEnum):
     """Answers that some scenario expects."""

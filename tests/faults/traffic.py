@@ -75,7 +75,6 @@ class _Memory:
     in_flight: set[int] = field(default_factory=set)
     keyed: list[Wish] = field(default_factory=list)
     good: int = 0
-    good_since: list[float] = field(default_factory=list)
 
 
 class Traffic:
