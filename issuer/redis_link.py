@@ -250,8 +250,3 @@ async def redis_errors_translated() -> AsyncIterator[None]:
         raise RedisRefusedError(str(error)) from error
     except (RedisError, OSError, TimeoutError) as error:
         raise RedisUnavailableError(f"{type(error).__name__}: {error}") from error
-
-
-async def open_redis(settings: Settings, incarnations: Incarnations, *, size: int = 8) -> Redis:
-    """A pool that connects when it is first needed."""
-    return Redis(settings, incarnations, size=size)
