@@ -228,8 +228,12 @@ async def test_the_command(shop: Shop, settings: Settings) -> None:
     assert status == 2, output
 
 
-async def test_a_foreign_partition_is_not_balanced(shop: Shop, settings: Settings) -> None:
-    shop.client.hset(partition_keys(shop.number).state, "epoch", "77")
+async def test_a_partition_of_another_epoch_is_recovered_before_it_is_balanced(shop: Shop, settings: Settings) -> None:
+    shop.redeem(3)
+    state = partition_keys(shop.number).state
+    shop.client.hset(state, "epoch", "77")
     status, output = await run_command(settings, "reconcile", "--batch-id", str(shop.batch))
-    assert status == 1
-    assert "not available" in output
+    assert status == 0, output
+    assert "backlog 3" in output
+    epoch = await shop.stores.postgres.fetchval("SELECT epoch FROM installation")
+    assert shop.client.hget(state, "epoch") == str(epoch).encode()
