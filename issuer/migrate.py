@@ -70,6 +70,7 @@ async def migrate(settings: Settings) -> str | None:
     """
     # Here, because the API asks check_schema only and need not carry SQLAlchemy.
     from sqlalchemy import text
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
@@ -80,8 +81,13 @@ async def migrate(settings: Settings) -> str | None:
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:
-        async with unavailable_translated(), engine.begin() as connection:
-            await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
-            return await connection.run_sync(_upgrade)
+        async with unavailable_translated():
+            try:
+                async with engine.begin() as connection:
+                    await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+                    return await connection.run_sync(_upgrade)
+            except DBAPIError as error:
+                # As asyncpg said it: away, starting up, a wrong password mean the same here as everywhere else.
+                raise (error.orig and error.orig.__cause__) or error from None
     finally:
         await engine.dispose()

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from issuer.migrate import SCHEMA_REVISION, SchemaError, check_schema, migrate
 from issuer.postgres import PostgresUnavailableError, connect_pool
 from issuer.settings import Settings
-from tests.servers import free_port
+from tests.servers import PostgresServer, free_port
 
 
 def _settings(url: str) -> Settings:
@@ -71,6 +71,11 @@ async def test_other_revisions_are_refused(database_url: str, revision: str, mes
 async def test_unreachable_postgres_is_said_so() -> None:
     with pytest.raises(PostgresUnavailableError):
         await migrate(_settings(f"postgresql://postgres@127.0.0.1:{free_port()}/x"))
+
+
+async def test_what_is_wrong_with_the_address_is_said_as_elsewhere(postgres_server: PostgresServer) -> None:
+    with pytest.raises(asyncpg.InvalidCatalogNameError, match="nowhere"):
+        await migrate(_settings(postgres_server.url("nowhere")))
 
 
 async def test_url_may_carry_sslmode(database_url: str) -> None:
