@@ -25,6 +25,7 @@ from issuer.audit import list_entries
 from issuer.migrate import migrate
 from issuer.postgres import Pool, close_pool, connect_pool
 from issuer.settings import Settings
+from tests.api import problem, running_app
 from tests.servers import PostgresServer
 
 
@@ -145,3 +146,26 @@ async def test_keys_stay_while_postgres_is_away(settings: Settings, own_postgres
         async with pool_of(own) as postgres:
             await revoke_key(postgres, key.id, actor="test")
         await until(lambda: ring.find(secret) is None)
+
+
+async def test_requests_with_a_known_key_go_on_while_postgres_is_away(
+    settings: Settings, own_postgres: PostgresServer
+) -> None:
+    own = settings.model_copy(update={"database_url": SecretStr(own_postgres.url())})
+    await migrate(own)
+    async with running_app(own) as api:
+        key, secret = await create_key(api.services.stores.postgres, name="x", scopes=["redeem"], actor="test")
+        await until(lambda: api.services.keys.find(secret) == key)
+        headers = {"Authorization": f"Bearer {secret}"}
+        batch, client = await api.batch("A-1", "A-2", "A-3")
+        assert (await api.redeem(batch, client, **headers)).json() == {"code": "A-1"}
+        own_postgres.kill9()
+        assert (await api.redeem(batch, client, **headers)).json() == {"code": "A-2"}
+        problem(await api.redeem(batch, client, Authorization="Bearer isk_unknown"), 401)
+        own_postgres.start()
+        async with pool_of(own) as postgres:
+            await revoke_key(postgres, key.id, actor="test")
+        async with asyncio.timeout(30):
+            while (await api.redeem(uuid4(), client, **headers)).status_code != 401:
+                await asyncio.sleep(0.01)
+        assert (await api.redeem(batch, client)).json() == {"code": "A-3"}
