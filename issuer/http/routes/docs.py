@@ -21,7 +21,7 @@ def _document() -> bytes:
 
 @cache
 def _page() -> bytes:
-    return files("issuer").joinpath("routes", "docs.html").read_bytes()
+    return files("issuer.http.routes").joinpath("docs.html").read_bytes()
 
 
 async def get_openapi(_: Call) -> Response:
