@@ -113,9 +113,17 @@ class Journal:
     def _open(self) -> None:
         self.close()
         self._number += 1
-        self._path = self._directory / f"{self._prefix}-{self._number:08d}.open"
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        path = self._directory / f"{self._prefix}-{self._number:08d}.open"
+        # It gets the name of a segment when it is locked: an empty one that nobody seems to write would be deleted.
+        unnamed = path.with_suffix(".new")
+        file = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            unnamed.rename(path)
+        except BaseException:
+            os.close(file)
+            raise
+        self._file, self._path = file, path
         self._size = 0
         self._opened_at = time.monotonic()
 
@@ -123,12 +131,15 @@ class Journal:
         """Closes the segment in hand, so that it can be deleted when the ledger has it; an empty one goes at once."""
         if self._file is None or self._path is None:
             return
-        os.close(self._file)
-        self._file = None
-        if self._size == 0:
-            self._path.unlink(missing_ok=True)
-        else:
-            self._path.rename(self._path.with_suffix(".closed"))
+        file, self._file = self._file, None
+        try:
+            # Under the lock: one that nobody seems to write may be deleted before it can be renamed.
+            if self._size == 0:
+                self._path.unlink(missing_ok=True)
+            else:
+                self._path.rename(self._path.with_suffix(".closed"))
+        finally:
+            os.close(file)
 
     def roll(self) -> None:
         """Closes a segment that is old, when no redemption comes that would."""

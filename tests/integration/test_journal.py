@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,29 @@ def test_a_full_segment_is_closed_and_an_empty_one_leaves_nothing(
     assert {path.suffix for path in segments(tmp_path)} == {".closed"}
     Journal(tmp_path / "empty").close()
     assert segments(tmp_path / "empty") == []
+
+
+def test_a_segment_is_locked_for_as_long_as_it_is_called_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the keeper of another process would take it for one that is done with, and delete it under the writer."""
+    seen: list[list[str]] = []
+
+    def look(then: Callable[..., None]) -> Callable[..., None]:
+        def looked(*args: int) -> None:
+            seen.append([path.suffix for path in segments(tmp_path)])
+            then(*args)
+
+        return looked
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", look(fcntl.flock))
+        journal = Journal(tmp_path)
+    assert seen == [[]]
+    journal.append([RECEIPT])
+    assert [path.suffix for path in segments(tmp_path)] == [".open"]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", look(os.close))
+        journal.close()
+    assert seen == [[], [".closed"]]
 
 
 async def test_a_segment_goes_when_all_of_it_is_in_the_ledger_and_its_writer_is_done(
