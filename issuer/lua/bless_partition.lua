@@ -4,9 +4,12 @@
 --
 -- KEYS: 1 state, 2 stream
 -- ARGV: 1 epoch, 2 key format, 3 max_backlog, 4 backlog (redemptions in the stream), 5 group
--- Returns: {DONE}
--- Cost: five commands.
+-- Returns: {STALE_EPOCH, epoch} | {DONE}
+-- Cost: six commands.
 
+-- A recovery that was stopped for a while and has lost its lock meanwhile must not undo what came after it.
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if ARGV[1] ~= '0' and epoch and tonumber(epoch) > tonumber(ARGV[1]) then return {'STALE_EPOCH', epoch} end
 -- A stream key of another type must fail here, before the first write.
 redis.call('XLEN', KEYS[2])
 redis.call('HSETNX', KEYS[1], 'clock', '0')

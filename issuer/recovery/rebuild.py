@@ -43,13 +43,19 @@ class FencedOff:
 async def run_all(
     link: Link, script: Script, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Value]]]
 ) -> list[list[Any]]:
-    """Runs one script many times in one round trip. Raises RedisRefusedError if any of them is refused."""
+    """Runs one script many times in one round trip. Raises RedisRefusedError if any of them is refused.
+
+    Also where the script itself refuses: then somebody else is recovering the same server, since we have lost the lock.
+    """
     commands: list[Sequence[Value]] = [("SCRIPT", "LOAD", script.text)]
     commands += [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls]
     replies = await link.call(commands, timeout_s=TIMEOUT_S)
     for reply in replies:
         if isinstance(reply, Exception):
             raise RedisRefusedError(f"{script.name}: {reply}") from reply
+    for reply in replies[1:]:
+        if reply[0] in (b"STALE_EPOCH", b"NOT_FENCED"):
+            raise RedisRefusedError(f"{script.name}: the partition carries epoch {reply[1].decode()}")
     return replies[1:]
 
 

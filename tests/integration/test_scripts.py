@@ -149,6 +149,11 @@ def test_bless_partition(shop: Partition) -> None:
     assert shop.client.hget(shop.keys.state, "clock") == str(now_ms).encode()
     delivered = shop.client.xreadgroup(GROUP, "me", {shop.keys.stream: ">"})
     assert len(delivered) == 1
+    before = shop.snapshot()
+    shop.epoch = 1
+    assert shop.bless() == ["STALE_EPOCH", "2"]
+    assert shop.snapshot() == before
+    shop.epoch = 3
     shop.client.delete(shop.keys.stream)
     shop.client.set(shop.keys.stream, "not a stream")
     before = shop.snapshot()
