@@ -143,14 +143,26 @@ class Engine:
     async def _run(self) -> None:
         try:
             while True:
-                if self._stale or not self._link.is_open:
-                    await self._reconnect()
-                await self._arrived.wait()
-                self._arrived.clear()
-                while self._queue and not self._stale:
-                    await self._exchange(self._gather())
+                try:
+                    await self._work()
+                except Exception:
+                    # What ended here nobody would begin anew. Who waits gets an answer, the next one a new connection.
+                    log.exception("the engine has met what it does not know, and begins anew")
+                    await self._link.close()
+                    self._detach()
+                    await asyncio.sleep(RECONNECT_EVERY_S)
         finally:
             self._connected = False
+            self._fail_queue()
+
+    async def _work(self) -> None:
+        while True:
+            if self._stale or not self._link.is_open:
+                await self._reconnect()
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue and not self._stale:
+                await self._exchange(self._gather())
 
     async def _reconnect(self) -> None:
         """Opens a fenced connection, however long that takes; after a first failure redemptions are refused at once."""
@@ -159,9 +171,7 @@ class Engine:
             try:
                 await self._open()
             except RedisUnavailableError:
-                self._connected = False
-                self.detached.set()
-                self._fail_queue()
+                self._detach()
                 await asyncio.sleep(RECONNECT_EVERY_S)
             else:
                 if not self._stale:
@@ -185,6 +195,12 @@ class Engine:
         if self._link.blessed.epoch != self._seen_epoch:
             self._seen_epoch, self._seen_ms = self._link.blessed.epoch, {}
         self.detached.clear()
+
+    def _detach(self) -> None:
+        """Without a connection nobody waits, neither for an answer nor for our word on the server."""
+        self._connected = False
+        self.detached.set()
+        self._fail_queue()
 
     def _fail_queue(self) -> None:
         while self._queue:
@@ -236,24 +252,25 @@ class Engine:
     async def _attempt(self, calls: list[Call]) -> list[Call]:
         """One round trip. Returns the calls that must be sent again."""
         loop = asyncio.get_running_loop()
-        left_s = max(call.waiting[0].give_up_at for call in calls) - loop.time()
+        give_up_at = max(call.waiting[0].give_up_at for call in calls)
+        left_s = give_up_at - loop.time()
         if left_s <= 0:
             return []
         try:
             if not self._link.is_open or self._stale:
                 self._connected = False
                 self._stale = False
-                await self._open()
+                async with asyncio.timeout(left_s):
+                    await self._open()
+                left_s = give_up_at - loop.time()
             assert self._link.blessed is not None
             commands: list[Sequence[Value]] = [call.command(self._link.blessed.epoch) for call in calls]
             if self._waits:
                 commands.append(("WAIT", self._waits, self._settings.wait_timeout_ms))
             replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)
-        except RedisUnavailableError:
+        except (RedisUnavailableError, TimeoutError):
             # Not known whether it ran. The same call again: the script recognises it.
-            self._connected = False
-            self.detached.set()
-            self._fail_queue()
+            self._detach()
             await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))
             return calls
         self._connected = True

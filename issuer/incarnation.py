@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+import asyncpg
 import structlog
 
 from issuer.events import EVENT_FORMAT
@@ -98,8 +99,12 @@ class Incarnations:
 
     async def refresh(self) -> Blessed | None:
         """Asks Postgres for the pair. Raises PostgresUnavailableError; what was known stays known then."""
-        async with unavailable_translated():
-            row = await self._postgres.fetchrow("SELECT epoch, run_id, max_backlog FROM installation")
+        try:
+            async with unavailable_translated():
+                row = await self._postgres.fetchrow("SELECT epoch, run_id, max_backlog FROM installation")
+        except asyncpg.PostgresError as error:
+            # No such table, password or database: whatever it is, the pair cannot be known now. It may pass.
+            raise PostgresUnavailableError(f"{type(error).__name__}: {error}") from error
         if row is None:
             return None
         self.max_backlog = row["max_backlog"]

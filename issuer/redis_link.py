@@ -61,7 +61,8 @@ async def run_id_of(connection: AbstractConnection) -> str:
     await connection.send_command("INFO", "server", check_health=False)
     info: bytes | str = await connection.read_response()
     text = info if isinstance(info, str) else info.decode()
-    return next(line[7:] for line in text.splitlines() if line.startswith("run_id:"))
+    # One without any is nobody: no such server was ever blessed.
+    return next((line[7:] for line in text.splitlines() if line.startswith("run_id:")), "")
 
 
 def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) -> ConnectionPool:
@@ -126,7 +127,7 @@ class Link:
             await connection.disconnect(nowait=True)
             if isinstance(error, PostgresUnavailableError):
                 raise NotReadyError("this Redis server is not known and Postgres is away") from error
-            if isinstance(error, (RedisError, OSError, TimeoutError, StopIteration)):
+            if isinstance(error, (RedisError, OSError, TimeoutError)):
                 raise RedisUnavailableError(f"{type(error).__name__}: {error}") from error
             raise
         self._connection = connection

@@ -246,6 +246,10 @@ class Guardian:
             states = await look_at_partitions(self._link, self._incarnations.partitions)
             if all(state.get("epoch") == str(blessed.epoch) for state in states):
                 return None
+        with suppress(PostgresUnavailableError):
+            # Postgres hears of a recovery before Redis does. Who waits for the lock without knowing of it would keep a
+            # connection to the server, and be waited for.
+            await self._incarnations.refresh()
         try:
             # A connection of its own: the lock goes with it, and no statement of a recovery has a short time limit.
             async with unavailable_translated(), own_connection(self._settings) as connection:
@@ -284,6 +288,12 @@ class Guardian:
                 if str(error) != self.trouble:
                     log.warning("not ready", reason=str(error))
                 self.trouble = str(error)
+            except Exception as error:
+                # Without a guardian this process would never be ready again after the next restart of Redis.
+                trouble = f"{type(error).__name__}: {error}"
+                if trouble != self.trouble:
+                    log.exception("the guardian has met what it does not know, and looks again")
+                self.trouble = trouble
             self._incarnations.wake.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_EVERY_S if not self.trouble else WATCH_EVERY_S / 5):

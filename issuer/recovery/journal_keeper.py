@@ -71,6 +71,8 @@ class JournalKeeper:
                 await self._tend()
             except (PostgresUnavailableError, OSError) as error:
                 log.debug("journal not tended", reason=str(error))
+            except Exception:
+                log.exception("journal not tended")
             await asyncio.sleep(TEND_EVERY_S)
 
     async def _tend(self) -> None:

@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import orjson
+import structlog
 
 from issuer.postgres import Connection, Pool, PostgresUnavailableError, unavailable_translated
 
 if TYPE_CHECKING:
     from issuer.engine import Engine
     from issuer.recovery.guardian import Guardian
+
+log = structlog.get_logger()
 
 TESTIFY_S: Final = 1.0
 AGAIN_S: Final = 0.1
@@ -74,15 +77,23 @@ class Witness:
                     await self._testify("gone")
 
     async def _run(self) -> None:
-        pause_s = AGAIN_S
+        pause_s, trouble = AGAIN_S, ""
         while True:
             said = self._engine.testimony()
             attached = said.attached
             if attached and self._guardian.doubts(said.run_id):
                 # An idle connection does not notice that its server is gone; a recovery would wait for us in vain.
                 self._engine.doubt()
-            with suppress(PostgresUnavailableError):
+            try:
                 await self._testify("attached" if attached else "detached")
+            except PostgresUnavailableError:
+                pass
+            except Exception as error:
+                if str(error) != trouble:
+                    log.exception("this process cannot testify")
+                trouble = str(error)
+            else:
+                trouble = ""
             if attached:
                 pause_s = AGAIN_S
                 with suppress(TimeoutError):

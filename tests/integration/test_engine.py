@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from issuer.calls import Answer
+from issuer import calls, redis_link
+from issuer import engine as engine_module
+from issuer.calls import NOT_READY, Answer
 from issuer.engine import Engine
 from issuer.keys import partition_keys
 from issuer.outcomes import Outcome
 from issuer.redis_link import Link, RedisUnavailableError
 from issuer.settings import Settings
 from issuer.stores import Stores
-from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem
+from tests.integration.test_recovery import CLIENT, engine_of, make_batch, ready, redeem
 from tests.servers import RedisServer
 
 
@@ -30,6 +32,7 @@ class Relay:
         self._port = port
         self.lose_replies = 0
         self.calls_seen = 0
+        self.silent = False
         self.url = ""
 
     @contextlib.asynccontextmanager
@@ -55,6 +58,8 @@ class Relay:
         task = asyncio.create_task(back(), name="relay-back")
         try:
             while data := await reader.read(65536):
+                if self.silent and b"EVALSHA" not in data:
+                    continue
                 if b"EVALSHA" in data:
                     self.calls_seen += 1
                     lose = self.lose_replies > 0
@@ -174,6 +179,39 @@ async def test_equal_keys_in_one_call_get_one_code_and_another_client_none(setti
         Outcome.GRANTED: 1, Outcome.REPLAYED: 4, Outcome.KEY_REUSED: 1,
     }  # fmt: skip
     assert {a.code for a in answers if a.code} == {"CODE1"}
+
+
+async def test_an_answer_that_nobody_understands_ends_nothing(
+    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = await make_batch(stores, 500)
+    async with engine_of(settings, stores) as engine:
+        with monkeypatch.context() as patched:
+            patched.setattr(calls, "_PLAIN", {})
+            patched.setattr(engine_module, "MAX_IN_PIPELINE", 10)
+            async with asyncio.timeout(20):
+                answers = await redeem(engine, uuid.uuid4(), 50)
+        assert Counter(answers) == {NOT_READY: 50}
+        assert engine.is_alive
+        await ready(engine)
+        answers = await redeem(engine, batch_id, 5)
+    assert Counter(a.outcome for a in answers) == {Outcome.GRANTED: 5}
+
+
+async def test_a_server_that_takes_connections_and_is_silent_costs_no_more_than_the_time_out(
+    settings: Settings, stores: Stores, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = await make_batch(stores, 50)
+    relay = Relay(redis_server.port)
+    async with relay.running(settings.redis_url.get_secret_value().rpartition("/")[2]):
+        through = settings.model_copy(update={"redis_url": SecretStr(relay.url), "redeem_timeout_ms": 300})
+        monkeypatch.setattr(redis_link, "CONNECT_TIMEOUT_S", 100.0)
+        async with engine_of(through, stores) as engine:
+            relay.lose_replies, relay.silent = 1, True
+            # Far more than the time-out, and less than opening a connection may take.
+            async with asyncio.timeout(20):
+                answers = await redeem(engine, batch_id, 1)
+            assert answers == [NOT_READY]
 
 
 async def test_forgotten_scripts_are_loaded_again(settings: Settings, stores: Stores) -> None:

@@ -21,10 +21,12 @@ from issuer.keys import GROUP, partition_keys
 from issuer.ledger.entries import Entry, record_entries
 from issuer.loading.pools import top_up
 from issuer.outcomes import Outcome
+from issuer.postgres import RECOVERY_LOCK, PostgresUnavailableError
 from issuer.recovery import rebuild
 from issuer.recovery.guardian import Orders
 from issuer.recovery.inspection import IncidentError, Verdict
 from issuer.recovery.journal import Journal
+from issuer.recovery.witness import Witness
 from issuer.redis_link import RedisUnavailableError
 from issuer.scripts import ACK_EVENTS
 from issuer.settings import Settings
@@ -227,6 +229,44 @@ async def test_a_recovery_that_dies_at_any_step_is_continued(
             assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE51"]
 
 
+async def test_a_recovery_that_has_lost_its_lock_does_not_undo_the_next_one(
+    own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = rebuild.bless_partitions
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def stands_still(*args: Any) -> None:
+        reached.set()
+        await go_on.wait()
+        await real(*args)
+
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+    own_redis.kill9()
+    own_redis.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(rebuild, "bless_partitions", stands_still)
+        first = asyncio.create_task(_open_and_close(own_settings), name="first")
+        await reached.wait()
+    async with open_stores(own_settings, wait_until_ready=False) as stores:
+        await stores.postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            RECOVERY_LOCK,
+        )
+        async with engine_of(own_settings, stores) as engine:
+            go_on.set()
+            with pytest.raises((RedisUnavailableError, PostgresUnavailableError)):
+                await first
+            assert [a.outcome for a in await redeem(engine, batch_id, 1)] == [Outcome.GRANTED]
+            assert await stores.postgres.fetchval("SELECT count(*) FROM incarnations") == 2
+
+
+async def _open_and_close(settings: Settings) -> None:
+    async with open_stores(settings):
+        pass
+
+
 async def test_a_replaced_server_is_never_blessed_again(
     own_settings: Settings, own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -264,6 +304,34 @@ async def test_an_announced_restore_counts_as_a_loss_and_a_dry_run_changes_nothi
         done = await stores.guardian.check(Orders(restored=True, margin=70))
         assert done is not None
         assert [(pool.set_aside, pool.issued_after) for pool in done.pools] == [(70, 70)]
+
+
+async def test_nothing_dies_of_a_postgres_that_is_not_what_it_should_be(
+    own_settings: Settings, own_redis: RedisServer
+) -> None:
+    """Such as a standby, one without the schema yet, or one that refuses the password for a while."""
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with (
+            engine_of(own_settings, stores) as engine,
+            Witness(stores.postgres, engine, stores.guardian).testifying(),
+        ):
+            for table in ("installation", "witnesses"):
+                await stores.postgres.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+            own_redis.kill9()
+            own_redis.start()
+            async with asyncio.timeout(30):
+                while "installation" not in stores.guardian.trouble:
+                    await asyncio.sleep(0.01)
+            assert [a.outcome for a in await redeem(engine, batch_id, 1)] == [Outcome.NOT_READY]
+            for table in ("installation", "witnesses"):
+                await stores.postgres.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
+            await ready(engine)
+            assert await verdict(stores) == Verdict.RESTART
+            assert [a.outcome for a in await redeem(engine, batch_id, 1)] == [Outcome.GRANTED]
+            async with asyncio.timeout(30):
+                while not await stores.postgres.fetchval("SELECT true FROM witnesses WHERE epoch = 2"):
+                    await asyncio.sleep(0.01)
 
 
 async def test_a_server_that_evicts_is_refused(own_settings: Settings, own_redis: RedisServer) -> None:
