@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -36,9 +39,17 @@ class Certificate:
         return context
 
 
+def _missing(package: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"apt-get install {package}")
+    pytest.skip(f"no {package} on this machine")
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     """For `localhost`, signed by itself."""
+    if shutil.which("openssl") is None:
+        _missing("openssl")
     directory = tmp_path_factory.mktemp("certificate")
     made = Certificate(directory / "server.crt", directory / "server.key")
     subprocess.run(
@@ -78,7 +89,7 @@ class TlsRedisServer(RedisServer):
 @pytest.fixture
 def tls_redis(tmp_path: Path, certificate: Certificate) -> Iterator[TlsRedisServer]:
     if not DEBIAN_REDIS.exists():
-        pytest.skip(f"no {DEBIAN_REDIS} on this machine")
+        _missing("redis-server")
     with TlsRedisServer(tmp_path / "redis", certificate) as server:
         yield server
 
