@@ -103,7 +103,7 @@ async def test_the_ways_to_give_a_file(preload: Preload, stores: Stores) -> None
     file = preload.write(b"\xef\xbb\xbfCode ; x\r\n")
     refused = await preload(file, "--batch-id", str(batch.id))
     assert refused.status == 2
-    assert refused.err == "error: CSV must contain 'code' and 'client_id' columns\n"
+    assert refused.err.startswith("error: CSV must contain 'code' and 'client_id' columns; ")
     assert (await check_agreement(stores, batch.id, A)).codes == ["X1", "X2"]
 
 
