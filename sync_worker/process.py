@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -20,6 +21,7 @@ from sync_worker.writer import LedgerWriter
 
 log = structlog.get_logger()
 
+FAILED_STOP_S: Final = 10.0
 POSTGRES_SIZE: Final = 6
 """Connections for chores; the ledger has one of its own."""
 
@@ -71,9 +73,20 @@ async def _work(settings: Settings, stores: Stores, stopping: asyncio.Event) -> 
 
 
 async def _until_stop(work: Coroutine[Any, Any, None], name: str, stopping: asyncio.Event) -> None:
-    await work
-    if not stopping.is_set():
-        raise TaskEndedError(name)
+    try:
+        await work
+        if not stopping.is_set():
+            raise TaskEndedError(name)
+    except Exception:
+        # The others are cancelled now; one whose cancellation is lost in a library sees this and ends all the same.
+        stopping.set()
+        asyncio.get_running_loop().call_later(FAILED_STOP_S, _end_in_any_case)
+        raise
+
+
+def _end_in_any_case() -> None:
+    log.error("the worker failed, and a task of it did not end")
+    os._exit(1)
 
 
 async def _bound_the_stop(stopping: asyncio.Event, tasks: list[asyncio.Task[None]], limit_s: float) -> None:

@@ -135,6 +135,10 @@ async def test_killed_again_and_again(shop: Shop, settings: Settings, tmp_path: 
         await drained(shop, handed_out)
 
 
+async def both_are_seen(shop: Shop) -> bool:
+    return bool(await shop.stores.postgres.fetchval("SELECT count(*) = 2 FROM workers"))
+
+
 async def test_two_workers_share_the_streams(shop: Shop, settings: Settings, tmp_path: Path) -> None:
     with WorkerProcess(settings, tmp_path / "a") as one, WorkerProcess(settings, tmp_path / "b") as other:
         total = 0
@@ -142,6 +146,8 @@ async def test_two_workers_share_the_streams(shop: Shop, settings: Settings, tmp
             total += shop.redeem_in_calls(5, 10)
             await asyncio.sleep(0.01)
         await drained(shop, total)
+        # A process that is still starting ends by the signal itself.
+        await eventually(lambda: both_are_seen(shop), "both workers are at it")
         assert (one.terminate(), other.terminate()) == (0, 0)
 
 
