@@ -287,11 +287,10 @@ class Engine:
         assert self._link.blessed is not None
         receipts = []
         for call, reply in zip(calls, replies, strict=False):
-            if not isinstance(reply, Exception) and reply[0] in (b"DONE", b"REPEATED"):
-                now_ms, _, data = reply[1].split(b"\x1e", 2)
-                if data:
-                    epoch = self._link.blessed.epoch
-                    receipts.append(Receipt(epoch, call.partition, int(now_ms), call.call_id, data))
+            if isinstance(reply, Exception) or reply[0] not in (b"DONE", b"REPEATED") or not (data := reply[2]):
+                continue
+            now_ms = reply[1].partition(b"\x1e")[0]
+            receipts.append(Receipt(self._link.blessed.epoch, call.partition, int(now_ms), call.call_id, data))
         if receipts:
             journal.append(receipts)
 
@@ -328,11 +327,11 @@ class Engine:
         return True
 
     def _give_out(self, call: Call, reply: list[bytes], replicated: bool) -> None:
-        now_ms, joined, granted = reply[1].split(b"\x1e", 2)
-        if granted:
+        now_ms, entry_id, joined = reply[1].split(b"\x1e", 2)
+        if entry_id:
             self._seen_ms[call.partition] = max(self._seen_ms.get(call.partition, 0), int(now_ms))
-        if len(reply) > 2:
-            self._note_clock(call.partition, int(now_ms), int(reply[2]))
+        if len(reply) > 3:
+            self._note_clock(call.partition, int(now_ms), int(reply[3]))
         answers = joined.split(b"\x1f")
         for waiting, text in zip(call.waiting, answers, strict=True):
             if waiting.slot.done():

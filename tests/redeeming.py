@@ -274,10 +274,12 @@ def decode_result(values: list[bytes]) -> Result:
     status = values[0].decode()
     if status not in ("DONE", "REPEATED"):
         return Result(status, detail=values[1].decode())
-    now, answers, data = values[1].split(_RS, 2)
-    host_ms = int(values[2]) if status == "DONE" else 0
+    now, _, answers = values[1].split(_RS, 2)
+    host_ms = int(values[3]) if status == "DONE" else 0
     words = [answer.decode().partition(" ") for answer in answers.split(_US)]
-    return Result(status, int(now), tuple(Answer(word, detail) for word, _, detail in words), data, host_ms, values[1])
+    return Result(
+        status, int(now), tuple(Answer(word, detail) for word, _, detail in words), values[2], host_ms, values[1]
+    )
 
 
 def _words(values: list[bytes]) -> list[str]:

@@ -2,8 +2,9 @@
 --
 -- Why a script: the checks (epoch, replay, batch, limits, stock, backlog) and the writes (event, pop, answer, window,
 -- counters) of every request must be one atomic step; no other process may get between them.
--- A refusal writes nothing. All reads and decisions, and all arguments of the writes, come before the first write.
--- The first write is XADD: it is refused as a whole when memory is short. The second is LPOP.
+-- A refusal writes nothing. All reads and decisions, and all arguments of the writes, come before the first write (but
+-- for the entry's id, which the first write gives). The first write is XADD: it is refused as a whole when memory is
+-- short. The second is LPOP.
 -- What was granted before is told again also when memory is short: a replay or a repeat only sets an expiry, so
 -- that a WAIT behind it waits for what it tells.
 --
@@ -13,8 +14,9 @@
 --       6 batch index of each pool (2 bytes each), 7 ms that an answer is kept for its idempotency key,
 --       then N requests: pool index (2 bytes; the top bit: the caller sees a batch only where it has this pool),
 --       idempotency index or 0 (2 bytes), who (bytes that go into the event as they are)
--- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, host_ms} | {DONE, result, host_ms} | {REPEATED, result}
---          result = now_ms RS answers joined by US RS event data;  answer = one of
+-- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, host_ms} | {DONE, result, data, host_ms} | {REPEATED, result, data}
+--          data = that of the event, '' where there is none (any more);  result = now_ms RS id of the stream entry,
+--          '' where nothing was granted RS answers joined by US;  answer = one of
 --          GRANTED code, REPLAYED code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
 --          LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT
 -- Cost: per call 10 commands, 1 for each batch and 5 for each pool it touches; windows and kept answers are read by
@@ -28,6 +30,8 @@ local PIECE = 2000
 local CALL_KEPT_MS, FARTHEST_DEADLINE_MS = 30000, 20000
 -- The server's clock stands still in a script and TIME may not: an expiry must not come before the window's end.
 local WINDOW_SLACK_MS = 1000
+-- The place of `d` among the fields of an entry.
+local DATA_AT = 12
 -- MSETEX: Valkey 9.1 and Redis 8.4. (Valkey calls itself Redis 7.2 where nobody asks for Valkey.)
 local HAS_MSETEX = (redis.VALKEY_VERSION_NUM or 0) >= 0x090100 or redis.REDIS_VERSION_NUM >= 0x080400
 
@@ -36,7 +40,10 @@ if state[1] ~= ARGV[1] then return {'STALE_EPOCH', state[1] or ''} end
 local kept = call('GET', KEYS[3])
 if kept then
   call('PEXPIRE', KEYS[3], CALL_KEPT_MS)
-  return {'REPEATED', kept}
+  -- What was granted is kept once, in the stream; an entry that is gone from there is in Postgres.
+  local id = string.match(kept, '^%d+\30([^\30]*)\30')
+  local entry = id ~= '' and call('XRANGE', KEYS[2], id, id)[1]
+  return {'REPEATED', kept, entry and entry[2][DATA_AT] or ''}
 end
 
 local time = call('TIME')
@@ -226,7 +233,8 @@ for r = 1, request_count do
     a = a + 3
   end
 end
-answers[a] = RS
+answers[a] = nil
+answers = table.concat(answers)
 
 local data = {}
 for p = 1, pool_count do
@@ -238,7 +246,6 @@ for p = 1, pool_count do
   end
 end
 data = table.concat(data)
-local result = stamp .. RS .. table.concat(answers) .. data
 
 if granted == 0 then
   if replayed_key then
@@ -246,7 +253,7 @@ if granted == 0 then
     if expires_at_ms > 0 then call('PEXPIREAT', replayed_key, expires_at_ms)
     else call('HSET', KEYS[1], 'clock', state[4]) end
   end
-  return {'DONE', result, host}
+  return {'DONE', stamp .. RS .. RS .. answers, '', host}
 end
 
 local puts = {}
@@ -272,14 +279,15 @@ put(new_answers, format('%.0f', now + tonumber(ARGV[7])))
 for b = 1, batch_count do put(batches[b].touched, batches[b].expires_at_ms) end
 backlog = format('%.0f', backlog + granted)
 
-call('XADD', KEYS[2], '*', 'v', '1', 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
+local id = call('XADD', KEYS[2], '*', 'v', '1', 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
 for p = 1, pool_count do
   if pools[p].taken > 0 then call('LPOP', KEYS[list_base + p], pools[p].taken) end
 end
+local result = stamp .. RS .. id .. RS .. answers
 call('SET', KEYS[3], result, 'PX', CALL_KEPT_MS)
 for i = 1, #puts do call(unpack(puts[i])) end
 for p = 1, pool_count do
   if pools[p].taken > 0 then call('HSET', KEYS[pool_base + p], 'issued', pools[p].issued) end
 end
 call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)
-return {'DONE', result, host}
+return {'DONE', result, data, host}

@@ -94,7 +94,7 @@ MUTATIONS: Final = (
                 '                ("LPOP", w.pool.codes_key)\n'
                 "                for c, r in zip(calls, replies, strict=False)\n"
                 '                if not isinstance(r, Exception) and r[0] == b"DONE"\n'
-                '                for w, a in zip(c.waiting, r[1].split(b"\\x1e")[1].split(b"\\x1f"), strict=True)\n'
+                '                for w, a in zip(c.waiting, r[1].split(b"\\x1e", 2)[2].split(b"\\x1f"), strict=True)\n'
                 '                if a.startswith(b"GRANTED")\n'
                 "            ]\n"
                 "            if pops:\n"

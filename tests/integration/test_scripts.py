@@ -286,6 +286,18 @@ def test_a_script_that_breaks_off_gives_no_code_twice(client: redis.Redis, write
         assert later == Answer("GRANTED", "code-1" if writes == 0 else "code-2")
 
 
+def test_a_repeated_call_tells_its_event_until_that_is_in_the_ledger(shop: Partition) -> None:
+    call = call_of(shop, somebody(), somebody())
+    first = shop.redeem(call)
+    again = shop.redeem(call)
+    assert (again.status, again.raw, again.data) == ("REPEATED", first.raw, first.data)
+    assert first.data
+    entry_id, _ = shop.events()[-1]
+    shop.ack([(entry_id, 2)])
+    late = shop.redeem(call)
+    assert (late.status, late.raw, late.data) == ("REPEATED", first.raw, b"")
+
+
 def test_a_forgotten_script_is_loaded_again(shop: Partition) -> None:
     """SCRIPT FLUSH is for the whole server; every caller of a shared one loads what it misses."""
     shop.redeem_now(somebody())
