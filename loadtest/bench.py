@@ -73,8 +73,8 @@ def _directory() -> Path:
     return directory
 
 
-async def run(sections: list[str], *, quick: bool) -> dict[str, Any]:
-    """Measures; returns everything that the report shows."""
+async def run(sections: list[str], output: Path, *, quick: bool) -> dict[str, Any]:
+    """Measures; returns everything that the report shows. What one section found is written before the next begins."""
     effort = QUICK if quick else THOROUGH
     driver = best_driver()
     results: dict[str, Any] = {
@@ -95,6 +95,7 @@ async def run(sections: list[str], *, quick: bool) -> dict[str, Any]:
                 print(f"  bytes: {results['memory']}", flush=True)
             else:
                 results["sections"][name] = medians(await SECTIONS[name](bench))
+            report.write(results, output)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return results
@@ -110,12 +111,11 @@ def main() -> None:
     configure_logs("error", name="bench")
     # SIGTERM ends it like Ctrl-C: whatever was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    options.output.mkdir(parents=True, exist_ok=True)
     try:
-        results = asyncio.run(run(options.only or names, quick=options.quick))
+        results = asyncio.run(run(options.only or names, options.output, quick=options.quick))
     except KeyboardInterrupt:
         sys.exit(130)
-    options.output.mkdir(parents=True, exist_ok=True)
-    report.write(results, options.output)
     print(report.aims_table(results))
 
 
