@@ -84,6 +84,16 @@ def test_put_batch(empty: Partition) -> None:
     stale(empty, lambda: empty.put_batch(BATCH, revision=3))
 
 
+def test_put_batch_does_not_close_what_was_rebuilt(empty: Partition) -> None:
+    assert empty.put_batch(BATCH, revision=2, rebuilding=2) == ["DONE"]
+    assert empty.put_batch(BATCH, revision=2, rebuilding=2) == ["DONE"]
+    assert empty.put_batch(BATCH, revision=2) == ["DONE"]
+    before = empty.snapshot()
+    assert empty.put_batch(BATCH, revision=2, rebuilding=2) == ["REBUILT"]
+    assert empty.snapshot() == before
+    assert empty.put_batch(BATCH, revision=3, rebuilding=3) == ["DONE"]
+
+
 def test_open_pool(empty: Partition) -> None:
     assert empty.open_pool(BATCH, CLIENT, 7) == ["UNKNOWN_BATCH"]
     empty.put_batch(BATCH)
@@ -96,6 +106,7 @@ def test_open_pool(empty: Partition) -> None:
 
 
 def test_load_codes(empty: Partition) -> None:
+    assert empty.load(BATCH, CLIENT, 1, ["a"], total=1) == ["UNKNOWN_BATCH"]
     empty.put_batch(BATCH)
     assert empty.load(BATCH, CLIENT, 1, ["a"], total=1) == ["NO_POOL"]
     empty.open_pool(BATCH, CLIENT, POOL_ID, total=3)
