@@ -28,7 +28,8 @@ GROUP: Final = "ledger"
 class PartitionKeys:
     """Keys that exist once per partition.
 
-    state   hash: epoch, key_format, max_backlog, backlog (redemptions not yet in the ledger), clock (highest time
+    state   hash: epoch (negative while it is fenced off), blessed_epoch (the last that was not), installation (whose
+            data these are), key_format, max_backlog, backlog (redemptions not yet in the ledger), clock (highest time
             in ms that a script has used, so that a clock that steps back cannot reopen a window)
     stream  events of all batches of the partition, in the order in which they happened
     """

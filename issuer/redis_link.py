@@ -48,6 +48,12 @@ class _FencedOffError(aioredis.ConnectionError):
     """Raised while a connection opens, so that the driver closes it."""
 
 
+class Caller(Protocol):
+    """Sends commands: a `Link`, or what stands before one."""
+
+    async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]: ...
+
+
 class ScriptRunner(Protocol):
     """Runs scripts under an epoch: `Redis` for everybody, a stand-in for the recovery while partitions are fenced."""
 

@@ -15,8 +15,8 @@ from sync_worker.process import exit_status
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sync_worker",
-        description="Brings redemptions from Redis into the Postgres ledger until SIGTERM. It takes no arguments: settings"
-        " come from the environment (ISSUER_…), see docs/settings.md.",
+        description="Brings redemptions from Redis into the Postgres ledger until SIGTERM. It takes no arguments: "
+        "settings come from the environment (ISSUER_…), see docs/settings.md.",
     )
     parser.parse_args()
     try:

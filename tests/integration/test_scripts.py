@@ -141,8 +141,11 @@ def test_rebuild_pool(shop: Partition) -> None:
     before = shop.snapshot()
     assert shop.rebuild_pool(BATCH, CLIENT, POOL_ID, issued=4, total=10) == ["NOT_FENCED", "1"]
     assert shop.snapshot() == before
-    shop.epoch = 0
+    shop.epoch = -2
     assert shop.bless() == ["DONE"]
+    shop.epoch = -1
+    assert shop.rebuild_pool(BATCH, CLIENT, POOL_ID, issued=3, total=10) == ["STALE_EPOCH", "-2"]
+    shop.epoch = -2
     assert shop.rebuild_pool(BATCH, CLIENT, POOL_ID, issued=4, total=10) == ["DONE"]
     assert codes_of(shop) == []
     shop.epoch = 2
@@ -161,10 +164,14 @@ def test_bless_partition(shop: Partition) -> None:
     delivered = shop.client.xreadgroup(GROUP, "me", {shop.keys.stream: ">"})
     assert len(delivered) == 1
     before = shop.snapshot()
-    shop.epoch = 1
-    assert shop.bless() == ["STALE_EPOCH", "2"]
-    assert shop.snapshot() == before
+    for late in (1, -1):
+        shop.epoch = late
+        assert shop.bless() == ["STALE_EPOCH", "2"]
     shop.epoch = 3
+    shop.installation = "theirs"
+    assert shop.bless() == ["FOREIGN", "ours"]
+    assert shop.snapshot() == before
+    shop.installation = "ours"
     shop.client.delete(shop.keys.stream)
     shop.client.set(shop.keys.stream, "not a stream")
     before = shop.snapshot()
