@@ -38,6 +38,11 @@ class PartitionKeys:
     stream: str
     prefix: str
 
+    @property
+    def probe(self) -> str:
+        """Written to see whether the server takes writes; means nothing, and expires."""
+        return f"{self.prefix}probe"
+
     def call(self, call_id: str) -> str:
         """Kept result of one script call, so that a repeated call is recognised."""
         return f"{self.prefix}c:{call_id}"
