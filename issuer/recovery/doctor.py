@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from issuer.migrate import SchemaError, check_schema
 from issuer.postgres import Pool, PostgresUnavailableError, unavailable_translated
-from issuer.recovery.inspection import foreign_installations, look_at_partitions
+from issuer.recovery.inspection import foreign_installations, look_at_partitions, look_at_pools
 from issuer.redis_link import Link, RedisUnavailableError
 from issuer.settings import Settings
 
@@ -157,6 +157,15 @@ async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncI
     wrong = [p for p, state in enumerate(states) if state.get("epoch") != str(row["epoch"])]
     yield Check("epoch of the partitions", not wrong, f"{len(states) - len(wrong)} of {len(states)} right",
                 "see `issuer recover --dry-run`")  # fmt: skip
+    async with unavailable_translated(), postgres.acquire() as connection:
+        pools = await look_at_pools(link, connection, row["partitions"])
+    gone = [pool for pool in pools if pool.opened and pool.issued_before is None]
+    yield Check(
+        "pools",
+        not gone,
+        f"Redis lacks {len(gone)} of {len(pools)}, such as pool {gone[0].pool_id}" if gone else f"{len(pools)}",
+        "it answers `no code found` for them; somebody deleted keys: `issuer recover --restored` brings them back",
+    )
     fullest = max((int(state.get("backlog", 0)) for state in states), default=0)
     yield Check(
         "backlog",

@@ -17,14 +17,14 @@ from pydantic import SecretStr
 from issuer.loading.pools import top_up
 from issuer.postgres import close_pool, connect_pool
 from issuer.recovery import rebuild
-from issuer.recovery.doctor import examine
+from issuer.recovery.doctor import Check, examine
 from issuer.recovery.guardian import Orders
 from issuer.recovery.inspection import IncidentError, look_at_partitions
 from issuer.redis_link import Link
 from issuer.settings import Settings
 from issuer.stores import open_stores
 from tests.conftest import clone_database
-from tests.integration.test_recovery import engine_of, make_batch, redeem, seqs
+from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
 from tests.servers import PostgresServer, RedisServer
 
 
@@ -81,13 +81,34 @@ async def test_the_doctor_says_that_redis_is_anothers(own_settings: Settings, ot
         async with open_stores(other_settings):
             pass
     for settings, ok in ((own_settings, True), (other_settings, False)):
-        postgres = await connect_pool(settings, size=1)
-        try:
-            (found,) = [check for check in await examine(settings, postgres) if check.name == "installation"]
-        finally:
-            await close_pool(postgres)
+        found = await doctor_on(settings, "installation")
         assert found.ok is ok
         assert ok or "the data of" in found.found
+
+
+async def doctor_on(settings: Settings, name: str) -> Check:
+    postgres = await connect_pool(settings, size=1)
+    try:
+        (found,) = [check for check in await examine(settings, postgres) if check.name == name]
+    finally:
+        await close_pool(postgres)
+    return found
+
+
+async def test_a_pool_whose_key_was_deleted_by_hand_is_named_and_comes_back(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 100)
+        assert (await doctor_on(own_settings, "pools")).ok
+        async with engine_of(own_settings, stores) as engine:
+            await stores.redis.client.delete(engine.pool_ref(batch_id, CLIENT).pool_key)
+            found = await doctor_on(own_settings, "pools")
+            assert (found.ok, found.found) == (False, "Redis lacks 1 of 1, such as pool 1")
+            await stores.guardian.check(Orders(restored=True))
+            assert (await doctor_on(own_settings, "pools")).ok
+            await top_up(stores)
+            async with asyncio.timeout(10):
+                while [a.code for a in await redeem(engine, batch_id, 1)] != ["CODE51"]:
+                    await asyncio.sleep(0.05)
 
 
 async def test_a_margin_counts_in_a_recovery_that_was_half_done(
