@@ -1,7 +1,7 @@
 # make up     everything in one terminal: needs Python 3.11+ and make, nothing else
 # make test   everything that CI runs
 # make lint   the quick half of it
-# make soak   breaks an installation again and again: make soak ARGS="--minutes 30 --seed 1"
+# make soak   breaks an installation again and again: make soak ARGS="--minutes 60 --seed 1"
 # make mutants  breaks a promise in a copy of the program and tells which test noticed
 # make bench  measures everything on this machine, some 25 minutes; make bench ARGS=--quick for a look
 # make profile  leaves a flame graph of an API process under load in loadtest/results/

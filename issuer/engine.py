@@ -64,6 +64,8 @@ class Engine:
         self._seen_epoch = 0
         self._seen_ms: dict[int, int] = {}
         self.clock_behind_ms = 0
+        self.refused = False
+        """Whether Redis' last word on something to write was an error: out of memory, read-only, disk full, …"""
         self.detached = asyncio.Event()
         incarnations.on_change(self.doubt)
 
@@ -304,7 +306,9 @@ class Engine:
             return False
         if isinstance(reply, RedisError):
             # Refused before the first write: out of memory, read-only, loading, … Nothing happened.
-            log.warning("redis refused a call", error=str(reply))
+            if not self.refused:
+                log.warning("redis refuses calls", error=str(reply))
+            self.refused = True
             call.answer_all(NOT_READY)
             return True
         status = reply[0]
@@ -329,6 +333,7 @@ class Engine:
     def _give_out(self, call: Call, reply: list[bytes], replicated: bool) -> None:
         now_ms, entry_id, joined = reply[1].split(b"\x1e", 2)
         if entry_id:
+            self.refused = False
             self._seen_ms[call.partition] = max(self._seen_ms.get(call.partition, 0), int(now_ms))
         if len(reply) > 3:
             self._note_clock(call.partition, int(now_ms), int(reply[3]))

@@ -28,7 +28,8 @@ GROUP: Final = "ledger"
 class PartitionKeys:
     """Keys that exist once per partition.
 
-    state   hash: epoch, key_format, max_backlog, backlog (redemptions not yet in the ledger), clock (highest time
+    state   hash: epoch (negative while it is fenced off), blessed_epoch (the last that was not), installation (whose
+            data these are), key_format, max_backlog, backlog (redemptions not yet in the ledger), clock (highest time
             in ms that a script has used, so that a clock that steps back cannot reopen a window)
     stream  events of all batches of the partition, in the order in which they happened
     """
@@ -36,6 +37,11 @@ class PartitionKeys:
     state: str
     stream: str
     prefix: str
+
+    @property
+    def probe(self) -> str:
+        """Written to see whether the server takes writes; means nothing, and expires."""
+        return f"{self.prefix}probe"
 
     def call(self, call_id: str) -> str:
         """Kept result of one script call, so that a repeated call is recognised."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from issuer.incarnation import Blessed, Incarnations
 from issuer.postgres import PostgresUnavailableError
@@ -45,6 +46,12 @@ class RedisRefusedError(RedisUnavailableError):
 
 class _FencedOffError(aioredis.ConnectionError):
     """Raised while a connection opens, so that the driver closes it."""
+
+
+class Caller(Protocol):
+    """Sends commands: a `Link`, or what stands before one."""
+
+    async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]: ...
 
 
 class ScriptRunner(Protocol):
@@ -75,7 +82,7 @@ def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) 
     }
     parts = urlsplit(url)
     if parts.scheme != "sentinel":
-        return pool_class.from_url(url, **options)  # type: ignore[no-any-return]
+        return _sending_cancellably(pool_class.from_url(url, **options))
     hosts = [(host or "127.0.0.1", int(port or 26379)) for host, _, port in
              (item.rpartition("@")[2].partition(":") for item in parts.netloc.split(","))]  # fmt: skip
     service, _, database = parts.path.strip("/").partition("/")
@@ -84,7 +91,28 @@ def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) 
     )
     options.pop("timeout", None)
     options |= {"db": int(database or 0), "password": parts.password, "username": parts.username or None}
-    return SentinelConnectionPool(service or "mymaster", sentinel, **options)
+    return _sending_cancellably(SentinelConnectionPool(service or "mymaster", sentinel, **options))
+
+
+class _CancellableSending(AbstractConnection):
+    """Bounds the time of sending by itself. The driver does it with `wait_for`, which in Python 3.11 forgets that its
+    task was cancelled when the data went out at the same moment: tasks that should end lived on."""
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        timeout_s, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await super().send_packed_command(command, check_health)
+        except TimeoutError as error:
+            raise RedisTimeoutError("Timeout writing to socket") from error
+        finally:
+            self.socket_timeout = timeout_s
+
+
+def _sending_cancellably(pool: ConnectionPool) -> ConnectionPool:
+    """The pool, whose connections (TCP, TLS, a socket file, Sentinel's) send as `_CancellableSending`."""
+    pool.connection_class = type("Connection", (_CancellableSending, pool.connection_class), {})
+    return pool
 
 
 async def _close_sentinels(pool: ConnectionPool) -> None:

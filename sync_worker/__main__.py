@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from pydantic import ValidationError
@@ -12,6 +13,12 @@ from sync_worker.process import exit_status
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sync_worker",
+        description="Brings redemptions from Redis into the Postgres ledger until SIGTERM. It takes no arguments: "
+        "settings come from the environment (ISSUER_…), see docs/settings.md.",
+    )
+    parser.parse_args()
     try:
         settings = Settings()
     except ValidationError as error:

@@ -17,6 +17,7 @@ from issuer.keys import GROUP, partition_keys
 from issuer.loading.memory import RedisMemoryError
 from issuer.loading.pools import PoolError, top_up
 from issuer.postgres import PostgresUnavailableError, unavailable_translated
+from issuer.recovery.witness import forget_witnesses
 from issuer.redis_link import RedisUnavailableError, redis_errors_translated
 from issuer.scripts import REMOVE_CONSUMERS
 from issuer.stores import Stores
@@ -73,6 +74,7 @@ class Chores:
             Chore("free-ended-batches", 5.0, self.free_ended),
             Chore("sign-of-life", 1.0, self.give_sign_of_life),
             Chore("remove-consumers", 600.0, self.remove_consumers),
+            Chore("forget-witnesses", 600.0, self.forget_witnesses),
         )
 
     async def top_up(self) -> None:
@@ -124,6 +126,9 @@ class Chores:
         oldest_ms = min((int(first[0][0].partition(b"-")[0]) for first in replies[1::2] if first), default=None)
         now_ms = seconds * 1000 + micros // 1000
         return backlog, 0.0 if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000
+
+    async def forget_witnesses(self) -> None:
+        await forget_witnesses(self._stores.postgres)
 
     async def remove_consumers(self) -> None:
         for partition in range(self._stores.redis.partitions):

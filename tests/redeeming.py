@@ -129,6 +129,7 @@ class Partition:
         self.client = client
         self.number = number
         self.epoch = 1
+        self.installation = "ours"
         self.keys: PartitionKeys = partition_keys(number)
         self._prologue = prologue
         self._shas: dict[str, str] = {}
@@ -162,7 +163,7 @@ class Partition:
         return self.batch(batch).window_prefix + customer.bytes
 
     def bless(self, *, max_backlog: int = 1_000_000, backlog: int = 0) -> list[str]:
-        args: list[str | bytes | int] = [self.epoch, KEY_FORMAT, max_backlog, backlog, GROUP]
+        args: list[str | bytes | int] = [self.epoch, KEY_FORMAT, max_backlog, backlog, GROUP, self.installation]
         return _words(self.run(scripts.BLESS_PARTITION, [self.keys.state, self.keys.stream], args))
 
     def put_batch(
@@ -205,7 +206,7 @@ class Partition:
     def rebuild_pool(self, batch: UUID, client: UUID, pool_id: int, *, issued: int, total: int) -> list[str]:
         names = self.batch(batch)
         keys = [self.keys.state, names.pool(client), names.codes(client)]
-        return _words(self.run(scripts.REBUILD_POOL, keys, [pool_id, issued, total]))
+        return _words(self.run(scripts.REBUILD_POOL, keys, [self.epoch, pool_id, issued, total]))
 
     def ack(self, entries: Sequence[tuple[bytes, int]]) -> list[str]:
         """`entries`: stream id and number of redemptions in it."""

@@ -11,8 +11,11 @@ from issuer.redis_link import NotReadyError, ScriptRunner
 from issuer.scripts import PUT_BATCH
 
 
-async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, rebuilding: str = "") -> None:
-    """Writes one revision of a batch (a row of `batches`) to Redis."""
+async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, rebuilding: str = "") -> bool:
+    """Writes one revision of a batch (a row of `batches`) to Redis.
+
+    False: it should have been closed (`rebuilding`) and is open at this very revision; its windows were rebuilt then.
+    """
     partition = partition_of(row["id"], redis.partitions)
     keys = [partition_keys(partition).state, batch_keys(partition, row["id"]).batch]
     starts_at, ends_at = (at and to_ms(at) for at in (row["starts_at"], row["ends_at"]))
@@ -29,6 +32,7 @@ async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, r
             rebuilding,
         ],
     )
-    if reply[0] != b"DONE":
-        # A recovery brought a later one meanwhile; or Postgres was set back, and then a person must look.
-        raise NotReadyError(f"Redis has revision {reply[1].decode()} of batch {row['id']}, not {row['revision']}")
+    if reply[0] in (b"DONE", b"REBUILT"):
+        return bool(reply[0] == b"DONE")
+    # A recovery brought a later one meanwhile; or Postgres was set back, and then a person must look.
+    raise NotReadyError(f"Redis has revision {reply[1].decode()} of batch {row['id']}, not {row['revision']}")

@@ -64,7 +64,8 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         return
     rebuilding = str(row["revision"])
     batch_id, partition = row["id"], partition_of(row["id"], stores.redis.partitions)
-    await put_batch(stores.redis, row, rules, rebuilding=rebuilding)
+    if not await put_batch(stores.redis, row, rules, rebuilding=rebuilding):
+        return  # somebody did it all but for step 4
     # Redis' clock decides how long a key lives, so it tells what is left of each window.
     async with redis_errors_translated():
         seconds, microseconds = await stores.redis.client.time()

@@ -72,7 +72,7 @@ def _gauge(name: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
 
 def _observed(vitals: Vitals | None) -> Iterator[Metric]:
     ready = _gauge("issuer_ready", ["part"])
-    ready.add_metric(["redis"], float(vitals is not None and vitals.redis is not None))
+    ready.add_metric(["redis"], float(vitals is not None and vitals.redis_serves))
     ready.add_metric(["postgres"], float(vitals is not None and vitals.postgres is not None))
     yield ready
     if vitals is None:

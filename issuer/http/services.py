@@ -48,7 +48,11 @@ class Services:
         async with self._looking:
             taken_at, vitals = self._vitals.get(with_pools, (float("-inf"), Vitals(None, None)))
             if time.monotonic() - taken_at > age_s:
-                vitals = await take_vitals(self.stores, with_pools=with_pools)
+                # Who is not ready is asked for nothing, and would never learn that Redis takes writes again.
+                try_writing = self.engine.refused
+                vitals = await take_vitals(self.stores, with_pools=with_pools, try_writing=try_writing)
+                if try_writing and vitals.redis_serves:
+                    self.engine.refused = False
                 self._vitals[with_pools] = (time.monotonic(), vitals)
             return vitals
 

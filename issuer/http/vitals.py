@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from redis.exceptions import ResponseError
+
 from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.redis_link import RedisUnavailableError, redis_errors_translated
@@ -20,11 +22,15 @@ _STEP: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class RedisVitals:
-    """Backlog: redemptions not yet in the ledger, by partition. Lag: entries of the streams, and their age."""
+    """Backlog: redemptions not yet in the ledger, by partition. Lag: entries of the streams, and their age.
+
+    `takes_writes`: False where a write was refused and still is.
+    """
 
     backlog: list[int]
     lag_events: int
     lag_s: float
+    takes_writes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +68,30 @@ class Vitals:
     postgres: PostgresVitals | None
     pools: list[PoolVitals] = field(default_factory=list)
 
+    @property
+    def redis_serves(self) -> bool:
+        """Whether Redis answers, with the data of the blessed epoch, and takes writes."""
+        return self.redis is not None and self.redis.takes_writes
 
-async def take_vitals(stores: Stores, *, with_pools: bool = False) -> Vitals:
-    """Asks both stores, each for at most TIMEOUT_S. Never raises for a store that is away."""
-    redis, postgres = await asyncio.gather(_ask_redis(stores), _ask_postgres(stores))
+
+async def take_vitals(stores: Stores, *, with_pools: bool = False, try_writing: bool = False) -> Vitals:
+    """Asks both stores, each for at most TIMEOUT_S. Never raises for a store that is away.
+
+    `try_writing`: Redis is asked for a small write as well, which would be synced to its disk like any other.
+    """
+    redis, postgres = await asyncio.gather(_ask_redis(stores, try_writing), _ask_postgres(stores))
     pools: list[PoolVitals] = []
     if with_pools and postgres is not None:
         pools = await _ask_pools(stores, redis is not None)
     return Vitals(redis, postgres, pools)
 
 
-async def _ask_redis(stores: Stores) -> RedisVitals | None:
+async def _ask_redis(stores: Stores, try_writing: bool) -> RedisVitals | None:
+    takes_writes = True
     try:
         async with asyncio.timeout(TIMEOUT_S), redis_errors_translated():
+            if try_writing:
+                takes_writes = await _takes_writes(stores)
             epoch = str(stores.redis.epoch).encode()
             pipeline = stores.redis.client.pipeline(transaction=False)
             pipeline.time()
@@ -92,7 +109,15 @@ async def _ask_redis(stores: Stores) -> RedisVitals | None:
         return None
     oldest_ms = [int(first[0][0].partition(b"-")[0]) for first in firsts if first]
     lag_s = max(0.0, (now_ms - min(oldest_ms)) / 1000) if oldest_ms else 0.0
-    return RedisVitals([int(state[1] or 0) for state in states], sum(lengths), lag_s)
+    return RedisVitals([int(state[1] or 0) for state in states], sum(lengths), lag_s, takes_writes)
+
+
+async def _takes_writes(stores: Stores) -> bool:
+    try:
+        await stores.redis.client.set(partition_keys(0).probe, 1, ex=60)
+    except ResponseError:
+        return False
+    return True
 
 
 _COUNTS: Final = """

@@ -4,12 +4,15 @@
 --
 -- KEYS: 1 state, 2 batch, 3 pool, 4 codes
 -- ARGV: 1 epoch, 2 first_seq, 3 total, then the codes in seq order (none: only raise the total)
--- Returns: {STALE_EPOCH, epoch} | {ENDED} | {NO_POOL} | {OUT_OF_STEP, loaded, issued} | {DONE, loaded, issued}
+-- Returns: {STALE_EPOCH, epoch} | {UNKNOWN_BATCH} | {ENDED} | {NO_POOL} | {OUT_OF_STEP, loaded, issued} |
+--          {DONE, loaded, issued}
 -- Cost: one RPUSH and two small commands.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end
-if redis.call('HGET', KEYS[2], 'state') ~= 'open' then return {'ENDED'} end
+local batch = redis.call('HGET', KEYS[2], 'state')
+if not batch then return {'UNKNOWN_BATCH'} end
+if batch ~= 'open' then return {'ENDED'} end
 local meta = redis.call('HMGET', KEYS[3], 'loaded', 'issued', 'total')
 if not meta[1] then return {'NO_POOL'} end
 local loaded, count = tonumber(meta[1]), #ARGV - 3

@@ -1,17 +1,19 @@
 -- Writes what the redeem script must know of a batch, unless a later revision is there already.
 --
--- Why a script: two changes of one batch may arrive in either order; the revision given in Postgres decides.
+-- Why a script: two changes of one batch may arrive in either order; the revision given in Postgres decides. A revision
+-- that is open is never closed again for its rebuild: whoever was overtaken in the middle might not live to open it.
 --
 -- KEYS: 1 state, 2 batch
 -- ARGV: 1 epoch, 2 revision, 3 state (open | ended), 4 paused (1 | 0), 5 starts_at_ms or '', 6 ends_at_ms or '',
 --       7 limits (max:window_ms,…; window 0 = for ever), 8 rebuilding ('' or the revision whose windows are rebuilt)
--- Returns: {STALE_EPOCH, epoch} | {SUPERSEDED, revision} | {DONE}
+-- Returns: {STALE_EPOCH, epoch} | {SUPERSEDED, revision} | {REBUILT} | {DONE}
 -- Cost: three commands.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end
-local there = redis.call('HGET', KEYS[2], 'revision')
-if there and tonumber(there) > tonumber(ARGV[2]) then return {'SUPERSEDED', there} end
+local there = redis.call('HMGET', KEYS[2], 'revision', 'rebuilding')
+if there[1] and tonumber(there[1]) > tonumber(ARGV[2]) then return {'SUPERSEDED', there[1]} end
+if there[1] == ARGV[2] and there[2] == '' and ARGV[8] ~= '' then return {'REBUILT'} end
 redis.call('HSET', KEYS[2], 'revision', ARGV[2], 'state', ARGV[3], 'paused', ARGV[4], 'starts_at_ms', ARGV[5],
   'ends_at_ms', ARGV[6], 'limits', ARGV[7], 'rebuilding', ARGV[8])
 return {'DONE'}

@@ -1,14 +1,16 @@
 -- Sets a pool back to what Postgres knows of it; its codes are loaded again behind `issued`.
 --
--- Why a script: list and counters must change together. Only for a partition that is fenced off (epoch 0).
+-- Why a script: list and counters must change together. Only for a partition that is fenced off by this very recovery:
+-- one that has lost its lock knows less than the next.
 --
 -- KEYS: 1 state, 2 pool, 3 codes
--- ARGV: 1 pool id, 2 issued, 3 total
--- Returns: {NOT_FENCED, epoch} | {DONE}
+-- ARGV: 1 epoch of the fence (negative), 2 pool id, 3 issued, 4 total
+-- Returns: {NOT_FENCED, epoch} | {STALE_EPOCH, epoch} | {DONE}
 -- Cost: three commands.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if epoch ~= '0' then return {'NOT_FENCED', epoch or ''} end
-redis.call('HSET', KEYS[2], 'id', ARGV[1], 'issued', ARGV[2], 'loaded', ARGV[2], 'total', ARGV[3])
+if not epoch or tonumber(epoch) >= 0 then return {'NOT_FENCED', epoch or ''} end
+if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch} end
+redis.call('HSET', KEYS[2], 'id', ARGV[2], 'issued', ARGV[3], 'loaded', ARGV[3], 'total', ARGV[4])
 redis.call('UNLINK', KEYS[3])
 return {'DONE'}

@@ -9,7 +9,7 @@ from uuid import UUID
 from issuer.batches.windows import dead_letters_of, pools_of
 from issuer.keys import IDEMPOTENCY_TTL_MS, batch_keys
 from issuer.postgres import Connection
-from issuer.redis_link import Link, RedisRefusedError, Value
+from issuer.redis_link import Caller, RedisRefusedError, Value
 
 _CHUNK: Final = 1_000
 _TIMEOUT_S: Final = 60.0
@@ -22,7 +22,7 @@ WHERE pool_id = ANY($1) AND key_hash IS NOT NULL
 ORDER BY redeemed_at"""
 
 
-async def restore_answers(connection: Connection, link: Link, batch_id: UUID, partition: int, *, host_ms: int) -> int:
+async def restore_answers(connection: Connection, link: Caller, batch_id: UUID, partition: int, *, host_ms: int) -> int:
     """Writes the kept answers of a batch that is fenced off, each for what is left of its 24 h; returns how many.
 
     `host_ms`: Redis' own time. Memory does not grow with their number.
@@ -48,7 +48,7 @@ async def restore_answers(connection: Connection, link: Link, batch_id: UUID, pa
     return written
 
 
-async def _write(link: Link, commands: Sequence[Sequence[Value]]) -> int:
+async def _write(link: Caller, commands: Sequence[Sequence[Value]]) -> int:
     if commands:
         for reply in await link.call(commands, timeout_s=_TIMEOUT_S):
             if isinstance(reply, Exception):

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from issuer.migrate import SchemaError, check_schema
 from issuer.postgres import Pool, PostgresUnavailableError, unavailable_translated
-from issuer.recovery.inspection import look_at_partitions
+from issuer.recovery.inspection import foreign_installations, look_at_partitions, look_at_pools
 from issuer.redis_link import Link, RedisUnavailableError
 from issuer.settings import Settings
 
@@ -136,7 +136,7 @@ async def _redis(settings: Settings, link: Link) -> AsyncIterator[Check]:
 
 async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncIterator[Check]:
     async with unavailable_translated():
-        row: Any = await postgres.fetchrow("SELECT run_id, epoch, partitions, max_backlog FROM installation")
+        row: Any = await postgres.fetchrow("SELECT id, run_id, epoch, partitions, max_backlog FROM installation")
     if row is None:
         yield Check("blessing", False, "this installation was never started", "start `issuer serve` or the worker")
         return
@@ -147,9 +147,25 @@ async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncI
         "see `issuer recover --dry-run`",
     )
     states = await look_at_partitions(link, row["partitions"])
-    foreign = [p for p, state in enumerate(states) if state.get("epoch") != str(row["epoch"])]
-    yield Check("epoch of the partitions", not foreign, f"{len(states) - len(foreign)} of {len(states)} right",
+    others = foreign_installations(states, row["id"])
+    yield Check(
+        "installation",
+        not others,
+        f"Redis holds the data of {', '.join(others)}" if others else str(row["id"]),
+        "correct ISSUER_REDIS_URL or ISSUER_DATABASE_URL: they lead to two installations",
+    )
+    wrong = [p for p, state in enumerate(states) if state.get("epoch") != str(row["epoch"])]
+    yield Check("epoch of the partitions", not wrong, f"{len(states) - len(wrong)} of {len(states)} right",
                 "see `issuer recover --dry-run`")  # fmt: skip
+    async with unavailable_translated(), postgres.acquire() as connection:
+        pools = await look_at_pools(link, connection, row["partitions"])
+    gone = [pool for pool in pools if pool.opened and pool.issued_before is None]
+    yield Check(
+        "pools",
+        not gone,
+        f"Redis lacks {len(gone)} of {len(pools)}, such as pool {gone[0].pool_id}" if gone else f"{len(pools)}",
+        "it answers `no code found` for them; somebody deleted keys: `issuer recover --restored` brings them back",
+    )
     fullest = max((int(state.get("backlog", 0)) for state in states), default=0)
     yield Check(
         "backlog",

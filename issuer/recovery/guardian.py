@@ -8,7 +8,7 @@ so a recovery that is killed is continued by the next process that looks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -21,11 +21,9 @@ import structlog
 
 from issuer.incarnation import Incarnations, InstallationError
 from issuer.postgres import (
-    RECOVERY_LOCK,
     Connection,
     Pool,
     PostgresUnavailableError,
-    own_connection,
     unavailable_translated,
 )
 from issuer.recovery import rebuild
@@ -35,12 +33,14 @@ from issuer.recovery.inspection import (
     PoolState,
     Server,
     Verdict,
+    foreign_installations,
     judge,
     look_at_partitions,
     look_at_pools,
     look_at_server,
 )
 from issuer.recovery.journal_keeper import hosts_not_seen, replay_host
+from issuer.recovery.lock import HeldLink, recovery_lock
 from issuer.recovery.witness import contradictions
 from issuer.redis_link import Link, RedisUnavailableError
 from issuer.settings import Settings
@@ -81,7 +81,7 @@ class Orders:
 class Recovery:
     """One recovery, with the lock held on `postgres` and an unfenced connection to the server."""
 
-    def __init__(self, settings: Settings, postgres: Connection, link: Link, orders: Orders) -> None:
+    def __init__(self, settings: Settings, postgres: Connection, link: HeldLink, orders: Orders) -> None:
         self._settings = settings
         self._postgres = postgres
         self._link = link
@@ -93,6 +93,11 @@ class Recovery:
         assert row is not None
         forced = self._orders.restored or self._orders.margin > 0
         states = await look_at_partitions(self._link, row["partitions"])
+        if others := foreign_installations(states, row["id"]):
+            raise IncidentError(
+                f"these data in Redis belong to another installation ({', '.join(others)}), not to {row['id']}: correct"
+                " ISSUER_REDIS_URL or ISSUER_DATABASE_URL; empty this Redis database only if nobody needs it"
+            )
         # A server that was flushed, or was a replica meanwhile, has the same run_id and other data.
         blessed = row["run_id"] == self._link.run_id and all(s.get("epoch") == str(row["epoch"]) for s in states)
         if blessed and not forced and not self._orders.dry_run:
@@ -119,29 +124,29 @@ class Recovery:
         begun = orjson.loads(row["recovering"]) if row["recovering"] else {}
         if begun.get("verdict") == Verdict.LOSS and finding.verdict is not Verdict.LOSS:
             finding = Finding(Verdict.LOSS, begun["reasons"])
-        bound = max(row["max_backlog"], self._orders.margin)
+        bound = max(0 if begun.get("set_aside") else row["max_backlog"], self._orders.margin)
         report = Report(row["epoch"] + 1, finding.verdict, finding.reasons, server, pools=pools)
         if self._orders.dry_run:
             if finding.verdict is Verdict.LOSS:
-                await rebuild.plan_set_aside(self._postgres, pools, bound)
+                await rebuild.plan_set_aside(self._postgres, pools, bound, begun)
                 report.journals_not_seen = await hosts_not_seen(self._postgres, report.epoch)
             return report
 
-        epoch = await self._fence(finding, begun)
-        report.epoch = epoch
-        await rebuild.fence_partitions(self._link, row["partitions"], row["max_backlog"])
+        epoch = report.epoch = await self._fence(finding, begun, states)
+        mark = rebuild.Mark(row["id"], epoch, row["partitions"], row["max_backlog"])
+        await rebuild.fence_partitions(self._link, mark)
         if finding.verdict is Verdict.LOSS:
             log.warning("recovering a Redis that may have lost redemptions", reasons=finding.reasons)
-            report.drained = await rebuild.drain_streams(self._link, self._postgres, row["partitions"])
+            report.drained = await rebuild.drain_streams(self._link, self._postgres, mark)
             if self._settings.journal_dir is not None:
                 report.replayed = (await replay_host(self._postgres, self._settings.journal_dir, epoch)).inserted
             report.journals_not_seen = await hosts_not_seen(self._postgres, epoch)
             await rebuild.set_aside(self._postgres, epoch, pools, bound, begun)
-            await rebuild.rebuild_partitions(self._link, self._postgres, row["partitions"], pools)
+            await rebuild.rebuild_partitions(self._link, self._postgres, mark, pools)
         else:
             for pool in pools:
                 pool.issued_after = pool.issued_before or 0
-        await self._bless(epoch, server, report, row["partitions"], row["max_backlog"])
+        await self._bless(mark, server, report)
         log.info("blessed", epoch=epoch, verdict=finding.verdict, set_aside=sum(p.set_aside for p in pools))
         return report
 
@@ -162,27 +167,30 @@ class Recovery:
         if alive and before["address"] != server.address:
             raise RedisUnavailableError("the blessed Redis server was alive a moment ago; not blessing another one yet")
 
-    async def _fence(self, finding: Finding, begun: dict[str, Any]) -> int:
+    async def _fence(self, finding: Finding, begun: dict[str, Any], states: Sequence[dict[str, str]]) -> int:
         """From here on nothing is acknowledged or handed out until the end. Returns the new epoch."""
         plan = begun | {"verdict": finding.verdict, "reasons": finding.reasons}
         limit_s = self._settings.postgres_timeout_s
+        # Redis is ahead where Postgres was restored from a backup; its epochs must go up all the same.
+        highest = max(abs(int(state.get("epoch", 0))) for state in states)
         while True:
             try:
                 async with self._postgres.transaction():
                     await self._postgres.execute(f"SET LOCAL lock_timeout = {int(limit_s * 1000)}")
                     epoch: int = await self._postgres.fetchval(
-                        "UPDATE installation SET epoch = epoch + 1, run_id = NULL, recovering = $1 RETURNING epoch",
-                        orjson.dumps(plan).decode(),
-                    )
+                        "UPDATE installation SET epoch = greatest(epoch, $2) + 1, run_id = NULL, recovering = $1"
+                        " RETURNING epoch",
+                        orjson.dumps(plan).decode(), highest,
+                    )  # fmt: skip
                 return epoch
             except asyncpg.LockNotAvailableError:
                 # A worker holds the row for one transaction. One that lost its network in the middle holds it for ever.
                 ended = await self._postgres.fetch(_END_ABANDONED, limit_s)
                 log.warning("ended transactions that held the recovery up", transactions=len(ended))
 
-    async def _bless(self, epoch: int, server: Server, report: Report, partitions: int, max_backlog: int) -> None:
+    async def _bless(self, mark: rebuild.Mark, server: Server, report: Report) -> None:
         # Redis first: if we die in between, nobody is blessed and the next recovery begins with the same data.
-        await rebuild.bless_partitions(self._link, epoch, partitions, max_backlog)
+        await rebuild.bless_partitions(self._link, mark)
         summary = report.to_json()
         del summary["pools"]
         async with self._postgres.transaction():
@@ -190,7 +198,7 @@ class Recovery:
                 "INSERT INTO incarnations (epoch, run_id, server, verdict, report) VALUES ($1, $2, $3, $4, $5)"
                 " ON CONFLICT (run_id) DO UPDATE SET epoch = excluded.epoch, server = excluded.server,"
                 " verdict = excluded.verdict, report = excluded.report, blessed_at = now(), seen_at = now()",
-                epoch, server.run_id, orjson.dumps(asdict(server)).decode(), report.verdict,
+                mark.epoch, server.run_id, orjson.dumps(asdict(server)).decode(), report.verdict,
                 orjson.dumps(summary).decode(),
             )  # fmt: skip
             await self._postgres.execute("UPDATE installation SET run_id = $1, recovering = NULL", server.run_id)
@@ -251,19 +259,13 @@ class Guardian:
             # connection to the server, and be waited for.
             await self._incarnations.refresh()
         try:
-            # A connection of its own: the lock goes with it, and no statement of a recovery has a short time limit.
-            async with unavailable_translated(), own_connection(self._settings) as connection:
-                await self._take_lock(connection)
-                report = await Recovery(self._settings, connection, self._link, orders or Orders()).run()
+            async with unavailable_translated(), recovery_lock(self._settings) as connection:
+                held = HeldLink(self._link, connection)
+                report = await Recovery(self._settings, connection, held, orders or Orders()).run()
         finally:
             with suppress(PostgresUnavailableError):
                 await self._incarnations.refresh()
         return report
-
-    async def _take_lock(self, connection: Connection) -> None:
-        # Polled, so that the wait is bounded by the recovery that holds it and not by the statement's time limit.
-        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RECOVERY_LOCK):
-            await asyncio.sleep(0.1)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

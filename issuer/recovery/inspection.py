@@ -10,7 +10,7 @@ from uuid import UUID
 
 from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.postgres import Connection, PoolConnection
-from issuer.redis_link import Link, RedisRefusedError
+from issuer.redis_link import Caller, RedisRefusedError
 
 STEP: Final = 500
 READ_TIMEOUT_S: Final = 30.0
@@ -77,7 +77,7 @@ def _parse_info(text: bytes) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-async def look_at_server(link: Link, address: str) -> Server:
+async def look_at_server(link: Caller, address: str) -> Server:
     """Asks a server what it is. CONFIG may be forbidden (managed Redis): the server then counts as not durable."""
     info_replies = await link.call([("INFO", "server"), ("INFO", "replication")], timeout_s=READ_TIMEOUT_S)
     for reply in info_replies:
@@ -107,7 +107,7 @@ async def look_at_server(link: Link, address: str) -> Server:
     )
 
 
-async def look_at_partitions(link: Link, partitions: int) -> list[dict[str, str]]:
+async def look_at_partitions(link: Caller, partitions: int) -> list[dict[str, str]]:
     """The state hash of every partition; empty where there is none."""
     replies = await link.call(
         [("HGETALL", partition_keys(p).state) for p in range(partitions)], timeout_s=READ_TIMEOUT_S
@@ -119,6 +119,12 @@ async def look_at_partitions(link: Link, partitions: int) -> list[dict[str, str]
         values = [value.decode() for value in reply]
         states.append(dict(zip(values[::2], values[1::2], strict=True)))
     return states
+
+
+def foreign_installations(states: Sequence[dict[str, str]], installation: UUID) -> list[str]:
+    """The ids of other installations whose data the partitions hold."""
+    found = {state["installation"] for state in states if "installation" in state}
+    return sorted(found - {str(installation)})
 
 
 _POOLS: Final = """
@@ -134,7 +140,7 @@ ORDER BY pools.id
 """
 
 
-async def look_at_pools(link: Link, postgres: Connection | PoolConnection, partitions: int) -> list[PoolState]:
+async def look_at_pools(link: Caller, postgres: Connection | PoolConnection, partitions: int) -> list[PoolState]:
     """Every pool of a batch that was not freed: what Postgres accounts for, and what this Redis says."""
     pools = [
         PoolState(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 
@@ -15,21 +17,35 @@ from issuer.ledger.entries import Entry, record_entries
 from issuer.postgres import Connection
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.inspection import STEP, PoolState
-from issuer.redis_link import Link, RedisRefusedError, Value
+from issuer.redis_link import Caller, RedisRefusedError, Value
 from issuer.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
 
-FENCED: Final = 0
-"""The epoch of a partition that is being recovered: no caller is ever given it."""
 TIMEOUT_S: Final = 60.0
 ENTRIES: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What every partition is given. The fence before an epoch is its negative: no caller is ever given that, and a
+    recovery that has lost its lock meets the fence of another epoch than its own."""
+
+    installation: UUID
+    epoch: int
+    partitions: int
+    max_backlog: int
+
+    @property
+    def fence(self) -> int:
+        return -self.epoch
 
 
 class FencedOff:
     """Runs scripts on partitions that are fenced off, as the recovery alone may. Stands in for `redis_link.Redis`."""
 
-    def __init__(self, link: Link, partitions: int) -> None:
+    def __init__(self, link: Caller, mark: Mark) -> None:
         self._link = link
-        self._partitions = partitions
+        self._partitions = mark.partitions
+        self._fence = mark.fence
 
     @property
     def partitions(self) -> int:
@@ -37,11 +53,11 @@ class FencedOff:
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]:
         """As `Redis.run`, under the epoch of a fenced partition."""
-        return (await run_all(self._link, script, [(keys, [FENCED, *args])]))[0]
+        return (await run_all(self._link, script, [(keys, [self._fence, *args])]))[0]
 
 
 async def run_all(
-    link: Link, script: Script, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Value]]]
+    link: Caller, script: Script, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Value]]]
 ) -> list[list[Any]]:
     """Runs one script many times in one round trip. Raises RedisRefusedError if any of them is refused.
 
@@ -56,31 +72,36 @@ async def run_all(
     for reply in replies[1:]:
         if reply[0] in (b"STALE_EPOCH", b"NOT_FENCED"):
             raise RedisRefusedError(f"{script.name}: the partition carries epoch {reply[1].decode()}")
+        if reply[0] == b"FOREIGN":
+            raise RedisRefusedError(f"{script.name}: the partition belongs to installation {reply[1].decode()}")
     return replies[1:]
 
 
-async def _mark_partitions(link: Link, epoch: int, partitions: int, max_backlog: int) -> None:
-    backlogs = await _count_backlogs(link, partitions)
+async def _mark_partitions(link: Caller, mark: Mark, epoch: int) -> None:
+    backlogs = await _count_backlogs(link, mark.partitions)
     await run_all(
         link, BLESS_PARTITION,
         [
-            ((keys.state, keys.stream), (epoch, KEY_FORMAT, max_backlog, backlogs[p], GROUP))
-            for p, keys in enumerate(map(partition_keys, range(partitions)))
+            (
+                (keys.state, keys.stream),
+                (epoch, KEY_FORMAT, mark.max_backlog, backlogs[p], GROUP, str(mark.installation)),
+            )
+            for p, keys in enumerate(map(partition_keys, range(mark.partitions)))
         ],
     )  # fmt: skip
 
 
-async def fence_partitions(link: Link, partitions: int, max_backlog: int) -> None:
+async def fence_partitions(link: Caller, mark: Mark) -> None:
     """Nothing is handed out or acknowledged from here on, whoever holds a connection to this server."""
-    await _mark_partitions(link, FENCED, partitions, max_backlog)
+    await _mark_partitions(link, mark, mark.fence)
 
 
-async def bless_partitions(link: Link, epoch: int, partitions: int, max_backlog: int) -> None:
-    """Opens the partitions under a new epoch."""
-    await _mark_partitions(link, epoch, partitions, max_backlog)
+async def bless_partitions(link: Caller, mark: Mark) -> None:
+    """Opens the partitions under the new epoch."""
+    await _mark_partitions(link, mark, mark.epoch)
 
 
-async def _count_backlogs(link: Link, partitions: int) -> list[int]:
+async def _count_backlogs(link: Caller, partitions: int) -> list[int]:
     """Redemptions in each partition's stream."""
     counts = []
     for partition in range(partitions):
@@ -91,7 +112,7 @@ async def _count_backlogs(link: Link, partitions: int) -> list[int]:
     return counts
 
 
-async def read_stream(link: Link, partition: int) -> AsyncIterator[list[Entry]]:
+async def read_stream(link: Caller, partition: int) -> AsyncIterator[list[Entry]]:
     """All entries of a partition's stream, some at a time."""
     after = b"-"
     while True:
@@ -106,15 +127,15 @@ async def read_stream(link: Link, partition: int) -> AsyncIterator[list[Entry]]:
         after = b"(" + reply[-1][0]
 
 
-async def drain_streams(link: Link, postgres: Connection, partitions: int) -> int:
+async def drain_streams(link: Caller, postgres: Connection, mark: Mark) -> int:
     """Brings what survives in the streams into the ledger (or the dead letters). Returns the redemptions drained."""
     drained = 0
-    for partition in range(partitions):
+    for partition in range(mark.partitions):
         keys = partition_keys(partition)
         async for entries in read_stream(link, partition):
             async with postgres.transaction():
                 await record_entries(postgres, entries)
-            acks: list[Value] = [FENCED, GROUP]
+            acks: list[Value] = [mark.fence, GROUP]
             for entry in entries:
                 acks += [entry.stream_id, entry.announced]
                 drained += entry.announced
@@ -136,22 +157,26 @@ SELECT greatest(
     (SELECT max(seq) FROM dead_letters WHERE pool_id = $1), 0)"""
 
 
-def _bound(pool: PoolState, bound: int) -> int:
+def _count(pool: PoolState, bound: int, begun: dict[str, Any]) -> int:
+    """How many codes of a pool are to be set aside."""
+    done = begun.get("set_aside")
+    if done:
+        # Nothing was handed out since, so nothing more can be missing; but an operator may know better.
+        return max(0, bound - int(done))
     # Never fewer than what the surviving data say was issued, whatever the bound.
     return max(bound, (pool.issued_before or 0) - pool.accounted)
 
 
-async def plan_set_aside(postgres: Connection, pools: Sequence[PoolState], bound: int) -> None:
+async def plan_set_aside(postgres: Connection, pools: Sequence[PoolState], bound: int, begun: dict[str, Any]) -> None:
     """Fills in what a recovery would set aside, and changes nothing. Events still in the stream are not yet counted."""
     for pool in pools:
         if pool.opened and not pool.drained:
-            pool.set_aside = await postgres.fetchval(
-                f"SELECT count(*) FROM ({_MISSING}) missing", pool.pool_id, _bound(pool, bound)
+            count = _count(pool, bound, begun)
+            row = await postgres.fetchrow(
+                f"SELECT count(*) AS n, max(seq) AS last FROM ({_MISSING}) missing", pool.pool_id, count
             )
-            last = await postgres.fetchval(
-                f"SELECT max(seq) FROM ({_MISSING}) missing", pool.pool_id, _bound(pool, bound)
-            )
-            pool.issued_after = max(pool.accounted, last or 0)
+            assert row is not None
+            pool.set_aside, pool.issued_after = row["n"], max(pool.accounted, row["last"] or 0)
 
 
 async def set_aside(
@@ -159,8 +184,8 @@ async def set_aside(
 ) -> None:
     """Sets aside, of every pool, the first `bound` codes that nothing accounts for: all or none, and only once.
 
-    A recovery that was killed after this step finds it done: nothing was handed out since, so nothing more can be
-    missing.
+    A recovery that was killed after this step finds it done (`begun`): what `bound` has above the one before comes on
+    top of it.
     """
     async with postgres.transaction():
         # Whoever replays a journal meanwhile holds the row: what is on its way into the ledger is not missing.
@@ -168,44 +193,43 @@ async def set_aside(
         for pool in pools:
             if not pool.opened:
                 continue
-            if not begun.get("set_aside") and not pool.drained:
+            if not pool.drained:
                 status = await postgres.execute(
                     f"INSERT INTO set_aside (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_MISSING}) missing",
-                    pool.pool_id, _bound(pool, bound), epoch,
+                    pool.pool_id, _count(pool, bound, begun), epoch,
                 )  # fmt: skip
                 pool.set_aside = int(status.rpartition(" ")[2])
             pool.issued_after = await postgres.fetchval(_ACCOUNTED, pool.pool_id)
-        await postgres.execute(
-            "UPDATE installation SET recovering = recovering || $1", orjson.dumps({"set_aside": True}).decode()
-        )
+        done = {"set_aside": max(bound, begun.get("set_aside", 0))}
+        await postgres.execute("UPDATE installation SET recovering = recovering || $1", orjson.dumps(done).decode())
 
 
-async def rebuild_partitions(link: Link, postgres: Connection, partitions: int, pools: Sequence[PoolState]) -> None:
+async def rebuild_partitions(link: Caller, postgres: Connection, mark: Mark, pools: Sequence[PoolState]) -> None:
     """Makes batches, pools, windows and idempotency answers again from Postgres. Codes are loaded afterwards."""
     (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
     host_ms = int(now[0]) * 1000 + int(now[1]) // 1000
-    redis = FencedOff(link, partitions)
+    redis = FencedOff(link, mark)
     for row in await postgres.fetch("SELECT * FROM batches ORDER BY id"):
         rules = parse_rules(orjson.loads(row["rules"]))
         await put_batch(redis, row, rules)
         if row["freed_at"] is None:
-            partition = partition_of(row["id"], partitions)
+            partition = partition_of(row["id"], mark.partitions)
             await restore_answers(postgres, link, row["id"], partition, host_ms=host_ms)
             if row["ended_at"] is None:
                 writer = fenced_writer(redis, row["id"], partition, "")
                 await write_windows(postgres, row["id"], partition, rules, writer, host_ms=host_ms)
         await postgres.execute("UPDATE batches SET redis_revision = $2 WHERE id = $1", row["id"], row["revision"])
-    await _rebuild_pools(link, postgres, pools)
+    await _rebuild_pools(link, postgres, mark, pools)
 
 
-async def _rebuild_pools(link: Link, postgres: Connection, pools: Sequence[PoolState]) -> None:
+async def _rebuild_pools(link: Caller, postgres: Connection, mark: Mark, pools: Sequence[PoolState]) -> None:
     opened = [pool for pool in pools if pool.opened]
     for at in range(0, len(opened), STEP):
         calls: list[tuple[Sequence[str | bytes], Sequence[Value]]] = []
         for pool in opened[at : at + STEP]:
             keys = batch_keys(pool.partition, pool.batch_id)
             names = (partition_keys(pool.partition).state, keys.pool(pool.client_id), keys.codes(pool.client_id))
-            calls.append((names, (pool.pool_id, pool.issued_after, pool.total)))
+            calls.append((names, (mark.fence, pool.pool_id, pool.issued_after, pool.total)))
         await run_all(link, REBUILD_POOL, calls)
     # The hint by which top-ups find what to load: lists are empty now.
     await postgres.executemany(

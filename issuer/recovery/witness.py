@@ -110,6 +110,19 @@ class Witness:
             await self._postgres.execute(_TESTIFY, self._name, state, said.epoch, clocks)
 
 
+async def forget_witnesses(postgres: Pool) -> None:
+    """Deletes what was said of servers that were replaced since; a recovery asks for the last one's only.
+
+    What was said of that one stays, also by processes that ended long ago: it counts until the next recovery.
+    """
+    async with unavailable_translated():
+        await postgres.execute(_FORGET)
+
+
+_FORGET: Final = """
+DELETE FROM witnesses
+WHERE epoch < (SELECT max(epoch) FROM incarnations) AND seen_at < now() - interval '1 hour'"""
+
 _SOMEONE_SILENT: Final = """
 SELECT EXISTS (
   SELECT FROM witnesses WHERE epoch = $1 AND state <> 'gone' AND (state = 'attached' OR seen_at < $2)

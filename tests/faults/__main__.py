@@ -1,4 +1,7 @@
-"""`python -m tests.faults <scenario> [seed] [rounds]`: plays one scenario and says how it went."""
+"""`python -m tests.faults <scenario> [seed] [rounds]`: plays one scenario and says how it went.
+
+A seed with a slash is one that a soak has named.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,13 @@ def main() -> int:
     bad = 0
     with fault_postgres(directory / "postgres") as postgres:
         for number, name in enumerate(SCENARIOS if names == ["all"] else names):
-            played = play(SCENARIOS[name], f"{name}/{seed}", directory / f"play-{number}", postgres, rounds=rounds)
+            played = play(
+                SCENARIOS[name],
+                seed if "/" in seed else f"{name}/{seed}",
+                directory / f"play-{number}",
+                postgres,
+                rounds=rounds,
+            )
             print(
                 f"{name} seed {seed}: {played.seconds:.1f} s, faults {dict(played.faults)}, {played.findings}",
                 flush=True,

@@ -39,7 +39,7 @@ def _torment(stage: Stage, way: str, request: bytes) -> None:
 
     def held() -> None:
         directions = stage.rng.choice((("up",), ("down",), ("up", "down")))
-        fault(f"{' and '.join(directions)} held")
+        fault("held")
         with proxy.holding(*directions):
             time.sleep(stage.pick(0.3, 1.0, 2.5))
         if stage.rng.random() < 0.5:

@@ -81,6 +81,7 @@ class Played:
 
     name: str
     seed: str
+    rounds: int
     findings: Findings
     faults: Counter[str]
     times_to_good_s: list[float]
@@ -94,7 +95,8 @@ def play(
     started = time.monotonic()
     database = f"fault_{next(_numbers)}"
     postgres.psql(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
-    with World(directory, postgres, postgres.url(database), seed=seed, **(chosen.world | more)) as world:
+    settings = chosen.world | more
+    with World(directory, postgres, postgres.url(database), seed=seed, rounds=rounds, **settings) as world:
         world.traffic.start()
         trouble = ""
         try:
@@ -107,6 +109,6 @@ def play(
             dead_letters=chosen.dead_letters,
         )  # fmt: skip
         if trouble:
-            findings.accuse(trouble)
+            findings.accuse(f"{trouble} ({world.stock()})")
     postgres.psql(f"DROP DATABASE {database} WITH (FORCE)")
-    return Played(chosen.name, seed, findings, world.faults, world.times_to_good_s, time.monotonic() - started)
+    return Played(chosen.name, seed, rounds, findings, world.faults, world.times_to_good_s, time.monotonic() - started)

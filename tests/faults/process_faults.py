@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from tests.faults.play import Stage, scenario
-from tests.faults.redis_faults import refused_with
 from tests.faults.world import World, wait_for_more
 from tests.servers import wait_until
 
@@ -135,7 +134,7 @@ def postgres_away_beyond_the_backlog(stage: Stage) -> None:
         stage.play_on(60)
         world.fault("postgres away, backlog full")
         world.postgres.stop()
-        wait_for_more(lambda: refused_with(world, "backlog_full"), 30, "the backlog is full")
+        wait_for_more(lambda: world.traffic.refused("backlog_full"), 30, "the backlog is full")
         world.postgres.start()
         world.await_good(time.monotonic())
 
@@ -246,15 +245,18 @@ def clocks_of_api_processes_off(stage: Stage) -> None:
     site = world.directory / "site"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(_SKEWED)
-    for offset_s in (3600, -3600):
-        path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
-        world.add_api(environment={"PYTHONPATH": path, "CLOCK_OFFSET_S": str(offset_s)})
-        world.fault("api clock off")
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
+    skewed = [
+        world.add_api(environment={"PYTHONPATH": path, "CLOCK_OFFSET_S": str(offset_s)}) for offset_s in (3600, -3600)
+    ]
     world.traffic.ports = world.ports()
     for _ in range(2 * stage.rounds):
         stage.play_on()
-        at = world.fault("api kill -9")
-        stage.rng.choice(world.apis).restart()
+        at = world.fault("api clock off")
+        api = stage.rng.choice(skewed)
+        api.kill9()
+        api.environment["CLOCK_OFFSET_S"] = str(-int(api.environment["CLOCK_OFFSET_S"]))
+        api.start()
         world.await_good(at)
 
 
@@ -279,7 +281,9 @@ def pools_run_dry(stage: Stage) -> None:
         world.fault("pools run dry")
         world.workers[0].kill9()
         wait_for_more(
-            lambda: refused_with(world, "pool_refilling") + refused_with(world, "sold_out"), 30, "the pools are empty"
+            lambda: world.traffic.refused("pool_refilling") + world.traffic.refused("sold_out"),
+            30,
+            "the pools are empty",
         )
         world.workers[0].start()
         world.await_good(time.monotonic())

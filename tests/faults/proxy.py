@@ -34,6 +34,8 @@ class Proxy:
         self._thread = thread
         self.target = target
         self._pairs: set[_Pair] = set()
+        # A task that waits for a stream is held by nobody else: it would be swept away with its connection.
+        self._pumps: set[asyncio.Task[None]] = set()
         self._mute = False
         self._delay_s = 0.0
         self._truncate_to: int | None = None
@@ -139,11 +141,11 @@ class Proxy:
         except OSError:
             self._reset(pair)
             return
-        loop = asyncio.get_running_loop()
-        pair.tasks = [
-            loop.create_task(self._pump(pair, "up", reader, pair.server)),
-            loop.create_task(self._pump(pair, "down", upstream, writer)),
-        ]
+        for direction, source, sink in (("up", reader, pair.server), ("down", upstream, writer)):
+            task = asyncio.create_task(self._pump(pair, direction, source, sink), name=f"proxy-{direction}")
+            pair.tasks.append(task)
+            self._pumps.add(task)
+            task.add_done_callback(self._pumps.discard)
 
     async def _pump(
         self, pair: _Pair, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

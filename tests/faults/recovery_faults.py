@@ -31,8 +31,10 @@ def _wipe(world: World) -> None:
     world.redis.start()
 
 
-def _epoch(world: World) -> int:
-    return int(world.sql("SELECT epoch FROM installation")[0]["epoch"])
+def _lose_everything(world: World) -> None:
+    world.fault("all programs killed, redis wiped")
+    _kill_programs(world)
+    _wipe(world)
 
 
 @scenario(missing=True)
@@ -41,7 +43,7 @@ def recovery_killed_at_each_step(stage: Stage) -> None:
     world = stage.world
     for _ in range(stage.rounds):
         stage.play_on()
-        _wipe(world)
+        _lose_everything(world)
         for table in stage.rng.sample(STEPS, 2 if stage.rounds == 1 else len(STEPS)):
             _kill_programs(world)
             with world.locking(table):
@@ -52,6 +54,28 @@ def recovery_killed_at_each_step(stage: Stage) -> None:
         at = time.monotonic()
         _start_programs(world)
         world.await_good(at)
+
+
+@scenario(missing=True, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
+def recovery_frozen(stage: Stage) -> None:
+    """SIGSTOP of the process that recovers: the others do not wait for ever, and it does not go on when it wakes."""
+    world = stage.world
+    first = world.apis[0]
+    for _ in range(stage.rounds):
+        stage.play_on()
+        _lose_everything(world)
+        table = stage.rng.choice(STEPS[1:])
+        with world.locking(table):
+            first.begin()
+            world.wait_until_wanted(table)
+            world.fault("recovery frozen")
+            first.freeze()
+        at = time.monotonic()
+        for process in (*world.apis[1:], *world.workers):
+            process.begin()
+        world.await_good(at)
+        first.thaw()
+        stage.play_on(100)
 
 
 @scenario(missing=True)

@@ -40,12 +40,13 @@ def redis_frozen(stage: Stage) -> None:
 def redis_frozen_long(stage: Stage) -> None:
     """Ten seconds (four in a short run): longer than the deadline of every call that was on its way."""
     world = stage.world
-    stage.play_on()
-    at = world.fault("redis frozen 10 s")
-    world.redis.freeze()
-    time.sleep(10 if stage.rounds > 1 else 4)
-    world.redis.thaw()
-    world.await_good(at)
+    for _ in range(stage.rounds):
+        stage.play_on()
+        at = world.fault("redis frozen 10 s")
+        world.redis.freeze()
+        time.sleep(10 if stage.rounds > 1 else 4)
+        world.redis.thaw()
+        world.await_good(at)
 
 
 @scenario()
@@ -70,13 +71,9 @@ def redis_out_of_memory(stage: Stage) -> None:
         world.fault("redis out of memory")
         with world.redis.client() as client:
             client.config_set("maxmemory", "1mb")
-            wait_for_more(lambda: _count(world, 503), 20, "customers are refused")
+            wait_for_more(lambda: world.traffic.refused(503), 20, "customers are refused")
             client.config_set("maxmemory", "0")
         world.await_good(time.monotonic())
-
-
-def _count(world: World, status: int) -> int:
-    return sum(attempt.status == status for attempt in list(world.traffic.attempts))
 
 
 def replica_of(primary: RedisServer, world: World) -> RedisServer:
@@ -130,8 +127,3 @@ def failover_to_lagging_replica(stage: Stage) -> None:
 def failover_with_wait(stage: Stage) -> None:
     """With WAIT nothing was answered that the replica did not have."""
     _fail_over(stage, "failover with WAIT")
-
-
-def refused_with(world: World, answer: str) -> int:
-    """How many requests were refused with this error code so far."""
-    return sum(attempt.answer == answer for attempt in list(world.traffic.attempts))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -75,6 +77,8 @@ class _Memory:
     in_flight: set[int] = field(default_factory=set)
     keyed: list[Wish] = field(default_factory=list)
     good: int = 0
+    refused: Counter[int | str] = field(default_factory=Counter)
+    """By status and by error code."""
 
 
 class Traffic:
@@ -138,8 +142,13 @@ class Traffic:
 
     def seconds_to_good(self, since: float) -> float | None:
         """From `since` (time.monotonic) to the first 200 of a request sent after it."""
-        done = [a.done_at for a in list(self.attempts) if a.status == 200 and a.sent_at > since]
+        begin = bisect.bisect_right(self.attempts, since, key=lambda attempt: attempt.sent_at)
+        done = [attempt.done_at for attempt in self.attempts[begin:] if attempt.status == 200]
         return min(done) - since if done else None
+
+    def refused(self, how: int | str) -> int:
+        """How many requests were refused with this status or error code so far."""
+        return self._memory.refused[how]
 
     def ask_once(self, wish: Wish) -> Attempt:
         """One request outside the traffic; it is remembered like all others."""
@@ -208,5 +217,7 @@ class Traffic:
         attempt.status = response.status
         attempt.answer = str(response.json().get("code", ""))
         attempt.replayed = response.headers.get("idempotency-replayed") == "true"
-        if response.status == 200 and not attempt.replayed:
+        if response.status != 200:
+            self._memory.refused.update((attempt.status, attempt.answer))
+        elif not attempt.replayed:
             self._memory.good += 1

@@ -27,8 +27,10 @@ from tests.faults.traffic import Shop, Traffic
 from tests.servers import PostgresServer, RedisServer, ServerProcess, wait_until
 
 PARTITIONS: Final = 4
-CODES: Final = 20_000
 MAX_BACKLOG: Final = 2_000
+CODES: Final = 20_000
+CODES_A_ROUND: Final = 2 * MAX_BACKLOG + 4_000
+"""What a round may use up: two losses that set a whole backlog aside, and some seconds of customers."""
 _RUN_API: Final = (
     "from issuer.http.serve import listen, run_api; from issuer.settings import load_settings;"
     "settings = load_settings(); run_api(settings, listen(settings.host, settings.port))"
@@ -101,8 +103,8 @@ class World:
 
     def __init__(
         self, directory: Path, postgres: PostgresServer, database_url: str, *, seed: str, apis: int = 2,
-        workers: int = 1, redis_options: dict[str, str] | None = None, environment: dict[str, str] | None = None,
-        clients: int = 24, through: Sequence[str] = (),
+        workers: int = 1, rounds: int = 1, redis_options: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None, clients: int = 24, through: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.directory = directory
         self.seed = seed
@@ -126,6 +128,7 @@ class World:
         self.proxies: dict[str, Proxy] = {}
         self._through = through
         self._sizes = (apis, workers, clients)
+        self._codes = CODES + rounds * CODES_A_ROUND
         self._others: list[ServerProcess] = []
         self._proxies: list[Proxy] = []
         self.shops: list[Shop] = []
@@ -293,6 +296,14 @@ class World:
         assert seconds is not None
         return seconds
 
+    def stock(self) -> str:
+        """How much of each pool is used up, for a play that did not get to its end."""
+        pools = self.sql(
+            "SELECT p.id, p.total, (SELECT count(*) FROM redemptions r WHERE r.pool_id = p.id) AS ledger,"
+            " (SELECT count(*) FROM set_aside s WHERE s.pool_id = p.id) AS aside FROM pools p ORDER BY p.id"
+        )
+        return "; ".join(f"pool {p['id']}: {p['ledger']} + {p['aside']} set aside of {p['total']}" for p in pools)
+
     def _make_shops(self) -> None:
         """Three batches: without limits and with two clients, with sliding limits, with a limit for ever."""
         number = int.from_bytes(os.urandom(5))
@@ -308,7 +319,7 @@ class World:
             self.shops.append(Shop(name, batch_id, ids, limits, customers, weight))
             self.sql(_BATCH, batch_id, name, text)
             for client_id in ids:
-                self.sql(_POOL, batch_id, client_id, CODES)
+                self.sql(_POOL, batch_id, client_id, self._codes)
 
     def ports(self, apis: Sequence[ApiProcess] | None = None) -> list[int]:
         return [api.port for api in (self.apis if apis is None else apis)]

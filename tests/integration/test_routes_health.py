@@ -96,6 +96,47 @@ async def test_it_starts_without_redis_and_postgres_and_gets_ready_by_itself(tmp
         postgres.kill9()
 
 
+REFUSALS = {
+    "out of memory": ({"maxmemory": "1mb"}, {"maxmemory": "0"}),
+    "too few replicas": ({"min-replicas-to-write": "1"}, {"min-replicas-to-write": "0"}),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_redis_that_takes_no_writes_is_not_ready_until_it_does(
+    settings: Settings, tmp_path: Path, refusal: str
+) -> None:
+    worse, better = REFUSALS[refusal]
+    with RedisServer(tmp_path / "redis") as redis, redis.client() as client:
+        here = settings.model_copy(update={"redis_url": SecretStr(redis.url())})
+        async with running_app(here) as api:
+            batch, codes_of = await api.batch("A", "B")
+            assert (await api.redeem(batch, codes_of)).status_code == 200
+            client.config_set(*next(iter(worse.items())))
+            problem(await api.redeem(batch, codes_of), 503, "not ready")
+            await until_status(api, "/readyz", 503)
+            await until_status(api, "/healthcheck", 500)
+            text = (await api.get("/metrics")).text
+            assert 'issuer_ready{part="redis"} 0.0' in text
+            assert "issuer_backlog" in text
+            client.config_set(*next(iter(better.items())))
+            await until_status(api, "/readyz", 200)
+            assert (await api.redeem(batch, codes_of)).status_code == 200
+
+
+async def test_a_redis_that_became_read_only_is_not_ready(settings: Settings, tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as redis, redis.client() as client:
+        here = settings.model_copy(update={"redis_url": SecretStr(redis.url())})
+        async with running_app(here) as api:
+            batch, codes_of = await api.batch("A", "B")
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            problem(await api.redeem(batch, codes_of), 503, "not ready")
+            await until_status(api, "/readyz", 503)
+            client.execute_command("REPLICAOF", "NO", "ONE")
+            await until_status(api, "/readyz", 200)
+            assert (await api.redeem(batch, codes_of)).status_code == 200
+
+
 async def test_the_metrics_are_those_that_are_documented(settings: Settings) -> None:
     async with running_app(settings) as api:
         await api.batch("A")

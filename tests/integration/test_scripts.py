@@ -84,6 +84,16 @@ def test_put_batch(empty: Partition) -> None:
     stale(empty, lambda: empty.put_batch(BATCH, revision=3))
 
 
+def test_put_batch_does_not_close_what_was_rebuilt(empty: Partition) -> None:
+    assert empty.put_batch(BATCH, revision=2, rebuilding=2) == ["DONE"]
+    assert empty.put_batch(BATCH, revision=2, rebuilding=2) == ["DONE"]
+    assert empty.put_batch(BATCH, revision=2) == ["DONE"]
+    before = empty.snapshot()
+    assert empty.put_batch(BATCH, revision=2, rebuilding=2) == ["REBUILT"]
+    assert empty.snapshot() == before
+    assert empty.put_batch(BATCH, revision=3, rebuilding=3) == ["DONE"]
+
+
 def test_open_pool(empty: Partition) -> None:
     assert empty.open_pool(BATCH, CLIENT, 7) == ["UNKNOWN_BATCH"]
     empty.put_batch(BATCH)
@@ -96,6 +106,7 @@ def test_open_pool(empty: Partition) -> None:
 
 
 def test_load_codes(empty: Partition) -> None:
+    assert empty.load(BATCH, CLIENT, 1, ["a"], total=1) == ["UNKNOWN_BATCH"]
     empty.put_batch(BATCH)
     assert empty.load(BATCH, CLIENT, 1, ["a"], total=1) == ["NO_POOL"]
     empty.open_pool(BATCH, CLIENT, POOL_ID, total=3)
@@ -130,8 +141,11 @@ def test_rebuild_pool(shop: Partition) -> None:
     before = shop.snapshot()
     assert shop.rebuild_pool(BATCH, CLIENT, POOL_ID, issued=4, total=10) == ["NOT_FENCED", "1"]
     assert shop.snapshot() == before
-    shop.epoch = 0
+    shop.epoch = -2
     assert shop.bless() == ["DONE"]
+    shop.epoch = -1
+    assert shop.rebuild_pool(BATCH, CLIENT, POOL_ID, issued=3, total=10) == ["STALE_EPOCH", "-2"]
+    shop.epoch = -2
     assert shop.rebuild_pool(BATCH, CLIENT, POOL_ID, issued=4, total=10) == ["DONE"]
     assert codes_of(shop) == []
     shop.epoch = 2
@@ -150,10 +164,14 @@ def test_bless_partition(shop: Partition) -> None:
     delivered = shop.client.xreadgroup(GROUP, "me", {shop.keys.stream: ">"})
     assert len(delivered) == 1
     before = shop.snapshot()
-    shop.epoch = 1
-    assert shop.bless() == ["STALE_EPOCH", "2"]
-    assert shop.snapshot() == before
+    for late in (1, -1):
+        shop.epoch = late
+        assert shop.bless() == ["STALE_EPOCH", "2"]
     shop.epoch = 3
+    shop.installation = "theirs"
+    assert shop.bless() == ["FOREIGN", "ours"]
+    assert shop.snapshot() == before
+    shop.installation = "ours"
     shop.client.delete(shop.keys.stream)
     shop.client.set(shop.keys.stream, "not a stream")
     before = shop.snapshot()

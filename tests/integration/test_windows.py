@@ -155,6 +155,19 @@ async def test_a_change_that_overtakes_a_dead_one_still_rebuilds(stores: Stores)
         assert words(shop.redeem(customer=customer)) == ["LIMIT_REACHED"]
 
 
+async def test_who_was_overtaken_in_the_middle_does_not_close_the_batch_again(stores: Stores) -> None:
+    """A push that lost its lock wakes up when another one has done its work, and may die at any moment."""
+    async with shop_of(stores) as shop:
+        customer = uuid4()
+        await set_rules(stores, shop, limit(2))
+        shop.redeem(1, customer=customer)
+        await stores.postgres.execute("UPDATE batches SET redis_revision = 1")
+        await push_batch(dying(stores, 2), shop.batch)
+        assert words(shop.redeem(2, customer=customer)) == ["GRANTED", "LIMIT_REACHED"]
+        batch = await find_batch(stores.postgres, shop.batch)
+        assert batch.redis_revision == batch.revision == 2
+
+
 async def test_changes_at_the_same_time_end_in_the_latest_rules(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         customer = uuid4()

@@ -420,6 +420,25 @@ async def test_removes_consumers_that_are_gone_but_none_with_entries(shop: Shop)
     assert (left["name"], left["pending"]) == (b"busy", 1)
 
 
+async def test_forgets_witnesses_of_servers_that_were_replaced(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    postgres = shop.stores.postgres
+    await postgres.execute(
+        "INSERT INTO incarnations (epoch, run_id, server, verdict) VALUES (5, 'the last one', '{}', 'loss')"
+    )
+    await postgres.execute(
+        "INSERT INTO witnesses (name, seen_at, state, epoch, clocks_ms) SELECT name, now() - ago, 'gone', epoch, '{}'"
+        " FROM (VALUES ('old', interval '1 day', 4), ('lives', interval '1 s', 4), ('last', interval '1 day', 5))"
+        " AS said (name, ago, epoch)"
+    )
+    with WorkerProcess(settings, tmp_path):
+
+        async def forgotten() -> bool:
+            rows = await postgres.fetch("SELECT name FROM witnesses ORDER BY name")
+            return [row["name"] for row in rows] == ["last", "lives"]
+
+        await eventually(forgotten, "one is forgotten")
+
+
 async def test_a_side_task_that_dies_stops_the_process_loudly(shop: Shop, settings: Settings, tmp_path: Path) -> None:
     await shop.stores.postgres.execute("UPDATE batches SET rules = '{\"nonsense\": 1}', revision = 2")
     with WorkerProcess(settings, tmp_path) as worker:

@@ -24,7 +24,7 @@ async def get_livez(call: Call) -> Response:
 async def get_readyz(call: Call) -> Response:
     """200 if a redemption can be answered now. The worker is shown, not judged: redemptions go on without it."""
     vitals = await call.services.vitals()
-    ready = call.services.engine.is_ready and call.services.engine.is_alive and vitals.redis is not None
+    ready = call.services.engine.is_ready and call.services.engine.is_alive and vitals.redis_serves
     knows_keys = call.services.knows_keys
     content = {
         "status": "ready" if ready and knows_keys else "not ready",
@@ -50,7 +50,8 @@ def show_workers(vitals: Vitals) -> dict[str, Any]:
 async def get_healthcheck(call: Call) -> Response:
     """For integrations that know this path: both stores must answer."""
     vitals = await call.services.vitals()
-    away = [name for name, part in (("Redis", vitals.redis), ("Postgres", vitals.postgres)) if part is None]
+    serves = (("Redis", vitals.redis_serves), ("Postgres", vitals.postgres is not None))
+    away = [name for name, does in serves if not does]
     if away or not call.services.engine.is_ready:
         message = f"{' and '.join(away)} cannot be used" if away else "Redis cannot be used"
         return answer({"status": "unhealthy", "message": message}, 500)

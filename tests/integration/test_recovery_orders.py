@@ -1,0 +1,201 @@
+"""What an operator orders of a recovery, whose data it may touch, and a recovery that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from issuer.loading.pools import top_up
+from issuer.postgres import close_pool, connect_pool
+from issuer.recovery import rebuild
+from issuer.recovery.doctor import Check, examine
+from issuer.recovery.guardian import Orders
+from issuer.recovery.inspection import IncidentError, look_at_partitions
+from issuer.redis_link import Link
+from issuer.settings import Settings
+from issuer.stores import open_stores
+from tests.conftest import clone_database
+from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
+from tests.servers import PostgresServer, RedisServer
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def own_settings(settings: Settings, own_redis: RedisServer) -> Settings:
+    return settings.model_copy(update={"redis_url": SecretStr(own_redis.url()), "max_backlog": 50})
+
+
+@pytest.fixture
+def other_settings(own_settings: Settings, postgres_server: PostgresServer) -> Iterator[Settings]:
+    """Another installation's Postgres, by mistake with the Redis of `own_settings`."""
+    url = clone_database(postgres_server)
+    yield own_settings.model_copy(update={"database_url": SecretStr(url)})
+    postgres_server.psql(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+
+async def states(settings: Settings) -> list[dict[str, str]]:
+    link = Link(settings, None)
+    await link.open()
+    try:
+        return await look_at_partitions(link, settings.partitions)
+    finally:
+        await link.aclose()
+
+
+async def test_the_redis_of_another_installation_is_left_alone(
+    own_settings: Settings, other_settings: Settings
+) -> None:
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 100)
+        before = await states(own_settings)
+        with pytest.raises(IncidentError, match="another installation"):
+            async with open_stores(other_settings):
+                pass
+        async with open_stores(other_settings, wait_until_ready=False) as others:
+            for orders in (Orders(restored=True), Orders(margin=5), Orders(dry_run=True)):
+                with pytest.raises(IncidentError, match="another installation"):
+                    await others.guardian.check(orders)
+        assert await states(own_settings) == before
+        async with engine_of(own_settings, stores) as engine:
+            assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE1"]
+
+
+async def test_the_doctor_says_that_redis_is_anothers(own_settings: Settings, other_settings: Settings) -> None:
+    async with open_stores(own_settings):
+        pass
+    with pytest.raises(IncidentError):
+        async with open_stores(other_settings):
+            pass
+    for settings, ok in ((own_settings, True), (other_settings, False)):
+        found = await doctor_on(settings, "installation")
+        assert found.ok is ok
+        assert ok or "the data of" in found.found
+
+
+async def doctor_on(settings: Settings, name: str) -> Check:
+    postgres = await connect_pool(settings, size=1)
+    try:
+        (found,) = [check for check in await examine(settings, postgres) if check.name == name]
+    finally:
+        await close_pool(postgres)
+    return found
+
+
+async def test_a_pool_whose_key_was_deleted_by_hand_is_named_and_comes_back(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 100)
+        assert (await doctor_on(own_settings, "pools")).ok
+        async with engine_of(own_settings, stores) as engine:
+            await stores.redis.client.delete(engine.pool_ref(batch_id, CLIENT).pool_key)
+            found = await doctor_on(own_settings, "pools")
+            assert (found.ok, found.found) == (False, "Redis lacks 1 of 1, such as pool 1")
+            await stores.guardian.check(Orders(restored=True))
+            assert (await doctor_on(own_settings, "pools")).ok
+            await top_up(stores)
+            async with asyncio.timeout(10):
+                while [a.code for a in await redeem(engine, batch_id, 1)] != ["CODE51"]:
+                    await asyncio.sleep(0.05)
+
+
+async def test_a_margin_counts_in_a_recovery_that_was_half_done(
+    own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DiedError(Exception):
+        pass
+
+    async def dies(*args: object) -> None:
+        raise DiedError
+
+    async with open_stores(own_settings) as stores:
+        await make_batch(stores, 200)
+    own_redis.kill9()
+    own_redis.wipe()
+    own_redis.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(rebuild, "rebuild_partitions", dies)
+        with pytest.raises(DiedError):
+            async with open_stores(own_settings):
+                pass
+        async with open_stores(own_settings, wait_until_ready=False) as stores:
+            assert await seqs(stores, "set_aside") == list(range(1, 51))
+            for margin, total in ((70, 70), (70, 70), (60, 70)):
+                planned = await stores.guardian.check(Orders(margin=margin, dry_run=True))
+                assert planned is not None
+                held = len(await seqs(stores, "set_aside"))
+                assert [(p.set_aside, p.issued_after) for p in planned.pools] == [(total - held, total)]
+                with pytest.raises(DiedError):
+                    await stores.guardian.check(Orders(margin=margin))
+                assert await seqs(stores, "set_aside") == list(range(1, total + 1))
+    async with open_stores(own_settings) as stores:
+        assert await seqs(stores, "set_aside") == list(range(1, 71))
+
+
+async def wanted(connection: asyncpg.Connection[asyncpg.Record], table: str) -> None:
+    async with asyncio.timeout(30):
+        while not await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = $1::regclass)", table
+        ):
+            await asyncio.sleep(0.02)
+
+
+def recover_command(settings: Settings) -> subprocess.Popen[str]:
+    """`issuer recover`, as a process that can be frozen."""
+    environment = os.environ | {
+        "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
+        "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
+        "ISSUER_PARTITIONS": str(settings.partitions),
+        "ISSUER_POSTGRES_TIMEOUT_S": str(settings.postgres_timeout_s),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "issuer", "recover"], env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ["incarnations", "set_aside", "batches"])
+async def test_a_recovery_that_is_frozen_is_not_waited_for_and_does_not_go_on(
+    own_settings: Settings, own_redis: RedisServer, table: str
+) -> None:
+    settings = own_settings.model_copy(update={"postgres_timeout_s": 1.0})
+    async with open_stores(settings) as stores:
+        batch_id = await make_batch(stores, 200)
+    own_redis.kill9()
+    own_redis.wipe()
+    own_redis.start()
+    connection = await asyncpg.connect(settings.database_url.get_secret_value())
+    frozen = None
+    try:
+        async with connection.transaction():
+            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            frozen = recover_command(settings)
+            await wanted(connection, table)
+            frozen.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(20), open_stores(settings) as stores:
+            epoch, held = stores.redis.epoch, await seqs(stores, "set_aside")
+            assert held == list(range(1, 51))
+            frozen.send_signal(signal.SIGCONT)
+            output, _ = await asyncio.to_thread(frozen.communicate, timeout=30)
+            assert frozen.returncode == 1, output
+            assert (stores.redis.epoch, await seqs(stores, "set_aside")) == (epoch, held)
+            await top_up(stores)
+            async with engine_of(settings, stores) as engine:
+                assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE51"]
+    finally:
+        await connection.close()
+        if frozen is not None:
+            frozen.kill()
+            frozen.wait()

@@ -1,0 +1,28 @@
+"""The boundary to Redis, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+
+from issuer.stores import Stores
+
+
+async def test_a_cancelled_command_ends_its_task(stores: Stores) -> None:
+    """At whatever step of the exchange the cancellation comes: a task that missed it would go on for ever."""
+
+    async def ask() -> None:
+        while True:
+            await stores.redis.client.ping()
+
+    await stores.redis.client.ping()
+    for steps in range(40):
+        task = asyncio.create_task(ask(), name="ask")
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=5)
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0.01)
+        assert done, f"cancelled after {steps} steps, and it went on"
+        assert task.cancelled()
