@@ -22,6 +22,8 @@ from issuer.generating.unlucky import WordsError, built_in_words, checked_words
 DEFAULT_LENGTH: Final = 12
 MOST_CHARACTERS: Final = 255
 """Characters of a whole code."""
+MOST_CODES: Final = 10_000_000
+"""Codes that may be asked for at once; who wants more asks again."""
 PLACE: Final = "#"
 SPACE_FACTOR: Final = 10
 """A code space must hold that many times the codes that are asked for."""

@@ -17,15 +17,13 @@ import orjson
 from issuer import audit
 from issuer.batches.pool_meta import codes_to_load
 from issuer.batches.store import BatchEndedError, find_batch
-from issuer.generating.code_format import CodeFormat, CodeFormatError, parse_code_format
+from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, parse_code_format
 from issuer.generating.drawing import draw_code
 from issuer.instants import show_instant
 from issuer.loading.memory import check_room, codes_bytes
 from issuer.postgres import AnyConnection, Pool, unavailable_translated
 from issuer.stores import Stores
 
-MOST_CODES: Final = 10_000_000
-"""Codes of one job; who wants more asks again."""
 MOST_OPEN: Final = 32
 MOST_OPEN_OF_CLIENT: Final = 4
 """Jobs over HTTP that may wait or run at a time."""

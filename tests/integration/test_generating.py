@@ -11,10 +11,9 @@ import pytest
 from issuer.audit import list_entries
 from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
 from issuer.generating import making
-from issuer.generating.code_format import CodeFormat, CodeFormatError, CodeSpaceError
+from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, CodeSpaceError
 from issuer.generating.drawing import FewCodesError
 from issuer.generating.jobs import (
-    MOST_CODES,
     MOST_OPEN_OF_CLIENT,
     Job,
     JobIdReusedError,
