@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
 import typer
@@ -27,9 +27,9 @@ from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatErro
 from issuer.generating.unlucky import WordsError, parse_words
 
 if TYPE_CHECKING:
+    from issuer.batches.stock import Stock
     from issuer.batches.store import Batch
     from issuer.generating.jobs import Job, Order
-    from issuer.loading.pools import Loaded
     from issuer.stores import Stores
 
 EXAMPLES: Final = 3
@@ -131,6 +131,7 @@ def _format(words: Path | None, **values: object) -> CodeFormat:
 
 async def _work(stores: Stores, request: Request, *, as_json: bool) -> None:
     from issuer.batches.store import BatchEndedError, BatchNotFoundError
+    from issuer.generating.command_job import command_job
     from issuer.generating.drawing import FewCodesError
     from issuer.generating.jobs import JobIdReusedError
     from issuer.loading.memory import RedisMemoryError
@@ -145,7 +146,9 @@ async def _work(stores: Stores, request: Request, *, as_json: bool) -> None:
         if request.dry_run:
             await _show_outlook(stores, order, batch, as_json=as_json)
             return
-        job, warning = await _job(stores, order, request.job_id)
+        async with command_job(stores, order, job_id=request.job_id) as (job, left_behind):
+            typer.echo(_begun(job, left_behind), err=True)
+            await _finish(stores, job, new=new, as_json=as_json)
     except (BatchNotFoundError, BatchEndedError, CodeSpaceError, FewCodesError, JobIdReusedError) as error:
         await end_if_empty(stores, batch, new)
         raise InputError(str(error)) from error
@@ -155,7 +158,6 @@ async def _work(stores: Stores, request: Request, *, as_json: bool) -> None:
     except RedisMemoryError as error:
         await end_if_empty(stores, batch, new)
         raise CommandError(f"nothing was generated: {error}") from error
-    await _finish(stores, job, new=new, warning=warning, as_json=as_json)
 
 
 async def _order(stores: Stores, request: Request, batch: Batch | None) -> Order:
@@ -169,18 +171,10 @@ async def _order(stores: Stores, request: Request, batch: Batch | None) -> Order
     return Order(batch_id, client_id or uuid4(), request.code_format, request.count, cli_actor())
 
 
-async def _job(stores: Stores, order: Order, job_id: UUID | None) -> tuple[Job, str | None]:
-    """The job to work at, and the warning that its codes are guessed easily."""
-    from issuer.generating.jobs import ask_for_codes, repeated_job
-
-    if job_id is None and (left := await repeated_job(stores, order)) is not None:
-        typer.echo(f"going on with job {left.id}, which nobody was told the end of", err=True)
-        return left, None
-    job = await ask_for_codes(stores, order, job_id=job_id)
-    typer.echo(
-        f"job {job.id}; to go on after an interruption: the same command, or issuer generate --job {job.id}", err=True
-    )
-    return job, order.code_format.check_space(order.count)
+def _begun(job: Job, left_behind: bool) -> str:
+    if left_behind:
+        return f"going on with job {job.id}, which nobody was told the end of"
+    return f"job {job.id}; after an interruption the same command goes on, or: issuer generate --job {job.id}"
 
 
 async def _go_on(stores: Stores, job_id: UUID, *, as_json: bool) -> None:
@@ -190,47 +184,41 @@ async def _go_on(stores: Stores, job_id: UUID, *, as_json: bool) -> None:
         job = await find_job(stores.postgres, job_id)
     except JobNotFoundError as error:
         raise InputError(str(error)) from error
-    await _finish(stores, job, new=False, warning=None, as_json=as_json)
+    await _finish(stores, job, new=False, as_json=as_json)
 
 
-async def _finish(stores: Stores, job: Job, *, new: bool, warning: str | None, as_json: bool) -> None:
+async def _finish(stores: Stores, job: Job, *, new: bool, as_json: bool) -> None:
+    from issuer.batches.stock import batch_stock
+    from issuer.generating.jobs import mark_told
     from issuer.generating.making import finish_job
     from issuer.loading.memory import RedisMemoryError
     from issuer.loading.pools import PoolError
 
     started = time.monotonic()
-
-    def tell(ended: Job, loaded: Loaded | None) -> None:
-        _show(ended, loaded, new=new, warning=warning, seconds=time.monotonic() - started, as_json=as_json)
-
     try:
         with progress_bars(None, silent=as_json) as progress:
-            ended = await finish_job(stores, job.id, progress=progress, tell=tell)
+            job = await finish_job(stores, job.id, progress=progress)
     except (PoolError, RedisMemoryError) as error:
         raise CommandError(f"{error}. The worker goes on with the job, or run the same command again.") from error
-    if ended.problem is not None:
-        raise CommandError(f"{ended.made:,} of {ended.order.count:,} codes were made: {ended.problem}")
+    (stock,) = await batch_stock(stores, job.order.batch_id, client_id=job.order.client_id)
+    _show(job, stock, new=new, seconds=time.monotonic() - started, as_json=as_json)
+    await mark_told(stores.postgres, job.id)
+    if job.problem is not None:
+        raise CommandError(f"{job.made:,} of {job.order.count:,} codes were made: {job.problem}")
 
 
-def _show(job: Job, loaded: Loaded | None, *, new: bool, warning: str | None, seconds: float, as_json: bool) -> None:
-    report: dict[str, Any] = {
-        **job.to_json(),
-        "new_batch": new,
-        "total": None if loaded is None else loaded.pool.total,
-        "in_redis": None if loaded is None else loaded.in_redis,
-        **_space(job.order),
-        "warning": warning,
-        "seconds": round(seconds, 3),
-    }
+def _show(job: Job, stock: Stock, *, new: bool, seconds: float, as_json: bool) -> None:
+    warning = job.order.code_format.check_space(job.order.count)
     if as_json:
-        print_json(report)
+        report = {"new_batch": new, "total": stock.total, "in_redis": stock.in_redis, "warning": warning}
+        print_json({**job.to_json(), **report, **_space(job.order), "seconds": round(seconds, 3)})
         return
     typer.echo(f"batch      {job.order.batch_id}{' (new)' if new else ''}")
     typer.echo(f"client     {job.order.client_id}")
     typer.echo(f"generated  {job.made:>14,}")
-    if loaded is not None:
-        typer.echo(f"in all     {loaded.pool.total:>14,}")
-        typer.echo(f"in Redis   {loaded.in_redis:>14,}")
+    typer.echo(f"in all     {stock.total:>14,}")
+    if stock.in_redis is not None:
+        typer.echo(f"in Redis   {stock.in_redis:>14,}")
     for line in _space_lines(job.order, warning):
         typer.echo(line)
     rate = f" ({job.made / seconds:,.0f} codes/s)" if seconds else ""

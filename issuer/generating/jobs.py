@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -21,17 +20,20 @@ from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatErro
 from issuer.generating.drawing import draw_code
 from issuer.instants import show_instant
 from issuer.loading.memory import check_room, codes_bytes
-from issuer.postgres import AnyConnection, Pool, unavailable_translated
+from issuer.postgres import UNAVAILABLE, AnyConnection, Pool, unavailable_translated
 from issuer.stores import Stores
 
 MOST_OPEN: Final = 32
 MOST_OPEN_OF_CLIENT: Final = 4
 """Jobs over HTTP that may wait or run at a time."""
-REPEATED_WITHIN_H: Final = 24
-_DEATH_SHOWS_S: Final = 5.0
-"""Postgres notices within a second or two that a process is gone; then its lock is free."""
-_JOB_LOCK: Final = 0x15540004
 _OPENING_LOCK: Final = 0x15540005
+
+
+class Hold(IntEnum):
+    """What a session may hold of a job, alone: the first half of an advisory lock's key."""
+
+    WORK = 0x15540004
+    WAIT = 0x15540006
 
 
 class JobNotFoundError(Exception):
@@ -119,7 +121,7 @@ async def check_order(stores: Stores, order: Order) -> Outlook:
     if batch.expired:
         raise BatchEndedError("the batch has ended: no codes can be added")
     async with unavailable_translated():
-        row = await stores.postgres.fetchrow(_BEFORE, order.batch_id, _format_text(order), order.client_id)
+        row = await stores.postgres.fetchrow(_BEFORE, order.batch_id, format_text(order), order.client_id)
     assert row is not None
     warning = order.code_format.check_space(order.count + int(row["of_this_form"]))
     bytes_needed = await redis_bytes(stores, order, total=row["total"])
@@ -160,7 +162,7 @@ async def find_job(
     """Raises JobNotFoundError, also where it is not of that batch or that client; PostgresUnavailableError."""
     async with unavailable_translated():
         row = await postgres.fetchrow(
-            f"{_JOB} WHERE id = $1 AND ($2::uuid IS NULL OR batch_id = $2) AND ($3::uuid IS NULL OR client_id = $3)",
+            f"{JOB_SELECT} WHERE id = $1 AND coalesce(batch_id = $2, true) AND coalesce(client_id = $3, true)",
             job_id, batch_id, client_id,
         )  # fmt: skip
     if row is None:
@@ -175,27 +177,6 @@ async def only_client(postgres: Pool, batch_id: UUID) -> UUID | None:
     if len(rows) > 1:
         raise CodeFormatError("client_id", "is needed: the batch has several clients")
     return UUID(bytes=rows[0]["client_id"].bytes) if rows else None
-
-
-async def repeated_job(stores: Stores, order: Order) -> Job | None:
-    """The job of this very order, if nobody was told what became of it and nobody who asked for it lives.
-
-    That is what a command that was killed leaves behind: given again it means this job, not as many codes once more.
-    Waits a few seconds where another process is at the job, which may be dead without Postgres having noticed yet.
-    """
-    deadline = asyncio.get_running_loop().time() + _DEATH_SHOWS_S
-    async with unavailable_translated(), stores.postgres.acquire() as connection:
-        while True:
-            rows = await connection.fetch(
-                _REPEATED, order.batch_id, order.client_id, _format_text(order), order.count, order.actor
-            )
-            for row in rows:
-                async with held(connection, UUID(bytes=row["id"].bytes)) as is_mine:
-                    if is_mine:
-                        return job_from_row(row)
-            if not rows or asyncio.get_running_loop().time() > deadline:
-                return None
-            await asyncio.sleep(0.1)
 
 
 async def oldest_open(connection: AnyConnection) -> list[Job]:
@@ -221,27 +202,30 @@ async def end_job(connection: AnyConnection, job_id: UUID, state: State, problem
     )
 
 
-async def mark_told(connection: AnyConnection, job_id: UUID) -> None:
+async def mark_told(postgres: Pool, job_id: UUID) -> None:
     """Whoever asked for the job knows how it ended: the same command again is a new order."""
-    await connection.execute("UPDATE generation_jobs SET told_at = now() WHERE id = $1 AND told_at IS NULL", job_id)
+    async with unavailable_translated():
+        await postgres.execute("UPDATE generation_jobs SET told_at = now() WHERE id = $1 AND told_at IS NULL", job_id)
 
 
 @asynccontextmanager
-async def held(connection: AnyConnection, job_id: UUID) -> AsyncIterator[bool]:
-    """Whether this session is the one that works at the job, for the block. It ends with the process that dies.
+async def held(connection: AnyConnection, job_id: UUID, hold: Hold = Hold.WORK) -> AsyncIterator[bool]:
+    """Whether this session is the one that works at the job (or waits for it), for the block.
 
-    A lock of the session that inserts the codes: who lost it cannot insert any more either.
+    It ends with the process that dies. Who works inserts over the same session: without the lock nothing more comes.
     """
-    key = _JOB_LOCK, int.from_bytes(job_id.bytes[-4:], "big", signed=True)
+    key = hold.value, int.from_bytes(job_id.bytes[-4:], "big", signed=True)
     is_mine = await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", *key)
     try:
         yield bool(is_mine)
     finally:
         if is_mine and not connection.is_closed():
-            await connection.execute("SELECT pg_advisory_unlock($1, $2)", *key)
+            with suppress(*UNAVAILABLE):  # then it is gone with the session
+                await connection.execute("SELECT pg_advisory_unlock($1, $2)", *key)
 
 
 def job_from_row(row: asyncpg.Record) -> Job:
+    """From a row of JOB_SELECT."""
     order = Order(
         batch_id=UUID(bytes=row["batch_id"].bytes),
         client_id=UUID(bytes=row["client_id"].bytes),
@@ -278,7 +262,7 @@ async def _insert(connection: AnyConnection, job_id: UUID, order: Order, *, boun
         assert row is not None
         if row["all_of_them"] >= MOST_OPEN or row["of_client"] >= MOST_OPEN_OF_CLIENT:
             raise TooManyJobsError("too many jobs are waiting; when one is finished there is room for another")
-    values = job_id, order.batch_id, order.client_id, _format_text(order), order.count, order.actor, bounded
+    values = job_id, order.batch_id, order.client_id, format_text(order), order.count, order.actor, bounded
     row = await connection.fetchrow(_INSERT, *values)
     assert row is not None
     # So that the client's keys see the batch, and the next command knows the client.
@@ -302,14 +286,14 @@ async def _changed(connection: AnyConnection, assignments: str, job_id: UUID, *v
     return job_from_row(row)
 
 
-def _format_text(order: Order) -> str:
+def format_text(order: Order) -> str:
     return orjson.dumps(order.code_format.to_json()).decode()
 
 
 _COLUMNS: Final = (
     "id, batch_id, client_id, format::text, count, made, state, problem, actor, created_at, touched_at, finished_at"
 )
-_JOB: Final = f"SELECT {_COLUMNS} FROM generation_jobs"
+JOB_SELECT: Final = f"SELECT {_COLUMNS} FROM generation_jobs"
 _INSERT: Final = f"""
 INSERT INTO generation_jobs (id, batch_id, client_id, format, count, actor, told_at)
 VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, CASE WHEN $7 THEN now() END) RETURNING {_COLUMNS}
@@ -323,9 +307,4 @@ _OPEN: Final = """
 SELECT count(*) AS all_of_them, count(*) FILTER (WHERE client_id = $1) AS of_client
 FROM generation_jobs WHERE finished_at IS NULL
 """
-_REPEATED: Final = f"""
-{_JOB} WHERE batch_id = $1 AND client_id = $2 AND format = $3::text::jsonb AND count = $4 AND actor = $5
-    AND told_at IS NULL AND created_at > now() - interval '{REPEATED_WITHIN_H} hours'
-ORDER BY created_at
-"""
-_OLDEST_OPEN: Final = f"{_JOB} WHERE finished_at IS NULL ORDER BY touched_at LIMIT 5"
+_OLDEST_OPEN: Final = f"{JOB_SELECT} WHERE finished_at IS NULL ORDER BY touched_at LIMIT 5"

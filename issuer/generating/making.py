@@ -7,7 +7,7 @@ hand with it, and whoever goes on, the same command or the worker, makes exactly
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 from uuid import UUID
 
@@ -23,11 +23,10 @@ from issuer.generating.jobs import (
     end_job,
     find_job,
     held,
-    mark_told,
     oldest_open,
     touch,
 )
-from issuer.loading.pools import Loaded, PoolClosedError
+from issuer.loading.pools import PoolClosedError
 from issuer.loading.preload import Phase, Progress, load_pool_of_batch
 from issuer.loading.staging import copy_rows, insert_codes, number_rows, staging_table
 from issuer.postgres import AnyConnection, own_connection, unavailable_translated
@@ -42,9 +41,6 @@ STRIDE: Final = 5_000
 _EMPTY_CHUNKS: Final = 100
 _LOOK_S: Final = 0.1
 
-Tell = Callable[[Job, Loaded | None], None]
-"""Told how a job ended, and how its pool then stands in Redis (None: it failed)."""
-
 
 async def generate_codes(
     stores: Stores, order: Order, *, job_id: UUID | None = None, progress: Progress | None = None
@@ -58,30 +54,21 @@ async def generate_codes(
     return await finish_job(stores, job.id, progress=progress)
 
 
-async def finish_job(
-    stores: Stores, job_id: UUID, *, progress: Progress | None = None, tell: Tell | None = None
-) -> Job:
+async def finish_job(stores: Stores, job_id: UUID, *, progress: Progress | None = None) -> Job:
     """Works at a job until it is finished, or looks on while another process does, over a connection of its own.
 
-    A job whose batch has ended, or whose codes cannot be found, ends as failed. `tell` is called before anybody else
-    can have the job: once it returned, the same command again is a new order.
-
-    Raises JobNotFoundError, PoolError, RedisMemoryError, RedisUnavailableError, PostgresUnavailableError; the worker
-    goes on with the job then.
+    A job whose batch has ended, or whose codes cannot be found, ends as failed. Raises JobNotFoundError,
+    PoolError, RedisMemoryError, RedisUnavailableError, PostgresUnavailableError; the worker goes on with the job then.
     """
-    tell_progress = progress or _silent
+    progress = progress or _silent
     async with unavailable_translated(), own_connection(stores.settings) as connection:
         while True:
             async with held(connection, job_id) as is_mine:
                 job = await find_job(connection, job_id)
                 if is_mine:
-                    job = await _make_all(connection, job, tell_progress)
-                    job, loaded = await _bring_to_redis(stores, connection, job, tell_progress)
-                    if tell is not None:
-                        tell(job, loaded)
-                        await mark_told(connection, job_id)
-                    return job
-            tell_progress(Phase.GENERATING, job.made, job.order.count)
+                    job = await _make_all(connection, job, progress)
+                    return await _bring_to_redis(stores, connection, job, progress)
+            progress(Phase.GENERATING, job.made, job.order.count)
             await asyncio.sleep(_LOOK_S)
 
 
@@ -102,7 +89,7 @@ async def work_on_jobs(stores: Stores) -> bool:
                 if job.made < job.order.count:
                     job = await _make_chunk(connection, job, CodeSource(job.order.code_format))
                 if job.made == job.order.count or job.finished:
-                    job, _ = await _bring_to_redis(stores, connection, job, _silent)
+                    job = await _bring_to_redis(stores, connection, job, _silent)
                     log.info("codes generated", job=str(job.id), state=job.state, made=job.made, problem=job.problem)
                 return True
     return False
@@ -146,10 +133,10 @@ async def _insert(connection: AnyConnection, job: Job) -> Job:
         return await add_made(connection, job.id, added)
 
 
-async def _bring_to_redis(
-    stores: Stores, connection: AnyConnection, job: Job, progress: Progress
-) -> tuple[Job, Loaded | None]:
+async def _bring_to_redis(stores: Stores, connection: AnyConnection, job: Job, progress: Progress) -> Job:
     """The job as finished, once its pool is in Redis up to the high-water mark."""
+    if job.state is State.FAILED:
+        return job
     pool_id = await connection.fetchval(_POOL, job.order.batch_id, job.order.client_id)
     pushed = 0
 
@@ -158,15 +145,11 @@ async def _bring_to_redis(
         pushed += codes
         progress(Phase.LOADING, pushed, max(pushed, job.made))
 
-    if job.state is State.FAILED:
-        return job, None
     try:
-        loaded = await load_pool_of_batch(stores, job.order.batch_id, pool_id, progress=count)
+        await load_pool_of_batch(stores, job.order.batch_id, pool_id, progress=count)
     except PoolClosedError:
-        if job.finished:
-            return job, None
-        return await end_job(connection, job.id, State.FAILED, "the batch has ended"), None
-    return await end_job(connection, job.id, State.DONE), loaded
+        return job if job.finished else await end_job(connection, job.id, State.FAILED, "the batch has ended")
+    return await end_job(connection, job.id, State.DONE)
 
 
 async def _drawn_rows(source: CodeSource, count: int) -> AsyncIterator[bytes]:

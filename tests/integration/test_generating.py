@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -12,6 +13,7 @@ from issuer.audit import list_entries
 from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
 from issuer.generating import making
 from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, CodeSpaceError
+from issuer.generating.command_job import command_job
 from issuer.generating.drawing import FewCodesError
 from issuer.generating.jobs import (
     MOST_OPEN_OF_CLIENT,
@@ -24,12 +26,11 @@ from issuer.generating.jobs import (
     ask_for_codes,
     find_job,
     held,
+    mark_told,
     only_client,
-    repeated_job,
 )
 from issuer.generating.making import finish_job, generate_codes, work_on_jobs
 from issuer.loading.memory import RedisMemoryError
-from issuer.loading.pools import Loaded
 from issuer.loading.preload import Phase
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
@@ -267,39 +268,50 @@ async def test_a_batch_that_ends_meanwhile_ends_its_jobs(stores: Stores, monkeyp
     ]
 
 
-async def test_what_a_killed_command_left_is_found_by_the_same_order(stores: Stores) -> None:
+async def test_the_same_order_again_takes_what_a_dead_command_left(stores: Stores) -> None:
     batch = await new_batch(stores)
     wanted = order(batch.id, 300, actor="cli:me")
-    assert await repeated_job(stores, wanted) is None
-    job = await ask_for_codes(stores, wanted)
-    assert await repeated_job(stores, wanted) == job
+    async with command_job(stores, wanted) as (first, left_behind):
+        assert not left_behind
+    # It ended without having told anybody; the worker was faster than whoever gives the command again.
+    while await work_on_jobs(stores):
+        pass
     for other in (
         order(batch.id, 301, actor="cli:me"),
         order(batch.id, 300),
         order(batch.id, 300, TIGHT, actor="cli:me"),
+        order(batch.id, 300, client=B, actor="cli:me"),
     ):
-        assert await repeated_job(stores, other) is None
-    # The worker was faster: nobody was told yet.
-    while await work_on_jobs(stores):
-        pass
-    found = await repeated_job(stores, wanted)
-    assert found is not None
-    assert (found.id, found.state) == (job.id, State.DONE)
-    told: list[tuple[Job, Loaded | None]] = []
-    await finish_job(stores, job.id, tell=lambda *what: told.append(what))
-    assert [(job.made, loaded and loaded.in_redis) for job, loaded in told] == [(300, 300)]
-    assert await repeated_job(stores, wanted) is None
+        async with command_job(stores, other) as (job, left_behind):
+            assert not left_behind
+    async with command_job(stores, wanted) as (job, left_behind):
+        assert (job.id, job.state, left_behind) == (first.id, State.DONE, True)
+        await mark_told(stores.postgres, job.id)
+    async with command_job(stores, wanted) as (job, left_behind):
+        assert job.id != first.id
+        assert not left_behind
 
 
-async def test_the_job_of_a_command_that_lives_is_not_taken_from_it(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("issuer.generating.jobs._DEATH_SHOWS_S", 0.3)
+async def test_a_job_that_somebody_waits_for_is_not_taken(stores: Stores) -> None:
+    """Of three commands with one order two go on with what two dead ones left, and the third makes its own."""
     batch = await new_batch(stores)
-    job = await ask_for_codes(stores, order(batch.id, 300))
-    async with stores.postgres.acquire() as connection, held(connection, job.id):
-        assert await repeated_job(stores, job.order) is None
-    assert await repeated_job(stores, job.order) == job
+    wanted = order(batch.id, 300)
+    dead = {(await ask_for_codes(stores, wanted)).id for _ in range(2)}
+    async with AsyncExitStack() as alive:
+        found = [await alive.enter_async_context(command_job(stores, wanted)) for _ in range(3)]
+    assert {job.id for job, left_behind in found if left_behind} == dead
+    assert [left_behind for _, left_behind in found] == [True, True, False]
+
+
+async def test_a_job_id_is_meant_whoever_waits(stores: Stores) -> None:
+    batch, job_id = await new_batch(stores), uuid4()
+    wanted = order(batch.id, 300)
+    async with command_job(stores, wanted, job_id=job_id) as one, command_job(stores, wanted, job_id=job_id) as two:
+        assert one == two
+        assert one[0].id == job_id
+    async with command_job(stores, wanted, job_id=uuid4()) as (job, left_behind):
+        assert job.id != job_id
+        assert not left_behind
 
 
 async def test_open_jobs_are_bounded(stores: Stores) -> None:
@@ -315,8 +327,8 @@ async def test_open_jobs_are_bounded(stores: Stores) -> None:
     assert sum(await asyncio.gather(*(ask(A) for _ in range(8)))) == MOST_OPEN_OF_CLIENT
     assert await ask(B)
     await ask_for_codes(stores, order(batch.id, 10))
-    monkey = [await ask(uuid4()) for _ in range(32)]
-    assert sum(monkey) == 32 - MOST_OPEN_OF_CLIENT - 2
+    others = [await ask(uuid4()) for _ in range(32)]
+    assert sum(others) == 32 - MOST_OPEN_OF_CLIENT - 2
     while await work_on_jobs(stores):
         pass
     assert await ask(A)

@@ -11,9 +11,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from issuer.generating import making
 from issuer.generating.jobs import MOST_OPEN_OF_CLIENT
 from issuer.generating.making import work_on_jobs
 from issuer.http.routes.generation import MOST_AT_ONCE
+from issuer.loading.memory import RedisMemoryError
 from issuer.settings import Auth, Settings
 from tests.api import Api, problem, running_app
 from tests.loading import A, B, check_agreement
@@ -65,6 +67,22 @@ async def test_many_codes_are_a_job_that_the_worker_does(api: Api) -> None:
     job = (await api.get(response.headers["location"])).json()
     assert (job["state"], job["made"]) == ("done", MANY)
     assert (await check_agreement(api.services.stores, UUID(batch), A)).loaded == MANY
+
+
+async def test_when_redis_fails_in_between_the_job_goes_on_later(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = await make_batch(api)
+
+    async def full(*_: object, **__: object) -> None:
+        raise RedisMemoryError("full")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(making, "load_pool_of_batch", full)
+        response = await generate(api, batch, count=50, client_id=str(A))
+    assert (response.status_code, response.json()["state"], response.json()["made"]) == (202, "running", 50)
+    while await work_on_jobs(api.services.stores):
+        pass
+    assert (await api.get(response.headers["location"])).json()["state"] == "done"
+    assert (await check_agreement(api.services.stores, UUID(batch), A)).loaded == 50
 
 
 async def test_the_same_job_id_again_is_the_same_job(api: Api) -> None:
