@@ -47,7 +47,7 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     FewCodesError: lambda error: ProblemError(400, str(error), "code_space_too_small"),
     JobNotFoundError: lambda _: ProblemError(404, "no job found", "job_not_found"),
     JobIdReusedError: lambda error: ProblemError(409, str(error), "job_id_reused"),
-    TooManyJobsError: lambda error: ProblemError(503, str(error), "too_many_jobs", headers={"Retry-After": "10"}),
+    TooManyJobsError: lambda error: ProblemError(429, str(error), "too_many_jobs", headers={"Retry-After": "10"}),
     BacklogNotEmptyError: lambda error: ProblemError(
         503, str(error), "backlog_not_empty", headers={"Retry-After": "5"}
     ),

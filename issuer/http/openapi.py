@@ -20,6 +20,7 @@ _ERRORS: Final = {
     410: "The batch has expired",
     413: "The body is too large",
     422: "The Idempotency-Key was used with another clientid",
+    429: "Too many at a time: Retry-After says when to try again",
     431: "The request's head is too large",
     500: "Something went wrong in the server",
     503: "Not now: Retry-After says when to try again",
@@ -34,6 +35,7 @@ _ERROR_HEADERS: Final[dict[int, Any]] = {
     401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
     403: _RETRY_AFTER,
     405: {"Allow": {"required": True, "schema": {"type": "string"}}},
+    429: _RETRY_AFTER,
     503: _RETRY_AFTER,
 }
 _LIMIT: Final[Schema] = {
@@ -153,7 +155,7 @@ def _generate() -> Schema:
         202: _ok("They will be: the job says how far it is", job, headers=location),
     }
     return _operation(
-        "codes", "Generate codes", answers, 404, 409, 410, 507, operationId="generateCodes",
+        "codes", "Generate codes", answers, 404, 409, 410, 429, 507, operationId="generateCodes",
         requestBody=_body("Generation"),
         description="Adds exactly `count` random codes to the batch. Small counts are made at once, large ones by a "
         "job. A code space under ten times the count is refused with `length_needed`.",

@@ -34,6 +34,10 @@ def shape(properties: dict[str, Schema], *, optional: tuple[str, ...] = (), clos
     return {**schema, "required": required} if required else schema
 
 
+def _absent_or_null(properties: dict[str, Schema]) -> dict[str, Schema]:
+    return {name: nullable(schema) for name, schema in properties.items()}
+
+
 def page(item: str) -> Schema:
     return shape(
         {
@@ -146,13 +150,13 @@ _PATTERN: Final[Schema] = {
     "description": "Each # is a drawn character",
     "examples": ["SUMMER-####-####"],
 }
+_CODES: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_CODES}
 _ASKED: Final[dict[str, Schema]] = {
-    "count": {"type": "integer", "minimum": 1, "maximum": MOST_CODES},
     "client_id": {**UUID, "description": "Whose codes they are; not needed where the batch has one client"},
     "job_id": {**UUID, "description": "An id of your choice: the same request again is the same job"},
     **_FORM,
 }
-_OPTIONAL: Final = ("client_id", "job_id", *_FORM, *_WITH_LENGTH)
+_OPTIONAL: Final = (*_ASKED, *_WITH_LENGTH)
 _STATE: Final[Schema] = {"enum": ["ready", "not ready"]}
 _LAG: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
 
@@ -216,8 +220,8 @@ COMPONENTS: Final[dict[str, Schema]] = {
     "Uploaded": shape(_UPLOADED),
     "Generation": {
         "anyOf": [
-            shape({**_ASKED, **_WITH_LENGTH}, optional=_OPTIONAL),
-            shape({**_ASKED, "pattern": _PATTERN}, optional=_OPTIONAL),
+            shape({"count": _CODES, **_absent_or_null({**_ASKED, **_WITH_LENGTH})}, optional=_OPTIONAL),
+            shape({"count": _CODES, "pattern": _PATTERN, **_absent_or_null(_ASKED)}, optional=_OPTIONAL),
         ]
     },
     "GenerationJob": shape(

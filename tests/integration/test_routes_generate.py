@@ -170,7 +170,7 @@ async def test_jobs_that_wait_are_bounded(api: Api) -> None:
     )
     refused = [answer for answer in answers if answer.status_code != 202]
     assert len(refused) == 3
-    assert all(problem(answer, 503)["code"] == "too_many_jobs" for answer in refused)
+    assert all(problem(answer, 429)["code"] == "too_many_jobs" for answer in refused)
     assert refused[0].headers["retry-after"] == "10"
     assert (await generate(api, batch, count=5, client_id=str(B))).status_code == 201
 
