@@ -50,18 +50,19 @@ class WordFilter:
     What stands in the fixed text already is the operator's own choice and does not count.
     """
 
-    def __init__(self, words: Iterable[str], characters: str, fixed: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], characters: str, fixed: Sequence[str]) -> None:
         everything = unicodedata.normalize("NFKC", characters + "".join(fixed)).casefold()
         self._dropped = {ord(character): None for character in everything if not character.isalnum()}
-        own = self._lines(fixed)
-        # Words with a character that no code has are not looked for: with digits only that is nearly all of them.
         seen = set(everything)
-        self._plain = [(word, own.count(word)) for word in words if set(word) <= seen]
-        seen |= set("".join(seen).translate(_LOOK_ALIKE))
-        # Among digits alone nobody reads letters.
+        as_letters = seen | set("".join(seen).translate(_LOOK_ALIKE))
+        # Among digits alone nobody reads letters. What is there without digits is there with digits read as letters.
         letters = any(character.isascii() and character.isalpha() for character in characters)
-        own = own.translate(_LOOK_ALIKE)
-        self._alike = [(word, own.count(word)) for word in words if letters and set(word) <= seen]
+        similar = {word for word in words if letters and word == word.translate(_LOOK_ALIKE)}
+        own = self._lines(fixed)
+        own_letters = own.translate(_LOOK_ALIKE)
+        # Words with a character that no code has are not looked for: with digits only that is nearly all of them.
+        self._plain = [(word, own.count(word)) for word in words if word not in similar and set(word) <= seen]
+        self._alike = [(word, own_letters.count(word)) for word in similar if set(word) <= as_letters]
 
     def without(self, codes: Sequence[str]) -> Sequence[str]:
         """The codes that contain no word, in order."""
