@@ -136,7 +136,7 @@ _FORM: Final[dict[str, Schema]] = {
         "description": "Leave out codes with these words, too",
     },
 }
-_FIXED: Final[Schema] = {"type": "string", "maxLength": 254}
+_FIXED: Final[Schema] = {"type": "string", "maxLength": 255}
 _WITH_LENGTH: Final[dict[str, Schema]] = {
     "length": {"type": "integer", "minimum": 1, "maximum": 255, "default": 12, "description": "Drawn characters"},
     "prefix": _FIXED,
@@ -155,6 +155,11 @@ _ASKED: Final[dict[str, Schema]] = {
     "client_id": {**UUID, "description": "Whose codes they are; not needed where the batch has one client"},
     "job_id": {**UUID, "description": "An id of your choice: the same request again is the same job"},
     **_FORM,
+}
+_UNUSED: Final[dict[str, Schema]] = {
+    "length": {"type": "null"},
+    "prefix": {"enum": [None, ""]},
+    "suffix": {"enum": [None, ""]},
 }
 _OPTIONAL: Final = (*_ASKED, *_WITH_LENGTH)
 _STATE: Final[Schema] = {"enum": ["ready", "not ready"]}
@@ -220,8 +225,11 @@ COMPONENTS: Final[dict[str, Schema]] = {
     "Uploaded": shape(_UPLOADED),
     "Generation": {
         "anyOf": [
-            shape({"count": _CODES, **_absent_or_null({**_ASKED, **_WITH_LENGTH})}, optional=_OPTIONAL),
-            shape({"count": _CODES, "pattern": _PATTERN, **_absent_or_null(_ASKED)}, optional=_OPTIONAL),
+            shape(
+                {"count": _CODES, "pattern": {"type": "null"}, **_absent_or_null({**_ASKED, **_WITH_LENGTH})},
+                optional=("pattern", *_OPTIONAL),
+            ),
+            shape({"count": _CODES, "pattern": _PATTERN, **_absent_or_null(_ASKED), **_UNUSED}, optional=_OPTIONAL),
         ]
     },
     "GenerationJob": shape(
