@@ -20,6 +20,9 @@ else:
     PoolConnection = asyncpg.pool.PoolConnectionProxy
     Pool = asyncpg.Pool
 
+AnyConnection = Connection | PoolConnection
+"""One of its own, or one from a pool."""
+
 RECOVERY_LOCK: Final = 0x15540001
 """Advisory lock: exclusive while Redis is recovered and blessed, shared while pools are opened in Redis."""
 MIGRATION_LOCK: Final = 0x15540002

@@ -82,7 +82,7 @@ def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) 
     }
     parts = urlsplit(url)
     if parts.scheme != "sentinel":
-        return _sending_cancellably(pool_class.from_url(url, **options))
+        return pool_class.from_url(url, **options)  # type: ignore[no-any-return]
     hosts = [(host or "127.0.0.1", int(port or 26379)) for host, _, port in
              (item.rpartition("@")[2].partition(":") for item in parts.netloc.split(","))]  # fmt: skip
     service, _, database = parts.path.strip("/").partition("/")
@@ -91,7 +91,7 @@ def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) 
     )
     options.pop("timeout", None)
     options |= {"db": int(database or 0), "password": parts.password, "username": parts.username or None}
-    return _sending_cancellably(SentinelConnectionPool(service or "mymaster", sentinel, **options))
+    return SentinelConnectionPool(service or "mymaster", sentinel, **options)
 
 
 class _CancellableSending(AbstractConnection):
@@ -109,10 +109,9 @@ class _CancellableSending(AbstractConnection):
             self.socket_timeout = timeout_s
 
 
-def _sending_cancellably(pool: ConnectionPool) -> ConnectionPool:
-    """The pool, whose connections (TCP, TLS, a socket file, Sentinel's) send as `_CancellableSending`."""
+def _send_cancellably(pool: ConnectionPool) -> None:
+    """Makes the connections of a pool (TCP, TLS, a socket file, Sentinel's) send as `_CancellableSending`."""
     pool.connection_class = type("Connection", (_CancellableSending, pool.connection_class), {})
-    return pool
 
 
 async def _close_sentinels(pool: ConnectionPool) -> None:
@@ -209,6 +208,7 @@ class Redis:
             settings, BlockingConnectionPool, max_connections=size, timeout=timeout_s, socket_timeout=timeout_s,
             redis_connect_func=self._pass_fence,
         )  # fmt: skip
+        _send_cancellably(self._pool)
         self.client: aioredis.Redis = aioredis.Redis(connection_pool=self._pool)
         self._closing: set[asyncio.Task[None]] = set()
         incarnations.on_change(self._drop_connections)

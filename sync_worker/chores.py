@@ -1,4 +1,4 @@
-"""What the worker does beside the ledger: top-ups, batches that Redis has not heard of, signs of life, tidying."""
+"""What the worker does beside the ledger: top-ups, new batches for Redis, codes to generate, signs of life, tidying."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import structlog
 
 from issuer.batches.store import push_batch
 from issuer.batches.tombstones import free_ended_batches
+from issuer.generating.making import work_on_jobs
 from issuer.keys import GROUP, partition_keys
 from issuer.loading.memory import RedisMemoryError
 from issuer.loading.pools import PoolError, top_up
@@ -71,6 +72,7 @@ class Chores:
         return (
             Chore("top-up", 0.1, self.top_up),
             Chore("batch-sync", 1.0, self.sync_batches),
+            Chore("generate", 0.2, self.generate),
             Chore("free-ended-batches", 5.0, self.free_ended),
             Chore("sign-of-life", 1.0, self.give_sign_of_life),
             Chore("remove-consumers", 600.0, self.remove_consumers),
@@ -90,6 +92,10 @@ class Chores:
             rows = await self._stores.postgres.fetch("SELECT id FROM batches WHERE redis_revision < revision")
         for row in rows:
             await push_batch(self._stores, row["id"])
+
+    async def generate(self) -> None:
+        """A chunk of the codes that were asked for and that no other process makes."""
+        await work_on_jobs(self._stores)
 
     async def free_ended(self) -> None:
         await free_ended_batches(self._stores)

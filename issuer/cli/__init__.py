@@ -5,7 +5,19 @@ from __future__ import annotations
 import typer
 
 from issuer import __version__
-from issuer.cli import batches, dead_letters, keys, migrate, preload, reconcile, recover, redemptions, serve, up
+from issuer.cli import (
+    batches,
+    dead_letters,
+    generate,
+    keys,
+    migrate,
+    preload,
+    reconcile,
+    recover,
+    redemptions,
+    serve,
+    up,
+)
 
 app = typer.Typer(
     name="issuer",
@@ -30,5 +42,5 @@ def issuer(
     pass
 
 
-for _module in (up, serve, migrate, preload, batches, keys, redemptions, reconcile, dead_letters, recover):
+for _module in (up, serve, migrate, preload, generate, batches, keys, redemptions, reconcile, dead_letters, recover):
     _module.register(app)

@@ -7,42 +7,32 @@ import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 from uuid import UUID
 
 import typer
 
-from issuer.batches.rules import Rules, RulesError, parse_rules_text
+from issuer.cli.chosen_batch import (
+    BATCH_ID,
+    BATCH_NAME,
+    ENDS_AT,
+    RULES,
+    STARTS_AT,
+    ChosenBatch,
+    end_if_empty,
+    uuid_option,
+)
 from issuer.cli.output import CommandError, InputError, fail, print_json, run
 from issuer.cli.progress import progress_bars
-from issuer.instants import InvalidInstantError, parse_instant
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from issuer.batches.store import Batch
     from issuer.loading.preload import PreloadReport
     from issuer.stores import Stores
 
 SHOWN_REJECTIONS: Final = 20
 SHOWN_POOLS: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the operator asked for, checked as far as it can be without the stores."""
-
-    batch_name: str | None
-    batch_id: UUID | None
-    rules: Rules | None
-    starts_at: datetime | None
-    ends_at: datetime | None
-    client_id: UUID | None
-    dry_run: bool
-    silent: bool
 
 
 def register(app: typer.Typer) -> None:
@@ -51,18 +41,12 @@ def register(app: typer.Typer) -> None:
 
 def preload(
     file: str = typer.Argument(..., metavar="FILE", help="CSV file with a header; - reads standard input."),
-    batch_name: str | None = typer.Option(
-        None, help="Batch of this name that has not expired; a new one if there is none."
-    ),
-    batch_id: str | None = typer.Option(None, help="Id of a batch to add to."),
-    rules: str | None = typer.Option(
-        None, help='Rules of a new batch as JSON, such as {"maxpercustomer":2,"timelimit":30}.'
-    ),
+    batch_name: str | None = BATCH_NAME,
+    batch_id: str | None = BATCH_ID,
+    rules: str | None = RULES,
     client: str | None = typer.Option(None, help="Client id, for a file without a client_id column."),
-    starts_at: str | None = typer.Option(
-        None, help="When a new batch starts: ISO 8601 with an offset, 2026-06-01T00:00:00+02:00."
-    ),
-    ends_at: str | None = typer.Option(None, help="When a new batch ends, likewise."),
+    starts_at: str | None = STARTS_AT,
+    ends_at: str | None = ENDS_AT,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check and count everything, change nothing."),
     as_json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
 ) -> None:
@@ -74,21 +58,11 @@ def preload(
     from issuer.loading.preload import UnfinishedLoadError
 
     try:
-        request = Request(
-            batch_name=batch_name,
-            batch_id=_uuid(batch_id, "--batch-id"),
-            rules=_rules(rules),
-            starts_at=_instant(starts_at, "--starts-at"),
-            ends_at=_instant(ends_at, "--ends-at"),
-            client_id=_uuid(client, "--client"),
-            dry_run=dry_run,
-            silent=as_json,
-        )
-        if (batch_name is None) == (batch_id is None):
-            raise InputError("give either --batch-name or --batch-id")
+        chosen = ChosenBatch.of(name=batch_name, id=batch_id, rules=rules, starts_at=starts_at, ends_at=ends_at)
+        client_id = uuid_option(client, "--client")
         with ExitStack() as opened:
             source = opened.enter_context(_source(file))
-            report, new = run(lambda stores: _work(stores, request, source))
+            report, new = run(lambda stores: _work(stores, chosen, source, client_id, dry_run=dry_run, silent=as_json))
     except InputError as error:
         fail(str(error), 2)
     except UnfinishedLoadError as error:
@@ -97,118 +71,33 @@ def preload(
     _show(report, new=new, as_json=as_json)
 
 
-async def _work(stores: Stores, request: Request, source: BinaryIO) -> tuple[PreloadReport, bool]:
+async def _work(
+    stores: Stores, chosen: ChosenBatch, source: BinaryIO, client_id: UUID | None, *, dry_run: bool, silent: bool
+) -> tuple[PreloadReport, bool]:
     from issuer.audit import cli_actor
     from issuer.batches.store import BatchEndedError, BatchNotFoundError
     from issuer.loading.memory import RedisMemoryError
     from issuer.loading.preload import PreloadError, preload_csv
 
-    batch, new = await _find_or_create(stores, request)
+    batch, new = await chosen.find_or_create(stores, dry_run=dry_run)
     try:
-        with progress_bars(_size(source), silent=request.silent) as tell:
+        with progress_bars(_size(source), silent=silent) as tell:
             report = await preload_csv(
                 stores,
                 source if _size(source) is not None else _piped(source),
                 batch_id=batch.id if batch else None,
-                client_id=request.client_id,
-                dry_run=request.dry_run,
+                client_id=client_id,
+                dry_run=dry_run,
                 progress=tell,
                 actor=cli_actor(),
             )
     except (BatchNotFoundError, BatchEndedError, PreloadError) as error:
-        await _end_if_empty(stores, batch, new)
+        await end_if_empty(stores, batch, new)
         raise InputError(str(error)) from error
     except RedisMemoryError as error:
-        await _end_if_empty(stores, batch, new)
+        await end_if_empty(stores, batch, new)
         raise CommandError(f"nothing was loaded: {error}") from error
     return report, new
-
-
-async def _end_if_empty(stores: Stores, batch: Batch | None, new: bool) -> None:
-    """After a refusal: a batch made for this load that got nothing is not left open, with rules to be mended."""
-    from issuer.audit import cli_actor
-    from issuer.batches.store import BatchChanges, change_batch
-    from issuer.redis_link import RedisUnavailableError
-
-    if batch is None or not new:
-        return
-    if not await stores.postgres.fetchval("SELECT sum(total)::bigint FROM pools WHERE batch_id = $1", batch.id):
-        with suppress(RedisUnavailableError):
-            await change_batch(stores, batch.id, BatchChanges(expired=True), actor=cli_actor())
-
-
-async def _find_or_create(stores: Stores, request: Request) -> tuple[Batch | None, bool]:
-    """The batch, and whether it is new; None for a dry run of a batch that is not there."""
-    from issuer.audit import cli_actor
-    from issuer.batches.store import BatchNotFoundError, InvalidBatchError, find_batch, find_or_create_batch
-
-    try:
-        if request.batch_id is not None:
-            batch = await find_batch(stores.postgres, request.batch_id)
-            return _same(batch, request), False
-        assert request.batch_name is not None
-        found = await _of_name(stores, request.batch_name)
-        if found is not None or request.dry_run:
-            return found and _same(found, request), found is None
-        batch, new = await find_or_create_batch(
-            stores,
-            name=request.batch_name,
-            rules=request.rules or Rules(),
-            starts_at=request.starts_at,
-            ends_at=request.ends_at,
-            actor=cli_actor(),
-        )
-    except BatchNotFoundError as error:
-        raise InputError(f"there is no batch {request.batch_id}") from error
-    except InvalidBatchError as error:
-        raise InputError(str(error)) from error
-    return (batch if new else _same(batch, request)), new
-
-
-async def _of_name(stores: Stores, name: str) -> Batch | None:
-    from issuer.batches.store import open_batches
-
-    found = [batch for batch in await open_batches(stores.postgres) if batch.name == name.strip()]
-    if len(found) > 1:
-        ids = "\n".join(f"  {batch.id}  made {batch.created_at:%Y-%m-%d %H:%M:%S} UTC" for batch in found)
-        raise InputError(f"several batches are called {name!r}; choose one with --batch-id:\n{ids}")
-    return found[0] if found else None
-
-
-def _same(batch: Batch, request: Request) -> Batch:
-    """A load adds codes and changes nothing else: options that say otherwise are refused, not ignored."""
-    if request.rules is not None and request.rules != batch.rules:
-        raise InputError(f"batch {batch.id} has other rules. To change them: issuer batches set-rules {batch.id} '…'")
-    for option, asked, there in (
-        ("--starts-at", request.starts_at, batch.starts_at),
-        ("--ends-at", request.ends_at, batch.ends_at),
-    ):
-        if asked is not None and asked != there:
-            raise InputError(f"batch {batch.id} is there already, with another {option}; leave the option out")
-    return batch
-
-
-def _uuid(text: str | None, option: str) -> UUID | None:
-    if text is None:
-        return None
-    try:
-        return UUID(text)
-    except ValueError as error:
-        raise InputError(f"{option}: not a UUID") from error
-
-
-def _rules(text: str | None) -> Rules | None:
-    try:
-        return None if text is None else parse_rules_text(text)
-    except RulesError as error:
-        raise InputError(str(error)) from error
-
-
-def _instant(text: str | None, option: str) -> datetime | None:
-    try:
-        return None if text is None else parse_instant(text)
-    except InvalidInstantError as error:
-        raise InputError(f"{option}: {error}") from error
 
 
 @contextmanager

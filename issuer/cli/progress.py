@@ -24,7 +24,7 @@ def progress_bars(size: int | None, *, silent: bool = False) -> Iterator[Tell | 
     from rich.progress import Progress as Display
 
     columns = (
-        TextColumn("{task.description:<9}"),
+        TextColumn("{task.description:<10}"),
         BarColumn(),
         TextColumn("{task.fields[rate]:>16}"),
         TimeRemainingColumn(compact=True),
@@ -36,7 +36,7 @@ def progress_bars(size: int | None, *, silent: bool = False) -> Iterator[Tell | 
 class _Bars:
     """Shows one phase after the other."""
 
-    _UNITS: Final = {"reading": "kB/s", "loading": "codes/s"}
+    _UNITS: Final = {"reading": "kB/s", "generating": "codes/s", "loading": "codes/s"}
 
     def __init__(self, bars: Progress, size: int | None) -> None:
         self._bars = bars

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from issuer.http.failures import FAILURES
 from issuer.http.problems import ProblemError, answer_crash, answer_problem, status_problem
-from issuer.http.routes import audit, batches, docs, health, redemptions, uploads
+from issuer.http.routes import audit, batches, docs, generation, health, redemptions, uploads
 from issuer.http.routes.access import Operation, Surface
 from issuer.http.routes.redeem import RedeemRoute
 from issuer.http.services import open_services
@@ -27,6 +27,7 @@ REDEEM_PATH: Final = "/api/v1/code/redeem"
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *uploads.OPERATIONS,
     *batches.OPERATIONS,
+    *generation.OPERATIONS,
     *redemptions.OPERATIONS,
     *audit.OPERATIONS,
     *health.OPERATIONS,

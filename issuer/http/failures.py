@@ -8,6 +8,9 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect
 
 from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
+from issuer.generating.code_format import CodeFormatError, CodeSpaceError
+from issuer.generating.drawing import FewCodesError
+from issuer.generating.jobs import JobIdReusedError, JobNotFoundError, TooManyJobsError
 from issuer.http.problems import ProblemError, invalid, not_ready, outcome_problem
 from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.loading.memory import RedisMemoryError
@@ -37,6 +40,14 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
     RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
     PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
+    CodeFormatError: lambda error: invalid(str(error)),
+    CodeSpaceError: lambda error: ProblemError(
+        400, str(error), "code_space_too_small", members={"length_needed": error.length}
+    ),
+    FewCodesError: lambda error: ProblemError(400, str(error), "code_space_too_small"),
+    JobNotFoundError: lambda _: ProblemError(404, "no job found", "job_not_found"),
+    JobIdReusedError: lambda error: ProblemError(409, str(error), "job_id_reused"),
+    TooManyJobsError: lambda error: ProblemError(429, str(error), "too_many_jobs", headers={"Retry-After": "10"}),
     BacklogNotEmptyError: lambda error: ProblemError(
         503, str(error), "backlog_not_empty", headers={"Retry-After": "5"}
     ),

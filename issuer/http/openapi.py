@@ -20,6 +20,7 @@ _ERRORS: Final = {
     410: "The batch has expired",
     413: "The body is too large",
     422: "The Idempotency-Key was used with another clientid",
+    429: "Too many at a time: Retry-After says when to try again",
     431: "The request's head is too large",
     500: "Something went wrong in the server",
     503: "Not now: Retry-After says when to try again",
@@ -34,6 +35,7 @@ _ERROR_HEADERS: Final[dict[int, Any]] = {
     401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
     403: _RETRY_AFTER,
     405: {"Allow": {"required": True, "schema": {"type": "string"}}},
+    429: _RETRY_AFTER,
     503: _RETRY_AFTER,
 }
 _LIMIT: Final[Schema] = {
@@ -145,6 +147,21 @@ def _batch() -> Schema:
     }  # fmt: skip
 
 
+def _generate() -> Schema:
+    job = ref("GenerationJob")
+    location = {"Location": {"required": True, "schema": {"type": "string", "format": "uri-reference"}}}
+    answers = {
+        201: _ok("The codes are in the batch", job, headers=location),
+        202: _ok("They will be: the job says how far it is", job, headers=location),
+    }
+    return _operation(
+        "codes", "Generate codes", answers, 404, 409, 410, 429, 507, operationId="generateCodes",
+        requestBody=_body("Generation"),
+        description="Adds exactly `count` random codes to the batch. Small counts are made at once, large ones by a "
+        "job. A code space under ten times the count is refused with `length_needed`.",
+    )  # fmt: skip
+
+
 def _upload() -> Schema:
     return _operation(
         "codes", "Upload codes", {200: _ok("What became of the rows", ref("Uploaded"))}, 507,
@@ -168,6 +185,12 @@ def _paths() -> dict[str, Schema]:
             "parameters": [_path("batch_id")],
             "get": _operation("batches", "What a batch handed out", {200: ledger}, 404,
                               operationId="batchRedemptions", parameters=_PAGED),
+        },
+        "/api/v1/batches/{batch_id}/codes/generate": {"parameters": [_path("batch_id")], "post": _generate()},
+        "/api/v1/batches/{batch_id}/jobs/{job_id}": {
+            "parameters": [_path("batch_id"), _path("job_id")],
+            "get": _operation("codes", "How far a job is", {200: _ok("The job", ref("GenerationJob"))}, 404,
+                              operationId="showJob"),
         },
         "/api/v1/codes/upload": {"post": _upload()},
         "/api/v1/codes/{code}": {

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from issuer.batches.rules import MOST_DAYS, MOST_LIMITS, MOST_MAX, MOST_SECONDS
+from issuer.generating.code_format import MOST_CODES
+from issuer.generating.jobs import State
+from issuer.generating.unlucky import MOST_WORDS
 from issuer.http.problems import TITLES
 from issuer.ledger.redemptions import CodeState
 from issuer.names import MAX_NAME
@@ -29,6 +32,10 @@ def shape(properties: dict[str, Schema], *, optional: tuple[str, ...] = (), clos
     required = [name for name in properties if name not in optional]
     schema: Schema = {"type": "object", "properties": properties, "additionalProperties": not closed}
     return {**schema, "required": required} if required else schema
+
+
+def _absent_or_null(properties: dict[str, Schema]) -> dict[str, Schema]:
+    return {name: nullable(schema) for name, schema in properties.items()}
 
 
 def page(item: str) -> Schema:
@@ -112,6 +119,44 @@ _UPLOADED: Final[dict[str, Schema]] = {
     "rejected": COUNT,
     "rejections": {"type": "array", "items": shape({"line": COUNT, "reason": {"type": "string"}})},
 }
+_FORM: Final[dict[str, Schema]] = {
+    "alphabet": {
+        "type": "string",
+        "minLength": 2,
+        "maxLength": 16_384,
+        "description": "numeric, alphabetic, alphanumeric, unambiguous, or the characters themselves",
+        "default": "unambiguous",
+    },
+    "check": {"type": "boolean", "description": "The last place holds a check character (Luhn mod N)"},
+    "unlucky": {"type": "boolean", "default": True, "description": "Leave out codes with words of the built-in list"},
+    "unlucky_words": {
+        "type": "array",
+        "maxItems": MOST_WORDS,
+        "items": {"type": "string", "minLength": 2, "maxLength": 64},
+        "description": "Leave out codes with these words, too",
+    },
+}
+_FIXED: Final[Schema] = {"type": "string", "maxLength": 254}
+_WITH_LENGTH: Final[dict[str, Schema]] = {
+    "length": {"type": "integer", "minimum": 1, "maximum": 255, "default": 12, "description": "Drawn characters"},
+    "prefix": _FIXED,
+    "suffix": _FIXED,
+}
+_PATTERN: Final[Schema] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 255,
+    "pattern": "#",
+    "description": "Each # is a drawn character",
+    "examples": ["SUMMER-####-####"],
+}
+_CODES: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_CODES}
+_ASKED: Final[dict[str, Schema]] = {
+    "client_id": {**UUID, "description": "Whose codes they are; not needed where the batch has one client"},
+    "job_id": {**UUID, "description": "An id of your choice: the same request again is the same job"},
+    **_FORM,
+}
+_OPTIONAL: Final = (*_ASKED, *_WITH_LENGTH)
 _STATE: Final[Schema] = {"enum": ["ready", "not ready"]}
 _LAG: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
 
@@ -127,8 +172,10 @@ COMPONENTS: Final[dict[str, Schema]] = {
                 "code": {"enum": sorted(TITLES), "x-titles": TITLES},
                 "retry_at": {**INSTANT, "description": "When the limit lets the customer in again"},
                 "batch_id": UUID,
+                "job_id": UUID,
+                "length_needed": {"type": "integer", "minimum": 1, "description": "The length that would do"},
             },
-            optional=("retry_at", "batch_id"),
+            optional=("retry_at", "batch_id", "job_id", "length_needed"),
         ),
         "description": "An error as RFC 9457 has it",
     },
@@ -171,6 +218,27 @@ COMPONENTS: Final[dict[str, Schema]] = {
         "required": ["file", "batch_name"],
     },
     "Uploaded": shape(_UPLOADED),
+    "Generation": {
+        "anyOf": [
+            shape({"count": _CODES, **_absent_or_null({**_ASKED, **_WITH_LENGTH})}, optional=_OPTIONAL),
+            shape({"count": _CODES, "pattern": _PATTERN, **_absent_or_null(_ASKED)}, optional=_OPTIONAL),
+        ]
+    },
+    "GenerationJob": shape(
+        {
+            "id": UUID,
+            "batch_id": UUID,
+            "client_id": UUID,
+            "state": {"enum": [*State]},
+            "count": COUNT,
+            "made": COUNT,
+            "format": shape({**_FORM, **_WITH_LENGTH, "pattern": _PATTERN}, optional=(*_WITH_LENGTH, "pattern")),
+            "problem": {"type": ["string", "null"], "description": "Why it failed"},
+            "warning": {"type": ["string", "null"], "description": "That such codes are guessed easily"},
+            "created_at": INSTANT,
+            "finished_at": nullable(INSTANT),
+        }
+    ),
     "LedgerEntry": shape(
         {
             "batch_id": UUID,

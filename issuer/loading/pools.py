@@ -16,8 +16,7 @@ from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.loading.memory import RedisMemoryError, is_out_of_memory
 from issuer.postgres import (
     RECOVERY_LOCK,
-    Connection,
-    PoolConnection,
+    AnyConnection,
     advisory_lock,
     unavailable_translated,
 )
@@ -84,7 +83,7 @@ class Loaded:
         return self.loaded - self.issued
 
 
-async def lock_seqs(connection: Connection | PoolConnection, batch_id: UUID) -> None:
+async def lock_seqs(connection: AnyConnection, batch_id: UUID) -> None:
     """Until the transaction ends nobody else who calls this gives seqs in the batch.
 
     Whoever adds codes holds it from reading a pool's total to raising it. It is not the pool's row that is locked,

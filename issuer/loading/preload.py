@@ -58,6 +58,7 @@ class Source(Protocol):
 
 
 class Phase(StrEnum):
+    GENERATING = "generating"
     READING = "reading"
     NUMBERING = "numbering"
     LOADING = "loading"
@@ -96,7 +97,7 @@ class PreloadReport:
 
 
 Progress = Callable[[Phase, int, int | None], None]
-"""Told what is going on, how far it has come and, if known, of how much: bytes read, then codes brought to Redis."""
+"""Told what is going on, how far it has come and, if known, of how much: bytes read, or codes generated or loaded."""
 
 
 async def preload_csv(
@@ -226,7 +227,7 @@ class _Load:
                 self._batch_id,
                 self._csv.clients,
             )
-        pushed = 0
+        batch_id, pushed = self._batch_id, 0
 
         def count(codes: int) -> None:
             nonlocal pushed
@@ -238,7 +239,7 @@ class _Load:
 
         async def load(pool_id: int) -> Loaded:
             async with slots:
-                return await self._load_pool(pool_id, count)
+                return await load_pool_of_batch(self._stores, batch_id, pool_id, progress=count)
 
         results = await asyncio.gather(*(load(row["id"]) for row in rows), return_exceptions=True)
         new = {self._csv.clients[share.client]: share.count for share in self._numbering.shares}
@@ -253,15 +254,6 @@ class _Load:
                 raise failure
         if failures:
             raise UnfinishedLoadError(self.report(dry_run=False), str(failures[0])) from failures[0]
-
-    async def _load_pool(self, pool_id: int, progress: Callable[[int], None]) -> Loaded:
-        assert self._batch_id is not None
-        try:
-            return await load_pool(self._stores, pool_id, progress=progress)
-        except BatchNotInRedisError:
-            # Whoever made the batch died before Redis heard of it.
-            await push_batch(self._stores, self._batch_id)
-            return await load_pool(self._stores, pool_id, progress=progress)
 
     def report(self, *, dry_run: bool) -> PreloadReport:
         numbering, reader = self._numbering, self._csv
@@ -285,6 +277,17 @@ class _Load:
             redis_bytes=self._redis_bytes,
             seconds=round(time.monotonic() - self._started, 3),
         )
+
+
+async def load_pool_of_batch(
+    stores: Stores, batch_id: UUID, pool_id: int, *, progress: Callable[[int], None] | None = None
+) -> Loaded:
+    """`load_pool`, also where whoever made the batch died before Redis heard of it."""
+    try:
+        return await load_pool(stores, pool_id, progress=progress)
+    except BatchNotInRedisError:
+        await push_batch(stores, batch_id)
+        return await load_pool(stores, pool_id, progress=progress)
 
 
 async def _blocks(source: Source | AsyncIterable[bytes]) -> AsyncIterator[bytes]:

@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from issuer.loading.pools import lock_seqs
-from issuer.postgres import PoolConnection
+from issuer.postgres import AnyConnection
 
 LONG_S: Final = 86_400.0
 """Time limit of statements that move a whole file."""
@@ -93,7 +93,7 @@ class Numbering:
 
 
 @asynccontextmanager
-async def staging_table(connection: PoolConnection) -> AsyncIterator[None]:
+async def staging_table(connection: AnyConnection) -> AsyncIterator[None]:
     """An empty staging table, dropped in the end."""
     await connection.execute(_CREATE)
     try:
@@ -103,12 +103,12 @@ async def staging_table(connection: PoolConnection) -> AsyncIterator[None]:
             await connection.execute("DROP TABLE IF EXISTS pg_temp.staged", timeout=LONG_S)
 
 
-async def copy_rows(connection: PoolConnection, rows: AsyncIterator[bytes]) -> None:
+async def copy_rows(connection: AnyConnection, rows: AsyncIterator[bytes]) -> None:
     """Rows as CodeCsv makes them into the staging table."""
     await connection.copy_to_table("staged", source=rows, format="text", timeout=LONG_S)
 
 
-async def number_rows(connection: PoolConnection, batch_id: UUID | None, clients: Sequence[UUID]) -> Numbering:
+async def number_rows(connection: AnyConnection, batch_id: UUID | None, clients: Sequence[UUID]) -> Numbering:
     """Finds duplicates (the first in the file wins) and numbers what is new. In a transaction that goes on.
 
     From here to its end nobody else gives seqs in the batch.
@@ -137,7 +137,7 @@ async def number_rows(connection: PoolConnection, batch_id: UUID | None, clients
 
 
 async def insert_codes(
-    connection: PoolConnection, batch_id: UUID, clients: Sequence[UUID], numbering: Numbering
+    connection: AnyConnection, batch_id: UUID, clients: Sequence[UUID], numbering: Numbering
 ) -> None:
     """Puts what `number_rows` found into the batch, behind each pool's total, and raises the totals. Same transaction.
 
@@ -163,7 +163,7 @@ async def insert_codes(
         raise PoolChangedError(f"batch {batch_id}: a pool's total changed while codes were added")
 
 
-async def _totals(connection: PoolConnection, batch_id: UUID | None, clients: Sequence[UUID]) -> dict[UUID, int]:
+async def _totals(connection: AnyConnection, batch_id: UUID | None, clients: Sequence[UUID]) -> dict[UUID, int]:
     rows = await connection.fetch(
         "SELECT client_id, total FROM pools WHERE batch_id = $1 AND client_id = ANY ($2)", batch_id, clients
     )

@@ -171,8 +171,8 @@ MUTATIONS: Final = (
             ),
             Edit(
                 "issuer/recovery/rebuild.py",
-                'FROM ({_MISSING}) missing",\n                    pool.pool_id, _bound',
-                'FROM ({_MISSING}) missing ON CONFLICT DO NOTHING",\n                    pool.pool_id, _bound',
+                'FROM ({_MISSING}) missing",\n                    pool.pool_id, _count',
+                'FROM ({_MISSING}) missing ON CONFLICT DO NOTHING",\n                    pool.pool_id, _count',
             ),
         ),
         ("redis_wiped_worker_behind", "two_losses_in_a_row"),
@@ -225,6 +225,11 @@ MUTATIONS: Final = (
         "nobody asks the API processes what they saw",
         (Edit("issuer/recovery/guardian.py", "if finding.verdict is Verdict.RESTART and not forced:", "if False:"),),
         ("old_data_restored_processes_ahead",),
+    ),
+    Mutation(
+        "a frozen recovery is waited for",
+        (Edit("issuer/recovery/lock.py", "SILENT_FOR: Final = 3\n", "SILENT_FOR: Final = 3_000\n"),),
+        ("recovery_frozen",),
     ),
     Mutation(
         "limits are forgotten with a lost Redis",

@@ -28,7 +28,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 
 def concrete(path: str) -> str:
-    for name in ("{batch_id}", "{customer_id}", "{code:path}", "{code}"):
+    for name in ("{batch_id}", "{job_id}", "{customer_id}", "{code:path}", "{code}"):
         path = path.replace(name, str(uuid4()))
     return path
 

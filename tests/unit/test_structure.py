@@ -15,8 +15,8 @@ SERVICE = sorted((ROOT / "issuer").rglob("*.py"))
 WORKER = sorted((ROOT / "sync_worker").rglob("*.py"))
 
 WORKER_MAY_IMPORT = {
-    "batches", "events", "incarnation", "keys", "ledger", "loading", "logs", "postgres", "recovery", "redis_link",
-    "scripts", "settings", "stores",
+    "batches", "events", "generating", "incarnation", "keys", "ledger", "loading", "logs", "postgres", "recovery",
+    "redis_link", "scripts", "settings", "stores",
 }  # fmt: skip
 """The contracts, the stores, and the acts that both programs do."""
 

@@ -27,7 +27,7 @@ def answer(content: object, status: int = 200) -> Response:
 
 
 def path_id(request: Request, name: str) -> UUID:
-    """An id in the path: batch_id, client_id or customer_id."""
+    """An id in the path: batch_id, client_id, customer_id or job_id."""
     text = str(request.path_params[name])
     if _UUID.fullmatch(text) is None:
         raise invalid(f"invalid {name} format", f"invalid_{name}")
@@ -73,6 +73,16 @@ async def json_object(request: Request, known: Collection[str]) -> dict[str, Any
         if key not in known:
             raise invalid(f"unknown field {_shown(key)}; known are {', '.join(known)}")
     return value
+
+
+def id_field(values: Mapping[str, Any], name: str) -> UUID | None:
+    """An id in a body; null and absent: None."""
+    value = values.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or _UUID.fullmatch(value) is None:
+        raise invalid(f"invalid {name} format", f"invalid_{name}")
+    return UUID(value)
 
 
 def name_field(values: Mapping[str, Any]) -> str:

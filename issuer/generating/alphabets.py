@@ -1,0 +1,81 @@
+"""Alphabets: the characters that codes are drawn from, by name or spelled out."""
+
+from __future__ import annotations
+
+import unicodedata
+from enum import StrEnum
+from string import ascii_uppercase, digits
+from typing import Final
+
+MOST_CHARACTERS: Final = 16_384
+
+
+class AlphabetName(StrEnum):
+    NUMERIC = "numeric"
+    ALPHABETIC = "alphabetic"
+    ALPHANUMERIC = "alphanumeric"
+    UNAMBIGUOUS = "unambiguous"
+
+
+# Nothing that is taken for something else (0 and O; 1, I and L). U goes too, as in Crockford's base 32: fewer words
+# come about, and the number of characters is even, which the check character needs.
+_NAMED: Final[dict[str, str]] = {
+    AlphabetName.NUMERIC: digits,
+    AlphabetName.ALPHABETIC: ascii_uppercase,
+    AlphabetName.ALPHANUMERIC: digits + ascii_uppercase,
+    AlphabetName.UNAMBIGUOUS: "23456789ABCDEFGHJKMNPQRSTVWXYZ",
+}
+
+_FORBIDDEN: Final = {
+    "Cc": "control characters",
+    "Cf": "invisible characters",
+    "Cn": "characters that Unicode does not define",
+    "Co": "characters for private use",
+    "Cs": "surrogates",
+    "Zl": "whitespace",
+    "Zp": "whitespace",
+    "Zs": "whitespace",
+}
+
+
+class AlphabetError(ValueError):
+    """These characters cannot be an alphabet. The message is for whoever chose them."""
+
+
+def alphabet_spelling(alphabet: str) -> str:
+    """The one way to write it: a name in small letters, other characters composed (NFC)."""
+    return alphabet.lower() if alphabet.lower() in _NAMED else unicodedata.normalize("NFC", alphabet)
+
+
+def alphabet_characters(alphabet: str) -> str:
+    """The characters of a named alphabet, or those of any other text, in the order given. Raises AlphabetError."""
+    characters = alphabet_spelling(alphabet)
+    if characters in _NAMED:
+        return _NAMED[characters]
+    if (problem := text_problem(characters)) is not None:
+        raise AlphabetError(problem)
+    if any(joins(character) for character in characters):
+        raise AlphabetError("must not contain combining marks")
+    if not 2 <= len(characters) <= MOST_CHARACTERS:
+        raise AlphabetError(f"must have 2 to {MOST_CHARACTERS:,} characters, or be one of {', '.join(AlphabetName)}")
+    if len(set(characters)) != len(characters):
+        twice = next(character for character in characters if characters.count(character) > 1)
+        raise AlphabetError(f"contains {twice!r} more than once")
+    return characters
+
+
+def text_problem(text: str) -> str | None:
+    """Why this text cannot be part of a code; None: it can."""
+    for character in text:
+        if (what := _FORBIDDEN.get(unicodedata.category(character))) is not None:
+            return f"must not contain {what}"
+    return None
+
+
+def joins(character: str) -> bool:
+    """Whether it may melt into the character before it: combining marks, and the vowels and finals of old Hangul."""
+    return (
+        unicodedata.category(character).startswith("M")
+        or "\u1160" <= character <= "\u11ff"
+        or "\ud7b0" <= character <= "\ud7ff"
+    )

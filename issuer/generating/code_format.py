@@ -1,0 +1,231 @@
+"""What generated codes look like, and how many of them there can be."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any, Final
+
+from issuer.generating.alphabets import (
+    AlphabetError,
+    AlphabetName,
+    alphabet_characters,
+    alphabet_spelling,
+    joins,
+    text_problem,
+)
+from issuer.generating.unlucky import WordsError, built_in_words, checked_words
+
+DEFAULT_LENGTH: Final = 12
+MOST_CHARACTERS: Final = 255
+"""Characters of a whole code."""
+MOST_CODES: Final = 10_000_000
+"""Codes that may be asked for at once; who wants more asks again."""
+PLACE: Final = "#"
+SPACE_FACTOR: Final = 10
+"""A code space must hold that many times the codes that are asked for."""
+GUESSES: Final = 1_000_000
+"""More than one guess in so many that would be right is worth a warning."""
+FIELDS: Final = ("length", "prefix", "suffix", "pattern", "alphabet", "check", "unlucky", "unlucky_words")
+
+
+class CodeFormatError(ValueError):
+    """Codes cannot look like that. `field` is the one that is wrong; the message names it and is for a person."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field} {problem}")
+        self.field = field
+
+
+class CodeSpaceError(ValueError):
+    """Too few codes of this format for how many are wanted. `length` is the one that would do."""
+
+    def __init__(self, message: str, length: int) -> None:
+        super().__init__(message)
+        self.length = length
+
+
+@dataclass(frozen=True)  # no slots: what is derived is kept
+class CodeFormat:
+    """The form of generated codes. Valid once made: raises CodeFormatError otherwise.
+
+    Either a `pattern`, in which each # is a place for a character of the alphabet and all else stands as it is, or
+    `length` such places (12, if not given) between `prefix` and `suffix`. `alphabet` is a name (numeric, alphabetic,
+    alphanumeric, unambiguous) or the characters themselves. With `check` the last place holds the check character of
+    the other places (Luhn mod N). `unlucky` leaves out codes with a word of the built-in list, and `unlucky_words`
+    those with one of these; both may be given. Texts are kept composed (NFC).
+    """
+
+    length: int | None = None
+    prefix: str = ""
+    suffix: str = ""
+    pattern: str | None = None
+    alphabet: str = AlphabetName.UNAMBIGUOUS.value
+    check: bool = False
+    unlucky: bool = True
+    unlucky_words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("prefix", "suffix", "pattern"):
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _checked_text(name, text))
+        if self.pattern is not None:
+            for name in ("length", "prefix", "suffix"):
+                if getattr(self, name) not in (None, ""):
+                    raise CodeFormatError(name, "cannot be given beside a pattern")
+            if PLACE not in self.pattern:
+                raise CodeFormatError("pattern", f"needs at least one {PLACE}, the place of a character")
+        elif self.length is None:
+            object.__setattr__(self, "length", DEFAULT_LENGTH)
+        try:
+            object.__setattr__(self, "alphabet", alphabet_spelling(self.alphabet))
+            size = len(self.characters)
+        except AlphabetError as error:
+            raise CodeFormatError("alphabet", str(error)) from error
+        try:
+            object.__setattr__(self, "unlucky_words", checked_words(self.unlucky_words))
+        except WordsError as error:
+            raise CodeFormatError("unlucky_words", str(error)) from error
+        self._check_places(size)
+
+    def _check_places(self, size: int) -> None:
+        field = "length" if self.pattern is None else "pattern"
+        if not 1 <= self.places <= MOST_CHARACTERS:
+            raise CodeFormatError("length", f"must be 1 to {MOST_CHARACTERS}")
+        if self.places + sum(map(len, self.fixed)) > MOST_CHARACTERS:
+            raise CodeFormatError(field, f"makes codes of more than {MOST_CHARACTERS} characters")
+        if any(joins(text[0]) for text in self.fixed[1:] if text):
+            raise CodeFormatError(
+                "suffix" if self.pattern is None else "pattern", "has a combining mark behind a drawn character"
+            )
+        if self.check and size % 2:
+            raise CodeFormatError(
+                "check", f"needs an alphabet with an even number of characters; this one has {size:,}"
+            )
+        if self.check and self.places < 2:
+            raise CodeFormatError("check", "needs at least two places: one to check, one for the check character")
+
+    @cached_property
+    def characters(self) -> str:
+        """The alphabet spelled out."""
+        return alphabet_characters(self.alphabet)
+
+    @property
+    def places(self) -> int:
+        """Characters of the alphabet in each code, the check character among them."""
+        return (self.length or 0) if self.pattern is None else self.pattern.count(PLACE)
+
+    @cached_property
+    def fixed(self) -> tuple[str, ...]:
+        """The fixed text before, between and behind the groups of places."""
+        if self.pattern is None:
+            return self.prefix, self.suffix
+        texts = [""]
+        for is_place, run in groupby(self.pattern, PLACE.__eq__):
+            if is_place:
+                texts.append("")
+            else:
+                texts[-1] = "".join(run)
+        return tuple(texts)
+
+    @cached_property
+    def groups(self) -> tuple[int, ...]:
+        """How many places stand together, one number for each gap in `fixed`."""
+        if self.pattern is None:
+            return (self.places,)
+        return tuple(len(list(run)) for is_place, run in groupby(self.pattern, PLACE.__eq__) if is_place)
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The words that no code contains."""
+        return tuple(dict.fromkeys((*(built_in_words() if self.unlucky else ()), *self.unlucky_words)))
+
+    @property
+    def space(self) -> int:
+        """How many codes of this form there are, those with unlucky words included."""
+        space: int = len(self.characters) ** (self.places - self.check)
+        return space
+
+    def length_for(self, space: int) -> int:
+        """The least number of places that makes a space of at least that many codes."""
+        places, reached = int(self.check), 1
+        while reached < space:
+            places, reached = places + 1, reached * len(self.characters)
+        return max(places, 1 + self.check)
+
+    def check_space(self, count: int) -> str | None:
+        """Whether `count` codes fit. Returns a warning if a guess would be right too often.
+
+        Raises CodeSpaceError when there are fewer than 10 × count codes.
+        """
+        needed = SPACE_FACTOR * count
+        if self.space < needed:
+            length = self.length_for(needed)
+            raise CodeSpaceError(
+                f"there are {self.space:,} codes of this form, fewer than {SPACE_FACTOR} × {count:,}:"
+                f" {self._length_text(length)} would do",
+                length,
+            )
+        if count * GUESSES <= self.space:
+            return None
+        return (
+            f"one guess in {self.space // count:,} is a code, more than one in {GUESSES:,}:"
+            f" {self._length_text(self.length_for(GUESSES * count))} would be safe"
+        )
+
+    def _length_text(self, places: int) -> str:
+        return f"a length of {places}" if self.pattern is None else f"a pattern with {places} places ({PLACE})"
+
+    def to_json(self) -> dict[str, Any]:
+        """What `parse_code_format` reads back as the same format."""
+        form: dict[str, Any] = (
+            {"length": self.length, "prefix": self.prefix, "suffix": self.suffix}
+            if self.pattern is None
+            else {"pattern": self.pattern}
+        )
+        return {
+            **form,
+            "alphabet": self.alphabet,
+            "check": self.check,
+            "unlucky": self.unlucky,
+            "unlucky_words": list(self.unlucky_words),
+        }
+
+
+def parse_code_format(values: Mapping[str, object]) -> CodeFormat:
+    """A format from decoded JSON; what is absent or null is as the default has it. Raises CodeFormatError."""
+    for name in values:
+        if name not in FIELDS:
+            raise CodeFormatError(repr(name[:40]), f"is no field of a code format; known are {', '.join(FIELDS)}")
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in given.items():
+        _check_type(name, value)
+    if "unlucky_words" in given:
+        given["unlucky_words"] = tuple(given["unlucky_words"])  # type: ignore[arg-type]
+    return CodeFormat(**given)  # type: ignore[arg-type]
+
+
+def _check_type(name: str, value: object) -> None:
+    if name == "length":
+        # bool is an int to Python, and true is no length to anybody.
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise CodeFormatError(name, "must be a whole number")
+    elif name in ("check", "unlucky"):
+        if not isinstance(value, bool):
+            raise CodeFormatError(name, "must be true or false")
+    elif name == "unlucky_words":
+        if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(w, str) for w in value):
+            raise CodeFormatError(name, "must be a list of strings")
+    elif not isinstance(value, str):
+        raise CodeFormatError(name, "must be a string")
+
+
+def _checked_text(name: str, text: str) -> str:
+    if (problem := text_problem(text)) is not None:
+        raise CodeFormatError(name, problem)
+    if len(text) > MOST_CHARACTERS:
+        raise CodeFormatError(name, f"must have at most {MOST_CHARACTERS} characters")
+    return unicodedata.normalize("NFC", text)

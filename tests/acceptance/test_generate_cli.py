@@ -1,0 +1,234 @@
+"""`issuer generate` as a process: what it prints, what it refuses, kill -9 in the middle, two at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.acceptance.installation import clean_environment, issuer_command
+from tests.loading import A, B, check_agreement, codes, load, new_batch
+from tests.worker_process import WorkerProcess, eventually
+
+LIMIT_S: Final = 120.0
+MANY: Final = 120_000
+"""More than two chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.status == 0, self.err
+        return json.loads(self.out)
+
+
+class Generate:
+    """`issuer generate` against a test's databases."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        self.directory = directory
+        self.environment = clean_environment(
+            ISSUER_REDIS_URL=settings.redis_url.get_secret_value(),
+            ISSUER_DATABASE_URL=settings.database_url.get_secret_value(),
+            ISSUER_PARTITIONS=str(settings.partitions),
+        )
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            issuer_command("generate", *words),
+            env=self.environment, cwd=self.directory,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    async def __call__(self, *words: str) -> Done:
+        with self.start(*words) as process:
+            return await ended(process)
+
+
+async def ended(process: subprocess.Popen[bytes]) -> Done:
+    out, err = await asyncio.to_thread(process.communicate, None, LIMIT_S)
+    return Done(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+def generate(settings: Settings, tmp_path: Path) -> Generate:
+    return Generate(settings, tmp_path)
+
+
+async def test_the_plain_command_makes_batch_client_and_codes(generate: Generate, stores: Stores) -> None:
+    words = ("--count", "3000", "--length", "12", "--batch-name", "Summer Sale")
+    report = (await generate(*words, "--rules", '{"maxpercustomer":2}', "--json")).json
+    assert (report["state"], report["count"], report["made"], report["total"]) == ("done", 3_000, 3_000, 3_000)
+    assert (report["in_redis"], report["new_batch"], report["warning"]) == (3_000, True, None)
+    assert report["space"] == str(30**12)
+    batch_id, client_id = UUID(report["batch_id"]), UUID(report["client_id"])
+    pool = await check_agreement(stores, batch_id, client_id)
+    assert all(re.fullmatch(r"[2-9A-HJKMNP-TV-Z]{12}", code) for code in pool.codes)
+    # Told and done: the same again is as many again, for the same client.
+    again = await generate(*words)
+    assert again.status == 0
+    assert re.search(r"generated +3,000\n", again.out)
+    assert re.search(r"in all +6,000\n", again.out)
+    assert (await check_agreement(stores, batch_id, client_id)).total == 6_000
+
+
+async def test_the_form_is_as_the_options_say(generate: Generate, stores: Stores) -> None:
+    batch = await new_batch(stores)
+    (generate.directory / "words.txt").write_text("# ours\n가나\n")
+    korean = "가나다라마바사아자차카타파하0123456789"
+    words = ("--batch-id", str(batch.id), "--client", str(A), "--json")
+    await generate("--count", "200", "--length", "10", "--alphabet", korean, "--unlucky-words", "words.txt", *words)
+    form = ("--pattern", "SUMMER-####-####", "--check", "--no-unlucky", "--alphabet", "numeric")
+    report = (await generate("--count", "200", *form, *words)).json
+    assert report["format"] == {
+        "pattern": "SUMMER-####-####", "alphabet": "numeric", "check": True, "unlucky": False, "unlucky_words": [],
+    }  # fmt: skip
+    assert "one guess in 50,000 is a code" in report["warning"]
+    await generate("--count", "10", "--prefix", "A-", "--suffix", "-Z", "--length", "6", *words)
+    made = (await check_agreement(stores, batch.id, A)).codes
+    assert all(re.fullmatch(f"[{korean}]{{10}}", code) and "가나" not in code for code in made[:200])
+    assert all(re.fullmatch(r"SUMMER-\d{4}-\d{4}", code) for code in made[200:400])
+    assert all(re.fullmatch(r"A-[2-9A-Z]{6}-Z", code) for code in made[400:])
+    assert len(made) == 410
+
+
+async def test_a_dry_run_changes_nothing(generate: Generate, stores: Stores) -> None:
+    report = (await generate("--count", "500", "--batch-name", "Not yet", "--dry-run", "--json")).json
+    assert (report["dry_run"], report["batch_id"], len(report["examples"])) == (True, None, 3)
+    assert report["redis_bytes"] > 500 * 12
+    told = await generate("--count", "500", "--batch-name", "Not yet", "--length", "6", "--dry-run")
+    assert "would make" in told.out
+    assert "warning" not in told.out
+    assert "729,000,000 codes of this form" in told.out
+    batch = await new_batch(stores)
+    report = (await generate("--count", "500", "--batch-id", str(batch.id), "--dry-run", "--json")).json
+    assert report["batch_id"] == str(batch.id)
+    for table, count in (("batches", 1), ("pools", 0), ("generation_jobs", 0), ("codes", 0)):
+        assert await stores.postgres.fetchval(f"SELECT count(*) FROM {table}") == count
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--batch-name", "X"), "--count is needed, or --job to go on with"),
+        (("--count", "5"), "give either --batch-name or --batch-id"),
+        (("--count", "5", "--batch-name", "X", "--length", "0"), "--length must be 1 to 255"),
+        (("--count", "5", "--batch-name", "X", "--alphabet", "aa"), "--alphabet contains 'a' more than once"),
+        (("--count", "5", "--batch-name", "X", "--pattern", "A#", "--length", "5"), "--length cannot be given beside"),
+        (("--count", "5", "--batch-name", "X", "--unlucky-words", "none.txt"), "cannot read none.txt"),
+        (("--count", "5", "--batch-name", "X", "--client", "x"), "--client: not a UUID"),
+        (("--count", "5", "--batch-id", str(UUID(int=5))), f"there is no batch {UUID(int=5)}"),
+        (("--job", str(UUID(int=5))), f"there is no job {UUID(int=5)}"),
+        (
+            ("--count", "1001", "--batch-name", "X", "--length", "4", "--alphabet", "numeric"),
+            "there are 10,000 codes of this form, fewer than 10 × 1,001: a length of 5 would do",
+        ),
+    ],
+)
+async def test_what_cannot_be_is_said_in_one_line(
+    generate: Generate, stores: Stores, words: tuple[str, ...], message: str
+) -> None:
+    done = await generate(*words)
+    assert done.status == 2
+    assert done.err.startswith(f"error: {message}")
+    assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
+
+
+async def test_a_batch_of_several_clients_needs_one_named(generate: Generate, stores: Stores) -> None:
+    batch = await new_batch(stores)
+    await load(stores, batch, codes("A", 3) + codes("B", 3, B))
+    done = await generate("--count", "5", "--batch-id", str(batch.id))
+    assert (done.status, done.err) == (2, "error: --client is needed: the batch has several clients\n")
+
+
+async def test_an_id_of_ones_own_can_be_repeated(generate: Generate, stores: Stores) -> None:
+    job = str(uuid4())
+    for _ in range(2):
+        report = (await generate("--count", "40", "--batch-name", "Mine", "--job", job, "--json")).json
+        assert (report["id"], report["made"], report["total"]) == (job, 40, 40)
+    assert (await generate("--job", job, "--json")).json["total"] == 40
+    refused = await generate("--count", "41", "--batch-name", "Mine", "--job", job)
+    assert (refused.status, refused.err) == (2, "error: the job of this id is another one\n")
+
+
+async def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], Awaitable[bool]]) -> None:
+    """kill -9 of the command and whatever it started, as soon as the condition holds and before it ends by itself."""
+    async with asyncio.timeout(LIMIT_S):
+        while not await condition():
+            assert process.poll() is None, "it was faster than the test"
+            await asyncio.sleep(0.002)
+    for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        victim.kill()
+    assert await asyncio.to_thread(process.wait, LIMIT_S) == -signal.SIGKILL
+
+
+def reached(stores: Stores, query: str) -> Callable[[], Awaitable[bool]]:
+    async def condition() -> bool:
+        return bool(await stores.postgres.fetchval(query))
+
+    return condition
+
+
+BEGUN = "SELECT count(*) > 0 FROM generation_jobs"
+WITHIN = """
+SELECT count(*) > 0 FROM pg_stat_activity
+WHERE query LIKE '%INSERT INTO codes%' AND state = 'active' AND pid <> pg_backend_pid()
+"""
+ONE_CHUNK = "SELECT count(*) > 0 FROM generation_jobs WHERE made > 0"
+ALL_MADE = "SELECT count(*) > 0 FROM generation_jobs WHERE made = count"
+
+
+@pytest.mark.parametrize("moment", [BEGUN, WITHIN, ONE_CHUNK, ALL_MADE], ids=["begun", "within", "chunk", "made"])
+async def test_killed_and_run_again_it_makes_exactly_what_was_asked_for(
+    generate: Generate, stores: Stores, moment: str
+) -> None:
+    words = ("--count", str(MANY), "--batch-name", "Summer Sale", "--json")
+    with generate.start(*words) as process:
+        await kill_when(process, reached(stores, moment))
+    done = await generate(*words)
+    report = done.json
+    assert "going on with job" in done.err
+    assert (report["made"], report["total"], report["in_redis"]) == (MANY, MANY, MANY)
+    await check_agreement(stores, UUID(report["batch_id"]), UUID(report["client_id"]))
+    assert await stores.postgres.fetchval("SELECT count(*) FROM generation_jobs") == 1
+    assert (await generate("--job", report["id"], "--json")).json["total"] == MANY
+
+
+async def test_killed_while_the_worker_runs_it_is_made_once(
+    generate: Generate, stores: Stores, settings: Settings, tmp_path: Path
+) -> None:
+    words = ("--count", str(MANY), "--batch-name", "Summer Sale", "--json")
+    with WorkerProcess(settings, tmp_path):
+        with generate.start(*words) as process:
+            await kill_when(process, reached(stores, ONE_CHUNK))
+        await eventually(reached(stores, "SELECT state = 'done' FROM generation_jobs"), "the worker goes on")
+        report = (await generate(*words)).json
+    assert (report["made"], report["total"]) == (MANY, MANY)
+    assert (await check_agreement(stores, UUID(report["batch_id"]), UUID(report["client_id"]))).loaded == MANY
+
+
+async def test_two_processes_at_once_make_what_both_were_asked_for(generate: Generate, stores: Stores) -> None:
+    batch = await new_batch(stores)
+    words = ("--count", "60000", "--batch-id", str(batch.id), "--client", str(A), "--json")
+    with generate.start(*words) as one, generate.start(*words) as two:
+        reports = [done.json for done in await asyncio.gather(ended(one), ended(two))]
+    assert [report["made"] for report in reports] == [60_000, 60_000]
+    assert len({report["id"] for report in reports}) == 2
+    assert (await check_agreement(stores, batch.id, A)).total == 120_000

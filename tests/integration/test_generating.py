@@ -1,0 +1,348 @@
+"""Generated codes in a batch: exactly as many as were asked for, each once, whoever dies or comes along meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from issuer.audit import list_entries
+from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
+from issuer.generating import making
+from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, CodeSpaceError
+from issuer.generating.command_job import command_job
+from issuer.generating.drawing import FewCodesError
+from issuer.generating.jobs import (
+    MOST_OPEN_OF_CLIENT,
+    Job,
+    JobIdReusedError,
+    JobNotFoundError,
+    Order,
+    State,
+    TooManyJobsError,
+    ask_for_codes,
+    find_job,
+    held,
+    mark_told,
+    only_client,
+)
+from issuer.generating.making import finish_job, generate_codes, work_on_jobs
+from issuer.loading.memory import RedisMemoryError
+from issuer.loading.preload import Phase
+from issuer.settings import Settings
+from issuer.stores import Stores, open_stores
+from tests.loading import A, B, check_agreement, codes_in_postgres, load, new_batch, pool_in_redis
+
+FORM = CodeFormat(length=8)
+TIGHT = CodeFormat(length=4, alphabet="numeric", unlucky=False)
+"""10,000 codes: the least for 1,000."""
+
+
+def order(batch_id: UUID, count: int, form: CodeFormat = FORM, client: UUID = A, actor: str = "test") -> Order:
+    return Order(batch_id, client, form, count, actor)
+
+
+async def test_exactly_as_many_as_asked_for(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "CHUNK", 700)
+    batch = await new_batch(stores)
+    seen: list[tuple[Phase, int, int | None]] = []
+    job = await generate_codes(stores, order(batch.id, 2_000), progress=lambda *step: seen.append(step))
+    assert (job.state, job.made, job.problem) == (State.DONE, 2_000, None)
+    pool = await check_agreement(stores, batch.id, A)
+    assert (pool.loaded, pool.total) == (2_000, 2_000)
+    assert [done for phase, done, _ in seen if phase is Phase.GENERATING] == [0, 700, 1_400, 2_000]
+    assert (Phase.LOADING, 2_000, 2_000) in seen
+    entries = [entry for entry in (await list_entries(stores.postgres)).items if entry.action == "codes.generate"]
+    assert [(entry.actor, entry.subject, entry.detail["count"]) for entry in entries] == [
+        ("test", f"batch:{batch.id}", 2_000)
+    ]
+
+
+async def test_a_tight_space_full_of_collisions(stores: Stores) -> None:
+    """Every second code of the space is in the batch already, from a file."""
+    batch = await new_batch(stores)
+    await load(stores, batch, [(B, f"{number:04d}") for number in range(0, 10_000, 2)])
+    job = await generate_codes(stores, order(batch.id, 1_000, TIGHT))
+    assert job.made == 1_000
+    made = await codes_in_postgres(stores, batch.id, A)
+    assert len(made) == 1_000
+    assert all(len(code) == 4 and int(code) % 2 for code in made)
+
+
+async def test_what_earlier_jobs_took_of_the_space_counts(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    await generate_codes(stores, order(batch.id, 600, TIGHT))
+    with pytest.raises(CodeSpaceError) as caught:
+        await generate_codes(stores, order(batch.id, 401, TIGHT, client=B))
+    assert caught.value.length == 5
+    await generate_codes(stores, order(batch.id, 400, TIGHT, client=B))
+    await generate_codes(stores, order(batch.id, 401, CodeFormat(length=4, alphabet="alphabetic")))
+
+
+async def test_backslashes_and_other_alphabets_arrive_as_they_were_drawn(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    form = CodeFormat(length=6, alphabet="\\n가나%\"'", prefix="\\t", unlucky=False)
+    await generate_codes(stores, order(batch.id, 300, form))
+    pool = await check_agreement(stores, batch.id, A)
+    assert all(code.startswith("\\t") and set(code[2:]) <= set(form.characters) for code in pool.codes)
+    assert set("".join(code[2:] for code in pool.codes)) == set(form.characters)
+
+
+async def test_all_codes_of_the_form_are_in_the_batch_already(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    await load(stores, batch, [(B, f"{number:04d}") for number in range(10_000) if number != 4711])
+    job = await generate_codes(stores, order(batch.id, 500, TIGHT))
+    assert job.state is State.FAILED
+    assert job.problem == "nearly all codes of this form are in the batch already"
+    assert job.made <= 1
+    assert len(await codes_in_postgres(stores, batch.id, A)) == job.made
+
+
+async def test_words_that_leave_no_code(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    words = tuple(f"{number:02d}" for number in range(100))
+    with pytest.raises(FewCodesError):
+        await generate_codes(stores, order(batch.id, 10, CodeFormat(alphabet="numeric", unlucky_words=words)))
+    assert await stores.postgres.fetchval("SELECT count(*) FROM generation_jobs") == 0
+
+
+async def test_refusals_change_nothing(stores: Stores) -> None:
+    batch, ended = await new_batch(stores), await new_batch(stores)
+    await change_batch(stores, ended.id, BatchChanges(expired=True), actor="test")
+    with pytest.raises(CodeSpaceError):
+        await generate_codes(stores, order(batch.id, 1_001, TIGHT))
+    with pytest.raises(BatchNotFoundError):
+        await generate_codes(stores, order(uuid4(), 1))
+    with pytest.raises(BatchEndedError):
+        await generate_codes(stores, order(ended.id, 1))
+    for count in (0, -1, MOST_CODES + 1):
+        with pytest.raises(CodeFormatError, match="count must be 1 to 10,000,000"):
+            order(batch.id, count)
+    for table in ("generation_jobs", "pools", "codes"):
+        assert await stores.postgres.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+async def test_codes_that_do_not_fit_into_redis_are_refused(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    used = (await stores.redis.client.info("memory"))["used_memory"]
+    await stores.redis.client.config_set("maxmemory", used + 2_000_000)
+    try:
+        with pytest.raises(RedisMemoryError):
+            await generate_codes(stores, order(batch.id, 1_000_000))
+    finally:
+        await stores.redis.client.config_set("maxmemory", 0)
+    assert await stores.postgres.fetchval("SELECT count(*) FROM generation_jobs") == 0
+
+
+async def test_the_same_job_id_again_adds_nothing(stores: Stores) -> None:
+    batch, job_id = await new_batch(stores), uuid4()
+    for _ in range(3):
+        job = await generate_codes(stores, order(batch.id, 100), job_id=job_id)
+        assert (job.id, job.made) == (job_id, 100)
+    for other in (order(batch.id, 101), order(batch.id, 100, TIGHT), order(batch.id, 100, client=B)):
+        with pytest.raises(JobIdReusedError):
+            await generate_codes(stores, other, job_id=job_id)
+    assert len(await codes_in_postgres(stores, batch.id, A)) == 100
+
+
+async def test_two_at_the_same_job_make_it_once(
+    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "CHUNK", 200)
+    batch, job_id = await new_batch(stores), uuid4()
+    async with open_stores(settings) as others:
+        jobs = await asyncio.gather(
+            *(generate_codes(which, order(batch.id, 2_000), job_id=job_id) for which in (stores, others) * 2)
+        )
+    assert [(job.state, job.made) for job in jobs] == [(State.DONE, 2_000)] * 4
+    assert (await check_agreement(stores, batch.id, A)).loaded == 2_000
+
+
+async def test_several_jobs_at_once_add_up(settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one batch with a tight space, two processes' worth of stores, and a worker that helps."""
+    monkeypatch.setattr(making, "CHUNK", 50)
+    batch = await new_batch(stores)
+    done = asyncio.Event()
+
+    async def help_out() -> None:
+        while not done.is_set():
+            await work_on_jobs(stores)
+            await asyncio.sleep(0.01)
+
+    async with open_stores(settings) as others, asyncio.TaskGroup() as group:
+        helper = group.create_task(help_out(), name="worker")
+        await asyncio.gather(
+            *(
+                generate_codes(which, order(batch.id, 250, TIGHT, client=c))
+                for which in (stores, others)
+                for c in (A, B)
+            )
+        )
+        done.set()
+        await helper
+    for client in (A, B):
+        assert (await check_agreement(stores, batch.id, client)).total == 500
+    assert await stores.postgres.fetchval("SELECT count(DISTINCT code) FROM codes") == 1_000
+
+
+async def test_the_worker_finishes_what_others_left(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "CHUNK", 100)
+    batch = await new_batch(stores)
+    left = [await ask_for_codes(stores, order(batch.id, 250, client=client)) for client in (A, B)]
+    assert not await pool_in_redis(stores, batch.id, A)
+    # In turn, a chunk each.
+    assert await work_on_jobs(stores)
+    assert await work_on_jobs(stores)
+    assert [(await find_job(stores.postgres, job.id)).made for job in left] == [100, 100]
+    while await work_on_jobs(stores):
+        pass
+    for job in left:
+        assert (await find_job(stores.postgres, job.id)).state is State.DONE
+        assert (await check_agreement(stores, batch.id, job.order.client_id)).loaded == 250
+
+
+async def test_a_job_in_other_hands_is_left_alone(settings: Settings, stores: Stores) -> None:
+    batch = await new_batch(stores)
+    job = await ask_for_codes(stores, order(batch.id, 50))
+    async with stores.postgres.acquire() as connection, held(connection, job.id) as is_mine:
+        assert is_mine
+        async with open_stores(settings) as others:
+            assert not await work_on_jobs(others)
+            waiting = asyncio.create_task(finish_job(others, job.id), name="looks on")
+            await asyncio.sleep(0.3)
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+    assert (await find_job(stores.postgres, job.id)).made == 0
+    assert await work_on_jobs(stores)
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_process_that_loses_its_connection_loses_the_chunk_in_hand_at_most(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """Cut before or after a chunk's commit, from the server's side."""
+    monkeypatch.setattr(making, "CHUNK", 100)
+    batch = await new_batch(stores)
+    job = await ask_for_codes(stores, order(batch.id, 300))
+    insert = making._insert
+    calls = 0
+
+    async def cut(connection: asyncpg.Connection[asyncpg.Record], job: Job) -> Job:
+        nonlocal calls
+        calls += 1
+        if calls == 2 and not committed:
+            connection.terminate()
+        done = await insert(connection, job)
+        if calls == 2:
+            connection.terminate()
+        return done
+
+    monkeypatch.setattr(making, "_insert", cut)
+    with pytest.raises(Exception, match=r"closed|ConnectionDoesNotExist|Interface"):
+        await finish_job(stores, job.id)
+    monkeypatch.setattr(making, "_insert", insert)
+    assert (await find_job(stores.postgres, job.id)).made == (200 if committed else 100)
+    assert (await finish_job(stores, job.id)).made == 300
+    assert (await check_agreement(stores, batch.id, A)).loaded == 300
+
+
+async def test_a_batch_that_ends_meanwhile_ends_its_jobs(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "CHUNK", 100)
+    batch = await new_batch(stores)
+    jobs = [
+        await ask_for_codes(stores, order(batch.id, 300)),
+        await ask_for_codes(stores, order(batch.id, 300, client=B)),
+    ]
+    assert await work_on_jobs(stores)
+    await change_batch(stores, batch.id, BatchChanges(expired=True), actor="test")
+    while await work_on_jobs(stores):
+        pass
+    ended = [await finish_job(stores, job.id) for job in jobs]
+    assert [(job.state, job.problem, job.made) for job in ended] == [
+        (State.FAILED, "the batch has ended", 100),
+        (State.FAILED, "the batch has ended", 0),
+    ]
+
+
+async def test_the_same_order_again_takes_what_a_dead_command_left(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    wanted = order(batch.id, 300, actor="cli:me")
+    async with command_job(stores, wanted) as (first, left_behind):
+        assert not left_behind
+    # It ended without having told anybody; the worker was faster than whoever gives the command again.
+    while await work_on_jobs(stores):
+        pass
+    for other in (
+        order(batch.id, 301, actor="cli:me"),
+        order(batch.id, 300),
+        order(batch.id, 300, TIGHT, actor="cli:me"),
+        order(batch.id, 300, client=B, actor="cli:me"),
+    ):
+        async with command_job(stores, other) as (job, left_behind):
+            assert not left_behind
+    async with command_job(stores, wanted) as (job, left_behind):
+        assert (job.id, job.state, left_behind) == (first.id, State.DONE, True)
+        await mark_told(stores.postgres, job.id)
+    async with command_job(stores, wanted) as (job, left_behind):
+        assert job.id != first.id
+        assert not left_behind
+
+
+async def test_a_job_that_somebody_waits_for_is_not_taken(stores: Stores) -> None:
+    """Of three commands with one order two go on with what two dead ones left, and the third makes its own."""
+    batch = await new_batch(stores)
+    wanted = order(batch.id, 300)
+    dead = {(await ask_for_codes(stores, wanted)).id for _ in range(2)}
+    async with AsyncExitStack() as alive:
+        found = [await alive.enter_async_context(command_job(stores, wanted)) for _ in range(3)]
+    assert {job.id for job, left_behind in found if left_behind} == dead
+    assert [left_behind for _, left_behind in found] == [True, True, False]
+
+
+async def test_a_job_id_is_meant_whoever_waits(stores: Stores) -> None:
+    batch, job_id = await new_batch(stores), uuid4()
+    wanted = order(batch.id, 300)
+    async with command_job(stores, wanted, job_id=job_id) as one, command_job(stores, wanted, job_id=job_id) as two:
+        assert one == two
+        assert one[0].id == job_id
+    async with command_job(stores, wanted, job_id=uuid4()) as (job, left_behind):
+        assert job.id != job_id
+        assert not left_behind
+
+
+async def test_open_jobs_are_bounded(stores: Stores) -> None:
+    batch = await new_batch(stores)
+
+    async def ask(client: UUID) -> bool:
+        try:
+            await ask_for_codes(stores, order(batch.id, 10, client=client), bounded=True)
+        except TooManyJobsError:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(ask(A) for _ in range(8)))) == MOST_OPEN_OF_CLIENT
+    assert await ask(B)
+    await ask_for_codes(stores, order(batch.id, 10))
+    others = [await ask(uuid4()) for _ in range(32)]
+    assert sum(others) == 32 - MOST_OPEN_OF_CLIENT - 2
+    while await work_on_jobs(stores):
+        pass
+    assert await ask(A)
+
+
+async def test_jobs_are_found_where_they_belong(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    assert await only_client(stores.postgres, batch.id) is None
+    job = await ask_for_codes(stores, order(batch.id, 10))
+    assert await only_client(stores.postgres, batch.id) == A
+    assert await find_job(stores.postgres, job.id, batch_id=batch.id, client_id=A) == job
+    for batch_id, client_id in ((uuid4(), None), (None, B), (batch.id, B)):
+        with pytest.raises(JobNotFoundError):
+            await find_job(stores.postgres, job.id, batch_id=batch_id, client_id=client_id)
+    await ask_for_codes(stores, order(batch.id, 10, client=B))
+    with pytest.raises(CodeFormatError, match="client_id is needed"):
+        await only_client(stores.postgres, batch.id)
