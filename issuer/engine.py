@@ -20,7 +20,18 @@ from uuid import UUID
 import structlog
 from redis.exceptions import NoScriptError, RedisError
 
-from issuer.calls import NOT_READY, NOT_REPLICATED, OVERLOADED, Answer, Call, PoolRef, Slot, Waiting, parse_answer
+from issuer.calls import (
+    NOT_READY,
+    NOT_REPLICATED,
+    OVERLOADED,
+    Answer,
+    Call,
+    CouponWish,
+    PoolRef,
+    Slot,
+    Waiting,
+    parse_answer,
+)
 from issuer.events import encode_who
 from issuer.incarnation import Incarnations
 from issuer.keys import batch_keys, idempotency_hash, partition_of
@@ -95,11 +106,11 @@ class Engine:
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def pool_ref(self, batch_id: UUID, client_id: UUID, *, bound: bool = False) -> PoolRef:
-        """The place of a (batch, client), whether or not there is such a batch."""
+    def pool_ref(self, batch_id: UUID, client_id: UUID, *, flags: int = 0) -> PoolRef:
+        """The place of a (batch, client), whether or not there is such a batch. `flags` as PoolRef has them."""
         partition = partition_of(batch_id, self._incarnations.partitions)
         keys = batch_keys(partition, batch_id)
-        return PoolRef(partition, keys, keys.pool(client_id), keys.codes(client_id), bound)
+        return PoolRef(partition, keys, keys.pool(client_id), keys.codes(client_id), flags)
 
     async def redeem(
         self, pool: PoolRef, customer_id: bytes | None, *, api_key_id: int = 0, idempotency_key: str | None = None
@@ -114,9 +125,18 @@ class Engine:
         return await future
 
     def submit(
-        self, slot: Slot, pool: PoolRef, customer_id: bytes | None, api_key_id: int, idempotency_key: str | None
+        self,
+        slot: Slot,
+        pool: PoolRef,
+        customer_id: bytes | None,
+        api_key_id: int,
+        idempotency_key: str | None,
+        wish: CouponWish | None = None,
     ) -> None:
-        """The same without a coroutine: the answer is put into `slot`, at once or when it is there."""
+        """The same without a coroutine: the answer is put into `slot`, at once or when it is there.
+
+        `wish`: what is asked of a coupon; for a `pool` with the flag USE or LOOK, and for no other.
+        """
         if not self._connected:
             slot.set_result(NOT_READY)
             return
@@ -127,6 +147,8 @@ class Engine:
         if idempotency_key is not None:
             key_hash = idempotency_hash(customer_id or b"", idempotency_key)
         who = encode_who(customer_id, api_key_id, key_hash)
+        if wish is not None:
+            who = wish.around(who)
         give_up_at = asyncio.get_running_loop().time() + self._timeout_s
         self._queue.append(Waiting(pool, customer_id, who, key_hash, give_up_at, slot))
         self._arrived.set()

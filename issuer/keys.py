@@ -57,7 +57,8 @@ def partition_of(batch_id: UUID, partitions: int) -> int:
 class BatchKeys:
     """Keys of one batch.
 
-    batch         hash: revision, state (open | ended), paused, starts_at_ms, ends_at_ms, limits, rebuilding.
+    batch         hash: revision, state (open | ended), paused, starts_at_ms, ends_at_ms, limits, rebuilding; of a
+                  coupon also coupon (how often it may be used, and its terms: see put_batch.lua).
                   It stays as a tombstone (state=ended) when the batch ends; everything else goes.
     window_prefix followed by the 16 bytes of the customer's id: that customer's redemption times, 13 digits of
                   ms each, oldest first, no longer than the rules need. Ids are binary here, and only here and in

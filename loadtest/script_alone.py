@@ -98,7 +98,7 @@ class LoneRedis:
 def _load(client: blocking.Redis, pool: PoolRef, pool_id: int, codes: int, limits: str) -> None:
     partition = partition_keys(PARTITION)
     client.eval(BLESS_PARTITION.text, 2, partition.state, partition.stream, EPOCH, KEY_FORMAT, 10**9, 0, GROUP, 0)
-    client.eval(PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "")
+    client.eval(PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "", "")
     keys = [partition.state, pool.batch.batch, pool.pool_key]
     client.eval(OPEN_POOL.text, len(keys), *keys, EPOCH, pool_id, 0, codes)
     for first in range(1, codes + 1, CHUNK):

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import orjson
 
-from issuer.batches.put_batch import put_batch
+from issuer.batches.given_back import note_returned, uses_given_back
+from issuer.batches.put_batch import FOR_REDIS, put_batch
 from issuer.batches.rules import parse_rules
 from issuer.batches.windows import fenced_writer, write_windows
 from issuer.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
@@ -123,17 +124,27 @@ async def drain_streams(link: Link, postgres: Connection, partitions: int) -> in
 
 
 _MISSING: Final = """
-SELECT c.seq FROM codes c
+SELECT c.seq FROM {seqs} c
 WHERE c.pool_id = $1
-  AND NOT EXISTS (SELECT FROM redemptions r WHERE r.pool_id = c.pool_id AND r.seq = c.seq)
+  AND NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = c.pool_id AND r.seq = c.seq)
   AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq)
   AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq)
 ORDER BY c.seq LIMIT $2"""
 
 _ACCOUNTED: Final = """
 SELECT greatest(
-    (SELECT max(seq) FROM redemptions WHERE pool_id = $1), (SELECT max(seq) FROM set_aside WHERE pool_id = $1),
+    (SELECT max(seq) FROM ledger WHERE pool_id = $1), (SELECT max(seq) FROM set_aside WHERE pool_id = $1),
     (SELECT max(seq) FROM dead_letters WHERE pool_id = $1), 0)"""
+
+# A coupon has no list of its seqs; what can be missing lies below its total, and not further on than the bound.
+_NUMBERS: Final = """
+(SELECT $1 AS pool_id, seq FROM generate_series(1::bigint, (
+  SELECT least(total, accounted + $2) FROM pools, ({accounted}) AS a(accounted) WHERE id = $1)) AS seq)"""
+
+
+def _missing(pool: PoolState) -> str:
+    """The query for the first seqs ($2) of a pool ($1) that nothing accounts for."""
+    return _MISSING.format(seqs=_NUMBERS.format(accounted=_ACCOUNTED) if pool.of_coupon else "codes")
 
 
 def _bound(pool: PoolState, bound: int) -> int:
@@ -146,10 +157,10 @@ async def plan_set_aside(postgres: Connection, pools: Sequence[PoolState], bound
     for pool in pools:
         if pool.opened and not pool.drained:
             pool.set_aside = await postgres.fetchval(
-                f"SELECT count(*) FROM ({_MISSING}) missing", pool.pool_id, _bound(pool, bound)
+                f"SELECT count(*) FROM ({_missing(pool)}) missing", pool.pool_id, _bound(pool, bound)
             )
             last = await postgres.fetchval(
-                f"SELECT max(seq) FROM ({_MISSING}) missing", pool.pool_id, _bound(pool, bound)
+                f"SELECT max(seq) FROM ({_missing(pool)}) missing", pool.pool_id, _bound(pool, bound)
             )
             pool.issued_after = max(pool.accounted, last or 0)
 
@@ -170,7 +181,7 @@ async def set_aside(
                 continue
             if not begun.get("set_aside") and not pool.drained:
                 status = await postgres.execute(
-                    f"INSERT INTO set_aside (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_MISSING}) missing",
+                    f"INSERT INTO set_aside (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_missing(pool)}) missing",
                     pool.pool_id, _bound(pool, bound), epoch,
                 )  # fmt: skip
                 pool.set_aside = int(status.rpartition(" ")[2])
@@ -185,7 +196,8 @@ async def rebuild_partitions(link: Link, postgres: Connection, partitions: int, 
     (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
     host_ms = int(now[0]) * 1000 + int(now[1]) // 1000
     redis = FencedOff(link, partitions)
-    for row in await postgres.fetch("SELECT * FROM batches ORDER BY id"):
+    given_back = await uses_given_back(postgres)
+    for row in await postgres.fetch(f"{FOR_REDIS} ORDER BY id"):
         rules = parse_rules(orjson.loads(row["rules"]))
         await put_batch(redis, row, rules)
         if row["freed_at"] is None:
@@ -195,6 +207,7 @@ async def rebuild_partitions(link: Link, postgres: Connection, partitions: int, 
                 writer = fenced_writer(redis, row["id"], partition, "")
                 await write_windows(postgres, row["id"], partition, rules, writer, host_ms=host_ms)
         await postgres.execute("UPDATE batches SET redis_revision = $2 WHERE id = $1", row["id"], row["revision"])
+    await note_returned(postgres, given_back)
     await _rebuild_pools(link, postgres, pools)
 
 
@@ -209,5 +222,6 @@ async def _rebuild_pools(link: Link, postgres: Connection, pools: Sequence[PoolS
         await run_all(link, REBUILD_POOL, calls)
     # The hint by which top-ups find what to load: lists are empty now.
     await postgres.executemany(
-        "UPDATE pools SET loaded = $2 WHERE id = $1", [(pool.pool_id, pool.issued_after) for pool in opened]
+        "UPDATE pools SET loaded = $2 WHERE id = $1",
+        [(pool.pool_id, pool.issued_after) for pool in opened if not pool.of_coupon],
     )

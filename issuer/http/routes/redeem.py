@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from issuer.api_keys import ApiKey
 from issuer.api_keys import Scope as KeyScope
-from issuer.calls import Answer, PoolRef, Slot
+from issuer.calls import BOUND, Answer, PoolRef, Slot
 from issuer.http.express import Exchange, Headers
 from issuer.http.metrics import INVALID
 from issuer.http.routes.redeem_answers import (
@@ -173,7 +173,7 @@ class RedeemRoute:
         pools = self._bound_pools if bound else self._pools
         if len(pools) >= MAX_POOL_REFS:
             pools.clear()
-        pool = services.engine.pool_ref(UUID(batch), UUID(client), bound=bound)
+        pool = services.engine.pool_ref(UUID(batch), UUID(client), flags=BOUND if bound else 0)
         # The number of partitions is what the installation says, and that is known once Redis is reached.
         if services.engine.is_ready:
             pools[batch, client] = pool
