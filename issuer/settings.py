@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         None, description="Directory of the receipt journal on the API's own disk; none: off"
     )
 
+    currency: str = Field(
+        "EUR",
+        pattern="^[A-Z]{3}$",
+        description="Currency of a coupon's discount_fixed that comes without one (ISO 4217)",
+    )
+
     max_body_bytes: int = Field(65_536, ge=1_024, description="Largest request body, uploads excepted")
     max_upload_bytes: int = Field(1_073_741_824, ge=1_024, description="Largest upload of a CSV file")
     max_header_bytes: int = Field(16_384, ge=1_024, description="Largest request head: request line and headers")

@@ -8,12 +8,20 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect
 
 from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
+from issuer.coupons.coupon import (
+    CouponDeletedError,
+    CouponExistsError,
+    CouponNotFoundError,
+    CouponUsedError,
+    ManyClientsError,
+)
+from issuer.coupons.reversal import AlreadyReversedError, ConsumptionNotFoundError
 from issuer.http.problems import ProblemError, invalid, not_ready, outcome_problem
 from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.loading.memory import RedisMemoryError
 from issuer.loading.pools import PoolError
 from issuer.loading.preload import PreloadError
-from issuer.outcomes import Outcome
+from issuer.outcomes import COUPON_HTTP, Outcome
 from issuer.pages import InvalidCursorError
 from issuer.postgres import PostgresUnavailableError
 from issuer.redis_link import RedisUnavailableError
@@ -34,6 +42,13 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     BatchEndedError: lambda error: ProblemError(409, str(error), "batch_ended"),
     BatchSharedError: lambda error: ProblemError(403, str(error), "batch_shared"),
     InvalidBatchError: lambda error: invalid(str(error)),
+    CouponNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH, COUPON_HTTP),
+    CouponExistsError: lambda error: ProblemError(409, str(error), "coupon_exists"),
+    CouponDeletedError: lambda error: ProblemError(409, str(error), "coupon_deleted"),
+    CouponUsedError: lambda error: ProblemError(409, str(error), "coupon_in_use"),
+    ManyClientsError: lambda error: ProblemError(409, str(error), "client_id_needed"),
+    ConsumptionNotFoundError: lambda error: ProblemError(404, str(error), "consumption_not_found"),
+    AlreadyReversedError: lambda error: ProblemError(409, str(error), "already_reversed"),
     InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
     RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
     PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
@@ -46,3 +61,9 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     ClientDisconnect: lambda _: ProblemError(400, "the client went away", "malformed_request"),
 }
 """Handlers go by the exception's class and its bases, the nearest first."""
+
+
+def problem_of(error: Exception) -> ProblemError | None:
+    """What the table has for an exception; None: it is not foreseen."""
+    make = next((FAILURES[kind] for kind in type(error).__mro__ if kind in FAILURES), None)
+    return None if make is None else make(error)

@@ -14,7 +14,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from issuer.outcomes import HTTP, Outcome
+from issuer.outcomes import COUPON_HTTP, HTTP, HttpAnswer, Outcome
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -38,6 +38,12 @@ TITLES: Final[dict[str, str]] = {
     "batch_ended": "The batch was ended, and that is final",
     "load_refused": "The codes cannot be loaded",
     "code_not_found": "No batch has this code",
+    "coupon_exists": "The client has a coupon with this code",
+    "coupon_deleted": "The coupon was deleted, and that is final",
+    "coupon_in_use": "More of the coupon was used than there would be",
+    "client_id_needed": "Only client_id can tell which coupon is meant",
+    "consumption_not_found": "There is no such consumption",
+    "already_reversed": "The consumption was reversed before",
     "backlog_not_empty": "Redemptions are not in the ledger yet",
     "not_found": "There is nothing at this address",
     "method_not_allowed": "The method is not supported here",
@@ -49,7 +55,7 @@ TITLES: Final[dict[str, str]] = {
     "postgres_unavailable": "Postgres cannot be reached",
     "too_many_connections": "The server has too many connections",
     "internal_error": "Something went wrong in the server",
-    **{answer.code: answer.error.capitalize() for answer in HTTP.values()},
+    **{answer.code: answer.error.capitalize() for answer in [*COUPON_HTTP.values(), *HTTP.values()]},
 }
 """Every `code` with its title. The docs page and the OpenAPI document list them."""
 
@@ -99,9 +105,9 @@ def problem_body(
     )
 
 
-def outcome_problem(outcome: Outcome) -> ProblemError:
-    """The problem that tells an outcome other than GRANTED and REPLAYED."""
-    answer = HTTP[outcome]
+def outcome_problem(outcome: Outcome, table: Mapping[Outcome, HttpAnswer] = HTTP) -> ProblemError:
+    """The problem that tells an outcome of a redemption other than GRANTED and REPLAYED, or one of another table."""
+    answer = table[outcome]
     headers = {} if answer.retry_after_s is None else {"Retry-After": str(answer.retry_after_s)}
     return ProblemError(answer.status, answer.error, answer.code, headers=headers)
 

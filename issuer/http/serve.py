@@ -74,14 +74,15 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     """
     import uvicorn
 
-    from issuer.http.app import REDEEM_PATH, create_app
+    from issuer.http.app import CONSUME_PATH, REDEEM_PATH, create_app
     from issuer.http.edge import EdgeLimits, guarded_protocol
 
     app = create_app(settings)
+    express = {REDEEM_PATH.encode(): app.redeem.exchange, f"{CONSUME_PATH}?".encode(): app.consume.exchange}
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=guarded_protocol(EdgeLimits.from_settings(settings), {REDEEM_PATH.encode(): app.redeem.exchange}),
+        http=guarded_protocol(EdgeLimits.from_settings(settings), express),
         ws="none",
         lifespan="on",
         log_config=None,

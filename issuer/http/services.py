@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field
 
 from issuer.api_keys import KeyRing
+from issuer.coupons.places import CouponPlaces
 from issuer.engine import Engine
 from issuer.http.tally import Tally
 from issuer.http.vitals import Vitals, take_vitals
@@ -31,6 +32,7 @@ class Services:
     settings: Settings
     stores: Stores
     engine: Engine
+    coupons: CouponPlaces
     keys: KeyRing
     tally: Tally
     loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
@@ -69,7 +71,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         witness = Witness(stores.postgres, engine, stores.guardian)
         async with witness.testifying(), _kept(settings, stores, journal):
             try:
-                yield Services(settings, stores, engine, keys, tally)
+                yield Services(settings, stores, engine, CouponPlaces(engine), keys, tally)
             finally:
                 await engine.aclose()
                 await keys.aclose()

@@ -28,14 +28,15 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 
 def concrete(path: str) -> str:
-    for name in ("{batch_id}", "{customer_id}", "{code:path}", "{code}"):
+    for name in ("{batch_id}", "{customer_id}", "{consumption_id}", "{code:path}", "{code}"):
         path = path.replace(name, str(uuid4()))
     return path
 
 
-async def test_every_route_asks_for_an_admin_key_unless_it_is_public(api: Api) -> None:
+async def test_every_route_asks_for_a_key_with_its_scope_unless_it_is_public(api: Api) -> None:
     """Walks the routes of the application itself, so that one that is added later is asked too."""
     seen = set()
+    lacking = {Access.REDEEM: api.admin, Access.ADMIN: api.redeemer, Access.OPERATOR: api.redeemer}
     for route in api.app.routes:
         path = concrete(route.path)  # type: ignore[attr-defined]
         methods = ["POST"] if path == REDEEM else list(route.app.operations)  # type: ignore[attr-defined]
@@ -47,11 +48,10 @@ async def test_every_route_asks_for_an_admin_key_unless_it_is_public(api: Api) -
             response = await api.client.request(method, path)
             problem(response, 401, "missing or unknown api key")
             assert "www-authenticate" in response.headers
-            if path != REDEEM:
-                assert (
-                    problem(await api.client.request(method, path, headers=api.redeemer), 403)["code"]
-                    == "scope_missing"
-                )
+            access = Access.REDEEM if path == REDEEM else route.app.operations[method].access  # type: ignore[attr-defined]
+            if access in lacking:
+                refused = await api.client.request(method, path, headers=lacking[access])
+                assert problem(refused, 403)["code"] == "scope_missing"
     assert len(seen) == len(OPERATIONS) + 1
     assert {operation.path for operation in OPERATIONS if operation.access is Access.PUBLIC} == PUBLIC
 

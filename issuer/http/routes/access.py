@@ -35,11 +35,24 @@ def ring_not_loaded() -> ProblemError:
 
 
 class Access(StrEnum):
-    """PUBLIC: everybody. ADMIN: keys with that scope, bound ones for what is theirs. OPERATOR: unbound ones only."""
+    """PUBLIC: everybody. REDEEM, ADMIN: keys with that scope, bound ones for what is theirs; ANY_KEY: with either.
+
+    OPERATOR: admin keys that are bound to no client.
+    """
 
     PUBLIC = "public"
+    REDEEM = "redeem"
     ADMIN = "admin"
+    ANY_KEY = "any key"
     OPERATOR = "operator"
+
+
+_SCOPES: Final = {
+    Access.REDEEM: frozenset({KeyScope.REDEEM}),
+    Access.ADMIN: frozenset({KeyScope.ADMIN}),
+    Access.ANY_KEY: frozenset(KeyScope),
+    Access.OPERATOR: frozenset({KeyScope.ADMIN}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,7 @@ class Caller:
 
     actor: str
     client_id: UUID | None = None
+    api_key_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +93,17 @@ def identify(request: Request, services: Services, access: Access) -> Caller:
         return Caller("anonymous")
     if services.settings.auth is Auth.OFF:
         return Caller(AUTH_OFF_ACTOR)
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    key = services.keys.find(secret.strip()) if scheme.lower() == "bearer" else None
+    authorization = request.headers.get("authorization", "")
+    scheme, _, secret = authorization.partition(" ")
+    # Some clients send the key alone.
+    key = services.keys.find(secret.strip() if scheme.lower() == "bearer" else authorization.strip())
     if key is None:
         raise MISSING_KEY if services.keys.loaded else ring_not_loaded()
-    if KeyScope.ADMIN not in key.scopes:
+    if not key.scopes & _SCOPES[access]:
         raise WRONG_SCOPE
     if key.client_id is not None and access is Access.OPERATOR:
         raise BOUND_KEY
-    return Caller(key.actor, key.client_id)
+    return Caller(key.actor, key.client_id, key.id)
 
 
 class Surface:
