@@ -201,7 +201,7 @@ MUTATIONS: Final = (
         (
             Edit(
                 REDEEM,
-                "  if pools[p].taken > 0 and not pools[p].batch.coupon then call("
+                "  if pools[p].taken > 0 and not pools[p].coupon then call("
                 "'LPOP', KEYS[list_base + p], pools[p].taken) end\nend\ncall('SET', KEYS[3]",
                 "end\ncall('SET', KEYS[3]",
             ),
@@ -210,7 +210,7 @@ MUTATIONS: Final = (
                 "call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)\nreturn {'DONE', result, host}",
                 "call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)\n"
                 "for p = 1, pool_count do\n"
-                "  if pools[p].taken > 0 and not pools[p].batch.coupon then call("
+                "  if pools[p].taken > 0 and not pools[p].coupon then call("
                 "'LPOP', KEYS[list_base + p], pools[p].taken) end\nend\nreturn {'DONE', result, host}",
             ),
         ),

@@ -53,6 +53,7 @@ log = structlog.get_logger()
 
 CONSUME_PATH: Final = "/coupon/consume/"
 FIELDS: Final = ("code", "product_id", "customer_id", "order_id", "client_id")
+_KNOWN: Final = frozenset(FIELDS)
 REVERSAL_WAIT_S: Final = 5.0
 """How long a reversal waits for its consumption to reach the ledger."""
 CRASH: Final = "CRASHED"
@@ -261,7 +262,7 @@ class ConsumeExchange(Exchange):
                 self._finish(INVALID, admitted)
                 return
             bound_to, api_key_id, key = admitted  # type: ignore[misc]
-            asked = read_asked(merged(_query(self._url), _body(body), FIELDS))
+            asked = read_asked(_merged(_query(self._url), _body(body)))
             if bound_to is None and asked.client_id is None:
                 self._asking = asyncio.get_running_loop().create_task(
                     self._find_and_submit(services, asked, api_key_id, key), name="find-coupon"
@@ -299,6 +300,14 @@ class ConsumeExchange(Exchange):
         self.respond(wire.head.status, wire.head.lines, wire.body)
         if self._services is not None:
             self._services.tally.count(_COUNTED[outcome], time.perf_counter() - self._started)
+
+
+def _merged(query: Fields, body: Fields) -> Fields:
+    """As `merged`, but quicker where there is nothing to say."""
+    values = query | body
+    if len(values) < len(query) + len(body) or not values.keys() <= _KNOWN:
+        return merged(query, body, FIELDS)
+    return values
 
 
 def _body(body: bytes) -> Fields:
