@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from issuer.http.failures import FAILURES
 from issuer.http.problems import ProblemError, answer_crash, answer_problem, status_problem
-from issuer.http.routes import audit, batches, docs, health, redemptions, uploads
+from issuer.http.routes import audit, batches, docs, health, redemptions, reports, uploads
 from issuer.http.routes.access import Operation, Surface
 from issuer.http.routes.redeem import RedeemRoute
 from issuer.http.services import open_services
@@ -28,6 +28,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *uploads.OPERATIONS,
     *batches.OPERATIONS,
     *redemptions.OPERATIONS,
+    *reports.OPERATIONS,
     *audit.OPERATIONS,
     *health.OPERATIONS,
     *docs.OPERATIONS,

@@ -17,6 +17,7 @@ from issuer.outcomes import Outcome
 from issuer.pages import InvalidCursorError
 from issuer.postgres import PostgresUnavailableError
 from issuer.redis_link import RedisUnavailableError
+from issuer.reports.spool import ReportTooLargeError, WorkbookError
 
 _Make = Callable[[Any], ProblemError]
 
@@ -39,6 +40,10 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
     BacklogNotEmptyError: lambda error: ProblemError(
         503, str(error), "backlog_not_empty", headers={"Retry-After": "5"}
+    ),
+    ReportTooLargeError: lambda error: ProblemError(400, str(error), "report_too_large"),
+    WorkbookError: lambda error: ProblemError(
+        503, "the workbook could not be written", "report_failed", detail=str(error), headers={"Retry-After": "60"}
     ),
     PoolError: lambda error: not_ready(str(error)),
     RedisUnavailableError: _redis_away,

@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from issuer import __version__
 from issuer.http.problems import MEDIA_TYPE
-from issuer.http.schemas import COMPONENTS, UUID, Schema, ref
+from issuer.http.schemas import COMPONENTS, INSTANT, UUID, Schema, ref
 from issuer.pages import MAX_LIMIT
+from issuer.reports.formats import MEDIA_TYPES, Format
+from issuer.reports.report import REPORTS, TIMES, Filter, Report
 
 _ERRORS: Final = {
     400: "The request is not valid",
@@ -49,6 +51,7 @@ _CURSOR: Final[Schema] = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 512},
 }
 _PAGED: Final = [_LIMIT, _CURSOR]
+_FILTERS: Final = {Filter.FROM: "From this time on", Filter.TO: "Before this time"}
 _IDEMPOTENCY_KEY: Final[Schema] = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -154,6 +157,36 @@ def _upload() -> Schema:
     )  # fmt: skip
 
 
+def _query(name: str, schema: Schema, description: str = "") -> Schema:
+    parameter = {"name": name, "in": "query", "schema": schema}
+    return {**parameter, "description": description} if description else parameter
+
+
+def _report(report: Report) -> Schema:
+    contents: dict[Format, Schema] = {
+        Format.CSV: {"type": "string"},
+        Format.NDJSON: {"type": "string", "description": "An object a line; the last one has the number of rows"},
+        Format.XLSX: {},
+    }
+    answer = {
+        "description": "The report. One that breaks off ends without the end that HTTP wants",
+        "headers": {"Content-Disposition": {"schema": {"type": "string"}}},
+        "content": {MEDIA_TYPES[format_]: {"schema": schema} for format_, schema in contents.items()},
+    }
+    errors = [404] if Filter.BATCH in report.filters else []
+    return _operation(
+        "reports", f"Report of {report.name}", {200: answer}, *errors,
+        operationId=f"report{report.name.capitalize()}",
+        parameters=[
+            *(_query(name, INSTANT if name in TIMES else UUID, _FILTERS.get(name, "")) for name in report.filters),
+            _query("format", {"enum": [*Format], "default": Format.CSV}),
+            _query("count", {"type": "boolean", "default": False},
+                   "A CSV ends with a row that tells the number of rows, as the other formats always do"),
+        ],
+        description=f"{report.summary}. Columns: {', '.join(f'`{column}`' for column in report.columns)}.",
+    )  # fmt: skip
+
+
 def _paths() -> dict[str, Schema]:
     plain = {"description": "Text for Prometheus", "content": {"text/plain": {"schema": {"type": "string"}}}}
     html = {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}
@@ -186,6 +219,7 @@ def _paths() -> dict[str, Schema]:
                                  operationId="eraseCustomer",
                                  description="The redemptions and their number stay, the id goes."),
         },
+        **{f"/api/v1/reports/{report.name}": {"get": _report(report)} for report in REPORTS.values()},
         "/api/v1/audit": {
             "get": _operation("operating", "Who did what, when", {200: _ok("Newest first", ref("AuditPage"))},
                               operationId="audit", parameters=_PAGED),
@@ -216,7 +250,7 @@ def document() -> Schema:
             "stable `code`.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "tags": [{"name": name} for name in ("redeem", "batches", "codes", "customers", "operating")],
+        "tags": [{"name": name} for name in ("redeem", "batches", "codes", "customers", "reports", "operating")],
         "security": [{"apiKey": []}],
         "paths": _paths(),
         "components": {

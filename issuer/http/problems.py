@@ -48,6 +48,9 @@ TITLES: Final[dict[str, str]] = {
     "does_not_fit": "The codes do not fit into Redis",
     "postgres_unavailable": "Postgres cannot be reached",
     "too_many_connections": "The server has too many connections",
+    "report_too_large": "The report has too many rows for this format",
+    "report_failed": "The report could not be written",
+    "report_timeout": "The report took too long",
     "internal_error": "Something went wrong in the server",
     **{answer.code: answer.error.capitalize() for answer in HTTP.values()},
 }

@@ -22,6 +22,7 @@ from issuer.stores import Stores, open_stores
 VITALS_AGE_S = 0.25
 POOL_VITALS_AGE_S = 1.0
 UPLOADS_AT_ONCE = 2
+REPORTS_AT_ONCE = 2
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class Services:
     keys: KeyRing
     tally: Tally
     loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
+    reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REPORTS_AT_ONCE))
     _vitals: dict[bool, tuple[float, Vitals]] = field(default_factory=dict)
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -71,7 +71,7 @@ def test_the_api_does_what_its_document_says(settings: Settings, tmp_path: Path)
         key = asyncio.run(make_key(settings, "redeem", "admin"))
         known = make_batch(api, key)
         printed = run_schemathesis(api, key, tmp_path, "--checks", "all", "--max-examples", EXAMPLES, **known)
-        assert "Tested: 16" in printed
+        assert "Tested: 18" in printed
         metrics = httpx.get(f"{api.url}/metrics", headers={"Authorization": f"Bearer {key}"}).text
         assert 'issuer_redemptions_total{outcome="granted"} 0.0' not in metrics
 

@@ -28,7 +28,16 @@ def answer(content: object, status: int = 200) -> Response:
 
 def path_id(request: Request, name: str) -> UUID:
     """An id in the path: batch_id, client_id or customer_id."""
-    text = str(request.path_params[name])
+    return _id(str(request.path_params[name]), name)
+
+
+def query_id(request: Request, name: str) -> UUID | None:
+    """The same as a query parameter; absent: None."""
+    text = request.query_params.get(name)
+    return None if text is None else _id(text, name)
+
+
+def _id(text: str, name: str) -> UUID:
     if _UUID.fullmatch(text) is None:
         raise invalid(f"invalid {name} format", f"invalid_{name}")
     return UUID(text)
