@@ -180,8 +180,10 @@ async def fill_ledger(database_url: str, count: int) -> None:
             "INSERT INTO pools (batch_id, client_id) VALUES ($1, $2) RETURNING id", batch, client
         )
         await connection.execute(
-            "INSERT INTO redemptions (pool_id, seq, batch_id, code, redeemed_at, call_id, api_key_id, epoch)"
-            " SELECT $1, seq, $2, 'CODE-' || seq, now(), gen_random_uuid(), 7, 1 FROM generate_series(1, $3) AS seq",
+            "INSERT INTO redemptions"
+            " (pool_id, seq, batch_id, code, customer_id, redeemed_at, call_id, api_key_id, epoch)"
+            " SELECT $1, seq, $2, 'CODE-' || seq, gen_random_uuid(), now(), gen_random_uuid(), 7, 1"
+            " FROM generate_series(1, $3) AS seq",
             pool, batch, count,
         )  # fmt: skip
     finally:
