@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -28,7 +28,7 @@ from issuer.outcomes import Outcome
 from issuer.recovery.journal import Journal, Receipt
 from issuer.recovery.witness import Testimony
 from issuer.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
-from issuer.scripts import REDEEM
+from issuer.scripts import LEASE_TOKENS, REDEEM
 from issuer.settings import Settings
 
 log = structlog.get_logger()
@@ -38,6 +38,28 @@ MAX_IN_PIPELINE: Final = 1024
 MAX_DEADLINE_MS: Final = 10_000
 RECONNECT_EVERY_S: Final = 0.05
 CLOCK_ALARM_MS: Final = 5_000
+_SCRIPTS: Final = (REDEEM, LEASE_TOKENS)
+
+
+class Rider(Protocol):
+    """Commands that are worth no round trip of their own: they travel with the next pipeline. Nothing may raise."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to send."""
+        ...
+
+    def commands(self) -> list[Sequence[Value]]:
+        """What is sent now. It is never sent again: its replies come to `settle`, or `fail` is called."""
+        ...
+
+    def settle(self, replies: Sequence[Any]) -> None:
+        """The replies in order, errors of Redis among them."""
+        ...
+
+    def fail(self) -> None:
+        """Redis is away: nothing comes back, and what was not sent will not be."""
+        ...
 
 
 class Engine:
@@ -49,6 +71,7 @@ class Engine:
         self._journal = journal
         self._link = Link(settings, incarnations)
         self._queue: deque[Waiting] = deque()
+        self._rider: Rider | None = None
         self._arrived = asyncio.Event()
         self._connected = False
         self._stale = False
@@ -90,6 +113,19 @@ class Engine:
     def is_ready(self) -> bool:
         """Whether a fenced connection to the blessed server is open."""
         return self._connected and not self._stale
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether what is asked now will be sent: False once a connection was lost and could not be opened anew."""
+        return self._connected
+
+    def carry(self, rider: Rider) -> None:
+        """From now on its commands travel with the pipelines."""
+        self._rider = rider
+
+    def wake(self) -> None:
+        """There is something to send."""
+        self._arrived.set()
 
     @property
     def is_alive(self) -> bool:
@@ -161,7 +197,7 @@ class Engine:
                 await self._reconnect()
             await self._arrived.wait()
             self._arrived.clear()
-            while self._queue and not self._stale:
+            while not self._stale and (self._queue or (self._rider is not None and self._rider.waits)):
                 await self._exchange(self._gather())
 
     async def _reconnect(self) -> None:
@@ -184,8 +220,9 @@ class Engine:
         except NotReadyError:
             self._incarnations.wake.set()
             raise
-        load, now = await self._link.call([("SCRIPT", "LOAD", REDEEM.text), ("TIME",)], timeout_s=1.0)
-        for reply in (load, now):
+        scripts = [("SCRIPT", "LOAD", script.text) for script in _SCRIPTS]
+        *loads, now = await self._link.call([*scripts, ("TIME",)], timeout_s=1.0)
+        for reply in (*loads, now):
             if isinstance(reply, Exception):
                 await self._link.close()
                 raise RedisRefusedError(str(reply)) from reply
@@ -207,6 +244,8 @@ class Engine:
             waiting = self._queue.popleft()
             if not waiting.slot.done():
                 waiting.slot.set_result(NOT_READY)
+        if self._rider is not None:
+            self._rider.fail()
 
     def _gather(self) -> list[Call]:
         """The next pipeline's worth of calls: everything that waits, in order of arrival, up to the limits."""
@@ -241,7 +280,7 @@ class Engine:
     async def _exchange(self, calls: list[Call]) -> None:
         """Sends calls until each is answered or its requests have waited long enough."""
         try:
-            pending = calls
+            pending = await self._attempt(calls)
             while pending:
                 pending = await self._attempt(pending)
         finally:
@@ -252,7 +291,8 @@ class Engine:
     async def _attempt(self, calls: list[Call]) -> list[Call]:
         """One round trip. Returns the calls that must be sent again."""
         loop = asyncio.get_running_loop()
-        give_up_at = max(call.waiting[0].give_up_at for call in calls)
+        # A rider may be alone.
+        give_up_at = max((call.waiting[0].give_up_at for call in calls), default=loop.time() + self._timeout_s)
         left_s = give_up_at - loop.time()
         if left_s <= 0:
             return []
@@ -265,7 +305,12 @@ class Engine:
                 left_s = give_up_at - loop.time()
             assert self._link.blessed is not None
             commands: list[Sequence[Value]] = [call.command(self._link.blessed.epoch) for call in calls]
-            if self._waits:
+            if self._rider is not None and self._rider.waits:
+                commands += self._rider.commands()
+            if not commands:
+                return []
+            riding = slice(len(calls), len(commands))
+            if self._waits and calls:
                 commands.append(("WAIT", self._waits, self._settings.wait_timeout_ms))
             replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)
         except (RedisUnavailableError, TimeoutError):
@@ -278,8 +323,10 @@ class Engine:
             self._write_receipts(self._journal, calls, replies)
         enough = not self._waits or (isinstance(replies[-1], int) and replies[-1] >= self._waits)
         again = [call for call, reply in zip(calls, replies, strict=False) if not self._settle(call, reply, enough)]
+        if self._rider is not None and replies[riding]:
+            self._rider.settle(replies[riding])
         if any(isinstance(reply, NoScriptError) for reply in replies):
-            await self._load_script(left_s)
+            await self._load_scripts(left_s)
         return again
 
     def _write_receipts(self, journal: Journal, calls: list[Call], replies: list[Any]) -> None:
@@ -295,9 +342,9 @@ class Engine:
         if receipts:
             journal.append(receipts)
 
-    async def _load_script(self, timeout_s: float) -> None:
+    async def _load_scripts(self, timeout_s: float) -> None:
         with suppress(RedisUnavailableError):
-            await self._link.call([("SCRIPT", "LOAD", REDEEM.text)], timeout_s=timeout_s)
+            await self._link.call([("SCRIPT", "LOAD", script.text) for script in _SCRIPTS], timeout_s=timeout_s)
 
     def _settle(self, call: Call, reply: Any, replicated: bool) -> bool:
         """Gives a call's answers out. False: nothing ran (or it is not known), and the call should be sent again."""

@@ -48,6 +48,14 @@ def partition_keys(partition: int) -> PartitionKeys:
     return PartitionKeys(state=f"{prefix}state", stream=f"{prefix}stream", prefix=prefix)
 
 
+def limit_key(kind: str, subject: str) -> str:
+    """The token bucket of a rate limit: the time in µs at which it is full again, gone when it is.
+
+    A tag of its own: a limit counts what goes to all partitions. Nothing but its tokens hangs on it.
+    """
+    return f"issuer:{{limits}}:{kind}:{subject}"
+
+
 def partition_of(batch_id: UUID, partitions: int) -> int:
     """The partition of a batch. Fixed for ever: `partitions` never changes after the first start."""
     return zlib.crc32(batch_id.bytes) % partitions

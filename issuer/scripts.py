@@ -33,6 +33,7 @@ REBUILD_POOL: Final = _load("rebuild_pool")
 SET_MAX_BACKLOG: Final = _load("set_max_backlog")
 REMOVE_CONSUMERS: Final = _load("remove_consumers")
 EMPTY_POOL: Final = _load("empty_pool")
+LEASE_TOKENS: Final = _load("lease_tokens")
 
 ALL: Final = (
     REDEEM,
@@ -46,4 +47,5 @@ ALL: Final = (
     SET_MAX_BACKLOG,
     REMOVE_CONSUMERS,
     EMPTY_POOL,
+    LEASE_TOKENS,
 )

@@ -20,6 +20,7 @@ _ERRORS: Final = {
     410: "The batch has expired",
     413: "The body is too large",
     422: "The Idempotency-Key was used with another clientid",
+    429: "Too many requests, or too many look-ups of codes that do not exist",
     431: "The request's head is too large",
     500: "Something went wrong in the server",
     503: "Not now: Retry-After says when to try again",
@@ -27,13 +28,19 @@ _ERRORS: Final = {
 }
 _ANYWHERE: Final = (400, 405, 408, 413, 431, 500, 503)
 """Errors that can meet any request."""
-_GUARDED: Final = (401, 403)
+_GUARDED: Final = (401, 403, 429)
 
 _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
+_TEXT: Final[Schema] = {"schema": {"type": "string"}, "required": True}
 _ERROR_HEADERS: Final[dict[int, Any]] = {
     401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
     403: _RETRY_AFTER,
     405: {"Allow": {"required": True, "schema": {"type": "string"}}},
+    429: {
+        "Retry-After": {"description": "Seconds", "required": True, "schema": {"type": "integer", "minimum": 1}},
+        "RateLimit-Policy": {"description": "The limit that was reached", **_TEXT},
+        "RateLimit": {"description": "What is left of it, and the seconds until there is more", **_TEXT},
+    },
     503: _RETRY_AFTER,
 }
 _LIMIT: Final[Schema] = {

@@ -127,6 +127,8 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Issuer, stores: Stores
         (("batches", "set-rules", "x", '{"maxpercustomer":-1}'), "maxpercustomer"),
         (("keys", "create", "--name", "x", "--scope", "root"), "scopes are"),
         (("keys", "create", "--name", "x"), "--scope"),
+        (("keys", "create", "--name", "x", "--scope", "redeem", "--rate-limit", "fast"), "must be like 100/s"),
+        (("keys", "create", "--name", "x", "--scope", "public", "--scope", "admin"), "public"),
         (("keys", "revoke", "77"), "no key 77"),
         (("redemptions", "export", "--from", "yesterday"), "ISO 8601"),
         (("redemptions", "export", "--format", "pdf"), "csv"),
@@ -158,7 +160,10 @@ async def test_keys(issuer: Issuer, stores: Stores) -> None:
         )
     ).json
     assert (made["scopes"], made["client_id"], made["revoked_at"]) == (["admin", "redeem"], client, None)
-    plain = await issuer("keys", "create", "--name", "other", "--scope", "redeem")
+    assert (made["rate_limit"], made["guess_limit"]) == (None, None)
+    plain = await issuer(
+        "keys", "create", "--name", "other", "--scope", "redeem", "--rate-limit", "500/s", "--guess-limit", "off"
+    )
     secret = plain.out.strip()
     assert (
         await stores.postgres.fetchval("SELECT name FROM api_keys WHERE secret_sha256 = $1", digest(secret.encode()))
@@ -167,9 +172,11 @@ async def test_keys(issuer: Issuer, stores: Stores) -> None:
 
     listed = (await issuer("keys", "list", "--json")).json
     assert [key["name"] for key in listed] == ["till", "other"]
+    assert [(key["rate_limit"], key["guess_limit"]) for key in listed] == [(None, None), ("500/s", "off")]
     assert (await issuer("keys", "revoke", str(made["id"]), "--json")).json["revoked_at"] is not None
     text = (await issuer("keys", "list")).out
     assert "revoked" in text
+    assert "rate limit 500/s  guess limit off" in text
     assert secret not in text
     assert made["secret"] not in text
 
