@@ -75,6 +75,8 @@ def aims(results: Results) -> list[Aim]:
             form="{:,.0f}"),
         Aim("with Idempotency-Key ÷ without",
             _ratio(results, "headline", "redeem, Idempotency-Key", "redeem"), 0.85),
+        Aim("rate limiting on ÷ off",
+            _ratio(results, "rate limit", "rate limit by key and address", "no rate limit"), 0.9),
         Aim(f"{fresh[1] or 'large used pool'} ÷ fresh small ones", _ratio(results, "pools", fresh[1], fresh[0]), 0.9),
         Aim(f"{batches[1] or 'many batches'} ÷ 1 batch", _ratio(results, "batches", batches[1], batches[0]), 0.7),
         Aim("Redis bytes a preloaded code of 20 characters", memory.get("code"), 25, at_least=False, form="{:.1f}"),

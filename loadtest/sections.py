@@ -205,6 +205,26 @@ async def api_processes(bench: Bench) -> list[Measured]:
     return rounds
 
 
+async def rate_limit(bench: Bench) -> list[Measured]:
+    """The same load without a limit and with one that is never reached, so that every request is counted."""
+    effort, rounds = bench.effort, []
+    with ExitStack() as stack:
+        installations = {
+            name: stack.enter_context(
+                Installation(bench.directory / f"rate-limit-{limit[0]}", environment={"ISSUER_RATE_LIMIT": limit})
+            )
+            for name, limit in (("no rate limit", "off"), ("rate limit by key and address", "1000000/s"))
+        }
+        for _ in range(effort.rounds):
+            for name, installation in installations.items():
+                async with installation.stores() as stores:
+                    target = await make_pool(stores, effort.short_stock)
+                    await settle(stores)
+                load = bench.load(installation, [target], effort.short_seconds)
+                rounds.append(await bench.measure(name, load, Server.of_installation(installation)))
+    return rounds
+
+
 async def connections(bench: Bench) -> list[Measured]:
     effort, rounds = bench.effort, []
     with Installation(bench.directory / "connections") as installation:
@@ -282,6 +302,7 @@ def _small_share(name: str) -> int:
 SECTIONS = {
     "headline": headline,
     "api processes": api_processes,
+    "rate limit": rate_limit,
     "connections": connections,
     "batches": batches,
     "pools": pools,
