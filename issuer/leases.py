@@ -294,15 +294,18 @@ class Leases:
     def settle(self, replies: Sequence[Any]) -> None:
         """Gives out what came back. Where Redis refused it is as if it were away."""
         sent, self._sent = self._sent, []
+        refusal: RedisError | None = None
         for ask, reply in zip(sent, replies, strict=True):
             if isinstance(reply, NoScriptError):
                 ask.sent_at = 0.0
                 self._asks.append(ask)
             elif isinstance(reply, RedisError):
-                log.warning("redis refused a lease", error=str(reply))
+                refusal = reply
                 ask.then(ask, None)
             else:
                 ask.then(ask, Grant(reply[1], reply[2], reply[3] / 1e6))
+        if refusal is not None:
+            log.warning("redis refused leases", error=str(refusal))
 
     def fail(self) -> None:
         """Redis is away. What it gave meanwhile is lost, and nobody waits for it."""

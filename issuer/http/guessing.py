@@ -84,22 +84,28 @@ class _Misses:
 
 
 class Attempt:
-    """One look-up. Use it as a context."""
+    """One look-up. Use it as a context, or call `begin` and `end`."""
 
     def __init__(self, guesses: Guesses, counted: Sequence[_Misses]) -> None:
         self._guesses = guesses
         self._counted = counted
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
         for misses in self._counted:
             misses.looking += 1
+
+    def end(self) -> None:
+        for misses in self._counted:
+            misses.looking -= 1
+
+    def __enter__(self) -> Self:
+        self.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for misses in self._counted:
-            misses.looking -= 1
+        self.end()
 
     async def missed(self) -> None:
         """Counts a miss. Raises ProblemError: 429 where it was one too many, 503 where it could not be counted."""

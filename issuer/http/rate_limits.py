@@ -75,6 +75,15 @@ class RateLimits:
                 buckets.append(bucket)
         return self._leases.spend(buckets, then)
 
+    def passes(self, key: ApiKey | None, peer: str | None, headers: Headers, then: Then) -> bool:
+        """Whether the request may go on at once. If not `then` is told what becomes of it, now or later."""
+        if not self.count(key):
+            return True
+        verdict = self.enter(key, self.address_of(peer, headers), then)
+        if isinstance(verdict, Refused):
+            then(verdict)
+        return verdict is Entry.FREE
+
     async def admit(self, key: ApiKey | None, address: str) -> None:
         """Returns when the request may go on. Raises ProblemError: 429."""
         if not self.count(key):

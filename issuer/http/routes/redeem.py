@@ -41,7 +41,7 @@ from issuer.http.routes.redeem_answers import (
     to_wire,
 )
 from issuer.http.services import Services
-from issuer.leases import Entry, Refused, Verdict
+from issuer.leases import Refused, Verdict
 from issuer.outcomes import Outcome
 from issuer.settings import Auth, Settings
 
@@ -228,15 +228,9 @@ class RedeemExchange(Exchange):
         try:
             self._admitted = admitted = route.admit(services, headers)
             key = None if isinstance(admitted, Wire) else admitted[0]
-            limits = services.limits
-            if limits.count(key):
-                client = self.protocol.client
-                address = limits.address_of(client[0] if client else None, headers)
-                verdict = limits.enter(key, address, self._enter)
-                if verdict is not Entry.FREE:
-                    if verdict is not Entry.WAITS:
-                        self._enter(verdict)
-                    return
+            client = self.protocol.client
+            if not services.limits.passes(key, client[0] if client else None, headers, self._enter):
+                return
             refusal = admitted if isinstance(admitted, Wire) else route.submit(services, admitted, body, self)
         except Exception:
             log.exception("a request to redeem failed")
