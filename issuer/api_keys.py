@@ -18,6 +18,7 @@ import structlog
 
 from issuer import audit
 from issuer.instants import show_instant
+from issuer.limits import OFF, InvalidLimitError, parse_limit
 from issuer.names import name_problem
 from issuer.postgres import UNAVAILABLE, Pool, PoolConnection, unavailable_translated
 
@@ -26,12 +27,15 @@ log = structlog.get_logger()
 PREFIX: Final = "isk_"
 _CHANNEL: Final = "issuer_api_keys"
 _MAX_SECRET: Final = 128
-_COLUMNS: Final = "id, name, scopes, client_id, created_at, revoked_at"
+_COLUMNS: Final = "id, name, scopes, client_id, created_at, revoked_at, rate_limit, guess_limit"
 
 
 class Scope(StrEnum):
+    """PUBLIC: a key in the hands of the public, such as one in an app; what it is told helps nobody who guesses."""
+
     REDEEM = "redeem"
     ADMIN = "admin"
+    PUBLIC = "public"
 
 
 class InvalidApiKeyError(ValueError):
@@ -44,7 +48,10 @@ class ApiKeyNotFoundError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is known of a key; its secret is not. With `client_id` it sees and touches only what is that client's."""
+    """What is known of a key; its secret is not. With `client_id` it sees and touches only what is that client's.
+
+    `rate_limit`, `guess_limit`: its own limits as they are written, see `issuer.limits`; None: the setting's.
+    """
 
     id: int
     name: str
@@ -52,6 +59,8 @@ class ApiKey:
     client_id: UUID | None
     created_at: datetime
     revoked_at: datetime | None
+    rate_limit: str | None = None
+    guess_limit: str | None = None
 
     @property
     def actor(self) -> str:
@@ -65,6 +74,8 @@ class ApiKey:
             "name": self.name,
             "scopes": sorted(self.scopes),
             "client_id": None if self.client_id is None else str(self.client_id),
+            "rate_limit": self.rate_limit,
+            "guess_limit": self.guess_limit,
             "created_at": show_instant(self.created_at),
             "revoked_at": None if self.revoked_at is None else show_instant(self.revoked_at),
         }
@@ -75,32 +86,54 @@ def digest(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
-async def create_key(
-    postgres: Pool, *, name: str, scopes: Collection[str], client_id: UUID | None = None, actor: str
-) -> tuple[ApiKey, str]:
-    """Makes a key and returns it with its secret, which cannot be had again. Raises InvalidApiKeyError."""
-    problem = name_problem(name)
-    if problem:
-        raise InvalidApiKeyError(problem)
+def _wanted_scopes(scopes: Collection[str]) -> list[Scope]:
     try:
         wanted = sorted({Scope(scope) for scope in scopes})
     except ValueError as error:
         raise InvalidApiKeyError(f"scopes are {', '.join(Scope)}") from error
     if not wanted:
         raise InvalidApiKeyError("a key needs at least one scope")
+    if {Scope.ADMIN, Scope.PUBLIC} <= set(wanted):
+        raise InvalidApiKeyError("a key that is public cannot have the scope admin")
+    return wanted
+
+
+async def create_key(
+    postgres: Pool,
+    *,
+    name: str,
+    scopes: Collection[str],
+    client_id: UUID | None = None,
+    rate_limit: str | None = None,
+    guess_limit: str | None = None,
+    actor: str,
+) -> tuple[ApiKey, str]:
+    """Makes a key and returns it with its secret, which cannot be had again. Raises InvalidApiKeyError."""
+    problem = name_problem(name)
+    if problem:
+        raise InvalidApiKeyError(problem)
+    wanted = _wanted_scopes(scopes)
+    for limit in (rate_limit, guess_limit):
+        try:
+            parse_limit(limit or OFF)
+        except InvalidLimitError as error:
+            raise InvalidApiKeyError(f"a limit {error}") from error
     secret = PREFIX + secrets.token_urlsafe(32)
     async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(
-            f"INSERT INTO api_keys (name, secret_sha256, scopes, client_id) VALUES ($1, $2, $3, $4)"
-            f" RETURNING {_COLUMNS}",
+            "INSERT INTO api_keys (name, secret_sha256, scopes, client_id, rate_limit, guess_limit)"
+            f" VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}",
             name,
             digest(secret.encode()),
             wanted,
             client_id,
+            rate_limit,
+            guess_limit,
         )
         assert row is not None
         key = _from_row(row)
         detail = {"name": name, "scopes": wanted, "client_id": client_id}
+        detail |= {"rate_limit": rate_limit, "guess_limit": guess_limit}
         await audit.record(connection, actor=actor, action="key.create", subject=f"key:{key.id}", detail=detail)
         await connection.execute("SELECT pg_notify($1, '')", _CHANNEL)
     return key, secret
@@ -133,7 +166,10 @@ async def revoke_key(postgres: Pool, key_id: int, *, actor: str) -> ApiKey:
 def _from_row(row: asyncpg.Record) -> ApiKey:
     scopes = frozenset(Scope(scope) for scope in row["scopes"])
     client_id = None if row["client_id"] is None else UUID(bytes=row["client_id"].bytes)
-    return ApiKey(row["id"], row["name"], scopes, client_id, row["created_at"], row["revoked_at"])
+    return ApiKey(
+        row["id"], row["name"], scopes, client_id, row["created_at"], row["revoked_at"], row["rate_limit"],
+        row["guess_limit"],
+    )  # fmt: skip
 
 
 class KeyRing:

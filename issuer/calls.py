@@ -14,11 +14,20 @@ from issuer.scripts import REDEEM
 
 _PAIR = struct.Struct(">HH")
 _INDEX = struct.Struct(">H")
-_BOUND: Final = 0x8000
+
+BOUND: Final = 0x8000
+"""For a caller who sees a batch only where the client has codes; elsewhere it is an unknown batch."""
+USE: Final = 0x4000
+"""A coupon is to be used, …"""
+LOOK: Final = 0x2000
+"""… or would it be?"""
 
 
 class Answer(NamedTuple):
-    """What became of one redemption. `code` for GRANTED and REPLAYED; `retry_at_ms` (Redis' time) for LIMIT_REACHED."""
+    """What became of one redemption, use or look. `retry_at_ms` (Redis' time) for LIMIT_REACHED.
+
+    `code` for GRANTED and REPLAYED; of a coupon, and for USABLE, it is the text that `issuer.coupons.uses` reads.
+    """
 
     outcome: Outcome
     code: str = ""
@@ -35,14 +44,27 @@ _PLAIN: Final = {outcome.value.encode(): Answer(outcome) for outcome in Outcome}
 class PoolRef:
     """Where a (batch, client) lies in Redis. Made once and cached: nothing in it can change.
 
-    `bound`: for a caller who sees a batch only where this client has codes; elsewhere it is an unknown batch.
+    `flags`: what is wanted there, and for whom: BOUND, USE, LOOK.
     """
 
     partition: int
     batch: BatchKeys
     pool_key: str
     codes_key: str
-    bound: bool = False
+    flags: int = 0
+
+
+class CouponWish(NamedTuple):
+    """What is asked of a coupon: the code as it was given, folded; the product or b''; the order (`encode_order`)."""
+
+    folded: bytes
+    product: bytes
+    order: bytes
+
+    def around(self, who: bytes) -> bytes:
+        """`who` with the wish before it, for the script, and the order behind it, for the event."""
+        folded, product, order = self
+        return b"".join((_INDEX.pack(len(folded)), folded, _INDEX.pack(len(product)), product, who, order))
 
 
 class Slot(Protocol):
@@ -114,7 +136,7 @@ def _arguments(
             index = pool_indexes[pool.pool_key] = len(pools)
             batch = batches.setdefault(pool.batch.batch, len(batches) + 1)
             pool_batches += _INDEX.pack(batch)
-        flagged = index | _BOUND if pool.bound else index
+        flagged = index | pool.flags
         if request.customer is None:
             windows.append(partition.state)
         else:
@@ -141,6 +163,8 @@ def parse_answer(text: bytes) -> Answer:
     status, _, rest = text.partition(b" ")
     if status == b"REPLAYED":
         return Answer(Outcome.REPLAYED, rest.decode())
+    if status == b"USABLE":
+        return Answer(Outcome.USABLE, rest.decode())
     if status == b"LIMIT_REACHED":
         return Answer(Outcome.LIMIT_REACHED, retry_at_ms=int(rest) if rest else None)
     raise ValueError(f"redeem.lua answered {text!r}, which is not known")

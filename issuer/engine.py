@@ -14,13 +14,24 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import structlog
 from redis.exceptions import NoScriptError, RedisError
 
-from issuer.calls import NOT_READY, NOT_REPLICATED, OVERLOADED, Answer, Call, PoolRef, Slot, Waiting, parse_answer
+from issuer.calls import (
+    NOT_READY,
+    NOT_REPLICATED,
+    OVERLOADED,
+    Answer,
+    Call,
+    CouponWish,
+    PoolRef,
+    Slot,
+    Waiting,
+    parse_answer,
+)
 from issuer.events import encode_who
 from issuer.incarnation import Incarnations
 from issuer.keys import batch_keys, idempotency_hash, partition_of
@@ -28,7 +39,7 @@ from issuer.outcomes import Outcome
 from issuer.recovery.journal import Journal, Receipt
 from issuer.recovery.witness import Testimony
 from issuer.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
-from issuer.scripts import REDEEM
+from issuer.scripts import LEASE_TOKENS, REDEEM
 from issuer.settings import Settings
 
 log = structlog.get_logger()
@@ -38,6 +49,28 @@ MAX_IN_PIPELINE: Final = 1024
 MAX_DEADLINE_MS: Final = 10_000
 RECONNECT_EVERY_S: Final = 0.05
 CLOCK_ALARM_MS: Final = 5_000
+_SCRIPTS: Final = (REDEEM, LEASE_TOKENS)
+
+
+class Rider(Protocol):
+    """Commands that are worth no round trip of their own: they travel with the next pipeline. Nothing may raise."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to send."""
+        ...
+
+    def commands(self) -> list[Sequence[Value]]:
+        """What is sent now. It is never sent again: its replies come to `settle`, or `fail` is called."""
+        ...
+
+    def settle(self, replies: Sequence[Any]) -> None:
+        """The replies in order, errors of Redis among them."""
+        ...
+
+    def fail(self) -> None:
+        """Redis is away: nothing comes back, and what was not sent will not be."""
+        ...
 
 
 class Engine:
@@ -49,6 +82,7 @@ class Engine:
         self._journal = journal
         self._link = Link(settings, incarnations)
         self._queue: deque[Waiting] = deque()
+        self._rider: Rider | None = None
         self._arrived = asyncio.Event()
         self._connected = False
         self._stale = False
@@ -94,14 +128,27 @@ class Engine:
         return self._connected and not self._stale
 
     @property
+    def is_connected(self) -> bool:
+        """Whether what is asked now will be sent: False once a connection was lost and could not be opened anew."""
+        return self._connected
+
+    def carry(self, rider: Rider) -> None:
+        """From now on its commands travel with the pipelines."""
+        self._rider = rider
+
+    def wake(self) -> None:
+        """There is something to send."""
+        self._arrived.set()
+
+    @property
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def pool_ref(self, batch_id: UUID, client_id: UUID, *, bound: bool = False) -> PoolRef:
-        """The place of a (batch, client), whether or not there is such a batch."""
+    def pool_ref(self, batch_id: UUID, client_id: UUID, *, flags: int = 0) -> PoolRef:
+        """The place of a (batch, client), whether or not there is such a batch. `flags` as PoolRef has them."""
         partition = partition_of(batch_id, self._incarnations.partitions)
         keys = batch_keys(partition, batch_id)
-        return PoolRef(partition, keys, keys.pool(client_id), keys.codes(client_id), bound)
+        return PoolRef(partition, keys, keys.pool(client_id), keys.codes(client_id), flags)
 
     async def redeem(
         self, pool: PoolRef, customer_id: bytes | None, *, api_key_id: int = 0, idempotency_key: str | None = None
@@ -116,9 +163,18 @@ class Engine:
         return await future
 
     def submit(
-        self, slot: Slot, pool: PoolRef, customer_id: bytes | None, api_key_id: int, idempotency_key: str | None
+        self,
+        slot: Slot,
+        pool: PoolRef,
+        customer_id: bytes | None,
+        api_key_id: int,
+        idempotency_key: str | None,
+        wish: CouponWish | None = None,
     ) -> None:
-        """The same without a coroutine: the answer is put into `slot`, at once or when it is there."""
+        """The same without a coroutine: the answer is put into `slot`, at once or when it is there.
+
+        `wish`: what is asked of a coupon; for a `pool` with the flag USE or LOOK, and for no other.
+        """
         if not self._connected:
             slot.set_result(NOT_READY)
             return
@@ -129,6 +185,8 @@ class Engine:
         if idempotency_key is not None:
             key_hash = idempotency_hash(customer_id or b"", idempotency_key)
         who = encode_who(customer_id, api_key_id, key_hash)
+        if wish is not None:
+            who = wish.around(who)
         give_up_at = asyncio.get_running_loop().time() + self._timeout_s
         self._queue.append(Waiting(pool, customer_id, who, key_hash, give_up_at, slot))
         self._arrived.set()
@@ -163,7 +221,7 @@ class Engine:
                 await self._reconnect()
             await self._arrived.wait()
             self._arrived.clear()
-            while self._queue and not self._stale:
+            while not self._stale and (self._queue or (self._rider is not None and self._rider.waits)):
                 await self._exchange(self._gather())
 
     async def _reconnect(self) -> None:
@@ -186,8 +244,9 @@ class Engine:
         except NotReadyError:
             self._incarnations.wake.set()
             raise
-        load, now = await self._link.call([("SCRIPT", "LOAD", REDEEM.text), ("TIME",)], timeout_s=1.0)
-        for reply in (load, now):
+        scripts = [("SCRIPT", "LOAD", script.text) for script in _SCRIPTS]
+        *loads, now = await self._link.call([*scripts, ("TIME",)], timeout_s=1.0)
+        for reply in (*loads, now):
             if isinstance(reply, Exception):
                 await self._link.close()
                 raise RedisRefusedError(str(reply)) from reply
@@ -209,6 +268,8 @@ class Engine:
             waiting = self._queue.popleft()
             if not waiting.slot.done():
                 waiting.slot.set_result(NOT_READY)
+        if self._rider is not None:
+            self._rider.fail()
 
     def _gather(self) -> list[Call]:
         """The next pipeline's worth of calls: everything that waits, in order of arrival, up to the limits."""
@@ -243,7 +304,7 @@ class Engine:
     async def _exchange(self, calls: list[Call]) -> None:
         """Sends calls until each is answered or its requests have waited long enough."""
         try:
-            pending = calls
+            pending = await self._attempt(calls)
             while pending:
                 pending = await self._attempt(pending)
         finally:
@@ -254,7 +315,8 @@ class Engine:
     async def _attempt(self, calls: list[Call]) -> list[Call]:
         """One round trip. Returns the calls that must be sent again."""
         loop = asyncio.get_running_loop()
-        give_up_at = max(call.waiting[0].give_up_at for call in calls)
+        # A rider may be alone.
+        give_up_at = max((call.waiting[0].give_up_at for call in calls), default=loop.time() + self._timeout_s)
         left_s = give_up_at - loop.time()
         if left_s <= 0:
             return []
@@ -267,7 +329,12 @@ class Engine:
                 left_s = give_up_at - loop.time()
             assert self._link.blessed is not None
             commands: list[Sequence[Value]] = [call.command(self._link.blessed.epoch) for call in calls]
-            if self._waits:
+            if self._rider is not None and self._rider.waits:
+                commands += self._rider.commands()
+            if not commands:
+                return []
+            riding = slice(len(calls), len(commands))
+            if self._waits and calls:
                 commands.append(("WAIT", self._waits, self._settings.wait_timeout_ms))
             replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)
         except (RedisUnavailableError, TimeoutError):
@@ -280,8 +347,10 @@ class Engine:
             self._write_receipts(self._journal, calls, replies)
         enough = not self._waits or (isinstance(replies[-1], int) and replies[-1] >= self._waits)
         again = [call for call, reply in zip(calls, replies, strict=False) if not self._settle(call, reply, enough)]
+        if self._rider is not None and replies[riding]:
+            self._rider.settle(replies[riding])
         if any(isinstance(reply, NoScriptError) for reply in replies):
-            await self._load_script(left_s)
+            await self._load_scripts(left_s)
         return again
 
     def _write_receipts(self, journal: Journal, calls: list[Call], replies: list[Any]) -> None:
@@ -296,9 +365,9 @@ class Engine:
         if receipts:
             journal.append(receipts)
 
-    async def _load_script(self, timeout_s: float) -> None:
+    async def _load_scripts(self, timeout_s: float) -> None:
         with suppress(RedisUnavailableError):
-            await self._link.call([("SCRIPT", "LOAD", REDEEM.text)], timeout_s=timeout_s)
+            await self._link.call([("SCRIPT", "LOAD", script.text) for script in _SCRIPTS], timeout_s=timeout_s)
 
     def _settle(self, call: Call, reply: Any, replicated: bool) -> bool:
         """Gives a call's answers out. False: nothing ran (or it is not known), and the call should be sent again."""

@@ -5,6 +5,13 @@ script's time in ms, ``c`` the call id (32 hex digits), ``n`` the number of rede
 
     ``R <pool id> <first seq> <count>\\n`` then, for each of the `count` redemptions, in seq order,
     code length (2 bytes, big-endian), code (UTF-8), who (as `encode_who` made it)
+
+and for each coupon, since version 2 (an entry without coupons still says 1),
+
+    ``C <pool id> <first number> <count> <number of the terms>\\n`` then, for each of the `count` uses, in order,
+    who, length of the order's id (2 bytes, big-endian), that id (UTF-8; as `encode_order` made both)
+
+A use of a coupon goes through everything behind the script as a redemption does: its number is the seq.
 """
 
 from __future__ import annotations
@@ -17,7 +24,7 @@ from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as DriverUUID
 
-EVENT_FORMAT: Final = 1
+EVENT_FORMAT: Final = 2
 """Newest version that this program writes; it reads this one and those before it."""
 
 _WHO = struct.Struct(">BB16sI")
@@ -39,9 +46,18 @@ def encode_who(customer_id: bytes | None, api_key_id: int, key_hash: bytes | Non
     return _WHO.pack(_WHO_LENGTH + len(tail), flags, customer_id or _NOBODY, api_key_id) + tail
 
 
+def encode_order(order_id: str) -> bytes:
+    """What stands behind `who` in a consumption; '': no order."""
+    text = order_id.encode()
+    return len(text).to_bytes(2, "big") + text
+
+
 @dataclass(frozen=True, slots=True)
 class Redemption:
-    """One redemption as an event tells it. `redeemed_at_ms` is Redis' time."""
+    """One redemption, or one use of a coupon, as an event tells it. `redeemed_at_ms` is Redis' time.
+
+    `terms`: 0 for a redemption, of a coupon the number of the terms under which it was used (its `code` is '').
+    """
 
     pool_id: int
     seq: int
@@ -52,6 +68,8 @@ class Redemption:
     key_hash: bytes | None
     api_key_id: int
     epoch: int
+    terms: int = 0
+    order_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,8 @@ class RedemptionColumns:
     key_hashes: list[bytes | None] = field(default_factory=list)
     api_key_ids: list[int] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
+    terms: list[int] = field(default_factory=list)
+    order_ids: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.pool_ids)
@@ -87,7 +107,7 @@ class RedemptionColumns:
         """The lists, in the order of the fields."""
         return (
             self.pool_ids, self.seqs, self.codes, self.customer_ids, self.at_ms, self.call_ids, self.key_hashes,
-            self.api_key_ids, self.epochs,
+            self.api_key_ids, self.epochs, self.terms, self.order_ids,
         )  # fmt: skip
 
     def append(self, redemption: Redemption) -> None:
@@ -100,6 +120,8 @@ class RedemptionColumns:
         self.key_hashes.append(redemption.key_hash)
         self.api_key_ids.append(redemption.api_key_id)
         self.epochs.append(redemption.epoch)
+        self.terms.append(redemption.terms)
+        self.order_ids.append(redemption.order_id)
 
     def take(self, indexes: Iterable[int]) -> RedemptionColumns:
         """The redemptions at these places, in this order."""
@@ -110,11 +132,9 @@ class RedemptionColumns:
         return RedemptionColumns(*(column[start:stop] for column in self.columns()))
 
     def redemptions(self) -> Iterator[Redemption]:
-        for pool_id, seq, code, customer, at_ms, call_id, key_hash, api_key, epoch in zip(*self.columns(), strict=True):
+        for pool_id, seq, code, customer, at_ms, call_id, *rest in zip(*self.columns(), strict=True):
             customer_id = None if customer is None else UUID(bytes=customer.bytes)
-            yield Redemption(
-                pool_id, seq, code, customer_id, at_ms, UUID(bytes=call_id.bytes), key_hash, api_key, epoch
-            )
+            yield Redemption(pool_id, seq, code, customer_id, at_ms, UUID(bytes=call_id.bytes), *rest)
 
 
 def decode_event(fields: Mapping[bytes, bytes]) -> Event:
@@ -132,7 +152,7 @@ def decode_columns(fields: Mapping[bytes, bytes], into: RedemptionColumns) -> tu
     before = len(into)
     try:
         version = int(fields[b"v"])
-        if version != EVENT_FORMAT:
+        if not 1 <= version <= EVENT_FORMAT:
             raise UndecodableEventError(f"event version {version} is not known")
         epoch, at_ms, count = int(fields[b"e"]), int(fields[b"t"]), int(fields[b"n"])
         _decode_data(fields[b"d"], into, epoch, at_ms, DriverUUID(fields[b"c"].decode()))
@@ -156,33 +176,64 @@ def decode_redemptions(data: bytes, *, epoch: int, at_ms: int, call_id: UUID) ->
 
 
 def _decode_data(data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, call_id: UUID) -> None:
-    """The worker spends most of its time here: per redemption one unpack, two slices, one UUID."""
-    unpack = _WHO.unpack_from
-    add_code, add_customer = into.codes.append, into.customer_ids.append
-    add_key_hash, add_api_key = into.key_hashes.append, into.api_key_ids.append
     at, end = 0, len(data)
     while at < end:
         newline = data.index(b"\n", at)
-        kind, pool, first, count = data[at:newline].split(b" ")
-        if kind != b"R":
+        kind, pool, first, count, *more = data[at:newline].split(b" ")
+        terms = int(more[0]) if kind == b"C" and len(more) == 1 else 0
+        if (kind != b"R" or more) and terms < 1:
             raise ValueError(f"unknown kind {kind!r}")
         pool_id, first_seq, pool_count = int(pool), int(first), int(count)
         at = newline + 1
         # Nothing smaller than a redemption without code; a made-up count must not make us allocate.
         if not 0 < pool_count <= (end - at) // (_WHO_LENGTH + 3):
             raise ValueError(f"{pool_count} redemptions in {end - at} bytes")
-        for _ in range(pool_count):
-            code_end = at + 2 + ((data[at] << 8) | data[at + 1])
-            length, flags, customer, api_key_id = unpack(data, code_end)
-            add_code(data[at + 2 : code_end].decode())
-            at = code_end + 1 + length
-            if length < _WHO_LENGTH or at > end:
-                raise ValueError("cut in the middle of a redemption")
-            add_customer(None if flags & _NO_CUSTOMER else DriverUUID(customer))
-            add_key_hash(data[code_end + 1 + _WHO_LENGTH : at] if flags & _HAS_KEY else None)
-            add_api_key(api_key_id)
+        if terms:
+            at = _decode_uses(data, at, pool_count, into)
+            into.codes.extend([""] * pool_count)
+        else:
+            at = _decode_codes(data, at, pool_count, into)
+            into.order_ids.extend([""] * pool_count)
+        into.terms.extend([terms] * pool_count)
         into.pool_ids.extend([pool_id] * pool_count)
         into.seqs.extend(range(first_seq, first_seq + pool_count))
         into.at_ms.extend([at_ms] * pool_count)
         into.call_ids.extend([call_id] * pool_count)
         into.epochs.extend([epoch] * pool_count)
+
+
+def _decode_codes(data: bytes, at: int, count: int, into: RedemptionColumns) -> int:
+    """The redemptions of one pool; returns where they end."""
+    unpack, end = _WHO.unpack_from, len(data)
+    add_code, add_customer = into.codes.append, into.customer_ids.append
+    add_key_hash, add_api_key = into.key_hashes.append, into.api_key_ids.append
+    for _ in range(count):
+        code_end = at + 2 + ((data[at] << 8) | data[at + 1])
+        length, flags, customer, api_key_id = unpack(data, code_end)
+        add_code(data[at + 2 : code_end].decode())
+        at = code_end + 1 + length
+        if length < _WHO_LENGTH or at > end:
+            raise ValueError("cut in the middle of a redemption")
+        add_customer(None if flags & _NO_CUSTOMER else DriverUUID(customer))
+        add_key_hash(data[code_end + 1 + _WHO_LENGTH : at] if flags & _HAS_KEY else None)
+        add_api_key(api_key_id)
+    return at
+
+
+def _decode_uses(data: bytes, at: int, count: int, into: RedemptionColumns) -> int:
+    """The uses of one coupon; returns where they end."""
+    unpack, end = _WHO.unpack_from, len(data)
+    add_order, add_customer = into.order_ids.append, into.customer_ids.append
+    add_key_hash, add_api_key = into.key_hashes.append, into.api_key_ids.append
+    for _ in range(count):
+        length, flags, customer, api_key_id = unpack(data, at)
+        who_end = at + 1 + length
+        key_hash = data[at + 1 + _WHO_LENGTH : who_end] if flags & _HAS_KEY else None
+        at = who_end + 2 + ((data[who_end] << 8) | data[who_end + 1])
+        if length < _WHO_LENGTH or at > end:
+            raise ValueError("cut in the middle of a use")
+        add_order(data[who_end + 2 : at].decode())
+        add_customer(None if flags & _NO_CUSTOMER else DriverUUID(customer))
+        add_key_hash(key_hash)
+        add_api_key(api_key_id)
+    return at

@@ -54,6 +54,14 @@ def partition_keys(partition: int) -> PartitionKeys:
     return PartitionKeys(state=f"{prefix}state", stream=f"{prefix}stream", prefix=prefix)
 
 
+def limit_key(kind: str, subject: str) -> str:
+    """The token bucket of a rate limit: the time in µs at which it is full again, gone when it is.
+
+    A tag of its own: a limit counts what goes to all partitions. Nothing but its tokens hangs on it.
+    """
+    return f"issuer:{{limits}}:{kind}:{subject}"
+
+
 def partition_of(batch_id: UUID, partitions: int) -> int:
     """The partition of a batch. Fixed for ever: `partitions` never changes after the first start."""
     return zlib.crc32(batch_id.bytes) % partitions
@@ -63,7 +71,8 @@ def partition_of(batch_id: UUID, partitions: int) -> int:
 class BatchKeys:
     """Keys of one batch.
 
-    batch         hash: revision, state (open | ended), paused, starts_at_ms, ends_at_ms, limits, rebuilding.
+    batch         hash: revision, state (open | ended), paused, starts_at_ms, ends_at_ms, limits, rebuilding; of a
+                  coupon also coupon (how often it may be used, and its terms: see put_batch.lua).
                   It stays as a tombstone (state=ended) when the batch ends; everything else goes.
     window_prefix followed by the 16 bytes of the customer's id: that customer's redemption times, 13 digits of
                   ms each, oldest first, no longer than the rules need. Ids are binary here, and only here and in

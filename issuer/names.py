@@ -17,6 +17,9 @@ def name_problem(name: str) -> str | None:
         return "name must not be empty"
     if len(name) > MAX_NAME:
         return f"name must have at most {MAX_NAME} characters"
+    # Most names are: nothing that is forbidden can be printed.
+    if name.isprintable():
+        return None
     if any(unicodedata.category(character) in _FORBIDDEN for character in name):
         return "name must not contain control characters"
     return None

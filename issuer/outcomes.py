@@ -23,6 +23,8 @@ class Outcome(StrEnum):
     REFILLING = "REFILLING"
     BACKLOG_FULL = "BACKLOG_FULL"
     INCONSISTENT = "INCONSISTENT"
+    WRONG_PRODUCT = "WRONG_PRODUCT"
+    USABLE = "USABLE"
     NOT_READY = "NOT_READY"
     NOT_REPLICATED = "NOT_REPLICATED"
     OVERLOADED = "OVERLOADED"
@@ -54,4 +56,16 @@ HTTP: Final[dict[Outcome, HttpAnswer]] = {
     Outcome.NOT_REPLICATED: HttpAnswer(503, "not replicated", "not_replicated", 1),
     Outcome.OVERLOADED: HttpAnswer(503, "overloaded", "overloaded", 1),
 }
-"""Every outcome but GRANTED and REPLAYED, which are 200 with the code."""
+"""Every outcome of a redemption but GRANTED and REPLAYED, which are 200 with the code."""
+
+COUPON_HTTP: Final[dict[Outcome, HttpAnswer]] = HTTP | {
+    Outcome.KEY_REUSED: HttpAnswer(422, "idempotency key was used for something else", "idempotency_key_reused"),
+    Outcome.UNKNOWN_BATCH: HttpAnswer(404, "no coupon found", "coupon_not_found"),
+    Outcome.ENDED: HttpAnswer(410, "coupon expired", "coupon_expired"),
+    Outcome.PAUSED: HttpAnswer(409, "coupon paused", "coupon_paused"),
+    Outcome.NOT_STARTED: HttpAnswer(403, "coupon not started", "coupon_not_started"),
+    Outcome.REBUILDING: HttpAnswer(503, "coupon rules are being changed", "coupon_rebuilding", 1),
+    Outcome.SOLD_OUT: HttpAnswer(409, "coupon used up", "coupon_used_up"),
+    Outcome.WRONG_PRODUCT: HttpAnswer(409, "wrong product", "wrong_product"),
+}
+"""Every outcome of a consumption but GRANTED and REPLAYED, and but USABLE, which only a look at a coupon has."""

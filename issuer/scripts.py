@@ -28,11 +28,13 @@ OPEN_POOL: Final = _load("open_pool")
 LOAD_CODES: Final = _load("load_codes")
 PUT_BATCH: Final = _load("put_batch")
 PUT_WINDOWS: Final = _load("put_windows")
+RETURN_USES: Final = _load("return_uses")
 BLESS_PARTITION: Final = _load("bless_partition")
 REBUILD_POOL: Final = _load("rebuild_pool")
 SET_MAX_BACKLOG: Final = _load("set_max_backlog")
 REMOVE_CONSUMERS: Final = _load("remove_consumers")
 EMPTY_POOL: Final = _load("empty_pool")
+LEASE_TOKENS: Final = _load("lease_tokens")
 
 ALL: Final = (
     REDEEM,
@@ -41,9 +43,11 @@ ALL: Final = (
     LOAD_CODES,
     PUT_BATCH,
     PUT_WINDOWS,
+    RETURN_USES,
     BLESS_PARTITION,
     REBUILD_POOL,
     SET_MAX_BACKLOG,
     REMOVE_CONSUMERS,
     EMPTY_POOL,
+    LEASE_TOKENS,
 )

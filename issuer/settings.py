@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from issuer.limits import Limit, parse_limit
+from issuer.networks import parse_networks
+
 
 class Auth(StrEnum):
     ON = "on"
@@ -43,8 +46,19 @@ class Settings(BaseSettings):
     auth: Auth = Field(Auth.ON, description="off: no API keys; for use behind a gateway that checks callers (on, off)")
     trusted_proxies: str = Field(
         "127.0.0.1",
-        description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks, "
-        "comma-separated. Decides nothing so far: the address of a client is neither logged nor checked",
+        description="Proxies whose X-Forwarded-For or Forwarded is believed, so that limits count the clients behind "
+        "them: addresses and networks, comma-separated; `none`, or `*` for all",
+    )
+    rate_limit: str = Field(
+        "off",
+        description="Requests of each API key that has no limit of its own, and of each IP address, over all "
+        "processes: `100/s`, `6000/m`, `100/s,burst=500` or off",
+    )
+    rate_limit_ip: str | None = Field(None, description="The same for IP addresses alone; none: ISSUER_RATE_LIMIT")
+    guess_limit: str = Field(
+        "10/m",
+        description="Look-ups of codes that do not exist, of each API key that has no limit of its own, each IP "
+        "address and each customer; off: as many as they like",
     )
 
     partitions: int = Field(16, ge=1, le=1024, description="Slices of the Redis key space; fixed at the first start")
@@ -66,6 +80,12 @@ class Settings(BaseSettings):
         None, description="Directory of the receipt journal on the API's own disk; none: off"
     )
 
+    currency: str = Field(
+        "EUR",
+        pattern="^[A-Z]{3}$",
+        description="Currency of a coupon's discount_fixed that comes without one (ISO 4217)",
+    )
+
     max_body_bytes: int = Field(65_536, ge=1_024, description="Largest request body, uploads excepted")
     max_upload_bytes: int = Field(1_073_741_824, ge=1_024, description="Largest upload of a CSV file")
     max_header_bytes: int = Field(16_384, ge=1_024, description="Largest request head: request line and headers")
@@ -75,6 +95,9 @@ class Settings(BaseSettings):
 
     postgres_pool_size: int = Field(8, ge=1, le=200, description="Postgres connections of one API process at most")
     postgres_timeout_s: float = Field(10.0, gt=0, description="Time limit of a statement that serves a request")
+    report_timeout_s: float = Field(
+        900.0, ge=1, le=86_400, description="Time limit of a report, the time that its reader takes included"
+    )
     metrics_dir: Path | None = Field(
         None,
         description="Directory in which the API processes of one host add up their counters for /metrics; "
@@ -91,9 +114,37 @@ class Settings(BaseSettings):
     )
 
     @property
+    def key_limit(self) -> Limit | None:
+        """Of each API key that has none of its own."""
+        return parse_limit(self.rate_limit)
+
+    @property
+    def address_limit(self) -> Limit | None:
+        """Of each IP address."""
+        return parse_limit(self.rate_limit if self.rate_limit_ip is None else self.rate_limit_ip)
+
+    @property
+    def miss_limit(self) -> Limit | None:
+        """Of look-ups that find nothing."""
+        return parse_limit(self.guess_limit)
+
+    @property
     def pool_low_water(self) -> int:
         """Codes left in Redis below which the worker tops a pool up: half of the high-water mark."""
         return self.pool_high_water // 2
+
+    @field_validator("rate_limit", "rate_limit_ip", "guess_limit")
+    @classmethod
+    def _limit_form(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_limit(value)
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxy_networks(cls, value: str) -> str:
+        parse_networks(value)
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -33,6 +33,7 @@ class Order:
     per_target: int
     customer: str | None
     keys: bool
+    coupon: bool
     think_ms: int
     run: str
 
@@ -54,7 +55,7 @@ class _Requests:
         authorization = f"Authorization: Bearer {order.api_key}\r\n" if order.api_key else ""
         self._head = (
             f"POST {order.path} HTTP/1.1\r\nHost: {order.host}:{order.port}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: 152\r\n{authorization}"
+            f"{authorization}"
         )
         self._sent = 0
 
@@ -66,10 +67,12 @@ class _Requests:
             target = random.choice(order.targets)
         self._sent += 1
         customer = order.customer or str(UUID(int=random.getrandbits(128)))
-        body = f'{{"batchid":"{target[0]}","clientid":"{target[1]}","customerid":"{customer}"}}'
-        assert len(body) == 152
+        if order.coupon:
+            body = f'{{"client_id":"{target[1]}","customer_id":"{customer}"}}'
+        else:
+            body = f'{{"batchid":"{target[0]}","clientid":"{target[1]}","customerid":"{customer}"}}'
         key = f"Idempotency-Key: {uuid4()}\r\n" if order.keys else ""
-        return f"{self._head}{key}\r\n{body}".encode()
+        return f"{self._head}{key}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 class _Connection(asyncio.Protocol):

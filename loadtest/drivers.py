@@ -46,6 +46,8 @@ class Load:
     """Requests for each target in turn; 0: a random one each time."""
     customer: UUID | None = None
     keys: bool = False
+    coupon: bool = False
+    """The URL is that of a coupon's use; the targets name its client."""
     think_ms: int = 0
     """Mean pause of a connection between an answer and its next request."""
     run: str = field(default_factory=lambda: os.urandom(4).hex())
@@ -73,6 +75,12 @@ class Sent:
     @property
     def per_s(self) -> float:
         return self.requests / self.seconds
+
+
+def path_of(load: Load) -> str:
+    """Path and query of the requests."""
+    parts = urlsplit(load.url)
+    return (parts.path or REDEEM_PATH) + (f"?{parts.query}" if parts.query else "")
 
 
 class Driver(Protocol):
@@ -126,9 +134,9 @@ class WrkDriver:
             seconds = max(1, round(load.seconds))
             command = [
                 self._program, "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT),
-                load.url, "--", urlsplit(load.url).path or REDEEM_PATH, targets.name, str(load.per_target),
+                load.url, "--", path_of(load), targets.name, str(load.per_target),
                 str(load.customer or "-"), "1" if load.keys else "0", str(load.think_ms), load.run,
-                load.api_key or "-",
+                load.api_key or "-", "1" if load.coupon else "0",
             ]  # fmt: skip
             return _sent(*await _run(command))
 
@@ -141,11 +149,11 @@ class BundledDriver:
     async def send(self, load: Load) -> Sent:
         parts = urlsplit(load.url)
         order = {
-            "host": parts.hostname, "port": parts.port, "path": parts.path or REDEEM_PATH,
+            "host": parts.hostname, "port": parts.port, "path": path_of(load),
             "targets": [[str(target.batch_id), str(target.client_id)] for target in load.targets],
             "seconds": load.seconds, "connections": load.connections, "api_key": load.api_key,
             "per_target": load.per_target, "customer": str(load.customer) if load.customer else None,
-            "keys": load.keys, "think_ms": load.think_ms, "run": load.run,
+            "keys": load.keys, "coupon": load.coupon, "think_ms": load.think_ms, "run": load.run,
         }  # fmt: skip
         with tempfile.NamedTemporaryFile("w", prefix="load-", suffix=".json") as file:
             json.dump(order, file)

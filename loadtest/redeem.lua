@@ -2,7 +2,8 @@
 --
 -- After "--": path, targets file (lines of batch id and client id), requests per target (0: a random target each time),
 -- customer (a UUID, or - for a fresh one each), keys (1: an Idempotency-Key of its own each), think time in ms
--- (0: none; otherwise random, twice that at most), run id (8 hex digits), API key (or -).
+-- (0: none; otherwise random, twice that at most), run id (8 hex digits), API key (or -), coupon (1: the path names one
+-- that is to be used, and the body says whose it is and who uses it).
 -- At the end it prints one line of JSON after the word RESULT.
 
 local bit = require("bit")
@@ -16,10 +17,12 @@ function setup(thread)
   thread_number = thread_number + 1
 end
 
-local function template(path, api_key)
+local function template(path, api_key, coupon)
   local headers = {["Content-Type"] = "application/json", ["Host"] = wrk.headers["Host"] or wrk.host .. ":" .. wrk.port}
   if api_key ~= "-" then headers["Authorization"] = "Bearer " .. api_key end
-  local body = string.rep("x", #'{"batchid":"","clientid":"","customerid":""}' + 3 * 36)
+  local length = #'{"batchid":"","clientid":"","customerid":""}' + 3 * 36
+  if coupon then length = #'{"client_id":"","customer_id":""}' + 2 * 36 end
+  local body = string.rep("x", length)
   local request = wrk.format("POST", path, headers, body)
   return (request:gsub("\r\n\r\n" .. body .. "$", ""))
 end
@@ -29,14 +32,15 @@ function init(args)
   targets = {}
   for line in io.lines(args[2]) do
     local batch, client = line:match("(%S+)%s+(%S+)")
-    targets[#targets + 1] = '{"batchid":"' .. batch .. '","clientid":"' .. client .. '","customerid":"'
+    targets[#targets + 1] = args[9] == "1" and '{"client_id":"' .. client .. '","customer_id":"'
+      or '{"batchid":"' .. batch .. '","clientid":"' .. client .. '","customerid":"'
   end
   per_target, with_keys, think_ms, run = tonumber(args[3]), args[5] == "1", tonumber(args[6]), args[7]
   if args[4] ~= "-" then fixed_customer = args[4] end
   -- The customer's first digits vary like a random number, so that the ledger's index is filled as in real life.
   customer_tail = string.format("-%s-4%03x-8%s-%s%04x\"}", run:sub(1, 4), number, run:sub(5, 7), run, number)
   key_tail = "-" .. run .. "-" .. number
-  head = template(args[1], args[8])
+  head = template(args[1], args[8], args[9] == "1")
   if think_ms > 0 then
     delay = function() return math.floor(math.random() * 2 * think_ms + 0.5) end
   end

@@ -100,7 +100,7 @@ def _load(client: blocking.Redis, pool: PoolRef, pool_id: int, codes: int, limit
     client.eval(
         BLESS_PARTITION.text, 2, partition.state, partition.stream, EPOCH, KEY_FORMAT, 10**9, 0, GROUP, "script alone"
     )
-    client.eval(PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "")
+    client.eval(PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "", "")
     keys = [partition.state, pool.batch.batch, pool.pool_key]
     client.eval(OPEN_POOL.text, len(keys), *keys, EPOCH, pool_id, 0, codes)
     for first in range(1, codes + 1, CHUNK):

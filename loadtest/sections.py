@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -17,7 +17,7 @@ from loadtest.installation import Installation
 from loadtest.measuring import Measured, Server, measure
 from loadtest.postgres_way import FILL, TABLE
 from loadtest.processes import Program, accepts, free_port, python_module
-from loadtest.stock import make_pool, make_pools, settle
+from loadtest.stock import make_coupon, make_pool, make_pools, settle
 
 CONNECTIONS = 64
 SETTLE_S = 0.5
@@ -205,6 +205,26 @@ async def api_processes(bench: Bench) -> list[Measured]:
     return rounds
 
 
+async def rate_limit(bench: Bench) -> list[Measured]:
+    """The same load without a limit and with one that is never reached, so that every request is counted."""
+    effort, rounds = bench.effort, []
+    with ExitStack() as stack:
+        installations = {
+            name: stack.enter_context(
+                Installation(bench.directory / f"rate-limit-{limit[0]}", environment={"ISSUER_RATE_LIMIT": limit})
+            )
+            for name, limit in (("no rate limit", "off"), ("rate limit by key and address", "1000000/s"))
+        }
+        for _ in range(effort.rounds):
+            for name, installation in installations.items():
+                async with installation.stores() as stores:
+                    target = await make_pool(stores, effort.short_stock)
+                    await settle(stores)
+                load = bench.load(installation, [target], effort.short_seconds)
+                rounds.append(await bench.measure(name, load, Server.of_installation(installation)))
+    return rounds
+
+
 async def connections(bench: Bench) -> list[Measured]:
     effort, rounds = bench.effort, []
     with Installation(bench.directory / "connections") as installation:
@@ -280,10 +300,34 @@ def _small_share(name: str) -> int:
     return SMALL_POOL // 2 - 10 if "50%" in name else SMALL_POOL - 10
 
 
+CODE = "BENCH-20"
+
+
+async def coupons(bench: Bench) -> list[Measured]:
+    """Uses of one coupon beside redemptions from one pool."""
+    effort, rounds = bench.effort, []
+    with Installation(bench.directory / "coupons") as installation:
+        server = Server.of_installation(installation)
+        consume = installation.redeem_url.replace(REDEEM_PATH, f"/coupon/consume/?code={CODE}")
+        for _ in range(effort.rounds):
+            async with installation.stores() as stores:
+                pool = await make_pool(stores, effort.stock)
+                coupon, keyed = [await make_coupon(stores, CODE, effort.stock) for _ in range(2)]
+                await settle(stores)
+            redeem = bench.load(installation, [pool], effort.seconds)
+            rounds.append(await bench.measure("redeem", redeem, server))
+            for case, target, keys in (("consume", coupon, False), ("consume, Idempotency-Key", keyed, True)):
+                load = replace(redeem, url=consume, targets=[target], coupon=True, keys=keys)
+                rounds.append(await bench.measure(case, load, server))
+    return rounds
+
+
 SECTIONS = {
     "headline": headline,
     "api processes": api_processes,
+    "rate limit": rate_limit,
     "connections": connections,
     "batches": batches,
     "pools": pools,
+    "coupons": coupons,
 }

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import create_batch
+from issuer.coupons.coupon import Offer
+from issuer.coupons.store import create_coupon
 from issuer.loading.pools import load_pool
 from issuer.postgres import PoolConnection
 from issuer.stores import Stores
@@ -57,6 +60,13 @@ async def make_pool(
             await connection.execute(_LEDGER, pool_id, used, timeout=STATEMENT_LIMIT_S)
     await load_pool(stores, pool_id)
     return Target(batch_id, client_id)
+
+
+async def make_coupon(stores: Stores, code: str, uses: int) -> Target:
+    """A coupon of a client of its own."""
+    offer = Offer(uses, discount_variable=Decimal(20), rules=parse_rules(ONE_EACH))
+    coupon = await create_coupon(stores, uuid4(), code, offer, actor="cli:bench")
+    return Target(coupon.id, coupon.client_id)
 
 
 async def add_codes(stores: Stores, target: Target, codes: int) -> None:

@@ -31,10 +31,22 @@ class Api:
     admin: dict[str, str] = field(default_factory=dict)
     redeemer: dict[str, str] = field(default_factory=dict)
 
-    async def key(self, *scopes: str, client_id: UUID | None = None) -> dict[str, str]:
+    async def key(
+        self,
+        *scopes: str,
+        client_id: UUID | None = None,
+        rate_limit: str | None = None,
+        guess_limit: str | None = None,
+    ) -> dict[str, str]:
         """Headers with a new key, as soon as the application knows it."""
         _, secret = await create_key(
-            self.services.stores.postgres, name="test", scopes=scopes, client_id=client_id, actor="test"
+            self.services.stores.postgres,
+            name="test",
+            scopes=scopes,
+            client_id=client_id,
+            rate_limit=rate_limit,
+            guess_limit=guess_limit,
+            actor="test",
         )
         async with asyncio.timeout(START_LIMIT_S):
             while self.services.keys.find(secret) is None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from issuer.events import decode_event
-from issuer.keys import partition_of
+from issuer.keys import partition_keys, partition_of
 from issuer.ledger.record import record_redemptions
 from issuer.redis_link import Redis, RedisUnavailableError
 from issuer.scripts import Script
@@ -32,6 +32,15 @@ async def record(shop: Shop, *, ack: bool = True) -> None:
     assert not recorded.rejected
     if ack:
         ack_all(shop)
+
+
+async def drain(stores: Stores) -> None:
+    """Writes all streams into the ledger and leaves them as they are."""
+    for number in range(stores.redis.partitions):
+        entries: Any = await stores.redis.client.xrange(partition_keys(number).stream)
+        for _, fields in entries:
+            async with stores.postgres.acquire() as connection, connection.transaction():
+                await record_redemptions(connection, decode_event(fields).redemptions)
 
 
 async def bury_all(shop: Shop) -> None:

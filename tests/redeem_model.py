@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from tests.redeeming import Answer, Limit, Request
+from tests.redeeming import Answer, CouponState, Limit, Request
 
 
 @dataclass(slots=True)
@@ -32,6 +32,7 @@ class Batch:
     starts_at_ms: int | None = None
     ends_at_ms: int | None = None
     rebuilding: int | None = None
+    coupon: CouponState | None = None
     pools: dict[UUID, Pool] = field(default_factory=dict)
     history: dict[UUID, list[int]] = field(default_factory=dict)
     kept: dict[tuple[UUID, str], tuple[UUID, str]] = field(default_factory=dict)
@@ -65,6 +66,13 @@ def _busiest(times: Sequence[int], window_ms: int) -> int:
     return len(times) if window_ms == 0 else sum(1 for time in times if newest - time < window_ms)
 
 
+def _found(coupon: CouponState | None, request: Request) -> bool:
+    """Whether what is asked for is of the kind that is there, and by the right name."""
+    if coupon is None or request.wish is None:
+        return (coupon is None) == (request.wish is None)
+    return coupon.folded in ("", request.wish.folded)
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """One redemption as the event must tell it."""
@@ -73,6 +81,7 @@ class Grant:
     seq: int
     code: str
     request: Request
+    terms: int = 0
 
 
 @dataclass(slots=True)
@@ -80,6 +89,7 @@ class Decision:
     """What a call must answer, and the redemptions it makes, in the order of pools and seqs."""
 
     now_ms: int
+    call_id: UUID
     answers: list[Answer] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
 
@@ -98,8 +108,8 @@ class Model:
     def now_ms(self) -> int:
         return max(self.host_ms, self.clock_ms)
 
-    def redeem(self, requests: Sequence[Request]) -> Decision:
-        decision = Decision(self.now_ms)
+    def redeem(self, requests: Sequence[Request], call_id: UUID) -> Decision:
+        decision = Decision(self.now_ms, call_id)
         for request in requests:
             decision.answers.append(self._decide(request, decision))
         order = list(dict.fromkeys((request.batch, request.client) for request in requests))
@@ -110,7 +120,7 @@ class Model:
 
     def _decide(self, request: Request, decision: Decision) -> Answer:
         batch, now_ms = self.batches.get(request.batch), decision.now_ms
-        if batch is None:
+        if batch is None or not _found(batch.coupon, request):
             return Answer("UNKNOWN_BATCH")
         customer, pool = request.customer, batch.pools.get(request.client)
         if customer and request.key and (kept := batch.kept.get((customer, request.key))):
@@ -118,21 +128,33 @@ class Model:
             return Answer("REPLAYED", code) if client == request.client else Answer("KEY_REUSED")
         if word := batch.refusal(now_ms):
             return Answer(word)
+        coupon, wish = batch.coupon, request.wish
+        if coupon and wish and wish.product and coupon.product not in ("", wish.product):
+            return Answer("WRONG_PRODUCT")
         if customer and not batch.allows(customer, now_ms):
             return Answer("LIMIT_REACHED", batch.retry_at(customer, now_ms))
-        if pool is None or pool.issued == len(pool.codes):
+        if pool is None:
             return Answer("SOLD_OUT")
-        if pool.issued == pool.loaded:
+        if pool.issued >= (len(pool.codes) if coupon is None else coupon.total):
+            return Answer("SOLD_OUT")
+        if coupon is None and pool.issued == pool.loaded:
             return Answer("REFILLING")
         if self.backlog >= self.max_backlog:
             return Answer("BACKLOG_FULL")
+        if coupon and wish and wish.look:
+            return Answer("USABLE", f"{coupon.total - pool.issued} {coupon.terms}")
         return self._grant(request, batch, pool, decision)
 
     def _grant(self, request: Request, batch: Batch, pool: Pool, decision: Decision) -> Answer:
         pool.issued += 1
         self.backlog += 1
-        code = pool.codes[pool.issued - 1]
-        decision.grants.append(Grant(pool.id, pool.issued, code, request))
+        coupon = batch.coupon
+        if coupon is None:
+            code = pool.codes[pool.issued - 1]
+            decision.grants.append(Grant(pool.id, pool.issued, code, request))
+        else:
+            code = f"{pool.id} {pool.issued} {decision.call_id.hex} {coupon.terms}"
+            decision.grants.append(Grant(pool.id, pool.issued, "", request, coupon.number))
         if request.customer:
             batch.history.setdefault(request.customer, []).append(decision.now_ms)
             if request.key:

@@ -65,14 +65,40 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class CouponState:
+    """What Redis is told of a coupon. `folded` '': whatever code leads to it will do."""
+
+    total: int
+    number: int = 1
+    folded: str = ""
+    product: str = ""
+    terms: str = '{"discount_fixed":"5.00"}'
+
+    @property
+    def packed(self) -> str:
+        return "\x1f".join((str(self.total), str(self.number), self.folded, self.product, self.terms))
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked of a coupon; `look`: only whether it could be used."""
+
+    folded: str = "save"
+    product: str = ""
+    order: str = ""
+    look: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """One customer wants one code. `customer` None: nobody, no limits."""
+    """One customer wants one code, or (`wish`) to use a coupon. `customer` None: nobody, no limits."""
 
     batch: UUID
     client: UUID
     customer: UUID | None
     key: str | None = None
     api_key_id: int = 0
+    wish: Wish | None = None
 
     @property
     def key_hash(self) -> bytes | None:
@@ -83,7 +109,18 @@ class Request:
 
     @property
     def who(self) -> bytes:
-        return encode_who(self.customer.bytes if self.customer else None, self.api_key_id, self.key_hash)
+        who = encode_who(self.customer.bytes if self.customer else None, self.api_key_id, self.key_hash)
+        if self.wish is None:
+            return who
+        folded, product, order = (
+            len(text.encode()).to_bytes(2) + text.encode()
+            for text in (self.wish.folded, self.wish.product, self.wish.order)
+        )
+        return folded + product + who + order
+
+    @property
+    def flags(self) -> int:
+        return 0 if self.wish is None else 0x2000 if self.wish.look else 0x4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +214,12 @@ class Partition:
         starts_at_ms: int | None = None,
         ends_at_ms: int | None = None,
         rebuilding: int | None = None,
+        coupon: CouponState | None = None,
     ) -> list[str]:
         packed = ",".join(f"{limit.max}:{limit.window_ms}" for limit in limits)
         times = ["" if at is None else str(at) for at in (starts_at_ms, ends_at_ms, rebuilding)]
         args: list[str | bytes | int] = [self.epoch, revision, state, int(paused), times[0], times[1], packed, times[2]]
+        args.append("" if coupon is None else coupon.packed)
         return _words(self.run(scripts.PUT_BATCH, [self.keys.state, self.batch(batch).batch], args))
 
     def put_windows(
@@ -193,6 +232,11 @@ class Partition:
             keys.append(self.window(batch, customer))
             args += ["".join(f"{time:013d}" for time in times_ms), keep_ms]
         return _words(self.run(scripts.PUT_WINDOWS, keys, args))
+
+    def return_uses(self, batch: UUID, uses: Sequence[tuple[UUID, int]]) -> list[str]:
+        """`uses`: customer and time in ms."""
+        keys: list[str | bytes] = [self.keys.state, *(self.window(batch, customer) for customer, _ in uses)]
+        return _words(self.run(scripts.RETURN_USES, keys, [self.epoch, *(f"{at_ms:013d}" for _, at_ms in uses)]))
 
     def open_pool(self, batch: UUID, client: UUID, pool_id: int, *, issued: int = 0, total: int = 0) -> list[str]:
         keys = [self.keys.state, self.batch(batch).batch, self.batch(batch).pool(client)]
@@ -239,7 +283,7 @@ class Partition:
             customer = request.customer
             windows.append(self.window(request.batch, customer) if customer else self.keys.state)
             pool = pools.index((request.batch, request.client)) + 1
-            requests.append(pool.to_bytes(2) + index.to_bytes(2) + request.who)
+            requests.append((pool | request.flags).to_bytes(2) + index.to_bytes(2) + request.who)
         keys: list[str | bytes] = [self.keys.state, self.keys.stream, self.keys.call(call.call_id.hex)]
         keys += [self.batch(batch).batch for batch in batches]
         keys += [self.batch(batch).pool(client) for batch, client in pools]

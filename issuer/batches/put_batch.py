@@ -1,6 +1,8 @@
-"""What redeem.lua must know of a batch, written to Redis."""
+"""What redeem.lua must know of a batch or a coupon, written to Redis."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import asyncpg
 
@@ -10,9 +12,18 @@ from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.redis_link import NotReadyError, ScriptRunner
 from issuer.scripts import PUT_BATCH
 
+# `coupon` as put_batch.lua has it: '' for a batch of codes.
+FOR_REDIS: Final = """
+SELECT b.*, coalesce((
+  SELECT concat_ws(E'\\x1f', c.available + c.reversed + c.released, c.terms,
+    CASE WHEN c.unambiguous THEN '' ELSE c.folded END, coalesce(c.product_id, ''), t.terms::text)
+  FROM coupons c JOIN coupon_terms t ON t.pool_id = c.pool_id AND t.number = c.terms WHERE c.batch_id = b.id), ''
+) AS coupon
+FROM batches b"""
+
 
 async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, rebuilding: str = "") -> bool:
-    """Writes one revision of a batch (a row of `batches`) to Redis.
+    """Writes one revision of a batch (a row of FOR_REDIS) to Redis.
 
     False: it should have been closed (`rebuilding`) and is open at this very revision; its windows were rebuilt then.
     """
@@ -30,6 +41,7 @@ async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, r
             "" if ends_at is None else ends_at,
             rules.packed(),
             rebuilding,
+            row["coupon"],
         ],
     )
     if reply[0] in (b"DONE", b"REBUILT"):

@@ -1,10 +1,11 @@
 """Bringing Redis to the revision that Postgres has of a batch. The API does it at each change, the worker what is left.
 
 Steps, all under one advisory lock of the batch, each safe to die after, since the next push begins again:
-1. what redeem.lua must know; if the rules changed, with `rebuilding` set: the batch answers 503 from here on
-2. the windows that the new rules need, from the stream, the dead letters and the ledger
-3. the same as 1 without `rebuilding`: the batch is open, under the new rules
-4. `redis_revision`: nobody needs to push this revision again
+1. of a coupon: uses that were given back leave the windows of their customers
+2. what redeem.lua must know; if the rules changed, with `rebuilding` set: the batch answers 503 from here on
+3. the windows that the new rules need, from the stream, the dead letters and the ledger
+4. the same as 2 without `rebuilding`: the batch is open, under the new rules
+5. `redis_revision`: nobody needs to push this revision again
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import asyncpg
 import orjson
 import structlog
 
-from issuer.batches.put_batch import put_batch
+from issuer.batches.given_back import note_returned, return_uses, uses_given_back
+from issuer.batches.put_batch import FOR_REDIS, put_batch
 from issuer.batches.rules import Rules, parse_rules
 from issuer.batches.windows import Span, fenced_writer, read_backlog, write_windows
 from issuer.keys import partition_of
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_BEHIND: Final = "SELECT * FROM batches WHERE id = $1 AND redis_revision < revision"
+_BEHIND: Final = f"{FOR_REDIS} WHERE id = $1 AND redis_revision < revision"
 _REACHED: Final = "UPDATE batches SET redis_revision = $2 WHERE id = $1 AND redis_revision < $2"
 
 
@@ -59,11 +61,14 @@ async def push_batch(stores: Stores, batch_id: UUID) -> None:
 
 async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record) -> None:
     rules = parse_rules(orjson.loads(row["rules"]))
+    batch_id, partition = row["id"], partition_of(row["id"], stores.redis.partitions)
+    given_back = await uses_given_back(connection, batch_id) if row["coupon"] else []
     if not _needs_rebuild(row, rules):
+        await return_uses(stores.redis, batch_id, given_back)
         await put_batch(stores.redis, row, rules)
+        await note_returned(connection, given_back)
         return
     rebuilding = str(row["revision"])
-    batch_id, partition = row["id"], partition_of(row["id"], stores.redis.partitions)
     if not await put_batch(stores.redis, row, rules, rebuilding=rebuilding):
         return  # somebody did it all but for step 4
     # Redis' clock decides how long a key lives, so it tells what is left of each window.
@@ -79,6 +84,7 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         backlog=read_backlog(stores.redis.client, partition),
     )
     await put_batch(stores.redis, row, rules)
+    await note_returned(connection, given_back)
     log.info("windows rebuilt", batch_id=str(batch_id), revision=row["revision"], customers=written)
 
 

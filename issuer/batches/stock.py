@@ -48,11 +48,11 @@ class PoolMeta:
 # Released seqs stay listed: they were spent, their codes have new ones. A seq is in one place only, the ledger first.
 _POOLS: Final = """
 SELECT p.id, p.client_id, p.total, p.final_issued,
-  (SELECT count(*) FROM redemptions r WHERE r.pool_id = p.id) AS ledger,
+  (SELECT count(*) FROM ledger r WHERE r.pool_id = p.id) AS ledger,
   (SELECT count(*) FROM set_aside s WHERE s.pool_id = p.id AND NOT EXISTS
-    (SELECT FROM redemptions r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)) AS set_aside,
+    (SELECT FROM ledger r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)) AS set_aside,
   (SELECT count(DISTINCT d.seq) FROM dead_letters d WHERE d.pool_id = p.id AND d.resolved_at IS NULL
-    AND NOT EXISTS (SELECT FROM redemptions r WHERE r.pool_id = d.pool_id AND r.seq = d.seq)
+    AND NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = d.pool_id AND r.seq = d.seq)
     AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = d.pool_id AND s.seq = d.seq)) AS dead_letters
 FROM pools p WHERE p.batch_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2) ORDER BY p.id"""
 

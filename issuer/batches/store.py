@@ -26,7 +26,8 @@ from issuer.stores import Stores
 
 log = structlog.get_logger()
 
-
+# Coupons, which are kept as batches too, are none to whoever asks for batches.
+_BATCHES: Final = "SELECT * FROM batches WHERE kind = 'codes'"
 _MINE: Final = "EXISTS (SELECT FROM pools WHERE pools.batch_id = batches.id AND pools.client_id = $1)"
 _OPEN: Final = "ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
 
@@ -71,7 +72,7 @@ async def find_or_create_batch(
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 1554))", name)
         row = await connection.fetchrow(
-            f"SELECT * FROM batches WHERE name = $1 AND {_OPEN} ORDER BY created_at DESC, id LIMIT 1", name
+            f"{_BATCHES} AND name = $1 AND {_OPEN} ORDER BY created_at DESC, id LIMIT 1", name
         )
         batch = batch_from_row(row) if row else await _insert(connection, name, rules, starts_at, ends_at, actor)
     return await _pushed(stores, batch), row is None
@@ -88,7 +89,7 @@ async def change_batch(
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         # Not FOR UPDATE: that would wait for every load that adds a pool.
-        row = await connection.fetchrow("SELECT * FROM batches WHERE id = $1 FOR NO KEY UPDATE", batch_id)
+        row = await connection.fetchrow(f"{_BATCHES} AND id = $1 FOR NO KEY UPDATE", batch_id)
         await _check_ownership(connection, batch_id, row is not None, client_id)
         assert row is not None
         batch = batch_from_row(row)
@@ -106,9 +107,7 @@ async def change_batch(
 async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None = None) -> Batch:
     """Raises BatchNotFoundError, also where `client_id` has no pool in it."""
     async with unavailable_translated():
-        row = await postgres.fetchrow(
-            f"SELECT * FROM batches WHERE id = $2 AND ($1::uuid IS NULL OR {_MINE})", client_id, batch_id
-        )
+        row = await postgres.fetchrow(f"{_BATCHES} AND id = $2 AND ($1::uuid IS NULL OR {_MINE})", client_id, batch_id)
     if row is None:
         raise BatchNotFoundError("no batch found")
     return batch_from_row(row)
@@ -117,9 +116,7 @@ async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None =
 async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
     """Every batch of that name that was not ended, newest first."""
     async with unavailable_translated():
-        rows = await postgres.fetch(
-            "SELECT * FROM batches WHERE name = $1 AND ended_at IS NULL ORDER BY created_at DESC, id", name
-        )
+        rows = await postgres.fetch(f"{_BATCHES} AND name = $1 AND ended_at IS NULL ORDER BY created_at DESC, id", name)
     return [batch_from_row(row) for row in rows]
 
 
@@ -127,7 +124,7 @@ async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list
     """Every batch that is not expired, oldest first."""
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"SELECT * FROM batches WHERE {_OPEN} AND ($1::uuid IS NULL OR {_MINE}) ORDER BY created_at, id",
+            f"{_BATCHES} AND {_OPEN} AND ($1::uuid IS NULL OR {_MINE}) ORDER BY created_at, id",
             client_id,
         )
     return [batch_from_row(row) for row in rows]
@@ -140,7 +137,7 @@ async def list_batches(
     created_at, last_id = decode_cursor("batches", cursor, (datetime, UUID)) if cursor else (None, None)
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"SELECT * FROM batches WHERE ($1::uuid IS NULL OR {_MINE})"
+            f"{_BATCHES} AND ($1::uuid IS NULL OR {_MINE})"
             " AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))"
             " ORDER BY created_at DESC, id DESC LIMIT $4",
             client_id, created_at, last_id, limit + 1,

@@ -62,14 +62,15 @@ class Span:
 
 
 _LEDGER: Final = """
-SELECT customer_id, redeemed_at FROM redemptions
+SELECT customer_id, redeemed_at FROM ledger
 WHERE pool_id = ANY($1) AND customer_id IS NOT NULL
+  AND NOT EXISTS (SELECT FROM reversals v WHERE v.pool_id = ledger.pool_id AND v.seq = ledger.seq)
   AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'"""
 
 _UNRECORDED: Final = """
 UNION ALL
 SELECT DISTINCT ON (pool_id, seq) customer_id, redeemed_at FROM pg_temp.unrecorded u
-WHERE NOT EXISTS (SELECT FROM redemptions r WHERE r.pool_id = u.pool_id AND r.seq = u.seq)"""
+WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = u.pool_id AND r.seq = u.seq)"""
 
 _WINDOWS: Final = """
 SELECT customer_id, right(string_agg(lpad(at_ms::text, 13, '0'), '' ORDER BY at_ms), $3) AS times,

@@ -7,6 +7,7 @@ import typer
 from issuer import __version__
 from issuer.cli import (
     batches,
+    coupons,
     dead_letters,
     generate,
     keys,
@@ -42,5 +43,8 @@ def issuer(
     pass
 
 
-for _module in (up, serve, migrate, preload, generate, batches, keys, redemptions, reconcile, dead_letters, recover):
+_MODULES = (
+    up, serve, migrate, preload, generate, batches, coupons, keys, redemptions, reconcile, dead_letters, recover,
+)  # fmt: skip
+for _module in _MODULES:
     _module.register(app)

@@ -1,4 +1,4 @@
-"""`issuer batches`: list, show, create, pause, resume, change the rules of, and end batches."""
+"""`issuer batches`: list, show, export, create, pause, resume, change the rules of, and end batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from uuid import UUID
 import typer
 
 from issuer.batches.rules import RulesError, parse_rules_text
+from issuer.cli.export import add_export
 from issuer.cli.output import InputError, print_json, run
 from issuer.instants import InvalidInstantError, parse_instant
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-commands = typer.Typer(help="List, show, create, pause, change and end batches.", no_args_is_help=True)
+commands = typer.Typer(help="List, show, export, create, pause, change and end batches.", no_args_is_help=True)
 
 AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 BATCH = typer.Argument(..., metavar="BATCH", help="Id of the batch, or its name if no other batch has it.")
@@ -58,6 +59,9 @@ def list_command(
         return
     for batch in batches:
         typer.echo(f"{batch.id}  {_state(batch):<8}  {batch.name}")
+
+
+add_export(commands, "batches")
 
 
 @commands.command()

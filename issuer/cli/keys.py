@@ -25,8 +25,14 @@ def register(app: typer.Typer) -> None:
 @commands.command()
 def create(
     name: str = typer.Option(..., help="What the key is for; the audit log shows it."),
-    scope: list[str] = typer.Option(..., help="redeem or admin; give the option twice for both."),
+    scope: list[str] = typer.Option(..., help="redeem, admin or public; give the option twice for two."),
     client: UUID | None = typer.Option(None, help="Bind the key to this client."),
+    rate_limit: str | None = typer.Option(
+        None, help="Requests, such as 100/s, 6000/m, 100/s,burst=500, or off; without it ISSUER_RATE_LIMIT counts."
+    ),
+    guess_limit: str | None = typer.Option(
+        None, help="Look-ups of codes that do not exist, in the same form; for a server that asks for many people."
+    ),
     as_json: bool = AS_JSON,
 ) -> None:
     """Create a key and print its secret, which is shown this once."""
@@ -35,7 +41,15 @@ def create(
 
     async def work(postgres: Pool) -> tuple[ApiKey, str]:
         try:
-            return await create_key(postgres, name=name, scopes=scope, client_id=client, actor=cli_actor())
+            return await create_key(
+                postgres,
+                name=name,
+                scopes=scope,
+                client_id=client,
+                rate_limit=rate_limit,
+                guess_limit=guess_limit,
+                actor=cli_actor(),
+            )
         except InvalidApiKeyError as error:
             raise InputError(str(error)) from error
 
@@ -59,7 +73,9 @@ def list_command(as_json: bool = AS_JSON) -> None:
     for key in keys:
         state = "valid" if key.revoked_at is None else "revoked"
         bound = f"  client {key.client_id}" if key.client_id else ""
-        typer.echo(f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<12}  {key.name}{bound}")
+        limits = f"  rate limit {key.rate_limit}" if key.rate_limit else ""
+        limits += f"  guess limit {key.guess_limit}" if key.guess_limit else ""
+        typer.echo(f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<13}  {key.name}{bound}{limits}")
 
 
 @commands.command()

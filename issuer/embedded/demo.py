@@ -41,7 +41,8 @@ async def find_offer(postgres: Pool) -> Offer | None:
     """The demo batch, or else the newest one that can be redeemed from; None if there is none."""
     row = await postgres.fetchrow(
         "SELECT batch_id, client_id FROM pools JOIN batches ON batches.id = batch_id"
-        " WHERE pools.total > 0 AND NOT paused AND ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
+        " WHERE kind = 'codes' AND pools.total > 0"
+        " AND NOT paused AND ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
         " AND (starts_at IS NULL OR starts_at <= now()) ORDER BY name = $1 DESC, batches.created_at DESC LIMIT 1",
         NAME,
     )

@@ -31,11 +31,13 @@ def checked_words(words: Sequence[str]) -> tuple[str, ...]:
     """The words as the filter compares them, each once, in order. Raises WordsError."""
     if len(words) > MOST_WORDS:
         raise WordsError(f"must have at most {MOST_WORDS:,} words")
-    found = dict.fromkeys(_folded(word.strip()) for word in words)
-    for word in found:
-        if not SHORTEST_WORD <= len(word) <= LONGEST_WORD:
+    found: dict[str, None] = {}
+    for word in words:
+        folded = _folded(word)
+        if not all(SHORTEST_WORD <= len(text) <= LONGEST_WORD for text in (word, folded)):
             # One letter would be another alphabet, not a word.
             raise WordsError(f"each must have {SHORTEST_WORD} to {LONGEST_WORD} letters or digits")
+        found[folded] = None
     return tuple(found)
 
 
@@ -79,8 +81,9 @@ class WordFilter:
 
 
 def _folded(text: str) -> str:
-    """Letters and digits only, without case."""
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+    """Letters and digits only, without case; what is folded already stays as it is."""
+    letters = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+    return unicodedata.normalize("NFKC", letters)
 
 
 def _lines_with(text: str, words: Iterable[tuple[str, int]]) -> Iterable[int]:

@@ -16,8 +16,21 @@ from starlette.types import Receive, Scope, Send
 
 from issuer.http.failures import FAILURES
 from issuer.http.problems import ProblemError, answer_crash, answer_problem, status_problem
-from issuer.http.routes import audit, batches, docs, generation, health, redemptions, uploads
+from issuer.http.routes import (
+    audit,
+    batches,
+    consume,
+    coupons,
+    docs,
+    generation,
+    health,
+    redemptions,
+    reports,
+    uploads,
+)
 from issuer.http.routes.access import Operation, Surface
+from issuer.http.routes.consume import CONSUME_PATH as CONSUME_PATH
+from issuer.http.routes.consume import ConsumeRoute
 from issuer.http.routes.redeem import RedeemRoute
 from issuer.http.services import open_services
 from issuer.settings import Settings
@@ -29,6 +42,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *batches.OPERATIONS,
     *generation.OPERATIONS,
     *redemptions.OPERATIONS,
+    *consume.OPERATIONS,
+    *coupons.OPERATIONS,
+    *reports.OPERATIONS,
     *audit.OPERATIONS,
     *health.OPERATIONS,
     *docs.OPERATIONS,
@@ -40,6 +56,7 @@ class IssuerApp(Starlette):
     """Starlette, but that redemptions pass by its middleware and router."""
 
     redeem: RedeemRoute
+    consume: ConsumeRoute
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == REDEEM_PATH and scope["method"] == "POST":
@@ -51,16 +68,16 @@ class IssuerApp(Starlette):
 def create_app(settings: Settings | None = None) -> IssuerApp:
     """The application. It starts without Redis and Postgres and answers 503 until they are there."""
     settings = settings or Settings()
-    redeem = RedeemRoute(settings)
+    redeem, use = RedeemRoute(settings), ConsumeRoute()
 
     @asynccontextmanager
     async def lifespan(app: IssuerApp) -> AsyncIterator[None]:
         async with open_services(settings) as services:
-            app.state.services = redeem.services = services
+            app.state.services = redeem.services = use.services = services
             try:
                 yield
             finally:
-                app.state.services = redeem.services = None
+                app.state.services = redeem.services = use.services = None
 
     app = IssuerApp(
         routes=make_routes(redeem),
@@ -72,7 +89,7 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
         },
         lifespan=lifespan,
     )
-    app.redeem = redeem
+    app.redeem, app.consume = redeem, use
     app.state.services = None
     # A redirect would be built from the Host header that the client chose.
     app.router.redirect_slashes = False

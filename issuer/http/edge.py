@@ -74,7 +74,8 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
     express: ClassVar[Mapping[bytes, Callable[[GuardedHttpToolsProtocol], Exchange]]] = {}
-    """Paths whose POST requests go the short way, as they stand in the request line."""
+    """Paths whose POST requests go the short way, as they stand in the request line; one that ends in ``?`` stands for
+    itself with any query or none, and with a body or none."""
     _head_of: ClassVar[tuple[object, bytes]] = (None, b"")
 
     def __init__(
@@ -191,17 +192,32 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             if self._announced_bytes > self._max_body_bytes:
                 self._refuse(BODY_TOO_LARGE)
                 return
-        if self.url in self.express and self._may_go_express():
-            self.cycle = self._exchange = self.express[self.url](self)  # type: ignore[assignment]
+        make = self.express.get(self.url)
+        if make is None:
+            make = self._express_with_query()
+        elif not self._announced_bytes:
+            make = None
+        if make is not None and self._may_go_express():
+            self.cycle = self._exchange = make(self)  # type: ignore[assignment]
         else:
             self._prepare_scope()
             super().on_headers_complete()
         self._has_cycle = True
 
+    def _express_with_query(self) -> Callable[[GuardedHttpToolsProtocol], Exchange] | None:
+        make = self.express.get(self.url.partition(b"?")[0] + b"?")
+        if make is None:
+            return None
+        for name, value in self.headers:
+            # A body without an announced length, and one of several parts: for those there is the long way.
+            if name == b"transfer-encoding" or (name == b"content-type" and value.startswith(b"multipart/")):
+                return None
+        return make
+
     def _may_go_express(self) -> bool:
         parser = self.parser
         return bool(
-            0 < self._announced_bytes <= min(MAX_EXPRESS_BODY, self.limits.max_body_bytes)
+            self._announced_bytes <= min(MAX_EXPRESS_BODY, self.limits.max_body_bytes)
             and not self._is_odd
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused

@@ -8,6 +8,14 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect
 
 from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
+from issuer.coupons.coupon import (
+    CouponDeletedError,
+    CouponExistsError,
+    CouponNotFoundError,
+    CouponUsedError,
+    ManyClientsError,
+)
+from issuer.coupons.reversal import AlreadyReversedError, ConsumptionNotFoundError
 from issuer.generating.code_format import CodeFormatError, CodeSpaceError
 from issuer.generating.drawing import FewCodesError
 from issuer.generating.jobs import JobIdReusedError, JobNotFoundError, TooManyJobsError
@@ -16,10 +24,11 @@ from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.loading.memory import RedisMemoryError
 from issuer.loading.pools import PoolError
 from issuer.loading.preload import PreloadError
-from issuer.outcomes import Outcome
+from issuer.outcomes import COUPON_HTTP, Outcome
 from issuer.pages import InvalidCursorError
 from issuer.postgres import PostgresUnavailableError
 from issuer.redis_link import RedisUnavailableError
+from issuer.reports.spool import ReportTooLargeError, WorkbookError
 
 _Make = Callable[[Any], ProblemError]
 
@@ -37,6 +46,13 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     BatchEndedError: lambda error: ProblemError(409, str(error), "batch_ended"),
     BatchSharedError: lambda error: ProblemError(403, str(error), "batch_shared"),
     InvalidBatchError: lambda error: invalid(str(error)),
+    CouponNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH, COUPON_HTTP),
+    CouponExistsError: lambda error: ProblemError(409, str(error), "coupon_exists"),
+    CouponDeletedError: lambda error: ProblemError(409, str(error), "coupon_deleted"),
+    CouponUsedError: lambda error: ProblemError(409, str(error), "coupon_in_use"),
+    ManyClientsError: lambda error: ProblemError(409, str(error), "client_id_needed"),
+    ConsumptionNotFoundError: lambda error: ProblemError(404, str(error), "consumption_not_found"),
+    AlreadyReversedError: lambda error: ProblemError(409, str(error), "already_reversed"),
     InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
     RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
     PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
@@ -51,9 +67,19 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     BacklogNotEmptyError: lambda error: ProblemError(
         503, str(error), "backlog_not_empty", headers={"Retry-After": "5"}
     ),
+    ReportTooLargeError: lambda error: ProblemError(400, str(error), "report_too_large"),
+    WorkbookError: lambda error: ProblemError(
+        503, "the workbook could not be written", "report_failed", detail=str(error), headers={"Retry-After": "60"}
+    ),
     PoolError: lambda error: not_ready(str(error)),
     RedisUnavailableError: _redis_away,
     PostgresUnavailableError: _postgres_away,
     ClientDisconnect: lambda _: ProblemError(400, "the client went away", "malformed_request"),
 }
 """Handlers go by the exception's class and its bases, the nearest first."""
+
+
+def problem_of(error: Exception) -> ProblemError | None:
+    """What the table has for an exception; None: it is not foreseen."""
+    make = next((FAILURES[kind] for kind in type(error).__mro__ if kind in FAILURES), None)
+    return None if make is None else make(error)

@@ -18,11 +18,19 @@ from issuer.outcomes import Outcome
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 INVALID: Final = "INVALID"
-"""Counted as an outcome: requests to redeem that were refused before Redis was asked (400, 401, 403, 413)."""
+"""Counted as an outcome: requests to redeem that were refused before Redis was asked (400, 401, 403, 413, 429)."""
+
+LIMITS: Final = ("key", "address", "misses_key", "misses_address", "misses_customer")
+"""Kinds of rate limits."""
+
+OF_COUPON: Final = "COUPON_"
+"""Before the outcome of a request to use a coupon."""
 
 NAMES: Final = {
     "issuer_redemptions_total": "Requests to redeem, by outcome",
+    "issuer_consumptions_total": "Requests to use a coupon, by outcome",
     "issuer_redeem_seconds": "Time from a request to redeem to its answer",
+    "issuer_rate_limited_total": "Requests that a rate limit refused, by kind of limit",
     "issuer_pool_stock": "Codes of a pool that were not handed out yet",
     "issuer_pool_in_redis": "Codes of a pool that lie ready in Redis",
     "issuer_backlog": "Redemptions of a partition that are not in the ledger yet",
@@ -57,6 +65,14 @@ def _counted(counts: Counts) -> Iterator[Metric]:
     for outcome in [*Outcome, INVALID]:
         redemptions.add_metric([outcome.lower()], counts.outcomes.get(str(outcome), 0))
     yield redemptions
+    consumptions = CounterMetricFamily("issuer_consumptions", NAMES["issuer_consumptions_total"], labels=["outcome"])
+    for outcome in [*Outcome, INVALID]:
+        consumptions.add_metric([outcome.lower()], counts.outcomes.get(OF_COUPON + outcome, 0))
+    yield consumptions
+    limited = CounterMetricFamily("issuer_rate_limited", NAMES["issuer_rate_limited_total"], labels=["limit"])
+    for kind in LIMITS:
+        limited.add_metric([kind], counts.limited.get(kind, 0))
+    yield limited
     seconds = HistogramMetricFamily("issuer_redeem_seconds", NAMES["issuer_redeem_seconds"])
     buckets, below = [], 0
     for bound, count in zip([*map(str, BOUNDS_S), "+Inf"], counts.buckets, strict=True):

@@ -2,110 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from issuer import __version__
-from issuer.http.problems import MEDIA_TYPE
-from issuer.http.schemas import COMPONENTS, UUID, Schema, ref
-from issuer.pages import MAX_LIMIT
-
-_ERRORS: Final = {
-    400: "The request is not valid",
-    401: "No API key, or an unknown one",
-    403: "Not allowed, with this key or now",
-    404: "Not found",
-    405: "The method is not supported here",
-    408: "The request did not arrive in time",
-    409: "Not possible in the state that the batch is in",
-    410: "The batch has expired",
-    413: "The body is too large",
-    422: "The Idempotency-Key was used with another clientid",
-    429: "Too many at a time: Retry-After says when to try again",
-    431: "The request's head is too large",
-    500: "Something went wrong in the server",
-    503: "Not now: Retry-After says when to try again",
-    507: "The codes do not fit into Redis",
-}
-_ANYWHERE: Final = (400, 405, 408, 413, 431, 500, 503)
-"""Errors that can meet any request."""
-_GUARDED: Final = (401, 403)
-
-_RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
-_ERROR_HEADERS: Final[dict[int, Any]] = {
-    401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
-    403: _RETRY_AFTER,
-    405: {"Allow": {"required": True, "schema": {"type": "string"}}},
-    429: _RETRY_AFTER,
-    503: _RETRY_AFTER,
-}
-_LIMIT: Final[Schema] = {
-    "name": "limit",
-    "in": "query",
-    "description": "Items of a page at most",
-    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 100},
-}
-_CURSOR: Final[Schema] = {
-    "name": "cursor",
-    "in": "query",
-    "description": "next_cursor of the page before",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 512},
-}
-_PAGED: Final = [_LIMIT, _CURSOR]
-_IDEMPOTENCY_KEY: Final[Schema] = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "The same key of the same customer in the same batch gets the same code, for 24 h",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
-}
-
-
-def _path(name: str, schema: Schema = UUID) -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": schema}
-
-
-def _json(schema: Schema, media_type: str = "application/json") -> Schema:
-    return {"content": {media_type: {"schema": schema}}}
-
-
-def _body(name: str, media_type: str = "application/json") -> Schema:
-    return {"required": True, **_json(ref(name), media_type)}
-
-
-def _problem(status: int) -> Schema:
-    problem = {"description": _ERRORS[status], **_json(ref("Problem"), MEDIA_TYPE)}
-    return {**problem, "headers": _ERROR_HEADERS[status]} if status in _ERROR_HEADERS else problem
-
-
-def _operation(
-    tag: str,
-    summary: str,
-    answers: dict[int, Schema],
-    *errors: int,
-    description: str = "",
-    public: bool = False,
-    **more: Any,
-) -> Schema:
-    """One operation; `answers` are those that are no problems."""
-    statuses = sorted({*_ANYWHERE, *errors, *(() if public else _GUARDED)} - set(answers))
-    responses = {str(status): answer for status, answer in answers.items()}
-    responses |= {str(status): _problem(status) for status in statuses}
-    operation: Schema = {"tags": [tag], "summary": summary, **more, "responses": responses}
-    if description:
-        operation["description"] = description
-    return {**operation, "security": []} if public else operation
-
-
-def _ok(description: str, schema: Schema, **more: Any) -> Schema:
-    return {"description": description, **_json(schema), **more}
+from issuer.http.openapi_coupons import coupon_paths
+from issuer.http.openapi_parts import IDEMPOTENCY_KEY, PAGED, body, ok, operation, path_parameter
+from issuer.http.openapi_reports import report_paths
+from issuer.http.schemas import COMPONENTS, Schema, ref
 
 
 def _redeem() -> Schema:
     replayed = {"Idempotency-Replayed": {"description": "The code was given before", "schema": {"const": "true"}}}
-    return _operation(
-        "redeem", "Redeem a code", {200: _ok("The code", ref("Redeemed"), headers=replayed)}, 404, 409, 410, 422,
+    return operation(
+        "redeem", "Redeem a code", {200: ok("The code", ref("Redeemed"), headers=replayed)}, 404, 409, 410, 422,
         operationId="redeem",
-        parameters=[_IDEMPOTENCY_KEY],
-        requestBody=_body("Redemption"),
+        parameters=[IDEMPOTENCY_KEY],
+        requestBody=body("Redemption"),
         description="Hands out one code of the client's pool to the customer. Needs the scope `redeem`; everything "
         "else needs `admin`. A 403 with the code `limit_reached` says in `retry_at` and Retry-After when the limit "
         "lets the customer in again, if it ever does.",
@@ -115,32 +25,32 @@ def _redeem() -> Schema:
 def _batches() -> Schema:
     either = {"oneOf": [{"type": "array", "items": ref("ListedBatch")}, ref("BatchPage")]}
     created = {
-        201: _ok(
+        201: ok(
             "The batch", ref("Batch"), headers={"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
         )
     }
     return {
-        "get": _operation(
-            "batches", "List batches", {200: _ok("Batches", either)}, operationId="listBatches", parameters=_PAGED,
+        "get": operation(
+            "batches", "List batches", {200: ok("Batches", either)}, operationId="listBatches", parameters=PAGED,
             description="Without parameters a plain array of the batches that are not expired, oldest first. With "
             "`limit` or `cursor` pages of all batches, newest first.",
         ),
-        "post": _operation(
-            "batches", "Create a batch", created, operationId="createBatch", requestBody=_body("NewBatch")
+        "post": operation(
+            "batches", "Create a batch", created, operationId="createBatch", requestBody=body("NewBatch")
         ),
     }  # fmt: skip
 
 
 def _batch() -> Schema:
     return {
-        "parameters": [_path("batch_id")],
-        "get": _operation(
-            "batches", "Show a batch with its stock", {200: _ok("The batch", ref("BatchWithStock"))}, 404,
+        "parameters": [path_parameter("batch_id")],
+        "get": operation(
+            "batches", "Show a batch with its stock", {200: ok("The batch", ref("BatchWithStock"))}, 404,
             operationId="showBatch",
         ),
-        "patch": _operation(
-            "batches", "Change a batch", {200: _ok("The batch as it is now", ref("Batch"))}, 404, 409,
-            operationId="changeBatch", requestBody=_body("BatchChange"),
+        "patch": operation(
+            "batches", "Change a batch", {200: ok("The batch as it is now", ref("Batch"))}, 404, 409,
+            operationId="changeBatch", requestBody=body("BatchChange"),
             description="Answers when the change counts. New rules also count what was redeemed before them; the "
             "batch answers 503 `batch_rebuilding` until they do. `expired: true` is final.",
         ),
@@ -151,21 +61,21 @@ def _generate() -> Schema:
     job = ref("GenerationJob")
     location = {"Location": {"required": True, "schema": {"type": "string", "format": "uri-reference"}}}
     answers = {
-        201: _ok("The codes are in the batch", job, headers=location),
-        202: _ok("They will be: the job says how far it is", job, headers=location),
+        201: ok("The codes are in the batch", job, headers=location),
+        202: ok("They will be: the job says how far it is", job, headers=location),
     }
-    return _operation(
+    return operation(
         "codes", "Generate codes", answers, 404, 409, 410, 429, 507, operationId="generateCodes",
-        requestBody=_body("Generation"),
+        requestBody=body("Generation"),
         description="Adds exactly `count` random codes to the batch. Small counts are made at once, large ones by a "
         "job. A code space under ten times the count is refused with `length_needed`.",
     )  # fmt: skip
 
 
 def _upload() -> Schema:
-    return _operation(
-        "codes", "Upload codes", {200: _ok("What became of the rows", ref("Uploaded"))}, 507,
-        operationId="uploadCodes", requestBody=_body("Upload", "multipart/form-data"),
+    return operation(
+        "codes", "Upload codes", {200: ok("What became of the rows", ref("Uploaded"))}, 507,
+        operationId="uploadCodes", requestBody=body("Upload", "multipart/form-data"),
         description="A CSV file with the columns `client_id` and `code` becomes a new batch. Rows that are no good "
         "are counted and explained (the first 100) and cost no other row.",
     )  # fmt: skip
@@ -174,7 +84,7 @@ def _upload() -> Schema:
 def _paths() -> dict[str, Schema]:
     plain = {"description": "Text for Prometheus", "content": {"text/plain": {"schema": {"type": "string"}}}}
     html = {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}
-    ledger = _ok("Redemptions", ref("LedgerPage"))
+    ledger = ok("Redemptions", ref("LedgerPage"))
     code = {"type": "string", "minLength": 1, "examples": ["SUMMER-0001"]}
     ready, health = ref("Readiness"), ref("Health")
     return {
@@ -182,48 +92,50 @@ def _paths() -> dict[str, Schema]:
         "/api/v1/batches": _batches(),
         "/api/v1/batches/{batch_id}": _batch(),
         "/api/v1/batches/{batch_id}/redemptions": {
-            "parameters": [_path("batch_id")],
-            "get": _operation("batches", "What a batch handed out", {200: ledger}, 404,
-                              operationId="batchRedemptions", parameters=_PAGED),
+            "parameters": [path_parameter("batch_id")],
+            "get": operation("batches", "What a batch handed out", {200: ledger}, 404,
+                              operationId="batchRedemptions", parameters=PAGED),
         },
-        "/api/v1/batches/{batch_id}/codes/generate": {"parameters": [_path("batch_id")], "post": _generate()},
+        "/api/v1/batches/{batch_id}/codes/generate": {"parameters": [path_parameter("batch_id")], "post": _generate()},
         "/api/v1/batches/{batch_id}/jobs/{job_id}": {
-            "parameters": [_path("batch_id"), _path("job_id")],
-            "get": _operation("codes", "How far a job is", {200: _ok("The job", ref("GenerationJob"))}, 404,
+            "parameters": [path_parameter("batch_id"), path_parameter("job_id")],
+            "get": operation("codes", "How far a job is", {200: ok("The job", ref("GenerationJob"))}, 404,
                               operationId="showJob"),
         },
         "/api/v1/codes/upload": {"post": _upload()},
         "/api/v1/codes/{code}": {
-            "parameters": [_path("code", code)],
-            "get": _operation("codes", "Who got this code", {200: _ok("Its place in each batch", ref("CodePage"))},
-                              404, operationId="showCode", parameters=_PAGED),
+            "parameters": [path_parameter("code", code)],
+            "get": operation("codes", "Who got this code", {200: ok("Its place in each batch", ref("CodePage"))},
+                              404, operationId="showCode", parameters=PAGED),
         },
         "/api/v1/customers/{customer_id}/redemptions": {
-            "parameters": [_path("customer_id")],
-            "get": _operation("customers", "What a customer got", {200: ledger},
-                              operationId="customerRedemptions", parameters=_PAGED),
+            "parameters": [path_parameter("customer_id")],
+            "get": operation("customers", "What a customer got", {200: ledger},
+                              operationId="customerRedemptions", parameters=PAGED),
         },
         "/api/v1/customers/{customer_id}": {
-            "parameters": [_path("customer_id")],
-            "delete": _operation("customers", "Erase a customer's id", {200: _ok("What was erased", ref("Erasure"))},
+            "parameters": [path_parameter("customer_id")],
+            "delete": operation("customers", "Erase a customer's id", {200: ok("What was erased", ref("Erasure"))},
                                  operationId="eraseCustomer",
                                  description="The redemptions and their number stay, the id goes."),
         },
+        **coupon_paths(),
+        **report_paths(),
         "/api/v1/audit": {
-            "get": _operation("operating", "Who did what, when", {200: _ok("Newest first", ref("AuditPage"))},
-                              operationId="audit", parameters=_PAGED),
+            "get": operation("operating", "Who did what, when", {200: ok("Newest first", ref("AuditPage"))},
+                              operationId="audit", parameters=PAGED),
         },
-        "/livez": {"get": _operation("operating", "Does the process live", {200: _ok("Yes", ref("Alive"))},
+        "/livez": {"get": operation("operating", "Does the process live", {200: ok("Yes", ref("Alive"))},
                                      operationId="livez", public=True)},
-        "/readyz": {"get": _operation("operating", "Can it redeem now", {200: _ok("Yes", ready), 503: _ok("No", ready)},
+        "/readyz": {"get": operation("operating", "Can it redeem now", {200: ok("Yes", ready), 503: ok("No", ready)},
                                       operationId="readyz", public=True)},
-        "/healthcheck": {"get": _operation("operating", "Are Redis and Postgres usable",
-                                           {200: _ok("Yes", health), 500: _ok("No", health)},
+        "/healthcheck": {"get": operation("operating", "Are Redis and Postgres usable",
+                                           {200: ok("Yes", health), 500: ok("No", health)},
                                            operationId="healthcheck", public=True)},
-        "/metrics": {"get": _operation("operating", "Metrics", {200: plain}, operationId="metrics")},
-        "/openapi.json": {"get": _operation("operating", "This document", {200: _ok("It", {"type": "object"})},
+        "/metrics": {"get": operation("operating", "Metrics", {200: plain}, operationId="metrics")},
+        "/openapi.json": {"get": operation("operating", "This document", {200: ok("It", {"type": "object"})},
                                             operationId="openapi", public=True)},
-        "/docs": {"get": _operation("operating", "This document as a page", {200: html},
+        "/docs": {"get": operation("operating", "This document as a page", {200: html},
                                     operationId="docs", public=True)},
     }  # fmt: skip
 
@@ -239,7 +151,9 @@ def document() -> Schema:
             "stable `code`.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "tags": [{"name": name} for name in ("redeem", "batches", "codes", "customers", "operating")],
+        "tags": [
+            {"name": name} for name in ("redeem", "coupons", "batches", "codes", "customers", "reports", "operating")
+        ],
         "security": [{"apiKey": []}],
         "paths": _paths(),
         "components": {

@@ -14,7 +14,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from issuer.outcomes import HTTP, Outcome
+from issuer.outcomes import COUPON_HTTP, HTTP, HttpAnswer, Outcome
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -43,6 +43,15 @@ TITLES: Final[dict[str, str]] = {
     "job_id_reused": "The id of the job was used for another one",
     "too_many_jobs": "Too many jobs are waiting",
     "code_not_found": "No batch has this code",
+    "code_not_valid": "The code is not valid",
+    "rate_limited": "Too many requests",
+    "too_many_misses": "Too many look-ups of codes that do not exist",
+    "coupon_exists": "The client has a coupon with this code",
+    "coupon_deleted": "The coupon was deleted, and that is final",
+    "coupon_in_use": "More of the coupon was used than there would be",
+    "client_id_needed": "Only client_id can tell which coupon is meant",
+    "consumption_not_found": "There is no such consumption",
+    "already_reversed": "The consumption was reversed before",
     "backlog_not_empty": "Redemptions are not in the ledger yet",
     "not_found": "There is nothing at this address",
     "method_not_allowed": "The method is not supported here",
@@ -53,8 +62,11 @@ TITLES: Final[dict[str, str]] = {
     "does_not_fit": "The codes do not fit into Redis",
     "postgres_unavailable": "Postgres cannot be reached",
     "too_many_connections": "The server has too many connections",
+    "report_too_large": "The report has too many rows for this format",
+    "report_failed": "The report could not be written",
+    "report_timeout": "The report took too long",
     "internal_error": "Something went wrong in the server",
-    **{answer.code: answer.error.capitalize() for answer in HTTP.values()},
+    **{answer.code: answer.error.capitalize() for answer in [*COUPON_HTTP.values(), *HTTP.values()]},
 }
 """Every `code` with its title. The docs page and the OpenAPI document list them."""
 
@@ -104,9 +116,9 @@ def problem_body(
     )
 
 
-def outcome_problem(outcome: Outcome) -> ProblemError:
-    """The problem that tells an outcome other than GRANTED and REPLAYED."""
-    answer = HTTP[outcome]
+def outcome_problem(outcome: Outcome, table: Mapping[Outcome, HttpAnswer] = HTTP) -> ProblemError:
+    """The problem that tells an outcome of a redemption other than GRANTED and REPLAYED, or one of another table."""
+    answer = table[outcome]
     headers = {} if answer.retry_after_s is None else {"Retry-After": str(answer.retry_after_s)}
     return ProblemError(answer.status, answer.error, answer.code, headers=headers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from issuer.batches.rules import MOST_DAYS, MOST_LIMITS, MOST_MAX, MOST_SECONDS
+from issuer.coupons.coupon import MOST_USES
 from issuer.generating.code_format import MOST_CODES
 from issuer.generating.jobs import State
 from issuer.generating.unlucky import MOST_WORDS
@@ -136,7 +137,7 @@ _FORM: Final[dict[str, Schema]] = {
         "description": "Leave out codes with these words, too",
     },
 }
-_FIXED: Final[Schema] = {"type": "string", "maxLength": 254}
+_FIXED: Final[Schema] = {"type": "string", "maxLength": 255}
 _WITH_LENGTH: Final[dict[str, Schema]] = {
     "length": {"type": "integer", "minimum": 1, "maximum": 255, "default": 12, "description": "Drawn characters"},
     "prefix": _FIXED,
@@ -156,7 +157,75 @@ _ASKED: Final[dict[str, Schema]] = {
     "job_id": {**UUID, "description": "An id of your choice: the same request again is the same job"},
     **_FORM,
 }
+_UNUSED: Final[dict[str, Schema]] = {
+    "length": {"type": "null"},
+    "prefix": {"enum": [None, ""]},
+    "suffix": {"enum": [None, ""]},
+}
 _OPTIONAL: Final = (*_ASKED, *_WITH_LENGTH)
+CONSUMPTION_ID: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{32}$"}
+_TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_NAME}
+_DECIMAL: Final[Schema] = {
+    "type": ["string", "null"],
+    "pattern": "^[0-9]{1,12}([.][0-9]{1,4})?$",
+    "description": "A decimal number as text, never a float",
+    "examples": ["5.00"],
+}
+_TERMS: Final[dict[str, Schema]] = {
+    "code": CODE,
+    "product_id": _TEXT,
+    "promo_type": _TEXT,
+    "discount_fixed": _DECIMAL,
+    "currency": {"type": ["string", "null"], "description": "ISO 4217"},
+    "discount_variable": {**_DECIMAL, "description": "Percent, as text"},
+}
+_OFFER: Final[dict[str, Schema]] = {
+    "expiry_date": {
+        "type": ["string", "null"],
+        "description": "15-Jan-2030 or 2030-01-15: to the end of that day in UTC; or a time with an offset",
+        "examples": ["15-Jan-2030"],
+    },
+    "availability_count": {"type": "integer", "minimum": 1, "maximum": MOST_USES, "description": "Uses there are"},
+    **{name: _TERMS[name] for name in ("product_id", "promo_type", "discount_fixed", "currency", "discount_variable")},
+    "rules": nullable(ref("Rules")),
+    "paused": {"type": ["boolean", "null"]},
+}
+_NEW_COUPON: Final[dict[str, Schema]] = {
+    "code": {**_TEXT, "description": "Absent: one is drawn"},
+    "code_length": _whole(1, 255, "Drawn characters of a code that is drawn; 12 if absent"),
+    "prefix": _TEXT,
+    "suffix": _TEXT,
+    "pattern": {**_TEXT, "description": "Each # is a character that is drawn"},
+    "alphabet": {**_TEXT, "description": "A name (numeric, alphabetic, alphanumeric, unambiguous) or the characters"},
+    "check": {"type": ["boolean", "null"], "description": "The last drawn character checks the others (Luhn mod N)"},
+    **_OFFER,
+    "client_id": {**nullable(UUID), "description": "Needed where the key is bound to no client"},
+}
+_COUPON: Final[dict[str, Schema]] = {
+    "id": UUID,
+    "client_id": UUID,
+    "code": CODE,
+    "code_length": COUNT,
+    **_OFFER,
+    "expiry_date": nullable(INSTANT),
+    "availability_count": COUNT,
+    "rules": ref("ShownRules"),
+    "paused": {"type": "boolean"},
+    "valid": {"type": "boolean"},
+    "remaining": COUNT,
+    "reversed": COUNT,
+    "deleted": {"type": "boolean"},
+    "created_at": INSTANT,
+    "updated_at": INSTANT,
+}
+_USE: Final[dict[str, Schema]] = {
+    "code": _TEXT,
+    "product_id": _TEXT,
+    "customer_id": nullable(UUID),
+    "order_id": _TEXT,
+    "client_id": nullable(UUID),
+}
+_NO_REASON: Final[dict[str, Schema]] = {"reason": {"type": "null"}, "reason_code": {"type": "null"}}
 _STATE: Final[Schema] = {"enum": ["ready", "not ready"]}
 _LAG: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
 
@@ -181,6 +250,34 @@ COMPONENTS: Final[dict[str, Schema]] = {
     },
     "Redemption": shape({"batchid": UUID, "clientid": UUID, "customerid": UUID}, closed=False),
     "Redeemed": shape({"code": CODE}),
+    "NewCoupon": shape(_NEW_COUPON, optional=tuple(name for name in _NEW_COUPON if name != "availability_count")),
+    "CouponChange": shape(_OFFER | {"client_id": UUID}, optional=(*_OFFER, "client_id")),
+    "Coupon": shape(_COUPON),
+    "Use": shape(_USE, optional=tuple(_USE)),
+    "Consumed": shape({"consumed": {"const": True}, "consumption_id": CONSUMPTION_ID, **_TERMS}),
+    "Validity": {
+        "oneOf": [
+            shape({"valid": {"const": True}, **_NO_REASON, "remaining": COUNT, **_TERMS}),
+            shape(
+                {
+                    "valid": {"const": False},
+                    "reason": {"type": "string"},
+                    "reason_code": {"type": "string"},
+                    "retry_at": INSTANT,
+                },
+                optional=("retry_at",),
+            ),
+        ]
+    },
+    "Reversal": shape(
+        {
+            "reversed": {"const": True},
+            "consumption_id": CONSUMPTION_ID,
+            "code": CODE,
+            "order_id": nullable(NAME),
+            "reversed_at": INSTANT,
+        }
+    ),
     "Limit": _LIMIT,
     "Rules": _RULES,
     "ShownRules": _SHOWN_RULES,
@@ -220,8 +317,11 @@ COMPONENTS: Final[dict[str, Schema]] = {
     "Uploaded": shape(_UPLOADED),
     "Generation": {
         "anyOf": [
-            shape({"count": _CODES, **_absent_or_null({**_ASKED, **_WITH_LENGTH})}, optional=_OPTIONAL),
-            shape({"count": _CODES, "pattern": _PATTERN, **_absent_or_null(_ASKED)}, optional=_OPTIONAL),
+            shape(
+                {"count": _CODES, "pattern": {"type": "null"}, **_absent_or_null({**_ASKED, **_WITH_LENGTH})},
+                optional=("pattern", *_OPTIONAL),
+            ),
+            shape({"count": _CODES, "pattern": _PATTERN, **_absent_or_null(_ASKED), **_UNUSED}, optional=_OPTIONAL),
         ]
     },
     "GenerationJob": shape(
@@ -261,7 +361,9 @@ COMPONENTS: Final[dict[str, Schema]] = {
             "redeemed_at": nullable(INSTANT),
         }
     ),
-    "Erasure": shape({"redemptions": COUNT, "batches": COUNT, "anomalies": COUNT, "dead_letters": COUNT}),
+    "Erasure": shape(
+        {"redemptions": COUNT, "consumptions": COUNT, "batches": COUNT, "anomalies": COUNT, "dead_letters": COUNT}
+    ),
     "AuditEntry": shape(
         {
             "id": COUNT,

@@ -74,21 +74,22 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     """
     import uvicorn
 
-    from issuer.http.app import REDEEM_PATH, create_app
+    from issuer.http.app import CONSUME_PATH, REDEEM_PATH, create_app
     from issuer.http.edge import EdgeLimits, guarded_protocol
 
     app = create_app(settings)
+    express = {REDEEM_PATH.encode(): app.redeem.exchange, f"{CONSUME_PATH}?".encode(): app.consume.exchange}
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=guarded_protocol(EdgeLimits.from_settings(settings), {REDEEM_PATH.encode(): app.redeem.exchange}),
+        http=guarded_protocol(EdgeLimits.from_settings(settings), express),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.trusted_proxies,
+        # What proxies say of the client is read where limits count it, for the short way and the long one alike.
+        proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s),

@@ -9,9 +9,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field
 
 from issuer.api_keys import KeyRing
+from issuer.coupons.places import CouponPlaces
 from issuer.engine import Engine
+from issuer.http.guessing import Guesses
+from issuer.http.rate_limits import RateLimits
 from issuer.http.tally import Tally
 from issuer.http.vitals import Vitals, take_vitals
+from issuer.leases import Leases
 from issuer.postgres import PostgresUnavailableError
 from issuer.recovery.journal import Journal
 from issuer.recovery.journal_keeper import JournalKeeper
@@ -22,6 +26,7 @@ from issuer.stores import Stores, open_stores
 VITALS_AGE_S = 0.25
 POOL_VITALS_AGE_S = 1.0
 UPLOADS_AT_ONCE = 2
+REPORTS_AT_ONCE = 2
 
 
 @dataclass(slots=True)
@@ -31,9 +36,13 @@ class Services:
     settings: Settings
     stores: Stores
     engine: Engine
+    coupons: CouponPlaces
     keys: KeyRing
     tally: Tally
+    limits: RateLimits
+    guesses: Guesses
     loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
+    reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REPORTS_AT_ONCE))
     _vitals: dict[bool, tuple[float, Vitals]] = field(default_factory=dict)
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -68,12 +77,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         keys = KeyRing(stores.postgres)
         journal = None if settings.journal_dir is None else Journal(settings.journal_dir)
         engine = Engine(settings, stores.incarnations, journal)
+        leases = Leases(engine, most_waiting=settings.max_waiting)
+        engine.carry(leases)
+        limits, guesses = RateLimits(settings, leases, tally), Guesses(settings, leases, tally)
         tally.start()
         await asyncio.gather(engine.start(), keys.start())
         witness = Witness(stores.postgres, engine, stores.guardian)
         async with witness.testifying(), _kept(settings, stores, journal):
             try:
-                yield Services(settings, stores, engine, keys, tally)
+                yield Services(settings, stores, engine, CouponPlaces(engine), keys, tally, limits, guesses)
             finally:
                 await engine.aclose()
                 await keys.aclose()

@@ -14,7 +14,7 @@ import tempfile
 from bisect import bisect_left
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -32,20 +32,28 @@ WRITE_EVERY_S: Final = 1.0
 
 @dataclass(slots=True)
 class Counts:
-    """Redemptions by outcome, and a histogram of the seconds they took (one bucket more than bounds)."""
+    """Redemptions by outcome, and a histogram of the seconds they took (one bucket more than bounds).
+
+    `limited`: requests that a rate limit refused, by kind of limit.
+    """
 
     outcomes: dict[str, int] = field(default_factory=dict)
+    limited: dict[str, int] = field(default_factory=dict)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     seconds: float = 0.0
 
     def add(self, other: Mapping[str, object]) -> None:
         """Adds what a file says. Raises KeyError, TypeError or ValueError for what is not ours."""
-        outcomes, buckets, seconds = other["outcomes"], other["buckets"], other["seconds"]
-        if not isinstance(outcomes, dict) or not isinstance(buckets, list) or not isinstance(seconds, float | int):
+        outcomes, limited = other["outcomes"], other["limited"]
+        buckets, seconds = other["buckets"], other["seconds"]
+        if not isinstance(outcomes, dict) or not isinstance(limited, dict):
+            raise TypeError("not a tally")
+        if not isinstance(buckets, list) or not isinstance(seconds, float | int):
             raise TypeError("not a tally")
         sums = [mine + more for mine, more in zip(self.buckets, buckets, strict=True)]
-        for outcome, count in outcomes.items():
-            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+        for mine_by, more_by in ((self.outcomes, outcomes), (self.limited, limited)):
+            for name, count in more_by.items():
+                mine_by[name] = mine_by.get(name, 0) + count
         self.buckets = sums
         self.seconds += seconds
 
@@ -74,6 +82,10 @@ class Tally:
         own.buckets[bisect_left(BOUNDS_S, seconds)] += 1
         own.seconds += seconds
 
+    def refuse(self, kind: str) -> None:
+        """Counts a request that a rate limit of this kind refused."""
+        self._own.limited[kind] = self._own.limited.get(kind, 0) + 1
+
     def write(self) -> None:
         """Puts the file in place in one step: a reader sees the old numbers or the new ones."""
         if self._file is None:
@@ -86,7 +98,7 @@ class Tally:
         """The counts of all processes that share the directory; of this one alone if there is none."""
         total = Counts()
         if self._file is None:
-            total.add({"outcomes": self._own.outcomes, "buckets": self._own.buckets, "seconds": self._own.seconds})
+            total.add(asdict(self._own))
             return total
         self.write()
         for file in self._file.parent.glob("api-*.json"):

@@ -147,7 +147,7 @@ async def _ask_pools(stores: Stores, redis_answers: bool) -> list[PoolVitals]:
         async with asyncio.timeout(TIMEOUT_S), unavailable_translated():
             rows = await stores.postgres.fetch(
                 "SELECT p.batch_id, p.client_id, p.total FROM pools p JOIN batches b ON b.id = p.batch_id"
-                " WHERE b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now())"
+                " WHERE b.kind = 'codes' AND b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now())"
                 " ORDER BY p.id DESC LIMIT $1",
                 MOST_POOLS,
             )

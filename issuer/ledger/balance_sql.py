@@ -12,7 +12,7 @@ WHERE $1::uuid IS NULL OR pools.batch_id = $1 ORDER BY pools.id"""
 UNREADABLE: Final = "SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL AND seq IS NULL"
 
 FACTS: Final = """
-SELECT id, opened, final_issued, (SELECT max(seq) FROM redemptions WHERE pool_id = pools.id) AS highest
+SELECT id, opened, final_issued, (SELECT max(seq) FROM ledger WHERE pool_id = pools.id) AS highest
 FROM pools WHERE id = ANY($1)"""
 
 COUNTS: Final = """
@@ -23,13 +23,13 @@ dead AS MATERIALIZED (
 aside AS MATERIALIZED (
   SELECT s.pool_id, s.seq FROM set_aside s JOIN p ON p.pool_id = s.pool_id WHERE s.seq BETWEEN 1 AND p.issued)
 SELECT p.pool_id,
-  (SELECT count(*) FROM redemptions r WHERE r.pool_id = p.pool_id AND r.seq BETWEEN 1 AND p.issued) AS ledger,
+  (SELECT count(*) FROM ledger r WHERE r.pool_id = p.pool_id AND r.seq BETWEEN 1 AND p.issued) AS ledger,
   (SELECT count(*) FROM aside WHERE aside.pool_id = p.pool_id) AS set_aside,
   (SELECT count(*) FROM dead WHERE dead.pool_id = p.pool_id) AS dead_letters,
   (SELECT count(*) FROM aside WHERE aside.pool_id = p.pool_id
-     AND EXISTS (SELECT FROM redemptions r WHERE r.pool_id = aside.pool_id AND r.seq = aside.seq))
+     AND EXISTS (SELECT FROM ledger r WHERE r.pool_id = aside.pool_id AND r.seq = aside.seq))
   + (SELECT count(*) FROM dead WHERE dead.pool_id = p.pool_id
-     AND (EXISTS (SELECT FROM redemptions r WHERE r.pool_id = dead.pool_id AND r.seq = dead.seq)
+     AND (EXISTS (SELECT FROM ledger r WHERE r.pool_id = dead.pool_id AND r.seq = dead.seq)
        OR EXISTS (SELECT FROM set_aside s WHERE s.pool_id = dead.pool_id AND s.seq = dead.seq))) AS overlaps
 FROM p"""
 
@@ -46,13 +46,13 @@ CROSS JOIN LATERAL (
 # The stream counts last: what is in the ledger, set aside or buried already is only on its way out of the stream.
 BACKLOG: Final = """
 SELECT count(*) FROM unnest($2::bigint[]) AS e(seq)
-WHERE NOT EXISTS (SELECT FROM redemptions r WHERE r.pool_id = $1 AND r.seq = e.seq)
+WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = $1 AND r.seq = e.seq)
   AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = $1 AND s.seq = e.seq)
   AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = $1 AND d.seq = e.seq AND d.resolved_at IS NULL)"""
 
 MISSING: Final = """
 SELECT e.seq FROM generate_series(1::bigint, $2::bigint) AS e(seq)
-WHERE NOT EXISTS (SELECT FROM redemptions r WHERE r.pool_id = $1 AND r.seq = e.seq)
+WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = $1 AND r.seq = e.seq)
   AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = $1 AND s.seq = e.seq)
   AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = $1 AND d.seq = e.seq AND d.resolved_at IS NULL)
   AND NOT EXISTS (SELECT FROM unnest($3::bigint[]) AS s(seq) WHERE s.seq = e.seq)
@@ -60,7 +60,7 @@ ORDER BY e.seq LIMIT $4"""
 
 DOUBLED: Final = """
 SELECT seq FROM (
-  SELECT seq FROM redemptions WHERE pool_id = $1 AND seq BETWEEN 1 AND $2
+  SELECT seq FROM ledger WHERE pool_id = $1 AND seq BETWEEN 1 AND $2
     AND (seq IN (SELECT seq FROM set_aside WHERE pool_id = $1)
       OR seq IN (SELECT seq FROM dead_letters WHERE pool_id = $1 AND resolved_at IS NULL))
   UNION

@@ -35,6 +35,7 @@ class Erasure:
     """What was erased, and in how many dead letters the id still stands."""
 
     redemptions: int
+    consumptions: int
     batches: int
     anomalies: int
     dead_letters: int
@@ -43,8 +44,12 @@ class Erasure:
 # The hash of the Idempotency-Key goes too: it was made with the id.
 _LEDGER: Final = """
 WITH erased AS (
-  UPDATE redemptions SET customer_id = NULL, key_hash = NULL WHERE customer_id = $1 RETURNING batch_id)
-SELECT batch_id, count(*) AS count FROM erased GROUP BY batch_id"""
+  UPDATE redemptions SET customer_id = NULL, key_hash = NULL WHERE customer_id = $1 RETURNING batch_id),
+used AS (
+  UPDATE consumptions SET customer_id = NULL, key_hash = NULL WHERE customer_id = $1 RETURNING pool_id)
+SELECT batch_id, count(*) AS count, false AS of_coupons FROM erased GROUP BY batch_id
+UNION ALL
+SELECT p.batch_id, count(*), true FROM used JOIN pools p ON p.id = used.pool_id GROUP BY p.batch_id"""
 
 _ANOMALIES: Final = """
 UPDATE anomalies SET detail = replace(detail::text, $1, 'erased')::jsonb WHERE position($1 IN detail::text) > 0"""
@@ -74,7 +79,8 @@ async def _erase(stores: Stores, connection: PoolConnection, customer_id: UUID, 
     rows = await connection.fetch(_LEDGER, customer_id, timeout=_TIMEOUT_S)
     status = await connection.execute(_ANOMALIES, str(customer_id), timeout=_TIMEOUT_S)
     erasure = Erasure(
-        redemptions=sum(row["count"] for row in rows),
+        redemptions=sum(row["count"] for row in rows if not row["of_coupons"]),
+        consumptions=sum(row["count"] for row in rows if row["of_coupons"]),
         batches=len(rows),
         anomalies=int(status.rpartition(" ")[2]),
         dead_letters=await connection.fetchval(_DEAD_LETTERS, customer_id.bytes, timeout=_TIMEOUT_S),
@@ -90,7 +96,7 @@ async def _erase(stores: Stores, connection: PoolConnection, customer_id: UUID, 
         actor=actor,
         action="customer.erase",
         subject=f"customer:sha256:{hashlib.sha256(customer_id.bytes).hexdigest()}",
-        detail={"redemptions": erasure.redemptions, "batches": erasure.batches},
+        detail={"redemptions": erasure.redemptions, "consumptions": erasure.consumptions, "batches": erasure.batches},
     )
     return erasure
 

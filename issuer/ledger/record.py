@@ -57,25 +57,46 @@ class Recorded:
     dead_letters: int = 0
 
 
-_EVENTS: Final = (
-    "unnest($1::bigint[], $2::bigint[], $3::text[], $4::uuid[], $5::bigint[], $6::uuid[], $7::bytea[], $8::int[],"
-    " $9::bigint[]) WITH ORDINALITY"
-    " AS e(pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch, place)"
+_ARRAYS: Final = (
+    "$1::bigint[], $2::bigint[], $3::text[], $4::uuid[], $5::bigint[], $6::uuid[], $7::bytea[], $8::int[], $9::bigint[]"
 )
+_COLUMNS: Final = "pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch"
+_OF_CODES: Final = 9
+"""The first columns of an event, which are all that a redemption has. Most events are such: the rest is not sent."""
+_CODE_EVENTS: Final = f"unnest({_ARRAYS}) AS e({_COLUMNS})"
+_EVENTS: Final = f"unnest({_ARRAYS}, $10::int[], $11::text[]) WITH ORDINALITY AS e({_COLUMNS}, terms, order_id, place)"
 _AT: Final = "(timestamptz 'epoch' + e.at_ms * interval '1 millisecond')"
 
 # LATERAL … LIMIT 1 fixes the plan: one look-up by primary key for each event, however large `codes` is and whatever
 # the planner believes of it. The sort keeps two workers with the same rows from deadlocking.
-_INSERT: Final = f"""
+_INSERT_REDEMPTIONS: Final = f"""
 WITH inserted AS (
   INSERT INTO redemptions
     (pool_id, seq, batch_id, code, customer_id, redeemed_at, call_id, key_hash, api_key_id, epoch)
   SELECT e.pool_id, e.seq, c.batch_id, e.code, e.customer_id, {_AT}, e.call_id, e.key_hash, e.api_key_id, e.epoch
-  FROM {_EVENTS}
+  FROM {_CODE_EVENTS}
   CROSS JOIN LATERAL (
     SELECT batch_id, code FROM codes WHERE codes.pool_id = e.pool_id AND codes.seq = e.seq LIMIT 1
   ) c
   WHERE c.code = e.code
+  ORDER BY e.pool_id, e.seq
+  ON CONFLICT (pool_id, seq) DO NOTHING
+  RETURNING pool_id
+)
+SELECT count(*) FROM inserted"""
+
+_INSERT_CONSUMPTIONS: Final = f"""
+WITH inserted AS (
+  INSERT INTO consumptions
+    (pool_id, seq, terms, customer_id, order_id, consumed_at, call_id, key_hash, api_key_id, epoch)
+  SELECT e.pool_id, e.seq, e.terms, e.customer_id, nullif(e.order_id, ''), {_AT}, e.call_id, e.key_hash, e.api_key_id,
+    e.epoch
+  FROM {_EVENTS}
+  CROSS JOIN LATERAL (
+    SELECT number FROM coupon_terms t WHERE t.pool_id = e.pool_id AND t.number = e.terms LIMIT 1
+  ) t
+  CROSS JOIN LATERAL (SELECT total FROM pools WHERE pools.id = e.pool_id LIMIT 1) p
+  WHERE e.seq BETWEEN 1 AND p.total
   ORDER BY e.pool_id, e.seq
   ON CONFLICT (pool_id, seq) DO NOTHING
   RETURNING pool_id
@@ -88,13 +109,14 @@ SELECT e.place - 1 AS place, r.seq IS NOT NULL AS in_ledger, c.code AS code_ther
   r.code, r.customer_id, r.call_id, r.redeemed_at
 FROM {_EVENTS}
 LEFT JOIN LATERAL (
-  SELECT * FROM redemptions WHERE redemptions.pool_id = e.pool_id AND redemptions.seq = e.seq LIMIT 1
+  SELECT * FROM ledger WHERE ledger.pool_id = e.pool_id AND ledger.seq = e.seq LIMIT 1
 ) r ON true
 LEFT JOIN LATERAL (
   SELECT code FROM codes WHERE codes.pool_id = e.pool_id AND codes.seq = e.seq LIMIT 1
 ) c ON true
 LEFT JOIN LATERAL (SELECT id FROM pools WHERE pools.id = e.pool_id LIMIT 1) p ON true
 WHERE r.seq IS NULL OR r.code <> e.code OR r.call_id <> e.call_id OR r.redeemed_at <> {_AT}
+  OR r.terms <> e.terms OR r.order_id <> e.order_id
   OR (r.customer_id IS NOT NULL AND r.customer_id IS DISTINCT FROM e.customer_id)"""
 
 # Locked, so that nobody releases a seq while its late event goes into the ledger.
@@ -175,19 +197,31 @@ class _Recorder:
         return frozenset(released)
 
     async def insert(self, places: Sequence[int], columns: RedemptionColumns) -> None:
-        """Inserts; halves what Postgres refuses until the rows to blame stand alone."""
+        """Each half of the ledger gets its own."""
+        if not any(columns.terms):
+            await self._insert(places, columns)
+            return
+        for of_coupons in (False, True):
+            some = [at for at, terms in enumerate(columns.terms) if bool(terms) is of_coupons]
+            await self._insert([places[at] for at in some], columns.take(some))
+
+    async def _insert(self, places: Sequence[int], columns: RedemptionColumns) -> None:
+        """Redemptions alone, or uses alone. Halves what Postgres refuses until the rows to blame stand alone."""
         if not columns:
             return
         try:
             async with self.connection.transaction():
-                inserted = await self.connection.fetchval(_INSERT, *columns.columns())
+                if columns.terms[0]:
+                    inserted = await self.connection.fetchval(_INSERT_CONSUMPTIONS, *columns.columns())
+                else:
+                    inserted = await self.connection.fetchval(_INSERT_REDEMPTIONS, *columns.columns()[:_OF_CODES])
         except POISON as error:
             if len(columns) == 1:
                 self._refuse(places[0], error)
                 return
             middle = len(columns) // 2
-            await self.insert(places[:middle], columns.slice(0, middle))
-            await self.insert(places[middle:], columns.slice(middle, len(columns)))
+            await self._insert(places[:middle], columns.slice(0, middle))
+            await self._insert(places[middle:], columns.slice(middle, len(columns)))
             return
         self.recorded.inserted += inserted
         if inserted < len(columns):
@@ -203,6 +237,8 @@ class _Recorder:
                 self._contradict("other_redemption_in_ledger", place, there)
             elif row["code_there"] is not None:
                 self._reject(place, "not the code of this seq", "wrong_code", {"code": row["code_there"]})
+            elif row["pool_there"] and columns.terms[row["place"]]:
+                self._reject(place, "no such use of the coupon, or none under these terms", "unknown_seq", {})
             elif row["pool_there"]:
                 self._reject(place, "no such seq in the pool", "unknown_seq", {})
             else:
@@ -264,15 +300,15 @@ class _Recorder:
 _THERE: Final = """
 SELECT e.place - 1 AS place, r.* FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS e(pool_id, seq, place)
 CROSS JOIN LATERAL (
-  SELECT * FROM redemptions WHERE redemptions.pool_id = e.pool_id AND redemptions.seq = e.seq LIMIT 1
+  SELECT * FROM ledger WHERE ledger.pool_id = e.pool_id AND ledger.seq = e.seq LIMIT 1
 ) r"""
 
 _LEAVE_SET_ASIDE: Final = """
 DELETE FROM set_aside s USING unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
 WHERE s.pool_id = e.pool_id AND s.seq = e.seq AND s.released_at IS NULL
-  AND EXISTS (SELECT FROM redemptions r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)"""
+  AND EXISTS (SELECT FROM ledger r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)"""
 
 _RESOLVE: Final = """
 UPDATE dead_letters d SET resolved_at = now() FROM unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
 WHERE d.pool_id = e.pool_id AND d.seq = e.seq AND d.resolved_at IS NULL
-  AND EXISTS (SELECT FROM redemptions r WHERE r.pool_id = d.pool_id AND r.seq = d.seq)"""
+  AND EXISTS (SELECT FROM ledger r WHERE r.pool_id = d.pool_id AND r.seq = d.seq)"""

@@ -67,6 +67,7 @@ class Pool:
     total: int
     opened: bool
     loaded: int
+    of_coupon: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,9 @@ async def lock_seqs(connection: AnyConnection, batch_id: UUID) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", _SEQ_LOCK, half, timeout=86_400)
 
 
-_POOL = "SELECT p.id, p.batch_id, p.client_id, p.total, p.opened, p.loaded FROM pools p"
+_POOL = """
+SELECT p.id, p.batch_id, p.client_id, p.total, p.opened, p.loaded, b.kind = 'coupon' AS of_coupon
+FROM pools p JOIN batches b ON b.id = p.batch_id"""
 
 
 async def find_pool(stores: Stores, pool_id: int) -> Pool:
@@ -115,9 +118,9 @@ async def load_pool(
 ) -> Loaded:
     """Brings the total to Redis, then codes from the last one loaded on, until the high-water mark (or `most` codes).
 
-    Opens the pool if it never was. May be repeated, killed and run twice at a time: each code is pushed once, in the
-    order of the seqs. With `give_way` it stops when somebody else loads the same pool. `progress` is told how many
-    codes went over.
+    Opens the pool if it never was; of a coupon that is all. May be repeated, killed and run twice at a time: each code
+    is pushed once, in the order of the seqs. With `give_way` it stops when somebody else loads the same pool.
+    `progress` is told how many codes went over.
 
     Raises RedisMemoryError, the PoolErrors, RedisUnavailableError, PostgresUnavailableError; what was pushed stays.
     """
@@ -125,6 +128,11 @@ async def load_pool(
     loader = _Loader(stores, pool, progress)
     if not pool.opened:
         await loader.open()
+    if pool.of_coupon:
+        # Its uses are only counted: there is nothing to load, and how many there are comes with the batch.
+        async with unavailable_translated():
+            await stores.postgres.execute("UPDATE pools SET loaded = total WHERE id = $1", pool.id)
+        return Loaded(pool, 0, 0, 0)
     await loader.load(most, give_way=give_way)
     await loader.leave_hint()
     return Loaded(pool, loader.loaded, loader.issued, loader.pushed)
@@ -247,7 +255,7 @@ async def _drop(task: asyncio.Task[_Chunk] | None) -> None:
 
 
 _ACCOUNTED = """
-SELECT greatest(0, (SELECT max(seq) FROM redemptions WHERE pool_id = $1),
+SELECT greatest(0, (SELECT max(seq) FROM ledger WHERE pool_id = $1),
     (SELECT max(seq) FROM set_aside WHERE pool_id = $1), (SELECT max(seq) FROM dead_letters WHERE pool_id = $1))
 """
 
@@ -267,8 +275,9 @@ UPDATE pools SET loaded = $3 WHERE id = (
 """
 
 _OF_OPEN_BATCHES = f"""
-{_POOL} JOIN batches b ON b.id = p.batch_id
+{_POOL}
 WHERE b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now()) AND p.total > 0
+  AND (b.kind = 'codes' OR NOT p.opened)
 """
 # The words of the index pools_not_loaded.
 _NOT_LOADED = f"{_OF_OPEN_BATCHES} AND p.loaded < p.total"

@@ -5,9 +5,11 @@
 --
 -- KEYS: 1 state, 2 batch
 -- ARGV: 1 epoch, 2 revision, 3 state (open | ended), 4 paused (1 | 0), 5 starts_at_ms or '', 6 ends_at_ms or '',
---       7 limits (max:window_ms,…; window 0 = for ever), 8 rebuilding ('' or the revision whose windows are rebuilt)
+--       7 limits (max:window_ms,…; window 0 = for ever), 8 rebuilding ('' or the revision whose windows are rebuilt),
+--       9 coupon ('' for a batch of codes; else US-separated: uses there are in all, number of the terms, folded code
+--       or nothing, product, terms)
 -- Returns: {STALE_EPOCH, epoch} | {SUPERSEDED, revision} | {REBUILT} | {DONE}
--- Cost: three commands.
+-- Cost: three commands, four for a coupon.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end
@@ -16,4 +18,5 @@ if there[1] and tonumber(there[1]) > tonumber(ARGV[2]) then return {'SUPERSEDED'
 if there[1] == ARGV[2] and there[2] == '' and ARGV[8] ~= '' then return {'REBUILT'} end
 redis.call('HSET', KEYS[2], 'revision', ARGV[2], 'state', ARGV[3], 'paused', ARGV[4], 'starts_at_ms', ARGV[5],
   'ends_at_ms', ARGV[6], 'limits', ARGV[7], 'rebuilding', ARGV[8])
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[2], 'coupon', ARGV[9]) end
 return {'DONE'}

@@ -1,7 +1,8 @@
--- Hands out codes to a call's worth of requests of one partition, or says why not.
+-- Hands out codes to a call's worth of requests of one partition, lets coupons be used, or says why not.
 --
 -- Why a script: the checks (epoch, replay, batch, limits, stock, backlog) and the writes (event, pop, answer, window,
 -- counters) of every request must be one atomic step; no other process may get between them.
+-- A coupon is a batch of one pool without a list: its uses are numbered as seqs are, and nothing is popped.
 -- A refusal writes nothing. All reads and decisions, and all arguments of the writes, come before the first write (but
 -- for the entry's id, which the first write gives). The first write is XADD: it is refused as a whole when memory is
 -- short. The second is LPOP.
@@ -12,13 +13,17 @@
 --       idempotency keys (a window that is the state key itself means: no customer, no limits)
 -- ARGV: 1 epoch, 2 call id, 3 deadline (ms, clock of the Redis host, at most 20 s ahead), 4 B, 5 P,
 --       6 batch index of each pool (2 bytes each), 7 ms that an answer is kept for its idempotency key,
---       then N requests: pool index (2 bytes; the top bit: the caller sees a batch only where it has this pool),
---       idempotency index or 0 (2 bytes), who (bytes that go into the event as they are)
+--       then N requests: pool index (2 bytes; 0x8000: the caller sees a batch only where it has this pool, 0x4000:
+--       a coupon is to be used, 0x2000: only looked at), idempotency index or 0 (2 bytes), for a coupon the code as
+--       it was given, folded, and the product or nothing (2 bytes of length, then so many bytes, for each), who
+--       (bytes that go into the event as they are)
 -- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, host_ms} | {DONE, result, data, host_ms} | {REPEATED, result, data}
 --          data = that of the event, '' where there is none (any more);  result = now_ms RS id of the stream entry,
---          '' where nothing was granted RS answers joined by US;  answer = one of
+--          '' where nothing was granted RS answers joined by US;
+--          of a coupon, code = pool id SP number of the use SP call id SP terms;  answer = one of
 --          GRANTED code, REPLAYED code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
---          LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT
+--          LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT, WRONG_PRODUCT,
+--          USABLE left SP terms
 -- Cost: per call 10 commands, 1 for each batch and 5 for each pool it touches; windows and kept answers are read by
 --       one MGET, and written by one MSET or MSETEX a batch where the server has it, otherwise by one SET each.
 
@@ -65,7 +70,8 @@ local key_base = window_base + request_count
 
 local batches = {}
 for b = 1, batch_count do
-  local f = call('HMGET', KEYS[3 + b], 'state', 'paused', 'starts_at_ms', 'ends_at_ms', 'limits', 'rebuilding')
+  local f = call('HMGET', KEYS[3 + b], 'state', 'paused', 'starts_at_ms', 'ends_at_ms', 'limits', 'rebuilding',
+    'coupon')
   local batch, longest_ms, for_ever = {limits = {}, most = 0, touched = {}}, 0, false
   if not f[1] then batch.refusal = 'UNKNOWN_BATCH'
   elseif f[1] ~= 'open' or (f[4] ~= '' and now >= tonumber(f[4])) then batch.refusal = 'ENDED'
@@ -84,6 +90,11 @@ for b = 1, batch_count do
     -- From now, not from the host's clock: that may have stepped back.
     if not for_ever then batch.expires_at_ms = format('%.0f', now + longest_ms + WINDOW_SLACK_MS) end
   end
+  if f[7] then
+    -- uses there are in all, number of the terms, folded code (or nothing: any that leads here), product, terms
+    local total, terms, code, product, text = string.match(f[7], '^(%d+)\31(%d+)\31([^\31]*)\31([^\31]*)\31(.*)$')
+    batch.coupon = {total = tonumber(total), terms = terms, code = code, product = product, text = text}
+  end
   batches[b] = batch
 end
 
@@ -95,11 +106,16 @@ for p = 1, pool_count do
   pools[p] = {batch = batches[hi * 256 + lo], wanted = 0, taken = 0, parts = {}}
 end
 
--- Per request: its pool, its window (nil: no limits apply), its idempotency key (nil: none).
-local pool_of, window_of, key_of, bound, names = {}, {}, {}, {}, {}
+-- Per request: its pool, its window (nil: no limits apply), its idempotency key (nil: none), what of a coupon it wants
+-- ('use' or 'look'; nil: it wants a code).
+local pool_of, window_of, key_of, bound, of_coupon, names = {}, {}, {}, {}, {}, {}
 for r = 1, request_count do
   local p1, p2, k1, k2 = byte(ARGV[first_request + r], 1, 4)
-  if p1 > 127 then p1, bound[r] = p1 - 128, true end
+  if p1 > 31 then
+    if p1 > 127 then p1, bound[r] = p1 - 128, true end
+    if p1 > 63 then p1, of_coupon[r] = p1 - 64, 'use' end
+    if p1 > 31 then p1, of_coupon[r] = p1 - 32, 'look' end
+  end
   local pool, window = pools[p1 * 256 + p2], KEYS[window_base + r]
   pool.wanted = pool.wanted + 1
   pool_of[r] = pool
@@ -136,7 +152,7 @@ for p = 1, pool_count do
   local meta = call('HMGET', KEYS[pool_base + p], 'id', 'issued', 'loaded', 'total')
   if meta[1] then
     pool.id, pool.issued, pool.total = meta[1], tonumber(meta[2]), tonumber(meta[4])
-    if not pool.batch.refusal and pool.wanted > 0 then
+    if not pool.batch.refusal and not pool.batch.coupon and pool.wanted > 0 then
       pool.codes = call('LRANGE', KEYS[list_base + p], 0, pool.wanted - 1)
       -- Otherwise somebody changed the data by hand, and the code at the head does not have the seq `issued + 1`.
       pool.broken = call('LLEN', KEYS[list_base + p]) ~= tonumber(meta[3]) - pool.issued
@@ -176,18 +192,23 @@ local function limit_refusal(batch, log)
   if refused then return format('%.0f', retry_at_ms) end
 end
 
--- nil: a code can be given.
-local function refusal(pool, window)
+-- nil: a code can be given, or the coupon be used. `product`: of a coupon.
+local function refusal(pool, window, product)
   local batch = pool.batch
+  local coupon = batch.coupon
   if batch.refusal then return batch.refusal end
+  if coupon and product ~= '' and coupon.product ~= '' and product ~= coupon.product then return 'WRONG_PRODUCT' end
   local log = window and values[window]
   if log then
     local retry_at_ms = limit_refusal(batch, log)
     if retry_at_ms then return 'LIMIT_REACHED ' .. retry_at_ms end
   end
-  if not pool.id then return 'SOLD_OUT' end
+  -- A coupon whose pool is not there yet: nobody may believe that it was used up.
+  if not pool.id then return coupon and 'REFILLING' or 'SOLD_OUT' end
   if pool.broken then return 'INCONSISTENT' end
-  if not pool.codes[pool.taken + 1] then
+  if coupon then
+    if pool.issued + pool.taken >= coupon.total then return 'SOLD_OUT' end
+  elseif not pool.codes[pool.taken + 1] then
     if pool.issued + pool.taken >= pool.total then return 'SOLD_OUT' end
     return 'REFILLING'
   end
@@ -195,16 +216,21 @@ local function refusal(pool, window)
 end
 
 local function grant(pool, window, key, who)
-  local taken, batch = pool.taken + 1, pool.batch
-  local code = pool.codes[taken]
+  local taken, batch, parts = pool.taken + 1, pool.batch, pool.parts
+  local coupon, code = batch.coupon, nil
   granted, pool.taken = granted + 1, taken
-  local size = sizes[#code]
-  if not size then
-    size = string.char(math.floor(#code / 256), #code % 256)
-    sizes[#code] = size
+  if coupon then
+    parts[taken] = who
+    code = pool.id .. ' ' .. format('%.0f', pool.issued + taken) .. ' ' .. ARGV[2] .. ' ' .. coupon.text
+  else
+    code = pool.codes[taken]
+    local size, at = sizes[#code], 3 * taken
+    if not size then
+      size = string.char(math.floor(#code / 256), #code % 256)
+      sizes[#code] = size
+    end
+    parts[at - 2], parts[at - 1], parts[at] = size, code, who
   end
-  local parts, at = pool.parts, 3 * taken
-  parts[at - 2], parts[at - 1], parts[at] = size, code, who
   if window then
     local log = values[window]
     values[window] = log and sub(log .. stamp, -batch.most * STAMP) or stamp
@@ -217,30 +243,51 @@ local function grant(pool, window, key, who)
   return code
 end
 
+-- Takes a request for a coupon apart: where `who` begins, the product, and whether there is no such coupon.
+local function read_wish(request, coupon)
+  local c1, c2 = byte(request, 5, 6)
+  local code_end = 6 + c1 * 256 + c2
+  local p1, p2 = byte(request, code_end + 1, code_end + 2)
+  local product_end = code_end + 2 + p1 * 256 + p2
+  local unknown = not coupon or coupon.code ~= '' and coupon.code ~= sub(request, 7, code_end)
+  return product_end + 1, sub(request, code_end + 3, product_end), unknown
+end
+
 local answers, a = {}, 0
 for r = 1, request_count do
-  local pool, window, key = pool_of[r], window_of[r], key_of[r]
-  local answer
-  -- Before anything else: what is kept, refused or limited there is another's.
-  if bound[r] and not pool.id then answer = 'UNKNOWN_BATCH'
-  else answer = key and replay(pool, key) or refusal(pool, window) end
+  local pool, window, key, wish = pool_of[r], window_of[r], key_of[r], of_coupon[r]
+  local coupon = pool.batch.coupon
+  local who_from, product, unknown, answer = 5, '', false, nil
+  if wish then who_from, product, unknown = read_wish(ARGV[first_request + r], coupon) end
+  -- Before anything else: what is kept, refused or limited there is another's, or a coupon's and no batch's.
+  if unknown or coupon and not wish or bound[r] and not pool.id then answer = 'UNKNOWN_BATCH'
+  else
+    answer = key and replay(pool, key) or refusal(pool, window, product)
+    if wish == 'look' and not answer then
+      answer = 'USABLE ' .. format('%.0f', coupon.total - pool.issued - pool.taken) .. ' ' .. coupon.text
+    end
+  end
   if answer then
     answers[a + 1], answers[a + 2] = answer, US
     a = a + 2
   else
     answers[a + 1], answers[a + 3] = 'GRANTED ', US
-    answers[a + 2] = grant(pool, window, key, sub(ARGV[first_request + r], 5))
+    answers[a + 2] = grant(pool, window, key, sub(ARGV[first_request + r], who_from))
     a = a + 3
   end
 end
 answers[a] = nil
 answers = table.concat(answers)
 
-local data = {}
+local data, version = {}, '1'
 for p = 1, pool_count do
   local pool = pools[p]
   if pool.taken > 0 then
-    data[#data + 1] = format('R %s %.0f %d\n', pool.id, pool.issued + 1, pool.taken)
+    local coupon = pool.batch.coupon
+    if coupon then
+      version = '2'
+      data[#data + 1] = format('C %s %.0f %d %s\n', pool.id, pool.issued + 1, pool.taken, coupon.terms)
+    else data[#data + 1] = format('R %s %.0f %d\n', pool.id, pool.issued + 1, pool.taken) end
     data[#data + 1] = table.concat(pool.parts)
     pool.issued = format('%.0f', pool.issued + pool.taken)
   end
@@ -279,15 +326,20 @@ put(new_answers, format('%.0f', now + tonumber(ARGV[7])))
 for b = 1, batch_count do put(batches[b].touched, batches[b].expires_at_ms) end
 backlog = format('%.0f', backlog + granted)
 
-local id = call('XADD', KEYS[2], '*', 'v', '1', 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
+local id = call('XADD', KEYS[2], '*', 'v', version, 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
 for p = 1, pool_count do
-  if pools[p].taken > 0 then call('LPOP', KEYS[list_base + p], pools[p].taken) end
+  if pools[p].taken > 0 and not pools[p].batch.coupon then call('LPOP', KEYS[list_base + p], pools[p].taken) end
 end
 local result = stamp .. RS .. id .. RS .. answers
 call('SET', KEYS[3], result, 'PX', CALL_KEPT_MS)
 for i = 1, #puts do call(unpack(puts[i])) end
 for p = 1, pool_count do
-  if pools[p].taken > 0 then call('HSET', KEYS[pool_base + p], 'issued', pools[p].issued) end
+  local pool, key = pools[p], KEYS[pool_base + p]
+  if pool.taken > 0 then
+    -- The list of a coupon is empty, and says so in the same way as any other.
+    if pool.batch.coupon then call('HSET', key, 'issued', pool.issued, 'loaded', pool.issued)
+    else call('HSET', key, 'issued', pool.issued) end
+  end
 end
 call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)
 return {'DONE', result, data, host}

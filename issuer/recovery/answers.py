@@ -19,7 +19,15 @@ SELECT key_hash, pool_id, seq, code, (extract(epoch FROM redeemed_at) * 1000)::b
 FROM redemptions
 WHERE pool_id = ANY($1) AND key_hash IS NOT NULL
   AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
-ORDER BY redeemed_at"""
+UNION ALL
+SELECT c.key_hash, c.pool_id, c.seq, concat_ws(' ', c.pool_id, c.seq, replace(c.call_id::text, '-', ''), t.terms::text),
+  (extract(epoch FROM c.consumed_at) * 1000)::bigint
+FROM consumptions c JOIN coupon_terms t ON t.pool_id = c.pool_id AND t.number = c.terms
+WHERE c.pool_id = ANY($1) AND c.key_hash IS NOT NULL
+  AND c.consumed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
+ORDER BY at_ms"""
+
+_TERMS: Final = "SELECT terms::text FROM coupon_terms WHERE pool_id = $1 AND number = $2"
 
 
 async def restore_answers(connection: Connection, link: Caller, batch_id: UUID, partition: int, *, host_ms: int) -> int:
@@ -35,7 +43,13 @@ async def restore_answers(connection: Connection, link: Caller, batch_id: UUID, 
         for letter in await dead_letters_of(connection, pool_ids):
             keep_ms = letter.redeemed_at_ms + IDEMPOTENCY_TTL_MS - host_ms
             if letter.key_hash is not None and keep_ms > 0:
-                answer = f"{letter.pool_id} {letter.seq} {letter.redeemed_at_ms:013d} {letter.code}"
+                code = letter.code
+                if letter.terms:
+                    terms = await connection.fetchval(_TERMS, letter.pool_id, letter.terms)
+                    if terms is None:
+                        continue
+                    code = f"{letter.pool_id} {letter.seq} {letter.call_id.hex} {terms}"
+                answer = f"{letter.pool_id} {letter.seq} {letter.redeemed_at_ms:013d} {code}"
                 commands.append(("SET", prefix + letter.key_hash, answer, "PX", keep_ms))
         async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_CHUNK):
             answer = f"{row['pool_id']} {row['seq']} {row['at_ms']:013d} {row['code']}"

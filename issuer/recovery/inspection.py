@@ -57,6 +57,7 @@ class PoolState:
     accounted: int
     opened: bool
     drained: bool
+    of_coupon: bool = False
     issued_before: int | None = None
     loaded_before: int | None = None
     in_list: int = 0
@@ -129,8 +130,9 @@ def foreign_installations(states: Sequence[dict[str, str]], installation: UUID) 
 
 _POOLS: Final = """
 SELECT pools.id, pools.batch_id, pools.client_id, pools.total, pools.opened, batches.drained_at IS NOT NULL AS drained,
+       batches.kind = 'coupon' AS of_coupon,
        greatest(
-           (SELECT max(seq) FROM redemptions WHERE pool_id = pools.id),
+           (SELECT max(seq) FROM ledger WHERE pool_id = pools.id),
            (SELECT max(seq) FROM set_aside WHERE pool_id = pools.id),
            (SELECT max(seq) FROM dead_letters WHERE pool_id = pools.id),
            0) AS accounted
@@ -145,7 +147,7 @@ async def look_at_pools(link: Caller, postgres: Connection | PoolConnection, par
     pools = [
         PoolState(
             row["id"], row["batch_id"], row["client_id"], partition_of(row["batch_id"], partitions),
-            row["total"], row["accounted"], row["opened"], row["drained"],
+            row["total"], row["accounted"], row["opened"], row["drained"], row["of_coupon"],
         )
         for row in await postgres.fetch(_POOLS)
     ]  # fmt: skip

@@ -223,7 +223,7 @@ def _has_writer(path: Path) -> bool:
 
 _IN_LEDGER: Final = """
 SELECT count(*) FROM unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
-WHERE EXISTS (SELECT FROM redemptions r WHERE r.pool_id = e.pool_id AND r.seq = e.seq)
+WHERE EXISTS (SELECT FROM ledger r WHERE r.pool_id = e.pool_id AND r.seq = e.seq)
    OR EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = e.pool_id AND d.seq = e.seq)"""
 
 

@@ -9,7 +9,8 @@ from uuid import UUID
 
 import orjson
 
-from issuer.batches.put_batch import put_batch
+from issuer.batches.given_back import note_returned, uses_given_back
+from issuer.batches.put_batch import FOR_REDIS, put_batch
 from issuer.batches.rules import parse_rules
 from issuer.batches.windows import fenced_writer, write_windows
 from issuer.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
@@ -144,17 +145,27 @@ async def drain_streams(link: Caller, postgres: Connection, mark: Mark) -> int:
 
 
 _MISSING: Final = """
-SELECT c.seq FROM codes c
+SELECT c.seq FROM {seqs} c
 WHERE c.pool_id = $1
-  AND NOT EXISTS (SELECT FROM redemptions r WHERE r.pool_id = c.pool_id AND r.seq = c.seq)
+  AND NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = c.pool_id AND r.seq = c.seq)
   AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq)
   AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq)
 ORDER BY c.seq LIMIT $2"""
 
 _ACCOUNTED: Final = """
 SELECT greatest(
-    (SELECT max(seq) FROM redemptions WHERE pool_id = $1), (SELECT max(seq) FROM set_aside WHERE pool_id = $1),
+    (SELECT max(seq) FROM ledger WHERE pool_id = $1), (SELECT max(seq) FROM set_aside WHERE pool_id = $1),
     (SELECT max(seq) FROM dead_letters WHERE pool_id = $1), 0)"""
+
+# A coupon has no list of its seqs; what can be missing lies below its total, and not further on than the bound.
+_NUMBERS: Final = """
+(SELECT $1 AS pool_id, seq FROM generate_series(1::bigint, (
+  SELECT least(total, accounted + $2) FROM pools, ({accounted}) AS a(accounted) WHERE id = $1)) AS seq)"""
+
+
+def _missing(pool: PoolState) -> str:
+    """The query for the first seqs ($2) of a pool ($1) that nothing accounts for."""
+    return _MISSING.format(seqs=_NUMBERS.format(accounted=_ACCOUNTED) if pool.of_coupon else "codes")
 
 
 def _count(pool: PoolState, bound: int, begun: dict[str, Any]) -> int:
@@ -173,7 +184,7 @@ async def plan_set_aside(postgres: Connection, pools: Sequence[PoolState], bound
         if pool.opened and not pool.drained:
             count = _count(pool, bound, begun)
             row = await postgres.fetchrow(
-                f"SELECT count(*) AS n, max(seq) AS last FROM ({_MISSING}) missing", pool.pool_id, count
+                f"SELECT count(*) AS n, max(seq) AS last FROM ({_missing(pool)}) missing", pool.pool_id, count
             )
             assert row is not None
             pool.set_aside, pool.issued_after = row["n"], max(pool.accounted, row["last"] or 0)
@@ -195,7 +206,7 @@ async def set_aside(
                 continue
             if not pool.drained:
                 status = await postgres.execute(
-                    f"INSERT INTO set_aside (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_MISSING}) missing",
+                    f"INSERT INTO set_aside (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_missing(pool)}) missing",
                     pool.pool_id, _count(pool, bound, begun), epoch,
                 )  # fmt: skip
                 pool.set_aside = int(status.rpartition(" ")[2])
@@ -209,7 +220,8 @@ async def rebuild_partitions(link: Caller, postgres: Connection, mark: Mark, poo
     (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
     host_ms = int(now[0]) * 1000 + int(now[1]) // 1000
     redis = FencedOff(link, mark)
-    for row in await postgres.fetch("SELECT * FROM batches ORDER BY id"):
+    given_back = await uses_given_back(postgres)
+    for row in await postgres.fetch(f"{FOR_REDIS} ORDER BY id"):
         rules = parse_rules(orjson.loads(row["rules"]))
         await put_batch(redis, row, rules)
         if row["freed_at"] is None:
@@ -219,6 +231,7 @@ async def rebuild_partitions(link: Caller, postgres: Connection, mark: Mark, poo
                 writer = fenced_writer(redis, row["id"], partition, "")
                 await write_windows(postgres, row["id"], partition, rules, writer, host_ms=host_ms)
         await postgres.execute("UPDATE batches SET redis_revision = $2 WHERE id = $1", row["id"], row["revision"])
+    await note_returned(postgres, given_back)
     await _rebuild_pools(link, postgres, mark, pools)
 
 
@@ -233,5 +246,6 @@ async def _rebuild_pools(link: Caller, postgres: Connection, mark: Mark, pools: 
         await run_all(link, REBUILD_POOL, calls)
     # The hint by which top-ups find what to load: lists are empty now.
     await postgres.executemany(
-        "UPDATE pools SET loaded = $2 WHERE id = $1", [(pool.pool_id, pool.issued_after) for pool in opened]
+        "UPDATE pools SET loaded = $2 WHERE id = $1",
+        [(pool.pool_id, pool.issued_after) for pool in opened if not pool.of_coupon],
     )

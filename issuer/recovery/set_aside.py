@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from issuer import audit
-from issuer.batches.store import BatchNotFoundError
+from issuer.batches.store import BatchNotFoundError, push_batch
 from issuer.loading.pools import load_pool, lock_seqs
 from issuer.postgres import unavailable_translated
 from issuer.stores import Stores
@@ -32,6 +32,13 @@ WITH numbered AS (
   FROM numbered n WHERE set_aside.pool_id = $1 AND set_aside.seq = n.old
 )
 UPDATE pools SET total = total + cardinality($3::bigint[]) WHERE id = $1"""
+
+# The uses of a coupon have no rows that could move: there are as many more of them, and Redis must hear of it.
+_MORE_USES: Final = """
+WITH coupon AS (
+  UPDATE coupons SET released = released + $2 WHERE pool_id = $1 RETURNING batch_id
+)
+UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id AND ended_at IS NULL"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,8 @@ async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = No
             )
             seqs = [row["seq"] for row in rows]
             if seqs:
+                # Whoever changes a coupon locks it first.
+                await connection.execute(_MORE_USES, pool["id"], len(seqs))
                 await connection.execute(_MOVE, pool["id"], pool["total"], seqs, timeout=600)
             released += len(seqs)
         await audit.record(
@@ -88,6 +97,7 @@ async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = No
             subject=str(batch_id),
             detail={"client_id": str(client_id) if client_id else None, "codes": released},
         )
+    await push_batch(stores, batch_id)
     for pool in pools:
         await load_pool(stores, pool["id"])
     return released

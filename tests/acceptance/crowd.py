@@ -26,10 +26,26 @@ class Wish:
     customer_id: UUID = field(default_factory=uuid4)
     key: str | None = None
 
+    def target(self) -> tuple[str, bytes]:
+        """Path and body of the request."""
+        ids = {"batchid": str(self.batch_id), "clientid": str(self.client_id), "customerid": str(self.customer_id)}
+        return "/api/v1/code/redeem", orjson.dumps(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class UseWish(Wish):
+    """What one customer asks of a coupon."""
+
+    code: str = ""
+
+    def target(self) -> tuple[str, bytes]:
+        body = {"customer_id": str(self.customer_id), "client_id": str(self.client_id)}
+        return f"/coupon/consume/?code={self.code}", orjson.dumps(body)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status and what there is to say: the code of a 200, the `error` of anything else."""
+    """Status and what there is to say: the code or the consumption's id of a 200, the `error` of anything else."""
 
     status: int
     text: str
@@ -71,7 +87,7 @@ class _Seat(asyncio.Protocol):
             return
         self._received = b""
         status, said = int(head[9:12]), orjson.loads(body)
-        text = said["code"] if status == 200 else said["error"]
+        text = said.get("consumption_id") or said["code"] if status == 200 else said["error"]
         index, self._index = self._index, -1
         self._crowd.take(self, index, Answer(status, text, b"idempotency-replayed: true" in lowered))
 
@@ -89,8 +105,7 @@ class Crowd:
         assert parts.port is not None
         self._address = (parts.hostname, parts.port)
         self._head = (
-            f"POST /api/v1/code/redeem HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {api_key}\r\n"
-            "Content-Type: application/json\r\n"
+            f"HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {api_key}\r\nContent-Type: application/json\r\n"
         )
         self._size = connections
         self._seats: list[_Seat] = []
@@ -116,11 +131,9 @@ class Crowd:
 
     def request(self, wish: Wish) -> bytes:
         """A wish as it goes over the wire."""
-        body = orjson.dumps(
-            {"batchid": str(wish.batch_id), "clientid": str(wish.client_id), "customerid": str(wish.customer_id)}
-        )
+        path, body = wish.target()
         key = f"Idempotency-Key: {wish.key}\r\n" if wish.key is not None else ""
-        return f"{self._head}{key}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        return f"POST {path} {self._head}{key}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     async def ask(self, wishes: Sequence[Wish]) -> list[Answer]:
         """The answers in the order of the wishes. Raises when a connection is lost over an answer."""

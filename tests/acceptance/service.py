@@ -51,7 +51,9 @@ class Service:
 
     def __enter__(self) -> Self:
         try:
-            created = self.issuer_now("keys", "create", "--name", "crowd", "--scope", "redeem", "--json")
+            created = self.issuer_now(
+                "keys", "create", "--name", "crowd", "--scope", "redeem", "--scope", "admin", "--json"
+            )
             self.api_key = json.loads(created)["secret"]
             serve = issuer_command("serve", "--port", self.url.rpartition(":")[2], "--workers", str(API_PROCESSES))
             for name, command in (("serve", serve), ("worker", [sys.executable, "-m", "sync_worker"])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import openpyxl
 import pytest
 
 from issuer.api_keys import digest
@@ -127,9 +129,16 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Issuer, stores: Stores
         (("batches", "set-rules", "x", '{"maxpercustomer":-1}'), "maxpercustomer"),
         (("keys", "create", "--name", "x", "--scope", "root"), "scopes are"),
         (("keys", "create", "--name", "x"), "--scope"),
+        (("keys", "create", "--name", "x", "--scope", "redeem", "--rate-limit", "fast"), "must be like 100/s"),
+        (("keys", "create", "--name", "x", "--scope", "public", "--scope", "admin"), "public"),
         (("keys", "revoke", "77"), "no key 77"),
         (("redemptions", "export", "--from", "yesterday"), "ISO 8601"),
         (("redemptions", "export", "--format", "pdf"), "csv"),
+        (("redemptions", "export", "--format", "xlsx"), "--output"),
+        (
+            ("batches", "export", "--customer", "12345678-1234-4234-8234-123456789abc"),
+            "cannot be narrowed with --customer",
+        ),
         (("redemptions", "erase-customer", "x"), "x"),
     ],
 )
@@ -158,7 +167,10 @@ async def test_keys(issuer: Issuer, stores: Stores) -> None:
         )
     ).json
     assert (made["scopes"], made["client_id"], made["revoked_at"]) == (["admin", "redeem"], client, None)
-    plain = await issuer("keys", "create", "--name", "other", "--scope", "redeem")
+    assert (made["rate_limit"], made["guess_limit"]) == (None, None)
+    plain = await issuer(
+        "keys", "create", "--name", "other", "--scope", "redeem", "--rate-limit", "500/s", "--guess-limit", "off"
+    )
     secret = plain.out.strip()
     assert (
         await stores.postgres.fetchval("SELECT name FROM api_keys WHERE secret_sha256 = $1", digest(secret.encode()))
@@ -167,9 +179,11 @@ async def test_keys(issuer: Issuer, stores: Stores) -> None:
 
     listed = (await issuer("keys", "list", "--json")).json
     assert [key["name"] for key in listed] == ["till", "other"]
+    assert [(key["rate_limit"], key["guess_limit"]) for key in listed] == [(None, None), ("500/s", "off")]
     assert (await issuer("keys", "revoke", str(made["id"]), "--json")).json["revoked_at"] is not None
     text = (await issuer("keys", "list")).out
     assert "revoked" in text
+    assert "rate limit 500/s  guess limit off" in text
     assert secret not in text
     assert made["secret"] not in text
 
@@ -193,6 +207,18 @@ async def test_export_and_erase(issuer: Issuer, stores: Stores, tmp_path: Path) 
         assert [entry.name for entry in os.scandir(tmp_path)] == ["out.csv"]
         missing = await issuer("redemptions", "export", "-o", str(tmp_path / "no" / "out.csv"))
         assert (missing.code, "cannot write" in missing.err) == (1, True)
+
+        lines = (await issuer("redemptions", "export", "--format", "ndjson", "--customer", str(customer))).out
+        assert [json.loads(line).get("seq") for line in lines.splitlines()] == [1, 2, None]
+        assert json.loads(lines.splitlines()[-1]) == {"rows": 2}
+        book = tmp_path / "out.xlsx"
+        done = await issuer("redemptions", "export", "--format", "xlsx", "-o", str(book))
+        assert (done.code, done.out, done.err) == (0, "", "2802 redemptions\n")
+        sheet = openpyxl.load_workbook(io.BytesIO(book.read_bytes()))["redemptions"]
+        head, *cells = [[str(cell or "") for cell in row] for row in sheet.iter_rows(values_only=True)]
+        assert [dict(zip(head, row, strict=True)) for row in cells] == rows
+        batches = list(csv.DictReader((await issuer("batches", "export")).out.splitlines()))
+        assert [(row["id"], row["redeemed"]) for row in batches] == [(str(shop.batch), "2802")]
 
         erased = (await issuer("redemptions", "erase-customer", str(customer), "--yes", "--json")).json
         assert (erased["redemptions"], erased["dead_letters"]) == (2, 0)

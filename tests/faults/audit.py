@@ -11,14 +11,16 @@ from uuid import UUID
 
 import redis
 
+from issuer.coupons.uses import consumption_id, parse_consumption_id
 from issuer.keys import batch_keys, partition_keys, partition_of
-from issuer.outcomes import HTTP
+from issuer.outcomes import COUPON_HTTP, HTTP
 from tests.faults.traffic import Attempt, Shop, Wish
 from tests.faults.world import PARTITIONS, World
 from tests.servers import wait_until
 
 LIVE_LIMIT_S: Final = 30.0
-DOCUMENTED: Final = {(answer.status, answer.code) for answer in HTTP.values()}
+DOCUMENTED: Final = {(answer.status, answer.code) for answer in (*HTTP.values(), *COUPON_HTTP.values())}
+SOLD_OUT: Final = ("sold_out", "coupon_used_up")
 
 
 @dataclass(slots=True)
@@ -44,6 +46,17 @@ class _Row:
     code: str
     customer_id: UUID
     at_ms: int
+    reversed: bool = False
+
+
+_USES: Final = """
+SELECT c.pool_id, c.seq, p.batch_id, c.customer_id, c.call_id, v.seq IS NOT NULL AS reversed,
+  (extract(epoch FROM c.consumed_at) * 1000)::bigint AS at_ms
+FROM consumptions c JOIN pools p ON p.id = c.pool_id LEFT JOIN reversals v ON v.pool_id = c.pool_id AND v.seq = c.seq"""
+
+_POOLS: Final = """
+SELECT p.*, c.available + c.reversed + c.released AS uses FROM pools p LEFT JOIN coupons c ON c.pool_id = p.id
+ORDER BY p.id"""
 
 
 @dataclass(slots=True)
@@ -104,7 +117,7 @@ def _check_liveness(world: World, findings: Findings) -> None:
     deadline = time.monotonic() + LIVE_LIMIT_S
     for number in range(1_000):
         attempt = world.traffic.ask_once(Wish(shop, shop.clients[0], UUID(int=(7 << 96) + number), None))
-        if attempt.status == 200 or attempt.answer == "sold_out":
+        if attempt.status == 200 or attempt.answer in SOLD_OUT:
             break  # whether it really is sold out is looked at with all other answers
         if time.monotonic() > deadline:
             findings.accuse(f"not alive {LIVE_LIMIT_S} s after the last fault: {attempt.status} {attempt.answer}")
@@ -131,6 +144,11 @@ def _read_books(world: World) -> _Books:
         batch_id = UUID(bytes=row["batch_id"].bytes)
         customer_id = UUID(bytes=row["customer_id"].bytes)
         ledger[batch_id, row["code"]] = _Row(row["pool_id"], row["seq"], row["code"], customer_id, row["at_ms"])
+    for row in world.sql(_USES):
+        seqs[row["pool_id"]].add(row["seq"])
+        batch_id, customer_id = UUID(bytes=row["batch_id"].bytes), UUID(bytes=row["customer_id"].bytes)
+        name = consumption_id(row["pool_id"], row["seq"], row["call_id"].hex)
+        ledger[batch_id, name] = _Row(row["pool_id"], row["seq"], name, customer_id, row["at_ms"], row["reversed"])
     aside, dead = defaultdict(set), defaultdict(set)
     for row in world.sql("SELECT pool_id, seq FROM set_aside WHERE released_at IS NULL"):
         aside[row["pool_id"]].add(row["seq"])
@@ -141,7 +159,7 @@ def _read_books(world: World) -> _Books:
         "SELECT c.pool_id, c.seq, c.batch_id, c.code FROM codes c JOIN set_aside USING (pool_id, seq)"
     ):
         codes[UUID(bytes=row["batch_id"].bytes), row["code"]] = (row["pool_id"], row["seq"])
-    return _Books(ledger, seqs, aside, dead, world.sql("SELECT * FROM pools ORDER BY id"), codes)
+    return _Books(ledger, seqs, aside, dead, world.sql(_POOLS), codes)
 
 
 class _Excuse:
@@ -154,6 +172,8 @@ class _Excuse:
 
     def is_set_aside(self, batch_id: UUID, code: str) -> bool:
         pool_id, seq = self.books.seq_of_code.get((batch_id, code), (0, 0))
+        if (use := parse_consumption_id(code)) is not None:
+            pool_id, seq = use.pool_id, use.seq
         return self.missing and seq in self.books.set_aside.get(pool_id, ())
 
     def judge(self, what: str, detail: str, excused: bool) -> None:
@@ -182,14 +202,18 @@ def _check_answers(attempts: list[Attempt], books: _Books, findings: Findings, w
     )
     for (status, answer), count in strange.items():
         findings.accuse(f"{count} answers {status} {answer!r}, which are not documented")
-    for word in ("batch_not_found", "batch_expired", "batch_paused", "pool_inconsistent", "idempotency_key_reused"):
+    for word in ("batch_not_found", "batch_expired", "batch_paused", "pool_inconsistent", "idempotency_key_reused",
+                 "coupon_not_found", "coupon_expired", "coupon_paused", "wrong_product"):  # fmt: skip
         count = sum(attempt.answer == word and attempt.status != 200 for attempt in attempts)
         if count:
             findings.accuse(f"{count} answers {word!r}: nobody gave a reason for that")
-    sold_out = {(a.wish.shop.batch_id, a.wish.client_id) for a in attempts if a.answer == "sold_out"}
+    sold_out = {(a.wish.shop.batch_id, a.wish.client_id) for a in attempts if a.answer in SOLD_OUT}
     for pool in books.pools:
         where = (UUID(bytes=pool["batch_id"].bytes), UUID(bytes=pool["client_id"].bytes))
-        if where in sold_out and _issued(world, pool) < pool["total"]:
+        total = pool["total"] if pool["uses"] is None else pool["uses"]
+        if pool["uses"] is not None and _issued(world, pool) > total:
+            findings.accuse(f"coupon {pool['id']} has {total} uses and was used {_issued(world, pool)} times")
+        if where in sold_out and _issued(world, pool) < total:
             findings.accuse(f"pool {pool['id']} was called sold out and is not")
 
 
@@ -235,7 +259,8 @@ def _check_limits(shops: list[Shop], good: list[Attempt], books: _Books, excuse:
     """By the ledger's times (Redis' clock) for what is recorded; what is set aside has none and is only counted."""
     times: dict[tuple[UUID, UUID], list[int]] = defaultdict(list)
     for (batch_id, _), row in books.ledger.items():
-        times[batch_id, row.customer_id].append(row.at_ms)
+        if not row.reversed:
+            times[batch_id, row.customer_id].append(row.at_ms)
     aside = Counter(
         (batch_id, customer_id)
         for batch_id, code, customer_id in {(a.wish.shop.batch_id, a.answer, a.wish.customer_id) for a in good}

@@ -96,19 +96,45 @@ def play(
     database = f"fault_{next(_numbers)}"
     postgres.psql(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
     settings = chosen.world | more
-    with World(directory, postgres, postgres.url(database), seed=seed, rounds=rounds, **settings) as world:
-        world.traffic.start()
-        trouble = ""
-        try:
-            chosen.act(Stage(world, random.Random(seed), rounds))
-        except (AssertionError, RuntimeError, TimeoutError) as error:
-            trouble = f"the scenario did not get to its end: {error}"
-        world.traffic.stop()
-        findings = audit(
-            world, loss=chosen.loss, missing=chosen.missing, anomalies=chosen.anomalies,
-            dead_letters=chosen.dead_letters,
-        )  # fmt: skip
-        if trouble:
-            findings.accuse(f"{trouble} ({world.stock()})")
+    world = World(directory, postgres, postgres.url(database), seed=seed, rounds=rounds, **settings)
+    try:
+        with world:
+            findings = _perform(chosen, Stage(world, random.Random(seed), rounds))
+    except Exception as error:
+        # Not the end of a soak: what could not be started, asked or stopped is a finding like any other.
+        findings = Findings([f"the play broke off: {type(error).__name__}: {error}"])
+    if postgres.process is None:
+        start_again(postgres)
     postgres.psql(f"DROP DATABASE {database} WITH (FORCE)")
-    return Played(chosen.name, seed, rounds, findings, world.faults, world.times_to_good_s, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Played(chosen.name, seed, rounds, findings, world.faults, world.times_to_good_s, seconds)
+
+
+def start_again(postgres: PostgresServer) -> None:
+    """After a kill -9 its children need a moment to notice, and it does not start before they are gone."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            postgres.start()
+            return
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _perform(chosen: Scenario, stage: Stage) -> Findings:
+    world = stage.world
+    world.traffic.start()
+    trouble = ""
+    try:
+        chosen.act(stage)
+    except (AssertionError, RuntimeError, TimeoutError) as error:
+        trouble = f"the scenario did not get to its end: {error}"
+    world.traffic.stop()
+    findings = audit(
+        world, loss=chosen.loss, missing=chosen.missing, anomalies=chosen.anomalies, dead_letters=chosen.dead_letters
+    )
+    if trouble:
+        findings.accuse(f"{trouble} ({world.stock()})")
+    return findings

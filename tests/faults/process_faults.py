@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.faults.play import Stage, scenario
+from tests.faults.play import Stage, scenario, start_again
 from tests.faults.world import World, wait_for_more
 from tests.servers import wait_until
 
@@ -109,21 +109,8 @@ def postgres_killed(stage: Stage) -> None:
         at = world.fault("postgres kill -9")
         world.postgres.kill9()
         time.sleep(stage.pick(0, 0.5))
-        start_postgres(world)
+        start_again(world.postgres)
         world.await_good(at)
-
-
-def start_postgres(world: World) -> None:
-    """After a kill -9 its children need a moment to notice, and it does not start before they are gone."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            world.postgres.start()
-            return
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 @scenario(environment={"ISSUER_MAX_BACKLOG": "80"})

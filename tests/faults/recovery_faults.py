@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.faults.play import Stage, scenario
-from tests.faults.process_faults import start_postgres
+from tests.faults.play import Stage, scenario, start_again
 from tests.faults.world import World
 from tests.servers import wait_until
 
@@ -112,12 +111,12 @@ def postgres_down_during_recovery(stage: Stage) -> None:
         time.sleep(stage.pick(0.3, 1.0))
         if world.traffic.seconds_to_good(begun) is not None:
             raise AssertionError("a code was handed out by a Redis that nobody had blessed")
-        start_postgres(world)
+        start_again(world.postgres)
         if stage.rng.random() < 0.5:
             time.sleep(stage.rng.uniform(0, 0.3))
             world.fault("postgres killed during recovery")
             world.postgres.kill9()
-            start_postgres(world)
+            start_again(world.postgres)
         world.await_good(begun)
 
 
@@ -135,7 +134,7 @@ def postgres_down_while_redis_restarts(stage: Stage) -> None:
         time.sleep(0.5)
         if world.traffic.seconds_to_good(begun) is not None:
             raise AssertionError("a code was handed out by a Redis that nobody had blessed")
-        start_postgres(world)
+        start_again(world.postgres)
         world.await_good(begun)
 
 

@@ -26,7 +26,7 @@ IMPATIENT_SHARE: Final = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """A batch as its customers see it. `limits`: (max, window in ms; None is for ever)."""
+    """A batch, or (`code`) a coupon, as its customers see it. `limits`: (max, window in ms; None is for ever)."""
 
     name: str
     batch_id: UUID
@@ -34,6 +34,7 @@ class Shop:
     limits: tuple[tuple[int, int | None], ...]
     customers: int
     weight: int = 1
+    code: str = ""
 
     def customer(self, rng: random.Random) -> UUID:
         return UUID(int=self.batch_id.int ^ rng.randrange(self.customers) << 8)
@@ -49,7 +50,14 @@ class Wish:
     key: str | None
 
     @property
+    def path(self) -> str:
+        return f"/coupon/consume/?code={self.shop.code}" if self.shop.code else PATH
+
+    @property
     def body(self) -> bytes:
+        if self.shop.code:
+            asked = {"client_id": str(self.client_id), "customer_id": str(self.customer_id), "order_id": self.key}
+            return json.dumps(asked).encode()
         return json.dumps(
             {"batchid": str(self.shop.batch_id), "clientid": str(self.client_id), "customerid": str(self.customer_id)}
         ).encode()
@@ -63,7 +71,7 @@ class Attempt:
     sent_at: float
     status: int | None = None
     answer: str = ""
-    """The code of a 200, the stable error code of anything else."""
+    """The code of a 200, or the consumption's id; the stable error code of anything else."""
     replayed: bool = False
     done_at: float = 0.0
     in_fault: bool = False
@@ -201,7 +209,7 @@ class Traffic:
         if wish.key is not None:
             headers["idempotency-key"] = wish.key
         try:
-            response = await door.request(port, "POST", PATH, wish.body, headers, timeout_s=timeout_s)
+            response = await door.request(port, "POST", wish.path, wish.body, headers, timeout_s=timeout_s)
         except NotSentError as error:
             attempt.status, attempt.answer = 0, str(error)
         except UnknownOutcomeError as error:
@@ -215,7 +223,8 @@ class Traffic:
 
     def _read(self, attempt: Attempt, response: Response) -> None:
         attempt.status = response.status
-        attempt.answer = str(response.json().get("code", ""))
+        said = response.json()
+        attempt.answer = str(said.get("consumption_id") or said.get("code", ""))
         attempt.replayed = response.headers.get("idempotency-replayed") == "true"
         if response.status != 200:
             self._memory.refused.update((attempt.status, attempt.answer))

@@ -21,6 +21,7 @@ import asyncpg
 
 from issuer.embedded.launch import launch_command
 from issuer.keys import batch_keys, partition_of
+from tests.faults.coupon_shop import make_coupon_shop
 from tests.faults.loop_thread import LoopThread
 from tests.faults.proxy import Proxy
 from tests.faults.traffic import Shop, Traffic
@@ -105,6 +106,7 @@ class World:
         self, directory: Path, postgres: PostgresServer, database_url: str, *, seed: str, apis: int = 2,
         workers: int = 1, rounds: int = 1, redis_options: dict[str, str] | None = None,
         environment: dict[str, str] | None = None, clients: int = 24, through: Sequence[str] = (),
+        coupon_uses: int | None = None, only_coupon: bool = False,
     ) -> None:  # fmt: skip
         self.directory = directory
         self.seed = seed
@@ -127,8 +129,10 @@ class World:
         self.workers: list[WorkerProcess] = []
         self.proxies: dict[str, Proxy] = {}
         self._through = through
+        self._only_coupon = only_coupon
         self._sizes = (apis, workers, clients)
         self._codes = CODES + rounds * CODES_A_ROUND
+        self._coupon_uses = coupon_uses or self._codes
         self._others: list[ServerProcess] = []
         self._proxies: list[Proxy] = []
         self.shops: list[Shop] = []
@@ -207,6 +211,7 @@ class World:
             names = [
                 batch_keys(partition_of(shop.batch_id, PARTITIONS), shop.batch_id).codes(client_id)
                 for shop in self.shops
+                if not shop.code
                 for client_id in shop.clients
             ]
             return all(int(client.llen(name)) > 500 for name in names)
@@ -305,8 +310,12 @@ class World:
         return "; ".join(f"pool {p['id']}: {p['ledger']} + {p['aside']} set aside of {p['total']}" for p in pools)
 
     def _make_shops(self) -> None:
-        """Three batches: without limits and with two clients, with sliding limits, with a limit for ever."""
+        """Three batches: without limits and with two clients, with sliding limits, with a limit for ever; a coupon."""
         number = int.from_bytes(os.urandom(5))
+        coupon = make_coupon_shop(self, number, self._coupon_uses, limited=not self._only_coupon)
+        if self._only_coupon:
+            self.shops.append(coupon)
+            return
         rules = {
             "open": ("{}", 2, (), 3_000, 4),
             "sliding": ('{"limits": [{"max": 2, "seconds": 1}, {"max": 5, "seconds": 4}]}', 1,
@@ -320,6 +329,7 @@ class World:
             self.sql(_BATCH, batch_id, name, text)
             for client_id in ids:
                 self.sql(_POOL, batch_id, client_id, self._codes)
+        self.shops.append(coupon)
 
     def ports(self, apis: Sequence[ApiProcess] | None = None) -> list[int]:
         return [api.port for api in (self.apis if apis is None else apis)]

@@ -68,7 +68,7 @@ async def test_a_key_is_found_by_its_secret_of_which_postgres_keeps_the_hash(set
             postgres, name="till 7", scopes=["redeem", "admin"], client_id=client, actor="cli:ann"
         )
         assert secret.startswith("isk_")
-        assert (key.name, key.scopes, key.client_id) == ("till 7", frozenset(Scope), client)
+        assert (key.name, key.scopes, key.client_id) == ("till 7", frozenset([Scope.REDEEM, Scope.ADMIN]), client)
         async with ring_of(settings) as ring:
             assert ring.find(secret) == ring.find(secret.encode()) == ring.find(secret) == key
             for wrong in ("", "isk_", secret[:-1], secret + "x", secret.lower(), "clé", b"\xff" * 40, "x" * 100_000):
@@ -84,7 +84,15 @@ async def test_a_key_is_found_by_its_secret_of_which_postgres_keeps_the_hash(set
 
 
 @pytest.mark.parametrize(
-    ("name", "scopes"), [("", ["admin"]), ("x" * 256, ["admin"]), ("a\0", ["admin"]), ("x", []), ("x", ["root"])]
+    ("name", "scopes"),
+    [
+        ("", ["admin"]),
+        ("x" * 256, ["admin"]),
+        ("a\0", ["admin"]),
+        ("x", []),
+        ("x", ["root"]),
+        ("x", ["public", "admin"]),
+    ],
 )
 async def test_what_cannot_be_a_key_is_refused(settings: Settings, name: str, scopes: list[str]) -> None:
     async with pool_of(settings) as postgres:

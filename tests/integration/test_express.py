@@ -18,6 +18,8 @@ from issuer.http.express import MAX_EXPRESS_BODY, Exchange, Headers
 from tests.servers import wait_until
 
 PATH: Final = "/express"
+ASKING: Final = "/asking"
+"""A path that goes the short way with a query or none, and with a body or none."""
 BODY: Final = b'{"a":1}'
 
 
@@ -54,7 +56,7 @@ async def long_way(scope: Scope, receive: Receive, send: Send) -> None:
 
 class RunningServer:
     def __init__(self) -> None:
-        protocol = guarded_protocol(EdgeLimits(), {PATH.encode(): Echo})
+        protocol = guarded_protocol(EdgeLimits(), {PATH.encode(): Echo, f"{ASKING}?".encode(): Echo})
         config = uvicorn.Config(long_way, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
         self.server = uvicorn.Server(config)
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -207,3 +209,33 @@ def test_a_request_that_was_cut_off_is_not_carried_out(server: RunningServer) ->
         connection.shutdown(socket.SHUT_WR)
         assert b" 200 " not in connection.recv(65_536)
     assert not Echo.arrived.is_set()
+
+
+CHUNKED: Final = (
+    f"POST {ASKING}?a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+).encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "way"),
+    [
+        (request(path=ASKING), b"express 7"),
+        (request(path=f"{ASKING}?code=1"), b"express 7"),
+        (request(path=f"{ASKING}?code=1", body=b""), b"express 0"),
+        (f"POST {ASKING}?code=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode(), b"express 0"),
+        (request("Transfer-Encoding: identity", path=f"{ASKING}?code=1", body=b""), b""),
+        (CHUNKED, b"asgi 2"),
+        (request("Content-Type: multipart/form-data; boundary=x", path=f"{ASKING}?a"), b"asgi 7"),
+        (request(path=f"{ASKING}/more?a"), b"asgi 7"),
+        (request(path=f"{ASKING}?a", method="PUT"), b"asgi 7"),
+        (request(path=f"{PATH}?a"), b"asgi 7"),
+        (request(path=PATH, body=b""), b"asgi 0"),
+    ],
+)  # fmt: skip
+def test_a_path_with_queries(server: RunningServer, sent: bytes, way: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(sent + request())
+        head, body = answer(connection)
+        assert body == way if way else b" 400 " in head
+        if way:
+            assert answer(connection)[1] in (b"express 7", b"asgi 7"), "the connection goes on"

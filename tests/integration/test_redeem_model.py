@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 from tests.redeem_model import Batch, Decision, Model, Pool
-from tests.redeeming import Call, Limit, Partition, Request, Result, connect, frozen_clock
+from tests.redeeming import Call, CouponState, Limit, Partition, Request, Result, Wish, connect, frozen_clock
 from tests.servers import RedisServer
 
 EXAMPLES: Final = int(os.environ.get("REDEEM_MODEL_EXAMPLES", "150"))
@@ -38,11 +38,14 @@ AHEAD_MS: Final = 600_000
 MINUTE_MS: Final = 60_000
 BATCHES: Final = tuple(uuid.UUID(int=n) for n in (1, 2, 3))
 """The last one is never told to Redis."""
+COUPONS: Final = tuple(uuid.UUID(int=n) for n in (5, 6))
+"""Each belongs to the first client."""
 CLIENTS: Final = tuple(uuid.UUID(int=n) for n in (11, 12, 13))
 """The last one has no codes anywhere."""
 CUSTOMERS: Final = tuple(uuid.UUID(int=n) for n in (21, 22, 23))
 
 known_batches = st.sampled_from(BATCHES[:2])
+all_known = st.sampled_from((*BATCHES[:2], *COUPONS))
 clients_with_codes = st.sampled_from(CLIENTS[:2])
 # Windows are minutes and more: the frozen clock cannot hold back the server's own expiry.
 limit = st.builds(Limit, st.integers(1, 4), st.sampled_from([0, MINUTE_MS, 5 * MINUTE_MS, 60 * MINUTE_MS]))
@@ -52,13 +55,31 @@ minutes = st.sampled_from([-60, -1, 0, 1, 3, 60]).map(lambda count: count * MINU
 moments = st.none() | st.none() | st.none() | minutes
 
 
+wishes = st.builds(
+    Wish, st.sampled_from(("save", "save", "save", "sav3")), st.sampled_from(("", "", "shoe", "hat")),
+    st.sampled_from(("", "order-1", "ö" * 255)), st.sampled_from((False, False, True)),
+)  # fmt: skip
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
     batch = draw(st.sampled_from((*BATCHES[:2], *BATCHES[:2], *BATCHES)))
     client = draw(st.sampled_from((*CLIENTS[:2], *CLIENTS[:2], *CLIENTS)))
     customer = draw(st.none() | st.sampled_from(CUSTOMERS) | st.sampled_from(CUSTOMERS))
     key = draw(st.sampled_from((None, None, "a", "b"))) if customer else None
-    return Request(batch, client, customer, key, draw(st.sampled_from((0, 7, 2**31))))
+    # One in eight asks for a coupon as if it were a batch, or the other way round.
+    wish = draw(wishes) if draw(st.integers(0, 7)) == 0 else None
+    return Request(batch, client, customer, key, draw(st.sampled_from((0, 7, 2**31))), wish)
+
+
+@st.composite
+def uses(draw: st.DrawFn) -> Request:
+    coupon = draw(st.sampled_from((*COUPONS, *COUPONS, *COUPONS, BATCHES[2])))
+    customer = draw(st.none() | st.sampled_from(CUSTOMERS) | st.sampled_from(CUSTOMERS))
+    wish = draw(st.none() | wishes) if draw(st.integers(0, 7)) == 0 else draw(wishes)
+    # The route asks without a key when it only looks.
+    key = draw(st.sampled_from((None, None, "a", "b"))) if customer and not (wish and wish.look) else None
+    return Request(coupon, CLIENTS[0], customer, key, draw(st.sampled_from((0, 7))), wish)
 
 
 class RedeemMachine(RuleBasedStateMachine):
@@ -101,6 +122,12 @@ class RedeemMachine(RuleBasedStateMachine):
                 pool = batch.pools[client] = Pool(10 * number + CLIENTS.index(client) + 2**53)
                 assert self.partition.open_pool(batch_id, client, pool.id) == ["DONE", "0", "0"]
                 self.add_codes(batch_id, client, 20, 0)
+        for number, (coupon_id, coupon_limits) in enumerate(zip(COUPONS, limits, strict=True)):
+            state = CouponState(12, folded=("", "save")[number], product=("", "shoe")[number])
+            coupon = self.model.batches[coupon_id] = Batch(coupon_limits, coupon=state)
+            assert self.put(coupon_id) == ["DONE"]
+            pool = coupon.pools[CLIENTS[0]] = Pool(2**53 + 100 + number)
+            assert self.partition.open_pool(coupon_id, CLIENTS[0], pool.id) == ["DONE", "0", "0"]
 
     def put(self, batch_id: UUID) -> list[str]:
         batch = self.model.batches[batch_id]
@@ -113,9 +140,12 @@ class RedeemMachine(RuleBasedStateMachine):
             starts_at_ms=batch.starts_at_ms,
             ends_at_ms=batch.ends_at_ms,
             rebuilding=batch.rebuilding,
+            coupon=batch.coupon,
         )
 
-    @rule(wanted=st.lists(requests(), min_size=1, max_size=10), ahead_ms=st.sampled_from([0, 1, 2_000, 10_000]))
+    @rule(
+        wanted=st.lists(requests() | uses(), min_size=1, max_size=10), ahead_ms=st.sampled_from([0, 1, 2_000, 10_000])
+    )
     def redeem(self, wanted: list[Request], ahead_ms: int) -> None:
         self.send(Call(tuple(wanted), self.model.host_ms + ahead_ms, self.partition.epoch))
 
@@ -134,7 +164,7 @@ class RedeemMachine(RuleBasedStateMachine):
     def send(self, call: Call) -> None:
         before = self.partition.snapshot()
         result = self.partition.redeem(call)
-        decision = self.model.redeem(call.requests)
+        decision = self.model.redeem(call.requests, call.call_id)
         assert result.status == "DONE"
         assert (result.now_ms, result.host_ms) == (decision.now_ms, self.model.host_ms)
         assert list(result.answers) == decision.answers
@@ -158,9 +188,12 @@ class RedeemMachine(RuleBasedStateMachine):
                 assert redemption.customer_id == grant.request.customer
                 assert redemption.key_hash == grant.request.key_hash
                 assert redemption.api_key_id == grant.request.api_key_id
+                assert redemption.terms == grant.terms
+                assert redemption.order_id == (grant.request.wish.order if grant.request.wish else "")
                 assert (redemption.redeemed_at_ms, redemption.call_id) == (decision.now_ms, call.call_id)
-                assert (grant.request.batch, grant.code) not in self.given
-                self.given.add((grant.request.batch, grant.code))
+                given = grant.code or str(grant.seq)
+                assert (grant.request.batch, given) not in self.given
+                self.given.add((grant.request.batch, given))
 
     @precondition(lambda self: self.calls)
     @rule(back=st.integers(1, 5))
@@ -222,7 +255,34 @@ class RedeemMachine(RuleBasedStateMachine):
             assert said == ["OUT_OF_STEP", str(pool.loaded), str(pool.issued)]
             assert self.partition.snapshot() == before
 
-    @rule(batch_id=known_batches, paused=st.sampled_from((False, False, True)), starts=moments, ends=moments)
+    @rule(
+        coupon_id=st.sampled_from(COUPONS), total=st.integers(0, 40),
+        product=st.sampled_from(("", "shoe", "hat")), value=st.integers(1, 99),
+    )  # fmt: skip
+    def change_coupon(self, coupon_id: UUID, total: int, product: str, value: int) -> None:
+        batch = self.model.batches[coupon_id]
+        assert batch.coupon is not None
+        batch.revision += 1
+        number, terms = batch.coupon.number + 1, f'{{"discount_fixed":"{value}.00"}}'
+        batch.coupon = CouponState(total, number, batch.coupon.folded, product, terms)
+        assert self.put(coupon_id) == ["DONE"]
+
+    @rule(coupon_id=st.sampled_from(COUPONS), customer=st.sampled_from(CUSTOMERS), which=st.integers(0, 20))
+    def give_a_use_back(self, coupon_id: UUID, customer: UUID, which: int) -> None:
+        batch = self.model.batches[coupon_id]
+        times = batch.history.get(customer, [])
+        if batch.rebuilding is not None or batch.coupon is None or which >= len(times):
+            return
+        at_ms = times.pop(which)
+        if not times:
+            del batch.history[customer]
+        assert self.partition.return_uses(coupon_id, [(customer, at_ms)])[0] == "DONE"
+        batch.revision += 1
+        coupon = batch.coupon
+        batch.coupon = CouponState(coupon.total + 1, coupon.number, coupon.folded, coupon.product, coupon.terms)
+        assert self.put(coupon_id) == ["DONE"]
+
+    @rule(batch_id=all_known, paused=st.sampled_from((False, False, True)), starts=moments, ends=moments)
     def change_batch(self, batch_id: UUID, paused: bool, starts: int | None, ends: int | None) -> None:
         batch = self.model.batches[batch_id]
         batch.revision += 1
@@ -231,21 +291,21 @@ class RedeemMachine(RuleBasedStateMachine):
         batch.ends_at_ms = None if ends is None else self.model.now_ms + ends
         assert self.put(batch_id) == ["DONE"]
 
-    @rule(batch_id=known_batches, sure=st.integers(0, 9))
+    @rule(batch_id=all_known, sure=st.integers(0, 9))
     def end_batch(self, batch_id: UUID, sure: int) -> None:
         if sure == 0:
             self.model.batches[batch_id].revision += 1
             self.model.batches[batch_id].ended = True
             assert self.put(batch_id) == ["DONE"]
 
-    @rule(batch_id=known_batches)
+    @rule(batch_id=all_known)
     def put_an_old_revision(self, batch_id: UUID) -> None:
         revision = self.model.batches[batch_id].revision
         before = self.partition.snapshot()
         assert self.partition.put_batch(batch_id, revision=revision - 1) == ["SUPERSEDED", str(revision)]
         assert self.partition.snapshot() == before
 
-    @rule(batch_id=known_batches, limits=limit_sets)
+    @rule(batch_id=all_known, limits=limit_sets)
     def begin_new_rules(self, batch_id: UUID, limits: tuple[Limit, ...]) -> None:
         batch = self.model.batches[batch_id]
         batch.revision += 1
@@ -310,8 +370,9 @@ class RedeemMachine(RuleBasedStateMachine):
                         "HMGET", names.pool(client), "id", "issued", "loaded", "total"
                     )
                 ]
-                assert meta == [pool.id, pool.issued, pool.loaded, len(pool.codes)]
-                assert self.client.llen(names.codes(client)) == pool.loaded - pool.issued
+                loaded = pool.loaded if batch.coupon is None else pool.issued
+                assert meta == [pool.id, pool.issued, loaded, len(pool.codes)]
+                assert self.client.llen(names.codes(client)) == loaded - pool.issued
             self.check_expiry(batch_id, batch)
 
     def check_expiry(self, batch_id: UUID, batch: Batch) -> None:

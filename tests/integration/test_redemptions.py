@@ -1,14 +1,11 @@
-"""Reading the ledger: lists, codes, export, and the erasure of a customer."""
+"""Reading the ledger: lists, codes, and the erasure of a customer."""
 
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -18,7 +15,6 @@ from issuer.batches.rules import parse_rules
 from issuer.batches.stock import batch_stock
 from issuer.batches.store import BatchChanges, BatchNotFoundError, change_batch, create_batch
 from issuer.ledger.erasure import BacklogNotEmptyError, Erasure, erase_customer
-from issuer.ledger.export import COLUMNS, Selection, export_csv, guarded
 from issuer.ledger.redemptions import (
     CodeState,
     LedgerEntry,
@@ -129,56 +125,6 @@ async def test_a_code_of_several_batches(stores: Stores) -> None:
         assert len(found) == 3
 
 
-async def exported(stores: Stores, selection: Selection, **values: bool) -> list[dict[str, str]]:
-    out = io.StringIO()
-    count = await export_csv(stores.postgres, selection, out.write, **values)
-    rows = list(csv.DictReader(io.StringIO(out.getvalue())))
-    assert count == len(rows)
-    assert out.getvalue().splitlines()[0] == ",".join(COLUMNS)
-    return rows
-
-
-async def test_export_has_every_redemption_once(stores: Stores) -> None:
-    async with shop_of(stores, (3_000, 100)) as shop, shop_of(stores) as other:
-        first, second = shop.pools
-        shop.redeem_in_calls(26, 100)
-        shop.redeem(5, client_id=second)
-        other.redeem(7)
-        await record(shop)
-        await record(other)
-        everything = await exported(stores, Selection())
-        assert len({(row["batch_id"], row["code"]) for row in everything}) == 2612
-        assert len(await exported(stores, Selection(batch_id=shop.batch))) == 2605
-        assert len(await exported(stores, Selection(batch_id=shop.batch, client_id=second))) == 5
-        assert [int(row["seq"]) for row in await exported(stores, Selection(client_id=first))] == [*range(1, 2601)]
-        row = everything[0]
-        UUID(row["customer_id"])
-        at = datetime.fromisoformat(row["redeemed_at"])
-        assert row["redeemed_at"].endswith("Z")
-        inside = Selection(since=at - timedelta(hours=1), until=datetime.now(UTC) + timedelta(hours=1))
-        assert len(await exported(stores, inside)) == 2612
-        assert await exported(stores, Selection(until=at - timedelta(hours=1))) == []
-        assert await exported(stores, Selection(since=datetime(2100, 1, 1, tzinfo=UTC))) == []
-
-
-async def test_no_code_becomes_a_formula(stores: Stores) -> None:
-    async with shop_of(stores) as shop:
-        codes = ['=HYPERLINK("http://x","y")', "+1", "-1", "@x", 'quote"comma,', "plain"]
-        for seq, code in enumerate(codes, start=1):
-            await stores.postgres.execute("UPDATE codes SET code = $1 WHERE seq = $2", code, seq)
-        shop.redeem(6)
-        await stores.postgres.execute("UPDATE redemptions SET code = code")
-        await stores.postgres.execute(
-            "INSERT INTO redemptions (pool_id, seq, batch_id, code, redeemed_at, call_id, api_key_id, epoch)"
-            " SELECT pool_id, seq, batch_id, code, now(), gen_random_uuid(), 0, 1 FROM codes WHERE seq <= 6"
-        )
-        plain = [row["code"] for row in await exported(stores, Selection(), guard=False)]
-        assert plain == codes
-        safe = [row["code"] for row in await exported(stores, Selection())]
-        assert safe == ["'" + code if code[0] in "=+-@" else code for code in codes]
-    assert [guarded(text) for text in ("\tx", "\rx", "", "x=1")] == ["'\tx", "'\rx", "", "x=1"]
-
-
 async def test_an_erased_customer_is_nowhere_but_counted(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         await change_batch(stores, shop.batch, BatchChanges(rules=parse_rules({"maxpercustomer": 2})), actor="test")
@@ -191,8 +137,8 @@ async def test_an_erased_customer_is_nowhere_but_counted(stores: Stores) -> None
             "INSERT INTO anomalies (kind, detail) VALUES ('x', jsonb_build_object('customer_id', $1::text))",
             str(customer),
         )
-        assert await erase_customer(stores, customer, actor="cli:ann") == Erasure(2, 1, 1, 0)
-        assert await erase_customer(stores, customer, actor="cli:ann") == Erasure(0, 0, 0, 0)
+        assert await erase_customer(stores, customer, actor="cli:ann") == Erasure(2, 0, 1, 1, 0)
+        assert await erase_customer(stores, customer, actor="cli:ann") == Erasure(0, 0, 0, 0, 0)
         assert await shop.ledger_count() == 3
         assert (await redemptions_of_customer(stores.postgres, customer)).items == []
         assert len((await redemptions_of_customer(stores.postgres, other)).items) == 1

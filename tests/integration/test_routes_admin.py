@@ -10,13 +10,12 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from issuer.events import decode_event
 from issuer.http.app import OPERATIONS
 from issuer.http.openapi import document
 from issuer.http.routes.access import Access
-from issuer.ledger.record import record_redemptions
 from issuer.settings import Settings
 from tests.api import REDEEM, Api, problem, running_app
+from tests.recording import drain
 
 PUBLIC = {"/livez", "/readyz", "/healthcheck", "/openapi.json", "/docs"}
 
@@ -187,22 +186,12 @@ async def test_ids_in_the_path_are_checked(api: Api, bad: str) -> None:
     problem(await api.get(f"/api/v1/batches/{uuid4()}"), 404, "no batch found")
 
 
-async def drain(api: Api) -> None:
-    """What the worker does, once."""
-    stores = api.services.stores
-    for partition in range(stores.redis.partitions):
-        entries: Any = await stores.redis.client.xrange(f"issuer:{{p{partition:02d}}}:stream")
-        for _, fields in entries:
-            async with stores.postgres.acquire() as connection, connection.transaction():
-                await record_redemptions(connection, decode_event(fields).redemptions)
-
-
 async def test_stock_and_ledger_of_a_batch(api: Api) -> None:
     client, customer = uuid4(), uuid4()
     batch, _ = await api.batch("A", "B", "C", "D/E", client=client)
     for _ in range(2):
         assert (await api.redeem(batch, client, customer)).status_code == 200
-    await drain(api)
+    await drain(api.services.stores)
     await api.redeem(batch, client)
     (stock,) = (await api.get(f"/api/v1/batches/{batch}")).json()["stock"]
     assert stock == {"client_id": str(client), "total": 4, "in_redis": 1, "issued": 3, "ledger": 2, "backlog": 1,
@@ -222,7 +211,7 @@ async def test_a_customer_is_erased_and_the_count_stays(api: Api) -> None:
     customer = uuid4()
     batch, client = await api.batch("A", "B")
     await api.redeem(batch, client, customer)
-    await drain(api)
+    await drain(api.services.stores)
     for partition in range(api.services.stores.redis.partitions):
         await api.services.stores.redis.client.delete(f"issuer:{{p{partition:02d}}}:stream")
     path = f"/api/v1/customers/{customer}"

@@ -85,6 +85,9 @@ def test_patterns_are_cut_into_fixed_text_and_groups() -> None:
         ({"unlucky_words": ["X"]}, "unlucky_words"),
         ({"unlucky_words": ["--"]}, "unlucky_words"),
         ({"unlucky_words": ["W" * 65]}, "unlucky_words"),
+        ({"unlucky_words": ["ab" + "-" * 63]}, "unlucky_words"),
+        ({"unlucky_words": ["ab", "\u00bd"]}, "unlucky_words"),
+        ({"unlucky_words": ["\ufdfa" * 5]}, "unlucky_words"),
         ({"unlucky_words": [f"W{number}" for number in range(1_001)]}, "unlucky_words"),
         ({"lenght": 12}, "'lenght'"),
     ],
@@ -102,7 +105,7 @@ def test_what_codes_cannot_look_like_is_said_by_field(values: dict[str, object],
         {},
         {"length": None, "alphabet": None},
         {"length": 8, "prefix": "가", "suffix": "!", "alphabet": KOREAN, "unlucky": False},
-        {"pattern": "SUMMER-####-####", "check": True, "unlucky_words": ["Bad Word", "악"+"마"]},
+        {"pattern": "SUMMER-####-####", "check": True, "unlucky_words": ["Bad Word", "악마", "\u1100-\u1161\u0390"]},
     ],
 )  # fmt: skip
 def test_json_and_back_is_the_same(values: dict[str, object]) -> None:

@@ -16,6 +16,7 @@ from issuer.events import (
     decode_columns,
     decode_event,
     decode_redemptions,
+    encode_order,
     encode_who,
 )
 
@@ -69,6 +70,38 @@ def test_round_trip(
     assert by_row.columns() == columns.columns()
 
 
+orders = st.text(st.characters(exclude_categories=["Cs"]), max_size=255)
+uses = st.tuples(orders, customers, key_hashes, st.integers(0, 2**32 - 1))
+coupons = st.lists(
+    st.tuples(
+        st.integers(1, 2**62), st.integers(1, 2**62), st.integers(1, 2**31), st.lists(uses, min_size=1, max_size=5)
+    ),
+    max_size=3,
+)
+
+
+@given(pools, coupons, st.uuids())
+def test_uses_of_coupons_stand_beside_redemptions(
+    given_pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None, int]]]],
+    given_coupons: list[tuple[int, int, int, list[tuple[str, UUID | None, bytes | None, int]]]],
+    call_id: UUID,
+) -> None:
+    data, expected = encode(given_pools), []
+    for pool, first, terms, rows in given_coupons:
+        data += b"C %d %d %d %d\n" % (pool, first, len(rows), terms)
+        for i, (order, customer, key_hash, api_key_id) in enumerate(rows):
+            data += encode_who(customer.bytes if customer else None, api_key_id, key_hash) + encode_order(order)
+            expected.append(
+                Redemption(pool, first + i, "", customer, 1700000000123, call_id, key_hash, api_key_id, 7, terms, order)
+            )
+    redemptions = sum(len(rows) for _, _, rows in given_pools)
+    columns = RedemptionColumns()
+    fields = entry(data, redemptions + len(expected), call_id) | {b"v": b"2"}
+    assert decode_columns(fields, columns) == (7, redemptions + len(expected))
+    assert list(columns.redemptions())[redemptions:] == expected
+    assert decode_event(fields).redemptions[redemptions:] == expected
+
+
 names = st.sampled_from([b"v", b"e", b"t", b"c", b"n", b"d"])
 
 
@@ -115,7 +148,12 @@ def test_a_damaged_event_is_refused_or_decoded_and_leaves_no_half_rows(data: st.
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({b"v": b"2"}, "event version 2 is not known"),
+        ({b"v": b"3"}, "event version 3 is not known"),
+        ({b"v": b"0"}, "event version 0 is not known"),
+        ({b"d": b"C 1 1 1\n" + bytes(40)}, "unknown kind"),
+        ({b"d": b"C 1 1 1 0\n" + bytes(40)}, "unknown kind"),
+        ({b"d": b"C 1 1 1000 1\n" + bytes(40)}, "redemptions in"),
+        ({b"d": b"C 1 1 1 1\n" + encode_who(None, 1, None) + b"\0\x09order"}, "cut in the middle of a use"),
         ({b"n": b"3"}, "2 redemptions where 3 were announced"),
         ({b"d": b"X 1 1 1\n"}, "unknown kind"),
         ({b"d": b"R 1 1 1000000000000\n"}, "redemptions in 0 bytes"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from issuer.http.metrics import NAMES
 from issuer.http.openapi import document
-from issuer.outcomes import HTTP
+from issuer.outcomes import COUPON_HTTP, HTTP
 
 TEXT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 
@@ -17,7 +17,7 @@ def test_every_path_is_there() -> None:
 
 
 def test_every_refusal_is_there() -> None:
-    assert [answer.error for answer in HTTP.values() if f"`{answer.error}`" not in TEXT] == []
+    assert [a.error for a in (*HTTP.values(), *COUPON_HTTP.values()) if f"`{a.error}`" not in TEXT] == []
 
 
 def test_every_metric_is_there() -> None:

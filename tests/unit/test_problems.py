@@ -11,7 +11,7 @@ import pytest
 import issuer
 from issuer.http.problems import TITLES, ProblemError, outcome_problem, problem_body, status_problem
 from issuer.http.routes.redeem_answers import limit_problem
-from issuer.outcomes import HTTP, Outcome
+from issuer.outcomes import COUPON_HTTP, HTTP, Outcome
 
 
 @pytest.mark.parametrize("outcome", HTTP)
@@ -25,7 +25,9 @@ def test_each_refusal_is_a_problem(outcome: Outcome) -> None:
 
 
 def test_granted_and_replayed_are_no_problems() -> None:
-    assert set(Outcome) - set(HTTP) == {Outcome.GRANTED, Outcome.REPLAYED}
+    of_coupons = {Outcome.WRONG_PRODUCT, Outcome.USABLE}
+    assert set(Outcome) - set(HTTP) == {Outcome.GRANTED, Outcome.REPLAYED} | of_coupons
+    assert set(Outcome) - set(COUPON_HTTP) == {Outcome.GRANTED, Outcome.REPLAYED, Outcome.USABLE}
 
 
 def test_an_unknown_code_cannot_be_used() -> None:

@@ -20,7 +20,7 @@ WORKER_MAY_IMPORT = {
 }  # fmt: skip
 """The contracts, the stores, and the acts that both programs do."""
 
-HEAVY = {"alembic", "sqlalchemy", "typer", "rich", "psutil", "pytest"}
+HEAVY = {"alembic", "sqlalchemy", "typer", "rich", "psutil", "pytest", "xlsxwriter"}
 """What the API's processes never load."""
 
 

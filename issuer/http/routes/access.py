@@ -12,8 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from issuer.api_keys import ApiKey
 from issuer.api_keys import Scope as KeyScope
 from issuer.audit import AUTH_OFF_ACTOR
+from issuer.http.client_address import UNKNOWN
 from issuer.http.problems import ProblemError, not_ready, status_problem
 from issuer.http.services import Services
 from issuer.settings import Auth
@@ -35,19 +37,45 @@ def ring_not_loaded() -> ProblemError:
 
 
 class Access(StrEnum):
-    """PUBLIC: everybody. ADMIN: keys with that scope, bound ones for what is theirs. OPERATOR: unbound ones only."""
+    """PUBLIC: everybody. REDEEM, ADMIN: keys with that scope, bound ones for what is theirs; ANY_KEY: with either.
+
+    USE: also public keys. OPERATOR: admin keys that are bound to no client.
+    """
 
     PUBLIC = "public"
+    USE = "use"
+    REDEEM = "redeem"
     ADMIN = "admin"
+    ANY_KEY = "any key"
     OPERATOR = "operator"
+
+
+MAY_USE: Final = frozenset({KeyScope.REDEEM, KeyScope.PUBLIC})
+"""Scopes either of which may use a coupon, or ask whether it could be used."""
+_SCOPES: Final = {
+    Access.USE: MAY_USE,
+    Access.REDEEM: frozenset({KeyScope.REDEEM}),
+    Access.ADMIN: frozenset({KeyScope.ADMIN}),
+    Access.ANY_KEY: frozenset({KeyScope.REDEEM, KeyScope.ADMIN}),
+    Access.OPERATOR: frozenset({KeyScope.ADMIN}),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. With `client_id` only what belongs to that client may be shown or changed."""
+    """Who asks. With `client_id` only what belongs to that client may be shown or changed.
+
+    `key` is None where none is asked for; `address` is what limits count, see `issuer.http.client_address`.
+    """
 
     actor: str
     client_id: UUID | None = None
+    key: ApiKey | None = None
+    address: str = UNKNOWN
+
+    @property
+    def api_key_id(self) -> int:
+        return 0 if self.key is None else self.key.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +101,33 @@ class Operation:
     upload: bool = False
 
 
-def identify(request: Request, services: Services, access: Access) -> Caller:
-    """The caller, if the access admits it. Raises ProblemError: 401, 403, or 503 while the keys are not known."""
+async def admit(request: Request, services: Services, access: Access) -> Caller:
+    """The caller, if the access and the rate limits admit him.
+
+    Raises ProblemError: 429, 401, 403, or 503 while the keys are not known.
+    """
     if access is Access.PUBLIC:
         return Caller("anonymous")
+    key = None if services.settings.auth is Auth.OFF else _key_of(request, services)
+    peer = request.client.host if request.client is not None else None
+    address = services.limits.address_of(peer, request.headers.raw)
+    await services.limits.admit(key, address)
     if services.settings.auth is Auth.OFF:
-        return Caller(AUTH_OFF_ACTOR)
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    key = services.keys.find(secret.strip()) if scheme.lower() == "bearer" else None
+        return Caller(AUTH_OFF_ACTOR, address=address)
     if key is None:
         raise MISSING_KEY if services.keys.loaded else ring_not_loaded()
-    if KeyScope.ADMIN not in key.scopes:
+    if not key.scopes & _SCOPES[access]:
         raise WRONG_SCOPE
     if key.client_id is not None and access is Access.OPERATOR:
         raise BOUND_KEY
-    return Caller(key.actor, key.client_id)
+    return Caller(key.actor, key.client_id, key, address)
+
+
+def _key_of(request: Request, services: Services) -> ApiKey | None:
+    authorization = request.headers.get("authorization", "")
+    scheme, _, secret = authorization.partition(" ")
+    # Some clients send the key alone.
+    return services.keys.find(secret.strip() if scheme.lower() == "bearer" else authorization.strip())
 
 
 class Surface:
@@ -108,7 +148,7 @@ class Surface:
         settings = services.settings
         limit = settings.max_upload_bytes if operation.upload else settings.max_body_bytes
         request = Request(scope, _bounded(scope, receive, limit), send)
-        caller = identify(request, services, operation.access)
+        caller = await admit(request, services, operation.access)
         response = await operation.handler(Call(request, services, caller))
         await response(scope, receive, send)
 

@@ -28,7 +28,16 @@ def answer(content: object, status: int = 200) -> Response:
 
 def path_id(request: Request, name: str) -> UUID:
     """An id in the path: batch_id, client_id, customer_id or job_id."""
-    text = str(request.path_params[name])
+    return _id(str(request.path_params[name]), name)
+
+
+def query_id(request: Request, name: str) -> UUID | None:
+    """The same as a query parameter; absent: None."""
+    text = request.query_params.get(name)
+    return None if text is None else _id(text, name)
+
+
+def _id(text: str, name: str) -> UUID:
     if _UUID.fullmatch(text) is None:
         raise invalid(f"invalid {name} format", f"invalid_{name}")
     return UUID(text)
@@ -39,7 +48,7 @@ def known_query(request: Request, *names: str) -> None:
     for name in request.query_params:
         if name not in names:
             raise invalid(
-                f"unknown query parameter {_shown(name)}" + (f"; known are {', '.join(names)}" if names else "")
+                f"unknown query parameter {shown_name(name)}" + (f"; known are {', '.join(names)}" if names else "")
             )
         if len(request.query_params.getlist(name)) > 1:
             raise invalid(f"query parameter {name} is given more than once")
@@ -64,14 +73,14 @@ def page_answer(page: Page[Any], show: Callable[[Any], object]) -> Response:
 async def json_object(request: Request, known: Collection[str]) -> dict[str, Any]:
     """The body as a JSON object with no other keys than the known ones, and none of them twice."""
     try:
-        value = json.loads((await request.body()).decode(), object_pairs_hook=_distinct, parse_constant=_no_constant)
+        value = json.loads((await request.body()).decode(), object_pairs_hook=distinct, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         raise invalid("cannot parse json", "unparsable_json") from error
     if not isinstance(value, dict):
         raise invalid("cannot parse json", "unparsable_json")
     for key in value:
         if key not in known:
-            raise invalid(f"unknown field {_shown(key)}; known are {', '.join(known)}")
+            raise invalid(f"unknown field {shown_name(key)}; known are {', '.join(known)}")
     return value
 
 
@@ -127,13 +136,13 @@ def flag_field(values: Mapping[str, Any], name: str) -> bool | None:
     return value
 
 
-def _shown(text: str) -> str:
+def shown_name(text: str) -> str:
     """A name that somebody sent, safe to repeat in an answer."""
     short = text if len(text) <= 40 else text[:39] + "…"
     return ascii(short)
 
 
-def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
@@ -142,5 +151,5 @@ def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> object:
+def no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")

@@ -20,9 +20,10 @@ from starlette.types import Receive, Scope, Send
 
 from issuer.api_keys import ApiKey
 from issuer.api_keys import Scope as KeyScope
-from issuer.calls import Answer, PoolRef, Slot
+from issuer.calls import BOUND, Answer, PoolRef, Slot
 from issuer.http.express import Exchange, Headers
 from issuer.http.metrics import INVALID
+from issuer.http.problems import ProblemError
 from issuer.http.routes.redeem_answers import (
     BAD_BATCH,
     BAD_CLIENT,
@@ -37,8 +38,10 @@ from issuer.http.routes.redeem_answers import (
     UNPARSABLE,
     Wire,
     answer_wire,
+    to_wire,
 )
 from issuer.http.services import Services
+from issuer.leases import Refused, Verdict
 from issuer.outcomes import Outcome
 from issuer.settings import Auth, Settings
 
@@ -83,7 +86,8 @@ class RedeemRoute:
             if services is None:
                 outcome, wire = str(Outcome.NOT_READY), REFUSALS[Outcome.NOT_READY]
             else:
-                outcome, wire = await self._answer(services, scope["headers"], receive)
+                peer = scope["client"][0] if scope.get("client") else None
+                outcome, wire = await self._answer(services, peer, scope["headers"], receive)
         except DisconnectedError:
             return
         except Exception:
@@ -95,16 +99,23 @@ class RedeemRoute:
             services.tally.count(outcome, time.perf_counter() - started)
 
     async def _answer(
-        self, services: Services, headers: Iterable[tuple[bytes, bytes]], receive: Receive
+        self, services: Services, peer: str | None, headers: Iterable[tuple[bytes, bytes]], receive: Receive
     ) -> tuple[str, Wire]:
         admitted = self.admit(services, headers)
-        if type(admitted) is Wire:
+        limits = services.limits
+        key = None if isinstance(admitted, Wire) else admitted[0]
+        if limits.count(key):
+            try:
+                await limits.admit(key, limits.address_of(peer, headers))
+            except ProblemError as problem:
+                return INVALID, to_wire(problem)
+        if isinstance(admitted, Wire):
             return INVALID, admitted
         body = await self._read(receive)
         if body is None:
             return INVALID, TOO_LARGE
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        refusal = self.submit(services, admitted, body, future)  # type: ignore[arg-type]
+        refusal = self.submit(services, admitted, body, future)
         if refusal is not None:
             return INVALID, refusal
         answer = await future
@@ -173,7 +184,7 @@ class RedeemRoute:
         pools = self._bound_pools if bound else self._pools
         if len(pools) >= MAX_POOL_REFS:
             pools.clear()
-        pool = services.engine.pool_ref(UUID(batch), UUID(client), bound=bound)
+        pool = services.engine.pool_ref(UUID(batch), UUID(client), flags=BOUND if bound else 0)
         # The number of partitions is what the installation says, and that is known once Redis is reached.
         if services.engine.is_ready:
             pools[batch, client] = pool
@@ -198,12 +209,13 @@ class RedeemRoute:
 class RedeemExchange(Exchange):
     """One redemption without ASGI: begins when the request is there, ends when the engine has the answer."""
 
-    __slots__ = ("_route", "_services", "_started")
+    __slots__ = ("_admitted", "_route", "_services", "_started")
 
     def __init__(self, route: RedeemRoute, protocol: GuardedHttpToolsProtocol) -> None:
         super().__init__(protocol)
         self._route = route
         self._services: Services | None = None
+        self._admitted: Admitted | Wire = NO_RING
         self._started = 0.0
 
     def begin(self, headers: Headers, body: bytes) -> None:
@@ -214,14 +226,35 @@ class RedeemExchange(Exchange):
             self._finish(Outcome.NOT_READY, REFUSALS[Outcome.NOT_READY])
             return
         try:
-            admitted = route.admit(services, headers)
-            refusal = admitted if type(admitted) is Wire else route.submit(services, admitted, body, self)  # type: ignore[arg-type]
+            self._admitted = admitted = route.admit(services, headers)
+            key = None if isinstance(admitted, Wire) else admitted[0]
+            client = self.protocol.client
+            if not services.limits.passes(key, client[0] if client else None, headers, self._enter):
+                return
+            refusal = admitted if isinstance(admitted, Wire) else route.submit(services, admitted, body, self)
         except Exception:
             log.exception("a request to redeem failed")
             self._crash()
             return
         if refusal is not None:
             self._finish(INVALID, refusal)
+
+    def _enter(self, verdict: Verdict) -> None:
+        """Goes on when a rate limit has let the request in, or refused it."""
+        services, admitted = self._services, self._admitted
+        assert services is not None
+        try:
+            if isinstance(verdict, Refused):
+                refusal: Wire | None = to_wire(services.limits.refusal(verdict))
+            elif isinstance(admitted, Wire):
+                refusal = admitted
+            else:
+                refusal = self._route.submit(services, admitted, self.body, self)
+            if refusal is not None:
+                self._finish(INVALID, refusal)
+        except Exception:
+            log.exception("a request to redeem failed")
+            self._crash()
 
     def done(self) -> bool:
         """What a client that has gone meanwhile asked for is carried out all the same, and counted."""

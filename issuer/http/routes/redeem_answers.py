@@ -70,23 +70,24 @@ def answer_wire(answer: Answer) -> Wire:
     outcome = answer.outcome
     if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
         body = orjson.dumps({"code": answer.code})
-        heads = _granted if outcome is Outcome.GRANTED else _replayed
-        head = heads.get(len(body))
-        if head is None:
-            head = _granted_head(len(body), replayed=outcome is Outcome.REPLAYED)
-            if len(heads) < _MOST_LENGTHS:
-                heads[len(body)] = head
-        return Wire(head, body)
+        return Wire(granted_head(len(body), outcome), body)
     if answer.retry_at_ms is not None:
         return to_wire(limit_problem(answer.retry_at_ms))
     return REFUSALS[outcome]
 
 
-def _granted_head(length: int, *, replayed: bool) -> Head:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
-    if replayed:
-        headers.append((b"idempotency-replayed", b"true"))
-    return _head(200, headers)
+def granted_head(length: int, outcome: Outcome) -> Head:
+    """The head of a 200 with a JSON body of this length, for GRANTED or REPLAYED."""
+    heads = _granted if outcome is Outcome.GRANTED else _replayed
+    head = heads.get(length)
+    if head is None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
+        if outcome is Outcome.REPLAYED:
+            headers.append((b"idempotency-replayed", b"true"))
+        head = _head(200, headers)
+        if len(heads) < _MOST_LENGTHS:
+            heads[length] = head
+    return head
 
 
 def limit_problem(retry_at_ms: int) -> ProblemError:

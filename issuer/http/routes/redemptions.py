@@ -45,10 +45,13 @@ def show_place(place: CodePlace) -> dict[str, Any]:
 async def get_code(call: Call) -> Response:
     """404 where no batch, or none of the caller's, has the code: the two look the same."""
     limit, cursor = page_query(call.request)
-    code = str(call.request.path_params["code"])
-    page = await places_of_code(call.services.stores, code, client_id=call.caller.client_id, limit=limit, cursor=cursor)
-    if not page.items and cursor is None:
-        raise ProblemError(404, "no code found", "code_not_found")
+    code, caller = str(call.request.path_params["code"]), call.caller
+    with call.services.guesses.attempt(caller.key, caller.address) as attempt:
+        page = await places_of_code(call.services.stores, code, client_id=caller.client_id, limit=limit, cursor=cursor)
+        if not page.items:
+            await attempt.missed()
+            if cursor is None:
+                raise ProblemError(404, "no code found", "code_not_found")
     return page_answer(page, show_place)
 
 

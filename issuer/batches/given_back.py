@@ -1,0 +1,69 @@
+"""Uses of coupons that were given back: from then on no limit counts them.
+
+The window of the customer is changed in place. One that is made anew from the ledger leaves them out by itself; then
+they only have to be noted. Whoever does either holds the lock of the batch, or the one of a recovery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from issuer.instants import to_ms
+from issuer.keys import batch_keys, partition_keys, partition_of
+from issuer.postgres import Connection, PoolConnection
+from issuer.redis_link import NotReadyError, ScriptRunner
+from issuer.scripts import RETURN_USES
+
+_STEP: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """A use that Redis has not heard of as given back. `customer` None: nobody's, or erased."""
+
+    pool_id: int
+    seq: int
+    customer: bytes | None
+    at_ms: int
+
+
+_WAITING: Final = """
+SELECT v.pool_id, v.seq, c.customer_id, c.consumed_at
+FROM reversals v JOIN consumptions c ON c.pool_id = v.pool_id AND c.seq = v.seq
+WHERE v.returned_at IS NULL AND ($1::uuid IS NULL OR v.pool_id IN (SELECT id FROM pools WHERE batch_id = $1))
+ORDER BY v.pool_id, v.seq"""
+
+_NOTE: Final = """
+UPDATE reversals v SET returned_at = now() FROM unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
+WHERE v.pool_id = e.pool_id AND v.seq = e.seq"""
+
+
+async def uses_given_back(connection: Connection | PoolConnection, batch_id: UUID | None = None) -> Sequence[GivenBack]:
+    """Those of one coupon, or of all, that `note_returned` was not told of."""
+    return [
+        GivenBack(
+            row["pool_id"], row["seq"], row["customer_id"].bytes if row["customer_id"] else None,
+            to_ms(row["consumed_at"]),
+        )
+        for row in await connection.fetch(_WAITING, batch_id)
+    ]  # fmt: skip
+
+
+async def return_uses(redis: ScriptRunner, batch_id: UUID, uses: Sequence[GivenBack]) -> None:
+    """Takes them out of the windows of their customers. Raises NotReadyError and RedisUnavailableError."""
+    partition = partition_of(batch_id, redis.partitions)
+    prefix, state = batch_keys(partition, batch_id).window_prefix, partition_keys(partition).state
+    for at in range(0, len(uses), _STEP):
+        some = [(prefix + use.customer, f"{use.at_ms:013d}") for use in uses[at : at + _STEP] if use.customer]
+        reply = await redis.run(RETURN_USES, [state, *(key for key, _ in some)], [stamp for _, stamp in some])
+        if reply[0] != b"DONE":
+            raise NotReadyError(f"uses of coupon {batch_id} could not be given back: {reply!r}")
+
+
+async def note_returned(connection: Connection | PoolConnection, uses: Sequence[GivenBack]) -> None:
+    """Redis has heard of them."""
+    if uses:
+        await connection.execute(_NOTE, [use.pool_id for use in uses], [use.seq for use in uses])

@@ -1,0 +1,152 @@
+"""A coupon as Postgres has it, and what may be wanted of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from issuer.batches.rules import NO_RULES, Rules, parse_rules
+from issuer.coupons.money import show_decimal
+from issuer.instants import show_instant
+
+MOST_USES: Final = 10**12
+
+
+class CouponError(Exception):
+    """What is asked cannot be done; the message says why."""
+
+
+class CouponNotFoundError(CouponError):
+    """There is no such coupon, or none that the caller may know of."""
+
+
+class CouponExistsError(CouponError):
+    """The client has, or had, a coupon with this code or one that reads like it."""
+
+
+class CouponDeletedError(CouponError):
+    """The coupon was deleted, and that is final."""
+
+
+class CouponUsedError(CouponError):
+    """More of it was used than there would be."""
+
+
+class ManyClientsError(CouponError):
+    """More than one client has a coupon with this code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What may be chosen of a coupon. `discount_fixed` comes with a `currency`, `discount_variable` is a percentage.
+
+    `product_id` None: good for any. `expires_at`: the first instant at which it is not valid any more; None: never.
+    """
+
+    available: int
+    expires_at: datetime | None = None
+    product_id: str | None = None
+    promo_type: str | None = None
+    discount_fixed: Decimal | None = None
+    currency: str | None = None
+    discount_variable: Decimal | None = None
+    rules: Rules = NO_RULES
+    paused: bool = False
+
+    def terms(self, code: str) -> dict[str, Any]:
+        """What a use is told, and what its row in the ledger refers to."""
+        return {
+            "code": code,
+            "product_id": self.product_id,
+            "promo_type": self.promo_type,
+            "discount_fixed": None if self.discount_fixed is None else show_decimal(self.discount_fixed),
+            "currency": self.currency,
+            "discount_variable": None if self.discount_variable is None else show_decimal(self.discount_variable),
+        }
+
+    def shown(self) -> dict[str, Any]:
+        """All of it, as the audit log and the API show it."""
+        terms = self.terms("")
+        del terms["code"]
+        return {
+            "expiry_date": None if self.expires_at is None else show_instant(self.expires_at),
+            "availability_count": self.available,
+            **terms,
+            "rules": self.rules.to_json(),
+            "paused": self.paused,
+        }
+
+    def with_currency(self) -> Offer:
+        """An amount needs a currency, and without an amount there is none."""
+        return self if self.discount_fixed is not None else replace(self, currency=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Coupon:
+    """One coupon. `uses` counts those there are in all: available, reversed, and set aside ones that were released."""
+
+    id: UUID
+    pool_id: int
+    client_id: UUID
+    code: str
+    offer: Offer
+    unambiguous: bool
+    reversed: int
+    released: int
+    terms_number: int
+    ended_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    opened: bool
+    final_issued: int | None
+
+    @property
+    def uses(self) -> int:
+        return self.offer.available + self.reversed + self.released
+
+    @property
+    def expired(self) -> bool:
+        expires_at = self.offer.expires_at
+        return self.ended_at is not None or (expires_at is not None and expires_at <= datetime.now(UTC))
+
+
+COUPONS: Final = """
+SELECT c.*, b.ends_at, b.ended_at, b.paused, b.rules, b.created_at, p.opened, p.final_issued
+FROM coupons c JOIN batches b ON b.id = c.batch_id JOIN pools p ON p.id = c.pool_id"""
+
+
+def coupon_from_row(row: asyncpg.Record) -> Coupon:
+    """From a row of COUPONS."""
+    offer = Offer(
+        available=row["available"],
+        expires_at=row["ends_at"],
+        product_id=row["product_id"],
+        promo_type=row["promo_type"],
+        discount_fixed=row["discount_fixed"],
+        currency=row["currency"],
+        discount_variable=row["discount_variable"],
+        rules=parse_rules(orjson.loads(row["rules"])),
+        paused=row["paused"],
+    )
+    return Coupon(
+        id=UUID(bytes=row["batch_id"].bytes),
+        pool_id=row["pool_id"],
+        client_id=UUID(bytes=row["client_id"].bytes),
+        code=row["code"],
+        offer=offer,
+        unambiguous=row["unambiguous"],
+        reversed=row["reversed"],
+        released=row["released"],
+        terms_number=row["terms"],
+        ended_at=row["ended_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        opened=row["opened"],
+        final_issued=row["final_issued"],
+    )

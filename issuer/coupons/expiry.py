@@ -1,0 +1,37 @@
+"""Expiry dates as they are given: a day, which ends when it is over in UTC, or an instant."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from issuer.instants import InvalidInstantError, parse_instant
+
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NAMED_MONTH: Final = re.compile(r"([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4})", re.ASCII)
+_DAY: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})", re.ASCII)
+_SHAPES: Final = "a day such as 15-Jan-2030 or 2030-01-15, or a time such as 2030-01-15T18:00:00+01:00"
+
+
+def parse_expiry(text: str) -> datetime:
+    """The first instant at which the coupon is not valid any more. Raises InvalidInstantError."""
+    text = text.strip()
+    day = _day(text)
+    if day is None:
+        try:
+            return parse_instant(text)
+        except InvalidInstantError as error:
+            raise InvalidInstantError(f"{error}; give {_SHAPES}") from error
+    try:
+        return datetime(*day, tzinfo=UTC) + timedelta(days=1)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInstantError(f"there is no such day; give {_SHAPES}") from error
+
+
+def _day(text: str) -> tuple[int, int, int] | None:
+    if (found := _NAMED_MONTH.fullmatch(text)) is not None and found[2].lower() in _MONTHS:
+        return int(found[3]), 1 + _MONTHS.index(found[2].lower()), int(found[1])
+    if (found := _DAY.fullmatch(text)) is not None:
+        return int(found[1]), int(found[2]), int(found[3])
+    return None

@@ -1,0 +1,123 @@
+"""Giving a use back, once: a payment that failed must not eat a coupon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from issuer.batches.revisions import push_batch
+from issuer.batches.stock import read_pools
+from issuer.coupons.coupon import CouponError
+from issuer.coupons.uses import UseName, parse_consumption_id
+from issuer.ledger.erasure import BacklogNotEmptyError
+from issuer.postgres import unavailable_translated
+from issuer.redis_link import RedisUnavailableError
+from issuer.stores import Stores
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S: Final = 0.1
+
+
+class ConsumptionNotFoundError(CouponError):
+    """There is no such use, or none that the caller may know of."""
+
+
+class AlreadyReversedError(CouponError):
+    """The use was given back before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reversal:
+    """A use that was given back."""
+
+    consumption_id: str
+    code: str
+    order_id: str | None
+    reversed_at: datetime
+
+
+_COUPON: Final = """
+SELECT c.batch_id, c.client_id, c.code FROM coupons c
+WHERE c.pool_id = $1 AND ($2::uuid IS NULL OR c.client_id = $2)"""
+
+_USE: Final = "SELECT call_id, order_id FROM consumptions WHERE pool_id = $1 AND seq = $2"
+
+_REVERSE: Final = """
+INSERT INTO reversals (pool_id, seq, actor) VALUES ($1, $2, $3)
+ON CONFLICT (pool_id, seq) DO NOTHING RETURNING reversed_at"""
+
+_MORE_USES: Final = """
+WITH coupon AS (
+  UPDATE coupons SET reversed = reversed + 1 WHERE pool_id = $1
+  RETURNING batch_id, available + reversed + released AS uses
+), pool AS (
+  UPDATE pools SET total = greatest(total, uses), loaded = CASE WHEN opened THEN greatest(total, uses) ELSE loaded END
+  FROM coupon WHERE pools.id = $1
+)
+UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id AND ended_at IS NULL"""
+
+
+async def reverse_use(
+    stores: Stores, consumption_id: str, *, client_id: UUID | None = None, actor: str, wait_s: float = 5.0
+) -> Reversal:
+    """Gives a use back: there is one more of them, and the customer's limits do not count it.
+
+    What Postgres has decided stays decided: if Redis is away the worker tells it later. Raises
+    ConsumptionNotFoundError, AlreadyReversedError, BacklogNotEmptyError (the use is not in the ledger after `wait_s`),
+    RedisUnavailableError and PostgresUnavailableError; nothing was done then.
+    """
+    name = parse_consumption_id(consumption_id)
+    if name is None:
+        raise ConsumptionNotFoundError("no consumption found")
+    async with unavailable_translated():
+        coupon = await stores.postgres.fetchrow(_COUPON, name.pool_id, client_id)
+    if coupon is None:
+        raise ConsumptionNotFoundError("no consumption found")
+    use = await _use(stores, name, coupon, wait_s)
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        reversed_at = await connection.fetchval(_REVERSE, name.pool_id, name.seq, actor)
+        if reversed_at is None:
+            raise AlreadyReversedError("the consumption was reversed before")
+        await connection.execute(_MORE_USES, name.pool_id)
+    try:
+        await push_batch(stores, UUID(bytes=coupon["batch_id"].bytes))
+    except RedisUnavailableError as error:
+        log.warning("Redis will hear of a reversal later", pool_id=name.pool_id, error=str(error))
+    return Reversal(consumption_id, coupon["code"], use["order_id"], reversed_at)
+
+
+async def _use(stores: Stores, name: UseName, coupon: Any, wait_s: float) -> Any:
+    """The row of the use; waits for one that is still on its way into the ledger."""
+    give_up_at = time.monotonic() + wait_s
+    while True:
+        async with unavailable_translated():
+            use = await stores.postgres.fetchrow(_USE, name.pool_id, name.seq)
+        if use is not None:
+            if not name.is_of(use["call_id"].hex):
+                raise ConsumptionNotFoundError("no consumption found")
+            return use
+        if not await _is_under_way(stores, name, coupon):
+            raise ConsumptionNotFoundError("no consumption found")
+        if time.monotonic() > give_up_at:
+            raise BacklogNotEmptyError("the consumption is not in the ledger yet; is the worker running?")
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _is_under_way(stores: Stores, name: UseName, coupon: Any) -> bool:
+    """Whether there is a use of this number that Postgres knows nothing of."""
+    place = (UUID(bytes=coupon["batch_id"].bytes), UUID(bytes=coupon["client_id"].bytes))
+    (meta,) = await read_pools(stores.redis, [place])
+    if name.seq > meta.issued:
+        return False
+    async with unavailable_translated():
+        aside = await stores.postgres.fetchval(
+            "SELECT EXISTS (SELECT FROM set_aside WHERE pool_id = $1 AND seq = $2)", name.pool_id, name.seq
+        )
+    return not aside

@@ -1,0 +1,46 @@
+"""Rate limits as people write them: `100/s`, `6000/m`, `100/s,burst=500`, `off`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+OFF: Final = "off"
+MOST: Final = 1_000_000
+_PERIODS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_FORM: Final = re.compile(r"([0-9]{1,7})/([smhd])(?:,burst=([0-9]{1,7}))?", re.ASCII)
+
+
+class InvalidLimitError(ValueError):
+    """Not a limit; the message says what one looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A token bucket: `count` tokens come every `period_s` seconds, evenly; it holds at most `burst` of them."""
+
+    count: int
+    period_s: int
+    burst: int
+
+    @property
+    def interval_s(self) -> float:
+        """Time from one token to the next."""
+        return self.period_s / self.count
+
+
+@lru_cache(maxsize=1_024)
+def parse_limit(text: str) -> Limit | None:
+    """The limit; None for `off`. Without a burst the bucket holds what comes in a period. Raises InvalidLimitError."""
+    if text == OFF:
+        return None
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise InvalidLimitError("must be like 100/s, 6000/m, 100/s,burst=500 (s, m, h or d), or off")
+    count = int(found[1])
+    burst = count if found[3] is None else int(found[3])
+    if not 1 <= count <= MOST or not 1 <= burst <= MOST:
+        raise InvalidLimitError(f"count and burst of a limit are from 1 to {MOST:,}")
+    return Limit(count, _PERIODS_S[found[2]], burst)

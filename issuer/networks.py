@@ -1,0 +1,54 @@
+"""IP addresses as limits count them, and the networks of proxies that are believed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+Network = IPv4Network | IPv6Network
+
+IPV6_PREFIX: Final = 64
+"""One household, one server: whoever has one address of a /64 has all of them."""
+_ALL: Final = ("0.0.0.0/0", "::/0")
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Addresses and networks, comma-separated; `none`, or `*` for all. Raises ValueError that names what is wrong."""
+    if text.strip() == "none":
+        return ()
+    items = _ALL if text.strip() == "*" else text.split(",")
+    networks = []
+    for item in items:
+        try:
+            networks.append(ip_network(item.strip()))
+        except ValueError as error:
+            raise ValueError(f"must be addresses and networks, comma-separated, `none` or `*`: {error}") from None
+    return tuple(networks)
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address, without port, brackets and zone; IPv4 in IPv6 is IPv4. None for what is no address."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+@lru_cache(maxsize=65_536)
+def counted_as(text: str) -> str:
+    """What a limit counts: the IPv4 address, the /64 of an IPv6 address, the text itself if it is neither."""
+    address = parse_address(text)
+    if address is None:
+        return text
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, IPV6_PREFIX), strict=False))
+    return str(address)

@@ -1,0 +1,122 @@
+"""Exactly the uses there are: a crowd on four API processes, counted at both ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from issuer.coupons.uses import parse_consumption_id
+from tests.acceptance.crowd import Answer, UseWish, handed_out, tally
+from tests.acceptance.service import Service
+from tests.acceptance.test_exactness import crowd_of_all, settings_of
+from tests.conftest import clone_database
+from tests.servers import PostgresServer, RedisServer
+
+REQUESTS: Final = 20_000
+USES: Final = 7_000
+USED_UP: Final = "409 coupon used up"
+
+
+@pytest.fixture(scope="module")
+def service(
+    redis_server: RedisServer, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    settings = settings_of(redis_server, clone_database(postgres_server))
+    with Service(settings, tmp_path_factory.mktemp("service")) as started:
+        yield started
+
+
+async def make(service: Service, code: str, uses: int, **fields: Any) -> uuid.UUID:
+    """A coupon of a client of its own; returns the client."""
+    client_id = uuid.uuid4()
+    form = {"code": code, "availability_count": str(uses), "client_id": str(client_id), **fields}
+    async with httpx.AsyncClient() as http:
+        made = await http.post(f"{service.url}/coupon/", data=form, headers={"Authorization": service.api_key})
+    assert made.status_code == 201, made.text
+    return client_id
+
+
+async def ledger_of(service: Service, client_id: uuid.UUID, count: int) -> list[Any]:
+    query = (
+        "SELECT c.seq, c.customer_id, c.key_hash, c.call_id, c.pool_id FROM consumptions c"
+        " JOIN pools p ON p.id = c.pool_id WHERE p.client_id = $1 ORDER BY c.seq"
+    )
+    async with asyncio.timeout(60):
+        while len(rows := await service.sql(query, client_id)) < count:
+            await asyncio.sleep(0.05)
+    return rows
+
+
+async def check(service: Service, client_id: uuid.UUID, answers: list[Answer], uses: int) -> None:
+    """The customers have every use once, and the ledger says the same."""
+    given = handed_out(answers)
+    assert len(given) == len(set(given)) == uses
+    rows = await ledger_of(service, client_id, uses)
+    assert [row["seq"] for row in rows] == list(range(1, uses + 1))
+    by_seq = {row["seq"]: row for row in rows}
+    for consumption in given:
+        name = parse_consumption_id(consumption)
+        assert name is not None
+        assert name.is_of(by_seq[name.seq]["call_id"].hex)
+    assert f"issued {uses}" in await service.reconcile()
+
+
+async def test_more_customers_than_uses(service: Service) -> None:
+    client_id = await make(service, "SAVE-7000", USES, discount_fixed="5.00")
+    wishes = [UseWish(client_id, client_id, code="save7000") for _ in range(REQUESTS)]
+    async with crowd_of_all(service) as crowd:
+        started = time.monotonic()
+        answers = await crowd.ask(wishes)
+        print(f"{REQUESTS} requests in {time.monotonic() - started:.1f} s")
+    assert tally(answers) == {"200": USES, USED_UP: REQUESTS - USES}
+    await check(service, client_id, answers, USES)
+
+
+async def test_everybody_asks_twice_with_a_key_and_half_stay_within_their_limit(service: Service) -> None:
+    client_id = await make(service, "TWICE", 1_000, rules='{"maxpercustomer": 1}')
+    customers = [uuid.uuid4() for _ in range(2_000)]
+    wishes = [
+        UseWish(client_id, client_id, customer, key, "TWICE") for customer in customers for key in ("a", "a", "b")
+    ]
+    async with crowd_of_all(service) as crowd:
+        answers = await crowd.ask(wishes)
+        granted = [answer for answer in answers if answer.status == 200 and not answer.replayed]
+        assert len(granted) == 1_000
+        again = await crowd.ask(wishes)
+    for at in range(0, len(wishes), 3):
+        told = {answer.text for answer in (*answers[at : at + 3], *again[at : at + 3]) if answer.status == 200}
+        assert len(told) <= 1, "one customer, one use"
+    await check(service, client_id, granted, 1_000)
+
+
+DOCS: Final = Path(__file__).parents[2] / "docs" / "http-api.md"
+
+
+def test_the_session_on_the_docs_page_works_when_it_is_pasted(service: Service) -> None:
+    """Every line of it, in one shell, and none of them may fail."""
+    page = DOCS.read_text().partition("\n## Coupons\n")[2]
+    session = page.partition("```sh\n")[2].partition("```")[0]
+    assert session.count("curl ") == 9
+    script = f"""
+set -euo pipefail
+curl() {{ command curl -sS --fail-with-body "$@"; echo; }}
+URL={service.url} KEY={service.api_key}
+{session}"""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line]
+    made, drawn, shown, valid, used, back, more, gone = answers
+    assert (made["code"], made["currency"], made["expiry_date"]) == ("SAVE-20", "EUR", "2030-01-16T00:00:00.000Z")
+    assert (len(drawn["code"]), drawn["discount_fixed"], drawn["rules"]["maxpercustomer"]) == (10, "750", 1)
+    assert (shown["remaining"], valid["valid"], valid["remaining"]) == (100, True, 100)
+    assert (used["consumed"], used["discount_fixed"], used["discount_variable"]) == (True, "5.00", "10")
+    assert (back["reversed"], more["remaining"], gone["deleted"]) == (True, 199, True)

@@ -1,0 +1,81 @@
+"""Rate limits as operators set them: four API processes behind one socket let in what one bucket would."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+
+from issuer.settings import Settings
+from tests.acceptance.crowd import tally
+from tests.acceptance.service import API_PROCESSES, Service, wishes
+from tests.loading import A, codes
+
+RATE_PER_S = 300
+BURST = 500
+LIMITED = "429 too many requests"
+GUESSES = 10_000
+
+
+async def test_a_crowd_is_let_in_at_the_rate_that_was_set(settings: Settings, tmp_path: Path) -> None:
+    limit = f"{RATE_PER_S}/s,burst={BURST}"
+    with Service(settings, tmp_path, ISSUER_RATE_LIMIT=limit, ISSUER_RATE_LIMIT_IP="off") as service:
+        batch = await service.preload("limited", codes("L", 20_000))
+        async with service.crowd(connections=400) as crowd:
+            assert len(service.accepted(crowd.ports())) == API_PROCESSES
+            counts: Counter[str] = Counter()
+            begun = time.monotonic()
+            while time.monotonic() < begun + 4:
+                counts += tally(await crowd.ask(wishes(2_000, batch, [A])))
+            took_s = time.monotonic() - begun
+    print(f"{limit}, {API_PROCESSES} processes: {dict(counts)} in {took_s:.2f} s")
+    assert counts.keys() == {"200", LIMITED}
+    allowed = BURST + RATE_PER_S * took_s
+    assert 0.9 * allowed <= counts["200"] <= allowed
+
+
+async def test_of_ten_thousand_wrong_coupons_few_are_answered(settings: Settings, tmp_path: Path) -> None:
+    """Half of them are validated, half are used; four processes know soon, and not one tells of the right one then."""
+    with Service(settings, tmp_path) as service:
+        admin, till = [await _headers(service, scope) for scope in ("admin", "redeem")]
+        limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
+        async with httpx.AsyncClient(base_url=service.url, limits=limits, timeout=60) as client:
+            await _until_known(client, admin, till)
+            made = await client.post("/coupon/", json={"code": "RIGHT20", "availability_count": 5}, headers=admin)
+            assert made.status_code == 201, made.text
+
+            async def guess(number: int, code: str) -> str:
+                method = "POST" if number % 2 else "GET"
+                answer = await client.request(method, "/coupon/consume/", params={"code": code}, headers=till)
+                found = answer.json()
+                return f"{answer.status_code} {found.get('reason') or found.get('error')}"
+
+            begun = time.monotonic()
+            said: Counter[str] = Counter()
+            for start in range(0, GUESSES, 1_000):
+                wrong = [guess(number, f"WRONG{number:05d}") for number in range(start, start + 1_000)]
+                said += Counter(await asyncio.gather(*wrong))
+            took_s = time.monotonic() - begun
+            print(f"{GUESSES} wrong coupons: {dict(said)} in {took_s:.1f} s")
+            told = said.pop("200 no coupon found", 0) + said.pop("404 no coupon found", 0)
+            assert said == {"429 too many unknown codes": GUESSES - told}
+            # What ISSUER_GUESS_LIMIT says: ten, and one more every six seconds.
+            assert told <= 10 + took_s / 6
+            assert {await guess(number, "RIGHT20") for number in range(20)} == {"429 too many unknown codes"}
+
+
+async def _headers(service: Service, scope: str) -> dict[str, str]:
+    created = await service.issuer("keys", "create", "--name", scope, "--scope", scope, "--client", str(A), "--json")
+    return {"Authorization": f"Bearer {json.loads(created.stdout)['secret']}"}
+
+
+async def _until_known(client: httpx.AsyncClient, *keys: dict[str, str]) -> None:
+    """Every process has heard of the keys when all of many answers are other than 401."""
+    async with asyncio.timeout(30):
+        for headers in keys:
+            while any([(await client.get("/metrics", headers=headers)).status_code == 401 for _ in range(40)]):
+                await asyncio.sleep(0.05)

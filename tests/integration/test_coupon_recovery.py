@@ -1,0 +1,226 @@
+"""Coupons when Redis was lost: never more uses than there are, and every number accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+
+from issuer.batches.rules import parse_rules
+from issuer.calls import Answer, CouponWish
+from issuer.coupons.coupon import Coupon, Offer
+from issuer.coupons.places import CouponPlaces
+from issuer.coupons.reversal import reverse_use
+from issuer.coupons.store import change_coupon, create_coupon, find_coupon, numbered_uses
+from issuer.coupons.uses import read_use
+from issuer.engine import Engine
+from issuer.events import encode_order
+from issuer.ledger.dead_letters import retry_dead_letters
+from issuer.ledger.reconcile import reconcile
+from issuer.outcomes import Outcome
+from issuer.recovery.guardian import Orders
+from issuer.recovery.journal import Journal
+from issuer.recovery.set_aside import list_set_aside, release
+from issuer.settings import Settings
+from issuer.stores import Stores, open_stores
+from tests.integration.test_recovery import blessed_again, drain, engine_of, ready, seqs, verdict
+from tests.servers import RedisServer
+
+CLIENT = uuid.UUID(int=9)
+CODE = "SAVE-20"
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def own_settings(settings: Settings, own_redis: RedisServer) -> Settings:
+    return settings.model_copy(update={"redis_url": SecretStr(own_redis.url()), "max_backlog": 50})
+
+
+async def make(stores: Stores, uses: int, **offer: Any) -> Coupon:
+    return await create_coupon(stores, CLIENT, CODE, Offer(uses, **offer), actor="test")
+
+
+async def use(engine: Engine, count: int, *, key: str | None = None, customer: UUID | None = None) -> list[Answer]:
+    place = CouponPlaces(engine).find(CLIENT, CODE)
+    futures = [asyncio.get_running_loop().create_future() for _ in range(count)]
+    for future in futures:
+        who = (customer or uuid.uuid4()).bytes
+        engine.submit(future, place.use, who, 3, key, CouponWish(place.folded, b"", encode_order("order")))
+    return list(await asyncio.gather(*futures))
+
+
+def granted(answers: list[Answer]) -> list[str]:
+    return [read_use(answer.code)[0] for answer in answers if answer.outcome is Outcome.GRANTED]
+
+
+async def remaining(stores: Stores) -> int:
+    coupon = await find_coupon(stores.postgres, CODE, client_id=CLIENT)
+    return max(0, coupon.uses - await numbered_uses(stores, coupon))
+
+
+async def balanced(stores: Stores) -> None:
+    result = await reconcile(stores)
+    assert result.holds, result.to_json()
+
+
+async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Settings, own_redis: RedisServer) -> None:
+    async with open_stores(own_settings) as stores:
+        await make(stores, 30)
+        async with engine_of(own_settings, stores) as engine:
+            first = granted(await use(engine, 10))
+            own_redis.kill9()
+            own_redis.start()
+            await blessed_again(stores)
+            await ready(engine)
+            assert await verdict(stores) == "restart"
+            second = granted(await use(engine, 30))
+            assert (len(first), len(second), len({*first, *second})) == (10, 20, 30)
+        await drain(stores)
+        assert await seqs(stores, "consumptions") == list(range(1, 31))
+        await balanced(stores)
+
+
+async def test_what_a_lost_redis_may_have_counted_is_set_aside_and_never_used_again(
+    own_settings: Settings, own_redis: RedisServer
+) -> None:
+    async with open_stores(own_settings) as stores:
+        coupon = await make(stores, 200, rules=parse_rules({"maxpercustomer": 1}))
+        customer = uuid.uuid4()
+        async with engine_of(own_settings, stores) as engine:
+            (first,) = await use(engine, 1, key="k", customer=customer)
+            await use(engine, 19)
+            await drain(stores)
+            await use(engine, 30)  # these die with Redis
+            with own_redis.client() as client:
+                client.flushall()
+            await blessed_again(stores)
+            await ready(engine)
+            assert await verdict(stores) == "loss"
+            assert await seqs(stores, "set_aside") == list(range(21, 71))
+            assert await remaining(stores) == 200 - 20 - 50
+            (again,) = await use(engine, 1, key="k", customer=customer)
+            assert (again.outcome, again.code) == (Outcome.REPLAYED, first.code)
+            (refused,) = await use(engine, 1, customer=customer)
+            assert refused.outcome is Outcome.LIMIT_REACHED
+            total = 0
+            while some := len(granted(await use(engine, 50))):
+                total += some
+                await drain(stores)
+            assert total == 130
+            await balanced(stores)
+            assert await release(stores, coupon.id, actor="test") == 50
+            assert await remaining(stores) == 50
+            assert len(granted(await use(engine, 50))) == 50
+            await drain(stores)
+            (sold,) = await use(engine, 1)
+            assert sold.outcome is Outcome.SOLD_OUT
+        (held,) = await list_set_aside(stores)
+        assert (held.held, held.released) == (0, 50)
+        assert await seqs(stores, "consumptions") == [*range(1, 21), *range(71, 251)]
+        await balanced(stores)
+
+
+async def test_the_journal_brings_back_what_redis_lost(
+    own_settings: Settings, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    settings = own_settings.model_copy(update={"journal_dir": tmp_path / "journal"})
+    async with open_stores(settings) as stores:
+        await make(stores, 40)
+        journal = Journal(tmp_path / "journal")
+        async with engine_of(settings, stores, journal) as engine:
+            given = granted(await use(engine, 25))
+            with own_redis.client() as client:
+                client.flushall()
+            await blessed_again(stores)
+            await ready(engine)
+            assert await seqs(stores, "consumptions") == list(range(1, 26))
+            assert await seqs(stores, "set_aside") == list(range(26, 41))
+            assert await remaining(stores) == 0
+            await reverse_use(stores, given[3], client_id=CLIENT, actor="test")
+            assert await remaining(stores) == 1
+        journal.close()
+        await balanced(stores)
+
+
+async def test_a_reversal_is_known_after_a_loss_and_counts_once(own_settings: Settings, own_redis: RedisServer) -> None:
+    async with open_stores(own_settings) as stores:
+        await make(stores, 1_000, rules=parse_rules({"maxpercustomer": 2}))
+        customer = uuid.uuid4()
+        async with engine_of(own_settings, stores) as engine:
+            names = granted(await use(engine, 2, customer=customer))
+            await drain(stores)
+            own_redis.stop()
+            await reverse_use(stores, names[0], client_id=CLIENT, actor="test")
+            with_redis_away = await stores.postgres.fetchval("SELECT count(*) FROM reversals WHERE returned_at IS NULL")
+            assert with_redis_away == 1
+            own_redis.start()
+            await blessed_again(stores)
+            with own_redis.client() as client:
+                client.flushall()
+            await blessed_again(stores)
+            await ready(engine)
+            assert await stores.postgres.fetchval("SELECT count(*) FROM reversals WHERE returned_at IS NULL") == 0
+            assert await remaining(stores) == 1_000 - 2 - 50 + 1
+            assert len(granted(await use(engine, 3, customer=customer))) == 1
+        await drain(stores)
+        await balanced(stores)
+
+
+async def test_fewer_uses_than_before_a_loss_do_not_bring_a_number_back(
+    own_settings: Settings, own_redis: RedisServer
+) -> None:
+    """Numbers up to the highest total that Redis ever had may be out there."""
+    async with open_stores(own_settings) as stores:
+        coupon = await make(stores, 100)
+        async with engine_of(own_settings, stores) as engine:
+            assert len(granted(await use(engine, 40))) == 40  # none of them reaches the ledger
+            # As if the change had been made in Postgres, and Redis had never heard of it.
+            await stores.postgres.execute("UPDATE coupons SET available = 10 WHERE batch_id = $1", coupon.id)
+            with own_redis.client() as client:
+                client.flushall()
+            await blessed_again(stores)
+            await ready(engine)
+            assert await seqs(stores, "set_aside") == list(range(1, 51))
+            assert await remaining(stores) == 0
+            await change_coupon(
+                stores, await find_coupon(stores.postgres, CODE, client_id=CLIENT), {"available": 55}, actor="test"
+            )
+            assert len(granted(await use(engine, 20))) == 5
+        await drain(stores)
+        assert await seqs(stores, "consumptions") == list(range(51, 56))
+
+
+async def test_a_restored_backup_sets_aside_from_the_first_number_on(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        await make(stores, 10**12)
+        await stores.guardian.check(Orders(restored=True))
+        assert await seqs(stores, "set_aside") == list(range(1, 51))
+        assert await remaining(stores) == 10**12 - 50
+
+
+async def test_a_use_that_cannot_be_recorded_is_a_dead_letter_until_it_can(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        await make(stores, 20)
+        async with engine_of(own_settings, stores) as engine:
+            await use(engine, 3)
+        (terms,) = await stores.postgres.fetch("DELETE FROM coupon_terms RETURNING pool_id, number, terms")
+        await drain(stores)
+        assert await seqs(stores, "dead_letters") == [1, 2, 3]
+        assert await seqs(stores, "consumptions") == []
+        await balanced(stores)
+        await stores.postgres.execute("INSERT INTO coupon_terms VALUES ($1, $2, $3)", *terms.values())
+        assert (await retry_dead_letters(stores.postgres)).resolved == 3
+        assert await seqs(stores, "consumptions") == [1, 2, 3]
+        assert await remaining(stores) == 17
+        await balanced(stores)

@@ -1,0 +1,112 @@
+"""lease_tokens.lua: a token bucket by the server's clock, from which nobody gets a token that did not flow in."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import redis
+
+from issuer.keys import limit_key
+from issuer.scripts import LEASE_TOKENS
+from tests.redeeming import frozen_clock
+from tests.servers import RedisServer
+
+KEY = limit_key("key", "1")
+CLOCK = "clock"
+START_MS = 1_700_000_000_000
+
+
+class Bucket:
+    """A bucket under a clock that stands still until it is set. Its key still goes by the real one: be quick."""
+
+    def __init__(self, client: redis.Redis, interval_us: float, fills_us: float, debt_us: int = 0) -> None:
+        self.client = client
+        self.arguments = (repr(interval_us), repr(fills_us), debt_us)
+        self.text = frozen_clock(CLOCK) + LEASE_TOKENS.text
+        self.set_clock(0)
+
+    def set_clock(self, ms: int) -> None:
+        self.client.set(CLOCK, START_MS + ms)
+
+    def take(self, wanted: int) -> tuple[int, int, float]:
+        """Tokens given, tokens left, ms until there is one more."""
+        reply: Any = self.client.eval(self.text, 1, KEY, *self.arguments, wanted)
+        assert reply[0] == b"DONE"
+        return reply[1], reply[2], reply[3] / 1_000
+
+
+@pytest.fixture
+def client(any_redis_server: RedisServer) -> Any:
+    with any_redis_server.client(4_090) as client:
+        client.flushdb()
+        yield client
+        client.flushdb()
+
+
+def test_a_bucket_is_full_at_first_and_fills_evenly(client: redis.Redis) -> None:
+    bucket = Bucket(client, 100_000, 500_000)
+    assert bucket.take(0) == (0, 5, 100)
+    assert client.exists(KEY) == 0
+    assert bucket.take(3) == (3, 2, 100)
+    assert bucket.take(3) == (2, 0, 100)
+    bucket.set_clock(99)
+    assert bucket.take(1) == (0, 0, 1)
+    bucket.set_clock(100)
+    assert bucket.take(1) == (1, 0, 100)
+    bucket.set_clock(10_000)
+    assert bucket.take(9) == (5, 0, 100)
+
+
+def test_a_bucket_is_kept_no_longer_than_until_it_is_full(client: redis.Redis) -> None:
+    bucket = Bucket(client, 100_000, 500_000)
+    bucket.take(2)
+    assert 0 < client.pttl(KEY) <= 201
+
+
+def test_debt_is_paid_before_anybody_is_let_in_and_has_an_end(client: redis.Redis) -> None:
+    bucket = Bucket(client, 1_000_000, 2_000_000, 5_000_000)
+    assert [bucket.take(1)[0] for _ in range(4)] == [1, 1, 0, 0]
+    # Two tokens owed, so the third second brings the first token.
+    assert bucket.take(0) == (0, 0, 3_000)
+    bucket.take(1_000)
+    bucket.set_clock(1)
+    assert bucket.take(0) == (0, 0, 6_000)
+
+
+def test_a_clock_that_steps_back_empties_the_bucket_at_most(client: redis.Redis) -> None:
+    bucket = Bucket(client, 100_000, 500_000)
+    bucket.take(5)
+    bucket.set_clock(-3_600_000)
+    assert bucket.take(1) == (0, 0, 100)
+    bucket.set_clock(-3_600_000 + 100)
+    assert bucket.take(1)[0] == 1
+
+
+@pytest.mark.parametrize(("count", "period_s", "burst"), [(7, 1, 7), (10, 60, 10), (30, 1, 300), (37, 1, 10)])
+def test_no_window_has_more_than_flowed_in(client: redis.Redis, count: int, period_s: int, burst: int) -> None:
+    interval_us = period_s * 1e6 / count
+    bucket = Bucket(client, interval_us, burst * interval_us)
+    dice = random.Random(count)
+    given: list[tuple[int, int]] = []
+    now = 0
+    for _ in range(300):
+        tokens, _, _ = bucket.take(dice.choice([1, 1, 5, burst, 1_000]))
+        given.append((now, tokens))
+        now += dice.choice([0, 1, int(interval_us / 1_000) + 1, int(burst * interval_us / 2_000)])
+        bucket.set_clock(now)
+    for first in range(0, len(given), 7):
+        total = 0
+        for at, tokens in given[first:]:
+            total += tokens
+            assert total <= burst + (at - given[first][0]) * 1_000 / interval_us + 1e-3
+
+
+def test_who_always_takes_all_gets_the_whole_rate(client: redis.Redis) -> None:
+    bucket = Bucket(client, 1e6 / 7, 1e6)
+    total = 0
+    for ms in range(0, 10_051, 50):
+        bucket.set_clock(ms)
+        total += bucket.take(100)[0]
+    assert total == 77

@@ -1,0 +1,214 @@
+"""Rate limits over several processes' worth of engines, at the routes, and what they cost when Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from issuer.engine import Engine
+from issuer.keys import limit_key
+from issuer.leases import Bucket, Entry, Leases, Refused, Verdict
+from issuer.limits import Limit, parse_limit
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.api import Api, problem, running_app
+from tests.servers import RedisServer
+
+
+class Process:
+    """What one API process has of a limit: an engine, leases, and its view of one bucket."""
+
+    def __init__(self, engine: Engine, limit: Limit, subject: str) -> None:
+        self.leases = Leases(engine, most_waiting=100_000)
+        engine.carry(self.leases)
+        self.bucket = Bucket("key", limit_key("key", subject), limit)
+        self.waited = 0
+
+    async def enter(self) -> Verdict:
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        verdict = self.leases.spend([self.bucket], future.set_result)
+        if verdict is Entry.WAITS:
+            self.waited += 1
+            verdict = await future
+        return verdict
+
+
+@asynccontextmanager
+async def processes(settings: Settings, stores: Stores, count: int, text: str) -> AsyncIterator[list[Process]]:
+    limit = parse_limit(text)
+    assert limit is not None
+    async with AsyncExitStack() as stack:
+        found = []
+        for _ in range(count):
+            engine = Engine(settings, stores.incarnations)
+            await engine.start()
+            stack.push_async_callback(engine.aclose)
+            async with asyncio.timeout(20):
+                while not engine.is_ready:
+                    await asyncio.sleep(0.005)
+            found.append(Process(engine, limit, text))
+        yield found
+
+
+async def hammer(process: Process, seconds: float, pause_s: float = 0.0005) -> list[float]:
+    """When it was let in, asking all the time."""
+    loop = asyncio.get_running_loop()
+    entered, end = [], loop.time() + seconds
+    while loop.time() < end:
+        if await process.enter() is Entry.FREE:
+            entered.append(loop.time())
+        await asyncio.sleep(pause_s)
+    return entered
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5/m", 1.0), ("10/s", 2.0), ("1/s,burst=3", 2.0), ("100/s", 2.0), ("1000/s,burst=200", 1.5)]
+)
+async def test_four_processes_let_in_what_one_bucket_would(
+    settings: Settings, stores: Stores, text: str, seconds: float
+) -> None:
+    async with processes(settings, stores, 4, text) as found:
+        limit = found[0].bucket.limit
+        begun = asyncio.get_running_loop().time()
+        entered = sorted(chain(*await asyncio.gather(*(hammer(process, seconds) for process in found))))
+        took = entered[-1] - begun
+    allowed = limit.burst + took / limit.interval_s
+    assert len(entered) <= allowed
+    # What the last moment's leases hold is not used, and a twentieth of the burst is theirs.
+    assert len(entered) >= int(0.9 * allowed)
+
+
+async def test_in_any_window_there_is_no_more_than_the_bucket_holds_and_what_flows_in(
+    settings: Settings, stores: Stores
+) -> None:
+    """Pauses let the bucket fill while leases are out: together they must not be more than a bucket."""
+    async with processes(settings, stores, 4, "200/s") as found:
+        entered: list[float] = []
+        for pause_s in (0.3, 1.2, 0.02, 0.6):
+            # Slow enough to be paid from leases, then all at once.
+            for rounds in ([hammer(process, 0.3, 0.02) for process in found], [hammer(p, 0.15) for p in found]):
+                entered += chain(*await asyncio.gather(*rounds))
+            await asyncio.sleep(pause_s)
+    entered.sort()
+    limit = found[0].bucket.limit
+    # The process' clock ticks when a request is let in, Redis' when the token is taken, which is earlier.
+    slack = 0.05 / limit.interval_s
+    for first in range(0, len(entered), 5):
+        for last in range(first, len(entered), 5):
+            window_s = entered[last] - entered[first]
+            assert last - first + 1 <= limit.burst + window_s / limit.interval_s + slack
+
+
+async def test_who_comes_often_does_not_wait(settings: Settings, stores: Stores) -> None:
+    async with processes(settings, stores, 1, "100000/s") as (process,):
+        entered = await hammer(process, 1.0)
+        assert len(entered) > 300
+        assert process.waited < len(entered) / 10
+
+
+async def test_who_has_had_enough_is_refused_without_asking_redis(settings: Settings, stores: Stores) -> None:
+    async with processes(settings, stores, 1, "3/h") as (process,):
+        verdicts = await asyncio.gather(*(process.enter() for _ in range(10)))
+        assert Counter(type(verdict) for verdict in verdicts) == {Entry: 3, Refused: 7}
+        process.waited = 0
+        again = await process.enter()
+        assert isinstance(again, Refused)
+        assert 1_190 < again.wait_s <= 1_200
+        assert process.waited == 0
+
+
+async def test_a_lease_is_not_lost_with_the_scripts(settings: Settings, stores: Stores) -> None:
+    client: Any = stores.redis.client
+    async with processes(settings, stores, 1, "3/h") as (process,):
+        await client.script_flush()
+        verdicts = [await process.enter() for _ in range(4)]
+        assert [type(verdict) for verdict in verdicts] == [Entry, Entry, Entry, Refused]
+
+
+@pytest.fixture
+async def limited(settings: Settings) -> AsyncIterator[Api]:
+    update = {"rate_limit": "3/h", "rate_limit_ip": "off"}
+    async with running_app(settings.model_copy(update=update)) as api:
+        yield api
+
+
+def refused(response: httpx.Response, kind: str, count: int = 3) -> None:
+    found = problem(response, 429, "too many requests")
+    assert (found["code"], found["violated-policies"]) == ("rate_limited", [kind])
+    wait_s = int(response.headers["retry-after"])
+    assert 0 < wait_s <= 3_600
+    assert response.headers["ratelimit-policy"] == f'"{kind}";q={count};w=3600;issuer-burst={count}'
+    assert response.headers["ratelimit"] == f'"{kind}";r=0;t={wait_s}'
+
+
+async def test_every_route_with_a_key_is_counted_and_no_other(limited: Api) -> None:
+    key = await limited.key("admin", "redeem")
+    body = {"batchid": "x"}
+    assert (await limited.get("/api/v1/batches", key)).status_code == 200
+    assert (await limited.client.post("/api/v1/code/redeem", json=body, headers=key)).status_code == 400
+    assert (await limited.get("/api/v1/audit", key)).status_code == 200
+    refused(await limited.get("/api/v1/batches", key), "key")
+    refused(await limited.client.post("/api/v1/code/redeem", json=body, headers=key), "key")
+    refused(await limited.client.post("/api/v1/batches", json={}, headers=key), "key")
+    for path in ("/livez", "/readyz", "/openapi.json"):
+        assert (await limited.client.get(path)).status_code == 200
+    # Another key has its own.
+    other = await limited.key("admin")
+    assert (await limited.get("/api/v1/batches", other)).status_code == 200
+    metrics = (await limited.get("/metrics", other)).text
+    assert 'issuer_rate_limited_total{limit="key"} 3.0' in metrics
+
+
+async def test_a_key_may_have_a_limit_of_its_own(limited: Api) -> None:
+    small, free = await limited.key("admin", rate_limit="1/h"), await limited.key("admin", rate_limit="off")
+    assert (await limited.get("/api/v1/batches", small)).status_code == 200
+    refused(await limited.get("/api/v1/batches", small), "key", 1)
+    for _ in range(10):
+        assert (await limited.get("/api/v1/batches", free)).status_code == 200
+
+
+async def test_addresses_are_counted_also_without_a_key_and_behind_a_proxy(settings: Settings) -> None:
+    update = {"rate_limit_ip": "3/h", "trusted_proxies": "127.0.0.1"}
+    async with running_app(settings.model_copy(update=update)) as api:
+
+        async def ask(address: str) -> httpx.Response:
+            return await api.client.post("/api/v1/code/redeem", headers={"X-Forwarded-For": address})
+
+        for _ in range(3):
+            problem(await ask("2001:db8::1"), 401)
+        refused(await ask("2001:db8::2"), "address")
+        problem(await ask("2001:db8:0:1::1"), 401)
+        problem(await ask("192.0.2.1, 198.51.100.1"), 401)
+        # The list is read from the right, so that nobody has another address by writing one down.
+        for number in range(2):
+            problem(await ask(f"192.0.2.{number}, 198.51.100.1"), 401)
+        refused(await ask("192.0.2.9, 198.51.100.1"), "address")
+
+
+async def test_a_refusal_by_one_limit_costs_nothing_of_the_other(settings: Settings) -> None:
+    update = {"rate_limit": "2/h", "rate_limit_ip": "6/h"}
+    async with running_app(settings.model_copy(update=update)) as api:
+        key = await api.key("admin")
+        answers = [await api.get("/api/v1/batches", key) for _ in range(8)]
+        assert [answer.status_code for answer in answers] == [200] * 2 + [429] * 6
+        statuses = [(await api.client.get("/api/v1/batches")).status_code for _ in range(5)]
+        assert statuses == [401] * 4 + [429]
+
+
+async def test_without_redis_limits_let_everybody_in(redis_server: RedisServer, settings: Settings) -> None:
+    nowhere = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0"), "rate_limit": "1/h"})
+    async with running_app(nowhere, ready=False) as api:
+        key = await api.key("redeem")
+        for _ in range(3):
+            api.redeemer = key
+            problem(
+                await api.redeem("7a4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10", "7a4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"), 503
+            )

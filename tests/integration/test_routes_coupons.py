@@ -1,0 +1,310 @@
+"""The coupon API: what each request answers, by form and by JSON, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from issuer.http.services import Services
+from issuer.settings import Settings
+from tests.api import Api, problem, running_app
+from tests.coupons import CONSUME, COUPON, Till, working
+
+
+@pytest_asyncio.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_app(settings) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def till(api: Api) -> Till:
+    return await Till.of(api)
+
+
+async def rows(services: Services, table: str) -> list[dict[str, Any]]:
+    return [dict(row) for row in await services.stores.postgres.fetch(f"SELECT * FROM {table}")]
+
+
+async def test_a_form_makes_a_coupon_with_a_code_of_the_length_that_was_asked_for(api: Api, till: Till) -> None:
+    form = {
+        "code_length": "9", "expiry_date": "15-Jan-2030", "availability_count": "20", "product_id": "shoe-42",
+        "promo_type": "spring", "discount_fixed": "5.00", "discount_variable": "12.5",
+    }  # fmt: skip
+    response = await api.client.post(COUPON, data=form, headers=till.admin)
+    assert response.status_code == 201, response.text
+    coupon = response.json()
+    assert len(coupon["code"]) == coupon["code_length"] == 9
+    assert coupon["expiry_date"] == "2030-01-16T00:00:00.000Z"
+    assert (coupon["availability_count"], coupon["remaining"], coupon["valid"]) == (20, 20, True)
+    assert (coupon["product_id"], coupon["promo_type"]) == ("shoe-42", "spring")
+    assert (coupon["discount_fixed"], coupon["currency"], coupon["discount_variable"]) == ("5.00", "EUR", "12.5")
+    assert coupon["client_id"] == str(till.client_id)
+    shown = await till.show(coupon["code"])
+    assert shown == coupon
+
+
+@pytest.mark.parametrize("how", ["form", "multipart", "json", "query"])
+async def test_every_way_to_say_it_means_the_same(api: Api, till: Till, how: str) -> None:
+    await till.make("SAVE20", product_id="shoe", discount_fixed="5.00", currency="USD")
+    said = {"product_id": "shoe", "customer_id": str(uuid4()), "order_id": "order 1/ä"}
+    ways: dict[str, dict[str, Any]] = {
+        "form": {"data": said}, "json": {"json": said}, "query": {},
+        "multipart": {"files": {name: (None, value) for name, value in said.items()}},
+    }  # fmt: skip
+    params = {"code": "SAVE20"} | (said if how == "query" else {})
+    response = await api.client.post(CONSUME, params=params, headers=till.till, **ways[how])
+    assert response.status_code == 200, response.text
+    used = response.json()
+    assert len(used.pop("consumption_id")) == 32
+    assert used == {
+        "consumed": True, "code": "SAVE20", "product_id": "shoe", "promo_type": None, "discount_fixed": "5.00",
+        "currency": "USD", "discount_variable": None,
+    }  # fmt: skip
+
+
+async def test_the_key_may_stand_alone_in_the_header(api: Api, till: Till) -> None:
+    await till.make("ALONE")
+    secret = till.till["Authorization"].removeprefix("Bearer ")
+    for headers in ({"Authorization": secret}, {"Authorization": f"bearer {secret}"}):
+        assert (await api.client.post(CONSUME, params={"code": "alone"}, headers=headers)).status_code == 200
+        assert (await api.client.get(COUPON, params={"code": "alone"}, headers=headers)).status_code == 200
+    problem(await api.client.get(COUPON, params={"code": "alone"}, headers={"Authorization": "isk_wrong"}), 401)
+
+
+async def test_uses_are_counted_and_end(till: Till) -> None:
+    await till.make("THREE", uses=3)
+    for left in (3, 2, 1):
+        look = await till.look("THREE")
+        assert (look["valid"], look["reason"], look["remaining"]) == (True, None, left)
+        assert (await till.use("THREE")).status_code == 200
+    assert problem(await till.use("THREE"), 409, "coupon used up")["code"] == "coupon_used_up"
+    assert await till.look("THREE") == {"valid": False, "reason": "coupon used up", "reason_code": "coupon_used_up"}
+    shown = await till.show("THREE")
+    assert (shown["remaining"], shown["valid"], shown["availability_count"]) == (0, False, 3)
+
+
+async def test_a_look_changes_nothing(api: Api, till: Till) -> None:
+    await till.make("LOOK", uses=1, rules={"maxpercustomer": 1})
+    customer = str(uuid4())
+    for _ in range(5):
+        assert (await till.look("LOOK", customer_id=customer))["valid"]
+    assert (await till.use("LOOK", customer_id=customer)).status_code == 200
+    assert (await till.look("LOOK", customer_id=customer))["reason_code"] == "limit_reached"
+    assert await rows(api.services, "reversals") == []
+
+
+async def test_what_is_refused_and_how(till: Till) -> None:
+    problem(await till.use("NOBODY"), 404, "no coupon found")
+    assert (await till.look("NOBODY"))["reason_code"] == "coupon_not_found"
+    await till.make("OLD", expiry_date=(datetime.now(UTC) - timedelta(days=1)).isoformat())
+    problem(await till.use("OLD"), 410, "coupon expired")
+    await till.make("SHOES", product_id="shoe", rules={"maxpercustomer": 1, "timelimit": 1})
+    problem(await till.use("SHOES", product_id="hat"), 409, "wrong product")
+    assert (await till.look("SHOES", product_id="hat"))["reason_code"] == "wrong_product"
+    customer = str(uuid4())
+    assert (await till.use("SHOES", product_id="shoe", customer_id=customer)).status_code == 200
+    refused = await till.use("SHOES", customer_id=customer)
+    assert problem(refused, 403, "rule conditions not met")["retry_at"]
+    assert int(refused.headers["Retry-After"]) > 80_000
+    assert (await till.use("SHOES")).status_code == 200, "who says no product is not refused for it, nor limited"
+    await till.change("SHOES", paused=True)
+    problem(await till.use("SHOES"), 409, "coupon paused")
+
+
+async def test_the_same_key_is_told_the_same_also_when_all_is_gone(till: Till) -> None:
+    await till.make("ONCE", uses=1, discount_fixed="9.99")
+    customer = str(uuid4())
+    first = await till.use("ONCE", key="order-1", customer_id=customer)
+    await till.change("ONCE", discount_fixed="1.00")
+    again = await till.use("ONCE", key="order-1", customer_id=customer)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.json() == first.json()
+    problem(await till.use("ONCE", key="order-2", customer_id=customer), 409)
+
+
+async def test_a_change_counts_from_the_next_request_on(till: Till) -> None:
+    await till.make("MOVE", uses=2, discount_variable="10")
+    assert (await till.use("MOVE")).json()["discount_variable"] == "10"
+    changed = await till.change("MOVE", discount_variable="20", availability_count=5, promo_type="late")
+    assert changed.status_code == 200
+    assert changed.json()["remaining"] == 4
+    used = (await till.use("MOVE")).json()
+    assert (used["discount_variable"], used["promo_type"]) == ("20", "late")
+    problem(await till.change("MOVE", availability_count=1), 409)
+    assert (await till.change("MOVE", availability_count=2)).json()["remaining"] == 0
+    problem(await till.use("MOVE"), 409, "coupon used up")
+    assert (await till.change("MOVE", expiry_date="2001-01-01")).json()["valid"] is False
+    problem(await till.use("MOVE"), 410)
+    opened = await till.change("MOVE", expiry_date="", availability_count=3)
+    assert (opened.json()["expiry_date"], opened.json()["valid"]) == (None, True)
+    assert (await till.use("MOVE")).status_code == 200
+
+
+async def test_a_deleted_coupon_is_gone_for_good_and_its_history_stays(api: Api, till: Till) -> None:
+    await till.make("GONE")
+    used = (await till.use("GONE")).json()
+    for _ in range(2):
+        response = await api.client.delete(f"{COUPON}GONE/", headers=till.admin)
+        assert response.status_code == 200
+        assert (response.json()["deleted"], response.json()["valid"]) == (True, False)
+    problem(await till.use("GONE"), 410, "coupon expired")
+    assert (await till.show("gone"))["deleted"] is True
+    problem(await till.change("GONE", availability_count=9), 409)
+    response = await api.client.post(COUPON, json={"code": "G-one", "availability_count": 1}, headers=till.admin)
+    assert problem(response, 409)["code"] == "coupon_exists"
+    with working(api.services.settings):
+        assert (await till.reverse(used["consumption_id"])).status_code == 200
+
+
+async def test_a_code_is_found_however_it_is_typed(till: Till) -> None:
+    await till.make("Straße 5-B")
+    for typed in ("straße5b", "STRASSE 5 b", "stra-sse–5B", " ＳTRASSE5B "):
+        assert (await till.use(typed)).status_code in (200, 409), typed
+    assert (await till.show("strasse5b"))["remaining"] == 0
+
+
+async def test_o_is_read_as_0_where_the_alphabet_was_chosen_for_it(api: Api, till: Till) -> None:
+    await till.make("SAVEO")
+    problem(await till.use("SAVE0"), 404)
+    assert (await till.look("SAVE0"))["reason_code"] == "coupon_not_found"
+    problem(await api.client.get(COUPON, params={"code": "SAVE0"}, headers=till.till), 404)
+    response = await api.client.post(COUPON, json={"code": "SAVE0", "availability_count": 1}, headers=till.admin)
+    problem(response, 409)
+    await till.make("LO10", alphabet="unambiguous")
+    for typed in ("lo10", "1010", "ioio", "L0-I0"):
+        assert (await till.look(typed))["valid"], typed
+        assert (await till.show(typed))["code"] == "LO10"
+    await api.client.delete(f"{COUPON}SAVEO/", headers=till.admin)
+    problem(await till.use("SAVE0"), 404)
+
+
+async def test_a_use_is_given_back_once(api: Api, till: Till) -> None:
+    await till.make("BACK", uses=1, rules={"maxpercustomer": 1})
+    customer = str(uuid4())
+    used = (await till.use("BACK", customer_id=customer, order_id="o-1")).json()
+    with working(api.services.settings):
+        response = await till.reverse(used["consumption_id"])
+        assert response.status_code == 200, response.text
+        assert {"reversed": True, "code": "BACK", "order_id": "o-1"}.items() <= response.json().items()
+        assert problem(await till.reverse(used["consumption_id"]), 409)["code"] == "already_reversed"
+        assert (await till.show("BACK"))["remaining"] == 1
+        again = await till.use("BACK", customer_id=customer)
+        assert again.status_code == 200, "neither the use nor the customer's limit was eaten"
+        assert again.json()["consumption_id"] != used["consumption_id"]
+        problem(await till.use("BACK"), 409)
+        other = used["consumption_id"][:-1] + ("A" if used["consumption_id"][-1] != "A" else "B")
+        problem(await till.reverse(other), 404)
+        problem(await till.reverse("nonsense"), 404)
+
+
+async def test_many_reversals_at_once_give_one_use_back(api: Api, till: Till) -> None:
+    await till.make("RUSH", uses=5)
+    used = (await till.use("RUSH")).json()
+    with working(api.services.settings):
+        answers = await asyncio.gather(*(till.reverse(used["consumption_id"]) for _ in range(12)))
+        assert sorted(answer.status_code for answer in answers) == [200] + [409] * 11
+        assert (await till.show("RUSH"))["remaining"] == 5
+
+
+async def test_another_tenant_sees_nothing_of_it(api: Api, till: Till) -> None:
+    coupon = await till.make("MINE", uses=9)
+    used = (await till.use("MINE")).json()
+    other = await Till.of(api)
+    problem(await other.use("MINE"), 404)
+    assert (await other.look("MINE"))["reason_code"] == "coupon_not_found"
+    for method, path in (("GET", f"{COUPON}?code=MINE"), ("PUT", f"{COUPON}MINE/"), ("DELETE", f"{COUPON}MINE/")):
+        body = {"availability_count": 1} if method == "PUT" else None
+        foreign = {"client_id": str(till.client_id)}
+        problem(await api.client.request(method, path, json=body, headers=other.admin), 404)
+        params = {"code": "MINE", **foreign} if method == "GET" else foreign
+        problem(await api.client.request(method, path, params=params, json=body, headers=other.admin), 404)
+    problem(await other.use("MINE", client_id=str(till.client_id)), 404)
+    wanted = {"availability_count": "1", "client_id": str(till.client_id)}
+    problem(await api.client.post(COUPON, json=wanted, headers=other.admin), 403)
+    with working(api.services.settings):
+        assert (await till.reverse(used["consumption_id"])).status_code == 200
+        problem(await other.reverse(used["consumption_id"]), 404)
+    problem(await api.redeem(coupon["id"], till.client_id), 404, "no batch found")
+    problem(await api.get(f"/api/v1/batches/{coupon['id']}"), 404)
+    assert coupon["id"] not in (await api.get("/api/v1/batches?limit=100")).text
+    assert (await till.show("MINE"))["remaining"] == 9
+    await other.make("MINE", uses=1)
+    assert (await other.show("MINE"))["remaining"] == 1
+
+
+async def test_a_code_of_two_clients_needs_client_id(api: Api, till: Till) -> None:
+    other = await Till.of(api)
+    await till.make("BOTH", uses=1)
+    key = api.redeemer
+    assert (await api.client.post(CONSUME, params={"code": "both"}, headers=key)).status_code == 200
+    await other.make("BOTH", uses=1)
+    refused = problem(await api.client.post(CONSUME, params={"code": "both"}, headers=key), 409)
+    assert refused["code"] == "client_id_needed"
+    chosen = {"code": "both", "client_id": str(other.client_id)}
+    assert (await api.client.post(CONSUME, params=chosen, headers=key)).status_code == 200
+    problem(await api.client.post(CONSUME, params=chosen, headers=key), 409, "coupon used up")
+    assert (await api.client.get(COUPON, params=chosen, headers=key)).json()["client_id"] == str(other.client_id)
+    problem(await api.client.get(COUPON, params={"code": "both"}, headers=key), 409)
+
+
+BAD: list[dict[str, Any]] = [
+    {}, {"availability_count": 0}, {"availability_count": "many"}, {"availability_count": True},
+    {"availability_count": 1, "expiry_date": "31-Feb-2030"}, {"availability_count": 1, "expiry_date": "tomorrow"},
+    {"availability_count": 1, "expiry_date": "2030-01-01T00:00:00"}, {"availability_count": 1, "discount_fixed": 5.0},
+    {"availability_count": 1, "discount_fixed": "5,00"}, {"availability_count": 1, "discount_fixed": "-5"},
+    {"availability_count": 1, "discount_fixed": "1e3"}, {"availability_count": 1, "discount_fixed": "0.00"},
+    {"availability_count": 1, "discount_fixed": "5.001"},
+    {"availability_count": 1, "discount_fixed": "5", "currency": "XXQ"},
+    {"availability_count": 1, "discount_fixed": "5.5", "currency": "JPY"},
+    {"availability_count": 1, "discount_variable": "101"}, {"availability_count": 1, "code": "- -"},
+    {"availability_count": 1, "code": "consume"}, {"availability_count": 1, "code": "x" * 256},
+    {"availability_count": 1, "code": "a\x00b"}, {"availability_count": 1, "code_length": 0},
+    {"availability_count": 1, "code": "abc", "prefix": "x"}, {"availability_count": 1, "typo": "x"},
+    {"availability_count": 1, "rules": {"maxpercustomer": -1}}, {"availability_count": 1, "client_id": "x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BAD, ids=str)
+async def test_bad_input_is_a_400_and_makes_nothing(api: Api, till: Till, body: dict[str, Any]) -> None:
+    problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
+    assert await rows(api.services, "coupons") == []
+
+
+async def test_scopes(api: Api, till: Till) -> None:
+    await till.make("KEYS")
+    problem(await api.client.post(COUPON, json={"availability_count": 1}, headers=till.till), 403)
+    problem(await api.client.put(f"{COUPON}KEYS/", json={}, headers=till.till), 403)
+    problem(await api.client.delete(f"{COUPON}KEYS/", headers=till.till), 403)
+    problem(await api.client.post(CONSUME, params={"code": "KEYS"}, headers=till.admin), 403)
+    problem(await api.client.get(CONSUME, params={"code": "KEYS"}, headers=till.admin), 403)
+    assert (await api.client.get(COUPON, params={"code": "KEYS"}, headers=till.admin)).status_code == 200
+    problem(await api.client.post(COUPON, json={"availability_count": 1}, headers=api.admin), 400)
+
+
+async def test_what_was_done_is_in_the_audit_log_and_the_ledger(api: Api, till: Till) -> None:
+    await till.make("BOOK", discount_fixed="3.50")
+    customer = uuid4()
+    await till.use("BOOK", customer_id=str(customer), order_id="order-7", key="k")
+    await till.change("BOOK", discount_fixed="4.50")
+    await till.use("BOOK")
+    await api.client.delete(f"{COUPON}BOOK/", headers=till.admin)
+    with working(api.services.settings):
+        async with asyncio.timeout(20):
+            while len(ledger := await rows(api.services, "consumptions")) < 2:
+                await asyncio.sleep(0.05)
+    ledger.sort(key=lambda row: row["seq"])
+    assert [(row["seq"], row["terms"], row["order_id"]) for row in ledger] == [(1, 1, "order-7"), (2, 2, None)]
+    assert str(ledger[0]["customer_id"]) == str(customer)
+    assert all(row["api_key_id"] > 0 for row in ledger)
+    terms = {row["number"]: row["terms"] for row in await rows(api.services, "coupon_terms")}
+    assert '"discount_fixed":"3.50"' in terms[1]
+    assert '"discount_fixed":"4.50"' in terms[2]
+    actions = [row["action"] for row in await rows(api.services, "audit_log") if row["action"].startswith("coupon")]
+    assert actions == ["coupon.create", "coupon.change", "coupon.delete"]

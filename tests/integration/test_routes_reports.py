@@ -1,0 +1,293 @@
+"""Reports over HTTP: the rows of the lists, refusals, tenants; and streams that are slow, cut or given up."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import openpyxl
+import orjson
+import pytest
+import pytest_asyncio
+
+from issuer.http.services import REPORTS_AT_ONCE
+from issuer.reports.report import BATCHES, REPORTS, Filter
+from issuer.settings import Auth, Settings
+from tests.api import Api, problem, running_app
+from tests.api_process import ApiProcess
+from tests.recording import drain
+from tests.servers import wait_until
+
+REPORT = "/api/v1/reports/redemptions"
+ROWS = 300_000
+
+
+@pytest_asyncio.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_app(settings) as running:
+        yield running
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """The rows of NDJSON, without the last line, which must say how many they are."""
+    *rows, last = [orjson.loads(line) for line in text.split("\n")[:-1]]
+    assert last == {"rows": len(rows)}
+    return rows
+
+
+async def report(api: Api, name: str, key: Any = None, **query: str | UUID) -> list[dict[str, Any]]:
+    response = await api.client.get(
+        f"/api/v1/reports/{name}",
+        params={name: str(value) for name, value in query.items()} | {"format": "ndjson"},
+        headers=key or api.admin,
+    )
+    assert response.status_code == 200, response.text
+    return objects(response.text)
+
+
+async def listed(api: Api, path: str, key: Any = None) -> list[dict[str, Any]]:
+    """All pages of a list."""
+    found, cursor = [], ""
+    while cursor is not None:
+        page = (await api.get(f"{path}?limit=2" + (f"&cursor={cursor}" if cursor else ""), key)).json()
+        found += page["items"]
+        cursor = page["next_cursor"]
+    return found
+
+
+def like(rows: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
+    """Whether these are the same rows, in any order, as far as the wanted ones tell."""
+    names = wanted[0].keys() if wanted else ()
+    key = orjson.dumps
+    return sorted(key({name: row[name] for name in names}) for row in rows) == sorted(key(row) for row in wanted)
+
+
+async def test_the_same_filter_gives_the_rows_of_the_list(api: Api) -> None:
+    mine, other, customer = uuid4(), uuid4(), uuid4()
+    rows = [(client, f"{name}{n}") for client, name in ((mine, "M"), (other, "O")) for n in range(5)]
+    shared = (await api.upload(rows, name="Shared")).json()["batch_id"]
+    own, _ = await api.batch("X", "Y", "Z", client=mine)
+    for batch, client in ((shared, mine), (shared, other), (own, mine)):
+        for who in (customer, customer, uuid4()):
+            assert (await api.redeem(batch, client, who)).status_code == 200
+    await drain(api.services.stores)
+    bound = await api.key("admin", client_id=mine)
+    for key in (api.admin, bound):
+        for batch in (shared, own):
+            wanted = await listed(api, f"/api/v1/batches/{batch}/redemptions", key)
+            assert wanted
+            assert like(await report(api, "redemptions", key, batch_id=batch), wanted)
+        wanted = await listed(api, f"/api/v1/customers/{customer}/redemptions", key)
+        assert len(wanted) == (4 if key is bound else 6)
+        assert like(await report(api, "redemptions", key, customer_id=customer), wanted)
+        batches = await listed(api, "/api/v1/batches", key)
+        assert len(batches) == 2
+        assert like(await report(api, "batches", key), batches)
+        total = [await api.get(f"/api/v1/batches/{batch['id']}", key) for batch in batches]
+        stock = [response.json()["stock"] for response in total]
+        figures = [(sum(pool["total"] for pool in pools), sum(pool["ledger"] for pool in pools)) for pools in stock]
+        assert [(row["codes"], row["redeemed"]) for row in await report(api, "batches", key)] == figures
+    assert {row["client_id"] for row in await report(api, "redemptions", bound)} == {str(mine)}
+    assert await report(api, "redemptions", bound) == await report(api, "redemptions", client_id=mine)
+    # A time in a query: its plus sign would be a space.
+    at = (await report(api, "redemptions"))[3]["redeemed_at"].replace("Z", "+00:00")
+    early, late = await report(api, "redemptions", to=at), await report(api, "redemptions", **{"from": at})
+    assert (len(early) + len(late), len(late) > 0) == (9, True)
+
+
+async def test_what_is_anothers_is_not_reported(api: Api) -> None:
+    foreign, client = await api.batch("A")
+    bound = await api.key("admin", client_id=uuid4())
+    for entry in REPORTS.values():
+        path = f"/api/v1/reports/{entry.name}"
+        assert problem(await api.get(f"{path}?client_id={client}", bound), 403)["code"] == "bound_key"
+        if Filter.BATCH in entry.filters:
+            problem(await api.get(f"{path}?batch_id={foreign}", bound), 404, "no batch found")
+            problem(await api.get(f"{path}?batch_id={uuid4()}"), 404, "no batch found")
+        assert await report(api, entry.name, bound) == []
+
+
+async def test_every_format(api: Api) -> None:
+    batch, client = await api.batch("=A", "+B", "C")
+    for _ in range(3):
+        await api.redeem(batch, client)
+    await drain(api.services.stores)
+    response = await api.get(REPORT)
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert response.headers["content-disposition"] == 'attachment; filename="redemptions.csv"'
+    assert "content-length" not in response.headers
+    rows = list(csv.DictReader(io.StringIO(response.text)))
+    assert [row["code"] for row in rows] == ["'=A", "'+B", "C"]
+    counted = list(csv.reader(io.StringIO((await api.get(f"{REPORT}?count=true")).text)))
+    assert counted[-1][:2] == ["# rows", "3"]
+    assert [row["code"] for row in await report(api, "redemptions")] == ["=A", "+B", "C"]
+    response = await api.get(f"{REPORT}?format=xlsx")
+    assert int(response.headers["content-length"]) == len(response.content)
+    assert response.headers["content-disposition"] == 'attachment; filename="redemptions.xlsx"'
+    book = openpyxl.load_workbook(io.BytesIO(response.content))
+    assert [row[2] for row in book["redemptions"].iter_rows(values_only=True)] == ["code", "=A", "+B", "C"]
+    assert [*book["total"].iter_rows(values_only=True)] == [("rows", 3)]
+    head = await api.client.head(f"{REPORT}?format=xlsx", headers=api.admin)
+    assert (head.status_code, head.content) == (200, b"")
+    assert "content-length" not in head.headers
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["format=pdf", "format=", "format=csv&format=csv", "count=1", "batch_id=x", "client_id=", "customer_id=%00",
+     "from=yesterday", "from=2026-01-01", "to=2026-01-01T00:00:00+02:00", "colour=red", "limit=5"],
+)  # fmt: skip
+async def test_queries_that_no_report_knows(api: Api, query: str) -> None:
+    problem(await api.get(f"{REPORT}?{query}"), 400)
+
+
+async def test_each_report_knows_its_own_filters(api: Api) -> None:
+    assert Filter.CUSTOMER not in BATCHES.filters
+    problem(await api.get(f"/api/v1/reports/batches?customer_id={uuid4()}"), 400)
+    problem(await api.get("/api/v1/reports/colours"), 404, "not found")
+
+
+async def test_so_many_at_once_and_no_more(api: Api) -> None:
+    slots = api.services.reports
+    for _ in range(REPORTS_AT_ONCE):
+        await slots.acquire()
+    response = await api.get(REPORT)
+    assert problem(response, 503, "too many reports at once")["code"] == "overloaded"
+    assert response.headers["retry-after"] == "10"
+    slots.release()
+    assert (await api.get(f"{REPORT}?format=xlsx")).status_code == 200
+    assert (await api.get(REPORT)).status_code == 200
+
+
+async def fill_ledger(database_url: str, count: int) -> None:
+    """A pool with so many redemptions."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        batch, client = uuid4(), uuid4()
+        await connection.execute("INSERT INTO batches (id, name, redis_revision) VALUES ($1, 'Large', 1)", batch)
+        pool: int = await connection.fetchval(
+            "INSERT INTO pools (batch_id, client_id) VALUES ($1, $2) RETURNING id", batch, client
+        )
+        await connection.execute(
+            "INSERT INTO redemptions"
+            " (pool_id, seq, batch_id, code, customer_id, redeemed_at, call_id, api_key_id, epoch)"
+            " SELECT $1, seq, $2, 'CODE-' || seq, gen_random_uuid(), now(), gen_random_uuid(), 7, 1"
+            " FROM generate_series(1, $3) AS seq",
+            pool, batch, count,
+        )  # fmt: skip
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def large(settings: Settings, directory: Path, rows: int = ROWS, **environment: str) -> Iterator[ApiProcess]:
+    """An API process that asks for no keys, with a large ledger."""
+    asyncio.run(fill_ledger(settings.database_url.get_secret_value(), rows))
+    with ApiProcess(settings.model_copy(update={"auth": Auth.OFF}), directory, **environment) as process:
+        yield process.wait_until_ready()
+
+
+def peak_mb(process: ApiProcess) -> float:
+    """The most memory that the process ever had."""
+    (line,) = [line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "VmHWM" in line]
+    return int(line.split()[1]) / 1024
+
+
+def sessions(settings: Settings) -> list[int]:
+    """Process ids of the sessions that stand in the middle of a report."""
+
+    async def ask() -> list[int]:
+        connection = await asyncpg.connect(settings.database_url.get_secret_value())
+        try:
+            rows = await connection.fetch(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL"
+                " AND query LIKE '%key_hash AS idempotency_key_hash%' AND pid <> pg_backend_pid()"
+            )
+            return [row["pid"] for row in rows]
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+def test_a_slow_reader_holds_up_the_reading_and_no_memory_fills(settings: Settings, tmp_path: Path) -> None:
+    with large(settings, tmp_path) as process:
+        assert httpx.get(f"{process.url}{REPORT}?format=ndjson&to=1980-01-01T00:00:00Z").text == '{"rows":0}\n'
+        before = peak_mb(process)
+        with httpx.stream("GET", f"{process.url}{REPORT}?format=ndjson", timeout=60) as response:
+            pieces = response.iter_raw()
+            size, last = len(next(pieces)), b""
+            # Nothing is read now; the transaction that has most of the rows still before it waits for us.
+            wait_until(lambda: len(sessions(settings)) == 1, "the report waits in its transaction")
+            for piece in pieces:
+                size += len(piece)
+                last = (last + piece)[-100:]
+        assert last.endswith(b'\n{"rows":%d}\n' % ROWS)
+        assert size > 60_000_000
+        assert peak_mb(process) - before < 15
+        wait_until(lambda: sessions(settings) == [], "the transaction has ended")
+
+
+def test_a_report_that_breaks_off_is_no_whole_answer(settings: Settings, tmp_path: Path) -> None:
+    with large(settings, tmp_path) as process:
+        with httpx.stream("GET", f"{process.url}{REPORT}", timeout=60) as response:
+            pieces = response.iter_raw()
+            next(pieces)
+            (pid,) = sessions(settings)
+            asyncio.run(terminate(settings, pid))
+            with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+                list(pieces)
+        # A workbook says how long it is, so what is cut is noticed there as well.
+        assert httpx.get(f"{process.url}{REPORT}?format=xlsx&to=1980-01-01T00:00:00Z").headers["content-length"]
+
+
+async def terminate(settings: Settings, pid: int) -> None:
+    connection = await asyncpg.connect(settings.database_url.get_secret_value())
+    try:
+        assert await connection.fetchval("SELECT pg_terminate_backend($1)", pid)
+    finally:
+        await connection.close()
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind(settings: Settings, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with large(settings, tmp_path, TMPDIR=str(spool)) as process:
+        for query in ("format=csv", "format=xlsx") * REPORTS_AT_ONCE:
+            with socket.create_connection(process.listener.getsockname(), timeout=30) as client:
+                client.sendall(f"GET {REPORT}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                wait_until(lambda: len(sessions(settings)) == 1, "the report is being read")
+            wait_until(lambda: sessions(settings) == [] and not [*spool.iterdir()], "nothing is left of the report")
+        # Every slot is free again.
+        for _ in range(REPORTS_AT_ONCE + 1):
+            assert httpx.get(f"{process.url}{REPORT}?to=1980-01-01T00:00:00Z").status_code == 200
+        with socket.create_connection(process.listener.getsockname(), timeout=30) as client:
+            client.sendall(f"GET {REPORT}?format=xlsx HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            wait_until(lambda: any(spool.rglob("*.xlsx")) or any(spool.rglob("tmp*")), "a workbook is being written")
+            os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: not [*spool.iterdir()], "what the killed process left is gone")
+
+
+def test_a_reader_has_so_much_time(settings: Settings, tmp_path: Path) -> None:
+    with large(settings, tmp_path, ISSUER_REPORT_TIMEOUT_S="2") as process:
+        with httpx.stream("GET", f"{process.url}{REPORT}?format=ndjson", timeout=60) as response:
+            pieces = response.iter_raw()
+            next(pieces)
+            wait_until(lambda: sessions(settings) == [], "the report was given up")
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(pieces)
+        # A workbook is answered when it is written: until then it is a problem.
+        late = httpx.get(f"{process.url}{REPORT}?format=xlsx", timeout=60)
+        assert (late.status_code, late.json()["code"]) == (503, "report_timeout")
+        assert UUID(httpx.get(f"{process.url}/api/v1/batches").json()[0]["id"])

@@ -1,0 +1,326 @@
+"""One tenant at every door of another: a key that is bound to a client walks all routes of the application.
+
+Each route is listed in VISITS with how to call it for what belongs to somebody else; one that is added and not listed
+fails the test. What is expected is one of these, and that neither Postgres nor Redis change but for what the key makes
+of its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import httpx
+import openpyxl
+import pytest_asyncio
+from starlette.routing import Route
+
+from issuer.coupons.coupon import Offer
+from issuer.coupons.store import create_coupon
+from issuer.keys import partition_keys
+from issuer.reports.formats import MEDIA_TYPES, Format
+from issuer.settings import Settings
+from tests.api import REDEEM, UPLOAD, Api, running_app
+from tests.recording import drain
+
+
+class Expected(Enum):
+    """How a door answers. Whichever it is, nothing of the other client's is in the answer."""
+
+    REFUSED = "404 or 403; with the operator's key the same request works"
+    SILENT = "200, with what is the caller's own and nothing else"
+    PUBLIC = "200, for everybody"
+    OWN = "2xx; makes something, and nothing of the other client's changes"
+
+
+REFUSED, SILENT, PUBLIC, OWN = Expected
+
+
+@dataclass(frozen=True)
+class World:
+    """`owner` has the batch `theirs` and codes in `shared`; the walker's key is bound to `walker`."""
+
+    owner: UUID
+    walker: UUID
+    theirs: UUID
+    shared: UUID
+    mine: UUID
+    customer: UUID
+    consumption: str
+    job: str
+
+    COUPON = "THEIRS-COUPON"
+    NAME = "Their summer"
+
+    def facts(self) -> set[str]:
+        """What nobody else may learn."""
+        return {str(self.owner), str(self.theirs), str(self.customer), self.consumption, self.job, "THEIRS-", self.NAME}
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One request. Names of the world in braces are filled in; `file` is uploaded."""
+
+    expected: Expected
+    path: str
+    query: dict[str, str] = field(default_factory=dict)
+    json: dict[str, Any] | None = None
+    file: str = ""
+
+
+def reports(name: str, *filters: str) -> list[Visit]:
+    path = f"/api/v1/reports/{name}"
+    refused = [Visit(REFUSED, path, {"batch_id": "{theirs}"}), Visit(REFUSED, path, {"client_id": "{owner}"})]
+    formats = [Visit(SILENT, path, {"format": str(format_)}) for format_ in Format]
+    return [
+        *refused,
+        *formats,
+        *(Visit(SILENT, path, {name: f"{{{name[:-3]}}}", "format": "ndjson"}) for name in filters),
+    ]
+
+
+def coupon_reports(name: str, *filters: str) -> list[Visit]:
+    path = f"/api/v1/reports/{name}"
+    silent = [{"format": str(format_)} for format_ in Format] + [{"code": World.COUPON}]
+    silent += [{name: f"{{{name[:-3]}}}", "format": "ndjson"} for name in filters]
+    return [Visit(REFUSED, path, {"client_id": "{owner}"}), *(Visit(SILENT, path, query) for query in silent)]
+
+
+_NAMED: Final = {"code": "THEIRS-COUPON", "client_id": "{owner}"}
+
+
+def coupon_visits(path: str, **change: Any) -> list[Visit]:
+    """By its code alone, and with the client whose it is."""
+    named = dict(_NAMED)
+    if World.COUPON in path:
+        del named["code"]
+    alone = {name: value for name, value in named.items() if name != "client_id"}
+    return [Visit(REFUSED, path, query, json=change or None) for query in (alone, named)]
+
+
+def redemption(batch: str, client: str) -> dict[str, str]:
+    return {"batchid": batch, "clientid": client, "customerid": "{customer}"}
+
+
+_BATCH: Final = "/api/v1/batches/{theirs}"
+
+VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
+    ("GET", "/livez"): [Visit(PUBLIC, "/livez")],
+    ("GET", "/readyz"): [Visit(PUBLIC, "/readyz")],
+    ("GET", "/healthcheck"): [Visit(PUBLIC, "/healthcheck")],
+    ("GET", "/openapi.json"): [Visit(PUBLIC, "/openapi.json")],
+    ("GET", "/docs"): [Visit(PUBLIC, "/docs")],
+    ("GET", "/metrics"): [Visit(REFUSED, "/metrics")],
+    ("GET", "/api/v1/audit"): [Visit(REFUSED, "/api/v1/audit")],
+    ("GET", "/api/v1/reports/redemptions"): reports("redemptions", "customer_id"),
+    ("GET", "/api/v1/reports/consumptions"): coupon_reports("consumptions", "customer_id"),
+    ("GET", "/api/v1/reports/coupons"): coupon_reports("coupons"),
+    ("GET", "/api/v1/reports/batches"): reports("batches"),
+    ("GET", "/api/v1/batches"): [
+        Visit(SILENT, "/api/v1/batches"), Visit(SILENT, "/api/v1/batches", {"limit": "1000"}),
+    ],
+    ("POST", "/api/v1/batches"): [Visit(OWN, "/api/v1/batches", json={"name": "New"})],
+    ("GET", "/api/v1/batches/{batch_id}"): [
+        Visit(REFUSED, _BATCH), Visit(SILENT, "/api/v1/batches/{shared}"),
+    ],
+    ("GET", "/api/v1/batches/{batch_id}/redemptions"): [
+        Visit(REFUSED, _BATCH + "/redemptions"), Visit(SILENT, "/api/v1/batches/{shared}/redemptions"),
+    ],
+    ("POST", "/api/v1/batches/{batch_id}/codes/generate"): [
+        Visit(REFUSED, _BATCH + "/codes/generate", json={"count": 1, "prefix": "X-"}),
+        Visit(REFUSED, "/api/v1/batches/{shared}/codes/generate", json={"count": 1, "client_id": "{owner}"}),
+    ],
+    ("GET", "/api/v1/batches/{batch_id}/jobs/{job_id}"): [Visit(REFUSED, _BATCH + "/jobs/{job}")],
+    ("GET", "/api/v1/codes/{code:path}"): [
+        Visit(REFUSED, "/api/v1/codes/THEIRS-1"), Visit(REFUSED, "/api/v1/codes/THEIRS-SHARED-1"),
+    ],
+    ("GET", "/api/v1/customers/{customer_id}/redemptions"): [
+        # As for a customer that nobody knows.
+        Visit(SILENT, "/api/v1/customers/{customer}/redemptions"),
+    ],
+    ("DELETE", "/api/v1/customers/{customer_id}"): [Visit(REFUSED, "/api/v1/customers/{customer}")],
+    ("POST", UPLOAD): [Visit(OWN, UPLOAD, file="client_id,code\n{owner},NEW-1\n")],
+    ("POST", REDEEM): [
+        Visit(REFUSED, REDEEM, json=redemption("{theirs}", "{owner}")),
+        Visit(REFUSED, REDEEM, json=redemption("{shared}", "{owner}")),
+    ],
+    ("POST", "/coupon/"): [
+        Visit(REFUSED, "/coupon/", json={"code": "NEW", "availability_count": 1, "client_id": "{owner}"}),
+        Visit(OWN, "/coupon/", json={"code": "NEW", "availability_count": 1, "client_id": "{walker}"}),
+    ],
+    ("GET", "/coupon/"): coupon_visits("/coupon/"),
+    # Like every coupon that does not exist: not valid.
+    ("GET", "/coupon/consume/"): [
+        Visit(SILENT, "/coupon/consume/", query) for query in ({"code": World.COUPON}, _NAMED)
+    ],
+    ("POST", "/coupon/consume/"): coupon_visits("/coupon/consume/"),
+    ("POST", "/coupon/consume/{consumption_id}/reverse"): [
+        Visit(REFUSED, "/coupon/consume/{consumption}/reverse"),
+    ],
+    ("PUT", "/coupon/{code:path}/"): coupon_visits(f"/coupon/{World.COUPON}/", availability_count=9),
+    ("DELETE", "/coupon/{code:path}/"): coupon_visits(f"/coupon/{World.COUPON}/"),
+    ("PATCH", "/api/v1/batches/{batch_id}"): [
+        *(
+            Visit(REFUSED, path, json=change)
+            for path in (_BATCH, "/api/v1/batches/{shared}")
+            for change in ({"name": "Taken"}, {"paused": True}, {"rules": {"maxpercustomer": 1}}, {"expired": True})
+        ),
+    ],
+}  # fmt: skip
+
+NOBODYS: Final = {"incarnations", "witnesses", "workers", "journals"}
+"""Tables that the processes write by themselves, all the time."""
+
+
+@pytest_asyncio.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_app(settings) as running:
+        running.redeemer = running.admin = await running.key("admin", "redeem")
+        yield running
+
+
+async def make_world(api: Api) -> World:
+    owner, walker, customer = uuid4(), uuid4(), uuid4()
+    rows = [(owner, f"THEIRS-{number}") for number in range(1, 4)]
+    theirs = (await api.upload(rows, name=World.NAME)).json()["batch_id"]
+    rows = [(owner, f"THEIRS-SHARED-{number}") for number in range(1, 4)]
+    shared = (await api.upload([*rows, (walker, "SHARED-1"), (walker, "SHARED-2")], name="Shared")).json()["batch_id"]
+    mine, _ = await api.batch("MINE-1", client=walker)
+    for batch, client in ((theirs, owner), (shared, owner), (shared, walker)):
+        assert (await api.redeem(batch, client, customer if client == owner else None)).status_code == 200
+    wanted = {"count": 1, "prefix": "THEIRS-"}
+    job = (await api.client.post(f"/api/v1/batches/{theirs}/codes/generate", json=wanted, headers=api.admin)).json()
+    stores = api.services.stores
+    await create_coupon(stores, owner, World.COUPON, Offer(available=5), actor="test")
+    use = {"code": World.COUPON, "client_id": str(owner), "customer_id": str(customer)}
+    used = (await api.client.post("/coupon/consume/", json=use, headers=api.redeemer)).json()
+    await drain(stores)
+    for number in range(stores.redis.partitions):
+        await stores.redis.client.delete(partition_keys(number).stream)
+    return World(owner, walker, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"])
+
+
+Snapshot = dict[str, set[str]]
+
+
+async def snapshot(api: Api) -> Snapshot:
+    """Every row of every table, and every key of Redis with its value."""
+    stores = api.services.stores
+    tables = await stores.postgres.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    found: Snapshot = {}
+    for (table,) in tables:
+        if table not in NOBODYS:
+            rows = await stores.postgres.fetch(f'SELECT t::text AS row FROM "{table}" t')
+            found[table] = {row["row"] for row in rows}
+    client = stores.redis.client
+    keys: list[Any] = [key async for key in client.scan_iter(count=1000)]
+    found["Redis"] = {f"{key!r} {await client.execute_command('DUMP', key)!r}" for key in keys}
+    return found
+
+
+def filled(value: Any, world: World) -> Any:
+    """The value with the world's ids in the place of their names."""
+    if isinstance(value, dict):
+        return {name: filled(part, world) for name, part in value.items()}
+    return value.format_map(vars(world)) if isinstance(value, str) else value
+
+
+async def call(api: Api, method: str, visit: Visit, world: World, key: dict[str, str]) -> httpx.Response:
+    files = {"file": ("codes.csv", filled(visit.file, world).encode())} if visit.file else None
+    return await api.client.request(
+        method,
+        filled(visit.path, world),
+        params=filled(visit.query, world),
+        json=filled(visit.json, world),
+        files=files,
+        data={"batch_name": "New"} if files else None,
+        headers=key,
+    )
+
+
+def text_of(response: httpx.Response) -> str:
+    """What a reader of the answer learns."""
+    if response.headers["content-type"] == MEDIA_TYPES[Format.XLSX]:
+        book = openpyxl.load_workbook(io.BytesIO(response.content))
+        return repr([[*sheet.iter_rows(values_only=True)] for sheet in book])
+    return response.text
+
+
+def check_answer(where: str, visit: Visit, response: httpx.Response, world: World) -> None:
+    if visit.expected is REFUSED:
+        assert response.status_code in (403, 404), f"{where}: {response.status_code} {response.text}"
+    else:
+        assert response.is_success, f"{where}: {response.status_code} {response.text}"
+    text = text_of(response)
+    assert [fact for fact in world.facts() if fact in text] == [], f"{where} tells of another client: {text}"
+
+
+def check_change(where: str, visit: Visit, before: Snapshot, after: Snapshot, world: World) -> None:
+    if visit.expected is not OWN:
+        assert after == before, f"{where} changed something"
+        return
+    for place, rows in before.items():
+        assert rows <= after[place], f"{where} changed what was there in {place}"
+        added = "\n".join(after[place] - rows)
+        assert [fact for fact in world.facts() if fact in added] == [], f"{where} touched another client's: {added}"
+    assert after != before, f"{where} made nothing"
+
+
+def routed(api: Api) -> set[tuple[str, str]]:
+    """Every method of every path that the application answers."""
+    found = set()
+    for route in api.app.routes:
+        assert isinstance(route, Route), f"a kind of route that nobody has thought of: {route}"
+        methods: Any = getattr(route.app, "operations", None) or route.methods
+        assert methods, f"no methods known of {route.path}"
+        found |= {(method, route.path) for method in methods if method != "HEAD"}
+    return found
+
+
+async def test_every_route_is_listed(api: Api) -> None:
+    assert routed(api) == set(VISITS)
+    assert all(VISITS.values())
+
+
+async def test_a_foreign_key_walks_every_route_and_finds_nothing(api: Api) -> None:
+    world = await make_world(api)
+    walker = await api.key("admin", "redeem", client_id=world.walker)
+    for (method, path), visits in VISITS.items():
+        for visit in visits:
+            where = f"{method} {path} {filled(visit.query, world)} {filled(visit.json, world)}"
+            before = await snapshot(api)
+            response = await call(api, method, visit, world, walker)
+            check_answer(where, visit, response, world)
+            check_change(where, visit, before, await snapshot(api), world)
+
+
+async def test_with_the_operators_key_every_door_opens(api: Api) -> None:
+    """What is refused above is refused because of the key, not because the request could not work at all."""
+    world = await make_world(api)
+    learned = ""
+    for (method, path), visits in VISITS.items():
+        for visit in visits:
+            response = await call(api, method, visit, world, api.admin)
+            assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
+            learned += text_of(response)
+    assert [fact for fact in world.facts() if fact not in learned] == []
+
+
+async def test_the_walk_would_notice_a_change(api: Api) -> None:
+    world = await make_world(api)
+    stores = api.services.stores
+    acts: list[Callable[[], Any]] = [
+        lambda: api.client.patch(f"/api/v1/batches/{world.theirs}", json={"name": "X"}, headers=api.admin),
+        lambda: api.redeem(world.theirs, world.owner),
+        lambda: stores.redis.client.set("issuer:test", "1"),
+        lambda: stores.postgres.execute("UPDATE pools SET total = total + 1 WHERE client_id = $1", world.owner),
+    ]
+    for act in acts:
+        before = await snapshot(api)
+        assert before == await snapshot(api)
+        await act()
+        assert before != await snapshot(api)
