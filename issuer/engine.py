@@ -125,7 +125,7 @@ class Engine:
             return
         key_hash = None
         if idempotency_key is not None:
-            key_hash = idempotency_hash(customer_id or b"", idempotency_key)
+            key_hash = idempotency_hash(customer_id, idempotency_key)
         who = encode_who(customer_id, api_key_id, key_hash)
         give_up_at = asyncio.get_running_loop().time() + self._timeout_s
         self._queue.append(Waiting(pool, customer_id, who, key_hash, give_up_at, slot))
