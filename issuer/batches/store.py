@@ -28,6 +28,8 @@ log = structlog.get_logger()
 
 
 _MINE: Final = "EXISTS (SELECT FROM pools WHERE pools.batch_id = batches.id AND pools.client_id = $1)"
+_PLAIN: Final = "NOT EXISTS (SELECT FROM campaigns WHERE campaigns.batch_id = batches.id)"
+"""Campaigns have a list of their own: whoever redeems from a batch has no use for them."""
 _OPEN: Final = "ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
 
 
@@ -124,10 +126,11 @@ async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
 
 
 async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list[Batch]:
-    """Every batch that is not expired, oldest first."""
+    """Every batch that is not expired, oldest first; without campaigns."""
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"SELECT * FROM batches WHERE {_OPEN} AND ($1::uuid IS NULL OR {_MINE}) ORDER BY created_at, id",
+            f"SELECT * FROM batches WHERE {_OPEN} AND {_PLAIN} AND ($1::uuid IS NULL OR {_MINE})"
+            " ORDER BY created_at, id",
             client_id,
         )
     return [batch_from_row(row) for row in rows]
@@ -136,11 +139,11 @@ async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list
 async def list_batches(
     postgres: Pool, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
 ) -> Page[Batch]:
-    """All batches, expired ones too, newest first. Raises InvalidCursorError."""
+    """All batches, expired ones too, newest first; without campaigns. Raises InvalidCursorError."""
     created_at, last_id = decode_cursor("batches", cursor, (datetime, UUID)) if cursor else (None, None)
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"SELECT * FROM batches WHERE ($1::uuid IS NULL OR {_MINE})"
+            f"SELECT * FROM batches WHERE {_PLAIN} AND ($1::uuid IS NULL OR {_MINE})"
             " AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))"
             " ORDER BY created_at DESC, id DESC LIMIT $4",
             client_id, created_at, last_id, limit + 1,
