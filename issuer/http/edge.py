@@ -73,7 +73,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     """HttpToolsProtocol within EdgeLimits. Use `guarded_protocol` to make a class with its limits."""
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
-    express: ClassVar[Mapping[bytes, Callable[[GuardedHttpToolsProtocol], Exchange]]] = {}
+    express: ClassVar[Mapping[bytes, ExchangeMaker]] = {}
     """Paths whose POST requests go the short way, as they stand in the request line."""
     _head_of: ClassVar[tuple[object, bytes]] = (None, b"")
 
@@ -192,7 +192,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
                 self._refuse(BODY_TOO_LARGE)
                 return
         if self.url in self.express and self._may_go_express():
-            self.cycle = self._exchange = self.express[self.url](self)  # type: ignore[assignment]
+            self._exchange = self.express[self.url](self)
+        if self._exchange is not None:
+            self.cycle = self._exchange  # type: ignore[assignment]
         else:
             self._prepare_scope()
             super().on_headers_complete()
@@ -331,6 +333,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self._refuse(TIMED_OUT)
 
 
+ExchangeMaker = Callable[[GuardedHttpToolsProtocol], Exchange | None]
+"""Makes the exchange of a request whose headers are there; None: this one goes the long way."""
+
 _swept: weakref.WeakSet[ServerState] = weakref.WeakSet()
 
 
@@ -354,7 +359,7 @@ def _sweep(loop: asyncio.AbstractEventLoop, server: ServerState, interval_s: flo
 
 
 def guarded_protocol(
-    limits: EdgeLimits, express: Mapping[bytes, Callable[[GuardedHttpToolsProtocol], Exchange]] | None = None
+    limits: EdgeLimits, express: Mapping[bytes, ExchangeMaker] | None = None
 ) -> type[GuardedHttpToolsProtocol]:
     """A protocol class with these limits, for uvicorn's ``http=``. `express`: what answers which path the short way."""
     names = {"limits": limits, "express": express or {}}

@@ -8,6 +8,7 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect
 
 from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
+from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
 from issuer.generating.code_format import CodeFormatError, CodeSpaceError
 from issuer.generating.drawing import FewCodesError
 from issuer.generating.jobs import JobIdReusedError, JobNotFoundError, TooManyJobsError
@@ -28,7 +29,8 @@ def _redis_away(_: Exception) -> ProblemError:
     return not_ready("Redis cannot be used now. What was changed is kept and counts as soon as Redis is back")
 
 
-def _postgres_away(_: Exception) -> ProblemError:
+def postgres_away() -> ProblemError:
+    """503: what this needs is in Postgres."""
     return ProblemError(503, "postgres unavailable", "postgres_unavailable", headers={"Retry-After": "1"})
 
 
@@ -37,6 +39,8 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     BatchEndedError: lambda error: ProblemError(409, str(error), "batch_ended"),
     BatchSharedError: lambda error: ProblemError(403, str(error), "batch_shared"),
     InvalidBatchError: lambda error: invalid(str(error)),
+    CampaignNotFoundError: lambda error: ProblemError(404, str(error), "campaign_not_found"),
+    InvalidCampaignError: lambda error: invalid(str(error), "invalid_campaign"),
     InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
     RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
     PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
@@ -53,7 +57,17 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     ),
     PoolError: lambda error: not_ready(str(error)),
     RedisUnavailableError: _redis_away,
-    PostgresUnavailableError: _postgres_away,
+    PostgresUnavailableError: lambda _: postgres_away(),
     ClientDisconnect: lambda _: ProblemError(400, "the client went away", "malformed_request"),
 }
 """Handlers go by the exception's class and its bases, the nearest first."""
+
+
+def problem_of(error: Exception) -> ProblemError | None:
+    """The problem that tells an exception; None: it is not foreseen."""
+    if isinstance(error, ProblemError):
+        return error
+    for kind in type(error).__mro__:
+        if kind in FAILURES:
+            return FAILURES[kind](error)
+    return None

@@ -19,16 +19,21 @@ _ERRORS: Final = {
     409: "Not possible in the state that the batch is in",
     410: "The batch has expired",
     413: "The body is too large",
+    415: "The body is of a kind that is not read here",
     422: "The Idempotency-Key was used with another clientid",
-    429: "Too many at a time: Retry-After says when to try again",
+    429: "Too many at a time, or too much at once",
     431: "The request's head is too large",
     500: "Something went wrong in the server",
+    501: "Compressed in a way that is not known here",
     503: "Not now: Retry-After says when to try again",
+    504: "The caller's deadline has passed",
     507: "The codes do not fit into Redis",
 }
 _ANYWHERE: Final = (400, 405, 408, 413, 431, 500, 503)
 """Errors that can meet any request."""
 _GUARDED: Final = (401, 403)
+
+_TAGS: Final = ("redeem", "batches", "campaigns", "coupon service", "codes", "customers", "operating")
 
 _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
 _ERROR_HEADERS: Final[dict[int, Any]] = {
@@ -147,6 +152,79 @@ def _batch() -> Schema:
     }  # fmt: skip
 
 
+def _campaigns() -> dict[str, Schema]:
+    created = _ok(
+        "The campaign", ref("Campaign"), headers={"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
+    )
+    events = {"description": "The stream", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    html = {"description": "The page", "content": {"text/html": {"schema": {"type": "string"}}}}
+    one = {"parameters": [_path("campaign_id")]}
+    return {
+        "/api/v1/campaigns": {
+            "get": _operation("campaigns", "List campaigns", {200: _ok("Newest first", ref("CampaignPage"))},
+                              operationId="listCampaigns", parameters=_PAGED),
+            "post": _operation("campaigns", "Create a campaign", {201: created}, 507, operationId="createCampaign",
+                               requestBody=_body("NewCampaign"),
+                               description="Answers when the campaign can issue, with all its codes made."),
+        },
+        "/api/v1/campaigns/{campaign_id}": {
+            **one,
+            "get": _operation("campaigns", "Show a campaign", {200: _ok("The campaign", ref("Campaign"))}, 404,
+                              operationId="showCampaign"),
+            "patch": _operation("campaigns", "Change a campaign", {200: _ok("As it is now", ref("Campaign"))}, 404, 409,
+                                507, operationId="changeCampaign", requestBody=_body("CampaignChange"),
+                                description="Answers when the change counts; `public` counts within a second."),
+        },
+        "/api/v1/campaigns/{campaign_id}/codes": {
+            **one,
+            "get": _operation("campaigns", "The codes that were issued", {200: _ok("In order", ref("IssuedCodePage"))},
+                              404, operationId="issuedCodes", parameters=_PAGED),
+        },
+        "/api/v1/campaigns/{campaign_id}/events": {
+            **one,
+            "get": _operation("campaigns", "Counters of a campaign as they change", {200: events}, 401, 403, 404,
+                              operationId="campaignEvents", public=True,
+                              description="Of a public campaign for everybody, of any other for administrators."),
+        },
+        "/c/{campaign_id}": {
+            **one,
+            "get": _operation("campaigns", "The page of a public campaign", {200: html}, 404,
+                              operationId="campaignPage", public=True),
+        },
+    }  # fmt: skip
+
+
+def _method(name: str, request: str, response: str, summary: str, *errors: int, **more: Any) -> Schema:
+    """A method of the coupon service, as it is in JSON."""
+    post = _operation(
+        "coupon service", summary, {200: _ok("The answer", ref(response))}, 401, 403, 415, 429, 501, 504, *errors,
+        operationId=name, requestBody=_body(request), **more,
+    )  # fmt: skip
+    for status in (400, 401, 403, 404, 429, 500, 501, 503, 504):
+        if (answer := post["responses"].get(str(status))) is not None:
+            answer["content"] = {**_json(ref("ConnectError"))["content"], **answer.get("content", {})}
+    # The library says it without a word.
+    del post["responses"]["415"]["content"]
+    return {"post": post}
+
+
+def _coupon_service() -> dict[str, Schema]:
+    key = {**_IDEMPOTENCY_KEY, "description": "The same key in the same campaign gets the same code, for 24 h"}
+    return {
+        f"/coupon.CouponService/{name}": method
+        for name, method in {
+            "CreateCampaign": _method(
+                "CreateCampaign", "CreateCampaignRequest", "CreateCampaignResponse", "Create a campaign"
+            ),
+            "GetCampaign": _method("GetCampaign", "CampaignRequest", "GetCampaignResponse", "Show a campaign", 404),
+            "IssueCoupon": _method(
+                "IssueCoupon", "CampaignRequest", "IssueCouponResponse", "Ask for a code", parameters=[key],
+                description="Needs the scope `redeem`, but for a public campaign nothing.",
+            ),
+        }.items()
+    }  # fmt: skip
+
+
 def _generate() -> Schema:
     job = ref("GenerationJob")
     location = {"Location": {"required": True, "schema": {"type": "string", "format": "uri-reference"}}}
@@ -186,6 +264,8 @@ def _paths() -> dict[str, Schema]:
             "get": _operation("batches", "What a batch handed out", {200: ledger}, 404,
                               operationId="batchRedemptions", parameters=_PAGED),
         },
+        **_campaigns(),
+        **_coupon_service(),
         "/api/v1/batches/{batch_id}/codes/generate": {"parameters": [_path("batch_id")], "post": _generate()},
         "/api/v1/batches/{batch_id}/jobs/{job_id}": {
             "parameters": [_path("batch_id"), _path("job_id")],
@@ -239,7 +319,10 @@ def document() -> Schema:
             "stable `code`.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "tags": [{"name": name} for name in ("redeem", "batches", "codes", "customers", "operating")],
+        "tags": [
+            {"name": name}
+            for name in ("redeem", "batches", "campaigns", "coupon service", "codes", "customers", "operating")
+        ],
         "security": [{"apiKey": []}],
         "paths": _paths(),
         "components": {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from issuer.batches.rules import MOST_DAYS, MOST_LIMITS, MOST_MAX, MOST_SECONDS
+from issuer.campaigns.campaign import MOST_CODES as MOST_OF_CAMPAIGN
+from issuer.campaigns.campaign import CampaignState
 from issuer.generating.code_format import MOST_CODES
 from issuer.generating.jobs import State
 from issuer.generating.unlucky import MOST_WORDS
@@ -162,6 +164,40 @@ _UNUSED: Final[dict[str, Schema]] = {
     "suffix": {"enum": [None, ""]},
 }
 _OPTIONAL: Final = (*_ASKED, *_WITH_LENGTH)
+_ANY_FORM: Final[dict[str, Schema]] = {**_FORM, **_WITH_LENGTH, "pattern": _PATTERN}
+_TOTAL: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_OF_CAMPAIGN, "description": "Codes in all"}
+_CAMPAIGN: Final[dict[str, Schema]] = {
+    "id": UUID,
+    "name": NAME,
+    "state": {"enum": [*CampaignState]},
+    "total": COUNT,
+    "issued": UNSURE_COUNT,
+    "remaining": UNSURE_COUNT,
+    "starts_at": INSTANT,
+    "paused": {"type": "boolean"},
+    "public": {"type": "boolean", "description": "Anybody may ask for a code, without a key"},
+    "client_id": UUID,
+    "code_format": {"type": "object"},
+    "created_at": INSTANT,
+}
+_NEW_CAMPAIGN: Final[dict[str, Schema]] = {
+    "name": NAME,
+    "total": _TOTAL,
+    "starts_at": INSTANT,
+    "public": {"type": "boolean"},
+    "client_id": {**nullable(UUID), "description": "Whose codes they are; for keys that are bound to no client"},
+    "code_format": {
+        **nullable(shape(_ANY_FORM, optional=tuple(_ANY_FORM))),
+        "description": "10 Korean syllables and digits, as far as nothing else is said",
+    },
+}
+_COUPON_CAMPAIGN: Final[dict[str, Schema]] = {
+    "campaignId": {"type": "string"},
+    "name": {"type": "string"},
+    "total": {"type": "integer"},
+    "startTime": {"type": "string"},
+    "issuedCodes": {"type": "array", "items": CODE, "description": "For keys with the scope `admin` only"},
+}
 _STATE: Final[Schema] = {"enum": ["ready", "not ready"]}
 _LAG: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
 
@@ -201,6 +237,42 @@ COMPONENTS: Final[dict[str, Schema]] = {
         },
         optional=(*_WANTED, "paused", "expired"),
     ),
+    "Campaign": shape(_CAMPAIGN),
+    "NewCampaign": shape(_NEW_CAMPAIGN, optional=("public", "client_id", "code_format")),
+    "CampaignChange": shape(
+        {
+            "name": NAME,
+            "total": {**_TOTAL, "description": "More codes than there are: those that are missing are made"},
+            "starts_at": INSTANT,
+            "paused": {"type": "boolean"},
+            "public": {"type": "boolean"},
+            "ended": {"const": True, "description": "Ends the campaign for good"},
+        },
+        optional=("name", "total", "starts_at", "paused", "public", "ended"),
+    ),
+    "IssuedCode": shape(
+        {
+            "seq": COUNT,
+            "code": CODE,
+            "issued_at": {**nullable(INSTANT), "description": "null: the ledger does not have it yet"},
+        }
+    ),
+    "CreateCampaignRequest": shape(
+        {"name": NAME, "total": _TOTAL, "startTime": {"type": "string", "format": "date-time"}}, closed=False
+    ),
+    "CreateCampaignResponse": shape({"campaignId": UUID}),
+    "CampaignRequest": shape({"campaignId": {"type": ["string", "null"]}}, optional=("campaignId",), closed=False),
+    "GetCampaignResponse": shape(_COUPON_CAMPAIGN),
+    "IssueCouponResponse": shape(
+        {
+            "code": {"type": "string", "description": "Empty if there is an error"},
+            "error": {"enum": ["", "not found", "not started", "paused", "ended", "sold out"]},
+        }
+    ),
+    "ConnectError": {
+        **shape({"code": {"type": "string"}, "message": {"type": "string"}}, optional=("message",), closed=False),
+        "description": "A failed call, as the Connect protocol has it",
+    },
     "Stock": shape(
         {
             "client_id": UUID,
@@ -299,6 +371,8 @@ COMPONENTS: Final[dict[str, Schema]] = {
     ),
     "Health": shape({"status": {"enum": ["healthy", "unhealthy"]}, "message": {"type": "string"}}),
     "BatchPage": page("Batch"),
+    "CampaignPage": page("Campaign"),
+    "IssuedCodePage": page("IssuedCode"),
     "LedgerPage": page("LedgerEntry"),
     "CodePage": page("CodePlace"),
     "AuditPage": page("AuditEntry"),

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field
 
 from issuer.api_keys import KeyRing
+from issuer.campaigns.feeds import CampaignFeeds
+from issuer.campaigns.ring import CampaignRing
 from issuer.engine import Engine
 from issuer.http.tally import Tally
 from issuer.http.vitals import Vitals, take_vitals
@@ -32,6 +34,8 @@ class Services:
     stores: Stores
     engine: Engine
     keys: KeyRing
+    campaigns: CampaignRing
+    feeds: CampaignFeeds
     tally: Tally
     loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
     _vitals: dict[bool, tuple[float, Vitals]] = field(default_factory=dict)
@@ -65,14 +69,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         journal = None if settings.journal_dir is None else Journal(settings.journal_dir)
         engine = Engine(settings, stores.incarnations, journal)
         tally.start()
-        await asyncio.gather(engine.start(), keys.start())
+        campaigns = CampaignRing(stores.postgres)
+        feeds = CampaignFeeds(stores, most_listeners=settings.max_event_streams)
+        await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         witness = Witness(stores.postgres, engine, stores.guardian)
         async with witness.testifying(), _kept(settings, stores, journal):
             try:
-                yield Services(settings, stores, engine, keys, tally)
+                yield Services(settings, stores, engine, keys, campaigns, feeds, tally)
             finally:
                 await engine.aclose()
-                await keys.aclose()
+                await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
                 await tally.aclose()
 
 

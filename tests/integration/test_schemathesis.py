@@ -52,6 +52,8 @@ def run_schemathesis(api: ApiProcess, key: str, directory: Path, *options: str, 
     command = [
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"),
         "run", f"{api.url}/openapi.json", "--header", f"Authorization: Bearer {key}", "--seed", SEED,
+        # A stream of events goes on until the campaign ends.
+        "--exclude-path", "/api/v1/campaigns/{campaign_id}/events",
         "--mode", "all", "--continue-on-failure", "--request-timeout", "20", *options,
     ]  # fmt: skip
     hooks = "tests.integration.schemathesis_hooks"
@@ -71,7 +73,7 @@ def test_the_api_does_what_its_document_says(settings: Settings, tmp_path: Path)
         key = asyncio.run(make_key(settings, "redeem", "admin"))
         known = make_batch(api, key)
         printed = run_schemathesis(api, key, tmp_path, "--checks", "all", "--max-examples", EXAMPLES, **known)
-        assert "Tested: 18" in printed
+        assert "Tested: 27" in printed
         metrics = httpx.get(f"{api.url}/metrics", headers={"Authorization": f"Bearer {key}"}).text
         assert 'issuer_redemptions_total{outcome="granted"} 0.0' not in metrics
 
