@@ -7,6 +7,7 @@ import typer
 from issuer import __version__
 from issuer.cli import (
     batches,
+    campaigns,
     dead_letters,
     generate,
     keys,
@@ -42,5 +43,18 @@ def issuer(
     pass
 
 
-for _module in (up, serve, migrate, preload, generate, batches, keys, redemptions, reconcile, dead_letters, recover):
+for _module in (
+    up,
+    serve,
+    migrate,
+    preload,
+    generate,
+    batches,
+    campaigns,
+    keys,
+    redemptions,
+    reconcile,
+    dead_letters,
+    recover,
+):
     _module.register(app)
