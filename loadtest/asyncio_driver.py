@@ -52,9 +52,11 @@ class _Requests:
     def __init__(self, order: Order) -> None:
         self._order = order
         authorization = f"Authorization: Bearer {order.api_key}\r\n" if order.api_key else ""
+        self._campaigns = order.path.endswith("/IssueCoupon")
+        self._length = 53 if self._campaigns else 152
         self._head = (
             f"POST {order.path} HTTP/1.1\r\nHost: {order.host}:{order.port}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: 152\r\n{authorization}"
+            f"Content-Length: {self._length}\r\n{authorization}"
         )
         self._sent = 0
 
@@ -65,9 +67,12 @@ class _Requests:
         else:
             target = random.choice(order.targets)
         self._sent += 1
-        customer = order.customer or str(UUID(int=random.getrandbits(128)))
-        body = f'{{"batchid":"{target[0]}","clientid":"{target[1]}","customerid":"{customer}"}}'
-        assert len(body) == 152
+        if self._campaigns:
+            body = f'{{"campaignId":"{target[0]}"}}'
+        else:
+            customer = order.customer or str(UUID(int=random.getrandbits(128)))
+            body = f'{{"batchid":"{target[0]}","clientid":"{target[1]}","customerid":"{customer}"}}'
+        assert len(body) == self._length
         key = f"Idempotency-Key: {uuid4()}\r\n" if order.keys else ""
         return f"{self._head}{key}\r\n{body}".encode()
 
