@@ -164,7 +164,7 @@ _UNUSED: Final[dict[str, Schema]] = {
     "suffix": {"enum": [None, ""]},
 }
 _OPTIONAL: Final = (*_ASKED, *_WITH_LENGTH)
-_ANY_FORM: Final[dict[str, Schema]] = {**_FORM, **_WITH_LENGTH, "pattern": _PATTERN}
+_ANY_FORM: Final[dict[str, Schema]] = _absent_or_null({**_FORM, **_WITH_LENGTH, "pattern": _PATTERN})
 _TOTAL: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_OF_CAMPAIGN, "description": "Codes in all"}
 _CAMPAIGN: Final[dict[str, Schema]] = {
     "id": UUID,
