@@ -153,8 +153,9 @@ async def test_a_campaign_whose_maker_has_died_can_be_finished_or_ended(api: Api
     # As a process leaves it that is killed before the last step.
     await stores.postgres.execute("UPDATE campaigns SET ready_at = NULL, revision = revision + 1")
     async with asyncio.timeout(5):
-        while (await issue(api, made[0]))["error"] != "not found":
-            await asyncio.sleep(0.05)
+        while api.services.campaigns.find(made[0]) is not None:
+            await asyncio.sleep(0.02)
+    assert (await issue(api, made[0]))["error"] == "not found"
     assert (await api.get(f"{PATH}/{made[0]}")).json()["state"] == "preparing"
     assert (await change(api, made[0], total=2)).json()["state"] == "open"
     async with asyncio.timeout(5):
