@@ -3,6 +3,7 @@
 # make lint   the quick half of it
 # make soak   breaks an installation again and again: make soak ARGS="--minutes 60 --seed 1"
 # make mutants  breaks a promise in a copy of the program and tells which test noticed
+# make rpc    makes the code of the coupon service from its contract, proto/coupon/coupon.proto
 # make bench  measures everything on this machine, some 25 minutes; make bench ARGS=--quick for a look
 # make profile  leaves a flame graph of an API process under load in loadtest/results/
 # make clean  removes the virtual environment and caches, never the data in .issuer
@@ -12,7 +13,7 @@
 VENV := .venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test lint coverage soak mutants docs bench profile clean
+.PHONY: up test lint coverage soak mutants docs rpc bench profile clean
 
 up: $(VENV)/.runtime
 	@$(VENV)/bin/issuer up --demo $(ARGS)
@@ -38,6 +39,11 @@ mutants: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(VENV)/bin/python -m issuer.settings_page > docs/settings.md
+
+rpc: $(VENV)/.dev
+	PATH="$(VENV)/bin:$$PATH" $(VENV)/bin/python -m grpc_tools.protoc -I proto \
+	  --python_out=issuer/http/rpc --pyi_out=issuer/http/rpc \
+	  --connectrpc_out=issuer/http/rpc --connectrpc_opt=protobuf=google coupon/coupon.proto
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m loadtest.bench $(ARGS)

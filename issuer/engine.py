@@ -183,7 +183,7 @@ class Engine:
             return
         key_hash = None
         if idempotency_key is not None:
-            key_hash = idempotency_hash(customer_id or b"", idempotency_key)
+            key_hash = idempotency_hash(customer_id, idempotency_key)
         who = encode_who(customer_id, api_key_id, key_hash)
         if wish is not None:
             who = wish.around(who)

@@ -114,6 +114,13 @@ def batch_patterns(partition: int, batch_id: UUID) -> tuple[bytes, ...]:
     return (f"{keys.batch}:*".encode(), *escaped)
 
 
-def idempotency_hash(customer_id: bytes, idempotency_key: str) -> bytes:
-    """What tells one (customer, Idempotency-Key) of a batch from another: 16 bytes, kept in Redis and in the ledger."""
-    return hashlib.sha256(customer_id + idempotency_key.encode()).digest()[:16]
+_NOBODY: Final = bytes(17)
+"""Longer than an id, and no key begins with NUL: so no customer's key is ever taken for a key of nobody's."""
+
+
+def idempotency_hash(customer_id: bytes | None, idempotency_key: str) -> bytes:
+    """What tells one (customer, Idempotency-Key) of a batch from another: 16 bytes, kept in Redis and in the ledger.
+
+    Without a customer the key alone counts.
+    """
+    return hashlib.sha256((customer_id or _NOBODY) + idempotency_key.encode()).digest()[:16]

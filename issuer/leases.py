@@ -1,13 +1,15 @@
 """Rate limits over all processes: token buckets in Redis, of which each process leases tokens ahead of need.
 
 What is spent was taken out of the bucket before: no token is ever made here, whatever fails. Requests of somebody who
-comes often are paid from a lease at once; the next lease is asked for while half of this one is left, by a command that
+comes often are paid from a lease at once; the next lease is asked for when this one is begun, by a command that
 travels with the next pipeline of the engine. Who comes seldom, or has a limit so small that a few tokens in the wrong
 process would matter, waits for a token of his own.
 
-A lease is worth something for a short time only, and the bucket in Redis is smaller by what flows into it in that
-time. So in any time t no more than burst + count × t / period requests are let in, over all processes, exactly as if
-there was one bucket and no lease. While Redis is away everybody is let in: nothing can be redeemed then.
+A lease is worth something for a short time only, its life, and is given only out of what the bucket would hold if it
+were smaller by what flows into it in that time. So in any time t no more than burst + count × t / period requests are
+let in, over all processes, exactly as if there was one bucket and no lease: what is spent from leases in the window was
+taken out at most a life before it, when the bucket lacked as much. While Redis is away everybody is let in: nothing can
+be redeemed then.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from issuer.scripts import LEASE_TOKENS
 
 log = structlog.get_logger()
 
-SHARE_OF_BURST: Final = 0.05
-"""The part of a bucket that may flow in while a lease lives, and by which the bucket is smaller for it."""
-LONGEST_LIFE_S: Final = 0.2
+SHARE_OF_BURST: Final = 0.2
+"""The part of a bucket that flows in while a lease lives, and that it lacks for who is paid from leases."""
+LONGEST_LIFE_S: Final = 0.5
+LEASES_OF_LIFE: Final = 3
+"""A lease is as large as is spent in this part of its life: it waits while the one before it is spent."""
 MOST_IN_PIPELINE: Final = 512
 
 
@@ -45,11 +49,11 @@ class Grant(NamedTuple):
 class Ask:
     """Tokens of one bucket, wanted with the next pipeline. `then` gets the grant, or None: Redis is away.
 
-    `less_s`: by what flows in in this time the bucket is smaller. `debt_s`: the tokens are taken, given or not, until
-    the bucket lacks what flows in in this time.
+    `lack_s`: the bucket lacks at least what flows in in this time. `debt_s`: the tokens are taken, given or not, until
+    the bucket owes what flows in in this time.
     """
 
-    __slots__ = ("debt_us", "fills_us", "interval_us", "key", "sent_at", "then", "wanted")
+    __slots__ = ("debt_us", "fills_us", "interval_us", "key", "lack_us", "sent_at", "then", "wanted")
 
     def __init__(
         self,
@@ -58,19 +62,20 @@ class Ask:
         wanted: int,
         then: Callable[[Ask, Grant | None], None],
         *,
-        less_s: float = 0.0,
+        lack_s: float = 0.0,
         debt_s: float = 0.0,
     ) -> None:
         self.key = key
         self.interval_us = limit.interval_s * 1e6
-        self.fills_us = limit.burst * self.interval_us - less_s * 1e6
+        self.fills_us = limit.burst * self.interval_us
+        self.lack_us = int(lack_s * 1e6)
         self.debt_us = int(debt_s * 1e6)
         self.wanted = wanted
         self.then = then
         self.sent_at = 0.0
 
     def command(self) -> list[Value]:
-        bucket = (repr(self.interval_us), repr(self.fills_us), self.debt_us)
+        bucket = (repr(self.interval_us), repr(self.fills_us), self.lack_us, self.debt_us)
         return ["EVALSHA", LEASE_TOKENS.sha, 1, self.key, *bucket, self.wanted]
 
 
@@ -117,28 +122,28 @@ class Bucket:
     """One token bucket as this process sees it: what it has leased and not spent."""
 
     __slots__ = (
-        "ask", "expires_at", "key", "kind", "left", "life_s", "limit", "low", "per_s", "refused_until", "spare",
-        "spare_expires_at", "spent", "spent_since", "unanswered", "waiters",
+        "ask", "expires_at", "key", "kind", "leasing", "left", "life_s", "limit", "low", "per_s", "refused_until",
+        "scarce", "spare", "spare_expires_at", "spent", "spent_since", "waiters",
     )  # fmt: skip
 
     def __init__(self, kind: str, key: str, limit: Limit) -> None:
         self.kind = kind
         self.key = key
         self.limit = limit
-        life_s = min(SHARE_OF_BURST * limit.burst * limit.interval_s, LONGEST_LIFE_S)
-        # Where a lease would be less than a token nobody leases ahead, and the bucket has its full size.
-        self.life_s = life_s if life_s / 2 >= limit.interval_s else 0.0
+        self.life_s = min(SHARE_OF_BURST * limit.burst * limit.interval_s, LONGEST_LIFE_S)
         self.left = 0
         self.expires_at = 0.0
         self.spare = 0
         self.spare_expires_at = 0.0
-        # With no more than this left a spare lease is asked for.
+        # With no more than this left a spare lease is asked for, once.
         self.low = -1
         self.refused_until = 0.0
-        # The newest ask, who waits for it, and how many asks were not answered.
+        # The newest ask, who waits for it, and whether a lease was asked for that is not there yet.
         self.ask: Ask | None = None
         self.waiters: list[_Waiter] = []
-        self.unanswered = 0
+        self.leasing = False
+        # Redis had none left: what is leased ahead now would only be missing elsewhere.
+        self.scarce = False
         self.spent = 0
         self.spent_since = 0.0
         self.per_s = 0.0
@@ -147,7 +152,7 @@ class Bucket:
         if self.left > 0 and self.expires_at > now:
             return True
         self.left, self.expires_at = self.spare, self.spare_expires_at
-        self.spare, self.low = 0, self.left // 2 if self.left else -1
+        self.spare, self.low = 0, self.left or -1
         return self.left > 0 and self.expires_at > now
 
     def keep(self, tokens: int, expires_at: float, now: float) -> None:
@@ -158,14 +163,14 @@ class Bucket:
         self.has_token(now)
 
     def ahead(self, now: float) -> int:
-        """How many tokens a lease should have that lasts for half of its life."""
-        if self.life_s == 0:
+        """How many tokens the next lease should have; 0: there is one, or none is worth while."""
+        if self.spare or self.leasing or self.scarce:
             return 0
         seconds = now - self.spent_since
         if seconds > 0:
             self.per_s = (self.per_s + self.spent / seconds) / 2
             self.spent, self.spent_since = 0, now
-        return int(min(self.per_s, 1 / self.limit.interval_s) * self.life_s / 2)
+        return int(min(self.per_s, 1 / self.limit.interval_s) * self.life_s / LEASES_OF_LIFE)
 
 
 class Carrier(Protocol):
@@ -215,13 +220,9 @@ class Leases:
             ask.then(ask, None)
 
     def _ask_ahead(self, bucket: Bucket, now: float) -> None:
-        if bucket.spare or bucket.unanswered:
-            return
-        ahead = bucket.ahead(now)
-        if ahead:
+        bucket.low = -1
+        if ahead := bucket.ahead(now):
             self._want(bucket, ahead)
-        else:
-            bucket.low = -1
 
     def _look(self, buckets: Sequence[Bucket], then: Then, now: float) -> Verdict:
         """The same where at least one bucket has nothing at hand."""
@@ -241,7 +242,7 @@ class Leases:
                 continue
             ask = bucket.ask
             if ask is None or ask.sent_at:
-                ask = self._want(bucket, 0 if bucket.unanswered else bucket.ahead(now))
+                ask = self._want(bucket, bucket.ahead(now))
             bucket.waiters.append(waiter)
             ask.wanted += 1
         if not lacking:
@@ -255,13 +256,14 @@ class Leases:
 
         waiters: list[_Waiter] = []
         bucket.waiters = waiters
-        bucket.ask = ask = Ask(bucket.key, bucket.limit, tokens, take, less_s=bucket.life_s)
-        bucket.unanswered += 1
+        bucket.ask = ask = Ask(bucket.key, bucket.limit, tokens, take, lack_s=bucket.life_s if tokens else 0.0)
+        bucket.leasing = bucket.leasing or tokens > 0
         self.ask(ask)
         return ask
 
     def _take(self, bucket: Bucket, waiters: list[_Waiter], ask: Ask, grant: Grant | None) -> None:
-        bucket.unanswered -= 1
+        if ask.lack_us:
+            bucket.leasing = False
         if bucket.ask is ask:
             bucket.ask = None
         given = len(waiters)
@@ -270,7 +272,8 @@ class Leases:
             now = self._now()
             given = grant.given
             bucket.keep(given - len(waiters), ask.sent_at + bucket.life_s, now)
-            if grant.left == 0:
+            bucket.scarce = grant.left == 0
+            if bucket.scarce:
                 bucket.refused_until = now + grant.wait_s
                 refused = Refused(bucket.kind, bucket.limit, grant.wait_s)
         for place, waiter in enumerate(waiters):

@@ -26,6 +26,8 @@ AnyConnection = Connection | PoolConnection
 RECOVERY_LOCK: Final = 0x15540001
 """Advisory lock: exclusive while Redis is recovered and blessed, shared while pools are opened in Redis."""
 MIGRATION_LOCK: Final = 0x15540002
+CAMPAIGN_LOCK: Final = 0x15540006
+"""Advisory lock of one campaign: held while it is decided how many codes it lacks."""
 
 UNAVAILABLE: Final = (
     OSError,

@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(16_384, ge=1_024, description="Largest request head: request line and headers")
     receive_timeout_s: float = Field(10.0, gt=0, description="Time a client has to send a request's head, and its body")
     max_connections: int = Field(20_000, ge=1, description="Open connections of one API process; more are closed")
+    max_event_streams: int = Field(
+        5_000, ge=1, description="Open streams of campaign events of one API process; more get a 503"
+    )
     shutdown_timeout_s: float = Field(10.0, gt=0, description="Time that requests in flight have after SIGTERM")
 
     postgres_pool_size: int = Field(8, ge=1, le=200, description="Postgres connections of one API process at most")

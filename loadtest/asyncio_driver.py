@@ -53,6 +53,8 @@ class _Requests:
     def __init__(self, order: Order) -> None:
         self._order = order
         authorization = f"Authorization: Bearer {order.api_key}\r\n" if order.api_key else ""
+        self._campaigns = order.path.endswith("/IssueCoupon")
+        self._length = 53 if self._campaigns else 152
         self._head = (
             f"POST {order.path} HTTP/1.1\r\nHost: {order.host}:{order.port}\r\nContent-Type: application/json\r\n"
             f"{authorization}"
@@ -67,7 +69,9 @@ class _Requests:
             target = random.choice(order.targets)
         self._sent += 1
         customer = order.customer or str(UUID(int=random.getrandbits(128)))
-        if order.coupon:
+        if self._campaigns:
+            body = f'{{"campaignId":"{target[0]}"}}'
+        elif order.coupon:
             body = f'{{"client_id":"{target[1]}","customer_id":"{customer}"}}'
         else:
             body = f'{{"batchid":"{target[0]}","clientid":"{target[1]}","customerid":"{customer}"}}'

@@ -19,6 +19,7 @@ from loadtest.processes import python_module
 
 SCRIPT: Final = Path(__file__).with_name("redeem.lua")
 REDEEM_PATH: Final = "/api/v1/code/redeem"
+ISSUE_PATH: Final = "/coupon.CouponService/IssueCoupon"
 
 
 class DriverError(Exception):
@@ -35,7 +36,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send. Every request has a customer of its own unless `customer` is given."""
+    """What to send. Every request has a customer of its own unless `customer` is given; to ISSUE_PATH it has none."""
 
     url: str
     targets: Sequence[Target]

@@ -1,4 +1,5 @@
--- wrk's side of a load: POST requests with a fresh customer each, at the price of two concatenations.
+-- wrk's side of a load: POST requests with a fresh customer each, at the price of two concatenations. Calls of
+-- IssueCoupon name the campaign and nobody: the batch id of the target.
 --
 -- After "--": path, targets file (lines of batch id and client id), requests per target (0: a random target each time),
 -- customer (a UUID, or - for a fresh one each), keys (1: an Idempotency-Key of its own each), think time in ms
@@ -9,6 +10,7 @@
 local bit = require("bit")
 local tohex = bit.tohex
 local counter, thread_number = 0, 0
+local campaigns = false
 local targets, per_target, fixed_customer, with_keys, think_ms, run
 local head, customer_tail, key_tail
 
@@ -22,6 +24,7 @@ local function template(path, api_key, coupon)
   if api_key ~= "-" then headers["Authorization"] = "Bearer " .. api_key end
   local length = #'{"batchid":"","clientid":"","customerid":""}' + 3 * 36
   if coupon then length = #'{"client_id":"","customer_id":""}' + 2 * 36 end
+  if campaigns then length = #'{"campaignId":""}' + 36 end
   local body = string.rep("x", length)
   local request = wrk.format("POST", path, headers, body)
   return (request:gsub("\r\n\r\n" .. body .. "$", ""))
@@ -29,11 +32,13 @@ end
 
 function init(args)
   math.randomseed(tonumber(args[7], 16) + number)
+  campaigns = args[1]:match("/IssueCoupon$") ~= nil
   targets = {}
   for line in io.lines(args[2]) do
     local batch, client = line:match("(%S+)%s+(%S+)")
-    targets[#targets + 1] = args[9] == "1" and '{"client_id":"' .. client .. '","customer_id":"'
-      or '{"batchid":"' .. batch .. '","clientid":"' .. client .. '","customerid":"'
+    if campaigns then targets[#targets + 1] = '{"campaignId":"' .. batch .. '"}'
+    elseif args[9] == "1" then targets[#targets + 1] = '{"client_id":"' .. client .. '","customer_id":"'
+    else targets[#targets + 1] = '{"batchid":"' .. batch .. '","clientid":"' .. client .. '","customerid":"' end
   end
   per_target, with_keys, think_ms, run = tonumber(args[3]), args[5] == "1", tonumber(args[6]), args[7]
   if args[4] ~= "-" then fixed_customer = args[4] end
@@ -56,7 +61,7 @@ function request()
   else
     target = targets[#targets == 1 and 1 or math.random(#targets)]
   end
-  local customer = fixed_customer and fixed_customer .. '"}' or digits .. customer_tail
+  local customer = campaigns and "" or fixed_customer and fixed_customer .. '"}' or digits .. customer_tail
   if with_keys then
     return head .. "\r\nIdempotency-Key: " .. digits .. key_tail .. "\r\n\r\n" .. target .. customer
   end

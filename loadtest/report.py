@@ -80,6 +80,7 @@ def aims(results: Results) -> list[Aim]:
         Aim("consume ÷ redeem", _ratio(results, "coupons", "consume", "redeem"), 0.9),
         Aim(f"{fresh[1] or 'large used pool'} ÷ fresh small ones", _ratio(results, "pools", fresh[1], fresh[0]), 0.9),
         Aim(f"{batches[1] or 'many batches'} ÷ 1 batch", _ratio(results, "batches", batches[1], batches[0]), 0.7),
+        Aim("IssueCoupon ÷ redeem", _ratio(results, "campaign", "IssueCoupon, JSON", "redeem"), 0.8),
         Aim("Redis bytes a preloaded code of 20 characters", memory.get("code"), 25, at_least=False, form="{:.1f}"),
         Aim("Redis bytes a customer with limit 1", memory.get("limited_customer"), 120, at_least=False,
             form="{:.1f}"),

@@ -12,12 +12,14 @@ from uuid import uuid4
 
 import asyncpg
 
-from loadtest.drivers import REDEEM_PATH, Driver, Load, Target
+from issuer.campaigns.store import NewCampaign, create_campaign
+from issuer.instants import EPOCH
+from loadtest.drivers import ISSUE_PATH, REDEEM_PATH, Driver, Load, Target
 from loadtest.installation import Installation
-from loadtest.measuring import Measured, Server, measure
+from loadtest.measuring import Measured, Server, UnexpectedAnswersError, measure
 from loadtest.postgres_way import FILL, TABLE
 from loadtest.processes import Program, accepts, free_port, python_module
-from loadtest.stock import make_coupon, make_pool, make_pools, settle
+from loadtest.stock import make_coupon, make_pool, make_pools, redeemed, settle
 
 CONNECTIONS = 64
 SETTLE_S = 0.5
@@ -322,6 +324,30 @@ async def coupons(bench: Bench) -> list[Measured]:
     return rounds
 
 
+async def campaign(bench: Bench) -> list[Measured]:
+    """IssueCoupon in JSON beside redeem: the same work, but for a customer who is nobody and has no limits."""
+    effort, rounds = bench.effort, []
+    with Installation(bench.directory / "campaign") as installation:
+        server = Server.of_installation(installation)
+        for _ in range(effort.rounds):
+            async with installation.stores() as stores:
+                plain = await make_pool(stores, effort.short_stock)
+                new = NewCampaign(name="benchmark", total=effort.short_stock, starts_at=EPOCH)
+                made = await create_campaign(stores, new, actor="cli:bench")
+                await settle(stores)
+            load = bench.load(installation, [plain], effort.short_seconds)
+            rounds.append(await bench.measure("redeem", load, server))
+            coupons = [Target(made.id, made.client_id)]
+            load = bench.load(installation, coupons, effort.short_seconds)
+            load = replace(load, url=load.url.removesuffix(REDEEM_PATH) + ISSUE_PATH)
+            rounds.append(await bench.measure("IssueCoupon, JSON", load, server))
+            async with installation.stores() as stores:
+                # A campaign that is sold out answers 200, too.
+                if await redeemed(stores, coupons) < rounds[-1].requests * 0.999:
+                    raise UnexpectedAnswersError("IssueCoupon gave fewer codes than answers")
+    return rounds
+
+
 SECTIONS = {
     "headline": headline,
     "api processes": api_processes,
@@ -330,4 +356,5 @@ SECTIONS = {
     "batches": batches,
     "pools": pools,
     "coupons": coupons,
+    "campaign": campaign,
 }

@@ -29,6 +29,8 @@ log = structlog.get_logger()
 # Coupons, which are kept as batches too, are none to whoever asks for batches.
 _BATCHES: Final = "SELECT * FROM batches WHERE kind = 'codes'"
 _MINE: Final = "EXISTS (SELECT FROM pools WHERE pools.batch_id = batches.id AND pools.client_id = $1)"
+_PLAIN: Final = "NOT EXISTS (SELECT FROM campaigns WHERE campaigns.batch_id = batches.id)"
+"""Campaigns have a list of their own: whoever redeems from a batch has no use for them."""
 _OPEN: Final = "ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
 
 
@@ -121,10 +123,10 @@ async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
 
 
 async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list[Batch]:
-    """Every batch that is not expired, oldest first."""
+    """Every batch that is not expired, oldest first; without campaigns."""
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"{_BATCHES} AND {_OPEN} AND ($1::uuid IS NULL OR {_MINE}) ORDER BY created_at, id",
+            f"{_BATCHES} AND {_PLAIN} AND {_OPEN} AND ($1::uuid IS NULL OR {_MINE}) ORDER BY created_at, id",
             client_id,
         )
     return [batch_from_row(row) for row in rows]
@@ -133,11 +135,11 @@ async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list
 async def list_batches(
     postgres: Pool, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
 ) -> Page[Batch]:
-    """All batches, expired ones too, newest first. Raises InvalidCursorError."""
+    """All batches, expired ones too, newest first; without campaigns. Raises InvalidCursorError."""
     created_at, last_id = decode_cursor("batches", cursor, (datetime, UUID)) if cursor else (None, None)
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"{_BATCHES} AND ($1::uuid IS NULL OR {_MINE})"
+            f"{_BATCHES} AND {_PLAIN} AND ($1::uuid IS NULL OR {_MINE})"
             " AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))"
             " ORDER BY created_at DESC, id DESC LIMIT $4",
             client_id, created_at, last_id, limit + 1,

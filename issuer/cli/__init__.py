@@ -7,6 +7,7 @@ import typer
 from issuer import __version__
 from issuer.cli import (
     batches,
+    campaigns,
     coupons,
     dead_letters,
     generate,
@@ -44,7 +45,8 @@ def issuer(
 
 
 _MODULES = (
-    up, serve, migrate, preload, generate, batches, coupons, keys, redemptions, reconcile, dead_letters, recover,
+    up, serve, migrate, preload, generate, batches, campaigns, coupons, keys, redemptions, reconcile, dead_letters,
+    recover,
 )  # fmt: skip
 for _module in _MODULES:
     _module.register(app)

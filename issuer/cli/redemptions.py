@@ -49,6 +49,7 @@ def erase_customer(
     if as_json:
         print_json(asdict(erasure))
     else:
-        typer.echo(f"erased from {erasure.redemptions} redemptions in {erasure.batches} batches")
+        uses = f" and {erasure.consumptions} uses of coupons" if erasure.consumptions else ""
+        typer.echo(f"erased from {erasure.redemptions} redemptions{uses} in {erasure.batches} batches")
     if erasure.dead_letters:
         typer.echo(f"{erasure.dead_letters} dead letters still hold the id: settle them, then repeat this", err=True)

@@ -17,12 +17,17 @@ def fold(code: str) -> str:
     if code.isascii():
         # Most are: the same result, at a tenth of the cost.
         return "".join(code.lower().split()).replace("-", "")
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", code).casefold())
-    return "".join(
-        character
-        for character in text
-        if not character.isspace() and character != _MINUS and unicodedata.category(character) != _DASHES
-    )
+    folded, before = code, ""
+    # What one step leaves may melt into something that the next one changes: until nothing does.
+    while folded != before:
+        before = folded
+        text = unicodedata.normalize("NFKC", before).casefold()
+        folded = unicodedata.normalize("NFKC", "".join(filter(_counts, text)))
+    return folded
+
+
+def _counts(character: str) -> bool:
+    return not character.isspace() and character != _MINUS and unicodedata.category(character) != _DASHES
 
 
 def fold_fully(folded: str) -> str:

@@ -9,7 +9,8 @@ from typing import Final
 from iso4217 import Currency
 
 _DECIMAL: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,4})?", re.ASCII)
-_CURRENCIES: Final = {currency.code: currency.exponent for currency in Currency}
+CURRENCIES: Final = {currency.code: currency.exponent for currency in Currency}
+"""By their three letters, how many decimals each has (None: not said)."""
 
 
 class MoneyError(ValueError):
@@ -19,7 +20,7 @@ class MoneyError(ValueError):
 def parse_currency(text: str) -> str:
     """The three letters of a currency that ISO 4217 lists, in capitals."""
     code = text.strip().upper()
-    if code not in _CURRENCIES:
+    if code not in CURRENCIES:
         raise MoneyError("must be a currency as ISO 4217 has it, such as EUR")
     return code
 
@@ -27,7 +28,7 @@ def parse_currency(text: str) -> str:
 def parse_amount(text: str, currency: str) -> Decimal:
     """An amount above 0 with no more decimals than its currency has."""
     amount = _decimal(text)
-    exponent = _CURRENCIES[currency]
+    exponent = CURRENCIES[currency]
     if exponent is not None and _places(amount) > exponent:
         raise MoneyError(f"must have at most {exponent} decimals in {currency}")
     return amount

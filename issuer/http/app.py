@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -14,11 +14,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from issuer.http.edge import ExchangeMaker
 from issuer.http.failures import FAILURES
 from issuer.http.problems import ProblemError, answer_crash, answer_problem, status_problem
 from issuer.http.routes import (
     audit,
     batches,
+    campaign_events,
+    campaign_page,
+    campaigns,
     consume,
     coupons,
     docs,
@@ -29,10 +33,11 @@ from issuer.http.routes import (
     uploads,
 )
 from issuer.http.routes.access import Operation, Surface
-from issuer.http.routes.consume import CONSUME_PATH as CONSUME_PATH
-from issuer.http.routes.consume import ConsumeRoute
+from issuer.http.routes.consume import CONSUME_PATH, ConsumeRoute
+from issuer.http.routes.coupon_service import METHOD_PATHS, CouponService
+from issuer.http.routes.issue_coupon import ISSUE_PATH, CouponDesk, IssueRoute
 from issuer.http.routes.redeem import RedeemRoute
-from issuer.http.services import open_services
+from issuer.http.services import Services, open_services
 from issuer.settings import Settings
 
 REDEEM_PATH: Final = "/api/v1/code/redeem"
@@ -40,6 +45,9 @@ REDEEM_PATH: Final = "/api/v1/code/redeem"
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *uploads.OPERATIONS,
     *batches.OPERATIONS,
+    *campaigns.OPERATIONS,
+    *campaign_events.OPERATIONS,
+    *campaign_page.OPERATIONS,
     *generation.OPERATIONS,
     *redemptions.OPERATIONS,
     *consume.OPERATIONS,
@@ -49,7 +57,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *health.OPERATIONS,
     *docs.OPERATIONS,
 )
-"""Every operation but the redemption itself. Where paths overlap the first one counts."""
+"""Every operation but the redemption itself and the coupon service. Where paths overlap the first one counts."""
 
 
 class IssuerApp(Starlette):
@@ -57,6 +65,14 @@ class IssuerApp(Starlette):
 
     redeem: RedeemRoute
     consume: ConsumeRoute
+    express: Mapping[bytes, ExchangeMaker]
+    """What goes the short way from the socket."""
+
+    def end_streams(self) -> None:
+        """Ends the requests that would never end by themselves."""
+        services: Services | None = self.state.services
+        if services is not None:
+            services.feeds.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == REDEEM_PATH and scope["method"] == "POST":
@@ -68,19 +84,19 @@ class IssuerApp(Starlette):
 def create_app(settings: Settings | None = None) -> IssuerApp:
     """The application. It starts without Redis and Postgres and answers 503 until they are there."""
     settings = settings or Settings()
-    redeem, use = RedeemRoute(settings), ConsumeRoute()
+    redeem, use, desk = RedeemRoute(settings), ConsumeRoute(), CouponDesk(settings)
 
     @asynccontextmanager
     async def lifespan(app: IssuerApp) -> AsyncIterator[None]:
         async with open_services(settings) as services:
-            app.state.services = redeem.services = use.services = services
+            app.state.services = redeem.services = use.services = desk.services = services
             try:
                 yield
             finally:
-                app.state.services = redeem.services = use.services = None
+                app.state.services = redeem.services = use.services = desk.services = None
 
     app = IssuerApp(
-        routes=make_routes(redeem),
+        routes=make_routes(redeem, CouponService(desk, settings)),
         exception_handlers={
             ProblemError: answer_problem,
             HTTPException: _answer_http_exception,
@@ -90,19 +106,25 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
         lifespan=lifespan,
     )
     app.redeem, app.consume = redeem, use
+    app.express = {
+        REDEEM_PATH.encode(): redeem.exchange,
+        CONSUME_PATH.encode() + b"?": use.exchange,
+        ISSUE_PATH.encode(): IssueRoute(desk).exchange,
+    }
     app.state.services = None
     # A redirect would be built from the Host header that the client chose.
     app.router.redirect_slashes = False
     return app
 
 
-def make_routes(redeem: RedeemRoute) -> list[Route]:
+def make_routes(redeem: RedeemRoute, coupons: CouponService) -> list[Route]:
     """One route for each path, so that 405 can name all of its methods."""
     by_path: dict[str, list[Operation]] = defaultdict(list)
     for operation in OPERATIONS:
         by_path[operation.path].append(operation)
     routes = [Route(path, Surface(operations), name=path) for path, operations in by_path.items()]
-    return [Route(REDEEM_PATH, redeem, methods=["POST"], name=REDEEM_PATH), *routes]
+    calls = [Route(path, coupons, methods=["POST"], name=path) for path in METHOD_PATHS]
+    return [Route(REDEEM_PATH, redeem, methods=["POST"], name=REDEEM_PATH), *calls, *routes]
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:

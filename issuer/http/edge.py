@@ -73,7 +73,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     """HttpToolsProtocol within EdgeLimits. Use `guarded_protocol` to make a class with its limits."""
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
-    express: ClassVar[Mapping[bytes, Callable[[GuardedHttpToolsProtocol], Exchange]]] = {}
+    express: ClassVar[Mapping[bytes, ExchangeMaker]] = {}
     """Paths whose POST requests go the short way, as they stand in the request line; one that ends in ``?`` stands for
     itself with any query or none, and with a body or none."""
     _head_of: ClassVar[tuple[object, bytes]] = (None, b"")
@@ -198,13 +198,15 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         elif not self._announced_bytes:
             make = None
         if make is not None and self._may_go_express():
-            self.cycle = self._exchange = make(self)  # type: ignore[assignment]
+            self._exchange = make(self)
+        if self._exchange is not None:
+            self.cycle = self._exchange  # type: ignore[assignment]
         else:
             self._prepare_scope()
             super().on_headers_complete()
         self._has_cycle = True
 
-    def _express_with_query(self) -> Callable[[GuardedHttpToolsProtocol], Exchange] | None:
+    def _express_with_query(self) -> ExchangeMaker | None:
         make = self.express.get(self.url.partition(b"?")[0] + b"?")
         if make is None:
             return None
@@ -347,6 +349,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self._refuse(TIMED_OUT)
 
 
+ExchangeMaker = Callable[[GuardedHttpToolsProtocol], Exchange | None]
+"""Makes the exchange of a request whose headers are there; None: this one goes the long way."""
+
 _swept: weakref.WeakSet[ServerState] = weakref.WeakSet()
 
 
@@ -370,7 +375,7 @@ def _sweep(loop: asyncio.AbstractEventLoop, server: ServerState, interval_s: flo
 
 
 def guarded_protocol(
-    limits: EdgeLimits, express: Mapping[bytes, Callable[[GuardedHttpToolsProtocol], Exchange]] | None = None
+    limits: EdgeLimits, express: Mapping[bytes, ExchangeMaker] | None = None
 ) -> type[GuardedHttpToolsProtocol]:
     """A protocol class with these limits, for uvicorn's ``http=``. `express`: what answers which path the short way."""
     names = {"limits": limits, "express": express or {}}

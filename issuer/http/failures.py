@@ -8,6 +8,7 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect
 
 from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
+from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
 from issuer.coupons.coupon import (
     CouponDeletedError,
     CouponExistsError,
@@ -53,6 +54,8 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     ManyClientsError: lambda error: ProblemError(409, str(error), "client_id_needed"),
     ConsumptionNotFoundError: lambda error: ProblemError(404, str(error), "consumption_not_found"),
     AlreadyReversedError: lambda error: ProblemError(409, str(error), "already_reversed"),
+    CampaignNotFoundError: lambda error: ProblemError(404, str(error), "campaign_not_found"),
+    InvalidCampaignError: lambda error: invalid(str(error), "invalid_campaign"),
     InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
     RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
     PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
@@ -80,6 +83,10 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
 
 
 def problem_of(error: Exception) -> ProblemError | None:
-    """What the table has for an exception; None: it is not foreseen."""
-    make = next((FAILURES[kind] for kind in type(error).__mro__ if kind in FAILURES), None)
-    return None if make is None else make(error)
+    """The problem that tells an exception; None: it is not foreseen."""
+    if isinstance(error, ProblemError):
+        return error
+    for kind in type(error).__mro__:
+        if kind in FAILURES:
+            return FAILURES[kind](error)
+    return None

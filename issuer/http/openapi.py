@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from issuer import __version__
+from issuer.http.openapi_campaigns import campaign_paths, coupon_service_paths
 from issuer.http.openapi_coupons import coupon_paths
 from issuer.http.openapi_parts import IDEMPOTENCY_KEY, PAGED, body, ok, operation, path_parameter
 from issuer.http.openapi_reports import report_paths
@@ -96,6 +97,8 @@ def _paths() -> dict[str, Schema]:
             "get": operation("batches", "What a batch handed out", {200: ledger}, 404,
                               operationId="batchRedemptions", parameters=PAGED),
         },
+        **campaign_paths(),
+        **coupon_service_paths(),
         "/api/v1/batches/{batch_id}/codes/generate": {"parameters": [path_parameter("batch_id")], "post": _generate()},
         "/api/v1/batches/{batch_id}/jobs/{job_id}": {
             "parameters": [path_parameter("batch_id"), path_parameter("job_id")],
@@ -152,7 +155,18 @@ def document() -> Schema:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "tags": [
-            {"name": name} for name in ("redeem", "coupons", "batches", "codes", "customers", "reports", "operating")
+            {"name": name}
+            for name in (
+                "redeem",
+                "coupons",
+                "batches",
+                "campaigns",
+                "coupon service",
+                "codes",
+                "customers",
+                "reports",
+                "operating",
+            )
         ],
         "security": [{"apiKey": []}],
         "paths": _paths(),

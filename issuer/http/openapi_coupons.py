@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.openapi_parts import IDEMPOTENCY_KEY, ok, operation, path_parameter
-from issuer.http.schemas import CODE, CONSUMPTION_ID, UUID, Schema, ref
+from issuer.http.schemas import CODE, CONSUMPTION_ID, NO_UUID, Schema, ref
 
-_MEDIA: Final = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
+_ANY_WAY: Final = "Fields may stand in the query, in a form (urlencoded or multipart) or in JSON, as here."
 
 
 def _query(name: str, schema: Schema, description: str = "", *, required: bool = False) -> Schema:
@@ -15,18 +15,18 @@ def _query(name: str, schema: Schema, description: str = "", *, required: bool =
 
 
 _CODE: Final = _query("code", CODE, "In any case, with or without spaces and dashes", required=True)
-_CLIENT: Final = _query("client_id", UUID, "Needed where the key is bound to no client and several have this code")
-_PRODUCT: Final = _query("product_id", {"type": "string", "minLength": 1, "maxLength": 255})
-_CUSTOMER: Final = _query("customer_id", UUID, "Whose limits count; absent: nobody's")
-_ORDER: Final = _query("order_id", {"type": "string", "minLength": 1, "maxLength": 255}, "Kept in the ledger")
+_CLIENT: Final = _query("client_id", NO_UUID, "Needed where the key is bound to no client and several have this code")
+_PRODUCT: Final = _query("product_id", {"type": "string", "maxLength": 255})
+_CUSTOMER: Final = _query("customer_id", NO_UUID, "Whose limits count; absent: nobody's")
+_ORDER: Final = _query("order_id", {"type": "string", "maxLength": 255}, "Kept in the ledger")
 
 
 def _body(name: str, *, required: bool = True) -> Schema:
-    return {"required": required, "content": {media: {"schema": ref(name)} for media in _MEDIA}}
+    return {"required": required, "description": _ANY_WAY, "content": {"application/json": {"schema": ref(name)}}}
 
 
 def coupon_paths() -> dict[str, Schema]:
-    """Fields may stand in the query or in the body, as a form or as JSON."""
+    """The paths below /coupon/."""
     coupon = ok("The coupon", ref("Coupon"))
     named = [path_parameter("code", CODE)]
     replayed = {"Idempotency-Replayed": {"description": "It was used before", "schema": {"const": "true"}}}
@@ -40,7 +40,7 @@ def coupon_paths() -> dict[str, Schema]:
         "/coupon/{code}/": {
             "parameters": named,
             "put": operation("coupons", "Change a coupon", {200: coupon}, 404, 409, operationId="changeCoupon",
-                             requestBody=_body("CouponChange"),
+                             requestBody=_body("CouponChange", required=False),
                              description="Answers when the change counts. What is not given stays as it is; null, "
                              "or an empty field of a form, takes a value away."),
             "delete": operation("coupons", "Delete a coupon", {200: coupon}, 404, 409, operationId="deleteCoupon",

@@ -18,11 +18,14 @@ _ERRORS: Final = {
     409: "Not possible in the state that the batch is in",
     410: "The batch has expired",
     413: "The body is too large",
+    415: "The body is of a kind that is not read here",
     422: "The Idempotency-Key was used with another clientid",
     429: "Too many requests, look-ups of codes that do not exist, or jobs: Retry-After says when to try again",
     431: "The request's head is too large",
     500: "Something went wrong in the server",
+    501: "Compressed in a way that is not known here",
     503: "Not now: Retry-After says when to try again",
+    504: "The caller's deadline has passed",
     507: "The codes do not fit into Redis",
 }
 _ANYWHERE: Final = (400, 405, 408, 413, 431, 500, 503)
@@ -67,17 +70,17 @@ def path_parameter(name: str, schema: Schema = UUID) -> Schema:
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _json(schema: Schema, media_type: str = "application/json") -> Schema:
+def json_content(schema: Schema, media_type: str = "application/json") -> Schema:
     return {"content": {media_type: {"schema": schema}}}
 
 
 def body(name: str, media_type: str = "application/json") -> Schema:
-    return {"required": True, **_json(ref(name), media_type)}
+    return {"required": True, **json_content(ref(name), media_type)}
 
 
-def _problem(status: int) -> Schema:
-    problem = {"description": _ERRORS[status], **_json(ref("Problem"), MEDIA_TYPE)}
-    return {**problem, "headers": _ERROR_HEADERS[status]} if status in _ERROR_HEADERS else problem
+def problem(status: int) -> Schema:
+    shown = {"description": _ERRORS[status], **json_content(ref("Problem"), MEDIA_TYPE)}
+    return {**shown, "headers": _ERROR_HEADERS[status]} if status in _ERROR_HEADERS else shown
 
 
 def operation(
@@ -92,7 +95,7 @@ def operation(
     """One operation; `answers` are those that are no problems."""
     statuses = sorted({*_ANYWHERE, *errors, *(() if public else _GUARDED)} - set(answers))
     responses = {str(status): answer for status, answer in answers.items()}
-    responses |= {str(status): _problem(status) for status in statuses}
+    responses |= {str(status): problem(status) for status in statuses}
     operation: Schema = {"tags": [tag], "summary": summary, **more, "responses": responses}
     if description:
         operation["description"] = description
@@ -100,4 +103,4 @@ def operation(
 
 
 def ok(description: str, schema: Schema, **more: Any) -> Schema:
-    return {"description": description, **_json(schema), **more}
+    return {"description": description, **json_content(schema), **more}

@@ -21,6 +21,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 TITLES: Final[dict[str, str]] = {
     "unparsable_json": "The body is not a JSON object",
     "invalid_batch_id": "The id of the batch is not a UUID",
+    "invalid_campaign_id": "The id of the campaign is not a UUID",
     "invalid_client_id": "The id of the client is not a UUID",
     "invalid_customer_id": "The id of the customer is not a UUID",
     "invalid_job_id": "The id of the job is not a UUID",
@@ -38,6 +39,10 @@ TITLES: Final[dict[str, str]] = {
     "batch_shared": "Others have codes in this batch",
     "batch_ended": "The batch was ended, and that is final",
     "load_refused": "The codes cannot be loaded",
+    "campaign_not_found": "There is no such campaign",
+    "invalid_campaign": "The campaign cannot be as it was asked for",
+    "unsupported_media_type": "The body is of a kind that is not read here",
+    "too_many_streams": "Too many streams are open",
     "code_space_too_small": "There are too few codes of this form",
     "job_not_found": "There is no such job",
     "job_id_reused": "The id of the job was used for another one",

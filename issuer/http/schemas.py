@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from issuer.batches.rules import MOST_DAYS, MOST_LIMITS, MOST_MAX, MOST_SECONDS
+from issuer.campaigns.campaign import MOST_CODES as MOST_OF_CAMPAIGN
+from issuer.campaigns.campaign import CampaignState
 from issuer.coupons.coupon import MOST_USES
+from issuer.coupons.money import CURRENCIES
 from issuer.generating.code_format import MOST_CODES
 from issuer.generating.jobs import State
 from issuer.generating.unlucky import MOST_WORDS
@@ -164,10 +167,12 @@ _UNUSED: Final[dict[str, Schema]] = {
 }
 _OPTIONAL: Final = (*_ASKED, *_WITH_LENGTH)
 CONSUMPTION_ID: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{32}$"}
+NO_UUID: Final[Schema] = {"anyOf": [UUID, {"const": ""}]}
+"""Empty: as if it were not there."""
 _TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_NAME}
 _DECIMAL: Final[Schema] = {
     "type": ["string", "null"],
-    "pattern": "^[0-9]{1,12}([.][0-9]{1,4})?$",
+    "pattern": "^([0-9]{1,12}([.][0-9]{1,4})?)?$",
     "description": "A decimal number as text, never a float",
     "examples": ["5.00"],
 }
@@ -176,7 +181,7 @@ _TERMS: Final[dict[str, Schema]] = {
     "product_id": _TEXT,
     "promo_type": _TEXT,
     "discount_fixed": _DECIMAL,
-    "currency": {"type": ["string", "null"], "description": "ISO 4217"},
+    "currency": {"enum": [*CURRENCIES, None], "description": "ISO 4217"},
     "discount_variable": {**_DECIMAL, "description": "Percent, as text"},
 }
 _OFFER: Final[dict[str, Schema]] = {
@@ -199,7 +204,7 @@ _NEW_COUPON: Final[dict[str, Schema]] = {
     "alphabet": {**_TEXT, "description": "A name (numeric, alphabetic, alphanumeric, unambiguous) or the characters"},
     "check": {"type": ["boolean", "null"], "description": "The last drawn character checks the others (Luhn mod N)"},
     **_OFFER,
-    "client_id": {**nullable(UUID), "description": "Needed where the key is bound to no client"},
+    "client_id": {**nullable(NO_UUID), "description": "Needed where the key is bound to no client"},
 }
 _COUPON: Final[dict[str, Schema]] = {
     "id": UUID,
@@ -221,11 +226,45 @@ _COUPON: Final[dict[str, Schema]] = {
 _USE: Final[dict[str, Schema]] = {
     "code": _TEXT,
     "product_id": _TEXT,
-    "customer_id": nullable(UUID),
+    "customer_id": nullable(NO_UUID),
     "order_id": _TEXT,
-    "client_id": nullable(UUID),
+    "client_id": nullable(NO_UUID),
 }
 _NO_REASON: Final[dict[str, Schema]] = {"reason": {"type": "null"}, "reason_code": {"type": "null"}}
+_ANY_FORM: Final[dict[str, Schema]] = {**_FORM, **_WITH_LENGTH, "pattern": _PATTERN}
+_TOTAL: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_OF_CAMPAIGN, "description": "Codes in all"}
+_CAMPAIGN: Final[dict[str, Schema]] = {
+    "id": UUID,
+    "name": NAME,
+    "state": {"enum": [*CampaignState]},
+    "total": COUNT,
+    "issued": UNSURE_COUNT,
+    "remaining": UNSURE_COUNT,
+    "starts_at": INSTANT,
+    "paused": {"type": "boolean"},
+    "public": {"type": "boolean", "description": "Anybody may ask for a code, without a key"},
+    "client_id": UUID,
+    "code_format": {"type": "object"},
+    "created_at": INSTANT,
+}
+_NEW_CAMPAIGN: Final[dict[str, Schema]] = {
+    "name": NAME,
+    "total": _TOTAL,
+    "starts_at": INSTANT,
+    "public": {"type": "boolean"},
+    "client_id": {**nullable(UUID), "description": "Whose codes they are; for keys that are bound to no client"},
+    "code_format": {
+        **nullable(shape(_ANY_FORM, optional=tuple(_ANY_FORM))),
+        "description": "10 Korean syllables and digits, as far as nothing else is said",
+    },
+}
+_COUPON_CAMPAIGN: Final[dict[str, Schema]] = {
+    "campaignId": {"type": "string"},
+    "name": {"type": "string"},
+    "total": {"type": "integer"},
+    "startTime": {"type": "string"},
+    "issuedCodes": {"type": "array", "items": CODE, "description": "For keys with the scope `admin` only"},
+}
 _STATE: Final[Schema] = {"enum": ["ready", "not ready"]}
 _LAG: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
 
@@ -251,7 +290,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     "Redemption": shape({"batchid": UUID, "clientid": UUID, "customerid": UUID}, closed=False),
     "Redeemed": shape({"code": CODE}),
     "NewCoupon": shape(_NEW_COUPON, optional=tuple(name for name in _NEW_COUPON if name != "availability_count")),
-    "CouponChange": shape(_OFFER | {"client_id": UUID}, optional=(*_OFFER, "client_id")),
+    "CouponChange": shape(_OFFER | {"client_id": nullable(NO_UUID)}, optional=(*_OFFER, "client_id")),
     "Coupon": shape(_COUPON),
     "Use": shape(_USE, optional=tuple(_USE)),
     "Consumed": shape({"consumed": {"const": True}, "consumption_id": CONSUMPTION_ID, **_TERMS}),
@@ -293,6 +332,42 @@ COMPONENTS: Final[dict[str, Schema]] = {
         },
         optional=(*_WANTED, "paused", "expired"),
     ),
+    "Campaign": shape(_CAMPAIGN),
+    "NewCampaign": shape(_NEW_CAMPAIGN, optional=("public", "client_id", "code_format")),
+    "CampaignChange": shape(
+        {
+            "name": NAME,
+            "total": {**_TOTAL, "description": "More codes than there are: those that are missing are made"},
+            "starts_at": INSTANT,
+            "paused": {"type": "boolean"},
+            "public": {"type": "boolean"},
+            "ended": {"const": True, "description": "Ends the campaign for good"},
+        },
+        optional=("name", "total", "starts_at", "paused", "public", "ended"),
+    ),
+    "IssuedCode": shape(
+        {
+            "seq": COUNT,
+            "code": CODE,
+            "issued_at": {**nullable(INSTANT), "description": "null: the ledger does not have it yet"},
+        }
+    ),
+    "CreateCampaignRequest": shape(
+        {"name": NAME, "total": _TOTAL, "startTime": {"type": "string", "format": "date-time"}}, closed=False
+    ),
+    "CreateCampaignResponse": shape({"campaignId": UUID}),
+    "CampaignRequest": shape({"campaignId": {"type": ["string", "null"]}}, optional=("campaignId",), closed=False),
+    "GetCampaignResponse": shape(_COUPON_CAMPAIGN),
+    "IssueCouponResponse": shape(
+        {
+            "code": {"type": "string", "description": "Empty if there is an error"},
+            "error": {"enum": ["", "not found", "not started", "paused", "ended", "sold out"]},
+        }
+    ),
+    "ConnectError": {
+        **shape({"code": {"type": "string"}, "message": {"type": "string"}}, optional=("message",), closed=False),
+        "description": "A failed call, as the Connect protocol has it",
+    },
     "Stock": shape(
         {
             "client_id": UUID,
@@ -393,6 +468,8 @@ COMPONENTS: Final[dict[str, Schema]] = {
     ),
     "Health": shape({"status": {"enum": ["healthy", "unhealthy"]}, "message": {"type": "string"}}),
     "BatchPage": page("Batch"),
+    "CampaignPage": page("Campaign"),
+    "IssuedCodePage": page("IssuedCode"),
     "LedgerPage": page("LedgerEntry"),
     "CodePage": page("CodePlace"),
     "AuditPage": page("AuditEntry"),

@@ -74,15 +74,14 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     """
     import uvicorn
 
-    from issuer.http.app import CONSUME_PATH, REDEEM_PATH, create_app
+    from issuer.http.app import create_app
     from issuer.http.edge import EdgeLimits, guarded_protocol
 
     app = create_app(settings)
-    express = {REDEEM_PATH.encode(): app.redeem.exchange, f"{CONSUME_PATH}?".encode(): app.consume.exchange}
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=guarded_protocol(EdgeLimits.from_settings(settings), express),
+        http=guarded_protocol(EdgeLimits.from_settings(settings), app.express),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -97,6 +96,7 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
 
     class BoundedServer(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.end_streams()
             _end_in_any_case(asyncio.get_running_loop(), settings.shutdown_timeout_s + KILL_MARGIN_S / 2)
             await super().shutdown(sockets)
 

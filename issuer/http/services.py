@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field
 
 from issuer.api_keys import KeyRing
+from issuer.campaigns.feeds import CampaignFeeds
+from issuer.campaigns.ring import CampaignRing
 from issuer.coupons.places import CouponPlaces
 from issuer.engine import Engine
 from issuer.http.guessing import Guesses
@@ -38,6 +40,8 @@ class Services:
     engine: Engine
     coupons: CouponPlaces
     keys: KeyRing
+    campaigns: CampaignRing
+    feeds: CampaignFeeds
     tally: Tally
     limits: RateLimits
     guesses: Guesses
@@ -81,14 +85,18 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         engine.carry(leases)
         limits, guesses = RateLimits(settings, leases, tally), Guesses(settings, leases, tally)
         tally.start()
-        await asyncio.gather(engine.start(), keys.start())
+        campaigns = CampaignRing(stores.postgres)
+        feeds = CampaignFeeds(stores, most_listeners=settings.max_event_streams)
+        await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         witness = Witness(stores.postgres, engine, stores.guardian)
         async with witness.testifying(), _kept(settings, stores, journal):
             try:
-                yield Services(settings, stores, engine, CouponPlaces(engine), keys, tally, limits, guesses)
+                yield Services(
+                    settings, stores, engine, CouponPlaces(engine), keys, campaigns, feeds, tally, limits, guesses
+                )
             finally:
                 await engine.aclose()
-                await keys.aclose()
+                await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
                 await tally.aclose()
 
 

@@ -111,6 +111,11 @@ class Service:
             if connection.raddr and connection.raddr.port in ports
         )
 
+    @property
+    def pid_of_serve(self) -> int:
+        """The parent of the API processes."""
+        return self._processes[0].pid
+
     def crowd(self, *, connections: int = 1_000) -> Crowd:
         return Crowd(self.url, self.api_key, connections=connections)
 

@@ -35,7 +35,7 @@ async def test_a_crowd_is_let_in_at_the_rate_that_was_set(settings: Settings, tm
     print(f"{limit}, {API_PROCESSES} processes: {dict(counts)} in {took_s:.2f} s")
     assert counts.keys() == {"200", LIMITED}
     allowed = BURST + RATE_PER_S * took_s
-    assert 0.9 * allowed <= counts["200"] <= allowed
+    assert 0.7 * allowed <= counts["200"] <= allowed
 
 
 async def test_of_ten_thousand_wrong_coupons_few_are_answered(settings: Settings, tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ START_MS = 1_700_000_000_000
 class Bucket:
     """A bucket under a clock that stands still until it is set. Its key still goes by the real one: be quick."""
 
-    def __init__(self, client: redis.Redis, interval_us: float, fills_us: float, debt_us: int = 0) -> None:
+    def __init__(
+        self, client: redis.Redis, interval_us: float, fills_us: float, *, lack_us: int = 0, debt_us: int = 0
+    ) -> None:
         self.client = client
-        self.arguments = (repr(interval_us), repr(fills_us), debt_us)
+        self.arguments = (repr(interval_us), repr(fills_us), lack_us, debt_us)
         self.text = frozen_clock(CLOCK) + LEASE_TOKENS.text
         self.set_clock(0)
 
@@ -65,8 +67,17 @@ def test_a_bucket_is_kept_no_longer_than_until_it_is_full(client: redis.Redis) -
     assert 0 < client.pttl(KEY) <= 201
 
 
+def test_a_lease_is_given_out_of_a_bucket_that_lacks_something(client: redis.Redis) -> None:
+    lease, bucket = Bucket(client, 100_000, 500_000, lack_us=200_000), Bucket(client, 100_000, 500_000)
+    assert lease.take(0)[:2] == (0, 3)
+    assert bucket.take(0)[:2] == (0, 5)
+    assert lease.take(1)[:2] == (1, 2)
+    # What it lacked is gone for others too: it might be spent with what flows in while the lease lives.
+    assert bucket.take(9)[:2] == (2, 0)
+
+
 def test_debt_is_paid_before_anybody_is_let_in_and_has_an_end(client: redis.Redis) -> None:
-    bucket = Bucket(client, 1_000_000, 2_000_000, 5_000_000)
+    bucket = Bucket(client, 1_000_000, 2_000_000, debt_us=5_000_000)
     assert [bucket.take(1)[0] for _ in range(4)] == [1, 1, 0, 0]
     # Two tokens owed, so the third second brings the first token.
     assert bucket.take(0) == (0, 0, 3_000)

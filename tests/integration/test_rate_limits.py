@@ -82,8 +82,8 @@ async def test_four_processes_let_in_what_one_bucket_would(
         took = entered[-1] - begun
     allowed = limit.burst + took / limit.interval_s
     assert len(entered) <= allowed
-    # What the last moment's leases hold is not used, and a twentieth of the burst is theirs.
-    assert len(entered) >= int(0.9 * allowed)
+    # On a machine that stands still for a while some of it flows in while nobody asks.
+    assert len(entered) >= int(0.7 * allowed)
 
 
 async def test_in_any_window_there_is_no_more_than_the_bucket_holds_and_what_flows_in(

@@ -308,3 +308,65 @@ async def test_what_was_done_is_in_the_audit_log_and_the_ledger(api: Api, till: 
     assert '"discount_fixed":"4.50"' in terms[2]
     actions = [row["action"] for row in await rows(api.services, "audit_log") if row["action"].startswith("coupon")]
     assert actions == ["coupon.create", "coupon.change", "coupon.delete"]
+
+
+async def test_a_code_that_cannot_be_one_is_a_400(api: Api, till: Till) -> None:
+    for path in ("%00", "%20", "x" * 256):
+        for method in ("PUT", "DELETE"):
+            problem(await api.client.request(method, f"{COUPON}{path}/", headers=till.admin), 400)
+    problem(await api.client.get(COUPON, params={"code": "a\x00"}, headers=till.till), 400)
+    problem(await api.client.put(f"{COUPON}unknown/", headers=till.admin), 404)
+
+
+async def test_a_customer_can_be_erased(api: Api, till: Till) -> None:
+    await till.make("ERASE", rules={"maxpercustomer": 1})
+    customer = str(uuid4())
+    used = (await till.use("ERASE", customer_id=customer, order_id="o", key="k")).json()
+    with working(api.services.settings):
+        response = await api.client.delete(f"/api/v1/customers/{customer}", headers=api.admin)
+        assert response.status_code == 200, response.text
+        assert (response.json()["consumptions"], response.json()["redemptions"]) == (1, 0)
+        (row,) = await rows(api.services, "consumptions")
+        assert (row["customer_id"], row["key_hash"], row["order_id"]) == (None, None, "o")
+        assert (await till.use("ERASE", customer_id=customer)).status_code == 200, "the limit forgot the customer too"
+        assert (await till.reverse(used["consumption_id"])).status_code == 200
+
+
+async def test_two_who_make_the_same_coupon_at_once_make_one(api: Api, till: Till) -> None:
+    bodies = [
+        {"code": code, "availability_count": 2} for code in ("SAME-1", "same1", "S A M E 1", "SAMEl") for _ in range(3)
+    ]
+    answers = await asyncio.gather(*(api.client.post(COUPON, json=body, headers=till.admin) for body in bodies))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 11
+
+
+async def test_uses_and_changes_at_once_never_make_more_uses_than_there_may_be(api: Api, till: Till) -> None:
+    """The number of uses goes up and down while everybody uses: what was lowered never falls below what was used."""
+    await till.make("RACE", uses=50)
+    statuses: list[int] = []
+
+    async def consume() -> None:
+        for _ in range(60):
+            statuses.append((await till.use("RACE")).status_code)
+
+    async def change() -> None:
+        for count in (60, 30, 80, 55, 100, 70):
+            response = await till.change("RACE", availability_count=count)
+            assert response.status_code in (200, 409), response.text
+
+    await asyncio.gather(*(consume() for _ in range(4)), change())
+    shown, used = await till.show("RACE"), statuses.count(200)
+    assert shown["availability_count"] - shown["remaining"] == used
+    assert shown["availability_count"] >= used
+
+
+async def test_a_coupon_that_redis_has_not_heard_of_yet_is_brought_there_by_the_worker(api: Api, till: Till) -> None:
+    coupon = await till.make("LATER", uses=5)
+    postgres = api.services.stores.postgres
+    await postgres.execute("UPDATE coupons SET available = 2")
+    await postgres.execute("UPDATE batches SET revision = revision + 1 WHERE kind = 'coupon'")
+    with working(api.services.settings):
+        async with asyncio.timeout(20):
+            while (await till.look("LATER"))["remaining"] != 2:
+                await asyncio.sleep(0.05)
+    assert coupon["remaining"] == 5

@@ -41,7 +41,7 @@ def test_every_code_in_the_source_has_a_title_and_is_used() -> None:
         + Path(issuer.__file__).with_name("http").joinpath("problems.py").read_text().partition("class ProblemError")[2]
     )
     quoted = set(re.findall(r'"([a-z_]+)"', source))
-    computed = {f"invalid_{name}_id" for name in ("batch", "client", "customer", "job")}
+    computed = {f"invalid_{name}_id" for name in ("batch", "campaign", "client", "customer", "job")}
     assert set(TITLES) <= quoted | computed
 
 

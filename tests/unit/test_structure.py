@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SERVICE = sorted((ROOT / "issuer").rglob("*.py"))
+GENERATED = ROOT / "issuer" / "http" / "rpc" / "coupon"
+"""What `make rpc` makes follows its own rules."""
+SERVICE = sorted(path for path in (ROOT / "issuer").rglob("*.py") if path.parent != GENERATED)
 WORKER = sorted((ROOT / "sync_worker").rglob("*.py"))
 
 WORKER_MAY_IMPORT = {

@@ -61,6 +61,8 @@ REVERSAL_WAIT_S: Final = 5.0
 CRASH: Final = "CRASHED"
 
 _IDEMPOTENCY_KEY: Final = re.compile(rb"[\x20-\x7e]{1,255}")
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+NO_ORDER: Final = encode_order("")
 _COUNTED: Final = {outcome: OF_COUPON + outcome for outcome in (*Outcome, INVALID, CRASH)}
 _NOT_FOUND: Final = Answer(Outcome.UNKNOWN_BATCH)
 
@@ -81,16 +83,37 @@ class Asked(NamedTuple):
 
 
 def read_asked(values: Fields) -> Asked:
-    """Raises ProblemError."""
-    product, order = text_field(values, "product_id"), text_field(values, "order_id")
-    customer_id = id_field(values, "customer_id")
+    """Raises ProblemError. What comes again and again is checked once."""
+    code, client = values.get("code"), values.get("client_id")
+    product = text_field(values, "product_id") if "product_id" in values else None
+    order = text_field(values, "order_id") if "order_id" in values else None
     return Asked(
-        code_field(values),
+        _code(code) if type(code) is str else code_field(values),
         product.encode() if product else b"",
-        None if customer_id is None else customer_id.bytes,
-        encode_order(order or ""),
-        id_field(values, "client_id"),
+        _customer(values),
+        encode_order(order) if order else NO_ORDER,
+        _client(client) if type(client) is str else id_field(values, "client_id"),
     )
+
+
+@lru_cache(maxsize=4096)
+def _code(text: str) -> str:
+    return code_field({"code": text})
+
+
+@lru_cache(maxsize=4096)
+def _client(text: str) -> UUID | None:
+    return id_field({"client_id": text}, "client_id")
+
+
+def _customer(values: Fields) -> bytes | None:
+    """Hardly ever the same twice, so no UUID is made of it where it is one."""
+    text = values.get("customer_id")
+    if type(text) is str and _UUID.fullmatch(text) is not None:
+        return bytes.fromhex(text.replace("-", ""))
+    # Nothing, or something wrong.
+    assert id_field(values, "customer_id") is None
+    return None
 
 
 async def find_client(services: Services, asked: Asked, bound_to: UUID | None) -> UUID | None:

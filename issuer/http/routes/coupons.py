@@ -115,7 +115,7 @@ async def get_coupon(call: Call) -> Response:
 async def put_coupon(call: Call) -> Response:
     """Answers when the change counts. Fields that are not given stay as they are."""
     values = await read_fields(call.request, (*OFFER_FIELDS, "client_id"))
-    coupon = await _named(call, values, str(call.request.path_params["code"]))
+    coupon = await _named(call, values, code_field(call.request.path_params))
     changes = offer_fields(values, coupon.offer, call.services.settings.currency)
     coupon = await change_coupon(call.services.stores, coupon, changes, actor=call.caller.actor)
     return answer(await show_coupon(call, coupon))
@@ -123,7 +123,7 @@ async def put_coupon(call: Call) -> Response:
 
 async def remove_coupon(call: Call) -> Response:
     values = await read_fields(call.request, ("client_id",))
-    coupon = await _named(call, values, str(call.request.path_params["code"]))
+    coupon = await _named(call, values, code_field(call.request.path_params))
     coupon = await delete_coupon(call.services.stores, coupon, actor=call.caller.actor)
     return answer(await show_coupon(call, coupon))
 

@@ -26,6 +26,11 @@ def answer(content: object, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
+def is_uuid(text: str) -> bool:
+    """Whether it is an id as the API writes them."""
+    return _UUID.fullmatch(text) is not None
+
+
 def path_id(request: Request, name: str) -> UUID:
     """An id in the path: batch_id, client_id, customer_id or job_id."""
     return _id(str(request.path_params[name]), name)
@@ -38,7 +43,7 @@ def query_id(request: Request, name: str) -> UUID | None:
 
 
 def _id(text: str, name: str) -> UUID:
-    if _UUID.fullmatch(text) is None:
+    if not is_uuid(text):
         raise invalid(f"invalid {name} format", f"invalid_{name}")
     return UUID(text)
 

@@ -34,7 +34,7 @@ class Wire:
     body: bytes
 
 
-def _head(status: int, headers: list[tuple[bytes, bytes]]) -> Head:
+def make_head(status: int, headers: list[tuple[bytes, bytes]]) -> Head:
     start = {"type": "http.response.start", "status": status, "headers": headers}
     return Head(status, start, b"".join(b"%b: %b\r\n" % header for header in headers))
 
@@ -43,16 +43,15 @@ def to_wire(problem: ProblemError) -> Wire:
     body = problem.body()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
     headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
-    return Wire(_head(problem.status, headers), body)
+    return Wire(make_head(problem.status, headers), body)
 
 
 UNPARSABLE: Final = to_wire(invalid("cannot parse json", "unparsable_json"))
 BAD_BATCH: Final = to_wire(invalid("invalid batch_id format", "invalid_batch_id"))
 BAD_CLIENT: Final = to_wire(invalid("invalid client_id format", "invalid_client_id"))
 BAD_CUSTOMER: Final = to_wire(invalid("invalid customer_id format", "invalid_customer_id"))
-BAD_KEY: Final = to_wire(
-    invalid("Idempotency-Key must be 1 to 255 printable ASCII characters, given once", "invalid_idempotency_key")
-)
+BAD_KEY_MESSAGE: Final = "Idempotency-Key must be 1 to 255 printable ASCII characters, given once"
+BAD_KEY: Final = to_wire(invalid(BAD_KEY_MESSAGE, "invalid_idempotency_key"))
 TOO_LARGE: Final = to_wire(status_problem(413))
 CRASHED: Final = to_wire(ProblemError(500, "internal error", "internal_error"))
 UNAUTHORIZED: Final = to_wire(MISSING_KEY)
@@ -84,7 +83,7 @@ def granted_head(length: int, outcome: Outcome) -> Head:
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
         if outcome is Outcome.REPLAYED:
             headers.append((b"idempotency-replayed", b"true"))
-        head = _head(200, headers)
+        head = make_head(200, headers)
         if len(heads) < _MOST_LENGTHS:
             heads[length] = head
     return head

@@ -1,0 +1,1 @@
+"""Campaigns: batches with generated codes that go to whoever asks first, from a start on."""

@@ -1,0 +1,70 @@
+"""The codes that a campaign has issued, in order; also those that are not in the ledger yet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from issuer.batches.pool_meta import pool_metas
+from issuer.campaigns.campaign import Campaign
+from issuer.pages import Page, decode_cursor, encode_cursor
+from issuer.postgres import unavailable_translated
+from issuer.redis_link import RedisUnavailableError
+from issuer.stores import Stores
+
+CHUNK: Final = 10_000
+
+# Pools are handed out in order. What was set aside may never have been: it counts when it is in the ledger.
+_FROM: Final = """
+FROM codes c LEFT JOIN redemptions r ON r.pool_id = c.pool_id AND r.seq = c.seq
+WHERE c.pool_id = $1 AND c.seq > $2 AND c.seq <= $3
+  AND (r.seq IS NOT NULL OR NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq))"""
+_PAGE: Final = f"SELECT c.seq, c.code, r.redeemed_at {_FROM} ORDER BY c.seq LIMIT $4"
+# One value instead of thousands of rows.
+_CHUNK: Final = f"SELECT coalesce(array_agg(c.code ORDER BY c.seq), '{{}}') {_FROM}"
+_IN_LEDGER: Final = "SELECT coalesce(max(seq), 0) FROM redemptions WHERE pool_id = $1"
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCode:
+    """`issued_at` None: the ledger does not have it yet."""
+
+    seq: int
+    code: str
+    issued_at: datetime | None
+
+
+async def last_issued(stores: Stores, campaign: Campaign) -> int:
+    """The seq of the last code issued: as Redis has it; if it cannot be asked, as far as the ledger knows.
+
+    Raises PostgresUnavailableError.
+    """
+    if campaign.final_issued is not None:
+        return campaign.final_issued
+    try:
+        (meta,) = await pool_metas(stores, [(campaign.id, campaign.client_id)])
+    except RedisUnavailableError:
+        meta = None
+    if meta is not None:
+        return meta.issued
+    async with unavailable_translated():
+        return int(await stores.postgres.fetchval(_IN_LEDGER, campaign.pool_id))
+
+
+async def issued_page(stores: Stores, campaign: Campaign, *, limit: int, cursor: str | None) -> Page[IssuedCode]:
+    """In the order of issue. Raises InvalidCursorError, PostgresUnavailableError."""
+    (after,) = decode_cursor("issued", cursor, (int,)) if cursor else (0,)
+    last = await last_issued(stores, campaign)
+    async with unavailable_translated():
+        rows = await stores.postgres.fetch(_PAGE, campaign.pool_id, after, last, limit + 1)
+    codes = [IssuedCode(row["seq"], row["code"], row["redeemed_at"]) for row in rows]
+    return Page.of(codes, limit, lambda one: encode_cursor("issued", (one.seq,)))
+
+
+async def issued_codes(stores: Stores, campaign: Campaign, last: int) -> AsyncIterator[list[str]]:
+    """The codes up to the seq `last`, some thousands at a time. Raises PostgresUnavailableError."""
+    for first in range(0, last, CHUNK):
+        async with unavailable_translated():
+            yield await stores.postgres.fetchval(_CHUNK, campaign.pool_id, first, min(first + CHUNK, last))

@@ -1,0 +1,238 @@
+"""Campaigns: made, changed, extended, ended, found and listed. What they have of a batch is changed as a batch."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from issuer import audit
+from issuer.batches.batch import Unset, checked_values
+from issuer.batches.store import (
+    UNSET,
+    BatchChanges,
+    BatchEndedError,
+    BatchNotFoundError,
+    change_batch,
+    create_batch,
+    push_batch,
+)
+from issuer.campaigns.campaign import (
+    DEFAULT_FORMAT,
+    HOUSE,
+    MOST_CODES,
+    Campaign,
+    CampaignNotFoundError,
+    InvalidCampaignError,
+    campaign_from_row,
+    format_text,
+    whole_ms,
+)
+from issuer.generating.code_format import CodeFormat, CodeSpaceError
+from issuer.generating.drawing import FewCodesError
+from issuer.generating.jobs import Order, State, ask_for_codes
+from issuer.generating.making import finish_job
+from issuer.pages import Page, decode_cursor, encode_cursor
+from issuer.postgres import CAMPAIGN_LOCK, Pool, PostgresUnavailableError, unavailable_translated
+from issuer.redis_link import RedisUnavailableError
+from issuer.stores import Stores
+
+log = structlog.get_logger()
+
+_CAMPAIGNS: Final = """
+SELECT b.*, c.client_id, c.code_format, c.public, c.ready_at, p.id AS pool_id, p.total, p.final_issued,
+  c.created_at AS made_at
+FROM campaigns c JOIN batches b ON b.id = c.batch_id
+JOIN pools p ON p.batch_id = c.batch_id AND p.client_id = c.client_id
+WHERE ($1::uuid IS NULL OR c.client_id = $1)"""
+_PROMISED: Final = """
+SELECT (SELECT total FROM pools WHERE batch_id = $1 AND client_id = $2) + coalesce((SELECT sum(count - made)
+  FROM generation_jobs WHERE batch_id = $1 AND client_id = $2 AND finished_at IS NULL), 0)::bigint"""
+_READY: Final = "UPDATE campaigns SET ready_at = now(), revision = revision + 1 WHERE batch_id = $1"
+
+
+@dataclass(frozen=True, slots=True)
+class NewCampaign:
+    """What a campaign is made of. Raises InvalidCampaignError, and InvalidBatchError for a name or time."""
+
+    name: str
+    total: int
+    starts_at: datetime
+    code_format: CodeFormat = DEFAULT_FORMAT
+    public: bool = False
+    client_id: UUID = HOUSE
+
+    def __post_init__(self) -> None:
+        _, starts_at, _ = checked_values(self.name, self.starts_at, None)
+        assert starts_at is not None
+        object.__setattr__(self, "starts_at", whole_ms(starts_at))
+        _check_total(self.code_format, self.total)
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignChanges:
+    """What to change of a campaign; the default of each field changes nothing. `ended=True` ends it for good."""
+
+    name: str | None = None
+    starts_at: datetime | None = None
+    paused: bool | None = None
+    public: bool | None = None
+    ended: bool = False
+    total: int | None = None
+
+
+async def create_campaign(stores: Stores, new: NewCampaign, *, actor: str) -> Campaign:
+    """Makes a campaign and returns when it can issue: with all codes made, and in Redis as many as belong there.
+
+    Raises InvalidCampaignError, RedisMemoryError, PoolError, RedisUnavailableError and PostgresUnavailableError: then,
+    and when it is cancelled, there is no campaign; what was made of it is ended.
+    """
+    batch = await create_batch(stores, name=new.name, starts_at=new.starts_at, client_id=new.client_id, actor=actor)
+    try:
+        async with unavailable_translated():
+            await stores.postgres.execute(
+                "INSERT INTO campaigns (batch_id, client_id, code_format, public) VALUES ($1, $2, $3::text::jsonb, $4)",
+                batch.id, new.client_id, format_text(new.code_format), new.public,
+            )  # fmt: skip
+        # Not in Redis if that was away just now: here it must be there.
+        await push_batch(stores, batch.id)
+        await _fill(stores, batch.id, new.client_id, new.code_format, new.total, actor)
+        async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+            await connection.execute(_READY, batch.id)
+            detail = {"total": new.total, "public": new.public, "code_format": new.code_format.to_json()}
+            await audit.record(
+                connection, actor=actor, action="campaign.create", subject=f"batch:{batch.id}", detail=detail
+            )
+    except BaseException:
+        await asyncio.shield(_give_up(stores, batch.id, actor))
+        raise
+    return await find_campaign(stores.postgres, batch.id)
+
+
+async def change_campaign(
+    stores: Stores, campaign_id: UUID, changes: CampaignChanges, *, client_id: UUID | None = None, actor: str
+) -> Campaign:
+    """Changes a campaign and returns it when the change counts: from the next request on; `public` within 1 s.
+
+    A larger `total` makes the codes that are missing; they are made also when this is cut off. Raises
+    CampaignNotFoundError, InvalidCampaignError, InvalidBatchError, BatchEndedError, RedisMemoryError, PoolError,
+    RedisUnavailableError and PostgresUnavailableError.
+    """
+    campaign = await find_campaign(stores.postgres, campaign_id, client_id=client_id)
+    starts_at: datetime | Unset = UNSET
+    if changes.starts_at is not None:
+        _, checked, _ = checked_values(campaign.batch.name, changes.starts_at, None)
+        assert checked is not None
+        starts_at = whole_ms(checked)
+    if changes.total is not None and changes.total != campaign.total:
+        _check_extension(campaign, changes)
+    batch_changes = BatchChanges(
+        name=changes.name, starts_at=starts_at, paused=changes.paused, expired=True if changes.ended else None
+    )
+    if batch_changes != BatchChanges():
+        await change_batch(stores, campaign_id, batch_changes, client_id=client_id, actor=actor)
+    if changes.public is not None and changes.public != campaign.public:
+        await _change_public(stores.postgres, campaign, changes.public, actor)
+    if changes.total is not None and changes.total > campaign.total:
+        await _extend(stores, campaign, changes.total, actor)
+    return await find_campaign(stores.postgres, campaign_id)
+
+
+async def find_campaign(postgres: Pool, campaign_id: UUID, *, client_id: UUID | None = None) -> Campaign:
+    """Raises CampaignNotFoundError, also for one of another client than `client_id`."""
+    async with unavailable_translated():
+        row = await postgres.fetchrow(f"{_CAMPAIGNS} AND c.batch_id = $2", client_id, campaign_id)
+    if row is None:
+        raise CampaignNotFoundError("no campaign found")
+    return campaign_from_row(row)
+
+
+async def list_campaigns(
+    postgres: Pool, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
+) -> Page[Campaign]:
+    """All campaigns, ended ones too, newest first. Raises InvalidCursorError."""
+    made_at, last_id = decode_cursor("campaigns", cursor, (datetime, UUID)) if cursor else (None, None)
+    async with unavailable_translated():
+        rows = await postgres.fetch(
+            f"{_CAMPAIGNS} AND ($2::timestamptz IS NULL OR (c.created_at, c.batch_id) < ($2, $3::uuid))"
+            " ORDER BY c.created_at DESC, c.batch_id DESC LIMIT $4",
+            client_id, made_at, last_id, limit + 1,
+        )  # fmt: skip
+    positions = {row["id"]: (row["made_at"], UUID(bytes=row["id"].bytes)) for row in rows}
+    campaigns = [campaign_from_row(row) for row in rows]
+    return Page.of(campaigns, limit, lambda last: encode_cursor("campaigns", positions[last.id]))
+
+
+async def _change_public(postgres: Pool, campaign: Campaign, public: bool, actor: str) -> None:
+    async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
+        await connection.execute(
+            "UPDATE campaigns SET public = $2, revision = revision + 1 WHERE batch_id = $1", campaign.id, public
+        )
+        detail = {"public": {"from": campaign.public, "to": public}}
+        await audit.record(
+            connection, actor=actor, action="campaign.change", subject=f"batch:{campaign.id}", detail=detail
+        )
+
+
+async def _extend(stores: Stores, campaign: Campaign, total: int, actor: str) -> None:
+    await _fill(stores, campaign.id, campaign.client_id, campaign.code_format, total, actor)
+    async with unavailable_translated(), stores.postgres.acquire() as connection:
+        detail = {"total": {"from": campaign.total, "to": total}}
+        await audit.record(
+            connection, actor=actor, action="campaign.extend", subject=f"batch:{campaign.id}", detail=detail
+        )
+
+
+async def _fill(
+    stores: Stores, campaign_id: UUID, client_id: UUID, code_format: CodeFormat, total: int, actor: str
+) -> None:
+    """Makes the codes that are missing to `total`, and brings them to Redis. Two at a time make no more than one."""
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute(
+            "SELECT pg_advisory_xact_lock($1, $2)",
+            CAMPAIGN_LOCK,
+            int.from_bytes(campaign_id.bytes[-4:], "big", signed=True),
+        )
+        missing = total - await connection.fetchval(_PROMISED, campaign_id, client_id)
+        if missing <= 0:
+            return
+        try:
+            job = await ask_for_codes(stores, Order(campaign_id, client_id, code_format, missing, actor))
+        except (CodeSpaceError, FewCodesError) as error:
+            raise InvalidCampaignError(f"code_format: {error}") from error
+    job = await finish_job(stores, job.id)
+    if job.state is State.FAILED:
+        raise InvalidCampaignError(f"the codes could not be made: {job.problem}")
+
+
+async def _give_up(stores: Stores, batch_id: UUID, actor: str) -> None:
+    """Ends what was begun: nobody was told of it."""
+    try:
+        # A Redis that is away does not take the end either; the worker brings it there later.
+        with suppress(RedisUnavailableError, BatchEndedError, BatchNotFoundError):
+            await change_batch(stores, batch_id, BatchChanges(expired=True), actor=actor)
+    except PostgresUnavailableError as error:
+        log.warning("a campaign that could not be made is not ended", batch_id=str(batch_id), error=str(error))
+
+
+def _check_extension(campaign: Campaign, changes: CampaignChanges) -> None:
+    assert changes.total is not None
+    if changes.total < campaign.total:
+        raise InvalidCampaignError(f"total: there are {campaign.total:,} codes already, and a code is never taken back")
+    if campaign.batch.ended_at is not None or changes.ended:
+        raise BatchEndedError("the campaign was ended; that is final")
+    _check_total(campaign.code_format, changes.total)
+
+
+def _check_total(code_format: CodeFormat, total: int) -> None:
+    if not 1 <= total <= MOST_CODES:
+        raise InvalidCampaignError(f"total must be 1 to {MOST_CODES:,}")
+    try:
+        code_format.check_space(total)
+    except CodeSpaceError as error:
+        raise InvalidCampaignError(f"code_format: {error}") from error

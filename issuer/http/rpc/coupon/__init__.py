@@ -1,0 +1,1 @@
+"""The coupon service: its messages, its client and the ASGI application around it."""

@@ -1,0 +1,45 @@
+"""`issuer campaigns`, as processes."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.acceptance.test_admin_cli import Issuer
+
+
+async def test_a_campaign_from_its_making_to_its_end(settings: Settings, stores: Stores) -> None:
+    issuer = Issuer(settings)
+    words = ["--name", "Concert", "--total", "5", "--starts-at", "2999-01-01T00:00:00+01:00", "--json"]
+    made: dict[str, Any] = (await issuer("campaigns", "create", *words, "--public", "--prefix", "K-")).json
+    assert (made["state"], made["total"], made["issued"], made["public"]) == ("before", 5, 0, True)
+    assert made["starts_at"] == "2998-12-31T23:00:00.000Z"
+    assert made["code_format"]["prefix"] == "K-"
+    codes = await stores.postgres.fetch("SELECT code FROM codes WHERE batch_id = $1", made["id"])
+    assert {len(row["code"]) for row in codes} == {12}
+    assert (await issuer("campaigns", "show", made["id"], "--json")).json == made
+    assert f"page /c/{made['id']}" in (await issuer("campaigns", "show", made["id"])).out
+    assert (await issuer("campaigns", "list", "--json")).json == [made]
+    assert f"{made['id']}  before     0 of 5  Concert" in (await issuer("campaigns", "list")).out
+    assert (await issuer("campaigns", "end", made["id"], "--json")).json["state"] == "ended"
+    assert (await issuer("campaigns", "list", "--json")).json == []
+    assert [one["id"] for one in (await issuer("campaigns", "list", "--all", "--json")).json] == [made["id"]]
+
+
+async def test_what_cannot_be_is_told_in_a_line(settings: Settings, stores: Stores) -> None:
+    issuer = Issuer(settings)
+    good = {"--name": "A", "--total": "5", "--starts-at": "2026-01-01T00:00:00Z"}
+    for option, value, told in (
+        ("--total", "0", "total must be 1 to 5,000,000"), ("--name", " ", "name must not be empty"),
+        ("--starts-at", "soon", "--starts-at: not a time"), ("--alphabet", "A", "code_format: alphabet"),
+        ("--length", "1", "code_format: there are 24 codes"),
+    ):  # fmt: skip
+        words = [word for pair in (good | {option: value}).items() for word in pair]
+        done = await issuer("campaigns", "create", *words)
+        assert (done.code, done.out) == (2, "")
+        assert told in done.err
+    done = await issuer("campaigns", "show", str(uuid4()))
+    assert (done.code, done.err) == (2, "error: no campaign found\n")
+    assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0

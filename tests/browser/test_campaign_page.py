@@ -1,0 +1,188 @@
+"""The page of a campaign in headless Chromium, on a phone and on a desktop.
+
+With SCREENSHOTS=<directory> in the environment each state is left there as a picture.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from issuer.api_keys import create_key
+from issuer.settings import Settings
+from issuer.stores import Stores
+from tests.api_process import ApiProcess
+from tests.coupon_service import PAST, ahead
+
+CHROMIUM: Final = Path("/usr/bin/chromium")
+FLAGS: Final = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+PHONE: Final[dict[str, Any]] = {
+    "viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True,
+}  # fmt: skip
+DESKTOP: Final[dict[str, Any]] = {"viewport": {"width": 1280, "height": 800}}
+CODE: Final = re.compile("^[가나다라마바사아자차카타파하0-9]{10}$")
+
+
+@dataclass(slots=True)
+class Stage:
+    """An API process, a browser, and what the pages complained of."""
+
+    http: httpx.AsyncClient
+    browser: Browser
+    url: str
+    complaints: list[str] = field(default_factory=list)
+
+    async def create(self, **fields: Any) -> str:
+        body = {"name": "Night market", "total": 1, "starts_at": PAST, "public": True, **fields}
+        response = await self.http.post("/api/v1/campaigns", json=body)
+        assert response.status_code == 201, response.text
+        return str(response.json()["id"])
+
+    async def change(self, campaign: str, **fields: Any) -> None:
+        assert (await self.http.patch(f"/api/v1/campaigns/{campaign}", json=fields)).status_code == 200
+
+    async def open(self, campaign: str, **options: Any) -> Page:
+        """The page in a browser of its own, as a visitor without a key sees it."""
+        context = await self.browser.new_context(**(options or PHONE))
+        page = await context.new_page()
+        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self._look_at(request))
+        response = await page.goto(f"{self.url}/c/{campaign}")
+        assert response is not None
+        assert response.status == 200
+        return page
+
+    def _look_at(self, request: Any) -> None:
+        if not request.url.startswith(self.url):
+            self.complaints.append(f"asks another server: {request.url}")
+
+
+@pytest_asyncio.fixture
+async def stage(settings: Settings, stores: Stores, tmp_path: Path) -> AsyncIterator[Stage]:
+    if not CHROMIUM.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium")
+        pytest.skip(f"no {CHROMIUM} on this machine")
+    _, secret = await create_key(stores.postgres, name="test", scopes=["admin"], actor="test")
+    with ApiProcess(settings, tmp_path) as api:
+        await asyncio.to_thread(api.wait_until_ready)
+        headers = {"authorization": f"Bearer {secret}"}
+        async with httpx.AsyncClient(base_url=api.url, headers=headers) as http, async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            try:
+                stage = Stage(http, browser, api.url)
+                yield stage
+            finally:
+                await browser.close()
+    assert stage.complaints == []
+
+
+async def picture(page: Page, name: str) -> None:
+    """Looks that nothing is wider than the screen, and keeps a picture if somebody wants it."""
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if directory := os.environ.get("SCREENSHOTS"):
+        await page.screenshot(path=Path(directory) / f"{name}.png")
+
+
+async def test_from_the_countdown_to_a_code_and_to_the_next_who_comes_too_late(stage: Stage) -> None:
+    campaign = await stage.create(starts_at=ahead(4))
+    phone, desktop = await stage.open(campaign), await stage.open(campaign, **DESKTOP)
+    for page, name in ((phone, "phone"), (desktop, "desktop")):
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Night market")
+        await expect(page.get_by_role("timer")).to_be_visible()
+        await expect(page.locator("#seconds")).to_have_text(re.compile("^0[1-4]$"))
+        await expect(page.get_by_role("button")).to_have_count(0)
+        await picture(page, f"{name}-before")
+    for page, name in ((phone, "phone"), (desktop, "desktop")):
+        await expect(page.get_by_role("button", name="Get your code")).to_be_visible(timeout=10_000)
+        await expect(page.get_by_text("1 of 1 left")).to_be_visible()
+        await picture(page, f"{name}-open")
+
+    await phone.get_by_role("button", name="Get your code").tap()
+    await expect(phone.locator("#code")).to_have_text(CODE)
+    await expect(phone.locator("#code")).to_be_focused()
+    code = await phone.locator("#code").text_content()
+    await expect(phone.get_by_role("status")).to_have_text("You have a code.")
+    await picture(phone, "phone-claimed")
+    issued = (await stage.http.get(f"/api/v1/campaigns/{campaign}/codes")).json()["items"]
+    assert [item["code"] for item in issued] == [code]
+
+    # The other one is told without asking.
+    await expect(desktop.get_by_text("Sold out", exact=True)).to_be_visible(timeout=10_000)
+    await expect(desktop.get_by_role("button")).to_have_count(0)
+    await picture(desktop, "desktop-sold-out")
+
+    await phone.reload()
+    await expect(phone.locator("#code")).to_have_text(code or "")
+
+
+async def test_who_presses_at_the_last_moment_is_told_that_it_is_sold_out(stage: Stage) -> None:
+    campaign = await stage.create(total=2)
+    one, two, late = [await stage.open(campaign) for _ in range(3)]
+    wide = await stage.open(campaign, **DESKTOP)
+    # None of them hears of the others: they find out when they ask.
+    for page in (one, two, late, wide):
+        await expect(page.get_by_role("button", name="Get your code")).to_be_visible()
+    await wide.get_by_role("button", name="Get your code").click()
+    await expect(wide.locator("#code")).to_have_text(CODE)
+    await picture(wide, "desktop-claimed")
+    await one.get_by_role("button", name="Get your code").tap()
+    await expect(one.locator("#code")).to_have_text(CODE)
+    await expect(late.get_by_text("Sold out", exact=True)).to_be_visible(timeout=10_000)
+    await expect(late.get_by_text("All 2 codes are gone.")).to_be_visible()
+    await picture(late, "phone-sold-out")
+
+
+async def test_an_answer_that_is_lost_costs_no_second_code(stage: Stage) -> None:
+    campaign = await stage.create(total=5)
+    page = await stage.open(campaign)
+    lost = 0
+
+    async def lose(route: Any) -> None:
+        nonlocal lost
+        await route.fetch()
+        lost += 1
+        await (route.abort() if lost < 3 else route.continue_())
+
+    await page.route("**/coupon.CouponService/*", lose)
+    await page.get_by_role("button", name="Get your code").tap()
+    await expect(page.locator("#code")).to_have_text(CODE, timeout=10_000)
+    assert lost == 3
+    shown = (await stage.http.get(f"/api/v1/campaigns/{campaign}")).json()
+    assert shown["issued"] == 1
+    stage.complaints[:] = [complaint for complaint in stage.complaints if "ERR_FAILED" not in complaint]
+
+
+async def test_the_countdown_goes_by_the_servers_clock(stage: Stage) -> None:
+    campaign = await stage.create(starts_at=ahead(90))
+    context = await stage.browser.new_context(**PHONE)
+    page = await context.new_page()
+    await page.add_init_script("const real = Date.now; Date.now = () => real() + 3600000;")
+    await page.goto(f"{stage.url}/c/{campaign}")
+    await expect(page.locator("#minutes")).to_have_text("01")
+    await expect(page.locator("#hours")).to_have_text("00")
+
+
+async def test_a_pause_and_an_end_are_told_as_they_come(stage: Stage) -> None:
+    campaign = await stage.create(total=3)
+    page = await stage.open(campaign, viewport={"width": 320, "height": 568})
+    await expect(page.get_by_role("button", name="Get your code")).to_be_visible()
+    await stage.change(campaign, paused=True)
+    await expect(page.locator("#paused")).to_be_visible(timeout=10_000)
+    await picture(page, "phone-paused")
+    await stage.change(campaign, paused=False)
+    await expect(page.get_by_role("button", name="Get your code")).to_be_visible(timeout=10_000)
+    await stage.change(campaign, ended=True)
+    await expect(page.locator("#ended")).to_be_visible(timeout=10_000)
+    await picture(page, "phone-ended")

@@ -1,0 +1,292 @@
+"""Campaigns over REST: made, listed, shown, changed, extended, ended; their codes, events and page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest_asyncio
+
+from issuer.campaigns import feeds as feeds_module
+from issuer.campaigns.campaign import HOUSE
+from issuer.campaigns.store import find_campaign
+from issuer.settings import Settings
+from tests.api import Api, problem, running_app
+from tests.coupon_service import PAST, ahead, call, failure, issue
+
+PATH = "/api/v1/campaigns"
+
+
+@pytest_asyncio.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_app(settings) as running:
+        yield running
+
+
+async def make(api: Api, key: dict[str, str] | None = None, **fields: Any) -> dict[str, Any]:
+    body = {"name": "Concert", "total": 3, "starts_at": PAST, **fields}
+    response = await api.client.post(PATH, json=body, headers=key or api.admin)
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
+    assert response.headers["location"] == f"{PATH}/{made['id']}"
+    return made
+
+
+async def change(api: Api, campaign: str, key: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+    return await api.client.patch(f"{PATH}/{campaign}", json=fields, headers=key or api.admin)
+
+
+async def test_a_campaign_is_made_shown_and_listed(api: Api) -> None:
+    made = await make(api, total=2)
+    expected = {
+        "name": "Concert", "state": "open", "total": 2, "issued": 0, "remaining": 2,
+        "starts_at": "2020-01-01T00:00:00.000Z", "paused": False, "public": False, "client_id": str(HOUSE),
+    }  # fmt: skip
+    assert {name: made[name] for name in expected} == expected
+    assert made["code_format"]["length"] == 10
+    first = (await issue(api, made["id"]))["code"]
+    shown = (await api.get(f"{PATH}/{made['id']}")).json()
+    assert (shown["state"], shown["issued"], shown["remaining"]) == ("open", 1, 1)
+    second = (await issue(api, made["id"]))["code"]
+    assert (await api.get(f"{PATH}/{made['id']}")).json()["state"] == "sold_out"
+    page = (await api.get(f"{PATH}/{made['id']}/codes?limit=1")).json()
+    assert [(item["seq"], item["code"]) for item in page["items"]] == [(1, first)]
+    page = (await api.get(f"{PATH}/{made['id']}/codes?limit=1&cursor={page['next_cursor']}")).json()
+    assert ([item["code"] for item in page["items"]], page["next_cursor"]) == ([second], None)
+    later = await make(api, starts_at=ahead(60), name="Later")
+    assert later["state"] == "before"
+    items = (await api.get(PATH)).json()["items"]
+    assert [item["id"] for item in items] == [later["id"], made["id"]]
+    page = (await api.get(f"{PATH}?limit=1")).json()
+    assert [item["id"] for item in page["items"]] == [later["id"]]
+    rest = (await api.get(f"{PATH}?limit=1&cursor={page['next_cursor']}")).json()
+    assert ([item["id"] for item in rest["items"]], rest["next_cursor"]) == ([made["id"]], None)
+
+
+async def test_campaigns_are_batches_that_the_list_of_batches_leaves_out(api: Api) -> None:
+    made = await make(api)
+    batch, _ = await api.batch("A-1")
+    assert [one["id"] for one in (await api.get("/api/v1/batches")).json()] == [str(batch)]
+    assert [one["id"] for one in (await api.get("/api/v1/batches?limit=10")).json()["items"]] == [str(batch)]
+    shown = (await api.get(f"/api/v1/batches/{made['id']}")).json()
+    assert (shown["name"], shown["stock"][0]["total"]) == ("Concert", 3)
+
+
+async def test_the_form_of_the_codes_is_the_campaigns_own(api: Api) -> None:
+    made = await make(api, code_format={"alphabet": "numeric", "length": 12, "prefix": "G-"})
+    code = (await issue(api, made["id"]))["code"]
+    assert code.startswith("G-")
+    assert code[2:].isdecimal()
+    assert len(code) == 14
+    made = await make(api, code_format={"pattern": "AB-####-####"})
+    assert len((await issue(api, made["id"]))["code"]) == 12
+
+
+async def test_a_campaign_that_cannot_be(api: Api) -> None:
+    good = {"name": "A", "total": 5, "starts_at": PAST}
+    for wrong in (
+        {"name": ""}, {"name": None}, {"total": 0}, {"total": -1}, {"total": True}, {"total": "5"},
+        {"total": 5_000_001},
+        {"starts_at": None}, {"starts_at": "soon"}, {"starts_at": "2026-01-01T00:00:00"}, {"public": "yes"},
+        {"client_id": "x"}, {"code_format": 5}, {"code_format": {"length": 0}}, {"code_format": {"lengh": 5}},
+        {"code_format": {"length": 1}}, {"code_format": {"alphabet": "A"}}, {"more": 1},
+    ):  # fmt: skip
+        response = await api.client.post(PATH, json={**good, **wrong}, headers=api.admin)
+        problem(response, 400)
+    assert await api.services.stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
+    problem(await api.get(f"{PATH}/x"), 400)
+    assert problem(await api.get(f"{PATH}/{uuid4()}"), 404)["code"] == "campaign_not_found"
+    problem(await api.get(f"{PATH}/{uuid4()}/codes"), 404)
+    problem(await change(api, str(uuid4()), name="B"), 404)
+
+
+async def test_changes_count_from_the_next_request_on(api: Api) -> None:
+    campaign = (await make(api))["id"]
+    assert (await change(api, campaign, paused=True)).json()["state"] == "paused"
+    assert (await issue(api, campaign))["error"] == "paused"
+    assert (await change(api, campaign, paused=False, starts_at="2999-01-01T00:00:00.0001Z")).json()[
+        "state"
+    ] == "before"
+    assert (await issue(api, campaign))["error"] == "not started"
+    assert (await api.get(f"{PATH}/{campaign}")).json()["starts_at"] == "2999-01-01T00:00:00.001Z"
+    assert (await change(api, campaign, starts_at=PAST, name="Gig")).json()["name"] == "Gig"
+    assert (await issue(api, campaign))["code"]
+    for wrong in (
+        {"total": 2}, {"total": 0}, {"starts_at": None}, {"ended": False}, {"name": ""}, {"paused": 1}, {"more": 1},
+    ):  # fmt: skip
+        problem(await change(api, campaign, **wrong), 400)
+    assert (await change(api, campaign, ended=True)).json()["state"] == "ended"
+    assert (await issue(api, campaign))["error"] == "ended"
+    problem(await change(api, campaign, total=10), 409)
+    problem(await change(api, campaign, paused=True), 409)
+    assert (await change(api, campaign, ended=True)).json()["state"] == "ended"
+
+
+async def test_an_extension_makes_just_the_codes_that_are_missing(api: Api) -> None:
+    campaign = (await make(api, total=2))["id"]
+    codes = [(await issue(api, campaign))["code"] for _ in range(2)]
+    assert (await issue(api, campaign))["error"] == "sold out"
+    answers = await asyncio.gather(*(change(api, campaign, total=5) for _ in range(4)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert (await api.get(f"{PATH}/{campaign}")).json()["total"] == 5
+    codes += [(await issue(api, campaign))["code"] for _ in range(3)]
+    assert len(set(codes)) == 5
+    assert (await issue(api, campaign))["error"] == "sold out"
+    assert (await call(api, "GetCampaign", campaignId=campaign)).json()["issuedCodes"] == codes
+
+
+async def test_what_was_done_is_in_the_audit_log(api: Api) -> None:
+    campaign = (await make(api))["id"]
+    await change(api, campaign, public=True, total=4)
+    entries = (await api.get("/api/v1/audit")).json()["items"]
+    actions = [entry["action"] for entry in entries if entry["subject"] == f"batch:{campaign}"]
+    assert actions == [
+        "campaign.extend", "codes.generate", "campaign.change", "campaign.create", "codes.generate", "batch.create",
+    ]  # fmt: skip
+
+
+async def test_tenants(api: Api) -> None:
+    mine = uuid4()
+    bound, other = await api.key("admin", client_id=mine), await api.key("admin", client_id=uuid4())
+    campaign = await make(api, bound)
+    assert campaign["client_id"] == str(mine)
+    path = f"{PATH}/{campaign['id']}"
+    assert [one["id"] for one in (await api.get(PATH, bound)).json()["items"]] == [campaign["id"]]
+    assert (await api.get(PATH, other)).json()["items"] == []
+    assert (await api.get(path, bound)).status_code == 200
+    for response in (
+        await api.get(path, other), await api.get(f"{path}/codes", other), await api.get(f"{path}/events", other),
+        await change(api, campaign["id"], other, paused=True),
+    ):  # fmt: skip
+        problem(response, 404)
+    body = {"name": "A", "total": 1, "starts_at": PAST, "client_id": str(uuid4())}
+    assert problem(await api.client.post(PATH, json=body, headers=bound), 403)["code"] == "bound_key"
+    assert (await make(api, client_id=str(mine)))["client_id"] == str(mine)
+    assert len((await api.get(PATH, bound)).json()["items"]) == 2
+
+
+async def test_a_public_campaign_is_for_everybody_as_soon_as_it_is(api: Api) -> None:
+    campaign = (await make(api, total=100))["id"]
+    failure(await call(api, "IssueCoupon", {}, campaignId=campaign), 401, "unauthenticated")
+    problem(await api.client.get(f"/c/{campaign}"), 404)
+    problem(await api.client.get(f"{PATH}/{campaign}/events"), 401)
+    problem(await api.client.get(f"{PATH}/{uuid4()}/events"), 401)
+    problem(await api.client.get(f"{PATH}/{campaign}/events", headers=api.redeemer), 403)
+    await change(api, campaign, public=True)
+    async with asyncio.timeout(1):
+        while (await call(api, "IssueCoupon", {}, campaignId=campaign)).status_code == 401:
+            await asyncio.sleep(0.02)
+    assert (await issue(api, campaign, {}))["code"]
+    # Also for keys that may not redeem, or not this client's; a key that is none is none.
+    assert (await issue(api, campaign, api.admin))["code"]
+    assert (await issue(api, campaign, await api.key("redeem", client_id=uuid4())))["code"]
+    failure(
+        await call(api, "IssueCoupon", {"authorization": "Bearer isk_x"}, campaignId=campaign), 401, "unauthenticated"
+    )
+    shown = (await call(api, "GetCampaign", {}, campaignId=campaign)).json()
+    assert (shown["name"], shown["issuedCodes"]) == ("Concert", [])
+    await change(api, campaign, public=False)
+    async with asyncio.timeout(1):
+        while (await call(api, "IssueCoupon", {}, campaignId=campaign)).status_code == 200:
+            await asyncio.sleep(0.02)
+
+
+async def test_what_could_not_be_made_is_ended(api: Api) -> None:
+    """Nearly all codes of this form have an unlucky word: they cannot be found, and nobody is told of a campaign."""
+    form = {"alphabet": "ab", "length": 12, "unlucky": False, "unlucky_words": ["aa", "ab", "ba"]}
+    body = {"name": "A", "total": 5, "starts_at": PAST, "code_format": form}
+    problem(await api.client.post(PATH, json=body, headers=api.admin), 400)
+    (only,) = (await api.get(PATH)).json()["items"]
+    assert only["state"] == "ended"
+    assert (await issue(api, only["id"]))["error"] == "not found"
+    problem(await api.client.get(f"/c/{only['id']}"), 404)
+
+
+async def test_one_answer_lists_a_bounded_number_of_codes(api: Api, monkeypatch: Any) -> None:
+    monkeypatch.setattr("issuer.http.routes.coupon_service.MOST_ISSUED", 2)
+    monkeypatch.setattr("issuer.campaigns.issued.CHUNK", 1)
+    campaign = (await make(api, name='[]"]}'))["id"]
+    codes = [(await issue(api, campaign))["code"] for _ in range(2)]
+    shown = (await call(api, "GetCampaign", campaignId=campaign)).json()
+    assert (shown["issuedCodes"], shown["name"]) == (codes, '[]"]}')
+    await issue(api, campaign)
+    failure(await call(api, "GetCampaign", campaignId=campaign), 429, "resource_exhausted")
+
+
+async def test_the_page_carries_names_safely(api: Api) -> None:
+    name = "<script>alert(1)</script> & $name </title>"
+    campaign = (await make(api, name=name, public=True))["id"]
+    response = await api.client.get(f"/c/{campaign}")
+    assert response.status_code == 200
+    assert "<script>alert" not in response.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $name &lt;/title&gt;" in response.text
+    assert "unsafe" not in response.headers["content-security-policy"]
+    data = json.loads(response.text.partition('type="application/json">')[2].partition("</script>")[0])
+    assert (data["id"], data["state"], data["remaining"]) == (campaign, "open", 3)
+
+
+async def ticks(api: Api, campaign: str, count: int, heartbeat_s: float = 10) -> list[Any]:
+    """What a listener is told."""
+    stores = api.services.stores
+    found = await find_campaign(stores.postgres, UUID(campaign))
+    told: list[Any] = []
+    async with aclosing(api.services.feeds.ticks(found, heartbeat_s=heartbeat_s)) as heard:
+        async for tick in heard:
+            told.append(tick)
+            if len(told) == count:
+                break
+    return told
+
+
+async def test_many_listeners_share_one_poll(api: Api, monkeypatch: Any) -> None:
+    monkeypatch.setattr(feeds_module, "POLL_S", 0.05)
+    campaign = (await make(api))["id"]
+    listening = [asyncio.create_task(ticks(api, campaign, 2)) for _ in range(20)]
+    await asyncio.sleep(0.2)
+    assert api.services.feeds.polls == 1
+    await issue(api, campaign)
+    for told in await asyncio.gather(*listening):
+        assert [tick.counters.issued for tick in told] == [0, 1]
+        assert told[1].rate_per_s > 0
+    assert (await ticks(api, campaign, 3, heartbeat_s=0.01))[-1] is None
+    assert api.services.feeds.polls == 0
+
+
+async def test_the_start_is_told_at_once_and_the_end_is_the_end(api: Api) -> None:
+    campaign = (await make(api, starts_at=ahead(1.3)))["id"]
+    before, opened = await ticks(api, campaign, 2)
+    assert (before.counters.state, opened.counters.state) == ("before", "open")
+    assert 0 <= opened.counters.now_ms - opened.counters.starts_at_ms < 300
+    await change(api, campaign, ended=True)
+    (last,) = await ticks(api, campaign, 5)
+    assert last.counters.state == "ended"
+
+
+async def test_listeners_are_bounded(settings: Settings) -> None:
+    async with running_app(settings.model_copy(update={"max_event_streams": 1})) as api:
+        campaign = (await make(api, public=True))["id"]
+        listening = asyncio.create_task(ticks(api, campaign, 99))
+        await asyncio.sleep(0.05)
+        response = await api.client.get(f"{PATH}/{campaign}/events")
+        assert problem(response, 503)["code"] == "too_many_streams"
+        assert response.headers["retry-after"] == "10"
+        api.app.end_streams()
+        assert len(await listening) == 1
+
+
+async def test_the_stream_of_an_ended_campaign_says_so_and_ends(api: Api) -> None:
+    campaign = (await make(api, public=True))["id"]
+    await change(api, campaign, ended=True)
+    response = await api.client.get(f"{PATH}/{campaign}/events")
+    assert response.headers["content-type"].startswith("text/event-stream")
+    _, event, *_ = response.text.split("\n\n")
+    assert event.startswith("event: counters\ndata: ")
+    said = json.loads(event.partition("data: ")[2])
+    assert said["state"] == "ended"
+    assert abs((datetime.fromisoformat(said["now"]) - datetime.now(UTC)).total_seconds()) < 5

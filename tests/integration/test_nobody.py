@@ -1,0 +1,80 @@
+"""Redemptions without a customer, from the engine to the ledger and back: no limits, and keys that are the batch's."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from issuer.calls import Answer
+from issuer.keys import idempotency_hash
+from issuer.loading.pools import top_up
+from issuer.outcomes import Outcome
+from issuer.settings import Settings
+from issuer.stores import Stores, open_stores
+from tests.integration.test_recovery import (
+    CLIENT,
+    blessed_again,
+    drain,
+    engine_of,
+    make_batch,
+    own_redis,
+    own_settings,
+    ready,
+)
+from tests.servers import RedisServer
+
+__all__ = ["own_redis", "own_settings"]
+
+PRINTABLE = b"AAAAAAAAAAAAAAAA"
+"""A customer's id of which every byte could stand in a key."""
+
+
+def test_a_key_of_nobodys_is_never_a_customers() -> None:
+    assert idempotency_hash(PRINTABLE, "x") != idempotency_hash(None, PRINTABLE.decode() + "x")
+    assert idempotency_hash(bytes(16), "x") != idempotency_hash(None, "x")
+    assert idempotency_hash(None, "x") == idempotency_hash(None, "x") != idempotency_hash(None, "y")
+
+
+async def test_nobody_has_no_limits_among_customers_who_have(settings: Settings, stores: Stores) -> None:
+    batch_id = await make_batch(stores, 100, {"maxpercustomer": 1})
+    other_id = await make_batch(stores, 100)
+    customer = uuid.uuid4().bytes
+    async with engine_of(settings, stores) as engine:
+        ref, other = engine.pool_ref(batch_id, CLIENT), engine.pool_ref(other_id, CLIENT)
+        # All in one call, as far as they go: nobody, a customer twice, nobody with a key twice.
+        answers = await asyncio.gather(
+            *(engine.redeem(ref, None) for _ in range(10)),
+            *(engine.redeem(ref, customer) for _ in range(2)),
+            *(engine.redeem(ref, None, idempotency_key="k") for _ in range(2)),
+            engine.redeem(other, None, idempotency_key="k"),
+            engine.redeem(ref, PRINTABLE, idempotency_key="k"),
+        )
+    outcomes = [answer.outcome for answer in answers]
+    assert outcomes[:10] == [Outcome.GRANTED] * 10
+    assert sorted(outcomes[10:12]) == [Outcome.GRANTED, Outcome.LIMIT_REACHED]
+    assert outcomes[12:] == [Outcome.GRANTED, Outcome.REPLAYED, Outcome.GRANTED, Outcome.GRANTED]
+    assert answers[12].code == answers[13].code
+    codes = {answer.code for answer in answers[:13]} - {""} | {answers[15].code}
+    assert len(codes) == 13
+    await drain(stores)
+    rows = await stores.postgres.fetch("SELECT customer_id FROM redemptions WHERE batch_id = $1", batch_id)
+    assert sum(row["customer_id"] is None for row in rows) == 11
+    assert len(rows) == 13
+
+
+async def test_a_key_of_nobodys_outlives_a_wiped_redis(own_settings: Settings, own_redis: RedisServer) -> None:
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with engine_of(own_settings, stores) as engine:
+            ref = engine.pool_ref(batch_id, CLIENT)
+            first = await engine.redeem(ref, None, idempotency_key="k")
+            assert first.outcome is Outcome.GRANTED
+            await drain(stores)
+            own_redis.kill9()
+            own_redis.wipe()
+            own_redis.start()
+            await blessed_again(stores)
+            await top_up(stores)
+            await ready(engine)
+            assert await engine.redeem(ref, None, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
+            assert (await engine.redeem(ref, uuid.uuid4().bytes, idempotency_key="k")).outcome is not Outcome.REPLAYED

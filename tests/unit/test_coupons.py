@@ -1,0 +1,122 @@
+"""Codes as people type them, money, expiry dates, the ids of uses: what does not need a server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from issuer.coupons.expiry import parse_expiry
+from issuer.coupons.folding import coupon_id, fold, fold_fully
+from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse_percentage, show_decimal
+from issuer.coupons.uses import consumption_id, parse_consumption_id, read_look, read_use
+from issuer.instants import InvalidInstantError
+
+codes = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@pytest.mark.parametrize(
+    ("typed", "folded"),
+    [
+        ("SAVE-20", "save20"), (" save 20 ", "save20"), ("S–A—V‐E−20", "save20"), ("ＳＡＶＥ２０", "save20"),
+        ("Straße", "strasse"), ("ÄÖÜ", "äöü"), ("a\tb\u00a0c\u2003d", "abcd"), ("ΣΑΣ", "σασ"), ("- -", ""),
+    ],
+)  # fmt: skip
+def test_fold(typed: str, folded: str) -> None:
+    assert fold(typed) == folded
+
+
+@given(codes)
+def test_to_fold_twice_changes_nothing(code: str) -> None:
+    assert fold(fold(code)) == fold(code)
+    assert fold_fully(fold_fully(fold(code))) == fold_fully(fold(code))
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=40))
+def test_the_quick_way_and_the_thorough_one_agree(code: str) -> None:
+    # One character that is not ASCII, and that nothing changes, sends it the thorough way.
+    assert fold(code) == fold(code + "ß").removesuffix("ss")
+
+
+def test_a_coupon_is_known_by_client_and_fully_folded_code() -> None:
+    one, other = UUID(int=1), UUID(int=2)
+    assert fold_fully(fold("LO-10")) == fold_fully(fold("1o I0")) == "1010"
+    assert coupon_id(one, "1010") == coupon_id(one, "1010")
+    assert len({coupon_id(one, "1010"), coupon_id(other, "1010"), coupon_id(one, "101")}) == 3
+    assert coupon_id(one, "1010").version == 5, "never the id of a batch, which is random"
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("15-Jan-2030", datetime(2030, 1, 16, tzinfo=UTC)), ("1-DEC-2029", datetime(2029, 12, 2, tzinfo=UTC)),
+        ("31-dec-2029", datetime(2030, 1, 1, tzinfo=UTC)), ("2028-02-29", datetime(2028, 3, 1, tzinfo=UTC)),
+        ("2030-01-15T18:00:00+01:00", datetime(2030, 1, 15, 17, tzinfo=UTC)),
+        ("2030-01-15T18:00:00Z", datetime(2030, 1, 15, 18, tzinfo=UTC)),
+    ],
+)  # fmt: skip
+def test_expiry(text: str, instant: datetime) -> None:
+    assert parse_expiry(text) == instant
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "31-Feb-2030", "2029-02-29", "15-Jan-30", "15-Jän-2030", "2030-01-15T18:00:00", "31-Dec-9999"]
+)
+def test_no_expiry(text: str) -> None:
+    with pytest.raises(InvalidInstantError):
+        parse_expiry(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "currency"), [("5.00", "EUR"), ("0.01", "USD"), ("750", "JPY"), ("1.234", "KWD"), ("999999999999", "EUR")]
+)
+def test_an_amount_keeps_its_decimals(text: str, currency: str) -> None:
+    assert show_decimal(parse_amount(text, parse_currency(currency.lower()))) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "currency"),
+    [("0", "EUR"), ("-1", "EUR"), ("1e3", "EUR"), ("1,5", "EUR"), ("5.001", "EUR"), ("7.5", "JPY"), ("٣", "EUR"),
+     ("NaN", "EUR"), ("1" * 13, "EUR"), ("", "EUR"), ("+1", "EUR"), (".5", "EUR"), ("5.", "EUR")],
+)  # fmt: skip
+def test_no_amount(text: str, currency: str) -> None:
+    with pytest.raises(MoneyError):
+        parse_amount(text, currency)
+
+
+def test_percentages_and_currencies() -> None:
+    assert parse_percentage("12.5") == Decimal("12.5")
+    for text in ("0", "100.01", "ten"):
+        with pytest.raises(MoneyError):
+            parse_percentage(text)
+    for text in ("XXQ", "EURO", ""):
+        with pytest.raises(MoneyError):
+            parse_currency(text)
+
+
+numbers = st.integers(0, 2**63 - 1)
+
+
+@given(numbers, numbers, st.uuids())
+def test_an_id_tells_the_use_and_cannot_be_made_up(pool_id: int, seq: int, call_id: UUID) -> None:
+    name = parse_consumption_id(consumption_id(pool_id, seq, call_id.hex))
+    assert name is not None
+    assert (name.pool_id, name.seq) == (pool_id, seq)
+    assert name.is_of(call_id.hex)
+    assert not name.is_of(UUID(int=call_id.int ^ 1).hex)
+
+
+@given(st.text(max_size=40))
+def test_other_texts_are_no_ids(text: str) -> None:
+    found = parse_consumption_id(text)
+    assert found is None or len(text) == 32
+
+
+def test_what_the_script_says_of_a_use() -> None:
+    call_id = UUID(int=7).hex
+    assert read_use(f'3 14 {call_id} {{"code":"A B"}}') == (consumption_id(3, 14, call_id), '{"code":"A B"}')
+    assert read_look('9 {"code":"A B"}') == (9, '{"code":"A B"}')
