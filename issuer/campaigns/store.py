@@ -53,7 +53,8 @@ WHERE ($1::uuid IS NULL OR c.client_id = $1)"""
 _PROMISED: Final = """
 SELECT (SELECT total FROM pools WHERE batch_id = $1 AND client_id = $2) + coalesce((SELECT sum(count - made)
   FROM generation_jobs WHERE batch_id = $1 AND client_id = $2 AND finished_at IS NULL), 0)::bigint"""
-_READY: Final = "UPDATE campaigns SET ready_at = now(), revision = revision + 1 WHERE batch_id = $1"
+_OPEN_JOBS: Final = "SELECT id FROM generation_jobs WHERE batch_id = $1 AND client_id = $2 AND finished_at IS NULL"
+_READY: Final = "UPDATE campaigns SET ready_at = coalesce(ready_at, now()), revision = revision + 1 WHERE batch_id = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ async def change_campaign(
 ) -> Campaign:
     """Changes a campaign and returns it when the change counts: from the next request on; `public` within 1 s.
 
-    A larger `total` makes the codes that are missing; they are made also when this is cut off. Raises
+    A larger `total` makes the codes that are missing; they are made also when this is cut off. It also finishes a
+    campaign whose maker has died. Raises
     CampaignNotFoundError, InvalidCampaignError, InvalidBatchError, BatchEndedError, RedisMemoryError, PoolError,
     RedisUnavailableError and PostgresUnavailableError.
     """
@@ -138,7 +140,7 @@ async def change_campaign(
         await change_batch(stores, campaign_id, batch_changes, client_id=client_id, actor=actor)
     if changes.public is not None and changes.public != campaign.public:
         await _change_public(stores.postgres, campaign, changes.public, actor)
-    if changes.total is not None and changes.total > campaign.total:
+    if changes.total is not None and (changes.total > campaign.total or not campaign.is_ready):
         await _extend(stores, campaign, changes.total, actor)
     return await find_campaign(stores.postgres, campaign_id)
 
@@ -181,7 +183,8 @@ async def _change_public(postgres: Pool, campaign: Campaign, public: bool, actor
 
 async def _extend(stores: Stores, campaign: Campaign, total: int, actor: str) -> None:
     await _fill(stores, campaign.id, campaign.client_id, campaign.code_format, total, actor)
-    async with unavailable_translated(), stores.postgres.acquire() as connection:
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute(_READY, campaign.id)
         detail = {"total": {"from": campaign.total, "to": total}}
         await audit.record(
             connection, actor=actor, action="campaign.extend", subject=f"batch:{campaign.id}", detail=detail
@@ -192,22 +195,23 @@ async def _fill(
     stores: Stores, campaign_id: UUID, client_id: UUID, code_format: CodeFormat, total: int, actor: str
 ) -> None:
     """Makes the codes that are missing to `total`, and brings them to Redis. Two at a time make no more than one."""
+    jobs: list[UUID] = []
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        await connection.execute(
-            "SELECT pg_advisory_xact_lock($1, $2)",
-            CAMPAIGN_LOCK,
-            int.from_bytes(campaign_id.bytes[-4:], "big", signed=True),
-        )
+        half = int.from_bytes(campaign_id.bytes[-4:], "big", signed=True)
+        await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", CAMPAIGN_LOCK, half)
         missing = total - await connection.fetchval(_PROMISED, campaign_id, client_id)
-        if missing <= 0:
-            return
-        try:
-            job = await ask_for_codes(stores, Order(campaign_id, client_id, code_format, missing, actor))
-        except (CodeSpaceError, FewCodesError) as error:
-            raise InvalidCampaignError(f"code_format: {error}") from error
-    job = await finish_job(stores, job.id)
-    if job.state is State.FAILED:
-        raise InvalidCampaignError(f"the codes could not be made: {job.problem}")
+        if missing > 0:
+            try:
+                job = await ask_for_codes(stores, Order(campaign_id, client_id, code_format, missing, actor))
+            except (CodeSpaceError, FewCodesError) as error:
+                raise InvalidCampaignError(f"code_format: {error}") from error
+            jobs.append(job.id)
+        # Also what others are at: there is less than was promised until they are done.
+        jobs += [UUID(bytes=row["id"].bytes) for row in await connection.fetch(_OPEN_JOBS, campaign_id, client_id)]
+    for job_id in dict.fromkeys(jobs):
+        job = await finish_job(stores, job_id)
+        if job.state is State.FAILED:
+            raise InvalidCampaignError(f"the codes could not be made: {job.problem}")
 
 
 async def _give_up(stores: Stores, batch_id: UUID, actor: str) -> None:

@@ -163,11 +163,16 @@ async def _catch_up(stores: Stores, batch_id: UUID) -> None:
     missing = await numbered_uses(stores, coupon) - coupon.uses
     if missing > 0:
         async with unavailable_translated():
-            await stores.postgres.execute(
-                "UPDATE coupons SET available = available + $2 WHERE batch_id = $1", batch_id, missing
-            )
-            await stores.postgres.execute("UPDATE batches SET revision = revision + 1 WHERE id = $1", batch_id)
+            # Unless somebody has changed it again meanwhile, and looks himself.
+            await stores.postgres.execute(_CATCH_UP, batch_id, coupon.offer.available, missing)
         await push_batch(stores, batch_id)
+
+
+_CATCH_UP: Final = """
+WITH coupon AS (
+  UPDATE coupons SET available = available + $3 WHERE batch_id = $1 AND available = $2 RETURNING batch_id
+)
+UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id"""
 
 
 async def _locked(connection: PoolConnection, batch_id: UUID) -> Coupon:

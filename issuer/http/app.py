@@ -34,8 +34,9 @@ from issuer.http.routes import (
 )
 from issuer.http.routes.access import Operation, Surface
 from issuer.http.routes.consume import CONSUME_PATH, ConsumeRoute
+from issuer.http.routes.coupon_desk import CouponDesk
 from issuer.http.routes.coupon_service import METHOD_PATHS, CouponService
-from issuer.http.routes.issue_coupon import ISSUE_PATH, CouponDesk, IssueRoute
+from issuer.http.routes.issue_coupon import ISSUE_PATH, IssueRoute
 from issuer.http.routes.redeem import RedeemRoute
 from issuer.http.services import Services, open_services
 from issuer.settings import Settings

@@ -207,7 +207,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self._has_cycle = True
 
     def _express_with_query(self) -> ExchangeMaker | None:
-        make = self.express.get(self.url.partition(b"?")[0] + b"?")
+        make = self.express.get(self.url[: self.url.find(b"?") + 1] or self.url + b"?")
         if make is None:
             return None
         for name, value in self.headers:

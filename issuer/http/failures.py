@@ -38,7 +38,8 @@ def _redis_away(_: Exception) -> ProblemError:
     return not_ready("Redis cannot be used now. What was changed is kept and counts as soon as Redis is back")
 
 
-def _postgres_away(_: Exception) -> ProblemError:
+def postgres_away() -> ProblemError:
+    """503: what this needs is in Postgres."""
     return ProblemError(503, "postgres unavailable", "postgres_unavailable", headers={"Retry-After": "1"})
 
 
@@ -76,7 +77,7 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     ),
     PoolError: lambda error: not_ready(str(error)),
     RedisUnavailableError: _redis_away,
-    PostgresUnavailableError: _postgres_away,
+    PostgresUnavailableError: lambda _: postgres_away(),
     ClientDisconnect: lambda _: ProblemError(400, "the client went away", "malformed_request"),
 }
 """Handlers go by the exception's class and its bases, the nearest first."""

@@ -231,7 +231,7 @@ _USE: Final[dict[str, Schema]] = {
     "client_id": nullable(NO_UUID),
 }
 _NO_REASON: Final[dict[str, Schema]] = {"reason": {"type": "null"}, "reason_code": {"type": "null"}}
-_ANY_FORM: Final[dict[str, Schema]] = {**_FORM, **_WITH_LENGTH, "pattern": _PATTERN}
+_ANY_FORM: Final[dict[str, Schema]] = _absent_or_null({**_FORM, **_WITH_LENGTH, "pattern": _PATTERN})
 _TOTAL: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_OF_CAMPAIGN, "description": "Codes in all"}
 _CAMPAIGN: Final[dict[str, Schema]] = {
     "id": UUID,

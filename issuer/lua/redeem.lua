@@ -103,7 +103,8 @@ for p = 1, pool_count do
   local key, hi, lo = KEYS[pool_base + p], byte(ARGV[6], 2 * p - 1, 2 * p)
   if named[key] then return redis.error_reply('ERR a pool is named twice: its codes would be given twice') end
   named[key] = true
-  pools[p] = {batch = batches[hi * 256 + lo], wanted = 0, taken = 0, parts = {}}
+  local batch = batches[hi * 256 + lo]
+  pools[p] = {batch = batch, coupon = batch.coupon, wanted = 0, taken = 0, parts = {}}
 end
 
 -- Per request: its pool, its window (nil: no limits apply), its idempotency key (nil: none), what of a coupon it wants
@@ -152,7 +153,7 @@ for p = 1, pool_count do
   local meta = call('HMGET', KEYS[pool_base + p], 'id', 'issued', 'loaded', 'total')
   if meta[1] then
     pool.id, pool.issued, pool.total = meta[1], tonumber(meta[2]), tonumber(meta[4])
-    if not pool.batch.refusal and not pool.batch.coupon and pool.wanted > 0 then
+    if not pool.batch.refusal and not pool.coupon and pool.wanted > 0 then
       pool.codes = call('LRANGE', KEYS[list_base + p], 0, pool.wanted - 1)
       -- Otherwise somebody changed the data by hand, and the code at the head does not have the seq `issued + 1`.
       pool.broken = call('LLEN', KEYS[list_base + p]) ~= tonumber(meta[3]) - pool.issued
@@ -192,12 +193,11 @@ local function limit_refusal(batch, log)
   if refused then return format('%.0f', retry_at_ms) end
 end
 
--- nil: a code can be given, or the coupon be used. `product`: of a coupon.
+-- nil: a code can be given, or the coupon be used. `product`: nil, or the one that a coupon is to be used for.
 local function refusal(pool, window, product)
-  local batch = pool.batch
-  local coupon = batch.coupon
+  local batch, coupon = pool.batch, pool.coupon
   if batch.refusal then return batch.refusal end
-  if coupon and product ~= '' and coupon.product ~= '' and product ~= coupon.product then return 'WRONG_PRODUCT' end
+  if product and coupon.product ~= '' and product ~= coupon.product then return 'WRONG_PRODUCT' end
   local log = window and values[window]
   if log then
     local retry_at_ms = limit_refusal(batch, log)
@@ -217,7 +217,7 @@ end
 
 local function grant(pool, window, key, who)
   local taken, batch, parts = pool.taken + 1, pool.batch, pool.parts
-  local coupon, code = batch.coupon, nil
+  local coupon, code = pool.coupon, nil
   granted, pool.taken = granted + 1, taken
   if coupon then
     parts[taken] = who
@@ -243,36 +243,40 @@ local function grant(pool, window, key, who)
   return code
 end
 
--- Takes a request for a coupon apart: where `who` begins, the product, and whether there is no such coupon.
-local function read_wish(request, coupon)
+-- Decides about a coupon: the answer, or nil and where `who` begins in the request. What is asked for as if it were a
+-- batch, or by a code that only leads to the same place, is not there: before anything else, for what is kept, refused
+-- or limited there is another's.
+local function decide_coupon(pool, window, key, request, wish)
+  local coupon = pool.coupon
+  if not coupon or not wish then return 'UNKNOWN_BATCH' end
   local c1, c2 = byte(request, 5, 6)
   local code_end = 6 + c1 * 256 + c2
+  if coupon.code ~= '' and coupon.code ~= sub(request, 7, code_end) then return 'UNKNOWN_BATCH' end
   local p1, p2 = byte(request, code_end + 1, code_end + 2)
   local product_end = code_end + 2 + p1 * 256 + p2
-  local unknown = not coupon or coupon.code ~= '' and coupon.code ~= sub(request, 7, code_end)
-  return product_end + 1, sub(request, code_end + 3, product_end), unknown
+  local product = product_end > code_end + 2 and sub(request, code_end + 3, product_end) or nil
+  local answer = key and replay(pool, key) or refusal(pool, window, product)
+  if wish == 'look' and not answer then
+    answer = 'USABLE ' .. format('%.0f', coupon.total - pool.issued - pool.taken) .. ' ' .. coupon.text
+  end
+  return answer, product_end + 1
 end
 
 local answers, a = {}, 0
 for r = 1, request_count do
-  local pool, window, key, wish = pool_of[r], window_of[r], key_of[r], of_coupon[r]
-  local coupon = pool.batch.coupon
-  local who_from, product, unknown, answer = 5, '', false, nil
-  if wish then who_from, product, unknown = read_wish(ARGV[first_request + r], coupon) end
-  -- Before anything else: what is kept, refused or limited there is another's, or a coupon's and no batch's.
-  if unknown or coupon and not wish or bound[r] and not pool.id then answer = 'UNKNOWN_BATCH'
-  else
-    answer = key and replay(pool, key) or refusal(pool, window, product)
-    if wish == 'look' and not answer then
-      answer = 'USABLE ' .. format('%.0f', coupon.total - pool.issued - pool.taken) .. ' ' .. coupon.text
-    end
-  end
+  local pool, window, key = pool_of[r], window_of[r], key_of[r]
+  local answer, who_from
+  if of_coupon[r] or pool.coupon then
+    answer, who_from = decide_coupon(pool, window, key, ARGV[first_request + r], of_coupon[r])
+  -- Before anything else: what is kept, refused or limited there is another's.
+  elseif bound[r] and not pool.id then answer = 'UNKNOWN_BATCH'
+  else answer = key and replay(pool, key) or refusal(pool, window) end
   if answer then
     answers[a + 1], answers[a + 2] = answer, US
     a = a + 2
   else
     answers[a + 1], answers[a + 3] = 'GRANTED ', US
-    answers[a + 2] = grant(pool, window, key, sub(ARGV[first_request + r], who_from))
+    answers[a + 2] = grant(pool, window, key, sub(ARGV[first_request + r], who_from or 5))
     a = a + 3
   end
 end
@@ -283,7 +287,7 @@ local data, version = {}, '1'
 for p = 1, pool_count do
   local pool = pools[p]
   if pool.taken > 0 then
-    local coupon = pool.batch.coupon
+    local coupon = pool.coupon
     if coupon then
       version = '2'
       data[#data + 1] = format('C %s %.0f %d %s\n', pool.id, pool.issued + 1, pool.taken, coupon.terms)
@@ -328,7 +332,7 @@ backlog = format('%.0f', backlog + granted)
 
 local id = call('XADD', KEYS[2], '*', 'v', version, 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
 for p = 1, pool_count do
-  if pools[p].taken > 0 and not pools[p].batch.coupon then call('LPOP', KEYS[list_base + p], pools[p].taken) end
+  if pools[p].taken > 0 and not pools[p].coupon then call('LPOP', KEYS[list_base + p], pools[p].taken) end
 end
 local result = stamp .. RS .. id .. RS .. answers
 call('SET', KEYS[3], result, 'PX', CALL_KEPT_MS)
@@ -337,7 +341,7 @@ for p = 1, pool_count do
   local pool, key = pools[p], KEYS[pool_base + p]
   if pool.taken > 0 then
     -- The list of a coupon is empty, and says so in the same way as any other.
-    if pool.batch.coupon then call('HSET', key, 'issued', pool.issued, 'loaded', pool.issued)
+    if pool.coupon then call('HSET', key, 'issued', pool.issued, 'loaded', pool.issued)
     else call('HSET', key, 'issued', pool.issued) end
   end
 end

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from issuer.migrate import migrate
 from issuer.settings import Settings
 from tests.acceptance.crowd import Answer, Crowd, Wish, handed_out, tally
-from tests.acceptance.service import API_PROCESSES, Service, wishes
+from tests.acceptance.service import Service, wishes
 from tests.conftest import clone_database, fresh_redis_url
 from tests.loading import A, B, codes
 from tests.servers import PostgresServer, RedisServer
@@ -50,11 +50,12 @@ def service(
 
 @asynccontextmanager
 async def crowd_of_all(service: Service, connections: int = 1_000) -> AsyncIterator[Crowd]:
-    """A crowd that every API process serves a part of."""
+    """A crowd that several API processes serve parts of."""
     async with service.crowd(connections=connections) as crowd:
         yield crowd
         accepted = service.accepted(crowd.ports())
-        assert len(accepted) == API_PROCESSES, accepted
+        # Whom the kernel gives a connection is its own affair; several must have been in it.
+        assert len(accepted) > 1, accepted
         assert accepted.total() == connections
 
 

@@ -110,7 +110,13 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "ON CONFLICT without a target",
-        (Edit("issuer/ledger/record.py", "  ON CONFLICT (pool_id, seq) DO NOTHING\n", "  ON CONFLICT DO NOTHING\n"),),
+        (
+            Edit(
+                "issuer/ledger/record.py",
+                "  WHERE c.code = e.code\n  ORDER BY e.pool_id, e.seq\n  ON CONFLICT (pool_id, seq) DO NOTHING\n",
+                "  WHERE c.code = e.code\n  ORDER BY e.pool_id, e.seq\n  ON CONFLICT DO NOTHING\n",
+            ),
+        ),
         (),
         ("tests/integration/test_ledger.py",),
     ),
@@ -171,8 +177,8 @@ MUTATIONS: Final = (
             ),
             Edit(
                 "issuer/recovery/rebuild.py",
-                'FROM ({_MISSING}) missing",\n                    pool.pool_id, _count',
-                'FROM ({_MISSING}) missing ON CONFLICT DO NOTHING",\n                    pool.pool_id, _count',
+                'SELECT $1, seq, $3 FROM ({_missing(pool)}) missing"',
+                'SELECT $1, seq, $3 FROM ({_missing(pool)}) missing ON CONFLICT DO NOTHING"',
             ),
         ),
         ("redis_wiped_worker_behind", "two_losses_in_a_row"),
@@ -195,17 +201,17 @@ MUTATIONS: Final = (
         (
             Edit(
                 REDEEM,
-                "  if pools[p].taken > 0 then call('LPOP', KEYS[list_base + p], pools[p].taken) end\nend\n"
-                "call('SET', KEYS[3]",
-                "end\ncall('SET', KEYS[3]",
+                "  if pools[p].taken > 0 and not pools[p].coupon then call("
+                "'LPOP', KEYS[list_base + p], pools[p].taken) end\nend\nlocal result",
+                "end\nlocal result",
             ),
             Edit(
                 REDEEM,
-                "call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)\nreturn {'DONE', result, host}",
+                "call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)\nreturn {'DONE', result, data, host}",
                 "call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)\n"
                 "for p = 1, pool_count do\n"
-                "  if pools[p].taken > 0 then call('LPOP', KEYS[list_base + p], pools[p].taken) end\nend\n"
-                "return {'DONE', result, host}",
+                "  if pools[p].taken > 0 and not pools[p].coupon then call("
+                "'LPOP', KEYS[list_base + p], pools[p].taken) end\nend\nreturn {'DONE', result, data, host}",
             ),
         ),
         (),
@@ -235,5 +241,26 @@ MUTATIONS: Final = (
         "limits are forgotten with a lost Redis",
         (Edit("issuer/batches/windows.py", "    if span is None:\n        return 0\n", "    return 0\n"),),
         ("redis_wiped", "two_losses_in_a_row", "redis_wiped_with_journal"),
+    ),
+    Mutation(
+        "a coupon is never used up",
+        (Edit(REDEEM, "if pool.issued + pool.taken >= coupon.total then return 'SOLD_OUT' end", ""),),
+        ("coupon_used_up_under_kills",),
+    ),
+    Mutation(
+        "no use of a coupon is set aside after a loss",
+        (Edit("issuer/recovery/rebuild.py", 'if pool.of_coupon else "codes")', 'if False else "codes")'),),
+        ("coupon_uses_given_back_while_redis_is_wiped",),
+    ),
+    Mutation(
+        "a use is given back as often as somebody asks",
+        (Edit("issuer/coupons/reversal.py", "        if reversed_at is None:\n", "        if False:\n"),),
+        ("coupon_uses_given_back_while_redis_is_wiped",),
+    ),
+    Mutation(
+        "a use that was given back still counts against the customer's limit",
+        (Edit("issuer/batches/revisions.py", "        await return_uses(stores.redis, batch_id, given_back)\n", ""),),
+        (),
+        ("tests/integration/test_routes_coupons.py",),
     ),
 )

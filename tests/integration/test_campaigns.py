@@ -7,18 +7,24 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest_asyncio
+from pydantic import SecretStr
 
 from issuer.campaigns import feeds as feeds_module
 from issuer.campaigns.campaign import HOUSE
-from issuer.campaigns.store import find_campaign
-from issuer.settings import Settings
+from issuer.campaigns.store import NewCampaign, create_campaign, find_campaign
+from issuer.migrate import migrate
+from issuer.settings import Auth, Settings
+from issuer.stores import Stores
 from tests.api import Api, problem, running_app
+from tests.api_process import ApiProcess
 from tests.coupon_service import PAST, ahead, call, failure, issue
+from tests.servers import PostgresServer, free_port
 
 PATH = "/api/v1/campaigns"
 
@@ -139,6 +145,57 @@ async def test_an_extension_makes_just_the_codes_that_are_missing(api: Api) -> N
     assert len(set(codes)) == 5
     assert (await issue(api, campaign))["error"] == "sold out"
     assert (await call(api, "GetCampaign", campaignId=campaign)).json()["issuedCodes"] == codes
+
+
+async def test_a_campaign_whose_maker_has_died_can_be_finished_or_ended(api: Api) -> None:
+    stores = api.services.stores
+    made = [(await make(api, total=2))["id"] for _ in range(2)]
+    # As a process leaves it that is killed before the last step.
+    await stores.postgres.execute("UPDATE campaigns SET ready_at = NULL, revision = revision + 1")
+    async with asyncio.timeout(5):
+        while api.services.campaigns.find(made[0]) is not None:
+            await asyncio.sleep(0.02)
+    assert (await issue(api, made[0]))["error"] == "not found"
+    assert (await api.get(f"{PATH}/{made[0]}")).json()["state"] == "preparing"
+    assert (await change(api, made[0], total=2)).json()["state"] == "open"
+    async with asyncio.timeout(5):
+        while not (await issue(api, made[0]))["code"]:
+            await asyncio.sleep(0.05)
+    assert (await change(api, made[1], ended=True)).json()["state"] == "ended"
+
+
+async def test_known_campaigns_go_on_without_postgres(settings: Settings, tmp_path: Path) -> None:
+    with PostgresServer(tmp_path / "postgres", durable=False) as postgres:
+        own = settings.model_copy(update={"database_url": SecretStr(postgres.url())})
+        await migrate(own)
+        async with running_app(own) as api:
+            campaign = (await make(api, total=10))["id"]
+            async with asyncio.timeout(5):
+                while api.services.campaigns.find(campaign) is None:
+                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(postgres.stop)
+            # Longer than the ring waits between two looks.
+            await asyncio.sleep(1)
+            codes = {(await issue(api, campaign))["code"] for _ in range(10)}
+            assert len(codes - {""}) == 10
+            assert (await issue(api, campaign))["error"] == "sold out"
+            unknown = await call(api, "IssueCoupon", api.redeemer, campaignId=str(uuid4()))
+            failure(unknown, 503, "unavailable")
+            failure(await call(api, "GetCampaign", campaignId=campaign), 503, "unavailable")
+            response = await call(api, "CreateCampaign", name="B", total=1, startTime=PAST)
+            assert failure(response, 503, "unavailable") == "postgres unavailable"
+
+
+async def test_without_redis_no_campaign_is_made(settings: Settings) -> None:
+    lonely = settings.model_copy(
+        update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}/0"), "auth": Auth.OFF}
+    )
+    async with running_app(lonely, ready=False) as api:
+        response = await call(api, "CreateCampaign", {}, name="A", total=1, startTime=PAST)
+        failure(response, 503, "unavailable")
+        assert response.headers["retry-after"] == "1"
+        (only,) = (await api.client.get(PATH)).json()["items"]
+        assert (only["state"], only["issued"]) == ("ended", None)
 
 
 async def test_what_was_done_is_in_the_audit_log(api: Api) -> None:
@@ -290,3 +347,23 @@ async def test_the_stream_of_an_ended_campaign_says_so_and_ends(api: Api) -> Non
     said = json.loads(event.partition("data: ")[2])
     assert said["state"] == "ended"
     assert abs((datetime.fromisoformat(said["now"]) - datetime.now(UTC)).total_seconds()) < 5
+
+
+async def test_open_streams_do_not_hold_up_a_process_that_is_told_to_stop(
+    settings: Settings, stores: Stores, tmp_path: Path
+) -> None:
+    new = NewCampaign(name="Concert", total=1, starts_at=datetime.now(UTC), public=True)
+    campaign = await create_campaign(stores, new, actor="test")
+    with ApiProcess(settings, tmp_path) as process:
+        await asyncio.to_thread(process.wait_until_ready)
+        async with (
+            httpx.AsyncClient(base_url=process.url) as http,
+            http.stream("GET", f"{PATH}/{campaign.id}/events") as response,
+        ):
+            lines = response.aiter_lines()
+            while not (await anext(lines)).startswith("data:"):
+                pass
+            started = asyncio.get_running_loop().time()
+            await asyncio.to_thread(process.stop)
+            assert [line async for line in lines] == [""]
+            assert asyncio.get_running_loop().time() - started < settings.shutdown_timeout_s / 2

@@ -30,14 +30,23 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 
 def concrete(path: str) -> str:
-    for name in ("{batch_id}", "{campaign_id}", "{job_id}", "{customer_id}", "{code:path}", "{code}"):
+    for name in (
+        "{batch_id}",
+        "{campaign_id}",
+        "{job_id}",
+        "{customer_id}",
+        "{consumption_id}",
+        "{code:path}",
+        "{code}",
+    ):
         path = path.replace(name, str(uuid4()))
     return path
 
 
-async def test_every_route_asks_for_an_admin_key_unless_it_is_public(api: Api) -> None:
+async def test_every_route_asks_for_a_key_with_its_scope_unless_it_is_public(api: Api) -> None:
     """Walks the routes of the application itself, so that one that is added later is asked too."""
     seen = set()
+    lacking = {Access.REDEEM: api.admin, Access.ADMIN: api.redeemer, Access.OPERATOR: api.redeemer}
     for route in api.app.routes:
         if route.path in METHOD_PATHS or route.path in PARTLY_PUBLIC:  # type: ignore[attr-defined]
             continue
@@ -51,11 +60,10 @@ async def test_every_route_asks_for_an_admin_key_unless_it_is_public(api: Api) -
             response = await api.client.request(method, path)
             problem(response, 401, "missing or unknown api key")
             assert "www-authenticate" in response.headers
-            if path != REDEEM:
-                assert (
-                    problem(await api.client.request(method, path, headers=api.redeemer), 403)["code"]
-                    == "scope_missing"
-                )
+            access = Access.REDEEM if path == REDEEM else route.app.operations[method].access  # type: ignore[attr-defined]
+            if access in lacking:
+                refused = await api.client.request(method, path, headers=lacking[access])
+                assert problem(refused, 403)["code"] == "scope_missing"
     assert len(seen) == len(OPERATIONS) + 1 - len(PARTLY_PUBLIC)
     public = {operation.path for operation in OPERATIONS if operation.access is Access.PUBLIC}
     assert public == PUBLIC | PARTLY_PUBLIC

@@ -183,7 +183,7 @@ def add_poison(shop: Shop) -> int:
     pool = shop.pool_id
     poison: list[dict[str, str | bytes]] = [
         {"x": "y"},
-        {**good, "v": "2", "d": data(pool, 1, b"a")},
+        {**good, "v": "3", "d": data(pool, 1, b"a")},
         {**good, "n": "2", "d": data(pool, 1, b"a")},
         {**good, "d": b"R 1"},
         {**good, "d": data(pool, 4_001, b"\xff\xfe")},
@@ -196,6 +196,9 @@ def add_poison(shop: Shop) -> int:
         {**good, "t": "9" * 18, "d": data(pool, 4_004, f"{pool}-4004-{shop.batch.hex[:6]}".encode())},
         {**good, "d": data(pool, 4_005, b"long" * 10_000)},
         {**good, "c": "not hexadecimal", "d": data(pool, 1, b"a")},
+        {**good, "v": "2", "d": f"C {pool} 4006 1 1\n".encode() + who + b"\0\0"},
+        {**good, "v": "2", "d": b"C 987654 1 1 1\n" + who + b"\0\x05order"},
+        {**good, "v": "2", "d": f"C {pool} 4007 1 1\n".encode() + who + b"\0\x05cut"},
     ]
     for fields in poison:
         shop.client.xadd(shop.keys.stream, fields)  # type: ignore[arg-type]
@@ -219,7 +222,7 @@ async def test_poison_goes_into_the_dead_letters_and_blocks_nobody(
     assert all(letter["reason"] and letter["raw"] for letter in letters)
     assert shop.backlog() == 0
     kinds = await shop.stores.postgres.fetch("SELECT kind FROM anomalies ORDER BY kind")
-    assert [row["kind"] for row in kinds] == ["unknown_seq", "wrong_code", "wrong_code"]
+    assert [row["kind"] for row in kinds] == ["unknown_seq", "wrong_code", "wrong_code", "wrong_code"]
 
 
 async def test_pending_entries_that_vanish_are_an_anomaly(shop: Shop, settings: Settings, tmp_path: Path) -> None:

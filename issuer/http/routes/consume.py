@@ -56,6 +56,7 @@ log = structlog.get_logger()
 
 CONSUME_PATH: Final = "/coupon/consume/"
 FIELDS: Final = ("code", "product_id", "customer_id", "order_id", "client_id")
+_KNOWN: Final = frozenset(FIELDS)
 REVERSAL_WAIT_S: Final = 5.0
 """How long a reversal waits for its consumption to reach the ledger."""
 CRASH: Final = "CRASHED"
@@ -293,7 +294,7 @@ class ConsumeExchange(Exchange):
             self._finish(INVALID, refusal)
             return
         idempotency_key = _express_idempotency_key(self._headers)
-        asked = read_asked(merged(_query(self._url), _body(self.body), FIELDS))
+        asked = read_asked(_merged(_query(self._url), _body(self.body)))
         address = services.limits.address_of(self._peer(), self._headers)
         attempt = services.guesses.attempt(self._key, address, asked.customer)
         attempt.begin()
@@ -356,6 +357,14 @@ class ConsumeExchange(Exchange):
 
 def _express_idempotency_key(headers: Headers) -> str | None:
     return _idempotency_key([value.decode("latin-1") for name, value in headers if name == b"idempotency-key"])
+
+
+def _merged(query: Fields, body: Fields) -> Fields:
+    """As `merged`, but quicker where there is nothing to say."""
+    values = query | body
+    if len(values) < len(query) + len(body) or not values.keys() <= _KNOWN:
+        return merged(query, body, FIELDS)
+    return values
 
 
 def _body(body: bytes) -> Fields:

@@ -11,21 +11,13 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-import orjson
 import structlog
 from connectrpc.code import Code
-from connectrpc.codec import Codec
-from connectrpc.compat import google_protobuf_binary_codec, google_protobuf_json_codec
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
@@ -39,8 +31,17 @@ from issuer.http.express import Headers
 from issuer.http.failures import problem_of
 from issuer.http.problems import ProblemError, invalid, not_ready
 from issuer.http.routes.coupon_answers import CRASHED, Failure
+from issuer.http.routes.coupon_codecs import (
+    BinaryCodec,
+    Encoded,
+    JsonCodec,
+    encode_codes,
+    instant_of,
+    joined,
+    timestamp_of,
+)
+from issuer.http.routes.coupon_desk import FORBIDDEN, UNAUTHENTICATED, CouponDesk
 from issuer.http.routes.fields import is_uuid
-from issuer.http.routes.issue_coupon import FORBIDDEN, UNAUTHENTICATED, CouponDesk
 from issuer.http.rpc.coupon.coupon_connect import CouponServiceASGIApplication
 from issuer.http.rpc.coupon.coupon_pb2 import (
     CreateCampaignRequest,
@@ -51,7 +52,6 @@ from issuer.http.rpc.coupon.coupon_pb2 import (
     IssueCouponResponse,
 )
 from issuer.http.services import Services
-from issuer.instants import EPOCH
 from issuer.settings import Auth, Settings
 
 log = structlog.get_logger()
@@ -77,52 +77,6 @@ GRPC_OVER_HTTP_1: Final = ProblemError(
 
 _SENDER: Final[ContextVar[tuple[str | None, Headers]]] = ContextVar("sender")
 """Address and headers of the call that is being answered: the library does not pass them on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A message that was encoded piece by piece."""
-
-    data: bytes
-
-
-class _Codec:
-    """A codec of the library, but that it takes messages that are encoded already."""
-
-    def __init__(self, codec: Codec[Any, Any]) -> None:
-        self._codec = codec
-
-    def name(self) -> str:
-        return self._codec.name()
-
-    def encode(self, message: Message | Encoded) -> bytes:
-        return message.data if isinstance(message, Encoded) else self._encode(message)
-
-    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
-        return self._codec.decode(data, message_class)
-
-    def _encode(self, message: Message) -> bytes:
-        return self._codec.encode(message)
-
-
-class _JsonCodec(_Codec):
-    """ProtoJSON with every field there, empty or not, as clients of this service expect."""
-
-    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
-        # Without this a list or a string would pass for a message without fields.
-        if not data.lstrip().startswith(b"{"):
-            raise ValueError("not an object")
-        return super().decode(data, message_class)
-
-    def _encode(self, message: Message) -> bytes:
-        return to_json(message)
-
-
-def to_json(message: Message) -> bytes:
-    """ProtoJSON with every field that has a value, in the order of the contract."""
-    values = MessageToDict(message, always_print_fields_with_no_presence=True)
-    names = [field.json_name for field in message.DESCRIPTOR.fields]
-    return orjson.dumps({name: values[name] for name in names if name in values})
 
 
 class CouponMethods:
@@ -241,35 +195,6 @@ class CouponMethods:
         return Encoded(joined(head, pieces, json=json))
 
 
-def encode_codes(codes: list[str], *, json: bool) -> bytes:
-    """A part of the field `issued_codes`."""
-    return orjson.dumps(codes)[1:-1] if json else GetCampaignResponse(issued_codes=codes).SerializeToString()
-
-
-def joined(head: GetCampaignResponse, pieces: list[bytes], *, json: bool) -> bytes:
-    """The message of a head without codes and of such parts."""
-    if not json:
-        # Messages that stand one behind the other are one message with the fields of all of them.
-        return b"".join((head.SerializeToString(), *pieces))
-    # The list is the last field.
-    return b"".join((to_json(head).removesuffix(b"]}"), b",".join(filter(None, pieces)), b"]}"))
-
-
-def instant_of(timestamp: Timestamp) -> datetime:
-    """Raises InvalidCampaignError for what is no time of ours."""
-    try:
-        # Up to the next whole microsecond: a campaign may begin late by that, and never early.
-        return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=-(-timestamp.nanos // 1_000))
-    except OverflowError as error:
-        raise InvalidCampaignError("start_time must lie between 1970 and 9999") from error
-
-
-def timestamp_of(instant: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(instant)
-    return timestamp
-
-
 def _sees_codes(key: ApiKey, campaign: Campaign) -> bool:
     return KeyScope.ADMIN in key.scopes and key.client_id in (None, campaign.client_id)
 
@@ -320,7 +245,7 @@ class CouponService:
         self._app = CouponServiceASGIApplication(
             CouponMethods(desk, settings),
             read_max_bytes=settings.max_body_bytes,
-            codecs=(_Codec(google_protobuf_binary_codec()), _JsonCodec(google_protobuf_json_codec())),
+            codecs=(BinaryCodec(), JsonCodec()),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

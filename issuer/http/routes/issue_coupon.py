@@ -1,4 +1,4 @@
-"""IssueCoupon, the hot path of campaigns: who may ask which pool, and the short way for ordinary calls.
+"""IssueCoupon, the hot path of campaigns: the short way for ordinary calls.
 
 An ordinary call is a whole, small, uncompressed Connect call, JSON or binary; it comes straight from the protocol
 (`IssueExchange`) and costs as little as a redemption. Everything else (gRPC-Web, compressed and chunked bodies, headers
@@ -19,32 +19,26 @@ import structlog
 from connectrpc.code import Code
 from google.protobuf.message import DecodeError
 
-from issuer.api_keys import ApiKey, Scope
-from issuer.calls import Answer, PoolRef
+from issuer.api_keys import ApiKey
+from issuer.calls import Answer
 from issuer.campaigns.ring import KnownCampaign, LookUpsBusyError
 from issuer.http.express import Exchange, Headers
 from issuer.http.metrics import INVALID
-from issuer.http.problems import outcome_problem
-from issuer.http.routes.access import MISSING_KEY, WRONG_SCOPE, ring_not_loaded
 from issuer.http.routes.coupon_answers import (
     CRASHED,
     NOT_READY,
     TIMED_OUT,
     UNKNOWN_WIRES,
-    Coupon,
     Failure,
     answer_wire,
-    coupon_of,
     failure_wire,
 )
-from issuer.http.routes.coupon_answers import UNKNOWN as UNKNOWN_CAMPAIGN
-from issuer.http.routes.redeem_answers import BAD_KEY_MESSAGE, Wire
+from issuer.http.routes.coupon_desk import LOOK_UP_FAILURES, UUID_FORM, CouponDesk, checked_key
+from issuer.http.routes.redeem_answers import Wire
 from issuer.http.rpc.coupon.coupon_pb2 import IssueCouponRequest
 from issuer.http.services import Services
 from issuer.leases import Refused, Verdict
-from issuer.outcomes import Outcome
 from issuer.postgres import PostgresUnavailableError
-from issuer.settings import Auth, Settings
 
 if TYPE_CHECKING:
     from issuer.http.edge import GuardedHttpToolsProtocol
@@ -52,104 +46,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ISSUE_PATH: Final = "/coupon.CouponService/IssueCoupon"
-MAX_POOL_REFS: Final = 65_536
 CRASH: Final = "CRASHED"
 
-UNAUTHENTICATED: Final = Failure.of(MISSING_KEY)
-KEYS_NOT_KNOWN: Final = Failure.of(ring_not_loaded())
-FORBIDDEN: Final = Failure.of(WRONG_SCOPE)
-OVERLOADED: Final = Failure.of(outcome_problem(Outcome.OVERLOADED))
-BAD_KEY: Final = Failure(Code.INVALID_ARGUMENT, BAD_KEY_MESSAGE)
-
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
-_IDEMPOTENCY_KEY: Final = re.compile(rb"[\x20-\x7e]{1,255}")
 _TIMEOUT_MS: Final = re.compile(rb"[0-9]{1,10}")
 _CODECS: Final = {
     b"application/json": True,
     b"application/json; charset=utf-8": True,
     b"application/proto": False,
 }
-
-
-class CouponDesk:
-    """Decides who may ask for a coupon of which campaign. Until `services` is set, which the lifespan does, nobody."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.services: Services | None = None
-        self._auth = settings.auth is Auth.ON
-        self._pools: dict[str, PoolRef] = {}
-
-    def caller(self, services: Services, authorization: bytes | None) -> ApiKey | Failure | None:
-        """The caller's key; None: there is none, which may be enough. A key that is not valid never is."""
-        if not self._auth or authorization is None:
-            return None
-        key = services.keys.find(authorization[7:].strip()) if authorization[:7].lower() == b"bearer " else None
-        if key is None:
-            return UNAUTHENTICATED if services.keys.loaded else KEYS_NOT_KNOWN
-        return key
-
-    def may_ask(self, campaign: KnownCampaign | None, key: ApiKey | None) -> Coupon | Failure | None:
-        """None: the caller may ask for a coupon. Without a key nothing is told of campaigns that are not public."""
-        if campaign is not None and (campaign.public or not self._auth):
-            return None
-        if key is None and self._auth:
-            return UNAUTHENTICATED
-        if key is not None and Scope.REDEEM not in key.scopes:
-            return FORBIDDEN
-        if campaign is None or (key is not None and key.client_id not in (None, campaign.client_id)):
-            return UNKNOWN_CAMPAIGN
-        return None
-
-    def pool(self, services: Services, campaign: KnownCampaign) -> PoolRef:
-        pool = self._pools.get(campaign.id)
-        if pool is None:
-            pool = services.engine.pool_ref(UUID(campaign.id), campaign.client_id)
-            # The number of partitions is what the installation says, and that is known once Redis is reached.
-            if services.engine.is_ready:
-                if len(self._pools) >= MAX_POOL_REFS:
-                    self._pools.clear()
-                self._pools[campaign.id] = pool
-        return pool
-
-    async def issue(
-        self, authorization: bytes | None, idempotency_keys: Sequence[bytes], campaign_id: str
-    ) -> Coupon | Failure:
-        """The whole of it, for who can wait."""
-        started, services, outcome = time.perf_counter(), self.services, INVALID
-        if services is None:
-            return NOT_READY
-        try:
-            key = self.caller(services, authorization)
-            if isinstance(key, Failure):
-                return key
-            idempotency_key = checked_key(idempotency_keys)
-            if isinstance(idempotency_key, Failure):
-                return idempotency_key
-            campaign = None
-            if _UUID.fullmatch(campaign_id):
-                campaign = await services.campaigns.look_up(UUID(campaign_id))
-            refusal = self.may_ask(campaign, key)
-            if refusal is not None or campaign is None:
-                return refusal or UNKNOWN_CAMPAIGN
-            answer = await services.engine.redeem(
-                self.pool(services, campaign), None,
-                api_key_id=0 if key is None else key.id, idempotency_key=idempotency_key,
-            )  # fmt: skip
-            outcome = answer.outcome
-            return coupon_of(answer)
-        except (LookUpsBusyError, PostgresUnavailableError):
-            return OVERLOADED
-        finally:
-            services.tally.count(outcome, time.perf_counter() - started)
-
-
-def checked_key(given: Sequence[bytes]) -> str | Failure | None:
-    """The Idempotency-Key of a request that has these; None: none."""
-    if not given:
-        return None
-    if len(given) > 1 or _IDEMPOTENCY_KEY.fullmatch(given[0]) is None:
-        return BAD_KEY
-    return given[0].decode("ascii")
 
 
 class OrdinaryCall(NamedTuple):
@@ -280,7 +184,7 @@ class IssueExchange(Exchange):
             self._fail(Failure(Code.INVALID_ARGUMENT, f"unmarshal message: {error}"))
             return
         campaign = services.campaigns.find(campaign_id)
-        if campaign is None and _UUID.fullmatch(campaign_id):
+        if campaign is None and UUID_FORM.fullmatch(campaign_id):
             services.campaigns.look_up_soon(UUID(campaign_id), self._looked_up)
         else:
             self._ask(services, campaign)
@@ -291,7 +195,7 @@ class IssueExchange(Exchange):
             return
         try:
             if isinstance(found, LookUpsBusyError | PostgresUnavailableError):
-                self._fail(OVERLOADED)
+                self._fail(LOOK_UP_FAILURES[type(found)])
             elif isinstance(found, Exception):
                 raise found
             else:

@@ -1,0 +1,96 @@
+"""Messages of the coupon service as bytes: ProtoJSON and binary, long ones piece by piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+from connectrpc.codec import Codec
+from connectrpc.compat import google_protobuf_binary_codec, google_protobuf_json_codec
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from issuer.campaigns.campaign import InvalidCampaignError
+from issuer.http.rpc.coupon.coupon_pb2 import GetCampaignResponse
+from issuer.instants import EPOCH
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A message that was encoded piece by piece."""
+
+    data: bytes
+
+
+class BinaryCodec:
+    """The library's codec, but that it takes messages that are encoded already."""
+
+    def __init__(self, codec: Codec[Any, Any] | None = None) -> None:
+        self._codec = codec or google_protobuf_binary_codec()
+
+    def name(self) -> str:
+        return self._codec.name()
+
+    def encode(self, message: Message | Encoded) -> bytes:
+        return message.data if isinstance(message, Encoded) else self._encode(message)
+
+    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
+        return self._codec.decode(data, message_class)
+
+    def _encode(self, message: Message) -> bytes:
+        return self._codec.encode(message)
+
+
+class JsonCodec(BinaryCodec):
+    """ProtoJSON with every field there, empty or not, as clients of this service expect."""
+
+    def __init__(self) -> None:
+        super().__init__(google_protobuf_json_codec())
+
+    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
+        # Without this a list or a string would pass for a message without fields.
+        if not data.lstrip().startswith(b"{"):
+            raise ValueError("not an object")
+        return super().decode(data, message_class)
+
+    def _encode(self, message: Message) -> bytes:
+        return to_json(message)
+
+
+def to_json(message: Message) -> bytes:
+    """ProtoJSON with every field that has a value, in the order of the contract."""
+    values = MessageToDict(message, always_print_fields_with_no_presence=True)
+    names = [field.json_name for field in message.DESCRIPTOR.fields]
+    return orjson.dumps({name: values[name] for name in names if name in values})
+
+
+def encode_codes(codes: list[str], *, json: bool) -> bytes:
+    """A part of the field `issued_codes`."""
+    return orjson.dumps(codes)[1:-1] if json else GetCampaignResponse(issued_codes=codes).SerializeToString()
+
+
+def joined(head: GetCampaignResponse, pieces: list[bytes], *, json: bool) -> bytes:
+    """The message of a head without codes and of such parts."""
+    if not json:
+        # Messages that stand one behind the other are one message with the fields of all of them.
+        return b"".join((head.SerializeToString(), *pieces))
+    # The list is the last field.
+    return b"".join((to_json(head).removesuffix(b"]}"), b",".join(filter(None, pieces)), b"]}"))
+
+
+def instant_of(timestamp: Timestamp) -> datetime:
+    """Raises InvalidCampaignError for what is no time of ours."""
+    try:
+        # Up to the next whole microsecond: a campaign may begin late by that, and never early.
+        return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=-(-timestamp.nanos // 1_000))
+    except OverflowError as error:
+        raise InvalidCampaignError("start_time must lie between 1970 and 9999") from error
+
+
+def timestamp_of(instant: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp
