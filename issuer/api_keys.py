@@ -93,8 +93,8 @@ def _wanted_scopes(scopes: Collection[str]) -> list[Scope]:
         raise InvalidApiKeyError(f"scopes are {', '.join(Scope)}") from error
     if not wanted:
         raise InvalidApiKeyError("a key needs at least one scope")
-    if {Scope.ADMIN, Scope.PUBLIC} <= set(wanted):
-        raise InvalidApiKeyError("a key that is public cannot have the scope admin")
+    if Scope.PUBLIC in wanted and len(wanted) > 1:
+        raise InvalidApiKeyError("a key that is public cannot have another scope")
     return wanted
 
 
@@ -113,6 +113,8 @@ async def create_key(
     if problem:
         raise InvalidApiKeyError(problem)
     wanted = _wanted_scopes(scopes)
+    if Scope.PUBLIC in wanted and client_id is None:
+        raise InvalidApiKeyError("a key that is public must be bound to a client")
     for limit in (rate_limit, guess_limit):
         try:
             parse_limit(limit or OFF)

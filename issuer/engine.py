@@ -219,6 +219,8 @@ class Engine:
         while True:
             if self._stale or not self._link.is_open:
                 await self._reconnect()
+                # Somebody may have waited all that time, and nobody else may come.
+                self._arrived.set()
             await self._arrived.wait()
             self._arrived.clear()
             while not self._stale and (self._queue or (self._rider is not None and self._rider.waits)):

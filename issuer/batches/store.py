@@ -16,7 +16,7 @@ from issuer.batches.batch import BatchEndedError as BatchEndedError
 from issuer.batches.batch import BatchNotFoundError as BatchNotFoundError
 from issuer.batches.batch import BatchSharedError as BatchSharedError
 from issuer.batches.batch import InvalidBatchError as InvalidBatchError
-from issuer.batches.batch import batch_from_row, changed_values, checked_values, rules_text, shown
+from issuer.batches.batch import Unset, batch_from_row, changed_values, checked_values, rules_text, shown
 from issuer.batches.revisions import push_batch as push_batch
 from issuer.batches.rules import NO_RULES, Rules
 from issuer.pages import Page, decode_cursor, encode_cursor
@@ -81,12 +81,19 @@ async def find_or_create_batch(
 
 
 async def change_batch(
-    stores: Stores, batch_id: UUID, changes: BatchChanges, *, client_id: UUID | None = None, actor: str
+    stores: Stores,
+    batch_id: UUID,
+    changes: BatchChanges,
+    *,
+    client_id: UUID | None = None,
+    of_campaign: bool = False,
+    actor: str,
 ) -> Batch:
     """Changes a batch and returns it when Redis knows: the change counts from the next request on.
 
     What changes nothing is accepted, even for an ended batch. Raises BatchNotFoundError, BatchEndedError,
-    BatchSharedError (for a caller bound to `client_id`), InvalidBatchError, PostgresUnavailableError. With
+    BatchSharedError (for a caller bound to `client_id`), InvalidBatchError (also for the start of a campaign, unless
+    `of_campaign`: that is never absent, and a whole ms), PostgresUnavailableError. With
     RedisUnavailableError the change is made but does not count yet; the worker brings it to Redis.
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
@@ -94,6 +101,8 @@ async def change_batch(
         row = await connection.fetchrow(f"{_BATCHES} AND id = $1 FOR NO KEY UPDATE", batch_id)
         await _check_ownership(connection, batch_id, row is not None, client_id)
         assert row is not None
+        if not of_campaign and not isinstance(changes.starts_at, Unset):
+            await _check_start_is_its_own(connection, batch_id)
         batch = batch_from_row(row)
         changed = changed_values(batch, changes)
         if changed:
@@ -193,6 +202,11 @@ async def _check_ownership(connection: PoolConnection, batch_id: UUID, exists: b
         raise BatchNotFoundError("no batch found")
     if clients["shared"]:
         raise BatchSharedError("other clients have codes in this batch")
+
+
+async def _check_start_is_its_own(connection: PoolConnection, batch_id: UUID) -> None:
+    if await connection.fetchval("SELECT EXISTS (SELECT FROM campaigns WHERE batch_id = $1)", batch_id):
+        raise InvalidBatchError("starts_at of a campaign is changed with the campaign")
 
 
 async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, Any], actor: str) -> Batch:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from issuer.postgres import Pool, PostgresUnavailableError, unavailable_translated
@@ -60,7 +61,7 @@ class CampaignRing:
 
     async def start(self) -> None:
         """Returns after a first look, or without one when Postgres is away; the ring goes on trying."""
-        with suppress(PostgresUnavailableError):
+        with suppress(PostgresUnavailableError, asyncpg.PostgresError):
             await self._refresh()
         self._task = asyncio.create_task(self._watch(), name="campaign-ring")
 
@@ -130,7 +131,7 @@ class CampaignRing:
             await asyncio.sleep(self.POLL_S)
             try:
                 await self._refresh()
-            except PostgresUnavailableError as error:
+            except (PostgresUnavailableError, asyncpg.PostgresError) as error:
                 if not away:
                     log.warning("Postgres is away; keeping the campaigns known so far", error=str(error))
                 away = True

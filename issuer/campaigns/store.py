@@ -137,7 +137,7 @@ async def change_campaign(
         name=changes.name, starts_at=starts_at, paused=changes.paused, expired=True if changes.ended else None
     )
     if batch_changes != BatchChanges():
-        await change_batch(stores, campaign_id, batch_changes, client_id=client_id, actor=actor)
+        await change_batch(stores, campaign_id, batch_changes, client_id=client_id, of_campaign=True, actor=actor)
     if changes.public is not None and changes.public != campaign.public:
         await _change_public(stores.postgres, campaign, changes.public, actor)
     if changes.total is not None and (changes.total > campaign.total or not campaign.is_ready):

@@ -192,7 +192,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             if self._announced_bytes > self._max_body_bytes:
                 self._refuse(BODY_TOO_LARGE)
                 return
-        make = self.express.get(self.url)
+        make = None if self.url.endswith(b"?") else self.express.get(self.url)
         if make is None:
             make = self._express_with_query()
         elif not self._announced_bytes:

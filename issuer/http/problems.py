@@ -160,6 +160,8 @@ async def answer_problem(_: Request, error: Exception) -> Response:
     """Exception handler for ProblemError."""
     if not isinstance(error, ProblemError):
         raise TypeError(f"not a problem: {error!r}")
+    # Some are made once and raised again and again: each raise would keep its frames, and all before it, for ever.
+    error.__traceback__ = error.__context__ = error.__cause__ = None
     return error.response()
 
 

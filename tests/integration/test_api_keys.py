@@ -92,6 +92,8 @@ async def test_a_key_is_found_by_its_secret_of_which_postgres_keeps_the_hash(set
         ("x", []),
         ("x", ["root"]),
         ("x", ["public", "admin"]),
+        ("x", ["public", "redeem"]),
+        ("x", ["public"]),
     ],
 )
 async def test_what_cannot_be_a_key_is_refused(settings: Settings, name: str, scopes: list[str]) -> None:

@@ -140,7 +140,7 @@ async def test_without_redis_nothing_is_looked_up_for_who_could_guess(settings: 
 
 
 async def test_a_public_key_is_known_as_one_and_does_no_administration(api: Api) -> None:
-    key = await api.key("public")
+    key = await api.key("public", client_id=uuid4())
     assert is_public(key_of(api.services, key))
     problem(await api.get("/api/v1/codes/WRONG", key), 403, "the api key lacks the scope for this")
     problem(await api.client.post("/api/v1/code/redeem", json={}, headers=key), 403)

@@ -28,6 +28,8 @@ _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 async def visible_campaign(call: Call, *, public_only: bool = False) -> Campaign:
     """The campaign of the path: a public one is for everybody to see, any other for administrators."""
     campaign_id = path_id(call.request, "campaign_id")
+    limits, sender = call.services.limits, call.request.client
+    await limits.admit(None, limits.address_of(sender.host if sender else None, call.request.headers.raw))
     try:
         campaign = await find_campaign(call.services.stores.postgres, campaign_id)
     except CampaignNotFoundError:

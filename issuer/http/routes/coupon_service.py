@@ -167,6 +167,8 @@ class CouponMethods:
             return campaign
         if key is None:
             raise CallFailedError(UNAUTHENTICATED)
+        if not key.scopes & {KeyScope.REDEEM, KeyScope.ADMIN}:
+            raise CallFailedError(FORBIDDEN)
         if key.client_id not in (None, campaign.client_id):
             raise not_found
         return campaign
