@@ -112,6 +112,16 @@ async def test_a_campaign_that_cannot_be(api: Api) -> None:
     problem(await change(api, str(uuid4()), name="B"), 404)
 
 
+async def test_the_start_of_a_campaign_is_not_changed_as_that_of_a_batch(api: Api) -> None:
+    """It is never absent, and a whole ms: the campaign's own route sees to it."""
+    made = await make(api)
+    for start in (None, ahead(60)):
+        changed = await api.client.patch(f"/api/v1/batches/{made['id']}", json={"starts_at": start}, headers=api.admin)
+        problem(changed, 400, "starts_at of a campaign is changed with the campaign")
+    assert (await api.get(f"{PATH}/{made['id']}")).json() == made
+    assert (await change(api, made["id"], starts_at=ahead(60))).status_code == 200
+
+
 async def test_changes_count_from_the_next_request_on(api: Api) -> None:
     campaign = (await make(api))["id"]
     assert (await change(api, campaign, paused=True)).json()["state"] == "paused"

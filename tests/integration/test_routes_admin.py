@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from issuer.http.app import OPERATIONS
 from issuer.http.openapi import document
-from issuer.http.routes.access import Access
+from issuer.http.routes.access import MISSING_KEY, Access
 from issuer.http.routes.coupon_service import METHOD_PATHS
 from issuer.settings import Settings
 from tests.api import REDEEM, Api, problem, running_app
@@ -86,6 +86,13 @@ def test_the_document_has_every_route_and_no_other() -> None:
     }
     routed = {(operation.method, operation.path.replace(":path", "")) for operation in OPERATIONS}
     assert documented == routed | {("POST", path) for path in (REDEEM, *METHOD_PATHS)}
+
+
+async def test_a_refusal_that_is_made_once_keeps_nothing_of_who_was_refused(api: Api) -> None:
+    for _ in range(3):
+        assert (await api.client.get("/api/v1/batches")).status_code == 401
+    assert MISSING_KEY.__traceback__ is None
+    assert MISSING_KEY.__context__ is None
 
 
 async def test_unknown_paths_and_methods_are_problems(api: Api) -> None:
