@@ -313,10 +313,10 @@ async def coupons(bench: Bench) -> list[Measured]:
         consume = installation.redeem_url.replace(REDEEM_PATH, f"/coupon/consume/?code={CODE}")
         for _ in range(effort.rounds):
             async with installation.stores() as stores:
-                pool = await make_pool(stores, effort.stock)
-                coupon, keyed = [await make_coupon(stores, CODE, effort.stock) for _ in range(2)]
+                pool = await make_pool(stores, effort.short_stock)
+                coupon, keyed = [await make_coupon(stores, CODE, effort.short_stock) for _ in range(2)]
                 await settle(stores)
-            redeem = bench.load(installation, [pool], effort.seconds)
+            redeem = bench.load(installation, [pool], effort.short_seconds)
             rounds.append(await bench.measure("redeem", redeem, server))
             for case, target, keys in (("consume", coupon, False), ("consume, Idempotency-Key", keyed, True)):
                 load = replace(redeem, url=consume, targets=[target], coupon=True, keys=keys)
