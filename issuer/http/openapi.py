@@ -7,7 +7,8 @@ from issuer.http.openapi_campaigns import campaign_paths, coupon_service_paths
 from issuer.http.openapi_coupons import coupon_paths
 from issuer.http.openapi_parts import IDEMPOTENCY_KEY, PAGED, body, ok, operation, path_parameter
 from issuer.http.openapi_reports import report_paths
-from issuer.http.schemas import COMPONENTS, Schema, ref
+from issuer.http.schemas import COMPONENTS
+from issuer.http.shapes import Schema, ref
 
 
 def _redeem() -> Schema:

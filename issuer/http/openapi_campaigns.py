@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from issuer.http.openapi_parts import IDEMPOTENCY_KEY, PAGED, body, json_content, ok, operation, path_parameter
-from issuer.http.schemas import Schema, ref
+from issuer.http.shapes import Schema, ref
 
 
 def campaign_paths() -> dict[str, Schema]:

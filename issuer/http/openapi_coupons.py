@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.openapi_parts import IDEMPOTENCY_KEY, ok, operation, path_parameter
-from issuer.http.schemas import CODE, CONSUMPTION_ID, NO_UUID, Schema, ref
+from issuer.http.schemas_coupons import CONSUMPTION_ID, NO_UUID
+from issuer.http.shapes import CODE, Schema, ref
 
 _ANY_WAY: Final = "Fields may stand in the query, in a form (urlencoded or multipart) or in JSON, as here."
 

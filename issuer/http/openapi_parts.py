@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from issuer.http.problems import MEDIA_TYPE
-from issuer.http.schemas import UUID, Schema, ref
+from issuer.http.shapes import UUID, Schema, ref
 from issuer.pages import MAX_LIMIT
 
 _ERRORS: Final = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.openapi_parts import operation
-from issuer.http.schemas import CODE, INSTANT, UUID, Schema
+from issuer.http.shapes import CODE, INSTANT, UUID, Schema
 from issuer.reports.formats import MEDIA_TYPES, Format
 from issuer.reports.report import REPORTS, TIMES, Filter, Report
 

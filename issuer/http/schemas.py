@@ -2,70 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from issuer.batches.rules import MOST_DAYS, MOST_LIMITS, MOST_MAX, MOST_SECONDS
 from issuer.campaigns.campaign import MOST_CODES as MOST_OF_CAMPAIGN
 from issuer.campaigns.campaign import CampaignState
-from issuer.coupons.coupon import MOST_USES
-from issuer.coupons.money import CURRENCIES
 from issuer.generating.code_format import MOST_CODES
 from issuer.generating.jobs import State
 from issuer.generating.unlucky import MOST_WORDS
 from issuer.http.problems import TITLES
+from issuer.http.schemas_coupons import COUPONS
+from issuer.http.shapes import (
+    CODE,
+    COUNT,
+    INSTANT,
+    NAME,
+    UNSURE_COUNT,
+    UUID,
+    Schema,
+    absent_or_null,
+    nullable,
+    page,
+    ref,
+    shape,
+    whole,
+)
 from issuer.ledger.redemptions import CodeState
-from issuer.names import MAX_NAME
-
-Schema = dict[str, Any]
-
-UUID_PATTERN: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
-_CONTROL: Final = "\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029"
-NAME_PATTERN: Final = f"^[^{_CONTROL}]*[^{_CONTROL}\\s][^{_CONTROL}]*$"
-
-
-def ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def nullable(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def shape(properties: dict[str, Schema], *, optional: tuple[str, ...] = (), closed: bool = True) -> Schema:
-    """An object; closed: with no other members than these."""
-    required = [name for name in properties if name not in optional]
-    schema: Schema = {"type": "object", "properties": properties, "additionalProperties": not closed}
-    return {**schema, "required": required} if required else schema
-
-
-def _absent_or_null(properties: dict[str, Schema]) -> dict[str, Schema]:
-    return {name: nullable(schema) for name, schema in properties.items()}
-
-
-def page(item: str) -> Schema:
-    return shape(
-        {
-            "items": {"type": "array", "items": ref(item)},
-            "next_cursor": {"type": ["string", "null"], "description": "Continues the list; null: this was the end"},
-        }
-    )
-
-
-def _whole(least: int, most: int, description: str) -> Schema:
-    return {"type": ["integer", "null"], "minimum": least, "maximum": most, "description": description}
-
-
-UUID: Final[Schema] = {"type": "string", "format": "uuid", "pattern": UUID_PATTERN}
-INSTANT: Final[Schema] = {
-    "type": "string",
-    "format": "date-time",
-    "description": "With an offset, from 1970 on",
-    "examples": ["2026-06-01T00:00:00+02:00"],
-}
-COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
-UNSURE_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 0, "description": "null: Redis cannot be asked"}
-NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": NAME_PATTERN}
-CODE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255}
 
 _LIMIT: Final = shape(
     {
@@ -75,8 +37,8 @@ _LIMIT: Final = shape(
 )
 _RULES: Final = shape(
     {
-        "maxpercustomer": _whole(0, MOST_MAX, "Codes that one customer may have; 0: no limit"),
-        "timelimit": _whole(0, MOST_DAYS, "Days in which they count, sliding; 0: for ever"),
+        "maxpercustomer": whole(0, MOST_MAX, "Codes that one customer may have; 0: no limit"),
+        "timelimit": whole(0, MOST_DAYS, "Days in which they count, sliding; 0: for ever"),
         "limits": {
             "type": ["array", "null"],
             "maxItems": MOST_LIMITS,
@@ -166,72 +128,7 @@ _UNUSED: Final[dict[str, Schema]] = {
     "suffix": {"enum": [None, ""]},
 }
 _OPTIONAL: Final = (*_ASKED, *_WITH_LENGTH)
-CONSUMPTION_ID: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{32}$"}
-NO_UUID: Final[Schema] = {"anyOf": [UUID, {"const": ""}]}
-"""Empty: as if it were not there."""
-_TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_NAME}
-_DECIMAL: Final[Schema] = {
-    "type": ["string", "null"],
-    "pattern": "^([0-9]{1,12}([.][0-9]{1,4})?)?$",
-    "description": "A decimal number as text, never a float",
-    "examples": ["5.00"],
-}
-_TERMS: Final[dict[str, Schema]] = {
-    "code": CODE,
-    "product_id": _TEXT,
-    "promo_type": _TEXT,
-    "discount_fixed": _DECIMAL,
-    "currency": {"enum": [*CURRENCIES, None], "description": "ISO 4217"},
-    "discount_variable": {**_DECIMAL, "description": "Percent, as text"},
-}
-_OFFER: Final[dict[str, Schema]] = {
-    "expiry_date": {
-        "type": ["string", "null"],
-        "description": "15-Jan-2030 or 2030-01-15: to the end of that day in UTC; or a time with an offset",
-        "examples": ["15-Jan-2030"],
-    },
-    "availability_count": {"type": "integer", "minimum": 1, "maximum": MOST_USES, "description": "Uses there are"},
-    **{name: _TERMS[name] for name in ("product_id", "promo_type", "discount_fixed", "currency", "discount_variable")},
-    "rules": nullable(ref("Rules")),
-    "paused": {"type": ["boolean", "null"]},
-}
-_NEW_COUPON: Final[dict[str, Schema]] = {
-    "code": {**_TEXT, "description": "Absent: one is drawn"},
-    "code_length": _whole(1, 255, "Drawn characters of a code that is drawn; 12 if absent"),
-    "prefix": _TEXT,
-    "suffix": _TEXT,
-    "pattern": {**_TEXT, "description": "Each # is a character that is drawn"},
-    "alphabet": {**_TEXT, "description": "A name (numeric, alphabetic, alphanumeric, unambiguous) or the characters"},
-    "check": {"type": ["boolean", "null"], "description": "The last drawn character checks the others (Luhn mod N)"},
-    **_OFFER,
-    "client_id": {**nullable(NO_UUID), "description": "Needed where the key is bound to no client"},
-}
-_COUPON: Final[dict[str, Schema]] = {
-    "id": UUID,
-    "client_id": UUID,
-    "code": CODE,
-    "code_length": COUNT,
-    **_OFFER,
-    "expiry_date": nullable(INSTANT),
-    "availability_count": COUNT,
-    "rules": ref("ShownRules"),
-    "paused": {"type": "boolean"},
-    "valid": {"type": "boolean"},
-    "remaining": COUNT,
-    "reversed": COUNT,
-    "deleted": {"type": "boolean"},
-    "created_at": INSTANT,
-    "updated_at": INSTANT,
-}
-_USE: Final[dict[str, Schema]] = {
-    "code": _TEXT,
-    "product_id": _TEXT,
-    "customer_id": nullable(NO_UUID),
-    "order_id": _TEXT,
-    "client_id": nullable(NO_UUID),
-}
-_NO_REASON: Final[dict[str, Schema]] = {"reason": {"type": "null"}, "reason_code": {"type": "null"}}
-_ANY_FORM: Final[dict[str, Schema]] = _absent_or_null({**_FORM, **_WITH_LENGTH, "pattern": _PATTERN})
+_ANY_FORM: Final[dict[str, Schema]] = absent_or_null({**_FORM, **_WITH_LENGTH, "pattern": _PATTERN})
 _TOTAL: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_OF_CAMPAIGN, "description": "Codes in all"}
 _CAMPAIGN: Final[dict[str, Schema]] = {
     "id": UUID,
@@ -289,34 +186,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     },
     "Redemption": shape({"batchid": UUID, "clientid": UUID, "customerid": UUID}, closed=False),
     "Redeemed": shape({"code": CODE}),
-    "NewCoupon": shape(_NEW_COUPON, optional=tuple(name for name in _NEW_COUPON if name != "availability_count")),
-    "CouponChange": shape(_OFFER | {"client_id": nullable(NO_UUID)}, optional=(*_OFFER, "client_id")),
-    "Coupon": shape(_COUPON),
-    "Use": shape(_USE, optional=tuple(_USE)),
-    "Consumed": shape({"consumed": {"const": True}, "consumption_id": CONSUMPTION_ID, **_TERMS}),
-    "Validity": {
-        "oneOf": [
-            shape({"valid": {"const": True}, **_NO_REASON, "remaining": COUNT, **_TERMS}),
-            shape(
-                {
-                    "valid": {"const": False},
-                    "reason": {"type": "string"},
-                    "reason_code": {"type": "string"},
-                    "retry_at": INSTANT,
-                },
-                optional=("retry_at",),
-            ),
-        ]
-    },
-    "Reversal": shape(
-        {
-            "reversed": {"const": True},
-            "consumption_id": CONSUMPTION_ID,
-            "code": CODE,
-            "order_id": nullable(NAME),
-            "reversed_at": INSTANT,
-        }
-    ),
+    **COUPONS,
     "Limit": _LIMIT,
     "Rules": _RULES,
     "ShownRules": _SHOWN_RULES,
@@ -393,10 +263,10 @@ COMPONENTS: Final[dict[str, Schema]] = {
     "Generation": {
         "anyOf": [
             shape(
-                {"count": _CODES, "pattern": {"type": "null"}, **_absent_or_null({**_ASKED, **_WITH_LENGTH})},
+                {"count": _CODES, "pattern": {"type": "null"}, **absent_or_null({**_ASKED, **_WITH_LENGTH})},
                 optional=("pattern", *_OPTIONAL),
             ),
-            shape({"count": _CODES, "pattern": _PATTERN, **_absent_or_null(_ASKED), **_UNUSED}, optional=_OPTIONAL),
+            shape({"count": _CODES, "pattern": _PATTERN, **absent_or_null(_ASKED), **_UNUSED}, optional=_OPTIONAL),
         ]
     },
     "GenerationJob": shape(

@@ -1,0 +1,58 @@
+"""What JSON Schemas are made of: the shapes that occur all over the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from issuer.names import MAX_NAME
+
+Schema = dict[str, Any]
+
+UUID_PATTERN: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+_CONTROL: Final = "\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029"
+NAME_PATTERN: Final = f"^[^{_CONTROL}]*[^{_CONTROL}\\s][^{_CONTROL}]*$"
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def nullable(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def shape(properties: dict[str, Schema], *, optional: tuple[str, ...] = (), closed: bool = True) -> Schema:
+    """An object; closed: with no other members than these."""
+    required = [name for name in properties if name not in optional]
+    schema: Schema = {"type": "object", "properties": properties, "additionalProperties": not closed}
+    return {**schema, "required": required} if required else schema
+
+
+def absent_or_null(properties: dict[str, Schema]) -> dict[str, Schema]:
+    return {name: nullable(schema) for name, schema in properties.items()}
+
+
+def page(item: str) -> Schema:
+    return shape(
+        {
+            "items": {"type": "array", "items": ref(item)},
+            "next_cursor": {"type": ["string", "null"], "description": "Continues the list; null: this was the end"},
+        }
+    )
+
+
+def whole(least: int, most: int, description: str) -> Schema:
+    return {"type": ["integer", "null"], "minimum": least, "maximum": most, "description": description}
+
+
+UUID: Final[Schema] = {"type": "string", "format": "uuid", "pattern": UUID_PATTERN}
+INSTANT: Final[Schema] = {
+    "type": "string",
+    "format": "date-time",
+    "description": "With an offset, from 1970 on",
+    "examples": ["2026-06-01T00:00:00+02:00"],
+}
+COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+UNSURE_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 0, "description": "null: Redis cannot be asked"}
+NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": NAME_PATTERN}
+CODE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255}
