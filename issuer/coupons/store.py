@@ -75,6 +75,8 @@ async def create_coupon(
     try:
         await push_batch(stores, batch_id)
         await load_pool(stores, pool_id)
+        # Closed until here: no use may be taken from a pool that Postgres does not know to be open.
+        await push_batch(stores, batch_id)
     except RedisUnavailableError as error:
         log.warning("coupon is not in Redis yet", coupon_id=str(batch_id), error=str(error))
     return await _coupon(stores.postgres, batch_id)

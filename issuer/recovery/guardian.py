@@ -144,6 +144,9 @@ class Recovery:
             await rebuild.set_aside(self._postgres, epoch, pools, bound, begun)
             await rebuild.rebuild_partitions(self._link, self._postgres, mark, pools)
         else:
+            if finding.verdict is Verdict.FIRST:
+                # Batches may be there before the first pool is opened, and this server need not know them.
+                await rebuild.rebuild_partitions(self._link, self._postgres, mark, pools)
             for pool in pools:
                 pool.issued_after = pool.issued_before or 0
         await self._bless(mark, server, report)

@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
+from issuer.batches.revisions import push_batch
 from issuer.batches.rules import parse_rules
 from issuer.calls import Answer, CouponWish
 from issuer.coupons.coupon import Coupon, Offer
@@ -23,6 +24,7 @@ from issuer.engine import Engine
 from issuer.events import encode_order
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
+from issuer.loading.pools import top_up
 from issuer.outcomes import Outcome
 from issuer.recovery.guardian import Orders
 from issuer.recovery.journal import Journal
@@ -30,6 +32,7 @@ from issuer.recovery.set_aside import list_set_aside, release
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
 from tests.integration.test_recovery import blessed_again, drain, engine_of, ready, seqs, verdict
+from tests.recording import dying
 from tests.servers import RedisServer
 
 CLIENT = uuid.UUID(int=9)
@@ -128,6 +131,31 @@ async def test_what_a_lost_redis_may_have_counted_is_set_aside_and_never_used_ag
         (held,) = await list_set_aside(stores)
         assert (held.held, held.released) == (0, 50)
         assert await seqs(stores, "consumptions") == [*range(1, 21), *range(71, 251)]
+        await balanced(stores)
+
+
+@pytest.mark.parametrize("lose", [True, False])
+async def test_a_coupon_stays_closed_until_postgres_knows_that_it_was_opened(
+    own_settings: Settings, own_redis: RedisServer, lose: bool
+) -> None:
+    async with open_stores(own_settings) as stores:
+        coupon = await make(dying(stores, 1, lost=True), 100)  # the pool is in Redis, and its maker died of it
+        assert await stores.postgres.fetchval("SELECT opened FROM pools") is False
+        assert await remaining(stores) == 100
+        async with engine_of(own_settings, stores) as engine:
+            await ready(engine)
+            assert {answer.outcome for answer in await use(engine, 3)} == {Outcome.REBUILDING}
+            if lose:
+                with own_redis.client() as client:
+                    client.flushall()
+                await blessed_again(stores)
+                await ready(engine)
+                assert {answer.outcome for answer in await use(engine, 3)} == {Outcome.REBUILDING}
+            await top_up(stores)
+            await push_batch(stores, coupon.id)
+            assert len(granted(await use(engine, 10))) == 10
+        await drain(stores)
+        assert await seqs(stores, "consumptions") == list(range(1, 11))
         await balanced(stores)
 
 
