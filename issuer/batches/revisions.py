@@ -83,6 +83,8 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         host_ms=seconds * 1000 + microseconds // 1000,
         backlog=read_backlog(stores.redis.client, partition),
     )
+    # Customers to whom nothing is left keep the windows they had.
+    await return_uses(stores.redis, batch_id, given_back)
     await put_batch(stores.redis, row, rules)
     await note_returned(connection, given_back)
     log.info("windows rebuilt", batch_id=str(batch_id), revision=row["revision"], customers=written)

@@ -29,6 +29,7 @@ from issuer.outcomes import Outcome
 from issuer.recovery.guardian import Orders
 from issuer.recovery.journal import Journal
 from issuer.recovery.set_aside import list_set_aside, release
+from issuer.redis_link import RedisUnavailableError
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
 from tests.integration.test_recovery import blessed_again, drain, engine_of, ready, seqs, verdict
@@ -203,6 +204,49 @@ async def test_a_reversal_is_known_after_a_loss_and_counts_once(own_settings: Se
             assert len(granted(await use(engine, 3, customer=customer))) == 1
         await drain(stores)
         await balanced(stores)
+
+
+async def test_the_only_use_of_a_customer_is_given_back_with_new_limits_and_in_a_recovery(
+    own_settings: Settings, own_redis: RedisServer
+) -> None:
+    """Redis keeps the windows, and none of these customers has a row from which theirs would be made anew."""
+    async with open_stores(own_settings) as stores:
+        coupon = await make(stores, 1_000, rules=parse_rules({"maxpercustomer": 1}))
+        customers = uuid.uuid4(), uuid.uuid4()
+        async with engine_of(own_settings, stores) as engine:
+            names = [granted(await use(engine, 1, customer=customer))[0] for customer in customers]
+            await drain(stores)
+            away = dying(stores, 0)
+            await reverse_use(away, names[0], client_id=CLIENT, actor="test")
+            await change_coupon(
+                stores, coupon, {"rules": parse_rules({"maxpercustomer": 1, "timelimit": 9})}, actor="t"
+            )
+            assert len(granted(await use(engine, 2, customer=customers[0]))) == 1
+            await reverse_use(away, names[1], client_id=CLIENT, actor="test")
+            await stores.guardian.check(Orders(margin=1))
+            await ready(engine)
+            assert len(granted(await use(engine, 2, customer=customers[1]))) == 1
+            assert granted(await use(engine, 1, customer=customers[0])) == []
+        assert await stores.postgres.fetchval("SELECT count(*) FROM reversals WHERE returned_at IS NULL") == 0
+
+
+async def test_uses_of_one_moment_are_given_back_one_by_one(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        await make(stores, 100, rules=parse_rules({"maxpercustomer": 3}))
+        customer = uuid.uuid4()
+        async with engine_of(own_settings, stores) as engine:
+            names = granted(await use(engine, 3, customer=customer))  # in one call, so at one time
+            await drain(stores)
+            with pytest.raises(RedisUnavailableError):
+                await push_dying(stores, names[0])
+            await push_batch(stores, (await find_coupon(stores.postgres, CODE, client_id=CLIENT)).id)
+            assert len(granted(await use(engine, 2, customer=customer))) == 1
+
+
+async def push_dying(stores: Stores, name: str) -> None:
+    """Gives a use back; Redis takes it out of the window, and the process hears nothing of it."""
+    await reverse_use(dying(stores, 0), name, client_id=CLIENT, actor="test")
+    await push_batch(dying(stores, 0, lost=True), (await find_coupon(stores.postgres, CODE, client_id=CLIENT)).id)
 
 
 async def test_fewer_uses_than_before_a_loss_do_not_bring_a_number_back(
