@@ -230,6 +230,21 @@ async def test_the_only_use_of_a_customer_is_given_back_with_new_limits_and_in_a
         assert await stores.postgres.fetchval("SELECT count(*) FROM reversals WHERE returned_at IS NULL") == 0
 
 
+async def test_a_reversal_after_a_limit_was_lowered_brings_no_more_than_the_limit(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        coupon = await make(stores, 100, rules=parse_rules({"maxpercustomer": 9}))
+        customer = uuid.uuid4()
+        async with engine_of(own_settings, stores) as engine:
+            names = granted(await use(engine, 8, customer=customer))
+            await drain(stores)
+            await change_coupon(stores, coupon, {"rules": parse_rules({"maxpercustomer": 5})}, actor="test")
+            for name in names[4:7]:
+                await reverse_use(stores, name, client_id=CLIENT, actor="test")
+                assert granted(await use(engine, 1, customer=customer)) == []
+            await reverse_use(stores, names[7], client_id=CLIENT, actor="test")
+            assert len(granted(await use(engine, 3, customer=customer))) == 1
+
+
 async def test_uses_of_one_moment_are_given_back_one_by_one(own_settings: Settings) -> None:
     async with open_stores(own_settings) as stores:
         await make(stores, 100, rules=parse_rules({"maxpercustomer": 3}))
