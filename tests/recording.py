@@ -91,6 +91,10 @@ class DyingRedis:
     def partitions(self) -> int:
         return self.redis.partitions
 
+    @property
+    def epoch(self) -> int:
+        return self.redis.epoch
+
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[str | bytes | int]) -> Any:
         self.calls -= 1
         if self.calls < 0:

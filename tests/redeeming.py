@@ -233,10 +233,13 @@ class Partition:
             args += ["".join(f"{time:013d}" for time in times_ms), keep_ms]
         return _words(self.run(scripts.PUT_WINDOWS, keys, args))
 
-    def return_uses(self, batch: UUID, uses: Sequence[tuple[UUID, int]]) -> list[str]:
-        """`uses`: customer and time in ms."""
-        keys: list[str | bytes] = [self.keys.state, *(self.window(batch, customer) for customer, _ in uses)]
-        return _words(self.run(scripts.RETURN_USES, keys, [self.epoch, *(f"{at_ms:013d}" for _, at_ms in uses)]))
+    def return_uses(self, batch: UUID, uses: Sequence[tuple[UUID, int, int]]) -> list[str]:
+        """`uses`: customer, time in ms, and how many of that time stay."""
+        keys: list[str | bytes] = [self.keys.state, *(self.window(batch, customer) for customer, *_ in uses)]
+        args: list[str | bytes | int] = [self.epoch]
+        for _, at_ms, stay in uses:
+            args += [f"{at_ms:013d}", stay]
+        return _words(self.run(scripts.RETURN_USES, keys, args))
 
     def open_pool(self, batch: UUID, client: UUID, pool_id: int, *, issued: int = 0, total: int = 0) -> list[str]:
         keys = [self.keys.state, self.batch(batch).batch, self.batch(batch).pool(client)]

@@ -1,7 +1,7 @@
 """Uses of coupons that were given back: from then on no limit counts them.
 
-The window of the customer is changed in place. One that is made anew from the ledger leaves them out by itself; then
-they only have to be noted. Whoever does either holds the lock of the batch, or the one of a recovery.
+The window of the customer is changed in place, also after windows were made anew: one that nothing is left for is not
+among those. Then they are noted. Whoever does either holds the lock of the batch, or the one of a recovery.
 """
 
 from __future__ import annotations
@@ -24,16 +24,22 @@ _STEP: Final = 500
 class GivenBack:
     """A use that Redis has not heard of as given back. `customer` None: nobody's, or erased."""
 
+    batch_id: UUID
     pool_id: int
     seq: int
     customer: bytes | None
     at_ms: int
+    stay: int
+    """Uses by that customer in the same ms that were not given back."""
 
 
 _WAITING: Final = """
-SELECT v.pool_id, v.seq, c.customer_id, c.consumed_at
-FROM reversals v JOIN consumptions c ON c.pool_id = v.pool_id AND c.seq = v.seq
-WHERE v.returned_at IS NULL AND ($1::uuid IS NULL OR v.pool_id IN (SELECT id FROM pools WHERE batch_id = $1))
+SELECT p.batch_id, v.pool_id, v.seq, c.customer_id, c.consumed_at, (
+  SELECT count(*) FROM consumptions o
+  WHERE o.pool_id = c.pool_id AND o.customer_id = c.customer_id AND o.consumed_at = c.consumed_at
+    AND NOT EXISTS (SELECT FROM reversals r WHERE r.pool_id = o.pool_id AND r.seq = o.seq)) AS stay
+FROM reversals v JOIN consumptions c ON c.pool_id = v.pool_id AND c.seq = v.seq JOIN pools p ON p.id = v.pool_id
+WHERE v.returned_at IS NULL AND ($1::uuid IS NULL OR p.batch_id = $1)
 ORDER BY v.pool_id, v.seq"""
 
 _NOTE: Final = """
@@ -45,20 +51,27 @@ async def uses_given_back(connection: Connection | PoolConnection, batch_id: UUI
     """Those of one coupon, or of all, that `note_returned` was not told of."""
     return [
         GivenBack(
-            row["pool_id"], row["seq"], row["customer_id"].bytes if row["customer_id"] else None,
-            to_ms(row["consumed_at"]),
+            UUID(bytes=row["batch_id"].bytes), row["pool_id"], row["seq"],
+            row["customer_id"].bytes if row["customer_id"] else None, to_ms(row["consumed_at"]), row["stay"],
         )
         for row in await connection.fetch(_WAITING, batch_id)
     ]  # fmt: skip
 
 
 async def return_uses(redis: ScriptRunner, batch_id: UUID, uses: Sequence[GivenBack]) -> None:
-    """Takes them out of the windows of their customers. Raises NotReadyError and RedisUnavailableError."""
+    """Takes them out of the windows of their customers; to repeat it changes nothing.
+
+    Raises NotReadyError and RedisUnavailableError.
+    """
     partition = partition_of(batch_id, redis.partitions)
     prefix, state = batch_keys(partition, batch_id).window_prefix, partition_keys(partition).state
     for at in range(0, len(uses), _STEP):
-        some = [(prefix + use.customer, f"{use.at_ms:013d}") for use in uses[at : at + _STEP] if use.customer]
-        reply = await redis.run(RETURN_USES, [state, *(key for key, _ in some)], [stamp for _, stamp in some])
+        keys, args = list[str | bytes]([state]), list[str | bytes | int]()
+        for use in uses[at : at + _STEP]:
+            if use.customer:
+                keys.append(prefix + use.customer)
+                args += [f"{use.at_ms:013d}", use.stay]
+        reply = await redis.run(RETURN_USES, keys, args)
         if reply[0] != b"DONE":
             raise NotReadyError(f"uses of coupon {batch_id} could not be given back: {reply!r}")
 

@@ -12,14 +12,21 @@ from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.redis_link import NotReadyError, ScriptRunner
 from issuer.scripts import PUT_BATCH
 
-# `coupon` as put_batch.lua has it: '' for a batch of codes.
+# `coupon` as put_batch.lua has it: '' for a batch of codes. `unopened`: a coupon needs no list to be used, so it stays
+# closed until Postgres knows that its pool was opened; a recovery takes an unopened pool for one that gave out nothing.
 FOR_REDIS: Final = """
 SELECT b.*, coalesce((
   SELECT concat_ws(E'\\x1f', c.available + c.reversed + c.released, c.terms,
     CASE WHEN c.unambiguous THEN '' ELSE c.folded END, coalesce(c.product_id, ''), t.terms::text)
   FROM coupons c JOIN coupon_terms t ON t.pool_id = c.pool_id AND t.number = c.terms WHERE c.batch_id = b.id), ''
-) AS coupon
+) AS coupon,
+  b.kind = 'coupon' AND EXISTS (SELECT FROM pools p WHERE p.batch_id = b.id AND NOT p.opened) AS unopened
 FROM batches b"""
+
+
+def closed_as(row: asyncpg.Record) -> str:
+    """The `rebuilding` that a batch (a row of FOR_REDIS) keeps when nothing is rebuilt: '' opens it."""
+    return "unopened" if row["unopened"] else ""
 
 
 async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, rebuilding: str = "") -> bool:
@@ -40,7 +47,7 @@ async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, r
             "" if starts_at is None else starts_at,
             "" if ends_at is None else ends_at,
             rules.packed(),
-            rebuilding,
+            rebuilding or closed_as(row),
             row["coupon"],
         ],
     )

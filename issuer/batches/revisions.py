@@ -2,7 +2,8 @@
 
 Steps, all under one advisory lock of the batch, each safe to die after, since the next push begins again:
 1. of a coupon: uses that were given back leave the windows of their customers
-2. what redeem.lua must know; if the rules changed, with `rebuilding` set: the batch answers 503 from here on
+2. what redeem.lua must know; if the rules changed, or once did and a use was given back, with `rebuilding` set: the
+   batch answers 503 from here on
 3. the windows that the new rules need, from the stream, the dead letters and the ledger
 4. the same as 2 without `rebuilding`: the batch is open, under the new rules
 5. `redis_revision`: nobody needs to push this revision again
@@ -63,7 +64,9 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
     rules = parse_rules(orjson.loads(row["rules"]))
     batch_id, partition = row["id"], partition_of(row["id"], stores.redis.partitions)
     given_back = await uses_given_back(connection, batch_id) if row["coupon"] else []
-    if not _needs_rebuild(row, rules):
+    # Windows made for lower limits lack the older uses, which count when a newer one is given back.
+    cut = bool(given_back) and row["rules_revision"] > 1 and row["ended_at"] is None and Span.of(rules) is not None
+    if not cut and not _needs_rebuild(row, rules):
         await return_uses(stores.redis, batch_id, given_back)
         await put_batch(stores.redis, row, rules)
         await note_returned(connection, given_back)
@@ -83,6 +86,8 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         host_ms=seconds * 1000 + microseconds // 1000,
         backlog=read_backlog(stores.redis.client, partition),
     )
+    # Customers to whom nothing is left keep the windows they had.
+    await return_uses(stores.redis, batch_id, given_back)
     await put_batch(stores.redis, row, rules)
     await note_returned(connection, given_back)
     log.info("windows rebuilt", batch_id=str(batch_id), revision=row["revision"], customers=written)

@@ -38,7 +38,7 @@ from issuer.generating.drawing import FewCodesError
 from issuer.generating.jobs import Order, State, ask_for_codes
 from issuer.generating.making import finish_job
 from issuer.pages import Page, decode_cursor, encode_cursor
-from issuer.postgres import CAMPAIGN_LOCK, Pool, PostgresUnavailableError, unavailable_translated
+from issuer.postgres import CAMPAIGN_LOCK, Pool, PostgresUnavailableError, own_connection, unavailable_translated
 from issuer.redis_link import RedisUnavailableError
 from issuer.stores import Stores
 
@@ -196,7 +196,9 @@ async def _fill(
 ) -> None:
     """Makes the codes that are missing to `total`, and brings them to Redis. Two at a time make no more than one."""
     jobs: list[UUID] = []
-    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+    # Not one of the pool: the jobs are asked for through the pool, and those who wait here must leave them connections.
+    own = own_connection(stores.settings, timeout_s=stores.settings.postgres_timeout_s)
+    async with unavailable_translated(), own as connection, connection.transaction():
         half = int.from_bytes(campaign_id.bytes[-4:], "big", signed=True)
         await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", CAMPAIGN_LOCK, half)
         missing = total - await connection.fetchval(_PROMISED, campaign_id, client_id)

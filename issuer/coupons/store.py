@@ -75,6 +75,8 @@ async def create_coupon(
     try:
         await push_batch(stores, batch_id)
         await load_pool(stores, pool_id)
+        # Closed until here: no use may be taken from a pool that Postgres does not know to be open.
+        await push_batch(stores, batch_id)
     except RedisUnavailableError as error:
         log.warning("coupon is not in Redis yet", coupon_id=str(batch_id), error=str(error))
     return await _coupon(stores.postgres, batch_id)
@@ -138,6 +140,7 @@ async def change_coupon(stores: Stores, coupon: Coupon, changes: dict[str, Any],
 async def delete_coupon(stores: Stores, coupon: Coupon, *, actor: str) -> Coupon:
     """No use is possible from here on, and none of its code ever again. To repeat it changes nothing."""
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        await _locked(connection, coupon.id)
         ended = await connection.fetchval(
             "UPDATE batches SET ended_at = now(), revision = revision + 1 WHERE id = $1 AND ended_at IS NULL"
             " RETURNING id",
@@ -163,14 +166,18 @@ async def _catch_up(stores: Stores, batch_id: UUID) -> None:
     missing = await numbered_uses(stores, coupon) - coupon.uses
     if missing > 0:
         async with unavailable_translated():
-            # Unless somebody has changed it again meanwhile, and looks himself.
+            # Unless somebody has changed it again meanwhile, and looks himself. Given-back uses may have come, too.
             await stores.postgres.execute(_CATCH_UP, batch_id, coupon.offer.available, missing)
         await push_batch(stores, batch_id)
 
 
 _CATCH_UP: Final = """
 WITH coupon AS (
-  UPDATE coupons SET available = available + $3 WHERE batch_id = $1 AND available = $2 RETURNING batch_id
+  UPDATE coupons SET available = available + $3 WHERE batch_id = $1 AND available = $2
+  RETURNING batch_id, pool_id, available + reversed + released AS uses
+), pool AS (
+  UPDATE pools SET total = greatest(total, uses), loaded = CASE WHEN opened THEN greatest(total, uses) ELSE loaded END
+  FROM coupon WHERE pools.id = coupon.pool_id
 )
 UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id"""
 

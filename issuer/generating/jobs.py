@@ -33,7 +33,7 @@ class Hold(IntEnum):
     """What a session may hold of a job, alone: the first half of an advisory lock's key."""
 
     WORK = 0x15540004
-    WAIT = 0x15540006
+    WAIT = 0x15540007
 
 
 class JobNotFoundError(Exception):

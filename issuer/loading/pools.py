@@ -118,9 +118,9 @@ async def load_pool(
 ) -> Loaded:
     """Brings the total to Redis, then codes from the last one loaded on, until the high-water mark (or `most` codes).
 
-    Opens the pool if it never was; of a coupon that is all. May be repeated, killed and run twice at a time: each code
-    is pushed once, in the order of the seqs. With `give_way` it stops when somebody else loads the same pool.
-    `progress` is told how many codes went over.
+    Opens the pool if it never was; of a coupon that is all, and its batch must be pushed then. May be repeated, killed
+    and run twice at a time: each code is pushed once, in the order of the seqs. With `give_way` it stops when somebody
+    else loads the same pool. `progress` is told how many codes went over.
 
     Raises RedisMemoryError, the PoolErrors, RedisUnavailableError, PostgresUnavailableError; what was pushed stays.
     """
@@ -162,8 +162,9 @@ class _Loader:
     async def open(self) -> None:
         """Creates the pool's meta in Redis, then marks it as opened; codes come only after that.
 
-        If we die between the two the next loader finds meta without codes and opens it again. The lock keeps a
-        recovery, which rebuilds only what is marked, from coming between.
+        If we die between the two the next loader finds meta without codes and opens it again. A coupon, which has no
+        codes, is closed until the mark is there: the mark is a new revision, which opens it. The lock keeps a recovery,
+        which rebuilds only what is marked, from coming between.
         """
         async with (
             unavailable_translated(),
@@ -172,7 +173,7 @@ class _Loader:
         ):
             issued = await connection.fetchval(_ACCOUNTED, self._pool.id)
             await self._run(OPEN_POOL, self._keys, (self._pool.id, issued, self._pool.total))
-            await connection.execute("UPDATE pools SET opened = true WHERE id = $1 AND NOT opened", self._pool.id)
+            await connection.execute(_MARK, self._pool.id)
 
     async def load(self, most: int | None, *, give_way: bool) -> None:
         await self._push(0, ())  # the total first: what is not loaded yet must not look sold out
@@ -258,6 +259,10 @@ _ACCOUNTED = """
 SELECT greatest(0, (SELECT max(seq) FROM ledger WHERE pool_id = $1),
     (SELECT max(seq) FROM set_aside WHERE pool_id = $1), (SELECT max(seq) FROM dead_letters WHERE pool_id = $1))
 """
+
+_MARK = """
+WITH marked AS (UPDATE pools SET opened = true WHERE id = $1 AND NOT opened RETURNING batch_id)
+UPDATE batches b SET revision = revision + 1 FROM marked WHERE b.id = marked.batch_id AND b.kind = 'coupon'"""
 
 # One value instead of thousands of rows: a code holds no control characters, so US tells them apart. Seqs that are set
 # aside lie below what Redis counts as issued; should one ever turn up here, it must not be handed out.

@@ -5,8 +5,8 @@
 --
 -- KEYS: 1 state, 2 batch
 -- ARGV: 1 epoch, 2 revision, 3 state (open | ended), 4 paused (1 | 0), 5 starts_at_ms or '', 6 ends_at_ms or '',
---       7 limits (max:window_ms,…; window 0 = for ever), 8 rebuilding ('' or the revision whose windows are rebuilt),
---       9 coupon ('' for a batch of codes; else US-separated: uses there are in all, number of the terms, folded code
+--       7 limits (max:window_ms,…; window 0 = for ever), 8 rebuilding ('' or the revision whose windows are rebuilt, or
+--       'unopened' for a coupon whose pool is not marked as opened), 9 coupon ('' for a batch of codes; else US-separated: uses there are in all, number of the terms, folded code
 --       or nothing, product, terms)
 -- Returns: {STALE_EPOCH, epoch} | {SUPERSEDED, revision} | {REBUILT} | {DONE}
 -- Cost: three commands, four for a coupon.

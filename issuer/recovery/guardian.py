@@ -19,6 +19,7 @@ import asyncpg
 import orjson
 import structlog
 
+from issuer.events import EVENT_FORMAT
 from issuer.incarnation import Incarnations, InstallationError
 from issuer.postgres import (
     Connection,
@@ -91,6 +92,8 @@ class Recovery:
         """Recovers and blesses; None if the server is blessed already (and no order forces a recovery)."""
         row = await self._postgres.fetchrow("SELECT * FROM installation")
         assert row is not None
+        if row["event_format"] > EVENT_FORMAT:
+            raise IncidentError(f"event format {row['event_format']} of the data is newer than {EVENT_FORMAT}: upgrade")
         forced = self._orders.restored or self._orders.margin > 0
         states = await look_at_partitions(self._link, row["partitions"])
         if others := foreign_installations(states, row["id"]):
@@ -144,6 +147,9 @@ class Recovery:
             await rebuild.set_aside(self._postgres, epoch, pools, bound, begun)
             await rebuild.rebuild_partitions(self._link, self._postgres, mark, pools)
         else:
+            if finding.verdict is Verdict.FIRST:
+                # Batches may be there before the first pool is opened, and this server need not know them.
+                await rebuild.rebuild_partitions(self._link, self._postgres, mark, pools)
             for pool in pools:
                 pool.issued_after = pool.issued_before or 0
         await self._bless(mark, server, report)

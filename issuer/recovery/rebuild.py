@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
-from issuer.batches.given_back import note_returned, uses_given_back
-from issuer.batches.put_batch import FOR_REDIS, put_batch
+from issuer.batches.given_back import note_returned, return_uses, uses_given_back
+from issuer.batches.put_batch import FOR_REDIS, closed_as, put_batch
 from issuer.batches.rules import parse_rules
 from issuer.batches.windows import fenced_writer, write_windows
 from issuer.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
@@ -228,9 +229,12 @@ async def rebuild_partitions(link: Caller, postgres: Connection, mark: Mark, poo
             partition = partition_of(row["id"], mark.partitions)
             await restore_answers(postgres, link, row["id"], partition, host_ms=host_ms)
             if row["ended_at"] is None:
-                writer = fenced_writer(redis, row["id"], partition, "")
+                writer = fenced_writer(redis, row["id"], partition, closed_as(row))
                 await write_windows(postgres, row["id"], partition, rules, writer, host_ms=host_ms)
         await postgres.execute("UPDATE batches SET redis_revision = $2 WHERE id = $1", row["id"], row["revision"])
+    # They come by pool, and a coupon has one.
+    for batch_id, uses in groupby(given_back, lambda use: use.batch_id):
+        await return_uses(redis, batch_id, list(uses))
     await note_returned(postgres, given_back)
     await _rebuild_pools(link, postgres, mark, pools)
 

@@ -17,10 +17,10 @@ from pydantic import SecretStr
 
 from issuer.campaigns import feeds as feeds_module
 from issuer.campaigns.campaign import HOUSE
-from issuer.campaigns.store import NewCampaign, create_campaign, find_campaign
+from issuer.campaigns.store import CampaignChanges, NewCampaign, change_campaign, create_campaign, find_campaign
 from issuer.migrate import migrate
 from issuer.settings import Auth, Settings
-from issuer.stores import Stores
+from issuer.stores import Stores, open_stores
 from tests.api import Api, problem, running_app
 from tests.api_process import ApiProcess
 from tests.coupon_service import PAST, ahead, call, failure, issue
@@ -206,6 +206,15 @@ async def test_without_redis_no_campaign_is_made(settings: Settings) -> None:
         assert response.headers["retry-after"] == "1"
         (only,) = (await api.client.get(PATH)).json()["items"]
         assert (only["state"], only["issued"]) == ("ended", None)
+
+
+async def test_one_connection_to_postgres_is_enough_to_make_and_extend_campaigns(settings: Settings) -> None:
+    new = NewCampaign("Concert", 3, datetime(2020, 1, 1, tzinfo=UTC))
+    async with open_stores(settings, postgres_size=1) as stores, asyncio.timeout(20):
+        made, _ = await asyncio.gather(*(create_campaign(stores, new, actor="test") for _ in range(2)))
+        more = CampaignChanges(total=5)
+        await asyncio.gather(*(change_campaign(stores, made.id, more, actor="test") for _ in range(3)))
+        assert (await find_campaign(stores.postgres, made.id)).total == 5
 
 
 async def test_what_was_done_is_in_the_audit_log(api: Api) -> None:

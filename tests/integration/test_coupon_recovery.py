@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
+from issuer.batches.revisions import push_batch
 from issuer.batches.rules import parse_rules
 from issuer.calls import Answer, CouponWish
 from issuer.coupons.coupon import Coupon, Offer
@@ -23,13 +24,16 @@ from issuer.engine import Engine
 from issuer.events import encode_order
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
+from issuer.loading.pools import top_up
 from issuer.outcomes import Outcome
 from issuer.recovery.guardian import Orders
 from issuer.recovery.journal import Journal
 from issuer.recovery.set_aside import list_set_aside, release
+from issuer.redis_link import RedisUnavailableError
 from issuer.settings import Settings
 from issuer.stores import Stores, open_stores
 from tests.integration.test_recovery import blessed_again, drain, engine_of, ready, seqs, verdict
+from tests.recording import dying
 from tests.servers import RedisServer
 
 CLIENT = uuid.UUID(int=9)
@@ -131,6 +135,31 @@ async def test_what_a_lost_redis_may_have_counted_is_set_aside_and_never_used_ag
         await balanced(stores)
 
 
+@pytest.mark.parametrize("lose", [True, False])
+async def test_a_coupon_stays_closed_until_postgres_knows_that_it_was_opened(
+    own_settings: Settings, own_redis: RedisServer, lose: bool
+) -> None:
+    async with open_stores(own_settings) as stores:
+        coupon = await make(dying(stores, 1, lost=True), 100)  # the pool is in Redis, and its maker died of it
+        assert await stores.postgres.fetchval("SELECT opened FROM pools") is False
+        assert await remaining(stores) == 100
+        async with engine_of(own_settings, stores) as engine:
+            await ready(engine)
+            assert {answer.outcome for answer in await use(engine, 3)} == {Outcome.REBUILDING}
+            if lose:
+                with own_redis.client() as client:
+                    client.flushall()
+                await blessed_again(stores)
+                await ready(engine)
+                assert {answer.outcome for answer in await use(engine, 3)} == {Outcome.REBUILDING}
+            await top_up(stores)
+            await push_batch(stores, coupon.id)
+            assert len(granted(await use(engine, 10))) == 10
+        await drain(stores)
+        assert await seqs(stores, "consumptions") == list(range(1, 11))
+        await balanced(stores)
+
+
 async def test_the_journal_brings_back_what_redis_lost(
     own_settings: Settings, own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -175,6 +204,64 @@ async def test_a_reversal_is_known_after_a_loss_and_counts_once(own_settings: Se
             assert len(granted(await use(engine, 3, customer=customer))) == 1
         await drain(stores)
         await balanced(stores)
+
+
+async def test_the_only_use_of_a_customer_is_given_back_with_new_limits_and_in_a_recovery(
+    own_settings: Settings, own_redis: RedisServer
+) -> None:
+    """Redis keeps the windows, and none of these customers has a row from which theirs would be made anew."""
+    async with open_stores(own_settings) as stores:
+        coupon = await make(stores, 1_000, rules=parse_rules({"maxpercustomer": 1}))
+        customers = uuid.uuid4(), uuid.uuid4()
+        async with engine_of(own_settings, stores) as engine:
+            names = [granted(await use(engine, 1, customer=customer))[0] for customer in customers]
+            await drain(stores)
+            away = dying(stores, 0)
+            await reverse_use(away, names[0], client_id=CLIENT, actor="test")
+            await change_coupon(
+                stores, coupon, {"rules": parse_rules({"maxpercustomer": 1, "timelimit": 9})}, actor="t"
+            )
+            assert len(granted(await use(engine, 2, customer=customers[0]))) == 1
+            await reverse_use(away, names[1], client_id=CLIENT, actor="test")
+            await stores.guardian.check(Orders(margin=1))
+            await ready(engine)
+            assert len(granted(await use(engine, 2, customer=customers[1]))) == 1
+            assert granted(await use(engine, 1, customer=customers[0])) == []
+        assert await stores.postgres.fetchval("SELECT count(*) FROM reversals WHERE returned_at IS NULL") == 0
+
+
+async def test_a_reversal_after_a_limit_was_lowered_brings_no_more_than_the_limit(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        coupon = await make(stores, 100, rules=parse_rules({"maxpercustomer": 9}))
+        customer = uuid.uuid4()
+        async with engine_of(own_settings, stores) as engine:
+            names = granted(await use(engine, 8, customer=customer))
+            await drain(stores)
+            await change_coupon(stores, coupon, {"rules": parse_rules({"maxpercustomer": 5})}, actor="test")
+            for name in names[4:7]:
+                await reverse_use(stores, name, client_id=CLIENT, actor="test")
+                assert granted(await use(engine, 1, customer=customer)) == []
+            await reverse_use(stores, names[7], client_id=CLIENT, actor="test")
+            assert len(granted(await use(engine, 3, customer=customer))) == 1
+
+
+async def test_uses_of_one_moment_are_given_back_one_by_one(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        await make(stores, 100, rules=parse_rules({"maxpercustomer": 3}))
+        customer = uuid.uuid4()
+        async with engine_of(own_settings, stores) as engine:
+            names = granted(await use(engine, 3, customer=customer))  # in one call, so at one time
+            await drain(stores)
+            with pytest.raises(RedisUnavailableError):
+                await push_dying(stores, names[0])
+            await push_batch(stores, (await find_coupon(stores.postgres, CODE, client_id=CLIENT)).id)
+            assert len(granted(await use(engine, 2, customer=customer))) == 1
+
+
+async def push_dying(stores: Stores, name: str) -> None:
+    """Gives a use back; Redis takes it out of the window, and the process hears nothing of it."""
+    await reverse_use(dying(stores, 0), name, client_id=CLIENT, actor="test")
+    await push_batch(dying(stores, 0, lost=True), (await find_coupon(stores.postgres, CODE, client_id=CLIENT)).id)
 
 
 async def test_fewer_uses_than_before_a_loss_do_not_bring_a_number_back(

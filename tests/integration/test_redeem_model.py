@@ -276,7 +276,8 @@ class RedeemMachine(RuleBasedStateMachine):
         at_ms = times.pop(which)
         if not times:
             del batch.history[customer]
-        assert self.partition.return_uses(coupon_id, [(customer, at_ms)])[0] == "DONE"
+        for _ in range(2):  # to repeat it changes nothing
+            assert self.partition.return_uses(coupon_id, [(customer, at_ms, times.count(at_ms))])[0] == "DONE"
         batch.revision += 1
         coupon = batch.coupon
         batch.coupon = CouponState(coupon.total + 1, coupon.number, coupon.folded, coupon.product, coupon.terms)
