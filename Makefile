@@ -4,7 +4,7 @@
 # make soak   breaks an installation again and again: make soak ARGS="--minutes 60 --seed 1"
 # make mutants  breaks a promise in a copy of the program and tells which test noticed
 # make rpc    makes the code of the coupon service from its contract, proto/coupon/coupon.proto
-# make bench  measures everything on this machine, some 25 minutes; make bench ARGS=--quick for a look
+# make bench  measures everything on this machine, some 20 minutes; make bench ARGS=--quick for a look
 # make profile  leaves a flame graph of an API process under load in loadtest/results/
 # make clean  removes the virtual environment and caches, never the data in .issuer
 #
