@@ -26,17 +26,20 @@ LOOK: Final = 0x2000
 class Answer(NamedTuple):
     """What became of one redemption, use or look. `retry_at_ms` (Redis' time) for LIMIT_REACHED.
 
-    `code` for GRANTED and REPLAYED; of a coupon, and for USABLE, it is the text that `issuer.coupons.uses` reads.
+    `code` for GRANTED and REPLAYED. Of a coupon it is the number of the use, and `use` is what the script said once for
+    all uses of the call; for USABLE, `code` is how many are left and the terms. `issuer.coupons.uses` reads them.
     """
 
     outcome: Outcome
     code: str = ""
     retry_at_ms: int | None = None
+    use: bytes = b""
 
 
 NOT_READY: Final = Answer(Outcome.NOT_READY)
 OVERLOADED: Final = Answer(Outcome.OVERLOADED)
 NOT_REPLICATED: Final = Answer(Outcome.NOT_REPLICATED)
+_USED: Final = {b"USED": Outcome.GRANTED, b"USED_BEFORE": Outcome.REPLAYED}
 _PLAIN: Final = {outcome.value.encode(): Answer(outcome) for outcome in Outcome}
 
 
@@ -54,17 +57,9 @@ class PoolRef:
     flags: int = 0
 
 
-class CouponWish(NamedTuple):
-    """What is asked of a coupon: the code as it was given, folded; the product or b''; the order (`encode_order`)."""
-
-    folded: bytes
-    product: bytes
-    order: bytes
-
-    def around(self, who: bytes) -> bytes:
-        """`who` with the wish before it, for the script, and the order behind it, for the event."""
-        folded, product, order = self
-        return b"".join((_INDEX.pack(len(folded)), folded, _INDEX.pack(len(product)), product, who, order))
+def ask_for_coupon(folded: bytes, product: bytes) -> bytes:
+    """What the script reads before `who`: the code as it was given, folded, and the product or nothing."""
+    return b"".join((_INDEX.pack(len(folded)), folded, _INDEX.pack(len(product)), product))
 
 
 class Slot(Protocol):
@@ -153,10 +148,20 @@ def _arguments(
     return keys, [len(batches), len(pools), bytes(pool_batches), IDEMPOTENCY_TTL_MS, *packed]
 
 
-def parse_answer(text: bytes) -> Answer:
-    """One answer of the script. A status that we do not know is an error, never a default."""
+def parse_answers(joined: bytes) -> list[Answer]:
+    """What the script said of each request of a call, in order."""
+    answers, _, said = joined.partition(b"\x1e")
+    uses = said.split(b"\x1f")
+    return [_parse_answer(text, uses) for text in answers.split(b"\x1f")]
+
+
+def _parse_answer(text: bytes, uses: list[bytes]) -> Answer:
+    """A status that we do not know is an error, never a default."""
     if text.startswith(b"GRANTED "):
         return Answer(Outcome.GRANTED, text[8:].decode())
+    if text.startswith(b"USED"):
+        status, which, number = text.split(b" ")
+        return Answer(_USED[status], number.decode(), None, uses[int(which) - 1])
     plain = _PLAIN.get(text)
     if plain is not None:
         return plain

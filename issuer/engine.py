@@ -26,11 +26,10 @@ from issuer.calls import (
     OVERLOADED,
     Answer,
     Call,
-    CouponWish,
     PoolRef,
     Slot,
     Waiting,
-    parse_answer,
+    parse_answers,
 )
 from issuer.events import encode_who
 from issuer.incarnation import Incarnations
@@ -169,11 +168,12 @@ class Engine:
         customer_id: bytes | None,
         api_key_id: int,
         idempotency_key: str | None,
-        wish: CouponWish | None = None,
+        asked: bytes = b"",
+        order: bytes = b"",
     ) -> None:
         """The same without a coroutine: the answer is put into `slot`, at once or when it is there.
 
-        `wish`: what is asked of a coupon; for a `pool` with the flag USE or LOOK, and for no other.
+        `asked` (`ask_for_coupon`) and `order` (`encode_order`): for a `pool` with the flag USE or LOOK, and no other.
         """
         if not self._connected:
             slot.set_result(NOT_READY)
@@ -185,8 +185,8 @@ class Engine:
         if idempotency_key is not None:
             key_hash = idempotency_hash(customer_id, idempotency_key)
         who = encode_who(customer_id, api_key_id, key_hash)
-        if wish is not None:
-            who = wish.around(who)
+        if asked:
+            who = asked + who + order
         give_up_at = asyncio.get_running_loop().time() + self._timeout_s
         self._queue.append(Waiting(pool, customer_id, who, key_hash, give_up_at, slot))
         self._arrived.set()
@@ -408,11 +408,9 @@ class Engine:
             self._seen_ms[call.partition] = max(self._seen_ms.get(call.partition, 0), int(now_ms))
         if len(reply) > 3:
             self._note_clock(call.partition, int(now_ms), int(reply[3]))
-        answers = joined.split(b"\x1f")
-        for waiting, text in zip(call.waiting, answers, strict=True):
+        for waiting, answer in zip(call.waiting, parse_answers(joined), strict=True):
             if waiting.slot.done():
                 continue
-            answer = parse_answer(text)
             if not replicated and answer.outcome in (Outcome.GRANTED, Outcome.REPLAYED):
                 answer = NOT_REPLICATED
             waiting.slot.set_result(answer)

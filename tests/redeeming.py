@@ -322,12 +322,20 @@ def decode_result(values: list[bytes]) -> Result:
     status = values[0].decode()
     if status not in ("DONE", "REPEATED"):
         return Result(status, detail=values[1].decode())
-    now, _, answers = values[1].split(_RS, 2)
+    now, _, answers, said = values[1].split(_RS, 3)
     host_ms = int(values[3]) if status == "DONE" else 0
-    words = [answer.decode().partition(" ") for answer in answers.split(_US)]
-    return Result(
-        status, int(now), tuple(Answer(word, detail) for word, _, detail in words), values[2], host_ms, values[1]
-    )
+    uses = [text.decode() for text in said.split(_US)]
+    told = tuple(_answer(answer.decode(), uses) for answer in answers.split(_US))
+    return Result(status, int(now), told, values[2], host_ms, values[1])
+
+
+def _answer(text: str, uses: Sequence[str]) -> Answer:
+    word, _, detail = text.partition(" ")
+    if word not in ("USED", "USED_BEFORE"):
+        return Answer(word, detail)
+    which, number = detail.split(" ")
+    pool_id, call_and_terms = uses[int(which) - 1].split(" ", 1)
+    return Answer("GRANTED" if word == "USED" else "REPLAYED", f"{pool_id} {number} {call_and_terms}")
 
 
 def _words(values: list[bytes]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from issuer.calls import LOOK, USE, PoolRef
+from issuer.calls import LOOK, USE, PoolRef, ask_for_coupon
 from issuer.coupons.folding import coupon_id, fold, fold_fully
 from issuer.engine import Engine
 
@@ -20,6 +20,11 @@ class Place:
     use: PoolRef
     look: PoolRef
     folded: bytes
+    bare: bytes
+
+    def asked(self, product: bytes) -> bytes:
+        """What the script is to read: the code and the product (b'': none)."""
+        return ask_for_coupon(self.folded, product) if product else self.bare
 
 
 class CouponPlaces:
@@ -27,21 +32,23 @@ class CouponPlaces:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._places: dict[tuple[UUID, str], Place] = {}
+        # A number is found much faster than an id, and its hash is made in C.
+        self._places: dict[tuple[int, str], Place] = {}
 
     def find(self, client_id: UUID, code: str) -> Place:
-        place = self._places.get((client_id, code))
+        place = self._places.get((client_id.int, code))
         if place is None:
             place = self._make(client_id, code)
             if len(self._places) >= MOST_PLACES:
                 self._places.clear()
             # The number of partitions is what the installation says, and that is known once Redis is reached.
             if self._engine.is_ready:
-                self._places[client_id, code] = place
+                self._places[client_id.int, code] = place
         return place
 
     def _make(self, client_id: UUID, code: str) -> Place:
         folded = fold(code)
+        name = folded.encode()
         batch_id = coupon_id(client_id, fold_fully(folded))
         use, look = (self._engine.pool_ref(batch_id, client_id, flags=flags) for flags in (USE, LOOK))
-        return Place(use, look, folded.encode())
+        return Place(use, look, name, ask_for_coupon(name, b""))

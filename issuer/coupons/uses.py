@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import re
+import struct
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-_TAG: Final = 8
-_LENGTH: Final = 24
-_NUMBERS_BITS: Final = 128
-_TWICE: Final = 2**64 + 1
-_NUMBER: Final = 2**64 - 1
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
+_RAW: Final = struct.Struct(">QQQ")
+_TAGS: Final = struct.Struct(">8Q")
+"""Eight uses that are neighbours are a block; the tags of a block come of one hash."""
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+_MOST_NUMBER: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,35 +27,39 @@ class UseName:
 
     pool_id: int
     seq: int
-    tag: bytes
+    tag: int
 
     def is_of(self, call_id: str) -> bool:
         """Whether the use of these numbers was made by the script call of this id (32 hex digits)."""
-        return hmac.compare_digest(self.tag, _tag(self.pool_id, self.seq, call_id))
+        right = _tags(self.pool_id, self.seq >> 3, call_id)[self.seq & 7]
+        return hmac.compare_digest(self.tag.to_bytes(8), right.to_bytes(8))
 
 
 def consumption_id(pool_id: int, seq: int, call_id: str) -> str:
     """32 characters that are safe in a path. They cannot be guessed: the id of the script call is random."""
-    tag = int.from_bytes(_tag(pool_id, seq, call_id), "big")
+    return _encode(pool_id, seq, _tags(pool_id, seq >> 3, call_id)).decode()
+
+
+def _encode(pool_id: int, seq: int, tags: Sequence[int]) -> bytes:
+    tag = tags[seq & 7]
     # Under the tag the numbers are not seen at a glance: nobody is to build on them.
-    numbers = (pool_id << 64 | seq) ^ tag * _TWICE
-    return base64.urlsafe_b64encode((tag << _NUMBERS_BITS | numbers).to_bytes(_LENGTH, "big")).decode()
+    return b2a_base64(_RAW.pack(tag, pool_id ^ tag, seq ^ tag), newline=False).translate(_URL_SAFE)
 
 
 def parse_consumption_id(text: str) -> UseName | None:
     """None: nothing that `consumption_id` makes."""
     if _ID.fullmatch(text) is None:
         return None
-    raw = base64.urlsafe_b64decode(text)
-    numbers = int.from_bytes(raw[_TAG:], "big") ^ int.from_bytes(raw[:_TAG], "big") * _TWICE
-    pool_id, seq = numbers >> 64, numbers & _NUMBER
-    return UseName(pool_id, seq, raw[:_TAG]) if max(pool_id, seq) < 2**63 else None
+    tag, pool_id, seq = _RAW.unpack(urlsafe_b64decode(text))
+    name = UseName(pool_id ^ tag, seq ^ tag, tag)
+    return name if max(name.pool_id, name.seq) <= _MOST_NUMBER else None
 
 
-def read_use(text: str) -> tuple[str, str]:
-    """The consumption id and the terms (a JSON object), from the `code` of an answer to a use."""
-    pool_id, seq, call_id, terms = text.split(" ", 3)
-    return consumption_id(int(pool_id), int(seq), call_id), terms
+def read_use(number: str, said: bytes) -> tuple[bytes, bytes]:
+    """The consumption id and the terms (a JSON object), from the `code` and the `use` of an answer."""
+    seq = int(number)
+    pool_id, tags, terms = _read_said(said, seq >> 3)
+    return _encode(pool_id, seq, tags), terms
 
 
 def read_look(text: str) -> tuple[int, str]:
@@ -60,5 +68,13 @@ def read_look(text: str) -> tuple[int, str]:
     return int(left), terms
 
 
-def _tag(pool_id: int, seq: int, call_id: str) -> bytes:
-    return hashlib.blake2b(f"{pool_id} {seq} {call_id}".encode(), digest_size=_TAG).digest()
+@lru_cache(maxsize=1_024)
+def _read_said(said: bytes, block: int) -> tuple[int, Sequence[int], bytes]:
+    """The pool, the tags of the uses of a block, and the terms: the same for neighbours, and asked for one by one."""
+    pool_id, call_id, terms = said.split(b" ", 2)
+    return int(pool_id), _tags(int(pool_id), block, call_id.decode()), terms
+
+
+def _tags(pool_id: int, block: int, call_id: str) -> tuple[int, ...]:
+    tags: tuple[int, ...] = _TAGS.unpack(hashlib.blake2b(f"{pool_id} {block} {call_id}".encode()).digest())
+    return tags

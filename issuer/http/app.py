@@ -33,7 +33,8 @@ from issuer.http.routes import (
     uploads,
 )
 from issuer.http.routes.access import Operation, Surface
-from issuer.http.routes.consume import CONSUME_PATH, ConsumeRoute
+from issuer.http.routes.consume import CONSUME_PATH
+from issuer.http.routes.consume_express import ConsumeRoute
 from issuer.http.routes.coupon_desk import CouponDesk
 from issuer.http.routes.coupon_service import METHOD_PATHS, CouponService
 from issuer.http.routes.issue_coupon import ISSUE_PATH, IssueRoute
@@ -85,7 +86,7 @@ class IssuerApp(Starlette):
 def create_app(settings: Settings | None = None) -> IssuerApp:
     """The application. It starts without Redis and Postgres and answers 503 until they are there."""
     settings = settings or Settings()
-    redeem, use, desk = RedeemRoute(settings), ConsumeRoute(), CouponDesk(settings)
+    redeem, use, desk = RedeemRoute(settings), ConsumeRoute(settings), CouponDesk(settings)
 
     @asynccontextmanager
     async def lifespan(app: IssuerApp) -> AsyncIterator[None]:

@@ -210,9 +210,10 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         make = self.express.get(self.url[: self.url.find(b"?") + 1] or self.url + b"?")
         if make is None:
             return None
+        # A body without an announced length, and one of several parts: for those there is the long way.
+        odd = b"content-type" if self._announced_bytes else b"transfer-encoding"
         for name, value in self.headers:
-            # A body without an announced length, and one of several parts: for those there is the long way.
-            if name == b"transfer-encoding" or (name == b"content-type" and value.startswith(b"multipart/")):
+            if name == odd and (not self._announced_bytes or value.startswith(b"multipart/")):
                 return None
         return make
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -20,6 +21,22 @@ Headers = list[tuple[bytes, bytes]]
 
 MAX_EXPRESS_BODY: Final = 4_096
 """A body that may come in several pieces, but that is not worth streaming."""
+
+
+Credentials = tuple[bytes, bytes | None, int]
+"""Authorization (b'': none), the last Idempotency-Key, and how many of the latter there are."""
+
+
+def read_credentials(headers: Iterable[tuple[bytes, bytes]]) -> Credentials:
+    """Header names are in lower case."""
+    authorization, idempotency_key, keys_given = b"", None, 0
+    for name, value in headers:
+        if name == b"authorization":
+            authorization = value
+        elif name == b"idempotency-key":
+            idempotency_key = value
+            keys_given += 1
+    return authorization, idempotency_key, keys_given
 
 
 class _NoEvent(asyncio.Event):

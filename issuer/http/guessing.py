@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, NamedTuple, Self
+from uuid import UUID
 
 from issuer.api_keys import ApiKey, Scope
 from issuer.http.problems import ProblemError, not_ready
@@ -54,11 +55,13 @@ def is_operator(key: ApiKey | None) -> bool:
 
 
 class _Subject(NamedTuple):
-    """One of those by whom the misses of an attempt are counted."""
+    """One by whom the misses of somebody are counted. At `place` in `table` is what this process knows of them."""
 
     kind: str
     name: str
     limit: Limit
+    table: Table[Hashable, _Misses]
+    place: Hashable
 
     @property
     def bucket(self) -> str:
@@ -91,21 +94,28 @@ class _Misses:
 
 
 class Attempt:
-    """One look-up. Use it as a context, or call `begin` and `end`."""
+    """One look-up, and who does it. Use it as a context, or call `begin` and `end`."""
 
-    __slots__ = ("_guesses", "_known", "_subjects")
+    __slots__ = ("_guesses", "address", "customer", "key", "known")
 
-    def __init__(self, guesses: Guesses, subjects: Sequence[_Subject], known: Sequence[_Misses]) -> None:
+    def __init__(self, guesses: Guesses, key: ApiKey | None, address: str, customer: bytes | None) -> None:
         self._guesses = guesses
-        self._subjects = subjects
-        self._known = known
+        self.key = key
+        self.address = address
+        self.customer = customer
+        self.known: Sequence[_Misses] = ()
+
+    @property
+    def owner(self) -> UUID | int | None:
+        """Whose customer it is. The same id means another person at another client: no guess of his is the other's."""
+        return None if self.key is None else self.key.client_id or self.key.id
 
     def begin(self) -> None:
-        for misses in self._known:
+        for misses in self.known:
             misses.looking += 1
 
     def end(self) -> None:
-        for misses in self._known:
+        for misses in self.known:
             misses.looking -= 1
 
     def __enter__(self) -> Self:
@@ -119,8 +129,7 @@ class Attempt:
 
     async def missed(self) -> None:
         """Counts a miss. Raises ProblemError: 429 where it was one too many, 503 where it could not be counted."""
-        if self._subjects:
-            await self._guesses.charge(self._subjects)
+        await self._guesses.charge(self)
 
 
 class Guesses:
@@ -130,48 +139,67 @@ class Guesses:
         self._leases = leases
         self._tally = tally
         self._limit = settings.miss_limit
-        self._known: Table[_Subject, _Misses] = Table(MOST_KNOWN)
+        # Whether there is anything in these tables.
+        self._knows_misses = False
+        self._keys: Table[Hashable, _Misses] = Table(MOST_KNOWN)
+        self._addresses: Table[Hashable, _Misses] = Table(MOST_KNOWN)
+        self._customers: Table[Hashable, _Misses] = Table(MOST_KNOWN)
         self._now = asyncio.get_running_loop().time
 
     def attempt(self, key: ApiKey | None, address: str, customer: bytes | None = None) -> Attempt:
         """A look-up by this caller. Raises ProblemError: 429, or 503 while misses cannot be counted."""
-        subjects = self._subjects(key, address, customer)
-        if subjects and not self._leases.is_connected:
+        attempt = Attempt(self, key, address, customer)
+        if not self._leases.is_connected and self._subjects(attempt):
             raise not_ready("look-ups cannot be counted while Redis is away")
-        known = [misses for subject in subjects if (misses := self._known.find(subject)) is not None]
-        now = self._now()
-        for misses in known:
-            if (wait_s := misses.wait_s(now)) > 0:
-                raise self._refusal(misses.subject, wait_s)
-        return Attempt(self, subjects, known)
+        if self._knows_misses and not is_operator(key):
+            attempt.known = known = self._known_of(attempt)
+            now = self._now()
+            for misses in known:
+                if (wait_s := misses.wait_s(now)) > 0:
+                    raise self._refusal(misses.subject, wait_s)
+        return attempt
 
-    def _subjects(self, key: ApiKey | None, address: str, customer: bytes | None) -> list[_Subject]:
+    def _known_of(self, attempt: Attempt) -> list[_Misses]:
+        """What is known of who does it, without naming all subjects: nearly everybody hits."""
+        key, found = attempt.key, []
+        if key is not None:
+            found.append(self._keys.find(key.id))
+        if key is None or key.guess_limit is None:
+            found.append(self._addresses.find(attempt.address))
+        if attempt.customer is not None:
+            found.append(self._customers.find((attempt.owner, attempt.customer)))
+        return [misses for misses in found if misses is not None]
+
+    def _subjects(self, attempt: Attempt) -> list[_Subject]:
+        key, customer = attempt.key, attempt.customer
         if is_operator(key):
             return []
         subjects = []
         own = None if key is None else key.guess_limit
         limit, key_limit = self._limit, self._limit if own is None else parse_limit(own)
         if key is not None and key_limit is not None:
-            subjects.append(_Subject("misses_key", str(key.id), key_limit))
+            subjects.append(_Subject("misses_key", str(key.id), key_limit, self._keys, key.id))
         if limit is not None and own is None:
             # A key with a limit of its own is that of a server: behind its address are many.
-            subjects.append(_Subject("misses_address", address, limit))
+            subjects.append(_Subject("misses_address", attempt.address, limit, self._addresses, attempt.address))
         if limit is not None and customer is not None:
-            # The same id means another person at another client: one tenant's guesses are none of the other's.
-            owner = "" if key is None else str(key.client_id or key.id)
-            subjects.append(_Subject("misses_customer", f"{owner} {customer.hex()}", limit))
+            owner = attempt.owner
+            name = f"{owner or ''} {customer.hex()}"
+            subjects.append(_Subject("misses_customer", name, limit, self._customers, (owner, customer)))
         return subjects
 
-    async def charge(self, subjects: Sequence[_Subject]) -> None:
+    async def charge(self, attempt: Attempt) -> None:
         """One miss in each bucket, whether or not it has room. Raises ProblemError as `Attempt.missed`."""
+        subjects = self._subjects(attempt)
         grants = await asyncio.gather(*map(self._take, subjects))
         if None in grants:
             raise not_ready("a look-up could not be counted")
+        self._knows_misses = True
         now = self._now()
         refused: ProblemError | None = None
         for subject, grant in zip(subjects, grants, strict=True):
             assert grant is not None
-            self._known.of(subject, partial(_Misses, subject)).hear(grant, now)
+            subject.table.of(subject.place, partial(_Misses, subject)).hear(grant, now)
             if grant.given == 0 and refused is None:
                 refused = self._refusal(subject, grant.wait_s)
         if refused is not None:

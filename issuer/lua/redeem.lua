@@ -19,11 +19,12 @@
 --       (bytes that go into the event as they are)
 -- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, host_ms} | {DONE, result, data, host_ms} | {REPEATED, result, data}
 --          data = that of the event, '' where there is none (any more);  result = now_ms RS id of the stream entry,
---          '' where nothing was granted RS answers joined by US;
---          of a coupon, code = pool id SP number of the use SP call id SP terms;  answer = one of
+--          '' where nothing was granted RS answers joined by US RS said of uses, joined by US;
+--          said once for all uses of a coupon in a call: pool id SP call id SP terms;  which = its place, from 1;
+--          answer = one of
 --          GRANTED code, REPLAYED code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
 --          LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT, WRONG_PRODUCT,
---          USABLE left SP terms
+--          USED which SP number, USED_BEFORE which SP number, USABLE left SP terms
 -- Cost: per call 10 commands, 1 for each batch and 5 for each pool it touches; windows and kept answers are read by
 --       one MGET, and written by one MSET or MSETEX a batch where the server has it, otherwise by one SET each.
 
@@ -162,16 +163,18 @@ for p = 1, pool_count do
 end
 
 local granted, replayed_key = 0, nil
-local new_answers, sizes = {}, {}
+local new_answers, sizes, said = {}, {}, {}
 
 -- nil: nothing is kept for the key.
 local function replay(pool, key)
   local answer = values[key]
   if not answer then return nil end
-  local pool_id, code = string.match(answer, '^(%d+) %d+ %d+ (.*)$')
+  local pool_id, seq, code = string.match(answer, '^(%d+) (%d+) %d+ (.*)$')
   if pool_id ~= pool.id then return 'KEY_REUSED' end
   replayed_key = key
-  return 'REPLAYED ' .. code
+  if not pool.coupon then return 'REPLAYED ' .. code end
+  said[#said + 1] = pool_id .. ' ' .. code
+  return 'USED_BEFORE ' .. #said .. ' ' .. seq
 end
 
 -- nil: within all limits; otherwise the time (ms) at which the last of them lets the customer in again, '' for never.
@@ -217,13 +220,19 @@ end
 
 local function grant(pool, window, key, who)
   local taken, batch, parts = pool.taken + 1, pool.batch, pool.parts
-  local coupon, code = pool.coupon, nil
+  local coupon, code, answer = pool.coupon, nil, nil
   granted, pool.taken = granted + 1, taken
   if coupon then
     parts[taken] = who
-    code = pool.id .. ' ' .. format('%.0f', pool.issued + taken) .. ' ' .. ARGV[2] .. ' ' .. coupon.text
+    code = ARGV[2] .. ' ' .. coupon.text
+    if not pool.used then
+      said[#said + 1] = pool.id .. ' ' .. code
+      pool.used = 'USED ' .. #said .. ' '
+    end
+    answer = pool.used .. format('%.0f', pool.issued + taken)
   else
     code = pool.codes[taken]
+    answer = 'GRANTED ' .. code
     local size, at = sizes[#code], 3 * taken
     if not size then
       size = string.char(math.floor(#code / 256), #code % 256)
@@ -240,7 +249,7 @@ local function grant(pool, window, key, who)
     values[key] = pool.id .. ' ' .. format('%.0f', pool.issued + taken) .. ' ' .. stamp .. ' ' .. code
     new_answers[#new_answers + 1] = key
   end
-  return code
+  return answer
 end
 
 -- Decides about a coupon: the answer, or nil and where `who` begins in the request. What is asked for as if it were a
@@ -262,7 +271,7 @@ local function decide_coupon(pool, window, key, request, wish)
   return answer, product_end + 1
 end
 
-local answers, a = {}, 0
+local answers = {}
 for r = 1, request_count do
   local pool, window, key = pool_of[r], window_of[r], key_of[r]
   local answer, who_from
@@ -271,17 +280,9 @@ for r = 1, request_count do
   -- Before anything else: what is kept, refused or limited there is another's.
   elseif bound[r] and not pool.id then answer = 'UNKNOWN_BATCH'
   else answer = key and replay(pool, key) or refusal(pool, window) end
-  if answer then
-    answers[a + 1], answers[a + 2] = answer, US
-    a = a + 2
-  else
-    answers[a + 1], answers[a + 3] = 'GRANTED ', US
-    answers[a + 2] = grant(pool, window, key, sub(ARGV[first_request + r], who_from or 5))
-    a = a + 3
-  end
+  answers[r] = answer or grant(pool, window, key, sub(ARGV[first_request + r], who_from or 5))
 end
-answers[a] = nil
-answers = table.concat(answers)
+answers = table.concat(answers, US) .. RS .. table.concat(said, US)
 
 local data, version = {}, '1'
 for p = 1, pool_count do

@@ -20,7 +20,7 @@ FROM redemptions
 WHERE pool_id = ANY($1) AND key_hash IS NOT NULL
   AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
 UNION ALL
-SELECT c.key_hash, c.pool_id, c.seq, concat_ws(' ', c.pool_id, c.seq, replace(c.call_id::text, '-', ''), t.terms::text),
+SELECT c.key_hash, c.pool_id, c.seq, concat_ws(' ', replace(c.call_id::text, '-', ''), t.terms::text),
   (extract(epoch FROM c.consumed_at) * 1000)::bigint
 FROM consumptions c JOIN coupon_terms t ON t.pool_id = c.pool_id AND t.number = c.terms
 WHERE c.pool_id = ANY($1) AND c.key_hash IS NOT NULL
@@ -48,7 +48,7 @@ async def restore_answers(connection: Connection, link: Caller, batch_id: UUID, 
                     terms = await connection.fetchval(_TERMS, letter.pool_id, letter.terms)
                     if terms is None:
                         continue
-                    code = f"{letter.pool_id} {letter.seq} {letter.call_id.hex} {terms}"
+                    code = f"{letter.call_id.hex} {terms}"
                 answer = f"{letter.pool_id} {letter.seq} {letter.redeemed_at_ms:013d} {code}"
                 commands.append(("SET", prefix + letter.key_hash, answer, "PX", keep_ms))
         async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_CHUNK):

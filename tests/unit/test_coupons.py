@@ -118,5 +118,6 @@ def test_other_texts_are_no_ids(text: str) -> None:
 
 def test_what_the_script_says_of_a_use() -> None:
     call_id = UUID(int=7).hex
-    assert read_use(f'3 14 {call_id} {{"code":"A B"}}') == (consumption_id(3, 14, call_id), '{"code":"A B"}')
+    terms = b'{"code":"A B"}'
+    assert read_use("14", b"3 %b %b" % (call_id.encode(), terms)) == (consumption_id(3, 14, call_id).encode(), terms)
     assert read_look('9 {"code":"A B"}') == (9, '{"code":"A B"}')

@@ -31,9 +31,9 @@ def use_wire(answer: Answer, *, public: bool = False) -> Wire:
     if public and outcome in HIDDEN:
         return _NOT_VALID
     if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
-        consumption_id, terms = read_use(answer.code)
+        consumption_id, terms = read_use(answer.code, answer.use)
         # The terms are a JSON object with members, as Postgres keeps it.
-        body = f'{{"consumed":true,"consumption_id":"{consumption_id}",{terms[1:]}'.encode()
+        body = b'{"consumed":true,"consumption_id":"%b",%b' % (consumption_id, terms[1:])
         return Wire(granted_head(len(body), outcome), body)
     if answer.retry_at_ms is not None:
         return to_wire(limit_problem(answer.retry_at_ms))

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from issuer.api_keys import ApiKey
 from issuer.api_keys import Scope as KeyScope
 from issuer.calls import BOUND, Answer, PoolRef, Slot
-from issuer.http.express import Exchange, Headers
+from issuer.http.express import Exchange, Headers, read_credentials
 from issuer.http.metrics import INVALID
 from issuer.http.problems import ProblemError
 from issuer.http.routes.redeem_answers import (
@@ -123,13 +123,7 @@ class RedeemRoute:
 
     def admit(self, services: Services, headers: Iterable[tuple[bytes, bytes]]) -> Admitted | Wire:
         """Whether the caller may redeem at all; if not, what to answer. Needs the headers only."""
-        authorization, idempotency_key, keys_given = b"", None, 0
-        for name, value in headers:
-            if name == b"authorization":
-                authorization = value
-            elif name == b"idempotency-key":
-                idempotency_key = value
-                keys_given += 1
+        authorization, idempotency_key, keys_given = read_credentials(headers)
         api_key: ApiKey | None = None
         if self._auth:
             if authorization[:7].lower() == b"bearer ":

@@ -1,0 +1,145 @@
+"""What a request to use a coupon asks for, and how the engine is asked for it."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from issuer.calls import Answer, Slot
+from issuer.coupons.coupon import CouponNotFoundError
+from issuer.coupons.store import find_coupon
+from issuer.events import encode_order
+from issuer.http.problems import invalid
+from issuer.http.routes.coupon_fields import (
+    Fields,
+    body_fields,
+    code_field,
+    id_field,
+    merged,
+    query_fields,
+    text_field,
+)
+from issuer.http.routes.redeem_answers import BAD_KEY_MESSAGE
+from issuer.http.services import Services
+from issuer.outcomes import Outcome
+
+FIELDS: Final = ("code", "product_id", "customer_id", "order_id", "client_id")
+_KNOWN: Final = frozenset(FIELDS)
+
+_IDEMPOTENCY_KEY: Final = re.compile(rb"[\x20-\x7e]{1,255}")
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+NO_ORDER: Final = encode_order("")
+_NOT_FOUND: Final = Answer(Outcome.UNKNOWN_BATCH)
+
+
+class Asked(NamedTuple):
+    """One request to use a coupon, or to look at it. `client_id` None: whoever has such a coupon."""
+
+    code: str
+    product: bytes
+    customer: bytes | None
+    order: bytes
+    client_id: UUID | None
+
+
+def read_asked(values: Fields) -> Asked:
+    """Raises ProblemError. What comes again and again is checked once."""
+    code, client = values.get("code"), values.get("client_id")
+    product = text_field(values, "product_id") if "product_id" in values else None
+    order = text_field(values, "order_id") if "order_id" in values else None
+    return Asked(
+        _code(code) if type(code) is str else code_field(values),
+        product.encode() if product else b"",
+        _customer(values),
+        encode_order(order) if order else NO_ORDER,
+        _client(client) if type(client) is str else id_field(values, "client_id"),
+    )
+
+
+def read_small(url: bytes, body: bytes) -> Asked:
+    """The same of a whole request that is no multipart form, its fields read in the quickest way."""
+    query, fields = _query(url), _body(body)
+    values = query | fields
+    if len(values) < len(query) + len(fields) or not values.keys() <= _KNOWN:
+        values = merged(query, fields, FIELDS)
+    return read_asked(values)
+
+
+@lru_cache(maxsize=4096)
+def _query(url: bytes) -> Fields:
+    """The same coupon is asked for again and again. Nobody changes what this returns."""
+    return query_fields(url.partition(b"?")[2].decode("ascii", "replace"))
+
+
+def _body(body: bytes) -> Fields:
+    if not body.startswith(b"{"):
+        return body_fields(body) if body else {}
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise invalid("cannot parse json", "unparsable_json") from error
+    assert type(fields) is dict
+    return fields
+
+
+@lru_cache(maxsize=4096)
+def _code(text: str) -> str:
+    return code_field({"code": text})
+
+
+@lru_cache(maxsize=4096)
+def _client(text: str) -> UUID | None:
+    return id_field({"client_id": text}, "client_id")
+
+
+def _customer(values: Fields) -> bytes | None:
+    """Hardly ever the same twice, so no UUID is made of it where it is one."""
+    text = values.get("customer_id")
+    if type(text) is str and _UUID.fullmatch(text) is not None:
+        return bytes.fromhex(text.replace("-", ""))
+    # Nothing, or something wrong.
+    assert id_field(values, "customer_id") is None
+    return None
+
+
+def read_idempotency_key(last: bytes | None, given: int) -> str | None:
+    """The key of a request that has so many of them. Raises ProblemError."""
+    if last is None:
+        return None
+    if given > 1 or _IDEMPOTENCY_KEY.fullmatch(last) is None:
+        raise invalid(BAD_KEY_MESSAGE, "invalid_idempotency_key")
+    return last.decode("ascii")
+
+
+async def find_client(services: Services, asked: Asked, bound_to: UUID | None) -> UUID | None:
+    """The client whose coupon is meant; None: there is none. Raises ManyClientsError, PostgresUnavailableError."""
+    if bound_to is not None or asked.client_id is not None:
+        return named_client(asked, bound_to)
+    try:
+        return (await find_coupon(services.stores.postgres, asked.code)).client_id
+    except CouponNotFoundError:
+        return None
+
+
+def named_client(asked: Asked, bound_to: UUID | None) -> UUID | None:
+    """The client to which the key is bound or whom the request names; None: these are two."""
+    if bound_to is None:
+        return asked.client_id
+    return bound_to if asked.client_id is None or asked.client_id == bound_to else None
+
+
+def submit(
+    services: Services, slot: Slot, asked: Asked, client_id: UUID | None, api_key_id: int, key: str | None, *,
+    look: bool = False,
+) -> None:  # fmt: skip
+    """Asks the engine, which puts the answer into `slot`."""
+    if client_id is None:
+        slot.set_result(_NOT_FOUND)
+        return
+    place = services.coupons.find(client_id, asked.code)
+    pool = place.look if look else place.use
+    services.engine.submit(slot, pool, asked.customer, api_key_id, key, place.asked(asked.product), asked.order)
