@@ -6,11 +6,15 @@ among those. Then they are noted. Whoever does either holds the lock of the batc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from issuer.batches.windows import dead_letters_of
+from issuer.events import Redemption
 from issuer.instants import to_ms
 from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.postgres import Connection, PoolConnection
@@ -30,16 +34,23 @@ class GivenBack:
     customer: bytes | None
     at_ms: int
     stay: int
-    """Uses by that customer in the same ms that were not given back."""
+    """Uses by that customer in the same ms that were not given back, in the ledger or on their way there."""
 
+
+_NEWEST: Final = """
+SELECT array_agg(DISTINCT v.pool_id) AS pool_ids, max(c.consumed_at) AS consumed_at
+FROM reversals v JOIN consumptions c ON c.pool_id = v.pool_id AND c.seq = v.seq JOIN pools p ON p.id = v.pool_id
+WHERE v.returned_at IS NULL AND ($1::uuid IS NULL OR p.batch_id = $1)"""
 
 _WAITING: Final = """
-SELECT p.batch_id, v.pool_id, v.seq, c.customer_id, c.consumed_at, (
-  SELECT count(*) FROM consumptions o
-  WHERE o.pool_id = c.pool_id AND o.customer_id = c.customer_id AND o.consumed_at = c.consumed_at
-    AND NOT EXISTS (SELECT FROM reversals r WHERE r.pool_id = o.pool_id AND r.seq = o.seq)) AS stay
+SELECT p.batch_id, v.pool_id, v.seq, c.customer_id, c.consumed_at, same_time.seqs, same_time.stay
 FROM reversals v JOIN consumptions c ON c.pool_id = v.pool_id AND c.seq = v.seq JOIN pools p ON p.id = v.pool_id
-WHERE v.returned_at IS NULL AND ($1::uuid IS NULL OR p.batch_id = $1)
+CROSS JOIN LATERAL (
+  SELECT array_agg(o.seq) AS seqs,
+    count(*) FILTER (WHERE NOT EXISTS (SELECT FROM reversals r WHERE r.pool_id = o.pool_id AND r.seq = o.seq)) AS stay
+  FROM consumptions o
+  WHERE o.pool_id = c.pool_id AND o.customer_id = c.customer_id AND o.consumed_at = c.consumed_at) same_time
+WHERE v.returned_at IS NULL AND v.pool_id = ANY($1) AND c.consumed_at <= $2
 ORDER BY v.pool_id, v.seq"""
 
 _NOTE: Final = """
@@ -47,15 +58,57 @@ UPDATE reversals v SET returned_at = now() FROM unnest($1::bigint[], $2::bigint[
 WHERE v.pool_id = e.pool_id AND v.seq = e.seq"""
 
 
-async def uses_given_back(connection: Connection | PoolConnection, batch_id: UUID | None = None) -> Sequence[GivenBack]:
-    """Those of one coupon, or of all, that `note_returned` was not told of."""
-    return [
-        GivenBack(
-            UUID(bytes=row["batch_id"].bytes), row["pool_id"], row["seq"],
-            row["customer_id"].bytes if row["customer_id"] else None, to_ms(row["consumed_at"]), row["stay"],
-        )
-        for row in await connection.fetch(_WAITING, batch_id)
-    ]  # fmt: skip
+_Moment = tuple[int, bytes, int]
+"""A pool, a customer, and a time in ms."""
+
+
+async def uses_given_back(
+    connection: Connection | PoolConnection,
+    batch_id: UUID | None = None,
+    *,
+    backlog: AsyncGenerator[Sequence[Redemption], None] | None = None,
+) -> list[GivenBack]:
+    """Those of one coupon, or of all, that `note_returned` was not told of.
+
+    `backlog`: what may not be in the ledger yet, oldest first (None: nothing), read before the ledger and no further
+    than needed.
+    """
+    newest = await connection.fetchrow(_NEWEST, batch_id)
+    if newest is None or newest["consumed_at"] is None:
+        return []
+    beside = await _unrecorded(connection, newest["pool_ids"], to_ms(newest["consumed_at"]), backlog)
+    found = []
+    for row in await connection.fetch(_WAITING, newest["pool_ids"], newest["consumed_at"]):
+        customer = row["customer_id"].bytes if row["customer_id"] else None
+        pool_id, at_ms, stay = row["pool_id"], to_ms(row["consumed_at"]), row["stay"]
+        if customer is not None:
+            stay += len(beside.get((pool_id, customer, at_ms), set()).difference(row["seqs"]))
+        found.append(GivenBack(UUID(bytes=row["batch_id"].bytes), pool_id, row["seq"], customer, at_ms, stay))
+    return found
+
+
+async def _unrecorded(
+    connection: Connection | PoolConnection,
+    pool_ids: Sequence[int],
+    newest_ms: int,
+    backlog: AsyncGenerator[Sequence[Redemption], None] | None,
+) -> Mapping[_Moment, set[int]]:
+    """The numbers of the uses up to a time that may be in the ledger or may not, by whose and when."""
+    found = defaultdict[_Moment, set[int]](set)
+
+    def add(uses: Sequence[Redemption]) -> None:
+        for use in uses:
+            if use.customer_id is not None and use.pool_id in pool_ids:
+                found[use.pool_id, use.customer_id.bytes, use.redeemed_at_ms].add(use.seq)
+
+    if backlog is not None:
+        async with aclosing(backlog) as pages:
+            async for some in pages:
+                add(some)
+                if some and some[-1].redeemed_at_ms > newest_ms:
+                    break
+    add(await dead_letters_of(connection, pool_ids))
+    return found
 
 
 async def return_uses(redis: ScriptRunner, batch_id: UUID, uses: Sequence[GivenBack]) -> None:

@@ -2,8 +2,8 @@
 
 Steps, all under one advisory lock of the batch, each safe to die after, since the next push begins again:
 1. of a coupon: uses that were given back leave the windows of their customers
-2. what redeem.lua must know; if the rules changed, or once did and a use was given back, with `rebuilding` set: the
-   batch answers 503 from here on
+2. what redeem.lua must know; if the rules changed, or once did and a use was given back, or that use cannot be told
+   from those to come, with `rebuilding` set: the batch answers 503 from here on
 3. the windows that the new rules need, from the stream, the dead letters and the ledger
 4. the same as 2 without `rebuilding`: the batch is open, under the new rules
 5. `redis_revision`: nobody needs to push this revision again
@@ -18,15 +18,17 @@ import asyncpg
 import orjson
 import structlog
 
-from issuer.batches.given_back import note_returned, return_uses, uses_given_back
+from issuer.batches.given_back import GivenBack, note_returned, return_uses, uses_given_back
 from issuer.batches.put_batch import FOR_REDIS, put_batch
 from issuer.batches.rules import Rules, parse_rules
 from issuer.batches.windows import Span, fenced_writer, read_backlog, write_windows
-from issuer.keys import partition_of
+from issuer.keys import partition_keys, partition_of
 from issuer.postgres import PoolConnection, advisory_lock, unavailable_translated
 from issuer.redis_link import redis_errors_translated
 
 if TYPE_CHECKING:
+    import redis.asyncio as aioredis
+
     from issuer.stores import Stores
 
 log = structlog.get_logger()
@@ -63,10 +65,15 @@ async def push_batch(stores: Stores, batch_id: UUID) -> None:
 async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record) -> None:
     rules = parse_rules(orjson.loads(row["rules"]))
     batch_id, partition = row["id"], partition_of(row["id"], stores.redis.partitions)
-    given_back = await uses_given_back(connection, batch_id) if row["coupon"] else []
-    # Windows made for lower limits lack the older uses, which count when a newer one is given back.
-    cut = bool(given_back) and row["rules_revision"] > 1 and row["ended_at"] is None and Span.of(rules) is not None
-    if not cut and not _needs_rebuild(row, rules):
+    given_back, closes = list[GivenBack](), False
+    if row["coupon"]:
+        now_ms = await _time_of(stores.redis.client, partition)
+        given_back = await _given_back(stores, connection, batch_id)
+        # Windows made for lower limits lack the older uses, which count when a newer one is given back. And while the
+        # clock stands at the time of one that is given back, a new one may come with the same.
+        closes = bool(given_back) and (row["rules_revision"] > 1 or any(use.at_ms >= now_ms for use in given_back))
+    closes = closes and row["ended_at"] is None and Span.of(rules) is not None
+    if not closes and not _needs_rebuild(row, rules):
         await return_uses(stores.redis, batch_id, given_back)
         await put_batch(stores.redis, row, rules)
         await note_returned(connection, given_back)
@@ -74,6 +81,8 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
     rebuilding = str(row["revision"])
     if not await put_batch(stores.redis, row, rules, rebuilding=rebuilding):
         return  # somebody did it all but for step 4
+    if given_back:
+        given_back = await _given_back(stores, connection, batch_id)
     # Redis' clock decides how long a key lives, so it tells what is left of each window.
     async with redis_errors_translated():
         seconds, microseconds = await stores.redis.client.time()
@@ -91,6 +100,19 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
     await put_batch(stores.redis, row, rules)
     await note_returned(connection, given_back)
     log.info("windows rebuilt", batch_id=str(batch_id), revision=row["revision"], customers=written)
+
+
+async def _given_back(stores: Stores, connection: PoolConnection, batch_id: UUID) -> list[GivenBack]:
+    backlog = read_backlog(stores.redis.client, partition_of(batch_id, stores.redis.partitions))
+    return await uses_given_back(connection, batch_id, backlog=backlog)
+
+
+async def _time_of(client: aioredis.Redis, partition: int) -> int:
+    """The time in ms that the next use or redemption has at the least."""
+    async with redis_errors_translated():
+        seconds, microseconds = await client.time()
+        clock = await client.hget(partition_keys(partition).state, "clock")
+    return max(int(seconds) * 1000 + int(microseconds) // 1000, int(clock or 0))
 
 
 def _needs_rebuild(row: asyncpg.Record, rules: Rules) -> bool:

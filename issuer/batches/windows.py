@@ -6,7 +6,7 @@ stream, then dead letters and ledger. So none is missed, and each (pool, seq) co
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -182,7 +182,7 @@ async def dead_letters_of(connection: Connection | PoolConnection, pool_ids: Seq
 
 async def read_backlog(
     client: aioredis.Redis, partition: int, *, strict: bool = False
-) -> AsyncIterator[list[Redemption]]:
+) -> AsyncGenerator[list[Redemption], None]:
     """Everything that lies in a partition's stream at this moment, page by page. Raises RedisUnavailableError.
 
     Entries that cannot be decoded are passed over (the worker puts them into the dead letters); with `strict` they

@@ -22,6 +22,7 @@ from issuer.coupons.store import change_coupon, create_coupon, find_coupon, numb
 from issuer.coupons.uses import read_use
 from issuer.engine import Engine
 from issuer.events import encode_order
+from issuer.keys import partition_keys, partition_of
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
 from issuer.loading.pools import top_up
@@ -256,6 +257,32 @@ async def test_uses_of_one_moment_are_given_back_one_by_one(own_settings: Settin
                 await push_dying(stores, names[0])
             await push_batch(stores, (await find_coupon(stores.postgres, CODE, client_id=CLIENT)).id)
             assert len(granted(await use(engine, 2, customer=customer))) == 1
+
+
+@pytest.mark.parametrize("clock_goes_on", [True, False])
+async def test_a_use_of_the_same_moment_that_the_ledger_does_not_have_yet_stays_counted(
+    own_settings: Settings, own_redis: RedisServer, clock_goes_on: bool
+) -> None:
+    """The host's clock has stepped back, so the uses have one time; and while it stands, so have those to come."""
+    async with open_stores(own_settings) as stores:
+        coupon = await make(stores, 100, rules=parse_rules({"maxpercustomer": 3}))
+        state = partition_keys(partition_of(coupon.id, stores.redis.partitions)).state
+        customer = uuid.uuid4()
+        with own_redis.client() as client:
+            ahead_ms = (int(client.time()[0]) + 3_600) * 1_000
+            client.hset(state, "clock", ahead_ms)
+            async with engine_of(own_settings, stores) as engine:
+                (name,) = granted(await use(engine, 1, customer=customer))
+                await drain(stores)
+                assert len(granted(await use(engine, 1, customer=customer))) == 1  # on its way to the ledger
+                if clock_goes_on:
+                    client.hset(state, "clock", ahead_ms + 1)
+                await reverse_use(stores, name, client_id=CLIENT, actor="test")
+                assert len(granted(await use(engine, 5, customer=customer))) == 2
+        await drain(stores)
+        times = await stores.postgres.fetch("SELECT count(*) AS uses FROM consumptions GROUP BY consumed_at")
+        assert sorted(row["uses"] for row in times) == ([2, 2] if clock_goes_on else [4])
+        await balanced(stores)
 
 
 async def push_dying(stores: Stores, name: str) -> None:
