@@ -15,7 +15,10 @@ MOST_PLACES: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Of a coupon, whether or not there is one. `folded`: the code as the script compares it."""
+    """Of a coupon, whether or not there is one. `folded`: the code as the script compares it.
+
+    `bare`: what the script is to read where no product is named.
+    """
 
     use: PoolRef
     look: PoolRef
@@ -23,8 +26,8 @@ class Place:
     bare: bytes
 
     def asked(self, product: bytes) -> bytes:
-        """What the script is to read: the code and the product (b'': none)."""
-        return ask_for_coupon(self.folded, product) if product else self.bare
+        """What the script is to read: the code and the product."""
+        return ask_for_coupon(self.folded, product)
 
 
 class CouponPlaces:

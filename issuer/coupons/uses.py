@@ -52,14 +52,13 @@ def parse_consumption_id(text: str) -> UseName | None:
         return None
     tag, pool_id, seq = _RAW.unpack(urlsafe_b64decode(text))
     name = UseName(pool_id ^ tag, seq ^ tag, tag)
-    return name if max(name.pool_id, name.seq) <= _MOST_NUMBER else None
+    return name if 0 < name.pool_id <= _MOST_NUMBER and 0 < name.seq <= _MOST_NUMBER else None
 
 
-def read_use(number: str, said: bytes) -> tuple[bytes, bytes]:
-    """The consumption id and the terms (a JSON object), from the `code` and the `use` of an answer."""
-    seq = int(number)
-    pool_id, tags, terms = _read_said(said, seq >> 3)
-    return _encode(pool_id, seq, tags), terms
+def read_use(number: int, said: bytes) -> tuple[bytes, bytes]:
+    """The consumption id and the terms (a JSON object), from the `number` and the `use` of an answer."""
+    pool_id, tags, terms = _read_said(said, number >> 3)
+    return _encode(pool_id, number, tags), terms
 
 
 def read_look(text: str) -> tuple[int, str]:

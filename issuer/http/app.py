@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from issuer.http.edge import ExchangeMaker
+from issuer.http.edge import ShortWay
 from issuer.http.failures import FAILURES
 from issuer.http.problems import ProblemError, answer_crash, answer_problem, status_problem
 from issuer.http.routes import (
@@ -67,7 +67,7 @@ class IssuerApp(Starlette):
 
     redeem: RedeemRoute
     consume: ConsumeRoute
-    express: Mapping[bytes, ExchangeMaker]
+    express: Mapping[bytes, ShortWay]
     """What goes the short way from the socket."""
 
     def end_streams(self) -> None:
@@ -109,9 +109,9 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
     )
     app.redeem, app.consume = redeem, use
     app.express = {
-        REDEEM_PATH.encode(): redeem.exchange,
-        CONSUME_PATH.encode() + b"?": use.exchange,
-        ISSUE_PATH.encode(): IssueRoute(desk).exchange,
+        REDEEM_PATH.encode(): ShortWay(redeem.exchange),
+        CONSUME_PATH.encode(): ShortWay(use.exchange, takes_query=True),
+        ISSUE_PATH.encode(): ShortWay(IssueRoute(desk).exchange),
     }
     app.state.services = None
     # A redirect would be built from the Host header that the client chose.

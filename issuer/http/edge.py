@@ -73,9 +73,8 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     """HttpToolsProtocol within EdgeLimits. Use `guarded_protocol` to make a class with its limits."""
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
-    express: ClassVar[Mapping[bytes, ExchangeMaker]] = {}
-    """Paths whose POST requests go the short way, as they stand in the request line; one that ends in ``?`` stands for
-    itself with any query or none, and with a body or none."""
+    express: ClassVar[Mapping[bytes, ShortWay]] = {}
+    """By path, as it stands in the request line: whose POST requests go the short way."""
     _head_of: ClassVar[tuple[object, bytes]] = (None, b"")
 
     def __init__(
@@ -192,13 +191,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             if self._announced_bytes > self._max_body_bytes:
                 self._refuse(BODY_TOO_LARGE)
                 return
-        make = None if self.url.endswith(b"?") else self.express.get(self.url)
-        if make is None:
-            make = self._express_with_query()
-        elif not self._announced_bytes:
-            make = None
-        if make is not None and self._may_go_express():
-            self._exchange = make(self)
+        way = self.express.get(self.url) or self.express.get(self.url.partition(b"?")[0])
+        if way is not None and self._may_go(way):
+            self._exchange = way.make(self)
         if self._exchange is not None:
             self.cycle = self._exchange  # type: ignore[assignment]
         else:
@@ -206,21 +201,11 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             super().on_headers_complete()
         self._has_cycle = True
 
-    def _express_with_query(self) -> ExchangeMaker | None:
-        make = self.express.get(self.url[: self.url.find(b"?") + 1] or self.url + b"?")
-        if make is None:
-            return None
-        # A body without an announced length, and one of several parts: for those there is the long way.
-        odd = b"content-type" if self._announced_bytes else b"transfer-encoding"
-        for name, value in self.headers:
-            if name == odd and (not self._announced_bytes or value.startswith(b"multipart/")):
-                return None
-        return make
-
-    def _may_go_express(self) -> bool:
+    def _may_go(self, way: ShortWay) -> bool:
         parser = self.parser
         return bool(
-            self._announced_bytes <= min(MAX_EXPRESS_BODY, self.limits.max_body_bytes)
+            (self._has_one_part() if way.takes_query else self._announced_bytes and b"?" not in self.url)
+            and self._announced_bytes <= min(MAX_EXPRESS_BODY, self.limits.max_body_bytes)
             and not self._is_odd
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
@@ -229,6 +214,14 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             and parser.get_http_version() == "1.1"
             and not parser.should_upgrade()
         )
+
+    def _has_one_part(self) -> bool:
+        """Whether there is no body, or one of an announced length and not of several parts."""
+        odd = b"content-type" if self._announced_bytes else b"transfer-encoding"
+        for name, value in self.headers:
+            if name == odd and (not self._announced_bytes or value[:10].lower() == b"multipart/"):
+                return False
+        return True
 
     def _prepare_scope(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -350,8 +343,16 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self._refuse(TIMED_OUT)
 
 
-ExchangeMaker = Callable[[GuardedHttpToolsProtocol], Exchange | None]
-"""Makes the exchange of a request whose headers are there; None: this one goes the long way."""
+@dataclass(frozen=True, slots=True)
+class ShortWay:
+    """`make` makes the exchange of a request whose headers are there; None: this one goes the long way.
+
+    With `takes_query` for requests with any query or none, with a body or none; otherwise for no query and some body.
+    """
+
+    make: Callable[[GuardedHttpToolsProtocol], Exchange | None]
+    takes_query: bool = False
+
 
 _swept: weakref.WeakSet[ServerState] = weakref.WeakSet()
 
@@ -376,7 +377,7 @@ def _sweep(loop: asyncio.AbstractEventLoop, server: ServerState, interval_s: flo
 
 
 def guarded_protocol(
-    limits: EdgeLimits, express: Mapping[bytes, ExchangeMaker] | None = None
+    limits: EdgeLimits, express: Mapping[bytes, ShortWay] | None = None
 ) -> type[GuardedHttpToolsProtocol]:
     """A protocol class with these limits, for uvicorn's ``http=``. `express`: what answers which path the short way."""
     names = {"limits": limits, "express": express or {}}

@@ -7,7 +7,7 @@ A route that looks a code up for somebody who may be guessing does so within an 
         if found is None:
             await attempt.missed()
 
-`attempt` refuses before anything is looked up; `missed` counts the miss by API key, address and customer, over all
+Entering it refuses before anything is looked up; `missed` counts the miss by API key, address and customer, over all
 processes, and refuses to say that it was one when the limit is reached already. Hits cost and count nothing. While
 Redis is away there is no counting and so no looking up.
 
@@ -20,9 +20,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Protocol, Self
 from uuid import UUID
 
 from issuer.api_keys import ApiKey, Scope
@@ -54,13 +55,18 @@ def is_operator(key: ApiKey | None) -> bool:
     return key is not None and Scope.ADMIN in key.scopes and key.client_id is None
 
 
+def _owner_of(key: ApiKey | None) -> UUID | int | None:
+    """Whose customers come with this key. The same id means another person at another client."""
+    return None if key is None else key.client_id or key.id
+
+
 class _Subject(NamedTuple):
     """One by whom the misses of somebody are counted. At `place` in `table` is what this process knows of them."""
 
     kind: str
     name: str
     limit: Limit
-    table: Table[Hashable, _Misses]
+    table: Table[Hashable, Misses]
     place: Hashable
 
     @property
@@ -68,7 +74,7 @@ class _Subject(NamedTuple):
         return limit_key(self.kind, hashlib.sha256(self.name.encode()).hexdigest()[:32])
 
 
-class _Misses:
+class Misses:
     """The misses of one subject as this process knows them. Of whom it knows none nothing is held back."""
 
     __slots__ = ("left", "looking", "more_at", "subject")
@@ -93,43 +99,41 @@ class _Misses:
         return BUSY_WAIT_S if free else self.more_at - now
 
 
-class Attempt:
-    """One look-up, and who does it. Use it as a context, or call `begin` and `end`."""
-
-    __slots__ = ("_guesses", "address", "customer", "key", "known")
-
-    def __init__(self, guesses: Guesses, key: ApiKey | None, address: str, customer: bytes | None) -> None:
-        self._guesses = guesses
-        self.key = key
-        self.address = address
-        self.customer = customer
-        self.known: Sequence[_Misses] = ()
+class Asker(Protocol):
+    """Who looks something up."""
 
     @property
-    def owner(self) -> UUID | int | None:
-        """Whose customer it is. The same id means another person at another client: no guess of his is the other's."""
-        return None if self.key is None else self.key.client_id or self.key.id
+    def key(self) -> ApiKey | None: ...
 
-    def begin(self) -> None:
-        for misses in self.known:
-            misses.looking += 1
+    @property
+    def address(self) -> str: ...
 
-    def end(self) -> None:
-        for misses in self.known:
-            misses.looking -= 1
+    @property
+    def customer(self) -> bytes | None: ...
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One look-up, as a context."""
+
+    guesses: Guesses
+    key: ApiKey | None
+    address: str
+    customer: bytes | None
+    _looking: Sequence[Misses] = ()
 
     def __enter__(self) -> Self:
-        self.begin()
+        self._looking = self.guesses.begin(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        self.guesses.end(self._looking)
 
     async def missed(self) -> None:
-        """Counts a miss. Raises ProblemError: 429 where it was one too many, 503 where it could not be counted."""
-        await self._guesses.charge(self)
+        """Counts a miss. Raises ProblemError as `Guesses.charge`."""
+        await self.guesses.charge(self)
 
 
 class Guesses:
@@ -141,37 +145,49 @@ class Guesses:
         self._limit = settings.miss_limit
         # Whether there is anything in these tables.
         self._knows_misses = False
-        self._keys: Table[Hashable, _Misses] = Table(MOST_KNOWN)
-        self._addresses: Table[Hashable, _Misses] = Table(MOST_KNOWN)
-        self._customers: Table[Hashable, _Misses] = Table(MOST_KNOWN)
+        self._keys: Table[Hashable, Misses] = Table(MOST_KNOWN)
+        self._addresses: Table[Hashable, Misses] = Table(MOST_KNOWN)
+        self._customers: Table[Hashable, Misses] = Table(MOST_KNOWN)
         self._now = asyncio.get_running_loop().time
 
     def attempt(self, key: ApiKey | None, address: str, customer: bytes | None = None) -> Attempt:
-        """A look-up by this caller. Raises ProblemError: 429, or 503 while misses cannot be counted."""
-        attempt = Attempt(self, key, address, customer)
-        if not self._leases.is_connected and self._subjects(attempt):
-            raise not_ready("look-ups cannot be counted while Redis is away")
-        if self._knows_misses and not is_operator(key):
-            attempt.known = known = self._known_of(attempt)
-            now = self._now()
-            for misses in known:
-                if (wait_s := misses.wait_s(now)) > 0:
-                    raise self._refusal(misses.subject, wait_s)
-        return attempt
+        """A look-up by this caller. It is refused as by `begin` when it is entered."""
+        return Attempt(self, key, address, customer)
 
-    def _known_of(self, attempt: Attempt) -> list[_Misses]:
+    def begin(self, asker: Asker) -> Sequence[Misses]:
+        """Returns what to `end` when it is known what was found.
+
+        Raises ProblemError: 429, or 503 while misses cannot be counted.
+        """
+        if not self._leases.is_connected and self._subjects(asker):
+            raise not_ready("look-ups cannot be counted while Redis is away")
+        if not self._knows_misses or is_operator(asker.key):
+            return ()
+        known, now = self._known_of(asker), self._now()
+        for misses in known:
+            if (wait_s := misses.wait_s(now)) > 0:
+                raise self._refusal(misses.subject, wait_s)
+        for misses in known:
+            misses.looking += 1
+        return known
+
+    def end(self, looking: Sequence[Misses]) -> None:
+        for misses in looking:
+            misses.looking -= 1
+
+    def _known_of(self, asker: Asker) -> list[Misses]:
         """What is known of who does it, without naming all subjects: nearly everybody hits."""
-        key, found = attempt.key, []
+        key, found = asker.key, []
         if key is not None:
             found.append(self._keys.find(key.id))
         if key is None or key.guess_limit is None:
-            found.append(self._addresses.find(attempt.address))
-        if attempt.customer is not None:
-            found.append(self._customers.find((attempt.owner, attempt.customer)))
+            found.append(self._addresses.find(asker.address))
+        if asker.customer is not None:
+            found.append(self._customers.find((_owner_of(key), asker.customer)))
         return [misses for misses in found if misses is not None]
 
-    def _subjects(self, attempt: Attempt) -> list[_Subject]:
-        key, customer = attempt.key, attempt.customer
+    def _subjects(self, asker: Asker) -> list[_Subject]:
+        key, customer = asker.key, asker.customer
         if is_operator(key):
             return []
         subjects = []
@@ -181,16 +197,19 @@ class Guesses:
             subjects.append(_Subject("misses_key", str(key.id), key_limit, self._keys, key.id))
         if limit is not None and own is None:
             # A key with a limit of its own is that of a server: behind its address are many.
-            subjects.append(_Subject("misses_address", attempt.address, limit, self._addresses, attempt.address))
+            subjects.append(_Subject("misses_address", asker.address, limit, self._addresses, asker.address))
         if limit is not None and customer is not None:
-            owner = attempt.owner
+            owner = _owner_of(key)
             name = f"{owner or ''} {customer.hex()}"
             subjects.append(_Subject("misses_customer", name, limit, self._customers, (owner, customer)))
         return subjects
 
-    async def charge(self, attempt: Attempt) -> None:
-        """One miss in each bucket, whether or not it has room. Raises ProblemError as `Attempt.missed`."""
-        subjects = self._subjects(attempt)
+    async def charge(self, asker: Asker) -> None:
+        """One miss in each bucket, whether or not it has room.
+
+        Raises ProblemError: 429 where it was one too many, 503 where it could not be counted.
+        """
+        subjects = self._subjects(asker)
         grants = await asyncio.gather(*map(self._take, subjects))
         if None in grants:
             raise not_ready("a look-up could not be counted")
@@ -199,7 +218,7 @@ class Guesses:
         refused: ProblemError | None = None
         for subject, grant in zip(subjects, grants, strict=True):
             assert grant is not None
-            subject.table.of(subject.place, partial(_Misses, subject)).hear(grant, now)
+            subject.table.of(subject.place, partial(Misses, subject)).hear(grant, now)
             if grant.given == 0 and refused is None:
                 refused = self._refusal(subject, grant.wait_s)
         if refused is not None:

@@ -54,7 +54,7 @@ class RateLimits:
     def __init__(self, settings: Settings, leases: Leases, tally: Tally) -> None:
         self._leases = leases
         self._tally = tally
-        self._proxies = Proxies(parse_networks(settings.trusted_proxies))
+        self.address_of = Proxies(parse_networks(settings.trusted_proxies)).address_of
         self._key_limit = settings.key_limit
         self._address_limit = settings.address_limit
         self._keys: Table[int, Bucket] = Table(MOST_KEYS)
@@ -65,9 +65,6 @@ class RateLimits:
     def count(self, key: ApiKey | None) -> bool:
         """Whether anything is counted for requests with this key."""
         return self._any or (key is not None and key.rate_limit is not None)
-
-    def address_of(self, peer: str | None, headers: Headers) -> str:
-        return self._proxies.address_of(peer, headers)
 
     def enter(self, key: ApiKey | None, address: str, then: Then) -> Verdict:
         """One request of this key and this address: FREE, refused, or WAITS and `then` is told."""

@@ -61,12 +61,12 @@ async def use(engine: Engine, count: int, *, key: str | None = None, customer: U
     futures = [asyncio.get_running_loop().create_future() for _ in range(count)]
     for future in futures:
         who = (customer or uuid.uuid4()).bytes
-        engine.submit(future, place.use, who, 3, key, place.asked(b""), encode_order("order"))
+        engine.submit(future, place.use, who, 3, key, place.bare, encode_order("order"))
     return list(await asyncio.gather(*futures))
 
 
 def granted(answers: list[Answer]) -> list[str]:
-    return [read_use(answer.code, answer.use)[0].decode() for answer in answers if answer.outcome is Outcome.GRANTED]
+    return [read_use(answer.number, answer.use)[0].decode() for answer in answers if answer.outcome is Outcome.GRANTED]
 
 
 async def remaining(stores: Stores) -> int:

@@ -191,7 +191,7 @@ async def test_an_answer_that_nobody_understands_ends_nothing(
             patched.setattr(engine_module, "MAX_IN_PIPELINE", 10)
             async with asyncio.timeout(20):
                 answers = await redeem(engine, uuid.uuid4(), 50)
-        assert Counter(answers) == {NOT_READY: 50}
+        assert answers == [NOT_READY] * 50
         assert engine.is_alive
         await ready(engine)
         answers = await redeem(engine, batch_id, 5)

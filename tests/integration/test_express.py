@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from issuer.http.edge import EdgeLimits, guarded_protocol
+from issuer.http.edge import EdgeLimits, ShortWay, guarded_protocol
 from issuer.http.express import MAX_EXPRESS_BODY, Exchange, Headers
 from tests.servers import wait_until
 
@@ -56,7 +56,9 @@ async def long_way(scope: Scope, receive: Receive, send: Send) -> None:
 
 class RunningServer:
     def __init__(self) -> None:
-        protocol = guarded_protocol(EdgeLimits(), {PATH.encode(): Echo, f"{ASKING}?".encode(): Echo})
+        protocol = guarded_protocol(
+            EdgeLimits(), {PATH.encode(): ShortWay(Echo), ASKING.encode(): ShortWay(Echo, takes_query=True)}
+        )
         config = uvicorn.Config(long_way, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
         self.server = uvicorn.Server(config)
         self.listener = socket.create_server(("127.0.0.1", 0))

@@ -98,7 +98,7 @@ def test_percentages_and_currencies() -> None:
             parse_currency(text)
 
 
-numbers = st.integers(0, 2**63 - 1)
+numbers = st.integers(1, 2**63 - 1)
 
 
 @given(numbers, numbers, st.uuids())
@@ -119,5 +119,5 @@ def test_other_texts_are_no_ids(text: str) -> None:
 def test_what_the_script_says_of_a_use() -> None:
     call_id = UUID(int=7).hex
     terms = b'{"code":"A B"}'
-    assert read_use("14", b"3 %b %b" % (call_id.encode(), terms)) == (consumption_id(3, 14, call_id).encode(), terms)
+    assert read_use(14, b"3 %b %b" % (call_id.encode(), terms)) == (consumption_id(3, 14, call_id).encode(), terms)
     assert read_look('9 {"code":"A B"}') == (9, '{"code":"A B"}')

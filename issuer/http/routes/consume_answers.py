@@ -31,7 +31,7 @@ def use_wire(answer: Answer, *, public: bool = False) -> Wire:
     if public and outcome in HIDDEN:
         return _NOT_VALID
     if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
-        consumption_id, terms = read_use(answer.code, answer.use)
+        consumption_id, terms = read_use(answer.number, answer.use)
         # The terms are a JSON object with members, as Postgres keeps it.
         body = b'{"consumed":true,"consumption_id":"%b",%b' % (consumption_id, terms[1:])
         return Wire(granted_head(len(body), outcome), body)

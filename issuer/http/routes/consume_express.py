@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -13,7 +13,7 @@ from issuer.api_keys import ApiKey
 from issuer.calls import Answer
 from issuer.http.express import Exchange, Headers, read_credentials
 from issuer.http.failures import problem_of
-from issuer.http.guessing import Attempt, is_public
+from issuer.http.guessing import Misses, is_public
 from issuer.http.metrics import INVALID, OF_COUPON
 from issuer.http.problems import ProblemError
 from issuer.http.routes.access import MAY_USE, MISSING_KEY, WRONG_SCOPE, ring_not_loaded
@@ -76,14 +76,16 @@ class ConsumeExchange(Exchange):
     """One use without ASGI: begins when the request is there, ends when the engine has the answer."""
 
     __slots__ = (
-        "_address", "_answered", "_attempt", "_idempotency_key", "_key", "_keys_given", "_route", "_services",
-        "_started", "_task", "_url",
+        "_answered", "_headers", "_idempotency_key", "_keys_given", "_looking", "_peer", "_route", "_services",
+        "_started", "_task", "_url", "customer", "key",
     )  # fmt: skip
 
-    _address: str
+    customer: bytes | None
+    key: ApiKey | None
+    _headers: Headers
     _idempotency_key: bytes | None
-    _key: ApiKey | None
     _keys_given: int
+    _peer: str | None
     _services: Services | None
     _started: float
     _task: asyncio.Task[None]
@@ -92,7 +94,7 @@ class ConsumeExchange(Exchange):
         super().__init__(protocol)
         self._route = route
         self._url = protocol.url
-        self._attempt: Attempt | None = None
+        self._looking: Sequence[Misses] = ()
         # The engine has answered; the client may have to wait until a miss is counted.
         self._answered = False
 
@@ -104,14 +106,20 @@ class ConsumeExchange(Exchange):
             return
         try:
             authorization, self._idempotency_key, self._keys_given = read_credentials(headers)
-            self._key = key = self._route.key_of(services, authorization)
+            self.key = key = self._route.key_of(services, authorization)
             client = self.protocol.client
-            peer = client[0] if client else None
-            self._address = services.limits.address_of(peer, headers)
+            self._peer = peer = client[0] if client else None
+            self._headers = headers
             if services.limits.passes(key, peer, headers, self._enter):
                 self._ask(services)
         except Exception as error:
             self._fail(error)
+
+    @property
+    def address(self) -> str:
+        """Whose request it is, for whoever counts misses."""
+        assert self._services is not None
+        return self._services.limits.address_of(self._peer, self._headers)
 
     def _enter(self, verdict: Verdict) -> None:
         """Goes on when a rate limit has let the request in, or refused it."""
@@ -125,15 +133,15 @@ class ConsumeExchange(Exchange):
             self._fail(error)
 
     def _ask(self, services: Services) -> None:
-        key = self._key
+        key = self.key
         refusal = self._route.refusal_of(services, key)
         if refusal is not None:
             self._finish(INVALID, refusal)
             return
         idempotency_key = read_idempotency_key(self._idempotency_key, self._keys_given)
         asked = read_small(self._url, self.body)
-        self._attempt = attempt = services.guesses.attempt(key, self._address, asked.customer)
-        attempt.begin()
+        self.customer = asked.customer
+        self._looking = services.guesses.begin(self)
         bound_to, key_id = (None, 0) if key is None else (key.client_id, key.id)
         if bound_to is None and asked.client_id is None:
             self._start(self._find_and_submit(services, asked, key_id, idempotency_key), "find-coupon")
@@ -157,7 +165,7 @@ class ConsumeExchange(Exchange):
         self._answered = True
         outcome = answer.outcome
         try:
-            if outcome is not Outcome.GRANTED and is_miss(outcome, public=is_public(self._key)):
+            if outcome is not Outcome.GRANTED and is_miss(outcome, public=is_public(self.key)):
                 self._start(self._tell_of_miss(answer), "count-miss")
             else:
                 self._finish(outcome, use_wire(answer))
@@ -167,9 +175,9 @@ class ConsumeExchange(Exchange):
     async def _tell_of_miss(self, answer: Answer) -> None:
         """Counts it first: who has guessed too often is not told."""
         try:
-            if self._attempt is not None:
-                await self._attempt.missed()
-            self._finish(answer.outcome, use_wire(answer, public=is_public(self._key)))
+            if self._services is not None:
+                await self._services.guesses.charge(self)
+            self._finish(answer.outcome, use_wire(answer, public=is_public(self.key)))
         except Exception as error:
             self._fail(error)
 
@@ -181,10 +189,10 @@ class ConsumeExchange(Exchange):
             self._finish(*((CRASH, CRASHED) if problem is None else (INVALID, to_wire(problem))))
 
     def _finish(self, outcome: str, wire: Wire) -> None:
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            attempt.end()
-        head = wire.head
+        head, services, looking = wire.head, self._services, self._looking
+        if looking and services is not None:
+            self._looking = ()
+            services.guesses.end(looking)
         self.respond(head.status, head.lines, wire.body)
-        if self._services is not None:
-            self._services.tally.count(COUNTED[outcome], time.perf_counter() - self._started)
+        if services is not None:
+            services.tally.count(COUNTED[outcome], time.perf_counter() - self._started)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import orjson
 from starlette.types import Message
@@ -26,7 +26,9 @@ class Head:
     lines: bytes
 
 
-class Wire(NamedTuple):
+# Not frozen, for the same reason as Answer.
+@dataclass(slots=True)
+class Wire:
     """A whole answer."""
 
     head: Head
