@@ -20,6 +20,9 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 INVALID: Final = "INVALID"
 """Counted as an outcome: requests to redeem that were refused before Redis was asked (400, 401, 403, 413, 429)."""
 
+CRASH: Final = "CRASHED"
+"""Likewise: requests that ended in a mistake of ours (500)."""
+
 LIMITS: Final = ("key", "address", "misses_key", "misses_address", "misses_customer")
 """Kinds of rate limits."""
 
@@ -62,11 +65,11 @@ class _Fixed(Collector):
 
 def _counted(counts: Counts) -> Iterator[Metric]:
     redemptions = CounterMetricFamily("issuer_redemptions", NAMES["issuer_redemptions_total"], labels=["outcome"])
-    for outcome in [*Outcome, INVALID]:
+    for outcome in [*Outcome, INVALID, CRASH]:
         redemptions.add_metric([outcome.lower()], counts.outcomes.get(str(outcome), 0))
     yield redemptions
     consumptions = CounterMetricFamily("issuer_consumptions", NAMES["issuer_consumptions_total"], labels=["outcome"])
-    for outcome in [*Outcome, INVALID]:
+    for outcome in [*Outcome, INVALID, CRASH]:
         consumptions.add_metric([outcome.lower()], counts.outcomes.get(OF_COUPON + outcome, 0))
     yield consumptions
     limited = CounterMetricFamily("issuer_rate_limited", NAMES["issuer_rate_limited_total"], labels=["limit"])

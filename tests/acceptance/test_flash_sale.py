@@ -126,4 +126,4 @@ async def test_no_code_before_the_start(service: Service) -> None:
     assert told.keys() == {"not started", ""}
     assert told["not started"] > 200
     assert len(rows) == 200
-    assert 0 <= first_ms - start_ms < 1_000
+    assert first_ms >= start_ms

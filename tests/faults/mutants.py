@@ -18,6 +18,7 @@ from tests.faults.mutations import MUTATIONS, Mutation
 
 ROOT: Final = Path(__file__).parents[2]
 LIMIT_S: Final = 300
+TOO_LATE: Final = "did not come to an end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,13 @@ def _run(command: list[str], directory: Path) -> tuple[int, str]:
             capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return 1, "did not come to an end"
+        return 1, TOO_LATE
     return done.returncode, done.stdout + done.stderr
+
+
+def _not_a_catch(mutation: Mutation, what: str, text: str) -> SystemExit:
+    """A copy that does not even start would fail every test, and no test would have noticed anything."""
+    return SystemExit(f"{mutation.name}: {what} could not be played:\n{text[-2_000:]}")
 
 
 def attack(mutation: Mutation, seeds: int) -> Caught:
@@ -64,11 +70,15 @@ def attack(mutation: Mutation, seeds: int) -> Caught:
             for scenario in mutation.scenarios:
                 status, text = _run([sys.executable, "-m", "tests.faults", scenario, str(seed), "2"], directory)
                 if status != 0:
+                    if text != TOO_LATE and ("violations=[" not in text or "the play broke off" in text):
+                        raise _not_a_catch(mutation, scenario, text)
                     how = text[text.find("violations=[") + 13 :].split("', '")[0][:160].replace("\n", " ")
                     return Caught(mutation.name, f"{scenario}, seed {seed}", how, time.monotonic() - started)
         for test in mutation.tests:
             status, text = _run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test], directory)
             failed = [line for line in text.splitlines() if line.startswith("FAILED")]
+            if status not in (0, 1):  # no such test, or one that cannot be imported
+                raise _not_a_catch(mutation, test, text)
             if status != 0:
                 node, _, how = (failed or [f"FAILED {test} - {text[-200:]}"])[0][7:].partition(" - ")
                 return Caught(mutation.name, node, how[:160], time.monotonic() - started)

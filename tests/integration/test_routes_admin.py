@@ -17,6 +17,7 @@ from issuer.http.routes.coupon_service import METHOD_PATHS
 from issuer.settings import Settings
 from tests.api import REDEEM, Api, problem, running_app
 from tests.recording import drain
+from tests.servers import START_LIMIT_S
 
 PUBLIC = {"/livez", "/readyz", "/healthcheck", "/openapi.json", "/docs"}
 PARTLY_PUBLIC = {"/api/v1/campaigns/{campaign_id}/events", "/c/{campaign_id}"}
@@ -288,7 +289,7 @@ async def test_a_revoked_key_is_unknown_soon(api: Api) -> None:
     key = api.services.keys.find(headers["Authorization"][7:])
     assert key is not None
     await revoke_key(api.services.stores.postgres, key.id, actor="test")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(START_LIMIT_S):
         while (await api.get("/api/v1/batches", headers)).status_code != 401:
             await asyncio.sleep(0.02)
 

@@ -98,7 +98,9 @@ def test_without_redis_there_are_503s_and_no_crash(settings: Settings, tmp_path:
             "batchid": str(uuid4()), "clientid": str(uuid4()), "customerid": str(uuid4()),
         })  # fmt: skip
         assert (response.status_code, response.json()["error"]) == (503, "not ready")
-        assert 'outcome="crashed"' not in api.log.read_text()
+        metrics = httpx.get(f"{api.url}/metrics", headers={"Authorization": f"Bearer {key}"}).text
+        for kind in ("redemptions", "consumptions"):
+            assert f'issuer_{kind}_total{{outcome="crashed"}} 0.0' in metrics
 
 
 def answers(api: ApiProcess) -> bool:

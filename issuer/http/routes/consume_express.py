@@ -14,7 +14,7 @@ from issuer.calls import Answer
 from issuer.http.express import Exchange, Headers, read_credentials
 from issuer.http.failures import problem_of
 from issuer.http.guessing import Misses, is_public
-from issuer.http.metrics import INVALID, OF_COUPON
+from issuer.http.metrics import CRASH, INVALID, OF_COUPON
 from issuer.http.problems import ProblemError
 from issuer.http.routes.access import MAY_USE, MISSING_KEY, WRONG_SCOPE, ring_not_loaded
 from issuer.http.routes.consume_answers import COUPON_REFUSALS, is_miss, use_wire
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CRASH: Final = "CRASHED"
 COUNTED: Final = {outcome: OF_COUPON + outcome for outcome in (*Outcome, INVALID, CRASH)}
 """The names under which outcomes of coupons are counted."""
 _UNAUTHORIZED: Final = to_wire(MISSING_KEY)

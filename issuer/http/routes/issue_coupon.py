@@ -23,7 +23,7 @@ from issuer.api_keys import ApiKey
 from issuer.calls import Answer
 from issuer.campaigns.ring import KnownCampaign, LookUpsBusyError
 from issuer.http.express import Exchange, Headers
-from issuer.http.metrics import INVALID
+from issuer.http.metrics import CRASH, INVALID
 from issuer.http.routes.coupon_answers import (
     CRASHED,
     NOT_READY,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ISSUE_PATH: Final = "/coupon.CouponService/IssueCoupon"
-CRASH: Final = "CRASHED"
 
 _TIMEOUT_MS: Final = re.compile(rb"[0-9]{1,10}")
 _CODECS: Final = {

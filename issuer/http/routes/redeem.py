@@ -22,7 +22,7 @@ from issuer.api_keys import ApiKey
 from issuer.api_keys import Scope as KeyScope
 from issuer.calls import BOUND, Answer, PoolRef, Slot
 from issuer.http.express import Exchange, Headers, read_credentials
-from issuer.http.metrics import INVALID
+from issuer.http.metrics import CRASH, INVALID
 from issuer.http.problems import ProblemError
 from issuer.http.routes.redeem_answers import (
     BAD_BATCH,
@@ -52,7 +52,6 @@ log = structlog.get_logger()
 
 MAX_POOL_REFS: Final = 65_536
 NOT_YOURS: Final = Answer(Outcome.SOLD_OUT)
-CRASH: Final = "CRASHED"
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _IDEMPOTENCY_KEY: Final = re.compile(rb"[\x20-\x7e]{1,255}")

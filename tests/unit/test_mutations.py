@@ -1,0 +1,23 @@
+"""Every mutation still says what to change and who should notice: `make mutants` runs seldom, and the program goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import scenarios
+from tests.faults.mutations import MUTATIONS, Mutation
+from tests.faults.play import SCENARIOS
+
+ROOT = Path(__file__).parents[2]
+
+assert scenarios.LOADED
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_mutation_can_be_made_and_noticed(mutation: Mutation) -> None:
+    assert [edit for edit in mutation.edits if (ROOT / edit.file).read_text().count(edit.old) != 1] == []
+    assert set(mutation.scenarios) <= set(SCENARIOS)
+    assert all((ROOT / test.partition("::")[0]).exists() for test in mutation.tests)
+    assert mutation.scenarios or mutation.tests
