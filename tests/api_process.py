@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import httpx
 
 from issuer.http.serve import listen, url_of
 from issuer.settings import Settings
+from tests.environment import environment_of
 from tests.servers import STOP_LIMIT_S, wait_until
 
 
@@ -24,15 +24,8 @@ class ApiProcess:
         self.listener: socket.socket = listen("127.0.0.1", 0)
         self.url = url_of(self.listener)
         self.log = directory / f"api-{self.listener.getsockname()[1]}.log"
-        self.environment = {
-            **os.environ,
-            "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
-            "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
-            "ISSUER_PARTITIONS": str(settings.partitions),
-            "ISSUER_MAX_BACKLOG": str(settings.max_backlog),
-            "ISSUER_AUTH": settings.auth.value,
-            **environment,
-        }
+        own = {"ISSUER_MAX_BACKLOG": str(settings.max_backlog), "ISSUER_AUTH": settings.auth.value}
+        self.environment = environment_of(settings, **own | environment)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:

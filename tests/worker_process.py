@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from issuer.settings import Settings
+from tests.environment import environment_of
 
 LIMIT_S = 60.0
 
@@ -21,14 +21,12 @@ class WorkerProcess:
     """`python -m sync_worker` with the settings of a test."""
 
     def __init__(self, settings: Settings, directory: Path, *, postgres_timeout_s: float = 10.0) -> None:
-        self._environment = os.environ | {
-            "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
-            "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
-            "ISSUER_PARTITIONS": str(settings.partitions),
-            "ISSUER_MAX_BACKLOG": str(settings.max_backlog),
-            "ISSUER_POOL_HIGH_WATER": str(settings.pool_high_water),
-            "ISSUER_POSTGRES_TIMEOUT_S": str(postgres_timeout_s),
-        }
+        self._environment = environment_of(
+            settings,
+            ISSUER_MAX_BACKLOG=str(settings.max_backlog),
+            ISSUER_POOL_HIGH_WATER=str(settings.pool_high_water),
+            ISSUER_POSTGRES_TIMEOUT_S=str(postgres_timeout_s),
+        )
         directory.mkdir(parents=True, exist_ok=True)
         self._log = directory / "sync_worker.log"
         self._process: subprocess.Popen[bytes] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -13,15 +12,11 @@ from typing import Final, Self
 
 import psutil
 
+from tests.environment import clean_environment
 from tests.servers import wait_until
 
 START_LIMIT_S: Final = 120.0
 STOP_LIMIT_S: Final = 120.0
-
-
-def clean_environment(**more: str) -> dict[str, str]:
-    """This environment without any ISSUER_ variable."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("ISSUER_")} | more
 
 
 def issuer_command(*arguments: str) -> list[str]:

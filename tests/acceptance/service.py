@@ -22,7 +22,8 @@ import psutil
 
 from issuer.settings import Settings
 from tests.acceptance.crowd import Crowd, Wish
-from tests.acceptance.installation import clean_environment, issuer_command
+from tests.acceptance.installation import issuer_command
+from tests.environment import environment_of
 from tests.servers import STOP_LIMIT_S, free_port, wait_until
 
 API_PROCESSES: Final = 4
@@ -37,10 +38,8 @@ class Service:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.database_url = settings.database_url.get_secret_value()
         self.url = f"http://127.0.0.1:{free_port()}"
-        self.environment = clean_environment(
-            ISSUER_REDIS_URL=settings.redis_url.get_secret_value(),
-            ISSUER_DATABASE_URL=self.database_url,
-            ISSUER_PARTITIONS=str(settings.partitions),
+        self.environment = environment_of(
+            settings,
             ISSUER_MAX_BACKLOG=str(settings.max_backlog),
             # What is counted here is codes: a machine that is slow for a while must not turn an answer into a 503.
             ISSUER_REDEEM_TIMEOUT_MS="10000",

@@ -20,6 +20,7 @@ import pytest
 from issuer.api_keys import digest
 from issuer.settings import Settings
 from issuer.stores import Stores
+from tests.environment import environment_of
 from tests.recording import record, shop_of, words
 
 PROGRAM = (sys.executable, "-c", "from issuer.cli import app; app()")
@@ -41,13 +42,7 @@ class Issuer:
     """`issuer` against a test's databases."""
 
     def __init__(self, settings: Settings) -> None:
-        self.environment = {
-            **os.environ,
-            "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
-            "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
-            "ISSUER_PARTITIONS": str(settings.partitions),
-            "COLUMNS": "200",
-        }
+        self.environment = environment_of(settings, COLUMNS="200")
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -3,76 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import signal
-import subprocess
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID, uuid4
 
-import psutil
 import pytest
 
 from issuer.settings import Settings
 from issuer.stores import Stores
-from tests.acceptance.installation import clean_environment, issuer_command
+from tests.acceptance.command import Command, ended, kill_when
 from tests.loading import A, B, check_agreement, codes, load, new_batch
 from tests.worker_process import WorkerProcess, eventually
 
-LIMIT_S: Final = 120.0
 MANY: Final = 120_000
 """More than two chunks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.status == 0, self.err
-        return json.loads(self.out)
-
-
-class Generate:
-    """`issuer generate` against a test's databases."""
-
-    def __init__(self, settings: Settings, directory: Path) -> None:
-        self.directory = directory
-        self.environment = clean_environment(
-            ISSUER_REDIS_URL=settings.redis_url.get_secret_value(),
-            ISSUER_DATABASE_URL=settings.database_url.get_secret_value(),
-            ISSUER_PARTITIONS=str(settings.partitions),
-        )
-
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            issuer_command("generate", *words),
-            env=self.environment, cwd=self.directory,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    async def __call__(self, *words: str) -> Done:
-        with self.start(*words) as process:
-            return await ended(process)
-
-
-async def ended(process: subprocess.Popen[bytes]) -> Done:
-    out, err = await asyncio.to_thread(process.communicate, None, LIMIT_S)
-    return Done(process.returncode, out.decode(), err.decode())
-
-
 @pytest.fixture
-def generate(settings: Settings, tmp_path: Path) -> Generate:
-    return Generate(settings, tmp_path)
+def generate(settings: Settings, tmp_path: Path) -> Command:
+    return Command("generate", settings, tmp_path)
 
 
-async def test_the_plain_command_makes_batch_client_and_codes(generate: Generate, stores: Stores) -> None:
+async def test_the_plain_command_makes_batch_client_and_codes(generate: Command, stores: Stores) -> None:
     words = ("--count", "3000", "--length", "12", "--batch-name", "Summer Sale")
     report = (await generate(*words, "--rules", '{"maxpercustomer":2}', "--json")).json
     assert (report["state"], report["count"], report["made"], report["total"]) == ("done", 3_000, 3_000, 3_000)
@@ -89,7 +43,7 @@ async def test_the_plain_command_makes_batch_client_and_codes(generate: Generate
     assert (await check_agreement(stores, batch_id, client_id)).total == 6_000
 
 
-async def test_the_form_is_as_the_options_say(generate: Generate, stores: Stores) -> None:
+async def test_the_form_is_as_the_options_say(generate: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     (generate.directory / "words.txt").write_text("# ours\n가나\n")
     korean = "가나다라마바사아자차카타파하0123456789"
@@ -109,7 +63,7 @@ async def test_the_form_is_as_the_options_say(generate: Generate, stores: Stores
     assert len(made) == 410
 
 
-async def test_a_dry_run_changes_nothing(generate: Generate, stores: Stores) -> None:
+async def test_a_dry_run_changes_nothing(generate: Command, stores: Stores) -> None:
     report = (await generate("--count", "500", "--batch-name", "Not yet", "--dry-run", "--json")).json
     assert (report["dry_run"], report["batch_id"], len(report["examples"])) == (True, None, 3)
     assert report["redis_bytes"] > 500 * 12
@@ -143,7 +97,7 @@ async def test_a_dry_run_changes_nothing(generate: Generate, stores: Stores) -> 
     ],
 )
 async def test_what_cannot_be_is_said_in_one_line(
-    generate: Generate, stores: Stores, words: tuple[str, ...], message: str
+    generate: Command, stores: Stores, words: tuple[str, ...], message: str
 ) -> None:
     done = await generate(*words)
     assert done.status == 2
@@ -151,14 +105,14 @@ async def test_what_cannot_be_is_said_in_one_line(
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
 
 
-async def test_a_batch_of_several_clients_needs_one_named(generate: Generate, stores: Stores) -> None:
+async def test_a_batch_of_several_clients_needs_one_named(generate: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     await load(stores, batch, codes("A", 3) + codes("B", 3, B))
     done = await generate("--count", "5", "--batch-id", str(batch.id))
     assert (done.status, done.err) == (2, "error: --client is needed: the batch has several clients\n")
 
 
-async def test_an_id_of_ones_own_can_be_repeated(generate: Generate, stores: Stores) -> None:
+async def test_an_id_of_ones_own_can_be_repeated(generate: Command, stores: Stores) -> None:
     job = str(uuid4())
     for _ in range(2):
         report = (await generate("--count", "40", "--batch-name", "Mine", "--job", job, "--json")).json
@@ -166,17 +120,6 @@ async def test_an_id_of_ones_own_can_be_repeated(generate: Generate, stores: Sto
     assert (await generate("--job", job, "--json")).json["total"] == 40
     refused = await generate("--count", "41", "--batch-name", "Mine", "--job", job)
     assert (refused.status, refused.err) == (2, "error: the job of this id is another one\n")
-
-
-async def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], Awaitable[bool]]) -> None:
-    """kill -9 of the command and whatever it started, as soon as the condition holds and before it ends by itself."""
-    async with asyncio.timeout(LIMIT_S):
-        while not await condition():
-            assert process.poll() is None, "it was faster than the test"
-            await asyncio.sleep(0.002)
-    for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        victim.kill()
-    assert await asyncio.to_thread(process.wait, LIMIT_S) == -signal.SIGKILL
 
 
 def reached(stores: Stores, query: str) -> Callable[[], Awaitable[bool]]:
@@ -197,7 +140,7 @@ ALL_MADE = "SELECT count(*) > 0 FROM generation_jobs WHERE made = count"
 
 @pytest.mark.parametrize("moment", [BEGUN, WITHIN, ONE_CHUNK, ALL_MADE], ids=["begun", "within", "chunk", "made"])
 async def test_killed_and_run_again_it_makes_exactly_what_was_asked_for(
-    generate: Generate, stores: Stores, moment: str
+    generate: Command, stores: Stores, moment: str
 ) -> None:
     words = ("--count", str(MANY), "--batch-name", "Summer Sale", "--json")
     with generate.start(*words) as process:
@@ -212,7 +155,7 @@ async def test_killed_and_run_again_it_makes_exactly_what_was_asked_for(
 
 
 async def test_killed_while_the_worker_runs_it_is_made_once(
-    generate: Generate, stores: Stores, settings: Settings, tmp_path: Path
+    generate: Command, stores: Stores, settings: Settings, tmp_path: Path
 ) -> None:
     words = ("--count", str(MANY), "--batch-name", "Summer Sale", "--json")
     with WorkerProcess(settings, tmp_path):
@@ -224,7 +167,7 @@ async def test_killed_while_the_worker_runs_it_is_made_once(
     assert (await check_agreement(stores, UUID(report["batch_id"]), UUID(report["client_id"]))).loaded == MANY
 
 
-async def test_two_processes_at_once_make_what_both_were_asked_for(generate: Generate, stores: Stores) -> None:
+async def test_two_processes_at_once_make_what_both_were_asked_for(generate: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     words = ("--count", "60000", "--batch-id", str(batch.id), "--client", str(A), "--json")
     with generate.start(*words) as one, generate.start(*words) as two:

@@ -3,76 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import pty
 import re
 import subprocess
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import psutil
 import pytest
 
 from issuer.settings import Settings
 from issuer.stores import Stores
-from tests.acceptance.installation import clean_environment, issuer_command
+from tests.acceptance.command import Command, kill_when
 from tests.loading import A, B, check_agreement, codes, csv_of, issue, load, new_batch, pool_in_redis
 
-LIMIT_S: Final = 120.0
 RULES: Final = '{"maxpercustomer":2,"timelimit":30}'
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.status == 0, self.err
-        return json.loads(self.out)
-
-
-class Preload:
-    """`issuer preload` against a test's databases, in a directory of its own."""
-
-    def __init__(self, settings: Settings, directory: Path) -> None:
-        self.directory = directory
-        self.environment = clean_environment(
-            ISSUER_REDIS_URL=settings.redis_url.get_secret_value(),
-            ISSUER_DATABASE_URL=settings.database_url.get_secret_value(),
-            ISSUER_PARTITIONS=str(settings.partitions),
-        )
-
-    def start(
-        self, *words: str, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE
-    ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            issuer_command("preload", *words),
-            env=self.environment, cwd=self.directory, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr,
-        )  # fmt: skip
-
-    async def __call__(self, *words: str, stdin: bytes | None = None) -> Done:
-        with self.start(*words, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE) as process:
-            out, err = await asyncio.to_thread(process.communicate, stdin, LIMIT_S)
-        return Done(process.returncode, out.decode(), err.decode())
-
-    def write(self, data: bytes, name: str = "codes.csv") -> str:
-        (self.directory / name).write_bytes(data)
-        return name
-
-
 @pytest.fixture
-def preload(settings: Settings, tmp_path: Path) -> Preload:
-    return Preload(settings, tmp_path)
+def preload(settings: Settings, tmp_path: Path) -> Command:
+    return Command("preload", settings, tmp_path)
 
 
-async def test_a_load_is_reported(preload: Preload, stores: Stores) -> None:
+async def test_a_load_is_reported(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 30) + codes("B", 20, B) + codes("A", 3)) + b"nobody,X\n")
     done = await preload(file, "--batch-name", "Summer Sale", "--rules", RULES, "--json")
     report = done.json
@@ -95,7 +49,7 @@ async def test_a_load_is_reported(preload: Preload, stores: Stores) -> None:
     assert told.err == ""
 
 
-async def test_the_ways_to_give_a_file(preload: Preload, stores: Stores) -> None:
+async def test_the_ways_to_give_a_file(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     bare = b"code\nX1\nX2\n"
     piped = (await preload("-", "--batch-id", str(batch.id), "--client", str(A), "--json", stdin=bare)).json
@@ -107,7 +61,7 @@ async def test_the_ways_to_give_a_file(preload: Preload, stores: Stores) -> None
     assert (await check_agreement(stores, batch.id, A)).codes == ["X1", "X2"]
 
 
-async def test_a_refused_file_leaves_no_open_batch(preload: Preload, stores: Stores) -> None:
+async def test_a_refused_file_leaves_no_open_batch(preload: Command, stores: Stores) -> None:
     refused = await preload(preload.write(b"client_id;code\nX\n"), "--batch-name", "Summer Sale", "--rules", RULES)
     assert refused.status == 2
     assert not await stores.postgres.fetchval("SELECT count(*) FROM batches WHERE ended_at IS NULL")
@@ -121,7 +75,7 @@ async def test_a_refused_file_leaves_no_open_batch(preload: Preload, stores: Sto
     )
 
 
-async def test_a_dry_run_makes_no_batch(preload: Preload, stores: Stores) -> None:
+async def test_a_dry_run_makes_no_batch(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 30)))
     report = (await preload(file, "--batch-name", "Not yet", "--dry-run", "--json")).json
     assert (report["loaded"], report["batch_id"], report["dry_run"]) == (30, None, True)
@@ -132,7 +86,7 @@ async def test_a_dry_run_makes_no_batch(preload: Preload, stores: Stores) -> Non
     assert "30 would be in Redis" in told
 
 
-async def test_times_of_a_new_batch(preload: Preload, stores: Stores) -> None:
+async def test_times_of_a_new_batch(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 1)))
     times = ("--starts-at", "2031-06-01T00:00:00+02:00", "--ends-at", "2031-07-01T00:00:00Z")
     report = (await preload(file, "--batch-name", "Summer Sale", *times, "--json")).json
@@ -159,7 +113,7 @@ async def test_times_of_a_new_batch(preload: Preload, stores: Stores) -> None:
         (("--batch-name", " "), "name"),
     ],
 )
-async def test_refused(preload: Preload, stores: Stores, words: tuple[str, ...], message: str) -> None:
+async def test_refused(preload: Command, stores: Stores, words: tuple[str, ...], message: str) -> None:
     done = await preload(preload.write(csv_of(codes("A", 1))), *words)
     assert done.status == 2
     assert done.err.startswith("error: ")
@@ -168,7 +122,7 @@ async def test_refused(preload: Preload, stores: Stores, words: tuple[str, ...],
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
 
 
-async def test_what_contradicts_a_batch_is_refused(preload: Preload, stores: Stores) -> None:
+async def test_what_contradicts_a_batch_is_refused(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 1)))
     assert (await preload("nowhere.csv", "--batch-name", "x")).err == (
         "error: cannot read nowhere.csv: No such file or directory\n"
@@ -190,7 +144,7 @@ async def test_what_contradicts_a_batch_is_refused(preload: Preload, stores: Sto
     assert (ended.status, "has ended" in ended.err) == (2, True)
 
 
-async def test_on_a_terminal_it_shows_how_far_it_is(preload: Preload, stores: Stores) -> None:
+async def test_on_a_terminal_it_shows_how_far_it_is(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     file = preload.write(csv_of(codes("A", 100_000)))
     words = (file, "--batch-id", str(batch.id))
@@ -204,7 +158,7 @@ async def test_on_a_terminal_it_shows_how_far_it_is(preload: Preload, stores: St
     assert (await preload(*words)).err == ""
 
 
-async def _on_a_terminal(preload: Preload, *words: str) -> str:
+async def _on_a_terminal(preload: Command, *words: str) -> str:
     """What it shows there."""
     screen, terminal = pty.openpty()
     try:
@@ -236,21 +190,6 @@ BATCH: Final = "Killed"
 ROWS: Final = [row for pair in zip(codes("A", HALF), codes("B", HALF, B), strict=True) for row in pair]
 
 
-async def _kill_when(process: subprocess.Popen[bytes], reached: Callable[[], Awaitable[bool]]) -> None:
-    """Freezes the process to look, so that it cannot run past the stage while we do."""
-    looked = psutil.Process(process.pid)
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            assert process.poll() is None, "it ended before the stage was seen"
-            looked.suspend()
-            if await reached():
-                break
-            looked.resume()
-            await asyncio.sleep(0.003)
-    process.kill()
-    process.wait()
-
-
 async def _is_there(stores: Stores, what: str) -> bool:
     return bool(await stores.postgres.fetchval(f"SELECT EXISTS (SELECT FROM {what})"))
 
@@ -272,7 +211,7 @@ async def _has_loaded(stores: Stores, client_id: UUID, count: int) -> bool:
     return pool is not None and pool.loaded >= count
 
 
-async def _check_second_run(preload: Preload, stores: Stores, file: str, *, committed: bool) -> None:
+async def _check_second_run(preload: Command, stores: Stores, file: str, *, committed: bool) -> None:
     report = (await preload(file, "--batch-name", BATCH, "--json")).json
     assert (report["loaded"], report["duplicates_in_batch"]) == ((0, 2 * HALF) if committed else (2 * HALF, 0))
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 1
@@ -283,54 +222,54 @@ async def _check_second_run(preload: Preload, stores: Stores, file: str, *, comm
     assert not await _is_there(stores, "pools WHERE loaded < total")
 
 
-async def test_killed_when_the_batch_is_made(preload: Preload, stores: Stores) -> None:
+async def test_killed_when_the_batch_is_made(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(ROWS))
     with preload.start(file, "--batch-name", BATCH, "--rules", RULES) as process:
-        await _kill_when(process, lambda: _is_there(stores, "batches"))
+        await kill_when(process, lambda: _is_there(stores, "batches"))
     await _check_second_run(preload, stores, file, committed=False)
 
 
-async def test_killed_while_it_reads(preload: Preload, stores: Stores) -> None:
+async def test_killed_while_it_reads(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(ROWS))
     with preload.start("-", "--batch-name", BATCH, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         await asyncio.to_thread(process.stdin.write, csv_of(ROWS)[:5_000_000])
-        await _kill_when(process, lambda: _runs(stores, "COPY "))
+        await kill_when(process, lambda: _runs(stores, "COPY "))
     await _check_second_run(preload, stores, file, committed=False)
 
 
 @pytest.mark.parametrize(
     ("table", "statement"), [("codes", "INSERT INTO codes"), ("audit_log", "INSERT INTO audit_log")]
 )
-async def test_killed_within_the_transaction(preload: Preload, stores: Stores, table: str, statement: str) -> None:
+async def test_killed_within_the_transaction(preload: Command, stores: Stores, table: str, statement: str) -> None:
     """Before the codes are inserted, and when only the commit is missing. The server finds out later than we do."""
     await new_batch(stores, BATCH)
     file = preload.write(csv_of(ROWS))
     async with stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute(f"LOCK TABLE {table} IN SHARE MODE")
         with preload.start(file, "--batch-name", BATCH) as process:
-            await _kill_when(process, lambda: _runs(stores, statement, waiting=True))
+            await kill_when(process, lambda: _runs(stores, statement, waiting=True))
     await _check_second_run(preload, stores, file, committed=False)
 
 
 @pytest.mark.parametrize(("client", "count"), [(A, 0), (A, 1), (B, 20_000)])
-async def test_killed_after_the_commit(preload: Preload, stores: Stores, client: UUID, count: int) -> None:
+async def test_killed_after_the_commit(preload: Command, stores: Stores, client: UUID, count: int) -> None:
     file = preload.write(csv_of(ROWS))
 
     async def reached() -> bool:
         return await (_has_loaded(stores, client, count) if count else _is_there(stores, "pools WHERE total > 0"))
 
     with preload.start(file, "--batch-name", BATCH) as process:
-        await _kill_when(process, reached)
+        await kill_when(process, reached)
     await _check_second_run(preload, stores, file, committed=True)
 
 
-async def test_killed_while_codes_go_out(preload: Preload, stores: Stores) -> None:
+async def test_killed_while_codes_go_out(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores, BATCH)
     await load(stores, batch, codes("A", 1_000))
     file = preload.write(csv_of(codes("A", HALF)))
     with preload.start(file, "--batch-name", BATCH) as process:
-        await _kill_when(process, lambda: _has_loaded(stores, A, 5_000))
+        await kill_when(process, lambda: _has_loaded(stores, A, 5_000))
     await issue(stores, batch.id, A, 3_000)
     report = (await preload(file, "--batch-name", BATCH, "--json")).json
     assert (report["loaded"], report["duplicates_in_batch"]) == (0, HALF)

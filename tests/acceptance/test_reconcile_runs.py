@@ -19,7 +19,8 @@ from issuer.engine import Engine
 from issuer.outcomes import Outcome
 from issuer.settings import Settings
 from issuer.stores import Stores
-from tests.acceptance.installation import clean_environment, issuer_command
+from tests.acceptance.installation import issuer_command
+from tests.environment import environment_of
 from tests.loading import A, B, codes, load
 from tests.worker_process import WorkerProcess, eventually
 
@@ -32,11 +33,7 @@ class Reconcile:
     """The command as a process."""
 
     def __init__(self, settings: Settings) -> None:
-        self._environment = clean_environment(
-            ISSUER_REDIS_URL=settings.redis_url.get_secret_value(),
-            ISSUER_DATABASE_URL=settings.database_url.get_secret_value(),
-            ISSUER_PARTITIONS=str(settings.partitions),
-        )
+        self._environment = environment_of(settings)
 
     async def __call__(self, *words: str) -> tuple[int, str]:
         """Exit status and what it printed."""

@@ -12,17 +12,14 @@ import psutil
 import pytest
 
 from issuer.settings import Settings
-from tests.acceptance.installation import clean_environment, gone, issuer_command
+from tests.acceptance.installation import gone, issuer_command
+from tests.environment import environment_of
 from tests.servers import free_port, wait_until
 
 
 @pytest.fixture
 def environment(settings: Settings) -> dict[str, str]:
-    return clean_environment(
-        ISSUER_REDIS_URL=settings.redis_url.get_secret_value(),
-        ISSUER_DATABASE_URL=settings.database_url.get_secret_value(),
-        ISSUER_PARTITIONS=str(settings.partitions),
-    )
+    return environment_of(settings)
 
 
 class Serving:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import asyncpg
 import pytest
 
 from issuer.settings import Settings
+from tests.environment import environment_of
 from tests.servers import free_port
 
 PROGRAMS = {
@@ -44,12 +44,7 @@ async def test_a_program_refuses_data_that_are_not_for_it(settings: Settings, pr
     finally:
         await connection.close()
     command = PROGRAMS[program] + ([str(free_port())] if program == "api" else [])
-    environment = os.environ | {
-        "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
-        "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
-        "ISSUER_PARTITIONS": "4",
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)  # noqa: ASYNC221
+    done = subprocess.run(command, env=environment_of(settings), capture_output=True, text=True, timeout=60)  # noqa: ASYNC221
     assert done.returncode not in (0, None)
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import SecretStr
 
 from issuer.batches.revisions import push_batch
 from issuer.batches.rules import parse_rules
@@ -39,17 +37,6 @@ from tests.servers import RedisServer
 
 CLIENT = uuid.UUID(int=9)
 CODE = "SAVE-20"
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def own_settings(settings: Settings, own_redis: RedisServer) -> Settings:
-    return settings.model_copy(update={"redis_url": SecretStr(own_redis.url()), "max_backlog": 50})
 
 
 async def make(stores: Stores, uses: int, **offer: Any) -> Coupon:

@@ -13,10 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
-import uvicorn
-import uvloop
 
 from issuer.http.edge import EdgeLimits, guarded_protocol
+from tests.edge_server import EdgeServer
 
 LIMITS = EdgeLimits(
     max_head_bytes=16_384,
@@ -58,43 +57,14 @@ class Counting:
         await send({"type": "http.response.body", "body": body})
 
 
-class RunningServer:
-    """uvicorn in a thread of this process, on a free port."""
-
+class RunningServer(EdgeServer):
     def __init__(self, limits: EdgeLimits, keep_alive_s: int = 30) -> None:
         self.app = Counting()
-        config = uvicorn.Config(
-            self.app, http=guarded_protocol(limits), ws="none", lifespan="off", log_config=None,
-            access_log=False, timeout_keep_alive=keep_alive_s,
-        )  # fmt: skip
-        self.server = uvicorn.Server(config)
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.port: int = self.listener.getsockname()[1]
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.ready.set()
-        await self.server._serve(sockets=[self.listener])
-
-    def __enter__(self) -> RunningServer:
-        self.thread.start()
-        self.ready.wait()
-        return self
+        super().__init__(self.app, guarded_protocol(limits), keep_alive_s=keep_alive_s)
 
     def __exit__(self, *_: object) -> None:
         self.loop.call_soon_threadsafe(self.app.release.set)
-        self.server.should_exit = True
-        self.thread.join(20)
-        self.listener.close()
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        super().__exit__()
 
 
 @pytest.fixture(scope="module")

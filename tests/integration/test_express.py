@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
-import uvicorn
-import uvloop
 from starlette.types import Receive, Scope, Send
 
 from issuer.http.edge import EdgeLimits, ShortWay, guarded_protocol
 from issuer.http.express import MAX_EXPRESS_BODY, Exchange, Headers
+from tests.edge_server import EdgeServer
 from tests.servers import wait_until
 
 PATH: Final = "/express"
@@ -54,39 +52,10 @@ async def long_way(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": text})
 
 
-class RunningServer:
+class RunningServer(EdgeServer):
     def __init__(self) -> None:
-        protocol = guarded_protocol(
-            EdgeLimits(), {PATH.encode(): ShortWay(Echo), ASKING.encode(): ShortWay(Echo, takes_query=True)}
-        )
-        config = uvicorn.Config(long_way, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
-        self.server = uvicorn.Server(config)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self.listener.getsockname()[1]
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.ready.set()
-        await self.server._serve(sockets=[self.listener])
-
-    def __enter__(self) -> RunningServer:
-        self.thread.start()
-        self.ready.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        self.thread.join(20)
-        self.listener.close()
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        ways = {PATH.encode(): ShortWay(Echo), ASKING.encode(): ShortWay(Echo, takes_query=True)}
+        super().__init__(long_way, guarded_protocol(EdgeLimits(), ways))
 
     def release(self) -> None:
         """Answers the one that waits."""

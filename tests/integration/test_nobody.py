@@ -17,13 +17,9 @@ from tests.integration.test_recovery import (
     drain,
     engine_of,
     make_batch,
-    own_redis,
-    own_settings,
     ready,
 )
 from tests.servers import RedisServer
-
-__all__ = ["own_redis", "own_settings"]
 
 PRINTABLE = b"AAAAAAAAAAAAAAAA"
 """A customer's id of which every byte could stand in a key."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from issuer.ledger.reconcile import PoolBalance, reconcile
 from issuer.scripts import ACK_EVENTS
 from issuer.settings import Settings
 from issuer.stores import Stores
+from tests.environment import environment_of
 from tests.handing_out import Shop, open_shop, plain_client
 from tests.integration.test_ledger import record
 from tests.worker_process import WorkerProcess, eventually
@@ -196,12 +196,7 @@ async def test_holds_at_every_moment_of_a_run(shop: Shop, settings: Settings, tm
 async def run_command(settings: Settings, *arguments: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "from issuer.cli import app; app()", *arguments,
-        env=os.environ | {
-            "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
-            "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
-            "ISSUER_PARTITIONS": str(settings.partitions),
-        },
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env=environment_of(settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
     assert process.returncode is not None

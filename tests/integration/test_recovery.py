@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,6 @@ from issuer.stores import Stores, open_stores
 from tests.servers import RedisServer
 
 CLIENT = uuid.UUID(int=7)
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def own_settings(settings: Settings, own_redis: RedisServer) -> Settings:
-    return settings.model_copy(update={"redis_url": SecretStr(own_redis.url()), "max_backlog": 50})
 
 
 async def make_batch(stores: Stores, codes: int, rules: dict[str, object] | None = None) -> UUID:

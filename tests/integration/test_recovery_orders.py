@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -24,19 +22,9 @@ from issuer.redis_link import Link
 from issuer.settings import Settings
 from issuer.stores import open_stores
 from tests.conftest import clone_database
+from tests.environment import environment_of
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
 from tests.servers import PostgresServer, RedisServer
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def own_settings(settings: Settings, own_redis: RedisServer) -> Settings:
-    return settings.model_copy(update={"redis_url": SecretStr(own_redis.url()), "max_backlog": 50})
 
 
 @pytest.fixture
@@ -154,12 +142,7 @@ async def wanted(connection: asyncpg.Connection[asyncpg.Record], table: str) -> 
 
 def recover_command(settings: Settings) -> subprocess.Popen[str]:
     """`issuer recover`, as a process that can be frozen."""
-    environment = os.environ | {
-        "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
-        "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
-        "ISSUER_PARTITIONS": str(settings.partitions),
-        "ISSUER_POSTGRES_TIMEOUT_S": str(settings.postgres_timeout_s),
-    }
+    environment = environment_of(settings, ISSUER_POSTGRES_TIMEOUT_S=str(settings.postgres_timeout_s))
     return subprocess.Popen(
         [sys.executable, "-m", "issuer", "recover"], env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -1,4 +1,4 @@
-"""Every mutation still says what to change and who should notice: `make mutants` runs seldom, and the program goes on."""
+"""Mutations still fit the program, and what should notice them is there: `make mutants` runs too seldom to tell."""
 
 from __future__ import annotations
 
