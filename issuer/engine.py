@@ -85,7 +85,6 @@ class Engine:
         self._arrived = asyncio.Event()
         self._connected = False
         self._stale = False
-        self._pools: dict[tuple[str, str], PoolRef] = {}
         self._timeout_s = settings.redeem_timeout_ms / 1000
         self._max_waiting = settings.max_waiting
         self._waits = settings.wait_replicas

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 import asyncpg
 
@@ -26,8 +27,13 @@ AnyConnection = Connection | PoolConnection
 RECOVERY_LOCK: Final = 0x15540001
 """Advisory lock: exclusive while Redis is recovered and blessed, shared while pools are opened in Redis."""
 MIGRATION_LOCK: Final = 0x15540002
+SEQ_LOCK: Final = 0x15540003
+"""Advisory lock of one batch: who holds it gives seqs in it."""
+JOB_WORK_LOCK: Final = 0x15540004
+JOB_OPENING_LOCK: Final = 0x15540005
 CAMPAIGN_LOCK: Final = 0x15540006
 """Advisory lock of one campaign: held while it is decided how many codes it lacks."""
+JOB_WAIT_LOCK: Final = 0x15540007
 
 UNAVAILABLE: Final = (
     OSError,
@@ -122,6 +128,11 @@ async def advisory_lock(
     finally:
         if not connection.is_closed():
             await connection.execute(f"SELECT pg_advisory_unlock{suffix}($1)", key)
+
+
+def lock_of(kind: int, owner: UUID) -> tuple[int, int]:
+    """Both halves of an advisory lock's key: that kind of lock of one batch, campaign or job."""
+    return kind, int.from_bytes(owner.bytes[-4:], "big", signed=True)
 
 
 def ms(value: Any) -> int:

@@ -127,7 +127,6 @@ class Link:
     """
 
     def __init__(self, settings: Settings, incarnations: Incarnations | None) -> None:
-        self._settings = settings
         self._incarnations = incarnations
         self._pool = _connection_pool(settings, ConnectionPool, socket_timeout=None)
         self._connection: AbstractConnection | None = None

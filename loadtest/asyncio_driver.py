@@ -54,7 +54,6 @@ class _Requests:
         self._order = order
         authorization = f"Authorization: Bearer {order.api_key}\r\n" if order.api_key else ""
         self._campaigns = order.path.endswith("/IssueCoupon")
-        self._length = 53 if self._campaigns else 152
         self._head = (
             f"POST {order.path} HTTP/1.1\r\nHost: {order.host}:{order.port}\r\nContent-Type: application/json\r\n"
             f"{authorization}"

@@ -134,9 +134,7 @@ class Installation:
                 await asyncio.sleep(0.005)
         took_s = time.monotonic() - started_at
         async with self.postgres() as postgres:
-            wrong = await postgres.fetchval(
-                "SELECT (SELECT count(*) FROM anomalies) + (SELECT count(*) FROM dead_letters)"
-            )
+            wrong = await postgres.fetchval(_WRONG)
         if wrong:
             raise RuntimeError(f"{wrong} anomalies and dead letters: see the installation's log")
         return took_s

@@ -39,10 +39,6 @@ DEADLINE_IN_MS: Final = 19_000
 class ScriptCost:
     """What a shape of call costs Redis."""
 
-    redemptions_a_call: int
-    batches: int
-    limits: str
-    with_keys: bool
     redemptions: int
     cpu_s: float
 
@@ -54,7 +50,7 @@ class ScriptCost:
 class LoneRedis:
     """A durable Redis of our own, on a unix socket in a temporary directory."""
 
-    def __init__(self, program: Path | None = None) -> None:
+    def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="issuer-bench-")
         self.socket = Path(self._directory.name) / "redis.sock"
         options = {
@@ -62,7 +58,7 @@ class LoneRedis:
             "appendonly": "yes", "appendfsync": "always", "auto-aof-rewrite-percentage": "0",
         }  # fmt: skip
         given = [part for name, value in options.items() for part in (f"--{name}", value)]
-        argv = [str(valkey_server(program)), *given]
+        argv = [str(valkey_server()), *given]
         log = Path(self._directory.name) / "redis.log"
         self._server = Program(launch_command(argv, death_signal=signal.SIGTERM), log)
 
@@ -177,7 +173,7 @@ async def measure_script(
     cpu_s = await run_calls(redis, pools, calls=calls, redemptions_a_call=redemptions_a_call, with_keys=with_keys)
     with redis.client() as client:
         client.delete(partition_keys(PARTITION).stream, partition_keys(PARTITION).state)
-    return ScriptCost(redemptions_a_call, batches, limits, with_keys, total, cpu_s)
+    return ScriptCost(total, cpu_s)
 
 
 SHAPES: Final[tuple[dict[str, Any], ...]] = (

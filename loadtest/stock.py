@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Final
-from uuid import UUID, uuid4
+from typing import Final
+from uuid import uuid4
 
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import create_batch
 from issuer.coupons.coupon import Offer
 from issuer.coupons.store import create_coupon
 from issuer.loading.pools import load_pool
-from issuer.postgres import PoolConnection
 from issuer.stores import Stores
 from loadtest.drivers import Target
 
@@ -31,7 +30,7 @@ _CODE: Final = "'BENCH-' || lpad(to_hex($1::bigint), 5, '0') || lpad(to_hex(i), 
 
 _CODES: Final = f"""
 INSERT INTO codes (pool_id, seq, batch_id, code)
-SELECT $1, i, $2, {_CODE} FROM generate_series($3::bigint, $4::bigint) AS i
+SELECT $1, i, $2, {_CODE} FROM generate_series(1::bigint, $3::bigint) AS i
 """
 _LEDGER: Final = """
 INSERT INTO redemptions
@@ -42,13 +41,9 @@ FROM codes WHERE pool_id = $1 AND seq <= $2
 """
 
 
-async def make_pool(
-    stores: Stores, codes: int, *, used: int = 0, batch_id: UUID | None = None, rules: dict[str, Any] | None = None
-) -> Target:
-    """One pool of `codes` codes, loaded up to the high-water mark, whose first `used` are in the ledger."""
-    if batch_id is None:
-        batch_rules = parse_rules(ONE_EACH if rules is None else rules)
-        batch_id = (await create_batch(stores, name="benchmark", rules=batch_rules, actor="cli:bench")).id
+async def make_pool(stores: Stores, codes: int, *, used: int = 0) -> Target:
+    """A batch with one pool of `codes` codes, loaded to the high-water mark, whose first `used` are in the ledger."""
+    batch_id = (await create_batch(stores, name="benchmark", rules=parse_rules(ONE_EACH), actor="cli:bench")).id
     client_id = uuid4()
     async with stores.postgres.acquire() as connection:
         pool_id = await connection.fetchval(
@@ -56,7 +51,8 @@ async def make_pool(
         )
         # The worker opens a pool as soon as it has codes: what is used must be known by then.
         async with connection.transaction():
-            await _add(connection, pool_id, batch_id, 1, codes)
+            await connection.execute(_CODES, pool_id, batch_id, codes, timeout=STATEMENT_LIMIT_S)
+            await connection.execute("UPDATE pools SET total = $2 WHERE id = $1", pool_id, codes)
             await connection.execute(_LEDGER, pool_id, used, timeout=STATEMENT_LIMIT_S)
     await load_pool(stores, pool_id)
     return Target(batch_id, client_id)
@@ -69,33 +65,13 @@ async def make_coupon(stores: Stores, code: str, uses: int) -> Target:
     return Target(coupon.id, coupon.client_id)
 
 
-async def add_codes(stores: Stores, target: Target, codes: int) -> None:
-    """More codes behind the last one of the pool."""
-    async with stores.postgres.acquire() as connection:
-        row = await connection.fetchrow(
-            "SELECT id, total FROM pools WHERE batch_id = $1 AND client_id = $2", target.batch_id, target.client_id
-        )
-        assert row is not None
-        await _add(connection, row["id"], target.batch_id, row["total"] + 1, row["total"] + codes)
-    await load_pool(stores, row["id"])
-
-
-async def _add(connection: PoolConnection, pool_id: int, batch_id: UUID, first: int, last: int) -> None:
-    async with connection.transaction():
-        await connection.execute(_CODES, pool_id, batch_id, first, last, timeout=STATEMENT_LIMIT_S)
-        await connection.execute("UPDATE pools SET total = $2 WHERE id = $1", pool_id, last)
-
-
-async def make_pools(stores: Stores, count: int, codes: int, *, used: int = 0, one_batch: bool = False) -> list[Target]:
-    """`count` such pools, each in a batch of its own or all in one."""
-    batch_id = None
-    if one_batch:
-        batch_id = (await create_batch(stores, name="benchmark", rules=parse_rules(ONE_EACH), actor="cli:bench")).id
+async def make_pools(stores: Stores, count: int, codes: int, *, used: int = 0) -> list[Target]:
+    """`count` such pools, each in a batch of its own."""
     turn = asyncio.Semaphore(AT_ONCE)
 
     async def make() -> Target:
         async with turn:
-            return await make_pool(stores, codes, used=used, batch_id=batch_id)
+            return await make_pool(stores, codes, used=used)
 
     return list(await asyncio.gather(*(make() for _ in range(count))))
 

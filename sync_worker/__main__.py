@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pydantic import ValidationError
-
 from issuer.logs import configure_logs, warn_of_unknown_variables
-from issuer.settings import Settings
+from issuer.settings import SettingsError, load_settings
 from sync_worker.process import exit_status
 
 
@@ -20,10 +18,9 @@ def main() -> int:
     )
     parser.parse_args()
     try:
-        settings = Settings()
-    except ValidationError as error:
-        for problem in error.errors(include_input=False, include_url=False):
-            print(f"ISSUER_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", file=sys.stderr)
+        settings = load_settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
         return 2
     configure_logs(settings.log_level, name="sync_worker")
     warn_of_unknown_variables()

@@ -44,7 +44,7 @@ def wait_until(condition: Callable[[], bool], what: str, limit_s: float = START_
 
 
 class ServerProcess:
-    """One server: start, kill -9, stop, freeze, thaw, restart. Port and directory stay over a restart."""
+    """One server: start, kill -9, stop, freeze, thaw. Port and directory stay over a restart."""
 
     name = "server"
     stop_signal = signal.SIGTERM
@@ -113,10 +113,6 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.kill9()
             raise
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
 
     def freeze(self) -> None:
         """The server keeps its connections and answers nothing."""
@@ -243,9 +239,9 @@ class PostgresServer(ServerProcess):
     def _has_pid_file(self) -> bool:
         return (self.data / "postmaster.pid").exists()
 
-    def psql(self, sql: str, database: str = "postgres") -> str:
+    def psql(self, sql: str) -> str:
         """Runs SQL from outside the program under test; returns rows with fields separated by '|'."""
         command = [str(self.programs / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1"]
-        command += ["-d", self.url(database), "-c", sql]
+        command += ["-d", self.url(), "-c", sql]
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=STOP_LIMIT_S)
         return str(done.stdout).strip()

@@ -112,10 +112,6 @@ def campaign_format(values: Mapping[str, Any]) -> CodeFormat:
         raise InvalidCampaignError(f"code_format: {error}") from error
 
 
-def format_text(code_format: CodeFormat) -> str:
-    return orjson.dumps(code_format.to_json()).decode()
-
-
 def show_format(code_format: CodeFormat) -> dict[str, Any]:
     """The format without what is as the default has it anyway."""
     return {name: value for name, value in code_format.to_json().items() if name != "unlucky_words" or value}

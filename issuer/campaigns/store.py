@@ -30,15 +30,21 @@ from issuer.campaigns.campaign import (
     CampaignNotFoundError,
     InvalidCampaignError,
     campaign_from_row,
-    format_text,
     whole_ms,
 )
-from issuer.generating.code_format import CodeFormat, CodeSpaceError
+from issuer.generating.code_format import CodeFormat, CodeSpaceError, format_text
 from issuer.generating.drawing import FewCodesError
 from issuer.generating.jobs import Order, State, ask_for_codes
 from issuer.generating.making import finish_job
 from issuer.pages import Page, decode_cursor, encode_cursor
-from issuer.postgres import CAMPAIGN_LOCK, Pool, PostgresUnavailableError, own_connection, unavailable_translated
+from issuer.postgres import (
+    CAMPAIGN_LOCK,
+    Pool,
+    PostgresUnavailableError,
+    lock_of,
+    own_connection,
+    unavailable_translated,
+)
 from issuer.redis_link import RedisUnavailableError
 from issuer.stores import Stores
 
@@ -199,8 +205,7 @@ async def _fill(
     # Not one of the pool: the jobs are asked for through the pool, and those who wait here must leave them connections.
     own = own_connection(stores.settings, timeout_s=stores.settings.postgres_timeout_s)
     async with unavailable_translated(), own as connection, connection.transaction():
-        half = int.from_bytes(campaign_id.bytes[-4:], "big", signed=True)
-        await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", CAMPAIGN_LOCK, half)
+        await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", *lock_of(CAMPAIGN_LOCK, campaign_id))
         missing = total - await connection.fetchval(_PROMISED, campaign_id, client_id)
         if missing > 0:
             try:

@@ -96,7 +96,6 @@ class Coupon:
     client_id: UUID
     code: str
     offer: Offer
-    unambiguous: bool
     reversed: int
     released: int
     terms_number: int
@@ -140,7 +139,6 @@ def coupon_from_row(row: asyncpg.Record) -> Coupon:
         client_id=UUID(bytes=row["client_id"].bytes),
         code=row["code"],
         offer=offer,
-        unambiguous=row["unambiguous"],
         reversed=row["reversed"],
         released=row["released"],
         terms_number=row["terms"],

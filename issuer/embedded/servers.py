@@ -70,7 +70,7 @@ def end_left_over(pid_file: Path, mark: str, number: signal.Signals) -> None:
         raise DataDirectoryError(f"{mark} is in use by process {error.pid} of another user") from error
 
 
-def end_orphans(data: Path, number: signal.Signals = signal.SIGQUIT) -> None:
+def end_orphans(data: Path) -> None:
     """Ends what a killed Postgres left running on its `data`: a long statement notices the loss only at its end.
 
     Until then Postgres does not start, because the shared memory is in use. A backend is known by its title and its
@@ -81,7 +81,7 @@ def end_orphans(data: Path, number: signal.Signals = signal.SIGQUIT) -> None:
     for process in orphans:
         log.warning("stopping a Postgres process that has lost its server", pid=process.pid)
         with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
+            process.send_signal(signal.SIGQUIT)
     _, alive = psutil.wait_procs(orphans, timeout=ORPHAN_LIMIT_S)
     for process in alive:
         with suppress(psutil.NoSuchProcess):

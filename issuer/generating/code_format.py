@@ -9,6 +9,8 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, Final
 
+import orjson
+
 from issuer.generating.alphabets import (
     AlphabetError,
     AlphabetName,
@@ -206,6 +208,11 @@ def parse_code_format(values: Mapping[str, object]) -> CodeFormat:
     if "unlucky_words" in given:
         given["unlucky_words"] = tuple(given["unlucky_words"])  # type: ignore[arg-type]
     return CodeFormat(**given)  # type: ignore[arg-type]
+
+
+def format_text(code_format: CodeFormat) -> str:
+    """A format as Postgres keeps it."""
+    return orjson.dumps(code_format.to_json()).decode()
 
 
 def _check_type(name: str, value: object) -> None:

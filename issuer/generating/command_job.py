@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 from uuid import UUID, uuid4
 
-from issuer.generating.jobs import JOB_SELECT, Hold, Job, Order, ask_for_codes, format_text, held, job_from_row
+from issuer.generating.code_format import format_text
+from issuer.generating.jobs import JOB_SELECT, Hold, Job, Order, ask_for_codes, held, job_from_row
 from issuer.postgres import Connection, own_connection, unavailable_translated
 from issuer.stores import Stores
 
@@ -41,7 +42,7 @@ async def _take_left_behind(kept: AsyncExitStack, connection: Connection, order:
     deadline = asyncio.get_running_loop().time() + _DEATH_SHOWS_S
     while True:
         rows = await connection.fetch(
-            _UNTOLD, order.batch_id, order.client_id, format_text(order), order.count, order.actor
+            _UNTOLD, order.batch_id, order.client_id, format_text(order.code_format), order.count, order.actor
         )
         for job in map(job_from_row, rows):
             if await kept.enter_async_context(held(connection, job.id, Hold.WAIT)):

@@ -16,24 +16,32 @@ import orjson
 from issuer import audit
 from issuer.batches.pool_meta import codes_to_load
 from issuer.batches.store import BatchEndedError, find_batch
-from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, parse_code_format
+from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, format_text, parse_code_format
 from issuer.generating.drawing import draw_code
 from issuer.instants import show_instant
 from issuer.loading.memory import check_room, codes_bytes
-from issuer.postgres import UNAVAILABLE, AnyConnection, Pool, unavailable_translated
+from issuer.postgres import (
+    JOB_OPENING_LOCK,
+    JOB_WAIT_LOCK,
+    JOB_WORK_LOCK,
+    UNAVAILABLE,
+    AnyConnection,
+    Pool,
+    lock_of,
+    unavailable_translated,
+)
 from issuer.stores import Stores
 
 MOST_OPEN: Final = 32
 MOST_OPEN_OF_CLIENT: Final = 4
 """Jobs over HTTP that may wait or run at a time."""
-_OPENING_LOCK: Final = 0x15540005
 
 
 class Hold(IntEnum):
     """What a session may hold of a job, alone: the first half of an advisory lock's key."""
 
-    WORK = 0x15540004
-    WAIT = 0x15540007
+    WORK = JOB_WORK_LOCK
+    WAIT = JOB_WAIT_LOCK
 
 
 class JobNotFoundError(Exception):
@@ -121,7 +129,7 @@ async def check_order(stores: Stores, order: Order) -> Outlook:
     if batch.expired:
         raise BatchEndedError("the batch has ended: no codes can be added")
     async with unavailable_translated():
-        row = await stores.postgres.fetchrow(_BEFORE, order.batch_id, format_text(order), order.client_id)
+        row = await stores.postgres.fetchrow(_BEFORE, order.batch_id, format_text(order.code_format), order.client_id)
     assert row is not None
     warning = order.code_format.check_space(order.count + int(row["of_this_form"]))
     bytes_needed = await redis_bytes(stores, order, total=row["total"])
@@ -214,7 +222,7 @@ async def held(connection: AnyConnection, job_id: UUID, hold: Hold = Hold.WORK) 
 
     It ends with the process that dies. Who works inserts over the same session: without the lock nothing more comes.
     """
-    key = hold.value, int.from_bytes(job_id.bytes[-4:], "big", signed=True)
+    key = lock_of(hold.value, job_id)
     is_mine = await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", *key)
     try:
         yield bool(is_mine)
@@ -257,12 +265,12 @@ async def _known(postgres: Pool, job_id: UUID, order: Order) -> Job | None:
 
 async def _insert(connection: AnyConnection, job_id: UUID, order: Order, *, bounded: bool) -> Job:
     if bounded:
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _OPENING_LOCK)
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", JOB_OPENING_LOCK)
         row = await connection.fetchrow(_OPEN, order.client_id)
         assert row is not None
         if row["all_of_them"] >= MOST_OPEN or row["of_client"] >= MOST_OPEN_OF_CLIENT:
             raise TooManyJobsError("too many jobs are waiting; when one is finished there is room for another")
-    values = job_id, order.batch_id, order.client_id, format_text(order), order.count, order.actor, bounded
+    values = job_id, order.batch_id, order.client_id, format_text(order.code_format), order.count, order.actor, bounded
     row = await connection.fetchrow(_INSERT, *values)
     assert row is not None
     # So that the client's keys see the batch, and the next command knows the client.
@@ -284,10 +292,6 @@ async def _changed(connection: AnyConnection, assignments: str, job_id: UUID, *v
     )
     assert row is not None, "jobs are never deleted"
     return job_from_row(row)
-
-
-def format_text(order: Order) -> str:
-    return orjson.dumps(order.code_format.to_json()).decode()
 
 
 _COLUMNS: Final = (

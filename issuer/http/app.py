@@ -66,7 +66,6 @@ class IssuerApp(Starlette):
     """Starlette, but that redemptions pass by its middleware and router."""
 
     redeem: RedeemRoute
-    consume: ConsumeRoute
     express: Mapping[bytes, ShortWay]
     """What goes the short way from the socket."""
 
@@ -107,7 +106,7 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
         },
         lifespan=lifespan,
     )
-    app.redeem, app.consume = redeem, use
+    app.redeem = redeem
     app.express = {
         REDEEM_PATH.encode(): ShortWay(redeem.exchange),
         CONSUME_PATH.encode(): ShortWay(use.exchange, takes_query=True),

@@ -16,8 +16,10 @@ from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.loading.memory import RedisMemoryError, is_out_of_memory
 from issuer.postgres import (
     RECOVERY_LOCK,
+    SEQ_LOCK,
     AnyConnection,
     advisory_lock,
+    lock_of,
     unavailable_translated,
 )
 from issuer.redis_link import RedisRefusedError
@@ -30,7 +32,6 @@ CHUNK: Final = 4_000
 """Codes pushed by one script call: some ms of Redis, between which redemptions get their turn."""
 ROUND: Final = 100_000
 """Codes that a top-up gives one pool before it looks at the next."""
-_SEQ_LOCK: Final = 0x15540003
 
 
 class PoolError(Exception):
@@ -90,8 +91,7 @@ async def lock_seqs(connection: AnyConnection, batch_id: UUID) -> None:
     Whoever adds codes holds it from reading a pool's total to raising it. It is not the pool's row that is locked,
     so that opening and topping up go on while a million codes are inserted.
     """
-    half = int.from_bytes(batch_id.bytes[-4:], "big", signed=True)
-    await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", _SEQ_LOCK, half, timeout=86_400)
+    await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", *lock_of(SEQ_LOCK, batch_id), timeout=86_400)
 
 
 _POOL = """

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-import redis
-
 from issuer.coupons.uses import consumption_id, parse_consumption_id
 from issuer.keys import batch_keys, partition_keys, partition_of
 from issuer.outcomes import COUPON_HTTP, HTTP
@@ -320,15 +318,6 @@ def _check_reconcile(world: World, findings: Findings) -> None:
     done = world.run_issuer("reconcile")
     if done.returncode != 0:
         findings.accuse(f"issuer reconcile exits {done.returncode}: {(done.stdout + done.stderr)[-600:]}")
-
-
-def redis_answers(world: World) -> bool:
-    """Whether the server that the world believes in answers at all."""
-    try:
-        with world.redis.client() as client:
-            return bool(client.ping())
-    except redis.RedisError:
-        return False
 
 
 def _check_unasked(attempts: list[Attempt], books: _Books, findings: Findings) -> None:

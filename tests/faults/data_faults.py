@@ -129,9 +129,9 @@ def _data(world: World) -> Path:
     return world.redis.directory / "appendonlydir"
 
 
-def _back_up(world: World, name: str = "backup") -> Path:
+def _back_up(world: World) -> Path:
     """A copy of the files of a running server, as a snapshot of its disk has them."""
-    copy = world.directory / name
+    copy = world.directory / "backup"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(_data(world), copy)
     return copy

@@ -331,8 +331,8 @@ class World:
                 self.sql(_POOL, batch_id, client_id, self._codes)
         self.shops.append(coupon)
 
-    def ports(self, apis: Sequence[ApiProcess] | None = None) -> list[int]:
-        return [api.port for api in (self.apis if apis is None else apis)]
+    def ports(self) -> list[int]:
+        return [api.port for api in self.apis]
 
 
 def wait_for_more(figure: Callable[[], int], more: int, what: str) -> None:

@@ -141,13 +141,13 @@ async def both_are_seen(shop: Shop) -> bool:
 
 async def test_two_workers_share_the_streams(shop: Shop, settings: Settings, tmp_path: Path) -> None:
     with WorkerProcess(settings, tmp_path / "a") as one, WorkerProcess(settings, tmp_path / "b") as other:
+        # Before that one of them, still starting, would leave all to the other, and end by the signal itself.
+        await eventually(lambda: both_are_seen(shop), "both workers are at it")
         total = 0
         for _ in range(20):
             total += shop.redeem_in_calls(5, 10)
             await asyncio.sleep(0.01)
         await drained(shop, total)
-        # A process that is still starting ends by the signal itself.
-        await eventually(lambda: both_are_seen(shop), "both workers are at it")
         assert (one.terminate(), other.terminate()) == (0, 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -24,14 +23,13 @@ from issuer.http.routes.coupon_fields import (
     query_fields,
     text_field,
 )
+from issuer.http.routes.fields import KEY_FORM, UUID_FORM
 from issuer.http.routes.redeem_answers import BAD_KEY_MESSAGE
 from issuer.http.services import Services
 from issuer.outcomes import Outcome
 
 FIELDS: Final = ("code", "product_id", "customer_id", "order_id", "client_id")
 
-_IDEMPOTENCY_KEY: Final = re.compile(rb"[\x20-\x7e]{1,255}")
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 NO_ORDER: Final = encode_order("")
 _NOT_FOUND: Final = Answer(Outcome.UNKNOWN_BATCH)
 
@@ -98,7 +96,7 @@ def _client(text: str) -> UUID | None:
 def _customer(values: Fields) -> bytes | None:
     """Hardly ever the same twice, so no UUID is made of it where it is one."""
     text = values.get("customer_id")
-    if type(text) is str and _UUID.fullmatch(text) is not None:
+    if type(text) is str and UUID_FORM.fullmatch(text) is not None:
         return bytes.fromhex(text.replace("-", ""))
     # Nothing, or something wrong.
     assert id_field(values, "customer_id") is None
@@ -109,7 +107,7 @@ def read_idempotency_key(last: bytes | None, given: int) -> str | None:
     """The key of a request that has so many of them. Raises ProblemError."""
     if last is None:
         return None
-    if given > 1 or _IDEMPOTENCY_KEY.fullmatch(last) is None:
+    if given > 1 or KEY_FORM.fullmatch(last) is None:
         raise invalid(BAD_KEY_MESSAGE, "invalid_idempotency_key")
     return last.decode("ascii")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -18,6 +17,7 @@ from issuer.http.metrics import INVALID
 from issuer.http.problems import outcome_problem
 from issuer.http.routes.access import MISSING_KEY, WRONG_SCOPE, ring_not_loaded
 from issuer.http.routes.coupon_answers import NOT_READY, UNKNOWN, Coupon, Failure, coupon_of
+from issuer.http.routes.fields import KEY_FORM, UUID_FORM
 from issuer.http.routes.redeem_answers import BAD_KEY_MESSAGE
 from issuer.http.services import Services
 from issuer.outcomes import Outcome
@@ -34,9 +34,6 @@ LOOK_UP_FAILURES: Final = {
 }
 """Why a campaign that nobody here knows could not be looked up."""
 BAD_KEY: Final = Failure(Code.INVALID_ARGUMENT, BAD_KEY_MESSAGE)
-
-UUID_FORM: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
-_IDEMPOTENCY_KEY: Final = re.compile(rb"[\x20-\x7e]{1,255}")
 
 
 class CouponDesk:
@@ -115,6 +112,6 @@ def checked_key(given: Sequence[bytes]) -> str | Failure | None:
     """The Idempotency-Key of a request that has these; None: none."""
     if not given:
         return None
-    if len(given) > 1 or _IDEMPOTENCY_KEY.fullmatch(given[0]) is None:
+    if len(given) > 1 or KEY_FORM.fullmatch(given[0]) is None:
         return BAD_KEY
     return given[0].decode("ascii")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
@@ -22,13 +21,13 @@ from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_format import CodeFormat, CodeFormatError, CodeSpaceError
 from issuer.http.problems import invalid
-from issuer.http.routes.fields import bad_rules, distinct, no_constant, shown_name
+from issuer.http.routes import fields
+from issuer.http.routes.fields import bad_rules, distinct, parsed_json, shown_name
 from issuer.instants import InvalidInstantError
 from issuer.names import name_problem
 
 MOST_FIELDS: Final = 50
 MOST_CODE: Final = 255
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _WHOLE: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 FORMAT_FIELDS: Final = ("code_length", "prefix", "suffix", "pattern", "alphabet", "check")
@@ -65,10 +64,7 @@ def body_fields(body: bytes) -> Fields:
             return _once(_pairs(text.decode()))
         except UnicodeDecodeError as error:
             raise invalid("the form is not UTF-8") from error
-    try:
-        value = json.loads(text.decode(), object_pairs_hook=distinct, parse_constant=no_constant)
-    except (ValueError, RecursionError) as error:
-        raise invalid("cannot parse json", "unparsable_json") from error
+    value = parsed_json(text)
     assert isinstance(value, dict)
     return value
 
@@ -157,12 +153,8 @@ def yes_field(values: Mapping[str, Any], name: str) -> bool | None:
 
 
 def id_field(values: Mapping[str, Any], name: str) -> UUID | None:
-    value = values.get(name)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or _UUID.fullmatch(value) is None:
-        raise invalid(f"invalid {name} format", f"invalid_{name}")
-    return UUID(value)
+    """An id; empty, null and absent: None."""
+    return None if values.get(name) == "" else fields.id_field(values, name)
 
 
 def code_format(values: Mapping[str, Any]) -> CodeFormat:

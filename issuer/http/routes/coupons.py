@@ -54,11 +54,6 @@ async def show_coupon(call: Call, coupon: Coupon) -> dict[str, Any]:
     }
 
 
-def client_of(call: Call, values: Fields) -> UUID | None:
-    """Whose coupon is meant; None: not said. What is another client's is not there for a bound key."""
-    return call.caller.client_id or id_field(values, "client_id")
-
-
 async def post_coupon(call: Call) -> Response:
     values = await read_fields(call.request, ("code", *FORMAT_FIELDS, *OFFER_FIELDS, "client_id"))
     wanted = id_field(values, "client_id")

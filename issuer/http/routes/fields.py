@@ -19,7 +19,9 @@ from issuer.instants import InvalidInstantError, parse_instant
 from issuer.pages import MAX_LIMIT, Page
 
 DEFAULT_LIMIT: Final = 100
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+UUID_FORM: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+KEY_FORM: Final = re.compile(rb"[\x20-\x7e]{1,255}")
+"""An Idempotency-Key."""
 
 
 def answer(content: object, status: int = 200) -> Response:
@@ -28,7 +30,7 @@ def answer(content: object, status: int = 200) -> Response:
 
 def is_uuid(text: str) -> bool:
     """Whether it is an id as the API writes them."""
-    return _UUID.fullmatch(text) is not None
+    return UUID_FORM.fullmatch(text) is not None
 
 
 def path_id(request: Request, name: str) -> UUID:
@@ -75,12 +77,17 @@ def page_answer(page: Page[Any], show: Callable[[Any], object]) -> Response:
     return answer({"items": [show(item) for item in page.items], "next_cursor": page.next_cursor})
 
 
-async def json_object(request: Request, known: Collection[str]) -> dict[str, Any]:
-    """The body as a JSON object with no other keys than the known ones, and none of them twice."""
+def parsed_json(body: bytes) -> Any:
+    """What a body says, with no name given twice in it and no NaN."""
     try:
-        value = json.loads((await request.body()).decode(), object_pairs_hook=distinct, parse_constant=no_constant)
+        return json.loads(body.decode(), object_pairs_hook=distinct, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise invalid("cannot parse json", "unparsable_json") from error
+
+
+async def json_object(request: Request, known: Collection[str]) -> dict[str, Any]:
+    """The body as a JSON object with no other keys than the known ones, and none of them twice."""
+    value = parsed_json(await request.body())
     if not isinstance(value, dict):
         raise invalid("cannot parse json", "unparsable_json")
     for key in value:
@@ -94,7 +101,7 @@ def id_field(values: Mapping[str, Any], name: str) -> UUID | None:
     value = values.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or _UUID.fullmatch(value) is None:
+    if not isinstance(value, str) or UUID_FORM.fullmatch(value) is None:
         raise invalid(f"invalid {name} format", f"invalid_{name}")
     return UUID(value)
 
@@ -156,5 +163,5 @@ def distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def no_constant(name: str) -> object:
+def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")

@@ -33,7 +33,8 @@ from issuer.http.routes.coupon_answers import (
     answer_wire,
     failure_wire,
 )
-from issuer.http.routes.coupon_desk import LOOK_UP_FAILURES, UUID_FORM, CouponDesk, checked_key
+from issuer.http.routes.coupon_desk import LOOK_UP_FAILURES, CouponDesk, checked_key
+from issuer.http.routes.fields import UUID_FORM
 from issuer.http.routes.redeem_answers import Wire
 from issuer.http.rpc.coupon.coupon_pb2 import IssueCouponRequest
 from issuer.http.services import Services

@@ -8,7 +8,6 @@ small requests come straight from the protocol (`RedeemExchange`), all others as
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -24,6 +23,7 @@ from issuer.calls import BOUND, Answer, PoolRef, Slot
 from issuer.http.express import Exchange, Headers, read_credentials
 from issuer.http.metrics import CRASH, INVALID
 from issuer.http.problems import ProblemError
+from issuer.http.routes.fields import KEY_FORM, UUID_FORM
 from issuer.http.routes.redeem_answers import (
     BAD_BATCH,
     BAD_CLIENT,
@@ -52,9 +52,6 @@ log = structlog.get_logger()
 
 MAX_POOL_REFS: Final = 65_536
 NOT_YOURS: Final = Answer(Outcome.SOLD_OUT)
-
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
-_IDEMPOTENCY_KEY: Final = re.compile(rb"[\x20-\x7e]{1,255}")
 
 Admitted = tuple[ApiKey | None, bytes | None, int]
 """The API key (None: not needed), the Idempotency-Key, and how many of the latter were given."""
@@ -148,15 +145,15 @@ class RedeemRoute:
         pools = self._pools if bound_to is None else self._bound_pools
         pool = pools.get((batch, client)) if type(batch) is str and type(client) is str else None
         if pool is None:
-            if type(batch) is not str or _UUID.fullmatch(batch) is None:
+            if type(batch) is not str or UUID_FORM.fullmatch(batch) is None:
                 return BAD_BATCH
-            if type(client) is not str or _UUID.fullmatch(client) is None:
+            if type(client) is not str or UUID_FORM.fullmatch(client) is None:
                 return BAD_CLIENT
-        if type(customer) is not str or _UUID.fullmatch(customer) is None:
+        if type(customer) is not str or UUID_FORM.fullmatch(customer) is None:
             return BAD_CUSTOMER
         assert batch is not None
         assert client is not None
-        if keys_given and (keys_given > 1 or not idempotency_key or not _IDEMPOTENCY_KEY.fullmatch(idempotency_key)):
+        if keys_given and (keys_given > 1 or not idempotency_key or not KEY_FORM.fullmatch(idempotency_key)):
             return BAD_KEY
         if bound_to is not None and UUID(client) != bound_to:
             # Whatever there is of another client's is not looked at, so nothing can be told of it.
