@@ -96,7 +96,9 @@ class Settings(BaseSettings):
     )
     shutdown_timeout_s: float = Field(10.0, gt=0, description="Time that requests in flight have after SIGTERM")
 
-    postgres_pool_size: int = Field(8, ge=1, le=200, description="Postgres connections of one API process at most")
+    postgres_pool_size: int = Field(
+        8, ge=2, le=200, description="Postgres connections of one API process at most; one of them only listens"
+    )
     postgres_timeout_s: float = Field(10.0, gt=0, description="Time limit of a statement that serves a request")
     report_timeout_s: float = Field(
         900.0, ge=1, le=86_400, description="Time limit of a report, the time that its reader takes included"

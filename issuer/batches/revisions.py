@@ -71,9 +71,11 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         given_back = await _given_back(stores, connection, batch_id)
         # Windows made for lower limits lack the older uses, which count when a newer one is given back. And while the
         # clock stands at the time of one that is given back, a new one may come with the same.
-        closes = bool(given_back) and (row["rules_revision"] > 1 or any(use.at_ms >= now_ms for use in given_back))
+        counted = [use for use in given_back if use.customer is not None]
+        closes = bool(counted) and (row["rules_revision"] > 1 or any(use.at_ms >= now_ms for use in counted))
     closes = closes and row["ended_at"] is None and Span.of(rules) is not None
-    if not closes and not _needs_rebuild(row, rules):
+    rebuilds = _needs_rebuild(row, rules)
+    if not closes and not rebuilds:
         await return_uses(stores.redis, batch_id, given_back)
         await put_batch(stores.redis, row, rules)
         await note_returned(connection, given_back)
@@ -94,6 +96,7 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         fenced_writer(stores.redis, batch_id, partition, rebuilding),
         host_ms=seconds * 1000 + microseconds // 1000,
         backlog=read_backlog(stores.redis.client, partition),
+        customers=None if rebuilds else [UUID(bytes=use.customer) for use in given_back if use.customer],
     )
     # Customers to whom nothing is left keep the windows they had.
     await return_uses(stores.redis, batch_id, given_back)

@@ -65,12 +65,14 @@ _LEDGER: Final = """
 SELECT customer_id, redeemed_at FROM ledger
 WHERE pool_id = ANY($1) AND customer_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM reversals v WHERE v.pool_id = ledger.pool_id AND v.seq = ledger.seq)
-  AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'"""
+  AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
+  AND ($4::uuid[] IS NULL OR customer_id = ANY($4))"""
 
 _UNRECORDED: Final = """
 UNION ALL
 SELECT DISTINCT ON (pool_id, seq) customer_id, redeemed_at FROM pg_temp.unrecorded u
-WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = u.pool_id AND r.seq = u.seq)"""
+WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = u.pool_id AND r.seq = u.seq)
+  AND ($4::uuid[] IS NULL OR customer_id = ANY($4))"""
 
 _WINDOWS: Final = """
 SELECT customer_id, right(string_agg(lpad(at_ms::text, 13, '0'), '' ORDER BY at_ms), $3) AS times,
@@ -88,11 +90,13 @@ async def write_windows(
     *,
     host_ms: int,
     backlog: AsyncIterable[Sequence[Redemption]] | None = None,
+    customers: Sequence[UUID] | None = None,
 ) -> int:
     """Gives `write` the windows of every customer of the batch, in chunks; returns how many there were.
 
     `host_ms`: Redis' own time, read while the batch was closed. `backlog`: what may not be in the ledger yet (None:
-    nothing), read here before the ledger. Memory does not grow with the number of customers or redemptions.
+    nothing), read here before the ledger. `customers`: those alone (None: all). Memory does not grow with the number
+    of customers or redemptions.
     """
     span = Span.of(rules)
     if span is None:
@@ -108,7 +112,9 @@ async def write_windows(
         query = _WINDOWS.format(source=_LEDGER + (_UNRECORDED if beside else ""))
         longest = span.most * STAMP
         prefetch = max(10, min(_CHUNK, 4 * _CHUNK_BYTES // longest))
-        cursor = connection.cursor(query, pool_ids, since_ms, longest, prefetch=prefetch, timeout=QUERY_TIMEOUT_S)
+        cursor = connection.cursor(
+            query, pool_ids, since_ms, longest, customers, prefetch=prefetch, timeout=QUERY_TIMEOUT_S
+        )
         async for row in cursor:
             keep_ms = row["newest_ms"] + span.longest_ms - host_ms if span.longest_ms else 0
             if span.longest_ms and keep_ms <= 0:

@@ -16,7 +16,7 @@ from issuer.batches.stock import read_pools
 from issuer.coupons.coupon import CouponError
 from issuer.coupons.uses import UseName, parse_consumption_id
 from issuer.ledger.erasure import BacklogNotEmptyError
-from issuer.postgres import unavailable_translated
+from issuer.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.redis_link import RedisUnavailableError
 from issuer.stores import Stores
 
@@ -69,7 +69,7 @@ async def reverse_use(
 ) -> Reversal:
     """Gives a use back: there is one more of them, and the customer's limits do not count it.
 
-    What Postgres has decided stays decided: if Redis is away the worker tells it later. Raises
+    What Postgres has decided stays decided: what keeps Redis from being told is made up for by the worker. Raises
     ConsumptionNotFoundError, AlreadyReversedError, BacklogNotEmptyError (the use is not in the ledger after `wait_s`),
     RedisUnavailableError and PostgresUnavailableError; nothing was done then.
     """
@@ -88,7 +88,7 @@ async def reverse_use(
         await connection.execute(_MORE_USES, name.pool_id)
     try:
         await push_batch(stores, UUID(bytes=coupon["batch_id"].bytes))
-    except RedisUnavailableError as error:
+    except (RedisUnavailableError, PostgresUnavailableError) as error:
         log.warning("Redis will hear of a reversal later", pool_id=name.pool_id, error=str(error))
     return Reversal(consumption_id, coupon["code"], use["order_id"], reversed_at)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -26,8 +26,9 @@ from issuer.coupons.coupon import (
     coupon_from_row,
 )
 from issuer.coupons.folding import coupon_id, fold, fold_fully
-from issuer.loading.pools import load_pool
-from issuer.postgres import Pool, PoolConnection, unavailable_translated
+from issuer.loading.memory import RedisMemoryError
+from issuer.loading.pools import PoolError, load_pool
+from issuer.postgres import Pool, PoolConnection, PostgresUnavailableError, unavailable_translated
 from issuer.redis_link import RedisUnavailableError
 from issuer.stores import Stores
 
@@ -50,7 +51,7 @@ _NOTE_TERMS: Final = "INSERT INTO coupon_terms (pool_id, number, terms) VALUES (
 async def create_coupon(
     stores: Stores, client_id: UUID, code: str, offer: Offer, *, unambiguous: bool = False, actor: str
 ) -> Coupon:
-    """Makes a coupon. If Redis is away it is made all the same, and the worker brings it there later.
+    """Makes a coupon. Once Postgres has it it is made: what keeps it from Redis the worker makes up for later.
 
     `unambiguous`: look-ups read O as 0, and I and L as 1. Raises CouponExistsError, also for a code that differs from
     one of the client's in nothing else than that, and PostgresUnavailableError.
@@ -72,14 +73,16 @@ async def create_coupon(
         await _note_terms(connection, pool_id, 1, offer, code)
         detail = {"code": code, "client_id": client_id, **offer.shown()}
         await audit.record(connection, actor=actor, action="coupon.create", subject=f"coupon:{batch_id}", detail=detail)
+        coupon = await _coupon(connection, batch_id)
     try:
         await push_batch(stores, batch_id)
         await load_pool(stores, pool_id)
         # Closed until here: no use may be taken from a pool that Postgres does not know to be open.
         await push_batch(stores, batch_id)
-    except RedisUnavailableError as error:
+        return await _coupon(stores.postgres, batch_id)
+    except (RedisUnavailableError, RedisMemoryError, PoolError, PostgresUnavailableError) as error:
         log.warning("coupon is not in Redis yet", coupon_id=str(batch_id), error=str(error))
-    return await _coupon(stores.postgres, batch_id)
+        return coupon
 
 
 async def find_coupon(postgres: Pool, code: str, *, client_id: UUID | None = None) -> Coupon:
@@ -115,15 +118,18 @@ async def numbered_uses(stores: Stores, coupon: Coupon) -> int:
     return meta.issued
 
 
-async def change_coupon(stores: Stores, coupon: Coupon, changes: dict[str, Any], *, actor: str) -> Coupon:
+async def change_coupon(
+    stores: Stores, coupon: Coupon, changes: Callable[[Offer], Mapping[str, Any]], *, actor: str
+) -> Coupon:
     """Changes fields of the offer and returns the coupon when Redis knows: they count from the next request on.
 
-    Raises CouponDeletedError, CouponUsedError (fewer uses than there were), PostgresUnavailableError. With
+    `changes` says which, of the offer as it is while nobody else can change it. Raises what that does, and
+    CouponDeletedError, CouponUsedError (fewer uses than there were), PostgresUnavailableError. With
     RedisUnavailableError the change may have been made, and the worker brings it to Redis.
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         before = await _locked(connection, coupon.id)
-        offer = replace(before.offer, **changes).with_currency()
+        offer = replace(before.offer, **changes(before.offer)).with_currency()
         if before.ended_at is not None:
             raise CouponDeletedError("the coupon was deleted, and that is final")
         lowered = offer.available < before.offer.available
@@ -131,9 +137,7 @@ async def change_coupon(stores: Stores, coupon: Coupon, changes: dict[str, Any],
             await _check_used(stores, before, offer)
         if offer != before.offer:
             await _update(connection, before, offer, actor)
-    await push_batch(stores, coupon.id)
-    if lowered:
-        await _catch_up(stores, coupon.id)
+    await (catch_up if lowered else push_batch)(stores, coupon.id)
     return await _coupon(stores.postgres, coupon.id)
 
 
@@ -160,26 +164,38 @@ async def _check_used(stores: Stores, coupon: Coupon, offer: Offer) -> None:
         raise CouponUsedError(f"{used} uses of the coupon were taken already: availability_count cannot be lower")
 
 
-async def _catch_up(stores: Stores, batch_id: UUID) -> None:
-    """Uses that came between the look and the change that took them away are there: they count as available."""
+async def catch_up(stores: Stores, batch_id: UUID) -> None:
+    """Uses that came between the look and the change that took them away are there: they count as available.
+
+    For a coupon that is marked as lowered; the mark goes. To repeat it changes nothing.
+    """
+    # No use can come any more that the lower number takes away.
+    await push_batch(stores, batch_id)
     coupon = await _coupon(stores.postgres, batch_id)
-    missing = await numbered_uses(stores, coupon) - coupon.uses
+    missing = max(0, await numbered_uses(stores, coupon) - coupon.uses)
+    async with unavailable_translated():
+        # Unless somebody has changed it again meanwhile, and looks himself. Given-back uses may have come, too.
+        await stores.postgres.execute(_CATCH_UP, batch_id, coupon.offer.available, missing)
     if missing > 0:
-        async with unavailable_translated():
-            # Unless somebody has changed it again meanwhile, and looks himself. Given-back uses may have come, too.
-            await stores.postgres.execute(_CATCH_UP, batch_id, coupon.offer.available, missing)
         await push_batch(stores, batch_id)
+
+
+async def lowered_coupons(postgres: Pool) -> list[UUID]:
+    """Those for which `catch_up` was not done: whoever lowered them has died before, or Redis was away."""
+    async with unavailable_translated():
+        rows = await postgres.fetch("SELECT batch_id FROM coupons WHERE lowered")
+    return [UUID(bytes=row["batch_id"].bytes) for row in rows]
 
 
 _CATCH_UP: Final = """
 WITH coupon AS (
-  UPDATE coupons SET available = available + $3 WHERE batch_id = $1 AND available = $2
+  UPDATE coupons SET available = available + $3, lowered = false WHERE batch_id = $1 AND available = $2 AND lowered
   RETURNING batch_id, pool_id, available + reversed + released AS uses
 ), pool AS (
   UPDATE pools SET total = greatest(total, uses), loaded = CASE WHEN opened THEN greatest(total, uses) ELSE loaded END
   FROM coupon WHERE pools.id = coupon.pool_id
 )
-UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id"""
+UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id AND $3 > 0"""
 
 
 async def _locked(connection: PoolConnection, batch_id: UUID) -> Coupon:
@@ -192,7 +208,7 @@ async def _locked(connection: PoolConnection, batch_id: UUID) -> Coupon:
 
 _UPDATE_COUPON: Final = """
 UPDATE coupons SET available = $2, product_id = $3, promo_type = $4, discount_fixed = $5, currency = $6,
-  discount_variable = $7, terms = $8, updated_at = now() WHERE batch_id = $1"""
+  discount_variable = $7, terms = $8, lowered = lowered OR $2 < available, updated_at = now() WHERE batch_id = $1"""
 
 # The pool remembers the highest number that any use may ever have had.
 _UPDATE_POOL: Final = """
@@ -227,12 +243,8 @@ async def _note_terms(connection: PoolConnection, pool_id: int, number: int, off
     await connection.execute(_NOTE_TERMS, pool_id, number, orjson.dumps(offer.terms(code)).decode())
 
 
-async def _coupon(postgres: Pool, batch_id: UUID) -> Coupon:
+async def _coupon(postgres: Pool | PoolConnection, batch_id: UUID) -> Coupon:
     async with unavailable_translated():
         row = await postgres.fetchrow(f"{COUPONS} WHERE c.batch_id = $1", batch_id)
     assert row is not None
     return coupon_from_row(row)
-
-
-OFFER_FIELDS: Final = tuple(field.name for field in fields(Offer))
-"""What `change_coupon` takes."""

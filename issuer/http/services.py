@@ -29,6 +29,7 @@ VITALS_AGE_S = 0.25
 POOL_VITALS_AGE_S = 1.0
 UPLOADS_AT_ONCE = 2
 REPORTS_AT_ONCE = 2
+LOOK_UPS_AT_ONCE = 256
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class Services:
     guesses: Guesses
     loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
     reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REPORTS_AT_ONCE))
+    look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOK_UPS_AT_ONCE))
     _vitals: dict[bool, tuple[float, Vitals]] = field(default_factory=dict)
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -221,8 +221,10 @@ async def rebuild_partitions(link: Caller, postgres: Connection, mark: Mark, poo
     (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
     host_ms = int(now[0]) * 1000 + int(now[1]) // 1000
     redis = FencedOff(link, mark)
+    rows = await postgres.fetch(f"{FOR_REDIS} ORDER BY id")
+    # After the revisions: what is given back from here on makes a new one, and is pushed.
     given_back = await uses_given_back(postgres)
-    for row in await postgres.fetch(f"{FOR_REDIS} ORDER BY id"):
+    for row in rows:
         rules = parse_rules(orjson.loads(row["rules"]))
         await put_batch(redis, row, rules)
         if row["freed_at"] is None:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
-from issuer.batches.revisions import push_batch
+from issuer.batches.revisions import lock_of, push_batch
 from issuer.batches.rules import parse_rules
 from issuer.calls import Answer
 from issuer.coupons.coupon import Coupon, Offer
+from issuer.coupons.folding import coupon_id, fold, fold_fully
 from issuer.coupons.places import CouponPlaces
-from issuer.coupons.reversal import reverse_use
+from issuer.coupons.reversal import AlreadyReversedError, reverse_use
 from issuer.coupons.store import change_coupon, create_coupon, find_coupon, numbered_uses
 from issuer.coupons.uses import read_use
 from issuer.engine import Engine
 from issuer.events import encode_order
+from issuer.http.routes.coupon_fields import offer_fields
 from issuer.keys import partition_keys, partition_of
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
 from issuer.loading.pools import top_up
 from issuer.outcomes import Outcome
+from issuer.postgres import advisory_lock
 from issuer.recovery.guardian import Orders
 from issuer.recovery.journal import Journal
 from issuer.recovery.set_aside import list_set_aside, release
@@ -207,7 +212,7 @@ async def test_the_only_use_of_a_customer_is_given_back_with_new_limits_and_in_a
             away = dying(stores, 0)
             await reverse_use(away, names[0], client_id=CLIENT, actor="test")
             await change_coupon(
-                stores, coupon, {"rules": parse_rules({"maxpercustomer": 1, "timelimit": 9})}, actor="t"
+                stores, coupon, lambda _: {"rules": parse_rules({"maxpercustomer": 1, "timelimit": 9})}, actor="t"
             )
             assert len(granted(await use(engine, 2, customer=customers[0]))) == 1
             await reverse_use(away, names[1], client_id=CLIENT, actor="test")
@@ -225,9 +230,12 @@ async def test_a_reversal_after_a_limit_was_lowered_brings_no_more_than_the_limi
         async with engine_of(own_settings, stores) as engine:
             names = granted(await use(engine, 8, customer=customer))
             await drain(stores)
-            await change_coupon(stores, coupon, {"rules": parse_rules({"maxpercustomer": 5})}, actor="test")
+            await change_coupon(stores, coupon, lambda _: {"rules": parse_rules({"maxpercustomer": 5})}, actor="t")
+            await use(engine, 5)
             for name in names[4:7]:
-                await reverse_use(stores, name, client_id=CLIENT, actor="test")
+                with capture_logs() as logs:
+                    await reverse_use(stores, name, client_id=CLIENT, actor="test")
+                assert [log["customers"] for log in logs if log["event"] == "windows rebuilt"] == [1], "of him alone"
                 assert granted(await use(engine, 1, customer=customer)) == []
             await reverse_use(stores, names[7], client_id=CLIENT, actor="test")
             assert len(granted(await use(engine, 3, customer=customer))) == 1
@@ -272,6 +280,35 @@ async def test_a_use_of_the_same_moment_that_the_ledger_does_not_have_yet_stays_
         await balanced(stores)
 
 
+async def test_what_postgres_has_is_done_whoever_keeps_redis_from_being_told(own_settings: Settings) -> None:
+    """Somebody else brings the coupon's changes to Redis, and takes his time."""
+    async with open_stores(own_settings.model_copy(update={"postgres_timeout_s": 1.0})) as stores:
+        coupon_lock = lock_of(coupon_id(CLIENT, fold_fully(fold(CODE))))
+        async with stores.postgres.acquire() as connection, advisory_lock(connection, coupon_lock):
+            coupon = await make(stores, 3)
+        await push_batch(stores, coupon.id)
+        await top_up(stores, thorough=True)
+        await push_batch(stores, coupon.id)
+        async with engine_of(own_settings, stores) as engine:
+            (name,) = granted(await use(engine, 1))
+            await drain(stores)
+            async with stores.postgres.acquire() as connection, advisory_lock(connection, coupon_lock):
+                assert (await reverse_use(stores, name, client_id=CLIENT, actor="test")).consumption_id == name
+            with pytest.raises(AlreadyReversedError):
+                await reverse_use(stores, name, client_id=CLIENT, actor="test")
+            assert await stores.postgres.fetchval("SELECT count(*) FROM reversals") == 1
+
+
+async def test_a_change_is_made_of_what_is_there_and_not_of_what_was_read_before(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        read = await make(stores, 3, discount_fixed=Decimal(5), currency="EUR")
+        await change_coupon(stores, read, lambda offer: {"discount_fixed": Decimal(10)}, actor="test")
+        dearer = await change_coupon(
+            stores, read, lambda offer: offer_fields({"currency": "USD"}, offer, "EUR"), actor="test"
+        )
+        assert (dearer.offer.discount_fixed, dearer.offer.currency) == (Decimal(10), "USD")
+
+
 async def push_dying(stores: Stores, name: str) -> None:
     """Gives a use back; Redis takes it out of the window, and the process hears nothing of it."""
     await reverse_use(dying(stores, 0), name, client_id=CLIENT, actor="test")
@@ -295,7 +332,10 @@ async def test_fewer_uses_than_before_a_loss_do_not_bring_a_number_back(
             assert await seqs(stores, "set_aside") == list(range(1, 51))
             assert await remaining(stores) == 0
             await change_coupon(
-                stores, await find_coupon(stores.postgres, CODE, client_id=CLIENT), {"available": 55}, actor="test"
+                stores,
+                await find_coupon(stores.postgres, CODE, client_id=CLIENT),
+                lambda _: {"available": 55},
+                actor="t",
             )
             assert len(granted(await use(engine, 20))) == 5
         await drain(stores)

@@ -36,7 +36,7 @@ async def test_every_use_is_there_once_with_what_it_was_worth(stores: Stores) ->
     save = await create_coupon(stores, client, "Save-20", OFFER, actor="test")
     theirs = await create_coupon(stores, other, "THEIRS", OFFER, actor="test")
     told = await write_use(stores, save, 1, customer=customer, order="+4711")
-    await change_coupon(stores, save, {"discount_fixed": Decimal("7.5")}, actor="test")
+    await change_coupon(stores, save, lambda _: {"discount_fixed": Decimal("7.5")}, actor="test")
     await write_use(stores, save, 2, terms=2)
     await write_use(stores, theirs, 1, customer=customer)
     await stores.postgres.execute("INSERT INTO reversals (pool_id, seq, actor) VALUES ($1, 2, 'test')", save.pool_id)

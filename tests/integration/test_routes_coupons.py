@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 
-from issuer.http.services import Services
+from issuer.http.services import LOOK_UPS_AT_ONCE, Services
 from issuer.settings import Settings
 from tests.api import Api, problem, running_app
 from tests.coupons import CONSUME, COUPON, Till, working
@@ -358,6 +360,45 @@ async def test_uses_and_changes_at_once_never_make_more_uses_than_there_may_be(a
     shown, used = await till.show("RACE"), statuses.count(200)
     assert shown["availability_count"] - shown["remaining"] == used
     assert shown["availability_count"] >= used
+
+
+async def test_uses_that_came_while_the_number_was_lowered_are_made_up_for_by_the_worker(api: Api, till: Till) -> None:
+    """Whoever has lowered it died before he could look again."""
+    coupon = await till.make("DIED", uses=9)
+    assert [(await till.use("DIED")).status_code for _ in range(5)] == [200] * 5
+    await api.services.stores.postgres.execute("UPDATE coupons SET available = 3, lowered = true")
+    await api.services.stores.postgres.execute("UPDATE batches SET revision = revision + 1 WHERE kind = 'coupon'")
+    with working(api.services.settings):
+        async with asyncio.timeout(20):
+            while (shown := await till.show("DIED"))["availability_count"] != 5:
+                await asyncio.sleep(0.05)
+        assert (coupon["remaining"], shown["remaining"]) == (9, 0)
+        problem(await till.use("DIED"), 409)
+    assert not await api.services.stores.postgres.fetchval("SELECT lowered FROM coupons")
+
+
+@pytest.mark.parametrize("alphabet", ["-–", "–—"])
+async def test_a_code_that_no_look_up_could_find_is_not_drawn(api: Api, till: Till, alphabet: str) -> None:
+    body = {"code_length": 4, "alphabet": alphabet, "availability_count": 1}
+    problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
+    assert await rows(api.services, "coupons") == []
+
+
+async def test_who_does_not_say_whose_coupon_it_is_waits_for_postgres_no_longer_than_for_redis(
+    settings: Settings,
+) -> None:
+    async with running_app(settings.model_copy(update={"redeem_timeout_ms": 200, "postgres_pool_size": 2})) as api:
+        till = await Till.of(api)
+        await till.make("WHOSE")
+        everybodys = await api.key("redeem")
+        ask = partial(api.client.post, f"{CONSUME}?code=WHOSE", headers=everybodys)
+        # The other one listens for changes of keys.
+        async with api.services.stores.postgres.acquire():
+            answers = await asyncio.gather(*(ask() for _ in range(LOOK_UPS_AT_ONCE + 5)))
+            codes = Counter(problem(answer, 503)["code"] for answer in answers)
+            assert codes == {"postgres_unavailable": LOOK_UPS_AT_ONCE, "overloaded": 5}
+        assert (await ask()).status_code == 200
+        assert (await till.show("WHOSE"))["remaining"] == 2
 
 
 async def test_a_coupon_that_redis_has_not_heard_of_yet_is_brought_there_by_the_worker(api: Api, till: Till) -> None:

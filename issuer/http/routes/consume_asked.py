@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -13,7 +14,7 @@ from issuer.calls import Answer, Slot
 from issuer.coupons.coupon import CouponNotFoundError
 from issuer.coupons.store import find_coupon
 from issuer.events import encode_order
-from issuer.http.problems import invalid
+from issuer.http.problems import invalid, outcome_problem
 from issuer.http.routes.coupon_fields import (
     Fields,
     body_fields,
@@ -26,7 +27,8 @@ from issuer.http.routes.coupon_fields import (
 from issuer.http.routes.fields import KEY_FORM, UUID_FORM
 from issuer.http.routes.redeem_answers import BAD_KEY_MESSAGE
 from issuer.http.services import Services
-from issuer.outcomes import Outcome
+from issuer.outcomes import COUPON_HTTP, Outcome
+from issuer.postgres import unavailable_translated
 
 FIELDS: Final = ("code", "product_id", "customer_id", "order_id", "client_id")
 
@@ -113,13 +115,20 @@ def read_idempotency_key(last: bytes | None, given: int) -> str | None:
 
 
 async def find_client(services: Services, asked: Asked, bound_to: UUID | None) -> UUID | None:
-    """The client whose coupon is meant; None: there is none. Raises ManyClientsError, PostgresUnavailableError."""
+    """The client whose coupon is meant; None: there is none. Postgres is asked only where nobody says.
+
+    Raises ManyClientsError, PostgresUnavailableError, and ProblemError where too many look-ups are under way.
+    """
     if bound_to is not None or asked.client_id is not None:
         return named_client(asked, bound_to)
-    try:
-        return (await find_coupon(services.stores.postgres, asked.code)).client_id
-    except CouponNotFoundError:
-        return None
+    if services.look_ups.locked():
+        raise outcome_problem(Outcome.OVERLOADED, COUPON_HTTP)
+    # For a connection of the pool, too, nobody waits longer than for an answer of Redis.
+    async with unavailable_translated(), asyncio.timeout(services.settings.redeem_timeout_ms / 1000), services.look_ups:
+        try:
+            return (await find_coupon(services.stores.postgres, asked.code)).client_id
+        except CouponNotFoundError:
+            return None
 
 
 def named_client(asked: Asked, bound_to: UUID | None) -> UUID | None:

@@ -152,7 +152,12 @@ class ConsumeExchange(Exchange):
 
     async def _find_and_submit(self, services: Services, asked: Asked, api_key_id: int, key: str | None) -> None:
         try:
-            submit(services, self, asked, await find_client(services, asked, None), api_key_id, key)
+            client_id = await find_client(services, asked, None)
+            if self.disconnected:
+                # Nothing was asked of Redis yet, and nobody waits any more.
+                self._finish(Outcome.NOT_READY, COUPON_REFUSALS[Outcome.NOT_READY])
+            else:
+                submit(services, self, asked, client_id, api_key_id, key)
         except Exception as error:
             self._fail(error)
 

@@ -117,12 +117,17 @@ def code_field(values: Mapping[str, Any]) -> str:
     return code
 
 
+def is_good_code(code: str) -> bool:
+    """Whether it can be looked up, and its path is not that of the uses."""
+    return fold(code) not in ("", "consume")
+
+
 def new_code(values: Mapping[str, Any]) -> str | None:
     """A code for a new coupon; None: one is to be drawn."""
     code = text_field(values, "code")
     if code is None:
         return None
-    if fold(code) in ("", "consume"):
+    if not is_good_code(code):
         raise invalid("code must have letters or digits, and must not be the word consume")
     for name in FORMAT_FIELDS:
         if name not in ("code_length", "alphabet") and values.get(name) not in (None, ""):

@@ -21,6 +21,7 @@ from issuer.http.routes.coupon_fields import (
     code_field,
     code_format,
     id_field,
+    is_good_code,
     new_code,
     offer_fields,
     read_fields,
@@ -77,6 +78,8 @@ async def _create(call: Call, client_id: UUID, values: Fields, offer: Offer) -> 
     for draw in range(1, DRAWS + 1):
         try:
             code = draw_code(form)
+            if not is_good_code(code):
+                raise invalid("codes of this form may have no letters or digits, or may be the word consume")
             return await create_coupon(stores, client_id, code, offer, unambiguous=unambiguous, actor=actor)
         except FewCodesError as error:
             raise invalid(str(error)) from error
@@ -111,8 +114,10 @@ async def put_coupon(call: Call) -> Response:
     """Answers when the change counts. Fields that are not given stay as they are."""
     values = await read_fields(call.request, (*OFFER_FIELDS, "client_id"))
     coupon = await _named(call, values, code_field(call.request.path_params))
-    changes = offer_fields(values, coupon.offer, call.services.settings.currency)
-    coupon = await change_coupon(call.services.stores, coupon, changes, actor=call.caller.actor)
+    currency = call.services.settings.currency
+    coupon = await change_coupon(
+        call.services.stores, coupon, lambda offer: offer_fields(values, offer, currency), actor=call.caller.actor
+    )
     return answer(await show_coupon(call, coupon))
 
 
