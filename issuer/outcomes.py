@@ -59,7 +59,7 @@ HTTP: Final[dict[Outcome, HttpAnswer]] = {
 """Every outcome of a redemption but GRANTED and REPLAYED, which are 200 with the code."""
 
 COUPON_HTTP: Final[dict[Outcome, HttpAnswer]] = HTTP | {
-    Outcome.KEY_REUSED: HttpAnswer(422, "idempotency key was used for something else", "idempotency_key_reused"),
+    Outcome.KEY_REUSED: HttpAnswer(422, "idempotency key was used with another order_id", "idempotency_key_reused"),
     Outcome.UNKNOWN_BATCH: HttpAnswer(404, "no coupon found", "coupon_not_found"),
     Outcome.ENDED: HttpAnswer(410, "coupon expired", "coupon_expired"),
     Outcome.PAUSED: HttpAnswer(409, "coupon paused", "coupon_paused"),

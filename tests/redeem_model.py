@@ -35,7 +35,7 @@ class Batch:
     coupon: CouponState | None = None
     pools: dict[UUID, Pool] = field(default_factory=dict)
     history: dict[UUID, list[int]] = field(default_factory=dict)
-    kept: dict[tuple[UUID, str], tuple[UUID, str]] = field(default_factory=dict)
+    kept: dict[tuple[UUID, str], tuple[UUID, str, str]] = field(default_factory=dict)
 
     def refusal(self, now_ms: int) -> str | None:
         if self.ended or (self.ends_at_ms is not None and now_ms >= self.ends_at_ms):
@@ -124,8 +124,9 @@ class Model:
             return Answer("UNKNOWN_BATCH")
         customer, pool = request.customer, batch.pools.get(request.client)
         if customer and request.key and (kept := batch.kept.get((customer, request.key))):
-            client, code = kept
-            return Answer("REPLAYED", code) if client == request.client else Answer("KEY_REUSED")
+            client, order, code = kept
+            same = (client, order) == (request.client, request.wish.order if request.wish else "")
+            return Answer("REPLAYED", code) if same else Answer("KEY_REUSED")
         if word := batch.refusal(now_ms):
             return Answer(word)
         coupon, wish = batch.coupon, request.wish
@@ -158,5 +159,6 @@ class Model:
         if request.customer:
             batch.history.setdefault(request.customer, []).append(decision.now_ms)
             if request.key:
-                batch.kept[request.customer, request.key] = (request.client, code)
+                order = request.wish.order if request.wish else ""
+                batch.kept[request.customer, request.key] = (request.client, order, code)
         return Answer("GRANTED", code)

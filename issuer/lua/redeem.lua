@@ -132,8 +132,9 @@ for r = 1, request_count do
   end
 end
 
--- By key: a customer's log of redemption times, or the answer kept for an idempotency key (pool id, seq, ms, code), as
--- they are now and as this call changes them. false: none.
+-- By key: a customer's log of redemption times, or the answer kept for an idempotency key (pool id, seq, ms, and the
+-- code, or of a coupon the order with its length, call id and terms), as they are now and as this call changes them.
+-- false: none.
 local values = {}
 local strings, existing = 0, 0
 for from = 1, #names, PIECE do
@@ -165,16 +166,19 @@ end
 local granted, replayed_key = 0, nil
 local new_answers, sizes, said = {}, {}, {}
 
--- nil: nothing is kept for the key.
-local function replay(pool, key)
+-- nil: nothing is kept for the key. `order`: of a coupon, what the use is for, with its length.
+local function replay(pool, key, order)
   local answer = values[key]
   if not answer then return nil end
-  local pool_id, seq, code = string.match(answer, '^(%d+) (%d+) %d+ (.*)$')
+  local pool_id, seq, code_from = string.match(answer, '^(%d+) (%d+) %d+ ()')
   if pool_id ~= pool.id then return 'KEY_REUSED' end
+  if pool.coupon then
+    if sub(answer, code_from, code_from + #order - 1) ~= order then return 'KEY_REUSED' end
+    said[#said + 1] = pool_id .. ' ' .. sub(answer, code_from + #order)
+    answer = 'USED_BEFORE ' .. #said .. ' ' .. seq
+  else answer = 'REPLAYED ' .. sub(answer, code_from) end
   replayed_key = key
-  if not pool.coupon then return 'REPLAYED ' .. code end
-  said[#said + 1] = pool_id .. ' ' .. code
-  return 'USED_BEFORE ' .. #said .. ' ' .. seq
+  return answer
 end
 
 -- nil: within all limits; otherwise the time (ms) at which the last of them lets the customer in again, '' for never.
@@ -218,6 +222,11 @@ local function refusal(pool, window, product)
   if granted >= room then return 'BACKLOG_FULL' end
 end
 
+-- Of a use: `who` has its own length before it, and the order its own.
+local function order_of(who)
+  return sub(who, 2 + byte(who))
+end
+
 local function grant(pool, window, key, who)
   local taken, batch, parts = pool.taken + 1, pool.batch, pool.parts
   local coupon, code, answer = pool.coupon, nil, nil
@@ -229,6 +238,7 @@ local function grant(pool, window, key, who)
       said[#said + 1] = pool.id .. ' ' .. code
       pool.used = 'USED ' .. #said .. ' '
     end
+    if key then code = order_of(who) .. code end
     answer = pool.used .. format('%.0f', pool.issued + taken)
   else
     code = pool.codes[taken]
@@ -264,7 +274,7 @@ local function decide_coupon(pool, window, key, request, wish)
   local p1, p2 = byte(request, code_end + 1, code_end + 2)
   local product_end = code_end + 2 + p1 * 256 + p2
   local product = product_end > code_end + 2 and sub(request, code_end + 3, product_end) or nil
-  local answer = key and replay(pool, key) or refusal(pool, window, product)
+  local answer = key and replay(pool, key, order_of(sub(request, product_end + 1))) or refusal(pool, window, product)
   if wish == 'look' and not answer then
     answer = 'USABLE ' .. format('%.0f', coupon.total - pool.issued - pool.taken) .. ' ' .. coupon.text
   end

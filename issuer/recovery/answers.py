@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from issuer.batches.windows import dead_letters_of, pools_of
+from issuer.events import encode_order
 from issuer.keys import IDEMPOTENCY_TTL_MS, batch_keys
 from issuer.postgres import Connection
 from issuer.redis_link import Caller, RedisRefusedError, Value
@@ -15,12 +16,13 @@ _CHUNK: Final = 1_000
 _TIMEOUT_S: Final = 60.0
 
 _ANSWERS: Final = """
-SELECT key_hash, pool_id, seq, code, (extract(epoch FROM redeemed_at) * 1000)::bigint AS at_ms
+SELECT key_hash, pool_id, seq, NULL AS order_id, code, (extract(epoch FROM redeemed_at) * 1000)::bigint AS at_ms
 FROM redemptions
 WHERE pool_id = ANY($1) AND key_hash IS NOT NULL
   AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
 UNION ALL
-SELECT c.key_hash, c.pool_id, c.seq, concat_ws(' ', replace(c.call_id::text, '-', ''), t.terms::text),
+SELECT c.key_hash, c.pool_id, c.seq, coalesce(c.order_id, ''),
+  concat_ws(' ', replace(c.call_id::text, '-', ''), t.terms::text),
   (extract(epoch FROM c.consumed_at) * 1000)::bigint
 FROM consumptions c JOIN coupon_terms t ON t.pool_id = c.pool_id AND t.number = c.terms
 WHERE c.pool_id = ANY($1) AND c.key_hash IS NOT NULL
@@ -43,16 +45,16 @@ async def restore_answers(connection: Connection, link: Caller, batch_id: UUID, 
         for letter in await dead_letters_of(connection, pool_ids):
             keep_ms = letter.redeemed_at_ms + IDEMPOTENCY_TTL_MS - host_ms
             if letter.key_hash is not None and keep_ms > 0:
-                code = letter.code
+                order_id, code = None, letter.code
                 if letter.terms:
                     terms = await connection.fetchval(_TERMS, letter.pool_id, letter.terms)
                     if terms is None:
                         continue
-                    code = f"{letter.call_id.hex} {terms}"
-                answer = f"{letter.pool_id} {letter.seq} {letter.redeemed_at_ms:013d} {code}"
+                    order_id, code = letter.order_id, f"{letter.call_id.hex} {terms}"
+                answer = _kept(letter.pool_id, letter.seq, letter.redeemed_at_ms, order_id, code)
                 commands.append(("SET", prefix + letter.key_hash, answer, "PX", keep_ms))
         async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_CHUNK):
-            answer = f"{row['pool_id']} {row['seq']} {row['at_ms']:013d} {row['code']}"
+            answer = _kept(row["pool_id"], row["seq"], row["at_ms"], row["order_id"], row["code"])
             keep_ms = row["at_ms"] + IDEMPOTENCY_TTL_MS - host_ms
             commands.append(("SET", prefix + row["key_hash"], answer, "PX", keep_ms))
             if len(commands) >= _CHUNK:
@@ -60,6 +62,12 @@ async def restore_answers(connection: Connection, link: Caller, batch_id: UUID, 
                 commands = []
         written += await _write(link, commands)
     return written
+
+
+def _kept(pool_id: int, seq: int, at_ms: int, order_id: str | None, code: str) -> bytes:
+    """As redeem.lua keeps it. `order_id` None: no coupon's."""
+    order = b"" if order_id is None else encode_order(order_id)
+    return b"%d %d %013d %b%b" % (pool_id, seq, at_ms, order, code.encode())
 
 
 async def _write(link: Caller, commands: Sequence[Sequence[Value]]) -> int:

@@ -107,7 +107,7 @@ async def test_what_a_lost_redis_may_have_counted_is_set_aside_and_never_used_ag
             assert await seqs(stores, "set_aside") == list(range(21, 71))
             assert await remaining(stores) == 200 - 20 - 50
             (again,) = await use(engine, 1, key="k", customer=customer)
-            assert (again.outcome, again.code) == (Outcome.REPLAYED, first.code)
+            assert (again.outcome, again.number, again.use) == (Outcome.REPLAYED, first.number, first.use)
             (refused,) = await use(engine, 1, customer=customer)
             assert refused.outcome is Outcome.LIMIT_REACHED
             total = 0

@@ -362,6 +362,19 @@ async def test_uses_and_changes_at_once_never_make_more_uses_than_there_may_be(a
     assert shown["availability_count"] >= used
 
 
+async def test_a_key_is_for_one_order(api: Api, till: Till) -> None:
+    await till.make("ORDER")
+    first = await till.use("ORDER", key="k", order_id="order 1/ä")
+    assert (await till.use("ORDER", key="k", order_id="order 1/ä")).json() == first.json()
+    for other in ({"order_id": "order 2/ä"}, {"order_id": "order 1/ä "}, {"order_id": "order 1"}, {}):
+        answer = await till.use("ORDER", key="k", **other)
+        if other.get("order_id", "").strip() == "order 1/ä":
+            assert answer.json() == first.json()
+        else:
+            assert problem(answer, 422)["code"] == "idempotency_key_reused"
+    assert (await till.show("ORDER"))["remaining"] == 2
+
+
 async def test_uses_that_came_while_the_number_was_lowered_are_made_up_for_by_the_worker(api: Api, till: Till) -> None:
     """Whoever has lowered it died before he could look again."""
     coupon = await till.make("DIED", uses=9)
