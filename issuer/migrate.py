@@ -13,7 +13,7 @@ from issuer.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-SCHEMA_REVISION: Final = "0007"
+SCHEMA_REVISION: Final = "0006"
 """The newest in migrations/versions. Revisions are numbers, so that an old program knows a newer one."""
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"

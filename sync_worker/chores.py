@@ -13,7 +13,6 @@ import structlog
 
 from issuer.batches.store import push_batch
 from issuer.batches.tombstones import free_ended_batches
-from issuer.coupons.store import catch_up, lowered_coupons
 from issuer.generating.making import work_on_jobs
 from issuer.keys import GROUP, partition_keys
 from issuer.loading.memory import RedisMemoryError
@@ -93,8 +92,6 @@ class Chores:
             rows = await self._stores.postgres.fetch("SELECT id FROM batches WHERE redis_revision < revision")
         for row in rows:
             await push_batch(self._stores, row["id"])
-        for coupon_id in await lowered_coupons(self._stores.postgres):
-            await catch_up(self._stores, coupon_id)
 
     async def generate(self) -> None:
         """A chunk of the codes that were asked for and that no other process makes."""

@@ -137,7 +137,9 @@ async def change_coupon(
             await _check_used(stores, before, offer)
         if offer != before.offer:
             await _update(connection, before, offer, actor)
-    await (catch_up if lowered else push_batch)(stores, coupon.id)
+    await push_batch(stores, coupon.id)
+    if lowered:
+        await _catch_up(stores, coupon)
     return await _coupon(stores.postgres, coupon.id)
 
 
@@ -164,38 +166,28 @@ async def _check_used(stores: Stores, coupon: Coupon, offer: Offer) -> None:
         raise CouponUsedError(f"{used} uses of the coupon were taken already: availability_count cannot be lower")
 
 
-async def catch_up(stores: Stores, batch_id: UUID) -> None:
-    """Uses that came between the look and the change that took them away are there: they count as available.
-
-    For a coupon that is marked as lowered; the mark goes. To repeat it changes nothing.
-    """
-    # No use can come any more that the lower number takes away.
-    await push_batch(stores, batch_id)
-    coupon = await _coupon(stores.postgres, batch_id)
-    missing = max(0, await numbered_uses(stores, coupon) - coupon.uses)
-    async with unavailable_translated():
-        # Unless somebody has changed it again meanwhile, and looks himself. Given-back uses may have come, too.
-        await stores.postgres.execute(_CATCH_UP, batch_id, coupon.offer.available, missing)
+async def _catch_up(stores: Stores, coupon: Coupon) -> None:
+    """Uses that came between the look and the change that took them away are there: they count as available."""
+    # In this order: whatever is given back meanwhile is one more use, and nobody takes any while there are too few.
+    numbered = await numbered_uses(stores, coupon)
+    coupon = await _coupon(stores.postgres, coupon.id)
+    missing = numbered - coupon.uses
     if missing > 0:
-        await push_batch(stores, batch_id)
-
-
-async def lowered_coupons(postgres: Pool) -> list[UUID]:
-    """Those for which `catch_up` was not done: whoever lowered them has died before, or Redis was away."""
-    async with unavailable_translated():
-        rows = await postgres.fetch("SELECT batch_id FROM coupons WHERE lowered")
-    return [UUID(bytes=row["batch_id"].bytes) for row in rows]
+        async with unavailable_translated():
+            # Unless somebody has changed it again meanwhile, and looks himself. Given-back uses may have come, too.
+            await stores.postgres.execute(_CATCH_UP, coupon.id, coupon.offer.available, missing)
+        await push_batch(stores, coupon.id)
 
 
 _CATCH_UP: Final = """
 WITH coupon AS (
-  UPDATE coupons SET available = available + $3, lowered = false WHERE batch_id = $1 AND available = $2 AND lowered
+  UPDATE coupons SET available = available + $3 WHERE batch_id = $1 AND available = $2
   RETURNING batch_id, pool_id, available + reversed + released AS uses
 ), pool AS (
   UPDATE pools SET total = greatest(total, uses), loaded = CASE WHEN opened THEN greatest(total, uses) ELSE loaded END
   FROM coupon WHERE pools.id = coupon.pool_id
 )
-UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id AND $3 > 0"""
+UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id"""
 
 
 async def _locked(connection: PoolConnection, batch_id: UUID) -> Coupon:
@@ -208,7 +200,7 @@ async def _locked(connection: PoolConnection, batch_id: UUID) -> Coupon:
 
 _UPDATE_COUPON: Final = """
 UPDATE coupons SET available = $2, product_id = $3, promo_type = $4, discount_fixed = $5, currency = $6,
-  discount_variable = $7, terms = $8, lowered = lowered OR $2 < available, updated_at = now() WHERE batch_id = $1"""
+  discount_variable = $7, terms = $8, updated_at = now() WHERE batch_id = $1"""
 
 # The pool remembers the highest number that any use may ever have had.
 _UPDATE_POOL: Final = """

@@ -375,21 +375,6 @@ async def test_a_key_is_for_one_order(api: Api, till: Till) -> None:
     assert (await till.show("ORDER"))["remaining"] == 2
 
 
-async def test_uses_that_came_while_the_number_was_lowered_are_made_up_for_by_the_worker(api: Api, till: Till) -> None:
-    """Whoever has lowered it died before he could look again."""
-    coupon = await till.make("DIED", uses=9)
-    assert [(await till.use("DIED")).status_code for _ in range(5)] == [200] * 5
-    await api.services.stores.postgres.execute("UPDATE coupons SET available = 3, lowered = true")
-    await api.services.stores.postgres.execute("UPDATE batches SET revision = revision + 1 WHERE kind = 'coupon'")
-    with working(api.services.settings):
-        async with asyncio.timeout(20):
-            while (shown := await till.show("DIED"))["availability_count"] != 5:
-                await asyncio.sleep(0.05)
-        assert (coupon["remaining"], shown["remaining"]) == (9, 0)
-        problem(await till.use("DIED"), 409)
-    assert not await api.services.stores.postgres.fetchval("SELECT lowered FROM coupons")
-
-
 @pytest.mark.parametrize("alphabet", ["-–", "–—"])
 async def test_a_code_that_no_look_up_could_find_is_not_drawn(api: Api, till: Till, alphabet: str) -> None:
     body = {"code_length": 4, "alphabet": alphabet, "availability_count": 1}

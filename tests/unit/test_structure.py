@@ -17,8 +17,8 @@ SERVICE = sorted(path for path in (ROOT / "issuer").rglob("*.py") if path.parent
 WORKER = sorted((ROOT / "sync_worker").rglob("*.py"))
 
 WORKER_MAY_IMPORT = {
-    "batches", "coupons", "events", "generating", "incarnation", "keys", "ledger", "loading", "logs", "postgres",
-    "recovery", "redis_link", "scripts", "settings", "stores",
+    "batches", "events", "generating", "incarnation", "keys", "ledger", "loading", "logs", "postgres", "recovery",
+    "redis_link", "scripts", "settings", "stores",
 }  # fmt: skip
 """The contracts, the stores, and the acts that both programs do."""
 
