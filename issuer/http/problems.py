@@ -72,6 +72,7 @@ TITLES: Final[dict[str, str]] = {
     "report_timeout": "The report took too long",
     "internal_error": "Something went wrong in the server",
     **{answer.code: answer.error.capitalize() for answer in [*COUPON_HTTP.values(), *HTTP.values()]},
+    "idempotency_key_reused": "The Idempotency-Key was used for something else",
 }
 """Every `code` with its title. The docs page and the OpenAPI document list them."""
 
