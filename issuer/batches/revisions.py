@@ -86,15 +86,14 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
     if given_back:
         given_back = await _given_back(stores, connection, batch_id)
     # Redis' clock decides how long a key lives, so it tells what is left of each window.
-    async with redis_errors_translated():
-        seconds, microseconds = await stores.redis.client.time()
+    host_ms = await _host_ms(stores.redis.client)
     written = await write_windows(
         connection,
         batch_id,
         partition,
         rules,
         fenced_writer(stores.redis, batch_id, partition, rebuilding),
-        host_ms=seconds * 1000 + microseconds // 1000,
+        host_ms=host_ms,
         backlog=read_backlog(stores.redis.client, partition),
         customers=None if rebuilds else [UUID(bytes=use.customer) for use in given_back if use.customer],
     )
@@ -113,9 +112,15 @@ async def _given_back(stores: Stores, connection: PoolConnection, batch_id: UUID
 async def _time_of(client: aioredis.Redis, partition: int) -> int:
     """The time in ms that the next use or redemption has at the least."""
     async with redis_errors_translated():
-        seconds, microseconds = await client.time()
         clock = await client.hget(partition_keys(partition).state, "clock")
-    return max(int(seconds) * 1000 + int(microseconds) // 1000, int(clock or 0))
+    return max(await _host_ms(client), int(clock or 0))
+
+
+async def _host_ms(client: aioredis.Redis) -> int:
+    """The time of Redis' host in ms."""
+    async with redis_errors_translated():
+        seconds, microseconds = await client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def _needs_rebuild(row: asyncpg.Record, rules: Rules) -> bool:

@@ -26,7 +26,6 @@ class Proxies:
         self._networks = networks
         # By text, so that an address is parsed once and not with every request.
         self.trusts = lru_cache(maxsize=4_096)(self._trusts)
-        self._speaks_for_itself = lru_cache(maxsize=65_536)(self._speaking_for_itself)
 
     def _trusts(self, text: str) -> bool:
         address = parse_address(text)
@@ -36,9 +35,8 @@ class Proxies:
         """What limits count for a request that came from `peer`. Header names are in lower case."""
         if peer is None:
             return UNKNOWN
-        own = self._speaks_for_itself(peer)
-        if own is not None:
-            return own
+        if not self.trusts(peer):
+            return counted_as(peer)
         plain: list[str] = []
         standard: list[str] = []
         for name, value in headers:
@@ -51,10 +49,6 @@ class Proxies:
         said = {self._client(peer, hops) for hops in (plain, standard) if hops}
         # A proxy sets one of the two and passes on what the client sent as the other: nobody knows which.
         return counted_as(said.pop() if len(said) == 1 else peer)
-
-    def _speaking_for_itself(self, peer: str) -> str | None:
-        """What limits count for a peer that is no proxy, whatever it sends; None: it is one."""
-        return None if self.trusts(peer) else counted_as(peer)
 
     def _client(self, peer: str, hops: list[str]) -> str:
         nearest = peer
