@@ -38,7 +38,7 @@ mutants: $(VENV)/.dev
 	$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
 
 docs: $(VENV)/.dev
-	$(VENV)/bin/python -m issuer.settings_page > docs/settings.md
+	$(VENV)/bin/python -m issuer.cli.settings_page > docs/settings.md
 
 rpc: $(VENV)/.dev
 	PATH="$(VENV)/bin:$$PATH" $(VENV)/bin/python -m grpc_tools.protoc -I proto \

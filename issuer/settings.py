@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from issuer.limits import Limit, parse_limit
 from issuer.networks import parse_networks
+from issuer.rate_limit import Limit, parse_limit
 
 
 class Auth(StrEnum):

@@ -14,10 +14,11 @@ import asyncpg
 import redis.asyncio as aioredis
 from pydantic import SecretStr
 
+from issuer.contract.keys import partition_keys
 from issuer.embedded.datadir import DataDirectory, Running
-from issuer.keys import partition_keys
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
+from issuer.storage.stores import Stores
 from loadtest.drivers import REDEEM_PATH
 from loadtest.processes import Process, Program, answers, family, process_table
 
@@ -82,7 +83,12 @@ class Installation:
         return [process.pid for process in self._processes(role, process_table())]
 
     def _processes(self, role: str, table: Mapping[int, Process]) -> list[Process]:
-        marks = {"api": "issuer.http.serve", "worker": "sync_worker", "redis": "redis.conf", "postgres": "bin/postgres"}
+        marks = {
+            "api": "issuer.processes.api",
+            "worker": "sync_worker",
+            "redis": "redis.conf",
+            "postgres": "bin/postgres",
+        }
         children = [process for process in table.values() if process.parent == self._program.pid]
         return [member for child in children if marks[role] in child.command for member in family(table, child.pid)]
 

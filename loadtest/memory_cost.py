@@ -6,7 +6,7 @@ from typing import Any
 
 import redis as blocking
 
-from issuer.keys import partition_keys
+from issuer.contract.keys import partition_keys
 from loadtest.script_alone import PARTITION, LoneRedis, load_pools, run_calls
 
 CODES = 256_000

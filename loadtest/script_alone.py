@@ -19,12 +19,12 @@ from uuid import UUID, uuid4
 import redis as blocking
 import redis.asyncio as aioredis
 
-from issuer.calls import Call, PoolRef, Waiting
+from issuer.contract.events import encode_who
+from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, idempotency_hash, partition_keys
+from issuer.contract.scripts import BLESS_PARTITION, LOAD_CODES, OPEN_POOL, PUT_BATCH, REDEEM
 from issuer.embedded.binaries import valkey_server
-from issuer.embedded.launch import launch_command
-from issuer.events import encode_who
-from issuer.keys import GROUP, KEY_FORMAT, batch_keys, idempotency_hash, partition_keys
-from issuer.scripts import BLESS_PARTITION, LOAD_CODES, OPEN_POOL, PUT_BATCH, REDEEM
+from issuer.engine.calls import Call, PoolRef, Waiting
+from issuer.processes.launch import launch_command
 from loadtest.processes import Program, process_table
 
 EPOCH: Final = 1

@@ -16,8 +16,8 @@ from issuer.batches.rules import parse_rules
 from issuer.batches.store import create_batch
 from issuer.coupons.coupon import Offer
 from issuer.coupons.store import create_coupon
-from issuer.loading.pools import load_pool
-from issuer.stores import Stores
+from issuer.pools.loader import load_pool
+from issuer.storage.stores import Stores
 from loadtest.drivers import Target
 
 ONE_EACH: Final = {"maxpercustomer": 1}

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import structlog
 
-from issuer.incarnation import InstallationError
-from issuer.postgres import PostgresUnavailableError
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
-from sync_worker.chores import Chores
+from issuer.storage.incarnation import InstallationError
+from issuer.storage.postgres import PostgresUnavailableError
+from issuer.storage.stores import Stores
+from sync_worker.maintenance.tasks import Chores
 from sync_worker.reader import StreamReader
 from sync_worker.worker import BackOff, Worker
 from sync_worker.writer import LedgerWriter

@@ -16,12 +16,12 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import NoScriptError
 
-from issuer.incarnation import Blessed, Incarnations
-from issuer.keys import GROUP, partition_keys
+from issuer.contract.keys import GROUP, partition_keys
+from issuer.contract.scripts import ACK_EVENTS
 from issuer.ledger.entries import Entry
-from issuer.redis_link import Link, NotReadyError, RedisRefusedError, Value
-from issuer.scripts import ACK_EVENTS
 from issuer.settings import Settings
+from issuer.storage.incarnation import Blessed, Incarnations
+from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, Value
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from issuer.ledger.record import Recorded
-from issuer.redis_link import RedisUnavailableError
+from issuer.storage.redis_link import RedisUnavailableError
 from sync_worker.reader import Batch, StreamReader
 from sync_worker.writer import TROUBLE, ForeignIncarnationError, LedgerWriter
 

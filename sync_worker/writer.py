@@ -9,12 +9,12 @@ from typing import Final
 import asyncpg
 import structlog
 
-from issuer.incarnation import Blessed
 from issuer.ledger.anomalies import Anomaly, record_anomalies
 from issuer.ledger.entries import Entry, record_entries
 from issuer.ledger.record import Recorded
-from issuer.postgres import SESSION, Connection
 from issuer.settings import Settings
+from issuer.storage.incarnation import Blessed
+from issuer.storage.postgres import SESSION, Connection
 
 log = structlog.get_logger()
 

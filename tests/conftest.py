@@ -14,10 +14,10 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.settings import Settings
-from tests.servers import DEBIAN_REDIS, PostgresServer, RedisServer
+from tests.support.servers import DEBIAN_REDIS, PostgresServer, RedisServer
 
 if TYPE_CHECKING:
-    from issuer.stores import Stores
+    from issuer.recovery.opening import GuardedStores
 
 TEMPLATE = "issuer_template"
 _numbers = itertools.count(1)
@@ -54,7 +54,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
     """PostgreSQL 18 without fsync. Shared by all tests: never stop it. Has a migrated database to clone."""
     with PostgresServer(tmp_path_factory.mktemp("postgres"), durable=False) as server:
         server.psql(f"CREATE DATABASE {TEMPLATE}")
-        from issuer.migrate import migrate
+        from issuer.storage.migrate import migrate
 
         asyncio.run(migrate(Settings(database_url=SecretStr(server.url(TEMPLATE)))))
         yield server
@@ -111,9 +111,9 @@ def settings(redis_url: str, database_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest_asyncio.fixture
-async def stores(settings: Settings) -> AsyncIterator[Stores]:
+async def stores(settings: Settings) -> AsyncIterator[GuardedStores]:
     """Blessed Redis and Postgres, as the CLI and the worker open them."""
-    from issuer.stores import open_stores
+    from issuer.recovery.opening import open_stores
 
     async with open_stores(settings) as opened:
         yield opened

@@ -7,10 +7,10 @@ from typing import Final
 import asyncpg
 
 from issuer.batches.rules import Rules
+from issuer.contract.keys import batch_keys, partition_keys, partition_of
+from issuer.contract.scripts import PUT_BATCH
 from issuer.instants import to_ms
-from issuer.keys import batch_keys, partition_keys, partition_of
-from issuer.redis_link import NotReadyError, ScriptRunner
-from issuer.scripts import PUT_BATCH
+from issuer.storage.redis_link import NotReadyError, ScriptRunner
 
 # `coupon` as put_batch.lua has it: '' for a batch of codes. `unopened`: a coupon needs no list to be used, so it stays
 # closed until Postgres knows that its pool was opened; a recovery takes an unopened pool for one that gave out nothing.

@@ -18,18 +18,18 @@ import asyncpg
 import orjson
 import structlog
 
-from issuer.batches.given_back import GivenBack, note_returned, return_uses, uses_given_back
 from issuer.batches.put_batch import FOR_REDIS, put_batch
+from issuer.batches.reversals import GivenBack, note_returned, return_uses, uses_given_back
 from issuer.batches.rules import Rules, parse_rules
 from issuer.batches.windows import Span, fenced_writer, read_backlog, write_windows
-from issuer.keys import partition_keys, partition_of
-from issuer.postgres import PoolConnection, advisory_lock, unavailable_translated
-from issuer.redis_link import redis_errors_translated
+from issuer.contract.keys import partition_keys, partition_of
+from issuer.storage.postgres import PoolConnection, advisory_lock, unavailable_translated
+from issuer.storage.redis_link import redis_errors_translated
 
 if TYPE_CHECKING:
     import redis.asyncio as aioredis
 
-    from issuer.stores import Stores
+    from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 
@@ -40,7 +40,7 @@ _REACHED: Final = "UPDATE batches SET redis_revision = $2 WHERE id = $1 AND redi
 def lock_of(batch_id: UUID) -> int:
     """The advisory lock under which Redis is changed for a batch.
 
-    Half of a random UUID: its version digit keeps it apart from the numbered locks of issuer.postgres.
+    Half of a random UUID: its version digit keeps it apart from the numbered locks of issuer.storage.postgres.
     """
     return int.from_bytes(batch_id.bytes[:8], "big", signed=True)
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from issuer import audit
+from issuer.access import audit
 from issuer.batches.batch import UNSET as UNSET
 from issuer.batches.batch import Batch as Batch
 from issuer.batches.batch import BatchChanges as BatchChanges
@@ -19,10 +19,10 @@ from issuer.batches.batch import InvalidBatchError as InvalidBatchError
 from issuer.batches.batch import Unset, batch_from_row, changed_values, checked_values, rules_text, shown
 from issuer.batches.revisions import push_batch as push_batch
 from issuer.batches.rules import NO_RULES, Rules
-from issuer.pages import Page, decode_cursor, encode_cursor
-from issuer.postgres import Pool, PoolConnection, unavailable_translated
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
+from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.storage.postgres import Pool, PoolConnection, unavailable_translated
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 

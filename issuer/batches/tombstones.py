@@ -17,12 +17,12 @@ from uuid import UUID
 import structlog
 
 from issuer.batches.windows import read_backlog
-from issuer.events import UndecodableEventError
-from issuer.keys import batch_keys, batch_patterns, partition_keys, partition_of
-from issuer.postgres import unavailable_translated
-from issuer.redis_link import redis_errors_translated
-from issuer.scripts import EMPTY_POOL
-from issuer.stores import Stores
+from issuer.contract.events import UndecodableEventError
+from issuer.contract.keys import batch_keys, batch_patterns, partition_keys, partition_of
+from issuer.contract.scripts import EMPTY_POOL
+from issuer.storage.postgres import unavailable_translated
+from issuer.storage.redis_link import redis_errors_translated
+from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from issuer.batches.rules import Rules
-from issuer.events import Redemption, UndecodableEventError, decode_event
+from issuer.contract.events import Redemption, UndecodableEventError, decode_event
+from issuer.contract.keys import batch_keys, partition_keys
+from issuer.contract.scripts import PUT_WINDOWS
 from issuer.instants import from_ms
-from issuer.keys import batch_keys, partition_keys
-from issuer.postgres import Connection, PoolConnection
-from issuer.redis_link import NotReadyError, ScriptRunner, redis_errors_translated
-from issuer.scripts import PUT_WINDOWS
+from issuer.storage.postgres import Connection, PoolConnection
+from issuer.storage.redis_link import NotReadyError, ScriptRunner, redis_errors_translated
 
 if TYPE_CHECKING:
     import redis.asyncio as aioredis

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from issuer.campaigns.campaign import Campaign, CampaignState, show_format, state_of
+from issuer.contract.keys import batch_keys, partition_of
 from issuer.instants import show_instant, to_ms
-from issuer.keys import batch_keys, partition_of
-from issuer.redis_link import RedisUnavailableError, redis_errors_translated
-from issuer.stores import Stores
+from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated
+from issuer.storage.stores import Stores
 
 _BATCH: Final = ("state", "paused", "starts_at_ms", "ends_at_ms")
 _POOL: Final = ("issued", "total")

@@ -16,8 +16,8 @@ import structlog
 
 from issuer.campaigns.campaign import Campaign, CampaignState
 from issuer.campaigns.counters import Counters, read_counters
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 

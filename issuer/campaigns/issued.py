@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from issuer.batches.pool_meta import pool_metas
 from issuer.campaigns.campaign import Campaign
-from issuer.pages import Page, decode_cursor, encode_cursor
-from issuer.postgres import unavailable_translated
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
+from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.pools.counters import pool_metas
+from issuer.storage.postgres import unavailable_translated
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
 
 CHUNK: Final = 10_000
 

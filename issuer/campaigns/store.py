@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from issuer import audit
+from issuer.access import audit
 from issuer.batches.batch import Unset, checked_values
 from issuer.batches.store import (
     UNSET,
@@ -36,8 +36,8 @@ from issuer.generating.code_format import CodeFormat, CodeSpaceError, format_tex
 from issuer.generating.drawing import FewCodesError
 from issuer.generating.jobs import Order, State, ask_for_codes
 from issuer.generating.making import finish_job
-from issuer.pages import Page, decode_cursor, encode_cursor
-from issuer.postgres import (
+from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.storage.postgres import (
     CAMPAIGN_LOCK,
     Pool,
     PostgresUnavailableError,
@@ -45,8 +45,8 @@ from issuer.postgres import (
     own_connection,
     unavailable_translated,
 )
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 

@@ -17,9 +17,9 @@ from issuer.instants import InvalidInstantError, parse_instant
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from issuer.batches.stock import Stock
     from issuer.batches.store import Batch
-    from issuer.stores import Stores
+    from issuer.pools.stock import Stock
+    from issuer.storage.stores import Stores
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ add_export(commands, "batches")
 @commands.command()
 def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
     """Show a batch and the stock of each client."""
-    from issuer.batches.stock import batch_stock
+    from issuer.pools.stock import batch_stock
 
     async def work(stores: Stores) -> tuple[Batch, list[Stock]]:
         found = await _find(stores, batch)
@@ -94,7 +94,7 @@ def create(
     as_json: bool = AS_JSON,
 ) -> None:
     """Create an empty batch; `issuer preload` fills it."""
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.batches.store import create_batch
 
     async def work(stores: Stores) -> Batch:
@@ -141,7 +141,7 @@ def set_rules(
 
 
 def _change(batch: str, values: dict[str, Any], as_json: bool) -> None:
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchChanges, BatchEndedError, change_batch
 
     changes = BatchChanges(**values)

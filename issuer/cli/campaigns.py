@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from issuer.campaigns.campaign import Campaign
     from issuer.campaigns.counters import Counters
-    from issuer.stores import Stores
+    from issuer.storage.stores import Stores
 
 
 commands = typer.Typer(help="Create, list, show and end campaigns.", no_args_is_help=True)
@@ -45,7 +45,7 @@ def create(
     as_json: bool = AS_JSON,
 ) -> None:
     """Create a campaign. Returns when it can issue: its codes are made, and in Redis as many as belong there."""
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.campaigns.campaign import HOUSE, campaign_format
     from issuer.campaigns.store import NewCampaign, create_campaign
 
@@ -103,7 +103,7 @@ def show(campaign: UUID = CAMPAIGN, as_json: bool = AS_JSON) -> None:
 @commands.command()
 def end(campaign: UUID = CAMPAIGN, as_json: bool = AS_JSON) -> None:
     """End a campaign. This is final: its codes that are left are never handed out."""
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.campaigns.store import CampaignChanges, change_campaign
 
     changes = CampaignChanges(ended=True)
@@ -115,8 +115,8 @@ def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> N
     from issuer.batches.store import BatchEndedError, InvalidBatchError
     from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
     from issuer.campaigns.counters import known_counters, show_campaign
-    from issuer.loading.memory import RedisMemoryError
-    from issuer.loading.pools import PoolError
+    from issuer.pools.loader import PoolError
+    from issuer.pools.memory import RedisMemoryError
 
     async def checked(stores: Stores) -> tuple[Campaign, Counters]:
         try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from issuer.batches.store import Batch
-    from issuer.stores import Stores
+    from issuer.storage.stores import Stores
 
 BATCH_NAME: Final[Any] = typer.Option(None, help="Batch of this name that has not expired; a new one if there is none.")
 BATCH_ID: Final[Any] = typer.Option(None, help="Id of a batch to add to.")
@@ -58,7 +58,7 @@ class ChosenBatch:
 
     async def find_or_create(self, stores: Stores, *, dry_run: bool = False) -> tuple[Batch | None, bool]:
         """The batch, and whether it is new; None for a dry run of a batch that is not there. Raises InputError."""
-        from issuer.audit import cli_actor
+        from issuer.access.audit import cli_actor
         from issuer.batches.store import BatchNotFoundError, InvalidBatchError, find_batch, find_or_create_batch
 
         try:
@@ -100,9 +100,9 @@ class ChosenBatch:
 
 async def end_if_empty(stores: Stores, batch: Batch | None, new: bool) -> None:
     """After a refusal: a batch made for this load that got nothing is not left open, with rules to be mended."""
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchChanges, change_batch
-    from issuer.redis_link import RedisUnavailableError
+    from issuer.storage.redis_link import RedisUnavailableError
 
     if batch is None or not new:
         return

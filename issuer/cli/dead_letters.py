@@ -10,7 +10,7 @@ import typer
 from issuer.cli.output import FAILED, print_json, run_with_postgres
 
 if TYPE_CHECKING:
-    from issuer.postgres import Pool
+    from issuer.storage.postgres import Pool
 
 commands = typer.Typer(help="List events that could not go into the ledger, and try them again.", no_args_is_help=True)
 

@@ -20,9 +20,9 @@ from issuer.reports.formats import CsvEncoder, Format, NdjsonEncoder, encoded
 from issuer.reports.report import REPORTS, Filter, Report
 
 if TYPE_CHECKING:
-    from issuer.postgres import Pool
     from issuer.reports.report import Selection
     from issuer.reports.rows import Rows
+    from issuer.storage.postgres import Pool
 
 _OPTIONS: Final = {
     Filter.BATCH: "--batch-id",

@@ -27,10 +27,10 @@ from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatErro
 from issuer.generating.unlucky import WordsError, parse_words
 
 if TYPE_CHECKING:
-    from issuer.batches.stock import Stock
     from issuer.batches.store import Batch
     from issuer.generating.jobs import Job, Order
-    from issuer.stores import Stores
+    from issuer.pools.stock import Stock
+    from issuer.storage.stores import Stores
 
 EXAMPLES: Final = 3
 _OPTIONS: Final = {"client_id": "--client", "unlucky_words": "--unlucky-words"}
@@ -134,7 +134,7 @@ async def _work(stores: Stores, request: Request, *, as_json: bool) -> None:
     from issuer.generating.command_job import command_job
     from issuer.generating.drawing import FewCodesError
     from issuer.generating.jobs import JobIdReusedError
-    from issuer.loading.memory import RedisMemoryError
+    from issuer.pools.memory import RedisMemoryError
 
     batch: Batch | None = None
     new = False
@@ -161,7 +161,7 @@ async def _work(stores: Stores, request: Request, *, as_json: bool) -> None:
 
 
 async def _order(stores: Stores, request: Request, batch: Batch | None) -> Order:
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.generating.jobs import Order, only_client
 
     client_id = request.client_id
@@ -188,11 +188,11 @@ async def _go_on(stores: Stores, job_id: UUID, *, as_json: bool) -> None:
 
 
 async def _finish(stores: Stores, job: Job, *, new: bool, as_json: bool) -> None:
-    from issuer.batches.stock import batch_stock
     from issuer.generating.jobs import mark_told
     from issuer.generating.making import finish_job
-    from issuer.loading.memory import RedisMemoryError
-    from issuer.loading.pools import PoolError
+    from issuer.pools.loader import PoolError
+    from issuer.pools.memory import RedisMemoryError
+    from issuer.pools.stock import batch_stock
 
     started = time.monotonic()
     try:
@@ -228,7 +228,7 @@ def _show(job: Job, stock: Stock, *, new: bool, seconds: float, as_json: bool) -
 async def _show_outlook(stores: Stores, order: Order, batch: Batch | None, *, as_json: bool) -> None:
     from issuer.generating.drawing import CodeSource
     from issuer.generating.jobs import Outlook, check_order, redis_bytes
-    from issuer.loading.memory import check_room
+    from issuer.pools.memory import check_room
 
     if batch is not None:
         outlook = await check_order(stores, order)

@@ -10,8 +10,8 @@ import typer
 from issuer.cli.output import InputError, print_json, run_with_postgres
 
 if TYPE_CHECKING:
-    from issuer.api_keys import ApiKey
-    from issuer.postgres import Pool
+    from issuer.access.api_keys import ApiKey
+    from issuer.storage.postgres import Pool
 
 commands = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
@@ -36,8 +36,8 @@ def create(
     as_json: bool = AS_JSON,
 ) -> None:
     """Create a key and print its secret, which is shown this once."""
-    from issuer.api_keys import InvalidApiKeyError, create_key
-    from issuer.audit import cli_actor
+    from issuer.access.api_keys import InvalidApiKeyError, create_key
+    from issuer.access.audit import cli_actor
 
     async def work(postgres: Pool) -> tuple[ApiKey, str]:
         try:
@@ -64,7 +64,7 @@ def create(
 @commands.command("list")
 def list_command(as_json: bool = AS_JSON) -> None:
     """List all keys, revoked ones too; never their secrets."""
-    from issuer.api_keys import list_keys
+    from issuer.access.api_keys import list_keys
 
     keys = run_with_postgres(list_keys)
     if as_json:
@@ -83,8 +83,8 @@ def revoke(
     key: int = typer.Argument(..., metavar="ID", min=1, max=2**31 - 1, help="Id of the key."), as_json: bool = AS_JSON
 ) -> None:
     """Revoke a key. It counts within a second on every process that reaches Postgres."""
-    from issuer.api_keys import ApiKeyNotFoundError, revoke_key
-    from issuer.audit import cli_actor
+    from issuer.access.api_keys import ApiKeyNotFoundError, revoke_key
+    from issuer.access.audit import cli_actor
 
     async def work(postgres: Pool) -> ApiKey:
         try:

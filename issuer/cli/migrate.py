@@ -11,8 +11,8 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def migrate(as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Bring the database to this program's schema. Safe to repeat and to run from several places at once."""
-        from issuer.migrate import SCHEMA_REVISION
-        from issuer.migrate import migrate as bring_up
+        from issuer.storage.migrate import SCHEMA_REVISION
+        from issuer.storage.migrate import migrate as bring_up
 
         settings = command_settings()
         before = run_plain(lambda: bring_up(settings), settings=settings)

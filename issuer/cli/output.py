@@ -18,8 +18,8 @@ from issuer.logs import configure_logs, masked
 from issuer.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
-    from issuer.postgres import Pool
-    from issuer.stores import Stores
+    from issuer.storage.postgres import Pool
+    from issuer.storage.stores import Stores
 
 T = TypeVar("T")
 
@@ -82,9 +82,9 @@ def run(work: Callable[[Stores], Awaitable[T]], *, settings: Settings | None = N
     settings = settings or command_settings()
 
     async def opened() -> T:
-        from issuer.migrate import check_schema
-        from issuer.postgres import close_pool, connect_pool
-        from issuer.stores import open_stores
+        from issuer.recovery.opening import open_stores
+        from issuer.storage.migrate import check_schema
+        from issuer.storage.postgres import close_pool, connect_pool
 
         postgres = await connect_pool(settings, size=1)
         try:
@@ -102,8 +102,8 @@ def run_with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
     settings = command_settings()
 
     async def opened() -> T:
-        from issuer.migrate import check_schema
-        from issuer.postgres import close_pool, connect_pool
+        from issuer.storage.migrate import check_schema
+        from issuer.storage.postgres import close_pool, connect_pool
 
         postgres = await connect_pool(settings, size=2)
         try:
@@ -135,8 +135,8 @@ def run_plain(work: Callable[[], Awaitable[T]], *, settings: Settings | None = N
 
 
 def _line(error: Exception) -> str:
-    from issuer.postgres import PostgresUnavailableError
-    from issuer.redis_link import RedisUnavailableError
+    from issuer.storage.postgres import PostgresUnavailableError
+    from issuer.storage.redis_link import RedisUnavailableError
 
     text = str(error) or type(error).__name__
     if isinstance(error, PostgresUnavailableError):
@@ -165,10 +165,10 @@ def _known_failures() -> tuple[type[Exception], ...]:
     """Failures whose message says all that an operator needs; others are bugs and show where they happened."""
     import asyncpg
 
-    from issuer.incarnation import InstallationError
-    from issuer.migrate import SchemaError
-    from issuer.postgres import UNAVAILABLE, PostgresUnavailableError
-    from issuer.redis_link import RedisUnavailableError
+    from issuer.storage.incarnation import InstallationError
+    from issuer.storage.migrate import SchemaError
+    from issuer.storage.postgres import UNAVAILABLE, PostgresUnavailableError
+    from issuer.storage.redis_link import RedisUnavailableError
 
     return (
         CommandError,

@@ -29,7 +29,7 @@ from issuer.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from issuer.loading.preload import PreloadReport
-    from issuer.stores import Stores
+    from issuer.storage.stores import Stores
 
 SHOWN_REJECTIONS: Final = 20
 SHOWN_POOLS: Final = 20
@@ -74,10 +74,10 @@ def preload(
 async def _work(
     stores: Stores, chosen: ChosenBatch, source: BinaryIO, client_id: UUID | None, *, dry_run: bool, silent: bool
 ) -> tuple[PreloadReport, bool]:
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchEndedError, BatchNotFoundError
-    from issuer.loading.memory import RedisMemoryError
     from issuer.loading.preload import PreloadError, preload_csv
+    from issuer.pools.memory import RedisMemoryError
 
     batch, new = await chosen.find_or_create(stores, dry_run=dry_run)
     try:

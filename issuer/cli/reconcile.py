@@ -11,7 +11,7 @@ from issuer.cli.output import FAILED, print_json, run
 
 if TYPE_CHECKING:
     from issuer.ledger.reconcile import PoolBalance
-    from issuer.stores import Stores
+    from issuer.storage.stores import Stores
 
 
 def register(app: typer.Typer) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from issuer.ledger.record import Recorded
     from issuer.recovery.guardian import Orders, Report
     from issuer.settings import Settings
-    from issuer.stores import Stores
+    from issuer.storage.stores import Stores
 
 
 def register(app: typer.Typer) -> None:
@@ -57,10 +57,10 @@ def recover(
 
 
 async def _recover(settings: Settings, orders: Orders) -> Report | None:
-    from issuer.incarnation import Incarnations
-    from issuer.postgres import close_pool, connect_pool
     from issuer.recovery.guardian import Guardian
     from issuer.recovery.inspection import IncidentError
+    from issuer.storage.incarnation import Incarnations
+    from issuer.storage.postgres import close_pool, connect_pool
 
     postgres = await connect_pool(settings, size=2)
     try:
@@ -102,8 +102,8 @@ def _print_report(report: Report, dry_run: bool) -> None:
 
 def doctor(as_json: bool = _JSON) -> None:
     """Examine the installation: one line for each thing, and what to set where it is wrong. Exit code 1 if any is."""
-    from issuer.postgres import close_pool, connect_pool
     from issuer.recovery.doctor import Check, examine
+    from issuer.storage.postgres import close_pool, connect_pool
 
     settings = command_settings()
 
@@ -130,7 +130,7 @@ def max_backlog(
     wait_s: float = typer.Option(30.0, "--wait", min=0, help="Seconds to wait for the backlog to come down to it."),
 ) -> None:
     """Change how many redemptions may wait for the ledger, and so how many codes a lost Redis can hide."""
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.recovery.backlog import set_max_backlog
 
     if run(lambda stores: set_max_backlog(stores, bound, wait_s=wait_s, actor=cli_actor())):
@@ -143,7 +143,7 @@ def list_set_aside(
     batch_id: UUID | None = typer.Option(None, "--batch-id", help="Only this batch."), as_json: bool = _JSON
 ) -> None:
     """Show what was set aside, by recovery and pool."""
-    from issuer.recovery.set_aside import list_set_aside as listed
+    from issuer.recovery.quarantine import list_set_aside as listed
 
     found = run(lambda stores: listed(stores, batch_id))
     if as_json:
@@ -165,9 +165,9 @@ def release(
     as_json: bool = _JSON,
 ) -> None:
     """Give set-aside codes back. A code that a customer did get would then be handed out a second time."""
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchNotFoundError
-    from issuer.recovery.set_aside import release as give_back
+    from issuer.recovery.quarantine import release as give_back
 
     if not yes and not typer.confirm("Were all journals replayed, and is no old primary alive that knows these codes?"):
         raise typer.Exit(1)
@@ -198,8 +198,8 @@ def replay(
         raise typer.BadParameter(f"{place} is not a directory")
 
     async def work() -> Recorded:
-        from issuer.postgres import own_connection
-        from issuer.recovery.journal_keeper import replay_host
+        from issuer.recovery.replay import replay_host
+        from issuer.storage.postgres import own_connection
 
         async with own_connection(settings) as connection:
             epoch = await connection.fetchval("SELECT epoch FROM installation")

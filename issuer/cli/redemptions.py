@@ -13,7 +13,7 @@ from issuer.cli.output import CommandError, print_json, run
 
 if TYPE_CHECKING:
     from issuer.ledger.erasure import Erasure
-    from issuer.stores import Stores
+    from issuer.storage.stores import Stores
 
 commands = typer.Typer(help="Export redemptions, erase a customer's id.", no_args_is_help=True)
 
@@ -32,7 +32,7 @@ def erase_customer(
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Erase a customer's id from the ledger. The redemptions and their count stay; limits forget the customer."""
-    from issuer.audit import cli_actor
+    from issuer.access.audit import cli_actor
     from issuer.ledger.erasure import BacklogNotEmptyError
     from issuer.ledger.erasure import erase_customer as erase
 

@@ -19,11 +19,11 @@ def register(app: typer.Typer) -> None:
         auth: Auth | None = typer.Option(None, help="Check API keys [ISSUER_AUTH, on]."),
     ) -> None:
         """Run the HTTP service. Needs ISSUER_REDIS_URL and ISSUER_DATABASE_URL; `python -m sync_worker` beside it."""
-        from issuer.embedded.children import ChildError
-        from issuer.http.serve import ListenError, counted_together, listen, run_api, url_of
-        from issuer.http.serve import serve as keep_serving
-        from issuer.incarnation import refuse_foreign_data
         from issuer.logs import configure_logs, warn_of_unknown_variables
+        from issuer.processes.api import ListenError, counted_together, listen, run_api, url_of
+        from issuer.processes.api import serve as keep_serving
+        from issuer.processes.children import ChildError
+        from issuer.storage.incarnation import refuse_foreign_data
 
         try:
             settings = load_settings(host=host, port=port, workers=workers, auth=auth)

@@ -31,11 +31,11 @@ def register(app: typer.Typer) -> None:
 def _run(settings: Settings, *, demo: bool) -> None:
     from issuer.cli.output import run_plain
     from issuer.embedded.binaries import MissingProgramError
-    from issuer.embedded.children import ChildError
     from issuer.embedded.datadir import DataDirectoryError
     from issuer.embedded.supervisor import Supervisor
-    from issuer.http.serve import ListenError
     from issuer.logs import configure_logs, warn_of_unknown_variables
+    from issuer.processes.api import ListenError
+    from issuer.processes.children import ChildError
 
     async def supervise() -> None:
         configure_logs(settings.log_level, name="up")

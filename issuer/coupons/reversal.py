@@ -12,13 +12,13 @@ from uuid import UUID
 import structlog
 
 from issuer.batches.revisions import push_batch
-from issuer.batches.stock import read_pools
 from issuer.coupons.coupon import CouponError
 from issuer.coupons.uses import UseName, parse_consumption_id
 from issuer.ledger.erasure import BacklogNotEmptyError
-from issuer.postgres import PostgresUnavailableError, unavailable_translated
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
+from issuer.pools.stock import read_pools
+from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 

@@ -10,10 +10,9 @@ from uuid import UUID
 import orjson
 import structlog
 
-from issuer import audit
+from issuer.access import audit
 from issuer.batches.batch import rules_text
 from issuer.batches.revisions import push_batch
-from issuer.batches.stock import read_pools
 from issuer.coupons.coupon import (
     COUPONS,
     Coupon,
@@ -26,11 +25,12 @@ from issuer.coupons.coupon import (
     coupon_from_row,
 )
 from issuer.coupons.folding import coupon_id, fold, fold_fully
-from issuer.loading.memory import RedisMemoryError
-from issuer.loading.pools import PoolError, load_pool
-from issuer.postgres import Pool, PoolConnection, PostgresUnavailableError, unavailable_translated
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
+from issuer.pools.loader import PoolError, load_pool
+from issuer.pools.memory import RedisMemoryError
+from issuer.pools.stock import read_pools
+from issuer.storage.postgres import Pool, PoolConnection, PostgresUnavailableError, unavailable_translated
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 

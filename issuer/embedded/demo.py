@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID, uuid4
 
-from issuer.postgres import Pool
-from issuer.stores import Stores
+from issuer.storage.postgres import Pool
+from issuer.storage.stores import Stores
 
 NAME: Final = "Demo"
 CLIENT_ID: Final = UUID("d3300000-0000-4000-8000-000000000001")

@@ -22,7 +22,7 @@ import structlog
 
 from issuer.embedded.binaries import INITDB_OPTIONS, postgres_programs, postgres_user, valkey_server
 from issuer.embedded.datadir import DataDirectory, DataDirectoryError
-from issuer.embedded.launch import launch_command
+from issuer.processes.launch import launch_command
 from issuer.settings import Settings
 
 log = structlog.get_logger()

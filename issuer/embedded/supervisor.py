@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from pydantic import SecretStr
 
-from issuer.embedded.children import Child, ChildError, Program
 from issuer.embedded.datadir import DataDirectory, Running
-from issuer.embedded.launch import launch_command
 from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
-from issuer.http.serve import ListenError, api_program, counted_together, listen, url_of
+from issuer.processes.api import ListenError, api_program, counted_together, listen, url_of
+from issuer.processes.children import Child, ChildError, Program
+from issuer.processes.launch import launch_command
 from issuer.settings import Auth, Settings
 
 if TYPE_CHECKING:
-    from issuer.stores import Stores
+    from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 
@@ -98,8 +98,8 @@ class Supervisor:
         self._listener = await self._listen()
         url = url_of(self._listener)
         settings = await self._start_servers()
-        from issuer.migrate import migrate
-        from issuer.stores import open_stores
+        from issuer.recovery.opening import open_stores
+        from issuer.storage.migrate import migrate
 
         await migrate(settings)
         async with open_stores(settings) as stores:
@@ -177,7 +177,7 @@ class Supervisor:
 
     async def _api_key(self, stores: Stores) -> str:
         """This installation's own key, made once and kept in the data directory."""
-        from issuer.api_keys import create_key
+        from issuer.access.api_keys import create_key
 
         path = self._directory.api_key
         if path.exists():

@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 
 from issuer.generating.code_format import format_text
 from issuer.generating.jobs import JOB_SELECT, Hold, Job, Order, ask_for_codes, held, job_from_row
-from issuer.postgres import Connection, own_connection, unavailable_translated
-from issuer.stores import Stores
+from issuer.storage.postgres import Connection, own_connection, unavailable_translated
+from issuer.storage.stores import Stores
 
 REPEATED_WITHIN_H: Final = 24
 _DEATH_SHOWS_S: Final = 1.0

@@ -13,14 +13,14 @@ from uuid import UUID, uuid4
 import asyncpg
 import orjson
 
-from issuer import audit
-from issuer.batches.pool_meta import codes_to_load
+from issuer.access import audit
 from issuer.batches.store import BatchEndedError, find_batch
 from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, format_text, parse_code_format
 from issuer.generating.drawing import draw_code
 from issuer.instants import show_instant
-from issuer.loading.memory import check_room, codes_bytes
-from issuer.postgres import (
+from issuer.pools.counters import codes_to_load
+from issuer.pools.memory import check_room, codes_bytes
+from issuer.storage.postgres import (
     JOB_OPENING_LOCK,
     JOB_WAIT_LOCK,
     JOB_WORK_LOCK,
@@ -30,7 +30,7 @@ from issuer.postgres import (
     lock_of,
     unavailable_translated,
 )
-from issuer.stores import Stores
+from issuer.storage.stores import Stores
 
 MOST_OPEN: Final = 32
 MOST_OPEN_OF_CLIENT: Final = 4

@@ -26,11 +26,11 @@ from issuer.generating.jobs import (
     oldest_open,
     touch,
 )
-from issuer.loading.pools import PoolClosedError
 from issuer.loading.preload import Phase, Progress, load_pool_of_batch
 from issuer.loading.staging import copy_rows, insert_codes, number_rows, staging_table
-from issuer.postgres import AnyConnection, own_connection, unavailable_translated
-from issuer.stores import Stores
+from issuer.pools.loader import PoolClosedError
+from issuer.storage.postgres import AnyConnection, own_connection, unavailable_translated
+from issuer.storage.stores import Stores
 
 log = structlog.get_logger(__name__)
 

@@ -14,31 +14,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from issuer.http.edge import ShortWay
-from issuer.http.failures import FAILURES
-from issuer.http.problems import ProblemError, answer_crash, answer_problem, status_problem
-from issuer.http.routes import (
-    audit,
-    batches,
-    campaign_events,
-    campaign_page,
-    campaigns,
-    consume,
-    coupons,
-    docs,
-    generation,
-    health,
-    redemptions,
-    reports,
-    uploads,
-)
-from issuer.http.routes.access import Operation, Surface
-from issuer.http.routes.consume import CONSUME_PATH
-from issuer.http.routes.consume_express import ConsumeRoute
-from issuer.http.routes.coupon_desk import CouponDesk
-from issuer.http.routes.coupon_service import METHOD_PATHS, CouponService
-from issuer.http.routes.issue_coupon import ISSUE_PATH, IssueRoute
-from issuer.http.routes.redeem import RedeemRoute
+from issuer.http.admin import audit, batches, docs, generation, health, redemptions, reports, uploads
+from issuer.http.campaigns import events as campaign_events
+from issuer.http.campaigns import page as campaign_page
+from issuer.http.campaigns import routes as campaigns
+from issuer.http.campaigns.connect_service import METHOD_PATHS, CouponService
+from issuer.http.campaigns.issue import ISSUE_PATH, IssueRoute
+from issuer.http.campaigns.policy import CouponDesk
+from issuer.http.coupons import consume
+from issuer.http.coupons import routes as coupons
+from issuer.http.coupons.consume import CONSUME_PATH
+from issuer.http.coupons.consume_express import ConsumeRoute
+from issuer.http.edge.protocol import ShortWay
+from issuer.http.operations import Operation, Surface
+from issuer.http.problems.failures import FAILURES
+from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
+from issuer.http.redeem.route import RedeemRoute
 from issuer.http.services import Services, open_services
 from issuer.settings import Settings
 

@@ -8,22 +8,23 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
-from issuer.api_keys import KeyRing
+from issuer.access.api_keys import KeyRing
+from issuer.campaigns.cache import CampaignRing
 from issuer.campaigns.feeds import CampaignFeeds
-from issuer.campaigns.ring import CampaignRing
-from issuer.coupons.places import CouponPlaces
-from issuer.engine import Engine
-from issuer.http.guessing import Guesses
-from issuer.http.rate_limits import RateLimits
-from issuer.http.tally import Tally
-from issuer.http.vitals import Vitals, take_vitals
-from issuer.leases import Leases
-from issuer.postgres import PostgresUnavailableError
-from issuer.recovery.journal import Journal
+from issuer.coupons.locations import CouponPlaces
+from issuer.engine.engine import Engine
+from issuer.http.limiting.failed_lookups import Guesses
+from issuer.http.limiting.rate_limits import RateLimits
+from issuer.http.metrics.store_metrics import Vitals, take_vitals
+from issuer.http.metrics.tally import Tally
+from issuer.journal.segments import Journal
+from issuer.rate_limits.leases import Leases
 from issuer.recovery.journal_keeper import JournalKeeper
+from issuer.recovery.opening import open_stores
 from issuer.recovery.witness import Witness
 from issuer.settings import Auth, Settings
-from issuer.stores import Stores, open_stores
+from issuer.storage.postgres import PostgresUnavailableError
+from issuer.storage.stores import Stores
 
 VITALS_AGE_S = 0.25
 POOL_VITALS_AGE_S = 1.0

@@ -11,8 +11,8 @@ from uuid import UUID
 import orjson
 import structlog
 
-from issuer.events import Redemption
-from issuer.postgres import Connection, PoolConnection
+from issuer.contract.events import Redemption
+from issuer.storage.postgres import Connection, PoolConnection
 
 log = structlog.get_logger()
 

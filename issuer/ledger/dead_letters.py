@@ -9,10 +9,10 @@ from typing import Final
 
 import asyncpg
 
-from issuer.events import RedemptionColumns, UndecodableEventError, decode_columns
+from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.ledger.anomalies import bigint_or_none
 from issuer.ledger.record import AnyConnection, record_redemptions
-from issuer.postgres import Pool, unavailable_translated
+from issuer.storage.postgres import Pool, unavailable_translated
 
 REASON_LENGTH: Final = 2_000
 

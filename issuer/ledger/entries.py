@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from issuer.events import RedemptionColumns, UndecodableEventError, decode_columns
+from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.ledger.dead_letters import DeadLetter, bury
 from issuer.ledger.record import AnyConnection, Recorded, record_redemptions
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from issuer import audit
+from issuer.access import audit
 from issuer.batches.windows import read_backlog
-from issuer.keys import batch_keys, partition_of
-from issuer.postgres import PoolConnection, unavailable_translated
-from issuer.redis_link import redis_errors_translated
-from issuer.stores import Stores
+from issuer.contract.keys import batch_keys, partition_of
+from issuer.storage.postgres import PoolConnection, unavailable_translated
+from issuer.storage.redis_link import redis_errors_translated
+from issuer.storage.stores import Stores
 
 _TIMEOUT_S: Final = 900.0
 _LOOK_EVERY_S: Final = 0.2

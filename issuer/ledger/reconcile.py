@@ -13,12 +13,12 @@ from uuid import UUID
 
 import asyncpg
 
-from issuer.events import RedemptionColumns, UndecodableEventError, decode_columns
-from issuer.keys import batch_keys, partition_keys, partition_of
+from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
+from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.ledger import balance_sql as sql
-from issuer.postgres import PoolConnection, unavailable_translated
-from issuer.redis_link import NotReadyError, redis_errors_translated
-from issuer.stores import Stores
+from issuer.storage.postgres import PoolConnection, unavailable_translated
+from issuer.storage.redis_link import NotReadyError, redis_errors_translated
+from issuer.storage.stores import Stores
 
 SHOWN: Final = 20
 """Seqs of each kind that are named at most."""

@@ -13,9 +13,9 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from issuer.events import Redemption, RedemptionColumns
+from issuer.contract.events import Redemption, RedemptionColumns
 from issuer.ledger.anomalies import Anomaly, bigint_or_none, record_anomalies
-from issuer.postgres import Connection, PoolConnection
+from issuer.storage.postgres import Connection, PoolConnection
 
 log = structlog.get_logger()
 

@@ -8,12 +8,12 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
-from issuer.batches.stock import read_pools
 from issuer.batches.store import find_batch
-from issuer.pages import Page, decode_cursor, encode_cursor
-from issuer.postgres import Pool, unavailable_translated
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
+from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.pools.stock import read_pools
+from issuer.storage.postgres import Pool, unavailable_translated
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
 
 
 class CodeState(StrEnum):

@@ -10,16 +10,16 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from issuer import audit
-from issuer.batches.pool_meta import codes_to_load
+from issuer.access import audit
 from issuer.batches.store import BatchEndedError, find_batch, push_batch
 from issuer.loading.code_csv import CodeCsv, CsvError, CsvHeaderError, Rejection
-from issuer.loading.memory import RedisMemoryError, check_room, codes_bytes
-from issuer.loading.pools import BatchNotInRedisError, Loaded, PoolError, load_pool
 from issuer.loading.staging import Numbering, copy_rows, insert_codes, number_rows, staging_table
-from issuer.postgres import PoolConnection, PostgresUnavailableError, unavailable_translated
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
+from issuer.pools.counters import codes_to_load
+from issuer.pools.loader import BatchNotInRedisError, Loaded, PoolError, load_pool
+from issuer.pools.memory import RedisMemoryError, check_room, codes_bytes
+from issuer.storage.postgres import PoolConnection, PostgresUnavailableError, unavailable_translated
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
 
 BLOCK: Final = 65_536
 """Bytes read at a time: about a ms of parsing, between which others get their turn."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from issuer.loading.pools import lock_seqs
-from issuer.postgres import AnyConnection
+from issuer.pools.loader import lock_seqs
+from issuer.storage.postgres import AnyConnection
 
 LONG_S: Final = 86_400.0
 """Time limit of statements that move a whole file."""

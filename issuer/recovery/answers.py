@@ -7,10 +7,10 @@ from typing import Final
 from uuid import UUID
 
 from issuer.batches.windows import dead_letters_of, pools_of
-from issuer.events import encode_order
-from issuer.keys import IDEMPOTENCY_TTL_MS, batch_keys
-from issuer.postgres import Connection
-from issuer.redis_link import Caller, RedisRefusedError, Value
+from issuer.contract.events import encode_order
+from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys
+from issuer.storage.postgres import Connection
+from issuer.storage.redis_link import Caller, RedisRefusedError, Value
 
 _CHUNK: Final = 1_000
 _TIMEOUT_S: Final = 60.0

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from issuer import audit
-from issuer.keys import partition_keys
-from issuer.postgres import unavailable_translated
-from issuer.scripts import SET_MAX_BACKLOG
-from issuer.stores import Stores
+from issuer.access import audit
+from issuer.contract.keys import partition_keys
+from issuer.contract.scripts import SET_MAX_BACKLOG
+from issuer.storage.postgres import unavailable_translated
+from issuer.storage.stores import Stores
 
 LOOK_EVERY_S: Final = 0.2
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from issuer.migrate import SchemaError, check_schema
-from issuer.postgres import Pool, PostgresUnavailableError, unavailable_translated
 from issuer.recovery.inspection import foreign_installations, look_at_partitions, look_at_pools
-from issuer.redis_link import Link, RedisUnavailableError
 from issuer.settings import Settings
+from issuer.storage.migrate import SchemaError, check_schema
+from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
+from issuer.storage.redis_link import Link, RedisUnavailableError
 
 OLDEST_REDIS: Final = (7, 0)
 CLOCK_STEP_S: Final = 5.0

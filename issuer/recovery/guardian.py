@@ -19,14 +19,7 @@ import asyncpg
 import orjson
 import structlog
 
-from issuer.events import EVENT_FORMAT
-from issuer.incarnation import Incarnations, InstallationError
-from issuer.postgres import (
-    Connection,
-    Pool,
-    PostgresUnavailableError,
-    unavailable_translated,
-)
+from issuer.contract.events import EVENT_FORMAT
 from issuer.recovery import rebuild
 from issuer.recovery.inspection import (
     Finding,
@@ -40,11 +33,18 @@ from issuer.recovery.inspection import (
     look_at_pools,
     look_at_server,
 )
-from issuer.recovery.journal_keeper import hosts_not_seen, replay_host
 from issuer.recovery.lock import HeldLink, recovery_lock
+from issuer.recovery.replay import hosts_not_seen, replay_host
 from issuer.recovery.witness import contradictions
-from issuer.redis_link import Link, RedisUnavailableError
 from issuer.settings import Settings
+from issuer.storage.incarnation import Incarnations, InstallationError
+from issuer.storage.postgres import (
+    Connection,
+    Pool,
+    PostgresUnavailableError,
+    unavailable_translated,
+)
+from issuer.storage.redis_link import Link, RedisUnavailableError
 
 log = structlog.get_logger()
 

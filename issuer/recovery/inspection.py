@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
-from issuer.keys import batch_keys, partition_keys, partition_of
-from issuer.postgres import Connection, PoolConnection
-from issuer.redis_link import Caller, RedisRefusedError
+from issuer.contract.keys import batch_keys, partition_keys, partition_of
+from issuer.storage.postgres import Connection, PoolConnection
+from issuer.storage.redis_link import Caller, RedisRefusedError
 
 STEP: Final = 500
 READ_TIMEOUT_S: Final = 30.0

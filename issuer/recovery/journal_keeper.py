@@ -10,11 +10,11 @@ from typing import Final
 
 import structlog
 
-from issuer.incarnation import Incarnations
-from issuer.ledger.record import Recorded
-from issuer.postgres import Connection, PostgresUnavailableError, own_connection, unavailable_translated
-from issuer.recovery.journal import Journal, delete_recorded, host_name, replay, segments
+from issuer.journal.segments import Journal, delete_recorded, host_name
+from issuer.recovery.replay import replay_host
 from issuer.settings import Settings
+from issuer.storage.incarnation import Incarnations
+from issuer.storage.postgres import PostgresUnavailableError, own_connection, unavailable_translated
 
 log = structlog.get_logger()
 
@@ -23,25 +23,6 @@ TEND_EVERY_S: Final = 5.0
 _ANNOUNCE: Final = """
 INSERT INTO journals (host, directory, seen_at) VALUES ($1, $2, now())
 ON CONFLICT (host) DO UPDATE SET directory = excluded.directory, seen_at = now()"""
-
-
-async def replay_host(connection: Connection, directory: Path, epoch: int) -> Recorded:
-    """Replays this host's journal and notes that the recovery of `epoch` has seen it."""
-    recorded = await replay(connection, directory) if segments(directory) else Recorded()
-    await connection.execute(
-        "UPDATE journals SET replayed_epoch = greatest(replayed_epoch, $2) WHERE host = $1", host_name(), epoch
-    )
-    return recorded
-
-
-async def hosts_not_seen(connection: Connection, epoch: int) -> list[str]:
-    """Hosts that may hold receipts of the incarnation before `epoch` and have not replayed them."""
-    rows = await connection.fetch(
-        "SELECT host FROM journals WHERE replayed_epoch < $1 AND seen_at >= coalesce("
-        " (SELECT max(blessed_at) FROM incarnations WHERE epoch < $1), '-infinity') ORDER BY host",
-        epoch,
-    )
-    return [row["host"] for row in rows]
 
 
 class JournalKeeper:

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import structlog
 
-from issuer.postgres import RECOVERY_LOCK, Connection, own_connection
-from issuer.redis_link import Link, Value
 from issuer.settings import Settings
+from issuer.storage.postgres import RECOVERY_LOCK, Connection, own_connection
+from issuer.storage.redis_link import Link, Value
 
 log = structlog.get_logger()
 

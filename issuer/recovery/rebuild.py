@@ -10,17 +10,17 @@ from uuid import UUID
 
 import orjson
 
-from issuer.batches.given_back import note_returned, return_uses, uses_given_back
 from issuer.batches.put_batch import FOR_REDIS, closed_as, put_batch
+from issuer.batches.reversals import note_returned, return_uses, uses_given_back
 from issuer.batches.rules import parse_rules
 from issuer.batches.windows import fenced_writer, write_windows
-from issuer.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
+from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
+from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
 from issuer.ledger.entries import Entry, record_entries
-from issuer.postgres import Connection
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.inspection import STEP, PoolState
-from issuer.redis_link import Caller, RedisRefusedError, Value
-from issuer.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
+from issuer.storage.postgres import Connection
+from issuer.storage.redis_link import Caller, RedisRefusedError, Value
 
 TIMEOUT_S: Final = 60.0
 ENTRIES: Final = 200

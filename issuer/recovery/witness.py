@@ -14,16 +14,15 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import orjson
 import structlog
 
-from issuer.postgres import Connection, Pool, PostgresUnavailableError, unavailable_translated
+from issuer.storage.postgres import Connection, Pool, PostgresUnavailableError, unavailable_translated
 
 if TYPE_CHECKING:
-    from issuer.engine import Engine
+    from issuer.engine.engine import Engine
     from issuer.recovery.guardian import Guardian
 
 log = structlog.get_logger()
@@ -35,16 +34,6 @@ SILENT_FOR_S: Final = 2.5
 """A process that has not been heard of for so long is dead; what it said last still counts."""
 HEAR_LIMIT_S: Final = 15.0
 """Longer than any exchange with Redis: who still has a connection then has it to a server that lives on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Testimony:
-    """The highest clocks (ms, by partition) among the answers that came under `epoch`. `attached`: more may come."""
-
-    epoch: int
-    run_id: str
-    attached: bool
-    clocks_ms: Mapping[int, int]
 
 
 _TESTIFY: Final = """

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from issuer.postgres import Connection, PoolConnection, unavailable_translated
 from issuer.reports.report import Report, Selection
+from issuer.storage.postgres import Connection, PoolConnection, unavailable_translated
 
 Row = tuple[Any, ...]
 Rows = AsyncGenerator[list[Row], None]

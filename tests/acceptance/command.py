@@ -14,7 +14,7 @@ import psutil
 
 from issuer.settings import Settings
 from tests.acceptance.installation import issuer_command
-from tests.environment import environment_of
+from tests.support.environment import environment_of
 
 LIMIT_S: Final = 120.0
 

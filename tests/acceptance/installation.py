@@ -12,8 +12,8 @@ from typing import Final, Self
 
 import psutil
 
-from tests.environment import clean_environment
-from tests.servers import wait_until
+from tests.support.environment import clean_environment
+from tests.support.servers import wait_until
 
 START_LIMIT_S: Final = 120.0
 STOP_LIMIT_S: Final = 120.0

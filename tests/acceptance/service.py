@@ -23,8 +23,8 @@ import psutil
 from issuer.settings import Settings
 from tests.acceptance.crowd import Crowd, Wish
 from tests.acceptance.installation import issuer_command
-from tests.environment import environment_of
-from tests.servers import STOP_LIMIT_S, free_port, wait_until
+from tests.support.environment import environment_of
+from tests.support.servers import STOP_LIMIT_S, free_port, wait_until
 
 API_PROCESSES: Final = 4
 COMMAND_LIMIT_S: Final = 120.0

@@ -17,11 +17,11 @@ from uuid import uuid4
 import openpyxl
 import pytest
 
-from issuer.api_keys import digest
+from issuer.access.api_keys import digest
 from issuer.settings import Settings
-from issuer.stores import Stores
-from tests.environment import environment_of
-from tests.recording import record, shop_of, words
+from issuer.storage.stores import Stores
+from tests.support.environment import environment_of
+from tests.support.recording import record, shop_of, words
 
 PROGRAM = (sys.executable, "-c", "from issuer.cli import app; app()")
 

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 from issuer.settings import Settings
-from issuer.stores import Stores
+from issuer.storage.stores import Stores
 from tests.acceptance.test_admin_cli import Issuer
 
 

@@ -19,7 +19,7 @@ from tests.acceptance.crowd import Answer, UseWish, handed_out, tally
 from tests.acceptance.service import Service
 from tests.acceptance.test_exactness import crowd_of_all, settings_of
 from tests.conftest import clone_database
-from tests.servers import PostgresServer, RedisServer
+from tests.support.servers import PostgresServer, RedisServer
 
 REQUESTS: Final = 20_000
 USES: Final = 7_000

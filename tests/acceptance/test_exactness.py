@@ -15,13 +15,13 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from issuer.migrate import migrate
 from issuer.settings import Settings
+from issuer.storage.migrate import migrate
 from tests.acceptance.crowd import Answer, Crowd, Wish, handed_out, tally
 from tests.acceptance.service import Service, wishes
 from tests.conftest import clone_database, fresh_redis_url
-from tests.loading import A, B, codes
-from tests.servers import PostgresServer, RedisServer
+from tests.support.loading import A, B, codes
+from tests.support.servers import PostgresServer, RedisServer
 
 REQUESTS: Final = 20_000
 CODES: Final = 5_000

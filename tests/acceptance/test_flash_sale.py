@@ -24,7 +24,7 @@ from issuer.http.rpc.coupon.coupon_pb2 import CreateCampaignRequest, IssueCoupon
 from tests.acceptance.service import Service
 from tests.acceptance.test_exactness import settings_of
 from tests.conftest import clone_database
-from tests.servers import PostgresServer, RedisServer
+from tests.support.servers import PostgresServer, RedisServer
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,10 +12,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from issuer.settings import Settings
-from issuer.stores import Stores
+from issuer.storage.stores import Stores
 from tests.acceptance.command import Command, ended, kill_when
-from tests.loading import A, B, check_agreement, codes, load, new_batch
-from tests.worker_process import WorkerProcess, eventually
+from tests.support.loading import A, B, check_agreement, codes, load, new_batch
+from tests.support.worker_process import WorkerProcess, eventually
 
 MANY: Final = 120_000
 """More than two chunks."""

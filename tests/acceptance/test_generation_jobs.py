@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from issuer.settings import Auth, Settings
-from issuer.stores import Stores
-from tests.api_process import ApiProcess
-from tests.loading import A, check_agreement
-from tests.worker_process import WorkerProcess, eventually
+from issuer.storage.stores import Stores
+from tests.support.api_process import ApiProcess
+from tests.support.loading import A, check_agreement
+from tests.support.worker_process import WorkerProcess, eventually
 
 COUNT = 170_000
 

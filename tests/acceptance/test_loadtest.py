@@ -19,7 +19,7 @@ from loadtest.processes import Program, accepts, free_port, process_table, pytho
 from loadtest.report import aims, markdown
 from loadtest.scenarios.outcome import Account, Kind, kind_of, tally
 from loadtest.stock import make_pool, redeemed
-from tests.environment import clean_environment
+from tests.support.environment import clean_environment
 
 ROOT = Path(__file__).parents[2]
 LOCUST = ("--headless", "--users", "20", "--spawn-rate", "20", "--run-time", "6s", "--only-summary")

@@ -13,7 +13,7 @@ import httpx
 from issuer.settings import Settings
 from tests.acceptance.crowd import tally
 from tests.acceptance.service import API_PROCESSES, Service, wishes
-from tests.loading import A, codes
+from tests.support.loading import A, codes
 
 RATE_PER_S = 300
 BURST = 500

@@ -15,14 +15,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from issuer.batches.store import create_batch
-from issuer.engine import Engine
-from issuer.outcomes import Outcome
+from issuer.contract.outcomes import Outcome
+from issuer.engine.engine import Engine
 from issuer.settings import Settings
-from issuer.stores import Stores
+from issuer.storage.stores import Stores
 from tests.acceptance.installation import issuer_command
-from tests.environment import environment_of
-from tests.loading import A, B, codes, load
-from tests.worker_process import WorkerProcess, eventually
+from tests.support.environment import environment_of
+from tests.support.loading import A, B, codes, load
+from tests.support.worker_process import WorkerProcess, eventually
 
 REDEMPTIONS: Final = 100_000
 CUSTOMERS: Final = 1_000

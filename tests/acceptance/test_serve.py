@@ -13,8 +13,8 @@ import pytest
 
 from issuer.settings import Settings
 from tests.acceptance.installation import gone, issuer_command
-from tests.environment import environment_of
-from tests.servers import free_port, wait_until
+from tests.support.environment import environment_of
+from tests.support.servers import free_port, wait_until
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.installation import Installation, gone
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_taken_port_is_said_so_and_nothing_is_left(installation: Installation, t
     assert not (tmp_path / "other" / "redis" / "redis.pid").exists()
 
 
-@pytest.mark.parametrize("name", ["valkey-server", "postgres", "issuer.http.serve", "sync_worker"])
+@pytest.mark.parametrize("name", ["valkey-server", "postgres", "issuer.processes.api", "sync_worker"])
 def test_child_that_dies_is_started_again(installation: Installation, name: str) -> None:
     installation.start()
     first = redeemed(installation)

@@ -18,11 +18,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from issuer.api_keys import create_key
+from issuer.access.api_keys import create_key
 from issuer.settings import Settings
-from issuer.stores import Stores
-from tests.api_process import ApiProcess
-from tests.coupon_service import PAST, ahead
+from issuer.storage.stores import Stores
+from tests.support.api_process import ApiProcess
+from tests.support.coupon_service import PAST, ahead
 
 CHROMIUM: Final = Path("/usr/bin/chromium")
 FLAGS: Final = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]

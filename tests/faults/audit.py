@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
+from issuer.contract.keys import batch_keys, partition_keys, partition_of
+from issuer.contract.outcomes import COUPON_HTTP, HTTP
 from issuer.coupons.uses import consumption_id, parse_consumption_id
-from issuer.keys import batch_keys, partition_keys, partition_of
-from issuer.outcomes import COUPON_HTTP, HTTP
 from tests.faults.traffic import Attempt, Shop, Wish
 from tests.faults.world import PARTITIONS, World
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 LIVE_LIMIT_S: Final = 30.0
 DOCUMENTED: Final = {(answer.status, answer.code) for answer in (*HTTP.values(), *COUPON_HTTP.values())}

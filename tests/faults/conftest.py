@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.fault_postgres import fault_postgres
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.faults.play import Stage, scenario
 from tests.faults.world import World
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 USES: Final = 7_000
 REQUESTS: Final = 20_000

@@ -6,10 +6,10 @@ import shutil
 import time
 from pathlib import Path
 
-from issuer.keys import GROUP, partition_keys
+from issuer.contract.keys import GROUP, partition_keys
 from tests.faults.play import Stage, scenario
 from tests.faults.world import PARTITIONS, World, wait_for_more
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 JOURNAL = {"ISSUER_JOURNAL_DIR": "{directory}/journal"}
 

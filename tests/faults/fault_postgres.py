@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from issuer.migrate import migrate
 from issuer.settings import Settings
+from issuer.storage.migrate import migrate
 from tests.faults.play import TEMPLATE
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 
 @contextmanager

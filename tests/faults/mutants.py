@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from issuer.embedded.launch import launch_command
+from issuer.processes.launch import launch_command
 from tests.faults.mutations import MUTATIONS, Mutation
 
 ROOT: Final = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ class Mutation:
     tests: tuple[str, ...] = ()
 
 
-REDEEM: Final = "issuer/lua/redeem.lua"
+REDEEM: Final = "issuer/contract/lua/redeem.lua"
 WORKER: Final = "sync_worker/worker.py"
 
 MUTATIONS: Final = (
@@ -46,7 +46,7 @@ MUTATIONS: Final = (
         "no fence: any server is believed to be the blessed one",
         (
             Edit(
-                "issuer/incarnation.py",
+                "issuer/storage/incarnation.py",
                 "        if self.blessed is not None and self.blessed.run_id == run_id:\n",
                 "        if self.blessed is not None:\n",
             ),
@@ -74,7 +74,7 @@ MUTATIONS: Final = (
         "what may have run is sent again as something new, as the driver's own retries do",
         (
             Edit(
-                "issuer/engine.py",
+                "issuer/engine/engine.py",
                 "            await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))\n            return calls\n",
                 "            await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))\n"
                 "            return [self._call(call.partition, call.waiting) for call in calls]\n",
@@ -87,7 +87,7 @@ MUTATIONS: Final = (
         (
             Edit(REDEEM, "call('LPOP', KEYS[list_base + p], pools[p].taken)", "call('LLEN', KEYS[list_base + p])"),
             Edit(
-                "issuer/engine.py",
+                "issuer/engine/engine.py",
                 "            replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)\n",
                 "            replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)\n"
                 "            pops = [\n"
@@ -105,7 +105,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "the group begins at $",
-        (Edit("issuer/lua/bless_partition.lua", "ARGV[5], '0', 'MKSTREAM'", "ARGV[5], '$', 'MKSTREAM'"),),
+        (Edit("issuer/contract/lua/bless_partition.lua", "ARGV[5], '0', 'MKSTREAM'", "ARGV[5], '$', 'MKSTREAM'"),),
         ("group_destroyed",),
     ),
     Mutation(
@@ -124,7 +124,7 @@ MUTATIONS: Final = (
         "trim in two commands",
         (
             Edit(
-                "issuer/lua/ack_events.lua",
+                "issuer/contract/lua/ack_events.lua",
                 "if redis.call('XDEL', KEYS[2], ARGV[i]) == 1 then",
                 "if #redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i]) == 1 then",
             ),

@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 
 from tests.faults.play import Stage, scenario
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 
 def _torment(stage: Stage, way: str, request: bytes) -> None:

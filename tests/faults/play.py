@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tests.faults.audit import Findings, audit
 from tests.faults.world import World
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 TEMPLATE: Final = "fault_template"
 _numbers = itertools.count(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.faults.play import Stage, scenario, start_again
 from tests.faults.world import World, wait_for_more
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 
 @scenario()

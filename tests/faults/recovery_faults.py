@@ -6,7 +6,7 @@ import time
 
 from tests.faults.play import Stage, scenario, start_again
 from tests.faults.world import World
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 STEPS = ("installation", "incarnations", "pools", "redemptions", "set_aside", "batches", "codes", "dead_letters")
 """A recovery that wants one of these tables while we hold it stands still at that step."""

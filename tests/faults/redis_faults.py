@@ -6,7 +6,7 @@ import time
 
 from tests.faults.play import Stage, scenario
 from tests.faults.world import World, wait_for_more
-from tests.servers import RedisServer, wait_until
+from tests.support.servers import RedisServer, wait_until
 
 
 @scenario()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults import scenarios
 from tests.faults.play import SCENARIOS, Played, play
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 assert scenarios.LOADED
 

@@ -19,13 +19,13 @@ from uuid import UUID
 
 import asyncpg
 
-from issuer.embedded.launch import launch_command
-from issuer.keys import batch_keys, partition_of
+from issuer.contract.keys import batch_keys, partition_of
+from issuer.processes.launch import launch_command
 from tests.faults.coupon_shop import make_coupon_shop
 from tests.faults.loop_thread import LoopThread
 from tests.faults.proxy import Proxy
 from tests.faults.traffic import Shop, Traffic
-from tests.servers import PostgresServer, RedisServer, ServerProcess, wait_until
+from tests.support.servers import PostgresServer, RedisServer, ServerProcess, wait_until
 
 PARTITIONS: Final = 4
 MAX_BACKLOG: Final = 2_000
@@ -33,7 +33,7 @@ CODES: Final = 20_000
 CODES_A_ROUND: Final = 2 * MAX_BACKLOG + 4_000
 """What a round may use up: two losses that set a whole backlog aside, and some seconds of customers."""
 _RUN_API: Final = (
-    "from issuer.http.serve import listen, run_api; from issuer.settings import load_settings;"
+    "from issuer.processes.api import listen, run_api; from issuer.settings import load_settings;"
     "settings = load_settings(); run_api(settings, listen(settings.host, settings.port))"
 )
 

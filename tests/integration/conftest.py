@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from issuer.settings import Settings
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from issuer.api_keys import (
+from issuer.access.api_keys import (
     ApiKeyNotFoundError,
     InvalidApiKeyError,
     KeyRing,
@@ -21,12 +21,12 @@ from issuer.api_keys import (
     list_keys,
     revoke_key,
 )
-from issuer.audit import list_entries
-from issuer.migrate import migrate
-from issuer.postgres import Pool, close_pool, connect_pool
+from issuer.access.audit import list_entries
 from issuer.settings import Settings
-from tests.api import problem, running_app
-from tests.servers import PostgresServer
+from issuer.storage.migrate import migrate
+from issuer.storage.postgres import Pool, close_pool, connect_pool
+from tests.support.api import problem, running_app
+from tests.support.servers import PostgresServer
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from issuer.outcomes import Outcome
+from issuer.contract.outcomes import Outcome
 from issuer.recovery.backlog import set_max_backlog
 from issuer.settings import Settings
-from issuer.stores import Stores
+from issuer.storage.stores import Stores
 from tests.integration.test_recovery import drain, engine_of, make_batch, redeem
 
 

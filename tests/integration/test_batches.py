@@ -9,9 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from issuer.audit import list_entries
+from issuer.access.audit import list_entries
 from issuer.batches.rules import parse_rules
-from issuer.batches.stock import Stock, batch_stock
 from issuer.batches.store import (
     Batch,
     BatchChanges,
@@ -29,10 +28,11 @@ from issuer.batches.store import (
     push_batch,
 )
 from issuer.batches.tombstones import free_ended_batches
-from issuer.pages import InvalidCursorError
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
-from tests.recording import batch_hash, bury_all, dying, record, shop_of, words
+from issuer.paging import InvalidCursorError
+from issuer.pools.stock import Stock, batch_stock
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
+from tests.support.recording import batch_hash, bury_all, dying, record, shop_of, words
 
 SOON = datetime(2100, 1, 1, tzinfo=UTC)
 

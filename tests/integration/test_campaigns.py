@@ -16,16 +16,17 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.campaigns import feeds as feeds_module
+from issuer.campaigns.cache import CampaignRing
 from issuer.campaigns.campaign import HOUSE
-from issuer.campaigns.ring import CampaignRing
 from issuer.campaigns.store import CampaignChanges, NewCampaign, change_campaign, create_campaign, find_campaign
-from issuer.migrate import migrate
+from issuer.recovery.opening import open_stores
 from issuer.settings import Auth, Settings
-from issuer.stores import Stores, open_stores
-from tests.api import Api, problem, running_app
-from tests.api_process import ApiProcess
-from tests.coupon_service import PAST, ahead, call, failure, issue
-from tests.servers import START_LIMIT_S, PostgresServer, free_port
+from issuer.storage.migrate import migrate
+from issuer.storage.stores import Stores
+from tests.support.api import Api, problem, running_app
+from tests.support.api_process import ApiProcess
+from tests.support.coupon_service import PAST, ahead, call, failure, issue
+from tests.support.servers import START_LIMIT_S, PostgresServer, free_port
 
 PATH = "/api/v1/campaigns"
 
@@ -287,7 +288,7 @@ async def test_what_could_not_be_made_is_ended(api: Api) -> None:
 
 
 async def test_one_answer_lists_a_bounded_number_of_codes(api: Api, monkeypatch: Any) -> None:
-    monkeypatch.setattr("issuer.http.routes.coupon_service.MOST_ISSUED", 2)
+    monkeypatch.setattr("issuer.http.campaigns.connect_service.MOST_ISSUED", 2)
     monkeypatch.setattr("issuer.campaigns.issued.CHUNK", 1)
     campaign = (await make(api, name='[]"]}'))["id"]
     codes = [(await issue(api, campaign))["code"] for _ in range(2)]

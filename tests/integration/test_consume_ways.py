@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from issuer.settings import Auth, Settings
-from tests.api_process import ApiProcess
-from tests.coupons import CONSUME, COUPON
+from tests.support.api_process import ApiProcess
+from tests.support.coupons import CONSUME, COUPON
 
 CLIENT: Final = str(uuid4())
 MINE: Final = {"client_id": CLIENT}

@@ -14,31 +14,32 @@ from structlog.testing import capture_logs
 
 from issuer.batches.revisions import lock_of, push_batch
 from issuer.batches.rules import parse_rules
-from issuer.calls import Answer
+from issuer.contract.events import encode_order
+from issuer.contract.keys import partition_keys, partition_of
+from issuer.contract.outcomes import Outcome
 from issuer.coupons.coupon import Coupon, Offer
 from issuer.coupons.folding import coupon_id, fold, fold_fully
-from issuer.coupons.places import CouponPlaces
+from issuer.coupons.locations import CouponPlaces
 from issuer.coupons.reversal import AlreadyReversedError, reverse_use
 from issuer.coupons.store import change_coupon, create_coupon, find_coupon, numbered_uses
 from issuer.coupons.uses import read_use
-from issuer.engine import Engine
-from issuer.events import encode_order
-from issuer.http.routes.coupon_fields import offer_fields
-from issuer.keys import partition_keys, partition_of
+from issuer.engine.calls import Answer
+from issuer.engine.engine import Engine
+from issuer.http.coupons.fields import offer_fields
+from issuer.journal.segments import Journal
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
-from issuer.loading.pools import top_up
-from issuer.outcomes import Outcome
-from issuer.postgres import advisory_lock
+from issuer.pools.loader import top_up
 from issuer.recovery.guardian import Orders
-from issuer.recovery.journal import Journal
-from issuer.recovery.set_aside import list_set_aside, release
-from issuer.redis_link import RedisUnavailableError
+from issuer.recovery.opening import open_stores
+from issuer.recovery.quarantine import list_set_aside, release
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
+from issuer.storage.postgres import advisory_lock
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
 from tests.integration.test_recovery import blessed_again, drain, engine_of, ready, seqs, verdict
-from tests.recording import dying
-from tests.servers import RedisServer
+from tests.support.recording import dying
+from tests.support.servers import RedisServer
 
 CLIENT = uuid.UUID(int=9)
 CODE = "SAVE-20"

@@ -14,8 +14,8 @@ import pytest_asyncio
 
 from issuer.campaigns.campaign import HOUSE
 from issuer.settings import Auth, Settings
-from tests.api import Api, problem, running_app
-from tests.coupon_service import PAST, SERVICE, ahead, call, create, failure, issue
+from tests.support.api import Api, problem, running_app
+from tests.support.coupon_service import PAST, SERVICE, ahead, call, create, failure, issue
 
 CODE = re.compile("[가나다라마바사아자차카타파하0-9]{10}")
 

@@ -11,9 +11,9 @@ from issuer.ledger.dead_letters import list_dead_letters, retry_dead_letters
 from issuer.ledger.entries import Entry, record_entries
 from issuer.ledger.record import Recorded
 from issuer.settings import Settings
-from issuer.stores import Stores
-from tests.handing_out import Shop, open_shop, plain_client
+from issuer.storage.stores import Stores
 from tests.integration.test_reconcile import run_command
+from tests.support.issuing import Shop, open_shop, plain_client
 
 
 @pytest_asyncio.fixture

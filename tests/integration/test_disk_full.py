@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from issuer.outcomes import Outcome
+from issuer.contract.outcomes import Outcome
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import open_stores
 from tests.integration.test_recovery import blessed_again, drain, engine_of, make_batch, ready, redeem, seqs, verdict
-from tests.servers import RedisServer, wait_until
+from tests.support.servers import RedisServer, wait_until
 
 _LIMITED = (
     "import os, resource, signal, sys;"

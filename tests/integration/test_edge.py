@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from issuer.http.edge import EdgeLimits, guarded_protocol
-from tests.edge_server import EdgeServer
+from issuer.http.edge.protocol import EdgeLimits, guarded_protocol
+from tests.support.edge_server import EdgeServer
 
 LIMITS = EdgeLimits(
     max_head_bytes=16_384,

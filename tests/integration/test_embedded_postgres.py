@@ -16,7 +16,7 @@ import pytest
 from issuer.embedded.datadir import DataDirectory
 from issuer.embedded.servers import EmbeddedPostgres, end_orphans
 from issuer.settings import Settings
-from tests.servers import START_LIMIT_S, STOP_LIMIT_S, wait_until
+from tests.support.servers import START_LIMIT_S, STOP_LIMIT_S, wait_until
 
 BUSY = "DO $$ BEGIN LOOP END LOOP; END $$"
 """Never waits for anything, so it does not notice that the server has gone."""

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from issuer import calls, redis_link
-from issuer import engine as engine_module
-from issuer.calls import NOT_READY, Answer
-from issuer.engine import Engine
-from issuer.keys import partition_keys
-from issuer.outcomes import Outcome
-from issuer.redis_link import Link, RedisUnavailableError
+from issuer.contract.keys import partition_keys
+from issuer.contract.outcomes import Outcome
+from issuer.engine import calls
+from issuer.engine import engine as engine_module
+from issuer.engine.calls import NOT_READY, Answer
+from issuer.engine.engine import Engine
 from issuer.settings import Settings
-from issuer.stores import Stores
+from issuer.storage import redis_link
+from issuer.storage.redis_link import Link, RedisUnavailableError
+from issuer.storage.stores import Stores
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, ready, redeem
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 
 class Relay:

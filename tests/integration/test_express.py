@@ -10,10 +10,10 @@ from typing import Final
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from issuer.http.edge import EdgeLimits, ShortWay, guarded_protocol
-from issuer.http.express import MAX_EXPRESS_BODY, Exchange, Headers
-from tests.edge_server import EdgeServer
-from tests.servers import wait_until
+from issuer.http.edge.exchange import MAX_EXPRESS_BODY, Exchange, Headers
+from issuer.http.edge.protocol import EdgeLimits, ShortWay, guarded_protocol
+from tests.support.edge_server import EdgeServer
+from tests.support.servers import wait_until
 
 PATH: Final = "/express"
 ASKING: Final = "/asking"

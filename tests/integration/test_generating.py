@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from issuer.audit import list_entries
+from issuer.access.audit import list_entries
 from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
 from issuer.generating import making
 from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, CodeSpaceError
@@ -30,11 +30,12 @@ from issuer.generating.jobs import (
     only_client,
 )
 from issuer.generating.making import finish_job, generate_codes, work_on_jobs
-from issuer.loading.memory import RedisMemoryError
 from issuer.loading.preload import Phase
+from issuer.pools.memory import RedisMemoryError
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
-from tests.loading import A, B, check_agreement, codes_in_postgres, load, new_batch, pool_in_redis
+from issuer.storage.stores import Stores
+from tests.support.loading import A, B, check_agreement, codes_in_postgres, load, new_batch, pool_in_redis
 
 FORM = CodeFormat(length=8)
 TIGHT = CodeFormat(length=4, alphabet="numeric", unlucky=False)

@@ -12,13 +12,13 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from issuer.api_keys import ApiKey
-from issuer.http.guessing import Guesses, is_public
-from issuer.http.problems import ProblemError
+from issuer.access.api_keys import ApiKey
+from issuer.http.limiting.failed_lookups import Guesses, is_public
+from issuer.http.problems.problem import ProblemError
 from issuer.http.services import Services
 from issuer.settings import Settings
-from tests.api import Api, problem, running_app
-from tests.coupons import CONSUME, COUPON, Till
+from tests.support.api import Api, problem, running_app
+from tests.support.coupons import CONSUME, COUPON, Till
 
 ADDRESS = "192.0.2.1"
 

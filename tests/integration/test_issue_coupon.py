@@ -20,7 +20,7 @@ from connectrpc.errors import ConnectError
 from connectrpc.protocol import ProtocolType
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from issuer.api_keys import create_key
+from issuer.access.api_keys import create_key
 from issuer.http.rpc.coupon.coupon_connect import CouponServiceClient
 from issuer.http.rpc.coupon.coupon_pb2 import (
     CreateCampaignRequest,
@@ -29,9 +29,9 @@ from issuer.http.rpc.coupon.coupon_pb2 import (
     IssueCouponResponse,
 )
 from issuer.settings import Settings
-from issuer.stores import Stores
-from tests.api_process import ApiProcess
-from tests.coupon_service import PAST, SERVICE
+from issuer.storage.stores import Stores
+from tests.support.api_process import ApiProcess
+from tests.support.coupon_service import PAST, SERVICE
 
 ISSUE = f"{SERVICE}/IssueCoupon"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from issuer.recovery import journal as journal_module
-from issuer.recovery.journal import Journal, JournalError, Receipt, delete_recorded, read_segment, replay, segments
+from issuer.journal import segments as journal_module
+from issuer.journal.segments import Journal, JournalError, Receipt, delete_recorded, read_segment, segments
+from issuer.recovery.replay import replay
 from issuer.settings import Settings
-from issuer.stores import Stores
+from issuer.storage.stores import Stores
 from tests.integration.test_recovery import drain, engine_of, make_batch, redeem, seqs
 
 RECEIPT = Receipt(epoch=3, partition=2, at_ms=1_700_000_000_123, call_id="0" * 32, data=b"R 1 1 0\n")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from issuer.keys import limit_key
-from issuer.scripts import LEASE_TOKENS
-from tests.redeeming import frozen_clock
-from tests.servers import RedisServer
+from issuer.contract.keys import limit_key
+from issuer.contract.scripts import LEASE_TOKENS
+from tests.support.redeeming import frozen_clock
+from tests.support.servers import RedisServer
 
 KEY = limit_key("key", "1")
 CLOCK = "clock"

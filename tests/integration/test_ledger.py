@@ -11,11 +11,11 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from issuer.events import Redemption, RedemptionColumns
+from issuer.contract.events import Redemption, RedemptionColumns
 from issuer.ledger.record import Recorded, record_redemptions
 from issuer.settings import Settings
-from issuer.stores import Stores
-from tests.handing_out import Shop, open_shop, plain_client
+from issuer.storage.stores import Stores
+from tests.support.issuing import Shop, open_shop, plain_client
 
 
 @pytest_asyncio.fixture

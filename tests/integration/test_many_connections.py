@@ -9,10 +9,10 @@ from pathlib import Path
 from uuid import UUID
 
 from issuer.settings import Auth, Settings
-from issuer.stores import Stores
+from issuer.storage.stores import Stores
 from tests.acceptance.crowd import Crowd, Wish
-from tests.api_process import ApiProcess
 from tests.integration.test_recovery import CLIENT, make_batch
+from tests.support.api_process import ApiProcess
 
 CONNECTIONS = 10_000
 

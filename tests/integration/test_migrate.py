@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from issuer.migrate import SCHEMA_REVISION, SchemaError, check_schema, migrate
-from issuer.postgres import PostgresUnavailableError, connect_pool
 from issuer.settings import Settings
-from tests.servers import PostgresServer, free_port
+from issuer.storage.migrate import SCHEMA_REVISION, SchemaError, check_schema, migrate
+from issuer.storage.postgres import PostgresUnavailableError, connect_pool
+from tests.support.servers import PostgresServer, free_port
 
 
 def _settings(url: str) -> Settings:
@@ -30,7 +30,7 @@ def test_newest_revision_is_the_one_that_the_program_names() -> None:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-    from issuer.migrate import SCRIPTS
+    from issuer.storage.migrate import SCRIPTS
 
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS))

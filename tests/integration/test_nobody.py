@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from issuer.calls import Answer
-from issuer.keys import idempotency_hash
-from issuer.loading.pools import top_up
-from issuer.outcomes import Outcome
+from issuer.contract.keys import idempotency_hash
+from issuer.contract.outcomes import Outcome
+from issuer.engine.calls import Answer
+from issuer.pools.loader import top_up
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
+from issuer.storage.stores import Stores
 from tests.integration.test_recovery import (
     CLIENT,
     blessed_again,
@@ -19,7 +20,7 @@ from tests.integration.test_recovery import (
     make_batch,
     ready,
 )
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 PRINTABLE = b"AAAAAAAAAAAAAAAA"
 """A customer's id of which every byte could stand in a key."""

@@ -11,10 +11,9 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.batches.store import Batch, BatchChanges, change_batch
-from issuer.keys import batch_keys, partition_of
-from issuer.loading import pools
-from issuer.loading.memory import RedisMemoryError
-from issuer.loading.pools import (
+from issuer.contract.keys import batch_keys, partition_of
+from issuer.pools import loader as pools
+from issuer.pools.loader import (
     BatchNotInRedisError,
     CodesMissingError,
     PoolClosedError,
@@ -24,10 +23,12 @@ from issuer.loading.pools import (
     load_pool,
     top_up,
 )
+from issuer.pools.memory import RedisMemoryError
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
-from tests.loading import A, B, check_agreement, codes, issue, load, new_batch, pool_in_redis
-from tests.servers import RedisServer
+from issuer.storage.stores import Stores
+from tests.support.loading import A, B, check_agreement, codes, issue, load, new_batch, pool_in_redis
+from tests.support.servers import RedisServer
 
 HIGH = 1_000
 

@@ -7,10 +7,10 @@ import asyncio
 import asyncpg
 import pytest
 
-from issuer.postgres import own_connection
 from issuer.settings import Settings
-from issuer.stores import Stores
-from tests.worker_process import eventually
+from issuer.storage.postgres import own_connection
+from issuer.storage.stores import Stores
+from tests.support.worker_process import eventually
 
 
 async def test_a_statement_ends_with_the_process_that_asked(settings: Settings, stores: Stores) -> None:

@@ -12,14 +12,25 @@ import pytest
 from pydantic import SecretStr
 
 from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
-from issuer.keys import batch_keys, partition_of
-from issuer.loading.memory import RedisMemoryError
+from issuer.contract.keys import batch_keys, partition_of
 from issuer.loading.preload import HeaderError, Phase, PreloadError, SourceError, UnfinishedLoadError, preload_csv
 from issuer.loading.staging import _IN_BATCH, _PROBE, _REFUSED, _TUNE, staging_table
+from issuer.pools.memory import RedisMemoryError
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
-from tests.loading import A, B, check_agreement, codes, codes_in_postgres, csv_of, load, new_batch, pool_in_redis
-from tests.servers import RedisServer
+from issuer.storage.stores import Stores
+from tests.support.loading import (
+    A,
+    B,
+    check_agreement,
+    codes,
+    codes_in_postgres,
+    csv_of,
+    load,
+    new_batch,
+    pool_in_redis,
+)
+from tests.support.servers import RedisServer
 
 
 async def _is_empty(stores: Stores) -> bool:

@@ -13,14 +13,14 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from issuer.engine import Engine
-from issuer.keys import limit_key
-from issuer.leases import Bucket, Entry, Leases, Refused, Verdict
-from issuer.limits import Limit, parse_limit
+from issuer.contract.keys import limit_key
+from issuer.engine.engine import Engine
+from issuer.rate_limit import Limit, parse_limit
+from issuer.rate_limits.leases import Bucket, Entry, Leases, Refused, Verdict
 from issuer.settings import Settings
-from issuer.stores import Stores
-from tests.api import Api, problem, running_app
-from tests.servers import RedisServer
+from issuer.storage.stores import Stores
+from tests.support.api import Api, problem, running_app
+from tests.support.servers import RedisServer
 
 
 class Process:

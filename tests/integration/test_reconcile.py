@@ -12,15 +12,15 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from issuer.keys import GROUP, batch_keys, partition_keys
+from issuer.contract.keys import GROUP, batch_keys, partition_keys
+from issuer.contract.scripts import ACK_EVENTS
 from issuer.ledger.reconcile import PoolBalance, reconcile
-from issuer.scripts import ACK_EVENTS
 from issuer.settings import Settings
-from issuer.stores import Stores
-from tests.environment import environment_of
-from tests.handing_out import Shop, open_shop, plain_client
+from issuer.storage.stores import Stores
 from tests.integration.test_ledger import record
-from tests.worker_process import WorkerProcess, eventually
+from tests.support.environment import environment_of
+from tests.support.issuing import Shop, open_shop, plain_client
+from tests.support.worker_process import WorkerProcess, eventually
 
 
 @pytest_asyncio.fixture

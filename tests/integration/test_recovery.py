@@ -15,23 +15,24 @@ from pydantic import SecretStr
 
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import create_batch
-from issuer.calls import Answer
-from issuer.engine import Engine
-from issuer.keys import GROUP, partition_keys
+from issuer.contract.keys import GROUP, partition_keys
+from issuer.contract.outcomes import Outcome
+from issuer.contract.scripts import ACK_EVENTS
+from issuer.engine.calls import Answer
+from issuer.engine.engine import Engine
+from issuer.journal.segments import Journal
 from issuer.ledger.entries import Entry, record_entries
-from issuer.loading.pools import top_up
-from issuer.outcomes import Outcome
-from issuer.postgres import RECOVERY_LOCK, PostgresUnavailableError
+from issuer.pools.loader import top_up
 from issuer.recovery import rebuild
 from issuer.recovery.guardian import Orders
 from issuer.recovery.inspection import IncidentError, Verdict
-from issuer.recovery.journal import Journal
+from issuer.recovery.opening import GuardedStores, open_stores
 from issuer.recovery.witness import Witness
-from issuer.redis_link import RedisUnavailableError
-from issuer.scripts import ACK_EVENTS
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
-from tests.servers import RedisServer
+from issuer.storage.postgres import RECOVERY_LOCK, PostgresUnavailableError
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
+from tests.support.servers import RedisServer
 
 CLIENT = uuid.UUID(int=7)
 
@@ -88,7 +89,7 @@ async def seqs(stores: Stores, table: str) -> list[int]:
     return [row["seq"] for row in await stores.postgres.fetch(f"SELECT seq FROM {table} ORDER BY seq")]
 
 
-async def blessed_again(stores: Stores) -> None:
+async def blessed_again(stores: GuardedStores) -> None:
     """Waits until the guardian has recovered the server."""
     async with asyncio.timeout(30):
         while True:

@@ -12,19 +12,19 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from issuer.loading.pools import top_up
-from issuer.postgres import close_pool, connect_pool
+from issuer.pools.loader import top_up
 from issuer.recovery import rebuild
 from issuer.recovery.doctor import Check, examine
 from issuer.recovery.guardian import Orders
 from issuer.recovery.inspection import IncidentError, look_at_partitions
-from issuer.redis_link import Link
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import open_stores
+from issuer.storage.postgres import close_pool, connect_pool
+from issuer.storage.redis_link import Link
 from tests.conftest import clone_database
-from tests.environment import environment_of
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
-from tests.servers import PostgresServer, RedisServer
+from tests.support.environment import environment_of
+from tests.support.servers import PostgresServer, RedisServer
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.redeem_model import Batch, Decision, Model, Pool
-from tests.redeeming import Call, CouponState, Limit, Partition, Request, Result, Wish, connect, frozen_clock
-from tests.servers import RedisServer
+from tests.support.redeem_model import Batch, Decision, Model, Pool
+from tests.support.redeeming import Call, CouponState, Limit, Partition, Request, Result, Wish, connect, frozen_clock
+from tests.support.servers import RedisServer
 
 EXAMPLES: Final = int(os.environ.get("REDEEM_MODEL_EXAMPLES", "150"))
 STEPS: Final = 40

@@ -10,9 +10,8 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from issuer.audit import list_entries
+from issuer.access.audit import list_entries
 from issuer.batches.rules import parse_rules
-from issuer.batches.stock import batch_stock
 from issuer.batches.store import BatchChanges, BatchNotFoundError, change_batch, create_batch
 from issuer.ledger.erasure import BacklogNotEmptyError, Erasure, erase_customer
 from issuer.ledger.redemptions import (
@@ -22,13 +21,15 @@ from issuer.ledger.redemptions import (
     redemptions_of_batch,
     redemptions_of_customer,
 )
-from issuer.pages import InvalidCursorError, Page
-from issuer.redis_link import RedisUnavailableError
+from issuer.paging import InvalidCursorError, Page
+from issuer.pools.stock import batch_stock
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
-from tests.handing_out import Shop
-from tests.recording import bury_all, record, shop_of, words
-from tests.servers import RedisServer
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
+from tests.support.issuing import Shop
+from tests.support.recording import bury_all, record, shop_of, words
+from tests.support.servers import RedisServer
 
 
 async def all_pages(read: Any) -> list[Any]:

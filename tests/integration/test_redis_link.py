@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from issuer.stores import Stores
+from issuer.storage.stores import Stores
 
 
 async def test_a_cancelled_command_ends_its_task(stores: Stores) -> None:

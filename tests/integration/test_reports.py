@@ -20,15 +20,15 @@ from openpyxl.utils.escape import unescape
 
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import BatchChanges, change_batch
-from issuer.http.routes.batches import show_batch
-from issuer.postgres import PostgresUnavailableError
+from issuer.http.admin.batches import show_batch
 from issuer.reports import spool
 from issuer.reports.formats import CsvEncoder, Encoder, NdjsonEncoder, encoded, guarded
 from issuer.reports.report import BATCHES, REDEMPTIONS, REPORTS, Filter, Report, Selection
 from issuer.reports.rows import Row, Rows, read_rows
 from issuer.reports.spool import ReportTooLargeError, WorkbookError, workbook
-from issuer.stores import Stores
-from tests.recording import record, shop_of
+from issuer.storage.postgres import PostgresUnavailableError
+from issuer.storage.stores import Stores
+from tests.support.recording import record, shop_of
 
 LIMIT_S = 60.0
 FORMULAS = [

@@ -11,13 +11,13 @@ import pytest
 import pytest_asyncio
 
 from issuer.http.app import OPERATIONS
-from issuer.http.openapi import document
-from issuer.http.routes.access import MISSING_KEY, Access
-from issuer.http.routes.coupon_service import METHOD_PATHS
+from issuer.http.campaigns.connect_service import METHOD_PATHS
+from issuer.http.openapi.document import document
+from issuer.http.operations import MISSING_KEY, Access
 from issuer.settings import Settings
-from tests.api import REDEEM, Api, problem, running_app
-from tests.recording import drain
-from tests.servers import START_LIMIT_S
+from tests.support.api import REDEEM, Api, problem, running_app
+from tests.support.recording import drain
+from tests.support.servers import START_LIMIT_S
 
 PUBLIC = {"/livez", "/readyz", "/healthcheck", "/openapi.json", "/docs"}
 PARTLY_PUBLIC = {"/api/v1/campaigns/{campaign_id}/events", "/c/{campaign_id}"}
@@ -283,7 +283,7 @@ async def test_acts_are_in_the_audit_log(api: Api) -> None:
 
 
 async def test_a_revoked_key_is_unknown_soon(api: Api) -> None:
-    from issuer.api_keys import revoke_key
+    from issuer.access.api_keys import revoke_key
 
     headers = await api.key("admin")
     key = api.services.keys.find(headers["Authorization"][7:])

@@ -15,8 +15,8 @@ import pytest_asyncio
 
 from issuer.http.services import LOOK_UPS_AT_ONCE, Services
 from issuer.settings import Settings
-from tests.api import Api, problem, running_app
-from tests.coupons import CONSUME, COUPON, Till, working
+from tests.support.api import Api, problem, running_app
+from tests.support.coupons import CONSUME, COUPON, Till, working
 
 
 @pytest_asyncio.fixture

@@ -14,11 +14,11 @@ import pytest_asyncio
 from issuer.generating import making
 from issuer.generating.jobs import MOST_OPEN_OF_CLIENT
 from issuer.generating.making import work_on_jobs
-from issuer.http.routes.generation import MOST_AT_ONCE
-from issuer.loading.memory import RedisMemoryError
+from issuer.http.admin.generation import MOST_AT_ONCE
+from issuer.pools.memory import RedisMemoryError
 from issuer.settings import Auth, Settings
-from tests.api import Api, problem, running_app
-from tests.loading import A, B, check_agreement
+from tests.support.api import Api, problem, running_app
+from tests.support.loading import A, B, check_agreement
 
 MANY = MOST_AT_ONCE + 1
 

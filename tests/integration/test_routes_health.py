@@ -10,11 +10,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from issuer.http.metrics import NAMES
-from issuer.migrate import migrate
+from issuer.http.metrics.exposition import NAMES
 from issuer.settings import Settings
-from tests.api import REDEEM, Api, problem, running_app, until_status
-from tests.servers import PostgresServer, RedisServer
+from issuer.storage.migrate import migrate
+from tests.support.api import REDEEM, Api, problem, running_app, until_status
+from tests.support.servers import PostgresServer, RedisServer
 
 BODY = {"batchid": str(uuid4()), "clientid": str(uuid4()), "customerid": str(uuid4())}
 

@@ -14,11 +14,11 @@ import pytest_asyncio
 from issuer.batches.revisions import push_batch
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import BatchChanges, change_batch
-from issuer.http.problems import TITLES
-from issuer.redis_link import RedisUnavailableError
+from issuer.http.problems.problem import TITLES
 from issuer.settings import Auth, Settings
-from tests.api import REDEEM, Api, problem, running_app
-from tests.recording import dying
+from issuer.storage.redis_link import RedisUnavailableError
+from tests.support.api import REDEEM, Api, problem, running_app
+from tests.support.recording import dying
 
 ID = "7A4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"
 

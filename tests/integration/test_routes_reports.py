@@ -24,10 +24,10 @@ import pytest_asyncio
 from issuer.http.services import REPORTS_AT_ONCE
 from issuer.reports.report import BATCHES, REPORTS, Filter
 from issuer.settings import Auth, Settings
-from tests.api import Api, problem, running_app
-from tests.api_process import ApiProcess
-from tests.recording import drain
-from tests.servers import wait_until
+from tests.support.api import Api, problem, running_app
+from tests.support.api_process import ApiProcess
+from tests.support.recording import drain
+from tests.support.servers import wait_until
 
 REPORT = "/api/v1/reports/redemptions"
 ROWS = 300_000

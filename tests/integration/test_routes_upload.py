@@ -13,12 +13,12 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from issuer.api_keys import create_key
-from issuer.postgres import close_pool, connect_pool
+from issuer.access.api_keys import create_key
 from issuer.settings import Settings
-from tests.api import UPLOAD, Api, problem, running_app
-from tests.api_process import ApiProcess
-from tests.servers import RedisServer
+from issuer.storage.postgres import close_pool, connect_pool
+from tests.support.api import UPLOAD, Api, problem, running_app
+from tests.support.api_process import ApiProcess
+from tests.support.servers import RedisServer
 
 CLIENT = uuid4()
 GOOD = f"client_id,code\n{CLIENT},A\n"

@@ -14,11 +14,11 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from issuer.api_keys import create_key
-from issuer.postgres import close_pool, connect_pool
+from issuer.access.api_keys import create_key
 from issuer.settings import Settings
-from tests.api_process import ApiProcess
-from tests.servers import free_port, wait_until
+from issuer.storage.postgres import close_pool, connect_pool
+from tests.support.api_process import ApiProcess
+from tests.support.servers import free_port, wait_until
 
 SEED = os.environ.get("SCHEMATHESIS_SEED", "20260601")
 ENDLESS = "/api/v1/campaigns/{campaign_id}/events"

@@ -11,11 +11,11 @@ from uuid import UUID
 import pytest
 import redis
 
-from issuer import scripts
-from issuer.keys import GROUP
+from issuer.contract import scripts
+from issuer.contract.keys import GROUP
 from tests.conftest import fresh_redis_url
-from tests.redeeming import ANSWER_KEPT_MS, Answer, Call, Limit, Partition, Request, broken_off, connect
-from tests.servers import RedisServer
+from tests.support.redeeming import ANSWER_KEPT_MS, Answer, Call, Limit, Partition, Request, broken_off, connect
+from tests.support.servers import RedisServer
 
 BATCH: Final = uuid.UUID(int=1)
 CLIENT: Final = uuid.UUID(int=2)

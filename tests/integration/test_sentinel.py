@@ -11,12 +11,12 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from issuer.loading.pools import top_up
-from issuer.outcomes import Outcome
+from issuer.contract.outcomes import Outcome
+from issuer.pools.loader import top_up
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import open_stores
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
-from tests.servers import RedisServer, ServerProcess, wait_until
+from tests.support.servers import RedisServer, ServerProcess, wait_until
 
 
 class SentinelProcess(RedisServer):

@@ -7,14 +7,14 @@ import uuid
 import pytest
 
 from issuer.batches.store import BatchNotFoundError
-from issuer.events import Redemption
+from issuer.contract.events import Redemption
+from issuer.contract.outcomes import Outcome
 from issuer.ledger.record import record_redemptions
-from issuer.loading.pools import top_up
-from issuer.outcomes import Outcome
+from issuer.pools.loader import top_up
 from issuer.recovery.guardian import Orders
-from issuer.recovery.set_aside import list_set_aside, release
+from issuer.recovery.opening import GuardedStores
+from issuer.recovery.quarantine import list_set_aside, release
 from issuer.settings import Settings
-from issuer.stores import Stores
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
 
 
@@ -23,12 +23,12 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"max_backlog": 10})
 
 
-async def _redemption(stores: Stores, seq: int) -> Redemption:
+async def _redemption(stores: GuardedStores, seq: int) -> Redemption:
     pool_id = await stores.postgres.fetchval("SELECT id FROM pools")
     return Redemption(pool_id, seq, f"CODE{seq}", uuid.uuid4(), 1_700_000_000_000, uuid.uuid4(), None, 0, 1)
 
 
-async def test_released_codes_come_last_and_their_old_seqs_stay_listed(settings: Settings, stores: Stores) -> None:
+async def test_released_codes_come_last_and_old_seqs_stay_listed(settings: Settings, stores: GuardedStores) -> None:
     batch_id = await make_batch(stores, 20)
     await stores.guardian.check(Orders(restored=True))
     await top_up(stores)
@@ -48,7 +48,9 @@ async def test_released_codes_come_last_and_their_old_seqs_stay_listed(settings:
     assert await stores.postgres.fetchval("SELECT total FROM pools") == 30
 
 
-async def test_a_late_event_leaves_the_set_aside_table_and_one_of_a_released_seq_is_an_anomaly(stores: Stores) -> None:
+async def test_a_late_event_leaves_the_quarantine_and_one_of_a_released_seq_is_an_anomaly(
+    stores: GuardedStores,
+) -> None:
     batch_id = await make_batch(stores, 20)
     await stores.guardian.check(Orders(restored=True))
     async with stores.postgres.acquire() as connection, connection.transaction():
@@ -62,7 +64,7 @@ async def test_a_late_event_leaves_the_set_aside_table_and_one_of_a_released_seq
     assert await stores.postgres.fetchval("SELECT kind FROM anomalies") == "released_code_redeemed"
 
 
-async def test_an_unknown_batch_is_said_and_nothing_is_released(stores: Stores) -> None:
+async def test_an_unknown_batch_is_said_and_nothing_is_released(stores: GuardedStores) -> None:
     batch_id = await make_batch(stores, 20)
     await stores.guardian.check(Orders(restored=True))
     with pytest.raises(BatchNotFoundError):

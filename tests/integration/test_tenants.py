@@ -19,13 +19,13 @@ import openpyxl
 import pytest_asyncio
 from starlette.routing import Route
 
+from issuer.contract.keys import limit_key, partition_keys
 from issuer.coupons.coupon import Offer
 from issuer.coupons.store import create_coupon
-from issuer.keys import limit_key, partition_keys
 from issuer.reports.formats import MEDIA_TYPES, Format
 from issuer.settings import Settings
-from tests.api import REDEEM, UPLOAD, Api, running_app
-from tests.recording import drain
+from tests.support.api import REDEEM, UPLOAD, Api, running_app
+from tests.support.recording import drain
 
 
 class Expected(Enum):

@@ -18,12 +18,18 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from issuer.migrate import SCHEMA_REVISION, migrate
-from issuer.postgres import PostgresUnavailableError, close_pool, connect_pool, own_connection, unavailable_translated
 from issuer.recovery.doctor import Check, examine
 from issuer.settings import Settings
-from tests.api import running_app
-from tests.servers import DEBIAN_REDIS, PostgresServer, RedisServer, free_port
+from issuer.storage.migrate import SCHEMA_REVISION, migrate
+from issuer.storage.postgres import (
+    PostgresUnavailableError,
+    close_pool,
+    connect_pool,
+    own_connection,
+    unavailable_translated,
+)
+from tests.support.api import running_app
+from tests.support.servers import DEBIAN_REDIS, PostgresServer, RedisServer, free_port
 
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 

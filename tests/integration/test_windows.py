@@ -10,10 +10,10 @@ import pytest
 
 from issuer.batches.rules import Rules, parse_rules
 from issuer.batches.store import BatchChanges, change_batch, find_batch, push_batch
-from issuer.redis_link import RedisUnavailableError
-from issuer.stores import Stores
-from tests.handing_out import Shop
-from tests.recording import batch_hash, bury_all, dying, record, shop_of, words
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
+from tests.support.issuing import Shop
+from tests.support.recording import batch_hash, bury_all, dying, record, shop_of, words
 
 
 def limit(count: int, seconds: int | None = None) -> Rules:

@@ -13,17 +13,18 @@ from typing import Any
 import pytest_asyncio
 from pydantic import SecretStr
 
-from issuer.keys import GROUP
-from issuer.migrate import migrate
-from issuer.postgres import UNAVAILABLE
-from issuer.scripts import REMOVE_CONSUMERS
+from issuer.contract.keys import GROUP
+from issuer.contract.scripts import REMOVE_CONSUMERS
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.stores import Stores, open_stores
+from issuer.storage.migrate import migrate
+from issuer.storage.postgres import UNAVAILABLE
+from issuer.storage.stores import Stores
 from sync_worker.reader import StreamReader
 from tests.conftest import TEMPLATE, fresh_redis_url
-from tests.handing_out import Shop, open_shop, plain_client
-from tests.servers import PostgresServer, RedisServer
-from tests.worker_process import WorkerProcess, eventually
+from tests.support.issuing import Shop, open_shop, plain_client
+from tests.support.servers import PostgresServer, RedisServer
+from tests.support.worker_process import WorkerProcess, eventually
 
 SHORT_S = 1.0
 """Statement time limit where a test waits for a worker to be taken for dead (after twice that)."""

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from issuer.http import metrics
-from issuer.outcomes import Outcome
+from issuer.contract.outcomes import Outcome
+from issuer.http.metrics import exposition as metrics
 
 FILE = Path(__file__).parents[2] / "deploy" / "prometheus-alerts.yml"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from issuer.events import (
+from issuer.contract.events import (
     Redemption,
     RedemptionColumns,
     UndecodableEventError,

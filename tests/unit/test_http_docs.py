@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from issuer.http.metrics import NAMES
-from issuer.http.openapi import document
-from issuer.outcomes import COUPON_HTTP, HTTP
+from issuer.contract.outcomes import COUPON_HTTP, HTTP
+from issuer.http.metrics.exposition import NAMES
+from issuer.http.openapi.document import document
 
 TEXT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 

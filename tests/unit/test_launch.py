@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from issuer.embedded.launch import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, launch_command, needed_capabilities
-from tests.servers import wait_until
+from issuer.processes.launch import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, launch_command, needed_capabilities
+from tests.support.servers import wait_until
 
 # Starts `sleep` through the launcher, prints its process id and waits for its own end.
 PARENT = """
 import signal, subprocess, sys
-from issuer.embedded.launch import launch_command
+from issuer.processes.launch import launch_command
 command = launch_command(["sleep", "600"], death_signal=signal.SIGTERM)
 command[4:4] = sys.argv[1:]
 child = subprocess.Popen(command)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from issuer.http.client_address import Proxies
-from issuer.limits import InvalidLimitError, Limit, parse_limit
+from issuer.http.edge.client_address import Proxies
 from issuer.networks import counted_as, parse_networks
+from issuer.rate_limit import InvalidLimitError, Limit, parse_limit
 from issuer.settings import SettingsError, load_settings
 
 PROXIES = Proxies(parse_networks("10.0.0.0/8, fd00::/8"))

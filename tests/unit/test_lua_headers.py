@@ -7,9 +7,9 @@ from importlib.resources import files
 
 import pytest
 
-from issuer import scripts
-from issuer.outcomes import Outcome
-from issuer.scripts import Script
+from issuer.contract import scripts
+from issuer.contract.outcomes import Outcome
+from issuer.contract.scripts import Script
 
 FIELDS = ("Why a script", "KEYS", "ARGV", "Returns", "Cost")
 USED = {"USED", "USED_BEFORE"}
@@ -42,7 +42,7 @@ every_script = pytest.mark.parametrize("script", scripts.ALL, ids=lambda script:
 
 
 def test_every_file_is_known() -> None:
-    there = {entry.name.removesuffix(".lua") for entry in files("issuer").joinpath("lua").iterdir()}
+    there = {entry.name.removesuffix(".lua") for entry in files("issuer.contract").joinpath("lua").iterdir()}
     assert there == {script.name for script in scripts.ALL}
 
 

@@ -9,9 +9,11 @@ import orjson
 import pytest
 
 import issuer
-from issuer.http.problems import TITLES, ProblemError, outcome_problem, problem_body, status_problem
-from issuer.http.routes.redeem_answers import limit_problem
-from issuer.outcomes import COUPON_HTTP, HTTP, Outcome
+from issuer.contract.outcomes import COUPON_HTTP, HTTP, Outcome
+from issuer.http.problems.problem import TITLES, ProblemError, outcome_problem, problem_body, status_problem
+from issuer.http.redeem.answers import limit_problem
+
+PACKAGE = Path(issuer.__file__).parent
 
 
 @pytest.mark.parametrize("outcome", HTTP)
@@ -37,8 +39,8 @@ def test_an_unknown_code_cannot_be_used() -> None:
 
 def test_every_code_in_the_source_has_a_title_and_is_used() -> None:
     source = (
-        "".join(path.read_text() for path in Path(issuer.__file__).parent.rglob("*.py") if path.name != "problems.py")
-        + Path(issuer.__file__).with_name("http").joinpath("problems.py").read_text().partition("class ProblemError")[2]
+        "".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "problem.py")
+        + (PACKAGE / "http" / "problems" / "problem.py").read_text().partition("class ProblemError")[2]
     )
     quoted = set(re.findall(r'"([a-z_]+)"', source))
     computed = {f"invalid_{name}_id" for name in ("batch", "campaign", "client", "customer", "job")}

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from issuer.http.routes.coupon_service import METHOD_PATHS
+from issuer.http.campaigns.connect_service import METHOD_PATHS
 from issuer.http.rpc.coupon import coupon_pb2
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from issuer.http.tally import BOUNDS_S, Tally
-from issuer.outcomes import Outcome
+from issuer.contract.outcomes import Outcome
+from issuer.http.metrics.tally import BOUNDS_S, Tally
 
 
 def test_counts_fall_into_buckets() -> None:

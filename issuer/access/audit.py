@@ -1,0 +1,65 @@
+"""The audit log: who did what, when. Every administrative act, over HTTP and from the command line."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.storage.postgres import Connection, Pool, PoolConnection, unavailable_translated
+
+AUTH_OFF_ACTOR: Final = "auth-off"
+"""Who acted when the API does not ask for keys."""
+
+
+def cli_actor() -> str:
+    """The operating system's user, as far as it can be told."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return "cli:unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+
+async def record(
+    connection: Connection | PoolConnection, *, actor: str, action: str, subject: str, detail: Mapping[str, Any]
+) -> None:
+    """Writes one entry. Call it inside the transaction of the act: neither is there without the other."""
+    await connection.execute(
+        "INSERT INTO audit_log (actor, action, subject, detail) VALUES ($1, $2, $3, $4::text::jsonb)",
+        actor,
+        action,
+        subject,
+        orjson.dumps(dict(detail), default=str).decode(),
+    )
+
+
+async def list_entries(postgres: Pool, *, limit: int = 100, cursor: str | None = None) -> Page[AuditEntry]:
+    """Newest first. Raises InvalidCursorError and PostgresUnavailableError."""
+    (before,) = decode_cursor("audit", cursor, (int,)) if cursor else (None,)
+    async with unavailable_translated():
+        rows = await postgres.fetch(
+            "SELECT id, at, actor, action, subject, detail::text FROM audit_log"
+            " WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
+            before,
+            limit + 1,
+        )
+    entries = [
+        AuditEntry(row["id"], row["at"], row["actor"], row["action"], row["subject"], orjson.loads(row["detail"]))
+        for row in rows
+    ]
+    return Page.of(entries, limit, lambda last: encode_cursor("audit", (last.id,)))

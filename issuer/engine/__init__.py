@@ -1,0 +1,1 @@
+"""The hot path between HTTP and Redis: gathering, sending, repeating."""

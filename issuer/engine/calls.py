@@ -1,0 +1,178 @@
+"""Script calls of the hot path: what waits, how it is put into words for redeem.lua, what the answer says."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from issuer.contract.keys import IDEMPOTENCY_TTL_MS, BatchKeys, PartitionKeys, partition_keys
+from issuer.contract.outcomes import Outcome
+from issuer.contract.scripts import REDEEM
+from issuer.storage.redis_link import Value
+
+_PAIR = struct.Struct(">HH")
+_INDEX = struct.Struct(">H")
+
+BOUND: Final = 0x8000
+"""For a caller who sees a batch only where the client has codes; elsewhere it is an unknown batch."""
+USE: Final = 0x4000
+"""A coupon is to be used, …"""
+LOOK: Final = 0x2000
+"""… or would it be?"""
+
+
+# A frozen one takes three times as long to make, and there is one for each request.
+@dataclass(slots=True)
+class Answer:
+    """What became of one redemption, use or look. `retry_at_ms` (Redis' time) for LIMIT_REACHED.
+
+    `code` for GRANTED and REPLAYED. Of a coupon, `number` is that of the use, and `use` what the script said once for
+    all uses of the call; for USABLE, `code` is how many are left and the terms. `issuer.coupons.uses` reads them.
+    """
+
+    outcome: Outcome
+    code: str = ""
+    retry_at_ms: int | None = None
+    number: int = 0
+    use: bytes = b""
+
+
+NOT_READY: Final = Answer(Outcome.NOT_READY)
+OVERLOADED: Final = Answer(Outcome.OVERLOADED)
+NOT_REPLICATED: Final = Answer(Outcome.NOT_REPLICATED)
+_USED: Final = {b"USED": Outcome.GRANTED, b"USED_BEFORE": Outcome.REPLAYED}
+_PLAIN: Final = {outcome.value.encode(): Answer(outcome) for outcome in Outcome}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoolRef:
+    """Where a (batch, client) lies in Redis. Made once and cached: nothing in it can change.
+
+    `flags`: what is wanted there, and for whom: BOUND, USE, LOOK.
+    """
+
+    partition: int
+    batch: BatchKeys
+    pool_key: str
+    codes_key: str
+    flags: int = 0
+
+
+def ask_for_coupon(folded: bytes, product: bytes) -> bytes:
+    """What the script reads before `who`: the code as it was given, folded, and the product or nothing."""
+    return b"".join((_INDEX.pack(len(folded)), folded, _INDEX.pack(len(product)), product))
+
+
+class Slot(Protocol):
+    """Where an answer is put: a future, or something that needs no task to wait. `set_result` must not raise."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more, or the answer is there."""
+        ...
+
+    def set_result(self, answer: Answer, /) -> None: ...
+
+
+class Waiting:
+    """One redemption on its way: what was asked, who waits for the answer, until when."""
+
+    __slots__ = ("customer", "give_up_at", "key_hash", "pool", "slot", "who")
+
+    def __init__(
+        self, pool: PoolRef, customer: bytes | None, who: bytes, key_hash: bytes | None, give_up_at: float, slot: Slot
+    ) -> None:
+        self.pool = pool
+        self.customer = customer
+        self.who = who
+        self.key_hash = key_hash
+        self.give_up_at = give_up_at
+        self.slot = slot
+
+
+class Call:
+    """One script call of one partition, ready to be sent, and sent again in just the same words."""
+
+    __slots__ = ("args", "call_id", "deadline_ms", "keys", "partition", "times_sent", "waiting")
+
+    def __init__(self, partition: int, call_id: str, waiting: list[Waiting]) -> None:
+        self.partition = partition
+        self.call_id = call_id
+        self.waiting = waiting
+        self.deadline_ms = 0
+        self.times_sent = 0
+        self.keys, self.args = _arguments(partition_keys(partition), call_id, waiting)
+
+    def command(self, epoch: int) -> list[Value]:
+        self.times_sent += 1
+        return ["EVALSHA", REDEEM.sha, len(self.keys), *self.keys, epoch, self.call_id, self.deadline_ms, *self.args]
+
+    def answer_all(self, answer: Answer) -> None:
+        for waiting in self.waiting:
+            if not waiting.slot.done():
+                waiting.slot.set_result(answer)
+
+
+def _arguments(
+    partition: PartitionKeys, call_id: str, requests: Sequence[Waiting]
+) -> tuple[list[str | bytes], list[Value]]:
+    """KEYS and the ARGV from the fourth on, as the header of redeem.lua lists them."""
+    batches: dict[str, int] = {}
+    pools: dict[str, PoolRef] = {}
+    pool_indexes: dict[str, int] = {}
+    pool_batches = bytearray()
+    windows: list[str | bytes] = []
+    kept: list[bytes] = []
+    packed: list[Value] = []
+    for request in requests:
+        pool = request.pool
+        # By name: there may be several references to one pool, and it must not be in the call twice.
+        index = pool_indexes.get(pool.pool_key)
+        if index is None:
+            pools[pool.pool_key] = pool
+            index = pool_indexes[pool.pool_key] = len(pools)
+            batch = batches.setdefault(pool.batch.batch, len(batches) + 1)
+            pool_batches += _INDEX.pack(batch)
+        flagged = index | pool.flags
+        if request.customer is None:
+            windows.append(partition.state)
+        else:
+            windows.append(pool.batch.window_prefix + request.customer)
+        if request.key_hash is None:
+            packed.append(_PAIR.pack(flagged, 0) + request.who)
+        else:
+            kept.append(pool.batch.idempotency_prefix + request.key_hash)
+            packed.append(_PAIR.pack(flagged, len(kept)) + request.who)
+    keys: list[str | bytes] = [
+        partition.state, partition.stream, partition.call(call_id), *batches,
+        *pools, *(pool.codes_key for pool in pools.values()), *windows, *kept,
+    ]  # fmt: skip
+    return keys, [len(batches), len(pools), bytes(pool_batches), IDEMPOTENCY_TTL_MS, *packed]
+
+
+def parse_answers(joined: bytes) -> list[Answer]:
+    """What the script said of each request of a call, in order."""
+    answers, _, said = joined.partition(b"\x1e")
+    uses = said.split(b"\x1f")
+    return [_parse_answer(text, uses) for text in answers.split(b"\x1f")]
+
+
+def _parse_answer(text: bytes, uses: list[bytes]) -> Answer:
+    """A status that we do not know is an error, never a default."""
+    if text.startswith(b"GRANTED "):
+        return Answer(Outcome.GRANTED, text[8:].decode())
+    if text.startswith(b"USED"):
+        status, which, number = text.split(b" ")
+        return Answer(_USED[status], "", None, int(number), uses[int(which) - 1])
+    plain = _PLAIN.get(text)
+    if plain is not None:
+        return plain
+    status, _, rest = text.partition(b" ")
+    if status == b"REPLAYED":
+        return Answer(Outcome.REPLAYED, rest.decode())
+    if status == b"USABLE":
+        return Answer(Outcome.USABLE, rest.decode())
+    if status == b"LIMIT_REACHED":
+        return Answer(Outcome.LIMIT_REACHED, retry_at_ms=int(rest) if rest else None)
+    raise ValueError(f"redeem.lua answered {text!r}, which is not known")

@@ -1,0 +1,1 @@
+"""Routes of operators: batches, uploads, generation, reports, keys, health."""

@@ -1,0 +1,32 @@
+"""GET /api/v1/audit: who did what, when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from issuer.access.audit import AuditEntry, list_entries
+from issuer.http.fields import page_answer, page_query
+from issuer.http.operations import Access, Call, Operation
+from issuer.instants import show_instant
+
+
+def show_entry(entry: AuditEntry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "at": show_instant(entry.at),
+        "actor": entry.actor,
+        "action": entry.action,
+        "subject": entry.subject,
+        "detail": entry.detail,
+    }
+
+
+async def get_audit(call: Call) -> Response:
+    limit, cursor = page_query(call.request)
+    page = await list_entries(call.services.stores.postgres, limit=limit, cursor=cursor)
+    return page_answer(page, show_entry)
+
+
+OPERATIONS = (Operation("GET", "/api/v1/audit", get_audit, Access.OPERATOR),)

@@ -1,0 +1,92 @@
+"""/api/v1/batches/{batch_id}/codes/generate and …/jobs/{job_id}: codes made by the machine, and how far that is."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final
+from uuid import UUID
+
+from starlette.responses import Response
+
+from issuer.batches.store import BatchEndedError, BatchNotFoundError, find_batch
+from issuer.contract.outcomes import Outcome
+from issuer.generating.code_format import FIELDS, CodeFormatError, parse_code_format
+from issuer.generating.jobs import Job, Order, State, ask_for_codes, find_job, only_client
+from issuer.generating.making import finish_job
+from issuer.http.fields import answer, id_field, json_object, known_query, path_id
+from issuer.http.operations import Call, Operation
+from issuer.http.problems.problem import ProblemError, outcome_problem
+from issuer.loading.preload import PASSING
+
+MOST_AT_ONCE: Final = 10_000
+"""Codes that are made while the caller waits: well under a second. More are a job of the worker."""
+
+
+async def post_generate(call: Call) -> Response:
+    """201 when the codes are there; 202 when the worker makes them, or what is missing of them."""
+    known_query(call.request)
+    batch_id = path_id(call.request, "batch_id")
+    values = await json_object(call.request, ("count", "client_id", "job_id", *FIELDS))
+    job_id = id_field(values, "job_id")
+    stores = call.services.stores
+    try:
+        order = await _order(call, batch_id, values)
+        job = await ask_for_codes(stores, order, job_id=job_id, bounded=True)
+    except BatchEndedError as error:
+        raise outcome_problem(Outcome.ENDED) from error
+    if order.count <= MOST_AT_ONCE and not job.finished and not call.services.loads.locked():
+        job = await _finish_soon(call, job)
+    if job.state is State.FAILED:
+        raise ProblemError(
+            400, job.problem or "the codes cannot be made", "load_refused", members={"job_id": str(job.id)}
+        )
+    response = answer(_show(job, order), 201 if job.state is State.DONE else 202)
+    response.headers["location"] = f"/api/v1/batches/{batch_id}/jobs/{job.id}"
+    return response
+
+
+async def get_job(call: Call) -> Response:
+    known_query(call.request)
+    batch_id, job_id = path_id(call.request, "batch_id"), path_id(call.request, "job_id")
+    job = await find_job(call.services.stores.postgres, job_id, batch_id=batch_id, client_id=call.caller.client_id)
+    return answer(_show(job, job.order))
+
+
+async def _order(call: Call, batch_id: UUID, values: dict[str, Any]) -> Order:
+    """What the body asks for. Another client's batch, or another client, is not there for a bound key."""
+    code_format = parse_code_format({name: values[name] for name in FIELDS if name in values})
+    count, client_id, caller = values.get("count"), id_field(values, "client_id"), call.caller
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise CodeFormatError("count", "must be a whole number")
+    postgres = call.services.stores.postgres
+    await find_batch(postgres, batch_id, client_id=caller.client_id)
+    if caller.client_id is not None:
+        if client_id not in (None, caller.client_id):
+            raise BatchNotFoundError("no batch found")
+        client_id = caller.client_id
+    if client_id is None:
+        client_id = await only_client(postgres, batch_id)
+    if client_id is None:
+        raise CodeFormatError("client_id", "is needed: the batch has no client yet")
+    return Order(batch_id, client_id, code_format, count, caller.actor)
+
+
+async def _finish_soon(call: Call, job: Job) -> Job:
+    """The job finished, or as far as it is when a store is away or the time is up: the worker goes on then."""
+    stores = call.services.stores
+    async with call.services.loads:
+        with suppress(*PASSING, TimeoutError):
+            async with asyncio.timeout(stores.settings.postgres_timeout_s):
+                return await finish_job(stores, job.id)
+    return await find_job(stores.postgres, job.id)
+
+
+def _show(job: Job, order: Order) -> dict[str, Any]:
+    return {**job.to_json(), "warning": order.code_format.check_space(order.count)}
+
+
+OPERATIONS = (
+    Operation("POST", "/api/v1/batches/{batch_id}/codes/generate", post_generate),
+    Operation("GET", "/api/v1/batches/{batch_id}/jobs/{job_id}", get_job),
+)

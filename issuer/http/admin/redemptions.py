@@ -1,0 +1,83 @@
+"""Who got this code, what did this customer get: /api/v1/codes/{code} and /api/v1/customers/{customer_id}."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from issuer.http.fields import answer, known_query, page_answer, page_query, path_id
+from issuer.http.operations import Access, Call, Operation
+from issuer.http.problems.problem import ProblemError
+from issuer.instants import show_instant
+from issuer.ledger.erasure import erase_customer
+from issuer.ledger.redemptions import CodePlace, LedgerEntry, places_of_code, redemptions_of_customer
+
+BACKLOG_WAIT_S: Final = 5.0
+"""How long an erasure waits for the customer's redemptions to reach the ledger."""
+
+
+def show_redemption(entry: LedgerEntry) -> dict[str, Any]:
+    return {
+        "batch_id": entry.batch_id,
+        "client_id": entry.client_id,
+        "seq": entry.seq,
+        "code": entry.code,
+        "customer_id": entry.customer_id,
+        "redeemed_at": show_instant(entry.redeemed_at),
+    }
+
+
+def show_place(place: CodePlace) -> dict[str, Any]:
+    return {
+        "batch_id": place.batch_id,
+        "batch_name": place.batch_name,
+        "client_id": place.client_id,
+        "seq": place.seq,
+        "code": place.code,
+        "state": place.state,
+        "customer_id": place.customer_id,
+        "redeemed_at": None if place.redeemed_at is None else show_instant(place.redeemed_at),
+    }
+
+
+async def get_code(call: Call) -> Response:
+    """404 where no batch, or none of the caller's, has the code: the two look the same."""
+    limit, cursor = page_query(call.request)
+    code, caller = str(call.request.path_params["code"]), call.caller
+    with call.services.guesses.attempt(caller.key, caller.address) as attempt:
+        page = await places_of_code(call.services.stores, code, client_id=caller.client_id, limit=limit, cursor=cursor)
+        if not page.items:
+            await attempt.missed()
+            if cursor is None:
+                raise ProblemError(404, "no code found", "code_not_found")
+    return page_answer(page, show_place)
+
+
+async def get_customer_redemptions(call: Call) -> Response:
+    limit, cursor = page_query(call.request)
+    page = await redemptions_of_customer(
+        call.services.stores.postgres,
+        path_id(call.request, "customer_id"),
+        client_id=call.caller.client_id,
+        limit=limit,
+        cursor=cursor,
+    )
+    return page_answer(page, show_redemption)
+
+
+async def delete_customer(call: Call) -> Response:
+    """Takes the customer's id out of the ledger; the redemptions and their number stay."""
+    known_query(call.request)
+    customer_id = path_id(call.request, "customer_id")
+    erasure = await erase_customer(call.services.stores, customer_id, actor=call.caller.actor, wait_s=BACKLOG_WAIT_S)
+    return answer(asdict(erasure))
+
+
+OPERATIONS = (
+    # A code may have any character, slashes too.
+    Operation("GET", "/api/v1/codes/{code:path}", get_code),
+    Operation("GET", "/api/v1/customers/{customer_id}/redemptions", get_customer_redemptions),
+    Operation("DELETE", "/api/v1/customers/{customer_id}", delete_customer, Access.OPERATOR),
+)

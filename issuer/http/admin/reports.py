@@ -1,0 +1,187 @@
+"""GET /api/v1/reports/{redemptions|batches|…}: a whole selection as CSV, NDJSON or XLSX, streamed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from issuer.batches.store import find_batch
+from issuer.http.fields import instant_field, known_query, query_id
+from issuer.http.operations import BOUND_KEY, Call, Handler, Operation
+from issuer.http.problems.problem import ProblemError, invalid
+from issuer.names import name_problem
+from issuer.reports.formats import MEDIA_TYPES, CsvEncoder, Encoder, Format, NdjsonEncoder, encoded
+from issuer.reports.report import REPORTS, TIMES, Filter, Report, Selection
+from issuer.reports.rows import Rows, read_rows
+from issuer.reports.spool import workbook
+from issuer.storage.postgres import own_connection
+
+PATH: Final = "/api/v1/reports/"
+_PIECE: Final = 65_536
+_TOO_MANY: Final = ProblemError(503, "too many reports at once", "overloaded", headers={"Retry-After": "10"})
+_TOO_SLOW: Final = ProblemError(
+    503,
+    "the report took too long",
+    "report_timeout",
+    detail="narrow it to less, such as a shorter time",
+    headers={"Retry-After": "60"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks for. `count`: a CSV says at its end how many rows it has, as the other formats always do."""
+
+    report: Report
+    format: Format
+    selection: Selection
+    count: bool
+
+
+def parse_request(request: Request, report: Report, client_id: UUID | None) -> Wanted:
+    """Raises ProblemError. A key that is bound to a client selects that client, and may name no other."""
+    known_query(request, *report.filters, "format", "count")
+    query = request.query_params
+    selection: dict[Filter, UUID | datetime | str] = {}
+    for name in report.filters:
+        value: UUID | datetime | str | None
+        if name is Filter.CODE:
+            value = _code(query.get(name))
+        else:
+            value = instant_field(query, name) if name in TIMES else query_id(request, name)
+        if value is not None:
+            selection[name] = value
+    if client_id is not None and selection.setdefault(Filter.CLIENT, client_id) != client_id:
+        raise BOUND_KEY
+    if query.get("format", Format.CSV) not in [*Format]:
+        raise invalid(f"format must be one of {', '.join(Format)}")
+    if query.get("count", "false") not in ("true", "false"):
+        raise invalid("count must be true or false")
+    return Wanted(report, Format(query.get("format", Format.CSV)), selection, query.get("count") == "true")
+
+
+def _code(text: str | None) -> str | None:
+    if text is not None and (name_problem(text) is not None):
+        raise invalid("code must be the code of a coupon")
+    return text
+
+
+async def get_report(call: Call, report: Report) -> Response:
+    wanted = parse_request(call.request, report, call.caller.client_id)
+    batch_id = wanted.selection.get(Filter.BATCH)
+    if isinstance(batch_id, UUID):
+        # As in the list of a batch's redemptions: what is not there, or not the caller's, is no empty report.
+        await find_batch(call.services.stores.postgres, batch_id, client_id=call.caller.client_id)
+    headers = {
+        "content-disposition": f'attachment; filename="{report.name}.{wanted.format}"',
+        "content-type": MEDIA_TYPES[wanted.format] + ("; charset=utf-8" if wanted.format is Format.CSV else ""),
+        "x-content-type-options": "nosniff",
+    }
+    if call.request.method == "HEAD":
+        response = Response(headers=headers)
+        # How long it would be is not known.
+        del response.headers["content-length"]
+        return response
+    return ReportResponse(call, wanted, headers)
+
+
+class ReportResponse(Response):
+    """Reads while it sends, no faster than the client takes it.
+
+    Until the first rows are there everything that goes wrong is a problem like any other. After that an answer that
+    breaks off ends without the end that HTTP wants (chunks) or has fewer bytes than it said, so no client takes it for
+    a whole one. It costs a connection to Postgres of its own, and ends when the client goes away or its time is up.
+    """
+
+    def __init__(self, call: Call, wanted: Wanted, headers: dict[str, str]) -> None:
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._services = call.services
+        self._wanted = wanted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        slots = self._services.reports
+        if slots.locked():
+            # Each holds a connection to Postgres, and takes its share of a core.
+            raise _TOO_MANY
+        work = self._send_workbook if self._wanted.format is Format.XLSX else self._send_text
+        async with slots:
+            try:
+                async with asyncio.timeout(self._services.settings.report_timeout_s):
+                    await _while_wanted(receive, work(send))
+            except TimeoutError as error:
+                raise _TOO_SLOW from error
+
+    async def _send_text(self, send: Send) -> None:
+        pieces = encoded(self._rows(), self._encoder())
+        async with aclosing(pieces):
+            first = await anext(pieces)
+            await self._start(send)
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _send_workbook(self, send: Send) -> None:
+        async with workbook(self._wanted.report, self._rows()) as (file, _):
+            size = file.seek(0, 2)
+            file.seek(0)
+            self.headers["content-length"] = str(size)
+            await self._start(send)
+            while piece := await asyncio.to_thread(file.read, _PIECE):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _start(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+    def _rows(self) -> Rows:
+        settings, wanted = self._services.settings, self._wanted
+        limit_s = settings.report_timeout_s
+        connect = own_connection(settings, timeout_s=limit_s)
+        return read_rows(connect, wanted.report, wanted.selection, timeout_s=limit_s)
+
+    def _encoder(self) -> Encoder:
+        wanted = self._wanted
+        if wanted.format is Format.NDJSON:
+            return NdjsonEncoder(wanted.report)
+        return CsvEncoder(wanted.report, count=wanted.count)
+
+
+async def _while_wanted(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Does the work, but stops it when the client goes away."""
+    working = asyncio.create_task(work, name="report")
+    watching = asyncio.create_task(_gone(receive), name="report's client")
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.wait((working, watching))
+        failure = None if working.cancelled() else working.exception()
+    if failure is not None:
+        raise failure
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _handler(report: Report) -> Handler:
+    async def handler(call: Call) -> Response:
+        return await get_report(call, report)
+
+    return handler
+
+
+OPERATIONS = tuple(Operation("GET", PATH + report.name, _handler(report)) for report in REPORTS.values())

@@ -1,0 +1,138 @@
+"""POST /api/v1/codes/upload: a CSV file becomes a new batch."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+from uuid import UUID
+
+import structlog
+from starlette.datastructures import FormData, UploadFile
+from starlette.responses import Response
+
+from issuer.batches.rules import Rules, RulesError, parse_rules_text
+from issuer.batches.store import Batch, BatchChanges, change_batch, create_batch
+from issuer.http.edge.protocol import UPLOAD_PATH
+from issuer.http.fields import answer, bad_rules, known_query
+from issuer.http.operations import Call, Operation
+from issuer.http.problems.problem import ProblemError, invalid
+from issuer.loading.code_csv import CodeCsv, CsvError, CsvHeaderError
+from issuer.loading.preload import PreloadReport, preload_csv
+from issuer.names import name_problem
+from issuer.storage.postgres import unavailable_translated
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
+
+log = structlog.get_logger()
+
+MAX_FIELDS: Final = 20
+MAX_FIELD_BYTES: Final = 65_536
+SHOWN_REJECTIONS: Final = 100
+_HEAD: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload that is good as far as can be told before the codes are read."""
+
+    file: BinaryIO
+    batch_name: str
+    rules: Rules
+
+
+async def post_upload(call: Call) -> Response:
+    """The form is spooled to disk as it comes; the codes are read from there, so memory does not grow with them."""
+    known_query(call.request)
+    loads = call.services.loads
+    if loads.locked():
+        # Each holds a connection to Postgres and a core for as long as it takes.
+        raise ProblemError(503, "too many uploads at once", "overloaded", headers={"Retry-After": "10"})
+    async with loads, call.request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
+        upload = check_form(form, call.caller.client_id)
+        stores, caller = call.services.stores, call.caller
+        batch = await create_batch(
+            stores, name=upload.batch_name, rules=upload.rules, client_id=caller.client_id, actor=caller.actor
+        )
+        report = await _load(stores, batch, upload, caller.client_id, caller.actor)
+    return answer(show_report(report, batch.id))
+
+
+def check_form(form: FormData, client_id: UUID | None) -> Upload:
+    """Raises ProblemError for the first thing that is wrong; nothing has been made by then."""
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise invalid("No CSV file provided", "no_csv_file")
+    if not (file.filename or "").lower().endswith(".csv"):
+        raise invalid("File must be a CSV", "not_a_csv_file")
+    name = form.get("batch_name")
+    if not isinstance(name, str) or not name.strip():
+        raise invalid("Batch name is required", "no_batch_name")
+    problem = name_problem(name)
+    if problem is not None:
+        raise invalid(f"batch_{problem}")
+    rules = form.get("rules", "")
+    if not isinstance(rules, str):
+        raise invalid("rules must be a JSON object", "invalid_rules")
+    try:
+        parsed = parse_rules_text(rules)
+    except RulesError as error:
+        raise bad_rules(error) from error
+    check_header(file.file, client_id)
+    return Upload(file.file, name, parsed)
+
+
+def check_header(file: BinaryIO, client_id: UUID | None) -> None:
+    """Reads the beginning of the file and goes back. Raises ProblemError if the columns are not there."""
+    head = file.read(_HEAD)
+    file.seek(0)
+    reader = CodeCsv(client_id)
+    try:
+        reader.feed(head)
+        if len(head) < _HEAD:
+            reader.finish()
+    except CsvHeaderError as error:
+        message = "CSV must contain 'code' and 'client_id' columns"
+        raise ProblemError(400, message, "missing_csv_columns", detail=str(error)) from error
+    except CsvError as error:
+        raise invalid(str(error), "not_a_csv_file") from error
+
+
+async def _load(stores: Stores, batch: Batch, upload: Upload, client_id: UUID | None, actor: str) -> PreloadReport:
+    """Loads the codes. If that fails before any code is in the batch, the batch is ended: nobody would know of it."""
+    try:
+        return await preload_csv(stores, upload.file, batch_id=batch.id, client_id=client_id, actor=actor)
+    except Exception:
+        async with unavailable_translated():
+            count = await stores.postgres.fetchval("SELECT sum(total)::bigint FROM pools WHERE batch_id = $1", batch.id)
+        if not count:
+            # A Redis that takes nothing more does not take the end either; the worker brings it there later.
+            with suppress(RedisUnavailableError):
+                await change_batch(stores, batch.id, BatchChanges(expired=True), actor=actor)
+            raise
+        # The worker brings them to Redis; until then the batch answers 503, not "no code found".
+        log.exception("codes of an upload are not in Redis yet", batch_id=str(batch.id))
+        raise ProblemError(
+            503,
+            "codes are not in Redis yet",
+            "not_ready",
+            detail="the codes were taken and will be handed out as soon as Redis has them; do not upload them again",
+            headers={"Retry-After": "5"},
+            members={"batch_id": str(batch.id)},
+        ) from None
+
+
+def show_report(report: PreloadReport, batch_id: UUID) -> dict[str, Any]:
+    return {
+        "message": "Codes uploaded successfully",
+        "batch_id": batch_id,
+        "rows": report.rows,
+        "loaded": report.loaded,
+        "duplicates_in_file": report.duplicates_in_file,
+        "duplicates_in_batch": report.duplicates_in_batch,
+        "rejected": report.rejected,
+        "rejections": [{"line": row.line, "reason": str(row.reason)} for row in report.rejections[:SHOWN_REJECTIONS]],
+    }
+
+
+OPERATIONS = (Operation("POST", UPLOAD_PATH, post_upload, upload=True),)

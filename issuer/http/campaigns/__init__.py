@@ -1,0 +1,1 @@
+"""Routes of campaigns: REST, Connect, page, events."""

@@ -1,0 +1,153 @@
+"""What IssueCoupon answers, and how failures of a call are told as the Connect protocol has them.
+
+connectrpc.com/docs/protocol, "Error codes": a failed unary call is answered with an HTTP status and a JSON object with
+`code` and `message`, whatever the codec of the call was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import orjson
+from connectrpc.code import Code
+
+from issuer.contract.outcomes import HTTP, Outcome
+from issuer.engine.calls import Answer
+from issuer.http.problems.problem import ProblemError, outcome_problem
+from issuer.http.redeem.answers import Head, Wire, make_head
+from issuer.http.rpc.coupon.coupon_pb2 import IssueCouponResponse
+
+STATUS: Final = {
+    Code.INVALID_ARGUMENT: 400,
+    Code.FAILED_PRECONDITION: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+}
+"""The codes that are used here, with their HTTP statuses."""
+
+_CODE_OF_STATUS: Final = {
+    400: Code.INVALID_ARGUMENT,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.NOT_FOUND,
+    413: Code.RESOURCE_EXHAUSTED,
+    429: Code.RESOURCE_EXHAUSTED,
+    500: Code.INTERNAL,
+    503: Code.UNAVAILABLE,
+    507: Code.RESOURCE_EXHAUSTED,
+}
+
+_HEADERS: Final = ("retry-after", "www-authenticate", "ratelimit", "ratelimit-policy")
+"""Headers of a problem that a failed call keeps."""
+
+REFUSED: Final = {
+    Outcome.SOLD_OUT: "sold out",
+    Outcome.NOT_STARTED: "not started",
+    Outcome.PAUSED: "paused",
+    Outcome.ENDED: "ended",
+}
+"""What a campaign refuses is a good answer with this as its `error`."""
+NOT_FOUND: Final = "not found"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that failed. `headers` have names in lower case."""
+
+    code: Code
+    message: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, problem: ProblemError) -> Failure:
+        """The same as a problem; what is no failure of the request's form is one of the state that things are in."""
+        code = _CODE_OF_STATUS.get(problem.status, Code.FAILED_PRECONDITION)
+        kept = [(name.lower(), value) for name, value in problem.headers.items()]
+        return cls(code, problem.error, tuple(header for header in kept if header[0] in _HEADERS))
+
+
+@dataclass(frozen=True, slots=True)
+class Coupon:
+    """The answer of a campaign: a code, or why there is none."""
+
+    code: str = ""
+    error: str = ""
+    replayed: bool = False
+
+    def to_json(self) -> bytes:
+        return orjson.dumps({"code": self.code, "error": self.error})
+
+    def to_message(self) -> IssueCouponResponse:
+        return IssueCouponResponse(code=self.code, error=self.error)
+
+
+UNKNOWN: Final = Coupon(error=NOT_FOUND)
+CRASHED: Final = Failure(Code.INTERNAL, "internal error")
+TIMED_OUT: Final = Failure(Code.DEADLINE_EXCEEDED, "Request timed out")
+NOT_READY: Final = Failure.of(outcome_problem(Outcome.NOT_READY))
+_REFUSALS: Final = {outcome: Coupon(error=error) for outcome, error in REFUSED.items()}
+_FAILURES: Final = {
+    # A campaign that is known and not in Redis is on its way there.
+    **{outcome: Failure.of(outcome_problem(outcome)) for outcome in HTTP if outcome not in REFUSED},
+    Outcome.UNKNOWN_BATCH: NOT_READY,
+}
+
+
+def coupon_of(answer: Answer) -> Coupon | Failure:
+    """What an answer of the engine is to whoever asked for a coupon."""
+    outcome = answer.outcome
+    if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
+        return Coupon(answer.code, replayed=outcome is Outcome.REPLAYED)
+    return _REFUSALS.get(outcome) or _FAILURES[outcome]
+
+
+@lru_cache(maxsize=1_024)
+def _coupon_head(length: int, json: bool, replayed: bool) -> Head:
+    media_type = b"application/json" if json else b"application/proto"
+    headers = [(b"content-type", media_type), (b"content-length", b"%d" % length)]
+    if replayed:
+        headers.append((b"idempotency-replayed", b"true"))
+    return make_head(200, headers)
+
+
+def coupon_wire(coupon: Coupon, *, json: bool) -> Wire:
+    """A whole answer of a campaign, in the codec of the call."""
+    body = coupon.to_json() if json else coupon.to_message().SerializeToString()
+    return Wire(_coupon_head(len(body), json, coupon.replayed), body)
+
+
+@lru_cache(maxsize=64)
+def failure_wire(failure: Failure) -> Wire:
+    """A whole answer to a call that failed."""
+    body = orjson.dumps({"code": failure.code.value, "message": failure.message})
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(name.encode(), value.encode()) for name, value in failure.headers]
+    return Wire(make_head(STATUS[failure.code], headers), body)
+
+
+UNKNOWN_WIRES: Final = (coupon_wire(UNKNOWN, json=False), coupon_wire(UNKNOWN, json=True))
+"""By whether the codec is JSON, as the next."""
+_WIRES: Final = {
+    **{o: (coupon_wire(c, json=False), coupon_wire(c, json=True)) for o, c in _REFUSALS.items()},
+    **{o: (failure_wire(f), failure_wire(f)) for o, f in _FAILURES.items()},
+}
+
+
+def answer_wire(answer: Answer, json: bool) -> Wire:
+    """The whole answer to a call that the engine has answered."""
+    outcome = answer.outcome
+    replayed = outcome is Outcome.REPLAYED
+    if outcome is not Outcome.GRANTED and not replayed:
+        return _WIRES[outcome][json]
+    if json:
+        body = orjson.dumps({"code": answer.code, "error": ""})
+    else:
+        body = IssueCouponResponse(code=answer.code).SerializeToString()
+    return Wire(_coupon_head(len(body), json, replayed), body)

@@ -1,0 +1,1 @@
+"""Routes of coupons and their consumption."""

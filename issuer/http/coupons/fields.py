@@ -1,0 +1,238 @@
+"""What a request about coupons says: fields in the query, in a form or in JSON, all of them meaning the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from issuer.batches.rules import Rules, RulesError, parse_rules, parse_rules_text
+from issuer.coupons.coupon import MOST_USES, Offer
+from issuer.coupons.expiry import parse_expiry
+from issuer.coupons.folding import fold
+from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse_percentage
+from issuer.generating.alphabets import AlphabetName
+from issuer.generating.code_format import CodeFormat, CodeFormatError, CodeSpaceError
+from issuer.http import fields
+from issuer.http.fields import bad_rules, distinct, parsed_json, shown_name
+from issuer.http.problems.problem import invalid
+from issuer.instants import InvalidInstantError
+from issuer.names import name_problem
+
+MOST_FIELDS: Final = 50
+MOST_CODE: Final = 255
+_WHOLE: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
+
+FORMAT_FIELDS: Final = ("code_length", "prefix", "suffix", "pattern", "alphabet", "check")
+OFFER_FIELDS: Final = (
+    "expiry_date", "availability_count", "product_id", "promo_type", "discount_fixed", "currency",
+    "discount_variable", "rules", "paused",
+)  # fmt: skip
+
+Fields = dict[str, Any]
+
+
+async def read_fields(request: Request, known: Collection[str]) -> Fields:
+    """All fields of a request, from query and body. Absent, empty and null are told apart by nobody but a change."""
+    query = query_fields(request.url.query)
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with request.form(max_files=0, max_fields=MOST_FIELDS) as form:
+            body = _once((name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile))
+    else:
+        body = body_fields(await request.body())
+    return merged(query, body, known)
+
+
+def query_fields(query: str) -> Fields:
+    return _once(_pairs(query)) if query else {}
+
+
+def body_fields(body: bytes) -> Fields:
+    """JSON if it begins like an object, otherwise a form: no form begins like that."""
+    text = body.strip()
+    if not text:
+        return {}
+    if not text.startswith(b"{"):
+        try:
+            return _once(_pairs(text.decode()))
+        except UnicodeDecodeError as error:
+            raise invalid("the form is not UTF-8") from error
+    value = parsed_json(text)
+    assert isinstance(value, dict)
+    return value
+
+
+def merged(query: Fields, body: Fields, known: Collection[str]) -> Fields:
+    """Both together. A field stands in one of them only, and is one that the operation knows."""
+    if twice := query.keys() & body.keys():
+        raise invalid(f"{sorted(twice)[0]} is given more than once")
+    values = query | body
+    for name in values:
+        if name not in known:
+            raise invalid(f"unknown field {shown_name(name)}; known are {', '.join(known)}")
+    return values
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
+    except ValueError as error:
+        raise invalid("the fields cannot be read: too many, or not UTF-8") from error
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> Fields:
+    try:
+        return distinct(pairs)
+    except ValueError as error:
+        raise invalid(f"{str(error).removeprefix('key ')}") from error
+
+
+def text_field(values: Mapping[str, Any], name: str) -> str | None:
+    """Text without spaces around it; empty, null and absent: None."""
+    value = values.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise invalid(f"{name} must be a string")
+    text = value.strip()
+    if not text:
+        return None
+    if (problem := name_problem(text)) is not None:
+        raise invalid(problem.replace("name", name, 1))
+    return text
+
+
+def code_field(values: Mapping[str, Any]) -> str:
+    """The code to look for."""
+    code = text_field(values, "code")
+    if code is None:
+        raise invalid("code is required")
+    return code
+
+
+def is_good_code(code: str) -> bool:
+    """Whether it can be looked up, and its path is not that of the uses."""
+    return fold(code) not in ("", "consume")
+
+
+def new_code(values: Mapping[str, Any]) -> str | None:
+    """A code for a new coupon; None: one is to be drawn."""
+    code = text_field(values, "code")
+    if code is None:
+        return None
+    if not is_good_code(code):
+        raise invalid("code must have letters or digits, and must not be the word consume")
+    for name in FORMAT_FIELDS:
+        if name not in ("code_length", "alphabet") and values.get(name) not in (None, ""):
+            raise invalid(f"{name} is for codes that are drawn, and code is given")
+    return code
+
+
+def whole_field(values: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    """A whole number, as a form or JSON has it."""
+    value = values.get(name)
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        value = int(value)
+    if value is None or value == "":
+        return None
+    # bool is an int to Python, and true is no number to anybody.
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise invalid(f"{name} must be a whole number from {least} to {most}")
+    return value
+
+
+def yes_field(values: Mapping[str, Any], name: str) -> bool | None:
+    value = values.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    if value not in ("true", "false"):
+        raise invalid(f"{name} must be true or false")
+    return bool(value == "true")
+
+
+def id_field(values: Mapping[str, Any], name: str) -> UUID | None:
+    """An id; empty, null and absent: None."""
+    return None if values.get(name) == "" else fields.id_field(values, name)
+
+
+def code_format(values: Mapping[str, Any]) -> CodeFormat:
+    """What a drawn code looks like."""
+    try:
+        form = CodeFormat(
+            length=whole_field(values, "code_length", 1, MOST_CODE),
+            prefix=text_field(values, "prefix") or "",
+            suffix=text_field(values, "suffix") or "",
+            pattern=text_field(values, "pattern"),
+            alphabet=text_field(values, "alphabet") or AlphabetName.UNAMBIGUOUS,
+            check=yes_field(values, "check") or False,
+        )
+        form.check_space(1)
+    except (CodeFormatError, CodeSpaceError) as error:
+        raise invalid(str(error).replace("length ", "code_length ", 1)) from error
+    return form
+
+
+def offer_fields(values: Mapping[str, Any], before: Offer | None, currency: str) -> Fields:
+    """Fields of an Offer that the request gives; `before`: what they change (None: a new coupon)."""
+    offer: Fields = {}
+    if (available := whole_field(values, "availability_count", 0 if before else 1, MOST_USES)) is not None:
+        offer["available"] = available
+    elif before is None:
+        raise invalid("availability_count is required")
+    if "expiry_date" in values:
+        offer["expires_at"] = _expiry(text_field(values, "expiry_date"))
+    for name in ("product_id", "promo_type"):
+        if name in values:
+            offer[name] = text_field(values, name)
+    if "discount_variable" in values:
+        offer["discount_variable"] = _percentage(text_field(values, "discount_variable"))
+    if "discount_fixed" in values or "currency" in values:
+        offer["discount_fixed"], offer["currency"] = _money(values, before, currency)
+    if "rules" in values:
+        offer["rules"] = _rules(values["rules"])
+    if (paused := yes_field(values, "paused")) is not None:
+        offer["paused"] = paused
+    return offer
+
+
+def _expiry(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else parse_expiry(text)
+    except InvalidInstantError as error:
+        raise invalid(f"expiry_date: {error}") from error
+
+
+def _percentage(text: str | None) -> Decimal | None:
+    try:
+        return None if text is None else parse_percentage(text)
+    except MoneyError as error:
+        raise invalid(f"discount_variable {error}") from error
+
+
+def _money(values: Mapping[str, Any], before: Offer | None, default: str) -> tuple[Decimal | None, str | None]:
+    currency = text_field(values, "currency")
+    try:
+        currency = parse_currency(currency or (before and before.currency) or default)
+    except MoneyError as error:
+        raise invalid(f"currency {error}") from error
+    amount = text_field(values, "discount_fixed")
+    if "discount_fixed" not in values and before is not None and before.discount_fixed is not None:
+        amount = f"{before.discount_fixed:f}"
+    try:
+        return (None, None) if amount is None else (parse_amount(amount, currency), currency)
+    except MoneyError as error:
+        raise invalid(f"discount_fixed {error}") from error
+
+
+def _rules(value: object) -> Rules:
+    try:
+        return parse_rules_text(value) if isinstance(value, str) else parse_rules(value)
+    except RulesError as error:
+        raise bad_rules(error) from error

@@ -1,0 +1,137 @@
+"""/coupon/: make, show, change and delete coupons. To use them is in `consume`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from starlette.responses import Response
+
+from issuer.coupons.coupon import Coupon, CouponExistsError, CouponNotFoundError, Offer
+from issuer.coupons.store import change_coupon, create_coupon, delete_coupon, find_coupon, numbered_uses
+from issuer.generating.alphabets import AlphabetName
+from issuer.generating.drawing import FewCodesError, draw_code
+from issuer.http.coupons.fields import (
+    FORMAT_FIELDS,
+    OFFER_FIELDS,
+    Fields,
+    code_field,
+    code_format,
+    id_field,
+    is_good_code,
+    new_code,
+    offer_fields,
+    read_fields,
+    text_field,
+)
+from issuer.http.fields import answer
+from issuer.http.operations import BOUND_KEY, Access, Call, Operation
+from issuer.http.problems.problem import invalid
+from issuer.instants import show_instant
+
+log = structlog.get_logger()
+
+DRAWS: Final = 5
+"""A drawn code may be taken; so many in a row mean that nearly all are."""
+
+
+async def show_coupon(call: Call, coupon: Coupon) -> dict[str, Any]:
+    remaining = coupon.offer.available
+    if coupon.opened:
+        remaining = max(0, coupon.uses - await numbered_uses(call.services.stores, coupon))
+    return {
+        "id": coupon.id,
+        "client_id": coupon.client_id,
+        "code": coupon.code,
+        "code_length": len(coupon.code),
+        **coupon.offer.shown(),
+        "valid": remaining > 0 and not coupon.expired and not coupon.offer.paused,
+        "remaining": remaining,
+        "reversed": coupon.reversed,
+        "deleted": coupon.ended_at is not None,
+        "created_at": show_instant(coupon.created_at),
+        "updated_at": show_instant(coupon.updated_at),
+    }
+
+
+async def post_coupon(call: Call) -> Response:
+    values = await read_fields(call.request, ("code", *FORMAT_FIELDS, *OFFER_FIELDS, "client_id"))
+    wanted = id_field(values, "client_id")
+    client_id = call.caller.client_id or wanted
+    if client_id is None:
+        raise invalid("client_id is required where the api key is bound to no client")
+    if wanted not in (None, client_id):
+        raise BOUND_KEY
+    offer = Offer(**offer_fields(values, None, call.services.settings.currency))
+    coupon = await _create(call, client_id, values, offer)
+    return answer(await show_coupon(call, coupon), 201)
+
+
+async def _create(call: Call, client_id: UUID, values: Fields, offer: Offer) -> Coupon:
+    stores, actor = call.services.stores, call.caller.actor
+    if (code := new_code(values)) is not None:
+        unambiguous = text_field(values, "alphabet") == AlphabetName.UNAMBIGUOUS
+        return await create_coupon(stores, client_id, code, offer, unambiguous=unambiguous, actor=actor)
+    form = code_format(values)
+    unambiguous = form.alphabet == AlphabetName.UNAMBIGUOUS
+    for draw in range(1, DRAWS + 1):
+        try:
+            code = draw_code(form)
+            if not is_good_code(code):
+                raise invalid("codes of this form may have no letters or digits, or may be the word consume")
+            return await create_coupon(stores, client_id, code, offer, unambiguous=unambiguous, actor=actor)
+        except FewCodesError as error:
+            raise invalid(str(error)) from error
+        except CouponExistsError:
+            if draw == DRAWS:
+                raise
+    raise AssertionError("unreachable")
+
+
+async def _named(call: Call, values: Fields, code: str) -> Coupon:
+    wanted = id_field(values, "client_id")
+    client_id = call.caller.client_id or wanted
+    postgres = call.services.stores.postgres
+    if wanted not in (None, client_id):
+        # Another client's: as if there were none.
+        code = ""
+    return await find_coupon(postgres, code, client_id=client_id)
+
+
+async def get_coupon(call: Call) -> Response:
+    values = await read_fields(call.request, ("code", "client_id"))
+    with call.services.guesses.attempt(call.caller.key, call.caller.address) as attempt:
+        try:
+            coupon = await _named(call, values, code_field(values))
+        except CouponNotFoundError:
+            await attempt.missed()
+            raise
+        return answer(await show_coupon(call, coupon))
+
+
+async def put_coupon(call: Call) -> Response:
+    """Answers when the change counts. Fields that are not given stay as they are."""
+    values = await read_fields(call.request, (*OFFER_FIELDS, "client_id"))
+    coupon = await _named(call, values, code_field(call.request.path_params))
+    currency = call.services.settings.currency
+    coupon = await change_coupon(
+        call.services.stores, coupon, lambda offer: offer_fields(values, offer, currency), actor=call.caller.actor
+    )
+    return answer(await show_coupon(call, coupon))
+
+
+async def remove_coupon(call: Call) -> Response:
+    values = await read_fields(call.request, ("client_id",))
+    coupon = await _named(call, values, code_field(call.request.path_params))
+    coupon = await delete_coupon(call.services.stores, coupon, actor=call.caller.actor)
+    return answer(await show_coupon(call, coupon))
+
+
+OPERATIONS: Final = (
+    Operation("POST", "/coupon/", post_coupon),
+    Operation("GET", "/coupon/", get_coupon, Access.ANY_KEY),
+    # A code may have any character, slashes too.
+    Operation("PUT", "/coupon/{code:path}/", put_coupon),
+    Operation("DELETE", "/coupon/{code:path}/", remove_coupon),
+)

@@ -1,0 +1,1 @@
+"""Rate limits and failed-lookup limits of HTTP requests."""

@@ -1,0 +1,135 @@
+"""The metrics, by name: what /metrics shows and the alert rules count on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from issuer.contract.outcomes import Outcome
+from issuer.http.metrics.store_metrics import Vitals
+from issuer.http.metrics.tally import BOUNDS_S, Counts
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+INVALID: Final = "INVALID"
+"""Counted as an outcome: requests to redeem that were refused before Redis was asked (400, 401, 403, 413, 429)."""
+
+CRASH: Final = "CRASHED"
+"""Likewise: requests that ended in a mistake of ours (500)."""
+
+LIMITS: Final = ("key", "address", "misses_key", "misses_address", "misses_customer")
+"""Kinds of rate limits."""
+
+OF_COUPON: Final = "COUPON_"
+"""Before the outcome of a request to use a coupon."""
+
+NAMES: Final = {
+    "issuer_redemptions_total": "Requests to redeem, by outcome",
+    "issuer_consumptions_total": "Requests to use a coupon, by outcome",
+    "issuer_redeem_seconds": "Time from a request to redeem to its answer",
+    "issuer_rate_limited_total": "Requests that a rate limit refused, by kind of limit",
+    "issuer_pool_stock": "Codes of a pool that were not handed out yet",
+    "issuer_pool_in_redis": "Codes of a pool that lie ready in Redis",
+    "issuer_backlog": "Redemptions of a partition that are not in the ledger yet",
+    "issuer_worker_lag_seconds": "Age of the oldest event that is not in the ledger yet",
+    "issuer_worker_lag_events": "Events that are not in the ledger yet",
+    "issuer_worker_seen_seconds": "Time since the worker that was seen last gave a sign of life",
+    "issuer_anomalies": "Contradictions between events and ledger; must be 0",
+    "issuer_dead_letters": "Events that could not go into the ledger and were not resolved",
+    "issuer_set_aside": "Codes set aside after a loss of Redis and not released",
+    "issuer_ready": "1 if redemptions can be answered, by part: redis, postgres",
+}
+"""Every metric with its help."""
+
+
+def render(counts: Counts, vitals: Vitals | None) -> bytes:
+    """The text that Prometheus scrapes. What cannot be known now is left out, rather than shown as 0."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Fixed([*_counted(counts), *_observed(vitals)]))
+    return generate_latest(registry)
+
+
+class _Fixed(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _counted(counts: Counts) -> Iterator[Metric]:
+    redemptions = CounterMetricFamily("issuer_redemptions", NAMES["issuer_redemptions_total"], labels=["outcome"])
+    for outcome in [*Outcome, INVALID, CRASH]:
+        redemptions.add_metric([outcome.lower()], counts.outcomes.get(str(outcome), 0))
+    yield redemptions
+    consumptions = CounterMetricFamily("issuer_consumptions", NAMES["issuer_consumptions_total"], labels=["outcome"])
+    for outcome in [*Outcome, INVALID, CRASH]:
+        consumptions.add_metric([outcome.lower()], counts.outcomes.get(OF_COUPON + outcome, 0))
+    yield consumptions
+    limited = CounterMetricFamily("issuer_rate_limited", NAMES["issuer_rate_limited_total"], labels=["limit"])
+    for kind in LIMITS:
+        limited.add_metric([kind], counts.limited.get(kind, 0))
+    yield limited
+    seconds = HistogramMetricFamily("issuer_redeem_seconds", NAMES["issuer_redeem_seconds"])
+    buckets, below = [], 0
+    for bound, count in zip([*map(str, BOUNDS_S), "+Inf"], counts.buckets, strict=True):
+        below += count
+        buckets.append((bound, float(below)))
+    seconds.add_metric([], buckets, counts.seconds)
+    yield seconds
+
+
+def _gauge(name: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, NAMES[name], labels=list(labels))
+
+
+def _observed(vitals: Vitals | None) -> Iterator[Metric]:
+    ready = _gauge("issuer_ready", ["part"])
+    ready.add_metric(["redis"], float(vitals is not None and vitals.redis_serves))
+    ready.add_metric(["postgres"], float(vitals is not None and vitals.postgres is not None))
+    yield ready
+    if vitals is None:
+        return
+    if (redis := vitals.redis) is not None:
+        backlog = _gauge("issuer_backlog", ["partition"])
+        for partition, count in enumerate(redis.backlog):
+            backlog.add_metric([str(partition)], count)
+        yield backlog
+        yield from _single(issuer_worker_lag_seconds=redis.lag_s, issuer_worker_lag_events=redis.lag_events)
+    if (postgres := vitals.postgres) is not None:
+        yield from _single(
+            issuer_anomalies=postgres.anomalies,
+            issuer_dead_letters=postgres.dead_letters,
+            issuer_set_aside=postgres.set_aside,
+        )
+        if postgres.workers:
+            yield from _single(issuer_worker_seen_seconds=postgres.workers[0].seen_s_ago)
+    yield from _pools(vitals)
+
+
+def _pools(vitals: Vitals) -> Iterator[Metric]:
+    stock, in_redis = (
+        _gauge("issuer_pool_stock", ["batch", "client"]),
+        _gauge("issuer_pool_in_redis", ["batch", "client"]),
+    )
+    for pool in vitals.pools:
+        labels = [pool.batch_id, pool.client_id]
+        if pool.left is not None:
+            stock.add_metric(labels, pool.left)
+        if pool.in_redis is not None:
+            in_redis.add_metric(labels, pool.in_redis)
+    yield stock
+    yield in_redis
+
+
+def _single(**values: float) -> Iterator[Metric]:
+    for name, value in values.items():
+        gauge = _gauge(name)
+        gauge.add_metric([], value)
+        yield gauge

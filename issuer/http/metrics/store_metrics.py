@@ -1,0 +1,172 @@
+"""How the stores and the worker do, as the API sees them: for /readyz, /healthcheck and /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from issuer.contract.keys import batch_keys, partition_keys, partition_of
+from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
+from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated
+from issuer.storage.stores import Stores
+
+TIMEOUT_S: Final = 2.0
+MOST_POOLS: Final = 10_000
+"""Pools that are shown at most, the newest first: each is two series of the metrics."""
+_STEP: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RedisVitals:
+    """Backlog: redemptions not yet in the ledger, by partition. Lag: entries of the streams, and their age.
+
+    `takes_writes`: False where a write was refused and still is.
+    """
+
+    backlog: list[int]
+    lag_events: int
+    lag_s: float
+    takes_writes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerVitals:
+    """A worker's last sign of life."""
+
+    name: str
+    seen_at: datetime
+    seen_s_ago: float
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresVitals:
+    workers: list[WorkerVitals]
+    anomalies: int
+    dead_letters: int
+    set_aside: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolVitals:
+    """Codes left altogether and in Redis; None where Redis does not know."""
+
+    batch_id: str
+    client_id: str
+    left: int | None
+    in_redis: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """None: the store did not answer."""
+
+    redis: RedisVitals | None
+    postgres: PostgresVitals | None
+    pools: list[PoolVitals] = field(default_factory=list)
+
+    @property
+    def redis_serves(self) -> bool:
+        """Whether Redis answers, with the data of the blessed epoch, and takes writes."""
+        return self.redis is not None and self.redis.takes_writes
+
+
+async def take_vitals(stores: Stores, *, with_pools: bool = False, try_writing: bool = False) -> Vitals:
+    """Asks both stores, each for at most TIMEOUT_S. Never raises for a store that is away.
+
+    `try_writing`: Redis is asked for a small write as well, which would be synced to its disk like any other.
+    """
+    redis, postgres = await asyncio.gather(_ask_redis(stores, try_writing), _ask_postgres(stores))
+    pools: list[PoolVitals] = []
+    if with_pools and postgres is not None:
+        pools = await _ask_pools(stores, redis is not None)
+    return Vitals(redis, postgres, pools)
+
+
+async def _ask_redis(stores: Stores, try_writing: bool) -> RedisVitals | None:
+    takes_writes = True
+    try:
+        async with asyncio.timeout(TIMEOUT_S), redis_errors_translated():
+            if try_writing:
+                takes_writes = await _takes_writes(stores)
+            epoch = str(stores.redis.epoch).encode()
+            pipeline = stores.redis.client.pipeline(transaction=False)
+            pipeline.time()
+            for partition in range(stores.redis.partitions):
+                keys = partition_keys(partition)
+                pipeline.hmget(keys.state, ["epoch", "backlog"])
+                pipeline.xlen(keys.stream)
+                pipeline.xrange(keys.stream, count=1)
+            (seconds, micros), *replies = await pipeline.execute()
+    except (RedisUnavailableError, TimeoutError):
+        return None
+    now_ms = seconds * 1000 + micros // 1000
+    states, lengths, firsts = replies[::3], replies[1::3], replies[2::3]
+    if any(state[0] != epoch for state in states):
+        return None
+    oldest_ms = [int(first[0][0].partition(b"-")[0]) for first in firsts if first]
+    lag_s = max(0.0, (now_ms - min(oldest_ms)) / 1000) if oldest_ms else 0.0
+    return RedisVitals([int(state[1] or 0) for state in states], sum(lengths), lag_s, takes_writes)
+
+
+async def _takes_writes(stores: Stores) -> bool:
+    try:
+        await stores.redis.client.set(partition_keys(0).probe, 1, ex=60)
+    except ResponseError:
+        return False
+    return True
+
+
+_COUNTS: Final = """
+SELECT (SELECT count(*) FROM anomalies) AS anomalies,
+       (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS dead_letters,
+       (SELECT count(*) FROM set_aside WHERE released_at IS NULL) AS set_aside
+"""
+
+
+async def _ask_postgres(stores: Stores) -> PostgresVitals | None:
+    try:
+        async with asyncio.timeout(TIMEOUT_S), unavailable_translated(), stores.postgres.acquire() as connection:
+            workers = await connection.fetch(
+                "SELECT name, seen_at, extract(epoch FROM clock_timestamp() - seen_at)::float8 AS age"
+                " FROM workers WHERE seen_at > now() - interval '1 day' ORDER BY seen_at DESC LIMIT 100"
+            )
+            counts = await connection.fetchrow(_COUNTS)
+    except (PostgresUnavailableError, TimeoutError):
+        return None
+    assert counts is not None
+    alive = [WorkerVitals(row["name"], row["seen_at"], max(0.0, row["age"])) for row in workers]
+    return PostgresVitals(alive, counts["anomalies"], counts["dead_letters"], counts["set_aside"])
+
+
+async def _ask_pools(stores: Stores, redis_answers: bool) -> list[PoolVitals]:
+    try:
+        async with asyncio.timeout(TIMEOUT_S), unavailable_translated():
+            rows = await stores.postgres.fetch(
+                "SELECT p.batch_id, p.client_id, p.total FROM pools p JOIN batches b ON b.id = p.batch_id"
+                " WHERE b.kind = 'codes' AND b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now())"
+                " ORDER BY p.id DESC LIMIT $1",
+                MOST_POOLS,
+            )
+        metas: list[list[bytes | None]] = []
+        if redis_answers:
+            async with asyncio.timeout(TIMEOUT_S), redis_errors_translated():
+                for at in range(0, len(rows), _STEP):
+                    pipeline = stores.redis.client.pipeline(transaction=False)
+                    for row in rows[at : at + _STEP]:
+                        partition = partition_of(row["batch_id"], stores.redis.partitions)
+                        keys = batch_keys(partition, row["batch_id"])
+                        pipeline.hmget(keys.pool(row["client_id"]), ["issued", "loaded"])
+                    metas += await pipeline.execute()
+    except (PostgresUnavailableError, RedisUnavailableError, TimeoutError):
+        return []
+    pools = []
+    for index, row in enumerate(rows):
+        issued, loaded = metas[index] if metas else (None, None)
+        left = None if issued is None else row["total"] - int(issued)
+        in_redis = None if issued is None or loaded is None else int(loaded) - int(issued)
+        pools.append(PoolVitals(str(row["batch_id"]), str(row["client_id"]), left, in_redis))
+    return pools

@@ -1,0 +1,81 @@
+"""The OpenAPI document's part on campaigns and the coupon service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from issuer.http.openapi.parts import IDEMPOTENCY_KEY, PAGED, body, json_content, ok, operation, path_parameter
+from issuer.http.openapi.shapes import Schema, ref
+
+
+def campaign_paths() -> dict[str, Schema]:
+    created = ok(
+        "The campaign", ref("Campaign"), headers={"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
+    )
+    events = {"description": "The stream", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    html = {"description": "The page", "content": {"text/html": {"schema": {"type": "string"}}}}
+    one = {"parameters": [path_parameter("campaign_id")]}
+    return {
+        "/api/v1/campaigns": {
+            "get": operation("campaigns", "List campaigns", {200: ok("Newest first", ref("CampaignPage"))},
+                              operationId="listCampaigns", parameters=PAGED),
+            "post": operation("campaigns", "Create a campaign", {201: created}, 507, operationId="createCampaign",
+                               requestBody=body("NewCampaign"),
+                               description="Answers when the campaign can issue, with all its codes made."),
+        },
+        "/api/v1/campaigns/{campaign_id}": {
+            **one,
+            "get": operation("campaigns", "Show a campaign", {200: ok("The campaign", ref("Campaign"))}, 404,
+                              operationId="showCampaign"),
+            "patch": operation("campaigns", "Change a campaign", {200: ok("As it is now", ref("Campaign"))}, 404, 409,
+                                507, operationId="changeCampaign", requestBody=body("CampaignChange"),
+                                description="Answers when the change counts; `public` counts within a second."),
+        },
+        "/api/v1/campaigns/{campaign_id}/codes": {
+            **one,
+            "get": operation("campaigns", "The codes that were issued", {200: ok("In order", ref("IssuedCodePage"))},
+                              404, operationId="issuedCodes", parameters=PAGED),
+        },
+        "/api/v1/campaigns/{campaign_id}/events": {
+            **one,
+            "get": operation("campaigns", "Counters of a campaign as they change", {200: events}, 401, 403, 404,
+                              operationId="campaignEvents", public=True,
+                              description="Of a public campaign for everybody, of any other for administrators."),
+        },
+        "/c/{campaign_id}": {
+            **one,
+            "get": operation("campaigns", "The page of a public campaign", {200: html}, 404,
+                              operationId="campaignPage", public=True),
+        },
+    }  # fmt: skip
+
+
+def _method(name: str, request: str, response: str, summary: str, *errors: int, **more: Any) -> Schema:
+    """A method of the coupon service, as it is in JSON."""
+    post = operation(
+        "coupon service", summary, {200: ok("The answer", ref(response))}, 401, 403, 415, 429, 501, 504, *errors,
+        operationId=name, requestBody=body(request), **more,
+    )  # fmt: skip
+    for status in (400, 401, 403, 404, 429, 500, 501, 503, 504):
+        if (answer := post["responses"].get(str(status))) is not None:
+            answer["content"] = {**json_content(ref("ConnectError"))["content"], **answer.get("content", {})}
+    # The library says it without a word.
+    del post["responses"]["415"]["content"]
+    return {"post": post}
+
+
+def coupon_service_paths() -> dict[str, Schema]:
+    key = {**IDEMPOTENCY_KEY, "description": "The same key in the same campaign gets the same code, for 24 h"}
+    return {
+        f"/coupon.CouponService/{name}": method
+        for name, method in {
+            "CreateCampaign": _method(
+                "CreateCampaign", "CreateCampaignRequest", "CreateCampaignResponse", "Create a campaign"
+            ),
+            "GetCampaign": _method("GetCampaign", "CampaignRequest", "GetCampaignResponse", "Show a campaign", 404),
+            "IssueCoupon": _method(
+                "IssueCoupon", "CampaignRequest", "IssueCouponResponse", "Ask for a code", parameters=[key],
+                description="Needs the scope `redeem`, but for a public campaign nothing.",
+            ),
+        }.items()
+    }  # fmt: skip

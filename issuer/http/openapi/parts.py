@@ -1,0 +1,106 @@
+"""What the operations of the OpenAPI document are put together from."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from issuer.http.openapi.shapes import UUID, Schema, ref
+from issuer.http.problems.problem import MEDIA_TYPE
+from issuer.paging import MAX_LIMIT
+
+_ERRORS: Final = {
+    400: "The request is not valid",
+    401: "No API key, or an unknown one",
+    403: "Not allowed, with this key or now",
+    404: "Not found",
+    405: "The method is not supported here",
+    408: "The request did not arrive in time",
+    409: "Not possible in the state that the batch is in",
+    410: "The batch has expired",
+    413: "The body is too large",
+    415: "The body is of a kind that is not read here",
+    422: "The Idempotency-Key was used with another clientid",
+    429: "Too many requests, look-ups of codes that do not exist, or jobs: Retry-After says when to try again",
+    431: "The request's head is too large",
+    500: "Something went wrong in the server",
+    501: "Compressed in a way that is not known here",
+    503: "Not now: Retry-After says when to try again",
+    504: "The caller's deadline has passed",
+    507: "The codes do not fit into Redis",
+}
+_ANYWHERE: Final = (400, 405, 408, 413, 431, 500, 503)
+"""Errors that can meet any request."""
+_GUARDED: Final = (401, 403, 429)
+
+_RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
+_TEXT: Final[Schema] = {"schema": {"type": "string"}, "required": True}
+_ERROR_HEADERS: Final[dict[int, Any]] = {
+    401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
+    403: _RETRY_AFTER,
+    405: {"Allow": {"required": True, "schema": {"type": "string"}}},
+    429: {
+        "Retry-After": {"description": "Seconds", "required": True, "schema": {"type": "integer", "minimum": 1}},
+        "RateLimit-Policy": {"description": "The limit that was reached", **_TEXT},
+        "RateLimit": {"description": "What is left of it, and the seconds until there is more", **_TEXT},
+    },
+    503: _RETRY_AFTER,
+}
+_LIMIT: Final[Schema] = {
+    "name": "limit",
+    "in": "query",
+    "description": "Items of a page at most",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 100},
+}
+_CURSOR: Final[Schema] = {
+    "name": "cursor",
+    "in": "query",
+    "description": "next_cursor of the page before",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 512},
+}
+PAGED: Final = [_LIMIT, _CURSOR]
+IDEMPOTENCY_KEY: Final[Schema] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key of the same customer in the same batch gets the same code, for 24 h",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+}
+
+
+def path_parameter(name: str, schema: Schema = UUID) -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def json_content(schema: Schema, media_type: str = "application/json") -> Schema:
+    return {"content": {media_type: {"schema": schema}}}
+
+
+def body(name: str, media_type: str = "application/json") -> Schema:
+    return {"required": True, **json_content(ref(name), media_type)}
+
+
+def problem(status: int) -> Schema:
+    shown = {"description": _ERRORS[status], **json_content(ref("Problem"), MEDIA_TYPE)}
+    return {**shown, "headers": _ERROR_HEADERS[status]} if status in _ERROR_HEADERS else shown
+
+
+def operation(
+    tag: str,
+    summary: str,
+    answers: dict[int, Schema],
+    *errors: int,
+    description: str = "",
+    public: bool = False,
+    **more: Any,
+) -> Schema:
+    """One operation; `answers` are those that are no problems."""
+    statuses = sorted({*_ANYWHERE, *errors, *(() if public else _GUARDED)} - set(answers))
+    responses = {str(status): answer for status, answer in answers.items()}
+    responses |= {str(status): problem(status) for status in statuses}
+    operation: Schema = {"tags": [tag], "summary": summary, **more, "responses": responses}
+    if description:
+        operation["description"] = description
+    return {**operation, "security": []} if public else operation
+
+
+def ok(description: str, schema: Schema, **more: Any) -> Schema:
+    return {"description": description, **json_content(schema), **more}

@@ -1,0 +1,55 @@
+"""The reports in the OpenAPI document, from the table of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from issuer.http.openapi.parts import operation
+from issuer.http.openapi.shapes import CODE, INSTANT, UUID, Schema
+from issuer.reports.formats import MEDIA_TYPES, Format
+from issuer.reports.report import REPORTS, TIMES, Filter, Report
+
+_CONTENTS: Final[dict[Format, Schema]] = {
+    Format.CSV: {"type": "string"},
+    Format.NDJSON: {"type": "string", "description": "An object a line; the last one has the number of rows"},
+    Format.XLSX: {},
+}
+_FILTERS: Final = {
+    Filter.CODE: "Of a coupon; case, spaces and dashes do not matter",
+    Filter.FROM: "From this time on",
+    Filter.TO: "Before this time",
+}
+
+
+def _query(name: str, schema: Schema, description: str = "") -> Schema:
+    parameter = {"name": name, "in": "query", "schema": schema}
+    return {**parameter, "description": description} if description else parameter
+
+
+def _filter(name: Filter) -> Schema:
+    schema = INSTANT if name in TIMES else CODE if name is Filter.CODE else UUID
+    return _query(name, schema, _FILTERS.get(name, ""))
+
+
+def _report(report: Report) -> Schema:
+    answer = {
+        "description": "The report. One that breaks off ends without the end that HTTP wants",
+        "headers": {"Content-Disposition": {"schema": {"type": "string"}}},
+        "content": {MEDIA_TYPES[format_]: {"schema": schema} for format_, schema in _CONTENTS.items()},
+    }
+    errors = [404] if Filter.BATCH in report.filters else []
+    return operation(
+        "reports", f"Report of {report.name}", {200: answer}, *errors,
+        operationId=f"report{report.name.capitalize()}",
+        parameters=[
+            *(_filter(name) for name in report.filters),
+            _query("format", {"enum": [*Format], "default": Format.CSV}),
+            _query("count", {"type": "boolean", "default": False},
+                   "A CSV ends with a row that tells the number of rows, as the other formats always do"),
+        ],
+        description=f"{report.summary}. Columns: {', '.join(f'`{column}`' for column in report.columns)}.",
+    )  # fmt: skip
+
+
+def report_paths() -> dict[str, Schema]:
+    return {f"/api/v1/reports/{report.name}": {"get": _report(report)} for report in REPORTS.values()}

@@ -1,0 +1,93 @@
+"""The one table exception → problem, for everything but redemptions, whose outcomes are values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.requests import ClientDisconnect
+
+from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
+from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
+from issuer.contract.outcomes import COUPON_HTTP, Outcome
+from issuer.coupons.coupon import (
+    CouponDeletedError,
+    CouponExistsError,
+    CouponNotFoundError,
+    CouponUsedError,
+    ManyClientsError,
+)
+from issuer.coupons.reversal import AlreadyReversedError, ConsumptionNotFoundError
+from issuer.generating.code_format import CodeFormatError, CodeSpaceError
+from issuer.generating.drawing import FewCodesError
+from issuer.generating.jobs import JobIdReusedError, JobNotFoundError, TooManyJobsError
+from issuer.http.problems.problem import ProblemError, invalid, not_ready, outcome_problem
+from issuer.ledger.erasure import BacklogNotEmptyError
+from issuer.loading.preload import PreloadError
+from issuer.paging import InvalidCursorError
+from issuer.pools.loader import PoolError
+from issuer.pools.memory import RedisMemoryError
+from issuer.reports.spool import ReportTooLargeError, WorkbookError
+from issuer.storage.postgres import PostgresUnavailableError
+from issuer.storage.redis_link import RedisUnavailableError
+
+_Make = Callable[[Any], ProblemError]
+
+
+def _redis_away(_: Exception) -> ProblemError:
+    return not_ready("Redis cannot be used now. What was changed is kept and counts as soon as Redis is back")
+
+
+def postgres_away() -> ProblemError:
+    """503: what this needs is in Postgres."""
+    return ProblemError(503, "postgres unavailable", "postgres_unavailable", headers={"Retry-After": "1"})
+
+
+FAILURES: Final[dict[type[Exception], _Make]] = {
+    BatchNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH),
+    BatchEndedError: lambda error: ProblemError(409, str(error), "batch_ended"),
+    BatchSharedError: lambda error: ProblemError(403, str(error), "batch_shared"),
+    InvalidBatchError: lambda error: invalid(str(error)),
+    CouponNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH, COUPON_HTTP),
+    CouponExistsError: lambda error: ProblemError(409, str(error), "coupon_exists"),
+    CouponDeletedError: lambda error: ProblemError(409, str(error), "coupon_deleted"),
+    CouponUsedError: lambda error: ProblemError(409, str(error), "coupon_in_use"),
+    ManyClientsError: lambda error: ProblemError(409, str(error), "client_id_needed"),
+    ConsumptionNotFoundError: lambda error: ProblemError(404, str(error), "consumption_not_found"),
+    AlreadyReversedError: lambda error: ProblemError(409, str(error), "already_reversed"),
+    CampaignNotFoundError: lambda error: ProblemError(404, str(error), "campaign_not_found"),
+    InvalidCampaignError: lambda error: invalid(str(error), "invalid_campaign"),
+    InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
+    RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
+    PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
+    CodeFormatError: lambda error: invalid(str(error)),
+    CodeSpaceError: lambda error: ProblemError(
+        400, str(error), "code_space_too_small", members={"length_needed": error.length}
+    ),
+    FewCodesError: lambda error: ProblemError(400, str(error), "code_space_too_small"),
+    JobNotFoundError: lambda _: ProblemError(404, "no job found", "job_not_found"),
+    JobIdReusedError: lambda error: ProblemError(409, str(error), "job_id_reused"),
+    TooManyJobsError: lambda error: ProblemError(429, str(error), "too_many_jobs", headers={"Retry-After": "10"}),
+    BacklogNotEmptyError: lambda error: ProblemError(
+        503, str(error), "backlog_not_empty", headers={"Retry-After": "5"}
+    ),
+    ReportTooLargeError: lambda error: ProblemError(400, str(error), "report_too_large"),
+    WorkbookError: lambda error: ProblemError(
+        503, "the workbook could not be written", "report_failed", detail=str(error), headers={"Retry-After": "60"}
+    ),
+    PoolError: lambda error: not_ready(str(error)),
+    RedisUnavailableError: _redis_away,
+    PostgresUnavailableError: lambda _: postgres_away(),
+    ClientDisconnect: lambda _: ProblemError(400, "the client went away", "malformed_request"),
+}
+"""Handlers go by the exception's class and its bases, the nearest first."""
+
+
+def problem_of(error: Exception) -> ProblemError | None:
+    """The problem that tells an exception; None: it is not foreseen."""
+    if isinstance(error, ProblemError):
+        return error
+    for kind in type(error).__mro__:
+        if kind in FAILURES:
+            return FAILURES[kind](error)
+    return None

@@ -1,0 +1,1 @@
+"""The receipt journal of an API host."""

@@ -1,0 +1,1 @@
+"""The codes of one (batch, client): counters, stock, loader."""

@@ -1,0 +1,198 @@
+"""The API as processes: one uvicorn server each, all accepting from one listening socket.
+
+The socket is opened once, by the parent: connections wait in it while a process is replaced, and a port that is taken
+is known before anything else starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from issuer.logs import configure_logs
+from issuer.processes.children import Child, ChildError, Program
+from issuer.processes.launch import launch_command
+from issuer.settings import Settings, SettingsError, load_settings
+
+log = structlog.get_logger()
+
+BACKLOG: Final = 4_096
+KEEP_ALIVE_S: Final = 75
+"""Longer than proxies keep idle connections (60 s), so that they do not send into one that is being closed."""
+KILL_MARGIN_S: Final = 5.0
+
+
+class ListenError(Exception):
+    """The address cannot be listened on."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on the address; port 0 picks a free port. Raises ListenError."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, number)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if port != 0 and "in use" in reason:
+            reason = "another program listens there; choose another --port"
+        raise ListenError(f"cannot listen on {host}:{port}: {reason}") from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """How a client on this machine reaches it."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run_api(settings: Settings, listener: socket.socket) -> None:
+    """Serves in this process until SIGTERM or SIGINT; requests in flight then have `shutdown_timeout_s`.
+
+    It ends a little after that whatever happens: with nobody there to kill it, too.
+    """
+    import uvicorn
+
+    from issuer.http.app import create_app
+    from issuer.http.edge.protocol import EdgeLimits, guarded_protocol
+
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=guarded_protocol(EdgeLimits.from_settings(settings), app.express),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # What proxies say of the client is read where limits count it, for the short way and the long one alike.
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s),
+    )
+
+    class BoundedServer(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.end_streams()
+            _end_in_any_case(asyncio.get_running_loop(), settings.shutdown_timeout_s + KILL_MARGIN_S / 2)
+            await super().shutdown(sockets)
+
+    try:
+        BoundedServer(config).run(sockets=[listener])
+    except KeyboardInterrupt:
+        # uvicorn raises the signal again after it has stopped cleanly.
+        return
+
+
+def _end_in_any_case(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
+    """Ends this process after `limit_s` if it still lives then, and says what it was waiting for."""
+
+    def end() -> None:
+        waiting = [f"{task.get_name()}: {task.get_stack(limit=1)}" for task in asyncio.all_tasks(loop)]
+        log.error("did not stop in time", limit_s=limit_s, tasks=waiting)
+        os._exit(1)
+
+    timer = threading.Timer(limit_s, end)
+    timer.daemon = True
+    timer.start()
+
+
+async def _answers(listener: socket.socket) -> bool:
+    """Whether an API process answers; the socket alone takes connections before any of them runs."""
+    host, port = listener.getsockname()[:2]
+    try:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1" if host == "0.0.0.0" else host, port)
+            try:
+                writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+
+
+def api_program(settings: Settings, listener: socket.socket, number: int, environment: dict[str, str]) -> Program:
+    """One API process on `listener`, configured by the environment alone."""
+    argv = [sys.executable, "-m", "issuer.processes.api", "--fd", str(listener.fileno())]
+    return Program(
+        name=f"api-{number}",
+        command=lambda: launch_command(argv, death_signal=signal.SIGTERM),
+        is_ready=lambda: _answers(listener),
+        stop_limit_s=settings.shutdown_timeout_s + KILL_MARGIN_S,
+        environment=environment,
+        descriptors=(listener.fileno(),),
+    )
+
+
+@contextmanager
+def counted_together(settings: Settings) -> Iterator[dict[str, str]]:
+    """The environment in which API processes add their counters up: a directory for the life of their parent."""
+    if settings.metrics_dir is not None or settings.workers == 1:
+        # They inherit the operator's directory; one process alone needs none.
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="issuer-metrics-") as directory:
+        yield {"ISSUER_METRICS_DIR": directory}
+
+
+async def serve(settings: Settings, listener: socket.socket, environment: dict[str, str]) -> None:
+    """Keeps `workers` API processes running until SIGTERM or SIGINT. Raises ChildError when they keep dying."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    failed: asyncio.Future[ChildError] = loop.create_future()
+    children = [
+        Child(api_program(settings, listener, number, environment), failed) for number in range(1, settings.workers + 1)
+    ]
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.gather(*(child.start() for child in children))
+        ends: set[asyncio.Future[Any]] = {stopped, failed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        await asyncio.gather(*(child.stop() for child in children))
+    if failed.done():
+        raise failed.result()
+
+
+def main() -> None:
+    """What an API process runs: ``python -m issuer.processes.api --fd <listening socket>``."""
+    parser = argparse.ArgumentParser(prog=f"python -m issuer.{Path(__file__).stem}")
+    parser.add_argument("--fd", type=int, required=True)
+    options = parser.parse_args()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
+    configure_logs(settings.log_level, name="api")
+    run_api(settings, socket.socket(fileno=options.fd))
+
+
+if __name__ == "__main__":
+    main()

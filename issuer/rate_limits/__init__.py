@@ -1,0 +1,1 @@
+"""Rate limits as they are spent: leases of tokens."""

@@ -1,0 +1,103 @@
+"""Set-aside codes: seqs that a lost Redis may have handed out. Shown to the operator, released only by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from issuer.access import audit
+from issuer.batches.store import BatchNotFoundError, push_batch
+from issuer.pools.loader import load_pool, lock_seqs
+from issuer.storage.postgres import unavailable_translated
+from issuer.storage.stores import Stores
+
+_LIST: Final = """
+SELECT p.id AS pool_id, p.batch_id, b.name AS batch_name, p.client_id, s.epoch, min(s.seq) AS first_seq,
+       max(s.seq) AS last_seq, count(*) FILTER (WHERE s.released_at IS NULL) AS held,
+       count(*) FILTER (WHERE s.released_at IS NOT NULL) AS released, min(s.set_aside_at) AS set_aside_at
+FROM set_aside s JOIN pools p ON p.id = s.pool_id JOIN batches b ON b.id = p.batch_id
+WHERE $1::uuid IS NULL OR p.batch_id = $1
+GROUP BY p.id, p.batch_id, b.name, p.client_id, s.epoch ORDER BY s.epoch, p.id"""
+
+# A code keeps its row and gets the next seq of its pool; the old seq stays in the table as released.
+_MOVE: Final = """
+WITH numbered AS (
+  SELECT old, $2::bigint + row_number() OVER (ORDER BY old) AS new FROM unnest($3::bigint[]) AS old
+), moved AS (
+  UPDATE codes SET seq = n.new FROM numbered n WHERE codes.pool_id = $1 AND codes.seq = n.old
+), marked AS (
+  UPDATE set_aside SET released_at = now(), released_as = n.new
+  FROM numbered n WHERE set_aside.pool_id = $1 AND set_aside.seq = n.old
+)
+UPDATE pools SET total = total + cardinality($3::bigint[]) WHERE id = $1"""
+
+# The uses of a coupon have no rows that could move: there are as many more of them, and Redis must hear of it.
+_MORE_USES: Final = """
+WITH coupon AS (
+  UPDATE coupons SET released = released + $2 WHERE pool_id = $1 RETURNING batch_id
+)
+UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id AND ended_at IS NULL"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one recovery (its epoch) set aside of one pool."""
+
+    pool_id: int
+    batch_id: UUID
+    batch_name: str
+    client_id: UUID
+    epoch: int
+    first_seq: int
+    last_seq: int
+    held: int
+    released: int
+    set_aside_at: datetime
+
+
+async def list_set_aside(stores: Stores, batch_id: UUID | None = None) -> list[Held]:
+    """Everything that was ever set aside, by recovery and pool."""
+    async with unavailable_translated():
+        return [Held(**row) for row in await stores.postgres.fetch(_LIST, batch_id)]
+
+
+async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = None, actor: str) -> int:
+    """Gives the set-aside codes of a batch new seqs at the tail of their pools; returns how many.
+
+    Whoever calls this answers for it that no journal and no old primary knows of them any more: a code that was
+    handed out would be handed out again. A late event of a released seq becomes an anomaly. All or none.
+    """
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        await lock_seqs(connection, batch_id)
+        pools = await connection.fetch(
+            "SELECT id, total FROM pools WHERE batch_id = $1 AND ($2::uuid IS NULL OR client_id = $2) ORDER BY id",
+            batch_id,
+            client_id,
+        )
+        if not pools:
+            raise BatchNotFoundError("no such batch, or no codes of that client in it")
+        released = 0
+        for pool in pools:
+            rows = await connection.fetch(
+                "SELECT seq FROM set_aside WHERE pool_id = $1 AND released_at IS NULL ORDER BY seq FOR UPDATE",
+                pool["id"],
+            )
+            seqs = [row["seq"] for row in rows]
+            if seqs:
+                # Whoever changes a coupon locks it first.
+                await connection.execute(_MORE_USES, pool["id"], len(seqs))
+                await connection.execute(_MOVE, pool["id"], pool["total"], seqs, timeout=600)
+            released += len(seqs)
+        await audit.record(
+            connection,
+            actor=actor,
+            action="set_aside.release",
+            subject=str(batch_id),
+            detail={"client_id": str(client_id) if client_id else None, "codes": released},
+        )
+    await push_batch(stores, batch_id)
+    for pool in pools:
+        await load_pool(stores, pool["id"])
+    return released

@@ -1,0 +1,48 @@
+"""Brings the receipts of a host's journal into the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from issuer.journal.segments import host_name, read_columns, segments
+from issuer.ledger.record import Recorded, record_redemptions
+from issuer.storage.postgres import AnyConnection, Connection
+
+
+async def replay(connection: AnyConnection, directory: Path) -> Recorded:
+    """Brings every receipt of a directory into the ledger. To repeat it changes nothing."""
+    total = Recorded()
+    for path in segments(directory):
+        try:
+            for columns in read_columns(path):
+                async with connection.transaction():
+                    # A recovery that is setting codes aside must see all of this or none.
+                    await connection.execute("SELECT FROM installation FOR SHARE")
+                    recorded = await record_redemptions(connection, columns)
+                total.inserted += recorded.inserted
+                total.duplicates += recorded.duplicates
+                total.contradicted += recorded.contradicted
+                total.anomalies += recorded.anomalies
+                total.rejected += recorded.rejected
+        except FileNotFoundError:
+            continue  # deleted meanwhile: all of it is in the ledger
+    return total
+
+
+async def replay_host(connection: Connection, directory: Path, epoch: int) -> Recorded:
+    """Replays this host's journal and notes that the recovery of `epoch` has seen it."""
+    recorded = await replay(connection, directory) if segments(directory) else Recorded()
+    await connection.execute(
+        "UPDATE journals SET replayed_epoch = greatest(replayed_epoch, $2) WHERE host = $1", host_name(), epoch
+    )
+    return recorded
+
+
+async def hosts_not_seen(connection: Connection, epoch: int) -> list[str]:
+    """Hosts that may hold receipts of the incarnation before `epoch` and have not replayed them."""
+    rows = await connection.fetch(
+        "SELECT host FROM journals WHERE replayed_epoch < $1 AND seen_at >= coalesce("
+        " (SELECT max(blessed_at) FROM incarnations WHERE epoch < $1), '-infinity') ORDER BY host",
+        epoch,
+    )
+    return [row["host"] for row in rows]

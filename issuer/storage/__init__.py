@@ -1,0 +1,1 @@
+"""The boundaries to Postgres and Redis, and the fence."""

@@ -1,0 +1,280 @@
+"""The boundary to Redis: fenced connections without blind retries. Driver exceptions become ours here.
+
+Every connection asks the server for its `run_id` once, when it opens, and is closed unless that server is blessed.
+Nothing that writes is ever sent twice by the driver: its retries are off. A connection on which a read failed or was
+cancelled is closed, never used again: the late reply would be taken for the answer to the next command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import redis.asyncio as aioredis
+from hiredis import pack_command
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from issuer.contract.scripts import Script
+from issuer.settings import Settings
+from issuer.storage.incarnation import Blessed, Incarnations
+from issuer.storage.postgres import PostgresUnavailableError
+
+Value = str | bytes | int
+CONNECT_TIMEOUT_S: Final = 1.0
+
+
+class RedisUnavailableError(Exception):
+    """Redis cannot be reached or did not answer in time. What was asked may or may not have happened."""
+
+
+class NotReadyError(RedisUnavailableError):
+    """The data set behind the connection is not the blessed one. Nothing was done."""
+
+
+class RedisRefusedError(RedisUnavailableError):
+    """Redis answered with an error (out of memory, read-only, loading, …). Scripts of ours did nothing then."""
+
+
+class _FencedOffError(aioredis.ConnectionError):
+    """Raised while a connection opens, so that the driver closes it."""
+
+
+class Caller(Protocol):
+    """Sends commands: a `Link`, or what stands before one."""
+
+    async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]: ...
+
+
+class ScriptRunner(Protocol):
+    """Runs scripts under an epoch: `Redis` for everybody, a stand-in for the recovery while partitions are fenced."""
+
+    @property
+    def partitions(self) -> int: ...
+
+    async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]: ...
+
+
+async def run_id_of(connection: AbstractConnection) -> str:
+    """The `run_id` of the server at the other end."""
+    await connection.send_command("INFO", "server", check_health=False)
+    info: bytes | str = await connection.read_response()
+    text = info if isinstance(info, str) else info.decode()
+    # One without any is nobody: no such server was ever blessed.
+    return next((line[7:] for line in text.splitlines() if line.startswith("run_id:")), "")
+
+
+def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) -> ConnectionPool:
+    url = settings.redis_url.get_secret_value()
+    options |= {
+        "protocol": 2,  # the driver's guard against unread replies does not work with 3
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    }
+    parts = urlsplit(url)
+    if parts.scheme != "sentinel":
+        return pool_class.from_url(url, **options)  # type: ignore[no-any-return]
+    hosts = [(host or "127.0.0.1", int(port or 26379)) for host, _, port in
+             (item.rpartition("@")[2].partition(":") for item in parts.netloc.split(","))]  # fmt: skip
+    service, _, database = parts.path.strip("/").partition("/")
+    sentinel = Sentinel(
+        hosts, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+    )
+    options.pop("timeout", None)
+    options |= {"db": int(database or 0), "password": parts.password, "username": parts.username or None}
+    return SentinelConnectionPool(service or "mymaster", sentinel, **options)
+
+
+class _CancellableSending(AbstractConnection):
+    """Bounds the time of sending by itself. The driver does it with `wait_for`, which in Python 3.11 forgets that its
+    task was cancelled when the data went out at the same moment: tasks that should end lived on."""
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        timeout_s, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await super().send_packed_command(command, check_health)
+        except TimeoutError as error:
+            raise RedisTimeoutError("Timeout writing to socket") from error
+        finally:
+            self.socket_timeout = timeout_s
+
+
+def _send_cancellably(pool: ConnectionPool) -> None:
+    """Makes the connections of a pool (TCP, TLS, a socket file, Sentinel's) send as `_CancellableSending`."""
+    pool.connection_class = type("Connection", (_CancellableSending, pool.connection_class), {})
+
+
+async def _close_sentinels(pool: ConnectionPool) -> None:
+    if isinstance(pool, SentinelConnectionPool):
+        for client in pool.sentinel_manager.sentinels:
+            await client.aclose()
+
+
+class Link:
+    """One connection for one task: several commands out, their replies back, or the connection is gone.
+
+    With `incarnations` None it is not fenced: only the recovery may use that.
+    """
+
+    def __init__(self, settings: Settings, incarnations: Incarnations | None) -> None:
+        self._incarnations = incarnations
+        self._pool = _connection_pool(settings, ConnectionPool, socket_timeout=None)
+        self._connection: AbstractConnection | None = None
+        self.blessed: Blessed | None = None
+        self.run_id = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    async def open(self) -> None:
+        """Connects and passes the fence. Raises RedisUnavailableError or NotReadyError."""
+        await self.close()
+        connection = self._pool.make_connection()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S * 3):
+                await connection.connect()
+                self.run_id = await run_id_of(connection)
+                if self._incarnations is not None:
+                    self.blessed = await self._incarnations.admit(self.run_id)
+                    if self.blessed is None:
+                        raise NotReadyError("this Redis server is not blessed (yet)")
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, PostgresUnavailableError):
+                raise NotReadyError("this Redis server is not known and Postgres is away") from error
+            if isinstance(error, (RedisError, OSError, TimeoutError)):
+                raise RedisUnavailableError(f"{type(error).__name__}: {error}") from error
+            raise
+        self._connection = connection
+
+    async def aclose(self) -> None:
+        """Closes it for good."""
+        await self.close()
+        await _close_sentinels(self._pool)
+
+    async def close(self) -> None:
+        """Drops the connection; `open` makes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]:
+        """Sends all commands at once and reads all replies; an error reply is returned as a ResponseError in its place.
+
+        Raises RedisUnavailableError when not all replies came in time: the outcome of every command is unknown then
+        and the connection is closed.
+        """
+        connection = self._connection
+        if connection is None:
+            raise RedisUnavailableError("not connected")
+        replies: list[Any] = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                packed = b"".join([pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
+                await connection.send_packed_command(packed, check_health=False)
+                for _ in commands:
+                    try:
+                        replies.append(await connection.read_response(timeout=math.inf))
+                    except ResponseError as refusal:
+                        replies.append(refusal)
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, (RedisError, OSError, TimeoutError)):
+                raise RedisUnavailableError(f"{type(error).__name__}: {error}") from error
+            raise
+        return replies
+
+
+class Redis:
+    """Pooled, fenced access for everything but the hot path. `client` is for reads and pipelines of reads."""
+
+    def __init__(
+        self, settings: Settings, incarnations: Incarnations, *, size: int = 8, timeout_s: float = 10.0
+    ) -> None:
+        self._incarnations = incarnations
+        self._pool = _connection_pool(
+            settings, BlockingConnectionPool, max_connections=size, timeout=timeout_s, socket_timeout=timeout_s,
+            redis_connect_func=self._pass_fence,
+        )  # fmt: skip
+        _send_cancellably(self._pool)
+        self.client: aioredis.Redis = aioredis.Redis(connection_pool=self._pool)
+        self._closing: set[asyncio.Task[None]] = set()
+        incarnations.on_change(self._drop_connections)
+
+    @property
+    def partitions(self) -> int:
+        return self._incarnations.partitions
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the blessed pair. Raises NotReadyError while there is none."""
+        blessed = self._incarnations.blessed
+        if blessed is None:
+            raise NotReadyError("no Redis server is blessed")
+        return blessed.epoch
+
+    async def _pass_fence(self, connection: AbstractConnection) -> None:
+        await connection.on_connect()
+        try:
+            blessed = await self._incarnations.admit(await run_id_of(connection))
+        except PostgresUnavailableError as error:
+            raise _FencedOffError("this Redis server is not known and Postgres is away") from error
+        if blessed is None:
+            raise _FencedOffError("this Redis server is not blessed (yet)")
+
+    def _drop_connections(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._close_connections(), name="close-unblessed-connections")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close_connections(self) -> None:
+        # Those in use are closed when they come back: the driver does not expect to lose one in the middle of a step.
+        # What is under way on them carries the epoch, and another data set refuses it.
+        await self._pool.update_active_connections_for_reconnect()
+        await self._pool.disconnect(inuse_connections=False)
+
+    async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]:
+        """Runs a script under the blessed epoch, which goes in front of `args`. The result's first item is its status.
+
+        Raises NotReadyError (nothing done), RedisRefusedError (nothing done), RedisUnavailableError (not known).
+        """
+        command = ("EVALSHA", script.sha, len(keys), *keys, self.epoch, *args)
+        async with redis_errors_translated():
+            try:
+                reply = await self.client.execute_command(*command)
+            except NoScriptError:
+                await self.client.execute_command("SCRIPT", "LOAD", script.text)
+                reply = await self.client.execute_command(*command)
+        if reply[0] == b"STALE_EPOCH":
+            self._incarnations.wake.set()
+            raise NotReadyError(f"{script.name}: the data set carries another epoch")
+        return reply  # type: ignore[no-any-return]
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+        await self._pool.disconnect()
+        await _close_sentinels(self._pool)
+
+
+@asynccontextmanager
+async def redis_errors_translated() -> AsyncIterator[None]:
+    """Turns the driver's exceptions into RedisUnavailableError and its kinds."""
+    try:
+        yield
+    except _FencedOffError as error:
+        raise NotReadyError(str(error)) from error
+    except ResponseError as error:
+        raise RedisRefusedError(str(error)) from error
+    except (RedisError, OSError, TimeoutError) as error:
+        raise RedisUnavailableError(f"{type(error).__name__}: {error}") from error

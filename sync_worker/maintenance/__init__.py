@@ -1,0 +1,1 @@
+"""Maintenance tasks of the worker."""

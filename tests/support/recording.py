@@ -1,0 +1,109 @@
+"""Brings what lies in a shop's stream into the ledger, as the worker does, but step by step."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+from uuid import UUID
+
+from issuer.contract.events import decode_event
+from issuer.contract.keys import partition_keys, partition_of
+from issuer.contract.scripts import Script
+from issuer.ledger.record import record_redemptions
+from issuer.storage.redis_link import Redis, RedisUnavailableError
+from issuer.storage.stores import Stores
+from tests.support.issuing import Shop, open_shop, plain_client
+from tests.support.redeeming import Answer
+
+
+@asynccontextmanager
+async def shop_of(stores: Stores, codes: Sequence[int] = (100,)) -> AsyncIterator[Shop]:
+    """A batch that is open, with so many codes in each of its pools."""
+    with plain_client(stores.settings.redis_url.get_secret_value()) as client:
+        yield await open_shop(stores, client, codes)
+
+
+async def record(shop: Shop, *, ack: bool = True) -> None:
+    """Writes the stream into the ledger; without `ack` the worker dies before it removes the events."""
+    async with shop.stores.postgres.acquire() as connection, connection.transaction():
+        recorded = await record_redemptions(connection, shop.columns())
+    assert not recorded.rejected
+    if ack:
+        ack_all(shop)
+
+
+async def drain(stores: Stores) -> None:
+    """Writes all streams into the ledger and leaves them as they are."""
+    for number in range(stores.redis.partitions):
+        entries: Any = await stores.redis.client.xrange(partition_keys(number).stream)
+        for _, fields in entries:
+            async with stores.postgres.acquire() as connection, connection.transaction():
+                await record_redemptions(connection, decode_event(fields).redemptions)
+
+
+async def bury_all(shop: Shop) -> None:
+    """Puts everything in the stream into the dead letters."""
+    entries: Any = shop.client.xrange(shop.keys.stream)
+    for stream_id, fields in entries:
+        raw = [part for pair in fields.items() for part in pair]
+        for redemption in decode_event(fields).redemptions:
+            await shop.stores.postgres.execute(
+                "INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw)"
+                " VALUES ($1, $2, $3, $4, $5, 'a test', $6)",
+                shop.number, stream_id.decode(), redemption.epoch, redemption.pool_id, redemption.seq, raw,
+            )  # fmt: skip
+    ack_all(shop)
+
+
+def ack_all(shop: Shop) -> None:
+    shop.partition.epoch = shop.stores.redis.epoch
+    shop.partition.ack([(stream_id, event.count) for stream_id, event in shop.partition.events()])
+
+
+def words(answers: Sequence[Answer]) -> list[str]:
+    return [answer.word for answer in answers]
+
+
+def batch_hash(shop: Shop, batch_id: UUID | None = None) -> dict[str, str]:
+    """What Redis knows of a batch: the shop's, or another one."""
+    wanted = batch_id or shop.batch
+    number = partition_of(wanted, shop.stores.redis.partitions)
+    name = shop.partition.batch(wanted).batch.replace(f"{{p{shop.number:02d}}}", f"{{p{number:02d}}}")
+    found: Any = shop.client.hgetall(name)
+    return {field.decode(): value.decode() for field, value in found.items()}
+
+
+@dataclass
+class DyingRedis:
+    """Redis that goes away after so many script calls; `lost` says that the last one ran, but nobody heard of it."""
+
+    redis: Redis
+    calls: int
+    lost: bool = False
+
+    @property
+    def client(self) -> Any:
+        return self.redis.client
+
+    @property
+    def partitions(self) -> int:
+        return self.redis.partitions
+
+    @property
+    def epoch(self) -> int:
+        return self.redis.epoch
+
+    async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[str | bytes | int]) -> Any:
+        self.calls -= 1
+        if self.calls < 0:
+            if self.lost and self.calls == -1:
+                await self.redis.run(script, keys, args)
+            raise RedisUnavailableError("the test took Redis away")
+        return await self.redis.run(script, keys, args)
+
+
+def dying(stores: Stores, calls: int, *, lost: bool = False) -> Stores:
+    """The stores with a Redis that goes away."""
+    return replace(stores, redis=cast("Redis", DyingRedis(stores.redis, calls, lost)))

@@ -1,0 +1,164 @@
+"""What redeem.lua and its sisters should do, said again in Python: lists of redemptions, and decisions made from them.
+
+The model shares no idea of storage with the scripts. It keeps every redemption there ever was and counts; it has no
+logs that are cut, no counters, no expiry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from tests.support.redeeming import Answer, CouponState, Limit, Request
+
+
+@dataclass(slots=True)
+class Pool:
+    """All codes in seq order: how many there are, how many lie or lay in Redis, how many were handed out."""
+
+    id: int
+    codes: list[str] = field(default_factory=list)
+    loaded: int = 0
+    issued: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    limits: tuple[Limit, ...] = ()
+    revision: int = 1
+    ended: bool = False
+    paused: bool = False
+    starts_at_ms: int | None = None
+    ends_at_ms: int | None = None
+    rebuilding: int | None = None
+    coupon: CouponState | None = None
+    pools: dict[UUID, Pool] = field(default_factory=dict)
+    history: dict[UUID, list[int]] = field(default_factory=dict)
+    kept: dict[tuple[UUID, str], tuple[UUID, str, str]] = field(default_factory=dict)
+
+    def refusal(self, now_ms: int) -> str | None:
+        if self.ended or (self.ends_at_ms is not None and now_ms >= self.ends_at_ms):
+            return "ENDED"
+        if self.paused:
+            return "PAUSED"
+        if self.starts_at_ms is not None and now_ms < self.starts_at_ms:
+            return "NOT_STARTED"
+        return None if self.rebuilding is None else "REBUILDING"
+
+    def allows(self, customer: UUID, at_ms: int) -> bool:
+        """Whether one more redemption at `at_ms` leaves every half-open window of every limit within its bound."""
+        times = [*self.history.get(customer, ()), at_ms]
+        return all(_busiest(times, limit.window_ms) <= limit.max for limit in self.limits)
+
+    def retry_at(self, customer: UUID, now_ms: int) -> str:
+        """The first moment at which `allows` says yes; '' when it never will."""
+        leaving = {
+            time + limit.window_ms for time in self.history[customer] for limit in self.limits if limit.window_ms
+        }
+        moments = (moment for moment in sorted(leaving) if moment > now_ms and self.allows(customer, moment))
+        return str(next(moments, ""))
+
+
+def _busiest(times: Sequence[int], window_ms: int) -> int:
+    """The most redemptions that any window [start, start + window_ms) which contains the newest of them holds."""
+    newest = max(times)
+    return len(times) if window_ms == 0 else sum(1 for time in times if newest - time < window_ms)
+
+
+def _found(coupon: CouponState | None, request: Request) -> bool:
+    """Whether what is asked for is of the kind that is there, and by the right name."""
+    if coupon is None or request.wish is None:
+        return (coupon is None) == (request.wish is None)
+    return coupon.folded in ("", request.wish.folded)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One redemption as the event must tell it."""
+
+    pool_id: int
+    seq: int
+    code: str
+    request: Request
+    terms: int = 0
+
+
+@dataclass(slots=True)
+class Decision:
+    """What a call must answer, and the redemptions it makes, in the order of pools and seqs."""
+
+    now_ms: int
+    call_id: UUID
+    answers: list[Answer] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Model:
+    """One partition. `host_ms` is what the clock of the host says; `clock_ms` the highest time that was used."""
+
+    host_ms: int
+    clock_ms: int = 0
+    max_backlog: int = 1_000_000
+    backlog: int = 0
+    batches: dict[UUID, Batch] = field(default_factory=dict)
+
+    @property
+    def now_ms(self) -> int:
+        return max(self.host_ms, self.clock_ms)
+
+    def redeem(self, requests: Sequence[Request], call_id: UUID) -> Decision:
+        decision = Decision(self.now_ms, call_id)
+        for request in requests:
+            decision.answers.append(self._decide(request, decision))
+        order = list(dict.fromkeys((request.batch, request.client) for request in requests))
+        decision.grants.sort(key=lambda grant: (order.index((grant.request.batch, grant.request.client)), grant.seq))
+        if decision.grants:
+            self.clock_ms = decision.now_ms
+        return decision
+
+    def _decide(self, request: Request, decision: Decision) -> Answer:
+        batch, now_ms = self.batches.get(request.batch), decision.now_ms
+        if batch is None or not _found(batch.coupon, request):
+            return Answer("UNKNOWN_BATCH")
+        customer, pool = request.customer, batch.pools.get(request.client)
+        if customer and request.key and (kept := batch.kept.get((customer, request.key))):
+            client, order, code = kept
+            same = (client, order) == (request.client, request.wish.order if request.wish else "")
+            return Answer("REPLAYED", code) if same else Answer("KEY_REUSED")
+        if word := batch.refusal(now_ms):
+            return Answer(word)
+        coupon, wish = batch.coupon, request.wish
+        if coupon and wish and wish.product and coupon.product not in ("", wish.product):
+            return Answer("WRONG_PRODUCT")
+        if customer and not batch.allows(customer, now_ms):
+            return Answer("LIMIT_REACHED", batch.retry_at(customer, now_ms))
+        if pool is None:
+            return Answer("SOLD_OUT")
+        if pool.issued >= (len(pool.codes) if coupon is None else coupon.total):
+            return Answer("SOLD_OUT")
+        if coupon is None and pool.issued == pool.loaded:
+            return Answer("REFILLING")
+        if self.backlog >= self.max_backlog:
+            return Answer("BACKLOG_FULL")
+        if coupon and wish and wish.look:
+            return Answer("USABLE", f"{coupon.total - pool.issued} {coupon.terms}")
+        return self._grant(request, batch, pool, decision)
+
+    def _grant(self, request: Request, batch: Batch, pool: Pool, decision: Decision) -> Answer:
+        pool.issued += 1
+        self.backlog += 1
+        coupon = batch.coupon
+        if coupon is None:
+            code = pool.codes[pool.issued - 1]
+            decision.grants.append(Grant(pool.id, pool.issued, code, request))
+        else:
+            code = f"{pool.id} {pool.issued} {decision.call_id.hex} {coupon.terms}"
+            decision.grants.append(Grant(pool.id, pool.issued, "", request, coupon.number))
+        if request.customer:
+            batch.history.setdefault(request.customer, []).append(decision.now_ms)
+            if request.key:
+                order = request.wish.order if request.wish else ""
+                batch.kept[request.customer, request.key] = (request.client, order, code)
+        return Answer("GRANTED", code)

@@ -1,0 +1,83 @@
+"""The worker as the operating system sees it: started, killed, frozen, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from issuer.settings import Settings
+from tests.support.environment import environment_of
+
+LIMIT_S = 60.0
+
+
+class WorkerProcess:
+    """`python -m sync_worker` with the settings of a test."""
+
+    def __init__(self, settings: Settings, directory: Path, *, postgres_timeout_s: float = 10.0) -> None:
+        self._environment = environment_of(
+            settings,
+            ISSUER_MAX_BACKLOG=str(settings.max_backlog),
+            ISSUER_POOL_HIGH_WATER=str(settings.pool_high_water),
+            ISSUER_POSTGRES_TIMEOUT_S=str(postgres_timeout_s),
+        )
+        directory.mkdir(parents=True, exist_ok=True)
+        self._log = directory / "sync_worker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def start(self) -> Self:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sync_worker"], env=self._environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        return self
+
+    def kill9(self) -> None:
+        self.process.kill()
+        self.process.wait(LIMIT_S)
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def terminate(self) -> int:
+        """SIGTERM; returns the exit status."""
+        self.process.terminate()
+        return self.process.wait(LIMIT_S)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
+            self.kill9()
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str, limit_s: float = LIMIT_S) -> None:
+    """Waits for a condition, not for a time."""
+    try:
+        async with asyncio.timeout(limit_s):
+            while not await condition():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"{what}: not within {limit_s} s") from None
