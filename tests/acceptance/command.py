@@ -32,18 +32,18 @@ class Done:
 
 
 class Command:
-    """The command with this name, in a directory of its own."""
+    """`issuer`, or the command of it with this name, in a directory of its own."""
 
-    def __init__(self, name: str, settings: Settings, directory: Path) -> None:
+    def __init__(self, settings: Settings, directory: Path, *name: str) -> None:
         self.name = name
         self.directory = directory
-        self.environment = environment_of(settings)
+        self.environment = environment_of(settings, COLUMNS="200")
 
     def start(
         self, *words: str, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            issuer_command(self.name, *words),
+            issuer_command(*self.name, *words),
             env=self.environment, cwd=self.directory, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr,
         )  # fmt: skip
 

@@ -7,11 +7,7 @@ import csv
 import io
 import json
 import os
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import openpyxl
@@ -20,52 +16,16 @@ import pytest
 from issuer.access.api_keys import digest
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.support.environment import environment_of
+from tests.acceptance.command import Command
 from tests.support.recording import record, shop_of, words
-
-PROGRAM = (sys.executable, "-c", "from issuer.cli import app; app()")
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-class Issuer:
-    """`issuer` against a test's databases."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.environment = environment_of(settings, COLUMNS="200")
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*PROGRAM, *words],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    async def __call__(self, *words: str) -> Done:
-        with self.start(*words) as process:
-            out, err = await asyncio.to_thread(process.communicate)
-            return Done(process.returncode, out, err)
 
 
 @pytest.fixture
-def issuer(settings: Settings) -> Issuer:
-    return Issuer(settings)
+def issuer(settings: Settings, tmp_path: Path) -> Command:
+    return Command(settings, tmp_path)
 
 
-async def test_a_batch_from_its_making_to_its_end(issuer: Issuer, stores: Stores) -> None:
+async def test_a_batch_from_its_making_to_its_end(issuer: Command, stores: Stores) -> None:
     rules = '{"maxpercustomer":2,"timelimit":30}'
     made = (
         await issuer(
@@ -102,7 +62,7 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Issuer, stores: Stores
     assert made["id"] in (await issuer("batches", "list", "--all")).out
     for word in ("pause", "resume"):
         again = await issuer("batches", word, made["id"])
-        assert (again.code, again.out) == (2, "")
+        assert (again.status, again.out) == (2, "")
         assert again.err == "error: the batch was ended; that is final\n"
     assert (await issuer("batches", "expire", made["id"], "--json")).json["expired"] is True
 
@@ -138,23 +98,23 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Issuer, stores: Stores
     ],
 )
 async def test_what_is_impossible_ends_with_2_and_one_line(
-    issuer: Issuer, stores: Stores, words: tuple[str, ...], what: str
+    issuer: Command, stores: Stores, words: tuple[str, ...], what: str
 ) -> None:
     done = await issuer(*words)
-    assert (done.code, done.out) == (2, "")
+    assert (done.status, done.out) == (2, "")
     assert what in done.err
     assert "Traceback" not in done.err
     assert await stores.postgres.fetchval("SELECT count(*) FROM audit_log") == 0
 
 
-async def test_two_batches_of_one_name_are_told_apart_by_id(issuer: Issuer, stores: Stores) -> None:
+async def test_two_batches_of_one_name_are_told_apart_by_id(issuer: Command, stores: Stores) -> None:
     ids = [(await issuer("batches", "create", "--name", "twin", "--json")).json["id"] for _ in range(2)]
     done = await issuer("batches", "pause", "twin")
-    assert done.code == 2
+    assert done.status == 2
     assert all(one in done.err for one in ids)
 
 
-async def test_keys(issuer: Issuer, stores: Stores) -> None:
+async def test_keys(issuer: Command, stores: Stores) -> None:
     client = str(uuid4())
     made = (
         await issuer(
@@ -183,7 +143,7 @@ async def test_keys(issuer: Issuer, stores: Stores) -> None:
     assert made["secret"] not in text
 
 
-async def test_export_and_erase(issuer: Issuer, stores: Stores, tmp_path: Path) -> None:
+async def test_export_and_erase(issuer: Command, stores: Stores, tmp_path: Path) -> None:
     async with shop_of(stores, (3_000,)) as shop:
         customer = uuid4()
         shop.redeem(2, customer=customer)
@@ -192,23 +152,23 @@ async def test_export_and_erase(issuer: Issuer, stores: Stores, tmp_path: Path) 
 
         done = await issuer("redemptions", "export", "--format", "csv")
         rows = list(csv.DictReader(done.out.splitlines()))
-        assert (done.code, len(rows), done.err) == (0, 2802, "2802 redemptions\n")
+        assert (done.status, len(rows), done.err) == (0, 2802, "2802 redemptions\n")
         assert {row["batch_id"] for row in rows} == {str(shop.batch)}
 
         path = tmp_path / "out.csv"
         done = await issuer("redemptions", "export", "--batch-id", str(shop.batch), "-o", str(path))
-        assert (done.code, done.out) == (0, "")
+        assert (done.status, done.out) == (0, "")
         assert list(csv.DictReader(path.read_text().splitlines())) == rows
         assert [entry.name for entry in os.scandir(tmp_path)] == ["out.csv"]
         missing = await issuer("redemptions", "export", "-o", str(tmp_path / "no" / "out.csv"))
-        assert (missing.code, "cannot write" in missing.err) == (1, True)
+        assert (missing.status, "cannot write" in missing.err) == (1, True)
 
         lines = (await issuer("redemptions", "export", "--format", "ndjson", "--customer", str(customer))).out
         assert [json.loads(line).get("seq") for line in lines.splitlines()] == [1, 2, None]
         assert json.loads(lines.splitlines()[-1]) == {"rows": 2}
         book = tmp_path / "out.xlsx"
         done = await issuer("redemptions", "export", "--format", "xlsx", "-o", str(book))
-        assert (done.code, done.out, done.err) == (0, "", "2802 redemptions\n")
+        assert (done.status, done.out, done.err) == (0, "", "2802 redemptions\n")
         sheet = openpyxl.load_workbook(io.BytesIO(book.read_bytes()))["redemptions"]
         head, *cells = [[str(cell or "") for cell in row] for row in sheet.iter_rows(values_only=True)]
         assert [dict(zip(head, row, strict=True)) for row in cells] == rows
@@ -218,14 +178,14 @@ async def test_export_and_erase(issuer: Issuer, stores: Stores, tmp_path: Path) 
         erased = (await issuer("redemptions", "erase-customer", str(customer), "--yes", "--json")).json
         assert (erased["redemptions"], erased["dead_letters"]) == (2, 0)
         unasked = await issuer("redemptions", "erase-customer", str(uuid4()))
-        assert unasked.code == 1
+        assert unasked.status == 1
         done = await issuer("redemptions", "export")
         assert str(customer) not in done.out
         assert len(done.out.splitlines()) == 2803
         assert words(shop.redeem()) == ["GRANTED"]
 
 
-async def test_a_reader_that_has_seen_enough_is_no_crash(issuer: Issuer, stores: Stores) -> None:
+async def test_a_reader_that_has_seen_enough_is_no_crash(issuer: Command, stores: Stores) -> None:
     async with shop_of(stores, (8_000,)) as shop:
         shop.redeem_in_calls(80, 100)
         await record(shop)
@@ -236,5 +196,5 @@ async def test_a_reader_that_has_seen_enough_is_no_crash(issuer: Issuer, stores:
         process.stdout.close()
         err = await asyncio.to_thread(process.stderr.read)
         await asyncio.to_thread(process.wait)
-    assert first.startswith("batch_id,")
-    assert (process.returncode, err) == (1, "")
+    assert first.startswith(b"batch_id,")
+    assert (process.returncode, err) == (1, b"")

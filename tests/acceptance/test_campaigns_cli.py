@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.acceptance.test_admin_cli import Issuer
+from tests.acceptance.command import Command
 
 
-async def test_a_campaign_from_its_making_to_its_end(settings: Settings, stores: Stores) -> None:
-    issuer = Issuer(settings)
+async def test_a_campaign_from_its_making_to_its_end(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+    issuer = Command(settings, tmp_path)
     words = ["--name", "Concert", "--total", "5", "--starts-at", "2999-01-01T00:00:00+01:00", "--json"]
     made: dict[str, Any] = (await issuer("campaigns", "create", *words, "--public", "--prefix", "K-")).json
     assert (made["state"], made["total"], made["issued"], made["public"]) == ("before", 5, 0, True)
@@ -28,8 +29,8 @@ async def test_a_campaign_from_its_making_to_its_end(settings: Settings, stores:
     assert [one["id"] for one in (await issuer("campaigns", "list", "--all", "--json")).json] == [made["id"]]
 
 
-async def test_what_cannot_be_is_told_in_a_line(settings: Settings, stores: Stores) -> None:
-    issuer = Issuer(settings)
+async def test_what_cannot_be_is_told_in_a_line(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+    issuer = Command(settings, tmp_path)
     good = {"--name": "A", "--total": "5", "--starts-at": "2026-01-01T00:00:00Z"}
     for option, value, told in (
         ("--total", "0", "total must be 1 to 5,000,000"), ("--name", " ", "name must not be empty"),
@@ -38,8 +39,8 @@ async def test_what_cannot_be_is_told_in_a_line(settings: Settings, stores: Stor
     ):  # fmt: skip
         words = [word for pair in (good | {option: value}).items() for word in pair]
         done = await issuer("campaigns", "create", *words)
-        assert (done.code, done.out) == (2, "")
+        assert (done.status, done.out) == (2, "")
         assert told in done.err
     done = await issuer("campaigns", "show", str(uuid4()))
-    assert (done.code, done.err) == (2, "error: no campaign found\n")
+    assert (done.status, done.err) == (2, "error: no campaign found\n")
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0

@@ -23,7 +23,7 @@ MANY: Final = 120_000
 
 @pytest.fixture
 def generate(settings: Settings, tmp_path: Path) -> Command:
-    return Command("generate", settings, tmp_path)
+    return Command(settings, tmp_path, "generate")
 
 
 async def test_the_plain_command_makes_batch_client_and_codes(generate: Command, stores: Stores) -> None:

@@ -23,7 +23,7 @@ RULES: Final = '{"maxpercustomer":2,"timelimit":30}'
 
 @pytest.fixture
 def preload(settings: Settings, tmp_path: Path) -> Command:
-    return Command("preload", settings, tmp_path)
+    return Command(settings, tmp_path, "preload")
 
 
 async def test_a_load_is_reported(preload: Command, stores: Stores) -> None:
