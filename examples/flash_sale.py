@@ -30,7 +30,7 @@ TIMEOUT_MS = 60_000
 
 
 @dataclass(slots=True)
-class Tally:
+class CrowdTally:
     """What the crowd was told."""
 
     codes: list[str] = field(default_factory=list)
@@ -49,9 +49,9 @@ class Tally:
         return ", ".join(said) + "".join(f"\n  {count:,} × {failure}" for failure, count in self.failures.items())
 
 
-async def ask_all(client: CouponServiceClient, campaign: str, crowd: int, headers: dict[str, str]) -> Tally:
+async def ask_all(client: CouponServiceClient, campaign: str, crowd: int, headers: dict[str, str]) -> CrowdTally:
     """So many requests at once; one request is one person, who asks once."""
-    tally = Tally()
+    tally = CrowdTally()
     request = IssueCouponRequest(campaign_id=campaign)
 
     async def ask() -> None:

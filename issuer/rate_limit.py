@@ -13,12 +13,12 @@ _PERIODS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _FORM: Final = re.compile(r"([0-9]{1,7})/([smhd])(?:,burst=([0-9]{1,7}))?", re.ASCII)
 
 
-class InvalidLimitError(ValueError):
+class InvalidRateLimitError(ValueError):
     """Not a limit; the message says what one looks like."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class RateLimit:
     """A token bucket: `count` tokens come every `period_s` seconds, evenly; it holds at most `burst` of them."""
 
     count: int
@@ -32,15 +32,15 @@ class Limit:
 
 
 @lru_cache(maxsize=1_024)
-def parse_limit(text: str) -> Limit | None:
-    """The limit; None for `off`. Without a burst the bucket holds what comes in a period. Raises InvalidLimitError."""
+def parse_limit(text: str) -> RateLimit | None:
+    """Return the limit; None for `off`. The burst defaults to the count of a period. Raises InvalidRateLimitError."""
     if text == OFF:
         return None
     found = _FORM.fullmatch(text)
     if found is None:
-        raise InvalidLimitError("must be like 100/s, 6000/m, 100/s,burst=500 (s, m, h or d), or off")
+        raise InvalidRateLimitError("must be like 100/s, 6000/m, 100/s,burst=500 (s, m, h or d), or off")
     count = int(found[1])
     burst = count if found[3] is None else int(found[3])
     if not 1 <= count <= MOST or not 1 <= burst <= MOST:
-        raise InvalidLimitError(f"count and burst of a limit are from 1 to {MOST:,}")
-    return Limit(count, _PERIODS_S[found[2]], burst)
+        raise InvalidRateLimitError(f"count and burst of a limit are from 1 to {MOST:,}")
+    return RateLimit(count, _PERIODS_S[found[2]], burst)

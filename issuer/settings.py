@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from issuer.networks import parse_networks
-from issuer.rate_limit import Limit, parse_limit
+from issuer.rate_limit import RateLimit, parse_limit
 
 
 class Auth(StrEnum):
@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         "processes: `100/s`, `6000/m`, `100/s,burst=500` or off",
     )
     rate_limit_ip: str | None = Field(None, description="The same for IP addresses alone; none: ISSUER_RATE_LIMIT")
-    guess_limit: str = Field(
+    failed_lookup_limit: str = Field(
         "10/m",
         description="Look-ups of codes that do not exist, of each API key that has no limit of its own, each IP "
         "address and each customer; off: as many as they like",
@@ -119,26 +119,26 @@ class Settings(BaseSettings):
     )
 
     @property
-    def key_limit(self) -> Limit | None:
+    def key_limit(self) -> RateLimit | None:
         """Of each API key that has none of its own."""
         return parse_limit(self.rate_limit)
 
     @property
-    def address_limit(self) -> Limit | None:
+    def address_limit(self) -> RateLimit | None:
         """Of each IP address."""
         return parse_limit(self.rate_limit if self.rate_limit_ip is None else self.rate_limit_ip)
 
     @property
-    def miss_limit(self) -> Limit | None:
+    def miss_limit(self) -> RateLimit | None:
         """Of look-ups that find nothing."""
-        return parse_limit(self.guess_limit)
+        return parse_limit(self.failed_lookup_limit)
 
     @property
     def pool_low_water(self) -> int:
         """Codes left in Redis below which the worker tops a pool up: half of the high-water mark."""
         return self.pool_high_water // 2
 
-    @field_validator("rate_limit", "rate_limit_ip", "guess_limit")
+    @field_validator("rate_limit", "rate_limit_ip", "failed_lookup_limit")
     @classmethod
     def _limit_form(cls, value: str | None) -> str | None:
         if value is not None:

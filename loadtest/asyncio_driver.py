@@ -20,7 +20,7 @@ import uvloop
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LoadOptions:
     """What `loadtest.drivers.Load` says, as JSON has it."""
 
     host: str
@@ -39,7 +39,7 @@ class Order:
 
 
 @dataclass(slots=True)
-class Counts:
+class ResponseCounts:
     """What came back."""
 
     latencies_s: list[float]
@@ -50,7 +50,7 @@ class Counts:
 class _Requests:
     """Makes the requests of all connections."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: LoadOptions) -> None:
         self._order = order
         authorization = f"Authorization: Bearer {order.api_key}\r\n" if order.api_key else ""
         self._campaigns = order.path.endswith("/IssueCoupon")
@@ -79,7 +79,7 @@ class _Requests:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, requests: _Requests, counts: Counts, until: float, think_ms: int) -> None:
+    def __init__(self, requests: _Requests, counts: ResponseCounts, until: float, think_ms: int) -> None:
         self._requests = requests
         self._counts = counts
         self._until = until
@@ -129,10 +129,10 @@ class _Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def drive(order: Order) -> dict[str, Any]:
+async def drive(order: LoadOptions) -> dict[str, Any]:
     """Sends the load; returns what `loadtest.drivers.Sent` wants to know, but for the CPU time."""
     loop = asyncio.get_running_loop()
-    counts, requests = Counts([]), _Requests(order)
+    counts, requests = ResponseCounts([]), _Requests(order)
     started_at = loop.time()
     until = started_at + order.seconds
     connections = []
@@ -156,4 +156,4 @@ async def drive(order: Order) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print("RESULT", json.dumps(uvloop.run(drive(Order(**json.loads(Path(sys.argv[1]).read_text()))))))
+    print("RESULT", json.dumps(uvloop.run(drive(LoadOptions(**json.loads(Path(sys.argv[1]).read_text()))))))

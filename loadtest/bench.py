@@ -23,7 +23,7 @@ from typing import Any
 import loadtest.report as report
 from issuer.logs import configure_logs
 from loadtest.drivers import best_driver
-from loadtest.installation import Installation
+from loadtest.installation import BenchInstallation
 from loadtest.measuring import medians
 from loadtest.memory_cost import measure_memory
 from loadtest.script_alone import SHAPES, LoneRedis, measure_script
@@ -84,7 +84,7 @@ async def run(sections: list[str], output: Path, *, quick: bool) -> dict[str, An
     directory = _directory()
     try:
         bench = Bench(directory, driver, effort)
-        with Installation(directory / "versions") as installation:
+        with BenchInstallation(directory / "versions") as installation:
             results["settings"] = await installation.versions()
         for name in sections:
             print(f"{name}:", flush=True)

@@ -15,18 +15,18 @@ import redis.asyncio as aioredis
 from pydantic import SecretStr
 
 from issuer.contract.keys import partition_keys
-from issuer.embedded.datadir import DataDirectory, Running
+from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from loadtest.drivers import REDEEM_PATH
-from loadtest.processes import Process, Program, answers, family, process_table
+from loadtest.processes import LoggedProgram, ProcessEntry, answers, family, process_table
 
 CATCH_UP_LIMIT_S: Final = 300.0
 _WRONG: Final = "SELECT (SELECT count(*) FROM anomalies) + (SELECT count(*) FROM dead_letters)"
 
 
-class Installation:
+class BenchInstallation:
     """Embedded servers, API and worker. Use it as a context: whatever happens, its processes are ended."""
 
     def __init__(self, directory: Path, *, api_processes: int = 1, environment: Mapping[str, str] | None = None):
@@ -38,11 +38,11 @@ class Installation:
             sys.executable, "-m", "issuer", "up", "--data-dir", str(self._data.path), "--port", "0",
             "--workers", str(api_processes),
         ]  # fmt: skip
-        self._program = Program(command, directory / "up.log", environment=environment)
-        self._running: Running | None = None
+        self._program = LoggedProgram(command, directory / "up.log", environment=environment)
+        self._running: RunningInstallation | None = None
         self.settings = Settings()
 
-    def __enter__(self) -> Installation:
+    def __enter__(self) -> BenchInstallation:
         self._program.start(self._is_ready, "issuer up")
         running = self._data.running()
         assert running is not None
@@ -61,7 +61,7 @@ class Installation:
         return running is not None and answers(f"{running.url}/readyz")
 
     @property
-    def running(self) -> Running:
+    def running(self) -> RunningInstallation:
         if self._running is None:
             raise RuntimeError("the installation is not running")
         return self._running
@@ -82,7 +82,7 @@ class Installation:
         """Processes of a role (api, worker, redis, postgres), with their children."""
         return [process.pid for process in self._processes(role, process_table())]
 
-    def _processes(self, role: str, table: Mapping[int, Process]) -> list[Process]:
+    def _processes(self, role: str, table: Mapping[int, ProcessEntry]) -> list[ProcessEntry]:
         marks = {
             "api": "issuer.processes.api",
             "worker": "sync_worker",

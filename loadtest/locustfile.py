@@ -19,7 +19,7 @@ from loadtest.scenarios.hammering import Hammering
 from loadtest.scenarios.many_batches import ManyBatches
 from loadtest.scenarios.outcome import tally
 from loadtest.scenarios.retries import Retries
-from loadtest.shop import NoShopError, Shop
+from loadtest.shop import NoShopError, ShopInstallation
 
 __all__ = ["FlashSale", "Hammering", "ManyBatches", "Retries"]
 
@@ -30,7 +30,7 @@ SCENARIOS: tuple[type[Customer], ...] = (FlashSale, Hammering, ManyBatches, Retr
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def prepare(environment: Any, **_: Any) -> None:
     try:
-        Customer.shop = Shop.find()
+        Customer.shop = ShopInstallation.find()
         for scenario in SCENARIOS:
             if scenario in environment.user_classes:
                 scenario.prepare(Customer.shop)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from loadtest.drivers import Driver, Load, Sent
-from loadtest.installation import Installation
+from loadtest.installation import BenchInstallation
 from loadtest.processes import machine_cpu_s, process_table
 
 
@@ -37,18 +37,18 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class MeasuredInstallation:
     """What a load goes to: its CPU seconds by role, and what must have happened before a round is over."""
 
     cpu_s: Callable[[], Mapping[str, float]]
     catch_up_s: Callable[[], Awaitable[float]] | None = None
 
     @classmethod
-    def of_installation(cls, installation: Installation) -> Server:
+    def of_installation(cls, installation: BenchInstallation) -> MeasuredInstallation:
         return cls(installation.cpu_s, installation.catch_up_s)
 
     @classmethod
-    def of_process(cls, pid: int, others: Callable[[], Mapping[str, float]] | None = None) -> Server:
+    def of_process(cls, pid: int, others: Callable[[], Mapping[str, float]] | None = None) -> MeasuredInstallation:
         """A program of ours; `others`: roles that it uses of some installation."""
 
         def cpu_s() -> Mapping[str, float]:
@@ -58,7 +58,9 @@ class Server:
         return cls(cpu_s)
 
 
-async def measure(case: str, driver: Driver, load: Load, server: Server, *, refused: bool = False) -> Measured:
+async def measure(
+    case: str, driver: Driver, load: Load, server: MeasuredInstallation, *, refused: bool = False
+) -> Measured:
     """Sends the load and waits for the ledger. `refused`: whether the load is made to be refused.
 
     Raises UnexpectedAnswersError when more than one answer in a thousand is of the other kind.

@@ -45,7 +45,7 @@ def answers(url: str) -> bool:
         return False
 
 
-class Program:
+class LoggedProgram:
     """A program of ours, started with a log file, ended by SIGTERM and, when that does not help, by SIGKILL."""
 
     def __init__(self, command: Sequence[str | Path], log: Path, *, environment: Mapping[str, str] | None = None):
@@ -94,7 +94,7 @@ def python_module(name: str, *arguments: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessEntry:
     """One line of the process table."""
 
     pid: int
@@ -104,7 +104,7 @@ class Process:
     """User and system time, with that of the children it has waited for."""
 
 
-def process_table() -> dict[int, Process]:
+def process_table() -> dict[int, ProcessEntry]:
     """All processes of this machine. Empty where there is no /proc.
 
     Children come before their parents: one that ends meanwhile is then counted by itself or by its parent, or, for a
@@ -120,11 +120,11 @@ def process_table() -> dict[int, Process]:
         fields = stat.rpartition(")")[2].split()
         pid = int(entry.name)
         cpu_s = sum(int(ticks) for ticks in fields[11:15]) / _TICKS_A_SECOND
-        table[pid] = Process(pid, int(fields[1]), command, cpu_s)
+        table[pid] = ProcessEntry(pid, int(fields[1]), command, cpu_s)
     return table
 
 
-def family(table: Mapping[int, Process], pid: int) -> list[Process]:
+def family(table: Mapping[int, ProcessEntry], pid: int) -> list[ProcessEntry]:
     """A process and all that descend from it."""
     found = [table[pid]] if pid in table else []
     for process in found:

@@ -17,13 +17,13 @@ from typing import Final
 from issuer.logs import configure_logs
 from loadtest.bench import RESULTS
 from loadtest.drivers import best_driver
-from loadtest.installation import Installation
+from loadtest.installation import BenchInstallation
 from loadtest.sections import CONNECTIONS, QUICK, Bench
 from loadtest.stock import make_pool, settle
 
 WARM_UP_S: Final = 2.0
 SAMPLES_A_SECOND: Final = 400
-MOST_PER_S: Final = 35_000
+MAX_PER_S: Final = 35_000
 
 
 class ProfilerError(Exception):
@@ -44,10 +44,10 @@ async def profile(role: str, seconds: int, output: Path, *, native: bool) -> flo
     directory = Path(tempfile.mkdtemp(prefix="issuer-profile-"))
     try:
         await asyncio.to_thread(directory.chmod, 0o711)
-        with Installation(directory) as installation:
+        with BenchInstallation(directory) as installation:
             bench = Bench(directory, best_driver(), QUICK)
             async with installation.stores() as stores:
-                target = await make_pool(stores, int((seconds + 2 * WARM_UP_S) * MOST_PER_S))
+                target = await make_pool(stores, int((seconds + 2 * WARM_UP_S) * MAX_PER_S))
                 await settle(stores)
             await bench.driver.send(bench.load(installation, [target], WARM_UP_S))
             command = [

@@ -25,12 +25,12 @@ from issuer.contract.scripts import BLESS_PARTITION, LOAD_CODES, OPEN_POOL, PUT_
 from issuer.embedded.binaries import valkey_server
 from issuer.engine.calls import Call, PoolRef, Waiting
 from issuer.processes.launch import launch_command
-from loadtest.processes import Program, process_table
+from loadtest.processes import LoggedProgram, process_table
 
 EPOCH: Final = 1
 PARTITION: Final = 7
-CHUNK: Final = 4_000
-CALLS_AT_ONCE: Final = 1_000
+BATCH_SIZE: Final = 4_000
+CALL_BATCH_SIZE: Final = 1_000
 DEADLINE_IN_MS: Final = 19_000
 """As far ahead as the script allows: the calls are made first and sent then."""
 
@@ -60,7 +60,7 @@ class LoneRedis:
         given = [part for name, value in options.items() for part in (f"--{name}", value)]
         argv = [str(valkey_server()), *given]
         log = Path(self._directory.name) / "redis.log"
-        self._server = Program(launch_command(argv, death_signal=signal.SIGTERM), log)
+        self._server = LoggedProgram(launch_command(argv, death_signal=signal.SIGTERM), log)
 
     def __enter__(self) -> LoneRedis:
         self._server.start(self._answers, "Redis is ready")
@@ -99,8 +99,8 @@ def _load(client: blocking.Redis, pool: PoolRef, pool_id: int, codes: int, limit
     client.eval(PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "", "")
     keys = [partition.state, pool.batch.batch, pool.pool_key]
     client.eval(OPEN_POOL.text, len(keys), *keys, EPOCH, pool_id, 0, codes)
-    for first in range(1, codes + 1, CHUNK):
-        some = [f"CODE-{pool_id:05d}-{seq:09d}" for seq in range(first, min(first + CHUNK, codes + 1))]
+    for first in range(1, codes + 1, BATCH_SIZE):
+        some = [f"CODE-{pool_id:05d}-{seq:09d}" for seq in range(first, min(first + BATCH_SIZE, codes + 1))]
         client.eval(LOAD_CODES.text, len(keys) + 1, *keys, pool.codes_key, EPOCH, first, codes, *some)
 
 
@@ -150,11 +150,11 @@ async def run_calls(
     nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     cpu_s = 0.0
     # In parts, each of which is sent long before its deadline.
-    for first in range(0, calls, CALLS_AT_ONCE):
+    for first in range(0, calls, CALL_BATCH_SIZE):
         commands = []
         with redis.client() as client:
             seconds, _ = client.time()
-        for _ in range(min(CALLS_AT_ONCE, calls - first)):
+        for _ in range(min(CALL_BATCH_SIZE, calls - first)):
             requests = [_waiting(pools[i % len(pools)], nobody, with_keys) for i in range(redemptions_a_call)]
             call = Call(PARTITION, os.urandom(16).hex(), requests)
             call.deadline_ms = int(seconds) * 1000 + DEADLINE_IN_MS

@@ -15,10 +15,10 @@ import asyncpg
 from issuer.campaigns.store import NewCampaign, create_campaign
 from issuer.instants import EPOCH
 from loadtest.drivers import ISSUE_PATH, REDEEM_PATH, Driver, Load, Target
-from loadtest.installation import Installation
-from loadtest.measuring import Measured, Server, UnexpectedAnswersError, measure
+from loadtest.installation import BenchInstallation
+from loadtest.measuring import Measured, MeasuredInstallation, UnexpectedAnswersError, measure
 from loadtest.postgres_way import FILL, TABLE
-from loadtest.processes import Program, accepts, free_port, python_module
+from loadtest.processes import LoggedProgram, accepts, free_port, python_module
 from loadtest.stock import make_coupon, make_pool, make_pools, redeemed, settle
 
 CONNECTIONS = 64
@@ -63,7 +63,7 @@ class Bench:
         self.driver = driver
         self.effort = effort
 
-    async def measure(self, case: str, load: Load, server: Server, *, refused: bool = False) -> Measured:
+    async def measure(self, case: str, load: Load, server: MeasuredInstallation, *, refused: bool = False) -> Measured:
         # What made the stock ends its connections: their CPU time must not move between processes while we look.
         await asyncio.sleep(SETTLE_S)
         measured = await measure(case, self.driver, load, server, refused=refused)
@@ -75,7 +75,7 @@ class Bench:
         )
         return measured
 
-    def load(self, installation: Installation, targets: Sequence[Target], seconds: float, **more: object) -> Load:
+    def load(self, installation: BenchInstallation, targets: Sequence[Target], seconds: float, **more: object) -> Load:
         return Load(
             installation.redeem_url, targets, seconds, api_key=installation.api_key,
             **{"connections": CONNECTIONS, **more},  # type: ignore[arg-type]
@@ -83,18 +83,20 @@ class Bench:
 
 
 @asynccontextmanager
-async def _floor(directory: Path) -> AsyncIterator[tuple[str, Server]]:
+async def _floor(directory: Path) -> AsyncIterator[tuple[str, MeasuredInstallation]]:
     port = free_port()
-    program = Program(python_module("loadtest.floor", "--port", str(port)), directory / "floor.log")
+    program = LoggedProgram(python_module("loadtest.floor", "--port", str(port)), directory / "floor.log")
     program.start(lambda: accepts(port), "the floor")
     try:
-        yield f"http://127.0.0.1:{port}{REDEEM_PATH}", Server.of_process(program.pid)
+        yield f"http://127.0.0.1:{port}{REDEEM_PATH}", MeasuredInstallation.of_process(program.pid)
     finally:
         program.stop()
 
 
 @asynccontextmanager
-async def _postgres_way(directory: Path, installation: Installation, codes: int) -> AsyncIterator[tuple[Load, Server]]:
+async def _postgres_way(
+    directory: Path, installation: BenchInstallation, codes: int
+) -> AsyncIterator[tuple[Load, MeasuredInstallation]]:
     """In a database of its own of the installation's Postgres: the same settings, the same disk."""
     target = Target(uuid4(), uuid4())
     async with installation.postgres() as postgres:
@@ -110,11 +112,11 @@ async def _postgres_way(directory: Path, installation: Installation, codes: int)
         await connection.close()
     port = free_port()
     command = python_module("loadtest.postgres_way", "--port", str(port), "--database-url", url)
-    program = Program(command, directory / "postgres-way.log")
+    program = LoggedProgram(command, directory / "postgres-way.log")
     program.start(lambda: accepts(port), "the Postgres way")
     try:
         load = Load(f"http://127.0.0.1:{port}{REDEEM_PATH}", [target], 0, connections=CONNECTIONS)
-        yield load, Server.of_process(program.pid, installation.cpu_s)
+        yield load, MeasuredInstallation.of_process(program.pid, installation.cpu_s)
     finally:
         program.stop()
 
@@ -122,8 +124,8 @@ async def _postgres_way(directory: Path, installation: Installation, codes: int)
 async def headline(bench: Bench) -> list[Measured]:
     """One API process: floor, Postgres way, redeem, with keys, refused, sold out; then half of the maximum rate."""
     effort, rounds = bench.effort, []
-    with Installation(bench.directory / "headline") as installation:
-        server = Server.of_installation(installation)
+    with BenchInstallation(bench.directory / "headline") as installation:
+        server = MeasuredInstallation.of_installation(installation)
         async with (
             _floor(bench.directory) as (floor_url, floor),
             _postgres_way(bench.directory, installation, int(effort.seconds * 8_000 * effort.rounds)) as (slow, way),
@@ -168,11 +170,11 @@ async def headline(bench: Bench) -> list[Measured]:
     return rounds
 
 
-async def half_rate(bench: Bench, installation: Installation, maximum_per_s: float) -> list[Measured]:
+async def half_rate(bench: Bench, installation: BenchInstallation, maximum_per_s: float) -> list[Measured]:
     """Connections that pause between requests so that together they send half of what is possible."""
     connections, wanted = 2 * CONNECTIONS, maximum_per_s / 2
     think_ms = max(1, round(connections / wanted * 1_000))
-    server, rounds = Server.of_installation(installation), []
+    server, rounds = MeasuredInstallation.of_installation(installation), []
     async with installation.stores() as stores:
         stock = int(wanted * bench.effort.short_seconds * 1.5) * (bench.effort.rounds + 1)
         target = await make_pool(stores, stock)
@@ -191,7 +193,7 @@ async def api_processes(bench: Bench) -> list[Measured]:
     effort, rounds = bench.effort, []
     with ExitStack() as stack:
         installations = [
-            stack.enter_context(Installation(bench.directory / f"api-{count}", api_processes=count))
+            stack.enter_context(BenchInstallation(bench.directory / f"api-{count}", api_processes=count))
             for count in (1, 2, 4)
         ]
         for _ in range(effort.rounds):
@@ -201,7 +203,7 @@ async def api_processes(bench: Bench) -> list[Measured]:
                     await settle(stores)
                 load = bench.load(installation, [target], effort.short_seconds)
                 name = f"{installation.api_processes} API processes"
-                rounds.append(await bench.measure(name, load, Server.of_installation(installation)))
+                rounds.append(await bench.measure(name, load, MeasuredInstallation.of_installation(installation)))
     return rounds
 
 
@@ -211,7 +213,7 @@ async def rate_limit(bench: Bench) -> list[Measured]:
     with ExitStack() as stack:
         installations = {
             name: stack.enter_context(
-                Installation(bench.directory / f"rate-limit-{limit[0]}", environment={"ISSUER_RATE_LIMIT": limit})
+                BenchInstallation(bench.directory / f"rate-limit-{limit[0]}", environment={"ISSUER_RATE_LIMIT": limit})
             )
             for name, limit in (("no rate limit", "off"), ("rate limit by key and address", "1000000/s"))
         }
@@ -221,27 +223,31 @@ async def rate_limit(bench: Bench) -> list[Measured]:
                     target = await make_pool(stores, effort.short_stock)
                     await settle(stores)
                 load = bench.load(installation, [target], effort.short_seconds)
-                rounds.append(await bench.measure(name, load, Server.of_installation(installation)))
+                rounds.append(await bench.measure(name, load, MeasuredInstallation.of_installation(installation)))
     return rounds
 
 
 async def connections(bench: Bench) -> list[Measured]:
     effort, rounds = bench.effort, []
-    with Installation(bench.directory / "connections") as installation:
+    with BenchInstallation(bench.directory / "connections") as installation:
         for _ in range(effort.rounds):
             for count in (16, 64, 256, 1_024):
                 async with installation.stores() as stores:
                     # A thousand connections fill the calls, which are at their fastest then.
                     target = await make_pool(stores, 2 * effort.short_stock)
                 load = bench.load(installation, [target], effort.short_seconds, connections=count)
-                rounds.append(await bench.measure(f"{count} connections", load, Server.of_installation(installation)))
+                rounds.append(
+                    await bench.measure(
+                        f"{count} connections", load, MeasuredInstallation.of_installation(installation)
+                    )
+                )
     return rounds
 
 
 async def batches(bench: Bench) -> list[Measured]:
     """Every request goes to a random one of so many batches."""
     effort, rounds = bench.effort, []
-    with Installation(bench.directory / "batches") as installation:
+    with BenchInstallation(bench.directory / "batches") as installation:
         targets = {}
         async with installation.stores() as stores:
             for count in effort.batches:
@@ -252,7 +258,9 @@ async def batches(bench: Bench) -> list[Measured]:
         for _ in range(effort.rounds):
             for count in effort.batches:
                 load = bench.load(installation, targets[count], effort.short_seconds)
-                rounds.append(await bench.measure(f"{count} batches", load, Server.of_installation(installation)))
+                rounds.append(
+                    await bench.measure(f"{count} batches", load, MeasuredInstallation.of_installation(installation))
+                )
     return rounds
 
 
@@ -267,7 +275,7 @@ async def pools(bench: Bench) -> list[Measured]:
     left = needed * effort.rounds
     # A small pool lasts for less than a second: many of them, one after the other.
     small = left // SMALL_POOL + effort.rounds
-    with Installation(bench.directory / "pools") as installation:
+    with BenchInstallation(bench.directory / "pools") as installation:
         loads: dict[str, list[list[Target]]] = {}
         async with installation.stores() as stores:
             for used in (0, SMALL_POOL // 2):
@@ -288,7 +296,7 @@ async def pools(bench: Bench) -> list[Measured]:
                 # The last requests on their way to one small pool must still find a code in it.
                 per_target = 0 if len(targets) == 1 else _small_share(name)
                 load = bench.load(installation, targets, POOL_SECONDS, per_target=per_target)
-                rounds.append(await bench.measure(name, load, Server.of_installation(installation)))
+                rounds.append(await bench.measure(name, load, MeasuredInstallation.of_installation(installation)))
     return rounds
 
 
@@ -309,8 +317,8 @@ async def coupons(bench: Bench) -> list[Measured]:
     The two are near each other, so there are twice as many rounds as elsewhere.
     """
     effort, rounds = bench.effort, []
-    with Installation(bench.directory / "coupons") as installation:
-        server = Server.of_installation(installation)
+    with BenchInstallation(bench.directory / "coupons") as installation:
+        server = MeasuredInstallation.of_installation(installation)
         consume = installation.redeem_url.replace(REDEEM_PATH, f"/coupon/consume/?code={CODE}")
         for number in range(2 * effort.rounds):
             async with installation.stores() as stores:
@@ -330,8 +338,8 @@ async def coupons(bench: Bench) -> list[Measured]:
 async def campaign(bench: Bench) -> list[Measured]:
     """IssueCoupon in JSON beside redeem: the same work, but for a customer who is nobody and has no limits."""
     effort, rounds = bench.effort, []
-    with Installation(bench.directory / "campaign") as installation:
-        server = Server.of_installation(installation)
+    with BenchInstallation(bench.directory / "campaign") as installation:
+        server = MeasuredInstallation.of_installation(installation)
         for _ in range(effort.rounds):
             async with installation.stores() as stores:
                 plain = await make_pool(stores, effort.short_stock)

@@ -22,7 +22,7 @@ class NoShopError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ShopBatch:
     """A batch with codes of one client."""
 
     batch_id: UUID
@@ -36,7 +36,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class ShopInstallation:
     """An issuer that answers. `api_key` None: it asks for none."""
 
     url: str
@@ -61,7 +61,7 @@ class Shop:
     def headers(self) -> dict[str, str]:
         return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
 
-    def make_batch(self, name: str, codes: int, rules: dict[str, Any] | None = None) -> Offer:
+    def make_batch(self, name: str, codes: int, rules: dict[str, Any] | None = None) -> ShopBatch:
         """A new batch with so many codes of a new client. Raises NoShopError."""
         client_id, run = uuid4(), os.urandom(4).hex()
         lines = ["client_id,code", *(f"{client_id},{run.upper()}-{number:06d}" for number in range(1, codes + 1))]
@@ -74,7 +74,9 @@ class Shop:
         )
         if response.status_code != 200:
             raise NoShopError(f"{self.url} does not take codes: {response.status_code} {response.text[:300]}")
-        return Offer(UUID(response.json()["batch_id"]), client_id, codes)
+        return ShopBatch(UUID(response.json()["batch_id"]), client_id, codes)
 
-    def make_batches(self, name: str, count: int, codes: int, rules: dict[str, Any] | None = None) -> Sequence[Offer]:
+    def make_batches(
+        self, name: str, count: int, codes: int, rules: dict[str, Any] | None = None
+    ) -> Sequence[ShopBatch]:
         return [self.make_batch(f"{name} {number}", codes, rules) for number in range(1, count + 1)]

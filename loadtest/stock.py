@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import create_batch
-from issuer.coupons.coupon import Offer
+from issuer.coupons.coupon import CouponTerms
 from issuer.coupons.store import create_coupon
 from issuer.pools.loader import load_pool
 from issuer.storage.stores import Stores
@@ -22,7 +22,7 @@ from loadtest.drivers import Target
 
 ONE_EACH: Final = {"maxpercustomer": 1}
 """The limit of every measured batch: one code a customer, for ever."""
-AT_ONCE: Final = 6
+MAX_CONCURRENT: Final = 6
 STATEMENT_LIMIT_S: Final = 3_600.0
 
 # 20 characters, as a code of a shop might have.
@@ -60,14 +60,14 @@ async def make_pool(stores: Stores, codes: int, *, used: int = 0) -> Target:
 
 async def make_coupon(stores: Stores, code: str, uses: int) -> Target:
     """A coupon of a client of its own."""
-    offer = Offer(uses, discount_variable=Decimal(20), rules=parse_rules(ONE_EACH))
+    offer = CouponTerms(uses, discount_variable=Decimal(20), rules=parse_rules(ONE_EACH))
     coupon = await create_coupon(stores, uuid4(), code, offer, actor="cli:bench")
     return Target(coupon.id, coupon.client_id)
 
 
 async def make_pools(stores: Stores, count: int, codes: int, *, used: int = 0) -> list[Target]:
     """`count` such pools, each in a batch of its own."""
-    turn = asyncio.Semaphore(AT_ONCE)
+    turn = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def make() -> Target:
         async with turn:

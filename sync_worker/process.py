@@ -15,7 +15,7 @@ from issuer.settings import Settings
 from issuer.storage.incarnation import InstallationError
 from issuer.storage.postgres import PostgresUnavailableError
 from issuer.storage.stores import Stores
-from sync_worker.maintenance.tasks import Chores
+from sync_worker.maintenance.tasks import MaintenanceTasks
 from sync_worker.reader import StreamReader
 from sync_worker.worker import BackOff, Worker
 from sync_worker.writer import LedgerWriter
@@ -65,7 +65,7 @@ async def _work(settings: Settings, stores: Stores, stopping: asyncio.Event) -> 
     min_idle_ms = int(settings.postgres_timeout_s * 2 * 1000)
     reader = StreamReader(settings, stores.incarnations, min_idle_ms=min_idle_ms)
     worker = Worker(reader, LedgerWriter(settings), stopping)
-    chores = Chores(stores, reader.name, worker.progress)
+    chores = MaintenanceTasks(stores, reader.name, worker.progress)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_until_stop(worker.run(), "ledger", stopping), name="ledger")]
         for chore in chores.all():

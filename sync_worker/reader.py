@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError
 
 from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.scripts import ACK_EVENTS
-from issuer.ledger.entries import Entry
+from issuer.ledger.entries import StreamEntry
 from issuer.settings import Settings
 from issuer.storage.incarnation import Blessed, Incarnations
 from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, Value
@@ -28,9 +28,9 @@ log = structlog.get_logger()
 BLOCK_MS: Final = 500
 REPLY_LIMIT_S: Final = 5.0
 """Beyond the time that a read may block."""
-ENTRIES_AT_ONCE: Final = 8_192
+READ_BATCH_SIZE: Final = 8_192
 """Entries that one read may bring, from all partitions: bounds the memory."""
-ACKS_AT_ONCE: Final = 1_000
+ACK_BATCH_SIZE: Final = 1_000
 
 
 def consumer_name() -> str:
@@ -39,10 +39,10 @@ def consumer_name() -> str:
 
 
 @dataclass(slots=True)
-class Batch:
+class EntryBatch:
     """Entries that were read together. `vanished`: pending ones that are gone from the stream, which nobody may do."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[StreamEntry] = field(default_factory=list)
     vanished: list[tuple[int, str]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -54,7 +54,7 @@ class Batch:
             if item is None or not item[1]:
                 self.vanished.append((partition, item[0].decode() if item else "?"))
             else:
-                self.entries.append(Entry.of_reply(partition, item[0], item[1]))
+                self.entries.append(StreamEntry.of_reply(partition, item[0], item[1]))
 
 
 class StreamReader:
@@ -95,27 +95,27 @@ class StreamReader:
     async def close(self) -> None:
         await self._link.aclose()
 
-    async def read_new(self, count: int, *, block: bool) -> Batch:
+    async def read_new(self, count: int, *, block: bool) -> EntryBatch:
         """Up to `count` entries of each partition that nobody has read yet; waits BLOCK_MS at most."""
         waiting: tuple[Value, ...] = ("BLOCK", BLOCK_MS) if block else ()
         return await self._read(b">", count, waiting)
 
-    async def read_own(self, count: int) -> Batch:
+    async def read_own(self, count: int) -> EntryBatch:
         """Entries that were given to this worker and never acknowledged, such as those of a reply that was lost."""
         return await self._read(b"0", count, ())
 
-    async def _read(self, after: bytes, count: int, waiting: tuple[Value, ...]) -> Batch:
+    async def _read(self, after: bytes, count: int, waiting: tuple[Value, ...]) -> EntryBatch:
         partitions = self._incarnations.partitions
         streams = [partition_keys(p).stream for p in range(partitions)]
         command: list[Value] = ["XREADGROUP", "GROUP", GROUP, self.name, "COUNT", self._bounded(count), *waiting]
         (reply,) = await self._call([[*command, "STREAMS", *streams, *([after] * partitions)]])
-        batch = Batch()
+        batch = EntryBatch()
         numbers = {stream.encode(): partition for partition, stream in enumerate(streams)}
         for stream, replied in reply or ():
             batch.add(numbers[stream], replied)
         return batch
 
-    async def claim(self, count: int) -> Batch:
+    async def claim(self, count: int) -> EntryBatch:
         """Entries of workers that have been silent for so long that they must be dead. Goes on where it stopped."""
         partitions = sorted(self._cursors) or range(self._incarnations.partitions)
         head = ("XAUTOCLAIM",)
@@ -124,7 +124,7 @@ class StreamReader:
              "COUNT", self._bounded(count))
             for p in partitions
         ]  # fmt: skip
-        batch = Batch()
+        batch = EntryBatch()
         self._cursors = {}
         for partition, (cursor, replied, *deleted) in zip(partitions, await self._call(commands), strict=True):
             if cursor != b"0-0":
@@ -134,9 +134,9 @@ class StreamReader:
         return batch
 
     def _bounded(self, count: int) -> int:
-        return max(1, min(count, ENTRIES_AT_ONCE // self._incarnations.partitions))
+        return max(1, min(count, READ_BATCH_SIZE // self._incarnations.partitions))
 
-    async def ack(self, batch: Batch) -> int:
+    async def ack(self, batch: EntryBatch) -> int:
         """Takes entries that are in Postgres out of the streams. Returns the redemptions that this freed room for."""
         parts: dict[int, list[Value]] = {}
         for entry in batch.entries:
@@ -147,8 +147,8 @@ class StreamReader:
         commands: list[list[Value]] = []
         for partition, acks in parts.items():
             keys = partition_keys(partition)
-            for at in range(0, len(acks), 2 * ACKS_AT_ONCE):
-                some = acks[at : at + 2 * ACKS_AT_ONCE]
+            for at in range(0, len(acks), 2 * ACK_BATCH_SIZE):
+                some = acks[at : at + 2 * ACK_BATCH_SIZE]
                 commands.append(
                     ["EVALSHA", ACK_EVENTS.sha, 2, keys.state, keys.stream, self.blessed.epoch, GROUP, *some]
                 )

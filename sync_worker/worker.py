@@ -10,9 +10,9 @@ from typing import Final
 
 import structlog
 
-from issuer.ledger.record import Recorded
+from issuer.ledger.record import RecordResult
 from issuer.storage.redis_link import RedisUnavailableError
-from sync_worker.reader import Batch, StreamReader
+from sync_worker.reader import EntryBatch, StreamReader
 from sync_worker.writer import TROUBLE, ForeignIncarnationError, LedgerWriter
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class Progress:
     trouble: str = ""
     troubles: int = 0
 
-    def add(self, recorded: Recorded) -> None:
+    def add(self, recorded: RecordResult) -> None:
         self.inserted += recorded.inserted
         self.duplicates += recorded.duplicates
         self.anomalies += recorded.anomalies
@@ -130,13 +130,13 @@ class Worker:
         """Entries to ask each partition for, so that together they come near the target."""
         return max(1, round(TARGET / (self._per_entry * self._busy_partitions)))
 
-    def _learn(self, batch: Batch) -> None:
+    def _learn(self, batch: EntryBatch) -> None:
         if batch.entries:
             self._busy_partitions = len({entry.partition for entry in batch.entries})
             mean = sum(entry.announced for entry in batch.entries) / len(batch.entries)
             self._per_entry = max(1.0, 0.7 * self._per_entry + 0.3 * mean)
 
-    async def _settle(self, batch: Batch) -> int:
+    async def _settle(self, batch: EntryBatch) -> int:
         """Writes, then acknowledges, a transaction's worth at a time. Returns the redemptions that were in it."""
         total = 0
         for part in _parts(batch):
@@ -147,7 +147,7 @@ class Worker:
             total += sum(entry.announced for entry in part.entries)
         return total
 
-    async def _write(self, batch: Batch) -> bool:
+    async def _write(self, batch: EntryBatch) -> bool:
         """Returns when the batch is in Postgres, however long that is away; False: it must not be acknowledged."""
         back_off = BackOff(self._stopping)
         while True:
@@ -176,15 +176,15 @@ class Worker:
         self.progress.trouble = trouble
 
 
-def _parts(batch: Batch) -> list[Batch]:
+def _parts(batch: EntryBatch) -> list[EntryBatch]:
     """The batch in pieces of at most about two targets, vanished entries with the first."""
     if not batch:
         return []
-    parts = [Batch(vanished=batch.vanished)]
+    parts = [EntryBatch(vanished=batch.vanished)]
     redemptions = 0
     for entry in batch.entries:
         if redemptions >= TARGET * 2:
-            parts.append(Batch())
+            parts.append(EntryBatch())
             redemptions = 0
         parts[-1].entries.append(entry)
         redemptions += max(1, entry.announced)

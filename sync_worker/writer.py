@@ -10,8 +10,8 @@ import asyncpg
 import structlog
 
 from issuer.ledger.anomalies import Anomaly, record_anomalies
-from issuer.ledger.entries import Entry, record_entries
-from issuer.ledger.record import Recorded
+from issuer.ledger.entries import StreamEntry, record_entries
+from issuer.ledger.record import RecordResult
 from issuer.settings import Settings
 from issuer.storage.incarnation import Blessed
 from issuer.storage.postgres import SESSION, Connection
@@ -36,8 +36,8 @@ class LedgerWriter:
         self._connection: Connection | None = None
 
     async def write(
-        self, blessed: Blessed, entries: Sequence[Entry], vanished: Sequence[tuple[int, str]] = ()
-    ) -> Recorded:
+        self, blessed: Blessed, entries: Sequence[StreamEntry], vanished: Sequence[tuple[int, str]] = ()
+    ) -> RecordResult:
         """Records the entries (or buries them) and returns when that is committed.
 
         `blessed` is the pair that the entries were read under. Raises ForeignIncarnationError if it is not the blessed

@@ -19,7 +19,7 @@ import structlog
 from issuer.access import audit
 from issuer.instants import show_instant
 from issuer.names import name_problem
-from issuer.rate_limit import OFF, InvalidLimitError, parse_limit
+from issuer.rate_limit import OFF, InvalidRateLimitError, parse_limit
 from issuer.storage.postgres import UNAVAILABLE, Pool, PoolConnection, unavailable_translated
 
 log = structlog.get_logger()
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 PREFIX: Final = "isk_"
 _CHANNEL: Final = "issuer_api_keys"
 _MAX_SECRET: Final = 128
-_COLUMNS: Final = "id, name, scopes, client_id, created_at, revoked_at, rate_limit, guess_limit"
+_COLUMNS: Final = "id, name, scopes, client_id, created_at, revoked_at, rate_limit, failed_lookup_limit"
 
 
 class Scope(StrEnum):
@@ -50,7 +50,7 @@ class ApiKeyNotFoundError(LookupError):
 class ApiKey:
     """What is known of a key; its secret is not. With `client_id` it sees and touches only what is that client's.
 
-    `rate_limit`, `guess_limit`: its own limits as they are written, see `issuer.rate_limit`; None: the setting's.
+    `rate_limit`, `failed_lookup_limit`: its own limits in the form of `issuer.rate_limit`; None: the setting's.
     """
 
     id: int
@@ -60,7 +60,7 @@ class ApiKey:
     created_at: datetime
     revoked_at: datetime | None
     rate_limit: str | None = None
-    guess_limit: str | None = None
+    failed_lookup_limit: str | None = None
 
     @property
     def actor(self) -> str:
@@ -75,7 +75,7 @@ class ApiKey:
             "scopes": sorted(self.scopes),
             "client_id": None if self.client_id is None else str(self.client_id),
             "rate_limit": self.rate_limit,
-            "guess_limit": self.guess_limit,
+            "failed_lookup_limit": self.failed_lookup_limit,
             "created_at": show_instant(self.created_at),
             "revoked_at": None if self.revoked_at is None else show_instant(self.revoked_at),
         }
@@ -105,7 +105,7 @@ async def create_key(
     scopes: Collection[str],
     client_id: UUID | None = None,
     rate_limit: str | None = None,
-    guess_limit: str | None = None,
+    failed_lookup_limit: str | None = None,
     actor: str,
 ) -> tuple[ApiKey, str]:
     """Makes a key and returns it with its secret, which cannot be had again. Raises InvalidApiKeyError."""
@@ -115,27 +115,27 @@ async def create_key(
     wanted = _wanted_scopes(scopes)
     if Scope.PUBLIC in wanted and client_id is None:
         raise InvalidApiKeyError("a key that is public must be bound to a client")
-    for limit in (rate_limit, guess_limit):
+    for limit in (rate_limit, failed_lookup_limit):
         try:
             parse_limit(limit or OFF)
-        except InvalidLimitError as error:
+        except InvalidRateLimitError as error:
             raise InvalidApiKeyError(f"a limit {error}") from error
     secret = PREFIX + secrets.token_urlsafe(32)
     async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(
-            "INSERT INTO api_keys (name, secret_sha256, scopes, client_id, rate_limit, guess_limit)"
+            "INSERT INTO api_keys (name, secret_sha256, scopes, client_id, rate_limit, failed_lookup_limit)"
             f" VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}",
             name,
             digest(secret.encode()),
             wanted,
             client_id,
             rate_limit,
-            guess_limit,
+            failed_lookup_limit,
         )
         assert row is not None
         key = _from_row(row)
         detail = {"name": name, "scopes": wanted, "client_id": client_id}
-        detail |= {"rate_limit": rate_limit, "guess_limit": guess_limit}
+        detail |= {"rate_limit": rate_limit, "failed_lookup_limit": failed_lookup_limit}
         await audit.record(connection, actor=actor, action="key.create", subject=f"key:{key.id}", detail=detail)
         await connection.execute("SELECT pg_notify($1, '')", _CHANNEL)
     return key, secret
@@ -170,7 +170,7 @@ def _from_row(row: asyncpg.Record) -> ApiKey:
     client_id = None if row["client_id"] is None else UUID(bytes=row["client_id"].bytes)
     return ApiKey(
         row["id"], row["name"], scopes, client_id, row["created_at"], row["revoked_at"], row["rate_limit"],
-        row["guess_limit"],
+        row["failed_lookup_limit"],
     )  # fmt: skip
 
 

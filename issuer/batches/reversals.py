@@ -21,11 +21,11 @@ from issuer.instants import to_ms
 from issuer.storage.postgres import Connection, PoolConnection
 from issuer.storage.redis_link import NotReadyError, ScriptRunner
 
-_STEP: Final = 500
+_BATCH_SIZE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class GivenBack:
+class PendingReversal:
     """A use that Redis has not heard of as given back. `customer` None: nobody's, or erased."""
 
     batch_id: UUID
@@ -62,12 +62,12 @@ _Moment = tuple[int, bytes, int]
 """A pool, a customer, and a time in ms."""
 
 
-async def uses_given_back(
+async def uses_reversed(
     connection: Connection | PoolConnection,
     batch_id: UUID | None = None,
     *,
     backlog: AsyncGenerator[Sequence[Redemption], None] | None = None,
-) -> list[GivenBack]:
+) -> list[PendingReversal]:
     """Those of one coupon, or of all, that `note_returned` was not told of.
 
     `backlog`: what may not be in the ledger yet, oldest first (None: nothing), read before the ledger and no further
@@ -83,7 +83,7 @@ async def uses_given_back(
         pool_id, at_ms, stay = row["pool_id"], to_ms(row["consumed_at"]), row["stay"]
         if customer is not None:
             stay += len(beside.get((pool_id, customer, at_ms), set()).difference(row["seqs"]))
-        found.append(GivenBack(UUID(bytes=row["batch_id"].bytes), pool_id, row["seq"], customer, at_ms, stay))
+        found.append(PendingReversal(UUID(bytes=row["batch_id"].bytes), pool_id, row["seq"], customer, at_ms, stay))
     return found
 
 
@@ -111,16 +111,16 @@ async def _unrecorded(
     return found
 
 
-async def return_uses(redis: ScriptRunner, batch_id: UUID, uses: Sequence[GivenBack]) -> None:
+async def return_uses(redis: ScriptRunner, batch_id: UUID, uses: Sequence[PendingReversal]) -> None:
     """Takes them out of the windows of their customers; to repeat it changes nothing.
 
     Raises NotReadyError and RedisUnavailableError.
     """
     partition = partition_of(batch_id, redis.partitions)
     prefix, state = batch_keys(partition, batch_id).window_prefix, partition_keys(partition).state
-    for at in range(0, len(uses), _STEP):
+    for at in range(0, len(uses), _BATCH_SIZE):
         keys, args = list[str | bytes]([state]), list[str | bytes | int]()
-        for use in uses[at : at + _STEP]:
+        for use in uses[at : at + _BATCH_SIZE]:
             if use.customer:
                 keys.append(prefix + use.customer)
                 args += [f"{use.at_ms:013d}", use.stay]
@@ -129,7 +129,7 @@ async def return_uses(redis: ScriptRunner, batch_id: UUID, uses: Sequence[GivenB
             raise NotReadyError(f"uses of coupon {batch_id} could not be given back: {reply!r}")
 
 
-async def note_returned(connection: Connection | PoolConnection, uses: Sequence[GivenBack]) -> None:
+async def note_returned(connection: Connection | PoolConnection, uses: Sequence[PendingReversal]) -> None:
     """Redis has heard of them."""
     if uses:
         await connection.execute(_NOTE, [use.pool_id for use in uses], [use.seq for use in uses])

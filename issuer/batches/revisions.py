@@ -19,7 +19,7 @@ import orjson
 import structlog
 
 from issuer.batches.put_batch import FOR_REDIS, put_batch
-from issuer.batches.reversals import GivenBack, note_returned, return_uses, uses_given_back
+from issuer.batches.reversals import PendingReversal, note_returned, return_uses, uses_reversed
 from issuer.batches.rules import Rules, parse_rules
 from issuer.batches.windows import Span, fenced_writer, read_backlog, write_windows
 from issuer.contract.keys import partition_keys, partition_of
@@ -65,26 +65,26 @@ async def push_batch(stores: Stores, batch_id: UUID) -> None:
 async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record) -> None:
     rules = parse_rules(orjson.loads(row["rules"]))
     batch_id, partition = row["id"], partition_of(row["id"], stores.redis.partitions)
-    given_back, closes = list[GivenBack](), False
+    reversals, closes = list[PendingReversal](), False
     if row["coupon"]:
         now_ms = await _time_of(stores.redis.client, partition)
-        given_back = await _given_back(stores, connection, batch_id)
+        reversals = await _reversed(stores, connection, batch_id)
         # Windows made for lower limits lack the older uses, which count when a newer one is given back. And while the
         # clock stands at the time of one that is given back, a new one may come with the same.
-        counted = [use for use in given_back if use.customer is not None]
+        counted = [use for use in reversals if use.customer is not None]
         closes = bool(counted) and (row["rules_revision"] > 1 or any(use.at_ms >= now_ms for use in counted))
     closes = closes and row["ended_at"] is None and Span.of(rules) is not None
     rebuilds = _needs_rebuild(row, rules)
     if not closes and not rebuilds:
-        await return_uses(stores.redis, batch_id, given_back)
+        await return_uses(stores.redis, batch_id, reversals)
         await put_batch(stores.redis, row, rules)
-        await note_returned(connection, given_back)
+        await note_returned(connection, reversals)
         return
     rebuilding = str(row["revision"])
     if not await put_batch(stores.redis, row, rules, rebuilding=rebuilding):
         return  # somebody did it all but for step 4
-    if given_back:
-        given_back = await _given_back(stores, connection, batch_id)
+    if reversals:
+        reversals = await _reversed(stores, connection, batch_id)
     # Redis' clock decides how long a key lives, so it tells what is left of each window.
     host_ms = await _host_ms(stores.redis.client)
     written = await write_windows(
@@ -95,18 +95,18 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         fenced_writer(stores.redis, batch_id, partition, rebuilding),
         host_ms=host_ms,
         backlog=read_backlog(stores.redis.client, partition),
-        customers=None if rebuilds else [UUID(bytes=use.customer) for use in given_back if use.customer],
+        customers=None if rebuilds else [UUID(bytes=use.customer) for use in reversals if use.customer],
     )
     # Customers to whom nothing is left keep the windows they had.
-    await return_uses(stores.redis, batch_id, given_back)
+    await return_uses(stores.redis, batch_id, reversals)
     await put_batch(stores.redis, row, rules)
-    await note_returned(connection, given_back)
+    await note_returned(connection, reversals)
     log.info("windows rebuilt", batch_id=str(batch_id), revision=row["revision"], customers=written)
 
 
-async def _given_back(stores: Stores, connection: PoolConnection, batch_id: UUID) -> list[GivenBack]:
+async def _reversed(stores: Stores, connection: PoolConnection, batch_id: UUID) -> list[PendingReversal]:
     backlog = read_backlog(stores.redis.client, partition_of(batch_id, stores.redis.partitions))
-    return await uses_given_back(connection, batch_id, backlog=backlog)
+    return await uses_reversed(connection, batch_id, backlog=backlog)
 
 
 async def _time_of(client: aioredis.Redis, partition: int) -> int:

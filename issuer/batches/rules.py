@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-MOST_MAX: Final = 10_000
+MAX_REDEMPTIONS: Final = 10_000
 """Largest number of redemptions that a limit may count: a customer's log holds that many times."""
-MOST_DAYS: Final = 3_650
-MOST_SECONDS: Final = 315_360_000
-MOST_LIMITS: Final = 4
+MAX_DAYS: Final = 3_650
+MAX_SECONDS: Final = 315_360_000
+MAX_LIMITS: Final = 4
 
 _DAY_MS: Final = 86_400_000
 _KEYS: Final = ("maxpercustomer", "timelimit", "limits")
@@ -23,7 +23,7 @@ class RulesError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class CustomerLimit:
     """At most `max` redemptions of one customer in any `window_ms` (None: ever)."""
 
     max: int
@@ -36,14 +36,14 @@ class Rules:
 
     maxpercustomer: int | None = None
     timelimit_days: int | None = None
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[CustomerLimit, ...] = ()
 
-    def all_limits(self) -> tuple[Limit, ...]:
+    def all_limits(self) -> tuple[CustomerLimit, ...]:
         """Every limit that must hold, maxpercustomer with its timelimit first."""
         if self.maxpercustomer is None:
             return self.limits
         window_ms = None if self.timelimit_days is None else self.timelimit_days * _DAY_MS
-        return (Limit(self.maxpercustomer, window_ms), *self.limits)
+        return (CustomerLimit(self.maxpercustomer, window_ms), *self.limits)
 
     def packed(self) -> str:
         """``max:window_ms,…`` as the Redis scripts read it; a window of 0 lasts for ever."""
@@ -82,11 +82,11 @@ def parse_rules(value: object) -> Rules:
         limits = []
     if not isinstance(limits, list):
         raise RulesError("rules: limits must be a list")
-    if len(limits) > MOST_LIMITS:
-        raise RulesError(f"rules: limits may have at most {MOST_LIMITS} entries")
+    if len(limits) > MAX_LIMITS:
+        raise RulesError(f"rules: limits may have at most {MAX_LIMITS} entries")
     return Rules(
-        maxpercustomer=_number(rules, "maxpercustomer", "rules", 0, MOST_MAX) or None,
-        timelimit_days=_number(rules, "timelimit", "rules", 0, MOST_DAYS) or None,
+        maxpercustomer=_number(rules, "maxpercustomer", "rules", 0, MAX_REDEMPTIONS) or None,
+        timelimit_days=_number(rules, "timelimit", "rules", 0, MAX_DAYS) or None,
         limits=tuple(_limit(limit, f"rules: limits[{index}]") for index, limit in enumerate(limits)),
     )
 
@@ -104,13 +104,13 @@ def parse_rules_text(text: str | bytes) -> Rules:
     return parse_rules(value)
 
 
-def _limit(value: object, where: str) -> Limit:
+def _limit(value: object, where: str) -> CustomerLimit:
     limit = _mapping(value, where, _LIMIT_KEYS)
-    maximum = _number(limit, "max", where, 1, MOST_MAX)
-    seconds = _number(limit, "seconds", where, 1, MOST_SECONDS)
+    maximum = _number(limit, "max", where, 1, MAX_REDEMPTIONS)
+    seconds = _number(limit, "seconds", where, 1, MAX_SECONDS)
     if maximum is None or seconds is None:
         raise RulesError(f"{where}: needs max and seconds")
-    return Limit(maximum, seconds * 1000)
+    return CustomerLimit(maximum, seconds * 1000)
 
 
 def _mapping(value: object, where: str, known: tuple[str, ...]) -> Mapping[str, Any]:

@@ -26,10 +26,10 @@ from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 
-_AT_ONCE: Final = 10
+_MAX_BATCHES: Final = 10
 """Batches of one step that one call takes on."""
 
-_SCAN_STEP: Final = 1_000
+_SCAN_BATCH_SIZE: Final = 1_000
 # A stream this long is behind: to look for the end of a batch in it would only slow the worker down.
 _LONG_STREAM: Final = 10_000
 
@@ -60,7 +60,7 @@ async def free_ended_batches(stores: Stores) -> int:
     Raises RedisUnavailableError and PostgresUnavailableError; what was done stays done.
     """
     async with unavailable_translated():
-        waiting = [_id(row) for row in await stores.postgres.fetch(_TO_DRAIN, _AT_ONCE)]
+        waiting = [_id(row) for row in await stores.postgres.fetch(_TO_DRAIN, _MAX_BATCHES)]
     drained = 0
     for partition in sorted({partition_of(batch_id, stores.redis.partitions) for batch_id in waiting}):
         busy = await _pools_in_stream(stores, partition)
@@ -112,13 +112,13 @@ async def _drain(stores: Stores, batch_id: UUID, busy: set[int]) -> int:
 async def _free(stores: Stores) -> int:
     # Postgres first: a recovery that found the metas gone and the batch not freed would take it for a loss.
     async with unavailable_translated():
-        status = await stores.postgres.execute(_TO_FREE, _AT_ONCE)
+        status = await stores.postgres.execute(_TO_FREE, _MAX_BATCHES)
         freed = [_id(row) for row in await stores.postgres.fetch(_FREED)]
     for batch_id in freed:
         keys = batch_keys(partition_of(batch_id, stores.redis.partitions), batch_id)
         pools = await _pools(stores, batch_id)
-        for at in range(0, len(pools), _SCAN_STEP):
-            names = [keys.pool(pool.client_id) for pool in pools[at : at + _SCAN_STEP]]
+        for at in range(0, len(pools), _SCAN_BATCH_SIZE):
+            names = [keys.pool(pool.client_id) for pool in pools[at : at + _SCAN_BATCH_SIZE]]
             async with redis_errors_translated():
                 await stores.redis.client.unlink(*names)
     return int(status.rpartition(" ")[2])
@@ -135,7 +135,7 @@ async def _unlink_matching(stores: Stores, pattern: bytes) -> None:
     cursor: Any = 0
     while True:
         async with redis_errors_translated():
-            cursor, found = await stores.redis.client.scan(cursor, match=pattern, count=_SCAN_STEP)
+            cursor, found = await stores.redis.client.scan(cursor, match=pattern, count=_SCAN_BATCH_SIZE)
             if found:
                 await stores.redis.client.unlink(*found)
         if not cursor:

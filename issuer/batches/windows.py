@@ -27,7 +27,7 @@ STAMP: Final = 13
 
 # A ledger of millions is sorted before the first row comes.
 QUERY_TIMEOUT_S: Final = 900.0
-_CHUNK: Final = 1_000
+_BATCH_SIZE: Final = 1_000
 _CHUNK_BYTES: Final = 1_000_000
 _PAGE: Final = 100
 
@@ -111,7 +111,7 @@ async def write_windows(
         beside = await _gather_unrecorded(connection, pool_ids, backlog, since_ms)
         query = _WINDOWS.format(source=_LEDGER + (_UNRECORDED if beside else ""))
         longest = span.most * STAMP
-        prefetch = max(10, min(_CHUNK, 4 * _CHUNK_BYTES // longest))
+        prefetch = max(10, min(_BATCH_SIZE, 4 * _CHUNK_BYTES // longest))
         cursor = connection.cursor(
             query, pool_ids, since_ms, longest, customers, prefetch=prefetch, timeout=QUERY_TIMEOUT_S
         )
@@ -122,7 +122,7 @@ async def write_windows(
             window = Window(prefix + row["customer_id"].bytes, row["times"].encode(), keep_ms)
             chunk.append(window)
             size += len(window.times)
-            if len(chunk) >= _CHUNK or size >= _CHUNK_BYTES:
+            if len(chunk) >= _BATCH_SIZE or size >= _CHUNK_BYTES:
                 await write(chunk)
                 written, chunk, size = written + len(chunk), [], 0
         if chunk:

@@ -40,21 +40,21 @@ class LookUpsBusyError(Exception):
     """Too many campaigns that nobody here knows are being looked up."""
 
 
-class CampaignRing:
+class CampaignCache:
     """Whether a campaign is public counts within 1 s of a change; while Postgres is away the ring stays as it is."""
 
     POLL_S: Final = 0.5
     MISSING_S: Final = 1.0
-    MOST_MISSING: Final = 10_000
-    AT_ONCE: Final = 2
-    MOST_LOOK_UPS: Final = 256
+    MAX_MISSING: Final = 10_000
+    MAX_CONCURRENT_LOOKUPS: Final = 2
+    MAX_LOOKUPS: Final = 256
 
     def __init__(self, postgres: Pool) -> None:
         self._postgres = postgres
         self._known: dict[str, KnownCampaign] = {}
         self._missing: dict[str, float] = {}
         self._look_ups: dict[str, asyncio.Task[KnownCampaign | None]] = {}
-        self._slots = asyncio.Semaphore(self.AT_ONCE)
+        self._slots = asyncio.Semaphore(self.MAX_CONCURRENT_LOOKUPS)
         self._seen: tuple[Any, ...] | None = None
         self._task: asyncio.Task[None] | None = None
         self._told: set[asyncio.Task[None]] = set()
@@ -89,7 +89,7 @@ class CampaignRing:
             return known
         task = self._look_ups.get(text)
         if task is None:
-            if len(self._look_ups) >= self.MOST_LOOK_UPS:
+            if len(self._look_ups) >= self.MAX_LOOKUPS:
                 raise LookUpsBusyError("too many unknown campaigns are asked for")
             task = self._look_ups[text] = asyncio.create_task(self._look_up(campaign_id), name="look-up-campaign")
             task.add_done_callback(lambda _: self._look_ups.pop(text, None))
@@ -115,7 +115,7 @@ class CampaignRing:
         async with self._slots, unavailable_translated():
             row = await self._postgres.fetchrow(f"{_KNOWN} WHERE batch_id = $1 AND ready_at IS NOT NULL", campaign_id)
         if row is None:
-            if len(self._missing) >= self.MOST_MISSING:
+            if len(self._missing) >= self.MAX_MISSING:
                 self._missing.clear()
             self._missing[text] = time.monotonic() + self.MISSING_S
             return None

@@ -17,7 +17,7 @@ from issuer.generating.code_format import CodeFormat, CodeFormatError, parse_cod
 
 HOUSE: Final = UUID("686f7573-6500-4000-8000-000000000000")
 """The client of campaigns that belong to nobody in particular."""
-MOST_CODES: Final = 5_000_000
+MAX_CODES_OF_CAMPAIGN: Final = 5_000_000
 """Codes that a campaign has at most."""
 SYLLABLES_AND_DIGITS: Final = "가나다라마바사아자차카타파하0123456789"
 DEFAULT_FORMAT: Final = CodeFormat(length=10, alphabet=SYLLABLES_AND_DIGITS)

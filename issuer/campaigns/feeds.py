@@ -28,13 +28,13 @@ RATE_POLLS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class FeedUpdate:
     """What listeners are told. `counters` None: Redis cannot be asked. `rate_per_s`: codes issued of late."""
 
     counters: Counters | None
     rate_per_s: float = 0.0
 
-    def differs(self, other: Tick | None) -> bool:
+    def differs(self, other: FeedUpdate | None) -> bool:
         """In anything but the time."""
         if other is None or self.counters is None or other.counters is None:
             return self != other
@@ -64,7 +64,7 @@ class CampaignFeeds:
         """Campaigns that Redis is asked for."""
         return len(self._feeds)
 
-    async def ticks(self, campaign: Campaign, *, heartbeat_s: float) -> AsyncGenerator[Tick | None]:
+    async def ticks(self, campaign: Campaign, *, heartbeat_s: float) -> AsyncGenerator[FeedUpdate | None]:
         """A tick now and at each change, None when nothing has changed for so long; ends with the campaign.
 
         Ends at once where there is no room.
@@ -77,7 +77,7 @@ class CampaignFeeds:
             feed = self._feeds[campaign.id] = _Feed(self._stores, campaign)
         feed.listeners += 1
         try:
-            told: Tick | None = None
+            told: FeedUpdate | None = None
             while not self._closed and not feed.task.done():
                 changed = feed.changed
                 if feed.latest is not None and feed.latest is not told:
@@ -121,7 +121,7 @@ class _Feed:
         self._campaign = campaign
         self._issued: deque[tuple[int, int]] = deque(maxlen=RATE_POLLS + 1)
         self.listeners = 0
-        self.latest: Tick | None = None
+        self.latest: FeedUpdate | None = None
         self.changed = asyncio.Event()
         self.task = asyncio.create_task(self._poll(), name="campaign-feed")
 
@@ -142,19 +142,19 @@ class _Feed:
         finally:
             self.wake()
 
-    async def _look(self) -> Tick:
+    async def _look(self) -> FeedUpdate:
         try:
             (counters,) = await read_counters(self._stores, [self._campaign])
         except RedisUnavailableError:
-            return Tick(None)
+            return FeedUpdate(None)
         if counters.issued is None:
-            return Tick(counters)
+            return FeedUpdate(counters)
         self._issued.append((counters.now_ms, counters.issued))
         (since_ms, before), (now_ms, now) = self._issued[0], self._issued[-1]
-        return Tick(counters, round((now - before) * 1000 / (now_ms - since_ms), 1) if now_ms > since_ms else 0.0)
+        return FeedUpdate(counters, round((now - before) * 1000 / (now_ms - since_ms), 1) if now_ms > since_ms else 0.0)
 
     @staticmethod
-    def _pause_s(tick: Tick) -> float:
+    def _pause_s(tick: FeedUpdate) -> float:
         """Less than usual before the start: that it has begun is told at once."""
         if tick.counters is None or tick.counters.state is not CampaignState.BEFORE:
             return POLL_S

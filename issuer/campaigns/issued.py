@@ -14,16 +14,16 @@ from issuer.storage.postgres import unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 
-CHUNK: Final = 10_000
+BATCH_SIZE: Final = 10_000
 
-# Pools are handed out in order. What was set aside may never have been: it counts when it is in the ledger.
+# Pools are handed out in order. What was quarantined may never have been: it counts when it is in the ledger.
 _FROM: Final = """
 FROM codes c LEFT JOIN redemptions r ON r.pool_id = c.pool_id AND r.seq = c.seq
 WHERE c.pool_id = $1 AND c.seq > $2 AND c.seq <= $3
-  AND (r.seq IS NOT NULL OR NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq))"""
+  AND (r.seq IS NOT NULL OR NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq))"""
 _PAGE: Final = f"SELECT c.seq, c.code, r.redeemed_at {_FROM} ORDER BY c.seq LIMIT $4"
 # One value instead of thousands of rows.
-_CHUNK: Final = f"SELECT coalesce(array_agg(c.code ORDER BY c.seq), '{{}}') {_FROM}"
+_NEXT_CODES: Final = f"SELECT coalesce(array_agg(c.code ORDER BY c.seq), '{{}}') {_FROM}"
 _IN_LEDGER: Final = "SELECT coalesce(max(seq), 0) FROM redemptions WHERE pool_id = $1"
 
 
@@ -65,6 +65,6 @@ async def issued_page(stores: Stores, campaign: Campaign, *, limit: int, cursor:
 
 async def issued_codes(stores: Stores, campaign: Campaign, last: int) -> AsyncIterator[list[str]]:
     """The codes up to the seq `last`, some thousands at a time. Raises PostgresUnavailableError."""
-    for first in range(0, last, CHUNK):
+    for first in range(0, last, BATCH_SIZE):
         async with unavailable_translated():
-            yield await stores.postgres.fetchval(_CHUNK, campaign.pool_id, first, min(first + CHUNK, last))
+            yield await stores.postgres.fetchval(_NEXT_CODES, campaign.pool_id, first, min(first + BATCH_SIZE, last))

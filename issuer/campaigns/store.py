@@ -25,7 +25,7 @@ from issuer.batches.store import (
 from issuer.campaigns.campaign import (
     DEFAULT_FORMAT,
     HOUSE,
-    MOST_CODES,
+    MAX_CODES_OF_CAMPAIGN,
     Campaign,
     CampaignNotFoundError,
     InvalidCampaignError,
@@ -34,7 +34,7 @@ from issuer.campaigns.campaign import (
 )
 from issuer.generating.code_format import CodeFormat, CodeSpaceError, format_text
 from issuer.generating.drawing import FewCodesError
-from issuer.generating.jobs import Order, State, ask_for_codes
+from issuer.generating.jobs import GenerationRequest, State, ask_for_codes
 from issuer.generating.making import finish_job
 from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.storage.postgres import (
@@ -209,7 +209,9 @@ async def _fill(
         missing = total - await connection.fetchval(_PROMISED, campaign_id, client_id)
         if missing > 0:
             try:
-                job = await ask_for_codes(stores, Order(campaign_id, client_id, code_format, missing, actor))
+                job = await ask_for_codes(
+                    stores, GenerationRequest(campaign_id, client_id, code_format, missing, actor)
+                )
             except (CodeSpaceError, FewCodesError) as error:
                 raise InvalidCampaignError(f"code_format: {error}") from error
             jobs.append(job.id)
@@ -241,8 +243,8 @@ def _check_extension(campaign: Campaign, changes: CampaignChanges) -> None:
 
 
 def _check_total(code_format: CodeFormat, total: int) -> None:
-    if not 1 <= total <= MOST_CODES:
-        raise InvalidCampaignError(f"total must be 1 to {MOST_CODES:,}")
+    if not 1 <= total <= MAX_CODES_OF_CAMPAIGN:
+        raise InvalidCampaignError(f"total must be 1 to {MAX_CODES_OF_CAMPAIGN:,}")
     try:
         code_format.check_space(total)
     except CodeSpaceError as error:

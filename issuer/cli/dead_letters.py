@@ -29,9 +29,9 @@ def list_command(
     as_json: bool = AS_JSON,
 ) -> None:
     """List dead letters, oldest first."""
-    from issuer.ledger.dead_letters import KeptLetter, list_dead_letters
+    from issuer.ledger.dead_letters import StoredDeadLetter, list_dead_letters
 
-    async def work(postgres: Pool) -> list[KeptLetter]:
+    async def work(postgres: Pool) -> list[StoredDeadLetter]:
         return await list_dead_letters(postgres, after_id=after, limit=limit, resolved=resolved)
 
     letters = run_with_postgres(work)
@@ -50,9 +50,9 @@ def retry(
     as_json: bool = AS_JSON,
 ) -> None:
     """Try to bring waiting dead letters into the ledger. Exit code 1 if any of them has to stay."""
-    from issuer.ledger.dead_letters import Retried, retry_dead_letters
+    from issuer.ledger.dead_letters import RetryResult, retry_dead_letters
 
-    async def work(postgres: Pool) -> Retried:
+    async def work(postgres: Pool) -> RetryResult:
         return await retry_dead_letters(postgres, only_id=letter)
 
     retried = run_with_postgres(work)

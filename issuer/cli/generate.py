@@ -23,12 +23,12 @@ from issuer.cli.chosen_batch import (
 )
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, fail, print_json, run
 from issuer.cli.progress import progress_bars
-from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, CodeSpaceError, parse_code_format
+from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError, parse_code_format
 from issuer.generating.unlucky import WordsError, parse_words
 
 if TYPE_CHECKING:
     from issuer.batches.store import Batch
-    from issuer.generating.jobs import Job, Order
+    from issuer.generating.jobs import GenerationRequest, Job
     from issuer.pools.stock import Stock
     from issuer.storage.stores import Stores
 
@@ -38,7 +38,7 @@ _OPTIONS: Final = {"client_id": "--client", "unlucky_words": "--unlucky-words"}
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class GenerateOptions:
     """What the operator asked for."""
 
     chosen: ChosenBatch
@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
-    count: int | None = typer.Option(None, min=1, max=MOST_CODES, help="How many codes."),
+    count: int | None = typer.Option(None, min=1, max=MAX_CODES, help="How many codes."),
     length: int | None = typer.Option(None, help="Drawn characters of a code; 12 if there is no pattern."),
     batch_name: str | None = BATCH_NAME,
     batch_id: str | None = BATCH_ID,
@@ -95,7 +95,7 @@ def generate(
                 raise InputError("--count is needed, or --job to go on with")
             run(lambda stores: _go_on(stores, job_id, as_json=as_json))
             return
-        request = Request(
+        request = GenerateOptions(
             chosen=ChosenBatch.of(name=batch_name, id=batch_id, rules=rules, starts_at=starts_at, ends_at=ends_at),
             client_id=uuid_option(client, "--client"),
             code_format=_format(
@@ -129,7 +129,7 @@ def _format(words: Path | None, **values: object) -> CodeFormat:
     return parse_code_format({**values, "unlucky_words": own})
 
 
-async def _work(stores: Stores, request: Request, *, as_json: bool) -> None:
+async def _work(stores: Stores, request: GenerateOptions, *, as_json: bool) -> None:
     from issuer.batches.store import BatchEndedError, BatchNotFoundError
     from issuer.generating.command_job import command_job
     from issuer.generating.drawing import FewCodesError
@@ -160,15 +160,15 @@ async def _work(stores: Stores, request: Request, *, as_json: bool) -> None:
         raise CommandError(f"nothing was generated: {error}") from error
 
 
-async def _order(stores: Stores, request: Request, batch: Batch | None) -> Order:
+async def _order(stores: Stores, request: GenerateOptions, batch: Batch | None) -> GenerationRequest:
     from issuer.access.audit import cli_actor
-    from issuer.generating.jobs import Order, only_client
+    from issuer.generating.jobs import GenerationRequest, only_client
 
     client_id = request.client_id
     if client_id is None and batch is not None:
         client_id = await only_client(stores.postgres, batch.id)
     batch_id = UUID(int=0) if batch is None else batch.id
-    return Order(batch_id, client_id or uuid4(), request.code_format, request.count, cli_actor())
+    return GenerationRequest(batch_id, client_id or uuid4(), request.code_format, request.count, cli_actor())
 
 
 def _begun(job: Job, left_behind: bool) -> str:
@@ -225,15 +225,15 @@ def _show(job: Job, stock: Stock, *, new: bool, seconds: float, as_json: bool) -
     typer.echo(f"seconds    {seconds:>14,.1f}{rate}")
 
 
-async def _show_outlook(stores: Stores, order: Order, batch: Batch | None, *, as_json: bool) -> None:
+async def _show_outlook(stores: Stores, order: GenerationRequest, batch: Batch | None, *, as_json: bool) -> None:
     from issuer.generating.drawing import CodeSource
-    from issuer.generating.jobs import Outlook, check_order, redis_bytes
+    from issuer.generating.jobs import GenerationForecast, check_order, redis_bytes
     from issuer.pools.memory import check_room
 
     if batch is not None:
         outlook = await check_order(stores, order)
     else:
-        outlook = Outlook(order.code_format.check_space(order.count), await redis_bytes(stores, order))
+        outlook = GenerationForecast(order.code_format.check_space(order.count), await redis_bytes(stores, order))
         await check_room(stores.redis, outlook.redis_bytes)
     examples = CodeSource(order.code_format).draw(min(EXAMPLES, order.count))
     if as_json:
@@ -257,13 +257,13 @@ async def _show_outlook(stores: Stores, order: Order, batch: Batch | None, *, as
     typer.echo(f"Redis      {outlook.redis_bytes / 1e6:>14,.2f} MB (estimate)")
 
 
-def _space(order: Order) -> dict[str, str]:
+def _space(order: GenerationRequest) -> dict[str, str]:
     """As text: these numbers are larger than what JSON readers take."""
     space = order.code_format.space
     return {"space": str(space), "one_guess_in": str(space // order.count)}
 
 
-def _space_lines(order: Order, warning: str | None) -> Iterator[str]:
+def _space_lines(order: GenerationRequest, warning: str | None) -> Iterator[str]:
     space = order.code_format.space
     shown = f"{space:,}" if space < 10**15 else f"about 10^{len(str(space)) - 1}"
     yield f"of         {shown:>14} codes of this form"

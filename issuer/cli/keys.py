@@ -30,7 +30,7 @@ def create(
     rate_limit: str | None = typer.Option(
         None, help="Requests, such as 100/s, 6000/m, 100/s,burst=500, or off; without it ISSUER_RATE_LIMIT counts."
     ),
-    guess_limit: str | None = typer.Option(
+    failed_lookup_limit: str | None = typer.Option(
         None, help="Look-ups of codes that do not exist, in the same form; for a server that asks for many people."
     ),
     as_json: bool = AS_JSON,
@@ -47,7 +47,7 @@ def create(
                 scopes=scope,
                 client_id=client,
                 rate_limit=rate_limit,
-                guess_limit=guess_limit,
+                failed_lookup_limit=failed_lookup_limit,
                 actor=cli_actor(),
             )
         except InvalidApiKeyError as error:
@@ -74,7 +74,7 @@ def list_command(as_json: bool = AS_JSON) -> None:
         state = "valid" if key.revoked_at is None else "revoked"
         bound = f"  client {key.client_id}" if key.client_id else ""
         limits = f"  rate limit {key.rate_limit}" if key.rate_limit else ""
-        limits += f"  guess limit {key.guess_limit}" if key.guess_limit else ""
+        limits += f"  guess limit {key.failed_lookup_limit}" if key.failed_lookup_limit else ""
         typer.echo(f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<13}  {key.name}{bound}{limits}")
 
 

@@ -120,13 +120,13 @@ def _size(source: BinaryIO) -> int | None:
 
 
 async def _piped(source: BinaryIO) -> AsyncIterator[bytes]:
-    from issuer.loading.preload import BLOCK
+    from issuer.loading.preload import READ_BYTES
 
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), source)
     try:
-        while block := await reader.read(BLOCK):
+        while block := await reader.read(READ_BYTES):
             yield block
     finally:
         transport.close()

@@ -22,7 +22,7 @@ def reconcile(
     batch_id: UUID | None = typer.Option(None, help="Only the pools of this batch."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Check per pool that ledger + backlog + set aside + dead letters = issued, each seq in exactly one of them.
+    """Check per pool that ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 
     Exit code 0: it holds for every pool; 1: it does not. May run while codes are redeemed; changes nothing.
     """
@@ -54,7 +54,7 @@ def reconcile(
 def _show(pool: PoolBalance) -> None:
     typer.echo(
         f"{'ok   ' if pool.holds else 'WRONG'} pool {pool.pool_id}: ledger {pool.ledger} + backlog {pool.backlog}"
-        f" + set aside {pool.set_aside} + dead letters {pool.dead_letters} = {pool.accounted},"
+        f" + quarantined {pool.quarantined} + dead letters {pool.dead_letters} = {pool.accounted},"
         f" issued {pool.issued}  (batch {pool.batch_name!r} {pool.batch_id}, client {pool.client_id})"
     )
     for problem in pool.problems:

@@ -1,4 +1,4 @@
-"""`issuer recover`, `set-aside`, `journal`, `max-backlog`, `doctor`: for the night when something was lost."""
+"""`issuer recover`, `quarantined`, `journal`, `max-backlog`, `doctor`: for the night when something was lost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typer
 from issuer.cli.output import CommandError, InputError, command_settings, print_json, run, run_plain
 
 if TYPE_CHECKING:
-    from issuer.ledger.record import Recorded
-    from issuer.recovery.guardian import Orders, Report
+    from issuer.ledger.record import RecordResult
+    from issuer.recovery.guardian import RecoveryOptions, RecoveryReport
     from issuer.settings import Settings
     from issuer.storage.stores import Stores
 
@@ -21,10 +21,10 @@ def register(app: typer.Typer) -> None:
     app.command("recover")(recover)
     app.command("doctor")(doctor)
     app.command("max-backlog")(max_backlog)
-    set_aside = typer.Typer(help="Codes that a lost Redis may have handed out.", no_args_is_help=True)
-    set_aside.command("list")(list_set_aside)
-    set_aside.command("release")(release)
-    app.add_typer(set_aside, name="set-aside")
+    quarantined = typer.Typer(help="Codes that a lost Redis may have handed out.", no_args_is_help=True)
+    quarantined.command("list")(list_quarantined)
+    quarantined.command("release")(release)
+    app.add_typer(quarantined, name="quarantine")
     journal = typer.Typer(help="The receipt journal of the API hosts.", no_args_is_help=True)
     journal.command("replay")(replay)
     app.add_typer(journal, name="journal")
@@ -39,15 +39,15 @@ def recover(
         False, "--restored", help="These data (Redis' or Postgres') come from a backup: treat them as incomplete."
     ),
     margin: int = typer.Option(
-        0, "--margin", min=0, help="Set aside at least this many codes of each pool. It can only raise the bound."
+        0, "--margin", min=0, help="Quarantined at least this many codes of each pool. It can only raise the bound."
     ),
     as_json: bool = _JSON,
 ) -> None:
     """Recover the Redis server and bless it. Every process does so by itself; this adds what only you can know."""
-    from issuer.recovery.guardian import Orders
+    from issuer.recovery.guardian import RecoveryOptions
 
     settings = command_settings()
-    report = run_plain(lambda: _recover(settings, Orders(restored, margin, dry_run)), settings=settings)
+    report = run_plain(lambda: _recover(settings, RecoveryOptions(restored, margin, dry_run)), settings=settings)
     if as_json:
         print_json(report.to_json() if report else None)
     elif report is None:
@@ -56,7 +56,7 @@ def recover(
         _print_report(report, dry_run)
 
 
-async def _recover(settings: Settings, orders: Orders) -> Report | None:
+async def _recover(settings: Settings, orders: RecoveryOptions) -> RecoveryReport | None:
     from issuer.recovery.guardian import Guardian
     from issuer.recovery.inspection import IncidentError
     from issuer.storage.incarnation import Incarnations
@@ -77,7 +77,7 @@ async def _recover(settings: Settings, orders: Orders) -> Report | None:
         await close_pool(postgres)
 
 
-def _print_report(report: Report, dry_run: bool) -> None:
+def _print_report(report: RecoveryReport, dry_run: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -90,12 +90,12 @@ def _print_report(report: Report, dry_run: bool) -> None:
         console.print(f"drained from the stream: {report.drained}; replayed from the journal: {report.replayed}")
     for host in report.journals_not_seen:
         console.print(f"[yellow]the journal of host {host} was not seen: run `issuer journal replay` there[/yellow]")
-    table = Table("pool", "batch", "client", "ledger", "issued before", "issued after", "set aside")
+    table = Table("pool", "batch", "client", "ledger", "issued before", "issued after", "quarantined")
     for pool in report.pools:
         before = "-" if pool.issued_before is None else f"{pool.issued_before}"
         table.add_row(
             f"{pool.pool_id}", f"{pool.batch_id}", f"{pool.client_id}", f"{pool.accounted}", before,
-            f"{pool.issued_after}", f"{pool.set_aside}",
+            f"{pool.issued_after}", f"{pool.quarantined}",
         )  # fmt: skip
     console.print(table)
 
@@ -139,11 +139,11 @@ def max_backlog(
         raise typer.Exit(1)
 
 
-def list_set_aside(
+def list_quarantined(
     batch_id: UUID | None = typer.Option(None, "--batch-id", help="Only this batch."), as_json: bool = _JSON
 ) -> None:
-    """Show what was set aside, by recovery and pool."""
-    from issuer.recovery.quarantine import list_set_aside as listed
+    """Show what was quarantined, by recovery and pool."""
+    from issuer.recovery.quarantine import list_quarantined as listed
 
     found = run(lambda stores: listed(stores, batch_id))
     if as_json:
@@ -152,19 +152,19 @@ def list_set_aside(
     for held in found:
         typer.echo(
             f"{held.batch_name} ({held.batch_id}), client {held.client_id}: {held.held} held, {held.released} released,"
-            f" seqs {held.first_seq}-{held.last_seq}, since {held.set_aside_at:%Y-%m-%d %H:%M} (epoch {held.epoch})"
+            f" seqs {held.first_seq}-{held.last_seq}, since {held.quarantined_at:%Y-%m-%d %H:%M} (epoch {held.epoch})"
         )
     if not found:
-        typer.echo("nothing is set aside")
+        typer.echo("nothing is quarantined")
 
 
 def release(
-    batch_id: UUID = typer.Argument(help="The batch whose set-aside codes go back to the tail of their pools."),
+    batch_id: UUID = typer.Argument(help="The batch whose quarantined codes go back to the tail of their pools."),
     client: UUID | None = typer.Option(None, "--client", help="Only this client's."),
     yes: bool = typer.Option(False, "--yes", help="You are sure: all journals were replayed, old primaries drained."),
     as_json: bool = _JSON,
 ) -> None:
-    """Give set-aside codes back. A code that a customer did get would then be handed out a second time."""
+    """Give quarantined codes back. A code that a customer did get would then be handed out a second time."""
     from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchNotFoundError
     from issuer.recovery.quarantine import release as give_back
@@ -197,7 +197,7 @@ def replay(
     if not place.is_dir():
         raise typer.BadParameter(f"{place} is not a directory")
 
-    async def work() -> Recorded:
+    async def work() -> RecordResult:
         from issuer.recovery.replay import replay_host
         from issuer.storage.postgres import own_connection
 

@@ -32,7 +32,7 @@ _WHO_LENGTH: Final = 21
 """What the first byte says when there is no hash behind the rest."""
 _HAS_KEY: Final = 1
 _NO_CUSTOMER: Final = 2
-_NOBODY: Final = bytes(16)
+_ANONYMOUS: Final = bytes(16)
 
 
 class UndecodableEventError(ValueError):
@@ -43,7 +43,7 @@ def encode_who(customer_id: bytes | None, api_key_id: int, key_hash: bytes | Non
     """Who redeemed: the customer's 16 bytes, the number of the API key (0: none) and the hash of its key."""
     flags = (_HAS_KEY if key_hash else 0) | (0 if customer_id else _NO_CUSTOMER)
     tail = key_hash or b""
-    return _WHO.pack(_WHO_LENGTH + len(tail), flags, customer_id or _NOBODY, api_key_id) + tail
+    return _WHO.pack(_WHO_LENGTH + len(tail), flags, customer_id or _ANONYMOUS, api_key_id) + tail
 
 
 def encode_order(order_id: str) -> bytes:

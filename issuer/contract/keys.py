@@ -114,7 +114,7 @@ def batch_patterns(partition: int, batch_id: UUID) -> tuple[bytes, ...]:
     return (f"{keys.batch}:*".encode(), *escaped)
 
 
-_NOBODY: Final = bytes(17)
+_ANONYMOUS: Final = bytes(17)
 """Longer than an id, and no key begins with NUL: so no customer's key is ever taken for a key of nobody's."""
 
 
@@ -123,4 +123,4 @@ def idempotency_hash(customer_id: bytes | None, idempotency_key: str) -> bytes:
 
     Without a customer the key alone counts.
     """
-    return hashlib.sha256((customer_id or _NOBODY) + idempotency_key.encode()).digest()[:16]
+    return hashlib.sha256((customer_id or _ANONYMOUS) + idempotency_key.encode()).digest()[:16]

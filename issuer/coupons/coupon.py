@@ -15,7 +15,7 @@ from issuer.batches.rules import NO_RULES, Rules, parse_rules
 from issuer.coupons.money import show_decimal
 from issuer.instants import show_instant
 
-MOST_USES: Final = 10**12
+MAX_USES: Final = 10**12
 
 
 class CouponError(Exception):
@@ -43,7 +43,7 @@ class ManyClientsError(CouponError):
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class CouponTerms:
     """What may be chosen of a coupon. `discount_fixed` comes with a `currency`, `discount_variable` is a percentage.
 
     `product_id` None: good for any. `expires_at`: the first instant at which it is not valid any more; None: never.
@@ -82,20 +82,20 @@ class Offer:
             "paused": self.paused,
         }
 
-    def with_currency(self) -> Offer:
+    def with_currency(self) -> CouponTerms:
         """An amount needs a currency, and without an amount there is none."""
         return self if self.discount_fixed is not None else replace(self, currency=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Coupon:
-    """One coupon. `uses` counts those there are in all: available, reversed, and set aside ones that were released."""
+    """One coupon. `uses` counts them all: available, reversed, and quarantined ones that were released."""
 
     id: UUID
     pool_id: int
     client_id: UUID
     code: str
-    offer: Offer
+    offer: CouponTerms
     reversed: int
     released: int
     terms_number: int
@@ -122,7 +122,7 @@ FROM coupons c JOIN batches b ON b.id = c.batch_id JOIN pools p ON p.id = c.pool
 
 def coupon_from_row(row: asyncpg.Record) -> Coupon:
     """From a row of COUPONS."""
-    offer = Offer(
+    offer = CouponTerms(
         available=row["available"],
         expires_at=row["ends_at"],
         product_id=row["product_id"],

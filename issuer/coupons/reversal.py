@@ -13,7 +13,7 @@ import structlog
 
 from issuer.batches.revisions import push_batch
 from issuer.coupons.coupon import CouponError
-from issuer.coupons.uses import UseName, parse_consumption_id
+from issuer.coupons.uses import ConsumptionId, parse_consumption_id
 from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.pools.stock import read_pools
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
@@ -93,7 +93,7 @@ async def reverse_use(
     return Reversal(consumption_id, coupon["code"], use["order_id"], reversed_at)
 
 
-async def _use(stores: Stores, name: UseName, coupon: Any, wait_s: float) -> Any:
+async def _use(stores: Stores, name: ConsumptionId, coupon: Any, wait_s: float) -> Any:
     """The row of the use; waits for one that is still on its way into the ledger."""
     give_up_at = time.monotonic() + wait_s
     while True:
@@ -110,7 +110,7 @@ async def _use(stores: Stores, name: UseName, coupon: Any, wait_s: float) -> Any
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def _is_under_way(stores: Stores, name: UseName, coupon: Any) -> bool:
+async def _is_under_way(stores: Stores, name: ConsumptionId, coupon: Any) -> bool:
     """Whether there is a use of this number that Postgres knows nothing of."""
     place = (UUID(bytes=coupon["batch_id"].bytes), UUID(bytes=coupon["client_id"].bytes))
     (meta,) = await read_pools(stores.redis, [place])
@@ -118,6 +118,6 @@ async def _is_under_way(stores: Stores, name: UseName, coupon: Any) -> bool:
         return False
     async with unavailable_translated():
         aside = await stores.postgres.fetchval(
-            "SELECT EXISTS (SELECT FROM set_aside WHERE pool_id = $1 AND seq = $2)", name.pool_id, name.seq
+            "SELECT EXISTS (SELECT FROM quarantined WHERE pool_id = $1 AND seq = $2)", name.pool_id, name.seq
         )
     return not aside

@@ -19,9 +19,9 @@ from issuer.coupons.coupon import (
     CouponDeletedError,
     CouponExistsError,
     CouponNotFoundError,
+    CouponTerms,
     CouponUsedError,
     ManyClientsError,
-    Offer,
     coupon_from_row,
 )
 from issuer.coupons.folding import coupon_id, fold, fold_fully
@@ -49,7 +49,7 @@ _NOTE_TERMS: Final = "INSERT INTO coupon_terms (pool_id, number, terms) VALUES (
 
 
 async def create_coupon(
-    stores: Stores, client_id: UUID, code: str, offer: Offer, *, unambiguous: bool = False, actor: str
+    stores: Stores, client_id: UUID, code: str, offer: CouponTerms, *, unambiguous: bool = False, actor: str
 ) -> Coupon:
     """Makes a coupon. Once Postgres has it it is made: what keeps it from Redis the worker makes up for later.
 
@@ -111,7 +111,7 @@ async def find_coupons(postgres: Pool, code: str, *, client_id: UUID | None = No
 
 
 async def numbered_uses(stores: Stores, coupon: Coupon) -> int:
-    """How many uses were numbered so far, set-aside ones among them. Raises RedisUnavailableError."""
+    """How many uses were numbered so far, quarantined ones among them. Raises RedisUnavailableError."""
     if coupon.final_issued is not None:
         return coupon.final_issued
     (meta,) = await read_pools(stores.redis, [(coupon.id, coupon.client_id)])
@@ -119,7 +119,7 @@ async def numbered_uses(stores: Stores, coupon: Coupon) -> int:
 
 
 async def change_coupon(
-    stores: Stores, coupon: Coupon, changes: Callable[[Offer], Mapping[str, Any]], *, actor: str
+    stores: Stores, coupon: Coupon, changes: Callable[[CouponTerms], Mapping[str, Any]], *, actor: str
 ) -> Coupon:
     """Changes fields of the offer and returns the coupon when Redis knows: they count from the next request on.
 
@@ -160,7 +160,7 @@ async def delete_coupon(stores: Stores, coupon: Coupon, *, actor: str) -> Coupon
     return await _coupon(stores.postgres, coupon.id)
 
 
-async def _check_used(stores: Stores, coupon: Coupon, offer: Offer) -> None:
+async def _check_used(stores: Stores, coupon: Coupon, offer: CouponTerms) -> None:
     used = await numbered_uses(stores, coupon) - coupon.reversed - coupon.released
     if offer.available < used:
         raise CouponUsedError(f"{used} uses of the coupon were taken already: availability_count cannot be lower")
@@ -212,7 +212,7 @@ UPDATE batches SET rules = $2::text::jsonb, ends_at = $3, paused = $4, revision 
   rules_revision = CASE WHEN $5 THEN revision + 1 ELSE rules_revision END WHERE id = $1"""
 
 
-async def _update(connection: PoolConnection, before: Coupon, offer: Offer, actor: str) -> None:
+async def _update(connection: PoolConnection, before: Coupon, offer: CouponTerms, actor: str) -> None:
     number = before.terms_number
     if offer.terms(before.code) != before.offer.terms(before.code):
         number += 1
@@ -231,7 +231,7 @@ async def _update(connection: PoolConnection, before: Coupon, offer: Offer, acto
     await audit.record(connection, actor=actor, action="coupon.change", subject=f"coupon:{before.id}", detail=detail)
 
 
-async def _note_terms(connection: PoolConnection, pool_id: int, number: int, offer: Offer, code: str) -> None:
+async def _note_terms(connection: PoolConnection, pool_id: int, number: int, offer: CouponTerms, code: str) -> None:
     await connection.execute(_NOTE_TERMS, pool_id, number, orjson.dumps(offer.terms(code)).decode())
 
 

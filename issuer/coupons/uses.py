@@ -18,11 +18,11 @@ _RAW: Final = struct.Struct(">QQQ")
 _TAGS: Final = struct.Struct(">8Q")
 """Eight uses that are neighbours are a block; the tags of a block come of one hash."""
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
-_MOST_NUMBER: Final = 2**63 - 1
+_MAX_NUMBER: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class UseName:
+class ConsumptionId:
     """A consumption id, taken apart. `tag` tells whether somebody made the numbers up."""
 
     pool_id: int
@@ -46,13 +46,13 @@ def _encode(pool_id: int, seq: int, tags: Sequence[int]) -> bytes:
     return b2a_base64(_RAW.pack(tag, pool_id ^ tag, seq ^ tag), newline=False).translate(_URL_SAFE)
 
 
-def parse_consumption_id(text: str) -> UseName | None:
+def parse_consumption_id(text: str) -> ConsumptionId | None:
     """None: nothing that `consumption_id` makes."""
     if _ID.fullmatch(text) is None:
         return None
     tag, pool_id, seq = _RAW.unpack(urlsafe_b64decode(text))
-    name = UseName(pool_id ^ tag, seq ^ tag, tag)
-    return name if 0 < name.pool_id <= _MOST_NUMBER and 0 < name.seq <= _MOST_NUMBER else None
+    name = ConsumptionId(pool_id ^ tag, seq ^ tag, tag)
+    return name if 0 < name.pool_id <= _MAX_NUMBER and 0 < name.seq <= _MAX_NUMBER else None
 
 
 def read_use(number: int, said: bytes) -> tuple[bytes, bytes]:

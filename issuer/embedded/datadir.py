@@ -21,7 +21,7 @@ class DataDirectoryError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningInstallation:
     """What a running `issuer up` tells the commands of the same user: how to reach it. Contains no API key."""
 
     pid: int
@@ -114,7 +114,7 @@ class DataDirectory:
             os.fsync(file.fileno())
         new.replace(path)
 
-    def announce(self, running: Running) -> None:
+    def announce(self, running: RunningInstallation) -> None:
         self.write_private(self._running, json.dumps(asdict(running)))
 
     def withdraw(self) -> None:
@@ -124,12 +124,12 @@ class DataDirectory:
         """Whether the last `issuer up` was killed; its children may still be about to end. Ask after `acquire`."""
         return self._running.exists()
 
-    def running(self) -> Running | None:
+    def running(self) -> RunningInstallation | None:
         """How to reach the `issuer up` that runs on this directory; None if none does, or we may not know."""
         if not self.is_in_use():
             return None
         try:
-            return Running(**json.loads(self._running.read_text()))
+            return RunningInstallation(**json.loads(self._running.read_text()))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -30,14 +30,14 @@ async def make_demo(stores: Stores) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class DemoPool:
     """A pool that codes can be redeemed from."""
 
     batch_id: UUID
     client_id: UUID
 
 
-async def find_offer(postgres: Pool) -> Offer | None:
+async def find_offer(postgres: Pool) -> DemoPool | None:
     """The demo batch, or else the newest one that can be redeemed from; None if there is none."""
     row = await postgres.fetchrow(
         "SELECT batch_id, client_id FROM pools JOIN batches ON batches.id = batch_id"
@@ -46,10 +46,10 @@ async def find_offer(postgres: Pool) -> Offer | None:
         " AND (starts_at IS NULL OR starts_at <= now()) ORDER BY name = $1 DESC, batches.created_at DESC LIMIT 1",
         NAME,
     )
-    return Offer(row["batch_id"], row["client_id"]) if row is not None else None
+    return DemoPool(row["batch_id"], row["client_id"]) if row is not None else None
 
 
-def curl_line(url: str, offer: Offer, api_key: str | None) -> str:
+def curl_line(url: str, offer: DemoPool, api_key: str | None) -> str:
     """One line for a POSIX shell. The customer is a new one each time, so no limit stands in the way."""
     body = {"batchid": str(offer.batch_id), "clientid": str(offer.client_id), "customerid": str(uuid4())}
     key = f" -H 'Authorization: Bearer {api_key}'" if api_key is not None else ""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from pydantic import SecretStr
 
-from issuer.embedded.datadir import DataDirectory, Running
+from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
 from issuer.processes.api import ListenError, api_program, counted_together, listen, url_of
 from issuer.processes.children import Child, ChildError, Program
@@ -35,7 +35,7 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedInstallation:
     """What a person needs to know once everything runs."""
 
     url: str
@@ -94,7 +94,7 @@ class Supervisor:
             raise self._failed.result()
         return next(task for task in tasks if task in done)
 
-    async def _start(self) -> Started:
+    async def _start(self) -> StartedInstallation:
         self._listener = await self._listen()
         url = url_of(self._listener)
         settings = await self._start_servers()
@@ -105,7 +105,7 @@ class Supervisor:
         async with open_stores(settings) as stores:
             started = await self._prepare(stores, url)
         self._directory.announce(
-            Running(
+            RunningInstallation(
                 pid=os.getpid(),
                 url=url,
                 redis_url=settings.redis_url.get_secret_value(),
@@ -165,7 +165,7 @@ class Supervisor:
             log=path,
         )
 
-    async def _prepare(self, stores: Stores, url: str) -> Started:
+    async def _prepare(self, stores: Stores, url: str) -> StartedInstallation:
         from issuer.embedded.demo import curl_line, find_offer, make_demo
 
         api_key = await self._api_key(stores) if self._settings.auth is Auth.ON else None
@@ -173,7 +173,7 @@ class Supervisor:
             await make_demo(stores)
             self._directory.write_private(self._directory.demo, "made\n")
         offer = await find_offer(stores.postgres)
-        return Started(url, api_key, curl_line(url, offer, api_key) if offer is not None else None)
+        return StartedInstallation(url, api_key, curl_line(url, offer, api_key) if offer is not None else None)
 
     async def _api_key(self, stores: Stores) -> str:
         """This installation's own key, made once and kept in the data directory."""
@@ -218,7 +218,7 @@ class Supervisor:
             log.info("stopped")
 
 
-def print_started(started: Started, settings: Settings) -> None:
+def print_started(started: StartedInstallation, settings: Settings) -> None:
     """To stdout, at once: it may be a pipe."""
     lines = ["", f"issuer is running at {started.url}"]
     if started.api_key is not None:
@@ -228,7 +228,7 @@ def print_started(started: Started, settings: Settings) -> None:
     if settings.appendfsync != "always":
         lines.append(
             "ISSUER_APPENDFSYNC=everysec: a crash of the machine may lose up to 2 s of redemptions that were answered;"
-            " as many codes are then set aside"
+            " as many codes are then quarantined"
         )
     if started.curl is not None:
         lines += ["", "Redeem a code:", "", f"  {started.curl}"]

@@ -51,7 +51,7 @@ CLOCK_ALARM_MS: Final = 5_000
 _SCRIPTS: Final = (REDEEM, LEASE_TOKENS)
 
 
-class Rider(Protocol):
+class PiggybackedCommands(Protocol):
     """Commands that are worth no round trip of their own: they travel with the next pipeline. Nothing may raise."""
 
     @property
@@ -81,7 +81,7 @@ class Engine:
         self._journal = journal
         self._link = Link(settings, incarnations)
         self._queue: deque[Waiting] = deque()
-        self._rider: Rider | None = None
+        self._piggyback: PiggybackedCommands | None = None
         self._arrived = asyncio.Event()
         self._connected = False
         self._stale = False
@@ -130,9 +130,9 @@ class Engine:
         """Whether what is asked now will be sent: False once a connection was lost and could not be opened anew."""
         return self._connected
 
-    def carry(self, rider: Rider) -> None:
+    def carry(self, rider: PiggybackedCommands) -> None:
         """From now on its commands travel with the pipelines."""
-        self._rider = rider
+        self._piggyback = rider
 
     def wake(self) -> None:
         """There is something to send."""
@@ -222,7 +222,7 @@ class Engine:
                 self._arrived.set()
             await self._arrived.wait()
             self._arrived.clear()
-            while not self._stale and (self._queue or (self._rider is not None and self._rider.waits)):
+            while not self._stale and (self._queue or (self._piggyback is not None and self._piggyback.waits)):
                 await self._exchange(self._gather())
 
     async def _reconnect(self) -> None:
@@ -269,8 +269,8 @@ class Engine:
             waiting = self._queue.popleft()
             if not waiting.slot.done():
                 waiting.slot.set_result(NOT_READY)
-        if self._rider is not None:
-            self._rider.fail()
+        if self._piggyback is not None:
+            self._piggyback.fail()
 
     def _gather(self) -> list[Call]:
         """The next pipeline's worth of calls: everything that waits, in order of arrival, up to the limits."""
@@ -330,8 +330,8 @@ class Engine:
                 left_s = give_up_at - loop.time()
             assert self._link.blessed is not None
             commands: list[Sequence[Value]] = [call.command(self._link.blessed.epoch) for call in calls]
-            if self._rider is not None and self._rider.waits:
-                commands += self._rider.commands()
+            if self._piggyback is not None and self._piggyback.waits:
+                commands += self._piggyback.commands()
             if not commands:
                 return []
             riding = slice(len(calls), len(commands))
@@ -348,8 +348,8 @@ class Engine:
             self._write_receipts(self._journal, calls, replies)
         enough = not self._waits or (isinstance(replies[-1], int) and replies[-1] >= self._waits)
         again = [call for call, reply in zip(calls, replies, strict=False) if not self._settle(call, reply, enough)]
-        if self._rider is not None and replies[riding]:
-            self._rider.settle(replies[riding])
+        if self._piggyback is not None and replies[riding]:
+            self._piggyback.settle(replies[riding])
         if any(isinstance(reply, NoScriptError) for reply in replies):
             await self._load_scripts(left_s)
         return again

@@ -7,7 +7,7 @@ from enum import StrEnum
 from string import ascii_uppercase, digits
 from typing import Final
 
-MOST_CHARACTERS: Final = 16_384
+MAX_ALPHABET_CHARACTERS: Final = 16_384
 
 
 class AlphabetName(StrEnum):
@@ -56,8 +56,10 @@ def alphabet_characters(alphabet: str) -> str:
         raise AlphabetError(problem)
     if any(joins(character) for character in characters):
         raise AlphabetError("must not contain combining marks")
-    if not 2 <= len(characters) <= MOST_CHARACTERS:
-        raise AlphabetError(f"must have 2 to {MOST_CHARACTERS:,} characters, or be one of {', '.join(AlphabetName)}")
+    if not 2 <= len(characters) <= MAX_ALPHABET_CHARACTERS:
+        raise AlphabetError(
+            f"must have 2 to {MAX_ALPHABET_CHARACTERS:,} characters, or be one of {', '.join(AlphabetName)}"
+        )
     if len(set(characters)) != len(characters):
         twice = next(character for character in characters if characters.count(character) > 1)
         raise AlphabetError(f"contains {twice!r} more than once")

@@ -22,14 +22,14 @@ from issuer.generating.alphabets import (
 from issuer.generating.unlucky import WordsError, built_in_words, checked_words
 
 DEFAULT_LENGTH: Final = 12
-MOST_CHARACTERS: Final = 255
+MAX_CHARACTERS: Final = 255
 """Characters of a whole code."""
-MOST_CODES: Final = 10_000_000
+MAX_CODES: Final = 10_000_000
 """Codes that may be asked for at once; who wants more asks again."""
 PLACE: Final = "#"
 SPACE_FACTOR: Final = 10
 """A code space must hold that many times the codes that are asked for."""
-GUESSES: Final = 1_000_000
+FAILED_LOOKUPS: Final = 1_000_000
 """More than one guess in so many that would be right is worth a warning."""
 FIELDS: Final = ("length", "prefix", "suffix", "pattern", "alphabet", "check", "unlucky", "unlucky_words")
 
@@ -95,10 +95,10 @@ class CodeFormat:
 
     def _check_places(self, size: int) -> None:
         field = "length" if self.pattern is None else "pattern"
-        if not 1 <= self.places <= MOST_CHARACTERS:
-            raise CodeFormatError("length", f"must be 1 to {MOST_CHARACTERS}")
-        if self.places + sum(map(len, self.fixed)) > MOST_CHARACTERS:
-            raise CodeFormatError(field, f"makes codes of more than {MOST_CHARACTERS} characters")
+        if not 1 <= self.places <= MAX_CHARACTERS:
+            raise CodeFormatError("length", f"must be 1 to {MAX_CHARACTERS}")
+        if self.places + sum(map(len, self.fixed)) > MAX_CHARACTERS:
+            raise CodeFormatError(field, f"makes codes of more than {MAX_CHARACTERS} characters")
         if any(joins(text[0]) for text in self.fixed[1:] if text):
             raise CodeFormatError(
                 "suffix" if self.pattern is None else "pattern", "has a combining mark behind a drawn character"
@@ -171,11 +171,11 @@ class CodeFormat:
                 f" {self._length_text(length)} would do",
                 length,
             )
-        if count * GUESSES <= self.space:
+        if count * FAILED_LOOKUPS <= self.space:
             return None
         return (
-            f"one guess in {self.space // count:,} is a code, more than one in {GUESSES:,}:"
-            f" {self._length_text(self.length_for(GUESSES * count))} would be safe"
+            f"one guess in {self.space // count:,} is a code, more than one in {FAILED_LOOKUPS:,}:"
+            f" {self._length_text(self.length_for(FAILED_LOOKUPS * count))} would be safe"
         )
 
     def _length_text(self, places: int) -> str:
@@ -233,6 +233,6 @@ def _check_type(name: str, value: object) -> None:
 def _checked_text(name: str, text: str) -> str:
     if (problem := text_problem(text)) is not None:
         raise CodeFormatError(name, problem)
-    if len(text) > MOST_CHARACTERS:
-        raise CodeFormatError(name, f"must have at most {MOST_CHARACTERS} characters")
+    if len(text) > MAX_CHARACTERS:
+        raise CodeFormatError(name, f"must have at most {MAX_CHARACTERS} characters")
     return unicodedata.normalize("NFC", text)

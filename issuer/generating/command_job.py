@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from issuer.generating.code_format import format_text
-from issuer.generating.jobs import JOB_SELECT, Hold, Job, Order, ask_for_codes, held, job_from_row
+from issuer.generating.jobs import JOB_SELECT, GenerationRequest, Job, JobLock, ask_for_codes, held, job_from_row
 from issuer.storage.postgres import Connection, own_connection, unavailable_translated
 from issuer.storage.stores import Stores
 
@@ -19,7 +19,9 @@ _DEATH_SHOWS_S: Final = 1.0
 
 
 @asynccontextmanager
-async def command_job(stores: Stores, order: Order, *, job_id: UUID | None = None) -> AsyncIterator[tuple[Job, bool]]:
+async def command_job(
+    stores: Stores, order: GenerationRequest, *, job_id: UUID | None = None
+) -> AsyncIterator[tuple[Job, bool]]:
     """The job of an order, for a command that waits for its end within the block; and whether it was left behind.
 
     Left behind is a job of the very same order of the last 24 hours, the end of which nobody was told and for which no
@@ -33,11 +35,11 @@ async def command_job(stores: Stores, order: Order, *, job_id: UUID | None = Non
             if left is None:
                 job_id = job_id or uuid4()
                 # Held before anybody can see the job: the same command elsewhere must not take it for left behind.
-                await kept.enter_async_context(held(connection, job_id, Hold.WAIT))
+                await kept.enter_async_context(held(connection, job_id, JobLock.WAIT))
         yield left or await ask_for_codes(stores, order, job_id=job_id), left is not None
 
 
-async def _take_left_behind(kept: AsyncExitStack, connection: Connection, order: Order) -> Job | None:
+async def _take_left_behind(kept: AsyncExitStack, connection: Connection, order: GenerationRequest) -> Job | None:
     """A job left behind, held from now on."""
     deadline = asyncio.get_running_loop().time() + _DEATH_SHOWS_S
     while True:
@@ -45,7 +47,7 @@ async def _take_left_behind(kept: AsyncExitStack, connection: Connection, order:
             _UNTOLD, order.batch_id, order.client_id, format_text(order.code_format), order.count, order.actor
         )
         for job in map(job_from_row, rows):
-            if await kept.enter_async_context(held(connection, job.id, Hold.WAIT)):
+            if await kept.enter_async_context(held(connection, job.id, JobLock.WAIT)):
                 return job
         if not rows or asyncio.get_running_loop().time() > deadline:
             return None

@@ -11,7 +11,7 @@ from issuer.generating.code_format import CodeFormat
 from issuer.generating.luhn import LuhnModN
 from issuer.generating.unlucky import WordFilter
 
-CHUNK: Final = 10_000
+BATCH_SIZE: Final = 10_000
 """Codes drawn at a time: some ten ms, and the memory that a production takes whatever its count."""
 _BYTE: Final = 256
 _TWO_BYTES: Final = 65_536
@@ -35,9 +35,9 @@ class CodeSource:
         self._filter = WordFilter(code_format.words, code_format.characters, code_format.fixed)
 
     def chunks(self, count: int) -> Iterator[Sequence[str]]:
-        """`count` codes, CHUNK at a time."""
-        for done in range(0, count, CHUNK):
-            yield self.draw(min(CHUNK, count - done))
+        """`count` codes, BATCH_SIZE at a time."""
+        for done in range(0, count, BATCH_SIZE):
+            yield self.draw(min(BATCH_SIZE, count - done))
 
     def draw(self, count: int) -> Sequence[str]:
         """`count` different codes. They are all in memory: for many use `chunks`.

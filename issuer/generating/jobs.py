@@ -15,7 +15,7 @@ import orjson
 
 from issuer.access import audit
 from issuer.batches.store import BatchEndedError, find_batch
-from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, format_text, parse_code_format
+from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, format_text, parse_code_format
 from issuer.generating.drawing import draw_code
 from issuer.instants import show_instant
 from issuer.pools.counters import codes_to_load
@@ -32,12 +32,12 @@ from issuer.storage.postgres import (
 )
 from issuer.storage.stores import Stores
 
-MOST_OPEN: Final = 32
-MOST_OPEN_OF_CLIENT: Final = 4
+MAX_OPEN_JOBS: Final = 32
+MAX_OPEN_JOBS_OF_CLIENT: Final = 4
 """Jobs over HTTP that may wait or run at a time."""
 
 
-class Hold(IntEnum):
+class JobLock(IntEnum):
     """What a session may hold of a job, alone: the first half of an advisory lock's key."""
 
     WORK = JOB_WORK_LOCK
@@ -64,7 +64,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class GenerationRequest:
     """So many codes of this form, for this client in this batch."""
 
     batch_id: UUID
@@ -74,8 +74,8 @@ class Order:
     actor: str
 
     def __post_init__(self) -> None:
-        if not 1 <= self.count <= MOST_CODES:
-            raise CodeFormatError("count", f"must be 1 to {MOST_CODES:,}")
+        if not 1 <= self.count <= MAX_CODES:
+            raise CodeFormatError("count", f"must be 1 to {MAX_CODES:,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Job:
     """An order and how far it is. `made` codes are in the batch, and stay there whatever becomes of the rest."""
 
     id: UUID
-    order: Order
+    order: GenerationRequest
     made: int
     state: State
     problem: str | None
@@ -111,14 +111,14 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class GenerationForecast:
     """What an order would do: the warning that its codes are guessed easily, and what they take in Redis."""
 
     warning: str | None
     redis_bytes: int
 
 
-async def check_order(stores: Stores, order: Order) -> Outlook:
+async def check_order(stores: Stores, order: GenerationRequest) -> GenerationForecast:
     """Whether an order can be accepted now. Changes nothing.
 
     Codes of the same form that earlier jobs made or will make in the batch count, too. Raises CodeSpaceError,
@@ -134,16 +134,18 @@ async def check_order(stores: Stores, order: Order) -> Outlook:
     warning = order.code_format.check_space(order.count + int(row["of_this_form"]))
     bytes_needed = await redis_bytes(stores, order, total=row["total"])
     await check_room(stores.redis, bytes_needed)
-    return Outlook(warning, bytes_needed)
+    return GenerationForecast(warning, bytes_needed)
 
 
-async def redis_bytes(stores: Stores, order: Order, *, total: int = 0) -> int:
+async def redis_bytes(stores: Stores, order: GenerationRequest, *, total: int = 0) -> int:
     """Estimate of the Redis memory for the codes that would go there, in a pool with a total of `total` before."""
     to_push = await codes_to_load(stores, order.batch_id, {order.client_id: total + order.count})
     return codes_bytes(to_push, to_push * len(draw_code(order.code_format).encode()))
 
 
-async def ask_for_codes(stores: Stores, order: Order, *, job_id: UUID | None = None, bounded: bool = False) -> Job:
+async def ask_for_codes(
+    stores: Stores, order: GenerationRequest, *, job_id: UUID | None = None, bounded: bool = False
+) -> Job:
     """Takes an order on: from here on it will be done, by whoever works at it, unless its batch ends.
 
     With a `job_id` chosen by the caller the same order again is the same job. `bounded` limits how many jobs may be
@@ -217,7 +219,7 @@ async def mark_told(postgres: Pool, job_id: UUID) -> None:
 
 
 @asynccontextmanager
-async def held(connection: AnyConnection, job_id: UUID, hold: Hold = Hold.WORK) -> AsyncIterator[bool]:
+async def held(connection: AnyConnection, job_id: UUID, hold: JobLock = JobLock.WORK) -> AsyncIterator[bool]:
     """Whether this session is the one that works at the job (or waits for it), for the block.
 
     It ends with the process that dies. Who works inserts over the same session: without the lock nothing more comes.
@@ -234,7 +236,7 @@ async def held(connection: AnyConnection, job_id: UUID, hold: Hold = Hold.WORK) 
 
 def job_from_row(row: asyncpg.Record) -> Job:
     """From a row of JOB_SELECT."""
-    order = Order(
+    order = GenerationRequest(
         batch_id=UUID(bytes=row["batch_id"].bytes),
         client_id=UUID(bytes=row["client_id"].bytes),
         code_format=parse_code_format(orjson.loads(row["format"])),
@@ -252,7 +254,7 @@ def job_from_row(row: asyncpg.Record) -> Job:
     )
 
 
-async def _known(postgres: Pool, job_id: UUID, order: Order) -> Job | None:
+async def _known(postgres: Pool, job_id: UUID, order: GenerationRequest) -> Job | None:
     try:
         job = await find_job(postgres, job_id)
     except JobNotFoundError:
@@ -263,12 +265,12 @@ async def _known(postgres: Pool, job_id: UUID, order: Order) -> Job | None:
     return job
 
 
-async def _insert(connection: AnyConnection, job_id: UUID, order: Order, *, bounded: bool) -> Job:
+async def _insert(connection: AnyConnection, job_id: UUID, order: GenerationRequest, *, bounded: bool) -> Job:
     if bounded:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", JOB_OPENING_LOCK)
         row = await connection.fetchrow(_OPEN, order.client_id)
         assert row is not None
-        if row["all_of_them"] >= MOST_OPEN or row["of_client"] >= MOST_OPEN_OF_CLIENT:
+        if row["all_of_them"] >= MAX_OPEN_JOBS or row["of_client"] >= MAX_OPEN_JOBS_OF_CLIENT:
             raise TooManyJobsError("too many jobs are waiting; when one is finished there is room for another")
     values = job_id, order.batch_id, order.client_id, format_text(order.code_format), order.count, order.actor, bounded
     row = await connection.fetchrow(_INSERT, *values)

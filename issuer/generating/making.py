@@ -15,8 +15,8 @@ import structlog
 
 from issuer.generating.drawing import CodeSource, FewCodesError
 from issuer.generating.jobs import (
+    GenerationRequest,
     Job,
-    Order,
     State,
     add_made,
     ask_for_codes,
@@ -34,16 +34,16 @@ from issuer.storage.stores import Stores
 
 log = structlog.get_logger(__name__)
 
-CHUNK: Final = 50_000
+BATCH_SIZE: Final = 50_000
 """Codes of one transaction: a second or so, in which nobody else adds codes to the batch."""
-STRIDE: Final = 5_000
+CANCEL_CHECK_SIZE: Final = 5_000
 """Codes drawn at a time, in a thread: the loop has other things to do."""
 _EMPTY_CHUNKS: Final = 100
 _LOOK_S: Final = 0.1
 
 
 async def generate_codes(
-    stores: Stores, order: Order, *, job_id: UUID | None = None, progress: Progress | None = None
+    stores: Stores, order: GenerationRequest, *, job_id: UUID | None = None, progress: Progress | None = None
 ) -> Job:
     """Adds exactly `count` codes to a batch; returns when they are there and Redis has what it should have of them.
 
@@ -106,7 +106,7 @@ async def _make_all(connection: AnyConnection, job: Job, progress: Progress) -> 
 
 async def _make_chunk(connection: AnyConnection, job: Job, source: CodeSource) -> Job:
     """Adds a chunk of what is missing, at least one code. The job's lock must be held."""
-    wanted = min(CHUNK, job.order.count - job.made)
+    wanted = min(BATCH_SIZE, job.order.count - job.made)
     try:
         for _ in range(_EMPTY_CHUNKS):
             before = job.made
@@ -154,8 +154,8 @@ async def _bring_to_redis(stores: Stores, connection: AnyConnection, job: Job, p
 
 async def _drawn_rows(source: CodeSource, count: int) -> AsyncIterator[bytes]:
     """Rows for the staging table, as CodeCsv makes them: row, client, number, code."""
-    for done in range(0, count, STRIDE):
-        codes = await asyncio.to_thread(source.draw, min(STRIDE, count - done))
+    for done in range(0, count, CANCEL_CHECK_SIZE):
+        codes = await asyncio.to_thread(source.draw, min(CANCEL_CHECK_SIZE, count - done))
         yield (
             "".join(f"{number}\t0\t{number}\t{code}\n" for number, code in enumerate(codes, done + 1))
             .replace("\\", "\\\\")

@@ -10,7 +10,7 @@ from typing import Final
 
 SHORTEST_WORD: Final = 2
 LONGEST_WORD: Final = 64
-MOST_WORDS: Final = 1_000
+MAX_WORDS: Final = 1_000
 
 _FILE: Final = Path(__file__).with_name("unlucky_words.txt")
 _LOOK_ALIKE: Final = str.maketrans("0134578", "oieastb")
@@ -29,8 +29,8 @@ def parse_words(text: str) -> tuple[str, ...]:
 
 def checked_words(words: Sequence[str]) -> tuple[str, ...]:
     """The words as the filter compares them, each once, in order. Raises WordsError."""
-    if len(words) > MOST_WORDS:
-        raise WordsError(f"must have at most {MOST_WORDS:,} words")
+    if len(words) > MAX_WORDS:
+        raise WordsError(f"must have at most {MAX_WORDS:,} words")
     found: dict[str, None] = {}
     for word in words:
         folded = _folded(word)

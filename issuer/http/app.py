@@ -18,15 +18,15 @@ from issuer.http.admin import audit, batches, docs, generation, health, redempti
 from issuer.http.campaigns import events as campaign_events
 from issuer.http.campaigns import page as campaign_page
 from issuer.http.campaigns import routes as campaigns
-from issuer.http.campaigns.connect_service import METHOD_PATHS, CouponService
+from issuer.http.campaigns.connect_service import METHOD_PATHS, CouponServiceApp
 from issuer.http.campaigns.issue import ISSUE_PATH, IssueRoute
-from issuer.http.campaigns.policy import CouponDesk
+from issuer.http.campaigns.policy import IssuePolicy
 from issuer.http.coupons import consume
 from issuer.http.coupons import routes as coupons
 from issuer.http.coupons.consume import CONSUME_PATH
-from issuer.http.coupons.consume_express import ConsumeRoute
-from issuer.http.edge.protocol import ShortWay
-from issuer.http.operations import Operation, Surface
+from issuer.http.coupons.consume_fast_path import ConsumeRoute
+from issuer.http.edge.protocol import FastPath
+from issuer.http.operations import Operation, PathOperations
 from issuer.http.problems.failures import FAILURES
 from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
 from issuer.http.redeem.route import RedeemRoute
@@ -57,7 +57,7 @@ class IssuerApp(Starlette):
     """Starlette, but that redemptions pass by its middleware and router."""
 
     redeem: RedeemRoute
-    express: Mapping[bytes, ShortWay]
+    express: Mapping[bytes, FastPath]
     """What goes the short way from the socket."""
 
     def end_streams(self) -> None:
@@ -76,7 +76,7 @@ class IssuerApp(Starlette):
 def create_app(settings: Settings | None = None) -> IssuerApp:
     """The application. It starts without Redis and Postgres and answers 503 until they are there."""
     settings = settings or Settings()
-    redeem, use, desk = RedeemRoute(settings), ConsumeRoute(settings), CouponDesk(settings)
+    redeem, use, desk = RedeemRoute(settings), ConsumeRoute(settings), IssuePolicy(settings)
 
     @asynccontextmanager
     async def lifespan(app: IssuerApp) -> AsyncIterator[None]:
@@ -88,7 +88,7 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
                 app.state.services = redeem.services = use.services = desk.services = None
 
     app = IssuerApp(
-        routes=make_routes(redeem, CouponService(desk, settings)),
+        routes=make_routes(redeem, CouponServiceApp(desk, settings)),
         exception_handlers={
             ProblemError: answer_problem,
             HTTPException: _answer_http_exception,
@@ -99,9 +99,9 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
     )
     app.redeem = redeem
     app.express = {
-        REDEEM_PATH.encode(): ShortWay(redeem.exchange),
-        CONSUME_PATH.encode(): ShortWay(use.exchange, takes_query=True),
-        ISSUE_PATH.encode(): ShortWay(IssueRoute(desk).exchange),
+        REDEEM_PATH.encode(): FastPath(redeem.exchange),
+        CONSUME_PATH.encode(): FastPath(use.exchange, takes_query=True),
+        ISSUE_PATH.encode(): FastPath(IssueRoute(desk).exchange),
     }
     app.state.services = None
     # A redirect would be built from the Host header that the client chose.
@@ -109,12 +109,12 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
     return app
 
 
-def make_routes(redeem: RedeemRoute, coupons: CouponService) -> list[Route]:
+def make_routes(redeem: RedeemRoute, coupons: CouponServiceApp) -> list[Route]:
     """One route for each path, so that 405 can name all of its methods."""
     by_path: dict[str, list[Operation]] = defaultdict(list)
     for operation in OPERATIONS:
         by_path[operation.path].append(operation)
-    routes = [Route(path, Surface(operations), name=path) for path, operations in by_path.items()]
+    routes = [Route(path, PathOperations(operations), name=path) for path, operations in by_path.items()]
     calls = [Route(path, coupons, methods=["POST"], name=path) for path in METHOD_PATHS]
     return [Route(REDEEM_PATH, redeem, methods=["POST"], name=REDEEM_PATH), *calls, *routes]
 

@@ -79,7 +79,7 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RequestContext:
     """One request to one operation."""
 
     request: Request
@@ -87,7 +87,7 @@ class Call:
     caller: Caller
 
 
-Handler = Callable[[Call], Awaitable[Response]]
+Handler = Callable[[RequestContext], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _key_of(request: Request, services: Services) -> ApiKey | None:
     return services.keys.find(secret.strip() if scheme.lower() == "bearer" else authorization.strip())
 
 
-class Surface:
+class PathOperations:
     """All methods of one path, as an ASGI application."""
 
     def __init__(self, operations: Sequence[Operation]) -> None:
@@ -149,7 +149,7 @@ class Surface:
         limit = settings.max_upload_bytes if operation.upload else settings.max_body_bytes
         request = Request(scope, _bounded(scope, receive, limit), send)
         caller = await admit(request, services, operation.access)
-        response = await operation.handler(Call(request, services, caller))
+        response = await operation.handler(RequestContext(request, services, caller))
         await response(scope, receive, send)
 
 

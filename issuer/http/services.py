@@ -9,13 +9,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field
 
 from issuer.access.api_keys import KeyRing
-from issuer.campaigns.cache import CampaignRing
+from issuer.campaigns.cache import CampaignCache
 from issuer.campaigns.feeds import CampaignFeeds
-from issuer.coupons.locations import CouponPlaces
+from issuer.coupons.locations import CouponLocations
 from issuer.engine.engine import Engine
-from issuer.http.limiting.failed_lookups import Guesses
+from issuer.http.limiting.failed_lookups import FailedLookupLimits
 from issuer.http.limiting.rate_limits import RateLimits
-from issuer.http.metrics.store_metrics import Vitals, take_vitals
+from issuer.http.metrics.store_metrics import StoreMetrics, read_store_metrics
 from issuer.http.metrics.tally import Tally
 from issuer.journal.segments import Journal
 from issuer.rate_limits.leases import Leases
@@ -26,11 +26,11 @@ from issuer.settings import Auth, Settings
 from issuer.storage.postgres import PostgresUnavailableError
 from issuer.storage.stores import Stores
 
-VITALS_AGE_S = 0.25
-POOL_VITALS_AGE_S = 1.0
-UPLOADS_AT_ONCE = 2
-REPORTS_AT_ONCE = 2
-LOOK_UPS_AT_ONCE = 256
+MAX_METRICS_AGE_S = 0.25
+MAX_POOL_METRICS_AGE_S = 1.0
+MAX_UPLOADS = 2
+MAX_REPORTS = 2
+MAX_LOOKUPS = 256
 
 
 @dataclass(slots=True)
@@ -40,37 +40,37 @@ class Services:
     settings: Settings
     stores: Stores
     engine: Engine
-    coupons: CouponPlaces
+    coupons: CouponLocations
     keys: KeyRing
-    campaigns: CampaignRing
+    campaigns: CampaignCache
     feeds: CampaignFeeds
     tally: Tally
     limits: RateLimits
-    guesses: Guesses
-    loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
-    reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REPORTS_AT_ONCE))
-    look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOK_UPS_AT_ONCE))
-    _vitals: dict[bool, tuple[float, Vitals]] = field(default_factory=dict)
-    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lookup_limits: FailedLookupLimits
+    loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_UPLOADS))
+    reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_REPORTS))
+    look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
+    _store_metrics: dict[bool, tuple[float, StoreMetrics]] = field(default_factory=dict)
+    _reading_metrics: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def knows_keys(self) -> bool:
         """Whether callers can be told apart. Without keys there is nothing to know."""
         return self.settings.auth is Auth.OFF or self.keys.loaded
 
-    async def vitals(self, *, with_pools: bool = False) -> Vitals:
+    async def store_metrics(self, *, with_pools: bool = False) -> StoreMetrics:
         """How the stores do, at most a moment ago: however many ask, the stores are asked once."""
-        age_s = POOL_VITALS_AGE_S if with_pools else VITALS_AGE_S
-        async with self._looking:
-            taken_at, vitals = self._vitals.get(with_pools, (float("-inf"), Vitals(None, None)))
+        age_s = MAX_POOL_METRICS_AGE_S if with_pools else MAX_METRICS_AGE_S
+        async with self._reading_metrics:
+            taken_at, store_metrics = self._store_metrics.get(with_pools, (float("-inf"), StoreMetrics(None, None)))
             if time.monotonic() - taken_at > age_s:
                 # Who is not ready is asked for nothing, and would never learn that Redis takes writes again.
                 try_writing = self.engine.refused
-                vitals = await take_vitals(self.stores, with_pools=with_pools, try_writing=try_writing)
-                if try_writing and vitals.redis_serves:
+                store_metrics = await read_store_metrics(self.stores, with_pools=with_pools, try_writing=try_writing)
+                if try_writing and store_metrics.redis_serves:
                     self.engine.refused = False
-                self._vitals[with_pools] = (time.monotonic(), vitals)
-            return vitals
+                self._store_metrics[with_pools] = (time.monotonic(), store_metrics)
+            return store_metrics
 
 
 @asynccontextmanager
@@ -86,16 +86,25 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         engine = Engine(settings, stores.incarnations, journal)
         leases = Leases(engine, most_waiting=settings.max_waiting)
         engine.carry(leases)
-        limits, guesses = RateLimits(settings, leases, tally), Guesses(settings, leases, tally)
+        limits, lookup_limits = RateLimits(settings, leases, tally), FailedLookupLimits(settings, leases, tally)
         tally.start()
-        campaigns = CampaignRing(stores.postgres)
+        campaigns = CampaignCache(stores.postgres)
         feeds = CampaignFeeds(stores, most_listeners=settings.max_event_streams)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         witness = Witness(stores.postgres, engine, stores.guardian)
         async with witness.testifying(), _kept(settings, stores, journal):
             try:
                 yield Services(
-                    settings, stores, engine, CouponPlaces(engine), keys, campaigns, feeds, tally, limits, guesses
+                    settings,
+                    stores,
+                    engine,
+                    CouponLocations(engine),
+                    keys,
+                    campaigns,
+                    feeds,
+                    tally,
+                    limits,
+                    lookup_limits,
                 )
             finally:
                 await engine.aclose()

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 SEGMENT_S: Final = 60.0
 """A segment is closed when it is this large or this old, so that it can be deleted soon."""
-CHUNK: Final = 5_000
+BATCH_SIZE: Final = 5_000
 
 _HEAD = struct.Struct(">II")
 
@@ -181,11 +181,11 @@ def read_segment(path: Path) -> Iterator[Receipt]:
 
 
 def read_columns(path: Path) -> Iterator[RedemptionColumns]:
-    """The receipts of a segment as columns for the ledger, at most CHUNK receipts too many at a time."""
+    """The receipts of a segment as columns for the ledger, at most BATCH_SIZE receipts too many at a time."""
     columns = RedemptionColumns()
     for receipt in read_segment(path):
         receipt.add_to(columns)
-        if len(columns) >= CHUNK:
+        if len(columns) >= BATCH_SIZE:
             yield columns
             columns = RedemptionColumns()
     if columns:

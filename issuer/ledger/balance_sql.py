@@ -21,16 +21,16 @@ dead AS MATERIALIZED (
   SELECT DISTINCT d.pool_id, d.seq FROM dead_letters d JOIN p ON p.pool_id = d.pool_id
   WHERE d.resolved_at IS NULL AND d.seq BETWEEN 1 AND p.issued),
 aside AS MATERIALIZED (
-  SELECT s.pool_id, s.seq FROM set_aside s JOIN p ON p.pool_id = s.pool_id WHERE s.seq BETWEEN 1 AND p.issued)
+  SELECT s.pool_id, s.seq FROM quarantined s JOIN p ON p.pool_id = s.pool_id WHERE s.seq BETWEEN 1 AND p.issued)
 SELECT p.pool_id,
   (SELECT count(*) FROM ledger r WHERE r.pool_id = p.pool_id AND r.seq BETWEEN 1 AND p.issued) AS ledger,
-  (SELECT count(*) FROM aside WHERE aside.pool_id = p.pool_id) AS set_aside,
+  (SELECT count(*) FROM aside WHERE aside.pool_id = p.pool_id) AS quarantined,
   (SELECT count(*) FROM dead WHERE dead.pool_id = p.pool_id) AS dead_letters,
   (SELECT count(*) FROM aside WHERE aside.pool_id = p.pool_id
      AND EXISTS (SELECT FROM ledger r WHERE r.pool_id = aside.pool_id AND r.seq = aside.seq))
   + (SELECT count(*) FROM dead WHERE dead.pool_id = p.pool_id
      AND (EXISTS (SELECT FROM ledger r WHERE r.pool_id = dead.pool_id AND r.seq = dead.seq)
-       OR EXISTS (SELECT FROM set_aside s WHERE s.pool_id = dead.pool_id AND s.seq = dead.seq))) AS overlaps
+       OR EXISTS (SELECT FROM quarantined s WHERE s.pool_id = dead.pool_id AND s.seq = dead.seq))) AS overlaps
 FROM p"""
 
 WRONG_CODES: Final = """
@@ -43,17 +43,17 @@ CROSS JOIN LATERAL (
   ORDER BY r.seq LIMIT $3
 ) wrong"""
 
-# The stream counts last: what is in the ledger, set aside or buried already is only on its way out of the stream.
+# The stream counts last: what is in the ledger, quarantined or buried already is only on its way out of the stream.
 BACKLOG: Final = """
 SELECT count(*) FROM unnest($2::bigint[]) AS e(seq)
 WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = $1 AND r.seq = e.seq)
-  AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = $1 AND s.seq = e.seq)
+  AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = $1 AND s.seq = e.seq)
   AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = $1 AND d.seq = e.seq AND d.resolved_at IS NULL)"""
 
 MISSING: Final = """
 SELECT e.seq FROM generate_series(1::bigint, $2::bigint) AS e(seq)
 WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = $1 AND r.seq = e.seq)
-  AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = $1 AND s.seq = e.seq)
+  AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = $1 AND s.seq = e.seq)
   AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = $1 AND d.seq = e.seq AND d.resolved_at IS NULL)
   AND NOT EXISTS (SELECT FROM unnest($3::bigint[]) AS s(seq) WHERE s.seq = e.seq)
 ORDER BY e.seq LIMIT $4"""
@@ -61,9 +61,9 @@ ORDER BY e.seq LIMIT $4"""
 DOUBLED: Final = """
 SELECT seq FROM (
   SELECT seq FROM ledger WHERE pool_id = $1 AND seq BETWEEN 1 AND $2
-    AND (seq IN (SELECT seq FROM set_aside WHERE pool_id = $1)
+    AND (seq IN (SELECT seq FROM quarantined WHERE pool_id = $1)
       OR seq IN (SELECT seq FROM dead_letters WHERE pool_id = $1 AND resolved_at IS NULL))
   UNION
-  SELECT seq FROM set_aside WHERE pool_id = $1 AND seq BETWEEN 1 AND $2
+  SELECT seq FROM quarantined WHERE pool_id = $1 AND seq BETWEEN 1 AND $2
     AND seq IN (SELECT seq FROM dead_letters WHERE pool_id = $1 AND resolved_at IS NULL)
 ) AS twice ORDER BY seq LIMIT $3"""

@@ -48,7 +48,7 @@ async def bury(connection: AnyConnection, letters: Sequence[DeadLetter]) -> None
 
 
 @dataclass(frozen=True, slots=True)
-class KeptLetter:
+class StoredDeadLetter:
     """A dead letter as it lies in Postgres."""
 
     id: int
@@ -69,28 +69,28 @@ WHERE id > $1 AND ($2 OR resolved_at IS NULL) ORDER BY id LIMIT $3"""
 
 async def list_dead_letters(
     postgres: Pool, *, after_id: int = 0, limit: int = 100, resolved: bool = False
-) -> list[KeptLetter]:
+) -> list[StoredDeadLetter]:
     """Those that wait for somebody, oldest first; with `resolved` the settled ones too."""
     async with unavailable_translated():
         rows = await postgres.fetch(_LIST, after_id, resolved, limit)
-    return [KeptLetter(*row) for row in rows]
+    return [StoredDeadLetter(*row) for row in rows]
 
 
 @dataclass(slots=True)
-class Retried:
+class RetryResult:
     """What a retry came to. `reasons`: why those that stay could not be recorded, by id."""
 
     resolved: int
     reasons: dict[int, str]
 
 
-async def retry_dead_letters(postgres: Pool, *, only_id: int | None = None) -> Retried:
+async def retry_dead_letters(postgres: Pool, *, only_id: int | None = None) -> RetryResult:
     """Tries to record waiting dead letters again, each in a transaction of its own, so that one bad keeps no other.
 
     One that goes into the ledger, or is there already with the same story, is resolved.
     Raises PostgresUnavailableError.
     """
-    retried = Retried(0, {})
+    retried = RetryResult(0, {})
     after = 0 if only_id is None else only_id - 1
     async with unavailable_translated(), postgres.acquire() as connection:
         while True:

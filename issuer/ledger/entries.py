@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.ledger.dead_letters import DeadLetter, bury
-from issuer.ledger.record import AnyConnection, Recorded, record_redemptions
+from issuer.ledger.record import AnyConnection, RecordResult, record_redemptions
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StreamEntry:
     """One entry as the stream has it."""
 
     partition: int
@@ -20,7 +20,7 @@ class Entry:
     fields: Mapping[bytes, bytes]
 
     @classmethod
-    def of_reply(cls, partition: int, stream_id: bytes, fields: Sequence[bytes] | None) -> Entry:
+    def of_reply(cls, partition: int, stream_id: bytes, fields: Sequence[bytes] | None) -> StreamEntry:
         """From a raw reply: names and values in turn; none at all for an entry that is gone from the stream."""
         flat = fields or []
         return cls(partition, stream_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
@@ -45,13 +45,13 @@ class Entry:
         return DeadLetter(self.partition, self.stream_id, self.epoch, pool_id, seq, reason, self.raw)
 
 
-async def record_entries(connection: AnyConnection, entries: Sequence[Entry]) -> Recorded:
+async def record_entries(connection: AnyConnection, entries: Sequence[StreamEntry]) -> RecordResult:
     """Brings entries into the ledger within the caller's transaction; to repeat it changes nothing.
 
     What cannot be read or recorded goes into the dead letters. Raises only what says that Postgres is away or busy.
     """
     redemptions = RedemptionColumns()
-    sources: list[Entry] = []
+    sources: list[StreamEntry] = []
     ends: list[int] = []
     letters: list[DeadLetter] = []
     for entry in entries:

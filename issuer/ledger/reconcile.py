@@ -1,4 +1,4 @@
-"""Reconciliation: per pool, ledger + backlog + set aside + dead letters = issued, each seq in exactly one of them.
+"""Reconciliation: per pool, ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 
 Right while redemptions go on: `issued` and the stream of a partition are read in one step, then the ledger up to that
 `issued`. What the worker moved from the stream into the ledger in between is found in both and counted once.
@@ -36,7 +36,7 @@ class PoolBalance:
     issued: int
     ledger: int = 0
     backlog: int = 0
-    set_aside: int = 0
+    quarantined: int = 0
     dead_letters: int = 0
     missing: list[int] = field(default_factory=list)
     doubled: list[int] = field(default_factory=list)
@@ -49,7 +49,7 @@ class PoolBalance:
 
     @property
     def accounted(self) -> int:
-        return self.ledger + self.backlog + self.set_aside + self.dead_letters
+        return self.ledger + self.backlog + self.quarantined + self.dead_letters
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Reconciliation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _PartitionSnapshot:
     """A partition at one instant: `issued` of each pool by id (None: not in Redis), and the stream."""
 
     issued: dict[int, int | None]
@@ -99,7 +99,7 @@ async def reconcile(stores: Stores, *, batch_id: UUID | None = None) -> Reconcil
 
 async def _reconcile_partition(
     stores: Stores, partition: int, rows: Sequence[asyncpg.Record]
-) -> tuple[list[PoolBalance], _Seen]:
+) -> tuple[list[PoolBalance], _PartitionSnapshot]:
     for _ in range(TRIES):
         seen = await _look(stores, partition, rows)
         async with (
@@ -128,7 +128,7 @@ def _is_lost(facts: asyncpg.Record) -> bool:
     return bool(facts["opened"]) and facts["final_issued"] is None
 
 
-async def _look(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> _Seen:
+async def _look(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> _PartitionSnapshot:
     """`issued` of all pools and the stream, in one MULTI."""
     keys = partition_keys(partition)
     pipeline = stores.redis.client.pipeline(transaction=True)
@@ -147,7 +147,7 @@ async def _look(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) 
         except UndecodableEventError:
             unreadable += 1
     counts = [None if count is None else int(count) for count in issued]
-    return _Seen(dict(zip([row["id"] for row in rows], counts, strict=True)), stream, unreadable)
+    return _PartitionSnapshot(dict(zip([row["id"] for row in rows], counts, strict=True)), stream, unreadable)
 
 
 async def _look_at_issued(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> dict[int, int | None]:
@@ -160,7 +160,10 @@ async def _look_at_issued(stores: Stores, partition: int, rows: Sequence[asyncpg
 
 
 async def _balance(
-    connection: PoolConnection, rows: Sequence[asyncpg.Record], facts: dict[int, asyncpg.Record], seen: _Seen
+    connection: PoolConnection,
+    rows: Sequence[asyncpg.Record],
+    facts: dict[int, asyncpg.Record],
+    seen: _PartitionSnapshot,
 ) -> list[PoolBalance]:
     balances: dict[int, PoolBalance] = {}
     for row in rows:
@@ -172,10 +175,10 @@ async def _balance(
     bounds = [balance.issued for balance in balances.values()]
     for row in await connection.fetch(sql.COUNTS, ids, bounds, timeout=sql.TIMEOUT_S):
         balance = balances[row["pool_id"]]
-        balance.ledger, balance.set_aside = row["ledger"], row["set_aside"]
+        balance.ledger, balance.quarantined = row["ledger"], row["quarantined"]
         balance.dead_letters = row["dead_letters"]
         if row["overlaps"]:
-            balance.problems.append(f"{row['overlaps']} seqs are in more than one of ledger, set aside, dead letters")
+            balance.problems.append(f"{row['overlaps']} seqs are in more than one of ledger, quarantined, dead letters")
     for row in await connection.fetch(sql.WRONG_CODES, ids, bounds, SHOWN, timeout=sql.TIMEOUT_S):
         balances[row["pool_id"]].wrong_code.append(row["seq"])
     in_stream = _in_stream(seen.stream, balances)

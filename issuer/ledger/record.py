@@ -31,7 +31,7 @@ POISON: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class RejectedRedemption:
     """A redemption that cannot go into the ledger: the place that it had among those given, and why."""
 
     index: int
@@ -39,11 +39,11 @@ class Rejected:
 
 
 @dataclass(slots=True)
-class Recorded:
+class RecordResult:
     """What became of the redemptions given. inserted + duplicates + contradictions + rejected = all of them.
 
     duplicates   were in the ledger already, with the same story
-    contradicted are not recorded because ledger or set-aside table tell another story; the anomaly has all of it
+    contradicted are not recorded because ledger or quarantined table tell another story; the anomaly has all of it
     anomalies    things that must never happen and did
     rejected     belong into the dead letters
     dead_letters were written by `issuer.ledger.entries.record_entries`: rejected ones and entries that cannot be read
@@ -53,7 +53,7 @@ class Recorded:
     duplicates: int = 0
     contradicted: int = 0
     anomalies: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedRedemption] = field(default_factory=list)
     dead_letters: int = 0
 
 
@@ -120,24 +120,24 @@ WHERE r.seq IS NULL OR r.code <> e.code OR r.call_id <> e.call_id OR r.redeemed_
   OR (r.customer_id IS NOT NULL AND r.customer_id IS DISTINCT FROM e.customer_id)"""
 
 # Locked, so that nobody releases a seq while its late event goes into the ledger.
-_SET_ASIDE: Final = """
+_QUARANTINED: Final = """
 SELECT e.place - 1 AS place, s.epoch, s.released_at, s.released_as
 FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS e(pool_id, seq, place)
 CROSS JOIN LATERAL (
-  SELECT * FROM set_aside WHERE set_aside.pool_id = e.pool_id AND set_aside.seq = e.seq LIMIT 1 FOR UPDATE
+  SELECT * FROM quarantined WHERE quarantined.pool_id = e.pool_id AND quarantined.seq = e.seq LIMIT 1 FOR UPDATE
 ) s"""
 
 _UNSETTLED: Final = """
-SELECT EXISTS (SELECT FROM set_aside) AS set_aside,
+SELECT EXISTS (SELECT FROM quarantined) AS quarantined,
        EXISTS (SELECT FROM dead_letters WHERE resolved_at IS NULL AND seq IS NOT NULL) AS dead_letters"""
 
 
 async def record_redemptions(
     connection: AnyConnection, redemptions: Sequence[Redemption] | RedemptionColumns
-) -> Recorded:
+) -> RecordResult:
     """Brings redemptions into the ledger, within the caller's transaction; to repeat it changes nothing.
 
-    A late event of a seq that is set aside moves it into the ledger. What cannot be recorded (unknown pool, a code
+    A late event of a seq that is quarantined moves it into the ledger. What cannot be recorded (unknown pool, a code
     that is not the seq's, data that Postgres refuses) comes back as `rejected`, for the caller's dead letters.
     Raises only what says that Postgres is away or busy.
     """
@@ -148,11 +148,11 @@ async def record_redemptions(
         for redemption in redemptions:
             columns.append(redemption)
     if not columns:
-        return Recorded()
+        return RecordResult()
     unsettled = await connection.fetchrow(_UNSETTLED)
     assert unsettled is not None
     recorder = _Recorder(connection, columns)
-    released = await recorder.set_aside() if unsettled["set_aside"] else frozenset()
+    released = await recorder.quarantined() if unsettled["quarantined"] else frozenset()
     if released:
         places = [place for place in range(len(columns)) if place not in released]
         await recorder.insert(places, columns.take(places))
@@ -168,9 +168,9 @@ class _Recorder:
     def __init__(self, connection: AnyConnection, columns: RedemptionColumns) -> None:
         self.connection = connection
         self.columns = columns
-        self.recorded = Recorded()
+        self.recorded = RecordResult()
         self._anomalies: list[Anomaly] = []
-        self._set_aside: set[int] = set()
+        self._quarantined: set[int] = set()
 
     def _addressable(self) -> list[int]:
         """Places whose pool and seq Postgres can hold: only those can stand in any table."""
@@ -181,15 +181,15 @@ class _Recorder:
             if bigint_or_none(pool_id) is not None and bigint_or_none(seq) is not None
         ]
 
-    async def set_aside(self) -> frozenset[int]:
-        """Finds and locks the set-aside seqs among ours. Returns the places of the released ones: anomalies."""
+    async def quarantined(self) -> frozenset[int]:
+        """Finds and locks the quarantined seqs among ours. Returns the places of the released ones: anomalies."""
         known = self._addressable()
         some = self.columns.take(known)
         released = set()
-        for row in await self.connection.fetch(_SET_ASIDE, some.pool_ids, some.seqs):
+        for row in await self.connection.fetch(_QUARANTINED, some.pool_ids, some.seqs):
             place = known[row["place"]]
             if row["released_at"] is None:
-                self._set_aside.add(place)
+                self._quarantined.add(place)
             else:
                 released.add(place)
                 there = {"released_at": row["released_at"].isoformat(), "released_as": row["released_as"]}
@@ -253,16 +253,16 @@ class _Recorder:
     def _reject(self, place: int, reason: str, kind: str | None, there: dict[str, Any]) -> None:
         if kind is not None:
             self._add_anomaly(kind, place, there)
-        if place in self._set_aside:
-            # The seq has its place already: the set-aside table. The anomaly tells the rest.
-            self._set_aside.discard(place)
+        if place in self._quarantined:
+            # The seq has its place already: the quarantined table. The anomaly tells the rest.
+            self._quarantined.discard(place)
             self.recorded.contradicted += 1
         else:
-            self.recorded.rejected.append(Rejected(place, reason))
+            self.recorded.rejected.append(RejectedRedemption(place, reason))
 
     def _contradict(self, kind: str, place: int, there: dict[str, Any]) -> None:
         self.recorded.contradicted += 1
-        self._set_aside.discard(place)
+        self._quarantined.discard(place)
         self._add_anomaly(kind, place, there)
 
     def _add_anomaly(self, kind: str, place: int, there: dict[str, Any]) -> None:
@@ -285,10 +285,10 @@ class _Recorder:
         """Frees what is in the ledger now from its other places, and writes down the anomalies."""
         if self.recorded.rejected:
             await self._contradict_rejected()
-        if self._set_aside:
-            moved = self.columns.take(sorted(self._set_aside))
-            await self.connection.execute(_LEAVE_SET_ASIDE, moved.pool_ids, moved.seqs)
-            log.info("late events of set-aside codes are in the ledger", redemptions=len(moved))
+        if self._quarantined:
+            moved = self.columns.take(sorted(self._quarantined))
+            await self.connection.execute(_LEAVE_QUARANTINE, moved.pool_ids, moved.seqs)
+            log.info("late events of quarantined codes are in the ledger", redemptions=len(moved))
         if dead_letters:
             kept = self.columns.take(self._addressable())
             await self.connection.execute(_RESOLVE, kept.pool_ids, kept.seqs)
@@ -303,8 +303,8 @@ CROSS JOIN LATERAL (
   SELECT * FROM ledger WHERE ledger.pool_id = e.pool_id AND ledger.seq = e.seq LIMIT 1
 ) r"""
 
-_LEAVE_SET_ASIDE: Final = """
-DELETE FROM set_aside s USING unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
+_LEAVE_QUARANTINE: Final = """
+DELETE FROM quarantined s USING unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
 WHERE s.pool_id = e.pool_id AND s.seq = e.seq AND s.released_at IS NULL
   AND EXISTS (SELECT FROM ledger r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)"""
 

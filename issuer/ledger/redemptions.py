@@ -22,7 +22,7 @@ class CodeState(StrEnum):
     AVAILABLE = "available"
     BACKLOG = "backlog"
     REDEEMED = "redeemed"
-    SET_ASIDE = "set_aside"
+    QUARANTINED = "quarantined"
     DEAD_LETTER = "dead_letter"
     UNKNOWN = "unknown"
 
@@ -72,7 +72,7 @@ _OF_CODE: Final = """
 SELECT c.batch_id, b.name AS batch_name, p.client_id, c.seq, c.code, r.customer_id, r.redeemed_at,
   p.opened, p.final_issued,
   r.seq IS NOT NULL AS redeemed,
-  EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq) AS set_aside,
+  EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq) AS quarantined,
   EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq AND d.resolved_at IS NULL) AS dead
 FROM codes c JOIN pools p ON p.id = c.pool_id JOIN batches b ON b.id = c.batch_id
 LEFT JOIN redemptions r ON r.pool_id = c.pool_id AND r.seq = c.seq
@@ -132,8 +132,8 @@ async def _issued(stores: Stores, rows: list[Any]) -> dict[UUID, int]:
 def _state(row: Any, issued: int | None) -> CodeState:
     if row["redeemed"]:
         return CodeState.REDEEMED
-    if row["set_aside"]:
-        return CodeState.SET_ASIDE
+    if row["quarantined"]:
+        return CodeState.QUARANTINED
     if row["dead"]:
         return CodeState.DEAD_LETTER
     if row["final_issued"] is not None:

@@ -24,12 +24,12 @@ from issuer.loading.bounded_lines import LINE_BYTES, OVERLONG, BoundedLines
 
 ROW_LINES: Final = 100
 CODE_CHARACTERS: Final = 255
-MOST_CLIENTS: Final = 10_000
+MAX_CLIENTS: Final = 10_000
 """Clients in one file; each is a pool."""
-MOST_REJECTIONS: Final = 1_000
+MAX_REJECTIONS: Final = 1_000
 """Rejections that are kept with line and reason; the others are only counted."""
 
-_MOST_SPELLINGS: Final = 2 * MOST_CLIENTS
+_MAX_SPELLINGS: Final = 2 * MAX_CLIENTS
 # Codes that go to COPY as they are: printable ASCII but for quote, comma and backslash, no spaces around.
 _plain_code = re.compile(rb"[!#-+\--\[\]-~](?:[ !#-+\--\[\]-~]{0,253}[!#-+\--\[\]-~])?").fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
@@ -237,11 +237,11 @@ class CodeCsv:
     def _client(self, client_id: UUID, spelled: str) -> _Client:
         client = self._known.get(client_id)
         if client is None:
-            if len(self.clients) == MOST_CLIENTS:
-                raise TooManyClientsError(f"more than {MOST_CLIENTS:,} clients in one file")
+            if len(self.clients) == MAX_CLIENTS:
+                raise TooManyClientsError(f"more than {MAX_CLIENTS:,} clients in one file")
             client = self._known[client_id] = _Client(len(self.clients))
             self.clients.append(client_id)
-        if len(self._spellings) < _MOST_SPELLINGS:
+        if len(self._spellings) < _MAX_SPELLINGS:
             self._spellings[spelled.encode("utf-8", "surrogateescape")] = client
         return client
 
@@ -250,7 +250,7 @@ class CodeCsv:
 
     def _reject(self, reason: Reason) -> None:
         self.rejected += 1
-        if len(self.rejections) < MOST_REJECTIONS:
+        if len(self.rejections) < MAX_REJECTIONS:
             self.rejections.append(Rejection(self._line, reason.value))
 
     def _read_header(self, line: bytes) -> None:

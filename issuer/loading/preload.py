@@ -15,15 +15,15 @@ from issuer.batches.store import BatchEndedError, find_batch, push_batch
 from issuer.loading.code_csv import CodeCsv, CsvError, CsvHeaderError, Rejection
 from issuer.loading.staging import Numbering, copy_rows, insert_codes, number_rows, staging_table
 from issuer.pools.counters import codes_to_load
-from issuer.pools.loader import BatchNotInRedisError, Loaded, PoolError, load_pool
+from issuer.pools.loader import BatchNotInRedisError, LoadResult, PoolError, load_pool
 from issuer.pools.memory import RedisMemoryError, check_room, codes_bytes
 from issuer.storage.postgres import PoolConnection, PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 
-BLOCK: Final = 65_536
+READ_BYTES: Final = 65_536
 """Bytes read at a time: about a ms of parsing, between which others get their turn."""
-POOLS_AT_ONCE: Final = 3
+MAX_CONCURRENT_POOLS: Final = 3
 PASSING: Final = (PoolError, RedisMemoryError, RedisUnavailableError, PostgresUnavailableError)
 """What may keep codes from Redis for a while."""
 
@@ -235,9 +235,9 @@ class _Load:
             self._progress(Phase.LOADING, pushed, max(pushed, self._to_push))
 
         # A few at a time: while one waits for Redis to write its file another one's codes are read.
-        slots = asyncio.Semaphore(POOLS_AT_ONCE)
+        slots = asyncio.Semaphore(MAX_CONCURRENT_POOLS)
 
-        async def load(pool_id: int) -> Loaded:
+        async def load(pool_id: int) -> LoadResult:
             async with slots:
                 return await load_pool_of_batch(self._stores, batch_id, pool_id, progress=count)
 
@@ -246,7 +246,7 @@ class _Load:
         self._pools = [
             PoolReport(done.pool.client_id, new.get(done.pool.client_id, 0), done.pool.total, done.in_redis)
             for done in results
-            if isinstance(done, Loaded)
+            if isinstance(done, LoadResult)
         ]
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in failures:
@@ -281,7 +281,7 @@ class _Load:
 
 async def load_pool_of_batch(
     stores: Stores, batch_id: UUID, pool_id: int, *, progress: Callable[[int], None] | None = None
-) -> Loaded:
+) -> LoadResult:
     """`load_pool`, also where whoever made the batch died before Redis heard of it."""
     try:
         return await load_pool(stores, pool_id, progress=progress)
@@ -296,7 +296,7 @@ async def _blocks(source: Source | AsyncIterable[bytes]) -> AsyncIterator[bytes]
             async for block in source:
                 yield block
             return
-        while block := source.read(BLOCK):
+        while block := source.read(READ_BYTES):
             yield block
             await asyncio.sleep(0)  # a file never makes us wait, and others want their turn
     except OSError as error:

@@ -11,7 +11,7 @@ from issuer.contract.keys import batch_keys, partition_of
 from issuer.storage.redis_link import redis_errors_translated
 from issuer.storage.stores import Stores
 
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class PoolMeta:
 async def pool_metas(stores: Stores, pools: Sequence[tuple[UUID, UUID]]) -> list[PoolMeta | None]:
     """Of pools given as (batch, client); None for one that Redis does not have. Raises RedisUnavailableError."""
     found: list[PoolMeta | None] = []
-    for at in range(0, len(pools), _AT_ONCE):
+    for at in range(0, len(pools), _BATCH_SIZE):
         pipeline = stores.redis.client.pipeline(transaction=False)
-        for batch_id, client_id in pools[at : at + _AT_ONCE]:
+        for batch_id, client_id in pools[at : at + _BATCH_SIZE]:
             keys = batch_keys(partition_of(batch_id, stores.redis.partitions), batch_id)
             pipeline.hmget(keys.pool(client_id), ["issued", "loaded", "total"])
         async with redis_errors_translated():

@@ -28,9 +28,9 @@ from issuer.storage.stores import Stores
 
 log = structlog.get_logger(__name__)
 
-CHUNK: Final = 4_000
+BATCH_SIZE: Final = 4_000
 """Codes pushed by one script call: some ms of Redis, between which redemptions get their turn."""
-ROUND: Final = 100_000
+MAX_PER_TOP_UP: Final = 100_000
 """Codes that a top-up gives one pool before it looks at the next."""
 
 
@@ -72,7 +72,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadResult:
     """How a pool stands in Redis after a load, and how many codes this load pushed."""
 
     pool: Pool
@@ -115,7 +115,7 @@ async def load_pool(
     progress: Callable[[int], None] | None = None,
     most: int | None = None,
     give_way: bool = False,
-) -> Loaded:
+) -> LoadResult:
     """Brings the total to Redis, then codes from the last one loaded on, until the high-water mark (or `most` codes).
 
     Opens the pool if it never was; of a coupon that is all, and its batch must be pushed then. May be repeated, killed
@@ -132,14 +132,14 @@ async def load_pool(
         # Its uses are only counted: there is nothing to load, and how many there are comes with the batch.
         async with unavailable_translated():
             await stores.postgres.execute("UPDATE pools SET loaded = total WHERE id = $1", pool.id)
-        return Loaded(pool, 0, 0, 0)
+        return LoadResult(pool, 0, 0, 0)
     await loader.load(most, give_way=give_way)
     await loader.leave_hint()
-    return Loaded(pool, loader.loaded, loader.issued, loader.pushed)
+    return LoadResult(pool, loader.loaded, loader.issued, loader.pushed)
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
+class _CodeRun:
     first: int
     last: int
     codes: Sequence[bytes]
@@ -178,7 +178,7 @@ class _Loader:
     async def load(self, most: int | None, *, give_way: bool) -> None:
         await self._push(0, ())  # the total first: what is not loaded yet must not look sold out
         goal = self._goal(most)
-        ahead: asyncio.Task[_Chunk] | None = None
+        ahead: asyncio.Task[_CodeRun] | None = None
         try:
             while self.loaded < goal:
                 chunk = await (ahead or self._read(self.loaded + 1, goal))
@@ -198,18 +198,18 @@ class _Loader:
         goal = min(self._pool.total, self.issued + self._stores.settings.pool_high_water)
         return goal if most is None else min(goal, self.loaded + most - self.pushed)
 
-    async def _read(self, first: int, goal: int) -> _Chunk:
-        last = min(first + CHUNK - 1, goal)
+    async def _read(self, first: int, goal: int) -> _CodeRun:
+        last = min(first + BATCH_SIZE - 1, goal)
         async with unavailable_translated():
-            row = await self._stores.postgres.fetchrow(_CHUNK, self._pool.id, first, last)
+            row = await self._stores.postgres.fetchrow(_NEXT_CODES, self._pool.id, first, last)
         assert row is not None
         codes = row["codes"].split(b"\x1f") if row["count"] else []
-        if len(codes) != last - first + 1 or row["set_aside"]:
+        if len(codes) != last - first + 1 or row["quarantined"]:
             raise CodesMissingError(
                 f"pool {self._pool.id}: {len(codes)} codes where seqs {first} to {last} should be,"
-                f" {row['set_aside']} of them set aside"
+                f" {row['quarantined']} of them quarantined"
             )
-        return _Chunk(first, last, codes)
+        return _CodeRun(first, last, codes)
 
     async def _push(self, first: int, codes: Sequence[bytes]) -> bool:
         """Whether the codes went over; if not, somebody else has pushed meanwhile."""
@@ -249,7 +249,7 @@ class _Loader:
             await self._stores.postgres.execute(_HINT, self._pool.id, self._pool.loaded, self.loaded, self._epoch)
 
 
-async def _drop(task: asyncio.Task[_Chunk] | None) -> None:
+async def _drop(task: asyncio.Task[_CodeRun] | None) -> None:
     if task is not None:
         task.cancel()
         await asyncio.wait([task])
@@ -257,7 +257,7 @@ async def _drop(task: asyncio.Task[_Chunk] | None) -> None:
 
 _ACCOUNTED = """
 SELECT greatest(0, (SELECT max(seq) FROM ledger WHERE pool_id = $1),
-    (SELECT max(seq) FROM set_aside WHERE pool_id = $1), (SELECT max(seq) FROM dead_letters WHERE pool_id = $1))
+    (SELECT max(seq) FROM quarantined WHERE pool_id = $1), (SELECT max(seq) FROM dead_letters WHERE pool_id = $1))
 """
 
 _MARK = """
@@ -266,10 +266,10 @@ UPDATE batches b SET revision = revision + 1 FROM marked WHERE b.id = marked.bat
 
 # One value instead of thousands of rows: a code holds no control characters, so US tells them apart. Seqs that are set
 # aside lie below what Redis counts as issued; should one ever turn up here, it must not be handed out.
-_CHUNK = """
+_NEXT_CODES = """
 SELECT count(*) AS count, string_agg(convert_to(code, 'UTF8'), '\\x1f'::bytea ORDER BY seq) AS codes,
-    (SELECT count(*) FROM set_aside
-     WHERE pool_id = $1 AND seq BETWEEN $2 AND $3 AND released_at IS NULL) AS set_aside
+    (SELECT count(*) FROM quarantined
+     WHERE pool_id = $1 AND seq BETWEEN $2 AND $3 AND released_at IS NULL) AS quarantined
 FROM codes WHERE pool_id = $1 AND seq BETWEEN $2 AND $3
 """
 
@@ -302,7 +302,7 @@ async def top_up(stores: Stores, *, thorough: bool = False) -> int:
     pushed = 0
     for pool in await _running_low(stores, pools):
         try:
-            pushed += (await load_pool(stores, pool.id, most=ROUND, give_way=True)).pushed
+            pushed += (await load_pool(stores, pool.id, most=MAX_PER_TOP_UP, give_way=True)).pushed
         except (PoolClosedError, BatchNotInRedisError):
             continue  # ended meanwhile, or on its way to Redis
         except PoolError as error:

@@ -17,7 +17,7 @@ from issuer.storage.stores import Stores
 class Stock:
     """One pool. `in_redis`, `issued` and `backlog` are None when Redis cannot be asked.
 
-    ledger + backlog + set_aside + dead_letters = issued, but for what was redeemed while the figures were read.
+    ledger + backlog + quarantined + dead_letters = issued, but for what was redeemed while the figures were read.
     """
 
     client_id: UUID
@@ -27,7 +27,7 @@ class Stock:
     issued: int | None
     ledger: int
     backlog: int | None
-    set_aside: int
+    quarantined: int
     dead_letters: int
 
     def to_json(self) -> dict[str, Any]:
@@ -49,11 +49,11 @@ class PoolMeta:
 _POOLS: Final = """
 SELECT p.id, p.client_id, p.total, p.final_issued,
   (SELECT count(*) FROM ledger r WHERE r.pool_id = p.id) AS ledger,
-  (SELECT count(*) FROM set_aside s WHERE s.pool_id = p.id AND NOT EXISTS
-    (SELECT FROM ledger r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)) AS set_aside,
+  (SELECT count(*) FROM quarantined s WHERE s.pool_id = p.id AND NOT EXISTS
+    (SELECT FROM ledger r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)) AS quarantined,
   (SELECT count(DISTINCT d.seq) FROM dead_letters d WHERE d.pool_id = p.id AND d.resolved_at IS NULL
     AND NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = d.pool_id AND r.seq = d.seq)
-    AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = d.pool_id AND s.seq = d.seq)) AS dead_letters
+    AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = d.pool_id AND s.seq = d.seq)) AS dead_letters
 FROM pools p WHERE p.batch_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2) ORDER BY p.id"""
 
 
@@ -88,7 +88,7 @@ async def read_pools(redis: Redis, pools: Sequence[tuple[UUID, UUID]]) -> list[P
 
 
 def _stock(row: Any, client_id: UUID, meta: PoolMeta | None) -> Stock:
-    accounted = row["ledger"] + row["set_aside"] + row["dead_letters"]
+    accounted = row["ledger"] + row["quarantined"] + row["dead_letters"]
     issued, in_redis = (None, None) if meta is None else (meta.issued, meta.in_redis)
     if row["final_issued"] is not None:
         issued = row["final_issued"]
@@ -100,6 +100,6 @@ def _stock(row: Any, client_id: UUID, meta: PoolMeta | None) -> Stock:
         issued=issued,
         ledger=row["ledger"],
         backlog=None if issued is None else max(0, issued - accounted),
-        set_aside=row["set_aside"],
+        quarantined=row["quarantined"],
         dead_letters=row["dead_letters"],
     )

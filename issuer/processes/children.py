@@ -17,7 +17,7 @@ import structlog
 log = structlog.get_logger()
 
 CRASH_WINDOW_S: Final = 60.0
-MOST_CRASHES: Final = 5
+MAX_CRASHES: Final = 5
 FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 10.0
 READY_POLL_S: Final = 0.02
@@ -142,7 +142,7 @@ class Child:
         """How long to wait before the next start. Raises ChildError when it died too often."""
         now = time.monotonic()
         self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
-        if len(self._crashes) > MOST_CRASHES:
+        if len(self._crashes) > MAX_CRASHES:
             raise ChildError(
                 f"{self.program.name} died {len(self._crashes)} times within {CRASH_WINDOW_S:.0f} s, last with"
                 f" status {status}{self._log_tail()}"

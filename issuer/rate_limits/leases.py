@@ -25,7 +25,7 @@ import structlog
 from redis.exceptions import NoScriptError, RedisError
 
 from issuer.contract.scripts import LEASE_TOKENS
-from issuer.rate_limit import Limit
+from issuer.rate_limit import RateLimit
 from issuer.storage.redis_link import Value
 
 log = structlog.get_logger()
@@ -35,10 +35,10 @@ SHARE_OF_BURST: Final = 0.2
 LONGEST_LIFE_S: Final = 0.5
 LEASES_OF_LIFE: Final = 3
 """A lease is as large as is spent in this part of its life: it waits while the one before it is spent."""
-MOST_IN_PIPELINE: Final = 512
+MAX_IN_PIPELINE: Final = 512
 
 
-class Grant(NamedTuple):
+class TokenGrant(NamedTuple):
     """What Redis gave: tokens, how many are left in the bucket, and the time until there is one more."""
 
     given: int
@@ -46,7 +46,7 @@ class Grant(NamedTuple):
     wait_s: float
 
 
-class Ask:
+class TokenRequest:
     """Tokens of one bucket, wanted with the next pipeline. `then` gets the grant, or None: Redis is away.
 
     `lack_s`: the bucket lacks at least what flows in in this time. `debt_s`: the tokens are taken, given or not, until
@@ -58,9 +58,9 @@ class Ask:
     def __init__(
         self,
         key: str,
-        limit: Limit,
+        limit: RateLimit,
         wanted: int,
-        then: Callable[[Ask, Grant | None], None],
+        then: Callable[[TokenRequest, TokenGrant | None], None],
         *,
         lack_s: float = 0.0,
         debt_s: float = 0.0,
@@ -80,23 +80,23 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RateLimited:
     """The kind of bucket that has no token left, its limit, and when it will have one."""
 
     kind: str
-    limit: Limit
+    limit: RateLimit
     wait_s: float
 
 
-class Entry(Enum):
+class Admission(Enum):
     """FREE: let in. WAITS: not known yet, who asked will be told."""
 
     FREE = "free"
     WAITS = "waits"
 
 
-Verdict = Entry | Refused
-Then = Callable[[Verdict], None]
+AdmissionResult = Admission | RateLimited
+Then = Callable[[AdmissionResult], None]
 
 
 class _Waiter:
@@ -106,15 +106,15 @@ class _Waiter:
 
     def __init__(self, missing: int, then: Then) -> None:
         self.missing = missing
-        self.refused: Refused | None = None
+        self.refused: RateLimited | None = None
         self.then = then
 
-    def hear(self, refused: Refused | None) -> bool:
+    def hear(self, refused: RateLimited | None) -> bool:
         """What one bucket says; True when it was the last one."""
         self.missing -= 1
         self.refused = self.refused or refused
         if self.missing == 0:
-            self.then(self.refused or Entry.FREE)
+            self.then(self.refused or Admission.FREE)
         return self.missing == 0
 
 
@@ -126,7 +126,7 @@ class Bucket:
         "scarce", "spare", "spare_expires_at", "spent", "spent_since", "waiters",
     )  # fmt: skip
 
-    def __init__(self, kind: str, key: str, limit: Limit) -> None:
+    def __init__(self, kind: str, key: str, limit: RateLimit) -> None:
         self.kind = kind
         self.key = key
         self.limit = limit
@@ -139,7 +139,7 @@ class Bucket:
         self.low = -1
         self.refused_until = 0.0
         # The newest ask, who waits for it, and whether a lease was asked for that is not there yet.
-        self.ask: Ask | None = None
+        self.ask: TokenRequest | None = None
         self.waiters: list[_Waiter] = []
         self.leasing = False
         # Redis had none left: what is leased ahead now would only be missing elsewhere.
@@ -173,7 +173,7 @@ class Bucket:
         return int(min(self.per_s, 1 / self.limit.interval_s) * self.life_s / LEASES_OF_LIFE)
 
 
-class Carrier(Protocol):
+class CommandCarrier(Protocol):
     """What takes the asks to Redis: the engine."""
 
     @property
@@ -185,12 +185,12 @@ class Carrier(Protocol):
 class Leases:
     """All buckets' tokens of one process. A rider of the engine: see `issuer.engine.engine.Rider`."""
 
-    def __init__(self, carrier: Carrier, *, most_waiting: int) -> None:
+    def __init__(self, carrier: CommandCarrier, *, most_waiting: int) -> None:
         self._carrier = carrier
         self._most_waiting = most_waiting
         self._waiting = 0
-        self._asks: deque[Ask] = deque()
-        self._sent: list[Ask] = []
+        self._asks: deque[TokenRequest] = deque()
+        self._sent: list[TokenRequest] = []
         self._now = asyncio.get_running_loop().time
 
     @property
@@ -198,7 +198,7 @@ class Leases:
         """Whether Redis can be asked. If not everybody is let in."""
         return self._carrier.is_connected
 
-    def spend(self, buckets: Sequence[Bucket], then: Then) -> Verdict:
+    def spend(self, buckets: Sequence[Bucket], then: Then) -> AdmissionResult:
         """One token of each bucket. FREE: paid. WAITS: `then` is told, FREE or a refusal. Never raises."""
         now = self._now()
         for bucket in buckets:
@@ -209,9 +209,9 @@ class Leases:
             bucket.spent += 1
             if bucket.left <= bucket.low:
                 self._ask_ahead(bucket, now)
-        return Entry.FREE
+        return Admission.FREE
 
-    def ask(self, ask: Ask) -> None:
+    def ask(self, ask: TokenRequest) -> None:
         """Sends the ask with the next pipeline. Without a connection it is answered at once: with None."""
         if self._carrier.is_connected:
             self._asks.append(ask)
@@ -224,16 +224,16 @@ class Leases:
         if ahead := bucket.ahead(now):
             self._want(bucket, ahead)
 
-    def _look(self, buckets: Sequence[Bucket], then: Then, now: float) -> Verdict:
+    def _look(self, buckets: Sequence[Bucket], then: Then, now: float) -> AdmissionResult:
         """The same where at least one bucket has nothing at hand."""
         if not self._carrier.is_connected:
-            return Entry.FREE
+            return Admission.FREE
         lacking = [bucket for bucket in buckets if not bucket.has_token(now)]
         for bucket in lacking:
             if bucket.refused_until > now:
-                return Refused(bucket.kind, bucket.limit, bucket.refused_until - now)
+                return RateLimited(bucket.kind, bucket.limit, bucket.refused_until - now)
         if self._waiting >= self._most_waiting:
-            return Refused(buckets[0].kind, buckets[0].limit, 1.0)
+            return RateLimited(buckets[0].kind, buckets[0].limit, 1.0)
         waiter = _Waiter(len(lacking), then)
         for bucket in buckets:
             bucket.spent += 1
@@ -246,22 +246,22 @@ class Leases:
             bucket.waiters.append(waiter)
             ask.wanted += 1
         if not lacking:
-            return Entry.FREE
+            return Admission.FREE
         self._waiting += 1
-        return Entry.WAITS
+        return Admission.WAITS
 
-    def _want(self, bucket: Bucket, tokens: int) -> Ask:
-        def take(ask: Ask, grant: Grant | None) -> None:
+    def _want(self, bucket: Bucket, tokens: int) -> TokenRequest:
+        def take(ask: TokenRequest, grant: TokenGrant | None) -> None:
             self._take(bucket, waiters, ask, grant)
 
         waiters: list[_Waiter] = []
         bucket.waiters = waiters
-        bucket.ask = ask = Ask(bucket.key, bucket.limit, tokens, take, lack_s=bucket.life_s if tokens else 0.0)
+        bucket.ask = ask = TokenRequest(bucket.key, bucket.limit, tokens, take, lack_s=bucket.life_s if tokens else 0.0)
         bucket.leasing = bucket.leasing or tokens > 0
         self.ask(ask)
         return ask
 
-    def _take(self, bucket: Bucket, waiters: list[_Waiter], ask: Ask, grant: Grant | None) -> None:
+    def _take(self, bucket: Bucket, waiters: list[_Waiter], ask: TokenRequest, grant: TokenGrant | None) -> None:
         if ask.lack_us:
             bucket.leasing = False
         if bucket.ask is ask:
@@ -275,7 +275,7 @@ class Leases:
             bucket.scarce = grant.left == 0
             if bucket.scarce:
                 bucket.refused_until = now + grant.wait_s
-                refused = Refused(bucket.kind, bucket.limit, grant.wait_s)
+                refused = RateLimited(bucket.kind, bucket.limit, grant.wait_s)
         for place, waiter in enumerate(waiters):
             self._waiting -= waiter.hear(None if place < given else refused)
 
@@ -290,7 +290,7 @@ class Leases:
         """What goes with the next pipeline. Its replies come to `settle`, or `fail` is called."""
         now = self._now()
         commands: list[Sequence[Value]] = []
-        for _ in range(min(len(self._asks), MOST_IN_PIPELINE)):
+        for _ in range(min(len(self._asks), MAX_IN_PIPELINE)):
             ask = self._asks.popleft()
             ask.sent_at = now
             self._sent.append(ask)
@@ -309,7 +309,7 @@ class Leases:
                 refusal = reply
                 ask.then(ask, None)
             else:
-                ask.then(ask, Grant(reply[1], reply[2], reply[3] / 1e6))
+                ask.then(ask, TokenGrant(reply[1], reply[2], reply[3] / 1e6))
         if refusal is not None:
             log.warning("redis refused leases", error=str(refusal))
 

@@ -10,9 +10,9 @@ from issuer.batches.windows import dead_letters_of, pools_of
 from issuer.contract.events import encode_order
 from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys
 from issuer.storage.postgres import Connection
-from issuer.storage.redis_link import Caller, RedisRefusedError, Value
+from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value
 
-_CHUNK: Final = 1_000
+_BATCH_SIZE: Final = 1_000
 _TIMEOUT_S: Final = 60.0
 
 _ANSWERS: Final = """
@@ -32,7 +32,9 @@ ORDER BY at_ms"""
 _TERMS: Final = "SELECT terms::text FROM coupon_terms WHERE pool_id = $1 AND number = $2"
 
 
-async def restore_answers(connection: Connection, link: Caller, batch_id: UUID, partition: int, *, host_ms: int) -> int:
+async def restore_answers(
+    connection: Connection, link: CommandSender, batch_id: UUID, partition: int, *, host_ms: int
+) -> int:
     """Writes the kept answers of a batch that is fenced off, each for what is left of its 24 h; returns how many.
 
     `host_ms`: Redis' own time. Memory does not grow with their number.
@@ -53,11 +55,11 @@ async def restore_answers(connection: Connection, link: Caller, batch_id: UUID, 
                     order_id, code = letter.order_id, f"{letter.call_id.hex} {terms}"
                 answer = _kept(letter.pool_id, letter.seq, letter.redeemed_at_ms, order_id, code)
                 commands.append(("SET", prefix + letter.key_hash, answer, "PX", keep_ms))
-        async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_CHUNK):
+        async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_BATCH_SIZE):
             answer = _kept(row["pool_id"], row["seq"], row["at_ms"], row["order_id"], row["code"])
             keep_ms = row["at_ms"] + IDEMPOTENCY_TTL_MS - host_ms
             commands.append(("SET", prefix + row["key_hash"], answer, "PX", keep_ms))
-            if len(commands) >= _CHUNK:
+            if len(commands) >= _BATCH_SIZE:
                 written += await _write(link, commands)
                 commands = []
         written += await _write(link, commands)
@@ -70,7 +72,7 @@ def _kept(pool_id: int, seq: int, at_ms: int, order_id: str | None, code: str) -
     return b"%d %d %013d %b%b" % (pool_id, seq, at_ms, order, code.encode())
 
 
-async def _write(link: Caller, commands: Sequence[Sequence[Value]]) -> int:
+async def _write(link: CommandSender, commands: Sequence[Sequence[Value]]) -> int:
     if commands:
         for reply in await link.call(commands, timeout_s=_TIMEOUT_S):
             if isinstance(reply, Exception):

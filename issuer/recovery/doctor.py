@@ -72,7 +72,7 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     for table, where, advice in (
         ("anomalies", "true", "read them; each is a promise that may be broken"),
         ("dead_letters", "resolved_at IS NULL", "see `issuer dead-letters list`"),
-        ("set_aside", "released_at IS NULL", "see `issuer set-aside list`"),
+        ("quarantined", "released_at IS NULL", "see `issuer quarantine list`"),
     ):
         count = await postgres.fetchval(f"SELECT count(*) FROM {table} WHERE {where}")
         yield Check(table.replace("_", " "), count == 0, f"{count}", advice)

@@ -1,6 +1,6 @@
 """Recovery: what happens before a Redis server may hand out codes, at the first start and after each of its lives.
 
-Order: fence, drain the surviving stream, replay journals, compare, set aside, rebuild, bless. All of it under one
+Order: fence, drain the surviving stream, replay journals, compare, quarantined, rebuild, bless. All of it under one
 advisory lock in Postgres; every step can be repeated, and what was decided stays decided (`installation.recovering`),
 so a recovery that is killed is continued by the next process that looks.
 """
@@ -25,7 +25,7 @@ from issuer.recovery.inspection import (
     Finding,
     IncidentError,
     PoolState,
-    Server,
+    ServerIdentity,
     Verdict,
     foreign_installations,
     judge,
@@ -54,13 +54,13 @@ LEASE: Final = timedelta(seconds=4)
 
 
 @dataclass(slots=True)
-class Report:
+class RecoveryReport:
     """What a recovery found and did."""
 
     epoch: int
     verdict: Verdict
     reasons: list[str]
-    server: Server
+    server: ServerIdentity
     drained: int = 0
     replayed: int = 0
     journals_not_seen: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class RecoveryOptions:
     """What an operator knows and the machine cannot: see `issuer recover --help`."""
 
     restored: bool = False
@@ -82,13 +82,13 @@ class Orders:
 class Recovery:
     """One recovery, with the lock held on `postgres` and an unfenced connection to the server."""
 
-    def __init__(self, settings: Settings, postgres: Connection, link: HeldLink, orders: Orders) -> None:
+    def __init__(self, settings: Settings, postgres: Connection, link: HeldLink, orders: RecoveryOptions) -> None:
         self._settings = settings
         self._postgres = postgres
         self._link = link
         self._orders = orders
 
-    async def run(self) -> Report | None:
+    async def run(self) -> RecoveryReport | None:
         """Recovers and blesses; None if the server is blessed already (and no order forces a recovery)."""
         row = await self._postgres.fetchrow("SELECT * FROM installation")
         assert row is not None
@@ -127,16 +127,16 @@ class Recovery:
         begun = orjson.loads(row["recovering"]) if row["recovering"] else {}
         if begun.get("verdict") == Verdict.LOSS and finding.verdict is not Verdict.LOSS:
             finding = Finding(Verdict.LOSS, begun["reasons"])
-        bound = max(0 if begun.get("set_aside") else row["max_backlog"], self._orders.margin)
-        report = Report(row["epoch"] + 1, finding.verdict, finding.reasons, server, pools=pools)
+        bound = max(0 if begun.get("quarantined") else row["max_backlog"], self._orders.margin)
+        report = RecoveryReport(row["epoch"] + 1, finding.verdict, finding.reasons, server, pools=pools)
         if self._orders.dry_run:
             if finding.verdict is Verdict.LOSS:
-                await rebuild.plan_set_aside(self._postgres, pools, bound, begun)
+                await rebuild.plan_quarantine(self._postgres, pools, bound, begun)
                 report.journals_not_seen = await hosts_not_seen(self._postgres, report.epoch)
             return report
 
         epoch = report.epoch = await self._fence(finding, begun, states)
-        mark = rebuild.Mark(row["id"], epoch, row["partitions"], row["max_backlog"])
+        mark = rebuild.PartitionMark(row["id"], epoch, row["partitions"], row["max_backlog"])
         await rebuild.fence_partitions(self._link, mark)
         if finding.verdict is Verdict.LOSS:
             log.warning("recovering a Redis that may have lost redemptions", reasons=finding.reasons)
@@ -144,7 +144,7 @@ class Recovery:
             if self._settings.journal_dir is not None:
                 report.replayed = (await replay_host(self._postgres, self._settings.journal_dir, epoch)).inserted
             report.journals_not_seen = await hosts_not_seen(self._postgres, epoch)
-            await rebuild.set_aside(self._postgres, epoch, pools, bound, begun)
+            await rebuild.quarantine(self._postgres, epoch, pools, bound, begun)
             await rebuild.rebuild_partitions(self._link, self._postgres, mark, pools)
         else:
             if finding.verdict is Verdict.FIRST:
@@ -153,11 +153,11 @@ class Recovery:
             for pool in pools:
                 pool.issued_after = pool.issued_before or 0
         await self._bless(mark, server, report)
-        log.info("blessed", epoch=epoch, verdict=finding.verdict, set_aside=sum(p.set_aside for p in pools))
+        log.info("blessed", epoch=epoch, verdict=finding.verdict, quarantined=sum(p.quarantined for p in pools))
         return report
 
     async def _refuse_unfit(
-        self, server: Server, blessed_run_id: str | None, before: dict[str, Any] | None, *, alive: bool
+        self, server: ServerIdentity, blessed_run_id: str | None, before: dict[str, Any] | None, *, alive: bool
     ) -> None:
         if server.role != "master":
             raise RedisUnavailableError(f"this server is a {server.role}, not a primary")
@@ -194,7 +194,7 @@ class Recovery:
                 ended = await self._postgres.fetch(_END_ABANDONED, limit_s)
                 log.warning("ended transactions that held the recovery up", transactions=len(ended))
 
-    async def _bless(self, mark: rebuild.Mark, server: Server, report: Report) -> None:
+    async def _bless(self, mark: rebuild.PartitionMark, server: ServerIdentity, report: RecoveryReport) -> None:
         # Redis first: if we die in between, nobody is blessed and the next recovery begins with the same data.
         await rebuild.bless_partitions(self._link, mark)
         summary = report.to_json()
@@ -242,7 +242,7 @@ class Guardian:
         """Whether that server may not be there any more, as far as the guardian's own connection tells."""
         return bool(self.trouble) or (self._link.is_open and self._link.run_id != run_id)
 
-    async def check(self, orders: Orders | None = None) -> Report | None:
+    async def check(self, orders: RecoveryOptions | None = None) -> RecoveryReport | None:
         """Recovers the server if it is not the blessed one (or `orders` say so); returns once it is blessed.
 
         Raises RedisUnavailableError, PostgresUnavailableError, IncidentError (a person must decide).
@@ -250,7 +250,7 @@ class Guardian:
         async with self._checking:
             return await self._check(orders)
 
-    async def _check(self, orders: Orders | None) -> Report | None:
+    async def _check(self, orders: RecoveryOptions | None) -> RecoveryReport | None:
         if self._link.is_open:
             await self._link.call([("PING",)], timeout_s=2.0)
         if not self._link.is_open or self._settings.redis_url.get_secret_value().startswith("sentinel"):
@@ -267,7 +267,7 @@ class Guardian:
         try:
             async with unavailable_translated(), recovery_lock(self._settings) as connection:
                 held = HeldLink(self._link, connection)
-                report = await Recovery(self._settings, connection, held, orders or Orders()).run()
+                report = await Recovery(self._settings, connection, held, orders or RecoveryOptions()).run()
         finally:
             with suppress(PostgresUnavailableError):
                 await self._incarnations.refresh()

@@ -10,9 +10,9 @@ from uuid import UUID
 
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.storage.postgres import Connection, PoolConnection
-from issuer.storage.redis_link import Caller, RedisRefusedError
+from issuer.storage.redis_link import CommandSender, RedisRefusedError
 
-STEP: Final = 500
+BATCH_SIZE: Final = 500
 READ_TIMEOUT_S: Final = 30.0
 
 
@@ -29,7 +29,7 @@ class IncidentError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerIdentity:
     """What tells a Redis server and its way of keeping data from another."""
 
     run_id: str
@@ -62,7 +62,7 @@ class PoolState:
     loaded_before: int | None = None
     in_list: int = 0
     issued_after: int = 0
-    set_aside: int = 0
+    quarantined: int = 0
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ def _parse_info(text: bytes) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-async def look_at_server(link: Caller, address: str) -> Server:
+async def look_at_server(link: CommandSender, address: str) -> ServerIdentity:
     """Asks a server what it is. CONFIG may be forbidden (managed Redis): the server then counts as not durable."""
     info_replies = await link.call([("INFO", "server"), ("INFO", "replication")], timeout_s=READ_TIMEOUT_S)
     for reply in info_replies:
@@ -92,7 +92,7 @@ async def look_at_server(link: Caller, address: str) -> Server:
     ):
         if not isinstance(reply, Exception) and len(reply) == 2:
             config[name] = reply[1].decode()
-    return Server(
+    return ServerIdentity(
         run_id=server["run_id"],
         version=server.get("valkey_version") or server.get("redis_version", "?"),
         address=address,
@@ -108,7 +108,7 @@ async def look_at_server(link: Caller, address: str) -> Server:
     )
 
 
-async def look_at_partitions(link: Caller, partitions: int) -> list[dict[str, str]]:
+async def look_at_partitions(link: CommandSender, partitions: int) -> list[dict[str, str]]:
     """The state hash of every partition; empty where there is none."""
     replies = await link.call(
         [("HGETALL", partition_keys(p).state) for p in range(partitions)], timeout_s=READ_TIMEOUT_S
@@ -133,7 +133,7 @@ SELECT pools.id, pools.batch_id, pools.client_id, pools.total, pools.opened, bat
        batches.kind = 'coupon' AS of_coupon,
        greatest(
            (SELECT max(seq) FROM ledger WHERE pool_id = pools.id),
-           (SELECT max(seq) FROM set_aside WHERE pool_id = pools.id),
+           (SELECT max(seq) FROM quarantined WHERE pool_id = pools.id),
            (SELECT max(seq) FROM dead_letters WHERE pool_id = pools.id),
            0) AS accounted
 FROM pools JOIN batches ON batches.id = pools.batch_id
@@ -142,7 +142,7 @@ ORDER BY pools.id
 """
 
 
-async def look_at_pools(link: Caller, postgres: Connection | PoolConnection, partitions: int) -> list[PoolState]:
+async def look_at_pools(link: CommandSender, postgres: Connection | PoolConnection, partitions: int) -> list[PoolState]:
     """Every pool of a batch that was not freed: what Postgres accounts for, and what this Redis says."""
     pools = [
         PoolState(
@@ -151,8 +151,8 @@ async def look_at_pools(link: Caller, postgres: Connection | PoolConnection, par
         )
         for row in await postgres.fetch(_POOLS)
     ]  # fmt: skip
-    for at in range(0, len(pools), STEP):
-        some = pools[at : at + STEP]
+    for at in range(0, len(pools), BATCH_SIZE):
+        some = pools[at : at + BATCH_SIZE]
         commands: list[Sequence[str]] = []
         for pool in some:
             names = batch_keys(pool.partition, pool.batch_id)
@@ -170,7 +170,11 @@ async def look_at_pools(link: Caller, postgres: Connection | PoolConnection, par
 
 
 def judge(
-    now: Server, before: dict[str, Any] | None, epoch: int, states: Sequence[dict[str, str]], pools: Sequence[PoolState]
+    now: ServerIdentity,
+    before: dict[str, Any] | None,
+    epoch: int,
+    states: Sequence[dict[str, str]],
+    pools: Sequence[PoolState],
 ) -> Finding:
     """Whether anything that was handed out can be missing from these data. `before`: the server last blessed."""
     if not any(pool.opened for pool in pools):
@@ -201,5 +205,5 @@ def judge(
     return Finding(Verdict.LOSS if reasons else Verdict.RESTART, reasons)
 
 
-def as_json(server: Server) -> dict[str, Any]:
+def as_json(server: ServerIdentity) -> dict[str, Any]:
     return asdict(server)

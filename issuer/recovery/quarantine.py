@@ -1,4 +1,4 @@
-"""Set-aside codes: seqs that a lost Redis may have handed out. Shown to the operator, released only by one."""
+"""Quarantined codes: seqs that a lost Redis may have handed out. Shown to the operator, released only by one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from issuer.storage.stores import Stores
 _LIST: Final = """
 SELECT p.id AS pool_id, p.batch_id, b.name AS batch_name, p.client_id, s.epoch, min(s.seq) AS first_seq,
        max(s.seq) AS last_seq, count(*) FILTER (WHERE s.released_at IS NULL) AS held,
-       count(*) FILTER (WHERE s.released_at IS NOT NULL) AS released, min(s.set_aside_at) AS set_aside_at
-FROM set_aside s JOIN pools p ON p.id = s.pool_id JOIN batches b ON b.id = p.batch_id
+       count(*) FILTER (WHERE s.released_at IS NOT NULL) AS released, min(s.quarantined_at) AS quarantined_at
+FROM quarantined s JOIN pools p ON p.id = s.pool_id JOIN batches b ON b.id = p.batch_id
 WHERE $1::uuid IS NULL OR p.batch_id = $1
 GROUP BY p.id, p.batch_id, b.name, p.client_id, s.epoch ORDER BY s.epoch, p.id"""
 
@@ -28,8 +28,8 @@ WITH numbered AS (
 ), moved AS (
   UPDATE codes SET seq = n.new FROM numbered n WHERE codes.pool_id = $1 AND codes.seq = n.old
 ), marked AS (
-  UPDATE set_aside SET released_at = now(), released_as = n.new
-  FROM numbered n WHERE set_aside.pool_id = $1 AND set_aside.seq = n.old
+  UPDATE quarantined SET released_at = now(), released_as = n.new
+  FROM numbered n WHERE quarantined.pool_id = $1 AND quarantined.seq = n.old
 )
 UPDATE pools SET total = total + cardinality($3::bigint[]) WHERE id = $1"""
 
@@ -42,8 +42,8 @@ UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_i
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What one recovery (its epoch) set aside of one pool."""
+class QuarantinedRange:
+    """What one recovery (its epoch) quarantined of one pool."""
 
     pool_id: int
     batch_id: UUID
@@ -54,17 +54,17 @@ class Held:
     last_seq: int
     held: int
     released: int
-    set_aside_at: datetime
+    quarantined_at: datetime
 
 
-async def list_set_aside(stores: Stores, batch_id: UUID | None = None) -> list[Held]:
-    """Everything that was ever set aside, by recovery and pool."""
+async def list_quarantined(stores: Stores, batch_id: UUID | None = None) -> list[QuarantinedRange]:
+    """Everything that was ever quarantined, by recovery and pool."""
     async with unavailable_translated():
-        return [Held(**row) for row in await stores.postgres.fetch(_LIST, batch_id)]
+        return [QuarantinedRange(**row) for row in await stores.postgres.fetch(_LIST, batch_id)]
 
 
 async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = None, actor: str) -> int:
-    """Gives the set-aside codes of a batch new seqs at the tail of their pools; returns how many.
+    """Gives the quarantined codes of a batch new seqs at the tail of their pools; returns how many.
 
     Whoever calls this answers for it that no journal and no old primary knows of them any more: a code that was
     handed out would be handed out again. A late event of a released seq becomes an anomaly. All or none.
@@ -81,7 +81,7 @@ async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = No
         released = 0
         for pool in pools:
             rows = await connection.fetch(
-                "SELECT seq FROM set_aside WHERE pool_id = $1 AND released_at IS NULL ORDER BY seq FOR UPDATE",
+                "SELECT seq FROM quarantined WHERE pool_id = $1 AND released_at IS NULL ORDER BY seq FOR UPDATE",
                 pool["id"],
             )
             seqs = [row["seq"] for row in rows]
@@ -93,7 +93,7 @@ async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = No
         await audit.record(
             connection,
             actor=actor,
-            action="set_aside.release",
+            action="quarantined.release",
             subject=str(batch_id),
             detail={"client_id": str(client_id) if client_id else None, "codes": released},
         )

@@ -11,23 +11,23 @@ from uuid import UUID
 import orjson
 
 from issuer.batches.put_batch import FOR_REDIS, closed_as, put_batch
-from issuer.batches.reversals import note_returned, return_uses, uses_given_back
+from issuer.batches.reversals import note_returned, return_uses, uses_reversed
 from issuer.batches.rules import parse_rules
 from issuer.batches.windows import fenced_writer, write_windows
 from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
-from issuer.ledger.entries import Entry, record_entries
+from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
-from issuer.recovery.inspection import STEP, PoolState
+from issuer.recovery.inspection import BATCH_SIZE, PoolState
 from issuer.storage.postgres import Connection
-from issuer.storage.redis_link import Caller, RedisRefusedError, Value
+from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value
 
 TIMEOUT_S: Final = 60.0
-ENTRIES: Final = 200
+ENTRY_BATCH_SIZE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class PartitionMark:
     """What every partition is given. The fence before an epoch is its negative: no caller is ever given that, and a
     recovery that has lost its lock meets the fence of another epoch than its own."""
 
@@ -41,10 +41,10 @@ class Mark:
         return -self.epoch
 
 
-class FencedOff:
+class FencedScripts:
     """Runs scripts on partitions that are fenced off, as the recovery alone may. Stands in for `redis_link.Redis`."""
 
-    def __init__(self, link: Caller, mark: Mark) -> None:
+    def __init__(self, link: CommandSender, mark: PartitionMark) -> None:
         self._link = link
         self._partitions = mark.partitions
         self._fence = mark.fence
@@ -59,7 +59,7 @@ class FencedOff:
 
 
 async def run_all(
-    link: Caller, script: Script, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Value]]]
+    link: CommandSender, script: Script, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Value]]]
 ) -> list[list[Any]]:
     """Runs one script many times in one round trip. Raises RedisRefusedError if any of them is refused.
 
@@ -79,7 +79,7 @@ async def run_all(
     return replies[1:]
 
 
-async def _mark_partitions(link: Caller, mark: Mark, epoch: int) -> None:
+async def _mark_partitions(link: CommandSender, mark: PartitionMark, epoch: int) -> None:
     backlogs = await _count_backlogs(link, mark.partitions)
     await run_all(
         link, BLESS_PARTITION,
@@ -93,17 +93,17 @@ async def _mark_partitions(link: Caller, mark: Mark, epoch: int) -> None:
     )  # fmt: skip
 
 
-async def fence_partitions(link: Caller, mark: Mark) -> None:
+async def fence_partitions(link: CommandSender, mark: PartitionMark) -> None:
     """Nothing is handed out or acknowledged from here on, whoever holds a connection to this server."""
     await _mark_partitions(link, mark, mark.fence)
 
 
-async def bless_partitions(link: Caller, mark: Mark) -> None:
+async def bless_partitions(link: CommandSender, mark: PartitionMark) -> None:
     """Opens the partitions under the new epoch."""
     await _mark_partitions(link, mark, mark.epoch)
 
 
-async def _count_backlogs(link: Caller, partitions: int) -> list[int]:
+async def _count_backlogs(link: CommandSender, partitions: int) -> list[int]:
     """Redemptions in each partition's stream."""
     counts = []
     for partition in range(partitions):
@@ -114,22 +114,22 @@ async def _count_backlogs(link: Caller, partitions: int) -> list[int]:
     return counts
 
 
-async def read_stream(link: Caller, partition: int) -> AsyncIterator[list[Entry]]:
+async def read_stream(link: CommandSender, partition: int) -> AsyncIterator[list[StreamEntry]]:
     """All entries of a partition's stream, some at a time."""
     after = b"-"
     while True:
         (reply,) = await link.call(
-            [("XRANGE", partition_keys(partition).stream, after, "+", "COUNT", ENTRIES)], timeout_s=TIMEOUT_S
+            [("XRANGE", partition_keys(partition).stream, after, "+", "COUNT", ENTRY_BATCH_SIZE)], timeout_s=TIMEOUT_S
         )
         if isinstance(reply, Exception):
             raise RedisRefusedError(str(reply)) from reply
         if not reply:
             return
-        yield [Entry.of_reply(partition, stream_id, fields) for stream_id, fields in reply]
+        yield [StreamEntry.of_reply(partition, stream_id, fields) for stream_id, fields in reply]
         after = b"(" + reply[-1][0]
 
 
-async def drain_streams(link: Caller, postgres: Connection, mark: Mark) -> int:
+async def drain_streams(link: CommandSender, postgres: Connection, mark: PartitionMark) -> int:
     """Brings what survives in the streams into the ledger (or the dead letters). Returns the redemptions drained."""
     drained = 0
     for partition in range(mark.partitions):
@@ -149,13 +149,13 @@ _MISSING: Final = """
 SELECT c.seq FROM {seqs} c
 WHERE c.pool_id = $1
   AND NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = c.pool_id AND r.seq = c.seq)
-  AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq)
+  AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq)
   AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq)
 ORDER BY c.seq LIMIT $2"""
 
 _ACCOUNTED: Final = """
 SELECT greatest(
-    (SELECT max(seq) FROM ledger WHERE pool_id = $1), (SELECT max(seq) FROM set_aside WHERE pool_id = $1),
+    (SELECT max(seq) FROM ledger WHERE pool_id = $1), (SELECT max(seq) FROM quarantined WHERE pool_id = $1),
     (SELECT max(seq) FROM dead_letters WHERE pool_id = $1), 0)"""
 
 # A coupon has no list of its seqs; what can be missing lies below its total, and not further on than the bound.
@@ -170,8 +170,8 @@ def _missing(pool: PoolState) -> str:
 
 
 def _count(pool: PoolState, bound: int, begun: dict[str, Any]) -> int:
-    """How many codes of a pool are to be set aside."""
-    done = begun.get("set_aside")
+    """How many codes of a pool are to be quarantined."""
+    done = begun.get("quarantined")
     if done:
         # Nothing was handed out since, so nothing more can be missing; but an operator may know better.
         return max(0, bound - int(done))
@@ -179,8 +179,8 @@ def _count(pool: PoolState, bound: int, begun: dict[str, Any]) -> int:
     return max(bound, (pool.issued_before or 0) - pool.accounted)
 
 
-async def plan_set_aside(postgres: Connection, pools: Sequence[PoolState], bound: int, begun: dict[str, Any]) -> None:
-    """Fills in what a recovery would set aside, and changes nothing. Events still in the stream are not yet counted."""
+async def plan_quarantine(postgres: Connection, pools: Sequence[PoolState], bound: int, begun: dict[str, Any]) -> None:
+    """Fill in what a recovery would quarantine; change nothing. Events still in the stream are not counted yet."""
     for pool in pools:
         if pool.opened and not pool.drained:
             count = _count(pool, bound, begun)
@@ -188,10 +188,10 @@ async def plan_set_aside(postgres: Connection, pools: Sequence[PoolState], bound
                 f"SELECT count(*) AS n, max(seq) AS last FROM ({_missing(pool)}) missing", pool.pool_id, count
             )
             assert row is not None
-            pool.set_aside, pool.issued_after = row["n"], max(pool.accounted, row["last"] or 0)
+            pool.quarantined, pool.issued_after = row["n"], max(pool.accounted, row["last"] or 0)
 
 
-async def set_aside(
+async def quarantine(
     postgres: Connection, epoch: int, pools: Sequence[PoolState], bound: int, begun: dict[str, Any]
 ) -> None:
     """Sets aside, of every pool, the first `bound` codes that nothing accounts for: all or none, and only once.
@@ -207,23 +207,25 @@ async def set_aside(
                 continue
             if not pool.drained:
                 status = await postgres.execute(
-                    f"INSERT INTO set_aside (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_missing(pool)}) missing",
+                    f"INSERT INTO quarantined (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_missing(pool)}) missing",
                     pool.pool_id, _count(pool, bound, begun), epoch,
                 )  # fmt: skip
-                pool.set_aside = int(status.rpartition(" ")[2])
+                pool.quarantined = int(status.rpartition(" ")[2])
             pool.issued_after = await postgres.fetchval(_ACCOUNTED, pool.pool_id)
-        done = {"set_aside": max(bound, begun.get("set_aside", 0))}
+        done = {"quarantined": max(bound, begun.get("quarantined", 0))}
         await postgres.execute("UPDATE installation SET recovering = recovering || $1", orjson.dumps(done).decode())
 
 
-async def rebuild_partitions(link: Caller, postgres: Connection, mark: Mark, pools: Sequence[PoolState]) -> None:
+async def rebuild_partitions(
+    link: CommandSender, postgres: Connection, mark: PartitionMark, pools: Sequence[PoolState]
+) -> None:
     """Makes batches, pools, windows and idempotency answers again from Postgres. Codes are loaded afterwards."""
     (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
     host_ms = int(now[0]) * 1000 + int(now[1]) // 1000
-    redis = FencedOff(link, mark)
+    redis = FencedScripts(link, mark)
     rows = await postgres.fetch(f"{FOR_REDIS} ORDER BY id")
     # After the revisions: what is given back from here on makes a new one, and is pushed.
-    given_back = await uses_given_back(postgres)
+    given_back = await uses_reversed(postgres)
     for row in rows:
         rules = parse_rules(orjson.loads(row["rules"]))
         await put_batch(redis, row, rules)
@@ -241,11 +243,13 @@ async def rebuild_partitions(link: Caller, postgres: Connection, mark: Mark, poo
     await _rebuild_pools(link, postgres, mark, pools)
 
 
-async def _rebuild_pools(link: Caller, postgres: Connection, mark: Mark, pools: Sequence[PoolState]) -> None:
+async def _rebuild_pools(
+    link: CommandSender, postgres: Connection, mark: PartitionMark, pools: Sequence[PoolState]
+) -> None:
     opened = [pool for pool in pools if pool.opened]
-    for at in range(0, len(opened), STEP):
+    for at in range(0, len(opened), BATCH_SIZE):
         calls: list[tuple[Sequence[str | bytes], Sequence[Value]]] = []
-        for pool in opened[at : at + STEP]:
+        for pool in opened[at : at + BATCH_SIZE]:
             keys = batch_keys(pool.partition, pool.batch_id)
             names = (partition_keys(pool.partition).state, keys.pool(pool.client_id), keys.codes(pool.client_id))
             calls.append((names, (mark.fence, pool.pool_id, pool.issued_after, pool.total)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from issuer.journal.segments import host_name, read_columns, segments
-from issuer.ledger.record import Recorded, record_redemptions
+from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.storage.postgres import AnyConnection, Connection
 
 
-async def replay(connection: AnyConnection, directory: Path) -> Recorded:
+async def replay(connection: AnyConnection, directory: Path) -> RecordResult:
     """Brings every receipt of a directory into the ledger. To repeat it changes nothing."""
-    total = Recorded()
+    total = RecordResult()
     for path in segments(directory):
         try:
             for columns in read_columns(path):
@@ -29,9 +29,9 @@ async def replay(connection: AnyConnection, directory: Path) -> Recorded:
     return total
 
 
-async def replay_host(connection: Connection, directory: Path, epoch: int) -> Recorded:
+async def replay_host(connection: Connection, directory: Path, epoch: int) -> RecordResult:
     """Replays this host's journal and notes that the recovery of `epoch` has seen it."""
-    recorded = await replay(connection, directory) if segments(directory) else Recorded()
+    recorded = await replay(connection, directory) if segments(directory) else RecordResult()
     await connection.execute(
         "UPDATE journals SET replayed_epoch = greatest(replayed_epoch, $2) WHERE host = $1", host_name(), epoch
     )

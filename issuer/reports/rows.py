@@ -13,7 +13,7 @@ Row = tuple[Any, ...]
 Rows = AsyncGenerator[list[Row], None]
 """Chunks of rows; whoever holds them closes them."""
 
-CHUNK: Final = 200
+BATCH_SIZE: Final = 200
 """Rows at a time: some 2 ms to make text of, for which everybody else in the process waits."""
 
 
@@ -37,5 +37,5 @@ async def read_rows(
                 "SELECT set_config($1, $2, true)", setting, str(int(timeout_s * 1000)), timeout=timeout_s
             )
         cursor = await connection.cursor(report.query, *arguments, timeout=timeout_s)
-        while rows := await cursor.fetch(CHUNK, timeout=timeout_s):
+        while rows := await cursor.fetch(BATCH_SIZE, timeout=timeout_s):
             yield [tuple(row) for row in rows]

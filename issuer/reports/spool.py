@@ -18,7 +18,7 @@ from issuer.reports.formats import NdjsonEncoder, encoded
 from issuer.reports.report import Report
 from issuer.reports.rows import Rows
 
-MOST_ROWS: Final = 5_000_000
+MAX_ROWS: Final = 5_000_000
 """Rows of one workbook. They take some 1.5 kB each in the directory for temporary files while it is written."""
 
 _COMMAND: Final = (sys.executable, "-m", "issuer.reports.workbook")
@@ -75,8 +75,8 @@ async def _feed(process: Process, report: Report, encoder: NdjsonEncoder, rows: 
     process.stdin.write(orjson.dumps({"name": report.name, "columns": report.columns}) + b"\n")
     async with aclosing(encoded(rows, encoder)) as pieces:
         async for piece in pieces:
-            if encoder.rows > MOST_ROWS:
-                raise ReportTooLargeError(f"a workbook may have {MOST_ROWS:,} rows at most: narrow it, or ask for CSV")
+            if encoder.rows > MAX_ROWS:
+                raise ReportTooLargeError(f"a workbook may have {MAX_ROWS:,} rows at most: narrow it, or ask for CSV")
             process.stdin.write(piece)
             await process.stdin.drain()
     process.stdin.close()

@@ -44,11 +44,11 @@ class RedisRefusedError(RedisUnavailableError):
     """Redis answered with an error (out of memory, read-only, loading, …). Scripts of ours did nothing then."""
 
 
-class _FencedOffError(aioredis.ConnectionError):
+class _FencedError(aioredis.ConnectionError):
     """Raised while a connection opens, so that the driver closes it."""
 
 
-class Caller(Protocol):
+class CommandSender(Protocol):
     """Sends commands: a `Link`, or what stands before one."""
 
     async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]: ...
@@ -229,9 +229,9 @@ class Redis:
         try:
             blessed = await self._incarnations.admit(await run_id_of(connection))
         except PostgresUnavailableError as error:
-            raise _FencedOffError("this Redis server is not known and Postgres is away") from error
+            raise _FencedError("this Redis server is not known and Postgres is away") from error
         if blessed is None:
-            raise _FencedOffError("this Redis server is not blessed (yet)")
+            raise _FencedError("this Redis server is not blessed (yet)")
 
     def _drop_connections(self) -> None:
         task = asyncio.get_running_loop().create_task(self._close_connections(), name="close-unblessed-connections")
@@ -272,7 +272,7 @@ async def redis_errors_translated() -> AsyncIterator[None]:
     """Turns the driver's exceptions into RedisUnavailableError and its kinds."""
     try:
         yield
-    except _FencedOffError as error:
+    except _FencedError as error:
         raise NotReadyError(str(error)) from error
     except ResponseError as error:
         raise RedisRefusedError(str(error)) from error

@@ -10,7 +10,7 @@ from locust.contrib.fasthttp import FastHttpUser
 
 from loadtest.drivers import REDEEM_PATH
 from loadtest.scenarios.outcome import Account, Kind, kind_of
-from loadtest.shop import Offer, Shop
+from loadtest.shop import ShopBatch, ShopInstallation
 
 
 class Customer(FastHttpUser):  # type: ignore[misc]
@@ -18,15 +18,15 @@ class Customer(FastHttpUser):  # type: ignore[misc]
 
     abstract = True
     account: ClassVar[Account]
-    shop: ClassVar[Shop]
+    shop: ClassVar[ShopInstallation]
 
     @classmethod
-    def prepare(cls, shop: Shop) -> None:
+    def prepare(cls, shop: ShopInstallation) -> None:
         """Makes what the scenario redeems from. Called once before the load starts."""
         raise NotImplementedError
 
     def redeem(
-        self, offer: Offer, customer_id: UUID, *, key: str | None = None, client_id: UUID | None = None
+        self, offer: ShopBatch, customer_id: UUID, *, key: str | None = None, client_id: UUID | None = None
     ) -> tuple[Kind | str, str]:
         """One request. Returns what became of it, and the code if there is one."""
         headers = dict(self.shop.headers)

@@ -9,7 +9,7 @@ from locust import constant, task
 
 from loadtest.scenarios.customer import Customer
 from loadtest.scenarios.outcome import Account, Kind
-from loadtest.shop import Offer, Shop
+from loadtest.shop import ShopBatch, ShopInstallation
 
 CODES = 500
 
@@ -20,10 +20,10 @@ class FlashSale(Customer):
     account = Account("flash sale", frozenset({Kind.GRANTED, Kind.SOLD_OUT}))
     wait_time = constant(0)
     weight = 4
-    offer: ClassVar[Offer]
+    offer: ClassVar[ShopBatch]
 
     @classmethod
-    def prepare(cls, shop: Shop) -> None:
+    def prepare(cls, shop: ShopInstallation) -> None:
         cls.offer = shop.make_batch("flash sale", CODES, {"maxpercustomer": 1})
 
     @task  # type: ignore[untyped-decorator]

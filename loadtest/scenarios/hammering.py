@@ -9,7 +9,7 @@ from locust import constant, task
 
 from loadtest.scenarios.customer import Customer
 from loadtest.scenarios.outcome import Account, Kind
-from loadtest.shop import Offer, Shop
+from loadtest.shop import ShopBatch, ShopInstallation
 
 ALLOWED = 3
 
@@ -20,11 +20,11 @@ class Hammering(Customer):
     account = Account("one customer hammering", frozenset({Kind.GRANTED, Kind.LIMIT_REACHED}))
     wait_time = constant(0)
     weight = 2
-    offer: ClassVar[Offer]
+    offer: ClassVar[ShopBatch]
     customer_id: ClassVar[UUID]
 
     @classmethod
-    def prepare(cls, shop: Shop) -> None:
+    def prepare(cls, shop: ShopInstallation) -> None:
         cls.offer = shop.make_batch("hammering", 1_000, {"maxpercustomer": ALLOWED, "timelimit": 30})
         cls.customer_id = uuid4()
 

@@ -11,7 +11,7 @@ from locust import between, task
 
 from loadtest.scenarios.customer import Customer
 from loadtest.scenarios.outcome import Account, Kind
-from loadtest.shop import Offer, Shop
+from loadtest.shop import ShopBatch, ShopInstallation
 
 BATCHES = 30
 CODES = 2_000
@@ -24,10 +24,10 @@ class ManyBatches(Customer):
     account = Account("many batches", frozenset({Kind.GRANTED}))
     wait_time = between(0.01, 0.05)
     weight = 2
-    offers: ClassVar[Sequence[Offer]]
+    offers: ClassVar[Sequence[ShopBatch]]
 
     @classmethod
-    def prepare(cls, shop: Shop) -> None:
+    def prepare(cls, shop: ShopInstallation) -> None:
         cls.offers = shop.make_batches("many batches", BATCHES, CODES, LIMITS)
 
     @task  # type: ignore[untyped-decorator]

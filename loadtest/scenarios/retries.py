@@ -10,7 +10,7 @@ from locust import between, task
 
 from loadtest.scenarios.customer import Customer
 from loadtest.scenarios.outcome import Account, Kind
-from loadtest.shop import Offer, Shop
+from loadtest.shop import ShopBatch, ShopInstallation
 
 CODES = 50_000
 OTHER_CLIENT_EVERY = 10
@@ -22,10 +22,10 @@ class Retries(Customer):
     account = Account("retries with keys", frozenset({Kind.GRANTED, Kind.REPLAYED, Kind.KEY_REUSED}))
     wait_time = between(0.005, 0.02)
     weight = 2
-    offer: ClassVar[Offer]
+    offer: ClassVar[ShopBatch]
 
     @classmethod
-    def prepare(cls, shop: Shop) -> None:
+    def prepare(cls, shop: ShopInstallation) -> None:
         cls.offer = shop.make_batch("retries", CODES, {"maxpercustomer": 1})
 
     @task  # type: ignore[untyped-decorator]

@@ -35,7 +35,7 @@ EXPECTED: Final = (PostgresUnavailableError, RedisUnavailableError, RedisMemoryE
 
 
 @dataclass(frozen=True, slots=True)
-class Chore:
+class MaintenanceTask:
     """Something done again and again, `every_s` after it was done the last time."""
 
     name: str
@@ -59,7 +59,7 @@ class Chore:
                 await pause(stopping, self.every_s)
 
 
-class Chores:
+class MaintenanceTasks:
     """The chores of one worker process."""
 
     def __init__(self, stores: Stores, name: str, progress: Progress) -> None:
@@ -68,15 +68,15 @@ class Chores:
         self._progress = progress
         self._thorough_at = 0.0
 
-    def all(self) -> tuple[Chore, ...]:
+    def all(self) -> tuple[MaintenanceTask, ...]:
         return (
-            Chore("top-up", 0.1, self.top_up),
-            Chore("batch-sync", 1.0, self.sync_batches),
-            Chore("generate", 0.2, self.generate),
-            Chore("free-ended-batches", 5.0, self.free_ended),
-            Chore("sign-of-life", 1.0, self.give_sign_of_life),
-            Chore("remove-consumers", 600.0, self.remove_consumers),
-            Chore("forget-witnesses", 600.0, self.forget_witnesses),
+            MaintenanceTask("top-up", 0.1, self.top_up),
+            MaintenanceTask("batch-sync", 1.0, self.sync_batches),
+            MaintenanceTask("generate", 0.2, self.generate),
+            MaintenanceTask("free-ended-batches", 5.0, self.free_ended),
+            MaintenanceTask("sign-of-life", 1.0, self.give_sign_of_life),
+            MaintenanceTask("remove-consumers", 600.0, self.remove_consumers),
+            MaintenanceTask("forget-witnesses", 600.0, self.forget_witnesses),
         )
 
     async def top_up(self) -> None:

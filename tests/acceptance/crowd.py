@@ -14,11 +14,11 @@ from uuid import UUID, uuid4
 import orjson
 
 CONNECTIONS: Final = 1_000
-AGAIN_AT_ONCE: Final = 2_000
+MAX_CONCURRENT_RETRIES: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CrowdRequest:
     """What one customer asks for; with a key it may be asked for again without taking a second code."""
 
     batch_id: UUID
@@ -33,7 +33,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class UseWish(Wish):
+class UseWish(CrowdRequest):
     """What one customer asks of a coupon."""
 
     code: str = ""
@@ -44,7 +44,7 @@ class UseWish(Wish):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CrowdAnswer:
     """Status and what there is to say: the code or the consumption's id of a 200, the `error` of anything else."""
 
     status: int
@@ -52,12 +52,12 @@ class Answer:
     replayed: bool
 
 
-def tally(answers: Iterable[Answer]) -> Counter[str]:
+def tally(answers: Iterable[CrowdAnswer]) -> Counter[str]:
     """How often each outcome: "200", or status and error."""
     return Counter("200" if answer.status == 200 else f"{answer.status} {answer.text}" for answer in answers)
 
 
-def handed_out(answers: Iterable[Answer]) -> list[str]:
+def handed_out(answers: Iterable[CrowdAnswer]) -> list[str]:
     return [answer.text for answer in answers if answer.status == 200]
 
 
@@ -89,7 +89,7 @@ class _Seat(asyncio.Protocol):
         status, said = int(head[9:12]), orjson.loads(body)
         text = said.get("consumption_id") or said["code"] if status == 200 else said["error"]
         index, self._index = self._index, -1
-        self._crowd.take(self, index, Answer(status, text, b"idempotency-replayed: true" in lowered))
+        self._crowd.take(self, index, CrowdAnswer(status, text, b"idempotency-replayed: true" in lowered))
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._index >= 0:
@@ -109,8 +109,8 @@ class Crowd:
         )
         self._size = connections
         self._seats: list[_Seat] = []
-        self._wishes: Sequence[Wish] = ()
-        self._answers: list[Answer | None] = []
+        self._wishes: Sequence[CrowdRequest] = ()
+        self._answers: list[CrowdAnswer | None] = []
         self._next = self._open = 0
         self._done: asyncio.Future[None] | None = None
         self.granted = 0
@@ -129,13 +129,13 @@ class Crowd:
             seat.transport.abort()
         await asyncio.sleep(0)
 
-    def request(self, wish: Wish) -> bytes:
+    def request(self, wish: CrowdRequest) -> bytes:
         """A wish as it goes over the wire."""
         path, body = wish.target()
         key = f"Idempotency-Key: {wish.key}\r\n" if wish.key is not None else ""
         return f"POST {path} {self._head}{key}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
-    async def ask(self, wishes: Sequence[Wish]) -> list[Answer]:
+    async def ask(self, wishes: Sequence[CrowdRequest]) -> list[CrowdAnswer]:
         """The answers in the order of the wishes. Raises when a connection is lost over an answer."""
         if not wishes:
             return []
@@ -148,15 +148,15 @@ class Crowd:
         return [answer for answer in self._answers if answer is not None]
 
     async def ask_until(
-        self, wishes: Sequence[Wish], again: Callable[[Answer], bool]
-    ) -> tuple[list[Answer], Counter[str]]:
+        self, wishes: Sequence[CrowdRequest], again: Callable[[CrowdAnswer], bool]
+    ) -> tuple[list[CrowdAnswer], Counter[str]]:
         """Asks for all, then, some at a time, for those whose answer asks for it again, until none does.
 
         Returns the last answers, and the tally of those that were not.
         """
-        final: list[Answer] = []
+        final: list[CrowdAnswer] = []
         retried: Counter[str] = Counter()
-        now, later = wishes, deque[Wish]()
+        now, later = wishes, deque[CrowdRequest]()
         while now:
             answers = await self.ask(now)
             for wish, answer in zip(now, answers, strict=True):
@@ -165,10 +165,10 @@ class Crowd:
                 else:
                     final.append(answer)
             retried += tally(filter(again, answers))
-            now = [later.popleft() for _ in range(min(AGAIN_AT_ONCE, len(later)))]
+            now = [later.popleft() for _ in range(min(MAX_CONCURRENT_RETRIES, len(later)))]
         return final, retried
 
-    async def leave(self, wishes: Sequence[Wish]) -> None:
+    async def leave(self, wishes: Sequence[CrowdRequest]) -> None:
         """Asks on connections of their own and hangs up without waiting for an answer."""
         loop = asyncio.get_running_loop()
         for wish in wishes:
@@ -186,7 +186,7 @@ class Crowd:
             index, self._next = self._next, self._next + 1
             seat.ask(index, self.request(self._wishes[index]))
 
-    def take(self, seat: _Seat, index: int, answer: Answer) -> None:
+    def take(self, seat: _Seat, index: int, answer: CrowdAnswer) -> None:
         """A seat has its answer."""
         self._answers[index] = answer
         self.granted += answer.status == 200 and not answer.replayed

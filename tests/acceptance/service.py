@@ -21,7 +21,7 @@ import httpx
 import psutil
 
 from issuer.settings import Settings
-from tests.acceptance.crowd import Crowd, Wish
+from tests.acceptance.crowd import Crowd, CrowdRequest
 from tests.acceptance.installation import issuer_command
 from tests.support.environment import environment_of
 from tests.support.servers import STOP_LIMIT_S, free_port, wait_until
@@ -177,6 +177,6 @@ class Service:
         return rows
 
 
-def wishes(count: int, batch_id: UUID, clients: Sequence[UUID]) -> list[Wish]:
+def wishes(count: int, batch_id: UUID, clients: Sequence[UUID]) -> list[CrowdRequest]:
     """Wishes of as many customers, for the clients in turn."""
-    return [Wish(batch_id, clients[number % len(clients)]) for number in range(count)]
+    return [CrowdRequest(batch_id, clients[number % len(clients)]) for number in range(count)]

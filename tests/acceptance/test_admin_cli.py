@@ -122,7 +122,7 @@ async def test_keys(issuer: Command, stores: Stores) -> None:
         )
     ).json
     assert (made["scopes"], made["client_id"], made["revoked_at"]) == (["admin", "redeem"], client, None)
-    assert (made["rate_limit"], made["guess_limit"]) == (None, None)
+    assert (made["rate_limit"], made["failed_lookup_limit"]) == (None, None)
     plain = await issuer(
         "keys", "create", "--name", "other", "--scope", "redeem", "--rate-limit", "500/s", "--guess-limit", "off"
     )
@@ -134,7 +134,7 @@ async def test_keys(issuer: Command, stores: Stores) -> None:
 
     listed = (await issuer("keys", "list", "--json")).json
     assert [key["name"] for key in listed] == ["till", "other"]
-    assert [(key["rate_limit"], key["guess_limit"]) for key in listed] == [(None, None), ("500/s", "off")]
+    assert [(key["rate_limit"], key["failed_lookup_limit"]) for key in listed] == [(None, None), ("500/s", "off")]
     assert (await issuer("keys", "revoke", str(made["id"]), "--json")).json["revoked_at"] is not None
     text = (await issuer("keys", "list")).out
     assert "revoked" in text

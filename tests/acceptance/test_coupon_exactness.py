@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from issuer.coupons.uses import parse_consumption_id
-from tests.acceptance.crowd import Answer, UseWish, handed_out, tally
+from tests.acceptance.crowd import CrowdAnswer, UseWish, handed_out, tally
 from tests.acceptance.service import Service
 from tests.acceptance.test_exactness import crowd_of_all, settings_of
 from tests.conftest import clone_database
@@ -56,7 +56,7 @@ async def ledger_of(service: Service, client_id: uuid.UUID, count: int) -> list[
     return rows
 
 
-async def check(service: Service, client_id: uuid.UUID, answers: list[Answer], uses: int) -> None:
+async def check(service: Service, client_id: uuid.UUID, answers: list[CrowdAnswer], uses: int) -> None:
     """The customers have every use once, and the ledger says the same."""
     given = handed_out(answers)
     assert len(given) == len(set(given)) == uses

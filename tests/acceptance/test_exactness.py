@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from issuer.settings import Settings
 from issuer.storage.migrate import migrate
-from tests.acceptance.crowd import Answer, Crowd, Wish, handed_out, tally
+from tests.acceptance.crowd import Crowd, CrowdAnswer, CrowdRequest, handed_out, tally
 from tests.acceptance.service import Service, wishes
 from tests.conftest import clone_database, fresh_redis_url
 from tests.support.loading import A, B, codes
@@ -69,7 +69,7 @@ async def check_all_handed_out(service: Service, batch: UUID, stock: list[tuple[
     assert f"issued {len(rows) // len({client for client, _ in stock})}" in await service.reconcile()
 
 
-def is_refilling(answer: Answer) -> bool:
+def is_refilling(answer: CrowdAnswer) -> bool:
     return (answer.status, answer.text) == (503, "pool refilling")
 
 
@@ -167,7 +167,7 @@ async def test_one_customer_many_requests(service: Service) -> None:
     batch = await service.preload("one customer", codes("MAX", 1_000), "--rules", '{"maxpercustomer": 3}')
     customer = uuid.uuid4()
     async with crowd_of_all(service, connections=200) as crowd:
-        answers = await crowd.ask([Wish(batch, A, customer)] * 200)
+        answers = await crowd.ask([CrowdRequest(batch, A, customer)] * 200)
     assert tally(answers) == {"200": 3, "403 rule conditions not met": 197}
     rows = await service.ledger(batch, 3)
     assert sorted(row["code"] for row in rows) == sorted(handed_out(answers))
@@ -175,7 +175,7 @@ async def test_one_customer_many_requests(service: Service) -> None:
     await service.reconcile()
 
 
-MOST_IN_A_WINDOW: Final = """
+HIGHEST_IN_A_WINDOW: Final = """
 SELECT max(many) FROM (
     SELECT count(*) OVER (
         PARTITION BY customer_id ORDER BY redeemed_at
@@ -192,7 +192,7 @@ async def test_a_sliding_window_under_fire(service: Service) -> None:
     customers = [uuid.uuid4() for _ in range(3)]
     given: Counter[UUID] = Counter()
     async with service.crowd(connections=12) as crowd:
-        wanted = [Wish(batch, A, customer) for customer in customers * 4]
+        wanted = [CrowdRequest(batch, A, customer) for customer in customers * 4]
         loop = asyncio.get_running_loop()
         until = loop.time() + HAMMERED_S
         while loop.time() < until:
@@ -201,7 +201,7 @@ async def test_a_sliding_window_under_fire(service: Service) -> None:
             given.update(wish.customer_id for wish, answer in zip(wanted, answers, strict=True) if answer.status == 200)
     rows = await service.ledger(batch, given.total())
     assert Counter(row["customer_id"] for row in rows) == given
-    [most] = await service.sql(MOST_IN_A_WINDOW, batch, timedelta(seconds=WINDOW_S))
+    [most] = await service.sql(HIGHEST_IN_A_WINDOW, batch, timedelta(seconds=WINDOW_S))
     assert most[0] == 2
     # 20 to 22 are possible. A window that were twice as long, or counted from the last refusal, would give half of it.
     assert all(given[customer] > 2 * HAMMERED_S / WINDOW_S * 0.7 for customer in customers), given
@@ -211,8 +211,8 @@ async def test_a_sliding_window_under_fire(service: Service) -> None:
 async def test_retries_with_keys(service: Service) -> None:
     stock = codes("KEY", CODES)
     batch = await service.preload("keys", stock)
-    impatient = [Wish(batch, A, uuid.uuid4(), f"left-{number}") for number in range(300)]
-    patient = [Wish(batch, A, uuid.uuid4(), f"order-{number}") for number in range(2_000)]
+    impatient = [CrowdRequest(batch, A, uuid.uuid4(), f"left-{number}") for number in range(300)]
+    patient = [CrowdRequest(batch, A, uuid.uuid4(), f"order-{number}") for number in range(2_000)]
     async with crowd_of_all(service) as crowd:
         # Some hang up before their answer; then all ask three times at once.
         await crowd.leave(impatient)

@@ -13,9 +13,9 @@ import pytest
 
 from loadtest.drivers import BundledDriver, Driver, Load, Target, best_driver
 from loadtest.floor import CODE
-from loadtest.installation import Installation
-from loadtest.measuring import Measured, Server, UnexpectedAnswersError, measure, medians
-from loadtest.processes import Program, accepts, free_port, process_table, python_module
+from loadtest.installation import BenchInstallation
+from loadtest.measuring import Measured, MeasuredInstallation, UnexpectedAnswersError, measure, medians
+from loadtest.processes import LoggedProgram, accepts, free_port, process_table, python_module
 from loadtest.report import aims, markdown
 from loadtest.scenarios.outcome import Account, Kind, kind_of, tally
 from loadtest.stock import make_pool, redeemed
@@ -33,7 +33,7 @@ def locust(directory: Path, *arguments: str, **environment: str) -> subprocess.C
 
 
 def test_every_scenario_gets_what_it_expects_and_nothing_else(tmp_path: Path) -> None:
-    with Installation(tmp_path) as installation:
+    with BenchInstallation(tmp_path) as installation:
         done = locust(tmp_path, *LOCUST, ISSUER_DATA_DIR=str(installation.data_directory))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("ok  ")]
@@ -83,8 +83,8 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 
 async def test_what_the_driver_counts_is_what_the_ledger_has(tmp_path: Path, driver: Driver) -> None:
-    with Installation(tmp_path) as installation:
-        server = Server.of_installation(installation)
+    with BenchInstallation(tmp_path) as installation:
+        server = MeasuredInstallation.of_installation(installation)
         async with installation.stores() as stores:
             target = await make_pool(stores, 100_000, used=1_000)
             load = Load(
@@ -105,7 +105,7 @@ async def test_what_the_driver_counts_is_what_the_ledger_has(tmp_path: Path, dri
 
 async def test_the_floor_answers_like_a_redemption(tmp_path: Path, driver: Driver) -> None:
     port = free_port()
-    floor = Program(python_module("loadtest.floor", "--port", str(port)), tmp_path / "floor.log")
+    floor = LoggedProgram(python_module("loadtest.floor", "--port", str(port)), tmp_path / "floor.log")
     floor.start(lambda: accepts(port), "the floor")
     try:
         load = Load(f"http://127.0.0.1:{port}/", [Target(uuid4(), uuid4())], 1, connections=4)

@@ -18,7 +18,7 @@ from tests.support.loading import A, codes
 RATE_PER_S = 300
 BURST = 500
 LIMITED = "429 too many requests"
-GUESSES = 10_000
+FAILED_LOOKUPS = 10_000
 
 
 async def test_a_crowd_is_let_in_at_the_rate_that_was_set(settings: Settings, tmp_path: Path) -> None:
@@ -56,14 +56,14 @@ async def test_of_ten_thousand_wrong_coupons_few_are_answered(settings: Settings
 
             begun = time.monotonic()
             said: Counter[str] = Counter()
-            for start in range(0, GUESSES, 1_000):
+            for start in range(0, FAILED_LOOKUPS, 1_000):
                 wrong = [guess(number, f"WRONG{number:05d}") for number in range(start, start + 1_000)]
                 said += Counter(await asyncio.gather(*wrong))
             took_s = time.monotonic() - begun
-            print(f"{GUESSES} wrong coupons: {dict(said)} in {took_s:.1f} s")
+            print(f"{FAILED_LOOKUPS} wrong coupons: {dict(said)} in {took_s:.1f} s")
             told = said.pop("200 no coupon found", 0) + said.pop("404 no coupon found", 0)
-            assert said == {"429 too many unknown codes": GUESSES - told}
-            # What ISSUER_GUESS_LIMIT says: ten, and one more every six seconds.
+            assert said == {"429 too many unknown codes": FAILED_LOOKUPS - told}
+            # What ISSUER_FAILED_LOOKUP_LIMIT says: ten, and one more every six seconds.
             assert told <= 10 + took_s / 6
             assert {await guess(number, "RIGHT20") for number in range(20)} == {"429 too many unknown codes"}
 

@@ -53,7 +53,7 @@ class Reconcile:
         pools = json.loads(out)["pools"]
         assert all(not pool["problems"] and not pool["missing"] for pool in pools)
         assert all(
-            pool["ledger"] + pool["backlog"] + pool["set_aside"] + pool["dead_letters"] == pool["issued"]
+            pool["ledger"] + pool["backlog"] + pool["quarantined"] + pool["dead_letters"] == pool["issued"]
             for pool in pools
         )
         return {UUID(pool["client_id"]): (pool["ledger"], pool["backlog"], pool["issued"]) for pool in pools}
@@ -123,7 +123,9 @@ async def test_a_hundred_thousand_redemptions(settings: Settings, stores: Stores
 
         status, out = await reconcile()
         assert status == 0
-        equation = rf"ok +pool \d+: ledger {half} \+ backlog 0 \+ set aside 0 \+ dead letters 0 = {half}, issued {half}"
+        equation = (
+            rf"ok +pool \d+: ledger {half} \+ backlog 0 \+ quarantined 0 \+ dead letters 0 = {half}, issued {half}"
+        )
         assert len(re.findall(equation, out)) == 2
         pool_id = await stores.postgres.fetchval("SELECT id FROM pools WHERE client_id = $1", B)
         for seq in (half, half // 2, 1):

@@ -34,7 +34,7 @@ CODE: Final = re.compile("^[가나다라마바사아자차카타파하0-9]{10}$"
 
 
 @dataclass(slots=True)
-class Stage:
+class BrowserStage:
     """An API process, a browser, and what the pages complained of."""
 
     http: httpx.AsyncClient
@@ -69,7 +69,7 @@ class Stage:
 
 
 @pytest_asyncio.fixture
-async def stage(settings: Settings, stores: Stores, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(settings: Settings, stores: Stores, tmp_path: Path) -> AsyncIterator[BrowserStage]:
     if not CHROMIUM.exists():
         if os.environ.get("CI"):
             pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium")
@@ -81,7 +81,7 @@ async def stage(settings: Settings, stores: Stores, tmp_path: Path) -> AsyncIter
         async with httpx.AsyncClient(base_url=api.url, headers=headers) as http, async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             try:
-                stage = Stage(http, browser, api.url)
+                stage = BrowserStage(http, browser, api.url)
                 yield stage
             finally:
                 await browser.close()
@@ -95,7 +95,7 @@ async def picture(page: Page, name: str) -> None:
         await page.screenshot(path=Path(directory) / f"{name}.png")
 
 
-async def test_from_the_countdown_to_a_code_and_to_the_next_who_comes_too_late(stage: Stage) -> None:
+async def test_from_the_countdown_to_a_code_and_to_the_next_who_comes_too_late(stage: BrowserStage) -> None:
     campaign = await stage.create(starts_at=ahead(4))
     phone, desktop = await stage.open(campaign), await stage.open(campaign, **DESKTOP)
     for page, name in ((phone, "phone"), (desktop, "desktop")):
@@ -127,7 +127,7 @@ async def test_from_the_countdown_to_a_code_and_to_the_next_who_comes_too_late(s
     await expect(phone.locator("#code")).to_have_text(code or "")
 
 
-async def test_who_presses_at_the_last_moment_is_told_that_it_is_sold_out(stage: Stage) -> None:
+async def test_who_presses_at_the_last_moment_is_told_that_it_is_sold_out(stage: BrowserStage) -> None:
     campaign = await stage.create(total=2)
     one, two, late = [await stage.open(campaign) for _ in range(3)]
     wide = await stage.open(campaign, **DESKTOP)
@@ -144,7 +144,7 @@ async def test_who_presses_at_the_last_moment_is_told_that_it_is_sold_out(stage:
     await picture(late, "phone-sold-out")
 
 
-async def test_an_answer_that_is_lost_costs_no_second_code(stage: Stage) -> None:
+async def test_an_answer_that_is_lost_costs_no_second_code(stage: BrowserStage) -> None:
     campaign = await stage.create(total=5)
     page = await stage.open(campaign)
     lost = 0
@@ -164,7 +164,7 @@ async def test_an_answer_that_is_lost_costs_no_second_code(stage: Stage) -> None
     stage.complaints[:] = [complaint for complaint in stage.complaints if "ERR_FAILED" not in complaint]
 
 
-async def test_the_countdown_goes_by_the_servers_clock(stage: Stage) -> None:
+async def test_the_countdown_goes_by_the_servers_clock(stage: BrowserStage) -> None:
     campaign = await stage.create(starts_at=ahead(90))
     context = await stage.browser.new_context(**PHONE)
     page = await context.new_page()
@@ -174,7 +174,7 @@ async def test_the_countdown_goes_by_the_servers_clock(stage: Stage) -> None:
     await expect(page.locator("#hours")).to_have_text("00")
 
 
-async def test_a_pause_and_an_end_are_told_as_they_come(stage: Stage) -> None:
+async def test_a_pause_and_an_end_are_told_as_they_come(stage: BrowserStage) -> None:
     campaign = await stage.create(total=3)
     page = await stage.open(campaign, viewport={"width": 320, "height": 568})
     await expect(page.get_by_role("button", name="Get your code")).to_be_visible()

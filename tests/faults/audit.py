@@ -12,8 +12,8 @@ from uuid import UUID
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.contract.outcomes import COUPON_HTTP, HTTP
 from issuer.coupons.uses import consumption_id, parse_consumption_id
-from tests.faults.traffic import Attempt, Shop, Wish
-from tests.faults.world import PARTITIONS, World
+from tests.faults.traffic import TrafficAttempt, TrafficShop, TrafficWish
+from tests.faults.world import PARTITIONS, FaultWorld
 from tests.support.servers import wait_until
 
 LIVE_LIMIT_S: Final = 30.0
@@ -23,7 +23,7 @@ SOLD_OUT: Final = ("sold_out", "coupon_used_up")
 
 @dataclass(slots=True)
 class Findings:
-    """What an audit found. `excused`: what is missing because its seq was set aside, as a lossy fault may do."""
+    """What an audit found. `excused`: what is missing because its seq was quarantined, as a lossy fault may do."""
 
     violations: list[str] = field(default_factory=list)
     excused: Counter[str] = field(default_factory=Counter)
@@ -31,7 +31,7 @@ class Findings:
     granted: int = 0
     in_fault: int = 0
     unknown: int = 0
-    set_aside: int = 0
+    quarantined: int = 0
 
     def accuse(self, what: str) -> None:
         self.violations.append(what)
@@ -63,14 +63,14 @@ class _Books:
 
     ledger: dict[tuple[UUID, str], _Row]
     seqs: dict[int, set[int]]
-    set_aside: dict[int, set[int]]
+    quarantined: dict[int, set[int]]
     dead: dict[int, set[int]]
     pools: list[Any]
     seq_of_code: dict[tuple[UUID, str], tuple[int, int]]
 
 
 def audit(
-    world: World,
+    world: FaultWorld,
     *,
     loss: bool = False,
     missing: bool = False,
@@ -79,8 +79,8 @@ def audit(
 ) -> Findings:
     """Checks every promise, with the traffic stopped and the faults over.
 
-    `loss`: codes may be set aside. `missing`: redemptions may be missing, answers changed and limits passed as far as
-    set-aside seqs explain them.
+    `loss`: codes may be quarantined. `missing`: redemptions may be missing, answers changed and limits passed as far as
+    quarantined seqs explain them.
     `anomalies`: kinds that this scenario must find in the table. `dead_letters`: entries nobody can read are there.
     """
     findings = Findings()
@@ -90,11 +90,11 @@ def audit(
     findings.requests = len(attempts)
     findings.in_fault = sum(attempt.in_fault for attempt in attempts)
     findings.unknown = sum(attempt.status is None for attempt in attempts)
-    findings.set_aside = sum(map(len, books.set_aside.values()))
+    findings.quarantined = sum(map(len, books.quarantined.values()))
     good = [attempt for attempt in attempts if attempt.status == 200]
     findings.granted = sum(not attempt.replayed for attempt in good)
-    if not (loss or missing) and findings.set_aside:
-        findings.accuse(f"{findings.set_aside} codes set aside where nothing can be missing")
+    if not (loss or missing) and findings.quarantined:
+        findings.accuse(f"{findings.quarantined} codes quarantined where nothing can be missing")
     excuse = _Excuse(books, findings, missing)
     _check_answers(attempts, books, findings, world)
     _check_one_owner(good, findings)
@@ -110,11 +110,11 @@ def audit(
     return findings
 
 
-def _check_liveness(world: World, findings: Findings) -> None:
+def _check_liveness(world: FaultWorld, findings: Findings) -> None:
     shop = world.shops[0]
     deadline = time.monotonic() + LIVE_LIMIT_S
     for number in range(1_000):
-        attempt = world.traffic.ask_once(Wish(shop, shop.clients[0], UUID(int=(7 << 96) + number), None))
+        attempt = world.traffic.ask_once(TrafficWish(shop, shop.clients[0], UUID(int=(7 << 96) + number), None))
         if attempt.status == 200 or attempt.answer in SOLD_OUT:
             break  # whether it really is sold out is looked at with all other answers
         if time.monotonic() > deadline:
@@ -127,12 +127,12 @@ def _check_liveness(world: World, findings: Findings) -> None:
         findings.accuse(f"{_waiting_events(world)} events never reached the ledger")
 
 
-def _waiting_events(world: World) -> int:
+def _waiting_events(world: FaultWorld) -> int:
     with world.redis.client() as client:
         return sum(int(client.xlen(partition_keys(p).stream)) for p in range(PARTITIONS))
 
 
-def _read_books(world: World) -> _Books:
+def _read_books(world: FaultWorld) -> _Books:
     ledger, seqs = {}, defaultdict(set)
     for row in world.sql(
         "SELECT pool_id, seq, batch_id, code, customer_id, (extract(epoch FROM redeemed_at) * 1000)::bigint AS at_ms"
@@ -148,31 +148,31 @@ def _read_books(world: World) -> _Books:
         name = consumption_id(row["pool_id"], row["seq"], row["call_id"].hex)
         ledger[batch_id, name] = _Row(row["pool_id"], row["seq"], name, customer_id, row["at_ms"], row["reversed"])
     aside, dead = defaultdict(set), defaultdict(set)
-    for row in world.sql("SELECT pool_id, seq FROM set_aside WHERE released_at IS NULL"):
+    for row in world.sql("SELECT pool_id, seq FROM quarantined WHERE released_at IS NULL"):
         aside[row["pool_id"]].add(row["seq"])
     for row in world.sql("SELECT pool_id, seq FROM dead_letters WHERE resolved_at IS NULL AND seq IS NOT NULL"):
         dead[row["pool_id"]].add(row["seq"])
     codes = {}
     for row in world.sql(
-        "SELECT c.pool_id, c.seq, c.batch_id, c.code FROM codes c JOIN set_aside USING (pool_id, seq)"
+        "SELECT c.pool_id, c.seq, c.batch_id, c.code FROM codes c JOIN quarantined USING (pool_id, seq)"
     ):
         codes[UUID(bytes=row["batch_id"].bytes), row["code"]] = (row["pool_id"], row["seq"])
     return _Books(ledger, seqs, aside, dead, world.sql(_POOLS), codes)
 
 
 class _Excuse:
-    """Whether a broken promise is explained by a seq that was set aside; otherwise it is a violation."""
+    """Whether a broken promise is explained by a seq that was quarantined; otherwise it is a violation."""
 
     def __init__(self, books: _Books, findings: Findings, missing: bool) -> None:
         self.books = books
         self.findings = findings
         self.missing = missing
 
-    def is_set_aside(self, batch_id: UUID, code: str) -> bool:
+    def is_quarantined(self, batch_id: UUID, code: str) -> bool:
         pool_id, seq = self.books.seq_of_code.get((batch_id, code), (0, 0))
         if (use := parse_consumption_id(code)) is not None:
             pool_id, seq = use.pool_id, use.seq
-        return self.missing and seq in self.books.set_aside.get(pool_id, ())
+        return self.missing and seq in self.books.quarantined.get(pool_id, ())
 
     def judge(self, what: str, detail: str, excused: bool) -> None:
         if excused:
@@ -192,7 +192,7 @@ class _Excuse:
         ]
 
 
-def _check_answers(attempts: list[Attempt], books: _Books, findings: Findings, world: World) -> None:
+def _check_answers(attempts: list[TrafficAttempt], books: _Books, findings: Findings, world: FaultWorld) -> None:
     strange = Counter(
         (a.status, a.answer)
         for a in attempts
@@ -215,7 +215,7 @@ def _check_answers(attempts: list[Attempt], books: _Books, findings: Findings, w
             findings.accuse(f"pool {pool['id']} was called sold out and is not")
 
 
-def _check_one_owner(good: list[Attempt], findings: Findings) -> None:
+def _check_one_owner(good: list[TrafficAttempt], findings: Findings) -> None:
     """A code belongs to one wish: not to two customers, and not to two redemptions of one customer either."""
     owners: dict[tuple[UUID, str], dict[object, UUID]] = defaultdict(dict)
     for attempt in good:
@@ -227,18 +227,18 @@ def _check_one_owner(good: list[Attempt], findings: Findings) -> None:
             findings.accuse(f"code {code} was handed to {whom}")
 
 
-def _check_in_ledger(good: list[Attempt], books: _Books, excuse: _Excuse) -> None:
+def _check_in_ledger(good: list[TrafficAttempt], books: _Books, excuse: _Excuse) -> None:
     for (batch_id, code), customer_id in {
         (a.wish.shop.batch_id, a.answer): a.wish.customer_id for a in good
     }.items():  # fmt: skip
         row = books.ledger.get((batch_id, code))
         if row is None:
-            excuse.judge("missing in the ledger", f"code {code}", excuse.is_set_aside(batch_id, code))
+            excuse.judge("missing in the ledger", f"code {code}", excuse.is_quarantined(batch_id, code))
         elif row.customer_id != customer_id:
             excuse.findings.accuse(f"code {code} stands in the ledger for another customer")
 
 
-def _check_replays(good: list[Attempt], excuse: _Excuse) -> None:
+def _check_replays(good: list[TrafficAttempt], excuse: _Excuse) -> None:
     answers: dict[tuple[UUID, UUID, str], list[str]] = defaultdict(list)
     for attempt in sorted(good, key=lambda a: a.sent_at):
         wish = attempt.wish
@@ -249,12 +249,12 @@ def _check_replays(good: list[Attempt], excuse: _Excuse) -> None:
     for (batch_id, _, key), told in answers.items():
         if len(told) > 1:
             # An old primary that lives on may still give its own answer after the new one has given another.
-            excused = sum(not excuse.is_set_aside(batch_id, code) for code in told) <= 1
+            excused = sum(not excuse.is_quarantined(batch_id, code) for code in told) <= 1
             excuse.judge("replay with another code", f"key {key}: {told}", excused)
 
 
-def _check_limits(shops: list[Shop], good: list[Attempt], books: _Books, excuse: _Excuse) -> None:
-    """By the ledger's times (Redis' clock) for what is recorded; what is set aside has none and is only counted."""
+def _check_limits(shops: list[TrafficShop], good: list[TrafficAttempt], books: _Books, excuse: _Excuse) -> None:
+    """By the ledger's times (Redis' clock) for what is recorded; what is quarantined has none and is only counted."""
     times: dict[tuple[UUID, UUID], list[int]] = defaultdict(list)
     for (batch_id, _), row in books.ledger.items():
         if not row.reversed:
@@ -262,7 +262,7 @@ def _check_limits(shops: list[Shop], good: list[Attempt], books: _Books, excuse:
     aside = Counter(
         (batch_id, customer_id)
         for batch_id, code, customer_id in {(a.wish.shop.batch_id, a.answer, a.wish.customer_id) for a in good}
-        if excuse.is_set_aside(batch_id, code)
+        if excuse.is_quarantined(batch_id, code)
     )
     limits = {shop.batch_id: shop.limits for shop in shops}
     for (batch_id, customer_id), stamps in times.items():
@@ -277,21 +277,21 @@ def _check_limits(shops: list[Shop], good: list[Attempt], books: _Books, excuse:
                 detail = f"customer {customer_id} has {len(stamps)} at {stamps[:8]}, limit {most} in {window_ms} ms"
                 excuse.judge("limit passed in the ledger", detail, False)
             elif window_ms is None and len(stamps) + aside[batch_id, customer_id] > most:
-                excuse.judge("limit passed with set-aside codes", str(customer_id), True)
+                excuse.judge("limit passed with quarantined codes", str(customer_id), True)
 
 
-def _issued(world: World, pool: Any) -> int:
+def _issued(world: FaultWorld, pool: Any) -> int:
     batch_id, client_id = UUID(bytes=pool["batch_id"].bytes), UUID(bytes=pool["client_id"].bytes)
     keys = batch_keys(partition_of(batch_id, PARTITIONS), batch_id)
     with world.redis.client() as client:
         return int(client.hget(keys.pool(client_id), "issued") or 0)
 
 
-def _check_accounting(world: World, books: _Books, findings: Findings) -> None:
+def _check_accounting(world: FaultWorld, books: _Books, findings: Findings) -> None:
     """Each seq up to `issued` in exactly one place (the backlog is empty by now), and none behind it anywhere."""
     for pool in books.pools:
         issued = _issued(world, pool)
-        places = [books.seqs.get(pool["id"], set()), books.set_aside.get(pool["id"], set()),
+        places = [books.seqs.get(pool["id"], set()), books.quarantined.get(pool["id"], set()),
                   books.dead.get(pool["id"], set())]  # fmt: skip
         found = Counter(seq for place in places for seq in place)
         twice = sorted(seq for seq, count in found.items() if count > 1)
@@ -302,7 +302,7 @@ def _check_accounting(world: World, books: _Books, findings: Findings) -> None:
                 findings.accuse(f"pool {pool['id']}, issued {issued}: {len(seqs)} seqs {what}, first {seqs[:5]}")
 
 
-def _check_tables(world: World, findings: Findings, expected: set[str], dead_letters: bool) -> None:
+def _check_tables(world: FaultWorld, findings: Findings, expected: set[str], dead_letters: bool) -> None:
     kinds = {row["kind"]: row["n"] for row in world.sql("SELECT kind, count(*) AS n FROM anomalies GROUP BY kind")}
     for kind, count in kinds.items():
         if kind not in expected:
@@ -314,13 +314,13 @@ def _check_tables(world: World, findings: Findings, expected: set[str], dead_let
         findings.accuse(f"{letters['n']} dead letters")
 
 
-def _check_reconcile(world: World, findings: Findings) -> None:
+def _check_reconcile(world: FaultWorld, findings: Findings) -> None:
     done = world.run_issuer("reconcile")
     if done.returncode != 0:
         findings.accuse(f"issuer reconcile exits {done.returncode}: {(done.stdout + done.stderr)[-600:]}")
 
 
-def _check_unasked(attempts: list[Attempt], books: _Books, findings: Findings) -> None:
+def _check_unasked(attempts: list[TrafficAttempt], books: _Books, findings: Findings) -> None:
     """No wish takes two codes: what the ledger has beyond the answers fits the wishes of unknown outcome."""
     wishes: dict[tuple[UUID, UUID], dict[object, bool]] = defaultdict(dict)
     for attempt in attempts:

@@ -7,8 +7,8 @@ import urllib.error
 import urllib.request
 from typing import Final
 
-from tests.faults.play import Stage, scenario
-from tests.faults.world import World
+from tests.faults.play import FaultStage, scenario
+from tests.faults.world import FaultWorld
 from tests.support.servers import wait_until
 
 USES: Final = 7_000
@@ -16,7 +16,7 @@ REQUESTS: Final = 20_000
 
 
 @scenario(coupon_uses=USES, only_coupon=True, clients=64)
-def coupon_used_up_under_kills(stage: Stage) -> None:
+def coupon_used_up_under_kills(stage: FaultStage) -> None:
     """20,000 requests for 7,000 uses, while Redis and the API processes are killed: 7,000 it is, and each once."""
     world = stage.world
     while world.traffic.granted < USES - 500 and not _used_up(world):
@@ -35,16 +35,16 @@ def coupon_used_up_under_kills(stage: Stage) -> None:
         raise RuntimeError(f"{count} uses of {USES} are in the ledger")
 
 
-def _used_up(world: World) -> bool:
+def _used_up(world: FaultWorld) -> bool:
     return any(attempt.answer == "coupon_used_up" for attempt in list(world.traffic.attempts))
 
 
-def _in_ledger(world: World) -> int:
+def _in_ledger(world: FaultWorld) -> int:
     return int(world.sql("SELECT count(*) AS n FROM consumptions")[0]["n"])
 
 
 @scenario(loss=True, missing=True)
-def coupon_uses_given_back_while_redis_is_wiped(stage: Stage) -> None:
+def coupon_uses_reversed_while_redis_is_wiped(stage: FaultStage) -> None:
     """Reversals before, while and after everything in Redis is lost: each gives one use back, and only one."""
     world = stage.world
     for number in range(stage.rounds):
@@ -65,7 +65,7 @@ def coupon_uses_given_back_while_redis_is_wiped(stage: Stage) -> None:
             raise RuntimeError("nothing was given back before the loss")
 
 
-def _consumptions(world: World) -> list[str]:
+def _consumptions(world: FaultWorld) -> list[str]:
     """Ids of uses that customers were told of, the first ones first: those are in the ledger."""
     wait_until(lambda: _in_ledger(world) > 40, "uses are in the ledger")
     return [
@@ -75,7 +75,7 @@ def _consumptions(world: World) -> list[str]:
     ]
 
 
-def _reverse(world: World, name: str) -> int:
+def _reverse(world: FaultWorld, name: str) -> int:
     """The last status of a reversal that is asked for until it is known."""
     url = f"http://127.0.0.1:{world.traffic.ports[0]}/coupon/consume/{name}/reverse"
     deadline = time.monotonic() + 30

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from issuer.coupons.folding import coupon_id, fold, fold_fully
-from tests.faults.traffic import Shop
+from tests.faults.traffic import TrafficShop
 
 if TYPE_CHECKING:
-    from tests.faults.world import World
+    from tests.faults.world import FaultWorld
 
 CODE: Final = "SAVE-20"
 LIMITS: Final = ((2, 1_000),)
@@ -17,7 +17,7 @@ RULES: Final = '{"limits": [{"max": 2, "seconds": 1}]}'
 NO_LIMITS: Final = "{}"
 
 
-def make_coupon_shop(world: World, number: int, uses: int, *, limited: bool = True) -> Shop:
+def make_coupon_shop(world: FaultWorld, number: int, uses: int, *, limited: bool = True) -> TrafficShop:
     """`number` tells the worlds of one Postgres apart."""
     client_id = UUID(int=(number << 64) + 77)
     folded = fold(CODE)
@@ -27,7 +27,7 @@ def make_coupon_shop(world: World, number: int, uses: int, *, limited: bool = Tr
     world.sql(_POOL, batch_id, client_id, uses)
     world.sql(_COUPON, batch_id, CODE, folded, fully_folded, uses)
     world.sql(_TERMS, batch_id)
-    return Shop("coupon", batch_id, (client_id,), LIMITS if limited else (), 500 if limited else 3_000, 2, CODE)
+    return TrafficShop("coupon", batch_id, (client_id,), LIMITS if limited else (), 500 if limited else 3_000, 2, CODE)
 
 
 _BATCH: Final = "INSERT INTO batches (id, kind, name, rules) VALUES ($1, 'coupon', $2, $3)"

@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 from issuer.contract.keys import GROUP, partition_keys
-from tests.faults.play import Stage, scenario
-from tests.faults.world import PARTITIONS, World, wait_for_more
+from tests.faults.play import FaultStage, scenario
+from tests.faults.world import PARTITIONS, FaultWorld, wait_for_more
 from tests.support.servers import wait_until
 
 JOURNAL = {"ISSUER_JOURNAL_DIR": "{directory}/journal"}
 
 
-def _wipe(stage: Stage) -> None:
+def _wipe(stage: FaultStage) -> None:
     world = stage.world
     for _ in range(stage.rounds):
         stage.play_on()
@@ -26,13 +26,13 @@ def _wipe(stage: Stage) -> None:
 
 
 @scenario(missing=True)
-def redis_wiped(stage: Stage) -> None:
+def redis_wiped(stage: FaultStage) -> None:
     """All data gone: everything comes back from Postgres but what had not got there."""
     _wipe(stage)
 
 
 @scenario(loss=True, environment=JOURNAL)
-def redis_wiped_with_journal(stage: Stage) -> None:
+def redis_wiped_with_journal(stage: FaultStage) -> None:
     """With the journal what had not got to Postgres comes back too; the audit excuses nothing."""
     _wipe(stage)
 
@@ -40,10 +40,10 @@ def redis_wiped_with_journal(stage: Stage) -> None:
 _EMPTY = """
 SELECT id FROM pools WHERE opened AND loaded < least(total, 1000 + greatest(
     (SELECT max(seq) FROM redemptions r WHERE r.pool_id = pools.id),
-    (SELECT max(seq) FROM set_aside s WHERE s.pool_id = pools.id), 0))"""
+    (SELECT max(seq) FROM quarantined s WHERE s.pool_id = pools.id), 0))"""
 
 
-def _wipe_behind(stage: Stage) -> None:
+def _wipe_behind(stage: FaultStage) -> None:
     """As `_wipe`, with a worker that is behind by many redemptions."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -60,20 +60,20 @@ def _wipe_behind(stage: Stage) -> None:
 
 
 @scenario(missing=True)
-def redis_wiped_worker_behind(stage: Stage) -> None:
+def redis_wiped_worker_behind(stage: FaultStage) -> None:
     """Many redemptions are known to nobody but their customers."""
     _wipe_behind(stage)
 
 
 @scenario(loss=True, environment=JOURNAL)
-def redis_wiped_worker_behind_with_journal(stage: Stage) -> None:
+def redis_wiped_worker_behind_with_journal(stage: FaultStage) -> None:
     """They are known to the journal."""
     _wipe_behind(stage)
 
 
 @scenario(missing=True)
-def two_losses_in_a_row(stage: Stage) -> None:
-    """The second loss comes before, or just after, the first recovery is done; its codes are set aside as well."""
+def two_losses_in_a_row(stage: FaultStage) -> None:
+    """The second loss comes before, or just after, the first recovery is done; its codes are quarantined as well."""
     world = stage.world
     for _ in range(stage.rounds):
         stage.play_on()
@@ -86,7 +86,7 @@ def two_losses_in_a_row(stage: Stage) -> None:
         world.await_good(at)
 
 
-def _lose_tail(stage: Stage) -> None:
+def _lose_tail(stage: FaultStage) -> None:
     """What a power cut under everysec does to the newest part of the append-only file."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -102,19 +102,19 @@ def _lose_tail(stage: Stage) -> None:
 
 
 @scenario(missing=True, redis_options={"appendfsync": "everysec"})
-def everysec_tail_lost(stage: Stage) -> None:
+def everysec_tail_lost(stage: FaultStage) -> None:
     """Acknowledged redemptions are gone from the file, cut at any byte."""
     _lose_tail(stage)
 
 
 @scenario(loss=True, redis_options={"appendfsync": "everysec"}, environment=JOURNAL)
-def everysec_tail_lost_with_journal(stage: Stage) -> None:
+def everysec_tail_lost_with_journal(stage: FaultStage) -> None:
     """The journal has what the file lost."""
     _lose_tail(stage)
 
 
 @scenario(missing=True, redis_options={"appendfsync": "everysec"})
-def everysec_killed(stage: Stage) -> None:
+def everysec_killed(stage: FaultStage) -> None:
     """kill -9 alone. The kernel has what Redis wrote; on a slow disk Redis puts writing off, for up to two seconds."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -125,11 +125,11 @@ def everysec_killed(stage: Stage) -> None:
         world.await_good(at)
 
 
-def _data(world: World) -> Path:
+def _data(world: FaultWorld) -> Path:
     return world.redis.directory / "appendonlydir"
 
 
-def _back_up(world: World) -> Path:
+def _back_up(world: FaultWorld) -> Path:
     """A copy of the files of a running server, as a snapshot of its disk has them."""
     copy = world.directory / "backup"
     shutil.rmtree(copy, ignore_errors=True)
@@ -137,18 +137,18 @@ def _back_up(world: World) -> Path:
     return copy
 
 
-def _restore(world: World, copy: Path) -> None:
+def _restore(world: FaultWorld, copy: Path) -> None:
     world.redis.kill9()
     shutil.rmtree(_data(world))
     shutil.copytree(copy, _data(world))
 
 
-def _ledger(world: World) -> int:
+def _ledger(world: FaultWorld) -> int:
     return int(world.sql("SELECT count(*) AS n FROM redemptions")[0]["n"])
 
 
 @scenario(missing=True)
-def old_data_restored_ledger_ahead(stage: Stage) -> None:
+def old_data_restored_ledger_ahead(stage: FaultStage) -> None:
     """Nobody says that these data are old, under fsync always. The ledger gives them away."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -163,7 +163,7 @@ def old_data_restored_ledger_ahead(stage: Stage) -> None:
 
 
 @scenario(missing=True)
-def old_data_restored_processes_ahead(stage: Stage) -> None:
+def old_data_restored_processes_ahead(stage: FaultStage) -> None:
     """The ledger knows no more than the old data. What the API processes have seen gives them away."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -180,7 +180,7 @@ def old_data_restored_processes_ahead(stage: Stage) -> None:
 
 
 @scenario(missing=True)
-def old_data_restored_and_announced(stage: Stage) -> None:
+def old_data_restored_and_announced(stage: FaultStage) -> None:
     """The documented procedure: API and worker stopped, data restored, announced, started again."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -201,7 +201,7 @@ def old_data_restored_and_announced(stage: Stage) -> None:
 
 
 @scenario(missing=True, redis_options={"appendfsync": "everysec"})
-def everysec_power_cut(stage: Stage) -> None:
+def everysec_power_cut(stage: FaultStage) -> None:
     """The whole host loses power: the file loses its tail, and no process is left that could tell."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -221,7 +221,7 @@ def everysec_power_cut(stage: Stage) -> None:
 
 
 @scenario(missing=True)
-def redis_flushed(stage: Stage) -> None:
+def redis_flushed(stage: FaultStage) -> None:
     """FLUSHALL on the running server: the same run id, and nothing left."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -233,7 +233,7 @@ def redis_flushed(stage: Stage) -> None:
 
 
 @scenario(missing=True)
-def recovery_ordered_under_load(stage: Stage) -> None:
+def recovery_ordered_under_load(stage: FaultStage) -> None:
     """`issuer recover --restored` while everybody redeems: in between nothing is handed out."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -245,7 +245,7 @@ def recovery_ordered_under_load(stage: Stage) -> None:
 
 
 @scenario()
-def group_destroyed(stage: Stage) -> None:
+def group_destroyed(stage: FaultStage) -> None:
     """The consumer group is gone when Redis comes back: events that were there before a new one are delivered too."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -263,7 +263,7 @@ def group_destroyed(stage: Stage) -> None:
 
 
 @scenario(missing=True)
-def restored_as_a_pair(stage: Stage) -> None:
+def restored_as_a_pair(stage: FaultStage) -> None:
     """Postgres and Redis (or Postgres alone, and an empty Redis) from backups of about the same time, and announced."""
     world = stage.world
     for _ in range(stage.rounds):

@@ -168,11 +168,11 @@ MUTATIONS: Final = (
         ("tests/integration/test_redeem_model.py", "tests/integration/test_recovery.py"),
     ),
     Mutation(
-        "a second recovery ignores what the first one set aside",
+        "a second recovery ignores what the first one quarantined",
         (
             Edit(
                 "issuer/recovery/rebuild.py",
-                "  AND NOT EXISTS (SELECT FROM set_aside s WHERE s.pool_id = c.pool_id AND s.seq = c.seq)\n",
+                "  AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq)\n",
                 "",
             ),
             Edit(
@@ -248,18 +248,18 @@ MUTATIONS: Final = (
         ("coupon_used_up_under_kills",),
     ),
     Mutation(
-        "no use of a coupon is set aside after a loss",
+        "no use of a coupon is quarantined after a loss",
         (Edit("issuer/recovery/rebuild.py", 'if pool.of_coupon else "codes")', 'if False else "codes")'),),
-        ("coupon_uses_given_back_while_redis_is_wiped",),
+        ("coupon_uses_reversed_while_redis_is_wiped",),
     ),
     Mutation(
         "a use is given back as often as somebody asks",
         (Edit("issuer/coupons/reversal.py", "        if reversed_at is None:\n", "        if False:\n"),),
-        ("coupon_uses_given_back_while_redis_is_wiped",),
+        ("coupon_uses_reversed_while_redis_is_wiped",),
     ),
     Mutation(
-        "a use that was given back still counts against the customer's limit",
-        (Edit("issuer/batches/revisions.py", "        await return_uses(stores.redis, batch_id, given_back)\n", ""),),
+        "a reversed use still counts against the customer's limit",
+        (Edit("issuer/batches/revisions.py", "        await return_uses(stores.redis, batch_id, reversals)\n", ""),),
         (),
         ("tests/integration/test_routes_coupons.py",),
     ),

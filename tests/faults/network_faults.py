@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from tests.faults.play import Stage, scenario
+from tests.faults.play import FaultStage, scenario
 from tests.support.servers import wait_until
 
 
-def _torment(stage: Stage, way: str, request: bytes) -> None:
+def _torment(stage: FaultStage, way: str, request: bytes) -> None:
     """Every fault that the proxy knows, in any order, on one way. `request`: something that is sent there."""
     world = stage.world
     proxy = world.proxies[way]
@@ -59,25 +59,25 @@ def _torment(stage: Stage, way: str, request: bytes) -> None:
 
 
 @scenario(through=("api-redis",))
-def network_api_to_redis(stage: Stage) -> None:
+def network_api_to_redis(stage: FaultStage) -> None:
     """A call whose answer is lost is recognised when it comes again."""
     _torment(stage, "api-redis", b"EVALSHA")
 
 
 @scenario(through=("worker-redis",))
-def network_worker_to_redis(stage: Stage) -> None:
+def network_worker_to_redis(stage: FaultStage) -> None:
     """Entries that were delivered to a dead connection are read again; an ack that was lost is repeated."""
     _torment(stage, "worker-redis", b"EVALSHA")
 
 
 @scenario(through=("worker-postgres",))
-def network_worker_to_postgres(stage: Stage) -> None:
+def network_worker_to_postgres(stage: FaultStage) -> None:
     """A commit whose answer is lost is written again, and changes nothing then."""
     _torment(stage, "worker-postgres", b"COMMIT")
 
 
 @scenario(through=("api-postgres", "worker-postgres"), environment={"ISSUER_MAX_BACKLOG": "50000"})
-def postgres_unreachable(stage: Stage) -> None:
+def postgres_unreachable(stage: FaultStage) -> None:
     """Nobody can reach Postgres for a while: redemptions go on."""
     world = stage.world
     for _ in range(stage.rounds):

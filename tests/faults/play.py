@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.audit import Findings, audit
-from tests.faults.world import World
+from tests.faults.world import FaultWorld
 from tests.support.servers import PostgresServer
 
 TEMPLATE: Final = "fault_template"
@@ -20,10 +20,10 @@ _numbers = itertools.count(1)
 
 
 @dataclass(slots=True)
-class Stage:
+class FaultStage:
     """What a scenario gets: the world, its dice, and how often it should do its worst."""
 
-    world: World
+    world: FaultWorld
     rng: random.Random
     rounds: int
 
@@ -35,14 +35,14 @@ class Stage:
         self.world.traffic.wait_granted(self.rng.randint(most // 4, most))
 
 
-Act = Callable[[Stage], None]
+Act = Callable[[FaultStage], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A way to break things, and what it may cost.
 
-    `loss`: codes may be set aside. `missing`: redemptions may be missing too, as far as their seqs are set aside.
+    `loss`: codes may be quarantined. `missing`: redemptions may be missing too, as far as their seqs are quarantined.
     `world`: arguments of its world.
     """
 
@@ -96,10 +96,10 @@ def play(
     database = f"fault_{next(_numbers)}"
     postgres.psql(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
     settings = chosen.world | more
-    world = World(directory, postgres, postgres.url(database), seed=seed, rounds=rounds, **settings)
+    world = FaultWorld(directory, postgres, postgres.url(database), seed=seed, rounds=rounds, **settings)
     try:
         with world:
-            findings = _perform(chosen, Stage(world, random.Random(seed), rounds))
+            findings = _perform(chosen, FaultStage(world, random.Random(seed), rounds))
     except Exception as error:
         # Not the end of a soak: what could not be started, asked or stopped is a finding like any other.
         findings = Findings([f"the play broke off: {type(error).__name__}: {error}"])
@@ -123,7 +123,7 @@ def start_again(postgres: PostgresServer) -> None:
             time.sleep(0.1)
 
 
-def _perform(chosen: Scenario, stage: Stage) -> Findings:
+def _perform(chosen: Scenario, stage: FaultStage) -> Findings:
     world = stage.world
     world.traffic.start()
     trouble = ""

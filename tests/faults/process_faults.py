@@ -7,13 +7,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.faults.play import Stage, scenario, start_again
-from tests.faults.world import World, wait_for_more
+from tests.faults.play import FaultStage, scenario, start_again
+from tests.faults.world import FaultWorld, wait_for_more
 from tests.support.servers import wait_until
 
 
 @scenario()
-def api_killed(stage: Stage) -> None:
+def api_killed(stage: FaultStage) -> None:
     """kill -9 of an API process: customers with keys ask another one and get the same code."""
     world = stage.world
     for _ in range(3 * stage.rounds):
@@ -26,7 +26,7 @@ def api_killed(stage: Stage) -> None:
 
 
 @scenario()
-def api_stopped(stage: Stage) -> None:
+def api_stopped(stage: FaultStage) -> None:
     """SIGTERM under load: what is in flight is answered, new requests are refused, the process ends in time."""
     world = stage.world
     for _ in range(2 * stage.rounds):
@@ -38,7 +38,7 @@ def api_stopped(stage: Stage) -> None:
 
 
 @scenario()
-def worker_killed(stage: Stage) -> None:
+def worker_killed(stage: FaultStage) -> None:
     """kill -9 of the worker at any moment."""
     world = stage.world
     for _ in range(4 * stage.rounds):
@@ -49,7 +49,7 @@ def worker_killed(stage: Stage) -> None:
 
 
 @scenario()
-def worker_killed_before_insert(stage: Stage) -> None:
+def worker_killed_before_insert(stage: FaultStage) -> None:
     """It has read entries, and holds them, when it dies."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -62,7 +62,7 @@ def worker_killed_before_insert(stage: Stage) -> None:
 
 
 @scenario()
-def worker_killed_before_ack(stage: Stage) -> None:
+def worker_killed_before_ack(stage: FaultStage) -> None:
     """The ledger has its entries, the stream has them too."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -84,7 +84,7 @@ WHERE datname = current_database() AND application_name = 'issuer sync_worker' A
 
 
 @scenario(workers=2, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
-def two_workers_fight(stage: Stage) -> None:
+def two_workers_fight(stage: FaultStage) -> None:
     """One is frozen with entries in hand, the other takes them over, the first goes on where it was."""
     world = stage.world
     frozen, other = world.workers
@@ -101,7 +101,7 @@ def two_workers_fight(stage: Stage) -> None:
 
 
 @scenario()
-def postgres_killed(stage: Stage) -> None:
+def postgres_killed(stage: FaultStage) -> None:
     """kill -9 of Postgres: redemptions go on, the worker catches up."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -114,7 +114,7 @@ def postgres_killed(stage: Stage) -> None:
 
 
 @scenario(environment={"ISSUER_MAX_BACKLOG": "80"})
-def postgres_away_beyond_the_backlog(stage: Stage) -> None:
+def postgres_away_beyond_the_backlog(stage: FaultStage) -> None:
     """Redemptions go on until the backlog is full, then 503; nothing is lost and the worker catches up by itself."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -127,7 +127,7 @@ def postgres_away_beyond_the_backlog(stage: Stage) -> None:
 
 
 @scenario()
-def backlog_lowered_under_load(stage: Stage) -> None:
+def backlog_lowered_under_load(stage: FaultStage) -> None:
     """`issuer max-backlog` while customers redeem and the worker is behind."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -140,7 +140,7 @@ def backlog_lowered_under_load(stage: Stage) -> None:
 
 
 @scenario(dead_letters=True)
-def poisoned_entries(stage: Stage) -> None:
+def poisoned_entries(stage: FaultStage) -> None:
     """Entries that are no events of ours, among good ones: they are kept aside and hold nobody up."""
     world = stage.world
     poison: list[dict[str | bytes, str | bytes]] = [
@@ -158,7 +158,7 @@ def poisoned_entries(stage: Stage) -> None:
 
 
 @scenario()
-def loader_killed(stage: Stage) -> None:
+def loader_killed(stage: FaultStage) -> None:
     """`issuer preload` killed anywhere, then run again: every code of the file is there, once."""
     world = stage.world
     for number in range(stage.rounds):
@@ -173,7 +173,7 @@ def loader_killed(stage: Stage) -> None:
 
 
 @scenario()
-def loader_killed_at_each_step(stage: Stage) -> None:
+def loader_killed_at_each_step(stage: FaultStage) -> None:
     """Killed while it copies, while it numbers, and before Redis has the codes."""
     world = stage.world
     for number in range(stage.rounds):
@@ -188,22 +188,22 @@ def loader_killed_at_each_step(stage: Stage) -> None:
         _finish_load(world, file)
 
 
-def _wait_for_loader(loader: subprocess.Popen[bytes], table: str, world: World) -> None:
+def _wait_for_loader(loader: subprocess.Popen[bytes], table: str, world: FaultWorld) -> None:
     wait_until(lambda: loader.poll() is not None or world.someone_waits_for(table), f"the loader is at {table}")
 
 
-def _write_codes(file: Path, number: int, world: World) -> Path:
+def _write_codes(file: Path, number: int, world: FaultWorld) -> Path:
     lines = ["client_id,code"]
     lines += [f"{world.shops[0].clients[0]},more-{number}-{n}" for n in range(15_000)]
     file.write_text("\n".join(lines) + "\n")
     return file
 
 
-def _preload(world: World, file: Path) -> list[str]:
+def _preload(world: FaultWorld, file: Path) -> list[str]:
     return world.issuer_command("preload", str(file), "--batch-id", str(world.shops[0].batch_id))
 
 
-def _finish_load(world: World, file: Path) -> None:
+def _finish_load(world: FaultWorld, file: Path) -> None:
     done = subprocess.run(_preload(world, file), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     like = file.read_text().splitlines()[1].partition(",")[2].rpartition("-")[0] + "-%"
@@ -226,7 +226,7 @@ time.time_ns = lambda: _time_ns() + int(_offset * 1e9)
 
 
 @scenario(apis=1)
-def clocks_of_api_processes_off(stage: Stage) -> None:
+def clocks_of_api_processes_off(stage: FaultStage) -> None:
     """One an hour ahead, one an hour behind: only Redis' clock counts."""
     world = stage.world
     site = world.directory / "site"
@@ -248,7 +248,7 @@ def clocks_of_api_processes_off(stage: Stage) -> None:
 
 
 @scenario(workers=2, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
-def two_workers_killed(stage: Stage) -> None:
+def two_workers_killed(stage: FaultStage) -> None:
     """Two workers share the streams, and now the one, now the other dies."""
     world = stage.world
     for _ in range(4 * stage.rounds):
@@ -260,7 +260,7 @@ def two_workers_killed(stage: Stage) -> None:
 
 
 @scenario(environment={"ISSUER_POOL_HIGH_WATER": "40"})
-def pools_run_dry(stage: Stage) -> None:
+def pools_run_dry(stage: FaultStage) -> None:
     """Redis has a few codes of each pool, and nobody is there to bring more: refilling, never sold out."""
     world = stage.world
     for _ in range(stage.rounds):

@@ -4,40 +4,40 @@ from __future__ import annotations
 
 import time
 
-from tests.faults.play import Stage, scenario, start_again
-from tests.faults.world import World
+from tests.faults.play import FaultStage, scenario, start_again
+from tests.faults.world import FaultWorld
 from tests.support.servers import wait_until
 
-STEPS = ("installation", "incarnations", "pools", "redemptions", "set_aside", "batches", "codes", "dead_letters")
+STEPS = ("installation", "incarnations", "pools", "redemptions", "quarantined", "batches", "codes", "dead_letters")
 """A recovery that wants one of these tables while we hold it stands still at that step."""
 
 
-def _kill_programs(world: World) -> None:
+def _kill_programs(world: FaultWorld) -> None:
     for process in (*world.apis, *world.workers):
         process.kill9()
 
 
-def _start_programs(world: World) -> None:
+def _start_programs(world: FaultWorld) -> None:
     for process in (*world.apis, *world.workers):
         process.begin()
     for api in world.apis:
         wait_until(api.is_ready, "the API is up")
 
 
-def _wipe(world: World) -> None:
+def _wipe(world: FaultWorld) -> None:
     world.redis.kill9()
     world.redis.wipe()
     world.redis.start()
 
 
-def _lose_everything(world: World) -> None:
+def _lose_everything(world: FaultWorld) -> None:
     world.fault("all programs killed, redis wiped")
     _kill_programs(world)
     _wipe(world)
 
 
 @scenario(missing=True)
-def recovery_killed_at_each_step(stage: Stage) -> None:
+def recovery_killed_at_each_step(stage: FaultStage) -> None:
     """All programs die while the recovery waits for a table that is locked; those that follow carry on."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -56,7 +56,7 @@ def recovery_killed_at_each_step(stage: Stage) -> None:
 
 
 @scenario(missing=True, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
-def recovery_frozen(stage: Stage) -> None:
+def recovery_frozen(stage: FaultStage) -> None:
     """SIGSTOP of the process that recovers: the others do not wait for ever, and it does not go on when it wakes."""
     world = stage.world
     first = world.apis[0]
@@ -78,7 +78,7 @@ def recovery_frozen(stage: Stage) -> None:
 
 
 @scenario(missing=True)
-def recovery_killed_at_random(stage: Stage) -> None:
+def recovery_killed_at_random(stage: FaultStage) -> None:
     """All programs, or Redis, die some milliseconds after a loss, again and again."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -99,7 +99,7 @@ def recovery_killed_at_random(stage: Stage) -> None:
 
 
 @scenario(missing=True)
-def postgres_down_during_recovery(stage: Stage) -> None:
+def postgres_down_during_recovery(stage: FaultStage) -> None:
     """Redis comes back empty while Postgres is away: not ready, never sold out; then it recovers by itself."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -121,7 +121,7 @@ def postgres_down_during_recovery(stage: Stage) -> None:
 
 
 @scenario()
-def postgres_down_while_redis_restarts(stage: Stage) -> None:
+def postgres_down_while_redis_restarts(stage: FaultStage) -> None:
     """The same data come back under another run id while Postgres is away: served again when it is back."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -139,11 +139,11 @@ def postgres_down_while_redis_restarts(stage: Stage) -> None:
 
 
 @scenario(missing=True, through=("api-postgres", "worker-postgres"), apis=1)
-def old_primary_lives_on(stage: Stage) -> None:
+def old_primary_lives_on(stage: FaultStage) -> None:
     """Cut off from Postgres with an API process and a worker of its own, while another server takes over.
 
-    Both hand out codes at the same time; the old one from what the recovery set aside, until its backlog is full or it
-    hears that it was replaced.
+    Both hand out codes at the same time; the old one from what the recovery quarantined, until its backlog is full
+    or it hears that it was replaced.
     """
     world = stage.world
     stage.play_on()
@@ -170,7 +170,7 @@ def old_primary_lives_on(stage: Stage) -> None:
 
 
 @scenario()
-def api_restarted_while_redis_is_down(stage: Stage) -> None:
+def api_restarted_while_redis_is_down(stage: FaultStage) -> None:
     """A process that has never seen Redis starts while it is away, and while it comes back."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -185,7 +185,7 @@ def api_restarted_while_redis_is_down(stage: Stage) -> None:
 
 
 @scenario(missing=True, through=("api-postgres", "worker-postgres"), apis=1, environment={"ISSUER_MAX_BACKLOG": "60"})
-def old_primary_runs_into_its_bound(stage: Stage) -> None:
+def old_primary_runs_into_its_bound(stage: FaultStage) -> None:
     """Its worker reaches Postgres again, its API process does not: the worker must not make room for more."""
     world = stage.world
     stage.play_on(60)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from tests.faults.play import Stage, scenario
-from tests.faults.world import World, wait_for_more
+from tests.faults.play import FaultStage, scenario
+from tests.faults.world import FaultWorld, wait_for_more
 from tests.support.servers import RedisServer, wait_until
 
 
 @scenario()
-def redis_killed(stage: Stage) -> None:
-    """kill -9 under fsync always: the same data come back, so nothing is missing and nothing is set aside."""
+def redis_killed(stage: FaultStage) -> None:
+    """kill -9 under fsync always: the same data come back, so nothing is missing and nothing is quarantined."""
     world = stage.world
     for _ in range(2 * stage.rounds):
         stage.play_on()
@@ -24,7 +24,7 @@ def redis_killed(stage: Stage) -> None:
 
 
 @scenario()
-def redis_frozen(stage: Stage) -> None:
+def redis_frozen(stage: FaultStage) -> None:
     """SIGSTOP: requests time out, and what Redis finds in its sockets afterwards must not run twice or too late."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -37,7 +37,7 @@ def redis_frozen(stage: Stage) -> None:
 
 
 @scenario()
-def redis_frozen_long(stage: Stage) -> None:
+def redis_frozen_long(stage: FaultStage) -> None:
     """Ten seconds (four in a short run): longer than the deadline of every call that was on its way."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -50,7 +50,7 @@ def redis_frozen_long(stage: Stage) -> None:
 
 
 @scenario()
-def scripts_flushed_and_connections_killed(stage: Stage) -> None:
+def scripts_flushed_and_connections_killed(stage: FaultStage) -> None:
     """Redis forgets every script and every connection, as after a failover or CLIENT KILL by hand."""
     world = stage.world
     for _ in range(2 * stage.rounds):
@@ -63,7 +63,7 @@ def scripts_flushed_and_connections_killed(stage: Stage) -> None:
 
 
 @scenario()
-def redis_out_of_memory(stage: Stage) -> None:
+def redis_out_of_memory(stage: FaultStage) -> None:
     """maxmemory with noeviction: refused as a whole, before the first write, and served again when there is room."""
     world = stage.world
     for _ in range(stage.rounds):
@@ -76,7 +76,7 @@ def redis_out_of_memory(stage: Stage) -> None:
         world.await_good(time.monotonic())
 
 
-def replica_of(primary: RedisServer, world: World) -> RedisServer:
+def replica_of(primary: RedisServer, world: FaultWorld) -> RedisServer:
     """A replica that has caught up."""
     replica = world.add_redis({"replicaof": f"127.0.0.1 {primary.port}"})
 
@@ -93,7 +93,7 @@ def promote(replica: RedisServer) -> None:
         client.execute_command("REPLICAOF", "NO", "ONE")
 
 
-def _fail_over(stage: Stage, kind: str) -> None:
+def _fail_over(stage: FaultStage, kind: str) -> None:
     """The replica lags, the primary dies, the replica takes its place behind the same address."""
     world = stage.world
     proxy = world.proxies["redis"]
@@ -118,12 +118,12 @@ def _fail_over(stage: Stage, kind: str) -> None:
 
 
 @scenario(missing=True, through=("redis",))
-def failover_to_lagging_replica(stage: Stage) -> None:
+def failover_to_lagging_replica(stage: FaultStage) -> None:
     """Two seconds of answered redemptions are unknown to the new primary: no code of them goes out again."""
     _fail_over(stage, "failover to a lagging replica")
 
 
 @scenario(loss=True, through=("redis",), environment={"ISSUER_WAIT_REPLICAS": "1", "ISSUER_WAIT_TIMEOUT_MS": "300"})
-def failover_with_wait(stage: Stage) -> None:
+def failover_with_wait(stage: FaultStage) -> None:
     """With WAIT nothing was answered that the replica did not have."""
     _fail_over(stage, "failover with WAIT")

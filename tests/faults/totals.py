@@ -31,7 +31,7 @@ class Totals:
     granted: int = 0
     in_fault: int = 0
     unknown: int = 0
-    set_aside: int = 0
+    quarantined: int = 0
     times_to_good_s: list[float] = field(default_factory=list)
     broken: dict[str, list[str]] = field(default_factory=dict)
 
@@ -45,14 +45,14 @@ class Totals:
         self.granted += found.granted
         self.in_fault += found.in_fault
         self.unknown += found.unknown
-        self.set_aside += found.set_aside
+        self.quarantined += found.quarantined
         self.times_to_good_s += played.times_to_good_s
         if found.violations:
             self.broken[f"{played.name}, seed {played.seed}, rounds {played.rounds}"] = found.violations
 
     def merge(self, other: Totals) -> None:
         """Adds what another soak came to."""
-        for name in ("plays", "seconds", "requests", "granted", "in_fault", "unknown", "set_aside"):
+        for name in ("plays", "seconds", "requests", "granted", "in_fault", "unknown", "quarantined"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.faults += other.faults
         self.excused += other.excused
@@ -66,8 +66,8 @@ class Totals:
             yield f"  {count:5} {kind}"
         share = 100 * self.in_fault / max(1, self.requests)
         yield f"requests {self.requests}, in flight at a fault {self.in_fault} ({share:.1f} %), unknown {self.unknown}"
-        yield f"redemptions {self.granted}, codes set aside {self.set_aside}"
-        yield f"explained by set-aside seqs: {dict(self.excused) or 'nothing'}"
+        yield f"redemptions {self.granted}, codes quarantined {self.quarantined}"
+        yield f"explained by quarantined seqs: {dict(self.excused) or 'nothing'}"
         if self.times_to_good_s:
             times = sorted(self.times_to_good_s)
             yield (

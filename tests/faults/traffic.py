@@ -25,7 +25,7 @@ IMPATIENT_SHARE: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class TrafficShop:
     """A batch, or (`code`) a coupon, as its customers see it. `limits`: (max, window in ms; None is for ever)."""
 
     name: str
@@ -41,10 +41,10 @@ class Shop:
 
 
 @dataclass(slots=True)
-class Wish:
+class TrafficWish:
     """One thing that a customer wants: with a key it may be asked for again and again, without one only once."""
 
-    shop: Shop
+    shop: TrafficShop
     client_id: UUID
     customer_id: UUID
     key: str | None
@@ -64,10 +64,10 @@ class Wish:
 
 
 @dataclass(slots=True)
-class Attempt:
+class TrafficAttempt:
     """One request and what came back. `status` None: sent, and no (whole) answer; 0: not even sent."""
 
-    wish: Wish
+    wish: TrafficWish
     sent_at: float
     status: int | None = None
     answer: str = ""
@@ -81,9 +81,9 @@ class Attempt:
 class _Memory:
     """What the customers remember, shared by all of them."""
 
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[TrafficAttempt] = field(default_factory=list)
     in_flight: set[int] = field(default_factory=set)
-    keyed: list[Wish] = field(default_factory=list)
+    keyed: list[TrafficWish] = field(default_factory=list)
     good: int = 0
     refused: Counter[int | str] = field(default_factory=Counter)
     """By status and by error code."""
@@ -93,7 +93,7 @@ class Traffic:
     """Many customers at the doors of `ports` (which may change meanwhile), from `start` until `stop`."""
 
     def __init__(
-        self, thread: LoopThread, ports: Sequence[int], shops: Sequence[Shop], seed: str, *, customers: int = 24
+        self, thread: LoopThread, ports: Sequence[int], shops: Sequence[TrafficShop], seed: str, *, customers: int = 24
     ) -> None:
         self._thread = thread
         self.ports = list(ports)
@@ -105,7 +105,7 @@ class Traffic:
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
-    def attempts(self) -> list[Attempt]:
+    def attempts(self) -> list[TrafficAttempt]:
         return self._memory.attempts
 
     @property
@@ -158,10 +158,10 @@ class Traffic:
         """How many requests were refused with this status or error code so far."""
         return self._memory.refused[how]
 
-    def ask_once(self, wish: Wish) -> Attempt:
+    def ask_once(self, wish: TrafficWish) -> TrafficAttempt:
         """One request outside the traffic; it is remembered like all others."""
 
-        async def ask() -> Attempt:
+        async def ask() -> TrafficAttempt:
             door = Door()
             try:
                 return await self._ask(door, wish, self.ports[0], 5.0)
@@ -182,13 +182,13 @@ class Traffic:
                 shop = rng.choices(self.shops, weights)[0]
                 serial += 1
                 key = f"{self._seed}-{number}-{serial}" if rng.random() < KEYED_SHARE else None
-                wish = Wish(shop, rng.choice(shop.clients), shop.customer(rng), key)
+                wish = TrafficWish(shop, rng.choice(shop.clients), shop.customer(rng), key)
                 if key is not None:
                     self._memory.keyed.append(wish)
             await self._want(door, wish, rng)
         door.close()
 
-    async def _want(self, door: Door, wish: Wish, rng: random.Random) -> None:
+    async def _want(self, door: Door, wish: TrafficWish, rng: random.Random) -> None:
         """Asks; with a key again and again until it knows, without one only what surely was not done."""
         for _ in range(RETRIES):
             timeout_s = rng.uniform(0.001, 0.05) if rng.random() < IMPATIENT_SHARE else 4.0
@@ -199,9 +199,9 @@ class Traffic:
             if (wish.key is None and attempt.status != 0) or self._stopping:
                 return
 
-    async def _ask(self, door: Door, wish: Wish, port: int, timeout_s: float) -> Attempt:
+    async def _ask(self, door: Door, wish: TrafficWish, port: int, timeout_s: float) -> TrafficAttempt:
         memory = self._memory
-        attempt = Attempt(wish, time.monotonic())
+        attempt = TrafficAttempt(wish, time.monotonic())
         index = len(memory.attempts)
         memory.attempts.append(attempt)
         memory.in_flight.add(index)
@@ -221,7 +221,7 @@ class Traffic:
             memory.in_flight.discard(index)
         return attempt
 
-    def _read(self, attempt: Attempt, response: Response) -> None:
+    def _read(self, attempt: TrafficAttempt, response: Response) -> None:
         attempt.status = response.status
         said = response.json()
         attempt.answer = str(said.get("consumption_id") or said.get("code", ""))

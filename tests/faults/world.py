@@ -24,7 +24,7 @@ from issuer.processes.launch import launch_command
 from tests.faults.coupon_shop import make_coupon_shop
 from tests.faults.loop_thread import LoopThread
 from tests.faults.proxy import Proxy
-from tests.faults.traffic import Shop, Traffic
+from tests.faults.traffic import Traffic, TrafficShop
 from tests.support.servers import PostgresServer, RedisServer, ServerProcess, wait_until
 
 PARTITIONS: Final = 4
@@ -38,7 +38,7 @@ _RUN_API: Final = (
 )
 
 
-class Program(ServerProcess):
+class FaultProgram(ServerProcess):
     """A program of the project as a process, with an environment of its own."""
 
     death_signal = signal.SIGKILL
@@ -57,7 +57,7 @@ class Program(ServerProcess):
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-class ApiProcess(Program):
+class FaultApiProcess(FaultProgram):
     """One API process, without a parent that would start it again."""
 
     name = "api"
@@ -83,7 +83,7 @@ class ApiProcess(Program):
         return self.get("/readyz") == 200
 
 
-class WorkerProcess(Program):
+class FaultWorkerProcess(FaultProgram):
     """One sync worker."""
 
     name = "worker"
@@ -95,7 +95,7 @@ class WorkerProcess(Program):
         return True
 
 
-class World:
+class FaultWorld:
     """Everything of one scenario. Its parts die with it.
 
     `environment`: settings of all processes. `through`: which ways lead through a proxy (`proxies`): "api-redis",
@@ -125,8 +125,8 @@ class World:
         } | (environment or {})
         self.faults: Counter[str] = Counter()
         self.times_to_good_s: list[float] = []
-        self.apis: list[ApiProcess] = []
-        self.workers: list[WorkerProcess] = []
+        self.apis: list[FaultApiProcess] = []
+        self.workers: list[FaultWorkerProcess] = []
         self.proxies: dict[str, Proxy] = {}
         self._through = through
         self._only_coupon = only_coupon
@@ -135,7 +135,7 @@ class World:
         self._coupon_uses = coupon_uses or self._codes
         self._others: list[ServerProcess] = []
         self._proxies: list[Proxy] = []
-        self.shops: list[Shop] = []
+        self.shops: list[TrafficShop] = []
         self.traffic: Traffic
 
     def __enter__(self) -> Self:
@@ -188,15 +188,15 @@ class World:
         own = {name: value.replace("{directory}", str(self.directory)) for name, value in self.environment.items()}
         return urls | own | {f"ISSUER_{name.upper()}": value for name, value in more.items()}
 
-    def add_api(self, *, wait: bool = True, environment: dict[str, str] | None = None, **more: str) -> ApiProcess:
+    def add_api(self, *, wait: bool = True, environment: dict[str, str] | None = None, **more: str) -> FaultApiProcess:
         directory = self.directory / f"api-{len(self.apis)}"
-        api = ApiProcess(directory, self.settings("api", **more) | (environment or {}))
+        api = FaultApiProcess(directory, self.settings("api", **more) | (environment or {}))
         api.start() if wait else api.begin()
         self.apis.append(api)
         return api
 
-    def add_worker(self, **more: str) -> WorkerProcess:
-        worker = WorkerProcess(self.directory / f"worker-{len(self.workers)}", self.settings("worker", **more))
+    def add_worker(self, **more: str) -> FaultWorkerProcess:
+        worker = FaultWorkerProcess(self.directory / f"worker-{len(self.workers)}", self.settings("worker", **more))
         worker.start()
         self.workers.append(worker)
         return worker
@@ -305,9 +305,9 @@ class World:
         """How much of each pool is used up, for a play that did not get to its end."""
         pools = self.sql(
             "SELECT p.id, p.total, (SELECT count(*) FROM redemptions r WHERE r.pool_id = p.id) AS ledger,"
-            " (SELECT count(*) FROM set_aside s WHERE s.pool_id = p.id) AS aside FROM pools p ORDER BY p.id"
+            " (SELECT count(*) FROM quarantined s WHERE s.pool_id = p.id) AS aside FROM pools p ORDER BY p.id"
         )
-        return "; ".join(f"pool {p['id']}: {p['ledger']} + {p['aside']} set aside of {p['total']}" for p in pools)
+        return "; ".join(f"pool {p['id']}: {p['ledger']} + {p['aside']} quarantined of {p['total']}" for p in pools)
 
     def _make_shops(self) -> None:
         """Three batches: without limits and with two clients, with sliding limits, with a limit for ever; a coupon."""
@@ -325,7 +325,7 @@ class World:
         for at, (name, (text, clients, limits, customers, weight)) in enumerate(rules.items()):
             batch_id = UUID(int=(number << 64) + (at << 48) + 1)
             ids = tuple(UUID(int=(1 << 100) + n) for n in range(clients))
-            self.shops.append(Shop(name, batch_id, ids, limits, customers, weight))
+            self.shops.append(TrafficShop(name, batch_id, ids, limits, customers, weight))
             self.sql(_BATCH, batch_id, name, text)
             for client_id in ids:
                 self.sql(_POOL, batch_id, client_id, self._codes)

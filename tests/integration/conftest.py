@@ -20,5 +20,5 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def own_settings(settings: Settings, own_redis: RedisServer) -> Settings:
-    """`settings` on that server, with so small a backlog that what is set aside can be counted."""
+    """`settings` on that server, with so small a backlog that what is quarantined can be counted."""
     return settings.model_copy(update={"redis_url": SecretStr(own_redis.url()), "max_backlog": 50})

@@ -10,7 +10,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
-from issuer.campaigns.campaign import MOST_CODES
+from issuer.campaigns.campaign import MAX_CODES_OF_CAMPAIGN
 
 FEW_CODES = 20
 # Lives in a batch with codes: without real ids no redemption would ever get past "no batch found".
@@ -47,5 +47,5 @@ def map_body(context: Any, body: Any) -> Any:
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Makes large campaigns small: millions of codes take longer than the answer may. What cannot be made stays."""
     total = case.body.get("total") if isinstance(case.body, dict) else None
-    if isinstance(total, int | float) and FEW_CODES < total <= MOST_CODES:
+    if isinstance(total, int | float) and FEW_CODES < total <= MAX_CODES_OF_CAMPAIGN:
         case.body["total"] = int(total) % FEW_CODES + 1

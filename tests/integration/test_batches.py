@@ -226,10 +226,18 @@ async def test_stock_accounts_for_every_seq(stores: Stores) -> None:
         shop.redeem(5)
         shop.redeem(2, client_id=second)
         await stores.postgres.execute(
-            "INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 11, 1), ($1, 7, 1)", shop.pool_id
+            "INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 11, 1), ($1, 7, 1)", shop.pool_id
         )
         expected = Stock(
-            first, shop.pools[first], total=50, in_redis=35, issued=15, ledger=7, backlog=4, set_aside=1, dead_letters=3
+            first,
+            shop.pools[first],
+            total=50,
+            in_redis=35,
+            issued=15,
+            ledger=7,
+            backlog=4,
+            quarantined=1,
+            dead_letters=3,
         )
         assert await batch_stock(stores, shop.batch) == [
             expected,

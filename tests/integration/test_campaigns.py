@@ -16,7 +16,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.campaigns import feeds as feeds_module
-from issuer.campaigns.cache import CampaignRing
+from issuer.campaigns.cache import CampaignCache
 from issuer.campaigns.campaign import HOUSE
 from issuer.campaigns.store import CampaignChanges, NewCampaign, change_campaign, create_campaign, find_campaign
 from issuer.recovery.opening import open_stores
@@ -256,7 +256,7 @@ async def test_a_public_campaign_is_for_everybody_as_soon_as_it_is(api: Api) -> 
     problem(await api.client.get(f"{PATH}/{campaign}/events"), 401)
     problem(await api.client.get(f"{PATH}/{uuid4()}/events"), 401)
     problem(await api.client.get(f"{PATH}/{campaign}/events", headers=api.redeemer), 403)
-    assert CampaignRing.POLL_S < 1, "within a second, it is promised"
+    assert CampaignCache.POLL_S < 1, "within a second, it is promised"
     await change(api, campaign, public=True)
     async with asyncio.timeout(START_LIMIT_S):
         while (await call(api, "IssueCoupon", {}, campaignId=campaign)).status_code == 401:

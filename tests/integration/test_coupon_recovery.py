@@ -17,9 +17,9 @@ from issuer.batches.rules import parse_rules
 from issuer.contract.events import encode_order
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.contract.outcomes import Outcome
-from issuer.coupons.coupon import Coupon, Offer
+from issuer.coupons.coupon import Coupon, CouponTerms
 from issuer.coupons.folding import coupon_id, fold, fold_fully
-from issuer.coupons.locations import CouponPlaces
+from issuer.coupons.locations import CouponLocations
 from issuer.coupons.reversal import AlreadyReversedError, reverse_use
 from issuer.coupons.store import change_coupon, create_coupon, find_coupon, numbered_uses
 from issuer.coupons.uses import read_use
@@ -30,9 +30,9 @@ from issuer.journal.segments import Journal
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
 from issuer.pools.loader import top_up
-from issuer.recovery.guardian import Orders
+from issuer.recovery.guardian import RecoveryOptions
 from issuer.recovery.opening import open_stores
-from issuer.recovery.quarantine import list_set_aside, release
+from issuer.recovery.quarantine import list_quarantined, release
 from issuer.settings import Settings
 from issuer.storage.postgres import advisory_lock
 from issuer.storage.redis_link import RedisUnavailableError
@@ -46,11 +46,11 @@ CODE = "SAVE-20"
 
 
 async def make(stores: Stores, uses: int, **offer: Any) -> Coupon:
-    return await create_coupon(stores, CLIENT, CODE, Offer(uses, **offer), actor="test")
+    return await create_coupon(stores, CLIENT, CODE, CouponTerms(uses, **offer), actor="test")
 
 
 async def use(engine: Engine, count: int, *, key: str | None = None, customer: UUID | None = None) -> list[Answer]:
-    place = CouponPlaces(engine).find(CLIENT, CODE)
+    place = CouponLocations(engine).find(CLIENT, CODE)
     futures = [asyncio.get_running_loop().create_future() for _ in range(count)]
     for future in futures:
         who = (customer or uuid.uuid4()).bytes
@@ -89,7 +89,7 @@ async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Se
         await balanced(stores)
 
 
-async def test_what_a_lost_redis_may_have_counted_is_set_aside_and_never_used_again(
+async def test_what_a_lost_redis_may_have_counted_is_quarantined_and_never_used_again(
     own_settings: Settings, own_redis: RedisServer
 ) -> None:
     async with open_stores(own_settings) as stores:
@@ -105,7 +105,7 @@ async def test_what_a_lost_redis_may_have_counted_is_set_aside_and_never_used_ag
             await blessed_again(stores)
             await ready(engine)
             assert await verdict(stores) == "loss"
-            assert await seqs(stores, "set_aside") == list(range(21, 71))
+            assert await seqs(stores, "quarantined") == list(range(21, 71))
             assert await remaining(stores) == 200 - 20 - 50
             (again,) = await use(engine, 1, key="k", customer=customer)
             assert (again.outcome, again.number, again.use) == (Outcome.REPLAYED, first.number, first.use)
@@ -123,7 +123,7 @@ async def test_what_a_lost_redis_may_have_counted_is_set_aside_and_never_used_ag
             await drain(stores)
             (sold,) = await use(engine, 1)
             assert sold.outcome is Outcome.SOLD_OUT
-        (held,) = await list_set_aside(stores)
+        (held,) = await list_quarantined(stores)
         assert (held.held, held.released) == (0, 50)
         assert await seqs(stores, "consumptions") == [*range(1, 21), *range(71, 251)]
         await balanced(stores)
@@ -168,7 +168,7 @@ async def test_the_journal_brings_back_what_redis_lost(
             await blessed_again(stores)
             await ready(engine)
             assert await seqs(stores, "consumptions") == list(range(1, 26))
-            assert await seqs(stores, "set_aside") == list(range(26, 41))
+            assert await seqs(stores, "quarantined") == list(range(26, 41))
             assert await remaining(stores) == 0
             await reverse_use(stores, given[3], client_id=CLIENT, actor="test")
             assert await remaining(stores) == 1
@@ -217,7 +217,7 @@ async def test_the_only_use_of_a_customer_is_given_back_with_new_limits_and_in_a
             )
             assert len(granted(await use(engine, 2, customer=customers[0]))) == 1
             await reverse_use(away, names[1], client_id=CLIENT, actor="test")
-            await stores.guardian.check(Orders(margin=1))
+            await stores.guardian.check(RecoveryOptions(margin=1))
             await ready(engine)
             assert len(granted(await use(engine, 2, customer=customers[1]))) == 1
             assert granted(await use(engine, 1, customer=customers[0])) == []
@@ -330,7 +330,7 @@ async def test_fewer_uses_than_before_a_loss_do_not_bring_a_number_back(
                 client.flushall()
             await blessed_again(stores)
             await ready(engine)
-            assert await seqs(stores, "set_aside") == list(range(1, 51))
+            assert await seqs(stores, "quarantined") == list(range(1, 51))
             assert await remaining(stores) == 0
             await change_coupon(
                 stores,
@@ -346,8 +346,8 @@ async def test_fewer_uses_than_before_a_loss_do_not_bring_a_number_back(
 async def test_a_restored_backup_sets_aside_from_the_first_number_on(own_settings: Settings) -> None:
     async with open_stores(own_settings) as stores:
         await make(stores, 10**12)
-        await stores.guardian.check(Orders(restored=True))
-        assert await seqs(stores, "set_aside") == list(range(1, 51))
+        await stores.guardian.check(RecoveryOptions(restored=True))
+        assert await seqs(stores, "quarantined") == list(range(1, 51))
         assert await remaining(stores) == 10**12 - 50
 
 

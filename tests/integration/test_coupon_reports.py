@@ -8,14 +8,16 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-from issuer.coupons.coupon import Coupon, Offer
+from issuer.coupons.coupon import Coupon, CouponTerms
 from issuer.coupons.store import change_coupon, create_coupon, delete_coupon
 from issuer.coupons.uses import consumption_id
 from issuer.reports.report import BATCHES, CONSUMPTIONS, COUPONS, Filter
 from issuer.storage.stores import Stores
 from tests.integration.test_reports import as_csv, as_json, as_workbook, rows_of
 
-OFFER = Offer(available=10, product_id="shirt", promo_type="=cmd()", discount_fixed=Decimal("5.00"), currency="EUR")
+OFFER = CouponTerms(
+    available=10, product_id="shirt", promo_type="=cmd()", discount_fixed=Decimal("5.00"), currency="EUR"
+)
 
 
 async def write_use(

@@ -8,42 +8,42 @@ import orjson
 import pytest_asyncio
 
 from issuer.ledger.dead_letters import list_dead_letters, retry_dead_letters
-from issuer.ledger.entries import Entry, record_entries
-from issuer.ledger.record import Recorded
+from issuer.ledger.entries import StreamEntry, record_entries
+from issuer.ledger.record import RecordResult
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.integration.test_reconcile import run_command
-from tests.support.issuing import Shop, open_shop, plain_client
+from tests.support.issuing import LedgerShop, open_shop, plain_client
 
 
 @pytest_asyncio.fixture
-async def shop(stores: Stores, settings: Settings) -> AsyncIterator[Shop]:
+async def shop(stores: Stores, settings: Settings) -> AsyncIterator[LedgerShop]:
     with plain_client(settings.redis_url.get_secret_value()) as client:
         yield await open_shop(stores, client, codes=(100,))
 
 
-async def record_stream(shop: Shop) -> Recorded:
+async def record_stream(shop: LedgerShop) -> RecordResult:
     """Everything in the stream, as the worker does, but nothing is acknowledged."""
     entries = [
-        Entry(shop.number, stream_id.decode(), fields)
+        StreamEntry(shop.number, stream_id.decode(), fields)
         for stream_id, fields in shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
     ]
     async with shop.stores.postgres.acquire() as connection, connection.transaction():
         return await record_entries(connection, entries)
 
 
-async def lose_code(shop: Shop, seq: int) -> None:
+async def lose_code(shop: LedgerShop, seq: int) -> None:
     await shop.stores.postgres.execute("DELETE FROM codes WHERE pool_id = $1 AND seq = $2", shop.pool_id, seq)
 
 
-async def bring_code_back(shop: Shop, seq: int) -> None:
+async def bring_code_back(shop: LedgerShop, seq: int) -> None:
     await shop.stores.postgres.execute(
         "INSERT INTO codes (pool_id, seq, batch_id, code) VALUES ($1, $2, $3, $4)",
         shop.pool_id, seq, shop.batch, f"{shop.pool_id}-{seq}-{shop.batch.hex[:6]}",
     )  # fmt: skip
 
 
-async def test_one_redemption_of_an_entry_is_buried_and_the_rest_recorded(shop: Shop) -> None:
+async def test_one_redemption_of_an_entry_is_buried_and_the_rest_recorded(shop: LedgerShop) -> None:
     await lose_code(shop, 2)
     shop.redeem(3)
     recorded = await record_stream(shop)
@@ -54,7 +54,7 @@ async def test_one_redemption_of_an_entry_is_buried_and_the_rest_recorded(shop: 
     assert letter.resolved_at is None
 
 
-async def test_an_entry_delivered_twice_is_buried_once(shop: Shop) -> None:
+async def test_an_entry_delivered_twice_is_buried_once(shop: LedgerShop) -> None:
     await lose_code(shop, 2)
     shop.redeem(3)
     shop.client.xadd(shop.keys.stream, {"x": "y"})
@@ -64,7 +64,7 @@ async def test_an_entry_delivered_twice_is_buried_once(shop: Shop) -> None:
     assert await shop.stores.postgres.fetchval("SELECT count(*) FROM anomalies") == 1
 
 
-async def test_retry_records_what_can_be_recorded_now(shop: Shop) -> None:
+async def test_retry_records_what_can_be_recorded_now(shop: LedgerShop) -> None:
     await lose_code(shop, 2)
     await lose_code(shop, 5)
     shop.redeem(3)
@@ -83,7 +83,7 @@ async def test_retry_records_what_can_be_recorded_now(shop: Shop) -> None:
     assert await shop.ledger_count() == 6
 
 
-async def test_retry_of_one_leaves_the_others(shop: Shop) -> None:
+async def test_retry_of_one_leaves_the_others(shop: LedgerShop) -> None:
     for seq in (1, 2):
         await lose_code(shop, seq)
     shop.redeem(2)
@@ -95,7 +95,7 @@ async def test_retry_of_one_leaves_the_others(shop: Shop) -> None:
     assert [row["seq"] for row in await shop.stores.postgres.fetch("SELECT seq FROM redemptions")] == [2]
 
 
-async def test_the_command(shop: Shop, settings: Settings) -> None:
+async def test_the_command(shop: LedgerShop, settings: Settings) -> None:
     await lose_code(shop, 1)
     shop.redeem(1)
     await record_stream(shop)

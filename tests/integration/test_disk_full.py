@@ -68,5 +68,5 @@ async def test_a_full_disk_refuses_and_room_on_it_repairs(settings: Settings, tm
                     assert {a.code for a in after}.isdisjoint(given)
                 else:
                     assert await verdict(stores) == "loss"
-                    known = {*await seqs(stores, "redemptions"), *await seqs(stores, "set_aside")}
+                    known = {*await seqs(stores, "redemptions"), *await seqs(stores, "quarantined")}
                     assert {int(code.removeprefix("CODE")) for code in given} <= known

@@ -12,15 +12,15 @@ import pytest
 from issuer.access.audit import list_entries
 from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
 from issuer.generating import making
-from issuer.generating.code_format import MOST_CODES, CodeFormat, CodeFormatError, CodeSpaceError
+from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError
 from issuer.generating.command_job import command_job
 from issuer.generating.drawing import FewCodesError
 from issuer.generating.jobs import (
-    MOST_OPEN_OF_CLIENT,
+    MAX_OPEN_JOBS_OF_CLIENT,
+    GenerationRequest,
     Job,
     JobIdReusedError,
     JobNotFoundError,
-    Order,
     State,
     TooManyJobsError,
     ask_for_codes,
@@ -42,8 +42,10 @@ TIGHT = CodeFormat(length=4, alphabet="numeric", unlucky=False)
 """10,000 codes: the least for 1,000."""
 
 
-def order(batch_id: UUID, count: int, form: CodeFormat = FORM, client: UUID = A, actor: str = "test") -> Order:
-    return Order(batch_id, client, form, count, actor)
+def order(
+    batch_id: UUID, count: int, form: CodeFormat = FORM, client: UUID = A, actor: str = "test"
+) -> GenerationRequest:
+    return GenerationRequest(batch_id, client, form, count, actor)
 
 
 async def test_exactly_as_many_as_asked_for(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +121,7 @@ async def test_refusals_change_nothing(stores: Stores) -> None:
         await generate_codes(stores, order(uuid4(), 1))
     with pytest.raises(BatchEndedError):
         await generate_codes(stores, order(ended.id, 1))
-    for count in (0, -1, MOST_CODES + 1):
+    for count in (0, -1, MAX_CODES + 1):
         with pytest.raises(CodeFormatError, match="count must be 1 to 10,000,000"):
             order(batch.id, count)
     for table in ("generation_jobs", "pools", "codes"):
@@ -325,11 +327,11 @@ async def test_open_jobs_are_bounded(stores: Stores) -> None:
             return False
         return True
 
-    assert sum(await asyncio.gather(*(ask(A) for _ in range(8)))) == MOST_OPEN_OF_CLIENT
+    assert sum(await asyncio.gather(*(ask(A) for _ in range(8)))) == MAX_OPEN_JOBS_OF_CLIENT
     assert await ask(B)
     await ask_for_codes(stores, order(batch.id, 10))
     others = [await ask(uuid4()) for _ in range(32)]
-    assert sum(others) == 32 - MOST_OPEN_OF_CLIENT - 2
+    assert sum(others) == 32 - MAX_OPEN_JOBS_OF_CLIENT - 2
     while await work_on_jobs(stores):
         pass
     assert await ask(A)

@@ -37,7 +37,7 @@ ISSUE = f"{SERVICE}/IssueCoupon"
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class IssueServer:
     api: ApiProcess
     http: httpx.AsyncClient
     key: dict[str, str]
@@ -53,12 +53,12 @@ class Server:
 
 
 @pytest_asyncio.fixture
-async def server(settings: Settings, stores: Stores, tmp_path: Path) -> AsyncIterator[Server]:
+async def server(settings: Settings, stores: Stores, tmp_path: Path) -> AsyncIterator[IssueServer]:
     _, secret = await create_key(stores.postgres, name="test", scopes=["redeem", "admin"], actor="test")
     with ApiProcess(settings, tmp_path) as api:
         await asyncio.to_thread(api.wait_until_ready)
         async with httpx.AsyncClient(base_url=api.url) as http:
-            yield Server(api, http, {"authorization": f"Bearer {secret}"})
+            yield IssueServer(api, http, {"authorization": f"Bearer {secret}"})
     assert "Traceback" not in api.log.read_text()
 
 
@@ -69,7 +69,7 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 TOLD = ("content-type", "retry-after", "www-authenticate", "idempotency-replayed")
 
 
-async def both_ways(server: Server, body: bytes, headers: dict[str, str]) -> tuple[httpx.Response, httpx.Response]:
+async def both_ways(server: IssueServer, body: bytes, headers: dict[str, str]) -> tuple[httpx.Response, httpx.Response]:
     """The answers of the short way and of the library; a body without a length goes to the latter."""
     short = await server.http.post(ISSUE, content=body, headers=headers)
     long = await server.http.post(ISSUE, content=_pieces(body), headers=headers)
@@ -82,7 +82,7 @@ def told(response: httpx.Response) -> tuple[int, dict[str, str | None]]:
     return response.status_code, {name: response.headers.get(name) for name in TOLD}
 
 
-async def test_both_ways_answer_alike(server: Server) -> None:
+async def test_both_ways_answer_alike(server: IssueServer) -> None:
     campaign, sold_out, later = (
         await server.create(),
         await server.create(1),
@@ -133,7 +133,7 @@ async def test_both_ways_answer_alike(server: Server) -> None:
     assert (await server.http.post(ISSUE, content=good, headers=in_text)).status_code == 415
 
 
-async def test_a_code_by_each_protocol_of_the_projects_own_client(server: Server) -> None:
+async def test_a_code_by_each_protocol_of_the_projects_own_client(server: IssueServer) -> None:
     campaign = await server.create(total=100)
     codes = []
     for options in (
@@ -165,7 +165,7 @@ async def test_a_code_by_each_protocol_of_the_projects_own_client(server: Server
 
 
 async def test_a_campaign_made_by_one_process_is_known_to_another_at_once(
-    settings: Settings, server: Server, tmp_path: Path
+    settings: Settings, server: IssueServer, tmp_path: Path
 ) -> None:
     """Also to the many that ask for it at the same time: it is looked up once."""
     with ApiProcess(settings, tmp_path) as other:
@@ -178,7 +178,7 @@ async def test_a_campaign_made_by_one_process_is_known_to_another_at_once(
     assert sum(answer.json()["error"] == "" for answer in answers) == 30
 
 
-async def test_compressed_calls_and_bombs(server: Server) -> None:
+async def test_compressed_calls_and_bombs(server: IssueServer) -> None:
     campaign = await server.create()
     headers = {**server.key, "content-type": "application/json", "content-encoding": "gzip", "accept-encoding": "gzip"}
     body = gzip.compress(json.dumps({"campaignId": campaign}).encode())

@@ -18,7 +18,7 @@ CLOCK = "clock"
 START_MS = 1_700_000_000_000
 
 
-class Bucket:
+class BucketUnderClock:
     """A bucket under a clock that stands still until it is set. The key, which would go by the real one, stays."""
 
     def __init__(
@@ -55,7 +55,7 @@ def client(any_redis_server: RedisServer) -> Any:
 
 
 def test_a_bucket_is_full_at_first_and_fills_evenly(client: redis.Redis) -> None:
-    bucket = Bucket(client, 100_000, 500_000)
+    bucket = BucketUnderClock(client, 100_000, 500_000)
     assert bucket.take(0) == (0, 5, 100)
     assert client.exists(KEY) == 0
     assert bucket.take(3) == (3, 2, 100)
@@ -69,13 +69,16 @@ def test_a_bucket_is_full_at_first_and_fills_evenly(client: redis.Redis) -> None
 
 
 def test_a_bucket_is_kept_no_longer_than_until_it_is_full(client: redis.Redis) -> None:
-    bucket = Bucket(client, 100_000, 500_000)
+    bucket = BucketUnderClock(client, 100_000, 500_000)
     _, left_ms = bucket.take_and(2, "PTTL")
     assert 200 <= left_ms <= 201
 
 
 def test_a_lease_is_given_out_of_a_bucket_that_lacks_something(client: redis.Redis) -> None:
-    lease, bucket = Bucket(client, 100_000, 500_000, lack_us=200_000), Bucket(client, 100_000, 500_000)
+    lease, bucket = (
+        BucketUnderClock(client, 100_000, 500_000, lack_us=200_000),
+        BucketUnderClock(client, 100_000, 500_000),
+    )
     assert lease.take(0)[:2] == (0, 3)
     assert bucket.take(0)[:2] == (0, 5)
     assert lease.take(1)[:2] == (1, 2)
@@ -84,7 +87,7 @@ def test_a_lease_is_given_out_of_a_bucket_that_lacks_something(client: redis.Red
 
 
 def test_debt_is_paid_before_anybody_is_let_in_and_has_an_end(client: redis.Redis) -> None:
-    bucket = Bucket(client, 1_000_000, 2_000_000, debt_us=5_000_000)
+    bucket = BucketUnderClock(client, 1_000_000, 2_000_000, debt_us=5_000_000)
     assert [bucket.take(1)[0] for _ in range(4)] == [1, 1, 0, 0]
     # Two tokens owed, so the third second brings the first token.
     assert bucket.take(0) == (0, 0, 3_000)
@@ -94,7 +97,7 @@ def test_debt_is_paid_before_anybody_is_let_in_and_has_an_end(client: redis.Redi
 
 
 def test_a_clock_that_steps_back_empties_the_bucket_at_most(client: redis.Redis) -> None:
-    bucket = Bucket(client, 100_000, 500_000)
+    bucket = BucketUnderClock(client, 100_000, 500_000)
     bucket.take(5)
     bucket.set_clock(-3_600_000)
     assert bucket.take(1) == (0, 0, 100)
@@ -105,7 +108,7 @@ def test_a_clock_that_steps_back_empties_the_bucket_at_most(client: redis.Redis)
 @pytest.mark.parametrize(("count", "period_s", "burst"), [(7, 1, 7), (10, 60, 10), (30, 1, 300), (37, 1, 10)])
 def test_no_window_has_more_than_flowed_in(client: redis.Redis, count: int, period_s: int, burst: int) -> None:
     interval_us = period_s * 1e6 / count
-    bucket = Bucket(client, interval_us, burst * interval_us)
+    bucket = BucketUnderClock(client, interval_us, burst * interval_us)
     dice = random.Random(count)
     given: list[tuple[int, int]] = []
     now = 0
@@ -122,7 +125,7 @@ def test_no_window_has_more_than_flowed_in(client: redis.Redis, count: int, peri
 
 
 def test_who_always_takes_all_gets_the_whole_rate(client: redis.Redis) -> None:
-    bucket = Bucket(client, 1e6 / 7, 1e6)
+    bucket = BucketUnderClock(client, 1e6 / 7, 1e6)
     total = 0
     for ms in range(0, 10_051, 50):
         bucket.set_clock(ms)

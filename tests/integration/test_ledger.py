@@ -12,38 +12,38 @@ import pytest
 import pytest_asyncio
 
 from issuer.contract.events import Redemption, RedemptionColumns
-from issuer.ledger.record import Recorded, record_redemptions
+from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.support.issuing import Shop, open_shop, plain_client
+from tests.support.issuing import LedgerShop, open_shop, plain_client
 
 
 @pytest_asyncio.fixture
-async def shop(stores: Stores, settings: Settings) -> AsyncIterator[Shop]:
+async def shop(stores: Stores, settings: Settings) -> AsyncIterator[LedgerShop]:
     with plain_client(settings.redis_url.get_secret_value()) as client:
         yield await open_shop(stores, client, codes=(100, 50))
 
 
-async def record(shop: Shop, redemptions: list[Redemption] | RedemptionColumns) -> Recorded:
+async def record(shop: LedgerShop, redemptions: list[Redemption] | RedemptionColumns) -> RecordResult:
     async with shop.stores.postgres.acquire() as connection, connection.transaction():
         return await record_redemptions(connection, redemptions)
 
 
-async def anomalies(shop: Shop) -> list[tuple[str, int | None, dict[str, Any]]]:
+async def anomalies(shop: LedgerShop) -> list[tuple[str, int | None, dict[str, Any]]]:
     rows = await shop.stores.postgres.fetch("SELECT kind, seq, detail FROM anomalies ORDER BY id")
     return [(row["kind"], row["seq"], orjson.loads(row["detail"])) for row in rows]
 
 
-def handed_out(shop: Shop, count: int) -> list[Redemption]:
+def handed_out(shop: LedgerShop, count: int) -> list[Redemption]:
     shop.redeem(count)
     return list(shop.columns().redemptions())
 
 
-async def test_records_every_field_of_an_event(shop: Shop) -> None:
+async def test_records_every_field_of_an_event(shop: LedgerShop) -> None:
     customer = uuid.uuid4()
     shop.redeem(1, customer=customer, key="order-1")
     (event,) = shop.columns().redemptions()
-    assert await record(shop, [event]) == Recorded(inserted=1)
+    assert await record(shop, [event]) == RecordResult(inserted=1)
     row = await shop.stores.postgres.fetchrow("SELECT * FROM redemptions")
     assert row is not None
     assert (row["pool_id"], row["seq"], row["batch_id"], row["code"]) == (shop.pool_id, 1, shop.batch, event.code)
@@ -52,7 +52,7 @@ async def test_records_every_field_of_an_event(shop: Shop) -> None:
     assert row["redeemed_at"].timestamp() * 1000 == pytest.approx(event.redeemed_at_ms, abs=0.01)
 
 
-async def test_the_same_events_again_change_nothing(shop: Shop) -> None:
+async def test_the_same_events_again_change_nothing(shop: LedgerShop) -> None:
     events = handed_out(shop, 10)
     assert (await record(shop, events[:6])).inserted == 6
     again = await record(shop, events)
@@ -62,14 +62,14 @@ async def test_the_same_events_again_change_nothing(shop: Shop) -> None:
     assert await anomalies(shop) == []
 
 
-async def test_an_event_twice_in_its_first_call_is_a_duplicate(shop: Shop) -> None:
+async def test_an_event_twice_in_its_first_call_is_a_duplicate(shop: LedgerShop) -> None:
     events = handed_out(shop, 3)
     recorded = await record(shop, events + events)
     assert (recorded.inserted, recorded.duplicates, recorded.anomalies) == (3, 3, 0)
 
 
 @pytest.mark.parametrize("field", ["customer_id", "call_id", "redeemed_at_ms"])
-async def test_another_story_of_a_seq_is_an_anomaly(shop: Shop, field: str) -> None:
+async def test_another_story_of_a_seq_is_an_anomaly(shop: LedgerShop, field: str) -> None:
     first, other = handed_out(shop, 2)
     await record(shop, [first, other])
     lie: Any = first.redeemed_at_ms + 1 if field == "redeemed_at_ms" else uuid.uuid4()
@@ -83,7 +83,7 @@ async def test_another_story_of_a_seq_is_an_anomaly(shop: Shop, field: str) -> N
     assert len(await anomalies(shop)) == 1, "an event delivered twice is not a second anomaly"
 
 
-async def test_an_erased_customer_is_no_difference(shop: Shop) -> None:
+async def test_an_erased_customer_is_no_difference(shop: LedgerShop) -> None:
     events = handed_out(shop, 2)
     await record(shop, events)
     await shop.stores.postgres.execute("UPDATE redemptions SET customer_id = NULL WHERE seq = 1")
@@ -91,7 +91,7 @@ async def test_an_erased_customer_is_no_difference(shop: Shop) -> None:
     assert (recorded.duplicates, recorded.anomalies) == (2, 0)
 
 
-async def test_a_code_that_is_not_the_seqs_is_rejected_and_an_anomaly(shop: Shop) -> None:
+async def test_a_code_that_is_not_the_seqs_is_rejected_and_an_anomaly(shop: LedgerShop) -> None:
     first, second, third = handed_out(shop, 3)
     recorded = await record(shop, [first, replace(second, code="made up"), third])
     assert recorded.inserted == 2
@@ -100,7 +100,7 @@ async def test_a_code_that_is_not_the_seqs_is_rejected_and_an_anomaly(shop: Shop
     assert (kind, seq, detail["there"]) == ("wrong_code", 2, {"code": second.code})
 
 
-async def test_unknown_pools_and_seqs_are_rejected(shop: Shop) -> None:
+async def test_unknown_pools_and_seqs_are_rejected(shop: LedgerShop) -> None:
     first, second, third = handed_out(shop, 3)
     recorded = await record(shop, [replace(first, pool_id=999_999), replace(second, seq=5_000), third])
     assert recorded.inserted == 1
@@ -111,7 +111,7 @@ async def test_unknown_pools_and_seqs_are_rejected(shop: Shop) -> None:
     assert [(kind, seq) for kind, seq, _ in await anomalies(shop)] == [("unknown_seq", 5_000)]
 
 
-async def test_what_postgres_refuses_is_rejected_and_the_rest_recorded(shop: Shop) -> None:
+async def test_what_postgres_refuses_is_rejected_and_the_rest_recorded(shop: LedgerShop) -> None:
     events = handed_out(shop, 40)
     poison = {
         3: replace(events[3], code="a\0b"),
@@ -125,7 +125,7 @@ async def test_what_postgres_refuses_is_rejected_and_the_rest_recorded(shop: Sho
     assert await shop.ledger_count() == 36
 
 
-async def test_a_code_redeemed_under_two_seqs_is_an_anomaly_and_stops_nobody(shop: Shop) -> None:
+async def test_a_code_redeemed_under_two_seqs_is_an_anomaly_and_stops_nobody(shop: LedgerShop) -> None:
     events = handed_out(shop, 8)
     await record(shop, events[:1])
     # Somebody gave the first code a second seq: only a hand in the tables can do that.
@@ -140,38 +140,38 @@ async def test_a_code_redeemed_under_two_seqs_is_an_anomaly_and_stops_nobody(sho
     assert [(kind, seq) for kind, seq, _ in await anomalies(shop)] == [("code_redeemed_twice", 5)]
 
 
-async def test_a_late_event_of_a_set_aside_seq_moves_into_the_ledger(shop: Shop) -> None:
+async def test_a_late_event_of_a_quarantined_seq_moves_into_the_ledger(shop: LedgerShop) -> None:
     events = handed_out(shop, 5)
     await shop.stores.postgres.execute(
-        "INSERT INTO set_aside (pool_id, seq, epoch) SELECT $1, generate_series(2, 4), 1", shop.pool_id
+        "INSERT INTO quarantined (pool_id, seq, epoch) SELECT $1, generate_series(2, 4), 1", shop.pool_id
     )
     assert (await record(shop, events[:3])).inserted == 3
-    assert [row["seq"] for row in await shop.stores.postgres.fetch("SELECT seq FROM set_aside")] == [4]
+    assert [row["seq"] for row in await shop.stores.postgres.fetch("SELECT seq FROM quarantined")] == [4]
     assert await anomalies(shop) == []
 
 
-async def test_a_late_event_of_a_released_seq_is_an_anomaly(shop: Shop) -> None:
+async def test_a_late_event_of_a_released_seq_is_an_anomaly(shop: LedgerShop) -> None:
     events = handed_out(shop, 3)
     await shop.stores.postgres.execute(
-        "INSERT INTO set_aside (pool_id, seq, epoch, released_at, released_as) VALUES ($1, 2, 1, now(), 101)",
+        "INSERT INTO quarantined (pool_id, seq, epoch, released_at, released_as) VALUES ($1, 2, 1, now(), 101)",
         shop.pool_id,
     )
     recorded = await record(shop, events)
     assert (recorded.inserted, recorded.contradicted, recorded.anomalies, recorded.rejected) == (2, 1, 1, [])
     ((kind, seq, detail),) = await anomalies(shop)
     assert (kind, seq, detail["there"]["released_as"]) == ("released_code_redeemed", 2, 101)
-    assert await shop.stores.postgres.fetchval("SELECT count(*) FROM set_aside") == 1
+    assert await shop.stores.postgres.fetchval("SELECT count(*) FROM quarantined") == 1
 
 
-async def test_a_contradicting_event_leaves_a_seq_set_aside(shop: Shop) -> None:
+async def test_a_contradicting_event_leaves_a_seq_quarantined(shop: LedgerShop) -> None:
     (event,) = handed_out(shop, 1)
-    await shop.stores.postgres.execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 1, 1)", shop.pool_id)
+    await shop.stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 1, 1)", shop.pool_id)
     recorded = await record(shop, [replace(event, code="made up")])
     assert (recorded.contradicted, recorded.anomalies, recorded.rejected) == (1, 1, [])
-    assert await shop.stores.postgres.fetchval("SELECT count(*) FROM set_aside") == 1
+    assert await shop.stores.postgres.fetchval("SELECT count(*) FROM quarantined") == 1
 
 
-async def test_a_redemption_that_reaches_the_ledger_settles_its_dead_letter(shop: Shop) -> None:
+async def test_a_redemption_that_reaches_the_ledger_settles_its_dead_letter(shop: LedgerShop) -> None:
     events = handed_out(shop, 2)
     await shop.stores.postgres.execute(
         "INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw)"
@@ -183,7 +183,7 @@ async def test_a_redemption_that_reaches_the_ledger_settles_its_dead_letter(shop
     assert [row["seq"] for row in waiting] == [90]
 
 
-async def test_refused_data_of_a_seq_in_the_ledger_are_an_anomaly_not_a_dead_letter(shop: Shop) -> None:
+async def test_refused_data_of_a_seq_in_the_ledger_are_an_anomaly_not_a_dead_letter(shop: LedgerShop) -> None:
     first, second = handed_out(shop, 2)
     await record(shop, [first])
     recorded = await record(shop, [replace(first, code="a\0b"), second])
@@ -192,5 +192,5 @@ async def test_refused_data_of_a_seq_in_the_ledger_are_an_anomaly_not_a_dead_let
     assert (kind, seq, detail["event"]["code"]) == ("other_redemption_in_ledger", 1, "a\\u0000b")
 
 
-async def test_nothing_to_record(shop: Shop) -> None:
-    assert await record(shop, []) == Recorded()
+async def test_nothing_to_record(shop: LedgerShop) -> None:
+    assert await record(shop, []) == RecordResult()

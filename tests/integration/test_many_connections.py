@@ -10,7 +10,7 @@ from uuid import UUID
 
 from issuer.settings import Auth, Settings
 from issuer.storage.stores import Stores
-from tests.acceptance.crowd import Crowd, Wish
+from tests.acceptance.crowd import Crowd, CrowdRequest
 from tests.integration.test_recovery import CLIENT, make_batch
 from tests.support.api_process import ApiProcess
 
@@ -28,7 +28,7 @@ async def test_ten_thousand_connections_are_served(settings: Settings, stores: S
         with api:
             await asyncio.to_thread(api.wait_until_ready)
             async with Crowd(api.url, "", connections=CONNECTIONS) as crowd:
-                answers = await crowd.ask([Wish(batch_id, CLIENT, UUID(int=n + 1)) for n in range(CONNECTIONS)])
+                answers = await crowd.ask([CrowdRequest(batch_id, CLIENT, UUID(int=n + 1)) for n in range(CONNECTIONS)])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert Counter(answer.status for answer in answers) == {200: CONNECTIONS}

@@ -189,19 +189,19 @@ async def test_missing_codes_stop_the_load_and_nothing_is_renumbered(stores: Sto
     assert await top_up(stores) == 10
 
 
-async def test_codes_that_are_set_aside_are_never_loaded(stores: Stores) -> None:
+async def test_codes_that_are_quarantined_are_never_loaded(stores: Stores) -> None:
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 300)
-    await stores.postgres.execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 5, 1)", pool_id)
+    await stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 5, 1)", pool_id)
     # A pool that is opened begins behind them.
     await load_pool(stores, pool_id)
     pool = await check_agreement(stores, batch.id, A)
     assert (pool.issued, pool.loaded) == (5, 300)
     await in_postgres_only(stores, batch, 10, first=301)
-    await stores.postgres.execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 305, 1)", pool_id)
-    with pytest.raises(CodesMissingError, match="1 of them set aside"):
+    await stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 305, 1)", pool_id)
+    with pytest.raises(CodesMissingError, match="1 of them quarantined"):
         await load_pool(stores, pool_id)
-    await stores.postgres.execute("UPDATE set_aside SET released_at = now() WHERE seq = 305")
+    await stores.postgres.execute("UPDATE quarantined SET released_at = now() WHERE seq = 305")
     assert (await load_pool(stores, pool_id)).loaded == 310
 
 

@@ -15,34 +15,34 @@ from pydantic import SecretStr
 
 from issuer.contract.keys import limit_key
 from issuer.engine.engine import Engine
-from issuer.rate_limit import Limit, parse_limit
-from issuer.rate_limits.leases import Bucket, Entry, Leases, Refused, Verdict
+from issuer.rate_limit import RateLimit, parse_limit
+from issuer.rate_limits.leases import Admission, AdmissionResult, Bucket, Leases, RateLimited
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.api import Api, problem, running_app
 from tests.support.servers import RedisServer
 
 
-class Process:
+class LimitedProcess:
     """What one API process has of a limit: an engine, leases, and its view of one bucket."""
 
-    def __init__(self, engine: Engine, limit: Limit, subject: str) -> None:
+    def __init__(self, engine: Engine, limit: RateLimit, subject: str) -> None:
         self.leases = Leases(engine, most_waiting=100_000)
         engine.carry(self.leases)
         self.bucket = Bucket("key", limit_key("key", subject), limit)
         self.waited = 0
 
-    async def enter(self) -> Verdict:
-        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+    async def enter(self) -> AdmissionResult:
+        future: asyncio.Future[AdmissionResult] = asyncio.get_running_loop().create_future()
         verdict = self.leases.spend([self.bucket], future.set_result)
-        if verdict is Entry.WAITS:
+        if verdict is Admission.WAITS:
             self.waited += 1
             verdict = await future
         return verdict
 
 
 @asynccontextmanager
-async def processes(settings: Settings, stores: Stores, count: int, text: str) -> AsyncIterator[list[Process]]:
+async def processes(settings: Settings, stores: Stores, count: int, text: str) -> AsyncIterator[list[LimitedProcess]]:
     limit = parse_limit(text)
     assert limit is not None
     async with AsyncExitStack() as stack:
@@ -54,16 +54,16 @@ async def processes(settings: Settings, stores: Stores, count: int, text: str) -
             async with asyncio.timeout(20):
                 while not engine.is_ready:
                     await asyncio.sleep(0.005)
-            found.append(Process(engine, limit, text))
+            found.append(LimitedProcess(engine, limit, text))
         yield found
 
 
-async def hammer(process: Process, seconds: float, pause_s: float = 0.0005) -> list[float]:
+async def hammer(process: LimitedProcess, seconds: float, pause_s: float = 0.0005) -> list[float]:
     """When it was let in, asking all the time."""
     loop = asyncio.get_running_loop()
     entered, end = [], loop.time() + seconds
     while loop.time() < end:
-        if await process.enter() is Entry.FREE:
+        if await process.enter() is Admission.FREE:
             entered.append(loop.time())
         await asyncio.sleep(pause_s)
     return entered
@@ -117,10 +117,10 @@ async def test_who_comes_often_does_not_wait(settings: Settings, stores: Stores)
 async def test_who_has_had_enough_is_refused_without_asking_redis(settings: Settings, stores: Stores) -> None:
     async with processes(settings, stores, 1, "3/h") as (process,):
         verdicts = await asyncio.gather(*(process.enter() for _ in range(10)))
-        assert Counter(type(verdict) for verdict in verdicts) == {Entry: 3, Refused: 7}
+        assert Counter(type(verdict) for verdict in verdicts) == {Admission: 3, RateLimited: 7}
         process.waited = 0
         again = await process.enter()
-        assert isinstance(again, Refused)
+        assert isinstance(again, RateLimited)
         assert 1_190 < again.wait_s <= 1_200
         assert process.waited == 0
 
@@ -130,7 +130,7 @@ async def test_a_lease_is_not_lost_with_the_scripts(settings: Settings, stores: 
     async with processes(settings, stores, 1, "3/h") as (process,):
         await client.script_flush()
         verdicts = [await process.enter() for _ in range(4)]
-        assert [type(verdict) for verdict in verdicts] == [Entry, Entry, Entry, Refused]
+        assert [type(verdict) for verdict in verdicts] == [Admission, Admission, Admission, RateLimited]
 
 
 @pytest.fixture

@@ -19,17 +19,17 @@ from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.integration.test_ledger import record
 from tests.support.environment import environment_of
-from tests.support.issuing import Shop, open_shop, plain_client
+from tests.support.issuing import LedgerShop, open_shop, plain_client
 from tests.support.worker_process import WorkerProcess, eventually
 
 
 @pytest_asyncio.fixture
-async def shop(stores: Stores, settings: Settings) -> AsyncIterator[Shop]:
+async def shop(stores: Stores, settings: Settings) -> AsyncIterator[LedgerShop]:
     with plain_client(settings.redis_url.get_secret_value()) as client:
         yield await open_shop(stores, client, codes=(3_000, 50))
 
 
-async def balance(shop: Shop) -> PoolBalance:
+async def balance(shop: LedgerShop) -> PoolBalance:
     """Of the first pool; the others must hold."""
     first, *others = (await reconcile(shop.stores, batch_id=shop.batch)).pools
     assert first.pool_id == shop.pool_id
@@ -38,10 +38,10 @@ async def balance(shop: Shop) -> PoolBalance:
 
 
 def figures(pool: PoolBalance) -> tuple[int, int, int, int, int]:
-    return pool.ledger, pool.backlog, pool.set_aside, pool.dead_letters, pool.issued
+    return pool.ledger, pool.backlog, pool.quarantined, pool.dead_letters, pool.issued
 
 
-async def drain(shop: Shop) -> None:
+async def drain(shop: LedgerShop) -> None:
     """What the worker does, in one go."""
     await record(shop, shop.columns())
     entries = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
@@ -49,13 +49,13 @@ async def drain(shop: Shop) -> None:
     await shop.stores.redis.run(ACK_EVENTS, (shop.keys.state, shop.keys.stream), (GROUP, *acks))
 
 
-async def test_nothing_was_handed_out(shop: Shop) -> None:
+async def test_nothing_was_handed_out(shop: LedgerShop) -> None:
     pool = await balance(shop)
     assert pool.holds
     assert figures(pool) == (0, 0, 0, 0, 0)
 
 
-async def test_ledger_and_backlog_add_up(shop: Shop) -> None:
+async def test_ledger_and_backlog_add_up(shop: LedgerShop) -> None:
     shop.redeem_in_calls(5, 10)
     await drain(shop)
     shop.redeem_in_calls(3, 10)
@@ -64,7 +64,7 @@ async def test_ledger_and_backlog_add_up(shop: Shop) -> None:
     assert figures(pool) == (50, 30, 0, 0, 80)
 
 
-async def test_what_is_in_stream_and_ledger_counts_once(shop: Shop) -> None:
+async def test_what_is_in_stream_and_ledger_counts_once(shop: LedgerShop) -> None:
     shop.redeem_in_calls(5, 10)
     await record(shop, shop.columns().slice(0, 25))
     pool = await balance(shop)
@@ -72,14 +72,14 @@ async def test_what_is_in_stream_and_ledger_counts_once(shop: Shop) -> None:
     assert figures(pool) == (25, 25, 0, 0, 50)
 
 
-async def test_set_aside_and_dead_letters_are_places_too(shop: Shop) -> None:
+async def test_quarantined_and_dead_letters_are_places_too(shop: LedgerShop) -> None:
     shop.redeem(10)
     await drain(shop)
     execute = shop.stores.postgres.execute
     await execute("DELETE FROM redemptions WHERE seq IN (2, 3, 4)")
-    await execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 2, 1)", shop.pool_id)
+    await execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 2, 1)", shop.pool_id)
     await execute(
-        "INSERT INTO set_aside (pool_id, seq, epoch, released_at, released_as) VALUES ($1, 3, 1, now(), 3001)",
+        "INSERT INTO quarantined (pool_id, seq, epoch, released_at, released_as) VALUES ($1, 3, 1, now(), 3001)",
         shop.pool_id,
     )
     await execute(
@@ -93,7 +93,7 @@ async def test_set_aside_and_dead_letters_are_places_too(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("seqs", [[1], [17], [50], [1, 17, 50]])
-async def test_a_deleted_ledger_row_is_named(shop: Shop, seqs: list[int]) -> None:
+async def test_a_deleted_ledger_row_is_named(shop: LedgerShop, seqs: list[int]) -> None:
     shop.redeem_in_calls(5, 10)
     await drain(shop)
     await shop.stores.postgres.execute("DELETE FROM redemptions WHERE seq = ANY($1)", seqs)
@@ -104,18 +104,18 @@ async def test_a_deleted_ledger_row_is_named(shop: Shop, seqs: list[int]) -> Non
     assert pool.problems == ["1 seq is missing" if len(seqs) == 1 else f"{len(seqs)} seqs are missing"]
 
 
-async def test_a_seq_in_two_places_is_named(shop: Shop) -> None:
+async def test_a_seq_in_two_places_is_named(shop: LedgerShop) -> None:
     shop.redeem(10)
     await drain(shop)
     await shop.stores.postgres.execute("DELETE FROM redemptions WHERE seq = 9")
-    await shop.stores.postgres.execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 4, 1)", shop.pool_id)
+    await shop.stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 4, 1)", shop.pool_id)
     pool = await balance(shop)
     assert pool.accounted == pool.issued, "the sum alone would not tell"
     assert not pool.holds
     assert (pool.missing, pool.doubled) == ([9], [4])
 
 
-async def test_a_seq_twice_in_the_stream_is_named(shop: Shop) -> None:
+async def test_a_seq_twice_in_the_stream_is_named(shop: LedgerShop) -> None:
     shop.redeem(3)
     ((_, fields),) = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
     shop.client.xadd(shop.keys.stream, fields)
@@ -124,7 +124,7 @@ async def test_a_seq_twice_in_the_stream_is_named(shop: Shop) -> None:
     assert pool.doubled == [1, 2, 3]
 
 
-async def test_a_lost_event_is_named(shop: Shop) -> None:
+async def test_a_lost_event_is_named(shop: LedgerShop) -> None:
     shop.redeem(2)
     shop.redeem(3)
     first, _ = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
@@ -132,7 +132,7 @@ async def test_a_lost_event_is_named(shop: Shop) -> None:
     assert (await balance(shop)).missing == [1, 2]
 
 
-async def test_another_code_in_the_ledger_is_named(shop: Shop) -> None:
+async def test_another_code_in_the_ledger_is_named(shop: LedgerShop) -> None:
     shop.redeem(5)
     await drain(shop)
     await shop.stores.postgres.execute("UPDATE redemptions SET code = 'another' WHERE seq = 3")
@@ -141,7 +141,7 @@ async def test_another_code_in_the_ledger_is_named(shop: Shop) -> None:
     assert pool.wrong_code == [3]
 
 
-async def test_a_seq_that_was_never_issued_is_found(shop: Shop) -> None:
+async def test_a_seq_that_was_never_issued_is_found(shop: LedgerShop) -> None:
     shop.redeem(5)
     await drain(shop)
     await shop.stores.postgres.execute("UPDATE redemptions SET seq = 2999 WHERE seq = 5")
@@ -150,14 +150,14 @@ async def test_a_seq_that_was_never_issued_is_found(shop: Shop) -> None:
     assert any("2999" in problem for problem in pool.problems)
 
 
-async def test_a_pool_that_is_gone_from_redis_is_a_problem(shop: Shop) -> None:
+async def test_a_pool_that_is_gone_from_redis_is_a_problem(shop: LedgerShop) -> None:
     client_id = next(iter(shop.pools))
     shop.client.delete(batch_keys(shop.number, shop.batch).pool(client_id))
     pool = await balance(shop)
     assert pool.problems == ["the pool is missing in Redis"]
 
 
-async def test_freed_batches_are_balanced_from_postgres_alone(shop: Shop) -> None:
+async def test_freed_batches_are_balanced_from_postgres_alone(shop: LedgerShop) -> None:
     shop.redeem(5)
     await drain(shop)
     for client_id, pool_id in shop.pools.items():
@@ -169,12 +169,12 @@ async def test_freed_batches_are_balanced_from_postgres_alone(shop: Shop) -> Non
     assert (await balance(shop)).missing == [5]
 
 
-async def test_unreadable_entries_are_counted(shop: Shop) -> None:
+async def test_unreadable_entries_are_counted(shop: LedgerShop) -> None:
     shop.client.xadd(shop.keys.stream, {"x": "y"})
     assert (await reconcile(shop.stores)).unreadable == 1
 
 
-async def test_holds_at_every_moment_of_a_run(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_holds_at_every_moment_of_a_run(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     async def ledger_has(count: int) -> bool:
         return (await balance(shop)).ledger == count
 
@@ -203,12 +203,14 @@ async def run_command(settings: Settings, *arguments: str) -> tuple[int, str]:
     return process.returncode, output.decode()
 
 
-async def test_the_command(shop: Shop, settings: Settings) -> None:
+async def test_the_command(shop: LedgerShop, settings: Settings) -> None:
     shop.redeem(12)
     await drain(shop)
     status, output = await run_command(settings, "reconcile")
     assert status == 0, output
-    assert f"ok    pool {shop.pool_id}: ledger 12 + backlog 0 + set aside 0 + dead letters 0 = 12, issued 12" in output
+    assert (
+        f"ok    pool {shop.pool_id}: ledger 12 + backlog 0 + quarantined 0 + dead letters 0 = 12, issued 12" in output
+    )
     await shop.stores.postgres.execute("DELETE FROM redemptions WHERE seq IN (6, 12)")
     status, output = await run_command(settings, "reconcile")
     assert status == 1
@@ -223,7 +225,9 @@ async def test_the_command(shop: Shop, settings: Settings) -> None:
     assert status == 2, output
 
 
-async def test_a_partition_of_another_epoch_is_recovered_before_it_is_balanced(shop: Shop, settings: Settings) -> None:
+async def test_a_partition_of_another_epoch_is_recovered_before_it_is_balanced(
+    shop: LedgerShop, settings: Settings
+) -> None:
     shop.redeem(3)
     state = partition_keys(shop.number).state
     shop.client.hset(state, "epoch", "77")

@@ -21,10 +21,10 @@ from issuer.contract.scripts import ACK_EVENTS
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
 from issuer.journal.segments import Journal
-from issuer.ledger.entries import Entry, record_entries
+from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.pools.loader import top_up
 from issuer.recovery import rebuild
-from issuer.recovery.guardian import Orders
+from issuer.recovery.guardian import RecoveryOptions
 from issuer.recovery.inspection import IncidentError, Verdict
 from issuer.recovery.opening import GuardedStores, open_stores
 from issuer.recovery.witness import Witness
@@ -79,7 +79,7 @@ async def drain(stores: Stores) -> None:
         keys = partition_keys(partition)
         entries: Any = await stores.redis.client.xrange(keys.stream)
         for stream_id, fields in entries:
-            entry = Entry(partition, stream_id.decode(), fields)
+            entry = StreamEntry(partition, stream_id.decode(), fields)
             async with stores.postgres.acquire() as connection, connection.transaction():
                 await record_entries(connection, [entry])
             await stores.redis.run(ACK_EVENTS, [keys.state, keys.stream], [GROUP, stream_id, entry.announced])
@@ -119,7 +119,7 @@ async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Se
             assert await engine.redeem(ref, customer, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
             assert (await engine.redeem(ref, customer)).outcome is Outcome.LIMIT_REACHED
         assert await verdict(stores) == Verdict.RESTART
-        assert await seqs(stores, "set_aside") == []
+        assert await seqs(stores, "quarantined") == []
         assert [a.code for a in (*before, first, *after)] == [f"CODE{i}" for i in range(1, 42)]
 
 
@@ -145,12 +145,12 @@ async def test_a_wiped_redis_sets_aside_what_may_be_out_and_remembers_what_the_l
             after = await redeem(engine, batch_id, 3)
         assert await verdict(stores) == Verdict.LOSS
         assert await seqs(stores, "redemptions") == list(range(1, 11))
-        assert await seqs(stores, "set_aside") == list(range(11, 61))
+        assert await seqs(stores, "quarantined") == list(range(11, 61))
         assert {a.code for a in lost}.isdisjoint({a.code for a in after})
         assert [(a.outcome, a.code) for a in after] == [(Outcome.GRANTED, f"CODE{i}") for i in (61, 62, 63)]
 
 
-async def test_two_losses_in_a_row_set_aside_twice(own_settings: Settings, own_redis: RedisServer) -> None:
+async def test_two_losses_in_a_row_quarantined_twice(own_settings: Settings, own_redis: RedisServer) -> None:
     async with open_stores(own_settings) as stores:
         batch_id = await make_batch(stores, 200)
         for _ in range(2):
@@ -158,7 +158,7 @@ async def test_two_losses_in_a_row_set_aside_twice(own_settings: Settings, own_r
             own_redis.wipe()
             own_redis.start()
             await blessed_again(stores)
-        assert await seqs(stores, "set_aside") == list(range(1, 101))
+        assert await seqs(stores, "quarantined") == list(range(1, 101))
         await top_up(stores)
         async with engine_of(own_settings, stores) as engine:
             assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE101"]
@@ -179,10 +179,10 @@ async def test_with_a_journal_a_wiped_redis_loses_nothing(
             await blessed_again(stores)
         assert len({a.code for a in given}) == 30
         assert await seqs(stores, "redemptions") == list(range(1, 31))
-        assert await seqs(stores, "set_aside") == list(range(31, 81))
+        assert await seqs(stores, "quarantined") == list(range(31, 81))
 
 
-STEPS = ("fence_partitions", "drain_streams", "set_aside", "rebuild_partitions", "bless_partitions")
+STEPS = ("fence_partitions", "drain_streams", "quarantine", "rebuild_partitions", "bless_partitions")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -213,7 +213,7 @@ async def test_a_recovery_that_dies_at_any_step_is_continued(
             async with open_stores(own_settings):
                 pass
     async with open_stores(own_settings) as stores:
-        assert await seqs(stores, "set_aside") == list(range(1, 51))
+        assert await seqs(stores, "quarantined") == list(range(1, 51))
         await top_up(stores)
         async with engine_of(own_settings, stores) as engine:
             assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE51"]
@@ -287,13 +287,13 @@ async def test_an_announced_restore_counts_as_a_loss_and_a_dry_run_changes_nothi
 ) -> None:
     async with open_stores(own_settings) as stores:
         await make_batch(stores, 200)
-        planned = await stores.guardian.check(Orders(restored=True, dry_run=True))
+        planned = await stores.guardian.check(RecoveryOptions(restored=True, dry_run=True))
         assert planned is not None
-        assert [pool.set_aside for pool in planned.pools] == [50]
-        assert await seqs(stores, "set_aside") == []
-        done = await stores.guardian.check(Orders(restored=True, margin=70))
+        assert [pool.quarantined for pool in planned.pools] == [50]
+        assert await seqs(stores, "quarantined") == []
+        done = await stores.guardian.check(RecoveryOptions(restored=True, margin=70))
         assert done is not None
-        assert [(pool.set_aside, pool.issued_after) for pool in done.pools] == [(70, 70)]
+        assert [(pool.quarantined, pool.issued_after) for pool in done.pools] == [(70, 70)]
 
 
 async def test_nothing_dies_of_a_postgres_that_is_not_what_it_should_be(

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from issuer.pools.loader import top_up
 from issuer.recovery import rebuild
 from issuer.recovery.doctor import Check, examine
-from issuer.recovery.guardian import Orders
+from issuer.recovery.guardian import RecoveryOptions
 from issuer.recovery.inspection import IncidentError, look_at_partitions
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
@@ -54,7 +54,7 @@ async def test_the_redis_of_another_installation_is_left_alone(
             async with open_stores(other_settings):
                 pass
         async with open_stores(other_settings, wait_until_ready=False) as others:
-            for orders in (Orders(restored=True), Orders(margin=5), Orders(dry_run=True)):
+            for orders in (RecoveryOptions(restored=True), RecoveryOptions(margin=5), RecoveryOptions(dry_run=True)):
                 with pytest.raises(IncidentError, match="another installation"):
                     await others.guardian.check(orders)
         assert await states(own_settings) == before
@@ -91,7 +91,7 @@ async def test_a_pool_whose_key_was_deleted_by_hand_is_named_and_comes_back(own_
             await stores.redis.client.delete(engine.pool_ref(batch_id, CLIENT).pool_key)
             found = await doctor_on(own_settings, "pools")
             assert (found.ok, found.found) == (False, "Redis lacks 1 of 1, such as pool 1")
-            await stores.guardian.check(Orders(restored=True))
+            await stores.guardian.check(RecoveryOptions(restored=True))
             assert (await doctor_on(own_settings, "pools")).ok
             await top_up(stores)
             async with asyncio.timeout(10):
@@ -119,17 +119,17 @@ async def test_a_margin_counts_in_a_recovery_that_was_half_done(
             async with open_stores(own_settings):
                 pass
         async with open_stores(own_settings, wait_until_ready=False) as stores:
-            assert await seqs(stores, "set_aside") == list(range(1, 51))
+            assert await seqs(stores, "quarantined") == list(range(1, 51))
             for margin, total in ((70, 70), (70, 70), (60, 70)):
-                planned = await stores.guardian.check(Orders(margin=margin, dry_run=True))
+                planned = await stores.guardian.check(RecoveryOptions(margin=margin, dry_run=True))
                 assert planned is not None
-                held = len(await seqs(stores, "set_aside"))
-                assert [(p.set_aside, p.issued_after) for p in planned.pools] == [(total - held, total)]
+                held = len(await seqs(stores, "quarantined"))
+                assert [(p.quarantined, p.issued_after) for p in planned.pools] == [(total - held, total)]
                 with pytest.raises(DiedError):
-                    await stores.guardian.check(Orders(margin=margin))
-                assert await seqs(stores, "set_aside") == list(range(1, total + 1))
+                    await stores.guardian.check(RecoveryOptions(margin=margin))
+                assert await seqs(stores, "quarantined") == list(range(1, total + 1))
     async with open_stores(own_settings) as stores:
-        assert await seqs(stores, "set_aside") == list(range(1, 71))
+        assert await seqs(stores, "quarantined") == list(range(1, 71))
 
 
 async def wanted(connection: asyncpg.Connection[asyncpg.Record], table: str) -> None:
@@ -149,7 +149,7 @@ def recover_command(settings: Settings) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("table", ["incarnations", "set_aside", "batches"])
+@pytest.mark.parametrize("table", ["incarnations", "quarantined", "batches"])
 async def test_a_recovery_that_is_frozen_is_not_waited_for_and_does_not_go_on(
     own_settings: Settings, own_redis: RedisServer, table: str
 ) -> None:
@@ -168,12 +168,12 @@ async def test_a_recovery_that_is_frozen_is_not_waited_for_and_does_not_go_on(
             await wanted(connection, table)
             frozen.send_signal(signal.SIGSTOP)
         async with asyncio.timeout(20), open_stores(settings) as stores:
-            epoch, held = stores.redis.epoch, await seqs(stores, "set_aside")
+            epoch, held = stores.redis.epoch, await seqs(stores, "quarantined")
             assert held == list(range(1, 51))
             frozen.send_signal(signal.SIGCONT)
             output, _ = await asyncio.to_thread(frozen.communicate, timeout=30)
             assert frozen.returncode == 1, output
-            assert (stores.redis.epoch, await seqs(stores, "set_aside")) == (epoch, held)
+            assert (stores.redis.epoch, await seqs(stores, "quarantined")) == (epoch, held)
             await top_up(stores)
             async with engine_of(settings, stores) as engine:
                 assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE51"]

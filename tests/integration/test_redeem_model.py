@@ -27,8 +27,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.redeem_model import Batch, Decision, Model, Pool
-from tests.support.redeeming import Call, CouponState, Limit, Partition, Request, Result, Wish, connect, frozen_clock
+from tests.support.redeem_model import Decision, Model, ModelBatch, ModelPool
+from tests.support.redeeming import (
+    CouponState,
+    CouponWish,
+    Partition,
+    Result,
+    ScriptCall,
+    ScriptLimit,
+    ScriptRequest,
+    connect,
+    frozen_clock,
+)
 from tests.support.servers import RedisServer
 
 EXAMPLES: Final = int(os.environ.get("REDEEM_MODEL_EXAMPLES", "150"))
@@ -48,7 +58,7 @@ known_batches = st.sampled_from(BATCHES[:2])
 all_known = st.sampled_from((*BATCHES[:2], *COUPONS))
 clients_with_codes = st.sampled_from(CLIENTS[:2])
 # Windows are minutes and more: the frozen clock cannot hold back the server's own expiry.
-limit = st.builds(Limit, st.integers(1, 4), st.sampled_from([0, MINUTE_MS, 5 * MINUTE_MS, 60 * MINUTE_MS]))
+limit = st.builds(ScriptLimit, st.integers(1, 4), st.sampled_from([0, MINUTE_MS, 5 * MINUTE_MS, 60 * MINUTE_MS]))
 limit_sets = st.lists(limit, max_size=3, unique_by=lambda one: one.window_ms).map(tuple)
 minutes = st.sampled_from([-60, -1, 0, 1, 3, 60]).map(lambda count: count * MINUTE_MS)
 # Most changes leave the batch open: what is refused at the door tells nothing about limits.
@@ -56,30 +66,30 @@ moments = st.none() | st.none() | st.none() | minutes
 
 
 wishes = st.builds(
-    Wish, st.sampled_from(("save", "save", "save", "sav3")), st.sampled_from(("", "", "shoe", "hat")),
+    CouponWish, st.sampled_from(("save", "save", "save", "sav3")), st.sampled_from(("", "", "shoe", "hat")),
     st.sampled_from(("", "order-1", "ö" * 255)), st.sampled_from((False, False, True)),
 )  # fmt: skip
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> Request:
+def requests(draw: st.DrawFn) -> ScriptRequest:
     batch = draw(st.sampled_from((*BATCHES[:2], *BATCHES[:2], *BATCHES)))
     client = draw(st.sampled_from((*CLIENTS[:2], *CLIENTS[:2], *CLIENTS)))
     customer = draw(st.none() | st.sampled_from(CUSTOMERS) | st.sampled_from(CUSTOMERS))
     key = draw(st.sampled_from((None, None, "a", "b"))) if customer else None
     # One in eight asks for a coupon as if it were a batch, or the other way round.
     wish = draw(wishes) if draw(st.integers(0, 7)) == 0 else None
-    return Request(batch, client, customer, key, draw(st.sampled_from((0, 7, 2**31))), wish)
+    return ScriptRequest(batch, client, customer, key, draw(st.sampled_from((0, 7, 2**31))), wish)
 
 
 @st.composite
-def uses(draw: st.DrawFn) -> Request:
+def uses(draw: st.DrawFn) -> ScriptRequest:
     coupon = draw(st.sampled_from((*COUPONS, *COUPONS, *COUPONS, BATCHES[2])))
     customer = draw(st.none() | st.sampled_from(CUSTOMERS) | st.sampled_from(CUSTOMERS))
     wish = draw(st.none() | wishes) if draw(st.integers(0, 7)) == 0 else draw(wishes)
     # The route asks without a key when it only looks.
     key = draw(st.sampled_from((None, None, "a", "b"))) if customer and not (wish and wish.look) else None
-    return Request(coupon, CLIENTS[0], customer, key, draw(st.sampled_from((0, 7))), wish)
+    return ScriptRequest(coupon, CLIENTS[0], customer, key, draw(st.sampled_from((0, 7))), wish)
 
 
 class RedeemMachine(RuleBasedStateMachine):
@@ -96,7 +106,7 @@ class RedeemMachine(RuleBasedStateMachine):
         self.partition = Partition(self.client, number, prologue=frozen_clock(self.clock_key))
         self.start_ms = time.time_ns() // 1_000_000
         self.model = Model(self.start_ms + AHEAD_MS)
-        self.calls: dict[UUID, tuple[Call, Result]] = {}
+        self.calls: dict[UUID, tuple[ScriptCall, Result]] = {}
         self.given: set[tuple[UUID, str]] = set()
         self.sizes: dict[bytes, int] = {}
         self.acked: list[tuple[bytes, int]] = []
@@ -108,7 +118,7 @@ class RedeemMachine(RuleBasedStateMachine):
         self.client.close()
 
     @initialize(limits=st.tuples(limit_sets, limit_sets), max_backlog=st.integers(3, 100))
-    def begin(self, limits: tuple[tuple[Limit, ...], tuple[Limit, ...]], max_backlog: int) -> None:
+    def begin(self, limits: tuple[tuple[ScriptLimit, ...], tuple[ScriptLimit, ...]], max_backlog: int) -> None:
         self.model.max_backlog = max_backlog
         self.client.set(self.clock_key, self.model.host_ms)
         assert self.partition.bless(max_backlog=max_backlog) == ["DONE"]
@@ -116,17 +126,17 @@ class RedeemMachine(RuleBasedStateMachine):
         self.client.hset(self.partition.keys.state, "clock", str(self.model.host_ms))
         self.model.clock_ms = self.model.host_ms
         for number, (batch_id, batch_limits) in enumerate(zip(BATCHES, limits, strict=False)):
-            batch = self.model.batches[batch_id] = Batch(batch_limits)
+            batch = self.model.batches[batch_id] = ModelBatch(batch_limits)
             assert self.put(batch_id) == ["DONE"]
             for client in CLIENTS[:2]:
-                pool = batch.pools[client] = Pool(10 * number + CLIENTS.index(client) + 2**53)
+                pool = batch.pools[client] = ModelPool(10 * number + CLIENTS.index(client) + 2**53)
                 assert self.partition.open_pool(batch_id, client, pool.id) == ["DONE", "0", "0"]
                 self.add_codes(batch_id, client, 20, 0)
         for number, (coupon_id, coupon_limits) in enumerate(zip(COUPONS, limits, strict=True)):
             state = CouponState(12, folded=("", "save")[number], product=("", "shoe")[number])
-            coupon = self.model.batches[coupon_id] = Batch(coupon_limits, coupon=state)
+            coupon = self.model.batches[coupon_id] = ModelBatch(coupon_limits, coupon=state)
             assert self.put(coupon_id) == ["DONE"]
-            pool = coupon.pools[CLIENTS[0]] = Pool(2**53 + 100 + number)
+            pool = coupon.pools[CLIENTS[0]] = ModelPool(2**53 + 100 + number)
             assert self.partition.open_pool(coupon_id, CLIENTS[0], pool.id) == ["DONE", "0", "0"]
 
     def put(self, batch_id: UUID) -> list[str]:
@@ -146,8 +156,8 @@ class RedeemMachine(RuleBasedStateMachine):
     @rule(
         wanted=st.lists(requests() | uses(), min_size=1, max_size=10), ahead_ms=st.sampled_from([0, 1, 2_000, 10_000])
     )
-    def redeem(self, wanted: list[Request], ahead_ms: int) -> None:
-        self.send(Call(tuple(wanted), self.model.host_ms + ahead_ms, self.partition.epoch))
+    def redeem(self, wanted: list[ScriptRequest], ahead_ms: int) -> None:
+        self.send(ScriptCall(tuple(wanted), self.model.host_ms + ahead_ms, self.partition.epoch))
 
     @rule(
         batch_id=known_batches,
@@ -158,10 +168,14 @@ class RedeemMachine(RuleBasedStateMachine):
     def hammer(self, batch_id: UUID, client: UUID, customer: UUID, steps_ms: list[int]) -> None:
         """One customer, one batch, again and again, at the edges of the windows."""
         for step_ms in steps_ms:
-            self.send(Call((Request(batch_id, client, customer),), self.model.host_ms + 2_000, self.partition.epoch))
+            self.send(
+                ScriptCall(
+                    (ScriptRequest(batch_id, client, customer),), self.model.host_ms + 2_000, self.partition.epoch
+                )
+            )
             self.step_the_clock(step_ms)
 
-    def send(self, call: Call) -> None:
+    def send(self, call: ScriptCall) -> None:
         before = self.partition.snapshot()
         result = self.partition.redeem(call)
         decision = self.model.redeem(call.requests, call.call_id)
@@ -173,7 +187,7 @@ class RedeemMachine(RuleBasedStateMachine):
             assert self.partition.snapshot() == before
         self.calls[call.call_id] = (call, result)
 
-    def check_event(self, call: Call, result: Result, decision: Decision) -> None:
+    def check_event(self, call: ScriptCall, result: Result, decision: Decision) -> None:
         """At most one new entry, which tells the grants in order."""
         events = self.partition.events()
         new = [(entry_id, event) for entry_id, event in events if entry_id not in self.sizes]
@@ -211,16 +225,16 @@ class RedeemMachine(RuleBasedStateMachine):
     @rule(
         wanted=st.lists(requests(), min_size=1, max_size=4), off_ms=st.sampled_from([-3_600_000, -1, 20_001, 3_600_000])
     )
-    def redeem_past_the_deadline(self, wanted: list[Request], off_ms: int) -> None:
+    def redeem_past_the_deadline(self, wanted: list[ScriptRequest], off_ms: int) -> None:
         before = self.partition.snapshot()
-        late = self.partition.redeem(Call(tuple(wanted), self.model.host_ms + off_ms, self.partition.epoch))
+        late = self.partition.redeem(ScriptCall(tuple(wanted), self.model.host_ms + off_ms, self.partition.epoch))
         assert (late.status, late.detail) == ("TOO_LATE", str(self.model.host_ms))
         assert self.partition.snapshot() == before
 
     @rule(wanted=st.lists(requests(), min_size=1, max_size=4), epoch=st.sampled_from([-1, 1, 100]))
-    def redeem_with_another_epoch(self, wanted: list[Request], epoch: int) -> None:
+    def redeem_with_another_epoch(self, wanted: list[ScriptRequest], epoch: int) -> None:
         before = self.partition.snapshot()
-        call = Call(tuple(wanted), self.model.host_ms + 2_000, self.partition.epoch + epoch)
+        call = ScriptCall(tuple(wanted), self.model.host_ms + 2_000, self.partition.epoch + epoch)
         stale = self.partition.redeem(call)
         assert (stale.status, stale.detail) == ("STALE_EPOCH", str(self.partition.epoch))
         assert self.partition.snapshot() == before
@@ -307,7 +321,7 @@ class RedeemMachine(RuleBasedStateMachine):
         assert self.partition.snapshot() == before
 
     @rule(batch_id=all_known, limits=limit_sets)
-    def begin_new_rules(self, batch_id: UUID, limits: tuple[Limit, ...]) -> None:
+    def begin_new_rules(self, batch_id: UUID, limits: tuple[ScriptLimit, ...]) -> None:
         batch = self.model.batches[batch_id]
         batch.revision += 1
         batch.limits, batch.rebuilding = limits, batch.revision
@@ -327,7 +341,7 @@ class RedeemMachine(RuleBasedStateMachine):
             batch.rebuilding = None
             assert self.put(batch_id) == ["DONE"]
 
-    def window(self, batch: Batch, customer: UUID) -> tuple[list[int], int] | None:
+    def window(self, batch: ModelBatch, customer: UUID) -> tuple[list[int], int] | None:
         """What put_windows is to write for a customer: no more times than the limits can ask for."""
         times = batch.history.get(customer)
         if not times or not batch.limits:
@@ -376,7 +390,7 @@ class RedeemMachine(RuleBasedStateMachine):
                 assert self.client.llen(names.codes(client)) == loaded - pool.issued
             self.check_expiry(batch_id, batch)
 
-    def check_expiry(self, batch_id: UUID, batch: Batch) -> None:
+    def check_expiry(self, batch_id: UUID, batch: ModelBatch) -> None:
         """No window that still counts may go away before its time, by the script's clock."""
         if not batch.limits or batch.rebuilding is not None:
             return

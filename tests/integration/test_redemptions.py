@@ -27,7 +27,7 @@ from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
-from tests.support.issuing import Shop
+from tests.support.issuing import LedgerShop
 from tests.support.recording import bury_all, record, shop_of, words
 from tests.support.servers import RedisServer
 
@@ -88,7 +88,7 @@ async def test_the_redemptions_of_a_customer_newest_first(stores: Stores) -> Non
         assert (await redemptions_of_customer(stores.postgres, uuid4())).items == []
 
 
-async def state_of(shop: Shop, code: str, **values: Any) -> CodeState:
+async def state_of(shop: LedgerShop, code: str, **values: Any) -> CodeState:
     (place,) = (await places_of_code(shop.stores, code, **values)).items
     return place.state
 
@@ -109,8 +109,8 @@ async def test_who_got_a_code(stores: Stores) -> None:
         await bury_all(shop)
         assert await state_of(shop, second.detail) is CodeState.DEAD_LETTER
         codes = {row["seq"]: row["code"] for row in await stores.postgres.fetch("SELECT seq, code FROM codes")}
-        await stores.postgres.execute("INSERT INTO set_aside (pool_id, seq, epoch) VALUES ($1, 3, 1)", shop.pool_id)
-        assert await state_of(shop, codes[3]) is CodeState.SET_ASIDE
+        await stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 3, 1)", shop.pool_id)
+        assert await state_of(shop, codes[3]) is CodeState.QUARANTINED
         assert await state_of(shop, codes[4]) is CodeState.AVAILABLE
 
         assert (await places_of_code(stores, codes[4], client_id=uuid4())).items == []
@@ -187,7 +187,7 @@ async def test_without_redis_what_only_it_knows_is_left_open(settings: Settings,
             assert await state_of(shop, redeemed.detail) is CodeState.REDEEMED
             assert await state_of(shop, waiting.detail) is CodeState.UNKNOWN
             (stock,) = await batch_stock(stores, shop.batch)
-            assert (stock.total, stock.ledger, stock.set_aside) == (100, 1, 0)
+            assert (stock.total, stock.ledger, stock.quarantined) == (100, 1, 0)
             assert (stock.in_redis, stock.issued, stock.backlog) == (None, None, None)
             with pytest.raises(RedisUnavailableError):
                 await erase_customer(stores, uuid4(), actor="test")

@@ -217,7 +217,7 @@ async def test_stock_and_ledger_of_a_batch(api: Api) -> None:
     await api.redeem(batch, client)
     (stock,) = (await api.get(f"/api/v1/batches/{batch}")).json()["stock"]
     assert stock == {"client_id": str(client), "total": 4, "in_redis": 1, "issued": 3, "ledger": 2, "backlog": 1,
-                     "set_aside": 0, "dead_letters": 0}  # fmt: skip
+                     "quarantined": 0, "dead_letters": 0}  # fmt: skip
     page = (await api.get(f"/api/v1/batches/{batch}/redemptions")).json()
     assert [item["code"] for item in page["items"]] == ["A", "B"]
     assert page["items"][0]["customer_id"] == str(customer)

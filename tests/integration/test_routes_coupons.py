@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from issuer.http.services import LOOK_UPS_AT_ONCE, Services
+from issuer.http.services import MAX_LOOKUPS, Services
 from issuer.settings import Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.coupons import CONSUME, COUPON, Till, working
@@ -103,8 +103,8 @@ async def test_a_look_changes_nothing(api: Api, till: Till) -> None:
 
 
 async def test_what_is_refused_and_how(till: Till) -> None:
-    problem(await till.use("NOBODY"), 404, "no coupon found")
-    assert (await till.look("NOBODY"))["reason_code"] == "coupon_not_found"
+    problem(await till.use("ANONYMOUS"), 404, "no coupon found")
+    assert (await till.look("ANONYMOUS"))["reason_code"] == "coupon_not_found"
     await till.make("OLD", expiry_date=(datetime.now(UTC) - timedelta(days=1)).isoformat())
     problem(await till.use("OLD"), 410, "coupon expired")
     await till.make("SHOES", product_id="shoe", rules={"maxpercustomer": 1, "timelimit": 1})
@@ -392,9 +392,9 @@ async def test_who_does_not_say_whose_coupon_it_is_waits_for_postgres_no_longer_
         ask = partial(api.client.post, f"{CONSUME}?code=WHOSE", headers=everybodys)
         # The other one listens for changes of keys.
         async with api.services.stores.postgres.acquire():
-            answers = await asyncio.gather(*(ask() for _ in range(LOOK_UPS_AT_ONCE + 5)))
+            answers = await asyncio.gather(*(ask() for _ in range(MAX_LOOKUPS + 5)))
             codes = Counter(problem(answer, 503)["code"] for answer in answers)
-            assert codes == {"postgres_unavailable": LOOK_UPS_AT_ONCE, "overloaded": 5}
+            assert codes == {"postgres_unavailable": MAX_LOOKUPS, "overloaded": 5}
         assert (await ask()).status_code == 200
         assert (await till.show("WHOSE"))["remaining"] == 2
 

@@ -12,15 +12,15 @@ import pytest
 import pytest_asyncio
 
 from issuer.generating import making
-from issuer.generating.jobs import MOST_OPEN_OF_CLIENT
+from issuer.generating.jobs import MAX_OPEN_JOBS_OF_CLIENT
 from issuer.generating.making import work_on_jobs
-from issuer.http.admin.generation import MOST_AT_ONCE
+from issuer.http.admin.generation import MAX_CODES_PER_REQUEST
 from issuer.pools.memory import RedisMemoryError
 from issuer.settings import Auth, Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.loading import A, B, check_agreement
 
-MANY = MOST_AT_ONCE + 1
+MANY = MAX_CODES_PER_REQUEST + 1
 
 
 @pytest_asyncio.fixture
@@ -166,7 +166,7 @@ async def test_a_bound_key_makes_codes_of_its_own_client_only(api: Api) -> None:
 async def test_jobs_that_wait_are_bounded(api: Api) -> None:
     batch = await make_batch(api)
     answers = await asyncio.gather(
-        *(generate(api, batch, count=MANY, client_id=str(A)) for _ in range(MOST_OPEN_OF_CLIENT + 3))
+        *(generate(api, batch, count=MANY, client_id=str(A)) for _ in range(MAX_OPEN_JOBS_OF_CLIENT + 3))
     )
     refused = [answer for answer in answers if answer.status_code != 202]
     assert len(refused) == 3

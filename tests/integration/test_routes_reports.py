@@ -21,7 +21,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from issuer.http.services import REPORTS_AT_ONCE
+from issuer.http.services import MAX_REPORTS
 from issuer.reports.report import BATCHES, REPORTS, Filter
 from issuer.settings import Auth, Settings
 from tests.support.api import Api, problem, running_app
@@ -160,7 +160,7 @@ async def test_each_report_knows_its_own_filters(api: Api) -> None:
 
 async def test_so_many_at_once_and_no_more(api: Api) -> None:
     slots = api.services.reports
-    for _ in range(REPORTS_AT_ONCE):
+    for _ in range(MAX_REPORTS):
         await slots.acquire()
     response = await api.get(REPORT)
     assert problem(response, 503, "too many reports at once")["code"] == "overloaded"
@@ -264,13 +264,13 @@ def test_a_client_that_goes_away_leaves_nothing_behind(settings: Settings, tmp_p
     spool = tmp_path / "spool"
     spool.mkdir()
     with large(settings, tmp_path, TMPDIR=str(spool)) as process:
-        for query in ("format=csv", "format=xlsx") * REPORTS_AT_ONCE:
+        for query in ("format=csv", "format=xlsx") * MAX_REPORTS:
             with socket.create_connection(process.listener.getsockname(), timeout=30) as client:
                 client.sendall(f"GET {REPORT}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 wait_until(lambda: len(sessions(settings)) == 1, "the report is being read")
             wait_until(lambda: sessions(settings) == [] and not [*spool.iterdir()], "nothing is left of the report")
         # Every slot is free again.
-        for _ in range(REPORTS_AT_ONCE + 1):
+        for _ in range(MAX_REPORTS + 1):
             assert httpx.get(f"{process.url}{REPORT}?to=1980-01-01T00:00:00Z").status_code == 200
         with socket.create_connection(process.listener.getsockname(), timeout=30) as client:
             client.sendall(f"GET {REPORT}?format=xlsx HTTP/1.1\r\nHost: x\r\n\r\n".encode())

@@ -14,7 +14,16 @@ import redis
 from issuer.contract import scripts
 from issuer.contract.keys import GROUP
 from tests.conftest import fresh_redis_url
-from tests.support.redeeming import ANSWER_KEPT_MS, Answer, Call, Limit, Partition, Request, broken_off, connect
+from tests.support.redeeming import (
+    ANSWER_KEPT_MS,
+    Partition,
+    ScriptAnswer,
+    ScriptCall,
+    ScriptLimit,
+    ScriptRequest,
+    broken_off,
+    connect,
+)
 from tests.support.servers import RedisServer
 
 BATCH: Final = uuid.UUID(int=1)
@@ -50,14 +59,14 @@ def shop(empty: Partition) -> Partition:
 
 
 def stock(partition: Partition) -> None:
-    assert partition.put_batch(BATCH, [Limit(2, MONTH_MS)]) == ["DONE"]
+    assert partition.put_batch(BATCH, [ScriptLimit(2, MONTH_MS)]) == ["DONE"]
     assert partition.open_pool(BATCH, CLIENT, POOL_ID, total=10) == ["DONE", "0", "0"]
     codes = [f"code-{seq}" for seq in range(1, 11)]
     assert partition.load(BATCH, CLIENT, 1, codes, total=10) == ["DONE", "10", "0"]
 
 
-def somebody(key: str | None = None, client: UUID = CLIENT) -> Request:
-    return Request(BATCH, client, uuid.uuid4(), key)
+def somebody(key: str | None = None, client: UUID = CLIENT) -> ScriptRequest:
+    return ScriptRequest(BATCH, client, uuid.uuid4(), key)
 
 
 def codes_of(partition: Partition) -> list[bytes]:
@@ -78,9 +87,9 @@ def stale(partition: Partition, act: Callable[[], list[str]]) -> None:
 def test_put_batch(empty: Partition) -> None:
     assert empty.put_batch(BATCH, revision=2) == ["DONE"]
     assert empty.put_batch(BATCH, revision=2, paused=True) == ["DONE"]
-    assert empty.redeem_now(somebody()).answers == (Answer("PAUSED"),)
+    assert empty.redeem_now(somebody()).answers == (ScriptAnswer("PAUSED"),)
     assert empty.put_batch(BATCH, revision=1) == ["SUPERSEDED", "2"]
-    assert empty.redeem_now(somebody()).answers == (Answer("PAUSED"),)
+    assert empty.redeem_now(somebody()).answers == (ScriptAnswer("PAUSED"),)
     stale(empty, lambda: empty.put_batch(BATCH, revision=3))
 
 
@@ -127,14 +136,14 @@ def test_put_windows(shop: Partition) -> None:
     one, now_ms = uuid.uuid4(), time.time_ns() // 1_000_000
     windows = [(one, [now_ms - 5, now_ms], MONTH_MS)]
     assert shop.put_windows(BATCH, 2, windows) == ["SUPERSEDED", ""]
-    assert shop.put_batch(BATCH, [Limit(2, MONTH_MS)], revision=2, rebuilding=2) == ["DONE"]
-    assert shop.redeem_now(Request(BATCH, CLIENT, one)).answers == (Answer("REBUILDING"),)
+    assert shop.put_batch(BATCH, [ScriptLimit(2, MONTH_MS)], revision=2, rebuilding=2) == ["DONE"]
+    assert shop.redeem_now(ScriptRequest(BATCH, CLIENT, one)).answers == (ScriptAnswer("REBUILDING"),)
     assert shop.put_windows(BATCH, 3, windows) == ["SUPERSEDED", "2"]
     assert shop.put_windows(BATCH, 2, windows) == ["DONE"]
     stale(shop, lambda: shop.put_windows(BATCH, 2, windows))
-    assert shop.put_batch(BATCH, [Limit(2, MONTH_MS)], revision=2) == ["DONE"]
-    refused = shop.redeem_now(Request(BATCH, CLIENT, one))
-    assert refused.answers == (Answer("LIMIT_REACHED", str(now_ms - 5 + MONTH_MS)),)
+    assert shop.put_batch(BATCH, [ScriptLimit(2, MONTH_MS)], revision=2) == ["DONE"]
+    refused = shop.redeem_now(ScriptRequest(BATCH, CLIENT, one))
+    assert refused.answers == (ScriptAnswer("LIMIT_REACHED", str(now_ms - 5 + MONTH_MS)),)
 
 
 def test_rebuild_pool(shop: Partition) -> None:
@@ -151,7 +160,10 @@ def test_rebuild_pool(shop: Partition) -> None:
     shop.epoch = 2
     assert shop.bless() == ["DONE"]
     assert shop.load(BATCH, CLIENT, 5, ["code-5"], total=10) == ["DONE", "5", "4"]
-    assert shop.redeem_now(somebody(), somebody()).answers == (Answer("GRANTED", "code-5"), Answer("REFILLING"))
+    assert shop.redeem_now(somebody(), somebody()).answers == (
+        ScriptAnswer("GRANTED", "code-5"),
+        ScriptAnswer("REFILLING"),
+    )
 
 
 def test_bless_partition(shop: Partition) -> None:
@@ -223,7 +235,7 @@ def test_empty_pool(shop: Partition) -> None:
     assert empty_pool(CLIENT) == ["DONE", "1"]
     assert empty_pool(OTHER_CLIENT) == ["NO_POOL"]
     answers = shop.redeem_now(one, somebody()).answers
-    assert answers == (Answer("REPLAYED", granted.detail), Answer("ENDED"))
+    assert answers == (ScriptAnswer("REPLAYED", granted.detail), ScriptAnswer("ENDED"))
 
 
 def test_remove_consumers(shop: Partition) -> None:
@@ -240,7 +252,7 @@ def test_remove_consumers(shop: Partition) -> None:
     assert [consumer["name"] for consumer in shop.client.xinfo_consumers(shop.keys.stream, GROUP)] == [b"busy"]
 
 
-def key_named(partition: Partition, name: str, call: Call) -> str | bytes:
+def key_named(partition: Partition, name: str, call: ScriptCall) -> str | bytes:
     names, request = partition.batch(BATCH), call.requests[0]
     assert request.customer
     assert request.key_hash
@@ -269,9 +281,9 @@ def test_a_key_of_another_type_fails_before_any_write(shop: Partition, name: str
     assert shop.snapshot() == before
 
 
-def call_of(partition: Partition, *requests: Request) -> Call:
+def call_of(partition: Partition, *requests: ScriptRequest) -> ScriptCall:
     seconds, _ = partition.client.time()
-    return Call(requests, seconds * 1000 + 10_000, partition.epoch)
+    return ScriptCall(requests, seconds * 1000 + 10_000, partition.epoch)
 
 
 @pytest.mark.parametrize("writes", range(WRITES_OF_A_REDEMPTION + 1))
@@ -283,7 +295,7 @@ def test_a_script_that_breaks_off_gives_no_code_twice(client: redis.Redis, write
     before = shop.snapshot()
     call = call_of(shop, somebody("key"))
     if writes == WRITES_OF_A_REDEMPTION:
-        assert broken.redeem(call).answers == (Answer("GRANTED", "code-1"),)
+        assert broken.redeem(call).answers == (ScriptAnswer("GRANTED", "code-1"),)
     else:
         with pytest.raises(redis.ResponseError, match="broken off"):
             broken.redeem(call)
@@ -296,12 +308,12 @@ def test_a_script_that_breaks_off_gives_no_code_twice(client: redis.Redis, write
         assert shop.redeem(call).status == "REPEATED"
     if writes >= 4:
         again = call_of(shop, call.requests[0])
-        assert shop.redeem(again).answers == (Answer("REPLAYED", "code-1"),)
+        assert shop.redeem(again).answers == (ScriptAnswer("REPLAYED", "code-1"),)
     later = shop.redeem_now(somebody()).answers[0]
     if 2 <= writes < 6:
-        assert later == Answer("INCONSISTENT")
+        assert later == ScriptAnswer("INCONSISTENT")
     else:
-        assert later == Answer("GRANTED", "code-1" if writes == 0 else "code-2")
+        assert later == ScriptAnswer("GRANTED", "code-1" if writes == 0 else "code-2")
 
 
 def test_a_repeated_call_tells_its_event_until_that_is_in_the_ledger(shop: Partition) -> None:
@@ -320,7 +332,7 @@ def test_a_forgotten_script_is_loaded_again(shop: Partition) -> None:
     """SCRIPT FLUSH is for the whole server; every caller of a shared one loads what it misses."""
     shop.redeem_now(somebody())
     shop.client.script_flush()
-    assert shop.redeem_now(somebody()).answers == (Answer("GRANTED", "code-2"),)
+    assert shop.redeem_now(somebody()).answers == (ScriptAnswer("GRANTED", "code-2"),)
 
 
 def test_a_pool_named_twice_gives_nothing(shop: Partition) -> None:
@@ -338,19 +350,19 @@ def test_a_call_of_thousands(empty: Partition) -> None:
     """The longest codes there are, seqs beyond 2^31, pool ids beyond 2^53, windows and answers in several pieces."""
     first, count, pool_id = 2**40, 5_000, 2**62 + 1
     codes = [f"{seq:04d}".ljust(255, "😀") for seq in range(count)]
-    empty.put_batch(BATCH, [Limit(1, MONTH_MS)])
-    empty.put_batch(uuid.UUID(int=9), [Limit(1, 0)])
+    empty.put_batch(BATCH, [ScriptLimit(1, MONTH_MS)])
+    empty.put_batch(uuid.UUID(int=9), [ScriptLimit(1, 0)])
     total = first + count
     assert empty.open_pool(BATCH, CLIENT, pool_id, issued=first, total=total) == ["DONE", str(first), str(first)]
     assert empty.load(BATCH, CLIENT, first + 1, codes, total=total) == ["DONE", str(total), str(first)]
     call = call_of(empty, *(somebody(f"key {number}") for number in range(count)))
-    assert empty.redeem(call).answers == tuple(Answer("GRANTED", code) for code in codes)
+    assert empty.redeem(call).answers == tuple(ScriptAnswer("GRANTED", code) for code in codes)
     ((_, event),) = empty.events()
     assert [redemption.seq for redemption in event.redemptions] == list(range(first + 1, total + 1))
     assert {redemption.pool_id for redemption in event.redemptions} == {pool_id}
     again = call_of(empty, *call.requests)
-    assert empty.redeem(again).answers == tuple(Answer("REPLAYED", code) for code in codes)
-    keyless = [Request(BATCH, CLIENT, request.customer) for request in call.requests]
+    assert empty.redeem(again).answers == tuple(ScriptAnswer("REPLAYED", code) for code in codes)
+    keyless = [ScriptRequest(BATCH, CLIENT, request.customer) for request in call.requests]
     assert {answer.word for answer in empty.redeem(call_of(empty, *keyless)).answers} == {"LIMIT_REACHED"}
     window = empty.client.pttl(empty.window(BATCH, call.requests[-1].customer or BATCH))
     assert MONTH_MS - 60_000 < window <= MONTH_MS + 1_000
@@ -376,13 +388,15 @@ def test_nothing_is_left_behind_when_memory_is_short(any_redis_server: RedisServ
         for requests in ([somebody()], [known, somebody()]):
             with pytest.raises(redis.ResponseError, match=r"OOM|used memory"):
                 shop.redeem(call_of(shop, *requests))
-        assert shop.redeem(call_of(shop, known)).answers == (Answer("REPLAYED", first.answers[0].detail),)
-        assert shop.redeem(call_of(shop, Request(BATCH, OTHER_CLIENT, None))).answers == (Answer("SOLD_OUT"),)
+        assert shop.redeem(call_of(shop, known)).answers == (ScriptAnswer("REPLAYED", first.answers[0].detail),)
+        assert shop.redeem(call_of(shop, ScriptRequest(BATCH, OTHER_CLIENT, None))).answers == (
+            ScriptAnswer("SOLD_OUT"),
+        )
         assert shop.snapshot() == before
         assert shop.redeem(call).raw == first.raw
         assert shop.ack([(entry_id, event.count) for entry_id, event in shop.events()]) == ["DONE", "1", "2"]
         client.config_set("maxmemory", 0)
-        assert shop.redeem_now(somebody()).answers == (Answer("GRANTED", "code-3"),)
+        assert shop.redeem_now(somebody()).answers == (ScriptAnswer("GRANTED", "code-3"),)
 
 
 def test_wait_behind_a_replay_or_a_repeat_waits_for_what_it_tells(any_redis_server: RedisServer, tmp_path: Any) -> None:

@@ -121,7 +121,7 @@ async def test_a_failover_loses_no_code_twice_and_goes_on(settings: Settings, cl
         assert len(given) == len(set(given))
         # The surviving stream was drained: what was replicated is in the ledger; a promoted replica is a loss.
         assert await seqs(stores, "redemptions") == list(range(1, 21))
-        assert len(await seqs(stores, "set_aside")) == 50
+        assert len(await seqs(stores, "quarantined")) == 50
 
 
 async def test_fewer_replicas_than_asked_is_said_and_a_replay_waits_again(settings: Settings, cluster: Cluster) -> None:

@@ -20,7 +20,7 @@ import pytest_asyncio
 from starlette.routing import Route
 
 from issuer.contract.keys import limit_key, partition_keys
-from issuer.coupons.coupon import Offer
+from issuer.coupons.coupon import CouponTerms
 from issuer.coupons.store import create_coupon
 from issuer.reports.formats import MEDIA_TYPES, Format
 from issuer.settings import Settings
@@ -41,7 +41,7 @@ REFUSED, SILENT, PUBLIC, OWN = Expected
 
 
 @dataclass(frozen=True)
-class World:
+class TenantWorld:
     """`owner` has the batch `theirs` and codes in `shared`; the walker's key is bound to `walker`."""
 
     owner: UUID
@@ -90,7 +90,7 @@ def reports(name: str, *filters: str) -> list[Visit]:
 
 def coupon_reports(name: str, *filters: str) -> list[Visit]:
     path = f"/api/v1/reports/{name}"
-    silent = [{"format": str(format_)} for format_ in Format] + [{"code": World.COUPON}]
+    silent = [{"format": str(format_)} for format_ in Format] + [{"code": TenantWorld.COUPON}]
     silent += [{name: f"{{{name[:-3]}}}", "format": "ndjson"} for name in filters]
     return [Visit(REFUSED, path, {"client_id": "{owner}"}), *(Visit(SILENT, path, query) for query in silent)]
 
@@ -101,7 +101,7 @@ _NAMED: Final = {"code": "THEIRS-COUPON", "client_id": "{owner}"}
 def coupon_visits(path: str, **change: Any) -> list[Visit]:
     """By its code alone, and with the client whose it is."""
     named = dict(_NAMED)
-    if World.COUPON in path:
+    if TenantWorld.COUPON in path:
         del named["code"]
     alone = {name: value for name, value in named.items() if name != "client_id"}
     return [Visit(REFUSED, path, query, json=change or None) for query in (alone, named)]
@@ -163,14 +163,14 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", "/coupon/"): coupon_visits("/coupon/"),
     # Like every coupon that does not exist: not valid.
     ("GET", "/coupon/consume/"): [
-        Visit(SILENT, "/coupon/consume/", query) for query in ({"code": World.COUPON}, _NAMED)
+        Visit(SILENT, "/coupon/consume/", query) for query in ({"code": TenantWorld.COUPON}, _NAMED)
     ],
     ("POST", "/coupon/consume/"): coupon_visits("/coupon/consume/"),
     ("POST", "/coupon/consume/{consumption_id}/reverse"): [
         Visit(REFUSED, "/coupon/consume/{consumption}/reverse"),
     ],
-    ("PUT", "/coupon/{code:path}/"): coupon_visits(f"/coupon/{World.COUPON}/", availability_count=9),
-    ("DELETE", "/coupon/{code:path}/"): coupon_visits(f"/coupon/{World.COUPON}/"),
+    ("PUT", "/coupon/{code:path}/"): coupon_visits(f"/coupon/{TenantWorld.COUPON}/", availability_count=9),
+    ("DELETE", "/coupon/{code:path}/"): coupon_visits(f"/coupon/{TenantWorld.COUPON}/"),
     ("GET", "/api/v1/campaigns"): [Visit(SILENT, "/api/v1/campaigns")],
     ("POST", "/api/v1/campaigns"): [
         Visit(REFUSED, "/api/v1/campaigns", json={**_CAMPAIGN, "client_id": "{owner}"}),
@@ -206,7 +206,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ],
 }  # fmt: skip
 
-NOBODYS: Final = {"incarnations", "witnesses", "workers", "journals"}
+ANONYMOUS_KEYS: Final = {"incarnations", "witnesses", "workers", "journals"}
 """Tables that the processes write by themselves, all the time."""
 
 
@@ -217,10 +217,10 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
         yield running
 
 
-async def make_world(api: Api) -> World:
+async def make_world(api: Api) -> TenantWorld:
     owner, walker, customer = uuid4(), uuid4(), uuid4()
     rows = [(owner, f"THEIRS-{number}") for number in range(1, 4)]
-    theirs = (await api.upload(rows, name=World.NAME)).json()["batch_id"]
+    theirs = (await api.upload(rows, name=TenantWorld.NAME)).json()["batch_id"]
     rows = [(owner, f"THEIRS-SHARED-{number}") for number in range(1, 4)]
     shared = (await api.upload([*rows, (walker, "SHARED-1"), (walker, "SHARED-2")], name="Shared")).json()["batch_id"]
     mine, _ = await api.batch("MINE-1", client=walker)
@@ -229,17 +229,17 @@ async def make_world(api: Api) -> World:
     wanted = {"count": 1, "prefix": "THEIRS-"}
     job = (await api.client.post(f"/api/v1/batches/{theirs}/codes/generate", json=wanted, headers=api.admin)).json()
     campaigns = []
-    for name, public in ((World.NAME, False), ("Everybody's summer", True)):
+    for name, public in ((TenantWorld.NAME, False), ("Everybody's summer", True)):
         new = {"name": name, "total": 3, "starts_at": _PAST, "client_id": str(owner), "public": public}
         campaigns.append((await api.client.post("/api/v1/campaigns", json=new, headers=api.admin)).json()["id"])
     stores = api.services.stores
-    await create_coupon(stores, owner, World.COUPON, Offer(available=5), actor="test")
-    use = {"code": World.COUPON, "client_id": str(owner), "customer_id": str(customer)}
+    await create_coupon(stores, owner, TenantWorld.COUPON, CouponTerms(available=5), actor="test")
+    use = {"code": TenantWorld.COUPON, "client_id": str(owner), "customer_id": str(customer)}
     used = (await api.client.post("/coupon/consume/", json=use, headers=api.redeemer)).json()
     await drain(stores)
     for number in range(stores.redis.partitions):
         await stores.redis.client.delete(partition_keys(number).stream)
-    return World(
+    return TenantWorld(
         owner, walker, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"], *campaigns
     )
 
@@ -253,7 +253,7 @@ async def snapshot(api: Api) -> Snapshot:
     tables = await stores.postgres.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     found: Snapshot = {}
     for (table,) in tables:
-        if table not in NOBODYS:
+        if table not in ANONYMOUS_KEYS:
             rows = await stores.postgres.fetch(f'SELECT t::text AS row FROM "{table}" t')
             found[table] = {row["row"] for row in rows}
     client = stores.redis.client
@@ -265,14 +265,14 @@ async def snapshot(api: Api) -> Snapshot:
     return found
 
 
-def filled(value: Any, world: World) -> Any:
+def filled(value: Any, world: TenantWorld) -> Any:
     """The value with the world's ids in the place of their names."""
     if isinstance(value, dict):
         return {name: filled(part, world) for name, part in value.items()}
     return value.format_map(vars(world)) if isinstance(value, str) else value
 
 
-async def call(api: Api, method: str, visit: Visit, world: World, key: dict[str, str]) -> httpx.Response:
+async def call(api: Api, method: str, visit: Visit, world: TenantWorld, key: dict[str, str]) -> httpx.Response:
     files = {"file": ("codes.csv", filled(visit.file, world).encode())} if visit.file else None
     return await api.client.request(
         method,
@@ -293,7 +293,7 @@ def text_of(response: httpx.Response) -> str:
     return response.text
 
 
-def check_answer(where: str, visit: Visit, response: httpx.Response, world: World) -> None:
+def check_answer(where: str, visit: Visit, response: httpx.Response, world: TenantWorld) -> None:
     if visit.expected is REFUSED:
         assert response.status_code in (403, 404), f"{where}: {response.status_code} {response.text}"
     else:
@@ -302,7 +302,7 @@ def check_answer(where: str, visit: Visit, response: httpx.Response, world: Worl
     assert [fact for fact in world.facts() if fact in text] == [], f"{where} tells of another client: {text}"
 
 
-def check_change(where: str, visit: Visit, before: Snapshot, after: Snapshot, world: World) -> None:
+def check_change(where: str, visit: Visit, before: Snapshot, after: Snapshot, world: TenantWorld) -> None:
     if visit.expected is not OWN:
         assert after == before, f"{where} changed something"
         return

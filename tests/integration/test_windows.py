@@ -12,7 +12,7 @@ from issuer.batches.rules import Rules, parse_rules
 from issuer.batches.store import BatchChanges, change_batch, find_batch, push_batch
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
-from tests.support.issuing import Shop
+from tests.support.issuing import LedgerShop
 from tests.support.recording import batch_hash, bury_all, dying, record, shop_of, words
 
 
@@ -22,18 +22,18 @@ def limit(count: int, seconds: int | None = None) -> Rules:
     return parse_rules({"limits": [{"max": count, "seconds": seconds}]})
 
 
-async def set_rules(stores: Stores, shop: Shop, rules: Rules) -> None:
+async def set_rules(stores: Stores, shop: LedgerShop, rules: Rules) -> None:
     await change_batch(stores, shop.batch, BatchChanges(rules=rules), actor="test")
 
 
-def window(shop: Shop, customer: UUID) -> list[int]:
+def window(shop: LedgerShop, customer: UUID) -> list[int]:
     """The times that Redis keeps of a customer."""
     value: Any = shop.client.get(shop.partition.window(shop.batch, customer))
     times = value or b""
     return [int(times[at : at + 13]) for at in range(0, len(times), 13)]
 
 
-async def spread_four(shop: Shop, customer: UUID) -> None:
+async def spread_four(shop: LedgerShop, customer: UUID) -> None:
     """One redemption in the ledger, one in the dead letters, one in ledger and stream, one in the stream alone."""
     shop.redeem(customer=customer)
     await record(shop)

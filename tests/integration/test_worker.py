@@ -22,7 +22,7 @@ from issuer.storage.postgres import UNAVAILABLE
 from issuer.storage.stores import Stores
 from sync_worker.reader import StreamReader
 from tests.conftest import TEMPLATE, fresh_redis_url
-from tests.support.issuing import Shop, open_shop, plain_client
+from tests.support.issuing import LedgerShop, open_shop, plain_client
 from tests.support.servers import PostgresServer, RedisServer
 from tests.support.worker_process import WorkerProcess, eventually
 
@@ -31,12 +31,12 @@ SHORT_S = 1.0
 
 
 @pytest_asyncio.fixture
-async def shop(stores: Stores, settings: Settings) -> AsyncIterator[Shop]:
+async def shop(stores: Stores, settings: Settings) -> AsyncIterator[LedgerShop]:
     with plain_client(settings.redis_url.get_secret_value()) as client:
         yield await open_shop(stores, client, codes=(5_000,))
 
 
-async def drained(shop: Shop, count: int) -> None:
+async def drained(shop: LedgerShop, count: int) -> None:
     """Waits until `count` redemptions are in the ledger and nothing is left in Redis, nor contradicted."""
 
     async def condition() -> bool:
@@ -49,20 +49,20 @@ async def drained(shop: Shop, count: int) -> None:
     assert pending(shop) == 0
 
 
-def pending(shop: Shop) -> int:
+def pending(shop: LedgerShop) -> int:
     """Entries that some worker has and did not acknowledge."""
     return int(shop.client.execute_command("XPENDING", shop.keys.stream, GROUP)["pending"])
 
 
 @asynccontextmanager
-async def held(shop: Shop, table: str) -> AsyncIterator[None]:
+async def held(shop: LedgerShop, table: str) -> AsyncIterator[None]:
     """Nobody writes to the table before the block ends."""
     async with shop.stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute(f"LOCK TABLE {table} IN SHARE MODE")
         yield
 
 
-async def someone_waits_for(shop: Shop, table: str) -> None:
+async def someone_waits_for(shop: LedgerShop, table: str) -> None:
     async def condition() -> bool:
         return bool(
             await shop.stores.postgres.fetchval(
@@ -73,7 +73,7 @@ async def someone_waits_for(shop: Shop, table: str) -> None:
     await eventually(condition, f"somebody waits for {table}")
 
 
-async def test_brings_redemptions_into_the_ledger(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_brings_redemptions_into_the_ledger(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     assert shop.redeem_in_calls(20, 30) == 600
     with WorkerProcess(settings, tmp_path) as worker:
         await drained(shop, 600)
@@ -82,7 +82,7 @@ async def test_brings_redemptions_into_the_ledger(shop: Shop, settings: Settings
         assert worker.terminate() == 0
 
 
-async def test_killed_before_the_insert(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_killed_before_the_insert(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(10, 10)
     async with held(shop, "redemptions"):
         with WorkerProcess(settings, tmp_path, postgres_timeout_s=30) as worker:
@@ -93,7 +93,7 @@ async def test_killed_before_the_insert(shop: Shop, settings: Settings, tmp_path
         await drained(shop, 100)
 
 
-async def test_killed_between_commit_and_ack(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_killed_between_commit_and_ack(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(10, 10)
     with ExitStack() as stack:
         try:
@@ -112,14 +112,14 @@ async def test_killed_between_commit_and_ack(shop: Shop, settings: Settings, tmp
         await drained(shop, 100)
 
 
-async def committed(shop: Shop, count: int) -> None:
+async def committed(shop: LedgerShop, count: int) -> None:
     async def condition() -> bool:
         return await shop.ledger_count() == count
 
     await eventually(condition, f"{count} redemptions committed")
 
 
-async def test_killed_again_and_again(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_killed_again_and_again(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     handed_out = 0
     for _ in range(4):
         handed_out += shop.redeem_in_calls(20, 5)
@@ -136,11 +136,11 @@ async def test_killed_again_and_again(shop: Shop, settings: Settings, tmp_path: 
         await drained(shop, handed_out)
 
 
-async def both_are_seen(shop: Shop) -> bool:
+async def both_are_seen(shop: LedgerShop) -> bool:
     return bool(await shop.stores.postgres.fetchval("SELECT count(*) = 2 FROM workers"))
 
 
-async def test_two_workers_share_the_streams(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_two_workers_share_the_streams(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     with WorkerProcess(settings, tmp_path / "a") as one, WorkerProcess(settings, tmp_path / "b") as other:
         # Before that one of them, still starting, would leave all to the other, and end by the signal itself.
         await eventually(lambda: both_are_seen(shop), "both workers are at it")
@@ -152,7 +152,7 @@ async def test_two_workers_share_the_streams(shop: Shop, settings: Settings, tmp
         assert (one.terminate(), other.terminate()) == (0, 0)
 
 
-async def test_the_entries_of_a_frozen_worker_are_claimed(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_the_entries_of_a_frozen_worker_are_claimed(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(10, 10)
     frozen = WorkerProcess(settings, tmp_path / "frozen", postgres_timeout_s=30)
     async with held(shop, "redemptions"):
@@ -173,7 +173,7 @@ async def test_the_entries_of_a_frozen_worker_are_claimed(shop: Shop, settings: 
         assert frozen.terminate() == 0
 
 
-def add_poison(shop: Shop) -> int:
+def add_poison(shop: LedgerShop) -> int:
     """Entries that no script of ours writes, among the good ones. Returns how many."""
     good = {"v": "1", "e": "1", "t": "1700000000000", "c": uuid.uuid4().hex, "n": "1"}
     who = b"\x15\x00" + bytes(16) + bytes(4)
@@ -208,7 +208,7 @@ def add_poison(shop: Shop) -> int:
 
 
 async def test_poison_goes_into_the_dead_letters_and_blocks_nobody(
-    shop: Shop, settings: Settings, tmp_path: Path
+    shop: LedgerShop, settings: Settings, tmp_path: Path
 ) -> None:
     count = add_poison(shop)
     with WorkerProcess(settings, tmp_path):
@@ -226,7 +226,7 @@ async def test_poison_goes_into_the_dead_letters_and_blocks_nobody(
     assert [row["kind"] for row in kinds] == ["unknown_seq", "wrong_code", "wrong_code", "wrong_code"]
 
 
-async def test_pending_entries_that_vanish_are_an_anomaly(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_pending_entries_that_vanish_are_an_anomaly(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(3, 2)
     first = shop.client.execute_command("XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", shop.keys.stream, ">")
     assert first
@@ -270,7 +270,7 @@ async def test_postgres_stopped_and_started(settings: Settings, tmp_path: Path) 
                     assert worker.terminate() == 0
 
 
-async def test_sigterm_while_postgres_hangs_is_bounded(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_sigterm_while_postgres_hangs_is_bounded(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem(5)
     async with held(shop, "redemptions"):
         with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S) as worker:
@@ -300,7 +300,7 @@ async def test_refuses_another_number_of_partitions(stores: Stores, settings: Se
 
 
 async def test_entries_of_a_foreign_incarnation_stay_where_they_are(
-    shop: Shop, settings: Settings, tmp_path: Path
+    shop: LedgerShop, settings: Settings, tmp_path: Path
 ) -> None:
     with WorkerProcess(settings, tmp_path) as worker:
         shop.redeem(3)
@@ -316,7 +316,7 @@ async def test_entries_of_a_foreign_incarnation_stay_where_they_are(
         assert await shop.ledger_count() == 3
 
 
-async def test_gives_signs_of_life(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_gives_signs_of_life(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(4, 5)
     with WorkerProcess(settings, tmp_path):
         await drained(shop, 20)
@@ -332,7 +332,9 @@ async def test_gives_signs_of_life(shop: Shop, settings: Settings, tmp_path: Pat
         await eventually(told, "a sign of life with the figures")
 
 
-async def test_brings_batches_to_redis_that_were_left_behind(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_brings_batches_to_redis_that_were_left_behind(
+    shop: LedgerShop, settings: Settings, tmp_path: Path
+) -> None:
     await shop.stores.postgres.execute("UPDATE batches SET paused = true, revision = 2 WHERE id = $1", shop.batch)
     with WorkerProcess(settings, tmp_path):
 
@@ -342,7 +344,7 @@ async def test_brings_batches_to_redis_that_were_left_behind(shop: Shop, setting
         await eventually(paused, "the batch is paused")
 
 
-async def test_tops_up_pools_that_run_low(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_tops_up_pools_that_run_low(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     small = settings.model_copy(update={"pool_high_water": 100})
     await shop.stores.postgres.execute(
         "INSERT INTO codes (pool_id, seq, batch_id, code)"
@@ -362,7 +364,7 @@ async def test_tops_up_pools_that_run_low(shop: Shop, settings: Settings, tmp_pa
         await drained(shop, 5_200)
 
 
-async def test_entries_of_a_lost_reply_are_read_again(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_entries_of_a_lost_reply_are_read_again(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem(3)
     with WorkerProcess(settings, tmp_path) as worker:
         await drained(shop, 3)
@@ -404,7 +406,7 @@ async def test_redis_killed_and_restarted(settings: Settings, tmp_path: Path) ->
                     assert worker.terminate() == 0
 
 
-async def test_removes_consumers_that_are_gone_but_none_with_entries(shop: Shop) -> None:
+async def test_removes_consumers_that_are_gone_but_none_with_entries(shop: LedgerShop) -> None:
     shop.redeem_in_calls(2, 1)
     for name in ("idle", "busy"):
         shop.client.execute_command(
@@ -424,7 +426,9 @@ async def test_removes_consumers_that_are_gone_but_none_with_entries(shop: Shop)
     assert (left["name"], left["pending"]) == (b"busy", 1)
 
 
-async def test_forgets_witnesses_of_servers_that_were_replaced(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_forgets_witnesses_of_servers_that_were_replaced(
+    shop: LedgerShop, settings: Settings, tmp_path: Path
+) -> None:
     postgres = shop.stores.postgres
     await postgres.execute(
         "INSERT INTO incarnations (epoch, run_id, server, verdict) VALUES (5, 'the last one', '{}', 'loss')"
@@ -443,7 +447,9 @@ async def test_forgets_witnesses_of_servers_that_were_replaced(shop: Shop, setti
         await eventually(forgotten, "one is forgotten")
 
 
-async def test_a_side_task_that_dies_stops_the_process_loudly(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+async def test_a_side_task_that_dies_stops_the_process_loudly(
+    shop: LedgerShop, settings: Settings, tmp_path: Path
+) -> None:
     await shop.stores.postgres.execute("UPDATE batches SET rules = '{\"nonsense\": 1}', revision = 2")
     with WorkerProcess(settings, tmp_path) as worker:
         assert await asyncio.to_thread(worker.process.wait, 60) == 1

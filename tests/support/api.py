@@ -36,7 +36,7 @@ class Api:
         *scopes: str,
         client_id: UUID | None = None,
         rate_limit: str | None = None,
-        guess_limit: str | None = None,
+        failed_lookup_limit: str | None = None,
     ) -> dict[str, str]:
         """Headers with a new key, as soon as the application knows it."""
         _, secret = await create_key(
@@ -45,7 +45,7 @@ class Api:
             scopes=scopes,
             client_id=client_id,
             rate_limit=rate_limit,
-            guess_limit=guess_limit,
+            failed_lookup_limit=failed_lookup_limit,
             actor="test",
         )
         async with asyncio.timeout(START_LIMIT_S):

@@ -18,12 +18,12 @@ import redis
 from issuer.contract.events import RedemptionColumns, decode_columns
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.storage.stores import Stores
-from tests.support.redeeming import Answer, Partition, Request, connect
+from tests.support.redeeming import Partition, ScriptAnswer, ScriptRequest, connect
 
 _names = itertools.count(1)
 
 
-class Shop:
+class LedgerShop:
     """One batch with some pools. `redeem` hands codes out; the worker has to bring them into the ledger."""
 
     def __init__(self, stores: Stores, client: redis.Redis, batch: UUID, pools: dict[UUID, int]) -> None:
@@ -42,11 +42,11 @@ class Shop:
 
     def redeem(
         self, count: int = 1, *, client_id: UUID | None = None, key: str | None = None, customer: UUID | None = None
-    ) -> list[Answer]:
+    ) -> list[ScriptAnswer]:
         """One script call with `count` requests, each of a customer of its own unless one is named."""
         self.partition.epoch = self.stores.redis.epoch
         wanted = client_id or next(iter(self.pools))
-        requests = [Request(self.batch, wanted, customer or uuid.uuid4(), key, 7) for _ in range(count)]
+        requests = [ScriptRequest(self.batch, wanted, customer or uuid.uuid4(), key, 7) for _ in range(count)]
         return list(self.partition.redeem_now(*requests).answers)
 
     def redeem_in_calls(self, calls: int, count: int) -> int:
@@ -88,7 +88,7 @@ def plain_client(url: str) -> Iterator[redis.Redis]:
         client.close()
 
 
-async def open_shop(stores: Stores, client: redis.Redis, codes: Sequence[int] = (100,)) -> Shop:
+async def open_shop(stores: Stores, client: redis.Redis, codes: Sequence[int] = (100,)) -> LedgerShop:
     """A batch with as many pools as there are numbers, each with so many codes, all loaded."""
     batch = uuid.uuid4()
     number = partition_of(batch, stores.redis.partitions)
@@ -114,10 +114,10 @@ async def open_shop(stores: Stores, client: redis.Redis, codes: Sequence[int] = 
         for at in range(0, total, 2000):
             partition.load(batch, client_id, at + 1, texts[at : at + 2000], total=total)
         pools[client_id] = pool_id
-    return Shop(stores, client, batch, pools)
+    return LedgerShop(stores, client, batch, pools)
 
 
-def issued(shop: Shop, client_id: UUID) -> int:
+def issued(shop: LedgerShop, client_id: UUID) -> int:
     """The seq of the last code that the pool handed out."""
     value = shop.client.hget(batch_keys(shop.number, shop.batch).pool(client_id), "issued")
     assert isinstance(value, bytes)

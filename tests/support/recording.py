@@ -14,18 +14,18 @@ from issuer.contract.scripts import Script
 from issuer.ledger.record import record_redemptions
 from issuer.storage.redis_link import Redis, RedisUnavailableError
 from issuer.storage.stores import Stores
-from tests.support.issuing import Shop, open_shop, plain_client
-from tests.support.redeeming import Answer
+from tests.support.issuing import LedgerShop, open_shop, plain_client
+from tests.support.redeeming import ScriptAnswer
 
 
 @asynccontextmanager
-async def shop_of(stores: Stores, codes: Sequence[int] = (100,)) -> AsyncIterator[Shop]:
+async def shop_of(stores: Stores, codes: Sequence[int] = (100,)) -> AsyncIterator[LedgerShop]:
     """A batch that is open, with so many codes in each of its pools."""
     with plain_client(stores.settings.redis_url.get_secret_value()) as client:
         yield await open_shop(stores, client, codes)
 
 
-async def record(shop: Shop, *, ack: bool = True) -> None:
+async def record(shop: LedgerShop, *, ack: bool = True) -> None:
     """Writes the stream into the ledger; without `ack` the worker dies before it removes the events."""
     async with shop.stores.postgres.acquire() as connection, connection.transaction():
         recorded = await record_redemptions(connection, shop.columns())
@@ -43,7 +43,7 @@ async def drain(stores: Stores) -> None:
                 await record_redemptions(connection, decode_event(fields).redemptions)
 
 
-async def bury_all(shop: Shop) -> None:
+async def bury_all(shop: LedgerShop) -> None:
     """Puts everything in the stream into the dead letters."""
     entries: Any = shop.client.xrange(shop.keys.stream)
     for stream_id, fields in entries:
@@ -57,16 +57,16 @@ async def bury_all(shop: Shop) -> None:
     ack_all(shop)
 
 
-def ack_all(shop: Shop) -> None:
+def ack_all(shop: LedgerShop) -> None:
     shop.partition.epoch = shop.stores.redis.epoch
     shop.partition.ack([(stream_id, event.count) for stream_id, event in shop.partition.events()])
 
 
-def words(answers: Sequence[Answer]) -> list[str]:
+def words(answers: Sequence[ScriptAnswer]) -> list[str]:
     return [answer.word for answer in answers]
 
 
-def batch_hash(shop: Shop, batch_id: UUID | None = None) -> dict[str, str]:
+def batch_hash(shop: LedgerShop, batch_id: UUID | None = None) -> dict[str, str]:
     """What Redis knows of a batch: the shop's, or another one."""
     wanted = batch_id or shop.batch
     number = partition_of(wanted, shop.stores.redis.partitions)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from tests.support.redeeming import Answer, CouponState, Limit, Request
+from tests.support.redeeming import CouponState, ScriptAnswer, ScriptLimit, ScriptRequest
 
 
 @dataclass(slots=True)
-class Pool:
+class ModelPool:
     """All codes in seq order: how many there are, how many lie or lay in Redis, how many were handed out."""
 
     id: int
@@ -24,8 +24,8 @@ class Pool:
 
 
 @dataclass(slots=True)
-class Batch:
-    limits: tuple[Limit, ...] = ()
+class ModelBatch:
+    limits: tuple[ScriptLimit, ...] = ()
     revision: int = 1
     ended: bool = False
     paused: bool = False
@@ -33,7 +33,7 @@ class Batch:
     ends_at_ms: int | None = None
     rebuilding: int | None = None
     coupon: CouponState | None = None
-    pools: dict[UUID, Pool] = field(default_factory=dict)
+    pools: dict[UUID, ModelPool] = field(default_factory=dict)
     history: dict[UUID, list[int]] = field(default_factory=dict)
     kept: dict[tuple[UUID, str], tuple[UUID, str, str]] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ def _busiest(times: Sequence[int], window_ms: int) -> int:
     return len(times) if window_ms == 0 else sum(1 for time in times if newest - time < window_ms)
 
 
-def _found(coupon: CouponState | None, request: Request) -> bool:
+def _found(coupon: CouponState | None, request: ScriptRequest) -> bool:
     """Whether what is asked for is of the kind that is there, and by the right name."""
     if coupon is None or request.wish is None:
         return (coupon is None) == (request.wish is None)
@@ -74,13 +74,13 @@ def _found(coupon: CouponState | None, request: Request) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class ModelGrant:
     """One redemption as the event must tell it."""
 
     pool_id: int
     seq: int
     code: str
-    request: Request
+    request: ScriptRequest
     terms: int = 0
 
 
@@ -90,8 +90,8 @@ class Decision:
 
     now_ms: int
     call_id: UUID
-    answers: list[Answer] = field(default_factory=list)
-    grants: list[Grant] = field(default_factory=list)
+    answers: list[ScriptAnswer] = field(default_factory=list)
+    grants: list[ModelGrant] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -102,13 +102,13 @@ class Model:
     clock_ms: int = 0
     max_backlog: int = 1_000_000
     backlog: int = 0
-    batches: dict[UUID, Batch] = field(default_factory=dict)
+    batches: dict[UUID, ModelBatch] = field(default_factory=dict)
 
     @property
     def now_ms(self) -> int:
         return max(self.host_ms, self.clock_ms)
 
-    def redeem(self, requests: Sequence[Request], call_id: UUID) -> Decision:
+    def redeem(self, requests: Sequence[ScriptRequest], call_id: UUID) -> Decision:
         decision = Decision(self.now_ms, call_id)
         for request in requests:
             decision.answers.append(self._decide(request, decision))
@@ -118,47 +118,47 @@ class Model:
             self.clock_ms = decision.now_ms
         return decision
 
-    def _decide(self, request: Request, decision: Decision) -> Answer:
+    def _decide(self, request: ScriptRequest, decision: Decision) -> ScriptAnswer:
         batch, now_ms = self.batches.get(request.batch), decision.now_ms
         if batch is None or not _found(batch.coupon, request):
-            return Answer("UNKNOWN_BATCH")
+            return ScriptAnswer("UNKNOWN_BATCH")
         customer, pool = request.customer, batch.pools.get(request.client)
         if customer and request.key and (kept := batch.kept.get((customer, request.key))):
             client, order, code = kept
             same = (client, order) == (request.client, request.wish.order if request.wish else "")
-            return Answer("REPLAYED", code) if same else Answer("KEY_REUSED")
+            return ScriptAnswer("REPLAYED", code) if same else ScriptAnswer("KEY_REUSED")
         if word := batch.refusal(now_ms):
-            return Answer(word)
+            return ScriptAnswer(word)
         coupon, wish = batch.coupon, request.wish
         if coupon and wish and wish.product and coupon.product not in ("", wish.product):
-            return Answer("WRONG_PRODUCT")
+            return ScriptAnswer("WRONG_PRODUCT")
         if customer and not batch.allows(customer, now_ms):
-            return Answer("LIMIT_REACHED", batch.retry_at(customer, now_ms))
+            return ScriptAnswer("LIMIT_REACHED", batch.retry_at(customer, now_ms))
         if pool is None:
-            return Answer("SOLD_OUT")
+            return ScriptAnswer("SOLD_OUT")
         if pool.issued >= (len(pool.codes) if coupon is None else coupon.total):
-            return Answer("SOLD_OUT")
+            return ScriptAnswer("SOLD_OUT")
         if coupon is None and pool.issued == pool.loaded:
-            return Answer("REFILLING")
+            return ScriptAnswer("REFILLING")
         if self.backlog >= self.max_backlog:
-            return Answer("BACKLOG_FULL")
+            return ScriptAnswer("BACKLOG_FULL")
         if coupon and wish and wish.look:
-            return Answer("USABLE", f"{coupon.total - pool.issued} {coupon.terms}")
+            return ScriptAnswer("USABLE", f"{coupon.total - pool.issued} {coupon.terms}")
         return self._grant(request, batch, pool, decision)
 
-    def _grant(self, request: Request, batch: Batch, pool: Pool, decision: Decision) -> Answer:
+    def _grant(self, request: ScriptRequest, batch: ModelBatch, pool: ModelPool, decision: Decision) -> ScriptAnswer:
         pool.issued += 1
         self.backlog += 1
         coupon = batch.coupon
         if coupon is None:
             code = pool.codes[pool.issued - 1]
-            decision.grants.append(Grant(pool.id, pool.issued, code, request))
+            decision.grants.append(ModelGrant(pool.id, pool.issued, code, request))
         else:
             code = f"{pool.id} {pool.issued} {decision.call_id.hex} {coupon.terms}"
-            decision.grants.append(Grant(pool.id, pool.issued, "", request, coupon.number))
+            decision.grants.append(ModelGrant(pool.id, pool.issued, "", request, coupon.number))
         if request.customer:
             batch.history.setdefault(request.customer, []).append(decision.now_ms)
             if request.key:
                 order = request.wish.order if request.wish else ""
                 batch.kept[request.customer, request.key] = (request.client, order, code)
-        return Answer("GRANTED", code)
+        return ScriptAnswer("GRANTED", code)

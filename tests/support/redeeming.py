@@ -57,7 +57,7 @@ def broken_off(writes: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class ScriptLimit:
     """At most `max` redemptions in any window; `window_ms` 0 means for ever."""
 
     max: int
@@ -80,7 +80,7 @@ class CouponState:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CouponWish:
     """What is asked of a coupon; `look`: only whether it could be used."""
 
     folded: str = "save"
@@ -90,7 +90,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ScriptRequest:
     """One customer wants one code, or (`wish`) to use a coupon. `customer` None: nobody, no limits."""
 
     batch: UUID
@@ -98,7 +98,7 @@ class Request:
     customer: UUID | None
     key: str | None = None
     api_key_id: int = 0
-    wish: Wish | None = None
+    wish: CouponWish | None = None
 
     @property
     def key_hash(self) -> bytes | None:
@@ -124,7 +124,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScriptAnswer:
     """What became of one request: the word, and what stands behind it (a code, a time in ms, or nothing)."""
 
     word: str
@@ -137,7 +137,7 @@ class Result:
 
     status: str
     now_ms: int = 0
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[ScriptAnswer, ...] = ()
     data: bytes = b""
     host_ms: int = 0
     raw: bytes = b""
@@ -145,10 +145,10 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ScriptCall:
     """One call of redeem.lua, as it can be sent again."""
 
-    requests: tuple[Request, ...]
+    requests: tuple[ScriptRequest, ...]
     deadline_ms: int
     epoch: int
     call_id: UUID = field(default_factory=uuid.uuid4)
@@ -206,7 +206,7 @@ class Partition:
     def put_batch(
         self,
         batch: UUID,
-        limits: Sequence[Limit] = (),
+        limits: Sequence[ScriptLimit] = (),
         *,
         revision: int = 1,
         state: str = "open",
@@ -260,16 +260,16 @@ class Partition:
         args: list[str | bytes | int] = [self.epoch, GROUP, *(part for entry in entries for part in entry)]
         return _words(self.run(scripts.ACK_EVENTS, [self.keys.state, self.keys.stream], args))
 
-    def redeem(self, call: Call) -> Result:
+    def redeem(self, call: ScriptCall) -> Result:
         keys, args = self.encode(call)
         return decode_result(self.run(scripts.REDEEM, keys, args))
 
-    def redeem_now(self, *requests: Request) -> Result:
+    def redeem_now(self, *requests: ScriptRequest) -> Result:
         """A new call with a deadline that lies ahead."""
         seconds, _ = self._execute("TIME")
-        return self.redeem(Call(requests, int(seconds) * 1000 + 10_000, self.epoch))
+        return self.redeem(ScriptCall(requests, int(seconds) * 1000 + 10_000, self.epoch))
 
-    def encode(self, call: Call) -> tuple[list[str | bytes], list[str | bytes | int]]:
+    def encode(self, call: ScriptCall) -> tuple[list[str | bytes], list[str | bytes | int]]:
         """KEYS and ARGV of redeem.lua. Every batch, pool and idempotency key is named once."""
         batches = list(dict.fromkeys(request.batch for request in call.requests))
         pools = list(dict.fromkeys((request.batch, request.client) for request in call.requests))
@@ -329,13 +329,13 @@ def decode_result(values: list[bytes]) -> Result:
     return Result(status, int(now), told, values[2], host_ms, values[1])
 
 
-def _answer(text: str, uses: Sequence[str]) -> Answer:
+def _answer(text: str, uses: Sequence[str]) -> ScriptAnswer:
     word, _, detail = text.partition(" ")
     if word not in ("USED", "USED_BEFORE"):
-        return Answer(word, detail)
+        return ScriptAnswer(word, detail)
     which, number = detail.split(" ")
     pool_id, call_and_terms = uses[int(which) - 1].split(" ", 1)
-    return Answer("GRANTED" if word == "USED" else "REPLAYED", f"{pool_id} {number} {call_and_terms}")
+    return ScriptAnswer("GRANTED" if word == "USED" else "REPLAYED", f"{pool_id} {number} {call_and_terms}")
 
 
 def _words(values: list[bytes]) -> list[str]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from issuer.loading.bounded_lines import LINE_BYTES
 from issuer.loading.code_csv import (
-    MOST_CLIENTS,
-    MOST_REJECTIONS,
+    MAX_CLIENTS,
+    MAX_REJECTIONS,
     ROW_LINES,
     CodeCsv,
     CsvHeaderError,
@@ -204,14 +204,14 @@ def test_client_given_for_a_file_with_the_column() -> None:
 
 
 def test_rejections_are_all_counted_but_not_all_kept() -> None:
-    read = Read(HEADER + row("") * (MOST_REJECTIONS + 5))
-    assert read.csv.rejected == MOST_REJECTIONS + 5
-    assert len(read.rejections) == MOST_REJECTIONS
+    read = Read(HEADER + row("") * (MAX_REJECTIONS + 5))
+    assert read.csv.rejected == MAX_REJECTIONS + 5
+    assert len(read.rejections) == MAX_REJECTIONS
 
 
 def test_too_many_clients() -> None:
-    lines = b"".join(row("X", UUID(int=number)) for number in range(MOST_CLIENTS))
-    assert len(Read(HEADER + lines).csv.clients) == MOST_CLIENTS
+    lines = b"".join(row("X", UUID(int=number)) for number in range(MAX_CLIENTS))
+    assert len(Read(HEADER + lines).csv.clients) == MAX_CLIENTS
     with pytest.raises(TooManyClientsError, match="more than 10,000 clients"):
         Read(HEADER + lines + row("X", A))
 

@@ -11,7 +11,7 @@ import pytest
 
 from issuer.generating.alphabets import alphabet_characters
 from issuer.generating.code_format import CodeFormat
-from issuer.generating.drawing import CHUNK, CodeSource, FewCodesError, character_source, draw_code
+from issuer.generating.drawing import BATCH_SIZE, CodeSource, FewCodesError, character_source, draw_code
 from issuer.generating.luhn import LuhnModN
 from issuer.generating.unlucky import WordsError, built_in_words, parse_words
 
@@ -68,8 +68,8 @@ def test_codes_have_their_form(form: CodeFormat, pattern: str) -> None:
 
 
 def test_chunks_add_up() -> None:
-    sizes = [len(chunk) for chunk in CodeSource(CodeFormat()).chunks(2 * CHUNK + 7)]
-    assert sizes == [CHUNK, CHUNK, 7]
+    sizes = [len(chunk) for chunk in CodeSource(CodeFormat()).chunks(2 * BATCH_SIZE + 7)]
+    assert sizes == [BATCH_SIZE, BATCH_SIZE, 7]
 
 
 def test_the_check_character_is_the_last_place_whatever_stands_around() -> None:

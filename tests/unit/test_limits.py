@@ -6,7 +6,7 @@ import pytest
 
 from issuer.http.edge.client_address import Proxies
 from issuer.networks import counted_as, parse_networks
-from issuer.rate_limit import InvalidLimitError, Limit, parse_limit
+from issuer.rate_limit import InvalidRateLimitError, RateLimit, parse_limit
 from issuer.settings import SettingsError, load_settings
 
 PROXIES = Proxies(parse_networks("10.0.0.0/8, fd00::/8"))
@@ -15,20 +15,20 @@ PROXIES = Proxies(parse_networks("10.0.0.0/8, fd00::/8"))
 @pytest.mark.parametrize(
     ("text", "limit"),
     [
-        ("100/s", Limit(100, 1, 100)),
-        ("6000/m", Limit(6_000, 60, 6_000)),
-        ("5/h", Limit(5, 3_600, 5)),
-        ("1/d,burst=3", Limit(1, 86_400, 3)),
+        ("100/s", RateLimit(100, 1, 100)),
+        ("6000/m", RateLimit(6_000, 60, 6_000)),
+        ("5/h", RateLimit(5, 3_600, 5)),
+        ("1/d,burst=3", RateLimit(1, 86_400, 3)),
         ("off", None),
     ],
 )
-def test_limits_are_read(text: str, limit: Limit | None) -> None:
+def test_limits_are_read(text: str, limit: RateLimit | None) -> None:
     assert parse_limit(text) == limit
 
 
 @pytest.mark.parametrize("text", ["", "0/s", "1/s,burst=0", "1/w", "-1/s", "1.5/s", "٣/s", "1000001/s", "OFF", "1/s, "])
 def test_what_is_no_limit_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidLimitError):
+    with pytest.raises(InvalidRateLimitError):
         parse_limit(text)
     if text:
         monkeypatch.setenv("ISSUER_RATE_LIMIT", text)
@@ -37,9 +37,9 @@ def test_what_is_no_limit_is_refused(text: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_addresses_have_the_limit_of_keys_unless_they_have_their_own() -> None:
-    assert load_settings(rate_limit="7/s").address_limit == Limit(7, 1, 7)
+    assert load_settings(rate_limit="7/s").address_limit == RateLimit(7, 1, 7)
     settings = load_settings(rate_limit="7/s", rate_limit_ip="off")
-    assert (settings.key_limit, settings.address_limit) == (Limit(7, 1, 7), None)
+    assert (settings.key_limit, settings.address_limit) == (RateLimit(7, 1, 7), None)
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "localhost", "10.0.0.1,", "10.0.0.1/8"])

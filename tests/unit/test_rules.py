@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from issuer.batches.rules import NO_RULES, Limit, Rules, RulesError, parse_rules, parse_rules_text
+from issuer.batches.rules import NO_RULES, CustomerLimit, Rules, RulesError, parse_rules, parse_rules_text
 
 DAY_MS = 86_400_000
 
@@ -91,8 +91,8 @@ def test_no_rules(value: object) -> None:
 
 def test_timelimit_is_the_window_of_maxpercustomer() -> None:
     rules = parse_rules({"maxpercustomer": 2, "timelimit": 30, "limits": [{"max": 1, "seconds": 60}]})
-    assert rules == Rules(2, 30, (Limit(1, 60_000),))
-    assert rules.all_limits() == (Limit(2, 30 * DAY_MS), Limit(1, 60_000))
+    assert rules == Rules(2, 30, (CustomerLimit(1, 60_000),))
+    assert rules.all_limits() == (CustomerLimit(2, 30 * DAY_MS), CustomerLimit(1, 60_000))
     assert rules.packed() == f"2:{30 * DAY_MS},1:60000"
     assert rules.to_json() == {"maxpercustomer": 2, "timelimit": 30, "limits": [{"max": 1, "seconds": 60}]}
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from issuer.access.audit import AuditEntry, list_entries
 from issuer.http.fields import page_answer, page_query
-from issuer.http.operations import Access, Call, Operation
+from issuer.http.operations import Access, Operation, RequestContext
 from issuer.instants import show_instant
 
 
@@ -23,7 +23,7 @@ def show_entry(entry: AuditEntry) -> dict[str, Any]:
     }
 
 
-async def get_audit(call: Call) -> Response:
+async def get_audit(call: RequestContext) -> Response:
     limit, cursor = page_query(call.request)
     page = await list_entries(call.services.stores.postgres, limit=limit, cursor=cursor)
     return page_answer(page, show_entry)

@@ -29,7 +29,7 @@ from issuer.http.fields import (
     path_id,
     rules_field,
 )
-from issuer.http.operations import Call, Operation
+from issuer.http.operations import Operation, RequestContext
 from issuer.instants import show_instant
 from issuer.ledger.redemptions import redemptions_of_batch
 from issuer.pools.stock import Stock, batch_stock
@@ -58,12 +58,12 @@ def show_stock(stock: Stock) -> dict[str, Any]:
         "issued": stock.issued,
         "ledger": stock.ledger,
         "backlog": stock.backlog,
-        "set_aside": stock.set_aside,
+        "quarantined": stock.quarantined,
         "dead_letters": stock.dead_letters,
     }
 
 
-async def get_batches(call: Call) -> Response:
+async def get_batches(call: RequestContext) -> Response:
     """Without parameters a plain array of what is not expired; with limit or cursor pages of everything."""
     client_id = call.caller.client_id
     if not call.request.query_params:
@@ -74,7 +74,7 @@ async def get_batches(call: Call) -> Response:
     return page_answer(page, show_batch)
 
 
-async def post_batch(call: Call) -> Response:
+async def post_batch(call: RequestContext) -> Response:
     known_query(call.request)
     values = await json_object(call.request, ("name", "rules", "starts_at", "ends_at"))
     batch = await create_batch(
@@ -91,7 +91,7 @@ async def post_batch(call: Call) -> Response:
     return response
 
 
-async def get_batch(call: Call) -> Response:
+async def get_batch(call: RequestContext) -> Response:
     known_query(call.request)
     stores, client_id = call.services.stores, call.caller.client_id
     batch = await find_batch(stores.postgres, path_id(call.request, "batch_id"), client_id=client_id)
@@ -99,7 +99,7 @@ async def get_batch(call: Call) -> Response:
     return answer({**show_batch(batch), "stock": [show_stock(pool) for pool in stock]})
 
 
-async def patch_batch(call: Call) -> Response:
+async def patch_batch(call: RequestContext) -> Response:
     """Answers when the change counts."""
     known_query(call.request)
     batch_id = path_id(call.request, "batch_id")
@@ -117,7 +117,7 @@ async def patch_batch(call: Call) -> Response:
     return answer(show_batch(batch))
 
 
-async def get_batch_redemptions(call: Call) -> Response:
+async def get_batch_redemptions(call: RequestContext) -> Response:
     limit, cursor = page_query(call.request)
     page = await redemptions_of_batch(
         call.services.stores.postgres,

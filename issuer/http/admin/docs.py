@@ -9,7 +9,7 @@ import orjson
 from starlette.responses import Response
 
 from issuer.http.openapi.document import document
-from issuer.http.operations import Access, Call, Operation
+from issuer.http.operations import Access, Operation, RequestContext
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
@@ -24,11 +24,11 @@ def _page() -> bytes:
     return files("issuer.http.admin").joinpath("docs.html").read_bytes()
 
 
-async def get_openapi(_: Call) -> Response:
+async def get_openapi(_: RequestContext) -> Response:
     return Response(_document(), media_type="application/json")
 
 
-async def get_docs(_: Call) -> Response:
+async def get_docs(_: RequestContext) -> Response:
     headers = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff"}
     return Response(_page(), media_type="text/html", headers=headers)
 

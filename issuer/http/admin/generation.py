@@ -12,18 +12,18 @@ from starlette.responses import Response
 from issuer.batches.store import BatchEndedError, BatchNotFoundError, find_batch
 from issuer.contract.outcomes import Outcome
 from issuer.generating.code_format import FIELDS, CodeFormatError, parse_code_format
-from issuer.generating.jobs import Job, Order, State, ask_for_codes, find_job, only_client
+from issuer.generating.jobs import GenerationRequest, Job, State, ask_for_codes, find_job, only_client
 from issuer.generating.making import finish_job
 from issuer.http.fields import answer, id_field, json_object, known_query, path_id
-from issuer.http.operations import Call, Operation
+from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, outcome_problem
 from issuer.loading.preload import PASSING
 
-MOST_AT_ONCE: Final = 10_000
+MAX_CODES_PER_REQUEST: Final = 10_000
 """Codes that are made while the caller waits: well under a second. More are a job of the worker."""
 
 
-async def post_generate(call: Call) -> Response:
+async def post_generate(call: RequestContext) -> Response:
     """201 when the codes are there; 202 when the worker makes them, or what is missing of them."""
     known_query(call.request)
     batch_id = path_id(call.request, "batch_id")
@@ -35,7 +35,7 @@ async def post_generate(call: Call) -> Response:
         job = await ask_for_codes(stores, order, job_id=job_id, bounded=True)
     except BatchEndedError as error:
         raise outcome_problem(Outcome.ENDED) from error
-    if order.count <= MOST_AT_ONCE and not job.finished and not call.services.loads.locked():
+    if order.count <= MAX_CODES_PER_REQUEST and not job.finished and not call.services.loads.locked():
         job = await _finish_soon(call, job)
     if job.state is State.FAILED:
         raise ProblemError(
@@ -46,14 +46,14 @@ async def post_generate(call: Call) -> Response:
     return response
 
 
-async def get_job(call: Call) -> Response:
+async def get_job(call: RequestContext) -> Response:
     known_query(call.request)
     batch_id, job_id = path_id(call.request, "batch_id"), path_id(call.request, "job_id")
     job = await find_job(call.services.stores.postgres, job_id, batch_id=batch_id, client_id=call.caller.client_id)
     return answer(_show(job, job.order))
 
 
-async def _order(call: Call, batch_id: UUID, values: dict[str, Any]) -> Order:
+async def _order(call: RequestContext, batch_id: UUID, values: dict[str, Any]) -> GenerationRequest:
     """What the body asks for. Another client's batch, or another client, is not there for a bound key."""
     code_format = parse_code_format({name: values[name] for name in FIELDS if name in values})
     count, client_id, caller = values.get("count"), id_field(values, "client_id"), call.caller
@@ -69,10 +69,10 @@ async def _order(call: Call, batch_id: UUID, values: dict[str, Any]) -> Order:
         client_id = await only_client(postgres, batch_id)
     if client_id is None:
         raise CodeFormatError("client_id", "is needed: the batch has no client yet")
-    return Order(batch_id, client_id, code_format, count, caller.actor)
+    return GenerationRequest(batch_id, client_id, code_format, count, caller.actor)
 
 
-async def _finish_soon(call: Call, job: Job) -> Job:
+async def _finish_soon(call: RequestContext, job: Job) -> Job:
     """The job finished, or as far as it is when a store is away or the time is up: the worker goes on then."""
     stores = call.services.stores
     async with call.services.loads:
@@ -82,7 +82,7 @@ async def _finish_soon(call: Call, job: Job) -> Job:
     return await find_job(stores.postgres, job.id)
 
 
-def _show(job: Job, order: Order) -> dict[str, Any]:
+def _show(job: Job, order: GenerationRequest) -> dict[str, Any]:
     return {**job.to_json(), "warning": order.code_format.check_space(order.count)}
 
 

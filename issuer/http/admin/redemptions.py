@@ -8,7 +8,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from issuer.http.fields import answer, known_query, page_answer, page_query, path_id
-from issuer.http.operations import Access, Call, Operation
+from issuer.http.operations import Access, Operation, RequestContext
 from issuer.http.problems.problem import ProblemError
 from issuer.instants import show_instant
 from issuer.ledger.erasure import erase_customer
@@ -42,11 +42,11 @@ def show_place(place: CodePlace) -> dict[str, Any]:
     }
 
 
-async def get_code(call: Call) -> Response:
+async def get_code(call: RequestContext) -> Response:
     """404 where no batch, or none of the caller's, has the code: the two look the same."""
     limit, cursor = page_query(call.request)
     code, caller = str(call.request.path_params["code"]), call.caller
-    with call.services.guesses.attempt(caller.key, caller.address) as attempt:
+    with call.services.lookup_limits.attempt(caller.key, caller.address) as attempt:
         page = await places_of_code(call.services.stores, code, client_id=caller.client_id, limit=limit, cursor=cursor)
         if not page.items:
             await attempt.missed()
@@ -55,7 +55,7 @@ async def get_code(call: Call) -> Response:
     return page_answer(page, show_place)
 
 
-async def get_customer_redemptions(call: Call) -> Response:
+async def get_customer_redemptions(call: RequestContext) -> Response:
     limit, cursor = page_query(call.request)
     page = await redemptions_of_customer(
         call.services.stores.postgres,
@@ -67,7 +67,7 @@ async def get_customer_redemptions(call: Call) -> Response:
     return page_answer(page, show_redemption)
 
 
-async def delete_customer(call: Call) -> Response:
+async def delete_customer(call: RequestContext) -> Response:
     """Takes the customer's id out of the ledger; the redemptions and their number stay."""
     known_query(call.request)
     customer_id = path_id(call.request, "customer_id")

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from issuer.batches.store import find_batch
 from issuer.http.fields import instant_field, known_query, query_id
-from issuer.http.operations import BOUND_KEY, Call, Handler, Operation
+from issuer.http.operations import BOUND_KEY, Handler, Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.names import name_problem
 from issuer.reports.formats import MEDIA_TYPES, CsvEncoder, Encoder, Format, NdjsonEncoder, encoded
@@ -26,7 +26,7 @@ from issuer.reports.spool import workbook
 from issuer.storage.postgres import own_connection
 
 PATH: Final = "/api/v1/reports/"
-_PIECE: Final = 65_536
+_BLOCK_BYTES: Final = 65_536
 _TOO_MANY: Final = ProblemError(503, "too many reports at once", "overloaded", headers={"Retry-After": "10"})
 _TOO_SLOW: Final = ProblemError(
     503,
@@ -38,7 +38,7 @@ _TOO_SLOW: Final = ProblemError(
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReportRequest:
     """What a request asks for. `count`: a CSV says at its end how many rows it has, as the other formats always do."""
 
     report: Report
@@ -47,7 +47,7 @@ class Wanted:
     count: bool
 
 
-def parse_request(request: Request, report: Report, client_id: UUID | None) -> Wanted:
+def parse_request(request: Request, report: Report, client_id: UUID | None) -> ReportRequest:
     """Raises ProblemError. A key that is bound to a client selects that client, and may name no other."""
     known_query(request, *report.filters, "format", "count")
     query = request.query_params
@@ -66,7 +66,7 @@ def parse_request(request: Request, report: Report, client_id: UUID | None) -> W
         raise invalid(f"format must be one of {', '.join(Format)}")
     if query.get("count", "false") not in ("true", "false"):
         raise invalid("count must be true or false")
-    return Wanted(report, Format(query.get("format", Format.CSV)), selection, query.get("count") == "true")
+    return ReportRequest(report, Format(query.get("format", Format.CSV)), selection, query.get("count") == "true")
 
 
 def _code(text: str | None) -> str | None:
@@ -75,7 +75,7 @@ def _code(text: str | None) -> str | None:
     return text
 
 
-async def get_report(call: Call, report: Report) -> Response:
+async def get_report(call: RequestContext, report: Report) -> Response:
     wanted = parse_request(call.request, report, call.caller.client_id)
     batch_id = wanted.selection.get(Filter.BATCH)
     if isinstance(batch_id, UUID):
@@ -102,7 +102,7 @@ class ReportResponse(Response):
     a whole one. It costs a connection to Postgres of its own, and ends when the client goes away or its time is up.
     """
 
-    def __init__(self, call: Call, wanted: Wanted, headers: dict[str, str]) -> None:
+    def __init__(self, call: RequestContext, wanted: ReportRequest, headers: dict[str, str]) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._services = call.services
@@ -137,7 +137,7 @@ class ReportResponse(Response):
             file.seek(0)
             self.headers["content-length"] = str(size)
             await self._start(send)
-            while piece := await asyncio.to_thread(file.read, _PIECE):
+            while piece := await asyncio.to_thread(file.read, _BLOCK_BYTES):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -178,7 +178,7 @@ async def _gone(receive: Receive) -> None:
 
 
 def _handler(report: Report) -> Handler:
-    async def handler(call: Call) -> Response:
+    async def handler(call: RequestContext) -> Response:
         return await get_report(call, report)
 
     return handler

@@ -15,7 +15,7 @@ from issuer.batches.rules import Rules, RulesError, parse_rules_text
 from issuer.batches.store import Batch, BatchChanges, change_batch, create_batch
 from issuer.http.edge.protocol import UPLOAD_PATH
 from issuer.http.fields import answer, bad_rules, known_query
-from issuer.http.operations import Call, Operation
+from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.loading.code_csv import CodeCsv, CsvError, CsvHeaderError
 from issuer.loading.preload import PreloadReport, preload_csv
@@ -41,7 +41,7 @@ class Upload:
     rules: Rules
 
 
-async def post_upload(call: Call) -> Response:
+async def post_upload(call: RequestContext) -> Response:
     """The form is spooled to disk as it comes; the codes are read from there, so memory does not grow with them."""
     known_query(call.request)
     loads = call.services.loads

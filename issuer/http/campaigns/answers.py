@@ -74,7 +74,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Coupon:
+class IssueResult:
     """The answer of a campaign: a code, or why there is none."""
 
     code: str = ""
@@ -88,11 +88,11 @@ class Coupon:
         return IssueCouponResponse(code=self.code, error=self.error)
 
 
-UNKNOWN: Final = Coupon(error=NOT_FOUND)
+UNKNOWN: Final = IssueResult(error=NOT_FOUND)
 CRASHED: Final = Failure(Code.INTERNAL, "internal error")
 TIMED_OUT: Final = Failure(Code.DEADLINE_EXCEEDED, "Request timed out")
 NOT_READY: Final = Failure.of(outcome_problem(Outcome.NOT_READY))
-_REFUSALS: Final = {outcome: Coupon(error=error) for outcome, error in REFUSED.items()}
+_REFUSALS: Final = {outcome: IssueResult(error=error) for outcome, error in REFUSED.items()}
 _FAILURES: Final = {
     # A campaign that is known and not in Redis is on its way there.
     **{outcome: Failure.of(outcome_problem(outcome)) for outcome in HTTP if outcome not in REFUSED},
@@ -100,11 +100,11 @@ _FAILURES: Final = {
 }
 
 
-def coupon_of(answer: Answer) -> Coupon | Failure:
+def issue_result_of(answer: Answer) -> IssueResult | Failure:
     """What an answer of the engine is to whoever asked for a coupon."""
     outcome = answer.outcome
     if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
-        return Coupon(answer.code, replayed=outcome is Outcome.REPLAYED)
+        return IssueResult(answer.code, replayed=outcome is Outcome.REPLAYED)
     return _REFUSALS.get(outcome) or _FAILURES[outcome]
 
 
@@ -117,7 +117,7 @@ def _coupon_head(length: int, json: bool, replayed: bool) -> Head:
     return make_head(200, headers)
 
 
-def coupon_wire(coupon: Coupon, *, json: bool) -> Wire:
+def coupon_wire(coupon: IssueResult, *, json: bool) -> Wire:
     """A whole answer of a campaign, in the codec of the call."""
     body = coupon.to_json() if json else coupon.to_message().SerializeToString()
     return Wire(_coupon_head(len(body), json, coupon.replayed), body)

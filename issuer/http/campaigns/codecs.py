@@ -19,7 +19,7 @@ from issuer.instants import EPOCH
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedMessage:
     """A message that was encoded piece by piece."""
 
     data: bytes
@@ -34,8 +34,8 @@ class BinaryCodec:
     def name(self) -> str:
         return self._codec.name()
 
-    def encode(self, message: Message | Encoded) -> bytes:
-        return message.data if isinstance(message, Encoded) else self._encode(message)
+    def encode(self, message: Message | EncodedMessage) -> bytes:
+        return message.data if isinstance(message, EncodedMessage) else self._encode(message)
 
     def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
         return self._codec.decode(data, message_class)

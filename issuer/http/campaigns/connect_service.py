@@ -30,14 +30,14 @@ from issuer.campaigns.store import NewCampaign, create_campaign, find_campaign
 from issuer.http.campaigns.answers import CRASHED, Failure
 from issuer.http.campaigns.codecs import (
     BinaryCodec,
-    Encoded,
+    EncodedMessage,
     JsonCodec,
     encode_codes,
     instant_of,
     joined,
     timestamp_of,
 )
-from issuer.http.campaigns.policy import FORBIDDEN, UNAUTHENTICATED, CouponDesk
+from issuer.http.campaigns.policy import FORBIDDEN, UNAUTHENTICATED, IssuePolicy
 from issuer.http.edge.exchange import Headers
 from issuer.http.fields import is_uuid
 from issuer.http.problems.failures import problem_of
@@ -59,11 +59,11 @@ log = structlog.get_logger()
 METHOD_PATHS: Final = tuple(
     f"/coupon.CouponService/{method}" for method in ("CreateCampaign", "GetCampaign", "IssueCoupon")
 )
-MOST_ISSUED: Final = 1_000_000
+MAX_ISSUED: Final = 1_000_000
 """Codes that one answer of GetCampaign lists at most. What is more comes in pages from the REST twin."""
-LISTS_AT_ONCE: Final = 2
-MOST_LISTS_WAITING: Final = 16
-PIECE: Final = 262_144
+MAX_LISTS: Final = 2
+MAX_WAITING_LISTS: Final = 16
+CHUNK_BYTES: Final = 262_144
 """Bytes of an answer that are sent at a time, so that a slow reader is told from one that has gone."""
 _NOT_SHOWN: Final = (b"accept-encoding", b"connect-accept-encoding", b"grpc-accept-encoding")
 _GRPC: Final = re.compile(rb"application/grpc(\+|;|\s*$)", re.IGNORECASE)
@@ -82,10 +82,10 @@ _SENDER: Final[ContextVar[tuple[str | None, Headers]]] = ContextVar("sender")
 class CouponMethods:
     """What the methods do. One for all calls of a process."""
 
-    def __init__(self, desk: CouponDesk, settings: Settings) -> None:
+    def __init__(self, desk: IssuePolicy, settings: Settings) -> None:
         self._desk = desk
         self._auth = settings.auth is Auth.ON
-        self._lists = asyncio.Semaphore(LISTS_AT_ONCE)
+        self._lists = asyncio.Semaphore(MAX_LISTS)
         self._lists_waiting = 0
 
     async def create_campaign(
@@ -175,18 +175,18 @@ class CouponMethods:
 
     async def _with_codes(
         self, services: Services, campaign: Campaign, head: GetCampaignResponse, *, json: bool
-    ) -> Encoded:
+    ) -> EncodedMessage:
         """The answer with the codes, read and encoded in pieces, between which others get their turn."""
-        if self._lists_waiting >= MOST_LISTS_WAITING:
+        if self._lists_waiting >= MAX_WAITING_LISTS:
             raise ConnectError(Code.UNAVAILABLE, "too many campaigns are asked for their codes")
         self._lists_waiting += 1
         try:
             async with self._lists:
                 last = await last_issued(services.stores, campaign)
-                if last > MOST_ISSUED:
+                if last > MAX_ISSUED:
                     raise ConnectError(
                         Code.RESOURCE_EXHAUSTED,
-                        f"{last:,} codes were issued, and more than {MOST_ISSUED:,} are listed in pages only:"
+                        f"{last:,} codes were issued, and more than {MAX_ISSUED:,} are listed in pages only:"
                         f" GET /api/v1/campaigns/{campaign.id}/codes",
                     )
                 pieces = [
@@ -194,7 +194,7 @@ class CouponMethods:
                 ]
         finally:
             self._lists_waiting -= 1
-        return Encoded(joined(head, pieces, json=json))
+        return EncodedMessage(joined(head, pieces, json=json))
 
 
 def _sees_codes(key: ApiKey, campaign: Campaign) -> bool:
@@ -240,10 +240,10 @@ def _told(ctx: RequestContext[Any, Any]) -> Iterator[None]:
         raise ConnectError(failure.code, failure.message) from error
 
 
-class CouponService:
+class CouponServiceApp:
     """The ASGI application: the library's, within bounds."""
 
-    def __init__(self, desk: CouponDesk, settings: Settings) -> None:
+    def __init__(self, desk: IssuePolicy, settings: Settings) -> None:
         self._app = CouponServiceASGIApplication(
             CouponMethods(desk, settings),
             read_max_bytes=settings.max_body_bytes,
@@ -284,9 +284,9 @@ def in_pieces(send: Send) -> Send:
 
     async def send_some(message: AsgiMessage) -> None:
         body, at = message.get("body", b""), 0
-        while len(body) - at > PIECE:
-            await send({"type": "http.response.body", "body": body[at : at + PIECE], "more_body": True})
-            at += PIECE
+        while len(body) - at > CHUNK_BYTES:
+            await send({"type": "http.response.body", "body": body[at : at + CHUNK_BYTES], "more_body": True})
+            at += CHUNK_BYTES
         await send({**message, "body": body[at:]} if at else message)
 
     return send_some

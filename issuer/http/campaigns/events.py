@@ -10,11 +10,11 @@ import orjson
 from starlette.responses import Response, StreamingResponse
 
 from issuer.campaigns.campaign import Campaign, CampaignNotFoundError
-from issuer.campaigns.feeds import Tick
+from issuer.campaigns.feeds import FeedUpdate
 from issuer.campaigns.store import find_campaign
 from issuer.http.campaigns.routes import PATH
 from issuer.http.fields import known_query, path_id
-from issuer.http.operations import Access, Call, Operation, admit
+from issuer.http.operations import Access, Operation, RequestContext, admit
 from issuer.http.problems.problem import ProblemError
 from issuer.http.services import Services
 from issuer.instants import from_ms, show_instant
@@ -25,7 +25,7 @@ RETRY_MS: Final = 3_000
 _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
-async def visible_campaign(call: Call, *, public_only: bool = False) -> Campaign:
+async def visible_campaign(call: RequestContext, *, public_only: bool = False) -> Campaign:
     """The campaign of the path: a public one is for everybody to see, any other for administrators."""
     campaign_id = path_id(call.request, "campaign_id")
     limits, sender = call.services.limits, call.request.client
@@ -47,7 +47,7 @@ async def visible_campaign(call: Call, *, public_only: bool = False) -> Campaign
     return campaign
 
 
-def show_tick(tick: Tick) -> dict[str, Any]:
+def show_tick(tick: FeedUpdate) -> dict[str, Any]:
     counters = tick.counters
     if counters is None:
         return {"state": "unavailable"}
@@ -72,7 +72,7 @@ async def stream(services: Services, campaign: Campaign) -> AsyncIterator[bytes]
                 yield b"event: counters\ndata: %b\n\n" % orjson.dumps(show_tick(tick))
 
 
-async def get_events(call: Call) -> Response:
+async def get_events(call: RequestContext) -> Response:
     known_query(call.request)
     campaign = await visible_campaign(call)
     if not call.services.feeds.has_room:

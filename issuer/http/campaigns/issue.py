@@ -2,7 +2,7 @@
 
 An ordinary call is a whole, small, uncompressed Connect call, JSON or binary; it comes straight from the protocol
 (`IssueExchange`) and costs as little as a redemption. Everything else (gRPC-Web, compressed and chunked bodies, headers
-that the Connect protocol refuses) goes to the library, which asks the same `CouponDesk`.
+that the Connect protocol refuses) goes to the library, which asks the same `IssuePolicy`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from issuer.http.campaigns.answers import (
     answer_wire,
     failure_wire,
 )
-from issuer.http.campaigns.policy import LOOK_UP_FAILURES, CouponDesk, checked_key
+from issuer.http.campaigns.policy import LOOK_UP_FAILURES, IssuePolicy, checked_key
 from issuer.http.edge.exchange import Exchange, Headers
 from issuer.http.fields import UUID_FORM
 from issuer.http.metrics.exposition import CRASH, INVALID
 from issuer.http.redeem.answers import Wire
 from issuer.http.rpc.coupon.coupon_pb2 import IssueCouponRequest
 from issuer.http.services import Services
-from issuer.rate_limits.leases import Refused, Verdict
+from issuer.rate_limits.leases import AdmissionResult, RateLimited
 from issuer.storage.postgres import PostgresUnavailableError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def ordinary_call(headers: Headers) -> OrdinaryCall | None:
 class IssueRoute:
     """Makes exchanges of ordinary calls."""
 
-    def __init__(self, desk: CouponDesk) -> None:
+    def __init__(self, desk: IssuePolicy) -> None:
         self.desk = desk
 
     def exchange(self, protocol: GuardedHttpToolsProtocol) -> Exchange | None:
@@ -126,7 +126,7 @@ class IssueExchange(Exchange):
 
     __slots__ = ("_call", "_caller", "_desk", "_key", "_services", "_started", "_timer")
 
-    def __init__(self, desk: CouponDesk, protocol: GuardedHttpToolsProtocol, call: OrdinaryCall) -> None:
+    def __init__(self, desk: IssuePolicy, protocol: GuardedHttpToolsProtocol, call: OrdinaryCall) -> None:
         super().__init__(protocol)
         self._desk = desk
         self._call = call
@@ -157,14 +157,14 @@ class IssueExchange(Exchange):
         if services.limits.passes(known, client[0] if client else None, headers, self._enter):
             self._proceed(services)
 
-    def _enter(self, verdict: Verdict) -> None:
+    def _enter(self, verdict: AdmissionResult) -> None:
         """Goes on when a rate limit has let the call in, or refused it."""
         services = self._services
         assert services is not None
         if self.response_complete:
             return
         try:
-            if isinstance(verdict, Refused):
+            if isinstance(verdict, RateLimited):
                 self._fail(Failure.of(services.limits.refusal(verdict)))
             else:
                 self._proceed(services)

@@ -14,10 +14,10 @@ import orjson
 from starlette.responses import Response
 
 from issuer.campaigns.counters import known_counters
-from issuer.campaigns.feeds import Tick
+from issuer.campaigns.feeds import FeedUpdate
 from issuer.http.campaigns.events import show_tick, visible_campaign
 from issuer.http.fields import known_query
-from issuer.http.operations import Access, Call, Operation
+from issuer.http.operations import Access, Operation, RequestContext
 
 PATH: Final = "/c/{campaign_id}"
 
@@ -40,14 +40,14 @@ def _hash(text: str, tag: str) -> str:
     return f"'sha256-{b64encode(sha256(inside.encode()).digest()).decode()}'"
 
 
-async def get_page(call: Call) -> Response:
+async def get_page(call: RequestContext) -> Response:
     """A campaign that is not public has no page, whoever asks."""
     known_query(call.request)
     campaign = await visible_campaign(call, public_only=True)
     (counters,) = await known_counters(call.services.stores, [campaign])
     page, policy = _page()
     # Nothing in it may end the element that it stands in.
-    data = orjson.dumps({"id": campaign.id, **show_tick(Tick(counters))}).decode().replace("<", "\\u003c")
+    data = orjson.dumps({"id": campaign.id, **show_tick(FeedUpdate(counters))}).decode().replace("<", "\\u003c")
     headers = {
         "content-security-policy": policy,
         "x-content-type-options": "nosniff",

@@ -13,7 +13,7 @@ from issuer.access.api_keys import ApiKey, Scope
 from issuer.campaigns.cache import KnownCampaign, LookUpsBusyError
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import PoolRef
-from issuer.http.campaigns.answers import NOT_READY, UNKNOWN, Coupon, Failure, coupon_of
+from issuer.http.campaigns.answers import NOT_READY, UNKNOWN, Failure, IssueResult, issue_result_of
 from issuer.http.fields import KEY_FORM, UUID_FORM
 from issuer.http.metrics.exposition import INVALID
 from issuer.http.operations import MISSING_KEY, WRONG_SCOPE, ring_not_loaded
@@ -36,7 +36,7 @@ LOOK_UP_FAILURES: Final = {
 BAD_KEY: Final = Failure(Code.INVALID_ARGUMENT, BAD_KEY_MESSAGE)
 
 
-class CouponDesk:
+class IssuePolicy:
     """Decides who may ask for a coupon of which campaign. Until `services` is set, which the lifespan does, nobody."""
 
     def __init__(self, settings: Settings) -> None:
@@ -53,7 +53,7 @@ class CouponDesk:
             return UNAUTHENTICATED if services.keys.loaded else KEYS_NOT_KNOWN
         return key
 
-    def may_ask(self, campaign: KnownCampaign | None, key: ApiKey | None) -> Coupon | Failure | None:
+    def may_ask(self, campaign: KnownCampaign | None, key: ApiKey | None) -> IssueResult | Failure | None:
         """None: the caller may ask for a coupon. Without a key nothing is told of campaigns that are not public."""
         if campaign is not None and (campaign.public or not self._auth):
             return None
@@ -78,7 +78,7 @@ class CouponDesk:
 
     async def issue(
         self, authorization: bytes | None, idempotency_keys: Sequence[bytes], campaign_id: str
-    ) -> Coupon | Failure:
+    ) -> IssueResult | Failure:
         """The whole of it, for who can wait."""
         started, services, outcome = time.perf_counter(), self.services, INVALID
         if services is None:
@@ -101,7 +101,7 @@ class CouponDesk:
                 api_key_id=0 if key is None else key.id, idempotency_key=idempotency_key,
             )  # fmt: skip
             outcome = answer.outcome
-            return coupon_of(answer)
+            return issue_result_of(answer)
         except (LookUpsBusyError, PostgresUnavailableError) as error:
             return LOOK_UP_FAILURES[type(error)]
         finally:

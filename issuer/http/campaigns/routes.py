@@ -32,7 +32,7 @@ from issuer.http.fields import (
     page_query,
     path_id,
 )
-from issuer.http.operations import BOUND_KEY, Call, Caller, Operation
+from issuer.http.operations import BOUND_KEY, Caller, Operation, RequestContext
 from issuer.http.problems.problem import invalid
 from issuer.instants import show_instant
 
@@ -47,7 +47,7 @@ def show_issued(code: IssuedCode) -> dict[str, Any]:
     }
 
 
-async def get_campaigns(call: Call) -> Response:
+async def get_campaigns(call: RequestContext) -> Response:
     limit, cursor = page_query(call.request)
     stores = call.services.stores
     page = await list_campaigns(stores.postgres, client_id=call.caller.client_id, limit=limit, cursor=cursor)
@@ -56,7 +56,7 @@ async def get_campaigns(call: Call) -> Response:
     return answer({"items": items, "next_cursor": page.next_cursor})
 
 
-async def post_campaign(call: Call) -> Response:
+async def post_campaign(call: RequestContext) -> Response:
     """Answers when the campaign can issue."""
     known_query(call.request)
     values = await json_object(call.request, ("name", "total", "starts_at", "code_format", "public", "client_id"))
@@ -78,12 +78,12 @@ async def post_campaign(call: Call) -> Response:
     return response
 
 
-async def get_campaign(call: Call) -> Response:
+async def get_campaign(call: RequestContext) -> Response:
     known_query(call.request)
     return await shown(call, await own_campaign(call))
 
 
-async def patch_campaign(call: Call) -> Response:
+async def patch_campaign(call: RequestContext) -> Response:
     """Answers when the change counts."""
     known_query(call.request)
     campaign_id = path_id(call.request, "campaign_id")
@@ -108,20 +108,20 @@ async def patch_campaign(call: Call) -> Response:
     return await shown(call, campaign)
 
 
-async def get_codes(call: Call) -> Response:
+async def get_codes(call: RequestContext) -> Response:
     """In the order in which they were issued."""
     limit, cursor = page_query(call.request)
     page = await issued_page(call.services.stores, await own_campaign(call), limit=limit, cursor=cursor)
     return answer({"items": [show_issued(code) for code in page.items], "next_cursor": page.next_cursor})
 
 
-async def own_campaign(call: Call) -> Campaign:
+async def own_campaign(call: RequestContext) -> Campaign:
     """The campaign of the path, if it is the caller's to see."""
     campaign_id = path_id(call.request, "campaign_id")
     return await find_campaign(call.services.stores.postgres, campaign_id, client_id=call.caller.client_id)
 
 
-async def shown(call: Call, campaign: Campaign, status: int = 200) -> Response:
+async def shown(call: RequestContext, campaign: Campaign, status: int = 200) -> Response:
     (counters,) = await known_counters(call.services.stores, [campaign])
     return answer(show_campaign(campaign, counters), status)
 

@@ -1,7 +1,7 @@
 """/coupon/consume/: use a coupon, ask whether it could be used, give a use back.
 
 A use is asked of the engine as a redemption is, and whole small requests come straight from the protocol in the same
-way (`consume_express`). Where the key is bound to a client, or the request names one, nothing but Redis is asked.
+way (`consume_fast_path`). Where the key is bound to a client, or the request names one, nothing but Redis is asked.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from starlette.responses import Response
 
 from issuer.coupons.reversal import reverse_use
 from issuer.engine.calls import Answer
-from issuer.http.coupons.consume_answers import is_miss, look_answer, use_wire
-from issuer.http.coupons.consume_express import COUNTED
-from issuer.http.coupons.consume_request import FIELDS, find_client, read_asked, read_idempotency_key, submit
+from issuer.http.coupons.consume_answers import is_failed_lookup, look_answer, use_wire
+from issuer.http.coupons.consume_fast_path import COUNTED
+from issuer.http.coupons.consume_request import FIELDS, find_client, read_consume_request, read_idempotency_key, submit
 from issuer.http.coupons.fields import read_fields
 from issuer.http.edge.exchange import read_credentials
 from issuer.http.fields import answer, known_query
 from issuer.http.limiting.failed_lookups import is_public
 from issuer.http.metrics.exposition import INVALID
-from issuer.http.operations import Access, Call, Operation
+from issuer.http.operations import Access, Operation, RequestContext
 from issuer.instants import show_instant
 
 CONSUME_PATH: Final = "/coupon/consume/"
@@ -30,29 +30,29 @@ REVERSAL_WAIT_S: Final = 5.0
 """How long a reversal waits for its consumption to reach the ledger."""
 
 
-async def _ask(call: Call, *, look: bool) -> Answer:
-    asked = read_asked(await read_fields(call.request, FIELDS))
+async def _ask(call: RequestContext, *, look: bool) -> Answer:
+    asked = read_consume_request(await read_fields(call.request, FIELDS))
     key = None
     if not look:
         _, last_key, keys_given = read_credentials(call.request.headers.raw)
         key = read_idempotency_key(last_key, keys_given)
     caller = call.caller
-    with call.services.guesses.attempt(caller.key, caller.address, asked.customer) as attempt:
+    with call.services.lookup_limits.attempt(caller.key, caller.address, asked.customer) as attempt:
         client_id = await find_client(call.services, asked, caller.client_id)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         submit(call.services, future, asked, client_id, caller.api_key_id, key, look=look)
         given = await future
-        if is_miss(given.outcome, public=is_public(caller.key)):
+        if is_failed_lookup(given.outcome, public=is_public(caller.key)):
             await attempt.missed()
         return given
 
 
-async def get_consume(call: Call) -> Response:
+async def get_consume(call: RequestContext) -> Response:
     """Changes nothing."""
     return answer(look_answer(await _ask(call, look=True), public=is_public(call.caller.key)))
 
 
-async def post_consume(call: Call) -> Response:
+async def post_consume(call: RequestContext) -> Response:
     """What does not go the short way: chunked and large bodies, multipart forms, HTTP/1.0."""
     started = time.perf_counter()
     outcome: str = INVALID
@@ -66,7 +66,7 @@ async def post_consume(call: Call) -> Response:
     return Response(wire.body, wire.head.status, headers)
 
 
-async def post_reverse(call: Call) -> Response:
+async def post_reverse(call: RequestContext) -> Response:
     known_query(call.request)
     done = await reverse_use(
         call.services.stores,

@@ -20,7 +20,7 @@ _NOT_VALID: Final = to_wire(NOT_VALID)
 COUPON_REFUSALS: Final = {outcome: to_wire(outcome_problem(outcome, COUPON_HTTP)) for outcome in COUPON_HTTP}
 
 
-def is_miss(outcome: Outcome, *, public: bool) -> bool:
+def is_failed_lookup(outcome: Outcome, *, public: bool) -> bool:
     """Whether the code helped nobody who guesses."""
     return outcome in HIDDEN if public else outcome is Outcome.UNKNOWN_BATCH
 

@@ -38,7 +38,7 @@ _NOT_FOUND: Final = Answer(Outcome.UNKNOWN_BATCH)
 
 # Not frozen, for the same reason as Answer.
 @dataclass(slots=True)
-class Asked:
+class ConsumeRequest:
     """One request to use a coupon, or to look at it. `client_id` None: whoever has such a coupon."""
 
     code: str
@@ -48,12 +48,12 @@ class Asked:
     client_id: UUID | None
 
 
-def read_asked(values: Fields) -> Asked:
+def read_consume_request(values: Fields) -> ConsumeRequest:
     """Raises ProblemError. What comes again and again is checked once."""
     code, client = values.get("code"), values.get("client_id")
     product = text_field(values, "product_id") if "product_id" in values else None
     order = text_field(values, "order_id") if "order_id" in values else None
-    return Asked(
+    return ConsumeRequest(
         _code(code) if type(code) is str else code_field(values),
         product.encode() if product else b"",
         _customer(values),
@@ -62,10 +62,10 @@ def read_asked(values: Fields) -> Asked:
     )
 
 
-def read_small(url: bytes, body: bytes) -> Asked:
+def read_small_request(url: bytes, body: bytes) -> ConsumeRequest:
     """The same of a whole request that is no multipart form, its fields read in the quickest way."""
     fields = _json_fields(body) if body.startswith(b"{") else body_fields(body)
-    return read_asked(_query(url, tuple(fields)) | fields)
+    return read_consume_request(_query(url, tuple(fields)) | fields)
 
 
 def _json_fields(body: bytes) -> Fields:
@@ -117,7 +117,7 @@ def read_idempotency_key(last: bytes | None, given: int) -> str | None:
     return last.decode("ascii")
 
 
-async def find_client(services: Services, asked: Asked, bound_to: UUID | None) -> UUID | None:
+async def find_client(services: Services, asked: ConsumeRequest, bound_to: UUID | None) -> UUID | None:
     """The client whose coupon is meant; None: there is none. Postgres is asked only where nobody says.
 
     Raises ManyClientsError, PostgresUnavailableError, and ProblemError where too many look-ups are under way.
@@ -134,7 +134,7 @@ async def find_client(services: Services, asked: Asked, bound_to: UUID | None) -
             return None
 
 
-def named_client(asked: Asked, bound_to: UUID | None) -> UUID | None:
+def named_client(asked: ConsumeRequest, bound_to: UUID | None) -> UUID | None:
     """The client to which the key is bound or whom the request names; None: these are two."""
     if bound_to is None:
         return asked.client_id
@@ -142,7 +142,7 @@ def named_client(asked: Asked, bound_to: UUID | None) -> UUID | None:
 
 
 def submit(
-    services: Services, slot: Slot, asked: Asked, client_id: UUID | None, api_key_id: int, key: str | None, *,
+    services: Services, slot: Slot, asked: ConsumeRequest, client_id: UUID | None, api_key_id: int, key: str | None, *,
     look: bool = False,
 ) -> None:  # fmt: skip
     """Asks the engine, which puts the answer into `slot`."""

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from issuer.batches.rules import Rules, RulesError, parse_rules, parse_rules_text
-from issuer.coupons.coupon import MOST_USES, Offer
+from issuer.coupons.coupon import MAX_USES, CouponTerms
 from issuer.coupons.expiry import parse_expiry
 from issuer.coupons.folding import fold
 from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse_percentage
@@ -26,8 +26,8 @@ from issuer.http.problems.problem import invalid
 from issuer.instants import InvalidInstantError
 from issuer.names import name_problem
 
-MOST_FIELDS: Final = 50
-MOST_CODE: Final = 255
+MAX_FIELDS: Final = 50
+MAX_CODE_CHARACTERS: Final = 255
 _WHOLE: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 FORMAT_FIELDS: Final = ("code_length", "prefix", "suffix", "pattern", "alphabet", "check")
@@ -43,7 +43,7 @@ async def read_fields(request: Request, known: Collection[str]) -> Fields:
     """All fields of a request, from query and body. Absent, empty and null are told apart by nobody but a change."""
     query = query_fields(request.url.query)
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=0, max_fields=MOST_FIELDS) as form:
+        async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
             body = _once((name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile))
     else:
         body = body_fields(await request.body())
@@ -82,7 +82,7 @@ def merged(query: Fields, body: Fields, known: Collection[str]) -> Fields:
 
 def _pairs(text: str) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
     except ValueError as error:
         raise invalid("the fields cannot be read: too many, or not UTF-8") from error
 
@@ -166,7 +166,7 @@ def code_format(values: Mapping[str, Any]) -> CodeFormat:
     """What a drawn code looks like."""
     try:
         form = CodeFormat(
-            length=whole_field(values, "code_length", 1, MOST_CODE),
+            length=whole_field(values, "code_length", 1, MAX_CODE_CHARACTERS),
             prefix=text_field(values, "prefix") or "",
             suffix=text_field(values, "suffix") or "",
             pattern=text_field(values, "pattern"),
@@ -179,10 +179,10 @@ def code_format(values: Mapping[str, Any]) -> CodeFormat:
     return form
 
 
-def offer_fields(values: Mapping[str, Any], before: Offer | None, currency: str) -> Fields:
-    """Fields of an Offer that the request gives; `before`: what they change (None: a new coupon)."""
+def offer_fields(values: Mapping[str, Any], before: CouponTerms | None, currency: str) -> Fields:
+    """Fields of an CouponTerms that the request gives; `before`: what they change (None: a new coupon)."""
     offer: Fields = {}
-    if (available := whole_field(values, "availability_count", 0 if before else 1, MOST_USES)) is not None:
+    if (available := whole_field(values, "availability_count", 0 if before else 1, MAX_USES)) is not None:
         offer["available"] = available
     elif before is None:
         raise invalid("availability_count is required")
@@ -216,7 +216,7 @@ def _percentage(text: str | None) -> Decimal | None:
         raise invalid(f"discount_variable {error}") from error
 
 
-def _money(values: Mapping[str, Any], before: Offer | None, default: str) -> tuple[Decimal | None, str | None]:
+def _money(values: Mapping[str, Any], before: CouponTerms | None, default: str) -> tuple[Decimal | None, str | None]:
     currency = text_field(values, "currency")
     try:
         currency = parse_currency(currency or (before and before.currency) or default)

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 from starlette.responses import Response
 
-from issuer.coupons.coupon import Coupon, CouponExistsError, CouponNotFoundError, Offer
+from issuer.coupons.coupon import Coupon, CouponExistsError, CouponNotFoundError, CouponTerms
 from issuer.coupons.store import change_coupon, create_coupon, delete_coupon, find_coupon, numbered_uses
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.drawing import FewCodesError, draw_code
@@ -26,7 +26,7 @@ from issuer.http.coupons.fields import (
     text_field,
 )
 from issuer.http.fields import answer
-from issuer.http.operations import BOUND_KEY, Access, Call, Operation
+from issuer.http.operations import BOUND_KEY, Access, Operation, RequestContext
 from issuer.http.problems.problem import invalid
 from issuer.instants import show_instant
 
@@ -36,7 +36,7 @@ DRAWS: Final = 5
 """A drawn code may be taken; so many in a row mean that nearly all are."""
 
 
-async def show_coupon(call: Call, coupon: Coupon) -> dict[str, Any]:
+async def show_coupon(call: RequestContext, coupon: Coupon) -> dict[str, Any]:
     remaining = coupon.offer.available
     if coupon.opened:
         remaining = max(0, coupon.uses - await numbered_uses(call.services.stores, coupon))
@@ -55,7 +55,7 @@ async def show_coupon(call: Call, coupon: Coupon) -> dict[str, Any]:
     }
 
 
-async def post_coupon(call: Call) -> Response:
+async def post_coupon(call: RequestContext) -> Response:
     values = await read_fields(call.request, ("code", *FORMAT_FIELDS, *OFFER_FIELDS, "client_id"))
     wanted = id_field(values, "client_id")
     client_id = call.caller.client_id or wanted
@@ -63,12 +63,12 @@ async def post_coupon(call: Call) -> Response:
         raise invalid("client_id is required where the api key is bound to no client")
     if wanted not in (None, client_id):
         raise BOUND_KEY
-    offer = Offer(**offer_fields(values, None, call.services.settings.currency))
+    offer = CouponTerms(**offer_fields(values, None, call.services.settings.currency))
     coupon = await _create(call, client_id, values, offer)
     return answer(await show_coupon(call, coupon), 201)
 
 
-async def _create(call: Call, client_id: UUID, values: Fields, offer: Offer) -> Coupon:
+async def _create(call: RequestContext, client_id: UUID, values: Fields, offer: CouponTerms) -> Coupon:
     stores, actor = call.services.stores, call.caller.actor
     if (code := new_code(values)) is not None:
         unambiguous = text_field(values, "alphabet") == AlphabetName.UNAMBIGUOUS
@@ -89,7 +89,7 @@ async def _create(call: Call, client_id: UUID, values: Fields, offer: Offer) -> 
     raise AssertionError("unreachable")
 
 
-async def _named(call: Call, values: Fields, code: str) -> Coupon:
+async def _named(call: RequestContext, values: Fields, code: str) -> Coupon:
     wanted = id_field(values, "client_id")
     client_id = call.caller.client_id or wanted
     postgres = call.services.stores.postgres
@@ -99,9 +99,9 @@ async def _named(call: Call, values: Fields, code: str) -> Coupon:
     return await find_coupon(postgres, code, client_id=client_id)
 
 
-async def get_coupon(call: Call) -> Response:
+async def get_coupon(call: RequestContext) -> Response:
     values = await read_fields(call.request, ("code", "client_id"))
-    with call.services.guesses.attempt(call.caller.key, call.caller.address) as attempt:
+    with call.services.lookup_limits.attempt(call.caller.key, call.caller.address) as attempt:
         try:
             coupon = await _named(call, values, code_field(values))
         except CouponNotFoundError:
@@ -110,7 +110,7 @@ async def get_coupon(call: Call) -> Response:
         return answer(await show_coupon(call, coupon))
 
 
-async def put_coupon(call: Call) -> Response:
+async def put_coupon(call: RequestContext) -> Response:
     """Answers when the change counts. Fields that are not given stay as they are."""
     values = await read_fields(call.request, (*OFFER_FIELDS, "client_id"))
     coupon = await _named(call, values, code_field(call.request.path_params))
@@ -121,7 +121,7 @@ async def put_coupon(call: Call) -> Response:
     return answer(await show_coupon(call, coupon))
 
 
-async def remove_coupon(call: Call) -> Response:
+async def remove_coupon(call: RequestContext) -> Response:
     values = await read_fields(call.request, ("client_id",))
     coupon = await _named(call, values, code_field(call.request.path_params))
     coupon = await delete_coupon(call.services.stores, coupon, actor=call.caller.actor)

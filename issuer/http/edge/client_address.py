@@ -16,7 +16,7 @@ from issuer.networks import Network, counted_as, parse_address
 Headers = Iterable[tuple[bytes, bytes]]
 
 UNKNOWN: Final = "unknown"
-MOST_HOPS: Final = 32
+MAX_HOPS: Final = 32
 
 
 class Proxies:
@@ -52,7 +52,7 @@ class Proxies:
 
     def _client(self, peer: str, hops: list[str]) -> str:
         nearest = peer
-        for hop in reversed(hops[-MOST_HOPS:]):
+        for hop in reversed(hops[-MAX_HOPS:]):
             address = parse_address(hop)
             if address is None:
                 # Hidden or broken: whoever said so answers for it.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
-MAX_EXPRESS_BODY: Final = 4_096
+MAX_FAST_PATH_BODY: Final = 4_096
 """A body that may come in several pieces, but that is not worth streaming."""
 
 

@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from issuer.http.edge.exchange import MAX_EXPRESS_BODY, Exchange
+from issuer.http.edge.exchange import MAX_FAST_PATH_BODY, Exchange
 from issuer.http.problems.problem import MEDIA_TYPE, problem_body
 from issuer.settings import Settings
 
@@ -73,7 +73,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     """HttpToolsProtocol within EdgeLimits. Use `guarded_protocol` to make a class with its limits."""
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
-    express: ClassVar[Mapping[bytes, ShortWay]] = {}
+    express: ClassVar[Mapping[bytes, FastPath]] = {}
     """By path, as it stands in the request line: whose POST requests go the short way."""
     _head_of: ClassVar[tuple[object, bytes]] = (None, b"")
 
@@ -98,11 +98,11 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self._announced_bytes = 0
         self._hosts = 0
         # Whether there is an Expect header.
-        self._is_odd = False
+        self._has_expect_header = False
         # The message that is being received, when it goes the short way.
         self._exchange: Exchange | None = None
         # Nothing more is read from this connection; what comes is thrown away.
-        self._deaf = False
+        self._discarding_input = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -112,7 +112,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self._refuse(TOO_MANY_CONNECTIONS)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self._discarding_input:
             return
         if self._in_head and self._head_bytes + len(data) > self.limits.max_head_bytes:
             self._feed_slices(data)
@@ -127,7 +127,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         for at in range(0, len(data), size):
             part = data[at : at + size]
             self._feed(part)
-            if self._deaf:
+            if self._discarding_input:
                 return
             if self._in_head:
                 self._head_bytes += len(part)
@@ -140,11 +140,11 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             # Also raised when a callback below has already refused.
-            if not self._deaf:
+            if not self._discarding_input:
                 self._refuse(MALFORMED)
         except httptools.HttpParserUpgrade:
             # No route upgrades. The request was started as a plain one; bytes behind it have no meaning.
-            self._deaf = True
+            self._discarding_input = True
             if self.cycle is not None:
                 self.cycle.keep_alive = False
 
@@ -153,10 +153,10 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        if self._deaf:
+        if self._discarding_input:
             return
         self._in_head = self._in_message = True
-        self._has_cycle = self._is_odd = False
+        self._has_cycle = self._has_expect_header = False
         self._exchange = None
         self._head_bytes = self._body_bytes = self._announced_bytes = self._hosts = 0
         self._received_since = self.loop.time()
@@ -169,13 +169,13 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         elif name == b"content-length":
             self._announced_bytes = int(value)
         elif name == b"expect":
-            self._is_odd = True
+            self._has_expect_header = True
             self.expect_100_continue = value.lower() == b"100-continue"
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._deaf:
+        if self._discarding_input:
             return
         if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
             self._refuse(NO_HOST)
@@ -201,12 +201,12 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             super().on_headers_complete()
         self._has_cycle = True
 
-    def _may_go(self, way: ShortWay) -> bool:
+    def _may_go(self, way: FastPath) -> bool:
         parser = self.parser
         return bool(
             (self._has_one_part() if way.takes_query else self._announced_bytes and b"?" not in self.url)
-            and self._announced_bytes <= min(MAX_EXPRESS_BODY, self.limits.max_body_bytes)
-            and not self._is_odd
+            and self._announced_bytes <= min(MAX_FAST_PATH_BODY, self.limits.max_body_bytes)
+            and not self._has_expect_header
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
             and parser.get_method() == b"POST"
@@ -230,7 +230,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self.headers += headers
 
     def on_body(self, body: bytes) -> None:
-        if self._deaf:
+        if self._discarding_input:
             return
         exchange = self._exchange
         if exchange is not None:
@@ -253,7 +253,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         # The next bytes are a head again, whoever sends them.
         self._in_head, self._in_message, self._head_bytes = True, False, 0
-        if self._deaf:
+        if self._discarding_input:
             return
         exchange = self._exchange
         if exchange is not None:
@@ -306,7 +306,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
 
     def _refuse(self, answer: bytes) -> None:
         """Answers, if an answer can stand here, and ends the connection."""
-        self._deaf = True
+        self._discarding_input = True
         cycle = self.cycle
         if cycle is not None and not self._has_cycle and not cycle.response_complete:
             # Earlier, good requests are being answered: that is the last thing said here.
@@ -328,7 +328,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
 
     def enforce_deadline(self, now: float) -> None:
         """Called by the sweep when the deadline has passed."""
-        if self.transport.is_closing() or self._deaf or self.flow.write_paused:
+        if self.transport.is_closing() or self._discarding_input or self.flow.write_paused:
             self.transport.abort()
         elif not self._in_message:
             # Idle, or never sent a byte.
@@ -344,7 +344,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ShortWay:
+class FastPath:
     """`make` makes the exchange of a request whose headers are there; None: this one goes the long way.
 
     With `takes_query` for requests with any query or none, with a body or none; otherwise for no query and some body.
@@ -377,7 +377,7 @@ def _sweep(loop: asyncio.AbstractEventLoop, server: ServerState, interval_s: flo
 
 
 def guarded_protocol(
-    limits: EdgeLimits, express: Mapping[bytes, ShortWay] | None = None
+    limits: EdgeLimits, express: Mapping[bytes, FastPath] | None = None
 ) -> type[GuardedHttpToolsProtocol]:
     """A protocol class with these limits, for uvicorn's ``http=``. `express`: what answers which path the short way."""
     names = {"limits": limits, "express": express or {}}

@@ -2,7 +2,7 @@
 
 A route that looks a code up for somebody who may be guessing does so within an attempt:
 
-    with services.guesses.attempt(caller.key, caller.address, customer_id) as attempt:
+    with services.lookup_limits.attempt(caller.key, caller.address, customer_id) as attempt:
         found = await look_up(code)
         if found is None:
             await attempt.missed()
@@ -31,11 +31,11 @@ from issuer.contract.keys import limit_key
 from issuer.http.limiting.rate_limits import Table, limit_problem
 from issuer.http.metrics.tally import Tally
 from issuer.http.problems.problem import ProblemError, not_ready
-from issuer.rate_limit import Limit, parse_limit
-from issuer.rate_limits.leases import Ask, Grant, Leases, Refused
+from issuer.rate_limit import RateLimit, parse_limit
+from issuer.rate_limits.leases import Leases, RateLimited, TokenGrant, TokenRequest
 from issuer.settings import Settings
 
-MOST_KNOWN: Final = 65_536
+MAX_SUBJECTS: Final = 65_536
 """Keys, addresses and customers of whom a process knows misses; of the others Redis does."""
 DEBT_S: Final = 3_600.0
 """Nobody waits longer than this, and the time in which an empty bucket fills, for what he owes."""
@@ -65,8 +65,8 @@ class _Subject(NamedTuple):
 
     kind: str
     name: str
-    limit: Limit
-    table: Table[Hashable, Misses]
+    limit: RateLimit
+    table: Table[Hashable, FailedLookups]
     place: Hashable
 
     @property
@@ -74,7 +74,7 @@ class _Subject(NamedTuple):
         return limit_key(self.kind, hashlib.sha256(self.name.encode()).hexdigest()[:32])
 
 
-class Misses:
+class FailedLookups:
     """The misses of one subject as this process knows them. Of whom it knows none nothing is held back."""
 
     __slots__ = ("left", "looking", "more_at", "subject")
@@ -85,7 +85,7 @@ class Misses:
         self.left = 0
         self.more_at = 0.0
 
-    def hear(self, grant: Grant, now: float) -> None:
+    def hear(self, grant: TokenGrant, now: float) -> None:
         self.left, self.more_at = grant.left, now + grant.wait_s
 
     def wait_s(self, now: float) -> float:
@@ -99,7 +99,7 @@ class Misses:
         return BUSY_WAIT_S if free else self.more_at - now
 
 
-class Asker(Protocol):
+class LookupSubject(Protocol):
     """Who looks something up."""
 
     @property
@@ -113,30 +113,30 @@ class Asker(Protocol):
 
 
 @dataclass(slots=True)
-class Attempt:
+class LookupAttempt:
     """One look-up, as a context."""
 
-    guesses: Guesses
+    lookup_limits: FailedLookupLimits
     key: ApiKey | None
     address: str
     customer: bytes | None
-    _looking: Sequence[Misses] = ()
+    _known: Sequence[FailedLookups] = ()
 
     def __enter__(self) -> Self:
-        self._looking = self.guesses.begin(self)
+        self._known = self.lookup_limits.begin(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.guesses.end(self._looking)
+        self.lookup_limits.end(self._known)
 
     async def missed(self) -> None:
         """Counts a miss. Raises ProblemError as `Guesses.charge`."""
-        await self.guesses.charge(self)
+        await self.lookup_limits.charge(self)
 
 
-class Guesses:
+class FailedLookupLimits:
     """Look-ups that found nothing, over all processes. Refusals are counted in `tally`."""
 
     def __init__(self, settings: Settings, leases: Leases, tally: Tally) -> None:
@@ -144,24 +144,24 @@ class Guesses:
         self._tally = tally
         self._limit = settings.miss_limit
         # Whether there is anything in these tables.
-        self._knows_misses = False
-        self._keys: Table[Hashable, Misses] = Table(MOST_KNOWN)
-        self._addresses: Table[Hashable, Misses] = Table(MOST_KNOWN)
-        self._customers: Table[Hashable, Misses] = Table(MOST_KNOWN)
+        self._knows_failed_lookups = False
+        self._keys: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)
+        self._addresses: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)
+        self._customers: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)
         self._now = asyncio.get_running_loop().time
 
-    def attempt(self, key: ApiKey | None, address: str, customer: bytes | None = None) -> Attempt:
+    def attempt(self, key: ApiKey | None, address: str, customer: bytes | None = None) -> LookupAttempt:
         """A look-up by this caller. It is refused as by `begin` when it is entered."""
-        return Attempt(self, key, address, customer)
+        return LookupAttempt(self, key, address, customer)
 
-    def begin(self, asker: Asker) -> Sequence[Misses]:
+    def begin(self, asker: LookupSubject) -> Sequence[FailedLookups]:
         """Returns what to `end` when it is known what was found.
 
         Raises ProblemError: 429, or 503 while misses cannot be counted.
         """
         if not self._leases.is_connected and self._subjects(asker):
             raise not_ready("look-ups cannot be counted while Redis is away")
-        if not self._knows_misses or is_operator(asker.key):
+        if not self._knows_failed_lookups or is_operator(asker.key):
             return ()
         known, now = self._known_of(asker), self._now()
         for misses in known:
@@ -171,40 +171,40 @@ class Guesses:
             misses.looking += 1
         return known
 
-    def end(self, looking: Sequence[Misses]) -> None:
+    def end(self, looking: Sequence[FailedLookups]) -> None:
         for misses in looking:
             misses.looking -= 1
 
-    def _known_of(self, asker: Asker) -> list[Misses]:
+    def _known_of(self, asker: LookupSubject) -> list[FailedLookups]:
         """What is known of who does it, without naming all subjects: nearly everybody hits."""
         key, found = asker.key, []
         if key is not None:
             found.append(self._keys.find(key.id))
-        if key is None or key.guess_limit is None:
+        if key is None or key.failed_lookup_limit is None:
             found.append(self._addresses.find(asker.address))
         if asker.customer is not None:
             found.append(self._customers.find((_owner_of(key), asker.customer)))
         return [misses for misses in found if misses is not None]
 
-    def _subjects(self, asker: Asker) -> list[_Subject]:
+    def _subjects(self, asker: LookupSubject) -> list[_Subject]:
         key, customer = asker.key, asker.customer
         if is_operator(key):
             return []
         subjects = []
-        own = None if key is None else key.guess_limit
+        own = None if key is None else key.failed_lookup_limit
         limit, key_limit = self._limit, self._limit if own is None else parse_limit(own)
         if key is not None and key_limit is not None:
-            subjects.append(_Subject("misses_key", str(key.id), key_limit, self._keys, key.id))
+            subjects.append(_Subject("failed_lookups_key", str(key.id), key_limit, self._keys, key.id))
         if limit is not None and own is None:
             # A key with a limit of its own is that of a server: behind its address are many.
-            subjects.append(_Subject("misses_address", asker.address, limit, self._addresses, asker.address))
+            subjects.append(_Subject("failed_lookups_address", asker.address, limit, self._addresses, asker.address))
         if limit is not None and customer is not None:
             owner = _owner_of(key)
             name = f"{owner or ''} {customer.hex()}"
-            subjects.append(_Subject("misses_customer", name, limit, self._customers, (owner, customer)))
+            subjects.append(_Subject("failed_lookups_customer", name, limit, self._customers, (owner, customer)))
         return subjects
 
-    async def charge(self, asker: Asker) -> None:
+    async def charge(self, asker: LookupSubject) -> None:
         """One miss in each bucket, whether or not it has room.
 
         Raises ProblemError: 429 where it was one too many, 503 where it could not be counted.
@@ -213,28 +213,28 @@ class Guesses:
         grants = await asyncio.gather(*map(self._take, subjects))
         if None in grants:
             raise not_ready("a look-up could not be counted")
-        self._knows_misses = True
+        self._knows_failed_lookups = True
         now = self._now()
         refused: ProblemError | None = None
         for subject, grant in zip(subjects, grants, strict=True):
             assert grant is not None
-            subject.table.of(subject.place, partial(Misses, subject)).hear(grant, now)
+            subject.table.of(subject.place, partial(FailedLookups, subject)).hear(grant, now)
             if grant.given == 0 and refused is None:
                 refused = self._refusal(subject, grant.wait_s)
         if refused is not None:
             raise refused
 
-    def _take(self, subject: _Subject) -> asyncio.Future[Grant | None]:
-        future: asyncio.Future[Grant | None] = asyncio.get_running_loop().create_future()
+    def _take(self, subject: _Subject) -> asyncio.Future[TokenGrant | None]:
+        future: asyncio.Future[TokenGrant | None] = asyncio.get_running_loop().create_future()
 
-        def take(_: Ask, grant: Grant | None) -> None:
+        def take(_: TokenRequest, grant: TokenGrant | None) -> None:
             if not future.done():
                 future.set_result(grant)
 
-        self._leases.ask(Ask(subject.bucket, subject.limit, 1, take, debt_s=DEBT_S))
+        self._leases.ask(TokenRequest(subject.bucket, subject.limit, 1, take, debt_s=DEBT_S))
         return future
 
     def _refusal(self, subject: _Subject, wait_s: float) -> ProblemError:
         self._tally.refuse(subject.kind)
-        refused = Refused(subject.kind, subject.limit, wait_s)
-        return limit_problem(refused, error="too many unknown codes", code="too_many_misses")
+        refused = RateLimited(subject.kind, subject.limit, wait_s)
+        return limit_problem(refused, error="too many unknown codes", code="too_many_failed_lookups")

@@ -14,12 +14,12 @@ from issuer.http.edge.client_address import Headers, Proxies
 from issuer.http.metrics.tally import Tally
 from issuer.http.problems.problem import ProblemError
 from issuer.networks import parse_networks
-from issuer.rate_limit import Limit, parse_limit
-from issuer.rate_limits.leases import Bucket, Entry, Leases, Refused, Then, Verdict
+from issuer.rate_limit import RateLimit, parse_limit
+from issuer.rate_limits.leases import Admission, AdmissionResult, Bucket, Leases, RateLimited, Then
 from issuer.settings import Settings
 
-MOST_KEYS: Final = 16_384
-MOST_ADDRESSES: Final = 65_536
+MAX_KEYS: Final = 16_384
+MAX_ADDRESSES: Final = 65_536
 
 
 Subject = TypeVar("Subject", bound=Hashable)
@@ -57,16 +57,16 @@ class RateLimits:
         self.address_of = Proxies(parse_networks(settings.trusted_proxies)).address_of
         self._key_limit = settings.key_limit
         self._address_limit = settings.address_limit
-        self._keys: Table[int, Bucket] = Table(MOST_KEYS)
-        self._addresses: Table[str, Bucket] = Table(MOST_ADDRESSES)
-        self._pairs: Table[tuple[int, str], tuple[Bucket, ...]] = Table(MOST_ADDRESSES)
+        self._keys: Table[int, Bucket] = Table(MAX_KEYS)
+        self._addresses: Table[str, Bucket] = Table(MAX_ADDRESSES)
+        self._pairs: Table[tuple[int, str], tuple[Bucket, ...]] = Table(MAX_ADDRESSES)
         self._any = self._key_limit is not None or self._address_limit is not None
 
     def count(self, key: ApiKey | None) -> bool:
         """Whether anything is counted for requests with this key."""
         return self._any or (key is not None and key.rate_limit is not None)
 
-    def enter(self, key: ApiKey | None, address: str, then: Then) -> Verdict:
+    def enter(self, key: ApiKey | None, address: str, then: Then) -> AdmissionResult:
         """One request of this key and this address: FREE, refused, or WAITS and `then` is told."""
         pair = (0 if key is None else key.id, address)
         return self._leases.spend(self._pairs.of(pair, lambda: self._buckets_of(key, address)), then)
@@ -76,22 +76,22 @@ class RateLimits:
         if not self.count(key):
             return True
         verdict = self.enter(key, self.address_of(peer, headers), then)
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, RateLimited):
             then(verdict)
-        return verdict is Entry.FREE
+        return verdict is Admission.FREE
 
     async def admit(self, key: ApiKey | None, address: str) -> None:
         """Returns when the request may go on. Raises ProblemError: 429."""
         if not self.count(key):
             return
-        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[AdmissionResult] = asyncio.get_running_loop().create_future()
         verdict = self.enter(key, address, lambda verdict: None if future.done() else future.set_result(verdict))
-        if verdict is Entry.WAITS:
+        if verdict is Admission.WAITS:
             verdict = await future
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, RateLimited):
             raise self.refusal(verdict)
 
-    def refusal(self, refused: Refused) -> ProblemError:
+    def refusal(self, refused: RateLimited) -> ProblemError:
         """What is told who was refused, and counted."""
         self._tally.refuse(refused.kind)
         return limit_problem(refused)
@@ -107,11 +107,13 @@ class RateLimits:
         return tuple(counted)
 
 
-def _bucket(kind: str, subject: str, limit: Limit) -> Bucket:
+def _bucket(kind: str, subject: str, limit: RateLimit) -> Bucket:
     return Bucket(kind, limit_key(kind, subject), limit)
 
 
-def limit_problem(refused: Refused, *, error: str = "too many requests", code: str = "rate_limited") -> ProblemError:
+def limit_problem(
+    refused: RateLimited, *, error: str = "too many requests", code: str = "rate_limited"
+) -> ProblemError:
     """429 with the fields of draft-ietf-httpapi-ratelimit-headers-11."""
     limit, kind = refused.limit, refused.kind
     wait_s = max(1, math.ceil(refused.wait_s))

@@ -12,8 +12,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from issuer.contract.outcomes import Outcome
-from issuer.http.metrics.store_metrics import Vitals
-from issuer.http.metrics.tally import BOUNDS_S, Counts
+from issuer.http.metrics.store_metrics import StoreMetrics
+from issuer.http.metrics.tally import BOUNDS_S, OutcomeCounts
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -23,7 +23,7 @@ INVALID: Final = "INVALID"
 CRASH: Final = "CRASHED"
 """Likewise: requests that ended in a mistake of ours (500)."""
 
-LIMITS: Final = ("key", "address", "misses_key", "misses_address", "misses_customer")
+LIMITS: Final = ("key", "address", "failed_lookups_key", "failed_lookups_address", "failed_lookups_customer")
 """Kinds of rate limits."""
 
 OF_COUPON: Final = "COUPON_"
@@ -42,20 +42,20 @@ NAMES: Final = {
     "issuer_worker_seen_seconds": "Time since the worker that was seen last gave a sign of life",
     "issuer_anomalies": "Contradictions between events and ledger; must be 0",
     "issuer_dead_letters": "Events that could not go into the ledger and were not resolved",
-    "issuer_set_aside": "Codes set aside after a loss of Redis and not released",
+    "issuer_quarantined": "Codes quarantined after a loss of Redis and not released",
     "issuer_ready": "1 if redemptions can be answered, by part: redis, postgres",
 }
 """Every metric with its help."""
 
 
-def render(counts: Counts, vitals: Vitals | None) -> bytes:
+def render(counts: OutcomeCounts, store_metrics: StoreMetrics | None) -> bytes:
     """The text that Prometheus scrapes. What cannot be known now is left out, rather than shown as 0."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Fixed([*_counted(counts), *_observed(vitals)]))
+    registry.register(_FixedCollector([*_counted(counts), *_observed(store_metrics)]))
     return generate_latest(registry)
 
 
-class _Fixed(Collector):
+class _FixedCollector(Collector):
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = list(metrics)
 
@@ -63,7 +63,7 @@ class _Fixed(Collector):
         return self._metrics
 
 
-def _counted(counts: Counts) -> Iterator[Metric]:
+def _counted(counts: OutcomeCounts) -> Iterator[Metric]:
     redemptions = CounterMetricFamily("issuer_redemptions", NAMES["issuer_redemptions_total"], labels=["outcome"])
     for outcome in [*Outcome, INVALID, CRASH]:
         redemptions.add_metric([outcome.lower()], counts.outcomes.get(str(outcome), 0))
@@ -89,36 +89,36 @@ def _gauge(name: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, NAMES[name], labels=list(labels))
 
 
-def _observed(vitals: Vitals | None) -> Iterator[Metric]:
+def _observed(store_metrics: StoreMetrics | None) -> Iterator[Metric]:
     ready = _gauge("issuer_ready", ["part"])
-    ready.add_metric(["redis"], float(vitals is not None and vitals.redis_serves))
-    ready.add_metric(["postgres"], float(vitals is not None and vitals.postgres is not None))
+    ready.add_metric(["redis"], float(store_metrics is not None and store_metrics.redis_serves))
+    ready.add_metric(["postgres"], float(store_metrics is not None and store_metrics.postgres is not None))
     yield ready
-    if vitals is None:
+    if store_metrics is None:
         return
-    if (redis := vitals.redis) is not None:
+    if (redis := store_metrics.redis) is not None:
         backlog = _gauge("issuer_backlog", ["partition"])
         for partition, count in enumerate(redis.backlog):
             backlog.add_metric([str(partition)], count)
         yield backlog
         yield from _single(issuer_worker_lag_seconds=redis.lag_s, issuer_worker_lag_events=redis.lag_events)
-    if (postgres := vitals.postgres) is not None:
+    if (postgres := store_metrics.postgres) is not None:
         yield from _single(
             issuer_anomalies=postgres.anomalies,
             issuer_dead_letters=postgres.dead_letters,
-            issuer_set_aside=postgres.set_aside,
+            issuer_quarantined=postgres.quarantined,
         )
         if postgres.workers:
             yield from _single(issuer_worker_seen_seconds=postgres.workers[0].seen_s_ago)
-    yield from _pools(vitals)
+    yield from _pools(store_metrics)
 
 
-def _pools(vitals: Vitals) -> Iterator[Metric]:
+def _pools(store_metrics: StoreMetrics) -> Iterator[Metric]:
     stock, in_redis = (
         _gauge("issuer_pool_stock", ["batch", "client"]),
         _gauge("issuer_pool_in_redis", ["batch", "client"]),
     )
-    for pool in vitals.pools:
+    for pool in store_metrics.pools:
         labels = [pool.batch_id, pool.client_id]
         if pool.left is not None:
             stock.add_metric(labels, pool.left)

@@ -15,13 +15,13 @@ from issuer.storage.redis_link import RedisUnavailableError, redis_errors_transl
 from issuer.storage.stores import Stores
 
 TIMEOUT_S: Final = 2.0
-MOST_POOLS: Final = 10_000
+MAX_POOLS: Final = 10_000
 """Pools that are shown at most, the newest first: each is two series of the metrics."""
-_STEP: Final = 500
+_BATCH_SIZE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class RedisVitals:
+class RedisMetrics:
     """Backlog: redemptions not yet in the ledger, by partition. Lag: entries of the streams, and their age.
 
     `takes_writes`: False where a write was refused and still is.
@@ -34,7 +34,7 @@ class RedisVitals:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerVitals:
+class WorkerMetrics:
     """A worker's last sign of life."""
 
     name: str
@@ -43,15 +43,15 @@ class WorkerVitals:
 
 
 @dataclass(frozen=True, slots=True)
-class PostgresVitals:
-    workers: list[WorkerVitals]
+class PostgresMetrics:
+    workers: list[WorkerMetrics]
     anomalies: int
     dead_letters: int
-    set_aside: int
+    quarantined: int
 
 
 @dataclass(frozen=True, slots=True)
-class PoolVitals:
+class PoolMetrics:
     """Codes left altogether and in Redis; None where Redis does not know."""
 
     batch_id: str
@@ -61,12 +61,12 @@ class PoolVitals:
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class StoreMetrics:
     """None: the store did not answer."""
 
-    redis: RedisVitals | None
-    postgres: PostgresVitals | None
-    pools: list[PoolVitals] = field(default_factory=list)
+    redis: RedisMetrics | None
+    postgres: PostgresMetrics | None
+    pools: list[PoolMetrics] = field(default_factory=list)
 
     @property
     def redis_serves(self) -> bool:
@@ -74,19 +74,19 @@ class Vitals:
         return self.redis is not None and self.redis.takes_writes
 
 
-async def take_vitals(stores: Stores, *, with_pools: bool = False, try_writing: bool = False) -> Vitals:
+async def read_store_metrics(stores: Stores, *, with_pools: bool = False, try_writing: bool = False) -> StoreMetrics:
     """Asks both stores, each for at most TIMEOUT_S. Never raises for a store that is away.
 
     `try_writing`: Redis is asked for a small write as well, which would be synced to its disk like any other.
     """
     redis, postgres = await asyncio.gather(_ask_redis(stores, try_writing), _ask_postgres(stores))
-    pools: list[PoolVitals] = []
+    pools: list[PoolMetrics] = []
     if with_pools and postgres is not None:
         pools = await _ask_pools(stores, redis is not None)
-    return Vitals(redis, postgres, pools)
+    return StoreMetrics(redis, postgres, pools)
 
 
-async def _ask_redis(stores: Stores, try_writing: bool) -> RedisVitals | None:
+async def _ask_redis(stores: Stores, try_writing: bool) -> RedisMetrics | None:
     takes_writes = True
     try:
         async with asyncio.timeout(TIMEOUT_S), redis_errors_translated():
@@ -109,7 +109,7 @@ async def _ask_redis(stores: Stores, try_writing: bool) -> RedisVitals | None:
         return None
     oldest_ms = [int(first[0][0].partition(b"-")[0]) for first in firsts if first]
     lag_s = max(0.0, (now_ms - min(oldest_ms)) / 1000) if oldest_ms else 0.0
-    return RedisVitals([int(state[1] or 0) for state in states], sum(lengths), lag_s, takes_writes)
+    return RedisMetrics([int(state[1] or 0) for state in states], sum(lengths), lag_s, takes_writes)
 
 
 async def _takes_writes(stores: Stores) -> bool:
@@ -123,11 +123,11 @@ async def _takes_writes(stores: Stores) -> bool:
 _COUNTS: Final = """
 SELECT (SELECT count(*) FROM anomalies) AS anomalies,
        (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS dead_letters,
-       (SELECT count(*) FROM set_aside WHERE released_at IS NULL) AS set_aside
+       (SELECT count(*) FROM quarantined WHERE released_at IS NULL) AS quarantined
 """
 
 
-async def _ask_postgres(stores: Stores) -> PostgresVitals | None:
+async def _ask_postgres(stores: Stores) -> PostgresMetrics | None:
     try:
         async with asyncio.timeout(TIMEOUT_S), unavailable_translated(), stores.postgres.acquire() as connection:
             workers = await connection.fetch(
@@ -138,25 +138,25 @@ async def _ask_postgres(stores: Stores) -> PostgresVitals | None:
     except (PostgresUnavailableError, TimeoutError):
         return None
     assert counts is not None
-    alive = [WorkerVitals(row["name"], row["seen_at"], max(0.0, row["age"])) for row in workers]
-    return PostgresVitals(alive, counts["anomalies"], counts["dead_letters"], counts["set_aside"])
+    alive = [WorkerMetrics(row["name"], row["seen_at"], max(0.0, row["age"])) for row in workers]
+    return PostgresMetrics(alive, counts["anomalies"], counts["dead_letters"], counts["quarantined"])
 
 
-async def _ask_pools(stores: Stores, redis_answers: bool) -> list[PoolVitals]:
+async def _ask_pools(stores: Stores, redis_answers: bool) -> list[PoolMetrics]:
     try:
         async with asyncio.timeout(TIMEOUT_S), unavailable_translated():
             rows = await stores.postgres.fetch(
                 "SELECT p.batch_id, p.client_id, p.total FROM pools p JOIN batches b ON b.id = p.batch_id"
                 " WHERE b.kind = 'codes' AND b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now())"
                 " ORDER BY p.id DESC LIMIT $1",
-                MOST_POOLS,
+                MAX_POOLS,
             )
         metas: list[list[bytes | None]] = []
         if redis_answers:
             async with asyncio.timeout(TIMEOUT_S), redis_errors_translated():
-                for at in range(0, len(rows), _STEP):
+                for at in range(0, len(rows), _BATCH_SIZE):
                     pipeline = stores.redis.client.pipeline(transaction=False)
-                    for row in rows[at : at + _STEP]:
+                    for row in rows[at : at + _BATCH_SIZE]:
                         partition = partition_of(row["batch_id"], stores.redis.partitions)
                         keys = batch_keys(partition, row["batch_id"])
                         pipeline.hmget(keys.pool(row["client_id"]), ["issued", "loaded"])
@@ -168,5 +168,5 @@ async def _ask_pools(stores: Stores, redis_answers: bool) -> list[PoolVitals]:
         issued, loaded = metas[index] if metas else (None, None)
         left = None if issued is None else row["total"] - int(issued)
         in_redis = None if issued is None or loaded is None else int(loaded) - int(issued)
-        pools.append(PoolVitals(str(row["batch_id"]), str(row["client_id"]), left, in_redis))
+        pools.append(PoolMetrics(str(row["batch_id"]), str(row["client_id"]), left, in_redis))
     return pools

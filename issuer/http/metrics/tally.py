@@ -31,7 +31,7 @@ WRITE_EVERY_S: Final = 1.0
 
 
 @dataclass(slots=True)
-class Counts:
+class OutcomeCounts:
     """Redemptions by outcome, and a histogram of the seconds they took (one bucket more than bounds).
 
     `limited`: requests that a rate limit refused, by kind of limit.
@@ -62,7 +62,7 @@ class Tally:
     """The numbers of this process. `count` is what the hot path calls: well under a microsecond."""
 
     def __init__(self, directory: Path | None) -> None:
-        self._own = Counts()
+        self._own = OutcomeCounts()
         self._file: Path | None = None
         self._task: asyncio.Task[None] | None = None
         if directory is not None:
@@ -94,9 +94,9 @@ class Tally:
         fresh.write_bytes(orjson.dumps(self._own, option=orjson.OPT_NON_STR_KEYS))
         fresh.replace(self._file)
 
-    def total(self) -> Counts:
+    def total(self) -> OutcomeCounts:
         """The counts of all processes that share the directory; of this one alone if there is none."""
-        total = Counts()
+        total = OutcomeCounts()
         if self._file is None:
             total.add(asdict(self._own))
             return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from issuer.coupons.coupon import MOST_USES
+from issuer.coupons.coupon import MAX_USES
 from issuer.coupons.money import CURRENCIES
 from issuer.http.openapi.shapes import CODE, COUNT, INSTANT, NAME, UUID, Schema, nullable, ref, shape, whole
 from issuer.names import MAX_NAME
@@ -33,7 +33,7 @@ _OFFER: Final[dict[str, Schema]] = {
         "description": "15-Jan-2030 or 2030-01-15: to the end of that day in UTC; or a time with an offset",
         "examples": ["15-Jan-2030"],
     },
-    "availability_count": {"type": "integer", "minimum": 1, "maximum": MOST_USES, "description": "Uses there are"},
+    "availability_count": {"type": "integer", "minimum": 1, "maximum": MAX_USES, "description": "Uses there are"},
     **{name: _TERMS[name] for name in ("product_id", "promo_type", "discount_fixed", "currency", "discount_variable")},
     "rules": nullable(ref("Rules")),
     "paused": {"type": ["boolean", "null"]},

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from issuer.batches.rules import MOST_DAYS, MOST_LIMITS, MOST_MAX, MOST_SECONDS
-from issuer.campaigns.campaign import MOST_CODES as MOST_OF_CAMPAIGN
-from issuer.campaigns.campaign import CampaignState
-from issuer.generating.code_format import MOST_CODES
+from issuer.batches.rules import MAX_DAYS, MAX_LIMITS, MAX_REDEMPTIONS, MAX_SECONDS
+from issuer.campaigns.campaign import MAX_CODES_OF_CAMPAIGN, CampaignState
+from issuer.generating.code_format import MAX_CODES
 from issuer.generating.jobs import State
-from issuer.generating.unlucky import MOST_WORDS
+from issuer.generating.unlucky import MAX_WORDS
 from issuer.http.openapi.coupon_schemas import COUPONS
 from issuer.http.openapi.shapes import (
     CODE,
@@ -31,17 +30,17 @@ from issuer.ledger.redemptions import CodeState
 
 _LIMIT: Final = shape(
     {
-        "max": {"type": "integer", "minimum": 1, "maximum": MOST_MAX},
-        "seconds": {"type": "integer", "minimum": 1, "maximum": MOST_SECONDS},
+        "max": {"type": "integer", "minimum": 1, "maximum": MAX_REDEMPTIONS},
+        "seconds": {"type": "integer", "minimum": 1, "maximum": MAX_SECONDS},
     }
 )
 _RULES: Final = shape(
     {
-        "maxpercustomer": whole(0, MOST_MAX, "Codes that one customer may have; 0: no limit"),
-        "timelimit": whole(0, MOST_DAYS, "Days in which they count, sliding; 0: for ever"),
+        "maxpercustomer": whole(0, MAX_REDEMPTIONS, "Codes that one customer may have; 0: no limit"),
+        "timelimit": whole(0, MAX_DAYS, "Days in which they count, sliding; 0: for ever"),
         "limits": {
             "type": ["array", "null"],
-            "maxItems": MOST_LIMITS,
+            "maxItems": MAX_LIMITS,
             "items": ref("Limit"),
             "description": "Further limits, all of which must hold",
         },
@@ -97,7 +96,7 @@ _FORM: Final[dict[str, Schema]] = {
     "unlucky": {"type": "boolean", "default": True, "description": "Leave out codes with words of the built-in list"},
     "unlucky_words": {
         "type": "array",
-        "maxItems": MOST_WORDS,
+        "maxItems": MAX_WORDS,
         "items": {"type": "string", "minLength": 2, "maxLength": 64},
         "description": "Leave out codes with these words, too",
     },
@@ -116,7 +115,7 @@ _PATTERN: Final[Schema] = {
     "description": "Each # is a drawn character",
     "examples": ["SUMMER-####-####"],
 }
-_CODES: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_CODES}
+_CODES: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MAX_CODES}
 _ASKED: Final[dict[str, Schema]] = {
     "client_id": {**UUID, "description": "Whose codes they are; not needed where the batch has one client"},
     "job_id": {**UUID, "description": "An id of your choice: the same request again is the same job"},
@@ -129,7 +128,12 @@ _UNUSED: Final[dict[str, Schema]] = {
 }
 _OPTIONAL: Final = (*_ASKED, *_WITH_LENGTH)
 _ANY_FORM: Final[dict[str, Schema]] = absent_or_null({**_FORM, **_WITH_LENGTH, "pattern": _PATTERN})
-_TOTAL: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_OF_CAMPAIGN, "description": "Codes in all"}
+_TOTAL: Final[Schema] = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": MAX_CODES_OF_CAMPAIGN,
+    "description": "Codes in all",
+}
 _CAMPAIGN: Final[dict[str, Schema]] = {
     "id": UUID,
     "name": NAME,
@@ -246,7 +250,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
             "issued": UNSURE_COUNT,
             "ledger": COUNT,
             "backlog": UNSURE_COUNT,
-            "set_aside": COUNT,
+            "quarantined": COUNT,
             "dead_letters": COUNT,
         }
     ),

@@ -50,7 +50,7 @@ TITLES: Final[dict[str, str]] = {
     "code_not_found": "No batch has this code",
     "code_not_valid": "The code is not valid",
     "rate_limited": "Too many requests",
-    "too_many_misses": "Too many look-ups of codes that do not exist",
+    "too_many_failed_lookups": "Too many look-ups of codes that do not exist",
     "coupon_exists": "The client has a coupon with this code",
     "coupon_deleted": "The coupon was deleted, and that is final",
     "coupon_in_use": "More of the coupon was used than there would be",

@@ -60,7 +60,7 @@ FORBIDDEN: Final = to_wire(WRONG_SCOPE)
 NO_RING: Final = to_wire(ring_not_loaded())
 REFUSALS: Final = {outcome: to_wire(outcome_problem(outcome)) for outcome in HTTP}
 
-_MOST_LENGTHS: Final = 1_024
+_MAX_LENGTHS: Final = 1_024
 _granted: dict[int, Head] = {}
 _replayed: dict[int, Head] = {}
 
@@ -85,7 +85,7 @@ def granted_head(length: int, outcome: Outcome) -> Head:
         if outcome is Outcome.REPLAYED:
             headers.append((b"idempotency-replayed", b"true"))
         head = make_head(200, headers)
-        if len(heads) < _MOST_LENGTHS:
+        if len(heads) < _MAX_LENGTHS:
             heads[length] = head
     return head
 

@@ -42,7 +42,7 @@ from issuer.http.redeem.answers import (
     to_wire,
 )
 from issuer.http.services import Services
-from issuer.rate_limits.leases import Refused, Verdict
+from issuer.rate_limits.leases import AdmissionResult, RateLimited
 from issuer.settings import Auth, Settings
 
 if TYPE_CHECKING:
@@ -229,12 +229,12 @@ class RedeemExchange(Exchange):
         if refusal is not None:
             self._finish(INVALID, refusal)
 
-    def _enter(self, verdict: Verdict) -> None:
+    def _enter(self, verdict: AdmissionResult) -> None:
         """Goes on when a rate limit has let the request in, or refused it."""
         services, admitted = self._services, self._admitted
         assert services is not None
         try:
-            if isinstance(verdict, Refused):
+            if isinstance(verdict, RateLimited):
                 refusal: Wire | None = to_wire(services.limits.refusal(verdict))
             elif isinstance(admitted, Wire):
                 refusal = admitted

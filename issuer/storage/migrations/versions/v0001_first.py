@@ -101,11 +101,11 @@ CREATE INDEX redemptions_by_customer ON redemptions (customer_id, batch_id, rede
 CREATE INDEX redemptions_by_time ON redemptions USING brin (redeemed_at);
 
 -- Seqs that may have been handed out by a Redis data set that is lost. `released_as`: the new seq of a released one.
-CREATE TABLE set_aside (
+CREATE TABLE quarantined (
     pool_id         bigint NOT NULL,
     seq             bigint NOT NULL,
     epoch           bigint NOT NULL,
-    set_aside_at    timestamptz NOT NULL DEFAULT now(),
+    quarantined_at    timestamptz NOT NULL DEFAULT now(),
     released_at     timestamptz,
     released_as     bigint,
     PRIMARY KEY (pool_id, seq)

@@ -12,24 +12,24 @@ import structlog
 from issuer.access.api_keys import ApiKey
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
-from issuer.http.coupons.consume_answers import COUPON_REFUSALS, is_miss, use_wire
+from issuer.http.coupons.consume_answers import COUPON_REFUSALS, is_failed_lookup, use_wire
 from issuer.http.coupons.consume_request import (
-    Asked,
+    ConsumeRequest,
     find_client,
     named_client,
     read_idempotency_key,
-    read_small,
+    read_small_request,
     submit,
 )
 from issuer.http.edge.exchange import Exchange, Headers, read_credentials
-from issuer.http.limiting.failed_lookups import Misses, is_public
+from issuer.http.limiting.failed_lookups import FailedLookups, is_public
 from issuer.http.metrics.exposition import CRASH, INVALID, OF_COUPON
 from issuer.http.operations import MAY_USE, MISSING_KEY, WRONG_SCOPE, ring_not_loaded
 from issuer.http.problems.failures import problem_of
 from issuer.http.problems.problem import ProblemError
 from issuer.http.redeem.answers import CRASHED, Wire, to_wire
 from issuer.http.services import Services
-from issuer.rate_limits.leases import Refused, Verdict
+from issuer.rate_limits.leases import AdmissionResult, RateLimited
 from issuer.settings import Auth, Settings
 
 if TYPE_CHECKING:
@@ -75,8 +75,19 @@ class ConsumeExchange(Exchange):
     """One use without ASGI: begins when the request is there, ends when the engine has the answer."""
 
     __slots__ = (
-        "_answered", "_headers", "_idempotency_key", "_keys_given", "_looking", "_peer", "_route", "_services",
-        "_started", "_task", "_url", "customer", "key",
+        "_answered",
+        "_headers",
+        "_idempotency_key",
+        "_keys_given",
+        "_known",
+        "_peer",
+        "_route",
+        "_services",
+        "_started",
+        "_task",
+        "_url",
+        "customer",
+        "key",
     )  # fmt: skip
 
     customer: bytes | None
@@ -93,7 +104,7 @@ class ConsumeExchange(Exchange):
         super().__init__(protocol)
         self._route = route
         self._url = protocol.url
-        self._looking: Sequence[Misses] = ()
+        self._known: Sequence[FailedLookups] = ()
         # The engine has answered; the client may have to wait until a miss is counted.
         self._answered = False
 
@@ -120,12 +131,12 @@ class ConsumeExchange(Exchange):
         assert self._services is not None
         return self._services.limits.address_of(self._peer, self._headers)
 
-    def _enter(self, verdict: Verdict) -> None:
+    def _enter(self, verdict: AdmissionResult) -> None:
         """Goes on when a rate limit has let the request in, or refused it."""
         services = self._services
         assert services is not None
         try:
-            if isinstance(verdict, Refused):
+            if isinstance(verdict, RateLimited):
                 raise services.limits.refusal(verdict)
             self._ask(services)
         except Exception as error:
@@ -138,9 +149,9 @@ class ConsumeExchange(Exchange):
             self._finish(INVALID, refusal)
             return
         idempotency_key = read_idempotency_key(self._idempotency_key, self._keys_given)
-        asked = read_small(self._url, self.body)
+        asked = read_small_request(self._url, self.body)
         self.customer = asked.customer
-        self._looking = services.guesses.begin(self)
+        self._known = services.lookup_limits.begin(self)
         bound_to, key_id = (None, 0) if key is None else (key.client_id, key.id)
         if bound_to is None and asked.client_id is None:
             self._start(self._find_and_submit(services, asked, key_id, idempotency_key), "find-coupon")
@@ -150,7 +161,9 @@ class ConsumeExchange(Exchange):
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
         self._task = asyncio.get_running_loop().create_task(work, name=name)
 
-    async def _find_and_submit(self, services: Services, asked: Asked, api_key_id: int, key: str | None) -> None:
+    async def _find_and_submit(
+        self, services: Services, asked: ConsumeRequest, api_key_id: int, key: str | None
+    ) -> None:
         try:
             client_id = await find_client(services, asked, None)
             if self.disconnected:
@@ -169,18 +182,18 @@ class ConsumeExchange(Exchange):
         self._answered = True
         outcome = answer.outcome
         try:
-            if outcome is not Outcome.GRANTED and is_miss(outcome, public=is_public(self.key)):
-                self._start(self._tell_of_miss(answer), "count-miss")
+            if outcome is not Outcome.GRANTED and is_failed_lookup(outcome, public=is_public(self.key)):
+                self._start(self._count_failed_lookup(answer), "count-miss")
             else:
                 self._finish(outcome, use_wire(answer))
         except Exception as error:
             self._fail(error)
 
-    async def _tell_of_miss(self, answer: Answer) -> None:
+    async def _count_failed_lookup(self, answer: Answer) -> None:
         """Counts it first: who has guessed too often is not told."""
         try:
             if self._services is not None:
-                await self._services.guesses.charge(self)
+                await self._services.lookup_limits.charge(self)
             self._finish(answer.outcome, use_wire(answer, public=is_public(self.key)))
         except Exception as error:
             self._fail(error)
@@ -193,10 +206,10 @@ class ConsumeExchange(Exchange):
             self._finish(*((CRASH, CRASHED) if problem is None else (INVALID, to_wire(problem))))
 
     def _finish(self, outcome: str, wire: Wire) -> None:
-        head, services, looking = wire.head, self._services, self._looking
+        head, services, looking = wire.head, self._services, self._known
         if looking and services is not None:
-            self._looking = ()
-            services.guesses.end(looking)
+            self._known = ()
+            services.lookup_limits.end(looking)
         self.respond(head.status, head.lines, wire.body)
         if services is not None:
             services.tally.count(COUNTED[outcome], time.perf_counter() - self._started)

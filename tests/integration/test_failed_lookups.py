@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from issuer.access.api_keys import ApiKey
-from issuer.http.limiting.failed_lookups import Guesses, is_public
+from issuer.http.limiting.failed_lookups import FailedLookupLimits, is_public
 from issuer.http.problems.problem import ProblemError
 from issuer.http.services import Services
 from issuer.settings import Settings
@@ -25,7 +25,7 @@ ADDRESS = "192.0.2.1"
 
 @pytest.fixture
 async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings.model_copy(update={"guess_limit": "10/h"})) as api:
+    async with running_app(settings.model_copy(update={"failed_lookup_limit": "10/h"})) as api:
         yield api
 
 
@@ -47,18 +47,18 @@ async def test_of_ten_thousand_wrong_codes_ten_are_answered(api: Api) -> None:
     statuses = Counter(await asyncio.gather(*(guess(number) for number in range(10_000))))
     print(f"10,000 wrong codes: {statuses} in {time.perf_counter() - begun:.1f} s")
     assert statuses == {404: 10, 429: 9_990}
-    # Not even the right one is confirmed to who guesses.
+    # Not even the right one is confirmed to who lookup_limits.
     assert await ask(api, "RIGHT", key) == 429
     assert await ask(api, "RIGHT", key, "198.51.100.7") == 429
     found = problem(await api.get("/api/v1/codes/WRONG", key), 429, "too many unknown codes")
-    assert (found["code"], found["violated-policies"]) == ("too_many_misses", ["misses_key"])
+    assert (found["code"], found["violated-policies"]) == ("too_many_failed_lookups", ["failed_lookups_key"])
     # The address is known by now, whoever else asks from there; other addresses are not.
     other = await api.key("admin", client_id=client)
     assert await ask(api, "RIGHT", other) == 429
     assert await ask(api, "RIGHT", other, "198.51.100.7") == 200
     metrics = (await api.get("/metrics")).text
-    assert 'issuer_rate_limited_total{limit="misses_key"} 9993.0' in metrics
-    assert 'issuer_rate_limited_total{limit="misses_address"} 1.0' in metrics
+    assert 'issuer_rate_limited_total{limit="failed_lookups_key"} 9993.0' in metrics
+    assert 'issuer_rate_limited_total{limit="failed_lookups_address"} 1.0' in metrics
 
 
 async def test_hits_cost_nothing(api: Api) -> None:
@@ -80,13 +80,13 @@ async def test_operators_need_not_guess(api: Api) -> None:
 
 async def test_a_server_has_its_own_limit_and_its_address_is_not_counted(api: Api) -> None:
     _, client = await api.batch("RIGHT", client=uuid4())
-    server = await api.key("admin", client_id=client, guess_limit="20/h")
+    server = await api.key("admin", client_id=client, failed_lookup_limit="20/h")
     assert [await ask(api, "WRONG", server) for _ in range(21)] == [404] * 20 + [429]
     assert await ask(api, "RIGHT", await api.key("admin", client_id=client)) == 200
 
 
 async def test_the_limit_can_be_switched_off(settings: Settings) -> None:
-    async with running_app(settings.model_copy(update={"guess_limit": "off"})) as api:
+    async with running_app(settings.model_copy(update={"failed_lookup_limit": "off"})) as api:
         key = await api.key("admin", client_id=uuid4())
         assert [await ask(api, "WRONG", key) for _ in range(30)] == [404] * 30
 
@@ -97,10 +97,10 @@ def key_of(services: Services, headers: dict[str, str]) -> ApiKey:
     return found
 
 
-async def miss(guesses: Guesses, key: ApiKey, address: str, customer: bytes) -> bool:
+async def miss(lookup_limits: FailedLookupLimits, key: ApiKey, address: str, customer: bytes) -> bool:
     """Whether the caller was told of the miss."""
     try:
-        with guesses.attempt(key, address, customer) as attempt:
+        with lookup_limits.attempt(key, address, customer) as attempt:
             await attempt.missed()
     except ProblemError as refusal:
         return refusal.status != 429
@@ -109,19 +109,19 @@ async def miss(guesses: Guesses, key: ApiKey, address: str, customer: bytes) -> 
 
 async def test_a_customer_is_counted_for_each_tenant_by_itself(api: Api) -> None:
     one, other = await api.key("redeem", client_id=uuid4()), await api.key("redeem", client_id=uuid4())
-    guesses, mine, theirs = api.services.guesses, key_of(api.services, one), key_of(api.services, other)
+    lookup_limits, mine, theirs = api.services.lookup_limits, key_of(api.services, one), key_of(api.services, other)
     # A shop's server: many customers behind one key with a large limit of its own.
-    server = key_of(api.services, await api.key("redeem", client_id=mine.client_id, guess_limit="1000/h"))
-    told = [await miss(guesses, server, ADDRESS, b"customer 7") for _ in range(12)]
+    server = key_of(api.services, await api.key("redeem", client_id=mine.client_id, failed_lookup_limit="1000/h"))
+    told = [await miss(lookup_limits, server, ADDRESS, b"customer 7") for _ in range(12)]
     assert told == [True] * 10 + [False] * 2
-    assert await miss(guesses, server, ADDRESS, b"customer 8")
+    assert await miss(lookup_limits, server, ADDRESS, b"customer 8")
     # The same customer through another key of the same client, and of another one.
-    assert not await miss(guesses, mine, "198.51.100.1", b"customer 7")
-    assert await miss(guesses, theirs, "198.51.100.2", b"customer 7")
+    assert not await miss(lookup_limits, mine, "198.51.100.1", b"customer 7")
+    assert await miss(lookup_limits, theirs, "198.51.100.2", b"customer 7")
 
 
 async def test_misses_are_counted_over_all_processes(settings: Settings) -> None:
-    limited = settings.model_copy(update={"guess_limit": "10/h"})
+    limited = settings.model_copy(update={"failed_lookup_limit": "10/h"})
     async with running_app(limited) as one, running_app(limited) as two:
         key = await one.key("admin", client_id=uuid4())
         async with asyncio.timeout(20):
@@ -164,7 +164,7 @@ async def test_misses_of_validate_use_and_show_are_the_same_misses(api: Api) -> 
     problem(await till.use("SAVE20"), 429, "too many unknown codes")
     for path in (COUPON, CONSUME):
         found = await api.client.get(path, params={"code": "SAVE20"}, headers=till.till)
-        assert problem(found, 429)["violated-policies"] == ["misses_key"]
+        assert problem(found, 429)["violated-policies"] == ["failed_lookups_key"]
     # Who may see all coupons need not guess.
     assert (await api.client.get(COUPON, params={"code": "SAVE20"}, headers=api.admin)).status_code == 200
     # A wrong product or a coupon that is used up is no miss.
@@ -179,7 +179,7 @@ async def test_misses_of_validate_use_and_show_are_the_same_misses(api: Api) -> 
 async def test_a_customer_who_guesses_is_refused_behind_a_servers_key(api: Api) -> None:
     till = await Till.of(api)
     await till.make("SAVE20", 50)
-    server = await api.key("redeem", client_id=till.client_id, guess_limit="1000/h")
+    server = await api.key("redeem", client_id=till.client_id, failed_lookup_limit="1000/h")
     guesser, other = str(uuid4()), str(uuid4())
 
     async def use(code: str, customer: str) -> int:

@@ -11,9 +11,9 @@ from issuer.contract.events import Redemption
 from issuer.contract.outcomes import Outcome
 from issuer.ledger.record import record_redemptions
 from issuer.pools.loader import top_up
-from issuer.recovery.guardian import Orders
+from issuer.recovery.guardian import RecoveryOptions
 from issuer.recovery.opening import GuardedStores
-from issuer.recovery.quarantine import list_set_aside, release
+from issuer.recovery.quarantine import list_quarantined, release
 from issuer.settings import Settings
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
 
@@ -30,13 +30,13 @@ async def _redemption(stores: GuardedStores, seq: int) -> Redemption:
 
 async def test_released_codes_come_last_and_old_seqs_stay_listed(settings: Settings, stores: GuardedStores) -> None:
     batch_id = await make_batch(stores, 20)
-    await stores.guardian.check(Orders(restored=True))
+    await stores.guardian.check(RecoveryOptions(restored=True))
     await top_up(stores)
-    (held,) = await list_set_aside(stores)
+    (held,) = await list_quarantined(stores)
     assert (held.held, held.released, held.first_seq, held.last_seq) == (10, 0, 1, 10)
     assert await release(stores, batch_id, actor="test") == 10
     assert await release(stores, batch_id, actor="test") == 0
-    (held,) = await list_set_aside(stores, batch_id)
+    (held,) = await list_quarantined(stores, batch_id)
     assert (held.held, held.released) == (0, 10)
     async with engine_of(settings, stores) as engine:
         given = [await redeem(engine, batch_id, 1) for _ in range(10)]
@@ -52,11 +52,11 @@ async def test_a_late_event_leaves_the_quarantine_and_one_of_a_released_seq_is_a
     stores: GuardedStores,
 ) -> None:
     batch_id = await make_batch(stores, 20)
-    await stores.guardian.check(Orders(restored=True))
+    await stores.guardian.check(RecoveryOptions(restored=True))
     async with stores.postgres.acquire() as connection, connection.transaction():
         recorded = await record_redemptions(connection, [await _redemption(stores, 3)])
     assert (recorded.inserted, recorded.anomalies) == (1, 0)
-    assert await seqs(stores, "set_aside") == [1, 2, *range(4, 11)]
+    assert await seqs(stores, "quarantined") == [1, 2, *range(4, 11)]
     await release(stores, batch_id, client_id=CLIENT, actor="test")
     async with stores.postgres.acquire() as connection, connection.transaction():
         recorded = await record_redemptions(connection, [await _redemption(stores, 4)])
@@ -66,9 +66,9 @@ async def test_a_late_event_leaves_the_quarantine_and_one_of_a_released_seq_is_a
 
 async def test_an_unknown_batch_is_said_and_nothing_is_released(stores: GuardedStores) -> None:
     batch_id = await make_batch(stores, 20)
-    await stores.guardian.check(Orders(restored=True))
+    await stores.guardian.check(RecoveryOptions(restored=True))
     with pytest.raises(BatchNotFoundError):
         await release(stores, uuid.uuid4(), actor="test")
     with pytest.raises(BatchNotFoundError):
         await release(stores, batch_id, client_id=uuid.uuid4(), actor="test")
-    assert (await list_set_aside(stores))[0].held == 10
+    assert (await list_quarantined(stores))[0].held == 10

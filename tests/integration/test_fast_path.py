@@ -10,8 +10,8 @@ from typing import Final
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from issuer.http.edge.exchange import MAX_EXPRESS_BODY, Exchange, Headers
-from issuer.http.edge.protocol import EdgeLimits, ShortWay, guarded_protocol
+from issuer.http.edge.exchange import MAX_FAST_PATH_BODY, Exchange, Headers
+from issuer.http.edge.protocol import EdgeLimits, FastPath, guarded_protocol
 from tests.support.edge_server import EdgeServer
 from tests.support.servers import wait_until
 
@@ -54,7 +54,7 @@ async def long_way(scope: Scope, receive: Receive, send: Send) -> None:
 
 class RunningServer(EdgeServer):
     def __init__(self) -> None:
-        ways = {PATH.encode(): ShortWay(Echo), ASKING.encode(): ShortWay(Echo, takes_query=True)}
+        ways = {PATH.encode(): FastPath(Echo), ASKING.encode(): FastPath(Echo, takes_query=True)}
         super().__init__(long_way, guarded_protocol(EdgeLimits(), ways))
 
     def release(self) -> None:
@@ -114,8 +114,8 @@ def test_a_request_that_comes_byte_by_byte_is_the_same(server: RunningServer) ->
         (request(version="1.0"), b"asgi 7"),
         (request("Connection: close"), b"asgi 7"),
         (request(body=b""), b"asgi 0"),
-        (request(body=b"x" * MAX_EXPRESS_BODY), b"express 4096"),
-        (request(body=b"x" * (MAX_EXPRESS_BODY + 1)), b"asgi 4097"),
+        (request(body=b"x" * MAX_FAST_PATH_BODY), b"express 4096"),
+        (request(body=b"x" * (MAX_FAST_PATH_BODY + 1)), b"asgi 4097"),
         (request("Connection: keep-alive"), b"express 7"),
         (
             b"POST /express HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
