@@ -288,8 +288,8 @@ async def test_what_could_not_be_made_is_ended(api: Api) -> None:
 
 
 async def test_one_answer_lists_a_bounded_number_of_codes(api: Api, monkeypatch: Any) -> None:
-    monkeypatch.setattr("issuer.http.campaigns.connect_service.MOST_ISSUED", 2)
-    monkeypatch.setattr("issuer.campaigns.issued.CHUNK", 1)
+    monkeypatch.setattr("issuer.http.campaigns.connect_service.MAX_ISSUED", 2)
+    monkeypatch.setattr("issuer.campaigns.issued.BATCH_SIZE", 1)
     campaign = (await make(api, name='[]"]}'))["id"]
     codes = [(await issue(api, campaign))["code"] for _ in range(2)]
     shown = (await call(api, "GetCampaign", campaignId=campaign)).json()

@@ -49,7 +49,7 @@ def order(
 
 
 async def test_exactly_as_many_as_asked_for(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "CHUNK", 700)
+    monkeypatch.setattr(making, "BATCH_SIZE", 700)
     batch = await new_batch(stores)
     seen: list[tuple[Phase, int, int | None]] = []
     job = await generate_codes(stores, order(batch.id, 2_000), progress=lambda *step: seen.append(step))
@@ -154,7 +154,7 @@ async def test_the_same_job_id_again_adds_nothing(stores: Stores) -> None:
 async def test_two_at_the_same_job_make_it_once(
     settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "CHUNK", 200)
+    monkeypatch.setattr(making, "BATCH_SIZE", 200)
     batch, job_id = await new_batch(stores), uuid4()
     async with open_stores(settings) as others:
         jobs = await asyncio.gather(
@@ -166,7 +166,7 @@ async def test_two_at_the_same_job_make_it_once(
 
 async def test_several_jobs_at_once_add_up(settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one batch with a tight space, two processes' worth of stores, and a worker that helps."""
-    monkeypatch.setattr(making, "CHUNK", 50)
+    monkeypatch.setattr(making, "BATCH_SIZE", 50)
     batch = await new_batch(stores)
     done = asyncio.Event()
 
@@ -192,7 +192,7 @@ async def test_several_jobs_at_once_add_up(settings: Settings, stores: Stores, m
 
 
 async def test_the_worker_finishes_what_others_left(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "CHUNK", 100)
+    monkeypatch.setattr(making, "BATCH_SIZE", 100)
     batch = await new_batch(stores)
     left = [await ask_for_codes(stores, order(batch.id, 250, client=client)) for client in (A, B)]
     assert not await pool_in_redis(stores, batch.id, A)
@@ -228,7 +228,7 @@ async def test_a_process_that_loses_its_connection_loses_the_chunk_in_hand_at_mo
     stores: Stores, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
     """Cut before or after a chunk's commit, from the server's side."""
-    monkeypatch.setattr(making, "CHUNK", 100)
+    monkeypatch.setattr(making, "BATCH_SIZE", 100)
     batch = await new_batch(stores)
     job = await ask_for_codes(stores, order(batch.id, 300))
     insert = making._insert
@@ -254,7 +254,7 @@ async def test_a_process_that_loses_its_connection_loses_the_chunk_in_hand_at_mo
 
 
 async def test_a_batch_that_ends_meanwhile_ends_its_jobs(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "CHUNK", 100)
+    monkeypatch.setattr(making, "BATCH_SIZE", 100)
     batch = await new_batch(stores)
     jobs = [
         await ask_for_codes(stores, order(batch.id, 300)),

@@ -70,7 +70,7 @@ async def test_a_pool_is_opened_and_loaded_up_to_the_mark(stores: Stores) -> Non
 
 
 async def test_a_chunk_at_a_time(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "CHUNK", 7)
+    monkeypatch.setattr(pools, "BATCH_SIZE", 7)
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 100)
     assert (await load_pool(stores, pool_id, most=10)).pushed == 10
@@ -80,7 +80,7 @@ async def test_a_chunk_at_a_time(stores: Stores, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_several_loaders_of_one_pool(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "CHUNK", 7)
+    monkeypatch.setattr(pools, "BATCH_SIZE", 7)
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, HIGH)
     results = await asyncio.gather(*(load_pool(stores, pool_id) for _ in range(4)))
@@ -89,7 +89,7 @@ async def test_several_loaders_of_one_pool(stores: Stores, monkeypatch: pytest.M
 
 
 async def test_loaders_while_codes_go_out(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "CHUNK", 50)
+    monkeypatch.setattr(pools, "BATCH_SIZE", 50)
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 4_000)
     await load_pool(stores, pool_id)

@@ -252,7 +252,7 @@ async def test_a_workbook_is_whole_or_not_there(
         with pytest.raises(PostgresUnavailableError):
             await make(breaking_off(rows_of(stores, REDEMPTIONS), 2))
         with monkeypatch.context() as patch:
-            patch.setattr(spool, "MOST_ROWS", 1_000)
+            patch.setattr(spool, "MAX_ROWS", 1_000)
             with pytest.raises(ReportTooLargeError, match="1,000"):
                 await make(rows_of(stores, REDEMPTIONS))
         too_long = "x" * 32_768
