@@ -56,6 +56,6 @@ async def _take_left_behind(kept: AsyncExitStack, connection: Connection, order:
 
 _UNTOLD: Final = f"""
 {JOB_SELECT} WHERE batch_id = $1 AND client_id = $2 AND format = $3::text::jsonb AND count = $4 AND actor = $5
-    AND told_at IS NULL AND created_at > now() - interval '{REPEATED_WITHIN_H} hours'
+    AND announced_at IS NULL AND created_at > now() - interval '{REPEATED_WITHIN_H} hours'
 ORDER BY created_at
 """

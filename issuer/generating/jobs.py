@@ -215,7 +215,9 @@ async def end_job(connection: AnyConnection, job_id: UUID, state: State, problem
 async def mark_told(postgres: Pool, job_id: UUID) -> None:
     """Whoever asked for the job knows how it ended: the same command again is a new order."""
     async with unavailable_translated():
-        await postgres.execute("UPDATE generation_jobs SET told_at = now() WHERE id = $1 AND told_at IS NULL", job_id)
+        await postgres.execute(
+            "UPDATE generation_jobs SET announced_at = now() WHERE id = $1 AND announced_at IS NULL", job_id
+        )
 
 
 @asynccontextmanager
@@ -301,7 +303,7 @@ _COLUMNS: Final = (
 )
 JOB_SELECT: Final = f"SELECT {_COLUMNS} FROM generation_jobs"
 _INSERT: Final = f"""
-INSERT INTO generation_jobs (id, batch_id, client_id, format, count, actor, told_at)
+INSERT INTO generation_jobs (id, batch_id, client_id, format, count, actor, announced_at)
 VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, CASE WHEN $7 THEN now() END) RETURNING {_COLUMNS}
 """
 _BEFORE: Final = """

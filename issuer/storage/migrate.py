@@ -13,7 +13,7 @@ from issuer.storage.postgres import MIGRATION_LOCK, Pool, unavailable_translated
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-SCHEMA_REVISION: Final = "0006"
+SCHEMA_REVISION: Final = "0001"
 """The newest in migrations/versions. Revisions are numbers, so that an old program knows a newer one."""
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"

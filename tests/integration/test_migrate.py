@@ -47,6 +47,19 @@ async def test_empty_database_is_refused_then_migrated_then_accepted(empty_datab
     assert await migrate(_settings(empty_database_url)) == SCHEMA_REVISION
 
 
+async def test_every_table_is_described_in_the_database(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        rows = await connection.fetch(
+            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') AND relnamespace = 'public'::regnamespace"
+            " AND obj_description(oid, 'pg_class') IS NULL"
+        )
+    finally:
+        await connection.close()
+    # Alembic's own table, which says what the schema's version is.
+    assert [row["relname"] for row in rows] == ["alembic_version"]
+
+
 async def test_several_migrations_at_once_make_one(empty_database_url: str) -> None:
     settings = _settings(empty_database_url)
     before = await asyncio.gather(*(migrate(settings) for _ in range(4)))
