@@ -23,8 +23,8 @@ from issuer.batches.reversals import PendingReversal, note_returned, return_uses
 from issuer.batches.rules import Rules, parse_rules
 from issuer.batches.windows import Span, fenced_writer, read_backlog, write_windows
 from issuer.contract.keys import partition_keys, partition_of
-from issuer.storage.postgres import PoolConnection, advisory_lock, unavailable_translated
-from issuer.storage.redis_link import redis_errors_translated
+from issuer.storage.postgres import PUSH_LOCK, PoolConnection, advisory_lock, lock_of, unavailable_translated
+from issuer.storage.redis_link import redis_errors_translated, time_ms
 
 if TYPE_CHECKING:
     import redis.asyncio as aioredis
@@ -37,14 +37,6 @@ _BEHIND: Final = f"{FOR_REDIS} WHERE id = $1 AND redis_revision < revision"
 _REACHED: Final = "UPDATE batches SET redis_revision = $2 WHERE id = $1 AND redis_revision < $2"
 
 
-def lock_of(batch_id: UUID) -> int:
-    """The advisory lock under which Redis is changed for a batch.
-
-    Half of a random UUID: its version digit keeps it apart from the numbered locks of issuer.storage.postgres.
-    """
-    return int.from_bytes(batch_id.bytes[:8], "big", signed=True)
-
-
 async def push_batch(stores: Stores, batch_id: UUID) -> None:
     """Returns when Redis has the batch's latest revision; to repeat it changes nothing.
 
@@ -54,7 +46,7 @@ async def push_batch(stores: Stores, batch_id: UUID) -> None:
     async with (
         unavailable_translated(),
         stores.postgres.acquire() as connection,
-        advisory_lock(connection, lock_of(batch_id)),
+        advisory_lock(connection, lock_of(PUSH_LOCK, batch_id)),
     ):
         # Changes do not wait for the lock, so there may be a newer one after each push.
         while (row := await connection.fetchrow(_BEHIND, batch_id)) is not None:
@@ -119,8 +111,7 @@ async def _time_of(client: aioredis.Redis, partition: int) -> int:
 async def _host_ms(client: aioredis.Redis) -> int:
     """The time of Redis' host in ms."""
     async with redis_errors_translated():
-        seconds, microseconds = await client.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
+        return time_ms(await client.time())
 
 
 def _needs_rebuild(row: asyncpg.Record, rules: Rules) -> bool:

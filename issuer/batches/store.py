@@ -20,7 +20,7 @@ from issuer.batches.batch import Unset, batch_from_row, changed_values, checked_
 from issuer.batches.revisions import push_batch as push_batch
 from issuer.batches.rules import NO_RULES, Rules
 from issuer.paging import Page, decode_cursor, encode_cursor
-from issuer.storage.postgres import Pool, PoolConnection, unavailable_translated
+from issuer.storage.postgres import BATCH_NAME_LOCK, Pool, PoolConnection, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 
@@ -72,7 +72,7 @@ async def find_or_create_batch(
     """
     name, starts_at, ends_at = checked_values(name, starts_at, ends_at)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 1554))", name)
+        await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", BATCH_NAME_LOCK, name)
         row = await connection.fetchrow(
             f"{_BATCHES} AND name = $1 AND {_OPEN} ORDER BY created_at DESC, id LIMIT 1", name
         )

@@ -10,7 +10,7 @@ from typing import Any, Final
 from issuer.campaigns.campaign import Campaign, CampaignState, show_format, state_of
 from issuer.contract.keys import batch_keys, partition_of
 from issuer.instants import show_instant, to_ms
-from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated
+from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
 
 _BATCH: Final = ("state", "paused", "starts_at_ms", "ends_at_ms")
@@ -59,8 +59,8 @@ async def read_counters(stores: Stores, campaigns: Sequence[Campaign]) -> list[C
         pipeline.hmget(keys.batch, list(_BATCH))
         pipeline.hmget(keys.pool(campaign.client_id), list(_POOL))
     async with redis_errors_translated():
-        (seconds, microseconds), *replies = await pipeline.execute()
-    now_ms = seconds * 1000 + microseconds // 1000
+        now, *replies = await pipeline.execute()
+    now_ms = time_ms(now)
     return [
         _counters(campaign, now_ms, batch, pool)
         for campaign, batch, pool in zip(campaigns, replies[::2], replies[1::2], strict=True)

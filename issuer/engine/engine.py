@@ -39,7 +39,7 @@ from issuer.engine.testimony import Testimony
 from issuer.journal.segments import Journal, Receipt
 from issuer.settings import Settings
 from issuer.storage.incarnation import Incarnations
-from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
+from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value, time_ms
 
 log = structlog.get_logger()
 
@@ -251,7 +251,7 @@ class Engine:
             if isinstance(reply, Exception):
                 await self._link.close()
                 raise RedisRefusedError(str(reply)) from reply
-        offset = int(now[0]) * 1000 + int(now[1]) // 1000 - time.monotonic() * 1000
+        offset = time_ms(now) - time.monotonic() * 1000
         self._clock_offset_ms = dict.fromkeys(range(self._incarnations.partitions), offset)
         assert self._link.blessed is not None
         if self._link.blessed.epoch != self._seen_epoch:

@@ -12,7 +12,7 @@ from issuer.recovery.inspection import foreign_installations, look_at_partitions
 from issuer.settings import Settings
 from issuer.storage.migrate import SchemaError, check_schema
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
-from issuer.storage.redis_link import Link, RedisUnavailableError
+from issuer.storage.redis_link import Link, RedisUnavailableError, time_ms
 
 OLDEST_REDIS: Final = (7, 0)
 CLOCK_STEP_S: Final = 5.0
@@ -130,7 +130,7 @@ async def _redis(settings: Settings, link: Link) -> AsyncIterator[Check]:
     role = replication.get("role", "?")
     yield Check("role", role == "master", role, "ISSUER_REDIS_URL must lead to the primary")
     (now,) = await link.call([("TIME",)], timeout_s=5.0)
-    apart_s = abs(int(now[0]) + int(now[1]) / 1e6 - time.time())
+    apart_s = abs(time_ms(now) / 1000 - time.time())
     yield Check("redis clock", apart_s < CLOCK_STEP_S, f"{apart_s:.1f} s from this host's", "run NTP on both")
 
 

@@ -20,7 +20,7 @@ from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.inspection import BATCH_SIZE, PoolState
 from issuer.storage.postgres import Connection
-from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value
+from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
 
 TIMEOUT_S: Final = 60.0
 ENTRY_BATCH_SIZE: Final = 200
@@ -221,7 +221,7 @@ async def rebuild_partitions(
 ) -> None:
     """Makes batches, pools, windows and idempotency answers again from Postgres. Codes are loaded afterwards."""
     (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
-    host_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+    host_ms = time_ms(now)
     redis = FencedScripts(link, mark)
     rows = await postgres.fetch(f"{FOR_REDIS} ORDER BY id")
     # After the revisions: what is given back from here on makes a new one, and is pushed.

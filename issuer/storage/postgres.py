@@ -24,16 +24,26 @@ else:
 AnyConnection = Connection | PoolConnection
 """One of its own, or one from a pool."""
 
+# The registry of advisory locks: every lock of the project is one of these numbers, alone or followed by the hash of
+# what it locks (`lock_of`). Postgres keeps locks of one number and locks of two apart.
 RECOVERY_LOCK: Final = 0x15540001
-"""Advisory lock: exclusive while Redis is recovered and blessed, shared while pools are opened in Redis."""
+"""Exclusive while Redis is recovered and blessed, shared while pools are opened in Redis."""
 MIGRATION_LOCK: Final = 0x15540002
+"""Held by the transaction that migrates the schema."""
 SEQ_LOCK: Final = 0x15540003
-"""Advisory lock of one batch: who holds it gives seqs in it."""
+"""Of one batch: held by the transaction that assigns seqs in it."""
 JOB_WORK_LOCK: Final = 0x15540004
+"""Of one generation job: held by the session that works on it."""
 JOB_OPENING_LOCK: Final = 0x15540005
+"""Held by the transaction that creates a generation job, so that the bound on open jobs is exact."""
 CAMPAIGN_LOCK: Final = 0x15540006
-"""Advisory lock of one campaign: held while it is decided how many codes it lacks."""
+"""Of one campaign: held while the number of codes that it lacks is determined."""
 JOB_WAIT_LOCK: Final = 0x15540007
+"""Of one generation job: held by the command that waits for it."""
+PUSH_LOCK: Final = 0x15540008
+"""Of one batch: held by the session that brings its revisions to Redis."""
+BATCH_NAME_LOCK: Final = 0x15540009
+"""Of one batch name: held by the transaction that finds a batch by its name or creates it."""
 
 UNAVAILABLE: Final = (
     OSError,
@@ -118,20 +128,25 @@ async def unavailable_translated() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def advisory_lock(
-    connection: Connection | PoolConnection, key: int, *, shared: bool = False
+    connection: Connection | PoolConnection, key: int | tuple[int, int], *, shared: bool = False
 ) -> AsyncIterator[None]:
-    """Holds a session-level advisory lock. It goes with the connection if the process dies."""
+    """Hold a session-level advisory lock. Postgres releases it when the connection ends, however the process ends."""
     suffix = "_shared" if shared else ""
-    await connection.execute(f"SELECT pg_advisory_lock{suffix}($1)", key)
+    numbers = (key,) if isinstance(key, int) else key
+    parameters = "$1" if isinstance(key, int) else "$1, $2"
+    await connection.execute(f"SELECT pg_advisory_lock{suffix}({parameters})", *numbers)
     try:
         yield
     finally:
         if not connection.is_closed():
-            await connection.execute(f"SELECT pg_advisory_unlock{suffix}($1)", key)
+            await connection.execute(f"SELECT pg_advisory_unlock{suffix}({parameters})", *numbers)
 
 
 def lock_of(kind: int, owner: UUID) -> tuple[int, int]:
-    """Both halves of an advisory lock's key: that kind of lock of one batch, campaign or job."""
+    """Return the key of one lock: its kind from the registry, and 32 bits of the id of the batch, campaign or job.
+
+    Two owners may share those bits: then they wait for each other without need, and nothing else happens.
+    """
     return kind, int.from_bytes(owner.bytes[-4:], "big", signed=True)
 
 

@@ -63,6 +63,12 @@ class ScriptRunner(Protocol):
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]: ...
 
 
+def time_ms(reply: Sequence[Any]) -> int:
+    """Return the reply of TIME (seconds and microseconds, as numbers or as bytes) in milliseconds since 1970."""
+    seconds, microseconds = reply
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 async def run_id_of(connection: AbstractConnection) -> str:
     """The `run_id` of the server at the other end."""
     await connection.send_command("INFO", "server", check_health=False)

@@ -20,7 +20,7 @@ from issuer.pools.loader import PoolError, top_up
 from issuer.pools.memory import RedisMemoryError
 from issuer.recovery.witness import forget_witnesses
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
-from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated
+from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
 from sync_worker.worker import BackOff, Progress, pause
 
@@ -127,11 +127,10 @@ class MaintenanceTasks:
             pipeline.hget(keys.state, "backlog")
             pipeline.xrange(keys.stream, count=1)
         async with redis_errors_translated():
-            (seconds, micros), *replies = await pipeline.execute()
+            now, *replies = await pipeline.execute()
         backlog = sum(int(count or 0) for count in replies[::2])
         oldest_ms = min((int(first[0][0].partition(b"-")[0]) for first in replies[1::2] if first), default=None)
-        now_ms = seconds * 1000 + micros // 1000
-        return backlog, 0.0 if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000
+        return backlog, 0.0 if oldest_ms is None else max(0, time_ms(now) - oldest_ms) / 1000
 
     async def forget_witnesses(self) -> None:
         await forget_witnesses(self._stores.postgres)

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from issuer.batches.revisions import lock_of, push_batch
+from issuer.batches.revisions import push_batch
 from issuer.batches.rules import parse_rules
 from issuer.contract.events import encode_order
 from issuer.contract.keys import partition_keys, partition_of
@@ -34,7 +34,7 @@ from issuer.recovery.guardian import RecoveryOptions
 from issuer.recovery.opening import open_stores
 from issuer.recovery.quarantine import list_quarantined, release
 from issuer.settings import Settings
-from issuer.storage.postgres import advisory_lock
+from issuer.storage.postgres import PUSH_LOCK, advisory_lock, lock_of
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 from tests.integration.test_recovery import blessed_again, drain, engine_of, ready, seqs, verdict
@@ -284,7 +284,7 @@ async def test_a_use_of_the_same_moment_that_the_ledger_does_not_have_yet_stays_
 async def test_what_postgres_has_is_done_whoever_keeps_redis_from_being_told(own_settings: Settings) -> None:
     """Somebody else brings the coupon's changes to Redis, and takes his time."""
     async with open_stores(own_settings.model_copy(update={"postgres_timeout_s": 1.0})) as stores:
-        coupon_lock = lock_of(coupon_id(CLIENT, fold_fully(fold(CODE))))
+        coupon_lock = lock_of(PUSH_LOCK, coupon_id(CLIENT, fold_fully(fold(CODE))))
         async with stores.postgres.acquire() as connection, advisory_lock(connection, coupon_lock):
             coupon = await make(stores, 3)
         await push_batch(stores, coupon.id)

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
-from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated
+from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
 
 TIMEOUT_S: Final = 2.0
@@ -100,10 +100,10 @@ async def _ask_redis(stores: Stores, try_writing: bool) -> RedisMetrics | None:
                 pipeline.hmget(keys.state, ["epoch", "backlog"])
                 pipeline.xlen(keys.stream)
                 pipeline.xrange(keys.stream, count=1)
-            (seconds, micros), *replies = await pipeline.execute()
+            now, *replies = await pipeline.execute()
     except (RedisUnavailableError, TimeoutError):
         return None
-    now_ms = seconds * 1000 + micros // 1000
+    now_ms = time_ms(now)
     states, lengths, firsts = replies[::3], replies[1::3], replies[2::3]
     if any(state[0] != epoch for state in states):
         return None
