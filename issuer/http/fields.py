@@ -1,4 +1,4 @@
-"""What a request says, checked: ids, pages, JSON bodies. Whatever is wrong with them is a 400 that says what."""
+"""Read and check ids, pages and JSON bodies of requests. Every fault is a 400 that names it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from issuer.paging import MAX_LIMIT, Page
 DEFAULT_LIMIT: Final = 100
 UUID_FORM: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 KEY_FORM: Final = re.compile(rb"[\x20-\x7e]{1,255}")
-"""An Idempotency-Key."""
+"""The form of an Idempotency-Key."""
 
 
 def answer(content: object, status: int = 200) -> Response:
@@ -29,17 +29,17 @@ def answer(content: object, status: int = 200) -> Response:
 
 
 def is_uuid(text: str) -> bool:
-    """Whether it is an id as the API writes them."""
+    """Return whether the text is a UUID in the form that the API writes."""
     return UUID_FORM.fullmatch(text) is not None
 
 
 def path_id(request: Request, name: str) -> UUID:
-    """An id in the path: batch_id, client_id, customer_id or job_id."""
+    """Return an id of the path, such as batch_id or job_id."""
     return _id(str(request.path_params[name]), name)
 
 
 def query_id(request: Request, name: str) -> UUID | None:
-    """The same as a query parameter; absent: None."""
+    """Return an id of the query, or None if the parameter is absent."""
     text = request.query_params.get(name)
     return None if text is None else _id(text, name)
 
@@ -51,7 +51,7 @@ def _id(text: str, name: str) -> UUID:
 
 
 def known_query(request: Request, *names: str) -> None:
-    """Refuses parameters that the operation does not know, and repeated ones: a typing error shows at once."""
+    """Refuse unknown and repeated query parameters, so that a misspelled name is never ignored."""
     for name in request.query_params:
         if name not in names:
             raise invalid(
@@ -62,7 +62,7 @@ def known_query(request: Request, *names: str) -> None:
 
 
 def page_query(request: Request, *others: str) -> tuple[int, str | None]:
-    """limit and cursor."""
+    """Return `limit` and `cursor` of a paged list; `others` are further parameters of the operation."""
     known_query(request, "limit", "cursor", *others)
     text = request.query_params.get("limit", str(DEFAULT_LIMIT))
     if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) or not 1 <= int(text) <= MAX_LIMIT:
@@ -78,7 +78,7 @@ def page_answer(page: Page[Any], show: Callable[[Any], object]) -> Response:
 
 
 def parsed_json(body: bytes) -> Any:
-    """What a body says, with no name given twice in it and no NaN."""
+    """Parse a JSON body strictly: duplicate keys, NaN and Infinity are refused. Raises ProblemError."""
     try:
         return json.loads(body.decode(), object_pairs_hook=distinct, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -86,7 +86,7 @@ def parsed_json(body: bytes) -> Any:
 
 
 async def json_object(request: Request, known: Collection[str]) -> dict[str, Any]:
-    """The body as a JSON object with no other keys than the known ones, and none of them twice."""
+    """Return the body as a JSON object. An unknown or duplicate key raises ProblemError."""
     value = parsed_json(await request.body())
     if not isinstance(value, dict):
         raise invalid("cannot parse json", "unparsable_json")
@@ -97,7 +97,7 @@ async def json_object(request: Request, known: Collection[str]) -> dict[str, Any
 
 
 def id_field(values: Mapping[str, Any], name: str) -> UUID | None:
-    """An id in a body; null and absent: None."""
+    """Return an id of a body; None if it is null or absent."""
     value = values.get(name)
     if value is None:
         return None
@@ -114,7 +114,7 @@ def name_field(values: Mapping[str, Any]) -> str:
 
 
 def rules_field(values: Mapping[str, Any]) -> Rules:
-    """Rules; null and absent: none."""
+    """Return the rules of a body; without limits if they are null or absent."""
     try:
         return parse_rules(values.get("rules"))
     except RulesError as error:
@@ -126,7 +126,7 @@ def bad_rules(error: RulesError) -> ProblemError:
 
 
 def instant_field(values: Mapping[str, Any], name: str) -> datetime | None:
-    """An instant with an offset; null and absent: None."""
+    """Return an instant of a body, which must have an offset; None if it is null or absent."""
     value = values.get(name)
     if value is None:
         return None
@@ -139,7 +139,7 @@ def instant_field(values: Mapping[str, Any], name: str) -> datetime | None:
 
 
 def flag_field(values: Mapping[str, Any], name: str) -> bool | None:
-    """true or false; absent: None."""
+    """Return a boolean of a body; None if it is absent."""
     if name not in values:
         return None
     value = values[name]
@@ -149,12 +149,13 @@ def flag_field(values: Mapping[str, Any], name: str) -> bool | None:
 
 
 def shown_name(text: str) -> str:
-    """A name that somebody sent, safe to repeat in an answer."""
+    """Return a name from a request, shortened and escaped so that a response may quote it."""
     short = text if len(text) <= 40 else text[:39] + "…"
     return ascii(short)
 
 
 def distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dictionary. Raises ValueError for a duplicate key."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

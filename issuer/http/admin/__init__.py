@@ -1,1 +1,1 @@
-"""Routes of operators: batches, uploads, generation, reports, keys, health."""
+"""Operator routes: batches, uploads, generation, redemptions, reports, audit, health and the API document."""

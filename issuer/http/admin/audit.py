@@ -1,4 +1,4 @@
-"""GET /api/v1/audit: who did what, when."""
+"""GET /api/v1/audit: the audit trail, newest entry first."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def show_entry(entry: AuditEntry) -> dict[str, Any]:
     }
 
 
-async def get_audit(call: RequestContext) -> Response:
-    limit, cursor = page_query(call.request)
-    page = await list_entries(call.services.stores.postgres, limit=limit, cursor=cursor)
+async def get_audit(context: RequestContext) -> Response:
+    limit, cursor = page_query(context.request)
+    page = await list_entries(context.services.stores.postgres, limit=limit, cursor=cursor)
     return page_answer(page, show_entry)
 
 

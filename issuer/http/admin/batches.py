@@ -32,11 +32,11 @@ from issuer.http.fields import (
 from issuer.http.operations import Operation, RequestContext
 from issuer.instants import show_instant
 from issuer.ledger.redemptions import redemptions_of_batch
-from issuer.pools.stock import Stock, batch_stock
+from issuer.pools.stock import batch_stock
 
 
 def show_listed(batch: Batch) -> dict[str, Any]:
-    """A batch as the list has it; integrations read just these fields."""
+    """Return a batch as the plain list shows it. Integrations read exactly these fields."""
     return {"id": batch.id, "name": batch.name, "rules": batch.rules.to_json(), "expired": batch.expired}
 
 
@@ -50,60 +50,47 @@ def show_batch(batch: Batch) -> dict[str, Any]:
     }
 
 
-def show_stock(stock: Stock) -> dict[str, Any]:
-    return {
-        "client_id": stock.client_id,
-        "total": stock.total,
-        "in_redis": stock.in_redis,
-        "issued": stock.issued,
-        "ledger": stock.ledger,
-        "backlog": stock.backlog,
-        "quarantined": stock.quarantined,
-        "dead_letters": stock.dead_letters,
-    }
-
-
-async def get_batches(call: RequestContext) -> Response:
-    """Without parameters a plain array of what is not expired; with limit or cursor pages of everything."""
-    client_id = call.caller.client_id
-    if not call.request.query_params:
-        batches = await open_batches(call.services.stores.postgres, client_id=client_id)
+async def get_batches(context: RequestContext) -> Response:
+    """Return a plain array of the open batches; with `limit` or `cursor`, a page of all batches."""
+    client_id = context.caller.client_id
+    if not context.request.query_params:
+        batches = await open_batches(context.services.stores.postgres, client_id=client_id)
         return answer([show_listed(batch) for batch in batches])
-    limit, cursor = page_query(call.request)
-    page = await list_batches(call.services.stores.postgres, client_id=client_id, limit=limit, cursor=cursor)
+    limit, cursor = page_query(context.request)
+    page = await list_batches(context.services.stores.postgres, client_id=client_id, limit=limit, cursor=cursor)
     return page_answer(page, show_batch)
 
 
-async def post_batch(call: RequestContext) -> Response:
-    known_query(call.request)
-    values = await json_object(call.request, ("name", "rules", "starts_at", "ends_at"))
+async def post_batch(context: RequestContext) -> Response:
+    known_query(context.request)
+    values = await json_object(context.request, ("name", "rules", "starts_at", "ends_at"))
     batch = await create_batch(
-        call.services.stores,
+        context.services.stores,
         name=name_field(values),
         rules=rules_field(values),
         starts_at=instant_field(values, "starts_at"),
         ends_at=instant_field(values, "ends_at"),
-        client_id=call.caller.client_id,
-        actor=call.caller.actor,
+        client_id=context.caller.client_id,
+        actor=context.caller.actor,
     )
     response = answer(show_batch(batch), 201)
     response.headers["location"] = f"/api/v1/batches/{batch.id}"
     return response
 
 
-async def get_batch(call: RequestContext) -> Response:
-    known_query(call.request)
-    stores, client_id = call.services.stores, call.caller.client_id
-    batch = await find_batch(stores.postgres, path_id(call.request, "batch_id"), client_id=client_id)
+async def get_batch(context: RequestContext) -> Response:
+    known_query(context.request)
+    stores, client_id = context.services.stores, context.caller.client_id
+    batch = await find_batch(stores.postgres, path_id(context.request, "batch_id"), client_id=client_id)
     stock = await batch_stock(stores, batch.id, client_id=client_id)
-    return answer({**show_batch(batch), "stock": [show_stock(pool) for pool in stock]})
+    return answer({**show_batch(batch), "stock": [pool.to_json() for pool in stock]})
 
 
-async def patch_batch(call: RequestContext) -> Response:
-    """Answers when the change counts."""
-    known_query(call.request)
-    batch_id = path_id(call.request, "batch_id")
-    values = await json_object(call.request, ("name", "rules", "starts_at", "ends_at", "paused", "expired"))
+async def patch_batch(context: RequestContext) -> Response:
+    """Change a batch. The response is sent once the change is in effect."""
+    known_query(context.request)
+    batch_id = path_id(context.request, "batch_id")
+    values = await json_object(context.request, ("name", "rules", "starts_at", "ends_at", "paused", "expired"))
     changes = BatchChanges(
         name=name_field(values) if "name" in values else None,
         rules=rules_field(values) if "rules" in values else None,
@@ -112,17 +99,19 @@ async def patch_batch(call: RequestContext) -> Response:
         paused=flag_field(values, "paused"),
         expired=flag_field(values, "expired"),
     )
-    caller = call.caller
-    batch = await change_batch(call.services.stores, batch_id, changes, client_id=caller.client_id, actor=caller.actor)
+    caller = context.caller
+    batch = await change_batch(
+        context.services.stores, batch_id, changes, client_id=caller.client_id, actor=caller.actor
+    )
     return answer(show_batch(batch))
 
 
-async def get_batch_redemptions(call: RequestContext) -> Response:
-    limit, cursor = page_query(call.request)
+async def get_batch_redemptions(context: RequestContext) -> Response:
+    limit, cursor = page_query(context.request)
     page = await redemptions_of_batch(
-        call.services.stores.postgres,
-        path_id(call.request, "batch_id"),
-        client_id=call.caller.client_id,
+        context.services.stores.postgres,
+        path_id(context.request, "batch_id"),
+        client_id=context.caller.client_id,
         limit=limit,
         cursor=cursor,
     )

@@ -1,4 +1,4 @@
-"""GET /openapi.json and /docs: the API in a document, and the document as a page that needs no other server."""
+"""GET /openapi.json and /docs: the OpenAPI document, and a self-contained page that renders it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/api/v1/batches/{batch_id}/codes/generate and …/jobs/{job_id}: codes made by the machine, and how far that is."""
+"""/api/v1/batches/{batch_id}/codes/generate and …/jobs/{job_id}: generate codes, show the progress of a job."""
 
 from __future__ import annotations
 
@@ -20,46 +20,48 @@ from issuer.http.problems.problem import ProblemError, outcome_problem
 from issuer.loading.preload import PASSING
 
 MAX_CODES_PER_REQUEST: Final = 10_000
-"""Codes that are made while the caller waits: well under a second. More are a job of the worker."""
+"""Codes generated within the request, which takes well under a second. Larger requests are left to the worker."""
 
 
-async def post_generate(call: RequestContext) -> Response:
-    """201 when the codes are there; 202 when the worker makes them, or what is missing of them."""
-    known_query(call.request)
-    batch_id = path_id(call.request, "batch_id")
-    values = await json_object(call.request, ("count", "client_id", "job_id", *FIELDS))
+async def post_generate(context: RequestContext) -> Response:
+    """Generate codes: 201 once all are in the batch, 202 if the worker still has to generate some or all of them."""
+    known_query(context.request)
+    batch_id = path_id(context.request, "batch_id")
+    values = await json_object(context.request, ("count", "client_id", "job_id", *FIELDS))
     job_id = id_field(values, "job_id")
-    stores = call.services.stores
+    stores = context.services.stores
     try:
-        order = await _order(call, batch_id, values)
-        job = await ask_for_codes(stores, order, job_id=job_id, bounded=True)
+        generation = await _parse_generation(context, batch_id, values)
+        job = await ask_for_codes(stores, generation, job_id=job_id, bounded=True)
     except BatchEndedError as error:
         raise outcome_problem(Outcome.ENDED) from error
-    if order.count <= MAX_CODES_PER_REQUEST and not job.finished and not call.services.loads.locked():
-        job = await _finish_soon(call, job)
+    if generation.count <= MAX_CODES_PER_REQUEST and not job.finished and not context.services.loads.locked():
+        job = await _generate_now(context, job)
     if job.state is State.FAILED:
         raise ProblemError(
             400, job.problem or "the codes cannot be made", "load_refused", members={"job_id": str(job.id)}
         )
-    response = answer(_show(job, order), 201 if job.state is State.DONE else 202)
+    response = answer(_show(job, generation), 201 if job.state is State.DONE else 202)
     response.headers["location"] = f"/api/v1/batches/{batch_id}/jobs/{job.id}"
     return response
 
 
-async def get_job(call: RequestContext) -> Response:
-    known_query(call.request)
-    batch_id, job_id = path_id(call.request, "batch_id"), path_id(call.request, "job_id")
-    job = await find_job(call.services.stores.postgres, job_id, batch_id=batch_id, client_id=call.caller.client_id)
+async def get_job(context: RequestContext) -> Response:
+    known_query(context.request)
+    batch_id, job_id = path_id(context.request, "batch_id"), path_id(context.request, "job_id")
+    job = await find_job(
+        context.services.stores.postgres, job_id, batch_id=batch_id, client_id=context.caller.client_id
+    )
     return answer(_show(job, job.order))
 
 
-async def _order(call: RequestContext, batch_id: UUID, values: dict[str, Any]) -> GenerationRequest:
-    """What the body asks for. Another client's batch, or another client, is not there for a bound key."""
+async def _parse_generation(context: RequestContext, batch_id: UUID, values: dict[str, Any]) -> GenerationRequest:
+    """Parse the body. For a bound key, the batches of other clients and the other clients do not exist."""
     code_format = parse_code_format({name: values[name] for name in FIELDS if name in values})
-    count, client_id, caller = values.get("count"), id_field(values, "client_id"), call.caller
+    count, client_id, caller = values.get("count"), id_field(values, "client_id"), context.caller
     if isinstance(count, bool) or not isinstance(count, int):
         raise CodeFormatError("count", "must be a whole number")
-    postgres = call.services.stores.postgres
+    postgres = context.services.stores.postgres
     await find_batch(postgres, batch_id, client_id=caller.client_id)
     if caller.client_id is not None:
         if client_id not in (None, caller.client_id):
@@ -72,18 +74,18 @@ async def _order(call: RequestContext, batch_id: UUID, values: dict[str, Any]) -
     return GenerationRequest(batch_id, client_id, code_format, count, caller.actor)
 
 
-async def _finish_soon(call: RequestContext, job: Job) -> Job:
-    """The job finished, or as far as it is when a store is away or the time is up: the worker goes on then."""
-    stores = call.services.stores
-    async with call.services.loads:
+async def _generate_now(context: RequestContext, job: Job) -> Job:
+    """Run the job. If a store is unavailable or the time is up, return it unfinished: the worker continues it."""
+    stores = context.services.stores
+    async with context.services.loads:
         with suppress(*PASSING, TimeoutError):
             async with asyncio.timeout(stores.settings.postgres_timeout_s):
                 return await finish_job(stores, job.id)
     return await find_job(stores.postgres, job.id)
 
 
-def _show(job: Job, order: GenerationRequest) -> dict[str, Any]:
-    return {**job.to_json(), "warning": order.code_format.check_space(order.count)}
+def _show(job: Job, generation: GenerationRequest) -> dict[str, Any]:
+    return {**job.to_json(), "warning": generation.code_format.check_space(generation.count)}
 
 
 OPERATIONS = (

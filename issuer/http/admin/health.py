@@ -1,4 +1,4 @@
-"""Whether this process lives, whether it can answer, and its figures: /livez, /readyz, /healthcheck, /metrics."""
+"""Liveness, readiness and metrics: /livez, /readyz, /healthcheck, /metrics."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from issuer.http.problems.problem import ProblemError
 from issuer.instants import show_instant
 
 
-async def get_livez(call: RequestContext) -> Response:
-    """The event loop turns and the engine runs on it. Says nothing of Redis or Postgres."""
-    if not call.services.engine.is_alive:
-        raise ProblemError(500, "the engine has ended; restart this process", "internal_error")
+async def get_livez(context: RequestContext) -> Response:
+    """Report that the event loop and the redeem engine run. Redis and Postgres are not checked."""
+    if not context.services.engine.is_alive:
+        raise ProblemError(500, "the redeem engine has stopped; restart this process", "internal_error")
     return answer({"status": "alive"})
 
 
-async def get_readyz(call: RequestContext) -> Response:
-    """200 if a redemption can be answered now. The worker is shown, not judged: redemptions go on without it."""
-    store_metrics = await call.services.store_metrics()
-    ready = call.services.engine.is_ready and call.services.engine.is_alive and store_metrics.redis_serves
-    knows_keys = call.services.knows_keys
+async def get_readyz(context: RequestContext) -> Response:
+    """Return 200 if a redemption can be answered now. The worker is shown, but not required."""
+    store_metrics = await context.services.store_metrics()
+    ready = context.services.engine.is_ready and context.services.engine.is_alive and store_metrics.redis_serves
+    knows_keys = context.services.knows_keys
     content = {
         "status": "ready" if ready and knows_keys else "not ready",
         "redis": "ready" if ready else "not ready",
@@ -37,7 +37,7 @@ async def get_readyz(call: RequestContext) -> Response:
 
 
 def show_workers(store_metrics: StoreMetrics) -> dict[str, Any]:
-    """The worker that was seen last, and how far the ledger is behind. null: cannot be known now."""
+    """Return the most recent heartbeat of a worker and the lag of the ledger. None: unknown at present."""
     last = store_metrics.postgres.workers[0] if store_metrics.postgres and store_metrics.postgres.workers else None
     return {
         "seen_at": None if last is None else show_instant(last.seen_at),
@@ -47,26 +47,26 @@ def show_workers(store_metrics: StoreMetrics) -> dict[str, Any]:
     }
 
 
-async def get_healthcheck(call: RequestContext) -> Response:
-    """For integrations that know this path: both stores must answer."""
-    store_metrics = await call.services.store_metrics()
+async def get_healthcheck(context: RequestContext) -> Response:
+    """Return 200 if both stores answer. Existing integrations call this path."""
+    store_metrics = await context.services.store_metrics()
     serves = (("Redis", store_metrics.redis_serves), ("Postgres", store_metrics.postgres is not None))
-    away = [name for name, does in serves if not does]
-    if away or not call.services.engine.is_ready:
-        message = f"{' and '.join(away)} cannot be used" if away else "Redis cannot be used"
+    unavailable = [name for name, is_available in serves if not is_available]
+    if unavailable or not context.services.engine.is_ready:
+        message = f"{' and '.join(unavailable or ['Redis'])} cannot be used"
         return answer({"status": "unhealthy", "message": message}, 500)
     return answer({"status": "healthy", "message": "System is operational"})
 
 
-async def get_metrics(call: RequestContext) -> Response:
-    store_metrics = await call.services.store_metrics(with_pools=True)
-    return Response(render(call.services.tally.total(), store_metrics), media_type=CONTENT_TYPE)
+async def get_metrics(context: RequestContext) -> Response:
+    store_metrics = await context.services.store_metrics(with_pools=True)
+    return Response(render(context.services.tally.total(), store_metrics), media_type=CONTENT_TYPE)
 
 
 OPERATIONS = (
     Operation("GET", "/livez", get_livez, Access.PUBLIC),
     Operation("GET", "/readyz", get_readyz, Access.PUBLIC),
     Operation("GET", "/healthcheck", get_healthcheck, Access.PUBLIC),
-    # Stock by client is nobody's business but the operator's.
+    # The metrics show the stock of every client, so only the operator may read them.
     Operation("GET", "/metrics", get_metrics, Access.OPERATOR),
 )

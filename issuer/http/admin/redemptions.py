@@ -1,4 +1,4 @@
-"""Who got this code, what did this customer get: /api/v1/codes/{code} and /api/v1/customers/{customer_id}."""
+"""Look up redemptions by code or customer: /api/v1/codes/{code} and /api/v1/customers/{customer_id}."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from issuer.ledger.erasure import erase_customer
 from issuer.ledger.redemptions import CodePlace, LedgerEntry, places_of_code, redemptions_of_customer
 
 BACKLOG_WAIT_S: Final = 5.0
-"""How long an erasure waits for the customer's redemptions to reach the ledger."""
+"""Longest wait of an erasure for the customer's redemptions to reach the ledger."""
 
 
 def show_redemption(entry: LedgerEntry) -> dict[str, Any]:
@@ -42,12 +42,14 @@ def show_place(place: CodePlace) -> dict[str, Any]:
     }
 
 
-async def get_code(call: RequestContext) -> Response:
-    """404 where no batch, or none of the caller's, has the code: the two look the same."""
-    limit, cursor = page_query(call.request)
-    code, caller = str(call.request.path_params["code"]), call.caller
-    with call.services.lookup_limits.attempt(caller.key, caller.address) as attempt:
-        page = await places_of_code(call.services.stores, code, client_id=caller.client_id, limit=limit, cursor=cursor)
+async def get_code(context: RequestContext) -> Response:
+    """Return the batches that contain a code. A code of another client gets the same 404 as an unknown code."""
+    limit, cursor = page_query(context.request)
+    code, caller = str(context.request.path_params["code"]), context.caller
+    with context.services.lookup_limits.attempt(caller.key, caller.address) as attempt:
+        page = await places_of_code(
+            context.services.stores, code, client_id=caller.client_id, limit=limit, cursor=cursor
+        )
         if not page.items:
             await attempt.missed()
             if cursor is None:
@@ -55,28 +57,30 @@ async def get_code(call: RequestContext) -> Response:
     return page_answer(page, show_place)
 
 
-async def get_customer_redemptions(call: RequestContext) -> Response:
-    limit, cursor = page_query(call.request)
+async def get_customer_redemptions(context: RequestContext) -> Response:
+    limit, cursor = page_query(context.request)
     page = await redemptions_of_customer(
-        call.services.stores.postgres,
-        path_id(call.request, "customer_id"),
-        client_id=call.caller.client_id,
+        context.services.stores.postgres,
+        path_id(context.request, "customer_id"),
+        client_id=context.caller.client_id,
         limit=limit,
         cursor=cursor,
     )
     return page_answer(page, show_redemption)
 
 
-async def delete_customer(call: RequestContext) -> Response:
-    """Takes the customer's id out of the ledger; the redemptions and their number stay."""
-    known_query(call.request)
-    customer_id = path_id(call.request, "customer_id")
-    erasure = await erase_customer(call.services.stores, customer_id, actor=call.caller.actor, wait_s=BACKLOG_WAIT_S)
+async def delete_customer(context: RequestContext) -> Response:
+    """Erase a customer's id from the ledger. The redemptions stay and are still counted."""
+    known_query(context.request)
+    customer_id = path_id(context.request, "customer_id")
+    erasure = await erase_customer(
+        context.services.stores, customer_id, actor=context.caller.actor, wait_s=BACKLOG_WAIT_S
+    )
     return answer(asdict(erasure))
 
 
 OPERATIONS = (
-    # A code may have any character, slashes too.
+    # A code may contain any character, including slashes.
     Operation("GET", "/api/v1/codes/{code:path}", get_code),
     Operation("GET", "/api/v1/customers/{customer_id}/redemptions", get_customer_redemptions),
     Operation("DELETE", "/api/v1/customers/{customer_id}", delete_customer, Access.OPERATOR),

@@ -1,4 +1,4 @@
-"""GET /api/v1/reports/{redemptions|batches|…}: a whole selection as CSV, NDJSON or XLSX, streamed."""
+"""GET /api/v1/reports/{redemptions|batches|…}: stream all rows of a selection as CSV, NDJSON or XLSX."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _TOO_SLOW: Final = ProblemError(
     503,
     "the report took too long",
     "report_timeout",
-    detail="narrow it to less, such as a shorter time",
+    detail="narrow the selection, for example to a shorter period",
     headers={"Retry-After": "60"},
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """What a request asks for. `count`: a CSV says at its end how many rows it has, as the other formats always do."""
+    """A parsed request. `count`: end a CSV with its number of rows, as the other formats always do."""
 
     report: Report
     format: Format
@@ -48,7 +48,7 @@ class ReportRequest:
 
 
 def parse_request(request: Request, report: Report, client_id: UUID | None) -> ReportRequest:
-    """Raises ProblemError. A key that is bound to a client selects that client, and may name no other."""
+    """Parse the query. A bound key selects its own client and may name no other. Raises ProblemError."""
     known_query(request, *report.filters, "format", "count")
     query = request.query_params
     selection: dict[Filter, UUID | datetime | str] = {}
@@ -75,49 +75,50 @@ def _code(text: str | None) -> str | None:
     return text
 
 
-async def get_report(call: RequestContext, report: Report) -> Response:
-    wanted = parse_request(call.request, report, call.caller.client_id)
-    batch_id = wanted.selection.get(Filter.BATCH)
+async def get_report(context: RequestContext, report: Report) -> Response:
+    report_request = parse_request(context.request, report, context.caller.client_id)
+    batch_id = report_request.selection.get(Filter.BATCH)
     if isinstance(batch_id, UUID):
-        # As in the list of a batch's redemptions: what is not there, or not the caller's, is no empty report.
-        await find_batch(call.services.stores.postgres, batch_id, client_id=call.caller.client_id)
+        # An unknown batch, or one of another client, is a 404 as in the list of redemptions, not an empty report.
+        await find_batch(context.services.stores.postgres, batch_id, client_id=context.caller.client_id)
     headers = {
-        "content-disposition": f'attachment; filename="{report.name}.{wanted.format}"',
-        "content-type": MEDIA_TYPES[wanted.format] + ("; charset=utf-8" if wanted.format is Format.CSV else ""),
+        "content-disposition": f'attachment; filename="{report.name}.{report_request.format}"',
+        "content-type": MEDIA_TYPES[report_request.format]
+        + ("; charset=utf-8" if report_request.format is Format.CSV else ""),
         "x-content-type-options": "nosniff",
     }
-    if call.request.method == "HEAD":
+    if context.request.method == "HEAD":
         response = Response(headers=headers)
-        # How long it would be is not known.
+        # The length is unknown before the report is written.
         del response.headers["content-length"]
         return response
-    return ReportResponse(call, wanted, headers)
+    return ReportResponse(context, report_request, headers)
 
 
 class ReportResponse(Response):
-    """Reads while it sends, no faster than the client takes it.
+    """A report, read from Postgres while it is sent and no faster than the client receives it.
 
-    Until the first rows are there everything that goes wrong is a problem like any other. After that an answer that
-    breaks off ends without the end that HTTP wants (chunks) or has fewer bytes than it said, so no client takes it for
-    a whole one. It costs a connection to Postgres of its own, and ends when the client goes away or its time is up.
+    A failure before the first rows is answered with a problem. A later failure aborts the response: the last chunk is
+    missing, or fewer bytes arrive than Content-Length announces, so no client takes the report for complete. Each
+    response has a Postgres connection of its own and stops when the client disconnects or `report_timeout_s` is over.
     """
 
-    def __init__(self, call: RequestContext, wanted: ReportRequest, headers: dict[str, str]) -> None:
+    def __init__(self, context: RequestContext, report_request: ReportRequest, headers: dict[str, str]) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
-        self._services = call.services
-        self._wanted = wanted
+        self._services = context.services
+        self._report_request = report_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         slots = self._services.reports
         if slots.locked():
-            # Each holds a connection to Postgres, and takes its share of a core.
+            # Each report holds a connection to Postgres and takes its share of a core.
             raise _TOO_MANY
-        work = self._send_workbook if self._wanted.format is Format.XLSX else self._send_text
+        work = self._send_workbook if self._report_request.format is Format.XLSX else self._send_text
         async with slots:
             try:
                 async with asyncio.timeout(self._services.settings.report_timeout_s):
-                    await _while_wanted(receive, work(send))
+                    await _run_until_disconnect(receive, work(send))
             except TimeoutError as error:
                 raise _TOO_SLOW from error
 
@@ -132,7 +133,7 @@ class ReportResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_workbook(self, send: Send) -> None:
-        async with workbook(self._wanted.report, self._rows()) as (file, _):
+        async with workbook(self._report_request.report, self._rows()) as (file, _):
             size = file.seek(0, 2)
             file.seek(0)
             self.headers["content-length"] = str(size)
@@ -145,22 +146,22 @@ class ReportResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
     def _rows(self) -> Rows:
-        settings, wanted = self._services.settings, self._wanted
+        settings, report_request = self._services.settings, self._report_request
         limit_s = settings.report_timeout_s
         connect = own_connection(settings, timeout_s=limit_s)
-        return read_rows(connect, wanted.report, wanted.selection, timeout_s=limit_s)
+        return read_rows(connect, report_request.report, report_request.selection, timeout_s=limit_s)
 
     def _encoder(self) -> Encoder:
-        wanted = self._wanted
-        if wanted.format is Format.NDJSON:
-            return NdjsonEncoder(wanted.report)
-        return CsvEncoder(wanted.report, count=wanted.count)
+        report_request = self._report_request
+        if report_request.format is Format.NDJSON:
+            return NdjsonEncoder(report_request.report)
+        return CsvEncoder(report_request.report, count=report_request.count)
 
 
-async def _while_wanted(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Does the work, but stops it when the client goes away."""
+async def _run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run the work to its end, or cancel it when the client disconnects. Raises what the work raises."""
     working = asyncio.create_task(work, name="report")
-    watching = asyncio.create_task(_gone(receive), name="report's client")
+    watching = asyncio.create_task(_wait_for_disconnect(receive), name="report's client")
     try:
         await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -172,14 +173,14 @@ async def _while_wanted(receive: Receive, work: Coroutine[Any, Any, None]) -> No
         raise failure
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def _handler(report: Report) -> Handler:
-    async def handler(call: RequestContext) -> Response:
-        return await get_report(call, report)
+    async def handler(context: RequestContext) -> Response:
+        return await get_report(context, report)
 
     return handler
 

@@ -1,4 +1,4 @@
-"""POST /api/v1/codes/upload: a CSV file becomes a new batch."""
+"""POST /api/v1/codes/upload: create a batch from a CSV file."""
 
 from __future__ import annotations
 
@@ -34,23 +34,26 @@ _HEAD: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload that is good as far as can be told before the codes are read."""
+    """An upload that passed every check that does not read the codes."""
 
     file: BinaryIO
     batch_name: str
     rules: Rules
 
 
-async def post_upload(call: RequestContext) -> Response:
-    """The form is spooled to disk as it comes; the codes are read from there, so memory does not grow with them."""
-    known_query(call.request)
-    loads = call.services.loads
+async def post_upload(context: RequestContext) -> Response:
+    """Create a batch from the uploaded file.
+
+    The form is spooled to disk as it arrives and the codes are read from there, so memory use does not depend on them.
+    """
+    known_query(context.request)
+    loads = context.services.loads
     if loads.locked():
-        # Each holds a connection to Postgres and a core for as long as it takes.
+        # Each upload holds a connection to Postgres and keeps a core busy until it ends.
         raise ProblemError(503, "too many uploads at once", "overloaded", headers={"Retry-After": "10"})
-    async with loads, call.request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
-        upload = check_form(form, call.caller.client_id)
-        stores, caller = call.services.stores, call.caller
+    async with loads, context.request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
+        upload = check_form(form, context.caller.client_id)
+        stores, caller = context.services.stores, context.caller
         batch = await create_batch(
             stores, name=upload.batch_name, rules=upload.rules, client_id=caller.client_id, actor=caller.actor
         )
@@ -59,7 +62,7 @@ async def post_upload(call: RequestContext) -> Response:
 
 
 def check_form(form: FormData, client_id: UUID | None) -> Upload:
-    """Raises ProblemError for the first thing that is wrong; nothing has been made by then."""
+    """Check the form before anything is created. Raises ProblemError for the first fault found."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise invalid("No CSV file provided", "no_csv_file")
@@ -83,7 +86,7 @@ def check_form(form: FormData, client_id: UUID | None) -> Upload:
 
 
 def check_header(file: BinaryIO, client_id: UUID | None) -> None:
-    """Reads the beginning of the file and goes back. Raises ProblemError if the columns are not there."""
+    """Check the header row and rewind the file. Raises ProblemError if a column is missing."""
     head = file.read(_HEAD)
     file.seek(0)
     reader = CodeCsv(client_id)
@@ -99,24 +102,24 @@ def check_header(file: BinaryIO, client_id: UUID | None) -> None:
 
 
 async def _load(stores: Stores, batch: Batch, upload: Upload, client_id: UUID | None, actor: str) -> PreloadReport:
-    """Loads the codes. If that fails before any code is in the batch, the batch is ended: nobody would know of it."""
+    """Load the codes. If this fails with no code stored, end the batch: no response has named its id."""
     try:
         return await preload_csv(stores, upload.file, batch_id=batch.id, client_id=client_id, actor=actor)
     except Exception:
         async with unavailable_translated():
             count = await stores.postgres.fetchval("SELECT sum(total)::bigint FROM pools WHERE batch_id = $1", batch.id)
         if not count:
-            # A Redis that takes nothing more does not take the end either; the worker brings it there later.
+            # A Redis that refuses writes may refuse this one too; the worker applies the change there later.
             with suppress(RedisUnavailableError):
                 await change_batch(stores, batch.id, BatchChanges(expired=True), actor=actor)
             raise
-        # The worker brings them to Redis; until then the batch answers 503, not "no code found".
-        log.exception("codes of an upload are not in Redis yet", batch_id=str(batch.id))
+        # The worker loads them into Redis; until then the batch answers 503, not "no code found".
+        log.exception("uploaded codes are not in Redis yet; the worker will load them", batch_id=str(batch.id))
         raise ProblemError(
             503,
             "codes are not in Redis yet",
             "not_ready",
-            detail="the codes were taken and will be handed out as soon as Redis has them; do not upload them again",
+            detail="the codes are stored and will be issued as soon as Redis has them; do not upload them again",
             headers={"Retry-After": "5"},
             members={"batch_id": str(batch.id)},
         ) from None

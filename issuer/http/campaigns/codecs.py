@@ -1,4 +1,4 @@
-"""Messages of the coupon service as bytes: ProtoJSON and binary, long ones piece by piece."""
+"""Encode the messages of the coupon service as ProtoJSON and as binary, long ones in parts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from issuer.instants import EPOCH
 
 @dataclass(frozen=True, slots=True)
 class EncodedMessage:
-    """A message that was encoded piece by piece."""
+    """A message that was encoded in parts."""
 
     data: bytes
 
 
 class BinaryCodec:
-    """The library's codec, but that it takes messages that are encoded already."""
+    """The codec of the library, extended by messages that are already encoded."""
 
     def __init__(self, codec: Codec[Any, Any] | None = None) -> None:
         self._codec = codec or google_protobuf_binary_codec()
@@ -45,13 +45,13 @@ class BinaryCodec:
 
 
 class JsonCodec(BinaryCodec):
-    """ProtoJSON with every field there, empty or not, as clients of this service expect."""
+    """ProtoJSON that includes empty fields, as clients of this service expect."""
 
     def __init__(self) -> None:
         super().__init__(google_protobuf_json_codec())
 
     def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
-        # Without this a list or a string would pass for a message without fields.
+        # Without this check a list or a string would be read as a message without fields.
         if not data.lstrip().startswith(b"{"):
             raise ValueError("not an object")
         return super().decode(data, message_class)
@@ -61,33 +61,33 @@ class JsonCodec(BinaryCodec):
 
 
 def to_json(message: Message) -> bytes:
-    """ProtoJSON with every field that has a value, in the order of the contract."""
+    """Return a message as ProtoJSON, its fields in the order of the .proto file, empty ones included."""
     values = MessageToDict(message, always_print_fields_with_no_presence=True)
     names = [field.json_name for field in message.DESCRIPTOR.fields]
     return orjson.dumps({name: values[name] for name in names if name in values})
 
 
 def encode_codes(codes: list[str], *, json: bool) -> bytes:
-    """A part of the field `issued_codes`."""
+    """Encode a part of the field `issued_codes`."""
     return orjson.dumps(codes)[1:-1] if json else GetCampaignResponse(issued_codes=codes).SerializeToString()
 
 
-def joined(head: GetCampaignResponse, pieces: list[bytes], *, json: bool) -> bytes:
-    """The message of a head without codes and of such parts."""
+def joined(head: GetCampaignResponse, parts: list[bytes], *, json: bool) -> bytes:
+    """Return one message from a head without codes and the encoded parts of its codes."""
     if not json:
-        # Messages that stand one behind the other are one message with the fields of all of them.
-        return b"".join((head.SerializeToString(), *pieces))
-    # The list is the last field.
-    return b"".join((to_json(head).removesuffix(b"]}"), b",".join(filter(None, pieces)), b"]}"))
+        # Concatenated binary messages are one message: repeated fields are appended.
+        return b"".join((head.SerializeToString(), *parts))
+    # `issued_codes` is the last field.
+    return b"".join((to_json(head).removesuffix(b"]}"), b",".join(filter(None, parts)), b"]}"))
 
 
 def instant_of(timestamp: Timestamp) -> datetime:
-    """Raises InvalidCampaignError for what is no time of ours."""
+    """Convert a timestamp to an instant. Raises InvalidCampaignError if it is out of range."""
     try:
-        # Up to the next whole microsecond: a campaign may begin late by that, and never early.
+        # Rounded up to a microsecond: a campaign may start up to that much late, but never early.
         return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=-(-timestamp.nanos // 1_000))
     except OverflowError as error:
-        raise InvalidCampaignError("start_time must lie between 1970 and 9999") from error
+        raise InvalidCampaignError("start_time must be between 1970 and 9999") from error
 
 
 def timestamp_of(instant: datetime) -> Timestamp:

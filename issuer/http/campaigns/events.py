@@ -1,4 +1,4 @@
-"""GET /api/v1/campaigns/{campaign_id}/events: a campaign's counters as they change, as server-sent events."""
+"""GET /api/v1/campaigns/{campaign_id}/events: the counters of a campaign as server-sent events."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ from issuer.http.services import Services
 from issuer.instants import from_ms, show_instant
 
 HEARTBEAT_S: Final = 15.0
-"""A stream that says nothing for longer may be taken for dead by what is between."""
+"""Longest silence of a stream. Proxies may close connections that are idle for longer."""
 RETRY_MS: Final = 3_000
 _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
-async def visible_campaign(call: RequestContext, *, public_only: bool = False) -> Campaign:
-    """The campaign of the path: a public one is for everybody to see, any other for administrators."""
-    campaign_id = path_id(call.request, "campaign_id")
-    limits, sender = call.services.limits, call.request.client
-    await limits.admit(None, limits.address_of(sender.host if sender else None, call.request.headers.raw))
+async def visible_campaign(context: RequestContext, *, public_only: bool = False) -> Campaign:
+    """Return the campaign of the path. Public campaigns need no key, all others an admin key.
+
+    Raises CampaignNotFoundError, also for a campaign of another client and for one that is not ready yet.
+    """
+    campaign_id = path_id(context.request, "campaign_id")
+    limits, peer = context.services.limits, context.request.client
+    await limits.admit(None, limits.address_of(peer.host if peer else None, context.request.headers.raw))
     try:
-        campaign = await find_campaign(call.services.stores.postgres, campaign_id)
+        campaign = await find_campaign(context.services.stores.postgres, campaign_id)
     except CampaignNotFoundError:
         if not public_only:
-            await admit(call.request, call.services, Access.ADMIN)
+            await admit(context.request, context.services, Access.ADMIN)
         raise
     if not campaign.public:
         if public_only:
             raise CampaignNotFoundError("no campaign found")
-        caller = await admit(call.request, call.services, Access.ADMIN)
+        caller = await admit(context.request, context.services, Access.ADMIN)
         if caller.client_id not in (None, campaign.client_id):
             raise CampaignNotFoundError("no campaign found")
     if not campaign.is_ready:
@@ -67,17 +70,17 @@ async def stream(services: Services, campaign: Campaign) -> AsyncIterator[bytes]
     async with aclosing(services.feeds.ticks(campaign, heartbeat_s=HEARTBEAT_S)) as ticks:
         async for tick in ticks:
             if tick is None:
-                yield b": nothing new\n\n"
+                yield b": heartbeat\n\n"
             else:
                 yield b"event: counters\ndata: %b\n\n" % orjson.dumps(show_tick(tick))
 
 
-async def get_events(call: RequestContext) -> Response:
-    known_query(call.request)
-    campaign = await visible_campaign(call)
-    if not call.services.feeds.has_room:
+async def get_events(context: RequestContext) -> Response:
+    known_query(context.request)
+    campaign = await visible_campaign(context)
+    if not context.services.feeds.has_room:
         raise ProblemError(503, "too many streams", "too_many_streams", headers={"Retry-After": "10"})
-    return StreamingResponse(stream(call.services, campaign), media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(stream(context.services, campaign), media_type="text/event-stream", headers=_HEADERS)
 
 
 OPERATIONS = (Operation("GET", PATH + "/{campaign_id}/events", get_events, Access.PUBLIC),)

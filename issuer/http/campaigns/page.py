@@ -1,4 +1,4 @@
-"""GET /c/{campaign_id}: the page of a public campaign, for those who wait for it to begin. It needs no other server."""
+"""GET /c/{campaign_id}: the self-contained page where customers wait for a public campaign and get their codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATH: Final = "/c/{campaign_id}"
 
 @cache
 def _page() -> tuple[Template, str]:
-    """The page, and what it may do: run its own script and style, and talk to where it came from."""
+    """Return the page and its content security policy: its own script and style, connections to its own origin."""
     text = files("issuer.http.campaigns").joinpath("page.html").read_text(encoding="utf-8")
     hashes = {tag: _hash(text, tag) for tag in ("style", "script")}
     policy = (
@@ -35,18 +35,18 @@ def _page() -> tuple[Template, str]:
 
 
 def _hash(text: str, tag: str) -> str:
-    """As a content security policy names what stands in the (only) plain tag of that name."""
+    """Return the CSP source expression for the content of the only `<tag>` without attributes."""
     inside = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     return f"'sha256-{b64encode(sha256(inside.encode()).digest()).decode()}'"
 
 
-async def get_page(call: RequestContext) -> Response:
-    """A campaign that is not public has no page, whoever asks."""
-    known_query(call.request)
-    campaign = await visible_campaign(call, public_only=True)
-    (counters,) = await known_counters(call.services.stores, [campaign])
+async def get_page(context: RequestContext) -> Response:
+    """Return the page of a public campaign. Any other campaign is a 404, for every caller."""
+    known_query(context.request)
+    campaign = await visible_campaign(context, public_only=True)
+    (counters,) = await known_counters(context.services.stores, [campaign])
     page, policy = _page()
-    # Nothing in it may end the element that it stands in.
+    # Escaped so that the data cannot close the script element that contains them.
     data = orjson.dumps({"id": campaign.id, **show_tick(FeedUpdate(counters))}).decode().replace("<", "\\u003c")
     headers = {
         "content-security-policy": policy,

@@ -17,7 +17,7 @@ from issuer.http.campaigns.answers import NOT_READY, UNKNOWN, Failure, IssueResu
 from issuer.http.fields import KEY_FORM, UUID_FORM
 from issuer.http.metrics.exposition import INVALID
 from issuer.http.operations import MISSING_KEY, WRONG_SCOPE, ring_not_loaded
-from issuer.http.problems.failures import postgres_away
+from issuer.http.problems.failures import postgres_unavailable
 from issuer.http.problems.problem import outcome_problem
 from issuer.http.redeem.answers import BAD_KEY_MESSAGE
 from issuer.http.services import Services
@@ -30,7 +30,7 @@ KEYS_NOT_KNOWN: Final = Failure.of(ring_not_loaded())
 FORBIDDEN: Final = Failure.of(WRONG_SCOPE)
 LOOK_UP_FAILURES: Final = {
     LookUpsBusyError: Failure.of(outcome_problem(Outcome.OVERLOADED)),
-    PostgresUnavailableError: Failure.of(postgres_away()),
+    PostgresUnavailableError: Failure.of(postgres_unavailable()),
 }
 """Why a campaign that nobody here knows could not be looked up."""
 BAD_KEY: Final = Failure(Code.INVALID_ARGUMENT, BAD_KEY_MESSAGE)

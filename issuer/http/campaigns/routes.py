@@ -1,4 +1,4 @@
-"""/api/v1/campaigns: create, list, show, change, and the codes that were issued."""
+"""/api/v1/campaigns: create, list, show and change campaigns, and list their issued codes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from issuer.generating.code_format import CodeFormat
 from issuer.http.fields import (
     answer,
     flag_field,
+    id_field,
     instant_field,
-    is_uuid,
     json_object,
     known_query,
     name_field,
@@ -33,7 +33,6 @@ from issuer.http.fields import (
     path_id,
 )
 from issuer.http.operations import BOUND_KEY, Caller, Operation, RequestContext
-from issuer.http.problems.problem import invalid
 from issuer.instants import show_instant
 
 PATH = "/api/v1/campaigns"
@@ -47,19 +46,19 @@ def show_issued(code: IssuedCode) -> dict[str, Any]:
     }
 
 
-async def get_campaigns(call: RequestContext) -> Response:
-    limit, cursor = page_query(call.request)
-    stores = call.services.stores
-    page = await list_campaigns(stores.postgres, client_id=call.caller.client_id, limit=limit, cursor=cursor)
+async def get_campaigns(context: RequestContext) -> Response:
+    limit, cursor = page_query(context.request)
+    stores = context.services.stores
+    page = await list_campaigns(stores.postgres, client_id=context.caller.client_id, limit=limit, cursor=cursor)
     counters = await known_counters(stores, page.items)
     items = [show_campaign(campaign, figures) for campaign, figures in zip(page.items, counters, strict=True)]
     return answer({"items": items, "next_cursor": page.next_cursor})
 
 
-async def post_campaign(call: RequestContext) -> Response:
-    """Answers when the campaign can issue."""
-    known_query(call.request)
-    values = await json_object(call.request, ("name", "total", "starts_at", "code_format", "public", "client_id"))
+async def post_campaign(context: RequestContext) -> Response:
+    """Create a campaign. The response is sent once all its codes exist and it can issue them."""
+    known_query(context.request)
+    values = await json_object(context.request, ("name", "total", "starts_at", "code_format", "public", "client_id"))
     starts_at = instant_field(values, "starts_at")
     if starts_at is None:
         raise InvalidCampaignError("starts_at is missing")
@@ -69,25 +68,25 @@ async def post_campaign(call: RequestContext) -> Response:
         starts_at=starts_at,
         code_format=format_field(values),
         public=flag_field(values, "public") or False,
-        client_id=client_field(values, call.caller),
+        client_id=client_field(values, context.caller),
     )
-    async with call.services.loads:
-        campaign = await create_campaign(call.services.stores, new, actor=call.caller.actor)
-    response = await shown(call, campaign, 201)
+    async with context.services.loads:
+        campaign = await create_campaign(context.services.stores, new, actor=context.caller.actor)
+    response = await shown(context, campaign, 201)
     response.headers["location"] = f"{PATH}/{campaign.id}"
     return response
 
 
-async def get_campaign(call: RequestContext) -> Response:
-    known_query(call.request)
-    return await shown(call, await own_campaign(call))
+async def get_campaign(context: RequestContext) -> Response:
+    known_query(context.request)
+    return await shown(context, await own_campaign(context))
 
 
-async def patch_campaign(call: RequestContext) -> Response:
-    """Answers when the change counts."""
-    known_query(call.request)
-    campaign_id = path_id(call.request, "campaign_id")
-    values = await json_object(call.request, ("name", "starts_at", "paused", "public", "ended", "total"))
+async def patch_campaign(context: RequestContext) -> Response:
+    """Change a campaign. The response is sent once the change is in effect."""
+    known_query(context.request)
+    campaign_id = path_id(context.request, "campaign_id")
+    values = await json_object(context.request, ("name", "starts_at", "paused", "public", "ended", "total"))
     if "starts_at" in values and values["starts_at"] is None:
         raise InvalidCampaignError("a campaign needs starts_at")
     if flag_field(values, "ended") is False:
@@ -100,57 +99,59 @@ async def patch_campaign(call: RequestContext) -> Response:
         ended="ended" in values,
         total=total_field(values) if "total" in values else None,
     )
-    # Codes are made for a few at a time; a pause waits for nobody.
-    async with nullcontext() if changes.total is None else call.services.loads:
+    # Few requests may generate codes at the same time. Changes without new codes, such as a pause, never wait.
+    async with nullcontext() if changes.total is None else context.services.loads:
         campaign = await change_campaign(
-            call.services.stores, campaign_id, changes, client_id=call.caller.client_id, actor=call.caller.actor
+            context.services.stores,
+            campaign_id,
+            changes,
+            client_id=context.caller.client_id,
+            actor=context.caller.actor,
         )
-    return await shown(call, campaign)
+    return await shown(context, campaign)
 
 
-async def get_codes(call: RequestContext) -> Response:
-    """In the order in which they were issued."""
-    limit, cursor = page_query(call.request)
-    page = await issued_page(call.services.stores, await own_campaign(call), limit=limit, cursor=cursor)
+async def get_codes(context: RequestContext) -> Response:
+    """Return a page of the issued codes, in the order of issue."""
+    limit, cursor = page_query(context.request)
+    page = await issued_page(context.services.stores, await own_campaign(context), limit=limit, cursor=cursor)
     return answer({"items": [show_issued(code) for code in page.items], "next_cursor": page.next_cursor})
 
 
-async def own_campaign(call: RequestContext) -> Campaign:
-    """The campaign of the path, if it is the caller's to see."""
-    campaign_id = path_id(call.request, "campaign_id")
-    return await find_campaign(call.services.stores.postgres, campaign_id, client_id=call.caller.client_id)
+async def own_campaign(context: RequestContext) -> Campaign:
+    """Return the campaign of the path if the caller may see it. Raises CampaignNotFoundError."""
+    campaign_id = path_id(context.request, "campaign_id")
+    return await find_campaign(context.services.stores.postgres, campaign_id, client_id=context.caller.client_id)
 
 
-async def shown(call: RequestContext, campaign: Campaign, status: int = 200) -> Response:
-    (counters,) = await known_counters(call.services.stores, [campaign])
+async def shown(context: RequestContext, campaign: Campaign, status: int = 200) -> Response:
+    (counters,) = await known_counters(context.services.stores, [campaign])
     return answer(show_campaign(campaign, counters), status)
 
 
 def total_field(values: Mapping[str, Any]) -> int:
     total = values.get("total")
-    # bool is an int to Python, and true is no number of codes to anybody.
+    # bool is a subclass of int, but true is not a number of codes.
     if isinstance(total, bool) or not isinstance(total, int):
         raise InvalidCampaignError("total must be a whole number")
     return total
 
 
 def format_field(values: Mapping[str, Any]) -> CodeFormat:
-    given = values.get("code_format")
-    if given is not None and not isinstance(given, dict):
+    value = values.get("code_format")
+    if value is not None and not isinstance(value, dict):
         raise InvalidCampaignError("code_format must be an object")
-    return campaign_format(given or {})
+    return campaign_format(value or {})
 
 
 def client_field(values: Mapping[str, Any], caller: Caller) -> UUID:
-    """Whose the codes are: a bound key's client, the one that is named, or nobody's in particular."""
-    given = values.get("client_id")
-    if given is None:
+    """Return the owner of the codes: the client of a bound key, the client named in the request, or HOUSE."""
+    client_id = id_field(values, "client_id")
+    if client_id is None:
         return caller.client_id or HOUSE
-    if not isinstance(given, str) or not is_uuid(given):
-        raise invalid("invalid client_id format", "invalid_client_id")
-    if caller.client_id not in (None, UUID(given)):
+    if caller.client_id not in (None, client_id):
         raise BOUND_KEY
-    return UUID(given)
+    return client_id
 
 
 OPERATIONS = (

@@ -1,4 +1,4 @@
-"""What a request about coupons says: fields in the query, in a form or in JSON, all of them meaning the same."""
+"""Read the fields of coupon requests. Query, form and JSON body are equivalent."""
 
 from __future__ import annotations
 
@@ -40,28 +40,33 @@ Fields = dict[str, Any]
 
 
 async def read_fields(request: Request, known: Collection[str]) -> Fields:
-    """All fields of a request, from query and body. Absent, empty and null are told apart by nobody but a change."""
+    """Return all fields of the query and the body.
+
+    Absent, empty and null mean the same, except in a change: there an absent field keeps its value.
+    """
     query = query_fields(request.url.query)
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
-            body = _once((name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile))
+            body = _without_duplicates(
+                (name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)
+            )
     else:
         body = body_fields(await request.body())
     return merged(query, body, known)
 
 
 def query_fields(query: str) -> Fields:
-    return _once(_pairs(query)) if query else {}
+    return _without_duplicates(_pairs(query)) if query else {}
 
 
 def body_fields(body: bytes) -> Fields:
-    """JSON if it begins like an object, otherwise a form: no form begins like that."""
+    """Parse a body as JSON if it starts with a brace, otherwise as a form: no form starts like that."""
     text = body.strip()
     if not text:
         return {}
     if not text.startswith(b"{"):
         try:
-            return _once(_pairs(text.decode()))
+            return _without_duplicates(_pairs(text.decode()))
         except UnicodeDecodeError as error:
             raise invalid("the form is not UTF-8") from error
     value = parsed_json(text)
@@ -70,7 +75,7 @@ def body_fields(body: bytes) -> Fields:
 
 
 def merged(query: Fields, body: Fields, known: Collection[str]) -> Fields:
-    """Both together. A field stands in one of them only, and is one that the operation knows."""
+    """Merge query and body. Raises ProblemError for an unknown field and for one that is in both."""
     if twice := query.keys() & body.keys():
         raise invalid(f"{sorted(twice)[0]} is given more than once")
     values = query | body
@@ -87,15 +92,15 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         raise invalid("the fields cannot be read: too many, or not UTF-8") from error
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> Fields:
+def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> Fields:
     try:
         return distinct(pairs)
     except ValueError as error:
-        raise invalid(f"{str(error).removeprefix('key ')}") from error
+        raise invalid(str(error).removeprefix("key ")) from error
 
 
 def text_field(values: Mapping[str, Any], name: str) -> str | None:
-    """Text without spaces around it; empty, null and absent: None."""
+    """Return a text without surrounding spaces; None if it is empty, null or absent."""
     value = values.get(name)
     if value is None:
         return None
@@ -110,24 +115,24 @@ def text_field(values: Mapping[str, Any], name: str) -> str | None:
 
 
 def code_field(values: Mapping[str, Any]) -> str:
-    """The code to look for."""
+    """Return the code of an existing coupon. Raises ProblemError if it is missing."""
     code = text_field(values, "code")
     if code is None:
         raise invalid("code is required")
     return code
 
 
-def is_good_code(code: str) -> bool:
-    """Whether it can be looked up, and its path is not that of the uses."""
+def is_usable_code(code: str) -> bool:
+    """Return whether the code can be looked up and its path is not `/coupon/consume/`."""
     return fold(code) not in ("", "consume")
 
 
 def new_code(values: Mapping[str, Any]) -> str | None:
-    """A code for a new coupon; None: one is to be drawn."""
+    """Return the code of a new coupon; None if it is to be drawn."""
     code = text_field(values, "code")
     if code is None:
         return None
-    if not is_good_code(code):
+    if not is_usable_code(code):
         raise invalid("code must have letters or digits, and must not be the word consume")
     for name in FORMAT_FIELDS:
         if name not in ("code_length", "alphabet") and values.get(name) not in (None, ""):
@@ -135,20 +140,21 @@ def new_code(values: Mapping[str, Any]) -> str | None:
     return code
 
 
-def whole_field(values: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
-    """A whole number, as a form or JSON has it."""
+def integer_field(values: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    """Return an integer, given as a JSON number or as digits; None if it is empty, null or absent."""
     value = values.get(name)
     if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
         value = int(value)
     if value is None or value == "":
         return None
-    # bool is an int to Python, and true is no number to anybody.
+    # bool is a subclass of int, but true is not a valid number here.
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise invalid(f"{name} must be a whole number from {least} to {most}")
     return value
 
 
-def yes_field(values: Mapping[str, Any], name: str) -> bool | None:
+def flag_field(values: Mapping[str, Any], name: str) -> bool | None:
+    """Return a boolean, given as JSON or as the text of a form; None if it is null or absent."""
     value = values.get(name)
     if value is None or isinstance(value, bool):
         return value
@@ -158,20 +164,20 @@ def yes_field(values: Mapping[str, Any], name: str) -> bool | None:
 
 
 def id_field(values: Mapping[str, Any], name: str) -> UUID | None:
-    """An id; empty, null and absent: None."""
+    """Return an id; None if it is empty, null or absent."""
     return None if values.get(name) == "" else fields.id_field(values, name)
 
 
 def code_format(values: Mapping[str, Any]) -> CodeFormat:
-    """What a drawn code looks like."""
+    """Return the format of a code that is to be drawn."""
     try:
         form = CodeFormat(
-            length=whole_field(values, "code_length", 1, MAX_CODE_CHARACTERS),
+            length=integer_field(values, "code_length", 1, MAX_CODE_CHARACTERS),
             prefix=text_field(values, "prefix") or "",
             suffix=text_field(values, "suffix") or "",
             pattern=text_field(values, "pattern"),
             alphabet=text_field(values, "alphabet") or AlphabetName.UNAMBIGUOUS,
-            check=yes_field(values, "check") or False,
+            check=flag_field(values, "check") or False,
         )
         form.check_space(1)
     except (CodeFormatError, CodeSpaceError) as error:
@@ -180,9 +186,9 @@ def code_format(values: Mapping[str, Any]) -> CodeFormat:
 
 
 def offer_fields(values: Mapping[str, Any], before: CouponTerms | None, currency: str) -> Fields:
-    """Fields of an CouponTerms that the request gives; `before`: what they change (None: a new coupon)."""
+    """Return the fields of CouponTerms that the request sets. `before`: the present terms; None: a new coupon."""
     offer: Fields = {}
-    if (available := whole_field(values, "availability_count", 0 if before else 1, MAX_USES)) is not None:
+    if (available := integer_field(values, "availability_count", 0 if before else 1, MAX_USES)) is not None:
         offer["available"] = available
     elif before is None:
         raise invalid("availability_count is required")
@@ -197,7 +203,7 @@ def offer_fields(values: Mapping[str, Any], before: CouponTerms | None, currency
         offer["discount_fixed"], offer["currency"] = _money(values, before, currency)
     if "rules" in values:
         offer["rules"] = _rules(values["rules"])
-    if (paused := yes_field(values, "paused")) is not None:
+    if (paused := flag_field(values, "paused")) is not None:
         offer["paused"] = paused
     return offer
 

@@ -1,4 +1,4 @@
-"""/coupon/: make, show, change and delete coupons. To use them is in `consume`."""
+"""/coupon/: create, show, change and delete coupons. `consume` has the routes that use them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from issuer.http.coupons.fields import (
     code_field,
     code_format,
     id_field,
-    is_good_code,
+    is_usable_code,
     new_code,
     offer_fields,
     read_fields,
@@ -33,13 +33,13 @@ from issuer.instants import show_instant
 log = structlog.get_logger()
 
 DRAWS: Final = 5
-"""A drawn code may be taken; so many in a row mean that nearly all are."""
+"""Draws before giving up: that many codes in a row that are taken mean that nearly all of the form are."""
 
 
-async def show_coupon(call: RequestContext, coupon: Coupon) -> dict[str, Any]:
+async def show_coupon(context: RequestContext, coupon: Coupon) -> dict[str, Any]:
     remaining = coupon.offer.available
     if coupon.opened:
-        remaining = max(0, coupon.uses - await numbered_uses(call.services.stores, coupon))
+        remaining = max(0, coupon.uses - await numbered_uses(context.services.stores, coupon))
     return {
         "id": coupon.id,
         "client_id": coupon.client_id,
@@ -55,21 +55,21 @@ async def show_coupon(call: RequestContext, coupon: Coupon) -> dict[str, Any]:
     }
 
 
-async def post_coupon(call: RequestContext) -> Response:
-    values = await read_fields(call.request, ("code", *FORMAT_FIELDS, *OFFER_FIELDS, "client_id"))
-    wanted = id_field(values, "client_id")
-    client_id = call.caller.client_id or wanted
+async def post_coupon(context: RequestContext) -> Response:
+    values = await read_fields(context.request, ("code", *FORMAT_FIELDS, *OFFER_FIELDS, "client_id"))
+    requested_id = id_field(values, "client_id")
+    client_id = context.caller.client_id or requested_id
     if client_id is None:
         raise invalid("client_id is required where the api key is bound to no client")
-    if wanted not in (None, client_id):
+    if requested_id not in (None, client_id):
         raise BOUND_KEY
-    offer = CouponTerms(**offer_fields(values, None, call.services.settings.currency))
-    coupon = await _create(call, client_id, values, offer)
-    return answer(await show_coupon(call, coupon), 201)
+    offer = CouponTerms(**offer_fields(values, None, context.services.settings.currency))
+    coupon = await _create(context, client_id, values, offer)
+    return answer(await show_coupon(context, coupon), 201)
 
 
-async def _create(call: RequestContext, client_id: UUID, values: Fields, offer: CouponTerms) -> Coupon:
-    stores, actor = call.services.stores, call.caller.actor
+async def _create(context: RequestContext, client_id: UUID, values: Fields, offer: CouponTerms) -> Coupon:
+    stores, actor = context.services.stores, context.caller.actor
     if (code := new_code(values)) is not None:
         unambiguous = text_field(values, "alphabet") == AlphabetName.UNAMBIGUOUS
         return await create_coupon(stores, client_id, code, offer, unambiguous=unambiguous, actor=actor)
@@ -78,7 +78,7 @@ async def _create(call: RequestContext, client_id: UUID, values: Fields, offer: 
     for draw in range(1, DRAWS + 1):
         try:
             code = draw_code(form)
-            if not is_good_code(code):
+            if not is_usable_code(code):
                 raise invalid("codes of this form may have no letters or digits, or may be the word consume")
             return await create_coupon(stores, client_id, code, offer, unambiguous=unambiguous, actor=actor)
         except FewCodesError as error:
@@ -89,49 +89,49 @@ async def _create(call: RequestContext, client_id: UUID, values: Fields, offer: 
     raise AssertionError("unreachable")
 
 
-async def _named(call: RequestContext, values: Fields, code: str) -> Coupon:
-    wanted = id_field(values, "client_id")
-    client_id = call.caller.client_id or wanted
-    postgres = call.services.stores.postgres
-    if wanted not in (None, client_id):
-        # Another client's: as if there were none.
+async def _requested_coupon(context: RequestContext, values: Fields, code: str) -> Coupon:
+    requested_id = id_field(values, "client_id")
+    client_id = context.caller.client_id or requested_id
+    postgres = context.services.stores.postgres
+    if requested_id not in (None, client_id):
+        # A coupon of another client looks like an unknown one: no coupon has an empty code.
         code = ""
     return await find_coupon(postgres, code, client_id=client_id)
 
 
-async def get_coupon(call: RequestContext) -> Response:
-    values = await read_fields(call.request, ("code", "client_id"))
-    with call.services.lookup_limits.attempt(call.caller.key, call.caller.address) as attempt:
+async def get_coupon(context: RequestContext) -> Response:
+    values = await read_fields(context.request, ("code", "client_id"))
+    with context.services.lookup_limits.attempt(context.caller.key, context.caller.address) as attempt:
         try:
-            coupon = await _named(call, values, code_field(values))
+            coupon = await _requested_coupon(context, values, code_field(values))
         except CouponNotFoundError:
             await attempt.missed()
             raise
-        return answer(await show_coupon(call, coupon))
+        return answer(await show_coupon(context, coupon))
 
 
-async def put_coupon(call: RequestContext) -> Response:
-    """Answers when the change counts. Fields that are not given stay as they are."""
-    values = await read_fields(call.request, (*OFFER_FIELDS, "client_id"))
-    coupon = await _named(call, values, code_field(call.request.path_params))
-    currency = call.services.settings.currency
+async def put_coupon(context: RequestContext) -> Response:
+    """Change a coupon. Absent fields keep their values; the response is sent once the change is in effect."""
+    values = await read_fields(context.request, (*OFFER_FIELDS, "client_id"))
+    coupon = await _requested_coupon(context, values, code_field(context.request.path_params))
+    currency = context.services.settings.currency
     coupon = await change_coupon(
-        call.services.stores, coupon, lambda offer: offer_fields(values, offer, currency), actor=call.caller.actor
+        context.services.stores, coupon, lambda offer: offer_fields(values, offer, currency), actor=context.caller.actor
     )
-    return answer(await show_coupon(call, coupon))
+    return answer(await show_coupon(context, coupon))
 
 
-async def remove_coupon(call: RequestContext) -> Response:
-    values = await read_fields(call.request, ("client_id",))
-    coupon = await _named(call, values, code_field(call.request.path_params))
-    coupon = await delete_coupon(call.services.stores, coupon, actor=call.caller.actor)
-    return answer(await show_coupon(call, coupon))
+async def remove_coupon(context: RequestContext) -> Response:
+    values = await read_fields(context.request, ("client_id",))
+    coupon = await _requested_coupon(context, values, code_field(context.request.path_params))
+    coupon = await delete_coupon(context.services.stores, coupon, actor=context.caller.actor)
+    return answer(await show_coupon(context, coupon))
 
 
 OPERATIONS: Final = (
     Operation("POST", "/coupon/", post_coupon),
     Operation("GET", "/coupon/", get_coupon, Access.ANY_KEY),
-    # A code may have any character, slashes too.
+    # A code may contain any character, including slashes.
     Operation("PUT", "/coupon/{code:path}/", put_coupon),
     Operation("DELETE", "/coupon/{code:path}/", remove_coupon),
 )

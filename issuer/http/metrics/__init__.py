@@ -1,1 +1,1 @@
-"""What /metrics shows."""
+"""Counters and gauges of GET /metrics."""

@@ -1,4 +1,4 @@
-"""The metrics, by name: what /metrics shows and the alert rules count on."""
+"""The exposition of the metrics by name, as GET /metrics shows them and the alert rules use them."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from issuer.http.metrics.tally import BOUNDS_S, OutcomeCounts
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 INVALID: Final = "INVALID"
-"""Counted as an outcome: requests to redeem that were refused before Redis was asked (400, 401, 403, 413, 429)."""
+"""Outcome label of requests that were refused before Redis was called (400, 401, 403, 413, 429)."""
 
 CRASH: Final = "CRASHED"
-"""Likewise: requests that ended in a mistake of ours (500)."""
+"""Outcome label of requests that failed with an internal error (500)."""
 
 LIMITS: Final = ("key", "address", "failed_lookups_key", "failed_lookups_address", "failed_lookups_customer")
 """Kinds of rate limits."""
 
 OF_COUPON: Final = "COUPON_"
-"""Before the outcome of a request to use a coupon."""
+"""Prefix of the outcomes of consumptions in the tally."""
 
 NAMES: Final = {
-    "issuer_redemptions_total": "Requests to redeem, by outcome",
-    "issuer_consumptions_total": "Requests to use a coupon, by outcome",
-    "issuer_redeem_seconds": "Time from a request to redeem to its answer",
-    "issuer_rate_limited_total": "Requests that a rate limit refused, by kind of limit",
-    "issuer_pool_stock": "Codes of a pool that were not handed out yet",
-    "issuer_pool_in_redis": "Codes of a pool that lie ready in Redis",
+    "issuer_redemptions_total": "Redeem requests and IssueCoupon calls, by outcome",
+    "issuer_consumptions_total": "Coupon use requests, by outcome",
+    "issuer_redeem_seconds": "Time to the response of a redeem, IssueCoupon or coupon use request",
+    "issuer_rate_limited_total": "Requests refused by a rate limit, by kind of limit",
+    "issuer_pool_stock": "Codes of a pool that are not issued yet",
+    "issuer_pool_in_redis": "Codes of a pool that are loaded into Redis and not issued yet",
     "issuer_backlog": "Redemptions of a partition that are not in the ledger yet",
     "issuer_worker_lag_seconds": "Age of the oldest event that is not in the ledger yet",
     "issuer_worker_lag_events": "Events that are not in the ledger yet",
-    "issuer_worker_seen_seconds": "Time since the worker that was seen last gave a sign of life",
+    "issuer_worker_seen_seconds": "Time since the last heartbeat of any worker",
     "issuer_anomalies": "Contradictions between events and ledger; must be 0",
-    "issuer_dead_letters": "Events that could not go into the ledger and were not resolved",
-    "issuer_quarantined": "Codes quarantined after a loss of Redis and not released",
-    "issuer_ready": "1 if redemptions can be answered, by part: redis, postgres",
+    "issuer_dead_letters": "Unresolved dead letters: events that could not be recorded in the ledger",
+    "issuer_quarantined": "Codes quarantined after a loss of Redis data and not released yet",
+    "issuer_ready": "1 if the part is available, by part: redis, postgres",
 }
-"""Every metric with its help."""
+"""The help text of every metric."""
 
 
 def render(counts: OutcomeCounts, store_metrics: StoreMetrics | None) -> bytes:
-    """The text that Prometheus scrapes. What cannot be known now is left out, rather than shown as 0."""
+    """Return the text that Prometheus scrapes. Unknown values are left out instead of shown as 0."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_FixedCollector([*_counted(counts), *_observed(store_metrics)]))
     return generate_latest(registry)

@@ -1,4 +1,4 @@
-"""How the stores and the worker do, as the API sees them: for /readyz, /healthcheck and /metrics."""
+"""State of Redis, Postgres and the workers, read for /readyz, /healthcheck and /metrics."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from issuer.storage.stores import Stores
 
 TIMEOUT_S: Final = 2.0
 MAX_POOLS: Final = 10_000
-"""Pools that are shown at most, the newest first: each is two series of the metrics."""
+"""Most pools shown, the newest first: each adds two time series."""
 _BATCH_SIZE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class RedisMetrics:
-    """Backlog: redemptions not yet in the ledger, by partition. Lag: entries of the streams, and their age.
+    """`backlog`: redemptions not in the ledger yet, by partition. Lag: number of stream entries and age of the oldest.
 
-    `takes_writes`: False where a write was refused and still is.
+    `takes_writes` is False if the probe was refused, for example because Redis is at its memory limit.
     """
 
     backlog: list[int]
@@ -35,7 +35,7 @@ class RedisMetrics:
 
 @dataclass(frozen=True, slots=True)
 class WorkerMetrics:
-    """A worker's last sign of life."""
+    """The last heartbeat of a worker."""
 
     name: str
     seen_at: datetime
@@ -52,7 +52,7 @@ class PostgresMetrics:
 
 @dataclass(frozen=True, slots=True)
 class PoolMetrics:
-    """Codes left altogether and in Redis; None where Redis does not know."""
+    """Codes not issued yet, in total and in Redis. None: Redis has no counters of the pool."""
 
     batch_id: str
     client_id: str
@@ -62,7 +62,7 @@ class PoolMetrics:
 
 @dataclass(frozen=True, slots=True)
 class StoreMetrics:
-    """None: the store did not answer."""
+    """Metrics of both stores. None: the store is unavailable."""
 
     redis: RedisMetrics | None
     postgres: PostgresMetrics | None
@@ -70,23 +70,23 @@ class StoreMetrics:
 
     @property
     def redis_serves(self) -> bool:
-        """Whether Redis answers, with the data of the blessed epoch, and takes writes."""
+        """Return whether Redis answers with the data of the blessed epoch and accepts writes."""
         return self.redis is not None and self.redis.takes_writes
 
 
 async def read_store_metrics(stores: Stores, *, with_pools: bool = False, try_writing: bool = False) -> StoreMetrics:
-    """Asks both stores, each for at most TIMEOUT_S. Never raises for a store that is away.
+    """Read the metrics of both stores within TIMEOUT_S each. An unavailable store is None and raises nothing.
 
-    `try_writing`: Redis is asked for a small write as well, which would be synced to its disk like any other.
+    `try_writing`: also send Redis a small write, which is synced to disk like any other write.
     """
-    redis, postgres = await asyncio.gather(_ask_redis(stores, try_writing), _ask_postgres(stores))
+    redis, postgres = await asyncio.gather(_read_redis(stores, try_writing), _read_postgres(stores))
     pools: list[PoolMetrics] = []
     if with_pools and postgres is not None:
-        pools = await _ask_pools(stores, redis is not None)
+        pools = await _read_pools(stores, redis is not None)
     return StoreMetrics(redis, postgres, pools)
 
 
-async def _ask_redis(stores: Stores, try_writing: bool) -> RedisMetrics | None:
+async def _read_redis(stores: Stores, try_writing: bool) -> RedisMetrics | None:
     takes_writes = True
     try:
         async with asyncio.timeout(TIMEOUT_S), redis_errors_translated():
@@ -127,7 +127,7 @@ SELECT (SELECT count(*) FROM anomalies) AS anomalies,
 """
 
 
-async def _ask_postgres(stores: Stores) -> PostgresMetrics | None:
+async def _read_postgres(stores: Stores) -> PostgresMetrics | None:
     try:
         async with asyncio.timeout(TIMEOUT_S), unavailable_translated(), stores.postgres.acquire() as connection:
             workers = await connection.fetch(
@@ -138,11 +138,11 @@ async def _ask_postgres(stores: Stores) -> PostgresMetrics | None:
     except (PostgresUnavailableError, TimeoutError):
         return None
     assert counts is not None
-    alive = [WorkerMetrics(row["name"], row["seen_at"], max(0.0, row["age"])) for row in workers]
-    return PostgresMetrics(alive, counts["anomalies"], counts["dead_letters"], counts["quarantined"])
+    heartbeats = [WorkerMetrics(row["name"], row["seen_at"], max(0.0, row["age"])) for row in workers]
+    return PostgresMetrics(heartbeats, counts["anomalies"], counts["dead_letters"], counts["quarantined"])
 
 
-async def _ask_pools(stores: Stores, redis_answers: bool) -> list[PoolMetrics]:
+async def _read_pools(stores: Stores, redis_available: bool) -> list[PoolMetrics]:
     try:
         async with asyncio.timeout(TIMEOUT_S), unavailable_translated():
             rows = await stores.postgres.fetch(
@@ -152,7 +152,7 @@ async def _ask_pools(stores: Stores, redis_answers: bool) -> list[PoolMetrics]:
                 MAX_POOLS,
             )
         metas: list[list[bytes | None]] = []
-        if redis_answers:
+        if redis_available:
             async with asyncio.timeout(TIMEOUT_S), redis_errors_translated():
                 for at in range(0, len(rows), _BATCH_SIZE):
                     pipeline = stores.redis.client.pipeline(transaction=False)

@@ -1,9 +1,9 @@
-"""What one API process counts, shared with its siblings through small files, so that /metrics tells the sum.
+"""Counters of an API process, shared with its sibling processes through files so that /metrics shows their sum.
 
-The hot path adds to plain numbers. Once a second, and at every scrape, a process writes its numbers to a file of its
-own in `ISSUER_METRICS_DIR`; whoever is scraped adds up all files there. Every number is read from a file, one's
-own too, so that the sum never goes back whichever process answers. Files of processes that ended stay: what
-they counted has happened.
+The hot path increments plain integers. Once a second and at every scrape a process writes its counters to its own file
+in `ISSUER_METRICS_DIR`; the process that is scraped sums all files there. It reads its own counters from its file too,
+so the sum never decreases, whichever process answers. Files of processes that exited stay, because counters must not
+decrease.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ WRITE_EVERY_S: Final = 1.0
 
 @dataclass(slots=True)
 class OutcomeCounts:
-    """Redemptions by outcome, and a histogram of the seconds they took (one bucket more than bounds).
+    """Requests by outcome and a histogram of their durations in seconds, with one bucket more than BOUNDS_S.
 
-    `limited`: requests that a rate limit refused, by kind of limit.
+    `limited`: requests refused by a rate limit, by kind of limit.
     """
 
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -43,23 +43,23 @@ class OutcomeCounts:
     seconds: float = 0.0
 
     def add(self, other: Mapping[str, object]) -> None:
-        """Adds what a file says. Raises KeyError, TypeError or ValueError for what is not ours."""
+        """Add the content of a file. Raises KeyError, TypeError or ValueError if it is not a tally."""
         outcomes, limited = other["outcomes"], other["limited"]
         buckets, seconds = other["buckets"], other["seconds"]
         if not isinstance(outcomes, dict) or not isinstance(limited, dict):
             raise TypeError("not a tally")
         if not isinstance(buckets, list) or not isinstance(seconds, float | int):
             raise TypeError("not a tally")
-        sums = [mine + more for mine, more in zip(self.buckets, buckets, strict=True)]
-        for mine_by, more_by in ((self.outcomes, outcomes), (self.limited, limited)):
-            for name, count in more_by.items():
-                mine_by[name] = mine_by.get(name, 0) + count
+        sums = [own + added for own, added in zip(self.buckets, buckets, strict=True)]
+        for totals, additions in ((self.outcomes, outcomes), (self.limited, limited)):
+            for name, count in additions.items():
+                totals[name] = totals.get(name, 0) + count
         self.buckets = sums
         self.seconds += seconds
 
 
 class Tally:
-    """The numbers of this process. `count` is what the hot path calls: well under a microsecond."""
+    """The counters of this process. `count` is called on the hot path and takes well under a microsecond."""
 
     def __init__(self, directory: Path | None) -> None:
         self._own = OutcomeCounts()
@@ -83,11 +83,11 @@ class Tally:
         own.seconds += seconds
 
     def refuse(self, kind: str) -> None:
-        """Counts a request that a rate limit of this kind refused."""
+        """Count a request refused by a rate limit of this kind."""
         self._own.limited[kind] = self._own.limited.get(kind, 0) + 1
 
     def write(self) -> None:
-        """Puts the file in place in one step: a reader sees the old numbers or the new ones."""
+        """Replace the file atomically: a reader sees either the old counters or the new ones."""
         if self._file is None:
             return
         fresh = self._file.with_suffix(".new")
@@ -95,7 +95,7 @@ class Tally:
         fresh.replace(self._file)
 
     def total(self) -> OutcomeCounts:
-        """The counts of all processes that share the directory; of this one alone if there is none."""
+        """Return the counts of all processes that share the directory; of this one alone if there is none."""
         total = OutcomeCounts()
         if self._file is None:
             total.add(asdict(self._own))
@@ -127,5 +127,9 @@ class Tally:
                 failing = False
             except OSError as error:
                 if not failing:
-                    log.warning("cannot write the metrics file", file=str(self._file), error=str(error))
+                    log.warning(
+                        "cannot write the metrics file; /metrics is out of date until it can be written",
+                        file=str(self._file),
+                        error=str(error),
+                    )
                 failing = True

@@ -1,1 +1,1 @@
-"""Errors as application/problem+json."""
+"""Error responses as application/problem+json."""

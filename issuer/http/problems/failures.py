@@ -1,4 +1,4 @@
-"""The one table exception → problem, for everything but redemptions, whose outcomes are values."""
+"""The table exception → problem. Redemptions are not in it: their outcomes are values, not exceptions."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from issuer.storage.redis_link import RedisUnavailableError
 _Make = Callable[[Any], ProblemError]
 
 
-def _redis_away(_: Exception) -> ProblemError:
-    return not_ready("Redis cannot be used now. What was changed is kept and counts as soon as Redis is back")
+def _redis_unavailable(_: Exception) -> ProblemError:
+    return not_ready("Redis is unavailable; a change is stored and takes effect as soon as Redis is available again")
 
 
-def postgres_away() -> ProblemError:
-    """503: what this needs is in Postgres."""
+def postgres_unavailable() -> ProblemError:
+    """Return the 503 of an operation that needs Postgres."""
     return ProblemError(503, "postgres unavailable", "postgres_unavailable", headers={"Retry-After": "1"})
 
 
@@ -76,15 +76,15 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
         503, "the workbook could not be written", "report_failed", detail=str(error), headers={"Retry-After": "60"}
     ),
     PoolError: lambda error: not_ready(str(error)),
-    RedisUnavailableError: _redis_away,
-    PostgresUnavailableError: lambda _: postgres_away(),
+    RedisUnavailableError: _redis_unavailable,
+    PostgresUnavailableError: lambda _: postgres_unavailable(),
     ClientDisconnect: lambda _: ProblemError(400, "the client went away", "malformed_request"),
 }
-"""Handlers go by the exception's class and its bases, the nearest first."""
+"""Looked up by the class of the exception, then by its bases, the nearest first."""
 
 
 def problem_of(error: Exception) -> ProblemError | None:
-    """The problem that tells an exception; None: it is not foreseen."""
+    """Return the problem for an exception, or None for an unexpected one."""
     if isinstance(error, ProblemError):
         return error
     for kind in type(error).__mro__:

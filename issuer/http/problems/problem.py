@@ -1,7 +1,7 @@
-"""Errors as RFC 9457 problem details: the one place where an error body of the API is made.
+"""Errors as RFC 9457 problem details. Every error body of the API is built here.
 
-Beside type, title, status and detail each carries ``error``, the plain string that integrations compare
-with, and ``code``, a stable name that never changes its meaning.
+In addition to type, title, status and detail a problem carries `error`, the plain string that integrations compare
+with, and `code`, a stable name whose meaning never changes.
 """
 
 from __future__ import annotations
@@ -20,65 +20,65 @@ MEDIA_TYPE: Final = "application/problem+json"
 
 TITLES: Final[dict[str, str]] = {
     "unparsable_json": "The body is not a JSON object",
-    "invalid_batch_id": "The id of the batch is not a UUID",
-    "invalid_campaign_id": "The id of the campaign is not a UUID",
-    "invalid_client_id": "The id of the client is not a UUID",
-    "invalid_customer_id": "The id of the customer is not a UUID",
-    "invalid_job_id": "The id of the job is not a UUID",
-    "invalid_idempotency_key": "The Idempotency-Key cannot be used",
+    "invalid_batch_id": "The batch id is not a UUID",
+    "invalid_campaign_id": "The campaign id is not a UUID",
+    "invalid_client_id": "The client id is not a UUID",
+    "invalid_customer_id": "The customer id is not a UUID",
+    "invalid_job_id": "The job id is not a UUID",
+    "invalid_idempotency_key": "The Idempotency-Key is not valid",
     "invalid_request": "The request is not valid",
     "invalid_rules": "The rules are not valid",
-    "invalid_cursor": "The cursor is not one that this list gave",
+    "invalid_cursor": "The cursor is not valid for this list",
     "no_csv_file": "The upload has no file",
-    "not_a_csv_file": "The uploaded file is not a CSV",
+    "not_a_csv_file": "The uploaded file is not a CSV file",
     "no_batch_name": "The upload has no batch name",
     "missing_csv_columns": "The CSV lacks a column",
-    "unauthorized": "An API key is needed",
-    "scope_missing": "The API key lacks a scope",
+    "unauthorized": "A valid API key is required",
+    "scope_missing": "The API key lacks the required scope",
     "bound_key": "The API key is bound to one client",
-    "batch_shared": "Others have codes in this batch",
-    "batch_ended": "The batch was ended, and that is final",
+    "batch_shared": "Other clients have codes in this batch",
+    "batch_ended": "The batch has ended; this is final",
     "load_refused": "The codes cannot be loaded",
-    "campaign_not_found": "There is no such campaign",
-    "invalid_campaign": "The campaign cannot be as it was asked for",
-    "unsupported_media_type": "The body is of a kind that is not read here",
-    "too_many_streams": "Too many streams are open",
-    "code_space_too_small": "There are too few codes of this form",
-    "job_not_found": "There is no such job",
-    "job_id_reused": "The id of the job was used for another one",
+    "campaign_not_found": "The campaign does not exist",
+    "invalid_campaign": "The campaign settings are not valid",
+    "unsupported_media_type": "The media type of the body is not supported",
+    "too_many_streams": "Too many event streams are open",
+    "code_space_too_small": "The code format allows too few codes",
+    "job_not_found": "The job does not exist",
+    "job_id_reused": "The job id was used for another job",
     "too_many_jobs": "Too many jobs are waiting",
-    "code_not_found": "No batch has this code",
+    "code_not_found": "No batch contains this code",
     "code_not_valid": "The code is not valid",
     "rate_limited": "Too many requests",
     "too_many_failed_lookups": "Too many look-ups of codes that do not exist",
-    "coupon_exists": "The client has a coupon with this code",
-    "coupon_deleted": "The coupon was deleted, and that is final",
-    "coupon_in_use": "More of the coupon was used than there would be",
-    "client_id_needed": "Only client_id can tell which coupon is meant",
-    "consumption_not_found": "There is no such consumption",
-    "already_reversed": "The consumption was reversed before",
-    "backlog_not_empty": "Redemptions are not in the ledger yet",
-    "not_found": "There is nothing at this address",
-    "method_not_allowed": "The method is not supported here",
+    "coupon_exists": "The client already has a coupon with this code",
+    "coupon_deleted": "The coupon was deleted; this is final",
+    "coupon_in_use": "More uses were consumed than the new availability_count allows",
+    "client_id_needed": "Several clients have this coupon: client_id is required",
+    "consumption_not_found": "The consumption does not exist",
+    "already_reversed": "The consumption was already reversed",
+    "backlog_not_empty": "Some redemptions are not in the ledger yet",
+    "not_found": "The path does not exist",
+    "method_not_allowed": "The path does not support this method",
     "request_timeout": "The request did not arrive in time",
     "body_too_large": "The body is too large",
-    "head_too_large": "The request's head is too large",
+    "head_too_large": "The request head is too large",
     "malformed_request": "The request is not valid HTTP",
     "does_not_fit": "The codes do not fit into Redis",
-    "postgres_unavailable": "Postgres cannot be reached",
-    "too_many_connections": "The server has too many connections",
+    "postgres_unavailable": "Postgres is unavailable",
+    "too_many_connections": "The server has too many open connections",
     "report_too_large": "The report has too many rows for this format",
     "report_failed": "The report could not be written",
     "report_timeout": "The report took too long",
-    "internal_error": "Something went wrong in the server",
+    "internal_error": "The server failed to handle the request",
     **{answer.code: answer.error.capitalize() for answer in [*COUPON_HTTP.values(), *HTTP.values()]},
-    "idempotency_key_reused": "The Idempotency-Key was used for something else",
+    "idempotency_key_reused": "The Idempotency-Key was used for another request",
 }
-"""Every `code` with its title. The docs page and the OpenAPI document list them."""
+"""The title of every `code`, as listed by the docs page and the OpenAPI document."""
 
 
 class ProblemError(Exception):
-    """Ends a request with a problem. `error` is shown to the caller: it must hold no secret."""
+    """A problem that answers the request. `error` is sent to the caller and must not contain a secret."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class ProblemError(Exception):
 def problem_body(
     status: int, error: str, code: str, *, detail: str | None = None, members: Mapping[str, Any] | None = None
 ) -> bytes:
-    """The body of a problem. Raises KeyError for a code that TITLES does not know."""
+    """Return the body of a problem. Raises KeyError for a code without an entry in TITLES."""
     return orjson.dumps(
         {
             "type": f"/docs#problem-{code}",
@@ -123,21 +123,21 @@ def problem_body(
 
 
 def outcome_problem(outcome: Outcome, table: Mapping[Outcome, HttpAnswer] = HTTP) -> ProblemError:
-    """The problem that tells an outcome of a redemption other than GRANTED and REPLAYED, or one of another table."""
+    """Return the problem for an outcome in `table`: by default every outcome of redeem but GRANTED and REPLAYED."""
     answer = table[outcome]
     headers = {} if answer.retry_after_s is None else {"Retry-After": str(answer.retry_after_s)}
     return ProblemError(answer.status, answer.error, answer.code, headers=headers)
 
 
 def not_ready(detail: str | None = None) -> ProblemError:
-    """503: Redis or Postgres cannot be used now."""
+    """Return the 503 for Redis or Postgres being unavailable."""
     problem = outcome_problem(Outcome.NOT_READY)
     problem.detail = detail
     return problem
 
 
 def invalid(error: str, code: str = "invalid_request") -> ProblemError:
-    """400 with a message that says what is wrong."""
+    """Return a 400 whose `error` names the fault."""
     return ProblemError(400, error, code)
 
 
@@ -150,7 +150,7 @@ _BY_STATUS: Final = {
 
 
 def status_problem(status: int, detail: str | None = None, headers: Mapping[str, str] | None = None) -> ProblemError:
-    """The problem for an HTTP error that the framework raised."""
+    """Return the problem for an HTTP error of the framework."""
     error, code = _BY_STATUS.get(status, (HTTPStatus(status).phrase.lower(), "invalid_request"))
     if status == 400 and detail:
         error = detail
@@ -161,11 +161,11 @@ async def answer_problem(_: Request, error: Exception) -> Response:
     """Exception handler for ProblemError."""
     if not isinstance(error, ProblemError):
         raise TypeError(f"not a problem: {error!r}")
-    # Some are made once and raised again and again: each raise would keep its frames, and all before it, for ever.
+    # Some problems are constants that are raised repeatedly; each raise would add its frames, which are never freed.
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error.response()
 
 
 async def answer_crash(_: Request, __: Exception) -> Response:
-    """Exception handler for everything unforeseen. Says nothing about the cause: that is for the log."""
+    """Exception handler for unexpected exceptions. The response does not reveal the cause; the log has it."""
     return ProblemError(500, "internal error", "internal_error").response()
