@@ -1,0 +1,124 @@
+"""What the documentation names exists: files, folders, tests, scenarios, linked pages and headings."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import pytest
+
+from tests.unit.test_structure import LAYERS
+
+ROOT: Final = Path(__file__).parents[2]
+DOCS: Final = ROOT / "docs"
+PAGES: Final = [
+    page
+    for page in sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+    if page.name != "CHANGELOG.md" and page.parent.name != "benchmark"
+]
+"""CHANGELOG.md names what is gone, docs/benchmark is measured."""
+
+SPAN: Final = re.compile(r"`([^`\n]+)`")
+FILE: Final = re.compile(r"[\w./-]+\.(?:py|md|lua|sql|yml|toml|html|proto|svg)(?:::\w+)?")
+FOLDER: Final = re.compile(r"\.?[\w-][\w./-]*/")
+LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+MADE_AT_RUN_TIME: Final = {".issuer/", "loadtest/results/", ".venv/"}
+
+
+def tracked() -> set[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return set(listed.split("\n"))
+
+
+TRACKED: Final = tracked() if (ROOT / ".git").exists() else {str(path.relative_to(ROOT)) for path in ROOT.rglob("*")}
+FILE_NAMES: Final = {PurePosixPath(path).name for path in TRACKED}
+
+
+def is_missing(span: str) -> bool:
+    """Whether a code span names a file, folder or test of this repository that is not there."""
+    if FOLDER.fullmatch(span):
+        return span not in MADE_AT_RUN_TIME and not any(path.startswith(span) for path in TRACKED)
+    if not FILE.fullmatch(span):
+        return False
+    path, _, test = span.partition("::")
+    if "/" not in path:
+        return path not in FILE_NAMES
+    if path not in TRACKED and not (ROOT / path).is_file():
+        return True
+    return bool(test) and f"def {test}(" not in (ROOT / path).read_text()
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@every_page
+def test_files_folders_and_tests_exist(page: Path) -> None:
+    assert [span for span in SPAN.findall(page.read_text()) if is_missing(span)] == []
+
+
+@pytest.mark.parametrize(
+    "span", ["issuer/absent.py", "absent.lua", "issuer/absent/", "tests/unit/test_rules.py::test_no"]
+)
+def test_a_missing_path_is_found(span: str) -> None:
+    assert is_missing(span)
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in LINK.findall(page.read_text()):
+        if link.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_readme_or_a_page_it_links_leads_to_every_page() -> None:
+    seen: set[Path] = set()
+    todo = [ROOT / "README.md"]
+    while todo:
+        page = todo.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        todo += [(page.parent / link.partition("#")[0]).resolve() for link in LINK.findall(page.read_text())
+                 if not link.startswith(("http", "#"))]  # fmt: skip
+    assert [page for page in PAGES if page not in seen] == []
+
+
+def test_scenarios_exist() -> None:
+    """A bare name in the last column of the reliability page is a scenario, and every scenario has its row."""
+    rows = re.findall(r"^\|.*\| ([^|]+) \|$", (DOCS / "reliability.md").read_text(), re.MULTILINE)
+    named = {span for row in rows for span in SPAN.findall(row) if re.fullmatch(r"[a-z_]+", span)}
+    sources = [path.read_text() for path in (ROOT / "tests" / "faults").glob("*_faults.py")]
+    scenarios = {name for text in sources for name in re.findall(r"^@scenario\(.*?\)\ndef (\w+)", text, re.MULTILINE)}
+    assert named == scenarios
+
+
+def test_the_layers_of_the_architecture_page_are_those_that_are_checked() -> None:
+    section = (DOCS / "architecture.md").read_text().partition("\n## Layers\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| [^|`]+ \| (`[^|]+`) \|", section, re.MULTILINE)
+    existing = [
+        [
+            name
+            for name in layer.split()
+            if (ROOT / "issuer" / name).exists() or (ROOT / "issuer" / f"{name}.py").exists()
+        ]
+        for layer in LAYERS
+    ]
+    assert [SPAN.findall(row) for row in rows] == [[name for name in layer if name != "__main__"] for layer in existing]
