@@ -1,1 +1,1 @@
-"""Who may do what: API keys and the audit log."""
+"""Access: API keys and the audit log."""

@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, kept as SHA-256; and the ring of valid keys that every process holds in memory."""
+"""API keys: created, listed, revoked, stored as SHA-256; and the key ring, which holds the valid keys in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLUMNS: Final = "id, name, scopes, client_id, created_at, revoked_at, rate_lim
 
 
 class Scope(StrEnum):
-    """PUBLIC: a key in the hands of the public, such as one in an app; what it is told helps nobody who guesses."""
+    """PUBLIC: a key that the public can read, such as one in an app. Answers to it do not reveal which codes exist."""
 
     REDEEM = "redeem"
     ADMIN = "admin"
@@ -39,18 +39,19 @@ class Scope(StrEnum):
 
 
 class InvalidApiKeyError(ValueError):
-    """A key that cannot be made as asked; the message says why."""
+    """The parameters of a new key are invalid; the message says why."""
 
 
 class ApiKeyNotFoundError(LookupError):
-    """There is no key with this id."""
+    """No key has this id."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is known of a key; its secret is not. With `client_id` it sees and touches only what is that client's.
+    """A key without its secret, which is not stored. With `client_id` it sees and changes only that client's data.
 
-    `rate_limit`, `failed_lookup_limit`: its own limits in the form of `issuer.rate_limit`; None: the setting's.
+    `rate_limit`, `failed_lookup_limit`: the key's own limits in the form of `issuer.rate_limit`; None: the setting
+    applies.
     """
 
     id: int
@@ -64,11 +65,11 @@ class ApiKey:
 
     @property
     def actor(self) -> str:
-        """How the audit log names whoever used it."""
+        """The name of this key's user in the audit log."""
         return f"key:{self.id}:{self.name}"
 
     def to_json(self) -> dict[str, Any]:
-        """The key as the command line shows it."""
+        """Return the key as the command line prints it."""
         return {
             "id": self.id,
             "name": self.name,
@@ -82,20 +83,20 @@ class ApiKey:
 
 
 def digest(secret: bytes) -> bytes:
-    """What Postgres keeps. A fast hash is right: the secret has 256 bits that nobody chose."""
+    """Return the hash that Postgres stores. A fast one is enough: the secret has 256 random bits."""
     return hashlib.sha256(secret).digest()
 
 
-def _wanted_scopes(scopes: Collection[str]) -> list[Scope]:
+def _parse_scopes(names: Collection[str]) -> list[Scope]:
     try:
-        wanted = sorted({Scope(scope) for scope in scopes})
+        scopes = sorted({Scope(name) for name in names})
     except ValueError as error:
-        raise InvalidApiKeyError(f"scopes are {', '.join(Scope)}") from error
-    if not wanted:
+        raise InvalidApiKeyError(f"unknown scope; use {', '.join(Scope)}") from error
+    if not scopes:
         raise InvalidApiKeyError("a key needs at least one scope")
-    if Scope.PUBLIC in wanted and len(wanted) > 1:
-        raise InvalidApiKeyError("a key that is public cannot have another scope")
-    return wanted
+    if Scope.PUBLIC in scopes and len(scopes) > 1:
+        raise InvalidApiKeyError("a public key cannot have another scope")
+    return scopes
 
 
 async def create_key(
@@ -108,13 +109,13 @@ async def create_key(
     failed_lookup_limit: str | None = None,
     actor: str,
 ) -> tuple[ApiKey, str]:
-    """Makes a key and returns it with its secret, which cannot be had again. Raises InvalidApiKeyError."""
+    """Create a key. Return it with its secret, which is shown only this once. Raises InvalidApiKeyError."""
     problem = name_problem(name)
     if problem:
         raise InvalidApiKeyError(problem)
-    wanted = _wanted_scopes(scopes)
-    if Scope.PUBLIC in wanted and client_id is None:
-        raise InvalidApiKeyError("a key that is public must be bound to a client")
+    granted = _parse_scopes(scopes)
+    if Scope.PUBLIC in granted and client_id is None:
+        raise InvalidApiKeyError("a public key must be bound to a client")
     for limit in (rate_limit, failed_lookup_limit):
         try:
             parse_limit(limit or OFF)
@@ -127,14 +128,14 @@ async def create_key(
             f" VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}",
             name,
             digest(secret.encode()),
-            wanted,
+            granted,
             client_id,
             rate_limit,
             failed_lookup_limit,
         )
         assert row is not None
         key = _from_row(row)
-        detail = {"name": name, "scopes": wanted, "client_id": client_id}
+        detail = {"name": name, "scopes": granted, "client_id": client_id}
         detail |= {"rate_limit": rate_limit, "failed_lookup_limit": failed_lookup_limit}
         await audit.record(connection, actor=actor, action="key.create", subject=f"key:{key.id}", detail=detail)
         await connection.execute("SELECT pg_notify($1, '')", _CHANNEL)
@@ -142,17 +143,17 @@ async def create_key(
 
 
 async def list_keys(postgres: Pool) -> list[ApiKey]:
-    """All keys, revoked ones too, oldest first."""
+    """Return all keys, including revoked ones, oldest first."""
     async with unavailable_translated():
         return [_from_row(row) for row in await postgres.fetch(f"SELECT {_COLUMNS} FROM api_keys ORDER BY id")]
 
 
 async def revoke_key(postgres: Pool, key_id: int, *, actor: str) -> ApiKey:
-    """Revokes a key; one that is revoked stays as it is. Raises ApiKeyNotFoundError."""
+    """Revoke a key; a key that is already revoked keeps its `revoked_at`. Raises ApiKeyNotFoundError."""
     async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM api_keys WHERE id = $1 FOR UPDATE", key_id)
         if row is None:
-            raise ApiKeyNotFoundError(f"there is no key {key_id}")
+            raise ApiKeyNotFoundError(f"no key has the id {key_id}")
         if row["revoked_at"] is not None:
             return _from_row(row)
         row = await connection.fetchrow(
@@ -175,48 +176,50 @@ def _from_row(row: asyncpg.Record) -> ApiKey:
 
 
 class KeyRing:
-    """The valid keys, in memory, so that no request asks Postgres.
+    """The valid keys in memory, so that no request queries Postgres.
 
-    A revocation counts within 1 s: LISTEN tells of it at once, and should that be lost, a look every 0.5 s does.
-    While Postgres is away the ring stays as it is; a process that starts without Postgres starts with an empty one.
+    A revocation takes effect within 1 s: NOTIFY announces it at once, and a poll every 0.5 s covers a lost
+    notification. While Postgres is unavailable the ring keeps the keys it has; a process that starts without Postgres
+    starts with an empty ring.
     """
 
     POLL_S: Final = 0.5
-    # A connection that is dead without knowing it must not outlast the promise: give up early, connect again.
+    # A connection may be dead without an error. Time out early and reconnect, or the 1 s above would not hold.
     ANSWER_S: Final = 0.4
     START_S: Final = 3.0
 
     def __init__(self, postgres: Pool) -> None:
         self._postgres = postgres
         self._by_digest: dict[bytes, ApiKey] = {}
-        # Secrets that were found, as they came: spares the hash on every request. Never holds what was not found.
+        # Valid secrets as the client sent them: saves the hash on later requests. Unknown secrets are never kept, so
+        # a client cannot fill the memory.
         self._by_secret: dict[str | bytes, ApiKey] = {}
-        self._seen: tuple[Any, ...] | None = None
+        self._table_state: tuple[Any, ...] | None = None
         self._changed = asyncio.Event()
         self._loaded = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def loaded(self) -> bool:
-        """Whether Postgres was read at least once."""
+        """Whether the keys were read from Postgres at least once."""
         return self._loaded.is_set()
 
     async def start(self) -> None:
-        """Returns when the keys are there, or after 3 s without them; the ring goes on trying."""
+        """Start to watch the keys. Return when they are loaded, or after 3 s; the ring then keeps trying."""
         self._task = asyncio.create_task(self._watch(), name="api-key-ring")
         with suppress(TimeoutError):
             async with asyncio.timeout(self.START_S):
                 await self._loaded.wait()
 
     async def aclose(self) -> None:
-        """Ends the watch. Call it before the pool is closed, which waits for the ring's connection."""
+        """Stop watching. Call this before the pool is closed: closing waits for the ring's connection."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
 
     def find(self, secret: str | bytes) -> ApiKey | None:
-        """The valid key with this secret, or None; never raises, whatever it is given."""
+        """Return the valid key with this secret, or None. Never raises, whatever the secret is."""
         key = self._by_secret.get(secret)
         if key is not None:
             return key
@@ -232,23 +235,23 @@ class KeyRing:
         return key
 
     async def _watch(self) -> None:
-        away = False
+        unavailable = False
         while True:
             try:
                 async with self._postgres.acquire(timeout=self.START_S) as connection:
-                    async for _ in self._looks(connection):
-                        if away:
-                            log.info("Postgres is back; the API keys are current again")
-                            away = False
+                    async for _ in self._poll(connection):
+                        if unavailable:
+                            log.info("Postgres is available again; API keys are up to date")
+                            unavailable = False
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-                if away:
+                if unavailable:
                     await asyncio.sleep(self.POLL_S)
                     continue
-                log.warning("Postgres is away; keeping the API keys known so far", error=type(error).__name__)
-                away = True
+                log.warning("Postgres is unavailable; keeping the loaded API keys", error=type(error).__name__)
+                unavailable = True
 
-    async def _looks(self, connection: PoolConnection) -> AsyncIterator[None]:
-        """Looks again and again, as long as the connection lasts."""
+    async def _poll(self, connection: PoolConnection) -> AsyncIterator[None]:
+        """Refresh the keys until the connection fails; yield after each refresh."""
         await connection.add_listener(_CHANNEL, self._on_notify)
         try:
             while True:
@@ -258,11 +261,11 @@ class KeyRing:
                     async with asyncio.timeout(self.POLL_S):
                         await self._changed.wait()
         except (*UNAVAILABLE, asyncpg.PostgresError):
-            # To hand it back in good order would need an answer from it.
+            # A release would wait for an answer on this connection.
             connection.terminate()
             raise
         finally:
-            # What a dead connection says here must not take the place of a cancellation.
+            # An error of a dead connection must not replace a cancellation.
             with suppress(*UNAVAILABLE, asyncpg.PostgresError):
                 await connection.remove_listener(_CHANNEL, self._on_notify)
 
@@ -270,18 +273,18 @@ class KeyRing:
         self._changed.set()
 
     async def _refresh(self, connection: PoolConnection) -> None:
-        """Reads the keys if any was made or revoked since the last look."""
+        """Read the keys if one was created or revoked since the last refresh."""
         self._changed.clear()
-        marks = await connection.fetchrow(
+        row = await connection.fetchrow(
             "SELECT count(*), max(id), count(revoked_at), max(revoked_at) FROM api_keys", timeout=self.ANSWER_S
         )
-        assert marks is not None
-        seen = tuple(marks)
-        if seen != self._seen:
+        assert row is not None
+        table_state = tuple(row)
+        if table_state != self._table_state:
             rows = await connection.fetch(
                 f"SELECT secret_sha256, {_COLUMNS} FROM api_keys WHERE revoked_at IS NULL", timeout=self.START_S
             )
             self._by_digest = {row["secret_sha256"]: _from_row(row) for row in rows}
             self._by_secret = {}
-            self._seen = seen
+            self._table_state = table_state
         self._loaded.set()

@@ -1,4 +1,4 @@
-"""The audit log: who did what, when. Every administrative act, over HTTP and from the command line."""
+"""The audit log: actor, action and time of every administrative act, over HTTP and from the command line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.storage.postgres import Connection, Pool, PoolConnection, unavailable_translated
 
 AUTH_OFF_ACTOR: Final = "auth-off"
-"""Who acted when the API does not ask for keys."""
+"""The actor of requests while the API runs without authentication."""
 
 
 def cli_actor() -> str:
-    """The operating system's user, as far as it can be told."""
+    """Return the actor of a command: the operating system's user, or `unknown` if it has no name."""
     try:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):
@@ -38,7 +38,7 @@ class AuditEntry:
 async def record(
     connection: Connection | PoolConnection, *, actor: str, action: str, subject: str, detail: Mapping[str, Any]
 ) -> None:
-    """Writes one entry. Call it inside the transaction of the act: neither is there without the other."""
+    """Write one entry. Call this in the transaction of the act itself, so that both are committed or neither is."""
     await connection.execute(
         "INSERT INTO audit_log (actor, action, subject, detail) VALUES ($1, $2, $3, $4::text::jsonb)",
         actor,
@@ -49,7 +49,7 @@ async def record(
 
 
 async def list_entries(postgres: Pool, *, limit: int = 100, cursor: str | None = None) -> Page[AuditEntry]:
-    """Newest first. Raises InvalidCursorError and PostgresUnavailableError."""
+    """Return one page of entries, newest first. Raises InvalidCursorError and PostgresUnavailableError."""
     (before,) = decode_cursor("audit", cursor, (int,)) if cursor else (None,)
     async with unavailable_translated():
         rows = await postgres.fetch(

@@ -1,1 +1,1 @@
-"""Batches: what they are, how they change, and what Redis knows of them."""
+"""Batches: their data, their changes, and what Redis stores of them."""

@@ -1,4 +1,4 @@
-"""A batch as Postgres has it, what may be changed of it, and what cannot be."""
+"""A batch as stored in Postgres, and the checks of its changes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from issuer.names import name_problem
 
 
 class BatchNotFoundError(LookupError):
-    """There is no such batch, or none that the caller may know of."""
+    """The batch does not exist, or the caller may not see it."""
 
 
 class BatchEndedError(Exception):
-    """The batch was ended, and that is final."""
+    """The batch has ended, which is final."""
 
 
 class BatchSharedError(Exception):
-    """Other clients have codes in the batch: one of them alone cannot change it."""
+    """Other clients have codes in the batch, so a caller bound to one client cannot change it."""
 
 
 class InvalidBatchError(ValueError):
-    """Not a batch as it could be; the message says why."""
+    """A value of the batch is invalid; the message says why."""
 
 
 class Unset(Enum):
-    """Leaves a value as it is, where None means to take it away."""
+    """The type of UNSET, which leaves a value as it is; None removes the value."""
 
     UNSET = "unset"
 
@@ -43,7 +43,7 @@ UNSET: Final = Unset.UNSET
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch as Postgres has it. Times are in UTC. Redis has seen all changes up to `redis_revision`."""
+    """One batch as stored in Postgres. Times are in UTC. Redis has all changes up to `redis_revision`."""
 
     id: UUID
     name: str
@@ -59,7 +59,7 @@ class Batch:
 
     @property
     def expired(self) -> bool:
-        """Whether it hands out nothing any more: ended, or past `ends_at`."""
+        """Whether it no longer issues codes: it was ended, or `ends_at` has passed."""
         return self.ended_at is not None or (self.ends_at is not None and self.ends_at <= datetime.now(UTC))
 
     @property
@@ -67,23 +67,23 @@ class Batch:
         return self.redis_revision >= self.revision
 
     def to_json(self) -> dict[str, Any]:
-        """The batch as API and command line show it."""
+        """Return the batch as the API and the command line show it."""
         return {
             "id": str(self.id),
             "name": self.name,
             "rules": self.rules.to_json(),
-            "starts_at": shown(self.starts_at),
-            "ends_at": shown(self.ends_at),
+            "starts_at": show_value(self.starts_at),
+            "ends_at": show_value(self.ends_at),
             "paused": self.paused,
             "expired": self.expired,
-            "ended_at": shown(self.ended_at),
-            "created_at": shown(self.created_at),
+            "ended_at": show_value(self.ended_at),
+            "created_at": show_value(self.created_at),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class BatchChanges:
-    """What to change of a batch; the default of each field changes nothing. `expired=True` ends it for good."""
+    """Changes of a batch; a field with its default changes nothing. `expired=True` ends the batch, which is final."""
 
     name: str | None = None
     rules: Rules | None = None
@@ -93,33 +93,37 @@ class BatchChanges:
     expired: bool | None = None
 
 
-def changed_values(batch: Batch, changes: BatchChanges) -> dict[str, Any]:
-    """The columns that the changes make different, checked as a whole."""
+def find_changed_values(batch: Batch, changes: BatchChanges) -> dict[str, Any]:
+    """Return the columns that differ after the changes; the new batch is checked as a whole.
+
+    Raises InvalidBatchError and BatchEndedError.
+    """
     if changes.expired is False and batch.expired:
         raise (
-            InvalidBatchError("expired: to open it again, change ends_at")
+            InvalidBatchError("expired: to reopen the batch, change ends_at")
             if batch.ended_at is None
-            else BatchEndedError("the batch was ended; that is final")
+            else BatchEndedError("the batch has ended, which is final")
         )
-    name, starts_at, ends_at = checked_values(
+    name, starts_at, ends_at = check_values(
         batch.name if changes.name is None else changes.name,
         batch.starts_at if isinstance(changes.starts_at, Unset) else changes.starts_at,
         batch.ends_at if isinstance(changes.ends_at, Unset) else changes.ends_at,
     )
-    wanted: dict[str, Any] = {"name": name, "starts_at": starts_at, "ends_at": ends_at}
+    values: dict[str, Any] = {"name": name, "starts_at": starts_at, "ends_at": ends_at}
     if changes.rules is not None:
-        wanted["rules"] = changes.rules
+        values["rules"] = changes.rules
     if changes.paused is not None:
-        wanted["paused"] = changes.paused
-    changed = {column: value for column, value in wanted.items() if value != getattr(batch, column)}
+        values["paused"] = changes.paused
+    changed = {column: value for column, value in values.items() if value != getattr(batch, column)}
     if changes.expired and batch.ended_at is None:
         changed["ended_at"] = datetime.now(UTC)
     return changed
 
 
-def checked_values(
+def check_values(
     name: str, starts_at: datetime | None, ends_at: datetime | None
 ) -> tuple[str, datetime | None, datetime | None]:
+    """Return the values with times in UTC. Raises InvalidBatchError."""
     problem = name_problem(name)
     if problem:
         raise InvalidBatchError(problem)
@@ -135,16 +139,19 @@ def checked_values(
 
 
 def rules_text(rules: Rules) -> str:
+    """Return the rules as the JSON text that Postgres stores."""
     return orjson.dumps(rules.to_json()).decode()
 
 
-def shown(value: Any) -> Any:
+def show_value(value: Any) -> Any:
+    """Return a column's value as JSON and the audit log show it."""
     if isinstance(value, datetime):
         return show_instant(value)
     return value.to_json() if isinstance(value, Rules) else value
 
 
 def batch_from_row(row: asyncpg.Record) -> Batch:
+    """Return the batch of a row of the table `batches`."""
     return Batch(
         id=UUID(bytes=row["id"].bytes),
         name=row["name"],

@@ -1,4 +1,4 @@
-"""What redeem.lua must know of a batch or a coupon, written to Redis."""
+"""Write to Redis what redeem.lua reads of a batch or a coupon."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from issuer.contract.scripts import PUT_BATCH
 from issuer.instants import to_ms
 from issuer.storage.redis_link import NotReadyError, ScriptRunner
 
-# `coupon` as put_batch.lua has it: '' for a batch of codes. `unopened`: a coupon needs no list to be used, so it stays
-# closed until Postgres knows that its pool was opened; a recovery takes an unopened pool for one that gave out nothing.
+# `coupon`: as put_batch.lua reads it; '' for a batch of codes. `unopened`: a coupon is used without a list of codes, so
+# it stays closed until Postgres has stored that its pool is open: a recovery assumes that an unopened pool issued
+# nothing.
 FOR_REDIS: Final = """
 SELECT b.*, coalesce((
   SELECT concat_ws(E'\\x1f', c.available + c.reversed + c.released, c.terms,
@@ -24,15 +25,16 @@ SELECT b.*, coalesce((
 FROM batches b"""
 
 
-def closed_as(row: asyncpg.Record) -> str:
-    """The `rebuilding` that a batch (a row of FOR_REDIS) keeps when nothing is rebuilt: '' opens it."""
+def closing_reason(row: asyncpg.Record) -> str:
+    """Return the field `rebuilding` of a batch (a row of FOR_REDIS) while nothing is rebuilt; '' opens the batch."""
     return "unopened" if row["unopened"] else ""
 
 
 async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, rebuilding: str = "") -> bool:
-    """Writes one revision of a batch (a row of FOR_REDIS) to Redis.
+    """Write one revision of a batch (a row of FOR_REDIS) to Redis.
 
-    False: it should have been closed (`rebuilding`) and is open at this very revision; its windows were rebuilt then.
+    Returns False if the call was to close the batch (`rebuilding`) and Redis already has it open at this revision: its
+    windows are rebuilt. Raises NotReadyError and RedisUnavailableError.
     """
     partition = partition_of(row["id"], redis.partitions)
     keys = [partition_keys(partition).state, batch_keys(partition, row["id"]).batch]
@@ -47,11 +49,14 @@ async def put_batch(redis: ScriptRunner, row: asyncpg.Record, rules: Rules, *, r
             "" if starts_at is None else starts_at,
             "" if ends_at is None else ends_at,
             rules.packed(),
-            rebuilding or closed_as(row),
+            rebuilding or closing_reason(row),
             row["coupon"],
         ],
     )
     if reply[0] in (b"DONE", b"REBUILT"):
         return bool(reply[0] == b"DONE")
-    # A recovery brought a later one meanwhile; or Postgres was set back, and then a person must look.
-    raise NotReadyError(f"Redis has revision {reply[1].decode()} of batch {row['id']}, not {row['revision']}")
+    # A recovery has written a later revision; or Postgres was rolled back, which an operator must resolve.
+    raise NotReadyError(
+        f"Redis has revision {reply[1].decode()} of batch {row['id']}, Postgres has {row['revision']};"
+        " if this persists, Postgres was rolled back"
+    )

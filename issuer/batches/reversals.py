@@ -1,7 +1,8 @@
-"""Uses of coupons that were given back: from then on no limit counts them.
+"""Reversed consumptions of coupons: remove them from the windows, so that no limit counts them.
 
-The window of the customer is changed in place, also after windows were made anew: one that nothing is left for is not
-among those. Then they are noted. Whoever does either holds the lock of the batch, or the one of a recovery.
+The customer's window is changed in place, even after windows were rebuilt: a rebuild writes no window for a customer
+without remaining uses, so that customer's old window stands. Only then is the reversal marked as returned. Both steps
+need the advisory lock of the batch, or that of a recovery.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from issuer.batches.windows import dead_letters_of
+from issuer.batches.windows import find_dead_letters
 from issuer.contract.events import Redemption
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import RETURN_USES
@@ -26,7 +27,7 @@ _BATCH_SIZE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class PendingReversal:
-    """A use that Redis has not heard of as given back. `customer` None: nobody's, or erased."""
+    """A reversed use that Redis still counts. `customer` None: without a customer id, or erased."""
 
     batch_id: UUID
     pool_id: int
@@ -34,7 +35,7 @@ class PendingReversal:
     customer: bytes | None
     at_ms: int
     stay: int
-    """Uses by that customer in the same ms that were not given back, in the ledger or on their way there."""
+    """Uses of this customer in the same ms that are not reversed, in the ledger, the backlog or the dead letters."""
 
 
 _NEWEST: Final = """
@@ -42,7 +43,7 @@ SELECT array_agg(DISTINCT v.pool_id) AS pool_ids, max(c.consumed_at) AS consumed
 FROM reversals v JOIN consumptions c ON c.pool_id = v.pool_id AND c.seq = v.seq JOIN pools p ON p.id = v.pool_id
 WHERE v.returned_at IS NULL AND ($1::uuid IS NULL OR p.batch_id = $1)"""
 
-_WAITING: Final = """
+_PENDING: Final = """
 SELECT p.batch_id, v.pool_id, v.seq, c.customer_id, c.consumed_at, same_time.seqs, same_time.stay
 FROM reversals v JOIN consumptions c ON c.pool_id = v.pool_id AND c.seq = v.seq JOIN pools p ON p.id = v.pool_id
 CROSS JOIN LATERAL (
@@ -53,7 +54,7 @@ CROSS JOIN LATERAL (
 WHERE v.returned_at IS NULL AND v.pool_id = ANY($1) AND c.consumed_at <= $2
 ORDER BY v.pool_id, v.seq"""
 
-_NOTE: Final = """
+_MARK_RETURNED: Final = """
 UPDATE reversals v SET returned_at = now() FROM unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
 WHERE v.pool_id = e.pool_id AND v.seq = e.seq"""
 
@@ -62,57 +63,57 @@ _Moment = tuple[int, bytes, int]
 """A pool, a customer, and a time in ms."""
 
 
-async def uses_reversed(
+async def find_pending_reversals(
     connection: Connection | PoolConnection,
     batch_id: UUID | None = None,
     *,
     backlog: AsyncGenerator[Sequence[Redemption], None] | None = None,
 ) -> list[PendingReversal]:
-    """Those of one coupon, or of all, that `note_returned` was not told of.
+    """Return the reversals of one coupon, or of all, that are not marked as returned.
 
-    `backlog`: what may not be in the ledger yet, oldest first (None: nothing), read before the ledger and no further
-    than needed.
+    `backlog`: uses that may not be in the ledger yet, oldest first (None: none). It is read before the ledger and no
+    further than needed.
     """
     newest = await connection.fetchrow(_NEWEST, batch_id)
     if newest is None or newest["consumed_at"] is None:
         return []
-    beside = await _unrecorded(connection, newest["pool_ids"], to_ms(newest["consumed_at"]), backlog)
-    found = []
-    for row in await connection.fetch(_WAITING, newest["pool_ids"], newest["consumed_at"]):
+    unrecorded = await _find_unrecorded(connection, newest["pool_ids"], to_ms(newest["consumed_at"]), backlog)
+    reversals = []
+    for row in await connection.fetch(_PENDING, newest["pool_ids"], newest["consumed_at"]):
         customer = row["customer_id"].bytes if row["customer_id"] else None
         pool_id, at_ms, stay = row["pool_id"], to_ms(row["consumed_at"]), row["stay"]
         if customer is not None:
-            stay += len(beside.get((pool_id, customer, at_ms), set()).difference(row["seqs"]))
-        found.append(PendingReversal(UUID(bytes=row["batch_id"].bytes), pool_id, row["seq"], customer, at_ms, stay))
-    return found
+            stay += len(unrecorded.get((pool_id, customer, at_ms), set()).difference(row["seqs"]))
+        reversals.append(PendingReversal(UUID(bytes=row["batch_id"].bytes), pool_id, row["seq"], customer, at_ms, stay))
+    return reversals
 
 
-async def _unrecorded(
+async def _find_unrecorded(
     connection: Connection | PoolConnection,
     pool_ids: Sequence[int],
     newest_ms: int,
     backlog: AsyncGenerator[Sequence[Redemption], None] | None,
 ) -> Mapping[_Moment, set[int]]:
-    """The numbers of the uses up to a time that may be in the ledger or may not, by whose and when."""
-    found = defaultdict[_Moment, set[int]](set)
+    """Return the seqs of uses up to a time that may be missing in the ledger, by pool, customer and time."""
+    seqs = defaultdict[_Moment, set[int]](set)
 
     def add(uses: Sequence[Redemption]) -> None:
         for use in uses:
             if use.customer_id is not None and use.pool_id in pool_ids:
-                found[use.pool_id, use.customer_id.bytes, use.redeemed_at_ms].add(use.seq)
+                seqs[use.pool_id, use.customer_id.bytes, use.redeemed_at_ms].add(use.seq)
 
     if backlog is not None:
         async with aclosing(backlog) as pages:
-            async for some in pages:
-                add(some)
-                if some and some[-1].redeemed_at_ms > newest_ms:
+            async for page in pages:
+                add(page)
+                if page and page[-1].redeemed_at_ms > newest_ms:
                     break
-    add(await dead_letters_of(connection, pool_ids))
-    return found
+    add(await find_dead_letters(connection, pool_ids))
+    return seqs
 
 
 async def return_uses(redis: ScriptRunner, batch_id: UUID, uses: Sequence[PendingReversal]) -> None:
-    """Takes them out of the windows of their customers; to repeat it changes nothing.
+    """Remove uses from the windows of their customers. Repeating this changes nothing.
 
     Raises NotReadyError and RedisUnavailableError.
     """
@@ -126,10 +127,10 @@ async def return_uses(redis: ScriptRunner, batch_id: UUID, uses: Sequence[Pendin
                 args += [f"{use.at_ms:013d}", use.stay]
         reply = await redis.run(RETURN_USES, keys, args)
         if reply[0] != b"DONE":
-            raise NotReadyError(f"uses of coupon {batch_id} could not be given back: {reply!r}")
+            raise NotReadyError(f"reversed uses of coupon {batch_id} were not removed from its windows: {reply!r}")
 
 
-async def note_returned(connection: Connection | PoolConnection, uses: Sequence[PendingReversal]) -> None:
-    """Redis has heard of them."""
+async def mark_returned(connection: Connection | PoolConnection, uses: Sequence[PendingReversal]) -> None:
+    """Mark reversals as returned: Redis no longer counts these uses."""
     if uses:
-        await connection.execute(_NOTE, [use.pool_id for use in uses], [use.seq for use in uses])
+        await connection.execute(_MARK_RETURNED, [use.pool_id for use in uses], [use.seq for use in uses])

@@ -1,4 +1,4 @@
-"""The rules of a batch: how many codes one customer may redeem, and in which time."""
+"""The rules of a batch: how many codes one customer may redeem, and in which period."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 MAX_REDEMPTIONS: Final = 10_000
-"""Largest number of redemptions that a limit may count: a customer's log holds that many times."""
+"""Redemptions that a limit may count at most: a customer's window holds that many times."""
 MAX_DAYS: Final = 3_650
 MAX_SECONDS: Final = 315_360_000
 MAX_LIMITS: Final = 4
@@ -19,12 +19,12 @@ _LIMIT_KEYS: Final = ("max", "seconds")
 
 
 class RulesError(ValueError):
-    """The rules cannot be accepted. The message names the key and is meant for whoever wrote the rules."""
+    """The rules are invalid. The message names the key and is written for the author of the rules."""
 
 
 @dataclass(frozen=True, slots=True)
 class CustomerLimit:
-    """At most `max` redemptions of one customer in any `window_ms` (None: ever)."""
+    """At most `max` redemptions of one customer in any `window_ms` (None: without a time limit)."""
 
     max: int
     window_ms: int | None
@@ -32,28 +32,28 @@ class CustomerLimit:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """All rules of one batch. None: no limit, and for ever. `limits` are those beyond maxpercustomer."""
+    """All rules of one batch. None: no limit, or no time limit. `limits` are those besides maxpercustomer."""
 
     maxpercustomer: int | None = None
     timelimit_days: int | None = None
     limits: tuple[CustomerLimit, ...] = ()
 
     def all_limits(self) -> tuple[CustomerLimit, ...]:
-        """Every limit that must hold, maxpercustomer with its timelimit first."""
+        """Return every limit that must hold, first maxpercustomer with its timelimit."""
         if self.maxpercustomer is None:
             return self.limits
         window_ms = None if self.timelimit_days is None else self.timelimit_days * _DAY_MS
         return (CustomerLimit(self.maxpercustomer, window_ms), *self.limits)
 
     def packed(self) -> str:
-        """``max:window_ms,…`` as the Redis scripts read it; a window of 0 lasts for ever."""
+        """Return the limits as the scripts read them: ``max:window_ms,…``; a window of 0 has no time limit."""
         return ",".join(f"{limit.max}:{limit.window_ms or 0}" for limit in self.all_limits())
 
     def to_json(self) -> dict[str, Any]:
-        """The rules as the API shows them and Postgres keeps them; `parse_rules` reads them back unchanged.
+        """Return the rules as the API shows and Postgres stores them; `parse_rules` reads them back unchanged.
 
-        ``maxpercustomer`` and ``timelimit`` are always there and always whole numbers, since integrations
-        read them as such: 0 says "no limit" and "for ever". ``limits`` is there only if there are any.
+        ``maxpercustomer`` and ``timelimit`` are always present and always whole numbers, because integrations
+        read them as such: 0 means no limit and no time limit. ``limits`` is present only if there are any.
         """
         shown: dict[str, Any] = {
             "maxpercustomer": self.maxpercustomer or 0,
@@ -68,11 +68,11 @@ NO_RULES: Final = Rules()
 
 
 def parse_rules(value: object) -> Rules:
-    """Rules from decoded JSON. None and ``{}`` are no rules.
+    """Return the rules of decoded JSON. None and ``{}`` are no rules.
 
-    ``maxpercustomer``: 1 to 10,000; 0, null or absent: none. ``timelimit``: 1 to 3,650 days; 0, null or
-    absent: for ever. ``limits``: up to four ``{"max": 1 to 10,000, "seconds": 1 to 315,360,000}``, all of
-    which must hold. Raises RulesError for anything else, an unknown key among it.
+    ``maxpercustomer``: 1 to 10,000; 0, null or absent: no limit. ``timelimit``: 1 to 3,650 days; 0, null or
+    absent: no time limit. ``limits``: up to four ``{"max": 1 to 10,000, "seconds": 1 to 315,360,000}``, all of
+    which must hold. Raises RulesError for anything else, including unknown keys.
     """
     if value is None:
         return NO_RULES
@@ -92,11 +92,11 @@ def parse_rules(value: object) -> Rules:
 
 
 def parse_rules_text(text: str | bytes) -> Rules:
-    """Rules from JSON text, as an option or a form field has them; empty text: none. Raises RulesError."""
+    """Return the rules of JSON text, such as an option or a form field; empty text: no rules. Raises RulesError."""
     if not text.strip():
         return NO_RULES
     try:
-        value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
     except RulesError:
         raise
     except (ValueError, RecursionError) as error:
@@ -109,7 +109,7 @@ def _limit(value: object, where: str) -> CustomerLimit:
     maximum = _number(limit, "max", where, 1, MAX_REDEMPTIONS)
     seconds = _number(limit, "seconds", where, 1, MAX_SECONDS)
     if maximum is None or seconds is None:
-        raise RulesError(f"{where}: needs max and seconds")
+        raise RulesError(f"{where}: max and seconds are required")
     return CustomerLimit(maximum, seconds * 1000)
 
 
@@ -118,35 +118,35 @@ def _mapping(value: object, where: str, known: tuple[str, ...]) -> Mapping[str, 
         raise RulesError(f"{where}: must be an object")
     for key in value:
         if key not in known:
-            raise RulesError(f"{where}: unknown key {_shown(key)}; known are {', '.join(known)}")
+            raise RulesError(f"{where}: unknown key {_quote(key)}; known keys: {', '.join(known)}")
     return value
 
 
-def _number(values: Mapping[str, Any], key: str, where: str, least: int, most: int) -> int | None:
+def _number(values: Mapping[str, Any], key: str, where: str, minimum: int, maximum: int) -> int | None:
     value = values.get(key)
     if value is None:
         return None
-    # bool is an int to Python, and true is no number of codes to anybody.
+    # bool is a subclass of int, but true is not a number of codes.
     if isinstance(value, bool) or not isinstance(value, int):
         raise RulesError(f"{where}: {key} must be a whole number")
-    if not least <= value <= most:
-        raise RulesError(f"{where}: {key} must be {least} to {most}")
+    if not minimum <= value <= maximum:
+        raise RulesError(f"{where}: {key} must be {minimum} to {maximum}")
     return value
 
 
-def _shown(key: object) -> str:
+def _quote(key: object) -> str:
     text = str(key)
     return repr(text if len(text) <= 40 else text[:39] + "…")
 
 
-def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _refuse_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
-            raise RulesError(f"rules: key {_shown(key)} is given twice")
-        found[key] = value
-    return found
+        if key in values:
+            raise RulesError(f"rules: key {_quote(key)} is given twice")
+        values[key] = value
+    return values
 
 
-def _no_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise RulesError(f"rules: {name} is not a number")

@@ -1,4 +1,4 @@
-"""Batches: made, changed, ended (never deleted), found and listed. Postgres decides, Redis follows at once."""
+"""Create, change, end, find and list batches. They are never deleted. Postgres decides; Redis is updated at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from issuer.batches.batch import BatchEndedError as BatchEndedError
 from issuer.batches.batch import BatchNotFoundError as BatchNotFoundError
 from issuer.batches.batch import BatchSharedError as BatchSharedError
 from issuer.batches.batch import InvalidBatchError as InvalidBatchError
-from issuer.batches.batch import Unset, batch_from_row, changed_values, checked_values, rules_text, shown
+from issuer.batches.batch import Unset, batch_from_row, check_values, find_changed_values, rules_text, show_value
 from issuer.batches.revisions import push_batch as push_batch
 from issuer.batches.rules import NO_RULES, Rules
 from issuer.paging import Page, decode_cursor, encode_cursor
@@ -26,11 +26,11 @@ from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 
-# Coupons, which are kept as batches too, are none to whoever asks for batches.
+# Coupons have a row in `batches` too, but are not listed as batches.
 _BATCHES: Final = "SELECT * FROM batches WHERE kind = 'codes'"
-_MINE: Final = "EXISTS (SELECT FROM pools WHERE pools.batch_id = batches.id AND pools.client_id = $1)"
-_PLAIN: Final = "NOT EXISTS (SELECT FROM campaigns WHERE campaigns.batch_id = batches.id)"
-"""Campaigns have a list of their own: whoever redeems from a batch has no use for them."""
+_OF_CLIENT: Final = "EXISTS (SELECT FROM pools WHERE pools.batch_id = batches.id AND pools.client_id = $1)"
+_NOT_CAMPAIGN: Final = "NOT EXISTS (SELECT FROM campaigns WHERE campaigns.batch_id = batches.id)"
+"""Campaigns are listed separately: a caller that redeems from a batch cannot use them."""
 _OPEN: Final = "ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
 
 
@@ -44,17 +44,17 @@ async def create_batch(
     client_id: UUID | None = None,
     actor: str,
 ) -> Batch:
-    """Makes a batch; with `client_id` it has an (empty) pool of that client, so that the client's keys see it.
+    """Create a batch. With `client_id` it gets an empty pool of that client, so that the client's keys can see it.
 
-    Raises InvalidBatchError and PostgresUnavailableError. If Redis is away the batch is made all the same and the
-    worker brings it there later: `in_redis` tells.
+    Raises InvalidBatchError and PostgresUnavailableError. If Redis is unavailable the batch is created all the same
+    and the worker pushes it later; `in_redis` shows which.
     """
-    name, starts_at, ends_at = checked_values(name, starts_at, ends_at)
+    name, starts_at, ends_at = check_values(name, starts_at, ends_at)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         batch = await _insert(connection, name, rules, starts_at, ends_at, actor)
         if client_id is not None:
             await connection.execute("INSERT INTO pools (batch_id, client_id) VALUES ($1, $2)", batch.id, client_id)
-    return await _pushed(stores, batch)
+    return await _try_push(stores, batch)
 
 
 async def find_or_create_batch(
@@ -66,18 +66,18 @@ async def find_or_create_batch(
     ends_at: datetime | None = None,
     actor: str,
 ) -> tuple[Batch, bool]:
-    """The newest batch of that name that is not expired, as it is, or else a new one (True).
+    """Return the newest batch of that name that is not expired, unchanged, or else a new one (True).
 
-    Two who ask at the same time get the same one. Raises as `create_batch` does.
+    Concurrent calls return the same batch. Raises what `create_batch` raises.
     """
-    name, starts_at, ends_at = checked_values(name, starts_at, ends_at)
+    name, starts_at, ends_at = check_values(name, starts_at, ends_at)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", BATCH_NAME_LOCK, name)
         row = await connection.fetchrow(
             f"{_BATCHES} AND name = $1 AND {_OPEN} ORDER BY created_at DESC, id LIMIT 1", name
         )
         batch = batch_from_row(row) if row else await _insert(connection, name, rules, starts_at, ends_at, actor)
-    return await _pushed(stores, batch), row is None
+    return await _try_push(stores, batch), row is None
 
 
 async def change_batch(
@@ -89,12 +89,12 @@ async def change_batch(
     of_campaign: bool = False,
     actor: str,
 ) -> Batch:
-    """Changes a batch and returns it when Redis knows: the change counts from the next request on.
+    """Change a batch. Return it when Redis has the change, which then counts from the next request on.
 
-    What changes nothing is accepted, even for an ended batch. Raises BatchNotFoundError, BatchEndedError,
+    A call that changes nothing is accepted, even for an ended batch. Raises BatchNotFoundError, BatchEndedError,
     BatchSharedError (for a caller bound to `client_id`), InvalidBatchError (also for the start of a campaign, unless
-    `of_campaign`: that is never absent, and a whole ms), PostgresUnavailableError. With
-    RedisUnavailableError the change is made but does not count yet; the worker brings it to Redis.
+    `of_campaign`: that is never absent, and a whole ms), PostgresUnavailableError. On RedisUnavailableError the change
+    is stored but does not count yet; the worker pushes it to Redis.
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         # Not FOR UPDATE: that would wait for every load that adds a pool.
@@ -102,12 +102,12 @@ async def change_batch(
         await _check_ownership(connection, batch_id, row is not None, client_id)
         assert row is not None
         if not of_campaign and not isinstance(changes.starts_at, Unset):
-            await _check_start_is_its_own(connection, batch_id)
+            await _refuse_start_of_campaign(connection, batch_id)
         batch = batch_from_row(row)
-        changed = changed_values(batch, changes)
+        changed = find_changed_values(batch, changes)
         if changed:
             if batch.ended_at is not None:
-                raise BatchEndedError("the batch was ended; that is final")
+                raise BatchEndedError("the batch has ended, which is final")
             batch = await _update(connection, batch, changed, actor)
     if not batch.in_redis:
         await push_batch(stores, batch_id)
@@ -116,26 +116,29 @@ async def change_batch(
 
 
 async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None = None) -> Batch:
-    """Raises BatchNotFoundError, also where `client_id` has no pool in it."""
+    """Return a batch. Raises BatchNotFoundError, also if `client_id` has no pool in it."""
     async with unavailable_translated():
-        row = await postgres.fetchrow(f"{_BATCHES} AND id = $2 AND ($1::uuid IS NULL OR {_MINE})", client_id, batch_id)
+        row = await postgres.fetchrow(
+            f"{_BATCHES} AND id = $2 AND ($1::uuid IS NULL OR {_OF_CLIENT})", client_id, batch_id
+        )
     if row is None:
         raise BatchNotFoundError("no batch found")
     return batch_from_row(row)
 
 
 async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
-    """Every batch of that name that was not ended, newest first."""
+    """Return every batch of that name that was not ended, newest first."""
     async with unavailable_translated():
         rows = await postgres.fetch(f"{_BATCHES} AND name = $1 AND ended_at IS NULL ORDER BY created_at DESC, id", name)
     return [batch_from_row(row) for row in rows]
 
 
 async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list[Batch]:
-    """Every batch that is not expired, oldest first; without campaigns."""
+    """Return every batch that is not expired, oldest first; campaigns are not included."""
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"{_BATCHES} AND {_PLAIN} AND {_OPEN} AND ($1::uuid IS NULL OR {_MINE}) ORDER BY created_at, id",
+            f"{_BATCHES} AND {_NOT_CAMPAIGN} AND {_OPEN} AND ($1::uuid IS NULL OR {_OF_CLIENT})"
+            " ORDER BY created_at, id",
             client_id,
         )
     return [batch_from_row(row) for row in rows]
@@ -144,11 +147,14 @@ async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list
 async def list_batches(
     postgres: Pool, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
 ) -> Page[Batch]:
-    """All batches, expired ones too, newest first; without campaigns. Raises InvalidCursorError."""
+    """Return one page of all batches, expired ones too, newest first; campaigns are not included.
+
+    Raises InvalidCursorError.
+    """
     created_at, last_id = decode_cursor("batches", cursor, (datetime, UUID)) if cursor else (None, None)
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"{_BATCHES} AND {_PLAIN} AND ($1::uuid IS NULL OR {_MINE})"
+            f"{_BATCHES} AND {_NOT_CAMPAIGN} AND ($1::uuid IS NULL OR {_OF_CLIENT})"
             " AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))"
             " ORDER BY created_at DESC, id DESC LIMIT $4",
             client_id, created_at, last_id, limit + 1,
@@ -157,14 +163,16 @@ async def list_batches(
     return Page.of(batches, limit, lambda last: encode_cursor("batches", (last.created_at, last.id)))
 
 
-async def _pushed(stores: Stores, batch: Batch) -> Batch:
-    """Brings a batch to Redis if it can be reached."""
+async def _try_push(stores: Stores, batch: Batch) -> Batch:
+    """Push a batch to Redis if Redis is available."""
     if batch.in_redis:
         return batch
     try:
         await push_batch(stores, batch.id)
     except RedisUnavailableError as error:
-        log.warning("batch is not in Redis yet", batch_id=str(batch.id), error=str(error))
+        log.warning(
+            "batch created but not pushed to Redis; the worker retries", batch_id=str(batch.id), error=str(error)
+        )
         return batch
     return await find_batch(stores.postgres, batch.id)
 
@@ -184,7 +192,12 @@ async def _insert(
     )  # fmt: skip
     assert row is not None
     batch = batch_from_row(row)
-    detail = {"name": name, "rules": rules.to_json(), "starts_at": shown(starts_at), "ends_at": shown(ends_at)}
+    detail = {
+        "name": name,
+        "rules": rules.to_json(),
+        "starts_at": show_value(starts_at),
+        "ends_at": show_value(ends_at),
+    }
     await audit.record(connection, actor=actor, action="batch.create", subject=f"batch:{batch.id}", detail=detail)
     return batch
 
@@ -204,13 +217,13 @@ async def _check_ownership(connection: PoolConnection, batch_id: UUID, exists: b
         raise BatchSharedError("other clients have codes in this batch")
 
 
-async def _check_start_is_its_own(connection: PoolConnection, batch_id: UUID) -> None:
+async def _refuse_start_of_campaign(connection: PoolConnection, batch_id: UUID) -> None:
     if await connection.fetchval("SELECT EXISTS (SELECT FROM campaigns WHERE batch_id = $1)", batch_id):
-        raise InvalidBatchError("starts_at of a campaign is changed with the campaign")
+        raise InvalidBatchError("starts_at of a campaign cannot be changed here; change the campaign")
 
 
 async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, Any], actor: str) -> Batch:
-    """Writes the changed columns. Redis does not know names, so a new one needs no new revision."""
+    """Write the changed columns. Redis does not store names, so a new name needs no new revision."""
     for_redis = set(changed) - {"name"}
     new_limits = "rules" in changed and changed["rules"].packed() != batch.rules.packed()
     values = {column: rules_text(value) if column == "rules" else value for column, value in changed.items()}
@@ -226,7 +239,10 @@ async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, A
         f"UPDATE batches SET {', '.join(assignments)} WHERE id = $1 RETURNING *", batch.id, *values.values()
     )
     assert row is not None
-    detail = {column: {"from": shown(getattr(batch, column)), "to": shown(value)} for column, value in changed.items()}
+    detail = {
+        column: {"from": show_value(getattr(batch, column)), "to": show_value(value)}
+        for column, value in changed.items()
+    }
     action = "batch.end" if "ended_at" in changed else "batch.change"
     await audit.record(connection, actor=actor, action=action, subject=f"batch:{batch.id}", detail=detail)
     return batch_from_row(row)

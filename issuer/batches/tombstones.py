@@ -1,11 +1,11 @@
-"""Ended batches: what they hold in Redis is given back, in steps that may be interrupted anywhere.
+"""Free the memory that ended batches use in Redis, in steps that may be interrupted anywhere.
 
-A redemption may be replayed for 24 h, also after its batch ended. So the answers kept for idempotency keys go by
-their own time, and what a replay compares with (the meta of the pools) goes when the last of them is gone:
+A redemption can be replayed for 24 h, also after its batch has ended. So the results kept for idempotency keys expire
+on their own, and the pool meta, which a replay is compared with, is removed after the last of them has expired:
 
-1. drained: the tombstone is in Redis and no event of the batch waits in the stream. The codes go, the windows go, and
-   Postgres remembers how many seqs were issued.
-2. freed: a day later the metas go. The tombstone stays for ever.
+1. drained: the tombstone is in Redis and the stream has no event of the batch. Codes and windows are removed, and
+   Postgres stores how many seqs were issued.
+2. freed: a day later the pool metas are removed. The tombstone stays indefinitely.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from issuer.storage.stores import Stores
 log = structlog.get_logger()
 
 _MAX_BATCHES: Final = 10
-"""Batches of one step that one call takes on."""
+"""Batches that one call handles per step."""
 
 _SCAN_BATCH_SIZE: Final = 1_000
-# A stream this long is behind: to look for the end of a batch in it would only slow the worker down.
-_LONG_STREAM: Final = 10_000
+# The worker is behind on a longer stream; a scan for events of ended batches would slow it down further.
+_MAX_STREAM_LENGTH: Final = 10_000
 
 _TO_DRAIN: Final = """
 SELECT id FROM batches WHERE ended_at IS NOT NULL AND drained_at IS NULL AND redis_revision = revision
 ORDER BY ended_at LIMIT $1"""
 
-_DRAINED: Final = "UPDATE batches SET drained_at = now() WHERE id = $1 AND drained_at IS NULL"
+_MARK_DRAINED: Final = "UPDATE batches SET drained_at = now() WHERE id = $1 AND drained_at IS NULL"
 
-# An hour more than answers are kept: Postgres' clock and Redis' need not agree.
-_TO_FREE: Final = """
+# One hour longer than results are kept, because the clocks of Postgres and Redis may differ.
+_MARK_FREED: Final = """
 UPDATE batches SET freed_at = now() WHERE id IN (
   SELECT id FROM batches WHERE drained_at < now() - interval '25 hours' AND freed_at IS NULL LIMIT $1)"""
 
-# Also those of the last hour: whoever freed one may have died before Redis heard of it.
-_FREED: Final = "SELECT id FROM batches WHERE freed_at > now() - interval '1 hour'"
+# Includes the last hour: a process may have been killed between the commit and the call to Redis.
+_RECENTLY_FREED: Final = "SELECT id FROM batches WHERE freed_at > now() - interval '1 hour'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +55,26 @@ class _Pool:
 
 
 async def free_ended_batches(stores: Stores) -> int:
-    """Takes ended batches a step further where it is time; returns for how many. Cheap when there is nothing to do.
+    """Move ended batches that are due one step further; return their number. Cheap when none is due.
 
-    Raises RedisUnavailableError and PostgresUnavailableError; what was done stays done.
+    Raises RedisUnavailableError and PostgresUnavailableError; completed steps remain.
     """
     async with unavailable_translated():
-        waiting = [_id(row) for row in await stores.postgres.fetch(_TO_DRAIN, _MAX_BATCHES)]
+        undrained = [_batch_id(row) for row in await stores.postgres.fetch(_TO_DRAIN, _MAX_BATCHES)]
     drained = 0
-    for partition in sorted({partition_of(batch_id, stores.redis.partitions) for batch_id in waiting}):
-        busy = await _pools_in_stream(stores, partition)
-        for batch_id in waiting:
-            if partition_of(batch_id, stores.redis.partitions) == partition and busy is not None:
-                drained += await _drain(stores, batch_id, busy)
+    for partition in sorted({partition_of(batch_id, stores.redis.partitions) for batch_id in undrained}):
+        in_stream = await _find_pools_in_stream(stores, partition)
+        for batch_id in undrained:
+            if partition_of(batch_id, stores.redis.partitions) == partition and in_stream is not None:
+                drained += await _drain(stores, batch_id, in_stream)
     return drained + await _free(stores)
 
 
-async def _pools_in_stream(stores: Stores, partition: int) -> set[int] | None:
-    """The pools that events still wait for; None: it cannot be told now."""
+async def _find_pools_in_stream(stores: Stores, partition: int) -> set[int] | None:
+    """Return the ids of pools with events in the stream; None: unknown, the stream is too long or not readable."""
     async with redis_errors_translated():
         length = await stores.redis.client.xlen(partition_keys(partition).stream)
-    if length > _LONG_STREAM:
+    if length > _MAX_STREAM_LENGTH:
         return None
     try:
         return {
@@ -86,9 +86,10 @@ async def _pools_in_stream(stores: Stores, partition: int) -> set[int] | None:
         return None
 
 
-async def _drain(stores: Stores, batch_id: UUID, busy: set[int]) -> int:
-    pools = await _pools(stores, batch_id)
-    if any(pool.id in busy for pool in pools):
+async def _drain(stores: Stores, batch_id: UUID, in_stream: set[int]) -> int:
+    """Remove codes and windows of a batch; return 1, or 0 if it must wait. Repeating this changes nothing."""
+    pools = await _find_pools(stores, batch_id)
+    if any(pool.id in in_stream for pool in pools):
         return 0
     partition = partition_of(batch_id, stores.redis.partitions)
     state, keys = partition_keys(partition).state, batch_keys(partition, batch_id)
@@ -97,26 +98,26 @@ async def _drain(stores: Stores, batch_id: UUID, busy: set[int]) -> int:
         names = [state, keys.batch, keys.pool(pool.client_id), keys.codes(pool.client_id)]
         reply = await stores.redis.run(EMPTY_POOL, names, [])
         if reply[0] == b"NOT_ENDED":
-            log.warning("batch has ended but Redis does not know", batch_id=str(batch_id))
+            log.warning("ended batch is still open in Redis; not drained yet", batch_id=str(batch_id))
             return 0
         issued.append((pool.id, int(reply[1]) if reply[0] == b"DONE" else 0))
     _, windows, _ = batch_patterns(partition, batch_id)
     await _unlink_matching(stores, windows)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         await connection.executemany("UPDATE pools SET final_issued = $2 WHERE id = $1", issued)
-        await connection.execute(_DRAINED, batch_id)
+        await connection.execute(_MARK_DRAINED, batch_id)
     log.info("ended batch drained", batch_id=str(batch_id), pools=len(pools))
     return 1
 
 
 async def _free(stores: Stores) -> int:
-    # Postgres first: a recovery that found the metas gone and the batch not freed would take it for a loss.
+    # Postgres first: missing pool metas of a batch that is not marked as freed look like a loss to a recovery.
     async with unavailable_translated():
-        status = await stores.postgres.execute(_TO_FREE, _MAX_BATCHES)
-        freed = [_id(row) for row in await stores.postgres.fetch(_FREED)]
+        status = await stores.postgres.execute(_MARK_FREED, _MAX_BATCHES)
+        freed = [_batch_id(row) for row in await stores.postgres.fetch(_RECENTLY_FREED)]
     for batch_id in freed:
         keys = batch_keys(partition_of(batch_id, stores.redis.partitions), batch_id)
-        pools = await _pools(stores, batch_id)
+        pools = await _find_pools(stores, batch_id)
         for at in range(0, len(pools), _SCAN_BATCH_SIZE):
             names = [keys.pool(pool.client_id) for pool in pools[at : at + _SCAN_BATCH_SIZE]]
             async with redis_errors_translated():
@@ -124,23 +125,23 @@ async def _free(stores: Stores) -> int:
     return int(status.rpartition(" ")[2])
 
 
-async def _pools(stores: Stores, batch_id: UUID) -> list[_Pool]:
+async def _find_pools(stores: Stores, batch_id: UUID) -> list[_Pool]:
     async with unavailable_translated():
         rows = await stores.postgres.fetch("SELECT id, client_id FROM pools WHERE batch_id = $1", batch_id)
     return [_Pool(row["id"], UUID(bytes=row["client_id"].bytes)) for row in rows]
 
 
 async def _unlink_matching(stores: Stores, pattern: bytes) -> None:
-    """Goes through all keys in small steps; nobody waits for longer than one of them."""
+    """Remove all keys that match, in small steps, so that Redis is never blocked for longer than one step."""
     cursor: Any = 0
     while True:
         async with redis_errors_translated():
-            cursor, found = await stores.redis.client.scan(cursor, match=pattern, count=_SCAN_BATCH_SIZE)
-            if found:
-                await stores.redis.client.unlink(*found)
+            cursor, keys = await stores.redis.client.scan(cursor, match=pattern, count=_SCAN_BATCH_SIZE)
+            if keys:
+                await stores.redis.client.unlink(*keys)
         if not cursor:
             return
 
 
-def _id(row: Any) -> UUID:
+def _batch_id(row: Any) -> UUID:
     return UUID(bytes=row["id"].bytes)

@@ -1,15 +1,18 @@
-"""Limit windows, rebuilt from what was really redeemed: for changed rules, and for a Redis that lost them.
+"""Rebuild the windows of customers from the redemptions, after a rule change or when Redis lost them.
 
-Whoever rebuilds must keep the batch closed meanwhile. Sources are read in the order in which redemptions travel: the
-stream, then dead letters and ledger. So none is missed, and each (pool, seq) counts once.
+The caller keeps the batch closed meanwhile. The sources are read in the order in which events travel: the stream, then
+the dead letters and the ledger. So no redemption is missed, and each (pool, seq) counts once.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
+
+import asyncpg
 
 from issuer.batches.rules import Rules
 from issuer.contract.events import Redemption, UndecodableEventError, decode_event
@@ -22,19 +25,19 @@ from issuer.storage.redis_link import NotReadyError, ScriptRunner, redis_errors_
 if TYPE_CHECKING:
     import redis.asyncio as aioredis
 
-STAMP: Final = 13
+STAMP_DIGITS: Final = 13
 """Digits of one time in a window."""
 
-# A ledger of millions is sorted before the first row comes.
+# Postgres sorts millions of ledger rows before it returns the first one.
 QUERY_TIMEOUT_S: Final = 900.0
 _BATCH_SIZE: Final = 1_000
-_CHUNK_BYTES: Final = 1_000_000
-_PAGE: Final = 100
+_BATCH_BYTES: Final = 1_000_000
+_STREAM_BATCH_SIZE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One customer's redemption times, 13 digits of ms each, oldest first; kept for `keep_ms` (0: for ever)."""
+    """One customer's redemption times, 13 digits of ms each, oldest first; expires after `keep_ms` (0: never)."""
 
     key: bytes
     times: bytes
@@ -46,14 +49,14 @@ WindowWriter = Callable[[Sequence[Window]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What the rules need of a window: the last `most` times, none older than `longest_ms` (0: all)."""
+    """The part of a window that the rules need: the last `max_times` times, none older than `longest_ms` (0: any)."""
 
-    most: int
+    max_times: int
     longest_ms: int
 
     @classmethod
     def of(cls, rules: Rules) -> Span | None:
-        """None: there are no limits, so no windows."""
+        """Return the span of the rules; None if they have no limit, so that no windows are kept."""
         limits = rules.all_limits()
         if not limits:
             return None
@@ -92,46 +95,57 @@ async def write_windows(
     backlog: AsyncIterable[Sequence[Redemption]] | None = None,
     customers: Sequence[UUID] | None = None,
 ) -> int:
-    """Gives `write` the windows of every customer of the batch, in chunks; returns how many there were.
+    """Pass the windows of all customers of the batch to `write`, in chunks. Return the number of windows.
 
-    `host_ms`: Redis' own time, read while the batch was closed. `backlog`: what may not be in the ledger yet (None:
-    nothing), read here before the ledger. `customers`: those alone (None: all). Memory does not grow with the number
-    of customers or redemptions.
+    `host_ms`: the time of Redis' host, read while the batch was closed. `backlog`: redemptions that may not be in the
+    ledger yet (None: none), read here before the ledger. `customers`: only these (None: all). Memory does not grow with
+    the number of customers or redemptions.
     """
     span = Span.of(rules)
     if span is None:
         return 0
     since_ms = host_ms - span.longest_ms if span.longest_ms else 0
     prefix = batch_keys(partition, batch_id).window_prefix
-    written, chunk, size = 0, list[Window](), 0
+    written = 0
     async with connection.transaction():
-        # All redemptions of the batch are sorted by customer while nobody can redeem: let that be quick.
+        # The batch stays closed while all its redemptions are sorted by customer: memory makes that faster.
         await connection.execute("SET LOCAL work_mem = '64MB'")
-        pool_ids = await pools_of(connection, batch_id)
-        beside = await _gather_unrecorded(connection, pool_ids, backlog, since_ms)
-        query = _WINDOWS.format(source=_LEDGER + (_UNRECORDED if beside else ""))
-        longest = span.most * STAMP
-        prefetch = max(10, min(_BATCH_SIZE, 4 * _CHUNK_BYTES // longest))
+        pool_ids = await find_pool_ids(connection, batch_id)
+        has_unrecorded = await _gather_unrecorded(connection, pool_ids, backlog, since_ms)
+        query = _WINDOWS.format(source=_LEDGER + (_UNRECORDED if has_unrecorded else ""))
+        max_digits = span.max_times * STAMP_DIGITS
+        prefetch = max(10, min(_BATCH_SIZE, 4 * _BATCH_BYTES // max_digits))
         cursor = connection.cursor(
-            query, pool_ids, since_ms, longest, customers, prefetch=prefetch, timeout=QUERY_TIMEOUT_S
+            query, pool_ids, since_ms, max_digits, customers, prefetch=prefetch, timeout=QUERY_TIMEOUT_S
         )
-        async for row in cursor:
-            keep_ms = row["newest_ms"] + span.longest_ms - host_ms if span.longest_ms else 0
-            if span.longest_ms and keep_ms <= 0:
-                continue
-            window = Window(prefix + row["customer_id"].bytes, row["times"].encode(), keep_ms)
-            chunk.append(window)
-            size += len(window.times)
-            if len(chunk) >= _BATCH_SIZE or size >= _CHUNK_BYTES:
-                await write(chunk)
-                written, chunk, size = written + len(chunk), [], 0
-        if chunk:
-            await write(chunk)
-    return written + len(chunk)
+        async with aclosing(_group_windows(cursor, prefix, span, host_ms)) as groups:
+            async for windows in groups:
+                await write(windows)
+                written += len(windows)
+    return written
 
 
-async def pools_of(connection: Connection | PoolConnection, batch_id: UUID) -> list[int]:
-    """The ids of a batch's pools."""
+async def _group_windows(
+    rows: AsyncIterable[asyncpg.Record], prefix: bytes, span: Span, host_ms: int
+) -> AsyncGenerator[list[Window], None]:
+    """Yield the windows that have not expired yet, about _BATCH_BYTES and at most _BATCH_SIZE of them at a time."""
+    windows, size = list[Window](), 0
+    async for row in rows:
+        keep_ms = row["newest_ms"] + span.longest_ms - host_ms if span.longest_ms else 0
+        if span.longest_ms and keep_ms <= 0:
+            continue
+        window = Window(prefix + row["customer_id"].bytes, row["times"].encode(), keep_ms)
+        windows.append(window)
+        size += len(window.times)
+        if len(windows) >= _BATCH_SIZE or size >= _BATCH_BYTES:
+            yield windows
+            windows, size = [], 0
+    if windows:
+        yield windows
+
+
+async def find_pool_ids(connection: Connection | PoolConnection, batch_id: UUID) -> list[int]:
+    """Return the ids of a batch's pools."""
     return [row["id"] for row in await connection.fetch("SELECT id FROM pools WHERE batch_id = $1", batch_id)]
 
 
@@ -141,58 +155,58 @@ async def _gather_unrecorded(
     backlog: AsyncIterable[Sequence[Redemption]] | None,
     since_ms: int,
 ) -> bool:
-    """Puts what may not be in the ledger beside it, into a temporary table; False: there is nothing."""
-    mine, there = frozenset(pool_ids), False
+    """Copy redemptions that may not be in the ledger into a temporary table. Return False if there are none."""
+    of_batch, created = frozenset(pool_ids), False
 
     async def put(redemptions: Iterable[Redemption]) -> None:
-        nonlocal there
+        nonlocal created
         records = [
             (r.pool_id, r.seq, r.customer_id, from_ms(r.redeemed_at_ms))
             for r in redemptions
-            if r.pool_id in mine and r.customer_id is not None and r.redeemed_at_ms > since_ms
+            if r.pool_id in of_batch and r.customer_id is not None and r.redeemed_at_ms > since_ms
         ]
-        if records and not there:
-            # The name may be taken by an earlier batch where the caller's own transaction spans several.
+        if records and not created:
+            # The table exists already if the caller's transaction rebuilt another batch before.
             await connection.execute(
                 "CREATE TEMP TABLE IF NOT EXISTS unrecorded"
                 " (pool_id bigint, seq bigint, customer_id uuid, redeemed_at timestamptz) ON COMMIT DROP"
             )
             await connection.execute("TRUNCATE pg_temp.unrecorded")
-            there = True
+            created = True
         if records:
             await connection.copy_records_to_table("unrecorded", records=records, schema_name="pg_temp")
 
     if backlog is not None:
-        async for some in backlog:
-            await put(some)
-    await put(await dead_letters_of(connection, pool_ids))
-    return there
+        async for page in backlog:
+            await put(page)
+    await put(await find_dead_letters(connection, pool_ids))
+    return created
 
 
-async def dead_letters_of(connection: Connection | PoolConnection, pool_ids: Sequence[int]) -> list[Redemption]:
-    """Redemptions of these pools that could be read but not recorded. They were answered, so they count."""
+async def find_dead_letters(connection: Connection | PoolConnection, pool_ids: Sequence[int]) -> list[Redemption]:
+    """Return the redemptions of these pools that are dead letters but readable. They were answered, so they count."""
     rows = await connection.fetch(
         "SELECT pool_id, seq, raw FROM dead_letters"
         " WHERE pool_id = ANY($1) AND seq IS NOT NULL AND resolved_at IS NULL",
         pool_ids,
     )
-    found = []
+    redemptions: list[Redemption] = []
     for row in rows:
         try:
             event = decode_event(dict(zip(row["raw"][::2], row["raw"][1::2], strict=True)))
         except (UndecodableEventError, ValueError):
             continue
-        found += [r for r in event.redemptions if (r.pool_id, r.seq) == (row["pool_id"], row["seq"])]
-    return found
+        redemptions += [r for r in event.redemptions if (r.pool_id, r.seq) == (row["pool_id"], row["seq"])]
+    return redemptions
 
 
 async def read_backlog(
     client: aioredis.Redis, partition: int, *, strict: bool = False
 ) -> AsyncGenerator[list[Redemption], None]:
-    """Everything that lies in a partition's stream at this moment, page by page. Raises RedisUnavailableError.
+    """Yield the redemptions that are in a partition's stream now, page by page. Raises RedisUnavailableError.
 
-    Entries that cannot be decoded are passed over (the worker puts them into the dead letters); with `strict` they
-    raise UndecodableEventError.
+    Undecodable entries are skipped (the worker moves them to the dead letters); with `strict` they raise
+    UndecodableEventError.
     """
     stream = partition_keys(partition).stream
     async with redis_errors_translated():
@@ -200,22 +214,25 @@ async def read_backlog(
     after = "-"
     while newest:
         async with redis_errors_translated():
-            entries: Any = await client.xrange(stream, min=after, max=newest[0][0], count=_PAGE)
+            entries: Any = await client.xrange(stream, min=after, max=newest[0][0], count=_STREAM_BATCH_SIZE)
         if not entries:
             return
         after = "(" + entries[-1][0].decode()
-        found: list[Redemption] = []
+        page: list[Redemption] = []
         for _, fields in entries:
             try:
-                found += decode_event(fields).redemptions
+                page += decode_event(fields).redemptions
             except UndecodableEventError:
                 if strict:
                     raise
-        yield found
+        yield page
 
 
 def fenced_writer(redis: ScriptRunner, batch_id: UUID, partition: int, rebuilding: str) -> WindowWriter:
-    """Writes windows of a batch that is closed for just this rebuild. Raises NotReadyError when it is not any more."""
+    """Return a writer for the windows of a batch that is closed for this rebuild.
+
+    The writer raises NotReadyError once the batch is no longer closed for it.
+    """
     state, batch = partition_keys(partition).state, batch_keys(partition, batch_id).batch
 
     async def write(windows: Sequence[Window]) -> None:
@@ -225,6 +242,6 @@ def fenced_writer(redis: ScriptRunner, batch_id: UUID, partition: int, rebuildin
             args += [window.times, window.keep_ms]
         reply = await redis.run(PUT_WINDOWS, keys, args)
         if reply[0] != b"DONE":
-            raise NotReadyError(f"the rebuild of batch {batch_id} was overtaken: {reply!r}")
+            raise NotReadyError(f"batch {batch_id} is no longer closed for this rebuild of its windows: {reply!r}")
 
     return write

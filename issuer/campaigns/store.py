@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from issuer.access import audit
-from issuer.batches.batch import Unset, checked_values
+from issuer.batches.batch import Unset, check_values
 from issuer.batches.store import (
     UNSET,
     BatchChanges,
@@ -75,7 +75,7 @@ class NewCampaign:
     client_id: UUID = HOUSE
 
     def __post_init__(self) -> None:
-        _, starts_at, _ = checked_values(self.name, self.starts_at, None)
+        _, starts_at, _ = check_values(self.name, self.starts_at, None)
         assert starts_at is not None
         object.__setattr__(self, "starts_at", whole_ms(starts_at))
         _check_total(self.code_format, self.total)
@@ -134,7 +134,7 @@ async def change_campaign(
     campaign = await find_campaign(stores.postgres, campaign_id, client_id=client_id)
     starts_at: datetime | Unset = UNSET
     if changes.starts_at is not None:
-        _, checked, _ = checked_values(campaign.batch.name, changes.starts_at, None)
+        _, checked, _ = check_values(campaign.batch.name, changes.starts_at, None)
         assert checked is not None
         starts_at = whole_ms(checked)
     if changes.total is not None and changes.total != campaign.total:

@@ -74,7 +74,7 @@ def list_command(as_json: bool = AS_JSON) -> None:
         state = "valid" if key.revoked_at is None else "revoked"
         bound = f"  client {key.client_id}" if key.client_id else ""
         limits = f"  rate limit {key.rate_limit}" if key.rate_limit else ""
-        limits += f"  guess limit {key.failed_lookup_limit}" if key.failed_lookup_limit else ""
+        limits += f"  failed-lookup limit {key.failed_lookup_limit}" if key.failed_lookup_limit else ""
         typer.echo(f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<13}  {key.name}{bound}{limits}")
 
 

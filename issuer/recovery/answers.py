@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from issuer.batches.windows import dead_letters_of, pools_of
+from issuer.batches.windows import find_dead_letters, find_pool_ids
 from issuer.contract.events import encode_order
 from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys
 from issuer.storage.postgres import Connection
@@ -43,8 +43,8 @@ async def restore_answers(
     written = 0
     commands: list[Sequence[Value]] = []
     async with connection.transaction():
-        pool_ids = await pools_of(connection, batch_id)
-        for letter in await dead_letters_of(connection, pool_ids):
+        pool_ids = await find_pool_ids(connection, batch_id)
+        for letter in await find_dead_letters(connection, pool_ids):
             keep_ms = letter.redeemed_at_ms + IDEMPOTENCY_TTL_MS - host_ms
             if letter.key_hash is not None and keep_ms > 0:
                 order_id, code = None, letter.code

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import orjson
 
-from issuer.batches.put_batch import FOR_REDIS, closed_as, put_batch
-from issuer.batches.reversals import note_returned, return_uses, uses_reversed
+from issuer.batches.put_batch import FOR_REDIS, closing_reason, put_batch
+from issuer.batches.reversals import find_pending_reversals, mark_returned, return_uses
 from issuer.batches.rules import parse_rules
 from issuer.batches.windows import fenced_writer, write_windows
 from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
@@ -225,7 +225,7 @@ async def rebuild_partitions(
     redis = FencedScripts(link, mark)
     rows = await postgres.fetch(f"{FOR_REDIS} ORDER BY id")
     # After the revisions: what is given back from here on makes a new one, and is pushed.
-    given_back = await uses_reversed(postgres)
+    given_back = await find_pending_reversals(postgres)
     for row in rows:
         rules = parse_rules(orjson.loads(row["rules"]))
         await put_batch(redis, row, rules)
@@ -233,13 +233,13 @@ async def rebuild_partitions(
             partition = partition_of(row["id"], mark.partitions)
             await restore_answers(postgres, link, row["id"], partition, host_ms=host_ms)
             if row["ended_at"] is None:
-                writer = fenced_writer(redis, row["id"], partition, closed_as(row))
+                writer = fenced_writer(redis, row["id"], partition, closing_reason(row))
                 await write_windows(postgres, row["id"], partition, rules, writer, host_ms=host_ms)
         await postgres.execute("UPDATE batches SET redis_revision = $2 WHERE id = $1", row["id"], row["revision"])
     # They come by pool, and a coupon has one.
     for batch_id, uses in groupby(given_back, lambda use: use.batch_id):
         await return_uses(redis, batch_id, list(uses))
-    await note_returned(postgres, given_back)
+    await mark_returned(postgres, given_back)
     await _rebuild_pools(link, postgres, mark, pools)
 
 

@@ -63,7 +63,7 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Command, stores: Store
     for word in ("pause", "resume"):
         again = await issuer("batches", word, made["id"])
         assert (again.status, again.out) == (2, "")
-        assert again.err == "error: the batch was ended; that is final\n"
+        assert again.err == "error: the batch has ended, which is final\n"
     assert (await issuer("batches", "expire", made["id"], "--json")).json["expired"] is True
 
     actors = await stores.postgres.fetch("SELECT actor, action FROM audit_log ORDER BY id")
@@ -82,11 +82,11 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Command, stores: Store
         (("batches", "create", "--name", "x", "--starts-at", "2026-01-01"), "offset"),
         (("batches", "create", "--name", "x", "--ends-at", "soon"), "ISO 8601"),
         (("batches", "set-rules", "x", '{"maxpercustomer":-1}'), "maxpercustomer"),
-        (("keys", "create", "--name", "x", "--scope", "root"), "scopes are"),
+        (("keys", "create", "--name", "x", "--scope", "root"), "unknown scope"),
         (("keys", "create", "--name", "x"), "--scope"),
         (("keys", "create", "--name", "x", "--scope", "redeem", "--rate-limit", "fast"), "must be like 100/s"),
         (("keys", "create", "--name", "x", "--scope", "public", "--scope", "admin"), "public"),
-        (("keys", "revoke", "77"), "no key 77"),
+        (("keys", "revoke", "77"), "no key has the id 77"),
         (("redemptions", "export", "--from", "yesterday"), "ISO 8601"),
         (("redemptions", "export", "--format", "pdf"), "csv"),
         (("redemptions", "export", "--format", "xlsx"), "--output"),
@@ -124,7 +124,16 @@ async def test_keys(issuer: Command, stores: Stores) -> None:
     assert (made["scopes"], made["client_id"], made["revoked_at"]) == (["admin", "redeem"], client, None)
     assert (made["rate_limit"], made["failed_lookup_limit"]) == (None, None)
     plain = await issuer(
-        "keys", "create", "--name", "other", "--scope", "redeem", "--rate-limit", "500/s", "--guess-limit", "off"
+        "keys",
+        "create",
+        "--name",
+        "other",
+        "--scope",
+        "redeem",
+        "--rate-limit",
+        "500/s",
+        "--failed-lookup-limit",
+        "off",
     )
     secret = plain.out.strip()
     assert (
@@ -138,7 +147,7 @@ async def test_keys(issuer: Command, stores: Stores) -> None:
     assert (await issuer("keys", "revoke", str(made["id"]), "--json")).json["revoked_at"] is not None
     text = (await issuer("keys", "list")).out
     assert "revoked" in text
-    assert "rate limit 500/s  guess limit off" in text
+    assert "rate limit 500/s  failed-lookup limit off" in text
     assert secret not in text
     assert made["secret"] not in text
 
