@@ -1,83 +1,108 @@
-# make up     everything in one terminal: needs Python 3.11+ and make, nothing else
-# make test   everything that CI runs
-# make lint   the quick half of it
-# make soak   breaks an installation again and again: make soak ARGS="--minutes 60 --seed 1"
-# make mutants  breaks a promise in a copy of the program and tells which test noticed
-# make rpc    makes the code of the coupon service from its contract, proto/coupon/coupon.proto
-# make bench  measures everything on this machine, some 20 minutes; make bench ARGS=--quick for a look
-# make profile  leaves a flame graph of an API process under load in loadtest/results/
-# make clean  removes the virtual environment and caches, never the data in .issuer
-#
+# `make` lists the targets. Each installs what it needs into .venv first; a machine with Python 3.11+ and make suffices.
 # ARGS are passed on: make up ARGS="--port 9000 --workers 2", make test ARGS="tests/unit -k rules"
 
 VENV := .venv
+PYTEST := $(VENV)/bin/pytest
+PARALLEL := -n auto --dist loadgroup
+SHORT := -m "not long"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The processes that tests start load compiled modules instead of compiling each of them again.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: up test lint coverage soak mutants docs rpc bench profile clean
+.DEFAULT_GOAL := help
 
-up: $(VENV)/.runtime
+.PHONY: help up test test-all test-unit test-integration test-acceptance test-browser test-faults lint types \
+  coverage soak mutants docs rpc bench profile clean
+
+help: ## Print this list
+	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  ARGS are passed on: make up ARGS="--port 9000", make test-unit ARGS="tests/unit/test_rules.py -k limits"'
+
+up: $(VENV)/.runtime ## Run API, worker, Valkey and PostgreSQL in this terminal
 	@$(VENV)/bin/issuer up --demo $(ARGS)
 
-test: lint
-	$(VENV)/bin/pytest $(ARGS)
+test: lint types ## Before every push: lint, types, all layers, one short round of faults (6 minutes on 2 cores)
+	$(PYTEST) $(PARALLEL) $(SHORT) $(ARGS)
 
-lint: $(VENV)/.dev
+test-all: lint types ## The same and the tests marked long: exactness under load, every fault scenario
+	$(PYTEST) $(PARALLEL) $(ARGS)
+
+test-unit: $(VENV)/.dev ## While editing: nothing is started (10 seconds); one file: ARGS=tests/unit/test_rules.py
+	$(PYTEST) -q $(or $(ARGS),tests/unit)
+
+test-integration: $(VENV)/.dev ## One part of the program on real Valkey, Redis and PostgreSQL servers
+	$(PYTEST) $(PARALLEL) $(SHORT) $(or $(ARGS),tests/integration)
+
+test-acceptance: $(VENV)/.dev ## The commands and the whole service as processes, under load
+	$(PYTEST) $(PARALLEL) $(SHORT) $(or $(ARGS),tests/acceptance)
+
+test-browser: $(VENV)/.dev ## The pages in headless Chromium
+	$(PYTEST) $(PARALLEL) $(SHORT) $(or $(ARGS),tests/browser)
+
+test-faults: $(VENV)/.dev ## Kill, freeze, wipe and restore parts of an installation; then check every promise
+	$(PYTEST) $(PARALLEL) $(SHORT) $(or $(ARGS),tests/faults)
+
+lint: $(VENV)/.dev ## Lint the code and check its format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.dev ## Check the types
 	$(VENV)/bin/mypy
 
-coverage: $(VENV)/.dev
+coverage: $(VENV)/.dev ## Report the lines and branches that no test reaches
 	$(VENV)/bin/coverage run -m pytest $(ARGS)
 	$(VENV)/bin/coverage combine -q
 	$(VENV)/bin/coverage report
 
-soak: $(VENV)/.dev
+soak: $(VENV)/.dev ## Play random fault scenarios: make soak ARGS="--minutes 60 --seed 1"
 	$(VENV)/bin/python -m tests.faults.soak $(ARGS)
 
-mutants: $(VENV)/.dev
+mutants: $(VENV)/.dev ## Break a promise in a copy of the program and report which test fails
 	$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
 
-docs: $(VENV)/.dev
+docs: $(VENV)/.dev ## Write docs/settings.md from the settings table
 	$(VENV)/bin/python -m issuer.cli.settings_page > docs/settings.md
 
-rpc: $(VENV)/.dev
+rpc: $(VENV)/.dev ## Generate the coupon service's code from proto/coupon/coupon.proto
 	PATH="$(VENV)/bin:$$PATH" $(VENV)/bin/python -m grpc_tools.protoc -I proto \
 	  --python_out=issuer/http/rpc --pyi_out=issuer/http/rpc \
 	  --connectrpc_out=issuer/http/rpc --connectrpc_opt=protobuf=google coupon/coupon.proto
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench ## Measure everything on this machine (20 minutes); a quick look: ARGS=--quick
 	$(VENV)/bin/python -m loadtest.bench $(ARGS)
 
-profile: $(VENV)/.bench
+profile: $(VENV)/.bench ## Write a flame graph of a loaded API process to loadtest/results/
 	$(VENV)/bin/python -m loadtest.profile $(ARGS)
+
+clean: ## Remove the virtual environment and caches; the data in .issuer stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@set -e; \
 	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    $$python -c 'import ensurepip, venv' 2>/dev/null || { \
-	      echo "$$python cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
-	    echo "making $(VENV) with $$($$python -V)"; \
+	      echo "$$python cannot create virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	      exit 1; }; \
+	    echo "creating $(VENV) with $$($$python -V)"; \
 	    exec $$python -m venv $(VENV); \
 	  fi; \
 	done; \
-	echo "Python 3.11 or newer is needed and was not found; name it with: make PYTHON=/path/to/python up" >&2; exit 1
+	echo "Python 3.11 or newer is required and was not found; name it with: make PYTHON=/path/to/python up" >&2; exit 1
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "installing issuer and what it needs into $(VENV)"
+	@echo "installing issuer and its dependencies into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "installing issuer and what its tests need into $(VENV)"
+	@echo "installing issuer and the dependencies of its tests into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "installing issuer and what its benchmark needs into $(VENV)"
+	@echo "installing issuer and the dependencies of its benchmark into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@touch $@ $(VENV)/.runtime
-
-clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* dist
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +

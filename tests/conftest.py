@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +13,13 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.settings import Settings
-from tests.support.servers import DEBIAN_REDIS, PostgresServer, RedisServer
+from tests.support.programs import require
+from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from issuer.recovery.opening import GuardedStores
+
+pytest_plugins = ("tests.support.distribution", "tests.support.skips")
 
 TEMPLATE = "issuer_template"
 _numbers = itertools.count(1)
@@ -32,12 +34,9 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="session")
 def redis_server_70(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Debian's Redis 7.0, the oldest that the scripts must run on. Shared like `redis_server`."""
-    if not DEBIAN_REDIS.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"{DEBIAN_REDIS} is missing: apt-get install redis-server")
-        pytest.skip(f"no {DEBIAN_REDIS} on this machine")
-    with RedisServer(tmp_path_factory.mktemp("redis70"), program=DEBIAN_REDIS) as server:
+    """The machine's Redis: Debian has 7.0, the oldest that the scripts must run on. Shared like `redis_server`."""
+    program = require("redis-server")
+    with RedisServer(tmp_path_factory.mktemp("redis70"), program=program) as server:
         yield server
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from loadtest.report import aims, markdown
 from loadtest.scenarios.outcome import Account, Kind, kind_of, tally
 from loadtest.stock import make_pool, redeemed
 from tests.support.environment import clean_environment
+from tests.support.programs import require
 
 ROOT = Path(__file__).parents[2]
 LOCUST = ("--headless", "--users", "20", "--spawn-rate", "20", "--run-time", "6s", "--only-summary")
@@ -74,12 +74,8 @@ def test_kinds_are_told_by_status_and_code() -> None:
 def driver(request: pytest.FixtureRequest) -> Driver:
     if request.param == "bundled":
         return BundledDriver()
-    found = best_driver()
-    if isinstance(found, BundledDriver):
-        if os.environ.get("CI"):
-            pytest.fail("wrk is missing: apt-get install wrk")
-        pytest.skip("no wrk on this machine")
-    return found
+    require("wrk")
+    return best_driver()
 
 
 async def test_what_the_driver_counts_is_what_the_ledger_has(tmp_path: Path, driver: Driver) -> None:

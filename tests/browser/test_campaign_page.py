@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
@@ -23,8 +22,8 @@ from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.api_process import ApiProcess
 from tests.support.coupon_service import PAST, ahead
+from tests.support.programs import require
 
-CHROMIUM: Final = Path("/usr/bin/chromium")
 FLAGS: Final = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 PHONE: Final[dict[str, Any]] = {
     "viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True,
@@ -70,16 +69,13 @@ class BrowserStage:
 
 @pytest_asyncio.fixture
 async def stage(settings: Settings, stores: Stores, tmp_path: Path) -> AsyncIterator[BrowserStage]:
-    if not CHROMIUM.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium")
-        pytest.skip(f"no {CHROMIUM} on this machine")
+    chromium = require("chromium")
     _, secret = await create_key(stores.postgres, name="test", scopes=["admin"], actor="test")
     with ApiProcess(settings, tmp_path) as api:
         await asyncio.to_thread(api.wait_until_ready)
         headers = {"authorization": f"Bearer {secret}"}
         async with httpx.AsyncClient(base_url=api.url, headers=headers) as http, async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             try:
                 stage = BrowserStage(http, browser, api.url)
                 yield stage

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -29,7 +26,8 @@ from issuer.storage.postgres import (
     unavailable_translated,
 )
 from tests.support.api import running_app
-from tests.support.servers import DEBIAN_REDIS, PostgresServer, RedisServer, free_port
+from tests.support.programs import require
+from tests.support.servers import PostgresServer, RedisServer, free_port
 
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
@@ -45,21 +43,14 @@ class Certificate:
         return context
 
 
-def _missing(package: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(f"apt-get install {package}")
-    pytest.skip(f"no {package} on this machine")
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     """For `localhost`, signed by itself."""
-    if shutil.which("openssl") is None:
-        _missing("openssl")
+    openssl = require("openssl")
     directory = tmp_path_factory.mktemp("certificate")
     made = Certificate(directory / "server.crt", directory / "server.key")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=DNS:localhost", "-out", made.file, "-keyout", made.key],
         check=True, capture_output=True,
     )  # fmt: skip
@@ -71,7 +62,7 @@ class TlsRedisServer(RedisServer):
 
     def __init__(self, directory: Path, certificate: Certificate) -> None:
         # The bundled Valkey is built without TLS.
-        super().__init__(directory, program=DEBIAN_REDIS)
+        super().__init__(directory, program=require("redis-server"))
         self._certificate = certificate
 
     def command(self) -> list[str]:
@@ -94,8 +85,6 @@ class TlsRedisServer(RedisServer):
 
 @pytest.fixture
 def tls_redis(tmp_path: Path, certificate: Certificate) -> Iterator[TlsRedisServer]:
-    if not DEBIAN_REDIS.exists():
-        _missing("redis-server")
     with TlsRedisServer(tmp_path / "redis", certificate) as server:
         yield server
 

@@ -24,7 +24,6 @@ from issuer.processes.launch import launch_command
 
 START_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 60.0
-DEBIAN_REDIS: Final = Path("/usr/bin/redis-server")
 
 
 def free_port() -> int:

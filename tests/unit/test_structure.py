@@ -6,6 +6,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,20 +38,28 @@ HEAVY = {"alembic", "sqlalchemy", "typer", "rich", "psutil", "pytest", "xlsxwrit
 """What the API's processes never load."""
 
 
+@cache
+def imports_of(path: Path) -> tuple[list[ast.Import | ast.ImportFrom], list[ast.Import | ast.ImportFrom]]:
+    """The imports of a file: all of them, and those at module level. Each file is parsed once."""
+    tree = ast.parse(path.read_text())
+    everywhere = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return everywhere, [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports_of(path)[0]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import"
             yield node.module or ""
 
 
 def at_module_level(path: Path) -> Iterator[str]:
-    for node in ast.parse(path.read_text()).body:
+    for node in imports_of(path)[1]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
@@ -87,10 +96,10 @@ def edges() -> dict[str, dict[str, str]]:
 
 def imported_modules(path: Path) -> Iterator[str]:
     """The modules of this project that a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports_of(path)[0]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+        elif node.module is not None:
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
                 if name in MODULES or node.module in MODULES:

@@ -1,0 +1,44 @@
+"""Programs that some tests need and that a machine may lack."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program by its name on the PATH.
+
+    `package` is its package on Debian and Ubuntu; `shows` is what no test shows without it.
+    """
+
+    name: str
+    package: str
+    shows: str
+
+
+PROGRAMS: Final = {
+    program.name: program
+    for program in (
+        Program("redis-server", "redis-server", "everything on Redis 7 (Valkey runs without it), TLS to Redis"),
+        Program("chromium", "chromium", "the pages in a browser"),
+        Program("docker-compose", "docker-compose", "that docker-compose accepts docker-compose.yml"),
+        Program("openssl", "openssl", "TLS to Redis and PostgreSQL"),
+        Program("wrk", "wrk", "the benchmark's figures with wrk as driver"),
+        Program("curl", "curl", "that the curl commands we print and document work when pasted"),
+    )
+}
+
+
+def require(name: str) -> Path:
+    """Return the path of a program. Skips the test when the machine lacks it; with CI set that is a failure."""
+    program = PROGRAMS[name]
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is missing (apt-get install {program.package}); not shown: {program.shows}")
+    return Path(found)
