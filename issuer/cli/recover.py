@@ -12,7 +12,7 @@ from issuer.cli.output import CommandError, InputError, command_settings, print_
 
 if TYPE_CHECKING:
     from issuer.ledger.record import RecordResult
-    from issuer.recovery.guardian import RecoveryOptions, RecoveryReport
+    from issuer.recovery.recovery import RecoveryOptions, RecoveryReport
     from issuer.settings import Settings
     from issuer.storage.stores import Stores
 
@@ -44,7 +44,7 @@ def recover(
     as_json: bool = _JSON,
 ) -> None:
     """Recover the Redis server and bless it. Every process does so by itself; this adds what only you can know."""
-    from issuer.recovery.guardian import RecoveryOptions
+    from issuer.recovery.recovery import RecoveryOptions
 
     settings = command_settings()
     report = run_plain(lambda: _recover(settings, RecoveryOptions(restored, margin, dry_run)), settings=settings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from issuer.recovery.inspection import foreign_installations, look_at_partitions, look_at_pools
+from issuer.recovery.inspection import foreign_installations, inspect_partitions, inspect_pools
 from issuer.settings import Settings
 from issuer.storage.migrate import SchemaError, check_schema
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
@@ -146,7 +146,7 @@ async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncI
         f"epoch {row['epoch']}" if row["run_id"] == link.run_id else "this server is not the blessed one",
         "see `issuer recover --dry-run`",
     )
-    states = await look_at_partitions(link, row["partitions"])
+    states = await inspect_partitions(link, row["partitions"])
     others = foreign_installations(states, row["id"])
     yield Check(
         "installation",
@@ -158,7 +158,7 @@ async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncI
     yield Check("epoch of the partitions", not wrong, f"{len(states) - len(wrong)} of {len(states)} right",
                 "see `issuer recover --dry-run`")  # fmt: skip
     async with unavailable_translated(), postgres.acquire() as connection:
-        pools = await look_at_pools(link, connection, row["partitions"])
+        pools = await inspect_pools(link, connection, row["partitions"])
     gone = [pool for pool in pools if pool.opened and pool.issued_before is None]
     yield Check(
         "pools",

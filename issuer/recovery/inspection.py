@@ -1,23 +1,26 @@
-"""What a recovery finds: the server, the partitions' state, every pool, and the verdict on what may be missing."""
+"""The inspection of a Redis server: its identity, the state of its partitions and pools, and the verdict on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
-from issuer.storage.postgres import Connection, PoolConnection
+from issuer.storage.postgres import AnyConnection
 from issuer.storage.redis_link import CommandSender, RedisRefusedError
 
 BATCH_SIZE: Final = 500
 READ_TIMEOUT_S: Final = 30.0
 
+PartitionState = Mapping[str, str]
+"""A partition's state hash, as `issuer.contract.keys` describes it; empty where there is none."""
+
 
 class Verdict(StrEnum):
-    """FIRST: nothing was ever handed out. RESTART: the same data, nothing can be missing. LOSS: something may be."""
+    """FIRST: nothing was ever issued. RESTART: same data, nothing can be missing. LOSS: something may be missing."""
 
     FIRST = "first"
     RESTART = "restart"
@@ -25,12 +28,16 @@ class Verdict(StrEnum):
 
 
 class IncidentError(Exception):
-    """Something that a person must decide. The machine stops here rather than guess."""
+    """A state that only an operator can resolve. The recovery has changed nothing. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """What tells a Redis server and its way of keeping data from another."""
+    """What distinguishes one Redis server from another, and how it keeps its data.
+
+    `durable`: every write is synced to disk before it is answered. `promoted`: it was a replica and may lack the last
+    writes of its primary. `evicting`: it may delete keys when memory is short.
+    """
 
     run_id: str
     version: str
@@ -46,7 +53,8 @@ class ServerIdentity:
 class PoolState:
     """One pool as Postgres and Redis see it. The Redis figures are None where Redis has no such pool.
 
-    `drained`: its batch has ended and all of it is in the ledger; nothing can be missing from it.
+    `accounted` is the highest seq in ledger, quarantine or dead letters. `drained`: the batch has ended and all its
+    redemptions are in the ledger, so nothing can be missing. `…_after` and `quarantined` are what a recovery decided.
     """
 
     pool_id: int
@@ -65,12 +73,12 @@ class PoolState:
     quarantined: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """The verdict with its reasons, in words for an operator."""
 
     verdict: Verdict
-    reasons: list[str] = field(default_factory=list)
+    reasons: tuple[str, ...] = ()
 
 
 def _parse_info(text: bytes) -> dict[str, str]:
@@ -78,8 +86,11 @@ def _parse_info(text: bytes) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-async def look_at_server(link: CommandSender, address: str) -> ServerIdentity:
-    """Asks a server what it is. CONFIG may be forbidden (managed Redis): the server then counts as not durable."""
+async def inspect_server(link: CommandSender, address: str) -> ServerIdentity:
+    """Return a server's identity. Where CONFIG is forbidden (managed Redis) the server counts as not durable.
+
+    Raises RedisUnavailableError.
+    """
     info_replies = await link.call([("INFO", "server"), ("INFO", "replication")], timeout_s=READ_TIMEOUT_S)
     for reply in info_replies:
         if isinstance(reply, Exception):
@@ -108,12 +119,12 @@ async def look_at_server(link: CommandSender, address: str) -> ServerIdentity:
     )
 
 
-async def look_at_partitions(link: CommandSender, partitions: int) -> list[dict[str, str]]:
-    """The state hash of every partition; empty where there is none."""
+async def inspect_partitions(link: CommandSender, partitions: int) -> list[PartitionState]:
+    """Return the state of every partition, in order. Raises RedisUnavailableError."""
     replies = await link.call(
         [("HGETALL", partition_keys(p).state) for p in range(partitions)], timeout_s=READ_TIMEOUT_S
     )
-    states = []
+    states: list[PartitionState] = []
     for reply in replies:
         if isinstance(reply, Exception):
             raise RedisRefusedError(str(reply)) from reply
@@ -122,8 +133,8 @@ async def look_at_partitions(link: CommandSender, partitions: int) -> list[dict[
     return states
 
 
-def foreign_installations(states: Sequence[dict[str, str]], installation: UUID) -> list[str]:
-    """The ids of other installations whose data the partitions hold."""
+def foreign_installations(states: Sequence[PartitionState], installation: UUID) -> list[str]:
+    """Return the ids of other installations whose data the partitions hold."""
     found = {state["installation"] for state in states if "installation" in state}
     return sorted(found - {str(installation)})
 
@@ -142,8 +153,8 @@ ORDER BY pools.id
 """
 
 
-async def look_at_pools(link: CommandSender, postgres: Connection | PoolConnection, partitions: int) -> list[PoolState]:
-    """Every pool of a batch that was not freed: what Postgres accounts for, and what this Redis says."""
+async def inspect_pools(link: CommandSender, postgres: AnyConnection, partitions: int) -> list[PoolState]:
+    """Return every pool whose batch is not freed: what Postgres accounts for, and what this Redis has."""
     pools = [
         PoolState(
             row["id"], row["batch_id"], row["client_id"], partition_of(row["batch_id"], partitions),
@@ -161,7 +172,7 @@ async def look_at_pools(link: CommandSender, postgres: Connection | PoolConnecti
         replies = await link.call(commands, timeout_s=READ_TIMEOUT_S)
         for pool, meta, length in zip(some, replies[::2], replies[1::2], strict=True):
             if isinstance(meta, Exception) or isinstance(length, Exception):
-                pool.in_list = -1  # a key of another type: as bad as a list that does not fit its counters
+                pool.in_list = -1  # a key of another type, judged like a list that contradicts its counters
                 continue
             if meta[0] is not None and meta[1] is not None:
                 pool.issued_before, pool.loaded_before = int(meta[0]), int(meta[1])
@@ -171,21 +182,24 @@ async def look_at_pools(link: CommandSender, postgres: Connection | PoolConnecti
 
 def judge(
     now: ServerIdentity,
-    before: dict[str, Any] | None,
+    before: ServerIdentity | None,
     epoch: int,
-    states: Sequence[dict[str, str]],
+    states: Sequence[PartitionState],
     pools: Sequence[PoolState],
 ) -> Finding:
-    """Whether anything that was handed out can be missing from these data. `before`: the server last blessed."""
+    """Decide whether anything that was issued can be missing from these data.
+
+    `before` is the server that was blessed last, under `epoch`; None: none was. Any single reason makes it a loss.
+    """
     if not any(pool.opened for pool in pools):
         return Finding(Verdict.FIRST)
     reasons = []
     if before is None:
-        reasons.append("codes were handed out, but no server is on record")
+        reasons.append("codes were issued, but no server is on record")
     else:
-        if not (now.durable and before["durable"]):
+        if not (now.durable and before.durable):
             reasons.append("the server does not (or did not) sync every write to its disk (appendfsync always)")
-        if (now.address, now.directory) != (before["address"], before["directory"]):
+        if (now.address, now.directory) != (before.address, before.directory):
             reasons.append("it is another server than before (address or directory differ)")
         if now.promoted:
             reasons.append("it is a replica that was promoted")
@@ -195,15 +209,11 @@ def judge(
     for pool in pools:
         if not pool.opened:
             continue
-        where = f"pool {pool.pool_id}"
+        name = f"pool {pool.pool_id}"
         if pool.issued_before is None or pool.loaded_before is None:
-            reasons.append(f"{where} is missing")
+            reasons.append(f"{name} is missing")
         elif pool.issued_before < pool.accounted:
-            reasons.append(f"{where} has issued {pool.issued_before}, but seq {pool.accounted} is accounted for")
+            reasons.append(f"{name} has issued {pool.issued_before}, but seq {pool.accounted} is accounted for")
         elif pool.in_list != pool.loaded_before - pool.issued_before:
-            reasons.append(f"{where}: its list does not fit its counters")
-    return Finding(Verdict.LOSS if reasons else Verdict.RESTART, reasons)
-
-
-def as_json(server: ServerIdentity) -> dict[str, Any]:
-    return asdict(server)
+            reasons.append(f"{name}: its list contradicts its counters")
+    return Finding(Verdict.LOSS if reasons else Verdict.RESTART, tuple(reasons))

@@ -1,4 +1,8 @@
-"""The steps of a recovery that change something. Each can be repeated; the caller holds the recovery lock."""
+"""The steps of a recovery that change Redis or Postgres, in their order.
+
+Each can be repeated. The caller holds the recovery lock. If it has lost the lock meanwhile, the partitions carry the
+fence of another recovery and every script here refuses.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, 
 from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
+from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
 from issuer.recovery.inspection import BATCH_SIZE, PoolState
 from issuer.storage.postgres import Connection
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
@@ -28,8 +33,11 @@ ENTRY_BATCH_SIZE: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class PartitionMark:
-    """What every partition is given. The fence before an epoch is its negative: no caller is ever given that, and a
-    recovery that has lost its lock meets the fence of another epoch than its own."""
+    """What is written to the state of every partition.
+
+    The fence before an epoch is its negative: no process is ever blessed with it, and a recovery that has lost its lock
+    meets the fence of another epoch.
+    """
 
     installation: UUID
     epoch: int
@@ -42,7 +50,7 @@ class PartitionMark:
 
 
 class FencedScripts:
-    """Runs scripts on partitions that are fenced off, as the recovery alone may. Stands in for `redis_link.Redis`."""
+    """Runs scripts on fenced partitions, as only the recovery may. Takes the place of `redis_link.Redis`."""
 
     def __init__(self, link: CommandSender, mark: PartitionMark) -> None:
         self._link = link
@@ -54,16 +62,16 @@ class FencedScripts:
         return self._partitions
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]:
-        """As `Redis.run`, under the epoch of a fenced partition."""
+        """Run a script like `Redis.run`, with the fence as its epoch."""
         return (await run_all(self._link, script, [(keys, [self._fence, *args])]))[0]
 
 
 async def run_all(
     link: CommandSender, script: Script, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Value]]]
 ) -> list[list[Any]]:
-    """Runs one script many times in one round trip. Raises RedisRefusedError if any of them is refused.
+    """Run one script many times in one round trip. Raises RedisRefusedError if any of the calls is refused.
 
-    Also where the script itself refuses: then somebody else is recovering the same server, since we have lost the lock.
+    A script refuses when another process recovers the same server, since this one has lost the recovery lock.
     """
     commands: list[Sequence[Value]] = [("SCRIPT", "LOAD", script.text)]
     commands += [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls]
@@ -80,6 +88,7 @@ async def run_all(
 
 
 async def _mark_partitions(link: CommandSender, mark: PartitionMark, epoch: int) -> None:
+    # From the stream itself: the stored counter need not match a stream that was drained or cut.
     backlogs = await _count_backlogs(link, mark.partitions)
     await run_all(
         link, BLESS_PARTITION,
@@ -94,17 +103,20 @@ async def _mark_partitions(link: CommandSender, mark: PartitionMark, epoch: int)
 
 
 async def fence_partitions(link: CommandSender, mark: PartitionMark) -> None:
-    """Nothing is handed out or acknowledged from here on, whoever holds a connection to this server."""
+    """Fence all partitions: from here on the server refuses to issue and to acknowledge, on every connection.
+
+    Stopped half-way, some partitions still have the epoch before, which Postgres does not bless any more.
+    """
     await _mark_partitions(link, mark, mark.fence)
 
 
 async def bless_partitions(link: CommandSender, mark: PartitionMark) -> None:
-    """Opens the partitions under the new epoch."""
+    """Open all partitions under the new epoch. Stopped half-way, none is trusted: Postgres has not blessed it yet."""
     await _mark_partitions(link, mark, mark.epoch)
 
 
 async def _count_backlogs(link: CommandSender, partitions: int) -> list[int]:
-    """Redemptions in each partition's stream."""
+    """Return the redemptions in each partition's stream."""
     counts = []
     for partition in range(partitions):
         count = 0
@@ -115,7 +127,7 @@ async def _count_backlogs(link: CommandSender, partitions: int) -> list[int]:
 
 
 async def read_stream(link: CommandSender, partition: int) -> AsyncIterator[list[StreamEntry]]:
-    """All entries of a partition's stream, some at a time."""
+    """Yield all entries of a partition's stream, ENTRY_BATCH_SIZE at a time."""
     after = b"-"
     while True:
         (reply,) = await link.call(
@@ -130,7 +142,7 @@ async def read_stream(link: CommandSender, partition: int) -> AsyncIterator[list
 
 
 async def drain_streams(link: CommandSender, postgres: Connection, mark: PartitionMark) -> int:
-    """Brings what survives in the streams into the ledger (or the dead letters). Returns the redemptions drained."""
+    """Record what survives in the streams, in the ledger or as dead letters. Return the number of redemptions."""
     drained = 0
     for partition in range(mark.partitions):
         keys = partition_keys(partition)
@@ -141,6 +153,7 @@ async def drain_streams(link: CommandSender, postgres: Connection, mark: Partiti
             for entry in entries:
                 acks += [entry.stream_id, entry.announced]
                 drained += entry.announced
+            # Recorded first, acknowledged second. Stopped in between, the entry is read again and found in the ledger.
             await run_all(link, ACK_EVENTS, [((keys.state, keys.stream), acks)])
     return drained
 
@@ -158,32 +171,34 @@ SELECT greatest(
     (SELECT max(seq) FROM ledger WHERE pool_id = $1), (SELECT max(seq) FROM quarantined WHERE pool_id = $1),
     (SELECT max(seq) FROM dead_letters WHERE pool_id = $1), 0)"""
 
-# A coupon has no list of its seqs; what can be missing lies below its total, and not further on than the bound.
+# A coupon has no rows in codes. What can be missing is not above its total, nor further than the bound above the
+# highest seq that is accounted for.
 _NUMBERS: Final = """
 (SELECT $1 AS pool_id, seq FROM generate_series(1::bigint, (
   SELECT least(total, accounted + $2) FROM pools, ({accounted}) AS a(accounted) WHERE id = $1)) AS seq)"""
 
 
 def _missing(pool: PoolState) -> str:
-    """The query for the first seqs ($2) of a pool ($1) that nothing accounts for."""
+    """Return the query for the first seqs ($2: how many) of a pool ($1) that nothing accounts for."""
     return _MISSING.format(seqs=_NUMBERS.format(accounted=_ACCOUNTED) if pool.of_coupon else "codes")
 
 
-def _count(pool: PoolState, bound: int, begun: dict[str, Any]) -> int:
-    """How many codes of a pool are to be quarantined."""
-    done = begun.get("quarantined")
-    if done:
-        # Nothing was handed out since, so nothing more can be missing; but an operator may know better.
-        return max(0, bound - int(done))
-    # Never fewer than what the surviving data say was issued, whatever the bound.
+def _count(pool: PoolState, bound: int, decision: RecoveryDecision) -> int:
+    """Return how many codes of a pool are to be quarantined now."""
+    if decision.phase is RecoveryPhase.QUARANTINED:
+        # Nothing was issued since, so nothing more can be missing; but an operator may ask for a larger margin.
+        return max(0, bound - decision.quarantined)
+    # Never fewer than the surviving data show as issued, whatever the bound.
     return max(bound, (pool.issued_before or 0) - pool.accounted)
 
 
-async def plan_quarantine(postgres: Connection, pools: Sequence[PoolState], bound: int, begun: dict[str, Any]) -> None:
+async def plan_quarantine(
+    postgres: Connection, pools: Sequence[PoolState], bound: int, decision: RecoveryDecision
+) -> None:
     """Fill in what a recovery would quarantine; change nothing. Events still in the stream are not counted yet."""
     for pool in pools:
         if pool.opened and not pool.drained:
-            count = _count(pool, bound, begun)
+            count = _count(pool, bound, decision)
             row = await postgres.fetchrow(
                 f"SELECT count(*) AS n, max(seq) AS last FROM ({_missing(pool)}) missing", pool.pool_id, count
             )
@@ -191,55 +206,69 @@ async def plan_quarantine(postgres: Connection, pools: Sequence[PoolState], boun
             pool.quarantined, pool.issued_after = row["n"], max(pool.accounted, row["last"] or 0)
 
 
-async def quarantine(
-    postgres: Connection, epoch: int, pools: Sequence[PoolState], bound: int, begun: dict[str, Any]
-) -> None:
-    """Sets aside, of every pool, the first `bound` codes that nothing accounts for: all or none, and only once.
+_LOCK_INSTALLATION: Final = "SELECT FROM installation FOR UPDATE"
+_STORE_DECISION: Final = "UPDATE installation SET recovering = $1"
 
-    A recovery that was killed after this step finds it done (`begun`): what `bound` has above the one before comes on
-    top of it.
+
+async def quarantine(
+    postgres: Connection, epoch: int, pools: Sequence[PoolState], bound: int, decision: RecoveryDecision
+) -> None:
+    """Quarantine, of every pool, the first `bound` codes that nothing accounts for: of all pools or none, and once.
+
+    Codes are issued in the order of their seqs, and a partition never has more than `bound` redemptions outside the
+    ledger, so these are all that the lost data set can have issued unrecorded. The decision is stored in the same
+    transaction: stopped after it, the next recovery adds only what a larger bound asks for.
     """
     async with postgres.transaction():
-        # Whoever replays a journal meanwhile holds the row: what is on its way into the ledger is not missing.
-        await postgres.execute("SELECT FROM installation FOR UPDATE")
+        # A process that replays its journal holds the row meanwhile: what it brings into the ledger is not missing.
+        await postgres.execute(_LOCK_INSTALLATION)
         for pool in pools:
             if not pool.opened:
                 continue
             if not pool.drained:
                 status = await postgres.execute(
                     f"INSERT INTO quarantined (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_missing(pool)}) missing",
-                    pool.pool_id, _count(pool, bound, begun), epoch,
+                    pool.pool_id, _count(pool, bound, decision), epoch,
                 )  # fmt: skip
                 pool.quarantined = int(status.rpartition(" ")[2])
             pool.issued_after = await postgres.fetchval(_ACCOUNTED, pool.pool_id)
-        done = {"quarantined": max(bound, begun.get("quarantined", 0))}
-        await postgres.execute("UPDATE installation SET recovering = recovering || $1", orjson.dumps(done).decode())
+        await postgres.execute(_STORE_DECISION, decision.after_quarantine(bound).to_json())
+
+
+_SET_REDIS_REVISION: Final = "UPDATE batches SET redis_revision = $2 WHERE id = $1"
+_SET_LOADED: Final = "UPDATE pools SET loaded = $2 WHERE id = $1"
 
 
 async def rebuild_partitions(
     link: CommandSender, postgres: Connection, mark: PartitionMark, pools: Sequence[PoolState]
 ) -> None:
-    """Makes batches, pools, windows and idempotency answers again from Postgres. Codes are loaded afterwards."""
+    """Rebuild batches, pools, windows and kept answers from Postgres. Codes are loaded after the blessing.
+
+    Stopped half-way, the partitions stay fenced and the next recovery rebuilds all of it.
+    """
     (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
     host_ms = time_ms(now)
     redis = FencedScripts(link, mark)
     rows = await postgres.fetch(f"{FOR_REDIS} ORDER BY id")
-    # After the revisions: what is given back from here on makes a new one, and is pushed.
-    given_back = await find_pending_reversals(postgres)
+    # After the batches: a use that is reversed from here on raises a revision, and the worker pushes that after the
+    # blessing. The other way round a reversal in between would reach Redis by neither way.
+    reversed_uses = await find_pending_reversals(postgres)
     for row in rows:
         rules = parse_rules(orjson.loads(row["rules"]))
         await put_batch(redis, row, rules)
         if row["freed_at"] is None:
             partition = partition_of(row["id"], mark.partitions)
             await restore_answers(postgres, link, row["id"], partition, host_ms=host_ms)
+            # An ended batch grants nothing, so it needs no windows; replays it still answers.
             if row["ended_at"] is None:
                 writer = fenced_writer(redis, row["id"], partition, closing_reason(row))
                 await write_windows(postgres, row["id"], partition, rules, writer, host_ms=host_ms)
-        await postgres.execute("UPDATE batches SET redis_revision = $2 WHERE id = $1", row["id"], row["revision"])
-    # They come by pool, and a coupon has one.
-    for batch_id, uses in groupby(given_back, lambda use: use.batch_id):
+        await postgres.execute(_SET_REDIS_REVISION, row["id"], row["revision"])
+    # Windows first: a reversal takes its use out of them. The uses come ordered by pool, and a coupon has one pool.
+    for batch_id, uses in groupby(reversed_uses, lambda use: use.batch_id):
         await return_uses(redis, batch_id, list(uses))
-    await mark_returned(postgres, given_back)
+    await mark_returned(postgres, reversed_uses)
+    # Pools last: only what is quarantined and recorded by now counts as issued.
     await _rebuild_pools(link, postgres, mark, pools)
 
 
@@ -254,8 +283,7 @@ async def _rebuild_pools(
             names = (partition_keys(pool.partition).state, keys.pool(pool.client_id), keys.codes(pool.client_id))
             calls.append((names, (mark.fence, pool.pool_id, pool.issued_after, pool.total)))
         await run_all(link, REBUILD_POOL, calls)
-    # The hint by which top-ups find what to load: lists are empty now.
+    # The lists are empty now; by this hint the worker finds them and tops them up.
     await postgres.executemany(
-        "UPDATE pools SET loaded = $2 WHERE id = $1",
-        [(pool.pool_id, pool.issued_after) for pool in opened if not pool.of_coupon],
+        _SET_LOADED, [(pool.pool_id, pool.issued_after) for pool in opened if not pool.of_coupon]
     )

@@ -12,13 +12,14 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import orjson
 import structlog
 
+from issuer.recovery.inspection import PartitionState
 from issuer.storage.postgres import Connection, Pool, PostgresUnavailableError, unavailable_translated
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ SELECT EXISTS (
 
 
 async def contradictions(
-    postgres: Connection, epoch: int, states: Sequence[Mapping[str, str]], *, wait: bool = True
+    postgres: Connection, epoch: int, states: Sequence[PartitionState], *, wait: bool = True
 ) -> list[str]:
     """Why these data (the state of each partition) cannot be all that the server of `epoch` had; [] if they can.
 

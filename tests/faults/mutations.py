@@ -147,7 +147,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "fsync everysec is taken for durable",
-        (Edit("issuer/recovery/inspection.py", 'if not (now.durable and before["durable"]):', "if False:"),),
+        (Edit("issuer/recovery/inspection.py", "if not (now.durable and before.durable):", "if False:"),),
         ("everysec_power_cut", "everysec_tail_lost"),
     ),
     Mutation(
@@ -229,7 +229,13 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "nobody asks the API processes what they saw",
-        (Edit("issuer/recovery/guardian.py", "if finding.verdict is Verdict.RESTART and not forced:", "if False:"),),
+        (
+            Edit(
+                "issuer/recovery/recovery.py",
+                "if finding.verdict is Verdict.RESTART and not self._options.forced:",
+                "if False:",
+            ),
+        ),
         ("old_data_restored_processes_ahead",),
     ),
     Mutation(

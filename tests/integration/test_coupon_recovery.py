@@ -30,9 +30,9 @@ from issuer.journal.segments import Journal
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
 from issuer.pools.loader import top_up
-from issuer.recovery.guardian import RecoveryOptions
 from issuer.recovery.opening import open_stores
 from issuer.recovery.quarantine import list_quarantined, release
+from issuer.recovery.recovery import RecoveryOptions
 from issuer.settings import Settings
 from issuer.storage.postgres import PUSH_LOCK, advisory_lock, lock_of
 from issuer.storage.redis_link import RedisUnavailableError

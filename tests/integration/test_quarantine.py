@@ -11,9 +11,9 @@ from issuer.contract.events import Redemption
 from issuer.contract.outcomes import Outcome
 from issuer.ledger.record import record_redemptions
 from issuer.pools.loader import top_up
-from issuer.recovery.guardian import RecoveryOptions
 from issuer.recovery.opening import GuardedStores
 from issuer.recovery.quarantine import list_quarantined, release
+from issuer.recovery.recovery import RecoveryOptions
 from issuer.settings import Settings
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
 

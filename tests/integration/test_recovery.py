@@ -24,9 +24,9 @@ from issuer.journal.segments import Journal
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.pools.loader import top_up
 from issuer.recovery import rebuild
-from issuer.recovery.guardian import RecoveryOptions
 from issuer.recovery.inspection import IncidentError, Verdict
 from issuer.recovery.opening import GuardedStores, open_stores
+from issuer.recovery.recovery import RecoveryOptions
 from issuer.recovery.witness import Witness
 from issuer.settings import Settings
 from issuer.storage.postgres import RECOVERY_LOCK, PostgresUnavailableError

@@ -15,9 +15,9 @@ from pydantic import SecretStr
 from issuer.pools.loader import top_up
 from issuer.recovery import rebuild
 from issuer.recovery.doctor import Check, examine
-from issuer.recovery.guardian import RecoveryOptions
-from issuer.recovery.inspection import IncidentError, look_at_partitions
+from issuer.recovery.inspection import IncidentError, PartitionState, inspect_partitions
 from issuer.recovery.opening import open_stores
+from issuer.recovery.recovery import RecoveryOptions
 from issuer.settings import Settings
 from issuer.storage.postgres import close_pool, connect_pool
 from issuer.storage.redis_link import Link
@@ -35,11 +35,11 @@ def other_settings(own_settings: Settings, postgres_server: PostgresServer) -> I
     postgres_server.psql(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
 
-async def states(settings: Settings) -> list[dict[str, str]]:
+async def states(settings: Settings) -> list[PartitionState]:
     link = Link(settings, None)
     await link.open()
     try:
-        return await look_at_partitions(link, settings.partitions)
+        return await inspect_partitions(link, settings.partitions)
     finally:
         await link.aclose()
 
