@@ -138,16 +138,19 @@ def check_values(
     return name, times[0], times[1]
 
 
-def rules_text(rules: Rules) -> str:
-    """Return the rules as the JSON text that Postgres stores."""
-    return orjson.dumps(rules.to_json()).decode()
-
-
 def show_value(value: Any) -> Any:
     """Return a column's value as JSON and the audit log show it."""
     if isinstance(value, datetime):
         return show_instant(value)
     return value.to_json() if isinstance(value, Rules) else value
+
+
+def change_detail(batch: Batch, changed: dict[str, Any]) -> dict[str, Any]:
+    """Return what the audit log keeps of a change: each column's value before and after it."""
+    detail = {}
+    for column, value in changed.items():
+        detail[column] = {"from": show_value(getattr(batch, column)), "to": show_value(value)}
+    return detail
 
 
 def batch_from_row(row: asyncpg.Record) -> Batch:

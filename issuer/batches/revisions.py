@@ -11,17 +11,16 @@ The steps run under the batch's PUSH_LOCK. The process may be killed after any o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import asyncpg
-import orjson
 import structlog
 
-from issuer.batches.put_batch import FOR_REDIS, put_batch
+from issuer.batches.batch_revision import FOR_REDIS, BatchRevision
 from issuer.batches.reversals import PendingReversal, find_pending_reversals, mark_returned, return_uses
-from issuer.batches.rules import Rules, parse_rules
-from issuer.batches.windows import Span, fenced_writer, read_backlog, write_windows
+from issuer.batches.windows import fenced_writer, read_backlog, write_windows
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.storage.postgres import PUSH_LOCK, PoolConnection, advisory_lock, lock_of, unavailable_translated
 from issuer.storage.redis_link import redis_errors_translated, time_ms
@@ -55,46 +54,58 @@ async def push_batch(stores: Stores, batch_id: UUID) -> None:
 
 
 async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record) -> None:
-    rules = parse_rules(orjson.loads(row["rules"]))
-    batch_id, partition = row["id"], partition_of(row["id"], stores.redis.partitions)
+    redis = stores.redis
+    revision = BatchRevision.of_row(row, redis.partitions)
+    batch_id, partition, span = revision.batch_id, revision.partition, revision.span
     reversals, closes = list[PendingReversal](), False
     if row["coupon"]:
-        now_ms = await _read_clock_ms(stores.redis.client, partition)
+        now_ms = await _read_clock_ms(redis.client, partition)
         reversals = await _find_reversals(stores, connection, batch_id)
         # Windows written under lower limits lack older uses, which count again once a newer one is reversed. And while
         # the clock shows the time of a reversed use, a new use may get that very time.
         counted = [use for use in reversals if use.customer is not None]
         closes = bool(counted) and (row["rules_revision"] > 1 or any(use.at_ms >= now_ms for use in counted))
-    closes = closes and row["ended_at"] is None and Span.of(rules) is not None
-    rebuilds = _needs_rebuild(row, rules)
-    if not closes and not rebuilds:
-        await return_uses(stores.redis, batch_id, reversals)
-        await put_batch(stores.redis, row, rules)
-        await mark_returned(connection, reversals)
+    limited = span is not None and row["ended_at"] is None
+    # The windows in Redis may lack redemptions that new rules count. They cannot under the rules that the batch was
+    # created with: every redemption was counted by them.
+    rebuilds = limited and row["rules_revision"] > max(row["redis_revision"], 1)
+    if not (limited and closes) and not rebuilds:
+        await _open(stores, connection, revision, reversals)
         return
-    rebuilding = str(row["revision"])
-    if not await put_batch(stores.redis, row, rules, rebuilding=rebuilding):
+    rebuilding = str(revision.number)
+    if not await revision.put(redis, rebuilding=rebuilding):
         return  # an earlier push did all steps but 5
     if reversals:
         # Again, now that the batch is closed: uses in the same ms as a reversed one may have come in between.
         reversals = await _find_reversals(stores, connection, batch_id)
     # Keys expire by Redis' clock, so the remaining time of each window is computed from it.
-    host_ms = await _read_host_ms(stores.redis.client)
+    host_ms = await _read_host_ms(redis.client)
     written = await write_windows(
         connection,
         batch_id,
         partition,
-        rules,
-        fenced_writer(stores.redis, batch_id, partition, rebuilding),
+        span,
+        fenced_writer(redis, batch_id, partition, rebuilding),
         host_ms=host_ms,
-        backlog=read_backlog(stores.redis.client, partition),
+        backlog=read_backlog(redis.client, partition),
         customers=None if rebuilds else [UUID(bytes=use.customer) for use in reversals if use.customer],
     )
-    # Customers without remaining uses got no new window: remove the reversed uses from their old ones.
-    await return_uses(stores.redis, batch_id, reversals)
-    await put_batch(stores.redis, row, rules)
-    await mark_returned(connection, reversals)
-    log.info("windows rebuilt", batch_id=str(batch_id), revision=row["revision"], customers=written)
+    await _open(stores, connection, revision, reversals)
+    log.info("windows rebuilt", batch_id=str(batch_id), revision=revision.number, customers=written)
+
+
+async def _open(
+    stores: Stores, connection: PoolConnection, revision: BatchRevision, reversals: Sequence[PendingReversal]
+) -> None:
+    """Write the revision so that the batch is open. Reversed uses leave the windows before it and are marked after it.
+
+    The rebuilt windows may still hold them: a customer without remaining uses got no new window.
+    """
+    if reversals:
+        await return_uses(stores.redis, revision.batch_id, reversals)
+    await revision.put(stores.redis)
+    if reversals:
+        await mark_returned(connection, reversals)
 
 
 async def _find_reversals(stores: Stores, connection: PoolConnection, batch_id: UUID) -> list[PendingReversal]:
@@ -113,12 +124,3 @@ async def _read_host_ms(client: aioredis.Redis) -> int:
     """Return the time of Redis' host in ms."""
     async with redis_errors_translated():
         return time_ms(await client.time())
-
-
-def _needs_rebuild(row: asyncpg.Record, rules: Rules) -> bool:
-    """Return whether the windows in Redis may lack redemptions that the rules count.
-
-    They cannot under the rules that the batch was created with: every redemption was counted by them.
-    """
-    changed = row["rules_revision"] > max(row["redis_revision"], 1)
-    return changed and row["ended_at"] is None and Span.of(rules) is not None

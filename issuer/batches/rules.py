@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
 MAX_REDEMPTIONS: Final = 10_000
 """Redemptions that a limit may count at most: a customer's window holds that many times."""
 MAX_DAYS: Final = 3_650
@@ -62,6 +64,10 @@ class Rules:
         if self.limits:
             shown["limits"] = [{"max": limit.max, "seconds": (limit.window_ms or 0) // 1000} for limit in self.limits]
         return shown
+
+    def to_text(self) -> str:
+        """The rules as JSON text, as Postgres keeps them."""
+        return orjson.dumps(self.to_json()).decode()
 
 
 NO_RULES: Final = Rules()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -16,7 +17,7 @@ from issuer.batches.batch import BatchEndedError as BatchEndedError
 from issuer.batches.batch import BatchNotFoundError as BatchNotFoundError
 from issuer.batches.batch import BatchSharedError as BatchSharedError
 from issuer.batches.batch import InvalidBatchError as InvalidBatchError
-from issuer.batches.batch import Unset, batch_from_row, check_values, find_changed_values, rules_text, show_value
+from issuer.batches.batch import Unset, batch_from_row, change_detail, check_values, find_changed_values, show_value
 from issuer.batches.revisions import push_batch as push_batch
 from issuer.batches.rules import NO_RULES, Rules
 from issuer.paging import Page, decode_cursor, encode_cursor
@@ -109,10 +110,10 @@ async def change_batch(
             if batch.ended_at is not None:
                 raise BatchEndedError("the batch has ended, which is final")
             batch = await _update(connection, batch, changed, actor)
-    if not batch.in_redis:
-        await push_batch(stores, batch_id)
-        batch = await find_batch(stores.postgres, batch_id)
-    return batch
+    if batch.in_redis:
+        return batch
+    await push_batch(stores, batch_id)
+    return replace(batch, redis_revision=batch.revision)
 
 
 async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None = None) -> Batch:
@@ -124,6 +125,16 @@ async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None =
     if row is None:
         raise BatchNotFoundError("no batch found")
     return batch_from_row(row)
+
+
+async def check_batch_open(postgres: Pool, batch_id: UUID) -> None:
+    """Raises BatchNotFoundError, and BatchEndedError where no codes can be added any more."""
+    async with unavailable_translated():
+        is_open = await postgres.fetchval(f"SELECT {_OPEN} FROM batches WHERE kind = 'codes' AND id = $1", batch_id)
+    if is_open is None:
+        raise BatchNotFoundError("no batch found")
+    if not is_open:
+        raise BatchEndedError("the batch has ended: no codes can be added")
 
 
 async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
@@ -174,7 +185,7 @@ async def _try_push(stores: Stores, batch: Batch) -> Batch:
             "batch created but not pushed to Redis; the worker retries", batch_id=str(batch.id), error=str(error)
         )
         return batch
-    return await find_batch(stores.postgres, batch.id)
+    return replace(batch, redis_revision=batch.revision)
 
 
 async def _insert(
@@ -185,13 +196,14 @@ async def _insert(
     ends_at: datetime | None,
     actor: str,
 ) -> Batch:
+    batch_id = uuid4()
     row = await connection.fetchrow(
-        "INSERT INTO batches (id, name, rules, starts_at, ends_at)"
-        " VALUES ($1, $2, $3::text::jsonb, $4, $5) RETURNING *",
-        uuid4(), name, rules_text(rules), starts_at, ends_at,
+        "INSERT INTO batches (id, name, rules, starts_at, ends_at) VALUES ($1, $2, $3::text::jsonb, $4, $5)"
+        " RETURNING paused, ended_at, created_at, revision, redis_revision, freed_at",
+        batch_id, name, rules.to_text(), starts_at, ends_at,
     )  # fmt: skip
     assert row is not None
-    batch = batch_from_row(row)
+    batch = Batch(batch_id, name, rules, starts_at, ends_at, **dict(row))
     detail = {
         "name": name,
         "rules": rules.to_json(),
@@ -226,7 +238,7 @@ async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, A
     """Write the changed columns. Redis does not store names, so a new name needs no new revision."""
     for_redis = set(changed) - {"name"}
     new_limits = "rules" in changed and changed["rules"].packed() != batch.rules.packed()
-    values = {column: rules_text(value) if column == "rules" else value for column, value in changed.items()}
+    values = {column: value.to_text() if column == "rules" else value for column, value in changed.items()}
     assignments = [
         f"{column} = ${place}" + ("::text::jsonb" if column == "rules" else "")
         for place, column in enumerate(values, start=2)
@@ -235,14 +247,9 @@ async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, A
         assignments.append("revision = revision + 1")
     if new_limits:
         assignments.append("rules_revision = revision + 1")
-    row = await connection.fetchrow(
-        f"UPDATE batches SET {', '.join(assignments)} WHERE id = $1 RETURNING *", batch.id, *values.values()
+    revision = await connection.fetchval(
+        f"UPDATE batches SET {', '.join(assignments)} WHERE id = $1 RETURNING revision", batch.id, *values.values()
     )
-    assert row is not None
-    detail = {
-        column: {"from": show_value(getattr(batch, column)), "to": show_value(value)}
-        for column, value in changed.items()
-    }
-    action = "batch.end" if "ended_at" in changed else "batch.change"
+    action, detail = "batch.end" if "ended_at" in changed else "batch.change", change_detail(batch, changed)
     await audit.record(connection, actor=actor, action=action, subject=f"batch:{batch.id}", detail=detail)
-    return batch_from_row(row)
+    return replace(batch, **changed, revision=revision)

@@ -88,7 +88,7 @@ async def write_windows(
     connection: Connection | PoolConnection,
     batch_id: UUID,
     partition: int,
-    rules: Rules,
+    span: Span | None,
     write: WindowWriter,
     *,
     host_ms: int,
@@ -101,7 +101,6 @@ async def write_windows(
     ledger yet (None: none), read here before the ledger. `customers`: only these (None: all). Memory does not grow with
     the number of customers or redemptions.
     """
-    span = Span.of(rules)
     if span is None:
         return 0
     since_ms = host_ms - span.longest_ms if span.longest_ms else 0

@@ -11,7 +11,6 @@ import orjson
 import structlog
 
 from issuer.access import audit
-from issuer.batches.batch import rules_text
 from issuer.batches.revisions import push_batch
 from issuer.coupons.coupon import (
     COUPONS,
@@ -61,7 +60,7 @@ async def create_coupon(
     batch_id = coupon_id(client_id, fully_folded)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         made = await connection.fetchval(
-            _MAKE_BATCH, batch_id, code, rules_text(offer.rules), offer.expires_at, offer.paused
+            _MAKE_BATCH, batch_id, code, offer.rules.to_text(), offer.expires_at, offer.paused
         )
         if made is None:
             raise CouponExistsError("the client has, or had, a coupon with this code or one that reads like it")
@@ -224,7 +223,7 @@ async def _update(connection: PoolConnection, before: Coupon, offer: CouponTerms
     await connection.execute(_UPDATE_POOL, before.pool_id, offer.available + before.reversed + before.released)
     new_limits = offer.rules.packed() != before.offer.rules.packed()
     await connection.execute(
-        _UPDATE_BATCH, before.id, rules_text(offer.rules), offer.expires_at, offer.paused, new_limits
+        _UPDATE_BATCH, before.id, offer.rules.to_text(), offer.expires_at, offer.paused, new_limits
     )
     old, new = before.offer.shown(), offer.shown()
     detail = {name: {"from": old[name], "to": value} for name, value in new.items() if value != old[name]}

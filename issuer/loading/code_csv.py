@@ -119,6 +119,14 @@ class CodeCsv:
         self._known: dict[UUID, _Client] = {}
         self._spellings: dict[bytes, _Client] = {}
 
+    def check_header(self, head: bytes) -> None:
+        """Read the header at the beginning of a file, before the file is fed. Raises CsvHeaderError."""
+        for line in head.split(b"\n"):
+            self._read_header(line.removesuffix(b"\r"))
+            if self._columns is not None:
+                return
+        raise _header_error()
+
     def feed(self, block: bytes) -> bytes:
         """Takes the next bytes. Raises CsvError."""
         return self._take(self._lines.feed(block), final=False)

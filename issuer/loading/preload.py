@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from issuer.access import audit
-from issuer.batches.store import BatchEndedError, find_batch, push_batch
+from issuer.batches.store import check_batch_open, push_batch
 from issuer.loading.code_csv import CodeCsv, CsvError, CsvHeaderError, Rejection
 from issuer.loading.staging import Numbering, copy_rows, insert_codes, number_rows, staging_table
 from issuer.pools.counters import codes_to_load
@@ -121,7 +121,7 @@ async def preload_csv(
     """
     if batch_id is None and not dry_run:
         raise ValueError("a batch is needed")
-    load = _Load(stores, batch_id, CodeCsv(client_id), progress or _silent, actor)
+    load = _Load(stores, batch_id, CodeCsv(client_id), progress, actor)
     await load.check_batch()
     async with (
         unavailable_translated(),
@@ -139,7 +139,7 @@ class _Load:
     """One run of `preload_csv`."""
 
     def __init__(
-        self, stores: Stores, batch_id: UUID | None, reader: CodeCsv, progress: Progress, actor: str | None
+        self, stores: Stores, batch_id: UUID | None, reader: CodeCsv, progress: Progress | None, actor: str | None
     ) -> None:
         self._stores = stores
         self._batch_id = batch_id
@@ -152,11 +152,13 @@ class _Load:
         self._to_push = 0
         self._pools: list[PoolReport] = []
 
+    def _show(self, phase: Phase, done: int, of: int | None) -> None:
+        if self._progress is not None:
+            self._progress(phase, done, of)
+
     async def check_batch(self) -> None:
         if self._batch_id is not None:
-            batch = await find_batch(self._stores.postgres, self._batch_id)
-            if batch.expired:
-                raise BatchEndedError("the batch has ended: no codes can be added")
+            await check_batch_open(self._stores.postgres, self._batch_id)
 
     async def read(self, connection: PoolConnection, source: Source | AsyncIterable[bytes]) -> None:
         try:
@@ -172,12 +174,12 @@ class _Load:
             if rows := self._csv.feed(block):
                 yield rows
             size += len(block)
-            self._progress(Phase.READING, size, None)
+            self._show(Phase.READING, size, None)
         yield self._csv.finish()
 
     async def number(self, connection: PoolConnection, *, dry_run: bool) -> None:
         """One transaction: duplicates out, seqs given, room in Redis made sure of, codes inserted."""
-        self._progress(Phase.NUMBERING, 0, None)
+        self._show(Phase.NUMBERING, 0, None)
         transaction = connection.transaction()
         await transaction.start()
         try:
@@ -232,14 +234,16 @@ class _Load:
         def count(codes: int) -> None:
             nonlocal pushed
             pushed += codes
-            self._progress(Phase.LOADING, pushed, max(pushed, self._to_push))
+            self._show(Phase.LOADING, pushed, max(pushed, self._to_push))
+
+        progress = None if self._progress is None else count
 
         # A few at a time: while one waits for Redis to write its file another one's codes are read.
         slots = asyncio.Semaphore(MAX_CONCURRENT_POOLS)
 
         async def load(pool_id: int) -> LoadResult:
             async with slots:
-                return await load_pool_of_batch(self._stores, batch_id, pool_id, progress=count)
+                return await load_pool_of_batch(self._stores, batch_id, pool_id, progress=progress)
 
         results = await asyncio.gather(*(load(row["id"]) for row in rows), return_exceptions=True)
         new = {self._csv.clients[share.client]: share.count for share in self._numbering.shares}
@@ -301,7 +305,3 @@ async def _blocks(source: Source | AsyncIterable[bytes]) -> AsyncIterator[bytes]
             await asyncio.sleep(0)  # a file never makes us wait, and others want their turn
     except OSError as error:
         raise SourceError(f"the file cannot be read: {error}") from error
-
-
-def _silent(phase: Phase, done: int, of: int | None) -> None:
-    pass

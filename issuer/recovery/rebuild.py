@@ -12,13 +12,10 @@ from itertools import groupby
 from typing import Any, Final
 from uuid import UUID
 
-import orjson
-
-from issuer.batches.put_batch import FOR_REDIS, closing_reason, put_batch
+from issuer.batches.batch_revision import FOR_REDIS, BatchRevision
 from issuer.batches.reversals import find_pending_reversals, mark_returned, return_uses
-from issuer.batches.rules import parse_rules
 from issuer.batches.windows import fenced_writer, write_windows
-from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
+from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys
 from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
@@ -254,15 +251,15 @@ async def rebuild_partitions(
     # blessing. The other way round a reversal in between would reach Redis by neither way.
     reversed_uses = await find_pending_reversals(postgres)
     for row in rows:
-        rules = parse_rules(orjson.loads(row["rules"]))
-        await put_batch(redis, row, rules)
+        revision = BatchRevision.of_row(row, mark.partitions)
+        await revision.put(redis)
         if row["freed_at"] is None:
-            partition = partition_of(row["id"], mark.partitions)
+            partition = revision.partition
             await restore_answers(postgres, link, row["id"], partition, host_ms=host_ms)
             # An ended batch grants nothing, so it needs no windows; replays it still answers.
             if row["ended_at"] is None:
-                writer = fenced_writer(redis, row["id"], partition, closing_reason(row))
-                await write_windows(postgres, row["id"], partition, rules, writer, host_ms=host_ms)
+                writer = fenced_writer(redis, row["id"], partition, revision.closed)
+                await write_windows(postgres, row["id"], partition, revision.span, writer, host_ms=host_ms)
         await postgres.execute(_SET_REDIS_REVISION, row["id"], row["revision"])
     # Windows first: a reversal takes its use out of them. The uses come ordered by pool, and a coupon has one pool.
     for batch_id, uses in groupby(reversed_uses, lambda use: use.batch_id):

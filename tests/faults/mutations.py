@@ -265,7 +265,13 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "a reversed use still counts against the customer's limit",
-        (Edit("issuer/batches/revisions.py", "        await return_uses(stores.redis, batch_id, reversals)\n", ""),),
+        (
+            Edit(
+                "issuer/batches/revisions.py",
+                "        await return_uses(stores.redis, revision.batch_id, reversals)\n",
+                "        pass\n",
+            ),
+        ),
         (),
         ("tests/integration/test_routes_coupons.py",),
     ),

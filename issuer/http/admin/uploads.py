@@ -17,7 +17,8 @@ from issuer.http.edge.protocol import UPLOAD_PATH
 from issuer.http.fields import answer, bad_rules, known_query
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
-from issuer.loading.code_csv import CodeCsv, CsvError, CsvHeaderError
+from issuer.loading.bounded_lines import LINE_BYTES
+from issuer.loading.code_csv import CodeCsv, CsvHeaderError
 from issuer.loading.preload import PreloadReport, preload_csv
 from issuer.names import name_problem
 from issuer.storage.postgres import unavailable_translated
@@ -29,7 +30,6 @@ log = structlog.get_logger()
 MAX_FIELDS: Final = 20
 MAX_FIELD_BYTES: Final = 65_536
 SHOWN_REJECTIONS: Final = 100
-_HEAD: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +87,13 @@ def check_form(form: FormData, client_id: UUID | None) -> Upload:
 
 def check_header(file: BinaryIO, client_id: UUID | None) -> None:
     """Check the header row and rewind the file. Raises ProblemError if a column is missing."""
-    head = file.read(_HEAD)
+    head = file.read(LINE_BYTES)
     file.seek(0)
-    reader = CodeCsv(client_id)
     try:
-        reader.feed(head)
-        if len(head) < _HEAD:
-            reader.finish()
+        CodeCsv(client_id).check_header(head)
     except CsvHeaderError as error:
         message = "CSV must contain 'code' and 'client_id' columns"
         raise ProblemError(400, message, "missing_csv_columns", detail=str(error)) from error
-    except CsvError as error:
-        raise invalid(str(error), "not_a_csv_file") from error
 
 
 async def _load(stores: Stores, batch: Batch, upload: Upload, client_id: UUID | None, actor: str) -> PreloadReport:

@@ -1,0 +1,84 @@
+"""A revision of a batch or a coupon: what redeem.lua must know of it, written to Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from issuer.batches.rules import parse_rules_text
+from issuer.batches.windows import Span
+from issuer.contract.keys import batch_keys, partition_keys, partition_of
+from issuer.contract.scripts import PUT_BATCH
+from issuer.instants import to_ms
+from issuer.storage.redis_link import NotReadyError, ScriptRunner, Value
+
+# `coupon`: as put_batch.lua reads it; '' for a batch of codes. `unopened`: a coupon is used without a list of codes, so
+# it stays closed until Postgres has stored that its pool is open: a recovery assumes that an unopened pool issued
+# nothing.
+FOR_REDIS: Final = """
+SELECT b.*, coalesce((
+  SELECT concat_ws(E'\\x1f', c.available + c.reversed + c.released, c.terms,
+    CASE WHEN c.unambiguous THEN '' ELSE c.folded END, coalesce(c.product_id, ''), t.terms::text)
+  FROM coupons c JOIN coupon_terms t ON t.pool_id = c.pool_id AND t.number = c.terms WHERE c.batch_id = b.id), ''
+) AS coupon,
+  b.kind = 'coupon' AND EXISTS (SELECT FROM pools p WHERE p.batch_id = b.id AND NOT p.opened) AS unopened
+FROM batches b"""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRevision:
+    """One revision of a batch (a row of FOR_REDIS), ready to be written to Redis.
+
+    `span`: what the limits need of a window; None: there are no limits. `closed`: the `rebuilding` that the batch keeps
+    when nothing is rebuilt; '' opens it.
+    """
+
+    batch_id: UUID
+    partition: int
+    number: int
+    span: Span | None
+    closed: str
+    _keys: list[str | bytes]
+    _before: list[Value]
+    _coupon: str
+
+    @classmethod
+    def of_row(cls, row: asyncpg.Record, partitions: int) -> BatchRevision:
+        rules, batch_id = parse_rules_text(row["rules"]), row["id"]
+        partition = partition_of(batch_id, partitions)
+        starts_at, ends_at = (at and to_ms(at) for at in (row["starts_at"], row["ends_at"]))
+        return cls(
+            batch_id,
+            partition,
+            row["revision"],
+            Span.of(rules),
+            "unopened" if row["unopened"] else "",
+            [partition_keys(partition).state, batch_keys(partition, batch_id).batch],
+            [
+                row["revision"],
+                "open" if row["ended_at"] is None else "ended",
+                int(row["paused"]),
+                "" if starts_at is None else starts_at,
+                "" if ends_at is None else ends_at,
+                rules.packed(),
+            ],
+            row["coupon"],
+        )
+
+    async def put(self, redis: ScriptRunner, *, rebuilding: str = "") -> bool:
+        """Write the revision to Redis. With `rebuilding` the batch answers 503 until it is written without.
+
+        Returns False if the call was to close the batch and Redis already has it open at this revision: its windows are
+        rebuilt. Raises NotReadyError and RedisUnavailableError.
+        """
+        reply = await redis.run(PUT_BATCH, self._keys, [*self._before, rebuilding or self.closed, self._coupon])
+        if reply[0] in (b"DONE", b"REBUILT"):
+            return bool(reply[0] == b"DONE")
+        # A recovery has written a later revision; or Postgres was rolled back, which an operator must resolve.
+        raise NotReadyError(
+            f"Redis has revision {reply[1].decode()} of batch {self.batch_id}, Postgres has {self.number};"
+            " if this persists, Postgres was rolled back"
+        )
