@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pytest
 
+from tests.support.sources import FOLDERS, ROOT
 from tests.unit.test_structure import LAYERS
 
-ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
 PAGES: Final = [
     page
@@ -25,27 +24,25 @@ FILE: Final = re.compile(r"[\w./-]+\.(?:py|md|lua|sql|yml|toml|html|proto|svg)(?
 FOLDER: Final = re.compile(r"\.?[\w-][\w./-]*/")
 LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 MADE_AT_RUN_TIME: Final = {".issuer/", "loadtest/results/", ".venv/"}
-
-
-def tracked() -> set[str]:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return set(listed.split("\n"))
-
-
-TRACKED: Final = tracked() if (ROOT / ".git").exists() else {str(path.relative_to(ROOT)) for path in ROOT.rglob("*")}
-FILE_NAMES: Final = {PurePosixPath(path).name for path in TRACKED}
+FILES: Final = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*")} | {
+    path.relative_to(ROOT).as_posix()
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("*")
+    if "__pycache__" not in path.parts
+}
+FILE_NAMES: Final = {PurePosixPath(path).name for path in FILES}
 
 
 def is_missing(span: str) -> bool:
     """Whether a code span names a file, folder or test of this repository that is not there."""
     if FOLDER.fullmatch(span):
-        return span not in MADE_AT_RUN_TIME and not any(path.startswith(span) for path in TRACKED)
+        return span not in MADE_AT_RUN_TIME and not any(path.startswith(span) for path in FILES)
     if not FILE.fullmatch(span):
         return False
     path, _, test = span.partition("::")
     if "/" not in path:
         return path not in FILE_NAMES
-    if path not in TRACKED and not (ROOT / path).is_file():
+    if path not in FILES:
         return True
     return bool(test) and f"def {test}(" not in (ROOT / path).read_text()
 
