@@ -16,13 +16,13 @@ STOP_LIMIT_S = 20
 
 
 class EdgeServer:
-    """Serves `app` behind `protocol` for as long as the block lasts."""
+    """Serves `app` behind `protocol` for as long as the block lasts. `options` are uvicorn's."""
 
-    def __init__(self, app: Any, protocol: type[GuardedHttpToolsProtocol], *, keep_alive_s: int = 30) -> None:
-        config = uvicorn.Config(
-            app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False,
-            timeout_keep_alive=keep_alive_s,
-        )  # fmt: skip
+    def __init__(
+        self, app: Any, protocol: type[GuardedHttpToolsProtocol], *, keep_alive_s: int = 30, **options: Any
+    ) -> None:
+        common: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
+        config = uvicorn.Config(app, http=protocol, timeout_keep_alive=keep_alive_s, **(common | options))
         self.server = uvicorn.Server(config)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self.listener.getsockname()[1]

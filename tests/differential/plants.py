@@ -1,0 +1,60 @@
+"""Faults in the fast path of one installation, which the test must find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from issuer.http.edge.exchange import Exchange
+from issuer.http.edge.protocol import GuardedHttpToolsProtocol
+from tests.differential.case import Header
+from tests.differential.installation import Make, Plant
+
+
+def without_answer_line(line: bytes) -> Plant:
+    """Leave this header line out of all answers of the fast path."""
+
+    def respond(exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
+        Exchange.respond(exchange, status, head.replace(line + b"\r\n", b""), body)
+
+    def changed(make: Make) -> Make:
+        def made(protocol: GuardedHttpToolsProtocol) -> Exchange | None:
+            exchange = make(protocol)
+            if exchange is not None:
+                kind = type(exchange)
+                exchange.__class__ = type(kind.__name__, (kind,), {"__slots__": (), "respond": respond})
+            return exchange
+
+        return made
+
+    return _each(changed)
+
+
+def first_of_two(name: bytes) -> Plant:
+    """Show the fast path only the first header of this name."""
+
+    def shown(headers: list[Header]) -> list[Header]:
+        first = next((header for header in headers if header[0] == name), None)
+        return [header for header in headers if header[0] != name or header is first]
+
+    return _showing(shown)
+
+
+def without_request_header(name: bytes) -> Plant:
+    """Hide all headers of this name from the fast path."""
+    return _showing(lambda headers: [header for header in headers if header[0] != name])
+
+
+def _showing(shown: Callable[[list[Header]], list[Header]]) -> Plant:
+    def changed(make: Make) -> Make:
+        def made(protocol: GuardedHttpToolsProtocol) -> Exchange | None:
+            protocol.headers[:] = shown(protocol.headers)
+            return make(protocol)
+
+        return made
+
+    return _each(changed)
+
+
+def _each(changed: Callable[[Make], Make]) -> Plant:
+    return lambda paths: {path: replace(way, make=changed(way.make)) for path, way in paths.items()}
