@@ -1,4 +1,4 @@
-"""The OpenAPI document's part on campaigns and the coupon service."""
+"""Campaigns and the coupon service in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,60 +12,67 @@ def campaign_paths() -> dict[str, Schema]:
     created = ok(
         "The campaign", ref("Campaign"), headers={"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
     )
-    events = {"description": "The stream", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    events = {
+        "description": "A stream of server-sent events",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
     html = {"description": "The page", "content": {"text/html": {"schema": {"type": "string"}}}}
     one = {"parameters": [path_parameter("campaign_id")]}
     return {
         "/api/v1/campaigns": {
-            "get": operation("campaigns", "List campaigns", {200: ok("Newest first", ref("CampaignPage"))},
+            "get": operation("campaigns", "List campaigns", {200: ok("A page, newest first", ref("CampaignPage"))},
                               operationId="listCampaigns", parameters=PAGED),
             "post": operation("campaigns", "Create a campaign", {201: created}, 507, operationId="createCampaign",
                                requestBody=body("NewCampaign"),
-                               description="Answers when the campaign can issue, with all its codes made."),
+                               description="The response is sent once all codes are generated and can be issued."),
         },
         "/api/v1/campaigns/{campaign_id}": {
             **one,
             "get": operation("campaigns", "Show a campaign", {200: ok("The campaign", ref("Campaign"))}, 404,
                               operationId="showCampaign"),
-            "patch": operation("campaigns", "Change a campaign", {200: ok("As it is now", ref("Campaign"))}, 404, 409,
-                                507, operationId="changeCampaign", requestBody=body("CampaignChange"),
-                                description="Answers when the change counts; `public` counts within a second."),
+            "patch": operation("campaigns", "Change a campaign", {200: ok("The new state", ref("Campaign"))}, 404,
+                                409, 507, operationId="changeCampaign", requestBody=body("CampaignChange"),
+                                description="The response is sent once the change is in effect, except for `public`, "
+                                "which takes up to a second."),
         },
         "/api/v1/campaigns/{campaign_id}/codes": {
             **one,
-            "get": operation("campaigns", "The codes that were issued", {200: ok("In order", ref("IssuedCodePage"))},
+            "get": operation("campaigns", "List the issued codes", {200: ok("A page, in order", ref("IssuedCodePage"))},
                               404, operationId="issuedCodes", parameters=PAGED),
         },
         "/api/v1/campaigns/{campaign_id}/events": {
             **one,
-            "get": operation("campaigns", "Counters of a campaign as they change", {200: events}, 401, 403, 404,
+            "get": operation("campaigns", "Stream the counters of a campaign", {200: events}, 401, 403, 404,
                               operationId="campaignEvents", public=True,
-                              description="Of a public campaign for everybody, of any other for administrators."),
+                              description="Only a campaign that is not public requires an API key (`admin`)."),
         },
         "/c/{campaign_id}": {
             **one,
-            "get": operation("campaigns", "The page of a public campaign", {200: html}, 404,
+            "get": operation("campaigns", "Show the page of a public campaign", {200: html}, 404,
                               operationId="campaignPage", public=True),
         },
     }  # fmt: skip
 
 
 def _method(name: str, request: str, response: str, summary: str, *errors: int, **more: Any) -> Schema:
-    """A method of the coupon service, as it is in JSON."""
+    """Return a method of the coupon service, called with JSON."""
     post = operation(
-        "coupon service", summary, {200: ok("The answer", ref(response))}, 401, 403, 415, 429, 501, 504, *errors,
+        "coupon service", summary, {200: ok("The response", ref(response))}, 401, 403, 415, 429, 501, 504, *errors,
         operationId=name, requestBody=body(request), **more,
     )  # fmt: skip
     for status in (400, 401, 403, 404, 429, 500, 501, 503, 504):
         if (answer := post["responses"].get(str(status))) is not None:
             answer["content"] = {**json_content(ref("ConnectError"))["content"], **answer.get("content", {})}
-    # The library says it without a word.
+    # The Connect library answers 415 without a body.
     del post["responses"]["415"]["content"]
     return {"post": post}
 
 
 def coupon_service_paths() -> dict[str, Schema]:
-    key = {**IDEMPOTENCY_KEY, "description": "The same key in the same campaign gets the same code, for 24 h"}
+    key = {
+        **IDEMPOTENCY_KEY,
+        "description": "A repeated request with the same key in the same campaign returns the same code, for 24 hours",
+    }
     return {
         f"/coupon.CouponService/{name}": method
         for name, method in {
@@ -74,8 +81,8 @@ def coupon_service_paths() -> dict[str, Schema]:
             ),
             "GetCampaign": _method("GetCampaign", "CampaignRequest", "GetCampaignResponse", "Show a campaign", 404),
             "IssueCoupon": _method(
-                "IssueCoupon", "CampaignRequest", "IssueCouponResponse", "Ask for a code", parameters=[key],
-                description="Needs the scope `redeem`, but for a public campaign nothing.",
+                "IssueCoupon", "CampaignRequest", "IssueCouponResponse", "Request a code", parameters=[key],
+                description="Requires the scope `redeem`; a public campaign requires no API key.",
             ),
         }.items()
     }  # fmt: skip

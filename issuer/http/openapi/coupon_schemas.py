@@ -1,4 +1,4 @@
-"""The shapes of coupons and their uses, as JSON Schema."""
+"""JSON Schemas of coupons and their uses."""
 
 from __future__ import annotations
 
@@ -6,48 +6,66 @@ from typing import Final
 
 from issuer.coupons.coupon import MAX_USES
 from issuer.coupons.money import CURRENCIES
-from issuer.http.openapi.shapes import CODE, COUNT, INSTANT, NAME, UUID, Schema, nullable, ref, shape, whole
+from issuer.http.openapi.shapes import (
+    CODE,
+    COUNT,
+    INSTANT,
+    NAME,
+    UUID,
+    Schema,
+    count,
+    described,
+    nullable,
+    ref,
+    shape,
+    whole,
+)
 from issuer.names import MAX_NAME
 
 CONSUMPTION_ID: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{32}$"}
 NO_UUID: Final[Schema] = {"anyOf": [UUID, {"const": ""}]}
-"""Empty: as if it were not there."""
+"""A UUID; an empty text counts as absent."""
 _TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_NAME}
 _DECIMAL: Final[Schema] = {
     "type": ["string", "null"],
     "pattern": "^([0-9]{1,12}([.][0-9]{1,4})?)?$",
-    "description": "A decimal number as text, never a float",
+    "description": "A decimal number as text",
     "examples": ["5.00"],
 }
 _TERMS: Final[dict[str, Schema]] = {
     "code": CODE,
-    "product_id": _TEXT,
-    "promo_type": _TEXT,
-    "discount_fixed": _DECIMAL,
-    "currency": {"enum": [*CURRENCIES, None], "description": "ISO 4217"},
-    "discount_variable": {**_DECIMAL, "description": "Percent, as text"},
+    "product_id": described(_TEXT, "The product that the coupon is for"),
+    "promo_type": described(_TEXT, "A label of the promotion"),
+    "discount_fixed": described(_DECIMAL, "An amount of `currency` as text, never a JSON number"),
+    "currency": {"enum": [*CURRENCIES, None], "description": "An ISO 4217 code"},
+    "discount_variable": described(_DECIMAL, "A percentage as text"),
 }
 _OFFER: Final[dict[str, Schema]] = {
     "expiry_date": {
         "type": ["string", "null"],
-        "description": "15-Jan-2030 or 2030-01-15: to the end of that day in UTC; or a time with an offset",
+        "description": "A day (15-Jan-2030 or 2030-01-15), valid until its end in UTC, or a time with an offset",
         "examples": ["15-Jan-2030"],
     },
-    "availability_count": {"type": "integer", "minimum": 1, "maximum": MAX_USES, "description": "Uses there are"},
+    "availability_count": {"type": "integer", "minimum": 1, "maximum": MAX_USES, "description": "Number of uses"},
     **{name: _TERMS[name] for name in ("product_id", "promo_type", "discount_fixed", "currency", "discount_variable")},
-    "rules": nullable(ref("Rules")),
-    "paused": {"type": ["boolean", "null"]},
+    "rules": described(nullable(ref("Rules")), "Limits per customer"),
+    "paused": {"type": ["boolean", "null"], "description": "true: uses are refused"},
 }
 _NEW_COUPON: Final[dict[str, Schema]] = {
-    "code": {**_TEXT, "description": "Absent: one is drawn"},
-    "code_length": whole(1, 255, "Drawn characters of a code that is drawn; 12 if absent"),
-    "prefix": _TEXT,
-    "suffix": _TEXT,
-    "pattern": {**_TEXT, "description": "Each # is a character that is drawn"},
-    "alphabet": {**_TEXT, "description": "A name (numeric, alphabetic, alphanumeric, unambiguous) or the characters"},
-    "check": {"type": ["boolean", "null"], "description": "The last drawn character checks the others (Luhn mod N)"},
+    "code": described(_TEXT, "If absent, a code is drawn"),
+    "code_length": whole(1, 255, "Number of drawn characters; 12 if absent"),
+    "prefix": described(_TEXT, "Text before the drawn characters"),
+    "suffix": described(_TEXT, "Text after the drawn characters"),
+    "pattern": described(_TEXT, "Each # is replaced by a drawn character"),
+    "alphabet": described(
+        _TEXT, "`numeric`, `alphabetic`, `alphanumeric`, `unambiguous`, or the characters themselves"
+    ),
+    "check": {
+        "type": ["boolean", "null"],
+        "description": "The last drawn character is a check character (Luhn mod N)",
+    },
     **_OFFER,
-    "client_id": {**nullable(NO_UUID), "description": "Needed where the key is bound to no client"},
+    "client_id": described(nullable(NO_UUID), "Required unless the API key is bound to a client"),
 }
 _COUPON: Final[dict[str, Schema]] = {
     "id": UUID,
@@ -55,13 +73,13 @@ _COUPON: Final[dict[str, Schema]] = {
     "code": CODE,
     "code_length": COUNT,
     **_OFFER,
-    "expiry_date": nullable(INSTANT),
-    "availability_count": COUNT,
+    "expiry_date": described(nullable(INSTANT), "The first instant at which the coupon is no longer valid"),
+    "availability_count": count("Number of uses"),
     "rules": ref("ShownRules"),
-    "paused": {"type": "boolean"},
-    "valid": {"type": "boolean"},
-    "remaining": COUNT,
-    "reversed": COUNT,
+    "paused": {"type": "boolean", "description": "true: uses are refused"},
+    "valid": {"type": "boolean", "description": "Neither expired nor paused nor used up"},
+    "remaining": count("Uses that are left"),
+    "reversed": count("Uses that were reversed"),
     "deleted": {"type": "boolean"},
     "created_at": INSTANT,
     "updated_at": INSTANT,
@@ -69,9 +87,9 @@ _COUPON: Final[dict[str, Schema]] = {
 _USE: Final[dict[str, Schema]] = {
     "code": _TEXT,
     "product_id": _TEXT,
-    "customer_id": nullable(NO_UUID),
-    "order_id": _TEXT,
-    "client_id": nullable(NO_UUID),
+    "customer_id": described(nullable(NO_UUID), "The customer whose limits apply; absent: no limits apply"),
+    "order_id": described(_TEXT, "The caller's id of the order, recorded in the ledger"),
+    "client_id": described(nullable(NO_UUID), "The owner of the coupon, if several clients have this code"),
 }
 _NO_REASON: Final[dict[str, Schema]] = {"reason": {"type": "null"}, "reason_code": {"type": "null"}}
 

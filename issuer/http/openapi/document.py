@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document. Tests hold it against the routes in both directions, and the real app against it."""
+"""The OpenAPI 3.1 document. Tests compare it with the routes in both directions, and the running app with it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from issuer.http.openapi.shapes import Schema, ref
 
 
 def _redeem() -> Schema:
-    replayed = {"Idempotency-Replayed": {"description": "The code was given before", "schema": {"const": "true"}}}
+    replayed = {
+        "Idempotency-Replayed": {
+            "description": "Present if this is a replay of an earlier redemption",
+            "schema": {"const": "true"},
+        }
+    }
     return operation(
-        "redeem", "Redeem a code", {200: ok("The code", ref("Redeemed"), headers=replayed)}, 404, 409, 410, 422,
+        "redeem", "Redeem a code", {200: ok("The issued code", ref("Redeemed"), headers=replayed)}, 404, 409, 410, 422,
         operationId="redeem",
         parameters=[IDEMPOTENCY_KEY],
         requestBody=body("Redemption"),
-        description="Hands out one code of the client's pool to the customer. Needs the scope `redeem`; everything "
-        "else needs `admin`. A 403 with the code `limit_reached` says in `retry_at` and Retry-After when the limit "
-        "lets the customer in again, if it ever does.",
+        description="Issues one code of the client's pool to the customer. Requires the scope `redeem`. A 403 with the "
+        "code `limit_reached` contains in `retry_at` and Retry-After when the limit admits the customer again; both "
+        "are absent if the limit is indefinite.",
     )  # fmt: skip
 
 
@@ -33,9 +38,9 @@ def _batches() -> Schema:
     }
     return {
         "get": operation(
-            "batches", "List batches", {200: ok("Batches", either)}, operationId="listBatches", parameters=PAGED,
-            description="Without parameters a plain array of the batches that are not expired, oldest first. With "
-            "`limit` or `cursor` pages of all batches, newest first.",
+            "batches", "List batches", {200: ok("The batches", either)}, operationId="listBatches", parameters=PAGED,
+            description="Without parameters the response is a plain array of the batches that are not expired, oldest "
+            "first. With `limit` or `cursor` it is a page of all batches, newest first.",
         ),
         "post": operation(
             "batches", "Create a batch", created, operationId="createBatch", requestBody=body("NewBatch")
@@ -51,10 +56,10 @@ def _batch() -> Schema:
             operationId="showBatch",
         ),
         "patch": operation(
-            "batches", "Change a batch", {200: ok("The batch as it is now", ref("Batch"))}, 404, 409,
+            "batches", "Change a batch", {200: ok("The changed batch", ref("Batch"))}, 404, 409,
             operationId="changeBatch", requestBody=body("BatchChange"),
-            description="Answers when the change counts. New rules also count what was redeemed before them; the "
-            "batch answers 503 `batch_rebuilding` until they do. `expired: true` is final.",
+            description="The response is sent once the change is in effect. New rules also count earlier redemptions; "
+            "until these are counted, redeeming returns 503 `batch_rebuilding`. `expired: true` is final.",
         ),
     }  # fmt: skip
 
@@ -64,29 +69,33 @@ def _generate() -> Schema:
     location = {"Location": {"required": True, "schema": {"type": "string", "format": "uri-reference"}}}
     answers = {
         201: ok("The codes are in the batch", job, headers=location),
-        202: ok("They will be: the job says how far it is", job, headers=location),
+        202: ok("The job that will add the codes", job, headers=location),
     }
     return operation(
         "codes", "Generate codes", answers, 404, 409, 410, 429, 507, operationId="generateCodes",
         requestBody=body("Generation"),
-        description="Adds exactly `count` random codes to the batch. Small counts are made at once, large ones by a "
-        "job. A code space under ten times the count is refused with `length_needed`.",
+        description="Adds exactly `count` random codes to the batch. Small counts are generated within the request, "
+        "large ones by a job. A format with fewer than ten times `count` possible codes is refused with "
+        "`length_needed`.",
     )  # fmt: skip
 
 
 def _upload() -> Schema:
     return operation(
-        "codes", "Upload codes", {200: ok("What became of the rows", ref("Uploaded"))}, 507,
+        "codes", "Upload codes", {200: ok("The result by row", ref("Uploaded"))}, 507,
         operationId="uploadCodes", requestBody=body("Upload", "multipart/form-data"),
-        description="A CSV file with the columns `client_id` and `code` becomes a new batch. Rows that are no good "
-        "are counted and explained (the first 100) and cost no other row.",
+        description="Creates a batch from a CSV file with the columns `client_id` and `code`. Invalid rows are "
+        "counted, the first 100 are listed with a reason, and all other rows are loaded.",
     )  # fmt: skip
 
 
 def _paths() -> dict[str, Schema]:
-    plain = {"description": "Text for Prometheus", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    html = {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}
-    ledger = ok("Redemptions", ref("LedgerPage"))
+    plain = {
+        "description": "The metrics in the Prometheus text format",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+    html = {"description": "The page", "content": {"text/html": {"schema": {"type": "string"}}}}
+    ledger = ok("A page of redemptions", ref("LedgerPage"))
     code = {"type": "string", "minLength": 1, "examples": ["SUMMER-0001"]}
     ready, health = ref("Readiness"), ref("Health")
     return {
@@ -95,7 +104,7 @@ def _paths() -> dict[str, Schema]:
         "/api/v1/batches/{batch_id}": _batch(),
         "/api/v1/batches/{batch_id}/redemptions": {
             "parameters": [path_parameter("batch_id")],
-            "get": operation("batches", "What a batch handed out", {200: ledger}, 404,
+            "get": operation("batches", "List the redemptions of a batch", {200: ledger}, 404,
                               operationId="batchRedemptions", parameters=PAGED),
         },
         **campaign_paths(),
@@ -103,56 +112,58 @@ def _paths() -> dict[str, Schema]:
         "/api/v1/batches/{batch_id}/codes/generate": {"parameters": [path_parameter("batch_id")], "post": _generate()},
         "/api/v1/batches/{batch_id}/jobs/{job_id}": {
             "parameters": [path_parameter("batch_id"), path_parameter("job_id")],
-            "get": operation("codes", "How far a job is", {200: ok("The job", ref("GenerationJob"))}, 404,
+            "get": operation("codes", "Show a generation job", {200: ok("The job", ref("GenerationJob"))}, 404,
                               operationId="showJob"),
         },
         "/api/v1/codes/upload": {"post": _upload()},
         "/api/v1/codes/{code}": {
             "parameters": [path_parameter("code", code)],
-            "get": operation("codes", "Who got this code", {200: ok("Its place in each batch", ref("CodePage"))},
+            "get": operation("codes", "Look up a code", {200: ok("The batches that contain it", ref("CodePage"))},
                               404, operationId="showCode", parameters=PAGED),
         },
         "/api/v1/customers/{customer_id}/redemptions": {
             "parameters": [path_parameter("customer_id")],
-            "get": operation("customers", "What a customer got", {200: ledger},
+            "get": operation("customers", "List the redemptions of a customer", {200: ledger},
                               operationId="customerRedemptions", parameters=PAGED),
         },
         "/api/v1/customers/{customer_id}": {
             "parameters": [path_parameter("customer_id")],
-            "delete": operation("customers", "Erase a customer's id", {200: ok("What was erased", ref("Erasure"))},
+            "delete": operation("customers", "Erase a customer id", {200: ok("What was erased", ref("Erasure"))},
                                  operationId="eraseCustomer",
-                                 description="The redemptions and their number stay, the id goes."),
+                                 description="The redemptions stay in the ledger without the id, and still count."),
         },
         **coupon_paths(),
         **report_paths(),
         "/api/v1/audit": {
-            "get": operation("operating", "Who did what, when", {200: ok("Newest first", ref("AuditPage"))},
+            "get": operation("operating", "List the audit trail", {200: ok("A page, newest first", ref("AuditPage"))},
                               operationId="audit", parameters=PAGED),
         },
-        "/livez": {"get": operation("operating", "Does the process live", {200: ok("Yes", ref("Alive"))},
+        "/livez": {"get": operation("operating", "Check liveness", {200: ok("The process is alive", ref("Alive"))},
                                      operationId="livez", public=True)},
-        "/readyz": {"get": operation("operating", "Can it redeem now", {200: ok("Yes", ready), 503: ok("No", ready)},
+        "/readyz": {"get": operation("operating", "Check readiness",
+                                      {200: ok("Ready", ready), 503: ok("Not ready", ready)},
                                       operationId="readyz", public=True)},
-        "/healthcheck": {"get": operation("operating", "Are Redis and Postgres usable",
-                                           {200: ok("Yes", health), 500: ok("No", health)},
+        "/healthcheck": {"get": operation("operating", "Check that Redis and Postgres are available",
+                                           {200: ok("Available", health), 500: ok("Not available", health)},
                                            operationId="healthcheck", public=True)},
-        "/metrics": {"get": operation("operating", "Metrics", {200: plain}, operationId="metrics")},
-        "/openapi.json": {"get": operation("operating", "This document", {200: ok("It", {"type": "object"})},
+        "/metrics": {"get": operation("operating", "Read the metrics", {200: plain}, operationId="metrics")},
+        "/openapi.json": {"get": operation("operating", "Read this document",
+                                            {200: ok("OpenAPI 3.1", {"type": "object"})},
                                             operationId="openapi", public=True)},
-        "/docs": {"get": operation("operating", "This document as a page", {200: html},
+        "/docs": {"get": operation("operating", "Show this document as a page", {200: html},
                                     operationId="docs", public=True)},
     }  # fmt: skip
 
 
 def document() -> Schema:
-    """The whole document."""
+    """Return the whole document."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "issuer",
             "version": __version__,
-            "description": "Hands out unique codes. Every error is an RFC 9457 problem with a plain `error` and a "
-            "stable `code`.",
+            "description": "Issues unique codes. Every error is a problem (RFC 9457) with a plain `error` and a stable "
+            "`code`. Operations require an API key with the scope `admin` unless they say otherwise.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "tags": [
@@ -173,6 +184,6 @@ def document() -> Schema:
         "paths": _paths(),
         "components": {
             "schemas": COMPONENTS,
-            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": "An API key: isk_…"}},
+            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": "An API key (isk_…)"}},
         },
     }

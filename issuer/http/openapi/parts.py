@@ -1,4 +1,4 @@
-"""What the operations of the OpenAPI document are put together from."""
+"""Building blocks of the operations in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from issuer.paging import MAX_LIMIT
 
 _ERRORS: Final = {
     400: "The request is not valid",
-    401: "No API key, or an unknown one",
-    403: "Not allowed, with this key or now",
+    401: "The API key is missing or unknown",
+    403: "Not allowed with this API key, or not at this time",
     404: "Not found",
-    405: "The method is not supported here",
+    405: "The path does not support this method",
     408: "The request did not arrive in time",
-    409: "Not possible in the state that the batch is in",
-    410: "The batch has expired",
+    409: "Not possible in the present state of the resource",
+    410: "The batch or coupon has expired",
     413: "The body is too large",
-    415: "The body is of a kind that is not read here",
-    422: "The Idempotency-Key was used with another clientid",
-    429: "Too many requests, look-ups of codes that do not exist, or jobs: Retry-After says when to try again",
-    431: "The request's head is too large",
-    500: "Something went wrong in the server",
-    501: "Compressed in a way that is not known here",
-    503: "Not now: Retry-After says when to try again",
-    504: "The caller's deadline has passed",
+    415: "The media type of the body is not supported",
+    422: "The Idempotency-Key was used for another request",
+    429: "Too many requests, failed look-ups or jobs; retry after the time in Retry-After",
+    431: "The request head is too large",
+    500: "The server failed to handle the request",
+    501: "The compression is not supported",
+    503: "Temporarily unavailable; retry after the time in Retry-After",
+    504: "The deadline of the caller has passed",
     507: "The codes do not fit into Redis",
 }
 _ANYWHERE: Final = (400, 405, 408, 413, 431, 500, 503)
-"""Errors that can meet any request."""
+"""Errors that any request can cause."""
 _GUARDED: Final = (401, 403, 429)
 
 _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
@@ -40,28 +40,28 @@ _ERROR_HEADERS: Final[dict[int, Any]] = {
     405: {"Allow": {"required": True, "schema": {"type": "string"}}},
     429: {
         "Retry-After": {"description": "Seconds", "required": True, "schema": {"type": "integer", "minimum": 1}},
-        "RateLimit-Policy": {"description": "The limit that was reached", **_TEXT},
-        "RateLimit": {"description": "What is left of it, and the seconds until there is more", **_TEXT},
+        "RateLimit-Policy": {"description": "The rate limit that was reached", **_TEXT},
+        "RateLimit": {"description": "The remaining quota and the seconds until it grows", **_TEXT},
     },
     503: _RETRY_AFTER,
 }
 _LIMIT: Final[Schema] = {
     "name": "limit",
     "in": "query",
-    "description": "Items of a page at most",
+    "description": "Maximum number of items in a page",
     "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 100},
 }
 _CURSOR: Final[Schema] = {
     "name": "cursor",
     "in": "query",
-    "description": "next_cursor of the page before",
+    "description": "`next_cursor` of the previous page",
     "schema": {"type": "string", "minLength": 1, "maxLength": 512},
 }
 PAGED: Final = [_LIMIT, _CURSOR]
 IDEMPOTENCY_KEY: Final[Schema] = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The same key of the same customer in the same batch gets the same code, for 24 h",
+    "description": "A repeated request of the same customer in the same batch returns the same result, for 24 hours",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 
@@ -92,7 +92,7 @@ def operation(
     public: bool = False,
     **more: Any,
 ) -> Schema:
-    """One operation; `answers` are those that are no problems."""
+    """Return an operation. `answers`: its responses other than problems, by status."""
     statuses = sorted({*_ANYWHERE, *errors, *(() if public else _GUARDED)} - set(answers))
     responses = {str(status): answer for status, answer in answers.items()}
     responses |= {str(status): problem(status) for status in statuses}

@@ -1,4 +1,4 @@
-"""The reports in the OpenAPI document, from the table of them."""
+"""The reports in the OpenAPI document, built from the table of reports."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from issuer.reports.report import REPORTS, TIMES, Filter, Report
 
 _CONTENTS: Final[dict[Format, Schema]] = {
     Format.CSV: {"type": "string"},
-    Format.NDJSON: {"type": "string", "description": "An object a line; the last one has the number of rows"},
+    Format.NDJSON: {"type": "string", "description": "One object per line; the last one contains the number of rows"},
     Format.XLSX: {},
 }
 _FILTERS: Final = {
-    Filter.CODE: "Of a coupon; case, spaces and dashes do not matter",
-    Filter.FROM: "From this time on",
-    Filter.TO: "Before this time",
+    Filter.CODE: "The code of a coupon; case, spaces and dashes are ignored",
+    Filter.FROM: "Start of the period, inclusive",
+    Filter.TO: "End of the period, exclusive",
 }
 
 
@@ -33,19 +33,19 @@ def _filter(name: Filter) -> Schema:
 
 def _report(report: Report) -> Schema:
     answer = {
-        "description": "The report. One that breaks off ends without the end that HTTP wants",
+        "description": "The report. An aborted one ends without the last chunk, or with fewer bytes than announced",
         "headers": {"Content-Disposition": {"schema": {"type": "string"}}},
         "content": {MEDIA_TYPES[format_]: {"schema": schema} for format_, schema in _CONTENTS.items()},
     }
     errors = [404] if Filter.BATCH in report.filters else []
     return operation(
-        "reports", f"Report of {report.name}", {200: answer}, *errors,
+        "reports", f"Export {report.name}", {200: answer}, *errors,
         operationId=f"report{report.name.capitalize()}",
         parameters=[
             *(_filter(name) for name in report.filters),
             _query("format", {"enum": [*Format], "default": Format.CSV}),
             _query("count", {"type": "boolean", "default": False},
-                   "A CSV ends with a row that tells the number of rows, as the other formats always do"),
+                   "true: a CSV ends with a row that contains the number of rows, as the other formats always do"),
         ],
         description=f"{report.summary}. Columns: {', '.join(f'`{column}`' for column in report.columns)}.",
     )  # fmt: skip

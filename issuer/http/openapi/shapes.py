@@ -1,4 +1,4 @@
-"""What JSON Schemas are made of: the shapes that occur all over the OpenAPI document."""
+"""Building blocks of the JSON Schemas in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -21,8 +21,22 @@ def nullable(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
+def described(schema: Schema, description: str) -> Schema:
+    """Return the schema with a description, which replaces its own."""
+    return {**schema, "description": description}
+
+
+def count(description: str) -> Schema:
+    return described(COUNT, description)
+
+
+def unsure_count(description: str) -> Schema:
+    """Return the schema of a count that only Redis knows."""
+    return described(UNSURE_COUNT, f"{description}; null: Redis is unavailable")
+
+
 def shape(properties: dict[str, Schema], *, optional: tuple[str, ...] = (), closed: bool = True) -> Schema:
-    """An object; closed: with no other members than these."""
+    """Return the schema of an object. `closed`: other members are not allowed."""
     required = [name for name in properties if name not in optional]
     schema: Schema = {"type": "object", "properties": properties, "additionalProperties": not closed}
     return {**schema, "required": required} if required else schema
@@ -36,7 +50,10 @@ def page(item: str) -> Schema:
     return shape(
         {
             "items": {"type": "array", "items": ref(item)},
-            "next_cursor": {"type": ["string", "null"], "description": "Continues the list; null: this was the end"},
+            "next_cursor": {
+                "type": ["string", "null"],
+                "description": "Pass as `cursor` to get the next page; null: this is the last page",
+            },
         }
     )
 
@@ -49,10 +66,10 @@ UUID: Final[Schema] = {"type": "string", "format": "uuid", "pattern": UUID_PATTE
 INSTANT: Final[Schema] = {
     "type": "string",
     "format": "date-time",
-    "description": "With an offset, from 1970 on",
+    "description": "A time with an offset, not before 1970",
     "examples": ["2026-06-01T00:00:00+02:00"],
 }
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
-UNSURE_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 0, "description": "null: Redis cannot be asked"}
+UNSURE_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 0}
 NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": NAME_PATTERN}
 CODE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255}

@@ -1,0 +1,150 @@
+"""JSON Schemas of uploaded and generated codes, and of look-ups by code."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from issuer.generating.code_format import MAX_CODES
+from issuer.generating.jobs import State
+from issuer.generating.unlucky import MAX_WORDS
+from issuer.http.openapi.shapes import (
+    CODE,
+    COUNT,
+    INSTANT,
+    NAME,
+    UUID,
+    Schema,
+    absent_or_null,
+    count,
+    described,
+    nullable,
+    shape,
+)
+from issuer.ledger.redemptions import CodeState
+
+_CHARACTERS: Final[dict[str, Schema]] = {
+    "alphabet": {
+        "type": "string",
+        "minLength": 2,
+        "maxLength": 16_384,
+        "description": "`numeric`, `alphabetic`, `alphanumeric`, `unambiguous`, or the characters themselves",
+        "default": "unambiguous",
+    },
+    "check": {"type": "boolean", "description": "The last drawn character is a check character (Luhn mod N)"},
+    "unlucky": {
+        "type": "boolean",
+        "default": True,
+        "description": "Exclude codes with a word of the built-in list",
+    },
+    "unlucky_words": {
+        "type": "array",
+        "maxItems": MAX_WORDS,
+        "items": {"type": "string", "minLength": 2, "maxLength": 64},
+        "description": "Exclude codes with one of these words",
+    },
+}
+_FIXED: Final[Schema] = {"type": "string", "maxLength": 255}
+_WITH_LENGTH: Final[dict[str, Schema]] = {
+    "length": {
+        "type": "integer", "minimum": 1, "maximum": 255, "default": 12, "description": "Number of drawn characters",
+    },
+    "prefix": described(_FIXED, "Text before the drawn characters"),
+    "suffix": described(_FIXED, "Text after the drawn characters"),
+}  # fmt: skip
+_PATTERN: Final[Schema] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 255,
+    "pattern": "#",
+    "description": "Each # is replaced by a drawn character",
+    "examples": ["SUMMER-####-####"],
+}
+CODE_FORMAT: Final[dict[str, Schema]] = {**_CHARACTERS, **_WITH_LENGTH, "pattern": _PATTERN}
+"""All fields of a code format; `pattern` excludes `length`, `prefix` and `suffix`."""
+
+_CODES: Final[Schema] = {
+    "type": "integer", "minimum": 1, "maximum": MAX_CODES, "description": "Number of codes to add to the batch",
+}  # fmt: skip
+_GENERATION: Final[dict[str, Schema]] = {
+    "client_id": described(UUID, "The owner of the codes. Optional if the batch has one client"),
+    "job_id": described(UUID, "An id chosen by the caller. The same request with the same id is the same job"),
+    **_CHARACTERS,
+}
+_NO_LENGTH: Final[dict[str, Schema]] = {
+    "length": {"type": "null"},
+    "prefix": {"enum": [None, ""]},
+    "suffix": {"enum": [None, ""]},
+}
+_OPTIONAL: Final = (*_GENERATION, *_WITH_LENGTH)
+
+CODES: Final[dict[str, Schema]] = {
+    "Upload": {
+        "type": "object",
+        "properties": {
+            "file": {"type": "string", "contentMediaType": "application/octet-stream", "description": "A CSV file"},
+            "batch_name": NAME,
+            "rules": {
+                "type": "string", "contentMediaType": "application/json", "description": "Rules as a JSON object",
+            },
+        },
+        "required": ["file", "batch_name"],
+    },
+    "Uploaded": shape(
+        {
+            "message": {"type": "string", "const": "Codes uploaded successfully"},
+            "batch_id": UUID,
+            "rows": count("Rows of the file: loaded + duplicates_in_file + duplicates_in_batch + rejected"),
+            "loaded": count("Codes added to the batch"),
+            "duplicates_in_file": count("Rows whose code is in an earlier row of the client"),
+            "duplicates_in_batch": count("Rows whose code the client already has in the batch"),
+            "rejected": count("Rows that are not valid"),
+            "rejections": {
+                "type": "array",
+                "items": shape({"line": COUNT, "reason": {"type": "string"}}),
+                "description": "The first 100 rejected rows",
+            },
+        }
+    ),
+    "Generation": {
+        "anyOf": [
+            shape(
+                {"count": _CODES, "pattern": {"type": "null"}, **absent_or_null({**_GENERATION, **_WITH_LENGTH})},
+                optional=("pattern", *_OPTIONAL),
+            ),
+            shape(
+                {"count": _CODES, "pattern": _PATTERN, **absent_or_null(_GENERATION), **_NO_LENGTH},
+                optional=_OPTIONAL,
+            ),
+        ]
+    },
+    "GenerationJob": shape(
+        {
+            "id": UUID,
+            "batch_id": UUID,
+            "client_id": UUID,
+            "state": {"enum": [*State]},
+            "count": count("Number of codes requested"),
+            "made": count("Number of codes generated so far"),
+            "format": shape(CODE_FORMAT, optional=(*_WITH_LENGTH, "pattern")),
+            "problem": {"type": ["string", "null"], "description": "Why the job failed; null: it did not"},
+            "warning": {"type": ["string", "null"], "description": "Set if codes of this format are easy to enumerate"},
+            "created_at": INSTANT,
+            "finished_at": nullable(INSTANT),
+        }
+    ),
+    "CodePlace": shape(
+        {
+            "batch_id": UUID,
+            "batch_name": NAME,
+            "client_id": UUID,
+            "seq": count("Position of the code in its pool, from 1"),
+            "code": CODE,
+            "state": {
+                "enum": [*CodeState],
+                "description": "`backlog`: redeemed, not in the ledger yet; `unknown`: Redis is unavailable",
+            },
+            "customer_id": nullable(UUID),
+            "redeemed_at": nullable(INSTANT),
+        }
+    ),
+}  # fmt: skip
