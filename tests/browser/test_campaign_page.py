@@ -1,6 +1,6 @@
-"""The page of a campaign in headless Chromium, on a phone and on a desktop.
+"""Test the campaign page in headless Chromium with the screens of a phone and a desktop.
 
-With SCREENSHOTS=<directory> in the environment each state is left there as a picture.
+Set SCREENSHOTS=<directory> to save a screenshot of each state there.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CODE: Final = re.compile("^[가나다라마바사아자차카타파하0-9]{10}$"
 
 @dataclass(slots=True)
 class BrowserStage:
-    """An API process, a browser, and what the pages complained of."""
+    """An API process, a browser, and the errors that the pages reported."""
 
     http: httpx.AsyncClient
     browser: Browser
     url: str
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     async def create(self, **fields: Any) -> str:
         body = {"name": "Night market", "total": 1, "starts_at": PAST, "public": True, **fields}
@@ -51,20 +51,20 @@ class BrowserStage:
         assert (await self.http.patch(f"/api/v1/campaigns/{campaign}", json=fields)).status_code == 200
 
     async def open(self, campaign: str, **options: Any) -> Page:
-        """The page in a browser of its own, as a visitor without a key sees it."""
+        """Open the page in a browser context of its own, as a visitor without an API key."""
         context = await self.browser.new_context(**(options or PHONE))
         page = await context.new_page()
-        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self._look_at(request))
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self._check_origin(request))
         response = await page.goto(f"{self.url}/c/{campaign}")
         assert response is not None
         assert response.status == 200
         return page
 
-    def _look_at(self, request: Any) -> None:
+    def _check_origin(self, request: Any) -> None:
         if not request.url.startswith(self.url):
-            self.complaints.append(f"asks another server: {request.url}")
+            self.errors.append(f"request to another server: {request.url}")
 
 
 @pytest_asyncio.fixture
@@ -81,17 +81,17 @@ async def stage(settings: Settings, stores: Stores, tmp_path: Path) -> AsyncIter
                 yield stage
             finally:
                 await browser.close()
-    assert stage.complaints == []
+    assert stage.errors == []
 
 
-async def picture(page: Page, name: str) -> None:
-    """Looks that nothing is wider than the screen, and keeps a picture if somebody wants it."""
+async def screenshot(page: Page, name: str) -> None:
+    """Check that nothing is wider than the screen; save a screenshot if SCREENSHOTS is set."""
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     if directory := os.environ.get("SCREENSHOTS"):
         await page.screenshot(path=Path(directory) / f"{name}.png")
 
 
-async def test_from_the_countdown_to_a_code_and_to_the_next_who_comes_too_late(stage: BrowserStage) -> None:
+async def test_the_countdown_ends_in_a_code_and_the_next_visitor_sees_sold_out(stage: BrowserStage) -> None:
     campaign = await stage.create(starts_at=ahead(4))
     phone, desktop = await stage.open(campaign), await stage.open(campaign, **DESKTOP)
     for page, name in ((phone, "phone"), (desktop, "desktop")):
@@ -99,48 +99,47 @@ async def test_from_the_countdown_to_a_code_and_to_the_next_who_comes_too_late(s
         await expect(page.get_by_role("timer")).to_be_visible()
         await expect(page.locator("#seconds")).to_have_text(re.compile("^0[1-4]$"))
         await expect(page.get_by_role("button")).to_have_count(0)
-        await picture(page, f"{name}-before")
+        await screenshot(page, f"{name}-before")
     for page, name in ((phone, "phone"), (desktop, "desktop")):
         await expect(page.get_by_role("button", name="Get your code")).to_be_visible(timeout=10_000)
         await expect(page.get_by_text("1 of 1 left")).to_be_visible()
-        await picture(page, f"{name}-open")
+        await screenshot(page, f"{name}-open")
 
     await phone.get_by_role("button", name="Get your code").tap()
     await expect(phone.locator("#code")).to_have_text(CODE)
     await expect(phone.locator("#code")).to_be_focused()
     code = await phone.locator("#code").text_content()
     await expect(phone.get_by_role("status")).to_have_text("You have a code.")
-    await picture(phone, "phone-claimed")
+    await screenshot(phone, "phone-claimed")
     issued = (await stage.http.get(f"/api/v1/campaigns/{campaign}/codes")).json()["items"]
     assert [item["code"] for item in issued] == [code]
 
-    # The other one is told without asking.
+    # The other page is updated by the event stream.
     await expect(desktop.get_by_text("Sold out", exact=True)).to_be_visible(timeout=10_000)
     await expect(desktop.get_by_role("button")).to_have_count(0)
-    await picture(desktop, "desktop-sold-out")
+    await screenshot(desktop, "desktop-sold-out")
 
     await phone.reload()
     await expect(phone.locator("#code")).to_have_text(code or "")
 
 
-async def test_who_presses_at_the_last_moment_is_told_that_it_is_sold_out(stage: BrowserStage) -> None:
+async def test_an_open_page_shows_sold_out_once_the_last_code_is_issued(stage: BrowserStage) -> None:
     campaign = await stage.create(total=2)
     one, two, late = [await stage.open(campaign) for _ in range(3)]
     wide = await stage.open(campaign, **DESKTOP)
-    # None of them hears of the others: they find out when they ask.
     for page in (one, two, late, wide):
         await expect(page.get_by_role("button", name="Get your code")).to_be_visible()
     await wide.get_by_role("button", name="Get your code").click()
     await expect(wide.locator("#code")).to_have_text(CODE)
-    await picture(wide, "desktop-claimed")
+    await screenshot(wide, "desktop-claimed")
     await one.get_by_role("button", name="Get your code").tap()
     await expect(one.locator("#code")).to_have_text(CODE)
     await expect(late.get_by_text("Sold out", exact=True)).to_be_visible(timeout=10_000)
     await expect(late.get_by_text("All 2 codes are gone.")).to_be_visible()
-    await picture(late, "phone-sold-out")
+    await screenshot(late, "phone-sold-out")
 
 
-async def test_an_answer_that_is_lost_costs_no_second_code(stage: BrowserStage) -> None:
+async def test_a_lost_response_costs_no_second_code(stage: BrowserStage) -> None:
     campaign = await stage.create(total=5)
     page = await stage.open(campaign)
     lost = 0
@@ -157,10 +156,10 @@ async def test_an_answer_that_is_lost_costs_no_second_code(stage: BrowserStage) 
     assert lost == 3
     shown = (await stage.http.get(f"/api/v1/campaigns/{campaign}")).json()
     assert shown["issued"] == 1
-    stage.complaints[:] = [complaint for complaint in stage.complaints if "ERR_FAILED" not in complaint]
+    stage.errors[:] = [error for error in stage.errors if "ERR_FAILED" not in error]
 
 
-async def test_the_countdown_goes_by_the_servers_clock(stage: BrowserStage) -> None:
+async def test_the_countdown_follows_the_clock_of_the_server(stage: BrowserStage) -> None:
     campaign = await stage.create(starts_at=ahead(90))
     context = await stage.browser.new_context(**PHONE)
     page = await context.new_page()
@@ -170,15 +169,15 @@ async def test_the_countdown_goes_by_the_servers_clock(stage: BrowserStage) -> N
     await expect(page.locator("#hours")).to_have_text("00")
 
 
-async def test_a_pause_and_an_end_are_told_as_they_come(stage: BrowserStage) -> None:
+async def test_the_page_shows_a_pause_and_the_end_as_they_happen(stage: BrowserStage) -> None:
     campaign = await stage.create(total=3)
     page = await stage.open(campaign, viewport={"width": 320, "height": 568})
     await expect(page.get_by_role("button", name="Get your code")).to_be_visible()
     await stage.change(campaign, paused=True)
     await expect(page.locator("#paused")).to_be_visible(timeout=10_000)
-    await picture(page, "phone-paused")
+    await screenshot(page, "phone-paused")
     await stage.change(campaign, paused=False)
     await expect(page.get_by_role("button", name="Get your code")).to_be_visible(timeout=10_000)
     await stage.change(campaign, ended=True)
     await expect(page.locator("#ended")).to_be_visible(timeout=10_000)
-    await picture(page, "phone-ended")
+    await screenshot(page, "phone-ended")
