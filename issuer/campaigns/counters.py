@@ -10,11 +10,11 @@ from typing import Any, Final
 from issuer.campaigns.campaign import Campaign, CampaignState, show_format, state_of
 from issuer.contract.keys import batch_keys, partition_of
 from issuer.instants import show_instant, to_ms
+from issuer.pools.counters import COUNTER_FIELDS, PoolCounters, counters_from
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
 
 _BATCH: Final = ("state", "paused", "starts_at_ms", "ends_at_ms")
-_POOL: Final = ("issued", "total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ async def read_counters(stores: Stores, campaigns: Sequence[Campaign]) -> list[C
     for campaign in campaigns:
         keys = batch_keys(partition_of(campaign.id, stores.redis.partitions), campaign.id)
         pipeline.hmget(keys.batch, list(_BATCH))
-        pipeline.hmget(keys.pool(campaign.client_id), list(_POOL))
+        pipeline.hmget(keys.pool(campaign.client_id), COUNTER_FIELDS)
     async with redis_errors_translated():
         now, *replies = await pipeline.execute()
     now_ms = time_ms(now)
     return [
-        _counters(campaign, now_ms, batch, pool)
+        _counters(campaign, now_ms, batch, counters_from(pool))
         for campaign, batch, pool in zip(campaigns, replies[::2], replies[1::2], strict=True)
     ]
 
@@ -75,7 +75,7 @@ async def known_counters(stores: Stores, campaigns: Sequence[Campaign]) -> list[
         return [_counters(campaign, int(time.time() * 1000), None, None) for campaign in campaigns]
 
 
-def _counters(campaign: Campaign, now_ms: int, batch: Any, pool: Any) -> Counters:
+def _counters(campaign: Campaign, now_ms: int, batch: Any, pool: PoolCounters | None) -> Counters:
     """`batch` and `pool` are what Redis has of them; None: it could not be asked."""
     ended, paused = campaign.batch.expired, campaign.batch.paused
     starts_at_ms = to_ms(campaign.starts_at)
@@ -85,8 +85,8 @@ def _counters(campaign: Campaign, now_ms: int, batch: Any, pool: Any) -> Counter
         paused = batch[1] == b"1"
         starts_at_ms = int(batch[2]) if batch[2] else starts_at_ms
     issued, total = campaign.final_issued, campaign.total
-    if issued is None and pool and pool[0] is not None:
-        issued, total = int(pool[0]), max(total, int(pool[1]))
+    if issued is None and pool is not None:
+        issued, total = pool.issued, max(total, pool.total)
     left = None if issued is None else max(0, total - issued)
     state = state_of(
         ready=campaign.is_ready, ended=ended, paused=paused, starts_at_ms=starts_at_ms, now_ms=now_ms, left=left

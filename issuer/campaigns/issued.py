@@ -9,7 +9,7 @@ from typing import Final
 
 from issuer.campaigns.campaign import Campaign
 from issuer.paging import Page, decode_cursor, encode_cursor
-from issuer.pools.counters import pool_metas
+from issuer.pools.counters import read_pool_counters
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -44,11 +44,11 @@ async def last_issued(stores: Stores, campaign: Campaign) -> int:
     if campaign.final_issued is not None:
         return campaign.final_issued
     try:
-        (meta,) = await pool_metas(stores, [(campaign.id, campaign.client_id)])
+        (counters,) = await read_pool_counters(stores.redis, [(campaign.id, campaign.client_id)])
     except RedisUnavailableError:
-        meta = None
-    if meta is not None:
-        return meta.issued
+        counters = None
+    if counters is not None:
+        return counters.issued
     async with unavailable_translated():
         return int(await stores.postgres.fetchval(_IN_LEDGER, campaign.pool_id))
 

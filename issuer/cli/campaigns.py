@@ -115,8 +115,8 @@ def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> N
     from issuer.batches.store import BatchEndedError, InvalidBatchError
     from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
     from issuer.campaigns.counters import known_counters, show_campaign
-    from issuer.pools.loader import PoolError
     from issuer.pools.memory import RedisMemoryError
+    from issuer.pools.pool import PoolError
 
     async def checked(stores: Stores) -> tuple[Campaign, Counters]:
         try:

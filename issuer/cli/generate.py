@@ -190,8 +190,8 @@ async def _go_on(stores: Stores, job_id: UUID, *, as_json: bool) -> None:
 async def _finish(stores: Stores, job: Job, *, new: bool, as_json: bool) -> None:
     from issuer.generating.jobs import mark_told
     from issuer.generating.making import finish_job
-    from issuer.pools.loader import PoolError
     from issuer.pools.memory import RedisMemoryError
+    from issuer.pools.pool import PoolError
     from issuer.pools.stock import batch_stock
 
     started = time.monotonic()

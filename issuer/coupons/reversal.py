@@ -15,7 +15,7 @@ from issuer.batches.revisions import push_batch
 from issuer.coupons.coupon import CouponError
 from issuer.coupons.uses import ConsumptionId, parse_consumption_id
 from issuer.ledger.erasure import BacklogNotEmptyError
-from issuer.pools.stock import read_pools
+from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -113,8 +113,8 @@ async def _use(stores: Stores, name: ConsumptionId, coupon: Any, wait_s: float) 
 async def _is_under_way(stores: Stores, name: ConsumptionId, coupon: Any) -> bool:
     """Whether there is a use of this number that Postgres knows nothing of."""
     place = (UUID(bytes=coupon["batch_id"].bytes), UUID(bytes=coupon["client_id"].bytes))
-    (meta,) = await read_pools(stores.redis, [place])
-    if name.seq > meta.issued:
+    (counters,) = await read_pool_counters(stores.redis, [place])
+    if name.seq > (counters or NOT_IN_REDIS).issued:
         return False
     async with unavailable_translated():
         aside = await stores.postgres.fetchval(

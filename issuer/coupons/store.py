@@ -24,9 +24,10 @@ from issuer.coupons.coupon import (
     coupon_from_row,
 )
 from issuer.coupons.folding import coupon_id, fold, fold_fully
-from issuer.pools.loader import PoolError, load_pool
+from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
+from issuer.pools.loader import load_pool
 from issuer.pools.memory import RedisMemoryError
-from issuer.pools.stock import read_pools
+from issuer.pools.pool import PoolError
 from issuer.storage.postgres import Pool, PoolConnection, PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -113,8 +114,8 @@ async def numbered_uses(stores: Stores, coupon: Coupon) -> int:
     """How many uses were numbered so far, quarantined ones among them. Raises RedisUnavailableError."""
     if coupon.final_issued is not None:
         return coupon.final_issued
-    (meta,) = await read_pools(stores.redis, [(coupon.id, coupon.client_id)])
-    return meta.issued
+    (counters,) = await read_pool_counters(stores.redis, [(coupon.id, coupon.client_id)])
+    return (counters or NOT_IN_REDIS).issued
 
 
 async def change_coupon(

@@ -28,7 +28,7 @@ from issuer.generating.jobs import (
 )
 from issuer.loading.preload import Phase, Progress, load_pool_of_batch
 from issuer.loading.staging import copy_rows, insert_codes, number_rows, staging_table
-from issuer.pools.loader import PoolClosedError
+from issuer.pools.pool import PoolClosedError
 from issuer.storage.postgres import AnyConnection, own_connection, unavailable_translated
 from issuer.storage.stores import Stores
 

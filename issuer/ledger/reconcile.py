@@ -16,6 +16,7 @@ import asyncpg
 from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.ledger import balance_sql as sql
+from issuer.pools.counters import COUNTER_FIELDS, PoolCounters, counters_from, read_pool_counters
 from issuer.storage.postgres import PoolConnection, unavailable_translated
 from issuer.storage.redis_link import NotReadyError, redis_errors_translated
 from issuer.storage.stores import Stores
@@ -114,7 +115,7 @@ async def _reconcile_partition(
         # Opened or freed between the two looks? Then the next one sees it.
         if not lost:
             break
-    now = await _look_at_issued(stores, partition, rows)
+    now = await _look_at_issued(stores, rows)
     for balance in balances:
         highest = facts[balance.pool_id]["highest"] or 0
         if balance.pool_id in lost:
@@ -135,9 +136,9 @@ async def _look(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) 
     pipeline.hget(keys.state, "epoch")
     pipeline.xrange(keys.stream)
     for row in rows:
-        pipeline.hget(batch_keys(partition, row["batch_id"]).pool(row["client_id"]), "issued")
+        pipeline.hmget(batch_keys(partition, row["batch_id"]).pool(row["client_id"]), COUNTER_FIELDS)
     async with redis_errors_translated():
-        epoch, entries, *issued = await pipeline.execute()
+        epoch, entries, *replies = await pipeline.execute()
     if epoch != str(stores.redis.epoch).encode():
         raise NotReadyError(f"partition {partition} carries another epoch")
     stream, unreadable = RedemptionColumns(), 0
@@ -146,17 +147,20 @@ async def _look(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) 
             decode_columns(fields, stream)
         except UndecodableEventError:
             unreadable += 1
-    counts = [None if count is None else int(count) for count in issued]
-    return _PartitionSnapshot(dict(zip([row["id"] for row in rows], counts, strict=True)), stream, unreadable)
+    found = map(counters_from, replies)
+    issued = {
+        row["id"]: None if counters is None else counters.issued for row, counters in zip(rows, found, strict=True)
+    }
+    return _PartitionSnapshot(issued, stream, unreadable)
 
 
-async def _look_at_issued(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> dict[int, int | None]:
-    pipeline = stores.redis.client.pipeline(transaction=False)
-    for row in rows:
-        pipeline.hget(batch_keys(partition, row["batch_id"]).pool(row["client_id"]), "issued")
-    async with redis_errors_translated():
-        counts = await pipeline.execute()
-    return {row["id"]: None if count is None else int(count) for row, count in zip(rows, counts, strict=True)}
+async def _look_at_issued(stores: Stores, rows: Sequence[asyncpg.Record]) -> dict[int, int | None]:
+    return _issued(rows, await read_pool_counters(stores.redis, [(row["batch_id"], row["client_id"]) for row in rows]))
+
+
+def _issued(rows: Sequence[asyncpg.Record], found: Sequence[PoolCounters | None]) -> dict[int, int | None]:
+    """Return `issued` by pool id; None for a pool that Redis does not have."""
+    return {row["id"]: None if counters is None else counters.issued for row, counters in zip(rows, found, strict=True)}
 
 
 async def _balance(

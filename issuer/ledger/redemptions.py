@@ -10,7 +10,7 @@ from uuid import UUID
 
 from issuer.batches.store import find_batch
 from issuer.paging import Page, decode_cursor, encode_cursor
-from issuer.pools.stock import read_pools
+from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
 from issuer.storage.postgres import Pool, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -123,10 +123,10 @@ async def _issued(stores: Stores, rows: list[Any]) -> dict[UUID, int]:
     """For each batch, how many seqs of the code's pool were issued; empty when Redis is away."""
     pools = [(_uuid(row["batch_id"]), _uuid(row["client_id"])) for row in rows]
     try:
-        metas = await read_pools(stores.redis, pools)
+        found = await read_pool_counters(stores.redis, pools)
     except RedisUnavailableError:
         return {}
-    return {batch_id: meta.issued for (batch_id, _), meta in zip(pools, metas, strict=True)}
+    return {batch_id: (counters or NOT_IN_REDIS).issued for (batch_id, _), counters in zip(pools, found, strict=True)}
 
 
 def _state(row: Any, issued: int | None) -> CodeState:

@@ -15,8 +15,9 @@ from issuer.batches.store import check_batch_open, push_batch
 from issuer.loading.code_csv import CodeCsv, CsvError, CsvHeaderError, Rejection
 from issuer.loading.staging import Numbering, copy_rows, insert_codes, number_rows, staging_table
 from issuer.pools.counters import codes_to_load
-from issuer.pools.loader import BatchNotInRedisError, LoadResult, PoolError, load_pool
+from issuer.pools.loader import LoadResult, load_pool
 from issuer.pools.memory import RedisMemoryError, check_room, codes_bytes
+from issuer.pools.pool import BatchNotInRedisError, PoolError
 from issuer.storage.postgres import PoolConnection, PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores

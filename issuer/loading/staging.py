@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from issuer.pools.loader import lock_seqs
+from issuer.pools.pool import lock_seqs
 from issuer.storage.postgres import AnyConnection
 
 LONG_S: Final = 86_400.0

@@ -1,1 +1,1 @@
-"""The codes of one (batch, client): counters, stock, loader."""
+"""The codes of one (batch, client): counters, stock, loading from Postgres to Redis, top-ups."""

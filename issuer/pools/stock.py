@@ -1,4 +1,4 @@
-"""Stock of a batch: per client what there is, what was handed out, and where every seq that was is accounted for."""
+"""Stock of a batch: for each client the codes that exist, those issued, and where each issued seq is accounted for."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from issuer.contract.keys import batch_keys, partition_of
+from issuer.pools.counters import NOT_IN_REDIS, PoolCounters, read_pool_counters
 from issuer.storage.postgres import unavailable_translated
-from issuer.storage.redis_link import Redis, RedisUnavailableError, redis_errors_translated
+from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """One pool. `in_redis`, `issued` and `backlog` are None when Redis cannot be asked.
+    """One pool. `in_redis`, `issued` and `backlog` are None while Redis is unavailable.
 
-    ledger + backlog + quarantined + dead_letters = issued, but for what was redeemed while the figures were read.
+    ledger + backlog + quarantined + dead_letters = issued, except for redemptions made while the figures were read.
     """
 
     client_id: UUID
@@ -37,15 +37,8 @@ class Stock:
         return shown
 
 
-@dataclass(frozen=True, slots=True)
-class PoolMeta:
-    """What Redis says of one pool."""
-
-    issued: int
-    in_redis: int
-
-
-# Released seqs stay listed: they were spent, their codes have new ones. A seq is in one place only, the ledger first.
+# Released seqs stay quarantined: they are spent, and their codes have new seqs. A seq counts in one place: the ledger
+# before the quarantine, the quarantine before the dead letters.
 _POOLS: Final = """
 SELECT p.id, p.client_id, p.total, p.final_issued,
   (SELECT count(*) FROM ledger r WHERE r.pool_id = p.id) AS ledger,
@@ -58,38 +51,25 @@ FROM pools p WHERE p.batch_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2) OR
 
 
 async def batch_stock(stores: Stores, batch_id: UUID, *, client_id: UUID | None = None) -> list[Stock]:
-    """The stock of each client of a batch, or of `client_id` alone. Raises PostgresUnavailableError only.
+    """Return the stock of each client of a batch, or of `client_id` alone. Raises PostgresUnavailableError only.
 
     Costs a count of the batch's redemptions in the ledger's primary key.
     """
     async with unavailable_translated():
         rows = await stores.postgres.fetch(_POOLS, batch_id, client_id)
     clients = [UUID(bytes=row["client_id"].bytes) for row in rows]
-    metas: Sequence[PoolMeta | None]
+    known: Sequence[PoolCounters | None]
     try:
-        metas = await read_pools(stores.redis, [(batch_id, client) for client in clients])
+        found = await read_pool_counters(stores.redis, [(batch_id, client) for client in clients])
+        known = [counters or NOT_IN_REDIS for counters in found]
     except RedisUnavailableError:
-        metas = [None] * len(clients)
-    return [_stock(row, client, meta) for row, client, meta in zip(rows, clients, metas, strict=True)]
+        known = [None] * len(clients)
+    return [_stock(row, client, counters) for row, client, counters in zip(rows, clients, known, strict=True)]
 
 
-async def read_pools(redis: Redis, pools: Sequence[tuple[UUID, UUID]]) -> list[PoolMeta]:
-    """What Redis says of pools (batch, client), in one pipeline. Raises RedisUnavailableError."""
-    if not pools:
-        return []
-    pipeline = redis.client.pipeline(transaction=False)
-    for batch_id, client_id in pools:
-        keys = batch_keys(partition_of(batch_id, redis.partitions), batch_id)
-        pipeline.hget(keys.pool(client_id), "issued")
-        pipeline.llen(keys.codes(client_id))
-    async with redis_errors_translated():
-        replies: list[Any] = await pipeline.execute()
-    return [PoolMeta(int(issued or 0), length) for issued, length in zip(replies[::2], replies[1::2], strict=True)]
-
-
-def _stock(row: Any, client_id: UUID, meta: PoolMeta | None) -> Stock:
+def _stock(row: Any, client_id: UUID, counters: PoolCounters | None) -> Stock:
     accounted = row["ledger"] + row["quarantined"] + row["dead_letters"]
-    issued, in_redis = (None, None) if meta is None else (meta.issued, meta.in_redis)
+    issued, in_redis = (None, None) if counters is None else (counters.issued, counters.in_redis)
     if row["final_issued"] is not None:
         issued = row["final_issued"]
     return Stock(

@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
+from issuer.pools.counters import COUNTER_FIELDS, counters_from
 from issuer.storage.postgres import AnyConnection
 from issuer.storage.redis_link import CommandSender, RedisRefusedError
 
@@ -167,15 +168,15 @@ async def inspect_pools(link: CommandSender, postgres: AnyConnection, partitions
         commands: list[Sequence[str]] = []
         for pool in some:
             names = batch_keys(pool.partition, pool.batch_id)
-            commands.append(("HMGET", names.pool(pool.client_id), "issued", "loaded"))
+            commands.append(("HMGET", names.pool(pool.client_id), *COUNTER_FIELDS))
             commands.append(("LLEN", names.codes(pool.client_id)))
         replies = await link.call(commands, timeout_s=READ_TIMEOUT_S)
-        for pool, meta, length in zip(some, replies[::2], replies[1::2], strict=True):
-            if isinstance(meta, Exception) or isinstance(length, Exception):
+        for pool, reply, length in zip(some, replies[::2], replies[1::2], strict=True):
+            if isinstance(reply, Exception) or isinstance(length, Exception):
                 pool.in_list = -1  # a key of another type, judged like a list that contradicts its counters
                 continue
-            if meta[0] is not None and meta[1] is not None:
-                pool.issued_before, pool.loaded_before = int(meta[0]), int(meta[1])
+            if (counters := counters_from(reply)) is not None:
+                pool.issued_before, pool.loaded_before = counters.issued, counters.loaded
             pool.in_list = length
     return pools
 

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from issuer.access import audit
 from issuer.batches.store import BatchNotFoundError, push_batch
-from issuer.pools.loader import load_pool, lock_seqs
+from issuer.pools.loader import load_pool
+from issuer.pools.pool import lock_seqs
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.stores import Stores
 

@@ -16,8 +16,9 @@ from issuer.batches.tombstones import free_ended_batches
 from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.scripts import REMOVE_CONSUMERS
 from issuer.generating.making import work_on_jobs
-from issuer.pools.loader import PoolError, top_up
 from issuer.pools.memory import RedisMemoryError
+from issuer.pools.pool import PoolError
+from issuer.pools.top_up import top_up
 from issuer.recovery.witness import forget_witnesses
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms

@@ -8,7 +8,7 @@ import uuid
 from issuer.contract.keys import idempotency_hash
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
-from issuer.pools.loader import top_up
+from issuer.pools.top_up import top_up
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores

@@ -29,7 +29,7 @@ from issuer.http.coupons.fields import offer_fields
 from issuer.journal.segments import Journal
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
-from issuer.pools.loader import top_up
+from issuer.pools.top_up import top_up
 from issuer.recovery.opening import open_stores
 from issuer.recovery.quarantine import list_quarantined, release
 from issuer.recovery.recovery import RecoveryOptions

@@ -13,17 +13,17 @@ from pydantic import SecretStr
 from issuer.batches.store import Batch, BatchChanges, change_batch
 from issuer.contract.keys import batch_keys, partition_of
 from issuer.pools import loader as pools
-from issuer.pools.loader import (
+from issuer.pools.loader import PoolLoader, load_pool
+from issuer.pools.memory import RedisMemoryError
+from issuer.pools.pool import (
     BatchNotInRedisError,
     CodesMissingError,
     PoolClosedError,
     PoolLostError,
     PoolNotFoundError,
     find_pool,
-    load_pool,
-    top_up,
 )
-from issuer.pools.memory import RedisMemoryError
+from issuer.pools.top_up import top_up
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
@@ -165,7 +165,7 @@ async def test_a_thorough_top_up_does_not_believe_the_hint(stores: Stores) -> No
 async def test_a_late_hint_does_not_outlive_an_epoch(stores: Stores) -> None:
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 300)
-    loader = pools._Loader(stores, await find_pool(stores, pool_id), None)
+    loader = PoolLoader(stores, await find_pool(stores, pool_id), None)
     await loader.open()
     await loader.load(None, give_way=False)
     # A recovery comes in between: it makes the lists anew, and what we know of them is no longer true.

@@ -267,7 +267,7 @@ async def test_a_pool_that_is_gone_from_redis_is_told_and_nothing_is_made_up(sto
     await load(stores, batch, codes("A", 10))
     keys = batch_keys(partition_of(batch.id, stores.redis.partitions), batch.id)
     await stores.redis.client.delete(keys.pool(A), keys.codes(A))
-    with pytest.raises(UnfinishedLoadError, match="gone from Redis") as unfinished:
+    with pytest.raises(UnfinishedLoadError, match="missing in Redis") as unfinished:
         await load(stores, batch, codes("A", 10, first=11))
     assert unfinished.value.report.loaded == 10
     assert len(await codes_in_postgres(stores, batch.id, A)) == 20

@@ -10,7 +10,7 @@ from issuer.batches.store import BatchNotFoundError
 from issuer.contract.events import Redemption
 from issuer.contract.outcomes import Outcome
 from issuer.ledger.record import record_redemptions
-from issuer.pools.loader import top_up
+from issuer.pools.top_up import top_up
 from issuer.recovery.opening import GuardedStores
 from issuer.recovery.quarantine import list_quarantined, release
 from issuer.recovery.recovery import RecoveryOptions

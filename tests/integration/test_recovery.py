@@ -22,7 +22,7 @@ from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
 from issuer.journal.segments import Journal
 from issuer.ledger.entries import StreamEntry, record_entries
-from issuer.pools.loader import top_up
+from issuer.pools.top_up import top_up
 from issuer.recovery import rebuild
 from issuer.recovery.inspection import IncidentError, Verdict
 from issuer.recovery.opening import GuardedStores, open_stores

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from issuer.pools.loader import top_up
+from issuer.pools.top_up import top_up
 from issuer.recovery import rebuild
 from issuer.recovery.doctor import Check, examine
 from issuer.recovery.inspection import IncidentError, PartitionState, inspect_partitions

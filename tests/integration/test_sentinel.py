@@ -12,7 +12,7 @@ import redis
 from pydantic import SecretStr
 
 from issuer.contract.outcomes import Outcome
-from issuer.pools.loader import top_up
+from issuer.pools.top_up import top_up
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from redis.exceptions import ResponseError
 
-from issuer.contract.keys import batch_keys, partition_keys, partition_of
+from issuer.contract.keys import partition_keys
+from issuer.pools.counters import PoolCounters, read_pool_counters
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
@@ -17,7 +19,6 @@ from issuer.storage.stores import Stores
 TIMEOUT_S: Final = 2.0
 MAX_POOLS: Final = 10_000
 """Most pools shown, the newest first: each adds two time series."""
-_BATCH_SIZE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,22 +152,14 @@ async def _read_pools(stores: Stores, redis_available: bool) -> list[PoolMetrics
                 " ORDER BY p.id DESC LIMIT $1",
                 MAX_POOLS,
             )
-        metas: list[list[bytes | None]] = []
+        found: Sequence[PoolCounters | None] = [None] * len(rows)
         if redis_available:
-            async with asyncio.timeout(TIMEOUT_S), redis_errors_translated():
-                for at in range(0, len(rows), _BATCH_SIZE):
-                    pipeline = stores.redis.client.pipeline(transaction=False)
-                    for row in rows[at : at + _BATCH_SIZE]:
-                        partition = partition_of(row["batch_id"], stores.redis.partitions)
-                        keys = batch_keys(partition, row["batch_id"])
-                        pipeline.hmget(keys.pool(row["client_id"]), ["issued", "loaded"])
-                    metas += await pipeline.execute()
+            async with asyncio.timeout(TIMEOUT_S):
+                found = await read_pool_counters(stores.redis, [(row["batch_id"], row["client_id"]) for row in rows])
     except (PostgresUnavailableError, RedisUnavailableError, TimeoutError):
         return []
     pools = []
-    for index, row in enumerate(rows):
-        issued, loaded = metas[index] if metas else (None, None)
-        left = None if issued is None else row["total"] - int(issued)
-        in_redis = None if issued is None or loaded is None else int(loaded) - int(issued)
+    for row, counters in zip(rows, found, strict=True):
+        left, in_redis = (None, None) if counters is None else (row["total"] - counters.issued, counters.in_redis)
         pools.append(PoolMetrics(str(row["batch_id"]), str(row["client_id"]), left, in_redis))
     return pools

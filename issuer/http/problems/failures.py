@@ -25,8 +25,8 @@ from issuer.http.problems.problem import ProblemError, invalid, not_ready, outco
 from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.loading.preload import PreloadError
 from issuer.paging import InvalidCursorError
-from issuer.pools.loader import PoolError
 from issuer.pools.memory import RedisMemoryError
+from issuer.pools.pool import PoolError
 from issuer.reports.spool import ReportTooLargeError, WorkbookError
 from issuer.storage.postgres import PostgresUnavailableError
 from issuer.storage.redis_link import RedisUnavailableError

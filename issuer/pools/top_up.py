@@ -1,0 +1,70 @@
+"""Top-ups: codes from Postgres for the pools that run low in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from logging import DEBUG, ERROR
+from typing import Final
+
+import structlog
+
+from issuer.pools.counters import read_pool_counters
+from issuer.pools.loader import load_pool
+from issuer.pools.pool import POOL_SELECT, BatchNotInRedisError, Pool, PoolClosedError, PoolError
+from issuer.storage.postgres import unavailable_translated
+from issuer.storage.stores import Stores
+
+log = structlog.get_logger(__name__)
+
+MAX_PER_TOP_UP: Final = 100_000
+"""Codes that one top-up pushes into one pool before it looks at the next."""
+
+_OF_OPEN_BATCHES: Final = f"""
+{POOL_SELECT}
+WHERE b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now()) AND p.total > 0
+  AND (b.kind = 'codes' OR NOT p.opened)
+"""
+# The last condition is spelled as in the index pools_not_loaded, so that Postgres uses it.
+_NOT_LOADED: Final = f"{_OF_OPEN_BATCHES} AND p.loaded < p.total"
+
+
+async def top_up(stores: Stores, *, thorough: bool = False) -> int:
+    """Fill up the pools that run low in Redis, the emptiest first; return the number of codes pushed.
+
+    Looks at the pools that according to the hint are not completely in Redis; with `thorough` at all pools. With
+    nothing to do it costs one query by an index. A pool that cannot be loaded does not stop the others; `thorough`
+    reports it as an error.
+
+    Raises RedisMemoryError when Redis is full, RedisUnavailableError, PostgresUnavailableError: call again later.
+    """
+    async with unavailable_translated():
+        rows = await stores.postgres.fetch(_OF_OPEN_BATCHES if thorough else _NOT_LOADED)
+    pools = [Pool(**row) for row in rows]
+    pushed = 0
+    for pool in await _running_low(stores, pools):
+        try:
+            pushed += (await load_pool(stores, pool.id, most=MAX_PER_TOP_UP, give_way=True)).pushed
+        except (PoolClosedError, BatchNotInRedisError):
+            continue  # the batch has ended meanwhile, or its revision is on its way to Redis
+        except PoolError as error:
+            # A worker tops up ten times a second: only the thorough round, once in a while, reports at level error.
+            log.log(ERROR if thorough else DEBUG, "pool cannot be topped up", pool_id=pool.id, error=str(error))
+    return pushed
+
+
+async def _running_low(stores: Stores, pools: Sequence[Pool]) -> list[Pool]:
+    """Return the pools that need a load, the emptiest first.
+
+    They are below the low-water mark, were never opened, or have a total or a hint that differs between the stores.
+    """
+    low: list[tuple[int, Pool]] = []
+    found = await read_pool_counters(stores.redis, [(pool.batch_id, pool.client_id) for pool in pools])
+    for pool, counters in zip(pools, found, strict=True):
+        if counters is None:
+            low.append((0, pool))
+            continue
+        is_low = counters.in_redis < stores.settings.pool_low_water and counters.loaded < pool.total
+        hint_is_late = counters.loaded == pool.total != pool.loaded
+        if is_low or counters.total < pool.total or hint_is_late:
+            low.append((counters.in_redis, pool))
+    return [pool for _, pool in sorted(low, key=lambda item: item[0])]
