@@ -146,7 +146,7 @@ def show_value(value: Any) -> Any:
 
 
 def change_detail(batch: Batch, changed: dict[str, Any]) -> dict[str, Any]:
-    """Return what the audit log keeps of a change: each column's value before and after it."""
+    """Return the audit log's detail of a change: the value of each column before and after it."""
     detail = {}
     for column, value in changed.items():
         detail[column] = {"from": show_value(getattr(batch, column)), "to": show_value(value)}

@@ -1,4 +1,4 @@
-"""A revision of a batch or a coupon: what redeem.lua must know of it, written to Redis."""
+"""A revision of a batch or a coupon, as redeem.lua reads it from Redis."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ FROM batches b"""
 class BatchRevision:
     """One revision of a batch (a row of FOR_REDIS), ready to be written to Redis.
 
-    `span`: what the limits need of a window; None: there are no limits. `closed`: the `rebuilding` that the batch keeps
-    when nothing is rebuilt; '' opens it.
+    `span`: the part of a window that the limits need; None: there are no limits. `closed`: the field `rebuilding` of
+    the batch while nothing is rebuilt; '' opens it.
     """
 
     batch_id: UUID
@@ -47,6 +47,7 @@ class BatchRevision:
 
     @classmethod
     def of_row(cls, row: asyncpg.Record, partitions: int) -> BatchRevision:
+        """Return the revision of a row of FOR_REDIS, in an installation with that many partitions."""
         rules, batch_id = parse_rules_text(row["rules"]), row["id"]
         partition = partition_of(batch_id, partitions)
         starts_at, ends_at = (at and to_ms(at) for at in (row["starts_at"], row["ends_at"]))

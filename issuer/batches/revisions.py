@@ -97,9 +97,10 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
 async def _open(
     stores: Stores, connection: PoolConnection, revision: BatchRevision, reversals: Sequence[PendingReversal]
 ) -> None:
-    """Write the revision so that the batch is open. Reversed uses leave the windows before it and are marked after it.
+    """Write the revision so that the batch is open.
 
-    The rebuilt windows may still hold them: a customer without remaining uses got no new window.
+    Reversed uses are removed from the windows before and marked as returned after. Windows may still contain them after
+    a rebuild: a customer without remaining uses got no new window.
     """
     if reversals:
         await return_uses(stores.redis, revision.batch_id, reversals)

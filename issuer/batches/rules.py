@@ -66,7 +66,7 @@ class Rules:
         return shown
 
     def to_text(self) -> str:
-        """The rules as JSON text, as Postgres keeps them."""
+        """Return the rules as the JSON text that Postgres stores."""
         return orjson.dumps(self.to_json()).decode()
 
 

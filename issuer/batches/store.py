@@ -128,7 +128,7 @@ async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None =
 
 
 async def check_batch_open(postgres: Pool, batch_id: UUID) -> None:
-    """Raises BatchNotFoundError, and BatchEndedError where no codes can be added any more."""
+    """Raise BatchNotFoundError, or BatchEndedError if no codes can be added any more."""
     async with unavailable_translated():
         is_open = await postgres.fetchval(f"SELECT {_OPEN} FROM batches WHERE kind = 'codes' AND id = $1", batch_id)
     if is_open is None:

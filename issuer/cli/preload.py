@@ -28,7 +28,7 @@ from issuer.cli.output import CommandError, InputError, fail, print_json, run
 from issuer.cli.progress import progress_bars
 
 if TYPE_CHECKING:
-    from issuer.loading.preload import PreloadReport
+    from issuer.loading.report import PreloadReport
     from issuer.storage.stores import Stores
 
 SHOWN_REJECTIONS: Final = 20
@@ -55,7 +55,7 @@ def preload(
     The same file again adds nothing, and finishes a load that was killed. Exit codes: 0 loaded, even if single rows
     were rejected; 1 failed; 2 impossible as asked.
     """
-    from issuer.loading.preload import UnfinishedLoadError
+    from issuer.loading.report import UnfinishedLoadError
 
     try:
         chosen = ChosenBatch.of(name=batch_name, id=batch_id, rules=rules, starts_at=starts_at, ends_at=ends_at)
@@ -67,7 +67,7 @@ def preload(
         fail(str(error), 2)
     except UnfinishedLoadError as error:
         _show(error.report, new=False, as_json=as_json)
-        fail(f"{error}. The worker finishes the load, or run the same command again.")
+        fail(f"{error}. The worker will load the rest; or run the same command again.")
     _show(report, new=new, as_json=as_json)
 
 
@@ -81,14 +81,14 @@ async def _work(
 
     batch, new = await chosen.find_or_create(stores, dry_run=dry_run)
     try:
-        with progress_bars(_size(source), silent=silent) as tell:
+        with progress_bars(_size(source), silent=silent) as progress:
             report = await preload_csv(
                 stores,
                 source if _size(source) is not None else _piped(source),
                 batch_id=batch.id if batch else None,
                 client_id=client_id,
                 dry_run=dry_run,
-                progress=tell,
+                progress=progress,
                 actor=cli_actor(),
             )
     except (BatchNotFoundError, BatchEndedError, PreloadError) as error:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from issuer.loading.preload import Progress as Tell
+    from issuer.loading.progress import Progress as ProgressCallback
 
 
 @contextmanager
-def progress_bars(size: int | None, *, silent: bool = False) -> Iterator[Tell | None]:
+def progress_bars(size: int | None, *, silent: bool = False) -> Iterator[ProgressCallback | None]:
     """Progress on a terminal: what is read, then what is in Redis, with rate and time left."""
     if silent or not sys.stderr.isatty():
         yield None

@@ -26,7 +26,8 @@ from issuer.generating.jobs import (
     oldest_open,
     touch,
 )
-from issuer.loading.preload import Phase, Progress, load_pool_of_batch
+from issuer.loading.preload import load_pool_of_batch
+from issuer.loading.progress import Phase, Progress, ignore_progress
 from issuer.loading.staging import copy_rows, insert_codes, number_rows, staging_table
 from issuer.pools.pool import PoolClosedError
 from issuer.storage.postgres import AnyConnection, own_connection, unavailable_translated
@@ -60,7 +61,7 @@ async def finish_job(stores: Stores, job_id: UUID, *, progress: Progress | None 
     A job whose batch has ended, or whose codes cannot be found, ends as failed. Raises JobNotFoundError,
     PoolError, RedisMemoryError, RedisUnavailableError, PostgresUnavailableError; the worker goes on with the job then.
     """
-    progress = progress or _silent
+    progress = progress or ignore_progress
     async with unavailable_translated(), own_connection(stores.settings) as connection:
         while True:
             async with held(connection, job_id) as is_mine:
@@ -89,7 +90,7 @@ async def work_on_jobs(stores: Stores) -> bool:
                 if job.made < job.order.count:
                     job = await _make_chunk(connection, job, CodeSource(job.order.code_format))
                 if job.made == job.order.count or job.finished:
-                    job = await _bring_to_redis(stores, connection, job, _silent)
+                    job = await _bring_to_redis(stores, connection, job, ignore_progress)
                     log.info("codes generated", job=str(job.id), state=job.state, made=job.made, problem=job.problem)
                 return True
     return False
@@ -129,7 +130,7 @@ async def _insert(connection: AnyConnection, job: Job) -> Job:
         clients = [order.client_id]
         numbering = await number_rows(connection, order.batch_id, clients)
         await insert_codes(connection, order.batch_id, clients, numbering)
-        added = sum(share.count for share in numbering.shares)
+        added = sum(addition.count for addition in numbering.additions)
         return await add_made(connection, job.id, added)
 
 
@@ -161,10 +162,6 @@ async def _drawn_rows(source: CodeSource, count: int) -> AsyncIterator[bytes]:
             .replace("\\", "\\\\")
             .encode()
         )
-
-
-def _silent(phase: Phase, done: int, of: int | None) -> None:
-    pass
 
 
 _POOL: Final = "SELECT id FROM pools WHERE batch_id = $1 AND client_id = $2"

@@ -1,1 +1,1 @@
-"""Codes on their way in: from a file to Postgres, from Postgres to Redis."""
+"""Loading: codes of a CSV file are checked, numbered in Postgres and loaded into Redis."""

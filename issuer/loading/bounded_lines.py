@@ -1,4 +1,4 @@
-"""Lines of a stream of bytes, however long a line may be: memory stays bounded by one block and one line."""
+"""Split a stream of bytes into lines of any length; memory is bounded by one block and one line."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Final
 LINE_BYTES: Final = 65_536
 
 OVERLONG: Final = b"," * (LINE_BYTES + 1)
-"""Stands for a line of more than LINE_BYTES bytes, whose content is dropped as it comes."""
+"""Replaces a line of more than LINE_BYTES bytes, whose content is discarded as it arrives."""
 
 
 class BoundedLines:
-    """Cuts blocks into lines without their line ends, which are LF or CRLF."""
+    """Splits blocks into lines without their line ends, LF or CRLF."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._skipping = False
 
     def feed(self, block: bytes) -> list[bytes]:
-        """The lines that end in this block."""
+        """Return the lines that end in this block."""
         if self._skipping:
             end = block.find(b"\n")
             if end < 0:
@@ -36,7 +36,7 @@ class BoundedLines:
         return [line if len(line) <= LINE_BYTES else OVERLONG for line in lines]
 
     def finish(self) -> list[bytes]:
-        """The last line, if the file does not end with a line end."""
+        """Return the last line, if the file does not end with a line end."""
         if self._skipping:
             return [OVERLONG]
         return [self._rest.removesuffix(b"\r")] if self._rest else []

@@ -1,12 +1,12 @@
-"""A CSV file of codes, read as it comes: bytes in, rows ready for COPY out. Memory does not grow with the file.
+"""Parse a CSV file of codes as it arrives: bytes in, rows for COPY out. Memory does not grow with the file.
 
-A row that cannot be taken is counted and explained and never costs another row. What is read how:
+An invalid row is rejected with its line and reason and does not affect other rows. The rules:
 
-* The header names the columns, in any order and case; ``client_id`` and ``code`` count, the others are ignored.
-* A code is text exactly as written, without the spaces and tabs around it: ``007`` stays ``007``.
-* Quotes as in RFC 4180. A quoted field may hold line breaks (in a column that is ignored). A quote that is not
-  closed within 100 lines and 64 kB, or closes over a row that is then no good, spoils its own line only.
-* A byte order mark, CRLF and blank lines are let pass, and empty columns beyond those of the header.
+* The header names the columns, in any order and case; ``client_id`` and ``code`` are read, other columns are ignored.
+* A code is text exactly as written, without surrounding spaces and tabs: ``007`` stays ``007``.
+* Quotes follow RFC 4180. A quoted field of an ignored column may contain line breaks. A quote that is not closed within
+  100 lines and 64 kB, or whose row is then invalid, rejects only its own line.
+* A byte order mark, CRLF, blank lines, and empty columns beyond those of the header are accepted.
 """
 
 from __future__ import annotations
@@ -21,32 +21,25 @@ from typing import Final
 from uuid import UUID
 
 from issuer.loading.bounded_lines import LINE_BYTES, OVERLONG, BoundedLines
+from issuer.loading.csv_header import CsvColumns, CsvError, header_error, parse_header
 
-ROW_LINES: Final = 100
-CODE_CHARACTERS: Final = 255
+MAX_ROW_LINES: Final = 100
+MAX_CODE_CHARACTERS: Final = 255
 MAX_CLIENTS: Final = 10_000
-"""Clients in one file; each is a pool."""
+"""Clients of one file; each has a pool."""
 MAX_REJECTIONS: Final = 1_000
-"""Rejections that are kept with line and reason; the others are only counted."""
+"""Rejections that are reported with line and reason; further ones are only counted."""
 
 _MAX_SPELLINGS: Final = 2 * MAX_CLIENTS
-# Codes that go to COPY as they are: printable ASCII but for quote, comma and backslash, no spaces around.
+# Codes that need no escaping for COPY: printable ASCII except quote, comma and backslash, without surrounding spaces.
 _plain_code = re.compile(rb"[!#-+\--\[\]-~](?:[ !#-+\--\[\]-~]{0,253}[!#-+\--\[\]-~])?").fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 _not_utf8 = re.compile(r"[\ud800-\udfff]").search
 _uuid = re.compile(r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{12}").fullmatch
 
 
-class CsvError(ValueError):
-    """The file as a whole cannot be taken."""
-
-
-class CsvHeaderError(CsvError):
-    """The first line does not name the columns that are needed."""
-
-
 class TooManyClientsError(CsvError):
-    """More clients than one file may have."""
+    """The file has more than MAX_CLIENTS clients."""
 
 
 class Reason(StrEnum):
@@ -66,7 +59,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A row that was left out: its line in the file, counting from 1, and why."""
+    """A rejected row: its line in the file, counting from 1, and the reason."""
 
     line: int
     reason: str
@@ -84,26 +77,12 @@ class _Client:
     count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    width: int
-    code: int
-    client: int | None
-
-    def fit(self, fields: Sequence[str]) -> bool:
-        """Whether a row of several lines is what it seems: the line breaks are in columns that are ignored."""
-        count = [
-            fields[at] for at in (self.code, self.code if self.client is None else self.client) if at < len(fields)
-        ]
-        return len(fields) == self.width and not any("\n" in field for field in count)
-
-
 class CodeCsv:
-    """One file. `feed` it block by block, then `finish` it; both return rows in the text format of COPY:
+    """One file. `feed` it block by block, then `finish` it; both return rows in the text format of COPY.
 
-    row (1, 2, … over the file), index of the client in `clients`, number of the row among that client's (1, 2, …),
-    code. Rows that are rejected get no number. `client_id` is the only client there may be; the file then needs no
-    column for it, and an empty one means that client.
+    A row consists of its number in the file (1, 2, …), the index of its client in `clients`, its number among the rows
+    of that client (1, 2, …), and the code. Rejected rows are not numbered. With `client_id`, only that client's rows
+    are accepted; the file then needs no client column, and an empty field means that client.
     """
 
     def __init__(self, client_id: UUID | None = None) -> None:
@@ -112,10 +91,10 @@ class CodeCsv:
         self.rejected = 0
         self.rejections: list[Rejection] = []
         self._only = client_id
-        self._columns: _Columns | None = None
+        self._columns: CsvColumns | None = None
         self._lines = BoundedLines()
         self._line = 0
-        self._held: list[bytes] = []
+        self._unfinished: list[bytes] = []
         self._known: dict[UUID, _Client] = {}
         self._spellings: dict[bytes, _Client] = {}
 
@@ -125,22 +104,22 @@ class CodeCsv:
             self._read_header(line.removesuffix(b"\r"))
             if self._columns is not None:
                 return
-        raise _header_error()
+        raise header_error()
 
     def feed(self, block: bytes) -> bytes:
-        """Takes the next bytes. Raises CsvError."""
-        return self._take(self._lines.feed(block), final=False)
+        """Parse the next bytes. Raises CsvError."""
+        return self._parse(self._lines.feed(block), final=False)
 
     def finish(self) -> bytes:
-        """To be called once, at the end of the file. Raises CsvError."""
-        rows = self._take(self._lines.finish(), final=True)
+        """Parse what is left; call this once, at the end of the file. Raises CsvError."""
+        rows = self._parse(self._lines.finish(), final=True)
         if self._columns is None:
-            raise _header_error()
+            raise header_error()
         return rows
 
-    def _take(self, lines: list[bytes], *, final: bool) -> bytes:
-        if self._held:
-            lines, self._held = self._held + lines, []
+    def _parse(self, lines: list[bytes], *, final: bool) -> bytes:
+        if self._unfinished:
+            lines, self._unfinished = self._unfinished + lines, []
         at = 0
         while self._columns is None and at < len(lines):
             self._read_header(lines[at])
@@ -149,20 +128,20 @@ class CodeCsv:
             return b""
         rows: list[bytes] = []
         while at < len(lines):
-            at = self._take_plain(lines, at, self._columns, rows)
+            at = self._parse_plain(lines, at, self._columns, rows)
             if at < len(lines):
-                used = self._take_quoted(lines, at, self._columns, rows, final=final)
+                used = self._parse_quoted(lines, at, self._columns, rows, final=final)
                 if used == 0:
-                    self._held = lines[at:]
+                    self._unfinished = lines[at:]
                     break
                 at += used
         return b"".join(rows)
 
-    def _take_plain(self, lines: list[bytes], start: int, columns: _Columns, rows: list[bytes]) -> int:
-        """Takes lines until one with a quote; returns its index. This loop sees every row: it is kept tight."""
+    def _parse_plain(self, lines: list[bytes], start: int, columns: CsvColumns, rows: list[bytes]) -> int:
+        """Parse lines up to the first with a quote; return its index. Every row passes here, so the loop is tight."""
         width, code_at, client_at = columns.width, columns.code, columns.client or 0
         spelling = self._spellings.get
-        alone = self._only_client() if columns.client is None else None
+        only_client = self._only_client() if columns.client is None else None
         at, accepted = start, self.accepted
         for at in range(start, len(lines)):
             line = lines[at]
@@ -170,7 +149,7 @@ class CodeCsv:
                 break
             self._line += 1
             fields = line.split(b",")
-            if len(fields) == width and (client := alone or spelling(fields[client_at])):
+            if len(fields) == width and (client := only_client or spelling(fields[client_at])):
                 code = fields[code_at]
                 if _plain_code(code):
                     accepted += 1
@@ -178,14 +157,15 @@ class CodeCsv:
                     rows.append(b"%d\t%d\t%d\t%b\n" % (accepted, client.index, client.count, code))
                     continue
             self.accepted = accepted
-            self._take_careful(line, fields, columns, rows)
+            self._parse_unusual(line, fields, columns, rows)
             accepted = self.accepted
         else:
             at = len(lines)
         self.accepted = accepted
         return at
 
-    def _take_careful(self, line: bytes, fields: list[bytes], columns: _Columns, rows: list[bytes]) -> None:
+    def _parse_unusual(self, line: bytes, fields: list[bytes], columns: CsvColumns, rows: list[bytes]) -> None:
+        """Parse a line without quotes that the fast loop did not accept: append its row, or reject it."""
         if not line.strip():
             return
         try:
@@ -195,20 +175,20 @@ class CodeCsv:
         except _RowError as error:
             self._reject(error.reason)
 
-    def _take_quoted(self, lines: list[bytes], at: int, columns: _Columns, rows: list[bytes], *, final: bool) -> int:
-        """Takes the row that begins at a line with a quote; returns the number of its lines, 0: not all are there."""
+    def _parse_quoted(self, lines: list[bytes], at: int, columns: CsvColumns, rows: list[bytes], *, final: bool) -> int:
+        """Parse the row that begins at a line with a quote. Return how many lines it has; 0: more are needed."""
         taken: list[bytes] = []
-        reader = csv.reader(_texts(lines, at, taken), strict=True, skipinitialspace=True)
+        reader = csv.reader(_decode_row(lines, at, taken), strict=True, skipinitialspace=True)
         self._line += 1
         try:
             fields = next(reader)
         except (csv.Error, StopIteration):
-            if not final and at + len(taken) == len(lines) and _may_go_on(taken):
+            if not final and at + len(taken) == len(lines) and _may_continue(taken):
                 self._line -= 1
                 return 0
             fields = []
         if not fields or (len(taken) > 1 and not columns.fit(fields)):
-            # Only this line: those after it may be good rows that an open quote has swallowed.
+            # Reject only this line: the next ones may be valid rows that the open quote has swallowed.
             self._reject(Reason.BAD_QUOTES)
             return 1
         try:
@@ -218,21 +198,22 @@ class CodeCsv:
         self._line += len(taken) - 1
         return len(taken)
 
-    def _row(self, fields: Sequence[str], columns: _Columns) -> bytes:
+    def _row(self, fields: Sequence[str], columns: CsvColumns) -> bytes:
+        """Return the numbered row. Raises _RowError."""
         if len(fields) <= max(columns.code, columns.client or 0):
             raise _RowError(Reason.TOO_FEW_COLUMNS)
         if any(field.strip() for field in fields[columns.width :]):
             raise _RowError(Reason.TOO_MANY_COLUMNS)
         spelled = "" if columns.client is None else fields[columns.client]
-        client_id = self._checked_client(spelled.strip(" \t"), columns)
-        code = _checked_code(fields[columns.code].strip(" \t"))
+        client_id = self._parse_client(spelled.strip(" \t"), columns)
+        code = _check_code(fields[columns.code].strip(" \t"))
         client = self._client(client_id, spelled)
         self.accepted += 1
         client.count += 1
         escaped = code.replace("\\", "\\\\").encode()
         return b"%d\t%d\t%d\t%b\n" % (self.accepted, client.index, client.count, escaped)
 
-    def _checked_client(self, text: str, columns: _Columns) -> UUID:
+    def _parse_client(self, text: str, columns: CsvColumns) -> UUID:
         if self._only is not None and (columns.client is None or not text):
             return self._only
         if not _uuid(text):
@@ -243,6 +224,7 @@ class CodeCsv:
         return client_id
 
     def _client(self, client_id: UUID, spelled: str) -> _Client:
+        """Return the client, registered on first use. Raises TooManyClientsError."""
         client = self._known.get(client_id)
         if client is None:
             if len(self.clients) == MAX_CLIENTS:
@@ -267,52 +249,29 @@ class CodeCsv:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line.strip():
             return
-        try:
-            cells = next(csv.reader([line.decode()], strict=True, skipinitialspace=True))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise _header_error(line) from error
-        names = ["_".join(cell.replace("-", " ").lower().split()) for cell in cells]
-        for name in ("code", "client_id"):
-            if names.count(name) > 1:
-                raise CsvHeaderError(f"CSV has more than one column '{name}'")
-        if "code" not in names or ("client_id" not in names and self._only is None):
-            raise _header_error(line)
-        client = names.index("client_id") if "client_id" in names else None
-        self._columns = _Columns(len(names), names.index("code"), client)
+        self._columns = parse_header(line, needs_client=self._only is None)
 
 
-def _header_error(line: bytes = b"") -> CsvHeaderError:
-    """With a hint where the line looks like what spreadsheets write instead of CSV."""
-    hint = ""
-    if b"\x00" in line or line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        hint = "; the file looks like UTF-16: save it as UTF-8"
-    elif b"," not in line:
-        for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
-            if separator in line:
-                hint = f"; the first line has {name}: separate columns by commas"
-    return CsvHeaderError(f"CSV must contain 'code' and 'client_id' columns{hint}")
-
-
-def _checked_code(code: str) -> str:
+def _check_code(code: str) -> str:
     if not code.strip():
         raise _RowError(Reason.EMPTY if not _control(code) else Reason.CONTROL_CHARACTER)
     if _not_utf8(code):
         raise _RowError(Reason.NOT_UTF8)
-    if len(code) > CODE_CHARACTERS:
+    if len(code) > MAX_CODE_CHARACTERS:
         raise _RowError(Reason.TOO_LONG)
     if _control(code):
         raise _RowError(Reason.CONTROL_CHARACTER)
     return code
 
 
-def _texts(lines: list[bytes], at: int, taken: list[bytes]) -> Iterator[str]:
-    """Lines from `at` on, as long as they may belong to one row; those given out are put into `taken`."""
+def _decode_row(lines: list[bytes], at: int, taken: list[bytes]) -> Iterator[str]:
+    """Yield the lines from `at` on that may belong to one row, and append each to `taken`."""
     for line in islice(lines, at, None):
-        if not _may_go_on(taken) or line is OVERLONG:
+        if not _may_continue(taken) or line is OVERLONG:
             return
         taken.append(line)
         yield line.decode("utf-8", "surrogateescape") + "\n"
 
 
-def _may_go_on(taken: Sequence[bytes]) -> bool:
-    return len(taken) < ROW_LINES and sum(map(len, taken)) <= LINE_BYTES
+def _may_continue(taken: Sequence[bytes]) -> bool:
+    return len(taken) < MAX_ROW_LINES and sum(map(len, taken)) <= LINE_BYTES

@@ -30,7 +30,7 @@ from issuer.generating.jobs import (
     only_client,
 )
 from issuer.generating.making import finish_job, generate_codes, work_on_jobs
-from issuer.loading.preload import Phase
+from issuer.loading.progress import Phase
 from issuer.pools.memory import RedisMemoryError
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings

@@ -13,8 +13,10 @@ from pydantic import SecretStr
 
 from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
 from issuer.contract.keys import batch_keys, partition_of
-from issuer.loading.preload import HeaderError, Phase, PreloadError, SourceError, UnfinishedLoadError, preload_csv
-from issuer.loading.staging import _IN_BATCH, _PROBE, _REFUSED, _TUNE, staging_table
+from issuer.loading.preload import HeaderError, PreloadError, SourceError, preload_csv
+from issuer.loading.progress import Phase
+from issuer.loading.report import UnfinishedLoadError
+from issuer.loading.staging import _CREATE_REFUSED, _FORCE_PROBES, _REFUSE_IN_BATCH, _TUNE, staging_table
 from issuer.pools.memory import RedisMemoryError
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
@@ -75,8 +77,8 @@ async def test_the_same_file_again_with_statistics_from_before_the_batch(stores:
     async with stores.postgres.acquire() as connection, staging_table(connection):
         await connection.copy_records_to_table("staged", records=[(n, 0, n, code) for n, (_, code) in enumerate(rows)])
         async with connection.transaction():
-            await connection.execute(_TUNE + ";" + _REFUSED + ";" + _PROBE)
-            plan = [row[0] for row in await connection.fetch("EXPLAIN " + _IN_BATCH, new.id)]
+            await connection.execute(_TUNE + ";" + _CREATE_REFUSED + ";" + _FORCE_PROBES)
+            plan = [row[0] for row in await connection.fetch("EXPLAIN " + _REFUSE_IN_BATCH, new.id)]
     assert any("using codes_code_batch_id_key" in line for line in plan), plan
     assert not any("Loop" in line or "Unique" in line for line in plan), plan
     assert (await load(stores, new, rows)).duplicates_in_batch == 2_000
@@ -182,7 +184,7 @@ async def test_a_dry_run_counts_and_changes_nothing(stores: Stores) -> None:
 async def test_a_dry_run_needs_no_batch(stores: Stores) -> None:
     report = await preload_csv(stores, io.BytesIO(csv_of(codes("A", 50))), batch_id=None, dry_run=True)
     assert report.loaded == 50
-    with pytest.raises(ValueError, match="batch is needed"):
+    with pytest.raises(ValueError, match="only a dry run"):
         await preload_csv(stores, io.BytesIO(b""), batch_id=None)
 
 

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from issuer.batches.store import Batch, create_batch
 from issuer.contract.keys import batch_keys, partition_of
-from issuer.loading.preload import PreloadReport, preload_csv
+from issuer.loading.preload import preload_csv
+from issuer.loading.report import PreloadReport
 from issuer.storage.stores import Stores
 
 A = UUID("aaaaaaaa-0000-4000-8000-000000000001")

@@ -14,12 +14,12 @@ from issuer.loading.bounded_lines import LINE_BYTES
 from issuer.loading.code_csv import (
     MAX_CLIENTS,
     MAX_REJECTIONS,
-    ROW_LINES,
+    MAX_ROW_LINES,
     CodeCsv,
-    CsvHeaderError,
     Reason,
     TooManyClientsError,
 )
+from issuer.loading.csv_header import CsvHeaderError
 
 A = UUID("11111111-1111-4111-8111-111111111111")
 B = UUID("22222222-2222-4222-8222-222222222222")
@@ -139,7 +139,7 @@ def test_open_quotes_everywhere_cost_only_their_own_lines() -> None:
 
 
 def test_a_note_may_have_line_breaks_but_not_without_end() -> None:
-    note = b"\n" * (ROW_LINES - 1)
+    note = b"\n" * (MAX_ROW_LINES - 1)
     data = b"client_id,code,note\n" + row(b'X1,"' + note + b'"') + row("Y1,")
     assert Read(data, block=64).codes == ["X1", "Y1"]
     read = Read(b"client_id,code,note\n" + row(b'X1,"' + note + b'\n"') + row("Y1,"), block=64)

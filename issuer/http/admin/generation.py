@@ -17,7 +17,7 @@ from issuer.generating.making import finish_job
 from issuer.http.fields import answer, id_field, json_object, known_query, path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, outcome_problem
-from issuer.loading.preload import PASSING
+from issuer.loading.preload import TRANSIENT_ERRORS
 
 MAX_CODES_PER_REQUEST: Final = 10_000
 """Codes generated within the request, which takes well under a second. Larger requests are left to the worker."""
@@ -78,7 +78,7 @@ async def _generate_now(context: RequestContext, job: Job) -> Job:
     """Run the job. If a store is unavailable or the time is up, return it unfinished: the worker continues it."""
     stores = context.services.stores
     async with context.services.loads:
-        with suppress(*PASSING, TimeoutError):
+        with suppress(*TRANSIENT_ERRORS, TimeoutError):
             async with asyncio.timeout(stores.settings.postgres_timeout_s):
                 return await finish_job(stores, job.id)
     return await find_job(stores.postgres, job.id)

@@ -18,8 +18,10 @@ from issuer.http.fields import answer, bad_rules, known_query
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.loading.bounded_lines import LINE_BYTES
-from issuer.loading.code_csv import CodeCsv, CsvHeaderError
-from issuer.loading.preload import PreloadReport, preload_csv
+from issuer.loading.code_csv import CodeCsv
+from issuer.loading.csv_header import CsvHeaderError
+from issuer.loading.preload import preload_csv
+from issuer.loading.report import PreloadReport
 from issuer.names import name_problem
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
