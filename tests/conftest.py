@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.settings import Settings
+from tests.support.databases import clone_database, create_template, drop_database, empty_database, fresh_redis_url
 from tests.support.programs import require
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from issuer.recovery.opening import GuardedStores
 
 pytest_plugins = ("tests.support.distribution", "tests.support.skips")
-
-TEMPLATE = "issuer_template"
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -52,23 +48,8 @@ def any_redis_server(request: pytest.FixtureRequest) -> RedisServer:
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """PostgreSQL 18 without fsync. Shared by all tests: never stop it. Has a migrated database to clone."""
     with PostgresServer(tmp_path_factory.mktemp("postgres"), durable=False) as server:
-        server.psql(f"CREATE DATABASE {TEMPLATE}")
-        from issuer.storage.migrate import migrate
-
-        asyncio.run(migrate(Settings(database_url=SecretStr(server.url(TEMPLATE)))))
+        create_template(server)
         yield server
-
-
-def clone_database(server: PostgresServer) -> str:
-    """The URL of a new, migrated, empty database."""
-    name = f"test_{next(_numbers)}"
-    server.psql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
-    return server.url(name)
-
-
-def fresh_redis_url(server: RedisServer) -> str:
-    """The URL of a database number that no test of this session has used."""
-    return server.url(next(_numbers) % 4096)
 
 
 @pytest.fixture
@@ -83,10 +64,9 @@ def redis_url(redis_server: RedisServer) -> Iterator[str]:
 @pytest.fixture
 def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
     """A Postgres database without tables."""
-    name = f"empty_{next(_numbers)}"
-    postgres_server.psql(f"CREATE DATABASE {name} TEMPLATE template0")
-    yield postgres_server.url(name)
-    postgres_server.psql(f"DROP DATABASE {name} WITH (FORCE)")
+    url = empty_database(postgres_server)
+    yield url
+    drop_database(postgres_server, url)
 
 
 @pytest.fixture
@@ -94,7 +74,7 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
     """A migrated Postgres database of this test's own, dropped at its end."""
     url = clone_database(postgres_server)
     yield url
-    postgres_server.psql(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+    drop_database(postgres_server, url)
 
 
 @pytest.fixture

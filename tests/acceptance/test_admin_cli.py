@@ -16,7 +16,7 @@ import pytest
 from issuer.access.api_keys import digest
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.acceptance.command import Command
+from tests.support.command import Command
 from tests.support.recording import record, shop_of, words
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.acceptance.command import Command
+from tests.support.command import Command
 
 
 async def test_a_campaign_from_its_making_to_its_end(settings: Settings, stores: Stores, tmp_path: Path) -> None:

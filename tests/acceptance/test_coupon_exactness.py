@@ -15,11 +15,10 @@ import httpx
 import pytest
 
 from issuer.coupons.uses import parse_consumption_id
-from tests.acceptance.crowd import CrowdAnswer, UseWish, handed_out, tally
-from tests.acceptance.service import Service
-from tests.acceptance.test_exactness import crowd_of_all, settings_of
-from tests.conftest import clone_database
+from tests.support.crowd import CrowdAnswer, UseWish, handed_out, tally
+from tests.support.databases import clone_database
 from tests.support.servers import PostgresServer, RedisServer
+from tests.support.service import Service, crowd_of_all, settings_of
 
 REQUESTS: Final = 20_000
 USES: Final = 7_000

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 import pytest
-from pydantic import SecretStr
 
-from issuer.settings import Settings
 from issuer.storage.migrate import migrate
-from tests.acceptance.crowd import Crowd, CrowdAnswer, CrowdRequest, handed_out, tally
-from tests.acceptance.service import Service, wishes
-from tests.conftest import clone_database, fresh_redis_url
+from tests.support.crowd import CrowdAnswer, CrowdRequest, handed_out, tally
+from tests.support.databases import clone_database
 from tests.support.loading import A, B, codes
 from tests.support.servers import PostgresServer, RedisServer
+from tests.support.service import Service, crowd_of_all, settings_of, wishes
 
 REQUESTS: Final = 20_000
 CODES: Final = 5_000
@@ -29,13 +26,6 @@ WINDOW_S: Final = 2
 HAMMERED_S: Final = 20
 SOLD_OUT: Final = "404 no code found"
 REFILLING: Final = "503 pool refilling"
-
-
-def settings_of(redis: RedisServer, database_url: str) -> Settings:
-    return Settings(
-        redis_url=SecretStr(fresh_redis_url(redis)), database_url=SecretStr(database_url), partitions=4,
-        max_backlog=100_000,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +36,6 @@ def service(
     settings = settings_of(redis_server, clone_database(postgres_server))
     with Service(settings, tmp_path_factory.mktemp("service")) as started:
         yield started
-
-
-@asynccontextmanager
-async def crowd_of_all(service: Service, connections: int = 1_000) -> AsyncIterator[Crowd]:
-    """A crowd that several API processes serve parts of."""
-    async with service.crowd(connections=connections) as crowd:
-        yield crowd
-        accepted = service.accepted(crowd.ports())
-        # Whom the kernel gives a connection is its own affair; several must have been in it.
-        assert len(accepted) > 1, accepted
-        assert accepted.total() == connections
 
 
 async def check_all_handed_out(service: Service, batch: UUID, stock: list[tuple[UUID, str]], given: list[str]) -> None:

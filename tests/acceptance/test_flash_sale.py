@@ -21,10 +21,9 @@ from pyqwest import Client, HTTPTransport
 
 from issuer.http.rpc.coupon.coupon_connect import CouponServiceClient
 from issuer.http.rpc.coupon.coupon_pb2 import CreateCampaignRequest, IssueCouponRequest
-from tests.acceptance.service import Service
-from tests.acceptance.test_exactness import settings_of
-from tests.conftest import clone_database
+from tests.support.databases import clone_database
 from tests.support.servers import PostgresServer, RedisServer
+from tests.support.service import Service, settings_of
 
 ROOT = Path(__file__).parents[2]
 

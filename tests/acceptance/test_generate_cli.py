@@ -13,7 +13,7 @@ import pytest
 
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.acceptance.command import Command, ended, kill_when
+from tests.support.command import Command, ended, kill_when
 from tests.support.loading import A, B, check_agreement, codes, load, new_batch
 from tests.support.worker_process import WorkerProcess, eventually
 

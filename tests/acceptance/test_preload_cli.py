@@ -15,7 +15,7 @@ import pytest
 
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.acceptance.command import Command, kill_when
+from tests.support.command import Command, kill_when
 from tests.support.loading import A, B, check_agreement, codes, csv_of, issue, load, new_batch, pool_in_redis
 
 RULES: Final = '{"maxpercustomer":2,"timelimit":30}'

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 
 from issuer.settings import Settings
-from tests.acceptance.crowd import tally
-from tests.acceptance.service import API_PROCESSES, Service, wishes
+from tests.support.crowd import tally
 from tests.support.loading import A, codes
+from tests.support.service import API_PROCESSES, Service, wishes
 
 RATE_PER_S = 300
 BURST = 500

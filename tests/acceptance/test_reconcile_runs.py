@@ -19,8 +19,8 @@ from issuer.contract.outcomes import Outcome
 from issuer.engine.engine import Engine
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.acceptance.installation import issuer_command
 from tests.support.environment import environment_of
+from tests.support.installation import issuer_command
 from tests.support.loading import A, B, codes, load
 from tests.support.worker_process import WorkerProcess, eventually
 

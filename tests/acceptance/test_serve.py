@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from issuer.settings import Settings
-from tests.acceptance.installation import gone, issuer_command
 from tests.support.environment import environment_of
+from tests.support.installation import gone, issuer_command
 from tests.support.servers import free_port, wait_until
 
 

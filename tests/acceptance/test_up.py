@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.installation import Installation, gone
+from tests.support.installation import Installation, gone
 from tests.support.servers import wait_until
 
 

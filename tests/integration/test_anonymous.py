@@ -12,7 +12,7 @@ from issuer.pools.top_up import top_up
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.integration.test_recovery import (
+from tests.support.recovery import (
     CLIENT,
     blessed_again,
     drain,

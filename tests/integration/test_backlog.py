@@ -6,7 +6,7 @@ from issuer.contract.outcomes import Outcome
 from issuer.recovery.backlog import set_max_backlog
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.integration.test_recovery import drain, engine_of, make_batch, redeem
+from tests.support.recovery import drain, engine_of, make_batch, redeem
 
 
 async def _bound(stores: Stores) -> int:

@@ -37,8 +37,8 @@ from issuer.settings import Settings
 from issuer.storage.postgres import PUSH_LOCK, advisory_lock, lock_of
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
-from tests.integration.test_recovery import blessed_again, drain, engine_of, ready, seqs, verdict
 from tests.support.recording import dying
+from tests.support.recovery import blessed_again, drain, engine_of, ready, seqs, verdict
 from tests.support.servers import RedisServer
 
 CLIENT = uuid.UUID(int=9)

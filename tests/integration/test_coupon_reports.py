@@ -13,7 +13,7 @@ from issuer.coupons.store import change_coupon, create_coupon, delete_coupon
 from issuer.coupons.uses import consumption_id
 from issuer.reports.report import BATCHES, CONSUMPTIONS, COUPONS, Filter
 from issuer.storage.stores import Stores
-from tests.integration.test_reports import as_csv, as_json, as_workbook, rows_of
+from tests.support.report_formats import as_csv, as_json, as_workbook, rows_of
 
 OFFER = CouponTerms(
     available=10, product_id="shirt", promo_type="=cmd()", discount_fixed=Decimal("5.00"), currency="EUR"

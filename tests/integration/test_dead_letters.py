@@ -12,7 +12,7 @@ from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.ledger.record import RecordResult
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.integration.test_reconcile import run_command
+from tests.support.command import run_command
 from tests.support.issuing import LedgerShop, open_shop, plain_client
 
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from issuer.contract.outcomes import Outcome
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from tests.integration.test_recovery import blessed_again, drain, engine_of, make_batch, ready, redeem, seqs, verdict
+from tests.support.recovery import blessed_again, drain, engine_of, make_batch, ready, redeem, seqs, verdict
 from tests.support.servers import RedisServer, wait_until
 
 _LIMITED = (

@@ -16,6 +16,7 @@ import pytest
 
 from issuer.http.edge.protocol import EdgeLimits, guarded_protocol
 from tests.support.edge_server import EdgeServer
+from tests.support.raw_http import read_all, status_of
 
 LIMITS = EdgeLimits(
     max_head_bytes=16_384,
@@ -57,7 +58,7 @@ class Counting:
         await send({"type": "http.response.body", "body": body})
 
 
-class RunningServer(EdgeServer):
+class CountingServer(EdgeServer):
     def __init__(self, limits: EdgeLimits, keep_alive_s: int = 30) -> None:
         self.app = Counting()
         super().__init__(self.app, guarded_protocol(limits), keep_alive_s=keep_alive_s)
@@ -68,28 +69,15 @@ class RunningServer(EdgeServer):
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with RunningServer(LIMITS) as running:
+def server() -> Iterator[CountingServer]:
+    with CountingServer(LIMITS) as running:
         yield running
 
 
-def read_all(connection: socket.socket) -> bytes:
-    """Everything until the server closes; a reset ends it too."""
-    received = b""
-    with contextlib.suppress(ConnectionError):
-        while data := connection.recv(65_536):
-            received += data
-    return received
-
-
-def exchange(server: RunningServer, request: bytes) -> bytes:
+def exchange(server: CountingServer, request: bytes) -> bytes:
     with server.connect() as connection:
         connection.sendall(request)
         return read_all(connection)
-
-
-def status_of(answer: bytes) -> int:
-    return int(answer.split(b" ", 2)[1])
 
 
 def problem_of(answer: bytes) -> dict[str, Any]:
@@ -121,13 +109,13 @@ def send_until_refused(connection: socket.socket, piece: bytes, most: int) -> in
     return sent
 
 
-def test_an_ordinary_request_is_answered(server: RunningServer) -> None:
+def test_an_ordinary_request_is_answered(server: CountingServer) -> None:
     answer = exchange(server, post("/", b"hello", "Content-Length: 5"))
     assert status_of(answer) == 200
     assert answer.endswith(b"\r\n\r\n5")
 
 
-def test_a_request_that_comes_byte_by_byte_is_answered(server: RunningServer) -> None:
+def test_a_request_that_comes_byte_by_byte_is_answered(server: CountingServer) -> None:
     with server.connect() as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in post("/", b"hello", "Content-Length: 5"):
@@ -135,7 +123,7 @@ def test_a_request_that_comes_byte_by_byte_is_answered(server: RunningServer) ->
         assert read_all(connection).endswith(b"\r\n\r\n5")
 
 
-def test_a_10_kb_header_is_accepted(server: RunningServer) -> None:
+def test_a_10_kb_header_is_accepted(server: CountingServer) -> None:
     assert status_of(exchange(server, get("/", f"X-Long: {'a' * 10_000}"))) == 200
 
 
@@ -148,14 +136,14 @@ def test_a_10_kb_header_is_accepted(server: RunningServer) -> None:
     ],
     ids=["header", "path", "many headers"],
 )
-def test_a_head_over_the_limit_is_refused(server: RunningServer, head: bytes) -> None:
+def test_a_head_over_the_limit_is_refused(server: CountingServer, head: bytes) -> None:
     answer = exchange(server, head)
     assert status_of(answer) == 431
     assert problem_of(answer)["code"] == "head_too_large"
 
 
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
-def test_90_mb_of_headers_neither_arrive_nor_stay(server: RunningServer, start: bytes) -> None:
+def test_90_mb_of_headers_neither_arrive_nor_stay(server: CountingServer, start: bytes) -> None:
     piece = b"a" * 65_536 if start.endswith(b"X: ") else (b"X-Some-Header: " + b"v" * 60 + b"\r\n") * 800
     before = psutil.Process().memory_info().rss
     with server.connect() as connection:
@@ -166,7 +154,7 @@ def test_90_mb_of_headers_neither_arrive_nor_stay(server: RunningServer, start: 
     assert psutil.Process().memory_info().rss - before < 20_000_000
 
 
-def test_a_300_mb_body_is_refused_by_its_announcement(server: RunningServer) -> None:
+def test_a_300_mb_body_is_refused_by_its_announcement(server: CountingServer) -> None:
     seen = len(server.app.seen)
     with server.connect() as connection:
         connection.sendall(post("/huge", b"", "Content-Length: 300000000"))
@@ -176,7 +164,7 @@ def test_a_300_mb_body_is_refused_by_its_announcement(server: RunningServer) -> 
     assert len(server.app.seen) == seen
 
 
-def test_a_chunked_body_without_end_is_refused_while_it_comes(server: RunningServer) -> None:
+def test_a_chunked_body_without_end_is_refused_while_it_comes(server: CountingServer) -> None:
     before, broken_off = psutil.Process().memory_info().rss, server.app.broken_off
     chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
     with server.connect() as connection:
@@ -188,7 +176,7 @@ def test_a_chunked_body_without_end_is_refused_while_it_comes(server: RunningSer
     assert server.app.broken_off == broken_off + 1
 
 
-def test_a_chunked_body_just_over_the_limit_is_told_so(server: RunningServer) -> None:
+def test_a_chunked_body_just_over_the_limit_is_told_so(server: CountingServer) -> None:
     body = b"10000\r\n" + b"x" * 65_536 + b"\r\n1\r\nx\r\n0\r\n\r\n"
     assert status_of(exchange(server, post("/", body, "Transfer-Encoding: chunked"))) == 413
     body = b"10000\r\n" + b"x" * 65_536 + b"\r\n0\r\n\r\n"
@@ -196,7 +184,7 @@ def test_a_chunked_body_just_over_the_limit_is_told_so(server: RunningServer) ->
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_the_upload_has_its_own_limit(server: RunningServer, chunked: bool) -> None:
+def test_the_upload_has_its_own_limit(server: CountingServer, chunked: bool) -> None:
     def upload(size: int) -> bytes:
         body = b"x" * size
         if chunked:
@@ -236,29 +224,29 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("request_bytes", MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_not_http_is_a_400(server: RunningServer, request_bytes: bytes) -> None:
+def test_what_is_not_http_is_a_400(server: CountingServer, request_bytes: bytes) -> None:
     answer = exchange(server, request_bytes)
     assert status_of(answer) == 400
     assert problem_of(answer)["code"] == "malformed_request"
     assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_http_1_0_needs_no_host(server: RunningServer) -> None:
+def test_http_1_0_needs_no_host(server: CountingServer) -> None:
     assert status_of(exchange(server, b"GET / HTTP/1.0\r\n\r\n")) == 200
 
 
-def test_an_upgrade_is_answered_as_a_plain_request(server: RunningServer) -> None:
+def test_an_upgrade_is_answered_as_a_plain_request(server: CountingServer) -> None:
     headers = ("Connection: Upgrade", "Upgrade: websocket", "Content-Length: 0")
     assert status_of(exchange(server, get("/", *headers, close=False))) == 200
 
 
-def test_a_silent_connection_is_closed(server: RunningServer) -> None:
+def test_a_silent_connection_is_closed(server: CountingServer) -> None:
     with server.connect() as connection:
         assert read_all(connection) == b""
 
 
 @pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\n", post("/", b"", "Content-Length: 10000")])
-def test_dribbling_does_not_hold_a_connection(server: RunningServer, start: bytes) -> None:
+def test_dribbling_does_not_hold_a_connection(server: CountingServer, start: bytes) -> None:
     """One byte now and then keeps no deadline from coming."""
     stop = threading.Event()
     with server.connect() as connection:
@@ -278,14 +266,14 @@ def test_dribbling_does_not_hold_a_connection(server: RunningServer, start: byte
 
 
 def test_an_idle_connection_is_closed_after_its_answer() -> None:
-    with RunningServer(LIMITS, keep_alive_s=0) as server, server.connect() as connection:
+    with CountingServer(LIMITS, keep_alive_s=0) as server, server.connect() as connection:
         connection.sendall(get(close=False))
         assert status_of(read_all(connection)) == 200
 
 
 def test_connections_over_the_limit_are_told_so() -> None:
     limits = replace(LIMITS, max_connections=3, receive_timeout_s=30)
-    with RunningServer(limits) as small, contextlib.ExitStack() as stack:
+    with CountingServer(limits) as small, contextlib.ExitStack() as stack:
         for _ in range(3):
             connection = stack.enter_context(small.connect())
             connection.sendall(get(close=False))
@@ -294,13 +282,13 @@ def test_connections_over_the_limit_are_told_so() -> None:
             assert problem_of(read_all(connection))["code"] == "too_many_connections"
 
 
-def test_pipelined_requests_are_answered_in_order_and_a_bad_one_ends_them(server: RunningServer) -> None:
+def test_pipelined_requests_are_answered_in_order_and_a_bad_one_ends_them(server: CountingServer) -> None:
     answer = exchange(server, get("/a", close=False) + get("/c", close=False) + b"\x00\r\n\r\n")
     assert answer.count(b"HTTP/1.1 200") == 2
     assert answer.count(b"HTTP/1.1") == 2
 
 
-def test_endless_pipelining_is_bounded(server: RunningServer) -> None:
+def test_endless_pipelining_is_bounded(server: CountingServer) -> None:
     """While the first request is being served, no more than a piece of what follows is taken in."""
     with server.connect() as connection:
         connection.settimeout(0.5)
@@ -314,7 +302,7 @@ def test_endless_pipelining_is_bounded(server: RunningServer) -> None:
     assert answer.count(b"HTTP/1.1 200") == server.app.seen.count("/slow")
 
 
-def test_an_answer_before_the_body_leaves_no_open_end(server: RunningServer) -> None:
+def test_an_answer_before_the_body_leaves_no_open_end(server: CountingServer) -> None:
     """The body of a request that was answered early is still bounded in time."""
     with server.connect() as connection:
         connection.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\nabc")

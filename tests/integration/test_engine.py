@@ -22,7 +22,7 @@ from issuer.settings import Settings
 from issuer.storage import redis_link
 from issuer.storage.redis_link import Link, RedisUnavailableError
 from issuer.storage.stores import Stores
-from tests.integration.test_recovery import CLIENT, engine_of, make_batch, ready, redeem
+from tests.support.recovery import CLIENT, engine_of, make_batch, ready, redeem
 from tests.support.servers import RedisServer
 
 

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from issuer.http.edge.exchange import MAX_FAST_PATH_BODY, Exchange, Headers
 from issuer.http.edge.protocol import EdgeLimits, FastPath, guarded_protocol
 from tests.support.edge_server import EdgeServer
+from tests.support.raw_http import read_answer
 from tests.support.servers import wait_until
 
 PATH: Final = "/express"
@@ -52,7 +53,7 @@ async def long_way(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": text})
 
 
-class RunningServer(EdgeServer):
+class EchoServer(EdgeServer):
     def __init__(self) -> None:
         ways = {PATH.encode(): FastPath(Echo), ASKING.encode(): FastPath(Echo, takes_query=True)}
         super().__init__(long_way, guarded_protocol(EdgeLimits(), ways))
@@ -63,10 +64,10 @@ class RunningServer(EdgeServer):
 
 
 @pytest.fixture
-def server() -> Iterator[RunningServer]:
+def server() -> Iterator[EchoServer]:
     Echo.waiting.clear()
     Echo.arrived.clear()
-    with RunningServer() as running:
+    with EchoServer() as running:
         yield running
 
 
@@ -75,34 +76,21 @@ def request(*headers: str, body: bytes = BODY, path: str = PATH, version: str = 
     return "\r\n".join(lines).encode() + body
 
 
-def answer(connection: socket.socket) -> tuple[bytes, bytes]:
-    """Head and body of one answer."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += connection.recv(1)
-    head, _, _ = received.partition(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-    body = b""
-    while len(body) < length:
-        body += connection.recv(length - len(body))
-    return head, body
-
-
-def test_whole_requests_go_the_short_way_again_and_again(server: RunningServer) -> None:
+def test_whole_requests_go_the_short_way_again_and_again(server: EchoServer) -> None:
     with server.connect() as connection:
         for _ in range(3):
             connection.sendall(request())
-            head, body = answer(connection)
+            head, body = read_answer(connection)
             assert body == b"express 7"
             assert head.startswith(b"HTTP/1.1 200 OK\r\ndate: ")
             assert b"connection" not in head
 
 
-def test_a_request_that_comes_byte_by_byte_is_the_same(server: RunningServer) -> None:
+def test_a_request_that_comes_byte_by_byte_is_the_same(server: EchoServer) -> None:
     with server.connect() as connection:
         for byte in request():
             connection.sendall(bytes([byte]))
-        assert answer(connection)[1] == b"express 7"
+        assert read_answer(connection)[1] == b"express 7"
 
 
 @pytest.mark.parametrize(
@@ -123,32 +111,32 @@ def test_a_request_that_comes_byte_by_byte_is_the_same(server: RunningServer) ->
         ),
     ],
 )
-def test_only_what_is_ordinary_goes_the_short_way(server: RunningServer, sent: bytes, expected: bytes) -> None:
+def test_only_what_is_ordinary_goes_the_short_way(server: EchoServer, sent: bytes, expected: bytes) -> None:
     with server.connect() as connection:
         connection.sendall(sent)
-        assert answer(connection)[1] == expected
+        assert read_answer(connection)[1] == expected
 
 
-def test_who_waits_for_a_continue_gets_one(server: RunningServer) -> None:
+def test_who_waits_for_a_continue_gets_one(server: EchoServer) -> None:
     with server.connect() as connection:
         head, body = request("Expect: 100-continue")[: -len(BODY)], BODY
         connection.sendall(head)
         assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
-        assert answer(connection)[1] == b"asgi 7"
+        assert read_answer(connection)[1] == b"asgi 7"
 
 
-def test_answers_to_pipelined_requests_keep_their_order(server: RunningServer) -> None:
+def test_answers_to_pipelined_requests_keep_their_order(server: EchoServer) -> None:
     with server.connect() as connection:
         connection.sendall(request("X-Later: yes") + request(body=b"12") + request(body=b"123"))
         assert Echo.arrived.wait(20)
         server.release()
-        assert [answer(connection)[1] for _ in range(3)] == [b"express 0", b"asgi 2", b"asgi 3"]
+        assert [read_answer(connection)[1] for _ in range(3)] == [b"express 0", b"asgi 2", b"asgi 3"]
         connection.sendall(request())
-        assert answer(connection)[1] == b"express 7"
+        assert read_answer(connection)[1] == b"express 7"
 
 
-def test_a_client_that_has_gone_is_not_answered_and_harms_nobody(server: RunningServer) -> None:
+def test_a_client_that_has_gone_is_not_answered_and_harms_nobody(server: EchoServer) -> None:
     with server.connect() as connection:
         connection.sendall(request("X-Later: yes"))
         assert Echo.arrived.wait(20)
@@ -157,10 +145,10 @@ def test_a_client_that_has_gone_is_not_answered_and_harms_nobody(server: Running
     server.release()
     with server.connect() as connection:
         connection.sendall(request())
-        assert answer(connection)[1] == b"express 7"
+        assert read_answer(connection)[1] == b"express 7"
 
 
-def test_a_server_that_stops_answers_what_it_has_and_says_that_it_closes(server: RunningServer) -> None:
+def test_a_server_that_stops_answers_what_it_has_and_says_that_it_closes(server: EchoServer) -> None:
     with server.connect() as connection:
         connection.sendall(request("X-Later: yes"))
         assert Echo.arrived.wait(20)
@@ -168,13 +156,13 @@ def test_a_server_that_stops_answers_what_it_has_and_says_that_it_closes(server:
         server.server.should_exit = True
         wait_until(lambda: not waiting.keep_alive, "the server is stopping")
         server.release()
-        head, body = answer(connection)
+        head, body = read_answer(connection)
         assert body == b"express 0"
         assert b"\r\nconnection: close" in head
         assert connection.recv(1) == b""
 
 
-def test_a_request_that_was_cut_off_is_not_carried_out(server: RunningServer) -> None:
+def test_a_request_that_was_cut_off_is_not_carried_out(server: EchoServer) -> None:
     with server.connect() as connection:
         connection.sendall(request("X-Later: yes")[:-3])
         connection.shutdown(socket.SHUT_WR)
@@ -203,10 +191,10 @@ CHUNKED: Final = (
         (request(path=PATH, body=b""), b"asgi 0"),
     ],
 )  # fmt: skip
-def test_a_path_with_queries(server: RunningServer, sent: bytes, way: bytes) -> None:
+def test_a_path_with_queries(server: EchoServer, sent: bytes, way: bytes) -> None:
     with server.connect() as connection:
         connection.sendall(sent + request())
-        head, body = answer(connection)
+        head, body = read_answer(connection)
         assert body == way if way else b" 400 " in head
         if way:
-            assert answer(connection)[1] in (b"express 7", b"asgi 7"), "the connection goes on"
+            assert read_answer(connection)[1] in (b"express 7", b"asgi 7"), "the connection goes on"

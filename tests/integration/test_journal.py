@@ -14,7 +14,7 @@ from issuer.journal.segments import Journal, JournalError, Receipt, delete_recor
 from issuer.recovery.replay import replay
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.integration.test_recovery import drain, engine_of, make_batch, redeem, seqs
+from tests.support.recovery import drain, engine_of, make_batch, redeem, seqs
 
 RECEIPT = Receipt(epoch=3, partition=2, at_ms=1_700_000_000_123, call_id="0" * 32, data=b"R 1 1 0\n")
 

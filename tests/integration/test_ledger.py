@@ -11,22 +11,18 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from issuer.contract.events import Redemption, RedemptionColumns
-from issuer.ledger.record import RecordResult, record_redemptions
+from issuer.contract.events import Redemption
+from issuer.ledger.record import RecordResult
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.issuing import LedgerShop, open_shop, plain_client
+from tests.support.recording import record_in_ledger
 
 
 @pytest_asyncio.fixture
 async def shop(stores: Stores, settings: Settings) -> AsyncIterator[LedgerShop]:
     with plain_client(settings.redis_url.get_secret_value()) as client:
         yield await open_shop(stores, client, codes=(100, 50))
-
-
-async def record(shop: LedgerShop, redemptions: list[Redemption] | RedemptionColumns) -> RecordResult:
-    async with shop.stores.postgres.acquire() as connection, connection.transaction():
-        return await record_redemptions(connection, redemptions)
 
 
 async def anomalies(shop: LedgerShop) -> list[tuple[str, int | None, dict[str, Any]]]:
@@ -43,7 +39,7 @@ async def test_records_every_field_of_an_event(shop: LedgerShop) -> None:
     customer = uuid.uuid4()
     shop.redeem(1, customer=customer, key="order-1")
     (event,) = shop.columns().redemptions()
-    assert await record(shop, [event]) == RecordResult(inserted=1)
+    assert await record_in_ledger(shop, [event]) == RecordResult(inserted=1)
     row = await shop.stores.postgres.fetchrow("SELECT * FROM redemptions")
     assert row is not None
     assert (row["pool_id"], row["seq"], row["batch_id"], row["code"]) == (shop.pool_id, 1, shop.batch, event.code)
@@ -54,46 +50,46 @@ async def test_records_every_field_of_an_event(shop: LedgerShop) -> None:
 
 async def test_the_same_events_again_change_nothing(shop: LedgerShop) -> None:
     events = handed_out(shop, 10)
-    assert (await record(shop, events[:6])).inserted == 6
-    again = await record(shop, events)
+    assert (await record_in_ledger(shop, events[:6])).inserted == 6
+    again = await record_in_ledger(shop, events)
     assert (again.inserted, again.duplicates, again.anomalies, again.rejected) == (4, 6, 0, [])
-    twice_in_one_call = await record(shop, events + events)
+    twice_in_one_call = await record_in_ledger(shop, events + events)
     assert (twice_in_one_call.inserted, twice_in_one_call.duplicates) == (0, 20)
     assert await anomalies(shop) == []
 
 
 async def test_an_event_twice_in_its_first_call_is_a_duplicate(shop: LedgerShop) -> None:
     events = handed_out(shop, 3)
-    recorded = await record(shop, events + events)
+    recorded = await record_in_ledger(shop, events + events)
     assert (recorded.inserted, recorded.duplicates, recorded.anomalies) == (3, 3, 0)
 
 
 @pytest.mark.parametrize("field", ["customer_id", "call_id", "redeemed_at_ms"])
 async def test_another_story_of_a_seq_is_an_anomaly(shop: LedgerShop, field: str) -> None:
     first, other = handed_out(shop, 2)
-    await record(shop, [first, other])
+    await record_in_ledger(shop, [first, other])
     lie: Any = first.redeemed_at_ms + 1 if field == "redeemed_at_ms" else uuid.uuid4()
-    recorded = await record(shop, [replace(first, **{field: lie}), other])
+    recorded = await record_in_ledger(shop, [replace(first, **{field: lie}), other])
     assert (recorded.inserted, recorded.duplicates, recorded.contradicted, recorded.anomalies) == (0, 1, 1, 1)
     ((kind, seq, detail),) = await anomalies(shop)
     assert (kind, seq) == ("other_redemption_in_ledger", 1)
     assert detail["event"][field] == (lie if isinstance(lie, int) else str(lie))
     assert detail["there"]["code"] == first.code
-    await record(shop, [replace(first, **{field: lie})])
+    await record_in_ledger(shop, [replace(first, **{field: lie})])
     assert len(await anomalies(shop)) == 1, "an event delivered twice is not a second anomaly"
 
 
 async def test_an_erased_customer_is_no_difference(shop: LedgerShop) -> None:
     events = handed_out(shop, 2)
-    await record(shop, events)
+    await record_in_ledger(shop, events)
     await shop.stores.postgres.execute("UPDATE redemptions SET customer_id = NULL WHERE seq = 1")
-    recorded = await record(shop, events)
+    recorded = await record_in_ledger(shop, events)
     assert (recorded.duplicates, recorded.anomalies) == (2, 0)
 
 
 async def test_a_code_that_is_not_the_seqs_is_rejected_and_an_anomaly(shop: LedgerShop) -> None:
     first, second, third = handed_out(shop, 3)
-    recorded = await record(shop, [first, replace(second, code="made up"), third])
+    recorded = await record_in_ledger(shop, [first, replace(second, code="made up"), third])
     assert recorded.inserted == 2
     assert [rejected.index for rejected in recorded.rejected] == [1]
     ((kind, seq, detail),) = await anomalies(shop)
@@ -102,7 +98,7 @@ async def test_a_code_that_is_not_the_seqs_is_rejected_and_an_anomaly(shop: Ledg
 
 async def test_unknown_pools_and_seqs_are_rejected(shop: LedgerShop) -> None:
     first, second, third = handed_out(shop, 3)
-    recorded = await record(shop, [replace(first, pool_id=999_999), replace(second, seq=5_000), third])
+    recorded = await record_in_ledger(shop, [replace(first, pool_id=999_999), replace(second, seq=5_000), third])
     assert recorded.inserted == 1
     assert {rejected.index: rejected.reason for rejected in recorded.rejected} == {
         0: "unknown pool",
@@ -119,7 +115,7 @@ async def test_what_postgres_refuses_is_rejected_and_the_rest_recorded(shop: Led
         18: replace(events[18], redeemed_at_ms=2**62),
         39: replace(events[39], api_key_id=2**31),
     }
-    recorded = await record(shop, [poison.get(place, event) for place, event in enumerate(events)])
+    recorded = await record_in_ledger(shop, [poison.get(place, event) for place, event in enumerate(events)])
     assert recorded.inserted == 36
     assert sorted(rejected.index for rejected in recorded.rejected) == sorted(poison)
     assert await shop.ledger_count() == 36
@@ -127,7 +123,7 @@ async def test_what_postgres_refuses_is_rejected_and_the_rest_recorded(shop: Led
 
 async def test_a_code_redeemed_under_two_seqs_is_an_anomaly_and_stops_nobody(shop: LedgerShop) -> None:
     events = handed_out(shop, 8)
-    await record(shop, events[:1])
+    await record_in_ledger(shop, events[:1])
     # Somebody gave the first code a second seq: only a hand in the tables can do that.
     async with shop.stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute("DELETE FROM codes WHERE pool_id = $1 AND seq IN (1, 5)", shop.pool_id)
@@ -135,7 +131,7 @@ async def test_a_code_redeemed_under_two_seqs_is_an_anomaly_and_stops_nobody(sho
             "INSERT INTO codes (pool_id, seq, batch_id, code) VALUES ($1, 5, $2, $3)",
             shop.pool_id, shop.batch, events[0].code,
         )  # fmt: skip
-    recorded = await record(shop, [*events[1:4], replace(events[4], code=events[0].code), *events[5:]])
+    recorded = await record_in_ledger(shop, [*events[1:4], replace(events[4], code=events[0].code), *events[5:]])
     assert (recorded.inserted, recorded.anomalies, [r.index for r in recorded.rejected]) == (6, 1, [3])
     assert [(kind, seq) for kind, seq, _ in await anomalies(shop)] == [("code_redeemed_twice", 5)]
 
@@ -145,7 +141,7 @@ async def test_a_late_event_of_a_quarantined_seq_moves_into_the_ledger(shop: Led
     await shop.stores.postgres.execute(
         "INSERT INTO quarantined (pool_id, seq, epoch) SELECT $1, generate_series(2, 4), 1", shop.pool_id
     )
-    assert (await record(shop, events[:3])).inserted == 3
+    assert (await record_in_ledger(shop, events[:3])).inserted == 3
     assert [row["seq"] for row in await shop.stores.postgres.fetch("SELECT seq FROM quarantined")] == [4]
     assert await anomalies(shop) == []
 
@@ -156,7 +152,7 @@ async def test_a_late_event_of_a_released_seq_is_an_anomaly(shop: LedgerShop) ->
         "INSERT INTO quarantined (pool_id, seq, epoch, released_at, released_as) VALUES ($1, 2, 1, now(), 101)",
         shop.pool_id,
     )
-    recorded = await record(shop, events)
+    recorded = await record_in_ledger(shop, events)
     assert (recorded.inserted, recorded.contradicted, recorded.anomalies, recorded.rejected) == (2, 1, 1, [])
     ((kind, seq, detail),) = await anomalies(shop)
     assert (kind, seq, detail["there"]["released_as"]) == ("released_code_redeemed", 2, 101)
@@ -166,7 +162,7 @@ async def test_a_late_event_of_a_released_seq_is_an_anomaly(shop: LedgerShop) ->
 async def test_a_contradicting_event_leaves_a_seq_quarantined(shop: LedgerShop) -> None:
     (event,) = handed_out(shop, 1)
     await shop.stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 1, 1)", shop.pool_id)
-    recorded = await record(shop, [replace(event, code="made up")])
+    recorded = await record_in_ledger(shop, [replace(event, code="made up")])
     assert (recorded.contradicted, recorded.anomalies, recorded.rejected) == (1, 1, [])
     assert await shop.stores.postgres.fetchval("SELECT count(*) FROM quarantined") == 1
 
@@ -178,19 +174,19 @@ async def test_a_redemption_that_reaches_the_ledger_settles_its_dead_letter(shop
         " VALUES (0, '1-1', 1, $1, 1, 'x', '{}'), (0, '1-1', 1, $1, 90, 'x', '{}')",
         shop.pool_id,
     )
-    await record(shop, events)
+    await record_in_ledger(shop, events)
     waiting = await shop.stores.postgres.fetch("SELECT seq FROM dead_letters WHERE resolved_at IS NULL")
     assert [row["seq"] for row in waiting] == [90]
 
 
 async def test_refused_data_of_a_seq_in_the_ledger_are_an_anomaly_not_a_dead_letter(shop: LedgerShop) -> None:
     first, second = handed_out(shop, 2)
-    await record(shop, [first])
-    recorded = await record(shop, [replace(first, code="a\0b"), second])
+    await record_in_ledger(shop, [first])
+    recorded = await record_in_ledger(shop, [replace(first, code="a\0b"), second])
     assert (recorded.inserted, recorded.contradicted, recorded.anomalies, recorded.rejected) == (1, 1, 1, [])
     ((kind, seq, detail),) = await anomalies(shop)
     assert (kind, seq, detail["event"]["code"]) == ("other_redemption_in_ledger", 1, "a\\u0000b")
 
 
 async def test_nothing_to_record(shop: LedgerShop) -> None:
-    assert await record(shop, []) == RecordResult()
+    assert await record_in_ledger(shop, []) == RecordResult()

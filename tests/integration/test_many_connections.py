@@ -10,9 +10,9 @@ from uuid import UUID
 
 from issuer.settings import Auth, Settings
 from issuer.storage.stores import Stores
-from tests.acceptance.crowd import Crowd, CrowdRequest
-from tests.integration.test_recovery import CLIENT, make_batch
 from tests.support.api_process import ApiProcess
+from tests.support.crowd import Crowd, CrowdRequest
+from tests.support.recovery import CLIENT, make_batch
 
 CONNECTIONS = 10_000
 

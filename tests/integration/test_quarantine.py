@@ -15,7 +15,7 @@ from issuer.recovery.opening import GuardedStores
 from issuer.recovery.quarantine import list_quarantined, release
 from issuer.recovery.recovery import RecoveryOptions
 from issuer.settings import Settings
-from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
+from tests.support.recovery import CLIENT, engine_of, make_batch, redeem, seqs
 
 
 @pytest.fixture

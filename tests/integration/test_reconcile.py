@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,9 +16,9 @@ from issuer.contract.scripts import ACK_EVENTS
 from issuer.ledger.reconcile import PoolBalance, reconcile
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.integration.test_ledger import record
-from tests.support.environment import environment_of
+from tests.support.command import run_command
 from tests.support.issuing import LedgerShop, open_shop, plain_client
+from tests.support.recording import record_in_ledger
 from tests.support.worker_process import WorkerProcess, eventually
 
 
@@ -43,7 +42,7 @@ def figures(pool: PoolBalance) -> tuple[int, int, int, int, int]:
 
 async def drain(shop: LedgerShop) -> None:
     """What the worker does, in one go."""
-    await record(shop, shop.columns())
+    await record_in_ledger(shop, shop.columns())
     entries = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
     acks = [part for entry_id, fields in entries for part in (entry_id, int(fields[b"n"]))]
     await shop.stores.redis.run(ACK_EVENTS, (shop.keys.state, shop.keys.stream), (GROUP, *acks))
@@ -66,7 +65,7 @@ async def test_ledger_and_backlog_add_up(shop: LedgerShop) -> None:
 
 async def test_what_is_in_stream_and_ledger_counts_once(shop: LedgerShop) -> None:
     shop.redeem_in_calls(5, 10)
-    await record(shop, shop.columns().slice(0, 25))
+    await record_in_ledger(shop, shop.columns().slice(0, 25))
     pool = await balance(shop)
     assert pool.holds
     assert figures(pool) == (25, 25, 0, 0, 50)
@@ -191,16 +190,6 @@ async def test_holds_at_every_moment_of_a_run(shop: LedgerShop, settings: Settin
         await eventually(lambda: ledger_has(count), "all of it is in the ledger")
     assert max(backlogs) > 0
     assert count == 2_715
-
-
-async def run_command(settings: Settings, *arguments: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from issuer.cli import app; app()", *arguments,
-        env=environment_of(settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
 
 
 async def test_the_command(shop: LedgerShop, settings: Settings) -> None:

@@ -4,104 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
 
-from issuer.batches.rules import parse_rules
-from issuer.batches.store import create_batch
-from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.outcomes import Outcome
-from issuer.contract.scripts import ACK_EVENTS
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
 from issuer.journal.segments import Journal
-from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.pools.top_up import top_up
 from issuer.recovery import rebuild
 from issuer.recovery.inspection import IncidentError, Verdict
-from issuer.recovery.opening import GuardedStores, open_stores
+from issuer.recovery.opening import open_stores
 from issuer.recovery.recovery import RecoveryOptions
 from issuer.recovery.witness import Witness
 from issuer.settings import Settings
 from issuer.storage.postgres import RECOVERY_LOCK, PostgresUnavailableError
 from issuer.storage.redis_link import RedisUnavailableError
-from issuer.storage.stores import Stores
+from tests.support.recovery import (
+    CLIENT,
+    SimulatedCrashError,
+    blessed_again,
+    drain,
+    engine_of,
+    make_batch,
+    ready,
+    redeem,
+    seqs,
+    verdict,
+)
 from tests.support.servers import RedisServer
-
-CLIENT = uuid.UUID(int=7)
-
-
-async def make_batch(stores: Stores, codes: int, rules: dict[str, object] | None = None) -> UUID:
-    batch = await create_batch(stores, name="drop", rules=parse_rules(rules), actor="test")
-    pool_id = await stores.postgres.fetchval(
-        "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id", batch.id, CLIENT, codes
-    )
-    await stores.postgres.execute(
-        "INSERT INTO codes (pool_id, seq, batch_id, code) SELECT $1, s, $2, 'CODE' || s FROM generate_series(1, $3) s",
-        pool_id, batch.id, codes,
-    )  # fmt: skip
-    await top_up(stores)
-    return batch.id
-
-
-@asynccontextmanager
-async def engine_of(settings: Settings, stores: Stores, journal: Journal | None = None) -> AsyncIterator[Engine]:
-    engine = Engine(settings, stores.incarnations, journal)
-    await engine.start()
-    try:
-        await ready(engine)
-        yield engine
-    finally:
-        await engine.aclose()
-
-
-async def ready(engine: Engine) -> None:
-    async with asyncio.timeout(30):
-        while not engine.is_ready:
-            await asyncio.sleep(0.01)
-
-
-async def redeem(engine: Engine, batch_id: UUID, count: int, key: str | None = None) -> list[Answer]:
-    ref = engine.pool_ref(batch_id, CLIENT)
-    customers = [uuid.uuid4().bytes for _ in range(count)]
-    return await asyncio.gather(*[engine.redeem(ref, customer, idempotency_key=key) for customer in customers])
-
-
-async def drain(stores: Stores) -> None:
-    """What the worker does, once."""
-    for partition in range(stores.redis.partitions):
-        keys = partition_keys(partition)
-        entries: Any = await stores.redis.client.xrange(keys.stream)
-        for stream_id, fields in entries:
-            entry = StreamEntry(partition, stream_id.decode(), fields)
-            async with stores.postgres.acquire() as connection, connection.transaction():
-                await record_entries(connection, [entry])
-            await stores.redis.run(ACK_EVENTS, [keys.state, keys.stream], [GROUP, stream_id, entry.announced])
-
-
-async def seqs(stores: Stores, table: str) -> list[int]:
-    return [row["seq"] for row in await stores.postgres.fetch(f"SELECT seq FROM {table} ORDER BY seq")]
-
-
-async def blessed_again(stores: GuardedStores) -> None:
-    """Waits until the guardian has recovered the server."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await stores.guardian.check()
-                return
-            except RedisUnavailableError:
-                await asyncio.sleep(0.02)
-
-
-async def verdict(stores: Stores) -> str:
-    return str(await stores.postgres.fetchval("SELECT verdict FROM incarnations ORDER BY epoch DESC LIMIT 1"))
 
 
 async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Settings, own_redis: RedisServer) -> None:
@@ -190,15 +125,12 @@ STEPS = ("fence_partitions", "drain_streams", "quarantine", "rebuild_partitions"
 async def test_a_recovery_that_dies_at_any_step_is_continued(
     own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
-    class DiedError(Exception):
-        pass
-
     real: Callable[..., Awaitable[object]] = getattr(rebuild, step)
 
     async def dies(*args: object) -> None:
         if when == "after":
             await real(*args)
-        raise DiedError
+        raise SimulatedCrashError
 
     async with open_stores(own_settings) as stores:
         batch_id = await make_batch(stores, 200)
@@ -209,7 +141,7 @@ async def test_a_recovery_that_dies_at_any_step_is_continued(
     own_redis.start()
     with monkeypatch.context() as patched:
         patched.setattr(rebuild, step, dies)
-        with pytest.raises(DiedError):
+        with pytest.raises(SimulatedCrashError):
             async with open_stores(own_settings):
                 pass
     async with open_stores(own_settings) as stores:

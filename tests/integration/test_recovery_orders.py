@@ -21,9 +21,9 @@ from issuer.recovery.recovery import RecoveryOptions
 from issuer.settings import Settings
 from issuer.storage.postgres import close_pool, connect_pool
 from issuer.storage.redis_link import Link
-from tests.conftest import clone_database
-from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
+from tests.support.databases import clone_database
 from tests.support.environment import environment_of
+from tests.support.recovery import CLIENT, SimulatedCrashError, engine_of, make_batch, redeem, seqs
 from tests.support.servers import PostgresServer, RedisServer
 
 
@@ -102,11 +102,8 @@ async def test_a_pool_whose_key_was_deleted_by_hand_is_named_and_comes_back(own_
 async def test_a_margin_counts_in_a_recovery_that_was_half_done(
     own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class DiedError(Exception):
-        pass
-
     async def dies(*args: object) -> None:
-        raise DiedError
+        raise SimulatedCrashError
 
     async with open_stores(own_settings) as stores:
         await make_batch(stores, 200)
@@ -115,7 +112,7 @@ async def test_a_margin_counts_in_a_recovery_that_was_half_done(
     own_redis.start()
     with monkeypatch.context() as patched:
         patched.setattr(rebuild, "rebuild_partitions", dies)
-        with pytest.raises(DiedError):
+        with pytest.raises(SimulatedCrashError):
             async with open_stores(own_settings):
                 pass
         async with open_stores(own_settings, wait_until_ready=False) as stores:
@@ -125,7 +122,7 @@ async def test_a_margin_counts_in_a_recovery_that_was_half_done(
                 assert planned is not None
                 held = len(await seqs(stores, "quarantined"))
                 assert [(p.quarantined, p.issued_after) for p in planned.pools] == [(total - held, total)]
-                with pytest.raises(DiedError):
+                with pytest.raises(SimulatedCrashError):
                     await stores.guardian.check(RecoveryOptions(margin=margin))
                 assert await seqs(stores, "quarantined") == list(range(1, total + 1))
     async with open_stores(own_settings) as stores:

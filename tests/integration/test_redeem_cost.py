@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 import redis
 
-from tests.conftest import fresh_redis_url
+from tests.support.databases import fresh_redis_url
 from tests.support.redeeming import Partition, ScriptLimit, ScriptRequest, connect
 from tests.support.servers import RedisServer
 

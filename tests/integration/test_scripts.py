@@ -13,7 +13,7 @@ import redis
 
 from issuer.contract import scripts
 from issuer.contract.keys import GROUP
-from tests.conftest import fresh_redis_url
+from tests.support.databases import fresh_redis_url
 from tests.support.redeeming import (
     ANSWER_KEPT_MS,
     Partition,

@@ -15,7 +15,7 @@ from issuer.contract.outcomes import Outcome
 from issuer.pools.top_up import top_up
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from tests.integration.test_recovery import CLIENT, engine_of, make_batch, redeem, seqs
+from tests.support.recovery import CLIENT, engine_of, make_batch, redeem, seqs
 from tests.support.servers import RedisServer, ServerProcess, wait_until
 
 

@@ -21,7 +21,7 @@ from issuer.storage.migrate import migrate
 from issuer.storage.postgres import UNAVAILABLE
 from issuer.storage.stores import Stores
 from sync_worker.reader import StreamReader
-from tests.conftest import TEMPLATE, fresh_redis_url
+from tests.support.databases import TEMPLATE, fresh_redis_url
 from tests.support.issuing import LedgerShop, open_shop, plain_client
 from tests.support.servers import PostgresServer, RedisServer
 from tests.support.worker_process import WorkerProcess, eventually

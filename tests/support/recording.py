@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import UUID
 
-from issuer.contract.events import decode_event
+from issuer.contract.events import Redemption, RedemptionColumns, decode_event
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.contract.scripts import Script
-from issuer.ledger.record import record_redemptions
+from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.storage.redis_link import Redis, RedisUnavailableError
 from issuer.storage.stores import Stores
 from tests.support.issuing import LedgerShop, open_shop, plain_client
@@ -107,3 +107,9 @@ class DyingRedis:
 def dying(stores: Stores, calls: int, *, lost: bool = False) -> Stores:
     """The stores with a Redis that goes away."""
     return replace(stores, redis=cast("Redis", DyingRedis(stores.redis, calls, lost)))
+
+
+async def record_in_ledger(shop: LedgerShop, redemptions: list[Redemption] | RedemptionColumns) -> RecordResult:
+    """Write these redemptions into the ledger in one transaction; the stream keeps its events."""
+    async with shop.stores.postgres.acquire() as connection, connection.transaction():
+        return await record_redemptions(connection, redemptions)

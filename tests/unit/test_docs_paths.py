@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
+from tests.support.layers import LAYERS
 from tests.support.sources import FOLDERS, ROOT
-from tests.unit.test_structure import LAYERS
 
 DOCS: Final = ROOT / "docs"
 PAGES: Final = [

@@ -11,25 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.layers import LAYERS
+
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "issuer" / "http" / "rpc" / "coupon"
 """What `make rpc` makes follows its own rules."""
 SERVICE = sorted(path for path in (ROOT / "issuer").rglob("*.py") if path.parent != GENERATED)
 WORKER = sorted((ROOT / "sync_worker").rglob("*.py"))
 
-LAYERS = (
-    "instants names paging networks rate_limit settings logs",
-    "contract",
-    "storage",
-    "pools",
-    "rate_limits access journal engine",
-    "batches ledger loading generating",
-    "coupons campaigns loyalty holds",
-    "reports webhooks recovery",
-    "http",
-    "processes embedded cli __main__",
-)
-"""A package imports only from the lines above its own and from the packages to its left (docs/architecture.md)."""
 RANK = {name: rank for rank, name in enumerate(" ".join(LAYERS).split())}
 WORKER_BELOW = RANK["http"]
 """The worker stands beside the HTTP service."""
@@ -174,6 +163,12 @@ def test_the_api_does_not_load_what_only_commands_need() -> None:
         names = set(at_module_level(file))
         assert not {name.split(".")[0] for name in names} & HEAVY, module
         todo += [name for name in names if name.startswith("issuer")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=name_of)
+def test_helpers_of_tests_are_in_the_support_package(path: Path) -> None:
+    modules = [name.split(".") for name in imported(path) if name.startswith("tests.")]
+    assert not [name for name in modules if name[-1].startswith("test_")]
 
 
 def test_package_data_is_beside_the_code() -> None:

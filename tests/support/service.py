@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -19,12 +19,14 @@ from uuid import UUID
 import asyncpg
 import httpx
 import psutil
+from pydantic import SecretStr
 
 from issuer.settings import Settings
-from tests.acceptance.crowd import Crowd, CrowdRequest
-from tests.acceptance.installation import issuer_command
+from tests.support.crowd import Crowd, CrowdRequest
+from tests.support.databases import fresh_redis_url
 from tests.support.environment import environment_of
-from tests.support.servers import STOP_LIMIT_S, free_port, wait_until
+from tests.support.installation import issuer_command
+from tests.support.servers import STOP_LIMIT_S, RedisServer, free_port, wait_until
 
 API_PROCESSES: Final = 4
 COMMAND_LIMIT_S: Final = 120.0
@@ -180,3 +182,21 @@ class Service:
 def wishes(count: int, batch_id: UUID, clients: Sequence[UUID]) -> list[CrowdRequest]:
     """Wishes of as many customers, for the clients in turn."""
     return [CrowdRequest(batch_id, clients[number % len(clients)]) for number in range(count)]
+
+
+def settings_of(redis: RedisServer, database_url: str) -> Settings:
+    return Settings(
+        redis_url=SecretStr(fresh_redis_url(redis)), database_url=SecretStr(database_url), partitions=4,
+        max_backlog=100_000,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def crowd_of_all(service: Service, connections: int = 1_000) -> AsyncIterator[Crowd]:
+    """A crowd that several API processes serve parts of."""
+    async with service.crowd(connections=connections) as crowd:
+        yield crowd
+        accepted = service.accepted(crowd.ports())
+        # Whom the kernel gives a connection is its own affair; several must have been in it.
+        assert len(accepted) > 1, accepted
+        assert accepted.total() == connections

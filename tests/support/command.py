@@ -13,8 +13,8 @@ from typing import Any, Final
 import psutil
 
 from issuer.settings import Settings
-from tests.acceptance.installation import issuer_command
 from tests.support.environment import environment_of
+from tests.support.installation import issuer_command
 
 LIMIT_S: Final = 120.0
 
@@ -59,6 +59,12 @@ class Command:
 async def ended(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> Done:
     out, err = await asyncio.to_thread(process.communicate, stdin, LIMIT_S)
     return Done(process.returncode, out.decode(), err.decode())
+
+
+async def run_command(settings: Settings, *words: str) -> tuple[int, str]:
+    """Run `issuer` with these words; return its exit status and all that it printed."""
+    done = await Command(settings, Path.cwd())(*words)
+    return done.status, done.out + done.err
 
 
 async def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], Awaitable[bool]]) -> None:

@@ -1,0 +1,19 @@
+"""The order of the packages, which tests and docs/architecture.md state alike."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LAYERS: Final = (
+    "instants names paging networks rate_limit settings logs",
+    "contract",
+    "storage",
+    "pools",
+    "rate_limits access journal engine",
+    "batches ledger loading generating",
+    "coupons campaigns loyalty holds",
+    "reports webhooks recovery",
+    "http",
+    "processes embedded cli __main__",
+)
+"""A package imports only from the lines above its own and from the packages to its left (docs/architecture.md)."""

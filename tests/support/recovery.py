@@ -1,0 +1,97 @@
+"""An engine on a Redis that a test may stop, wipe or replace, and what a recovery leaves in the tables."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from issuer.batches.rules import parse_rules
+from issuer.batches.store import create_batch
+from issuer.contract.keys import GROUP, partition_keys
+from issuer.contract.scripts import ACK_EVENTS
+from issuer.engine.calls import Answer
+from issuer.engine.engine import Engine
+from issuer.journal.segments import Journal
+from issuer.ledger.entries import StreamEntry, record_entries
+from issuer.pools.top_up import top_up
+from issuer.recovery.opening import GuardedStores
+from issuer.settings import Settings
+from issuer.storage.redis_link import RedisUnavailableError
+from issuer.storage.stores import Stores
+
+CLIENT = uuid.UUID(int=7)
+
+
+class SimulatedCrashError(Exception):
+    """Stands for a crash: the recovery goes no further than the step that raises it."""
+
+
+async def make_batch(stores: Stores, codes: int, rules: dict[str, object] | None = None) -> UUID:
+    batch = await create_batch(stores, name="drop", rules=parse_rules(rules), actor="test")
+    pool_id = await stores.postgres.fetchval(
+        "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id", batch.id, CLIENT, codes
+    )
+    await stores.postgres.execute(
+        "INSERT INTO codes (pool_id, seq, batch_id, code) SELECT $1, s, $2, 'CODE' || s FROM generate_series(1, $3) s",
+        pool_id, batch.id, codes,
+    )  # fmt: skip
+    await top_up(stores)
+    return batch.id
+
+
+@asynccontextmanager
+async def engine_of(settings: Settings, stores: Stores, journal: Journal | None = None) -> AsyncIterator[Engine]:
+    engine = Engine(settings, stores.incarnations, journal)
+    await engine.start()
+    try:
+        await ready(engine)
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+async def ready(engine: Engine) -> None:
+    async with asyncio.timeout(30):
+        while not engine.is_ready:
+            await asyncio.sleep(0.01)
+
+
+async def redeem(engine: Engine, batch_id: UUID, count: int, key: str | None = None) -> list[Answer]:
+    ref = engine.pool_ref(batch_id, CLIENT)
+    customers = [uuid.uuid4().bytes for _ in range(count)]
+    return await asyncio.gather(*[engine.redeem(ref, customer, idempotency_key=key) for customer in customers])
+
+
+async def drain(stores: Stores) -> None:
+    """What the worker does, once."""
+    for partition in range(stores.redis.partitions):
+        keys = partition_keys(partition)
+        entries: Any = await stores.redis.client.xrange(keys.stream)
+        for stream_id, fields in entries:
+            entry = StreamEntry(partition, stream_id.decode(), fields)
+            async with stores.postgres.acquire() as connection, connection.transaction():
+                await record_entries(connection, [entry])
+            await stores.redis.run(ACK_EVENTS, [keys.state, keys.stream], [GROUP, stream_id, entry.announced])
+
+
+async def seqs(stores: Stores, table: str) -> list[int]:
+    return [row["seq"] for row in await stores.postgres.fetch(f"SELECT seq FROM {table} ORDER BY seq")]
+
+
+async def blessed_again(stores: GuardedStores) -> None:
+    """Waits until the guardian has recovered the server."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await stores.guardian.check()
+                return
+            except RedisUnavailableError:
+                await asyncio.sleep(0.02)
+
+
+async def verdict(stores: Stores) -> str:
+    return str(await stores.postgres.fetchval("SELECT verdict FROM incarnations ORDER BY epoch DESC LIMIT 1"))
