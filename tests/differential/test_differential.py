@@ -16,7 +16,6 @@ import pytest
 from pydantic import SecretStr
 
 from issuer.settings import Settings
-from tests.conftest import clone_database, fresh_redis_url
 from tests.differential.case import Case
 from tests.differential.generator import PRODUCTS, cases, make_case
 from tests.differential.installation import Installation, Plant, copy_of, drop
@@ -24,6 +23,7 @@ from tests.differential.ledger import LEDGER, NO_ROWS, read_ledger
 from tests.differential.plants import first_of_two, without_answer_line, without_request_header
 from tests.differential.preloaded import Preloaded, preload
 from tests.differential.run import RunResult, run, serving
+from tests.support.databases import clone_database, fresh_redis_url
 from tests.support.servers import PostgresServer, RedisServer
 
 SEED: Final = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
