@@ -1,10 +1,10 @@
-# One image for the API, the worker and the commands. It carries no servers: point ISSUER_REDIS_URL and
-# ISSUER_DATABASE_URL at yours.
+# One image for the API, the worker and the command line. It contains no servers: set ISSUER_REDIS_URL and
+# ISSUER_DATABASE_URL to yours.
 FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python -m venv /opt/issuer
-# What changes seldom first, so that a change of the code does not install everything again.
+# Dependencies first: they change less often than the code, and their layer is cached.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY issuer/__init__.py issuer/__init__.py
 RUN mkdir sync_worker loadtest && /opt/issuer/bin/pip install -c constraints.txt . \

@@ -45,8 +45,8 @@ async def test_the_flash_sale_is_exact(service: Service, options: list[str]) -> 
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "10,000 ask for 1: 1 codes (1 different), 9,999 sold out, 0 failed" in done.stdout
-    assert "5,000 ask for 50: 50 codes (50 different), 4,950 sold out, 0 failed" in done.stdout
+    assert "10,000 requests for 1: 1 codes (1 distinct), 9,999 sold out, 0 failed" in done.stdout
+    assert "5,000 requests for 50: 50 codes (50 distinct), 4,950 sold out, 0 failed" in done.stdout
     await service.reconcile()
 
 

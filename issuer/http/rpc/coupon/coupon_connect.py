@@ -39,23 +39,24 @@ _GZIP_COMPRESSION = GzipCompression()
 
 class CouponService(Protocol):
     """
-    Hands out a limited number of coupons from a start on, to whoever asks first.
+    Issues the codes of campaigns: a limited number from a start time on, first come, first served.
     """
     async def create_campaign(self, request: CreateCampaignRequest, ctx: RequestContext[CreateCampaignRequest, CreateCampaignResponse], /) -> CreateCampaignResponse:
         """
-        Answers when the campaign can issue. invalid_argument: no name, no start, or a total that is out of range.
+        Creates a campaign. The response is sent once its codes can be issued.
+        invalid_argument: the name or the start is missing, or the total is out of range.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def get_campaign(self, request: GetCampaignRequest, ctx: RequestContext[GetCampaignRequest, GetCampaignResponse], /) -> GetCampaignResponse:
         """
-        not_found: there is no such campaign, or none that the caller may see.
+        not_found: the campaign does not exist, or the caller may not see it.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def issue_coupon(self, request: IssueCouponRequest, ctx: RequestContext[IssueCouponRequest, IssueCouponResponse], /) -> IssueCouponResponse:
         """
-        A refusal of the campaign is an answer with an error; a failure of the service is an error of the call.
+        A refusal is a response with an error; a failure of the service is an error of the call.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -121,7 +122,7 @@ class CouponServiceASGIApplication(ConnectASGIApplication[CouponService]):
 
 class CouponServiceClient(ConnectClient):
     """
-    Hands out a limited number of coupons from a start on, to whoever asks first.
+    Issues the codes of campaigns: a limited number from a start time on, first come, first served.
     """
     def __init__(
         self,
@@ -155,7 +156,8 @@ class CouponServiceClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> CreateCampaignResponse:
         """
-        Answers when the campaign can issue. invalid_argument: no name, no start, or a total that is out of range.
+        Creates a campaign. The response is sent once its codes can be issued.
+        invalid_argument: the name or the start is missing, or the total is out of range.
         """
         return await self.execute_unary(
             request=request,
@@ -178,7 +180,7 @@ class CouponServiceClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> GetCampaignResponse:
         """
-        not_found: there is no such campaign, or none that the caller may see.
+        not_found: the campaign does not exist, or the caller may not see it.
         """
         return await self.execute_unary(
             request=request,
@@ -201,7 +203,7 @@ class CouponServiceClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> IssueCouponResponse:
         """
-        A refusal of the campaign is an answer with an error; a failure of the service is an error of the call.
+        A refusal is a response with an error; a failure of the service is an error of the call.
         """
         return await self.execute_unary(
             request=request,
@@ -219,23 +221,24 @@ class CouponServiceClient(ConnectClient):
 
 class CouponServiceSync(Protocol):
     """
-    Hands out a limited number of coupons from a start on, to whoever asks first.
+    Issues the codes of campaigns: a limited number from a start time on, first come, first served.
     """
     def create_campaign(self, request: CreateCampaignRequest, ctx: RequestContext[CreateCampaignRequest, CreateCampaignResponse], /) -> CreateCampaignResponse:
         """
-        Answers when the campaign can issue. invalid_argument: no name, no start, or a total that is out of range.
+        Creates a campaign. The response is sent once its codes can be issued.
+        invalid_argument: the name or the start is missing, or the total is out of range.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def get_campaign(self, request: GetCampaignRequest, ctx: RequestContext[GetCampaignRequest, GetCampaignResponse], /) -> GetCampaignResponse:
         """
-        not_found: there is no such campaign, or none that the caller may see.
+        not_found: the campaign does not exist, or the caller may not see it.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def issue_coupon(self, request: IssueCouponRequest, ctx: RequestContext[IssueCouponRequest, IssueCouponResponse], /) -> IssueCouponResponse:
         """
-        A refusal of the campaign is an answer with an error; a failure of the service is an error of the call.
+        A refusal is a response with an error; a failure of the service is an error of the call.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -299,7 +302,7 @@ class CouponServiceWSGIApplication(ConnectWSGIApplication):
 
 class CouponServiceClientSync(ConnectClientSync):
     """
-    Hands out a limited number of coupons from a start on, to whoever asks first.
+    Issues the codes of campaigns: a limited number from a start time on, first come, first served.
     """
     def __init__(
         self,
@@ -333,7 +336,8 @@ class CouponServiceClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> CreateCampaignResponse:
         """
-        Answers when the campaign can issue. invalid_argument: no name, no start, or a total that is out of range.
+        Creates a campaign. The response is sent once its codes can be issued.
+        invalid_argument: the name or the start is missing, or the total is out of range.
         """
         return self.execute_unary(
             request=request,
@@ -356,7 +360,7 @@ class CouponServiceClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> GetCampaignResponse:
         """
-        not_found: there is no such campaign, or none that the caller may see.
+        not_found: the campaign does not exist, or the caller may not see it.
         """
         return self.execute_unary(
             request=request,
@@ -379,7 +383,7 @@ class CouponServiceClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> IssueCouponResponse:
         """
-        A refusal of the campaign is an answer with an error; a failure of the service is an error of the call.
+        A refusal is a response with an error; a failure of the service is an error of the call.
         """
         return self.execute_unary(
             request=request,
