@@ -8,7 +8,7 @@ from dataclasses import replace
 from issuer.http.edge.exchange import Exchange
 from issuer.http.edge.protocol import GuardedHttpToolsProtocol
 from tests.differential.case import Header
-from tests.differential.installation import Make, Plant
+from tests.differential.installation_copy import Make, Plant
 
 
 def without_answer_line(line: bytes) -> Plant:

@@ -1,6 +1,6 @@
 """What both installations hold before the first request: clients, API keys, batches, coupons and campaigns.
 
-It is loaded once, over the public routes. `tests.differential.installation` copies it, ids included.
+It is loaded once, over the public routes. `tests.differential.installation_copy` copies it, ids included.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tests.differential.case import Case
 from tests.differential.comparison import Comparison, Difference
-from tests.differential.installation import LISTENERS, Installation, Plant
+from tests.differential.installation_copy import LISTENERS, InstallationCopy, Plant
 from tests.differential.wire_client import Reply, WireClient
 
 PROBE = b"GET /livez HTTP/1.1\r\nHost: issuer\r\nConnection: close\r\n\r\n"
@@ -27,7 +27,7 @@ class RunResult:
 
 
 @contextmanager
-def serving(fast: Installation, asgi: Installation, plant: Plant = dict) -> Iterator[Clients]:
+def serving(fast: InstallationCopy, asgi: InstallationCopy, plant: Plant = dict) -> Iterator[Clients]:
     """Serve both, the first one with the fast path, and connect a client to each listener."""
     with ExitStack() as stack:
         stack.enter_context(fast.serving(plant))

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from issuer.settings import Settings
 from tests.differential.case import Case
 from tests.differential.generator import PRODUCTS, cases, make_case
-from tests.differential.installation import Installation, Plant, copy_of, drop
+from tests.differential.installation_copy import InstallationCopy, Plant, copy_of, drop
 from tests.differential.ledger import LEDGER, NO_ROWS, read_ledger
 from tests.differential.plants import first_of_two, without_answer_line, without_request_header
 from tests.differential.preloaded import Preloaded, preload
@@ -64,7 +64,7 @@ def preloaded(
     return preload_fresh(redis_server, postgres_server, tmp_path_factory.mktemp("differential"), stock=max(COUNT, 100))
 
 
-Pair = tuple[Installation, Installation]
+Pair = tuple[InstallationCopy, InstallationCopy]
 
 
 @contextmanager

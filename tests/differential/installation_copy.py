@@ -40,7 +40,7 @@ Plant = Callable[[FastPaths], FastPaths]
 
 
 @dataclass(slots=True)
-class Installation:
+class InstallationCopy:
     """Running API servers over databases of their own. `taken` counts the requests that took the fast path."""
 
     name: str
@@ -84,7 +84,7 @@ class Installation:
         return self.settings.redis_url.get_secret_value()
 
 
-def copy_of(preloaded: Preloaded, postgres: PostgresServer, redis_url: str, name: str) -> Installation:
+def copy_of(preloaded: Preloaded, postgres: PostgresServer, redis_url: str, name: str) -> InstallationCopy:
     """A copy of the preloaded databases. Redis' copy is of the same server, so it is blessed as well."""
     source_url = preloaded.settings.database_url.get_secret_value()
     database = f"copy_{next(_copies)}_{name}"
@@ -96,10 +96,10 @@ def copy_of(preloaded: Preloaded, postgres: PostgresServer, redis_url: str, name
     settings = preloaded.settings.model_copy(
         update={"database_url": SecretStr(postgres.url(database)), "redis_url": SecretStr(redis_url)}
     )
-    return Installation(name, settings)
+    return InstallationCopy(name, settings)
 
 
-def drop(installation: Installation, postgres: PostgresServer) -> None:
+def drop(installation: InstallationCopy, postgres: PostgresServer) -> None:
     """Remove the databases of an installation that is not serving."""
     database = installation.settings.database_url.get_secret_value().rpartition("/")[2]
     postgres.psql(f"DROP DATABASE {database} WITH (FORCE)")
