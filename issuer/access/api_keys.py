@@ -99,6 +99,11 @@ def _parse_scopes(names: Collection[str]) -> list[Scope]:
     return scopes
 
 
+_INSERT: Final = f"""
+INSERT INTO api_keys (name, secret_sha256, scopes, client_id, rate_limit, failed_lookup_limit)
+VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}"""
+
+
 async def create_key(
     postgres: Pool,
     *,
@@ -124,8 +129,7 @@ async def create_key(
     secret = PREFIX + secrets.token_urlsafe(32)
     async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(
-            "INSERT INTO api_keys (name, secret_sha256, scopes, client_id, rate_limit, failed_lookup_limit)"
-            f" VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}",
+            _INSERT,
             name,
             digest(secret.encode()),
             granted,

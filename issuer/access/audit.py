@@ -48,13 +48,17 @@ async def record(
     )
 
 
+_PAGE: Final = """
+SELECT id, at, actor, action, subject, detail::text FROM audit_log
+WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2"""
+
+
 async def list_entries(postgres: Pool, *, limit: int = 100, cursor: str | None = None) -> Page[AuditEntry]:
     """Return one page of entries, newest first. Raises InvalidCursorError and PostgresUnavailableError."""
     (before,) = decode_cursor("audit", cursor, (int,)) if cursor else (None,)
     async with unavailable_translated():
         rows = await postgres.fetch(
-            "SELECT id, at, actor, action, subject, detail::text FROM audit_log"
-            " WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
+            _PAGE,
             before,
             limit + 1,
         )

@@ -188,6 +188,11 @@ async def _try_push(stores: Stores, batch: Batch) -> Batch:
     return replace(batch, redis_revision=batch.revision)
 
 
+_INSERT: Final = """
+INSERT INTO batches (id, name, rules, starts_at, ends_at) VALUES ($1, $2, $3::text::jsonb, $4, $5)
+RETURNING paused, ended_at, created_at, revision, redis_revision, freed_at"""
+
+
 async def _insert(
     connection: PoolConnection,
     name: str,
@@ -198,9 +203,7 @@ async def _insert(
 ) -> Batch:
     batch_id = uuid4()
     row = await connection.fetchrow(
-        "INSERT INTO batches (id, name, rules, starts_at, ends_at) VALUES ($1, $2, $3::text::jsonb, $4, $5)"
-        " RETURNING paused, ended_at, created_at, revision, redis_revision, freed_at",
-        batch_id, name, rules.to_text(), starts_at, ends_at,
+        _INSERT, batch_id, name, rules.to_text(), starts_at, ends_at,
     )  # fmt: skip
     assert row is not None
     batch = Batch(batch_id, name, rules, starts_at, ends_at, **dict(row))

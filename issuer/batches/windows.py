@@ -148,6 +148,11 @@ async def find_pool_ids(connection: Connection | PoolConnection, batch_id: UUID)
     return [row["id"] for row in await connection.fetch("SELECT id FROM pools WHERE batch_id = $1", batch_id)]
 
 
+_CREATE_UNRECORDED: Final = """
+CREATE TEMP TABLE IF NOT EXISTS unrecorded
+  (pool_id bigint, seq bigint, customer_id uuid, redeemed_at timestamptz) ON COMMIT DROP"""
+
+
 async def _gather_unrecorded(
     connection: Connection | PoolConnection,
     pool_ids: Sequence[int],
@@ -166,10 +171,7 @@ async def _gather_unrecorded(
         ]
         if records and not created:
             # The table exists already if the caller's transaction rebuilt another batch before.
-            await connection.execute(
-                "CREATE TEMP TABLE IF NOT EXISTS unrecorded"
-                " (pool_id bigint, seq bigint, customer_id uuid, redeemed_at timestamptz) ON COMMIT DROP"
-            )
+            await connection.execute(_CREATE_UNRECORDED)
             await connection.execute("TRUNCATE pg_temp.unrecorded")
             created = True
         if records:
@@ -182,13 +184,13 @@ async def _gather_unrecorded(
     return created
 
 
+_DEAD_LETTERS: Final = """
+SELECT pool_id, seq, raw FROM dead_letters WHERE pool_id = ANY($1) AND seq IS NOT NULL AND resolved_at IS NULL"""
+
+
 async def find_dead_letters(connection: Connection | PoolConnection, pool_ids: Sequence[int]) -> list[Redemption]:
     """Return the redemptions of these pools that are dead letters but readable. They were answered, so they count."""
-    rows = await connection.fetch(
-        "SELECT pool_id, seq, raw FROM dead_letters"
-        " WHERE pool_id = ANY($1) AND seq IS NOT NULL AND resolved_at IS NULL",
-        pool_ids,
-    )
+    rows = await connection.fetch(_DEAD_LETTERS, pool_ids)
     redemptions: list[Redemption] = []
     for row in rows:
         try:

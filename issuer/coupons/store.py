@@ -143,15 +143,15 @@ async def change_coupon(
     return await _coupon(stores.postgres, coupon.id)
 
 
+_END: Final = """
+UPDATE batches SET ended_at = now(), revision = revision + 1 WHERE id = $1 AND ended_at IS NULL RETURNING id"""
+
+
 async def delete_coupon(stores: Stores, coupon: Coupon, *, actor: str) -> Coupon:
     """No use is possible from here on, and none of its code ever again. To repeat it changes nothing."""
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         await _locked(connection, coupon.id)
-        ended = await connection.fetchval(
-            "UPDATE batches SET ended_at = now(), revision = revision + 1 WHERE id = $1 AND ended_at IS NULL"
-            " RETURNING id",
-            coupon.id,
-        )
+        ended = await connection.fetchval(_END, coupon.id)
         if ended is not None:
             await connection.execute("UPDATE coupons SET updated_at = now() WHERE batch_id = $1", coupon.id)
             subject, detail = f"coupon:{coupon.id}", {"code": coupon.code}

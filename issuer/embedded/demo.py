@@ -37,15 +37,17 @@ class DemoPool:
     client_id: UUID
 
 
+_REDEEMABLE: Final = """
+SELECT batch_id, client_id FROM pools JOIN batches ON batches.id = batch_id
+WHERE kind = 'codes' AND pools.total > 0
+  AND NOT paused AND ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())
+  AND (starts_at IS NULL OR starts_at <= now())
+ORDER BY name = $1 DESC, batches.created_at DESC LIMIT 1"""
+
+
 async def find_offer(postgres: Pool) -> DemoPool | None:
     """The demo batch, or else the newest one that can be redeemed from; None if there is none."""
-    row = await postgres.fetchrow(
-        "SELECT batch_id, client_id FROM pools JOIN batches ON batches.id = batch_id"
-        " WHERE kind = 'codes' AND pools.total > 0"
-        " AND NOT paused AND ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
-        " AND (starts_at IS NULL OR starts_at <= now()) ORDER BY name = $1 DESC, batches.created_at DESC LIMIT 1",
-        NAME,
-    )
+    row = await postgres.fetchrow(_REDEEMABLE, NAME)
     return DemoPool(row["batch_id"], row["client_id"]) if row is not None else None
 
 

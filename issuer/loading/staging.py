@@ -17,20 +17,20 @@ from issuer.storage.postgres import AnyConnection
 FILE_TIMEOUT_S: Final = 86_400.0
 """Time limit of statements that process a whole file."""
 
-_CREATE = """
+_CREATE: Final = """
 DROP TABLE IF EXISTS pg_temp.staged;
 CREATE TEMPORARY TABLE staged (row bigint, client integer, number bigint, code text COLLATE "C")
 """
-_TUNE = "SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL enable_hashagg = off"
+_TUNE: Final = "SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL enable_hashagg = off"
 
-_CREATE_REFUSED = """
+_CREATE_REFUSED: Final = """
 CREATE TEMPORARY TABLE refused (row bigint PRIMARY KEY) ON COMMIT DROP
 """
 # Hashes sort several times faster than codes, and most files have no duplicates. A hash collision costs one query more.
-_MAY_REPEAT = """
+_MAY_REPEAT: Final = """
 SELECT EXISTS (SELECT FROM staged GROUP BY hashtextextended(code, 0) HAVING count(*) > 1)
 """
-_REFUSE_REPEATED = """
+_REFUSE_REPEATED: Final = """
 INSERT INTO refused SELECT row FROM (
     SELECT row, row_number() OVER (PARTITION BY code ORDER BY row) AS occurrence FROM staged
 ) AS numbered WHERE occurrence > 1
@@ -38,31 +38,35 @@ INSERT INTO refused SELECT row FROM (
 # Force one index probe per row, although the planner has no statistics of these tables: the cost is bounded by the file
 # and does not grow with other batches. A scalar subquery, not EXISTS: the planner may turn that into a join that
 # scans the whole file for each code of a batch that it assumes to be empty.
-_FORCE_PROBES = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
-_ALLOW_JOINS = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on"
-_REFUSE_IN_BATCH = """
+_FORCE_PROBES: Final = (
+    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
+)
+_ALLOW_JOINS: Final = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on"
+_REFUSE_IN_BATCH: Final = """
 INSERT INTO refused SELECT s.row FROM staged s
 WHERE (SELECT c.seq FROM codes c WHERE c.code = s.code AND c.batch_id = $1) IS NOT NULL
 ON CONFLICT (row) DO NOTHING
 """
-_CREATE_KEPT = """
+_CREATE_KEPT: Final = """
 CREATE TEMPORARY TABLE kept ON COMMIT DROP AS
 SELECT client, row_number() OVER (PARTITION BY client ORDER BY row) AS number, code FROM staged s
 WHERE NOT EXISTS (SELECT 1 FROM refused r WHERE r.row = s.row)
 """
-_COUNTS = "SELECT client, count(*) AS count, sum(octet_length(code)) AS bytes FROM {table} GROUP BY client ORDER BY 1"
+_COUNTS: Final = (
+    "SELECT client, count(*) AS count, sum(octet_length(code)) AS bytes FROM {table} GROUP BY client ORDER BY 1"
+)
 
-_NEW_POOLS = """
+_NEW_POOLS: Final = """
 INSERT INTO pools (batch_id, client_id) SELECT $1, client_id FROM unnest($2::uuid[]) AS client_id
 ON CONFLICT (batch_id, client_id) DO NOTHING
 """
-_INSERT = """
+_INSERT: Final = """
 INSERT INTO codes (pool_id, seq, batch_id, code)
 SELECT p.pool_id, p.base + k.number, $1, k.code
 FROM {table} k JOIN unnest($2::integer[], $3::bigint[], $4::bigint[]) AS p (client, pool_id, base) USING (client)
 """
-_LOCK_POOLS = "SELECT FROM pools WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"
-_RAISE_TOTALS = """
+_LOCK_POOLS: Final = "SELECT FROM pools WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"
+_RAISE_TOTALS: Final = """
 UPDATE pools SET total = p.base + p.count FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS p (id, base, count)
 WHERE pools.id = p.id AND pools.total = p.base
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from issuer.journal.segments import host_name, read_columns, segments
 from issuer.ledger.record import RecordResult, record_redemptions
@@ -38,11 +39,13 @@ async def replay_host(connection: Connection, directory: Path, epoch: int) -> Re
     return recorded
 
 
+_NOT_SEEN: Final = """
+SELECT host FROM journals
+WHERE replayed_epoch < $1
+  AND seen_at >= coalesce((SELECT max(blessed_at) FROM incarnations WHERE epoch < $1), '-infinity')
+ORDER BY host"""
+
+
 async def hosts_not_seen(connection: Connection, epoch: int) -> list[str]:
     """Hosts that may hold receipts of the incarnation before `epoch` and have not replayed them."""
-    rows = await connection.fetch(
-        "SELECT host FROM journals WHERE replayed_epoch < $1 AND seen_at >= coalesce("
-        " (SELECT max(blessed_at) FROM incarnations WHERE epoch < $1), '-infinity') ORDER BY host",
-        epoch,
-    )
-    return [row["host"] for row in rows]
+    return [row["host"] for row in await connection.fetch(_NOT_SEEN, epoch)]

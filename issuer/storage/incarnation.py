@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import asyncpg
 import structlog
@@ -45,6 +46,11 @@ async def refuse_foreign_data(settings: Settings) -> None:
         await close_pool(postgres)
 
 
+_CREATE_INSTALLATION: Final = """
+INSERT INTO installation (partitions, key_format, event_format, max_backlog) VALUES ($1, $2, $3, $4)
+ON CONFLICT DO NOTHING"""
+
+
 class Incarnations:
     """What this process knows of the blessed pair and of the installation.
 
@@ -72,8 +78,7 @@ class Incarnations:
             raise InstallationError(str(error)) from error
         async with unavailable_translated():
             await self._postgres.execute(
-                "INSERT INTO installation (partitions, key_format, event_format, max_backlog)"
-                " VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+                _CREATE_INSTALLATION,
                 self._settings.partitions, KEY_FORMAT, EVENT_FORMAT, self._settings.max_backlog,
             )  # fmt: skip
             row = await self._postgres.fetchrow("SELECT * FROM installation")

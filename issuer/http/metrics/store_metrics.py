@@ -128,13 +128,15 @@ SELECT (SELECT count(*) FROM anomalies) AS anomalies,
 """
 
 
+_WORKERS: Final = """
+SELECT name, seen_at, extract(epoch FROM clock_timestamp() - seen_at)::float8 AS age
+FROM workers WHERE seen_at > now() - interval '1 day' ORDER BY seen_at DESC LIMIT 100"""
+
+
 async def _read_postgres(stores: Stores) -> PostgresMetrics | None:
     try:
         async with asyncio.timeout(TIMEOUT_S), unavailable_translated(), stores.postgres.acquire() as connection:
-            workers = await connection.fetch(
-                "SELECT name, seen_at, extract(epoch FROM clock_timestamp() - seen_at)::float8 AS age"
-                " FROM workers WHERE seen_at > now() - interval '1 day' ORDER BY seen_at DESC LIMIT 100"
-            )
+            workers = await connection.fetch(_WORKERS)
             counts = await connection.fetchrow(_COUNTS)
     except (PostgresUnavailableError, TimeoutError):
         return None
@@ -143,15 +145,16 @@ async def _read_postgres(stores: Stores) -> PostgresMetrics | None:
     return PostgresMetrics(heartbeats, counts["anomalies"], counts["dead_letters"], counts["quarantined"])
 
 
+_OPEN_POOLS: Final = """
+SELECT p.batch_id, p.client_id, p.total FROM pools p JOIN batches b ON b.id = p.batch_id
+WHERE b.kind = 'codes' AND b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now())
+ORDER BY p.id DESC LIMIT $1"""
+
+
 async def _read_pools(stores: Stores, redis_available: bool) -> list[PoolMetrics]:
     try:
         async with asyncio.timeout(TIMEOUT_S), unavailable_translated():
-            rows = await stores.postgres.fetch(
-                "SELECT p.batch_id, p.client_id, p.total FROM pools p JOIN batches b ON b.id = p.batch_id"
-                " WHERE b.kind = 'codes' AND b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now())"
-                " ORDER BY p.id DESC LIMIT $1",
-                MAX_POOLS,
-            )
+            rows = await stores.postgres.fetch(_OPEN_POOLS, MAX_POOLS)
         found: Sequence[PoolCounters | None] = [None] * len(rows)
         if redis_available:
             async with asyncio.timeout(TIMEOUT_S):
