@@ -67,7 +67,7 @@ async def read_installation(postgres: Connection) -> InstallationState:
     assert row is not None
     if row["event_format"] > EVENT_FORMAT:
         raise IncidentError(
-            f"the data have event format {row['event_format']}, this program reads up to {EVENT_FORMAT}:"
+            f"the data have event format {row['event_format']}, this program knows {EVENT_FORMAT}:"
             " run the newer program"
         )
     decision = RecoveryDecision.from_json(row["recovering"]) if row["recovering"] is not None else None

@@ -1,7 +1,7 @@
-"""Which Redis data set may hand out codes: the blessed pair (epoch, run_id), kept in Postgres, remembered here.
+"""The blessed pair (epoch, run_id): which Redis data set may issue codes. Postgres stores it, each process caches it.
 
-A process trusts a connection only if the server's `run_id` is the blessed one. It asks Postgres when it meets a
-`run_id` that it does not know, and once a second whether the pair has changed; in between it needs no Postgres.
+A process trusts a connection only if the server's `run_id` is the blessed one. It reads the pair from Postgres when a
+connection shows another `run_id`, and once a second in the background; in between it needs no Postgres.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ log = structlog.get_logger()
 
 
 class InstallationError(Exception):
-    """The data belong to another version or layout than this program's. It must not touch them."""
+    """The data have another version or layout than this program, which must not change them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blessed:
-    """The server that may hand out codes, and the epoch that its data set carries."""
+    """The server that may issue codes, and the epoch that its data set carries."""
 
     epoch: int
     run_id: str
 
 
 async def refuse_foreign_data(settings: Settings) -> None:
-    """Raises InstallationError if the data are not for this program. A Postgres that is away is no reason to refuse."""
+    """Raise InstallationError if this program does not fit the data. Accept when Postgres is unavailable."""
     postgres = await connect_pool(settings, size=1)
     try:
         with suppress(PostgresUnavailableError):
@@ -52,10 +52,10 @@ ON CONFLICT DO NOTHING"""
 
 
 class Incarnations:
-    """What this process knows of the blessed pair and of the installation.
+    """This process' copy of the blessed pair and of the installation's settings.
 
-    `wake` is set when a connection has met a server that is not the blessed one: somebody should look whether it
-    can be recovered (see `issuer.recovery.guardian.Guardian`).
+    `wake` is set when a connection has met a server that is not the blessed one. It wakes the guardian
+    (`issuer.recovery.guardian.Guardian`), which recovers the server if it can.
     """
 
     def __init__(self, settings: Settings, postgres: Pool) -> None:
@@ -68,9 +68,9 @@ class Incarnations:
         self.max_backlog = settings.max_backlog
 
     async def start(self) -> None:
-        """Makes the installation row at the very first start, and checks that this program fits its data.
+        """Create the installation row at the very first start; check that this program fits the data.
 
-        Raises InstallationError if it does not, PostgresUnavailableError if Postgres cannot be asked.
+        Raises InstallationError if it does not, PostgresUnavailableError if that cannot be determined.
         """
         try:
             await check_schema(self._postgres)
@@ -86,29 +86,29 @@ class Incarnations:
         problems = []
         if row["partitions"] != self._settings.partitions:
             problems.append(
-                f"ISSUER_PARTITIONS is {self._settings.partitions}, but the data were made with {row['partitions']};"
+                f"ISSUER_PARTITIONS is {self._settings.partitions}, but the installation has {row['partitions']};"
                 " the number of partitions cannot change"
             )
         if row["key_format"] != KEY_FORMAT:
-            problems.append(f"key format {row['key_format']} of the data is not {KEY_FORMAT}, the one of this version")
+            problems.append(f"the data have key format {row['key_format']}, this program needs {KEY_FORMAT}")
         if row["event_format"] > EVENT_FORMAT:
-            problems.append(f"event format {row['event_format']} of the data is newer than {EVENT_FORMAT}")
+            problems.append(f"the data have event format {row['event_format']}, this program knows {EVENT_FORMAT}")
         if problems:
             raise InstallationError("; ".join(problems))
         self.max_backlog = row["max_backlog"]
         self._adopt(row["epoch"], row["run_id"])
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """`listener` is called when the pair changes: connections made before must be closed."""
+        """Call `listener` whenever the pair changes: connections that were opened before must be closed."""
         self._listeners.append(listener)
 
     async def refresh(self) -> Blessed | None:
-        """Asks Postgres for the pair. Raises PostgresUnavailableError; what was known stays known then."""
+        """Read the pair from Postgres. Raises PostgresUnavailableError; the cached pair stays valid then."""
         try:
             async with unavailable_translated():
                 row = await self._postgres.fetchrow("SELECT epoch, run_id, max_backlog FROM installation")
         except asyncpg.PostgresError as error:
-            # No such table, password or database: whatever it is, the pair cannot be known now. It may pass.
+            # A missing table, a refused password, a standby: the pair is unknown for now, and the cause may pass.
             raise PostgresUnavailableError(f"{type(error).__name__}: {error}") from error
         if row is None:
             return None
@@ -120,15 +120,15 @@ class Incarnations:
         pair = Blessed(epoch, run_id) if run_id else None
         if pair == self.blessed:
             return
-        log.info("incarnation changed", epoch=epoch, blessed=pair is not None)
+        log.info("blessed pair changed", epoch=epoch, blessed=pair is not None)
         self.blessed = pair
         for listener in self._listeners:
             listener()
 
     async def admit(self, run_id: str) -> Blessed | None:
-        """The pair, if `run_id` is the blessed server's; None (and `wake` is set) if it is not.
+        """Return the pair if `run_id` is the blessed server's. Otherwise set `wake` and return None.
 
-        Raises PostgresUnavailableError when the server is not the known one and Postgres cannot be asked.
+        Raises PostgresUnavailableError when the cached pair has another `run_id` and Postgres is unavailable.
         """
         if self.blessed is not None and self.blessed.run_id == run_id:
             return self.blessed

@@ -1,4 +1,4 @@
-"""The schema's version: bringing a database up to it, and refusing to work on one that does not fit."""
+"""The version of the schema: migrate a database to it, refuse a database of another version."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 SCHEMA_REVISION: Final = "0001"
-"""The newest in migrations/versions. Revisions are numbers, so that an old program knows a newer one."""
+"""The newest revision in migrations/versions. Revisions are ordered, so an old program recognises a newer schema."""
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 
 
 class SchemaError(Exception):
-    """The database does not fit this program. The message says what to do."""
+    """The database has another schema than this program needs. The message says what to do."""
 
 
 def _check(revision: str | None) -> None:
@@ -30,16 +30,16 @@ def _check(revision: str | None) -> None:
         raise SchemaError("the database has no tables yet; run `issuer migrate`")
     if revision > SCHEMA_REVISION:
         raise SchemaError(
-            f"the database has schema {revision}, newer than the {SCHEMA_REVISION} that this program knows; "
+            f"the database has schema {revision}, newer than {SCHEMA_REVISION}, which this program needs; "
             "run the newer program"
         )
     raise SchemaError(f"the database has schema {revision}, this program needs {SCHEMA_REVISION}; run `issuer migrate`")
 
 
 async def check_schema(postgres: Pool) -> None:
-    """Returns when the database has exactly the schema of this program.
+    """Return if the database has exactly the schema of this program.
 
-    Raises SchemaError when it is older, newer or empty, and PostgresUnavailableError when it cannot be asked.
+    Raises SchemaError when it is older, newer or empty, PostgresUnavailableError when that cannot be determined.
     """
     async with unavailable_translated():
         if await postgres.fetchval("SELECT to_regclass('alembic_version')") is None:
@@ -63,19 +63,19 @@ def _upgrade(connection: Connection) -> str | None:
 
 
 async def migrate(settings: Settings) -> str | None:
-    """Brings the database to this program's schema in one transaction; returns the revision it had before.
+    """Migrate the database to this program's schema in one transaction; return the revision that it had before.
 
-    Safe to run at the same time from several places and to kill at any moment. Raises SchemaError when the
-    database is newer than the program, PostgresUnavailableError when it cannot be reached.
+    Safe to run from several processes at the same time and to kill at any moment. Raises SchemaError when the database
+    is newer than the program, PostgresUnavailableError when it cannot be reached.
     """
-    # Here, because the API asks check_schema only and need not carry SQLAlchemy.
+    # Imported here: the API calls check_schema only and need not load SQLAlchemy.
     from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
     async def connect() -> Any:
-        # asyncpg reads the URL itself, as everywhere else: sslmode, sockets and service files mean the same.
+        # asyncpg parses the URL, as everywhere else, so sslmode, sockets and service files mean the same.
         url = settings.database_url.get_secret_value()
         return await asyncpg.connect(url, timeout=10, server_settings={"application_name": "issuer migrate"})
 
@@ -87,7 +87,7 @@ async def migrate(settings: Settings) -> str | None:
                     await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
                     return await connection.run_sync(_upgrade)
             except DBAPIError as error:
-                # As asyncpg said it: away, starting up, a wrong password mean the same here as everywhere else.
+                # The driver's own error: unavailable, starting up or a wrong password is reported as everywhere else.
                 raise (error.orig and error.orig.__cause__) or error from None
     finally:
         await engine.dispose()

@@ -1,11 +1,11 @@
-"""The boundary to Postgres: pools, time limits, advisory locks. Driver exceptions become ours here."""
+"""The boundary to Postgres: pools, time limits, advisory locks. Driver exceptions are translated here."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import asyncpg
@@ -22,7 +22,7 @@ else:
     Pool = asyncpg.Pool
 
 AnyConnection = Connection | PoolConnection
-"""One of its own, or one from a pool."""
+"""A connection from `own_connection`, or one of a pool."""
 
 # The registry of advisory locks: every lock of the project is one of these numbers, alone or followed by the hash of
 # what it locks (`lock_of`). Postgres keeps locks of one number and locks of two apart.
@@ -49,36 +49,39 @@ UNAVAILABLE: Final = (
     OSError,
     asyncio.TimeoutError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server's farewell crosses a statement of ours
+    asyncpg.InternalClientError,  # the server closes the connection while a statement is on its way
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
     asyncpg.LockNotAvailableError,
 )
-"""What asyncpg raises when Postgres is away, busy or restarting: worth another try, nothing wrong with the data."""
+"""What asyncpg raises while Postgres is unavailable, busy or restarting. The same statement may succeed later."""
 
 
 SESSION: Final = {
     "synchronous_commit": "on",
     "application_name": "issuer",
     "timezone": "UTC",
-    # A host that is gone without a word must not hold its locks for the two hours that TCP would wait by itself.
+    # The locks of a host that vanished without closing its connections: TCP by itself would keep them for two hours.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
-    # Nor must a statement that runs for a process that was killed: its locks would keep out the one that goes on.
+    # The statement of a killed process: until it ends, its locks would block the process that continues the work.
     "client_connection_check_interval": "1s",
 }
-"""Settings of every session. Commits are durable before they are answered, whatever the server's default is."""
+"""Settings of every session. A commit is on disk before it is answered, whatever the server's default is."""
 
 
 class PostgresUnavailableError(Exception):
-    """Postgres cannot be reached or did not answer in time. What was asked may or may not have happened."""
+    """Postgres cannot be reached or did not answer in time. The statement may or may not have taken effect."""
 
 
 async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None = None) -> Pool:
-    """A pool of at most `size` connections that opens them as they are needed."""
+    """Return a pool that opens up to `size` connections as they are needed.
+
+    `timeout_s` bounds each statement; None: the setting postgres_timeout_s.
+    """
     limit_s = settings.postgres_timeout_s if timeout_s is None else timeout_s
     return await asyncpg.create_pool(
         settings.database_url.get_secret_value(),
@@ -92,7 +95,7 @@ async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None
 
 @asynccontextmanager
 async def own_connection(settings: Settings, *, timeout_s: float = 3600.0) -> AsyncIterator[Connection]:
-    """A connection for one long piece of work, not from a pool. Session locks end with the block."""
+    """Open a connection outside any pool, for one long piece of work. Its session locks end with the block."""
     connection = await asyncpg.connect(
         settings.database_url.get_secret_value(),
         timeout=10.0,
@@ -109,7 +112,7 @@ async def own_connection(settings: Settings, *, timeout_s: float = 3600.0) -> As
 
 
 async def close_pool(pool: Pool) -> None:
-    """Closes a pool within a bounded time; connections that are still busy then are cut."""
+    """Close a pool within 3 s. Connections that are still busy then are terminated."""
     try:
         async with asyncio.timeout(3):
             await pool.close()
@@ -119,7 +122,7 @@ async def close_pool(pool: Pool) -> None:
 
 @asynccontextmanager
 async def unavailable_translated() -> AsyncIterator[None]:
-    """Turns the driver's ways of saying that Postgres is away into PostgresUnavailableError."""
+    """Translate the driver's errors in UNAVAILABLE into PostgresUnavailableError."""
     try:
         yield
     except UNAVAILABLE as error:
@@ -148,8 +151,3 @@ def lock_of(kind: int, owner: UUID) -> tuple[int, int]:
     Two owners may share those bits: then they wait for each other without need, and nothing else happens.
     """
     return kind, int.from_bytes(owner.bytes[-4:], "big", signed=True)
-
-
-def ms(value: Any) -> int:
-    """An instant as ms since 1970."""
-    return int(value.timestamp() * 1000)

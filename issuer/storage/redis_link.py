@@ -1,8 +1,8 @@
-"""The boundary to Redis: fenced connections without blind retries. Driver exceptions become ours here.
+"""The boundary to Redis: fenced connections without blind retries. Driver exceptions are translated here.
 
-Every connection asks the server for its `run_id` once, when it opens, and is closed unless that server is blessed.
-Nothing that writes is ever sent twice by the driver: its retries are off. A connection on which a read failed or was
-cancelled is closed, never used again: the late reply would be taken for the answer to the next command.
+Every connection asks the server for its `run_id` once, when it opens, and is closed unless that server is blessed. The
+driver's retries are off, so it never sends a command twice. A connection on which a read failed or was cancelled is
+closed and not reused: its late reply would be taken for the answer to the next command.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ CONNECT_TIMEOUT_S: Final = 1.0
 
 
 class RedisUnavailableError(Exception):
-    """Redis cannot be reached or did not answer in time. What was asked may or may not have happened."""
+    """Redis cannot be reached or did not answer in time. The command may or may not have taken effect."""
 
 
 class NotReadyError(RedisUnavailableError):
-    """The data set behind the connection is not the blessed one. Nothing was done."""
+    """The data set behind the connection is not the blessed one. Nothing was changed."""
 
 
 class RedisRefusedError(RedisUnavailableError):
-    """Redis answered with an error (out of memory, read-only, loading, …). Scripts of ours did nothing then."""
+    """Redis answered with an error (out of memory, read-only, loading, …). A script has changed nothing then."""
 
 
 class _FencedError(aioredis.ConnectionError):
-    """Raised while a connection opens, so that the driver closes it."""
+    """Raised while a connection opens. The driver closes connections whose opening fails with its own error class."""
 
 
 class CommandSender(Protocol):
-    """Sends commands: a `Link`, or what stands before one."""
+    """Sends commands: a `Link`, or an object that guards one."""
 
     async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]: ...
 
 
 class ScriptRunner(Protocol):
-    """Runs scripts under an epoch: `Redis` for everybody, a stand-in for the recovery while partitions are fenced."""
+    """Runs scripts under an epoch: `Redis`, or the recovery's own runner while partitions are fenced."""
 
     @property
     def partitions(self) -> int: ...
@@ -70,11 +70,11 @@ def time_ms(reply: Sequence[Any]) -> int:
 
 
 async def run_id_of(connection: AbstractConnection) -> str:
-    """The `run_id` of the server at the other end."""
+    """Return the `run_id` of the server at the other end; empty if it reports none."""
     await connection.send_command("INFO", "server", check_health=False)
     info: bytes | str = await connection.read_response()
     text = info if isinstance(info, str) else info.decode()
-    # One without any is nobody: no such server was ever blessed.
+    # A server without a run_id was never blessed, so the fence refuses it.
     return next((line[7:] for line in text.splitlines() if line.startswith("run_id:")), "")
 
 
@@ -101,8 +101,11 @@ def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) 
 
 
 class _CancellableSending(AbstractConnection):
-    """Bounds the time of sending by itself. The driver does it with `wait_for`, which in Python 3.11 forgets that its
-    task was cancelled when the data went out at the same moment: tasks that should end lived on."""
+    """Bounds the time of sending without the driver's `wait_for`.
+
+    In Python 3.11 `wait_for` swallows a cancellation that arrives at the moment the data are sent: a task that was
+    cancelled would run on.
+    """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         timeout_s, self.socket_timeout = self.socket_timeout, None
@@ -116,7 +119,7 @@ class _CancellableSending(AbstractConnection):
 
 
 def _send_cancellably(pool: ConnectionPool) -> None:
-    """Makes the connections of a pool (TCP, TLS, a socket file, Sentinel's) send as `_CancellableSending`."""
+    """Make all connections of a pool (TCP, TLS, unix socket, Sentinel) send as `_CancellableSending` does."""
     pool.connection_class = type("Connection", (_CancellableSending, pool.connection_class), {})
 
 
@@ -127,9 +130,9 @@ async def _close_sentinels(pool: ConnectionPool) -> None:
 
 
 class Link:
-    """One connection for one task: several commands out, their replies back, or the connection is gone.
+    """One connection for one task. Either all replies of a call arrive, or the connection is closed.
 
-    With `incarnations` None it is not fenced: only the recovery may use that.
+    With `incarnations` None it passes no fence: only the recovery and diagnostics may use that.
     """
 
     def __init__(self, settings: Settings, incarnations: Incarnations | None) -> None:
@@ -144,7 +147,7 @@ class Link:
         return self._connection is not None
 
     async def open(self) -> None:
-        """Connects and passes the fence. Raises RedisUnavailableError or NotReadyError."""
+        """Connect and pass the fence. Raises RedisUnavailableError or NotReadyError."""
         await self.close()
         connection = self._pool.make_connection()
         try:
@@ -158,27 +161,27 @@ class Link:
         except BaseException as error:
             await connection.disconnect(nowait=True)
             if isinstance(error, PostgresUnavailableError):
-                raise NotReadyError("this Redis server is not known and Postgres is away") from error
+                raise NotReadyError("this Redis server is unknown and Postgres is unavailable") from error
             if isinstance(error, (RedisError, OSError, TimeoutError)):
                 raise RedisUnavailableError(f"{type(error).__name__}: {error}") from error
             raise
         self._connection = connection
 
     async def aclose(self) -> None:
-        """Closes it for good."""
+        """Close the link; it cannot be opened again."""
         await self.close()
         await _close_sentinels(self._pool)
 
     async def close(self) -> None:
-        """Drops the connection; `open` makes another."""
+        """Close the connection; `open` opens another one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
 
     async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]:
-        """Sends all commands at once and reads all replies; an error reply is returned as a ResponseError in its place.
+        """Send all commands at once and return all replies in order; an error reply is a ResponseError in its place.
 
-        Raises RedisUnavailableError when not all replies came in time: the outcome of every command is unknown then
+        Raises RedisUnavailableError when not all replies arrived in time: the outcome of every command is unknown then,
         and the connection is closed.
         """
         connection = self._connection
@@ -235,7 +238,7 @@ class Redis:
         try:
             blessed = await self._incarnations.admit(await run_id_of(connection))
         except PostgresUnavailableError as error:
-            raise _FencedError("this Redis server is not known and Postgres is away") from error
+            raise _FencedError("this Redis server is unknown and Postgres is unavailable") from error
         if blessed is None:
             raise _FencedError("this Redis server is not blessed (yet)")
 
@@ -245,15 +248,15 @@ class Redis:
         task.add_done_callback(self._closing.discard)
 
     async def _close_connections(self) -> None:
-        # Those in use are closed when they come back: the driver does not expect to lose one in the middle of a step.
-        # What is under way on them carries the epoch, and another data set refuses it.
+        # Connections in use are closed when they return to the pool: the driver cannot lose one in the middle of a
+        # command. Commands on them carry the epoch, which another data set refuses.
         await self._pool.update_active_connections_for_reconnect()
         await self._pool.disconnect(inuse_connections=False)
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]:
-        """Runs a script under the blessed epoch, which goes in front of `args`. The result's first item is its status.
+        """Run a script with the blessed epoch before `args`. Return its reply, whose first item is the status.
 
-        Raises NotReadyError (nothing done), RedisRefusedError (nothing done), RedisUnavailableError (not known).
+        Raises NotReadyError and RedisRefusedError (nothing was changed), RedisUnavailableError (outcome unknown).
         """
         command = ("EVALSHA", script.sha, len(keys), *keys, self.epoch, *args)
         async with redis_errors_translated():
@@ -275,7 +278,7 @@ class Redis:
 
 @asynccontextmanager
 async def redis_errors_translated() -> AsyncIterator[None]:
-    """Turns the driver's exceptions into RedisUnavailableError and its kinds."""
+    """Translate the driver's exceptions into RedisUnavailableError and its subclasses."""
     try:
         yield
     except _FencedError as error:

@@ -1,4 +1,4 @@
-"""The stores of one process, opened and closed together: Postgres, the blessed pair, Redis."""
+"""The stores of one process: Postgres, the blessed pair, Redis. `issuer.recovery.opening` opens and closes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from issuer.storage.redis_link import Redis
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """What a command, the worker or the API needs."""
+    """Everything that a command, the worker or the API needs to reach the data."""
 
     settings: Settings
     postgres: Pool

@@ -1,1 +1,1 @@
-"""The schema of the database, as alembic finds it."""
+"""The schema of the database, in the layout that Alembic expects."""

@@ -1,4 +1,4 @@
-"""Run by alembic inside the transaction that issuer.storage.migrate opened."""
+"""Executed by Alembic inside the transaction that `issuer.storage.migrate` has opened."""
 
 from alembic import context
 
