@@ -100,9 +100,9 @@ def find_changed_values(batch: Batch, changes: BatchChanges) -> dict[str, Any]:
     """
     if changes.expired is False and batch.expired:
         raise (
-            InvalidBatchError("expired: to reopen the batch, change ends_at")
+            InvalidBatchError("expired: to open it again, change ends_at")
             if batch.ended_at is None
-            else BatchEndedError("the batch has ended, which is final")
+            else BatchEndedError("the batch was ended; that is final")
         )
     name, starts_at, ends_at = check_values(
         batch.name if changes.name is None else changes.name,

@@ -115,7 +115,7 @@ def _limit(value: object, where: str) -> CustomerLimit:
     maximum = _number(limit, "max", where, 1, MAX_REDEMPTIONS)
     seconds = _number(limit, "seconds", where, 1, MAX_SECONDS)
     if maximum is None or seconds is None:
-        raise RulesError(f"{where}: max and seconds are required")
+        raise RulesError(f"{where}: needs max and seconds")
     return CustomerLimit(maximum, seconds * 1000)
 
 
@@ -124,7 +124,7 @@ def _mapping(value: object, where: str, known: tuple[str, ...]) -> Mapping[str, 
         raise RulesError(f"{where}: must be an object")
     for key in value:
         if key not in known:
-            raise RulesError(f"{where}: unknown key {_quote(key)}; known keys: {', '.join(known)}")
+            raise RulesError(f"{where}: unknown key {_quote(key)}; known are {', '.join(known)}")
     return value
 
 

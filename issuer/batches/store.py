@@ -108,7 +108,7 @@ async def change_batch(
         changed = find_changed_values(batch, changes)
         if changed:
             if batch.ended_at is not None:
-                raise BatchEndedError("the batch has ended, which is final")
+                raise BatchEndedError("the batch was ended; that is final")
             batch = await _update(connection, batch, changed, actor)
     if batch.in_redis:
         return batch
@@ -234,7 +234,7 @@ async def _check_ownership(connection: PoolConnection, batch_id: UUID, exists: b
 
 async def _refuse_start_of_campaign(connection: PoolConnection, batch_id: UUID) -> None:
     if await connection.fetchval("SELECT EXISTS (SELECT FROM campaigns WHERE batch_id = $1)", batch_id):
-        raise InvalidBatchError("starts_at of a campaign cannot be changed here; change the campaign")
+        raise InvalidBatchError("starts_at of a campaign is changed with the campaign")
 
 
 async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, Any], actor: str) -> Batch:

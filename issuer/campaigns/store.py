@@ -33,9 +33,10 @@ from issuer.campaigns.campaign import (
     whole_ms,
 )
 from issuer.generating.code_format import CodeFormat, CodeSpaceError, format_text
-from issuer.generating.drawing import FewCodesError
-from issuer.generating.jobs import GenerationRequest, State, ask_for_codes
-from issuer.generating.making import finish_job
+from issuer.generating.code_source import FewCodesError
+from issuer.generating.job_runner import finish_job
+from issuer.generating.jobs import JobState, request_codes
+from issuer.generating.request import GenerationRequest
 from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.storage.postgres import (
     CAMPAIGN_LOCK,
@@ -209,7 +210,7 @@ async def _fill(
         missing = total - await connection.fetchval(_PROMISED, campaign_id, client_id)
         if missing > 0:
             try:
-                job = await ask_for_codes(
+                job = await request_codes(
                     stores, GenerationRequest(campaign_id, client_id, code_format, missing, actor)
                 )
             except (CodeSpaceError, FewCodesError) as error:
@@ -219,7 +220,7 @@ async def _fill(
         jobs += [UUID(bytes=row["id"].bytes) for row in await connection.fetch(_OPEN_JOBS, campaign_id, client_id)]
     for job_id in dict.fromkeys(jobs):
         job = await finish_job(stores, job_id)
-        if job.state is State.FAILED:
+        if job.state is JobState.FAILED:
             raise InvalidCampaignError(f"the codes could not be made: {job.problem}")
 
 

@@ -150,7 +150,7 @@ def _change(batch: str, values: dict[str, Any], as_json: bool) -> None:
         found = await _find(stores, batch)
         if found.ended_at is not None and not changes.expired:
             # Also where nothing would change: whoever resumes a batch believes that it goes on.
-            raise BatchEndedError("the batch has ended, which is final")
+            raise BatchEndedError("the batch was ended; that is final")
         return await change_batch(stores, found.id, changes, actor=cli_actor())
 
     _show_result(run(_input_checked(work)), as_json)

@@ -1,1 +1,1 @@
-"""Codes made by the machine: what they look like, how they are drawn, and how they get into a batch."""
+"""Generating: the format of codes, drawing them at random, and the jobs that add them to a batch."""

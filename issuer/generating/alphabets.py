@@ -1,4 +1,4 @@
-"""Alphabets: the characters that codes are drawn from, by name or spelled out."""
+"""Alphabets: the characters that codes are drawn from, given by name or listed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ MAX_ALPHABET_CHARACTERS: Final = 16_384
 
 
 class AlphabetName(StrEnum):
+    """The named alphabets."""
+
     NUMERIC = "numeric"
     ALPHABETIC = "alphabetic"
     ALPHANUMERIC = "alphanumeric"
     UNAMBIGUOUS = "unambiguous"
 
 
-# Nothing that is taken for something else (0 and O; 1, I and L). U goes too, as in Crockford's base 32: fewer words
-# come about, and the number of characters is even, which the check character needs.
+# UNAMBIGUOUS has no characters that look alike (0 and O; 1, I and L), and no U, as in Crockford's base 32: that avoids
+# words, and leaves an even number of characters, which the check character needs.
 _NAMED: Final[dict[str, str]] = {
     AlphabetName.NUMERIC: digits,
     AlphabetName.ALPHABETIC: ascii_uppercase,
@@ -39,20 +41,20 @@ _FORBIDDEN: Final = {
 
 
 class AlphabetError(ValueError):
-    """These characters cannot be an alphabet. The message is for whoever chose them."""
+    """The characters are not a valid alphabet. The message is written for the person who chose them."""
 
 
 def alphabet_spelling(alphabet: str) -> str:
-    """The one way to write it: a name in small letters, other characters composed (NFC)."""
+    """Return the canonical spelling: a name in lower case, other characters composed (NFC)."""
     return alphabet.lower() if alphabet.lower() in _NAMED else unicodedata.normalize("NFC", alphabet)
 
 
 def alphabet_characters(alphabet: str) -> str:
-    """The characters of a named alphabet, or those of any other text, in the order given. Raises AlphabetError."""
+    """Return the characters of a named alphabet, or of any other text in the given order. Raises AlphabetError."""
     characters = alphabet_spelling(alphabet)
     if characters in _NAMED:
         return _NAMED[characters]
-    if (problem := text_problem(characters)) is not None:
+    if (problem := find_text_problem(characters)) is not None:
         raise AlphabetError(problem)
     if any(joins(character) for character in characters):
         raise AlphabetError("must not contain combining marks")
@@ -66,8 +68,8 @@ def alphabet_characters(alphabet: str) -> str:
     return characters
 
 
-def text_problem(text: str) -> str | None:
-    """Why this text cannot be part of a code; None: it can."""
+def find_text_problem(text: str) -> str | None:
+    """Return why this text cannot be part of a code; None if it can."""
     for character in text:
         if (what := _FORBIDDEN.get(unicodedata.category(character))) is not None:
             return f"must not contain {what}"
@@ -75,7 +77,7 @@ def text_problem(text: str) -> str | None:
 
 
 def joins(character: str) -> bool:
-    """Whether it may melt into the character before it: combining marks, and the vowels and finals of old Hangul."""
+    """Return whether a character combines with the one before it: combining marks, vowels and finals of old Hangul."""
     return (
         unicodedata.category(character).startswith("M")
         or "\u1160" <= character <= "\u11ff"

@@ -1,4 +1,4 @@
-"""What generated codes look like, and how many of them there can be."""
+"""The format of generated codes, and the size of its code space."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from issuer.generating.alphabets import (
     AlphabetName,
     alphabet_characters,
     alphabet_spelling,
+    find_text_problem,
     joins,
-    text_problem,
 )
-from issuer.generating.unlucky import WordsError, built_in_words, checked_words
+from issuer.generating.word_filter import WordsError, built_in_words, check_words
 
 DEFAULT_LENGTH: Final = 12
 MAX_CHARACTERS: Final = 255
 """Characters of a whole code."""
 MAX_CODES: Final = 10_000_000
-"""Codes that may be asked for at once; who wants more asks again."""
+"""Codes of one request; more codes need several requests."""
 PLACE: Final = "#"
 SPACE_FACTOR: Final = 10
-"""A code space must hold that many times the codes that are asked for."""
-FAILED_LOOKUPS: Final = 1_000_000
-"""More than one guess in so many that would be right is worth a warning."""
+"""A code space must have at least this many times the requested codes."""
+SAFE_ATTEMPTS: Final = 1_000_000
+"""Attempts per hit, of a client that tries random codes, below which `check_space` warns."""
 FIELDS: Final = ("length", "prefix", "suffix", "pattern", "alphabet", "check", "unlucky", "unlucky_words")
 
 
 class CodeFormatError(ValueError):
-    """Codes cannot look like that. `field` is the one that is wrong; the message names it and is for a person."""
+    """A field of the format is invalid. The message names `field` and is written for a person."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field} {problem}")
@@ -43,22 +43,22 @@ class CodeFormatError(ValueError):
 
 
 class CodeSpaceError(ValueError):
-    """Too few codes of this format for how many are wanted. `length` is the one that would do."""
+    """The format has too few codes for the requested count. `length` is the smallest that suffices."""
 
     def __init__(self, message: str, length: int) -> None:
         super().__init__(message)
         self.length = length
 
 
-@dataclass(frozen=True)  # no slots: what is derived is kept
+@dataclass(frozen=True)  # no slots: derived values are cached
 class CodeFormat:
-    """The form of generated codes. Valid once made: raises CodeFormatError otherwise.
+    """The format of generated codes. Raises CodeFormatError if it is invalid.
 
-    Either a `pattern`, in which each # is a place for a character of the alphabet and all else stands as it is, or
-    `length` such places (12, if not given) between `prefix` and `suffix`. `alphabet` is a name (numeric, alphabetic,
-    alphanumeric, unambiguous) or the characters themselves. With `check` the last place holds the check character of
-    the other places (Luhn mod N). `unlucky` leaves out codes with a word of the built-in list, and `unlucky_words`
-    those with one of these; both may be given. Texts are kept composed (NFC).
+    Either a `pattern`, in which each # is a place for a character of the alphabet and all other text is fixed, or
+    `length` such places (default 12) between `prefix` and `suffix`. `alphabet` is a name (numeric, alphabetic,
+    alphanumeric, unambiguous) or the characters themselves. With `check` the last place has the check character of the
+    other places (Luhn mod N). `unlucky` excludes codes with a word of the built-in list, `unlucky_words` codes with one
+    of these words; both may be given. Texts are stored composed (NFC).
     """
 
     length: int | None = None
@@ -73,7 +73,7 @@ class CodeFormat:
     def __post_init__(self) -> None:
         for name in ("prefix", "suffix", "pattern"):
             if (text := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _checked_text(name, text))
+                object.__setattr__(self, name, _check_text(name, text))
         if self.pattern is not None:
             for name in ("length", "prefix", "suffix"):
                 if getattr(self, name) not in (None, ""):
@@ -88,7 +88,7 @@ class CodeFormat:
         except AlphabetError as error:
             raise CodeFormatError("alphabet", str(error)) from error
         try:
-            object.__setattr__(self, "unlucky_words", checked_words(self.unlucky_words))
+            object.__setattr__(self, "unlucky_words", check_words(self.unlucky_words))
         except WordsError as error:
             raise CodeFormatError("unlucky_words", str(error)) from error
         self._check_places(size)
@@ -112,17 +112,17 @@ class CodeFormat:
 
     @cached_property
     def characters(self) -> str:
-        """The alphabet spelled out."""
+        """The characters of the alphabet."""
         return alphabet_characters(self.alphabet)
 
     @property
     def places(self) -> int:
-        """Characters of the alphabet in each code, the check character among them."""
+        """Drawn characters of each code, including the check character."""
         return (self.length or 0) if self.pattern is None else self.pattern.count(PLACE)
 
     @cached_property
     def fixed(self) -> tuple[str, ...]:
-        """The fixed text before, between and behind the groups of places."""
+        """The fixed text before, between and after the groups of places."""
         if self.pattern is None:
             return self.prefix, self.suffix
         texts = [""]
@@ -135,7 +135,7 @@ class CodeFormat:
 
     @cached_property
     def groups(self) -> tuple[int, ...]:
-        """How many places stand together, one number for each gap in `fixed`."""
+        """The number of places of each group, one for each gap in `fixed`."""
         if self.pattern is None:
             return (self.places,)
         return tuple(len(list(run)) for is_place, run in groupby(self.pattern, PLACE.__eq__) if is_place)
@@ -147,21 +147,21 @@ class CodeFormat:
 
     @property
     def space(self) -> int:
-        """How many codes of this form there are, those with unlucky words included."""
+        """The number of codes of this format, including those with unlucky words."""
         space: int = len(self.characters) ** (self.places - self.check)
         return space
 
     def length_for(self, space: int) -> int:
-        """The least number of places that makes a space of at least that many codes."""
+        """Return the smallest number of places whose space has at least that many codes."""
         places, reached = int(self.check), 1
         while reached < space:
             places, reached = places + 1, reached * len(self.characters)
         return max(places, 1 + self.check)
 
     def check_space(self, count: int) -> str | None:
-        """Whether `count` codes fit. Returns a warning if a guess would be right too often.
+        """Check that `count` codes fit. Return a warning if a client that tries random codes would find one too soon.
 
-        Raises CodeSpaceError when there are fewer than 10 × count codes.
+        Raises CodeSpaceError if the space has fewer than 10 × count codes.
         """
         needed = SPACE_FACTOR * count
         if self.space < needed:
@@ -171,25 +171,25 @@ class CodeFormat:
                 f" {self._length_text(length)} would do",
                 length,
             )
-        if count * FAILED_LOOKUPS <= self.space:
+        if count * SAFE_ATTEMPTS <= self.space:
             return None
         return (
-            f"one guess in {self.space // count:,} is a code, more than one in {FAILED_LOOKUPS:,}:"
-            f" {self._length_text(self.length_for(FAILED_LOOKUPS * count))} would be safe"
+            f"one in {self.space // count:,} codes of this format exists, more than one in {SAFE_ATTEMPTS:,}:"
+            f" {self._length_text(self.length_for(SAFE_ATTEMPTS * count))} is safe"
         )
 
     def _length_text(self, places: int) -> str:
         return f"a length of {places}" if self.pattern is None else f"a pattern with {places} places ({PLACE})"
 
     def to_json(self) -> dict[str, Any]:
-        """What `parse_code_format` reads back as the same format."""
-        form: dict[str, Any] = (
+        """Return the format as JSON; `parse_code_format` reads it back unchanged."""
+        text: dict[str, Any] = (
             {"length": self.length, "prefix": self.prefix, "suffix": self.suffix}
             if self.pattern is None
             else {"pattern": self.pattern}
         )
         return {
-            **form,
+            **text,
             "alphabet": self.alphabet,
             "check": self.check,
             "unlucky": self.unlucky,
@@ -198,7 +198,7 @@ class CodeFormat:
 
 
 def parse_code_format(values: Mapping[str, object]) -> CodeFormat:
-    """A format from decoded JSON; what is absent or null is as the default has it. Raises CodeFormatError."""
+    """Return the format of decoded JSON; absent or null fields get their default. Raises CodeFormatError."""
     for name in values:
         if name not in FIELDS:
             raise CodeFormatError(repr(name[:40]), f"is no field of a code format; known are {', '.join(FIELDS)}")
@@ -211,13 +211,13 @@ def parse_code_format(values: Mapping[str, object]) -> CodeFormat:
 
 
 def format_text(code_format: CodeFormat) -> str:
-    """A format as Postgres keeps it."""
+    """Return a format as the JSON text that Postgres stores."""
     return orjson.dumps(code_format.to_json()).decode()
 
 
 def _check_type(name: str, value: object) -> None:
     if name == "length":
-        # bool is an int to Python, and true is no length to anybody.
+        # bool is a subclass of int, but true is not a length.
         if isinstance(value, bool) or not isinstance(value, int):
             raise CodeFormatError(name, "must be a whole number")
     elif name in ("check", "unlucky"):
@@ -230,8 +230,8 @@ def _check_type(name: str, value: object) -> None:
         raise CodeFormatError(name, "must be a string")
 
 
-def _checked_text(name: str, text: str) -> str:
-    if (problem := text_problem(text)) is not None:
+def _check_text(name: str, text: str) -> str:
+    if (problem := find_text_problem(text)) is not None:
         raise CodeFormatError(name, problem)
     if len(text) > MAX_CHARACTERS:
         raise CodeFormatError(name, f"must have at most {MAX_CHARACTERS} characters")

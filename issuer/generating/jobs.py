@@ -1,4 +1,4 @@
-"""Jobs: codes that were asked for, and how many of them there are. A job outlives the process that works at it."""
+"""Generation jobs: accepted requests and their progress. A job outlives the process that runs it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ import asyncpg
 import orjson
 
 from issuer.access import audit
-from issuer.batches.store import BatchEndedError, find_batch
-from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, format_text, parse_code_format
-from issuer.generating.drawing import draw_code
+from issuer.generating.code_format import format_text, parse_code_format
+from issuer.generating.request import GenerationRequest, check_request
 from issuer.instants import show_instant
-from issuer.pools.counters import codes_to_load
-from issuer.pools.memory import check_room, codes_bytes
 from issuer.storage.postgres import (
     JOB_OPENING_LOCK,
     JOB_WAIT_LOCK,
@@ -34,29 +31,31 @@ from issuer.storage.stores import Stores
 
 MAX_OPEN_JOBS: Final = 32
 MAX_OPEN_JOBS_OF_CLIENT: Final = 4
-"""Jobs over HTTP that may wait or run at a time."""
+"""Unfinished jobs that requests over HTTP may add to."""
 
 
 class JobLock(IntEnum):
-    """What a session may hold of a job, alone: the first half of an advisory lock's key."""
+    """The exclusive locks of a job, by the number of their advisory lock: of its runner, of the waiting command."""
 
     WORK = JOB_WORK_LOCK
     WAIT = JOB_WAIT_LOCK
 
 
 class JobNotFoundError(Exception):
-    """There is no such job, at least not for this caller."""
+    """The job does not exist, or the caller may not see it."""
 
 
 class JobIdReusedError(Exception):
-    """A job of that id is there, and it is another one."""
+    """The job with this id has another request."""
 
 
 class TooManyJobsError(Exception):
-    """As many jobs as there may be are not finished yet. Nothing was changed; later."""
+    """The limit of unfinished jobs is reached. Nothing was changed; a later attempt can succeed."""
 
 
-class State(StrEnum):
+class JobState(StrEnum):
+    """State of a job. DONE and FAILED are final."""
+
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
@@ -64,28 +63,13 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """So many codes of this form, for this client in this batch."""
-
-    batch_id: UUID
-    client_id: UUID
-    code_format: CodeFormat
-    count: int
-    actor: str
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.count <= MAX_CODES:
-            raise CodeFormatError("count", f"must be 1 to {MAX_CODES:,}")
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
-    """An order and how far it is. `made` codes are in the batch, and stay there whatever becomes of the rest."""
+    """A request and its progress. `made` codes are in the batch and stay there, also if the job fails later."""
 
     id: UUID
-    order: GenerationRequest
+    request: GenerationRequest
     made: int
-    state: State
+    state: JobState
     problem: str | None
     created_at: datetime
     finished_at: datetime | None
@@ -95,125 +79,85 @@ class Job:
         return self.finished_at is not None
 
     def to_json(self) -> dict[str, Any]:
-        """The job as API and command line show it."""
+        """Return the job as the API and the command line show it."""
         return {
             "id": str(self.id),
-            "batch_id": str(self.order.batch_id),
-            "client_id": str(self.order.client_id),
+            "batch_id": str(self.request.batch_id),
+            "client_id": str(self.request.client_id),
             "state": self.state.value,
-            "count": self.order.count,
+            "count": self.request.count,
             "made": self.made,
-            "format": self.order.code_format.to_json(),
+            "format": self.request.code_format.to_json(),
             "problem": self.problem,
             "created_at": show_instant(self.created_at),
             "finished_at": None if self.finished_at is None else show_instant(self.finished_at),
         }
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationForecast:
-    """What an order would do: the warning that its codes are guessed easily, and what they take in Redis."""
-
-    warning: str | None
-    redis_bytes: int
-
-
-async def check_order(stores: Stores, order: GenerationRequest) -> GenerationForecast:
-    """Whether an order can be accepted now. Changes nothing.
-
-    Codes of the same form that earlier jobs made or will make in the batch count, too. Raises CodeSpaceError,
-    FewCodesError, BatchNotFoundError, BatchEndedError, RedisMemoryError, RedisUnavailableError,
-    PostgresUnavailableError.
-    """
-    batch = await find_batch(stores.postgres, order.batch_id)
-    if batch.expired:
-        raise BatchEndedError("the batch has ended: no codes can be added")
-    async with unavailable_translated():
-        row = await stores.postgres.fetchrow(_BEFORE, order.batch_id, format_text(order.code_format), order.client_id)
-    assert row is not None
-    warning = order.code_format.check_space(order.count + int(row["of_this_form"]))
-    bytes_needed = await redis_bytes(stores, order, total=row["total"])
-    await check_room(stores.redis, bytes_needed)
-    return GenerationForecast(warning, bytes_needed)
-
-
-async def redis_bytes(stores: Stores, order: GenerationRequest, *, total: int = 0) -> int:
-    """Estimate of the Redis memory for the codes that would go there, in a pool with a total of `total` before."""
-    to_push = await codes_to_load(stores, order.batch_id, {order.client_id: total + order.count})
-    return codes_bytes(to_push, to_push * len(draw_code(order.code_format).encode()))
-
-
-async def ask_for_codes(
-    stores: Stores, order: GenerationRequest, *, job_id: UUID | None = None, bounded: bool = False
+async def request_codes(
+    stores: Stores, request: GenerationRequest, *, job_id: UUID | None = None, bounded: bool = False
 ) -> Job:
-    """Takes an order on: from here on it will be done, by whoever works at it, unless its batch ends.
+    """Accept a request as a job: a process or the worker will finish it, unless its batch ends.
 
-    With a `job_id` chosen by the caller the same order again is the same job. `bounded` limits how many jobs may be
-    open. Raises as `check_order` does, nothing changed; also JobIdReusedError and TooManyJobsError.
+    With a `job_id` chosen by the caller, a repeated request returns the same job. `bounded` limits the number of
+    unfinished jobs. Raises what `check_request` raises, JobIdReusedError and TooManyJobsError; nothing is changed then.
     """
-    if job_id is not None and (known := await _known(stores.postgres, job_id, order)) is not None:
-        return known
-    await check_order(stores, order)
+    if job_id is not None and (job := await _find_same(stores.postgres, job_id, request)) is not None:
+        return job
+    await check_request(stores, request)
     job_id = job_id or uuid4()
     async with unavailable_translated(), stores.postgres.acquire() as connection:
         try:
             async with connection.transaction():
-                return await _insert(connection, job_id, order, bounded=bounded)
+                return await _insert(connection, job_id, request, bounded=bounded)
         except asyncpg.UniqueViolationError:
             pass
-    known = await _known(stores.postgres, job_id, order)
-    assert known is not None, "jobs are never deleted"
-    return known
+    # A concurrent call with this id has inserted the job first.
+    job = await _find_same(stores.postgres, job_id, request)
+    assert job is not None, "jobs are never deleted"
+    return job
 
 
 async def find_job(
     postgres: Pool | AnyConnection, job_id: UUID, *, batch_id: UUID | None = None, client_id: UUID | None = None
 ) -> Job:
-    """Raises JobNotFoundError, also where it is not of that batch or that client; PostgresUnavailableError."""
+    """Return a job. Raises JobNotFoundError, also for another batch or client; PostgresUnavailableError."""
     async with unavailable_translated():
         row = await postgres.fetchrow(
             f"{JOB_SELECT} WHERE id = $1 AND coalesce(batch_id = $2, true) AND coalesce(client_id = $3, true)",
             job_id, batch_id, client_id,
         )  # fmt: skip
     if row is None:
-        raise JobNotFoundError(f"there is no job {job_id}")
+        raise JobNotFoundError(f"no job has the id {job_id}")
     return job_from_row(row)
 
 
-async def only_client(postgres: Pool, batch_id: UUID) -> UUID | None:
-    """The client of a batch that has just one; None: it has none yet. Raises CodeFormatError if it has several."""
-    async with unavailable_translated():
-        rows = await postgres.fetch("SELECT client_id FROM pools WHERE batch_id = $1 LIMIT 2", batch_id)
-    if len(rows) > 1:
-        raise CodeFormatError("client_id", "is needed: the batch has several clients")
-    return UUID(bytes=rows[0]["client_id"].bytes) if rows else None
-
-
-async def oldest_open(connection: AnyConnection) -> list[Job]:
-    """Some of the jobs that are not finished, those that have waited longest."""
+async def find_oldest_open(connection: AnyConnection) -> list[Job]:
+    """Return the unfinished jobs that have waited longest, at most five."""
     return [job_from_row(row) for row in await connection.fetch(_OLDEST_OPEN)]
 
 
 async def touch(connection: AnyConnection, job_id: UUID) -> Job:
-    """Puts a job at the end of the queue."""
-    return await _changed(connection, "touched_at = clock_timestamp()", job_id)
+    """Move a job to the end of the queue."""
+    return await _update(connection, "touched_at = clock_timestamp()", job_id)
 
 
-async def add_made(connection: AnyConnection, job_id: UUID, added: int) -> Job:
-    """To be called in the transaction that inserts the codes, by whoever holds the job."""
-    return await _changed(
+async def count_generated(connection: AnyConnection, job_id: UUID, added: int) -> Job:
+    """Count codes in the transaction that inserts them. The session must hold JobLock.WORK of the job."""
+    return await _update(
         connection, "made = made + $2, state = 'running', touched_at = clock_timestamp()", job_id, added
     )
 
 
-async def end_job(connection: AnyConnection, job_id: UUID, state: State, problem: str | None = None) -> Job:
-    return await _changed(
+async def end_job(connection: AnyConnection, job_id: UUID, state: JobState, problem: str | None = None) -> Job:
+    """End a job as done or failed; the first end stays."""
+    return await _update(
         connection, "state = $2, problem = $3, finished_at = coalesce(finished_at, now())", job_id, state.value, problem
     )
 
 
-async def mark_told(postgres: Pool, job_id: UUID) -> None:
-    """Whoever asked for the job knows how it ended: the same command again is a new order."""
+async def mark_announced(postgres: Pool, job_id: UUID) -> None:
+    """Record that the command has shown the end of its job: the same command again is a new request."""
     async with unavailable_translated():
         await postgres.execute(
             "UPDATE generation_jobs SET announced_at = now() WHERE id = $1 AND announced_at IS NULL", job_id
@@ -221,24 +165,25 @@ async def mark_told(postgres: Pool, job_id: UUID) -> None:
 
 
 @asynccontextmanager
-async def held(connection: AnyConnection, job_id: UUID, hold: JobLock = JobLock.WORK) -> AsyncIterator[bool]:
-    """Whether this session is the one that works at the job (or waits for it), for the block.
+async def try_job_lock(connection: AnyConnection, job_id: UUID, lock: JobLock = JobLock.WORK) -> AsyncIterator[bool]:
+    """Try to take a lock of a job for the block; yield whether this session has it.
 
-    It ends with the process that dies. Who works inserts over the same session: without the lock nothing more comes.
+    The lock ends with the session. Its holder inserts codes over the same session, so it cannot insert any more after
+    another session has taken the lock.
     """
-    key = lock_of(hold.value, job_id)
-    is_mine = await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", *key)
+    key = lock_of(lock.value, job_id)
+    acquired = await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", *key)
     try:
-        yield bool(is_mine)
+        yield bool(acquired)
     finally:
-        if is_mine and not connection.is_closed():
-            with suppress(*UNAVAILABLE):  # then it is gone with the session
+        if acquired and not connection.is_closed():
+            with suppress(*UNAVAILABLE):  # the lock has ended with the session
                 await connection.execute("SELECT pg_advisory_unlock($1, $2)", *key)
 
 
 def job_from_row(row: asyncpg.Record) -> Job:
-    """From a row of JOB_SELECT."""
-    order = GenerationRequest(
+    """Return the job of a row of JOB_SELECT."""
+    request = GenerationRequest(
         batch_id=UUID(bytes=row["batch_id"].bytes),
         client_id=UUID(bytes=row["client_id"].bytes),
         code_format=parse_code_format(orjson.loads(row["format"])),
@@ -247,50 +192,63 @@ def job_from_row(row: asyncpg.Record) -> Job:
     )
     return Job(
         id=UUID(bytes=row["id"].bytes),
-        order=order,
+        request=request,
         made=row["made"],
-        state=State(row["state"]),
+        state=JobState(row["state"]),
         problem=row["problem"],
         created_at=row["created_at"],
         finished_at=row["finished_at"],
     )
 
 
-async def _known(postgres: Pool, job_id: UUID, order: GenerationRequest) -> Job | None:
+async def _find_same(postgres: Pool, job_id: UUID, request: GenerationRequest) -> Job | None:
     try:
         job = await find_job(postgres, job_id)
     except JobNotFoundError:
         return None
-    same = (job.order.batch_id, job.order.client_id, job.order.code_format, job.order.count)
-    if same != (order.batch_id, order.client_id, order.code_format, order.count):
+    known = (job.request.batch_id, job.request.client_id, job.request.code_format, job.request.count)
+    if known != (request.batch_id, request.client_id, request.code_format, request.count):
         raise JobIdReusedError("the job of this id is another one")
     return job
 
 
-async def _insert(connection: AnyConnection, job_id: UUID, order: GenerationRequest, *, bounded: bool) -> Job:
+async def _insert(connection: AnyConnection, job_id: UUID, request: GenerationRequest, *, bounded: bool) -> Job:
     if bounded:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", JOB_OPENING_LOCK)
-        row = await connection.fetchrow(_OPEN, order.client_id)
+        row = await connection.fetchrow(_OPEN, request.client_id)
         assert row is not None
         if row["all_of_them"] >= MAX_OPEN_JOBS or row["of_client"] >= MAX_OPEN_JOBS_OF_CLIENT:
             raise TooManyJobsError("too many jobs are waiting; when one is finished there is room for another")
-    values = job_id, order.batch_id, order.client_id, format_text(order.code_format), order.count, order.actor, bounded
+    values = (
+        job_id,
+        request.batch_id,
+        request.client_id,
+        format_text(request.code_format),
+        request.count,
+        request.actor,
+        bounded,
+    )
     row = await connection.fetchrow(_INSERT, *values)
     assert row is not None
-    # So that the client's keys see the batch, and the next command knows the client.
+    # The pool makes the batch visible to the client's keys, and the client known to the next command.
     await connection.execute(
         "INSERT INTO pools (batch_id, client_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        order.batch_id,
-        order.client_id,
+        request.batch_id,
+        request.client_id,
     )
-    detail = {"job": job_id, "client": order.client_id, "count": order.count, "format": order.code_format.to_json()}
+    detail = {
+        "job": job_id,
+        "client": request.client_id,
+        "count": request.count,
+        "format": request.code_format.to_json(),
+    }
     await audit.record(
-        connection, actor=order.actor, action="codes.generate", subject=f"batch:{order.batch_id}", detail=detail
+        connection, actor=request.actor, action="codes.generate", subject=f"batch:{request.batch_id}", detail=detail
     )
     return job_from_row(row)
 
 
-async def _changed(connection: AnyConnection, assignments: str, job_id: UUID, *values: object) -> Job:
+async def _update(connection: AnyConnection, assignments: str, job_id: UUID, *values: object) -> Job:
     row = await connection.fetchrow(
         f"UPDATE generation_jobs SET {assignments} WHERE id = $1 RETURNING {_COLUMNS}", job_id, *values
     )
@@ -305,11 +263,6 @@ JOB_SELECT: Final = f"SELECT {_COLUMNS} FROM generation_jobs"
 _INSERT: Final = f"""
 INSERT INTO generation_jobs (id, batch_id, client_id, format, count, actor, announced_at)
 VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, CASE WHEN $7 THEN now() END) RETURNING {_COLUMNS}
-"""
-_BEFORE: Final = """
-SELECT (SELECT coalesce(sum(CASE WHEN finished_at IS NULL THEN count ELSE made END), 0) FROM generation_jobs
-        WHERE batch_id = $1 AND format = $2::text::jsonb) AS of_this_form,
-       coalesce((SELECT total FROM pools WHERE batch_id = $1 AND client_id = $3), 0) AS total
 """
 _OPEN: Final = """
 SELECT count(*) AS all_of_them, count(*) FILTER (WHERE client_id = $1) AS of_client

@@ -1,10 +1,10 @@
 """The check character: Luhn mod N.
 
-Luhn's formula (US patent 2,950,048; ISO/IEC 7812-1) carried over to any even number of characters, as published under
+Luhn's formula (US patent 2,950,048; ISO/IEC 7812-1) extended to any even number of characters, as published under
 the name "Luhn mod N algorithm" (en.wikipedia.org/wiki/Luhn_mod_N_algorithm): from the right, every second character
-beginning with the last counts double, and the two digits of a double in base N are added. With ten digits it is the
-formula of payment cards. It notices every single wrong character, and every swap of two neighbours but that of the
-first and the last character of the alphabet. With an odd N it would miss wrong characters.
+beginning with the last is doubled, and the two digits of the double in base N are added. With ten digits it is the
+formula of payment cards. It detects every single wrong character, and every swap of two neighbours except that of the
+first and the last character of the alphabet. With an odd N it would not detect all wrong characters.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class LuhnModN:
         self._characters = characters
 
     def character(self, body: str) -> str:
-        """The check character to put behind `body`. Raises KeyError for a character that is not in the alphabet."""
+        """Return the check character to append to `body`. Raises KeyError for a character outside the alphabet."""
         total = sum(map(self._double.__getitem__, body[::-2])) + sum(map(self._single.__getitem__, body[-2::-2]))
         return self._characters[-total % len(self._characters)]
 
     def holds(self, text: str) -> bool:
-        """Whether the last character is the check character of those before it."""
+        """Return whether the last character is the check character of those before it."""
         return len(text) > 1 and all(c in self._single for c in text) and self.character(text[:-1]) == text[-1]

@@ -15,7 +15,7 @@ from issuer.batches.store import push_batch
 from issuer.batches.tombstones import free_ended_batches
 from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.scripts import REMOVE_CONSUMERS
-from issuer.generating.making import work_on_jobs
+from issuer.generating.job_runner import work_on_jobs
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
 from issuer.pools.top_up import top_up

@@ -63,7 +63,7 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Command, stores: Store
     for word in ("pause", "resume"):
         again = await issuer("batches", word, made["id"])
         assert (again.status, again.out) == (2, "")
-        assert again.err == "error: the batch has ended, which is final\n"
+        assert again.err == "error: the batch was ended; that is final\n"
     assert (await issuer("batches", "expire", made["id"], "--json")).json["expired"] is True
 
     actors = await stores.postgres.fetch("SELECT actor, action FROM audit_log ORDER BY id")

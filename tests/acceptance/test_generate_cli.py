@@ -39,7 +39,7 @@ async def test_the_plain_command_makes_batch_client_and_codes(generate: Command,
     again = await generate(*words)
     assert again.status == 0
     assert re.search(r"generated +3,000\n", again.out)
-    assert re.search(r"in all +6,000\n", again.out)
+    assert re.search(r"total +6,000\n", again.out)
     assert (await check_agreement(stores, batch_id, client_id)).total == 6_000
 
 
@@ -54,7 +54,7 @@ async def test_the_form_is_as_the_options_say(generate: Command, stores: Stores)
     assert report["format"] == {
         "pattern": "SUMMER-####-####", "alphabet": "numeric", "check": True, "unlucky": False, "unlucky_words": [],
     }  # fmt: skip
-    assert "one guess in 50,000 is a code" in report["warning"]
+    assert "one in 50,000 codes of this format exists" in report["warning"]
     await generate("--count", "10", "--prefix", "A-", "--suffix", "-Z", "--length", "6", *words)
     made = (await check_agreement(stores, batch.id, A)).codes
     assert all(re.fullmatch(f"[{korean}]{{10}}", code) and "가나" not in code for code in made[:200])
@@ -68,9 +68,9 @@ async def test_a_dry_run_changes_nothing(generate: Command, stores: Stores) -> N
     assert (report["dry_run"], report["batch_id"], len(report["examples"])) == (True, None, 3)
     assert report["redis_bytes"] > 500 * 12
     told = await generate("--count", "500", "--batch-name", "Not yet", "--length", "6", "--dry-run")
-    assert "would make" in told.out
+    assert "would add" in told.out
     assert "warning" not in told.out
-    assert "729,000,000 codes of this form" in told.out
+    assert "729,000,000 codes of this format" in told.out
     batch = await new_batch(stores)
     report = (await generate("--count", "500", "--batch-id", str(batch.id), "--dry-run", "--json")).json
     assert report["batch_id"] == str(batch.id)
@@ -81,7 +81,7 @@ async def test_a_dry_run_changes_nothing(generate: Command, stores: Stores) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--batch-name", "X"), "--count is needed, or --job to go on with"),
+        (("--batch-name", "X"), "give --count, or --job to continue a job"),
         (("--count", "5"), "give either --batch-name or --batch-id"),
         (("--count", "5", "--batch-name", "X", "--length", "0"), "--length must be 1 to 255"),
         (("--count", "5", "--batch-name", "X", "--alphabet", "aa"), "--alphabet contains 'a' more than once"),
@@ -89,7 +89,7 @@ async def test_a_dry_run_changes_nothing(generate: Command, stores: Stores) -> N
         (("--count", "5", "--batch-name", "X", "--unlucky-words", "none.txt"), "cannot read none.txt"),
         (("--count", "5", "--batch-name", "X", "--client", "x"), "--client: not a UUID"),
         (("--count", "5", "--batch-id", str(UUID(int=5))), f"there is no batch {UUID(int=5)}"),
-        (("--job", str(UUID(int=5))), f"there is no job {UUID(int=5)}"),
+        (("--job", str(UUID(int=5))), f"no job has the id {UUID(int=5)}"),
         (
             ("--count", "1001", "--batch-name", "X", "--length", "4", "--alphabet", "numeric"),
             "there are 10,000 codes of this form, fewer than 10 × 1,001: a length of 5 would do",
@@ -147,7 +147,7 @@ async def test_killed_and_run_again_it_makes_exactly_what_was_asked_for(
         await kill_when(process, reached(stores, moment))
     done = await generate(*words)
     report = done.json
-    assert "going on with job" in done.err
+    assert "continuing job" in done.err
     assert (report["made"], report["total"], report["in_redis"]) == (MANY, MANY, MANY)
     await check_agreement(stores, UUID(report["batch_id"]), UUID(report["client_id"]))
     assert await stores.postgres.fetchval("SELECT count(*) FROM generation_jobs") == 1

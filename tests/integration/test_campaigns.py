@@ -119,7 +119,7 @@ async def test_the_start_of_a_campaign_is_not_changed_as_that_of_a_batch(api: Ap
     made = await make(api)
     for start in (None, ahead(60)):
         changed = await api.client.patch(f"/api/v1/batches/{made['id']}", json={"starts_at": start}, headers=api.admin)
-        problem(changed, 400, "starts_at of a campaign cannot be changed here; change the campaign")
+        problem(changed, 400, "starts_at of a campaign is changed with the campaign")
     assert (await api.get(f"{PATH}/{made['id']}")).json() == made
     assert (await change(api, made["id"], starts_at=ahead(60))).status_code == 200
 

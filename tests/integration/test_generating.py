@@ -11,25 +11,24 @@ import pytest
 
 from issuer.access.audit import list_entries
 from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
-from issuer.generating import making
+from issuer.generating import job_runner
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError
+from issuer.generating.code_source import FewCodesError
 from issuer.generating.command_job import command_job
-from issuer.generating.drawing import FewCodesError
+from issuer.generating.job_runner import finish_job, generate_codes, work_on_jobs
 from issuer.generating.jobs import (
     MAX_OPEN_JOBS_OF_CLIENT,
-    GenerationRequest,
     Job,
     JobIdReusedError,
     JobNotFoundError,
-    State,
+    JobState,
     TooManyJobsError,
-    ask_for_codes,
     find_job,
-    held,
-    mark_told,
-    only_client,
+    mark_announced,
+    request_codes,
+    try_job_lock,
 )
-from issuer.generating.making import finish_job, generate_codes, work_on_jobs
+from issuer.generating.request import GenerationRequest, find_only_client
 from issuer.loading.progress import Phase
 from issuer.pools.memory import RedisMemoryError
 from issuer.recovery.opening import open_stores
@@ -49,11 +48,11 @@ def order(
 
 
 async def test_exactly_as_many_as_asked_for(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "BATCH_SIZE", 700)
+    monkeypatch.setattr(job_runner, "BATCH_SIZE", 700)
     batch = await new_batch(stores)
     seen: list[tuple[Phase, int, int | None]] = []
     job = await generate_codes(stores, order(batch.id, 2_000), progress=lambda *step: seen.append(step))
-    assert (job.state, job.made, job.problem) == (State.DONE, 2_000, None)
+    assert (job.state, job.made, job.problem) == (JobState.DONE, 2_000, None)
     pool = await check_agreement(stores, batch.id, A)
     assert (pool.loaded, pool.total) == (2_000, 2_000)
     assert [done for phase, done, _ in seen if phase is Phase.GENERATING] == [0, 700, 1_400, 2_000]
@@ -98,7 +97,7 @@ async def test_all_codes_of_the_form_are_in_the_batch_already(stores: Stores) ->
     batch = await new_batch(stores)
     await load(stores, batch, [(B, f"{number:04d}") for number in range(10_000) if number != 4711])
     job = await generate_codes(stores, order(batch.id, 500, TIGHT))
-    assert job.state is State.FAILED
+    assert job.state is JobState.FAILED
     assert job.problem == "nearly all codes of this form are in the batch already"
     assert job.made <= 1
     assert len(await codes_in_postgres(stores, batch.id, A)) == job.made
@@ -154,19 +153,19 @@ async def test_the_same_job_id_again_adds_nothing(stores: Stores) -> None:
 async def test_two_at_the_same_job_make_it_once(
     settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "BATCH_SIZE", 200)
+    monkeypatch.setattr(job_runner, "BATCH_SIZE", 200)
     batch, job_id = await new_batch(stores), uuid4()
     async with open_stores(settings) as others:
         jobs = await asyncio.gather(
             *(generate_codes(which, order(batch.id, 2_000), job_id=job_id) for which in (stores, others) * 2)
         )
-    assert [(job.state, job.made) for job in jobs] == [(State.DONE, 2_000)] * 4
+    assert [(job.state, job.made) for job in jobs] == [(JobState.DONE, 2_000)] * 4
     assert (await check_agreement(stores, batch.id, A)).loaded == 2_000
 
 
 async def test_several_jobs_at_once_add_up(settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one batch with a tight space, two processes' worth of stores, and a worker that helps."""
-    monkeypatch.setattr(making, "BATCH_SIZE", 50)
+    monkeypatch.setattr(job_runner, "BATCH_SIZE", 50)
     batch = await new_batch(stores)
     done = asyncio.Event()
 
@@ -192,9 +191,9 @@ async def test_several_jobs_at_once_add_up(settings: Settings, stores: Stores, m
 
 
 async def test_the_worker_finishes_what_others_left(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "BATCH_SIZE", 100)
+    monkeypatch.setattr(job_runner, "BATCH_SIZE", 100)
     batch = await new_batch(stores)
-    left = [await ask_for_codes(stores, order(batch.id, 250, client=client)) for client in (A, B)]
+    left = [await request_codes(stores, order(batch.id, 250, client=client)) for client in (A, B)]
     assert not await pool_in_redis(stores, batch.id, A)
     # In turn, a chunk each.
     assert await work_on_jobs(stores)
@@ -203,14 +202,14 @@ async def test_the_worker_finishes_what_others_left(stores: Stores, monkeypatch:
     while await work_on_jobs(stores):
         pass
     for job in left:
-        assert (await find_job(stores.postgres, job.id)).state is State.DONE
-        assert (await check_agreement(stores, batch.id, job.order.client_id)).loaded == 250
+        assert (await find_job(stores.postgres, job.id)).state is JobState.DONE
+        assert (await check_agreement(stores, batch.id, job.request.client_id)).loaded == 250
 
 
 async def test_a_job_in_other_hands_is_left_alone(settings: Settings, stores: Stores) -> None:
     batch = await new_batch(stores)
-    job = await ask_for_codes(stores, order(batch.id, 50))
-    async with stores.postgres.acquire() as connection, held(connection, job.id) as is_mine:
+    job = await request_codes(stores, order(batch.id, 50))
+    async with stores.postgres.acquire() as connection, try_job_lock(connection, job.id) as is_mine:
         assert is_mine
         async with open_stores(settings) as others:
             assert not await work_on_jobs(others)
@@ -228,10 +227,10 @@ async def test_a_process_that_loses_its_connection_loses_the_chunk_in_hand_at_mo
     stores: Stores, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
     """Cut before or after a chunk's commit, from the server's side."""
-    monkeypatch.setattr(making, "BATCH_SIZE", 100)
+    monkeypatch.setattr(job_runner, "BATCH_SIZE", 100)
     batch = await new_batch(stores)
-    job = await ask_for_codes(stores, order(batch.id, 300))
-    insert = making._insert
+    job = await request_codes(stores, order(batch.id, 300))
+    insert = job_runner._insert
     calls = 0
 
     async def cut(connection: asyncpg.Connection[asyncpg.Record], job: Job) -> Job:
@@ -244,21 +243,21 @@ async def test_a_process_that_loses_its_connection_loses_the_chunk_in_hand_at_mo
             connection.terminate()
         return done
 
-    monkeypatch.setattr(making, "_insert", cut)
+    monkeypatch.setattr(job_runner, "_insert", cut)
     with pytest.raises(Exception, match=r"closed|ConnectionDoesNotExist|Interface"):
         await finish_job(stores, job.id)
-    monkeypatch.setattr(making, "_insert", insert)
+    monkeypatch.setattr(job_runner, "_insert", insert)
     assert (await find_job(stores.postgres, job.id)).made == (200 if committed else 100)
     assert (await finish_job(stores, job.id)).made == 300
     assert (await check_agreement(stores, batch.id, A)).loaded == 300
 
 
 async def test_a_batch_that_ends_meanwhile_ends_its_jobs(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "BATCH_SIZE", 100)
+    monkeypatch.setattr(job_runner, "BATCH_SIZE", 100)
     batch = await new_batch(stores)
     jobs = [
-        await ask_for_codes(stores, order(batch.id, 300)),
-        await ask_for_codes(stores, order(batch.id, 300, client=B)),
+        await request_codes(stores, order(batch.id, 300)),
+        await request_codes(stores, order(batch.id, 300, client=B)),
     ]
     assert await work_on_jobs(stores)
     await change_batch(stores, batch.id, BatchChanges(expired=True), actor="test")
@@ -266,8 +265,8 @@ async def test_a_batch_that_ends_meanwhile_ends_its_jobs(stores: Stores, monkeyp
         pass
     ended = [await finish_job(stores, job.id) for job in jobs]
     assert [(job.state, job.problem, job.made) for job in ended] == [
-        (State.FAILED, "the batch has ended", 100),
-        (State.FAILED, "the batch has ended", 0),
+        (JobState.FAILED, "the batch has ended", 100),
+        (JobState.FAILED, "the batch has ended", 0),
     ]
 
 
@@ -288,8 +287,8 @@ async def test_the_same_order_again_takes_what_a_dead_command_left(stores: Store
         async with command_job(stores, other) as (job, left_behind):
             assert not left_behind
     async with command_job(stores, wanted) as (job, left_behind):
-        assert (job.id, job.state, left_behind) == (first.id, State.DONE, True)
-        await mark_told(stores.postgres, job.id)
+        assert (job.id, job.state, left_behind) == (first.id, JobState.DONE, True)
+        await mark_announced(stores.postgres, job.id)
     async with command_job(stores, wanted) as (job, left_behind):
         assert job.id != first.id
         assert not left_behind
@@ -299,7 +298,7 @@ async def test_a_job_that_somebody_waits_for_is_not_taken(stores: Stores) -> Non
     """Of three commands with one order two go on with what two dead ones left, and the third makes its own."""
     batch = await new_batch(stores)
     wanted = order(batch.id, 300)
-    dead = {(await ask_for_codes(stores, wanted)).id for _ in range(2)}
+    dead = {(await request_codes(stores, wanted)).id for _ in range(2)}
     async with AsyncExitStack() as alive:
         found = [await alive.enter_async_context(command_job(stores, wanted)) for _ in range(3)]
     assert {job.id for job, left_behind in found if left_behind} == dead
@@ -322,14 +321,14 @@ async def test_open_jobs_are_bounded(stores: Stores) -> None:
 
     async def ask(client: UUID) -> bool:
         try:
-            await ask_for_codes(stores, order(batch.id, 10, client=client), bounded=True)
+            await request_codes(stores, order(batch.id, 10, client=client), bounded=True)
         except TooManyJobsError:
             return False
         return True
 
     assert sum(await asyncio.gather(*(ask(A) for _ in range(8)))) == MAX_OPEN_JOBS_OF_CLIENT
     assert await ask(B)
-    await ask_for_codes(stores, order(batch.id, 10))
+    await request_codes(stores, order(batch.id, 10))
     others = [await ask(uuid4()) for _ in range(32)]
     assert sum(others) == 32 - MAX_OPEN_JOBS_OF_CLIENT - 2
     while await work_on_jobs(stores):
@@ -339,13 +338,13 @@ async def test_open_jobs_are_bounded(stores: Stores) -> None:
 
 async def test_jobs_are_found_where_they_belong(stores: Stores) -> None:
     batch = await new_batch(stores)
-    assert await only_client(stores.postgres, batch.id) is None
-    job = await ask_for_codes(stores, order(batch.id, 10))
-    assert await only_client(stores.postgres, batch.id) == A
+    assert await find_only_client(stores.postgres, batch.id) is None
+    job = await request_codes(stores, order(batch.id, 10))
+    assert await find_only_client(stores.postgres, batch.id) == A
     assert await find_job(stores.postgres, job.id, batch_id=batch.id, client_id=A) == job
     for batch_id, client_id in ((uuid4(), None), (None, B), (batch.id, B)):
         with pytest.raises(JobNotFoundError):
             await find_job(stores.postgres, job.id, batch_id=batch_id, client_id=client_id)
-    await ask_for_codes(stores, order(batch.id, 10, client=B))
+    await request_codes(stores, order(batch.id, 10, client=B))
     with pytest.raises(CodeFormatError, match="client_id is needed"):
-        await only_client(stores.postgres, batch.id)
+        await find_only_client(stores.postgres, batch.id)

@@ -11,9 +11,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from issuer.generating import making
+from issuer.generating import job_runner
+from issuer.generating.job_runner import work_on_jobs
 from issuer.generating.jobs import MAX_OPEN_JOBS_OF_CLIENT
-from issuer.generating.making import work_on_jobs
 from issuer.http.admin.generation import MAX_CODES_PER_REQUEST
 from issuer.pools.memory import RedisMemoryError
 from issuer.settings import Auth, Settings
@@ -76,7 +76,7 @@ async def test_when_redis_fails_in_between_the_job_goes_on_later(api: Api, monke
         raise RedisMemoryError("full")
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(making, "load_pool_of_batch", full)
+        meanwhile.setattr(job_runner, "load_pool_of_batch", full)
         response = await generate(api, batch, count=50, client_id=str(A))
     assert (response.status_code, response.json()["state"], response.json()["made"]) == (202, "running", 50)
     while await work_on_jobs(api.services.stores):
@@ -102,8 +102,8 @@ async def test_a_space_too_small_says_which_length_would_do(api: Api) -> None:
     assert "a length of 5 would do" in found["error"]
     response = await generate(api, batch, count=1_000, client_id=str(A), length=5, alphabet="numeric")
     assert response.status_code == 201
-    assert "one guess in 100 is a code" in response.json()["warning"]
-    assert "a length of 9 would be safe" in response.json()["warning"]
+    assert "one in 100 codes of this format exists" in response.json()["warning"]
+    assert "a length of 9 is safe" in response.json()["warning"]
 
 
 @pytest.mark.parametrize(

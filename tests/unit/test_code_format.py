@@ -140,13 +140,13 @@ def test_a_space_too_small_is_refused_with_the_length_that_would_do(form: CodeFo
             CodeFormat(length=length - 1, alphabet=form.alphabet, check=form.check).check_space(count)
 
 
-def test_codes_that_are_easily_guessed_are_a_warning() -> None:
+def test_codes_that_are_easy_to_enumerate_give_a_warning() -> None:
     form = CodeFormat(length=8, alphabet="numeric")
     assert form.check_space(100) is None
     warning = form.check_space(101)
     assert warning is not None
-    assert "one guess in 990,099" in warning
-    assert "a length of 9 would be safe" in warning
+    assert "one in 990,099 codes" in warning
+    assert "a length of 9 is safe" in warning
     assert CodeFormat(length=9, alphabet="numeric").check_space(101) is None
 
 

@@ -120,7 +120,7 @@ def test_timelimit_alone_limits_nothing_but_is_kept() -> None:
         ({"timelimit": 3_651}, "timelimit must be 0 to 3650"),
         ({"limits": {}}, "limits must be a list"),
         ({"limits": [1]}, "limits[0]: must be an object"),
-        ({"limits": [{"max": 1}]}, "limits[0]: max and seconds are required"),
+        ({"limits": [{"max": 1}]}, "limits[0]: needs max and seconds"),
         ({"limits": [{"max": 0, "seconds": 1}]}, "limits[0]: max must be 1"),
         ({"limits": [{"max": 1, "seconds": 0}]}, "limits[0]: seconds must be 1"),
         ({"limits": [{"max": 1, "seconds": 1}] * 5}, "limits may have at most 4 entries"),

@@ -12,8 +12,9 @@ from starlette.responses import Response
 from issuer.batches.store import BatchEndedError, BatchNotFoundError, find_batch
 from issuer.contract.outcomes import Outcome
 from issuer.generating.code_format import FIELDS, CodeFormatError, parse_code_format
-from issuer.generating.jobs import GenerationRequest, Job, State, ask_for_codes, find_job, only_client
-from issuer.generating.making import finish_job
+from issuer.generating.job_runner import finish_job
+from issuer.generating.jobs import Job, JobState, find_job, request_codes
+from issuer.generating.request import GenerationRequest, find_only_client
 from issuer.http.fields import answer, id_field, json_object, known_query, path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, outcome_problem
@@ -32,16 +33,16 @@ async def post_generate(context: RequestContext) -> Response:
     stores = context.services.stores
     try:
         generation = await _parse_generation(context, batch_id, values)
-        job = await ask_for_codes(stores, generation, job_id=job_id, bounded=True)
+        job = await request_codes(stores, generation, job_id=job_id, bounded=True)
     except BatchEndedError as error:
         raise outcome_problem(Outcome.ENDED) from error
     if generation.count <= MAX_CODES_PER_REQUEST and not job.finished and not context.services.loads.locked():
         job = await _generate_now(context, job)
-    if job.state is State.FAILED:
+    if job.state is JobState.FAILED:
         raise ProblemError(
             400, job.problem or "the codes cannot be made", "load_refused", members={"job_id": str(job.id)}
         )
-    response = answer(_show(job, generation), 201 if job.state is State.DONE else 202)
+    response = answer(_show(job, generation), 201 if job.state is JobState.DONE else 202)
     response.headers["location"] = f"/api/v1/batches/{batch_id}/jobs/{job.id}"
     return response
 
@@ -52,7 +53,7 @@ async def get_job(context: RequestContext) -> Response:
     job = await find_job(
         context.services.stores.postgres, job_id, batch_id=batch_id, client_id=context.caller.client_id
     )
-    return answer(_show(job, job.order))
+    return answer(_show(job, job.request))
 
 
 async def _parse_generation(context: RequestContext, batch_id: UUID, values: dict[str, Any]) -> GenerationRequest:
@@ -68,7 +69,7 @@ async def _parse_generation(context: RequestContext, batch_id: UUID, values: dic
             raise BatchNotFoundError("no batch found")
         client_id = caller.client_id
     if client_id is None:
-        client_id = await only_client(postgres, batch_id)
+        client_id = await find_only_client(postgres, batch_id)
     if client_id is None:
         raise CodeFormatError("client_id", "is needed: the batch has no client yet")
     return GenerationRequest(batch_id, client_id, code_format, count, caller.actor)

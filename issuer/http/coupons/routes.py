@@ -11,7 +11,7 @@ from starlette.responses import Response
 from issuer.coupons.coupon import Coupon, CouponExistsError, CouponNotFoundError, CouponTerms
 from issuer.coupons.store import change_coupon, create_coupon, delete_coupon, find_coupon, numbered_uses
 from issuer.generating.alphabets import AlphabetName
-from issuer.generating.drawing import FewCodesError, draw_code
+from issuer.generating.code_source import FewCodesError, draw_code
 from issuer.http.coupons.fields import (
     FORMAT_FIELDS,
     OFFER_FIELDS,

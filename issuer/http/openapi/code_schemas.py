@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.generating.code_format import MAX_CODES
-from issuer.generating.jobs import State
-from issuer.generating.unlucky import MAX_WORDS
+from issuer.generating.jobs import JobState
+from issuer.generating.word_filter import MAX_WORDS
 from issuer.http.openapi.shapes import (
     CODE,
     COUNT,
@@ -122,7 +122,7 @@ CODES: Final[dict[str, Schema]] = {
             "id": UUID,
             "batch_id": UUID,
             "client_id": UUID,
-            "state": {"enum": [*State]},
+            "state": {"enum": [*JobState]},
             "count": count("Number of codes requested"),
             "made": count("Number of codes generated so far"),
             "format": shape(CODE_FORMAT, optional=(*_WITH_LENGTH, "pattern")),

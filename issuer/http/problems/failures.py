@@ -19,7 +19,7 @@ from issuer.coupons.coupon import (
 )
 from issuer.coupons.reversal import AlreadyReversedError, ConsumptionNotFoundError
 from issuer.generating.code_format import CodeFormatError, CodeSpaceError
-from issuer.generating.drawing import FewCodesError
+from issuer.generating.code_source import FewCodesError
 from issuer.generating.jobs import JobIdReusedError, JobNotFoundError, TooManyJobsError
 from issuer.http.problems.problem import ProblemError, invalid, not_ready, outcome_problem
 from issuer.ledger.erasure import BacklogNotEmptyError

@@ -1,4 +1,4 @@
-"""Draws codes from the operating system's random numbers."""
+"""Draw codes from the operating system's random numbers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Final
 
 from issuer.generating.code_format import CodeFormat
 from issuer.generating.luhn import LuhnModN
-from issuer.generating.unlucky import WordFilter
+from issuer.generating.word_filter import WordFilter
 
 BATCH_SIZE: Final = 10_000
-"""Codes drawn at a time: some ten ms, and the memory that a production takes whatever its count."""
+"""Codes drawn at a time: about 10 ms. It bounds the memory, whatever the count."""
 _BYTE: Final = 256
 _TWO_BYTES: Final = 65_536
-_TRIES: Final = 100
-_AGAIN: Final = 1_000
-"""Codes drawn at least when some must be drawn again: where most are refused, a few at a time would take for ever."""
+_MAX_REDRAWS: Final = 100
+_MIN_REDRAW: Final = 1_000
+"""Codes drawn at least when refused ones are replaced: if most are refused, a few at a time would take too long."""
 
 
 class FewCodesError(Exception):
-    """Nearly every code that is drawn is refused: the unlucky words leave too few, or nearly all are taken."""
+    """Nearly every drawn code is refused: the unlucky words leave too few codes, or nearly all of them are used."""
 
 
 class CodeSource:
-    """Codes of one format, each as likely as any other. Not the same one twice in one call; two calls may repeat."""
+    """Draws codes of one format, all equally likely. Codes of one call are distinct; two calls may return the same."""
 
     def __init__(self, code_format: CodeFormat) -> None:
         self._format = code_format
@@ -35,28 +35,28 @@ class CodeSource:
         self._filter = WordFilter(code_format.words, code_format.characters, code_format.fixed)
 
     def chunks(self, count: int) -> Iterator[Sequence[str]]:
-        """`count` codes, BATCH_SIZE at a time."""
+        """Yield `count` codes, BATCH_SIZE at a time."""
         for done in range(0, count, BATCH_SIZE):
             yield self.draw(min(BATCH_SIZE, count - done))
 
     def draw(self, count: int) -> Sequence[str]:
-        """`count` different codes. They are all in memory: for many use `chunks`.
+        """Return `count` different codes, all in memory; for many codes use `chunks`.
 
-        Raises FewCodesError when that is not to be had in a reasonable time.
+        Raises FewCodesError if that takes too many attempts.
         """
-        codes = dict.fromkeys(self._some(count))
-        for _ in range(_TRIES):
+        codes = dict.fromkeys(self._draw_filtered(count))
+        for _ in range(_MAX_REDRAWS):
             if len(codes) >= count:
                 return list(codes)[:count]
-            codes.update(dict.fromkeys(self._some(max(count - len(codes), _AGAIN))))
+            codes.update(dict.fromkeys(self._draw_filtered(max(count - len(codes), _MIN_REDRAW))))
         raise FewCodesError("nearly every code drawn is refused: fewer unlucky words or a larger code space would do")
 
-    def _some(self, count: int) -> Sequence[str]:
-        """`count` codes but for those with words."""
-        return self._filter.without(self._fill(self._bodies(count)))
+    def _draw_filtered(self, count: int) -> Sequence[str]:
+        """Draw `count` codes and return those without unlucky words."""
+        return self._filter.without(self._fill(self._draw_bodies(count)))
 
-    def _bodies(self, count: int) -> list[str]:
-        """The characters at the places of each code."""
+    def _draw_bodies(self, count: int) -> list[str]:
+        """Draw the characters at the places of each code."""
         length = self._drawn
         text = self._characters(count * length)
         bodies = [text[start : start + length] for start in range(0, count * length, length)]
@@ -66,7 +66,7 @@ class CodeSource:
         return bodies
 
     def _fill(self, bodies: list[str]) -> list[str]:
-        """The bodies with the fixed text around and between their groups."""
+        """Return the bodies with the fixed text around and between their groups."""
         fixed, groups = self._format.fixed, self._format.groups
         if not any(fixed):
             return bodies
@@ -80,15 +80,15 @@ class CodeSource:
 
 
 def draw_code(code_format: CodeFormat) -> str:
-    """One code. Raises FewCodesError."""
+    """Draw one code. Raises FewCodesError."""
     return CodeSource(code_format).draw(1)[0]
 
 
 def character_source(characters: str) -> Callable[[int], str]:
-    """A function that returns as many random characters as it is asked for.
+    """Return a function that returns the given number of random characters.
 
-    A random number that lies beyond the last whole multiple of the alphabet's size is thrown away, not folded back:
-    so no character is likelier than another.
+    Random numbers above the last whole multiple of the alphabet's size are discarded, so all characters are equally
+    likely (rejection sampling).
     """
     size = len(characters)
     return _from_bytes(characters) if size <= _BYTE else _from_pairs(characters)
@@ -102,11 +102,11 @@ def _from_bytes(characters: str) -> Callable[[int], str]:
 
     def draw(count: int) -> str:
         # Both steps run in C, whatever the characters are.
-        taken = b""
-        while len(taken) < count:
-            wanted = (count - len(taken)) * _BYTE // limit + 16
-            taken += secrets.token_bytes(wanted).translate(None, beyond)
-        return codecs.charmap_decode(taken[:count], "strict", table)[0]
+        numbers = b""
+        while len(numbers) < count:
+            missing = (count - len(numbers)) * _BYTE // limit + 16
+            numbers += secrets.token_bytes(missing).translate(None, beyond)
+        return codecs.charmap_decode(numbers[:count], "strict", table)[0]
 
     return draw
 
@@ -116,10 +116,10 @@ def _from_pairs(characters: str) -> Callable[[int], str]:
     limit = _TWO_BYTES - _TWO_BYTES % size
 
     def draw(count: int) -> str:
-        taken: list[str] = []
-        while len(taken) < count:
-            numbers = memoryview(secrets.token_bytes(2 * (count - len(taken)) + 32)).cast("H")
-            taken += [characters[number % size] for number in numbers if number < limit]
-        return "".join(taken[:count])
+        drawn: list[str] = []
+        while len(drawn) < count:
+            numbers = memoryview(secrets.token_bytes(2 * (count - len(drawn)) + 32)).cast("H")
+            drawn += [characters[number % size] for number in numbers if number < limit]
+        return "".join(drawn[:count])
 
     return draw

@@ -11,9 +11,9 @@ import pytest
 
 from issuer.generating.alphabets import alphabet_characters
 from issuer.generating.code_format import CodeFormat
-from issuer.generating.drawing import BATCH_SIZE, CodeSource, FewCodesError, character_source, draw_code
+from issuer.generating.code_source import BATCH_SIZE, CodeSource, FewCodesError, character_source, draw_code
 from issuer.generating.luhn import LuhnModN
-from issuer.generating.unlucky import WordsError, built_in_words, parse_words
+from issuer.generating.word_filter import WordsError, built_in_words, parse_words
 
 KOREAN = "가나다라마바사아자차카타파하0123456789"
 
