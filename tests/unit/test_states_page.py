@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from issuer.campaigns.campaign import CampaignState
-from issuer.generating.jobs import State
+from issuer.generating.jobs import JobState
 from issuer.recovery.inspection import Verdict
 from tests.support.sources import ROOT
 
@@ -44,7 +44,7 @@ def test_every_state_can_be_reached(heading: str) -> None:
 
 def test_campaigns_and_jobs_have_the_states_of_the_code() -> None:
     assert states_of("Campaign") == {state.value for state in CampaignState}
-    assert states_of("Generation job") == {state.value for state in State}
+    assert states_of("Generation job") == {state.value for state in JobState}
 
 
 def test_each_verdict_leads_on_from_the_fence() -> None:
