@@ -141,7 +141,7 @@ async def test_pages_of_batches(api: Api) -> None:
      "limit=-1", "limit=1.5", "limit=%D9%A1", "cursor=" + "a" * 600, "%FF=1"],
 )  # fmt: skip
 @pytest.mark.parametrize(
-    "path", ["/api/v1/batches", "/api/v1/audit", f"/api/v1/customers/{uuid4()}/redemptions", "/api/v1/codes/X"]
+    "path", ["/api/v1/batches", "/api/v1/audit", f"/api/v1/customers/{UUID(int=5)}/redemptions", "/api/v1/codes/X"]
 )
 async def test_queries_that_no_list_knows(api: Api, path: str, query: str) -> None:
     problem(await api.get(f"{path}?{query}"), 400)
@@ -201,7 +201,7 @@ async def test_an_ended_batch_stays_ended(api: Api) -> None:
     problem(await api.client.patch(path, json={"name": "New"}, headers=api.admin), 409)
 
 
-@pytest.mark.parametrize("bad", ["x", "%00", "%FF", "1" * 300, uuid4().hex])
+@pytest.mark.parametrize("bad", ["x", "%00", "%FF", "1" * 300, UUID(int=5).hex])
 async def test_ids_in_the_path_are_checked(api: Api, bad: str) -> None:
     problem(await api.get(f"/api/v1/batches/{bad}"), 400, "invalid batch_id format")
     problem(await api.get(f"/api/v1/customers/{bad}/redemptions"), 400, "invalid customer_id format")
