@@ -1,1 +1,1 @@
-"""What happens when Redis comes back, and what it takes to lose nothing by it."""
+"""Recovery of a Redis server after a restart, a failover or a loss, and the commands around it."""

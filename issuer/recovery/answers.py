@@ -1,4 +1,4 @@
-"""Answers kept for idempotency keys, restored from the ledger after Redis was lost."""
+"""The answers kept for Idempotency-Keys, restored from the ledger after a loss of Redis."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _TERMS: Final = "SELECT terms::text FROM coupon_terms WHERE pool_id = $1 AND num
 async def restore_answers(
     connection: Connection, link: CommandSender, batch_id: UUID, partition: int, *, host_ms: int
 ) -> int:
-    """Writes the kept answers of a batch that is fenced off, each for what is left of its 24 h; returns how many.
+    """Write the kept answers of a fenced batch, each for the rest of its 24 h. Return how many were written.
 
-    `host_ms`: Redis' own time. Memory does not grow with their number.
+    `host_ms` is Redis' clock. Rows are read through a cursor, so memory does not grow with their number.
     """
     prefix = batch_keys(partition, batch_id).idempotency_prefix
     written = 0
@@ -67,7 +67,7 @@ async def restore_answers(
 
 
 def _kept(pool_id: int, seq: int, at_ms: int, order_id: str | None, code: str) -> bytes:
-    """As redeem.lua keeps it. `order_id` None: no coupon's."""
+    """Encode an answer as redeem.lua keeps it. `order_id` None: a redemption, not a consumption."""
     order = b"" if order_id is None else encode_order(order_id)
     return b"%d %d %013d %b%b" % (pool_id, seq, at_ms, order, code.encode())
 

@@ -1,8 +1,8 @@
 """The bound of the backlog: how many redemptions of a partition may wait for the ledger.
 
-It is also how many codes a lost Redis can have handed out unknown to anybody, so the number in Postgres, which a
-recovery goes by, must never be below what any partition may hold. Raised: Postgres first. Lowered: Postgres last, and
-only when every backlog has come down to it.
+It is also the number of codes that a lost Redis can have issued without a record, and a recovery quarantines as many as
+the bound in Postgres says. That bound must therefore never be below what any partition enforces: it is raised in
+Postgres first, and lowered in Postgres last, once every backlog is within it.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from issuer.contract.scripts import SET_MAX_BACKLOG
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.stores import Stores
 
-LOOK_EVERY_S: Final = 0.2
+POLL_EVERY_S: Final = 0.2
 
 
 async def set_max_backlog(stores: Stores, bound: int, *, wait_s: float, actor: str) -> bool:
-    """Changes the bound everywhere. False: it counts for redemptions, but a backlog is still above it after `wait_s`.
+    """Change the bound in Redis and Postgres. False: Redis enforces it, but a backlog is still above it after `wait_s`.
 
-    Postgres then keeps the old, higher number, which is safe; call again when the worker has caught up.
+    Postgres then keeps the old, higher bound, which is safe. Call again when the worker has caught up.
     """
     async with unavailable_translated():
         before = await stores.postgres.fetchval("SELECT max_backlog FROM installation")
     if bound > before:
+        # Stopped after this: Postgres allows for more than Redis enforces, which costs codes only in a recovery.
         await _store(stores, bound, actor)
     deadline = asyncio.get_running_loop().time() + wait_s
-    while await _fullest(stores, bound) > bound:
+    while await _apply(stores, bound) > bound:
         if asyncio.get_running_loop().time() > deadline:
             return False
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(POLL_EVERY_S)
     if bound < before:
         await _store(stores, bound, actor)
     return True
 
 
-async def _fullest(stores: Stores, bound: int) -> int:
+async def _apply(stores: Stores, bound: int) -> int:
+    """Set the bound in every partition. Return the largest backlog."""
     backlogs = []
     for partition in range(stores.redis.partitions):
         reply = await stores.redis.run(SET_MAX_BACKLOG, [partition_keys(partition).state], [bound])

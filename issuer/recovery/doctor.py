@@ -1,4 +1,4 @@
-"""The examination: what is wrong with an installation, in one line each, and what to set."""
+"""`issuer doctor`: checks of an installation, one line each, with advice where one fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEARTBEAT_S: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at. `advice` says what to do when it is not `ok`."""
+    """The result of one check. `advice` says what to do when it is not `ok`."""
 
     name: str
     ok: bool
@@ -30,7 +30,7 @@ class Check:
 
 
 async def examine(settings: Settings, postgres: Pool) -> list[Check]:
-    """Looks at everything that can be reached; what cannot is itself a finding. Changes nothing."""
+    """Check everything that can be reached, and change nothing. An unreachable store is itself a failed check."""
     checks: list[Check] = []
     try:
         async with unavailable_translated():
@@ -45,7 +45,7 @@ async def examine(settings: Settings, postgres: Pool) -> list[Check]:
     except RedisUnavailableError as error:
         checks.append(Check("redis", False, str(error), "start it, or correct ISSUER_REDIS_URL"))
     except PostgresUnavailableError:
-        pass  # said above
+        pass  # the check "postgres" has failed already
     finally:
         await link.aclose()
     return checks
@@ -54,7 +54,7 @@ async def examine(settings: Settings, postgres: Pool) -> list[Check]:
 async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     try:
         await check_schema(postgres)
-        yield Check("migrations", True, "the schema is this program's")
+        yield Check("migrations", True, "the schema fits this program")
     except SchemaError as error:
         yield Check("migrations", False, str(error), "run `issuer migrate`, or the newer program")
         return
@@ -70,7 +70,7 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     apart_s = abs((clock - datetime.now(UTC)).total_seconds())
     yield Check("postgres clock", apart_s < CLOCK_STEP_S, f"{apart_s:.1f} s from this host's", "run NTP on both")
     for table, where, advice in (
-        ("anomalies", "true", "read them; each is a promise that may be broken"),
+        ("anomalies", "true", "read them in the table anomalies; each may be a broken promise"),
         ("dead_letters", "resolved_at IS NULL", "see `issuer dead-letters list`"),
         ("quarantined", "released_at IS NULL", "see `issuer quarantine list`"),
     ):
@@ -78,7 +78,7 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
         yield Check(table.replace("_", " "), count == 0, f"{count}", advice)
     seen = await postgres.fetchrow("SELECT name, now() - seen_at AS ago, detail FROM workers ORDER BY seen_at DESC")
     alive = seen is not None and seen["ago"].total_seconds() < HEARTBEAT_S
-    found = "none was ever seen" if seen is None else f"last seen {seen['ago'].total_seconds():.0f} s ago"
+    found = "no worker has ever reported" if seen is None else f"last heartbeat {seen['ago'].total_seconds():.0f} s ago"
     yield Check("sync worker", alive, found, "start `python -m sync_worker`: the backlog is bounded")
 
 
@@ -109,26 +109,28 @@ async def _redis(settings: Settings, link: Link) -> AsyncIterator[Check]:
         link, "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy", "maxmemory"
     )
     for name, wanted, why in (
-        ("appendonly", "yes", "without it a restart loses everything"),
+        ("appendonly", "yes", "without it a restart loses all data"),
         ("appendfsync", "always", "everysec may lose the last seconds of redemptions"),
-        ("no-appendfsync-on-rewrite", "no", "`yes` switches syncing off while the file is rewritten"),
-        ("maxmemory-policy", "noeviction", "another policy throws codes and limits away"),
+        ("no-appendfsync-on-rewrite", "no", "`yes` suspends syncing while the file is rewritten"),
+        ("maxmemory-policy", "noeviction", "any other policy deletes codes and limits"),
     ):
         found = config.get(name, "not readable")
         yield Check(name, found == wanted, found, f"set {name} {wanted}: {why}")
     persistence = await _info(link, "persistence")
     written = persistence.get("aof_last_write_status", "ok")
-    yield Check("append-only file", written == "ok", written, "the disk is full or broken: redemptions are refused")
+    yield Check(
+        "append-only file", written == "ok", written, "free or repair the disk: until then redemptions are refused"
+    )
     replication = await _info(link, "replication")
     replicas = int(replication.get("connected_slaves", "0"))
     yield Check(
         "replicas",
         replicas >= settings.wait_replicas,
         f"{replicas} connected, {settings.wait_replicas} waited for",
-        "connect more replicas, or lower ISSUER_WAIT_REPLICAS: redemptions answer 503 `not replicated`",
+        "connect more replicas, or lower ISSUER_WAIT_REPLICAS: redemptions are answered 503 `not replicated`",
     )
     role = replication.get("role", "?")
-    yield Check("role", role == "master", role, "ISSUER_REDIS_URL must lead to the primary")
+    yield Check("role", role == "master", role, "ISSUER_REDIS_URL must name the primary")
     (now,) = await link.call([("TIME",)], timeout_s=5.0)
     apart_s = abs(time_ms(now) / 1000 - time.time())
     yield Check("redis clock", apart_s < CLOCK_STEP_S, f"{apart_s:.1f} s from this host's", "run NTP on both")
@@ -152,10 +154,10 @@ async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncI
         "installation",
         not others,
         f"Redis holds the data of {', '.join(others)}" if others else str(row["id"]),
-        "correct ISSUER_REDIS_URL or ISSUER_DATABASE_URL: they lead to two installations",
+        "correct ISSUER_REDIS_URL or ISSUER_DATABASE_URL: they belong to two installations",
     )
     wrong = [p for p, state in enumerate(states) if state.get("epoch") != str(row["epoch"])]
-    yield Check("epoch of the partitions", not wrong, f"{len(states) - len(wrong)} of {len(states)} right",
+    yield Check("epoch of the partitions", not wrong, f"{len(states) - len(wrong)} of {len(states)} are current",
                 "see `issuer recover --dry-run`")  # fmt: skip
     async with unavailable_translated(), postgres.acquire() as connection:
         pools = await inspect_pools(link, connection, row["partitions"])
@@ -164,12 +166,12 @@ async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncI
         "pools",
         not gone,
         f"Redis lacks {len(gone)} of {len(pools)}, such as pool {gone[0].pool_id}" if gone else f"{len(pools)}",
-        "it answers `no code found` for them; somebody deleted keys: `issuer recover --restored` brings them back",
+        "requests for them are answered `no code found`; keys were deleted: run `issuer recover --restored`",
     )
     fullest = max((int(state.get("backlog", 0)) for state in states), default=0)
     yield Check(
         "backlog",
         fullest < row["max_backlog"] / 2,
         f"{fullest} of {row['max_backlog']} redemptions in the fullest partition",
-        "see why the worker does not keep up; when it is full, redemptions answer 503",
+        "find out why the worker does not keep up; redemptions are answered 503 once it is full",
     )

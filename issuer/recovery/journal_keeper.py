@@ -1,4 +1,4 @@
-"""Looks after a host's receipt journal: announces it, deletes what the ledger has, replays it after a recovery."""
+"""The keeper of a host's receipt journal: announces it, deletes recorded segments, replays it after a recovery."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from issuer.storage.postgres import PostgresUnavailableError, own_connection, un
 
 log = structlog.get_logger()
 
-TEND_EVERY_S: Final = 5.0
+KEEP_EVERY_S: Final = 5.0
 
 _ANNOUNCE: Final = """
 INSERT INTO journals (host, directory, seen_at) VALUES ($1, $2, now())
@@ -26,7 +26,7 @@ ON CONFLICT (host) DO UPDATE SET directory = excluded.directory, seen_at = now()
 
 
 class JournalKeeper:
-    """One per API process; several on one host do no harm, all they do can be repeated."""
+    """One per API process. Several on one host do no harm: every step can be repeated."""
 
     def __init__(self, settings: Settings, incarnations: Incarnations, journal: Journal, directory: Path) -> None:
         self._settings = settings
@@ -37,6 +37,7 @@ class JournalKeeper:
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[None]:
+        """Keep the journal in the background until the block ends, then close it."""
         task = asyncio.create_task(self._keep(), name="journal-keeper")
         try:
             yield
@@ -49,14 +50,14 @@ class JournalKeeper:
     async def _keep(self) -> None:
         while True:
             try:
-                await self._tend()
+                await self._keep_once()
             except (PostgresUnavailableError, OSError) as error:
-                log.debug("journal not tended", reason=str(error))
+                log.debug("receipt journal not maintained; retrying", reason=str(error))
             except Exception:
-                log.exception("journal not tended")
-            await asyncio.sleep(TEND_EVERY_S)
+                log.exception("receipt journal not maintained; retrying")
+            await asyncio.sleep(KEEP_EVERY_S)
 
-    async def _tend(self) -> None:
+    async def _keep_once(self) -> None:
         self._journal.roll()
         async with unavailable_translated(), own_connection(self._settings, timeout_s=60.0) as connection:
             await connection.execute(_ANNOUNCE, host_name(), str(self._directory))
@@ -65,5 +66,9 @@ class JournalKeeper:
                 recorded = await replay_host(connection, self._directory, blessed.epoch)
                 self._replayed_epoch = blessed.epoch
                 if recorded.inserted:
-                    log.warning("receipts that Redis had lost are in the ledger", redemptions=recorded.inserted)
+                    log.warning(
+                        "recorded redemptions that Redis had lost, from the receipt journal",
+                        redemptions=recorded.inserted,
+                    )
+            # After the replay: what it has just recorded need not be kept.
             await delete_recorded(connection, self._directory)

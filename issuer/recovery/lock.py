@@ -1,9 +1,9 @@
-"""The lock under which one process recovers, and how it ends if that process stands still.
+"""The recovery lock: one process recovers at a time, and a frozen one does not block the others.
 
-A process that is frozen keeps its connection to Postgres and with it the lock, and nobody else could ever recover. So
-whoever waits for the lock ends a holder's session that Postgres has not heard of for a while. Who is alive is heard of
-once a second, also while it is busy with Redis; who wakes up finds the lock lost before it does any more.
-(Postgres' own limits for idle sessions do not count in the middle of an exchange, and a client may freeze just there.)
+A frozen process keeps its connection to Postgres and with it the lock. A process that waits for the lock therefore
+terminates the holder's session when Postgres has not heard from it for a while. A live holder sends a statement once a
+second, also while it works with Redis. A holder that was frozen finds the lock lost before it sends anything to Redis.
+(Postgres' own limits for idle sessions do not apply in the middle of an exchange, where a client may freeze, too.)
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from issuer.storage.redis_link import Link, Value
 log = structlog.get_logger()
 
 SILENT_FOR: Final = 3
-"""Times `postgres_timeout_s`: a holder that was not heard of for so long is taken to be frozen."""
-HEARD_EVERY_S: Final = 1.0
-ASK_EVERY_S: Final = 0.1
+"""Multiple of `postgres_timeout_s` after which a silent holder counts as frozen."""
+REPORT_EVERY_S: Final = 1.0
+RETRY_EVERY_S: Final = 0.1
 
 _END_FROZEN: Final = """
 SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
@@ -36,35 +36,36 @@ WHERE l.locktype = 'advisory' AND l.granted AND (l.classid, l.objid, l.objsubid)
 
 @asynccontextmanager
 async def recovery_lock(settings: Settings) -> AsyncIterator[Connection]:
-    """Waits for the lock, however long others recover; it goes with the connection that is given.
+    """Wait for the lock, however long other processes recover, and yield the connection that holds it.
 
-    A connection of its own: no statement of a recovery has a short time limit.
+    The connection is its own: the statements of a recovery have no short time limit.
     """
     async with own_connection(settings) as connection:
-        # Polled, so that the wait is bounded by the recovery that holds it and not by the statement's time limit.
+        # Polled, so that a statement's time limit does not bound the wait for another recovery.
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RECOVERY_LOCK):
             ended = await connection.fetch(_END_FROZEN, RECOVERY_LOCK, settings.postgres_timeout_s * SILENT_FOR)
             if ended:
-                log.warning("ended the session of a process that held the recovery up", sessions=len(ended))
-            await asyncio.sleep(ASK_EVERY_S)
+                log.warning("ended the session of a frozen process that held the recovery lock", sessions=len(ended))
+            await asyncio.sleep(RETRY_EVERY_S)
         yield connection
 
 
 class HeldLink:
-    """A recovery's way to Redis: nothing goes over it once the lock is lost."""
+    """A recovery's link to Redis. It sends nothing once the recovery lock is lost."""
 
     def __init__(self, link: Link, postgres: Connection) -> None:
         self._link = link
         self._postgres = postgres
-        self._heard_at = time.monotonic()
+        self._reported_at = time.monotonic()
 
     @property
     def run_id(self) -> str:
         return self._link.run_id
 
     async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]:
-        """As `Link.call`. Raises what asyncpg does when the connection that holds the lock has ended."""
-        if time.monotonic() - self._heard_at > HEARD_EVERY_S:
+        """Call `Link.call`. Raises the error of asyncpg when the connection that holds the lock has ended."""
+        # Also the check of the lock: on a terminated session the statement fails, and nothing is sent to Redis.
+        if time.monotonic() - self._reported_at > REPORT_EVERY_S:
             await self._postgres.execute("SELECT")
-            self._heard_at = time.monotonic()
+            self._reported_at = time.monotonic()
         return await self._link.call(commands, timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""Opens the stores of one process, with a guardian that keeps watch over Redis while they are open."""
+"""Opens the stores of one process, with a guardian that watches Redis while they are open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from issuer.storage.stores import Stores
 
 @dataclass(frozen=True, slots=True)
 class GuardedStores(Stores):
-    """The stores with the guardian that recovers Redis when it must be recovered."""
+    """The stores, and the guardian that recovers Redis when that is needed."""
 
     guardian: Guardian
 
@@ -25,10 +25,10 @@ class GuardedStores(Stores):
 async def open_stores(
     settings: Settings, *, postgres_size: int = 4, wait_until_ready: bool = True
 ) -> AsyncIterator[GuardedStores]:
-    """Opens the stores; recovers and blesses the Redis server first if it must be (`wait_until_ready`).
+    """Open the stores. With `wait_until_ready` the Redis server is recovered and blessed first if that is needed.
 
-    Raises PostgresUnavailableError, InstallationError and, with `wait_until_ready`, RedisUnavailableError. Without it
-    everything that is away is waited for in the background, and what needs it fails meanwhile.
+    Raises PostgresUnavailableError, InstallationError and RedisUnavailableError. Without `wait_until_ready` nothing is
+    raised: the guardian waits for unavailable stores in the background, and calls that need them fail meanwhile.
     """
     postgres = await connect_pool(settings, size=postgres_size)
     try:

@@ -1,4 +1,4 @@
-"""Quarantined codes: seqs that a lost Redis may have handed out. Shown to the operator, released only by one."""
+"""Quarantined seqs, which a lost Redis may have issued: listed for the operator, who alone can release them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHERE $1::uuid IS NULL OR p.batch_id = $1
 GROUP BY p.id, p.batch_id, b.name, p.client_id, s.epoch ORDER BY s.epoch, p.id"""
 
 # A code keeps its row and gets the next seq of its pool; the old seq stays in the table as released.
-_MOVE: Final = """
+_MOVE_CODES: Final = """
 WITH numbered AS (
   SELECT old, $2::bigint + row_number() OVER (ORDER BY old) AS new FROM unnest($3::bigint[]) AS old
 ), moved AS (
@@ -34,8 +34,8 @@ WITH numbered AS (
 )
 UPDATE pools SET total = total + cardinality($3::bigint[]) WHERE id = $1"""
 
-# The uses of a coupon have no rows that could move: there are as many more of them, and Redis must hear of it.
-_MORE_USES: Final = """
+# A coupon's uses have no rows that could move: it gets as many more uses, and the new revision brings them to Redis.
+_ADD_USES: Final = """
 WITH coupon AS (
   UPDATE coupons SET released = released + $2 WHERE pool_id = $1 RETURNING batch_id
 )
@@ -44,7 +44,7 @@ UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_i
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedRange:
-    """What one recovery (its epoch) quarantined of one pool."""
+    """The seqs of one pool that one recovery (its epoch) quarantined."""
 
     pool_id: int
     batch_id: UUID
@@ -59,16 +59,18 @@ class QuarantinedRange:
 
 
 async def list_quarantined(stores: Stores, batch_id: UUID | None = None) -> list[QuarantinedRange]:
-    """Everything that was ever quarantined, by recovery and pool."""
+    """Return everything that was ever quarantined, by recovery and pool."""
     async with unavailable_translated():
         return [QuarantinedRange(**row) for row in await stores.postgres.fetch(_LIST, batch_id)]
 
 
 async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = None, actor: str) -> int:
-    """Gives the quarantined codes of a batch new seqs at the tail of their pools; returns how many.
+    """Give the quarantined codes of a batch new seqs at the tail of their pools. Return how many, all or none.
 
-    Whoever calls this answers for it that no journal and no old primary knows of them any more: a code that was
-    handed out would be handed out again. A late event of a released seq becomes an anomaly. All or none.
+    The operator guarantees that no journal and no old primary has a record of them: a code that was issued would be
+    issued a second time. A late event of a released seq becomes an anomaly.
+
+    Raises BatchNotFoundError.
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         await lock_seqs(connection, batch_id)
@@ -87,9 +89,9 @@ async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = No
             )
             seqs = [row["seq"] for row in rows]
             if seqs:
-                # Whoever changes a coupon locks it first.
-                await connection.execute(_MORE_USES, pool["id"], len(seqs))
-                await connection.execute(_MOVE, pool["id"], pool["total"], seqs, timeout=600)
+                # The coupon first: every change of a coupon locks it before its pool.
+                await connection.execute(_ADD_USES, pool["id"], len(seqs))
+                await connection.execute(_MOVE_CODES, pool["id"], pool["total"], seqs, timeout=600)
             released += len(seqs)
         await audit.record(
             connection,
@@ -98,6 +100,7 @@ async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = No
             subject=str(batch_id),
             detail={"client_id": str(client_id) if client_id else None, "codes": released},
         )
+    # Committed. Stopped here, the worker pushes the revision and tops the pools up.
     await push_batch(stores, batch_id)
     for pool in pools:
         await load_pool(stores, pool["id"])

@@ -1,4 +1,4 @@
-"""Brings the receipts of a host's journal into the ledger."""
+"""Replays receipt journals: records their receipts in the ledger."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from issuer.storage.postgres import AnyConnection, Connection
 
 
 async def replay(connection: AnyConnection, directory: Path) -> RecordResult:
-    """Brings every receipt of a directory into the ledger. To repeat it changes nothing."""
+    """Record every receipt of a directory in the ledger. A repetition changes nothing."""
     total = RecordResult()
     for path in segments(directory):
         try:
             for columns in read_columns(path):
                 async with connection.transaction():
-                    # A recovery that is setting codes aside must see all of this or none.
+                    # Until the commit no recovery quarantines: it sees all of these redemptions or none.
                     await connection.execute("SELECT FROM installation FOR SHARE")
                     recorded = await record_redemptions(connection, columns)
                 total.inserted += recorded.inserted
@@ -26,12 +26,12 @@ async def replay(connection: AnyConnection, directory: Path) -> RecordResult:
                 total.anomalies += recorded.anomalies
                 total.rejected += recorded.rejected
         except FileNotFoundError:
-            continue  # deleted meanwhile: all of it is in the ledger
+            continue  # deleted meanwhile, because all of it is in the ledger
     return total
 
 
 async def replay_host(connection: Connection, directory: Path, epoch: int) -> RecordResult:
-    """Replays this host's journal and notes that the recovery of `epoch` has seen it."""
+    """Replay this host's journal, and note that it was replayed for the recovery of `epoch`."""
     recorded = await replay(connection, directory) if segments(directory) else RecordResult()
     await connection.execute(
         "UPDATE journals SET replayed_epoch = greatest(replayed_epoch, $2) WHERE host = $1", host_name(), epoch
@@ -47,5 +47,5 @@ ORDER BY host"""
 
 
 async def hosts_not_seen(connection: Connection, epoch: int) -> list[str]:
-    """Hosts that may hold receipts of the incarnation before `epoch` and have not replayed them."""
+    """Return the hosts that may hold receipts of the incarnation before `epoch` and have not replayed them."""
     return [row["host"] for row in await connection.fetch(_NOT_SEEN, epoch)]

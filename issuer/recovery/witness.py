@@ -1,9 +1,9 @@
-"""What the API processes were told by Redis, as evidence for a recovery: data that know less than that are old data.
+"""Witnesses: the highest clocks that Redis has answered, reported by each API process as evidence for a recovery.
 
-A snapshot of Redis' disk that was put back looks just like the data of a server that was restarted, and the ledger may
-be too far behind to tell. But every answer carries its partition's clock, the time of its last redemption, and that
-never goes back. Each process remembers the highest it saw and tells Postgres, every second and again when its
-connection has ended.
+A disk snapshot that was put back looks like the data of a restarted server, and the ledger may be too far behind to
+show the difference. But every answer of Redis carries its partition's clock, the time of its last redemption, which
+never decreases. Each process keeps the highest clock it received and reports it to Postgres once a second, and again
+when its connection has ended. Data with a lower clock are older than that.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-TESTIFY_S: Final = 1.0
-AGAIN_S: Final = 0.1
-"""First pause without a connection: a recovery may wait for our word."""
+TESTIFY_EVERY_S: Final = 1.0
+FIRST_RETRY_S: Final = 0.1
+"""First pause without a connection: a recovery may be waiting for this report."""
 SILENT_FOR_S: Final = 2.5
-"""A process that has not been heard of for so long is dead; what it said last still counts."""
-HEAR_LIMIT_S: Final = 15.0
-"""Longer than any exchange with Redis: who still has a connection then has it to a server that lives on."""
-
+"""A process that has not reported for this long has ended. Its last report still counts."""
+WAIT_LIMIT_S: Final = 15.0
+"""Longer than any exchange with Redis. The server of a process that is still attached then still runs."""
 
 _TESTIFY: Final = """
 INSERT INTO witnesses (name, seen_at, state, epoch, clocks_ms) VALUES ($1, clock_timestamp(), $2, $3, $4)
@@ -44,7 +43,7 @@ ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, state = excluded.st
 
 
 class Witness:
-    """Testifies for one API process."""
+    """The witness of one API process."""
 
     def __init__(self, postgres: Pool, engine: Engine, guardian: Guardian) -> None:
         self._postgres = postgres
@@ -54,7 +53,7 @@ class Witness:
 
     @asynccontextmanager
     async def testifying(self) -> AsyncIterator[None]:
-        """In the background, until the block ends: the engine must be closed by then."""
+        """Report in the background until the block ends. The engine must be closed by then."""
         task = asyncio.create_task(self._run(), name="witness")
         try:
             yield
@@ -67,12 +66,12 @@ class Witness:
                     await self._testify("gone")
 
     async def _run(self) -> None:
-        pause_s, trouble = AGAIN_S, ""
+        pause_s, trouble = FIRST_RETRY_S, ""
         while True:
-            said = self._engine.testimony()
-            attached = said.attached
-            if attached and self._guardian.doubts(said.run_id):
-                # An idle connection does not notice that its server is gone; a recovery would wait for us in vain.
+            testimony = self._engine.testimony()
+            attached = testimony.attached
+            if attached and self._guardian.doubts(testimony.run_id):
+                # An idle connection does not notice that its server is gone. The recovery would wait for this process.
                 self._engine.doubt()
             try:
                 await self._testify("attached" if attached else "detached")
@@ -80,30 +79,30 @@ class Witness:
                 pass
             except Exception as error:
                 if str(error) != trouble:
-                    log.exception("this process cannot testify")
+                    log.exception("cannot report to Postgres what Redis has answered; retrying")
                 trouble = str(error)
             else:
                 trouble = ""
             if attached:
-                pause_s = AGAIN_S
+                pause_s = FIRST_RETRY_S
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(TESTIFY_S):
+                    async with asyncio.timeout(TESTIFY_EVERY_S):
                         await self._engine.detached.wait()
             else:
                 await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 1.5, TESTIFY_S)
+                pause_s = min(pause_s * 1.5, TESTIFY_EVERY_S)
 
     async def _testify(self, state: str) -> None:
-        said = self._engine.testimony()
-        clocks = orjson.dumps({str(partition): ms for partition, ms in said.clocks_ms.items()}).decode()
+        testimony = self._engine.testimony()
+        clocks = orjson.dumps({str(partition): ms for partition, ms in testimony.clocks_ms.items()}).decode()
         async with unavailable_translated():
-            await self._postgres.execute(_TESTIFY, self._name, state, said.epoch, clocks)
+            await self._postgres.execute(_TESTIFY, self._name, state, testimony.epoch, clocks)
 
 
 async def forget_witnesses(postgres: Pool) -> None:
-    """Deletes what was said of servers that were replaced since; a recovery asks for the last one's only.
+    """Delete reports about servers that were replaced since: a recovery reads those about the last one only.
 
-    What was said of that one stays, also by processes that ended long ago: it counts until the next recovery.
+    Reports about the last server stay until the next recovery, also those of processes that ended long ago.
     """
     async with unavailable_translated():
         await postgres.execute(_FORGET)
@@ -113,7 +112,7 @@ _FORGET: Final = """
 DELETE FROM witnesses
 WHERE epoch < (SELECT max(epoch) FROM incarnations) AND seen_at < now() - interval '1 hour'"""
 
-_SOMEONE_SILENT: Final = """
+_IS_OUTSTANDING: Final = """
 SELECT EXISTS (
   SELECT FROM witnesses WHERE epoch = $1 AND state <> 'gone' AND (state = 'attached' OR seen_at < $2)
   AND seen_at > clock_timestamp() - $3::float8 * interval '1 second')"""
@@ -122,24 +121,23 @@ SELECT EXISTS (
 async def contradictions(
     postgres: Connection, epoch: int, states: Sequence[PartitionState], *, wait: bool = True
 ) -> list[str]:
-    """Why these data (the state of each partition) cannot be all that the server of `epoch` had; [] if they can.
+    """Return why these data cannot be all that the server of `epoch` had; an empty list if they can.
 
-    With `wait`, every API process that lives has said its last word on that server first.
+    `states` are those of the partitions. With `wait`, every running API process has first made its last report on that
+    server: it is detached from it and has reported since.
     """
     began = await postgres.fetchval("SELECT clock_timestamp()")
     try:
-        async with asyncio.timeout(HEAR_LIMIT_S):
-            while wait and await postgres.fetchval(_SOMEONE_SILENT, epoch, began, SILENT_FOR_S):
+        async with asyncio.timeout(WAIT_LIMIT_S):
+            while wait and await postgres.fetchval(_IS_OUTSTANDING, epoch, began, SILENT_FOR_S):
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        return ["an API process still has a connection to the server before"]
+        return ["an API process is still connected to the previous server"]
     seen_ms: dict[int, int] = {}
     for row in await postgres.fetch("SELECT clocks_ms FROM witnesses WHERE epoch = $1", epoch):
         for partition, ms in orjson.loads(row["clocks_ms"]).items():
             seen_ms[int(partition)] = max(seen_ms.get(int(partition), 0), ms)
     behind = [p for p, ms in seen_ms.items() if int(states[p].get("clock", 0)) < ms]
     if behind:
-        return [
-            f"{len(behind)} of {len(states)} partitions do not know of redemptions that an API process has answered"
-        ]
+        return [f"{len(behind)} of {len(states)} partitions lack redemptions that an API process has answered"]
     return []
