@@ -1,1 +1,1 @@
-"""Load and benchmarks: what the issuer does under pressure, and what it costs."""
+"""Load scenarios, benchmarks and profiling."""

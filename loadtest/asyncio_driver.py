@@ -1,6 +1,6 @@
-"""The bundled driver: keep-alive connections on one event loop, each with one request on its way.
+"""The bundled driver: keep-alive connections on one event loop, each with one request in flight.
 
-Run as ``python -m loadtest.asyncio_driver order.json``; prints one line of JSON after the word RESULT.
+Run as ``python -m loadtest.asyncio_driver options.json``; it prints one line of JSON after the word RESULT.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import uvloop
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What `loadtest.drivers.Load` says, as JSON has it."""
+    """`loadtest.drivers.Load` as JSON."""
 
     host: str
     port: int
@@ -40,7 +40,7 @@ class LoadOptions:
 
 @dataclass(slots=True)
 class ResponseCounts:
-    """What came back."""
+    """Counts and latencies of the responses."""
 
     latencies_s: list[float]
     refused: int = 0
@@ -48,33 +48,33 @@ class ResponseCounts:
 
 
 class _Requests:
-    """Makes the requests of all connections."""
+    """Builds the requests of all connections."""
 
-    def __init__(self, order: LoadOptions) -> None:
-        self._order = order
-        authorization = f"Authorization: Bearer {order.api_key}\r\n" if order.api_key else ""
-        self._campaigns = order.path.endswith("/IssueCoupon")
+    def __init__(self, options: LoadOptions) -> None:
+        self._options = options
+        authorization = f"Authorization: Bearer {options.api_key}\r\n" if options.api_key else ""
+        self._campaigns = options.path.endswith("/IssueCoupon")
         self._head = (
-            f"POST {order.path} HTTP/1.1\r\nHost: {order.host}:{order.port}\r\nContent-Type: application/json\r\n"
+            f"POST {options.path} HTTP/1.1\r\nHost: {options.host}:{options.port}\r\nContent-Type: application/json\r\n"
             f"{authorization}"
         )
         self._sent = 0
 
     def next(self) -> bytes:
-        order = self._order
-        if order.per_target:
-            target = order.targets[min(self._sent // order.per_target, len(order.targets) - 1)]
+        options = self._options
+        if options.per_target:
+            target = options.targets[min(self._sent // options.per_target, len(options.targets) - 1)]
         else:
-            target = random.choice(order.targets)
+            target = random.choice(options.targets)
         self._sent += 1
-        customer = order.customer or str(UUID(int=random.getrandbits(128)))
+        customer = options.customer or str(UUID(int=random.getrandbits(128)))
         if self._campaigns:
             body = f'{{"campaignId":"{target[0]}"}}'
-        elif order.coupon:
+        elif options.coupon:
             body = f'{{"client_id":"{target[1]}","customer_id":"{customer}"}}'
         else:
             body = f'{{"batchid":"{target[0]}","clientid":"{target[1]}","customerid":"{customer}"}}'
-        key = f"Idempotency-Key: {uuid4()}\r\n" if order.keys else ""
+        key = f"Idempotency-Key: {uuid4()}\r\n" if options.keys else ""
         return f"{self._head}{key}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
@@ -114,9 +114,9 @@ class _Connection(asyncio.Protocol):
         self._counts.latencies_s.append(time.perf_counter() - self._started_at)
         if head[9:12] >= b"400":
             self._counts.refused += 1
-        self._soon(self._send)
+        self._after_pause(self._send)
 
-    def _soon(self, send: Callable[[], None]) -> None:
+    def _after_pause(self, send: Callable[[], None]) -> None:
         if self._think_ms:
             self._loop.call_later(random.random() * 2 * self._think_ms / 1000, send)
         else:
@@ -129,19 +129,19 @@ class _Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def drive(order: LoadOptions) -> dict[str, Any]:
-    """Sends the load; returns what `loadtest.drivers.Sent` wants to know, but for the CPU time."""
+async def drive(options: LoadOptions) -> dict[str, Any]:
+    """Send the load. Return the fields of `loadtest.drivers.Sent` except the CPU time."""
     loop = asyncio.get_running_loop()
-    counts, requests = ResponseCounts([]), _Requests(order)
+    counts, requests = ResponseCounts([]), _Requests(options)
     started_at = loop.time()
-    until = started_at + order.seconds
+    until = started_at + options.seconds
     connections = []
-    for _ in range(order.connections):
+    for _ in range(options.connections):
         _, connection = await loop.create_connection(
-            lambda: _Connection(requests, counts, until, order.think_ms), order.host, order.port
+            lambda: _Connection(requests, counts, until, options.think_ms), options.host, options.port
         )
         connections.append(connection)
-    await asyncio.wait([connection.done for connection in connections], timeout=order.seconds + 15)
+    await asyncio.wait([connection.done for connection in connections], timeout=options.seconds + 15)
     seconds = loop.time() - started_at
     ordered = sorted(counts.latencies_s) or [0.0]
 

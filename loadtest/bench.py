@@ -1,7 +1,7 @@
-"""The benchmark, ``make bench``: starts what it needs, measures, reports, and stops all of it.
+"""The benchmark, ``make bench``: start the servers, measure, write a report, stop the servers.
 
-Every figure is one that anybody can measure again: JSON, a Markdown table and plots go to loadtest/results/, with the
-machine, the versions and the settings. ``--quick`` shows in two minutes that everything works; its figures are rough.
+The report (JSON, Markdown and plots in loadtest/results/) contains the machine, the versions and the settings, so that
+every figure can be reproduced. ``--quick`` checks in two minutes that everything works; its figures are rough.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from loadtest.drivers import best_driver
 from loadtest.installation import BenchInstallation
 from loadtest.measuring import medians
 from loadtest.memory_cost import measure_memory
-from loadtest.script_alone import SHAPES, LoneRedis, measure_script
-from loadtest.sections import QUICK, SECTIONS, THOROUGH, Bench
+from loadtest.runs import QUICK, THOROUGH, Bench
+from loadtest.script_alone import SHAPES, StandaloneRedis, measure_script
+from loadtest.sections import SECTIONS
 
 RESULTS = Path(__file__).with_name("results")
-ALONE = ("script", "memory")
+STANDALONE = ("script", "memory")
 """Sections that need no installation."""
 PACKAGES = ("uvicorn", "uvloop", "httptools", "starlette", "redis", "hiredis", "asyncpg", "orjson")
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine."""
     model = "unknown"
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
@@ -54,13 +55,13 @@ def versions() -> dict[str, str]:
 
 
 async def _script(quick: bool) -> dict[str, Any]:
-    """Redemptions per CPU second of Redis by shape of the call; the best of a few, since noise only slows down."""
+    """Return redemptions per CPU second of Redis by shape of call: the best round, as noise only lowers it."""
     figures: dict[str, Any] = {}
     for _ in range(1 if quick else 3):
-        with LoneRedis() as redis:
+        with StandaloneRedis() as redis:
             for shape in SHAPES:
                 cost = await measure_script(redis, **({"calls": 500} | shape if quick else shape))
-                name = ", ".join(f"{key} {value!r}" for key, value in shape.items()) or "64 a call, one limit"
+                name = ", ".join(f"{key} {value!r}" for key, value in shape.items()) or "64 per call, one limit"
                 figures[name] = max(figures.get(name, 0), round(cost.redemptions_per_cpu_s))
                 print(f"  {name:44} {cost.redemptions_per_cpu_s:9,.0f} redemptions per CPU second", flush=True)
     return figures
@@ -68,13 +69,13 @@ async def _script(quick: bool) -> dict[str, Any]:
 
 def _directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="issuer-bench-"))
-    # Root's Postgres runs as another user, which must get through to its data.
+    # Started by root, Postgres runs as another user, which must be able to reach its data directory.
     directory.chmod(0o711)
     return directory
 
 
 async def run(sections: list[str], output: Path, *, quick: bool) -> dict[str, Any]:
-    """Measures; returns everything that the report shows. What one section found is written before the next begins."""
+    """Measure the sections and return the content of the report, which is written after each section."""
     effort = QUICK if quick else THOROUGH
     driver = best_driver()
     results: dict[str, Any] = {
@@ -102,14 +103,16 @@ async def run(sections: list[str], output: Path, *, quick: bool) -> dict[str, An
 
 
 def main() -> None:
-    names = [*ALONE, *SECTIONS]
+    names = [*STANDALONE, *SECTIONS]
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short run, to see that everything works")
-    parser.add_argument("--only", action="append", choices=names, help="a section; may be given several times")
+    parser.add_argument("--quick", action="store_true", help="a short run that checks that everything works")
+    parser.add_argument(
+        "--only", action="append", choices=names, help="a section to measure; may be given several times"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory for the report")
     options = parser.parse_args()
     configure_logs("error", name="bench")
-    # SIGTERM ends it like Ctrl-C: whatever was started is stopped.
+    # SIGTERM is handled like Ctrl-C: every started process is stopped.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     options.output.mkdir(parents=True, exist_ok=True)
     try:

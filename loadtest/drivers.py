@@ -1,4 +1,4 @@
-"""What sends the load: wrk where it is installed, otherwise a driver of our own that needs nothing but Python."""
+"""Load drivers: wrk if it is installed, otherwise a bundled driver that needs only Python."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ISSUE_PATH: Final = "/coupon.CouponService/IssueCoupon"
 
 
 class DriverError(Exception):
-    """The load could not be sent as asked. The message has the driver's own words."""
+    """The load could not be sent. The message contains the output of the driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send. Every request has a customer of its own unless `customer` is given; to ISSUE_PATH it has none."""
+    """The requests to send. Each has a new customer unless `customer` is given; requests to ISSUE_PATH have none."""
 
     url: str
     targets: Sequence[Target]
@@ -44,19 +44,19 @@ class Load:
     connections: int = 64
     api_key: str | None = None
     per_target: int = 0
-    """Requests for each target in turn; 0: a random one each time."""
+    """Requests sent to each target before the next one; 0: choose a random target for each request."""
     customer: UUID | None = None
     keys: bool = False
     coupon: bool = False
-    """The URL is that of a coupon's use; the targets name its client."""
+    """The URL is that of a coupon use; the targets name the client."""
     think_ms: int = 0
-    """Mean pause of a connection between an answer and its next request."""
+    """Mean pause of a connection between a response and its next request."""
     run: str = field(default_factory=lambda: os.urandom(4).hex())
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What came of a load. `refused`: answers with a status of 400 or more."""
+    """The result of a load. `refused`: responses with a status of 400 or more."""
 
     requests: int
     refused: int
@@ -79,13 +79,13 @@ class Sent:
 
 
 def path_of(load: Load) -> str:
-    """Path and query of the requests."""
+    """Return path and query of the requests."""
     parts = urlsplit(load.url)
     return (parts.path or REDEEM_PATH) + (f"?{parts.query}" if parts.query else "")
 
 
 class Driver(Protocol):
-    """Sends a load and says what came back. Raises DriverError."""
+    """Sends a load. Raises DriverError."""
 
     name: str
 
@@ -117,12 +117,12 @@ async def _run(command: Sequence[str]) -> tuple[str, float]:
 def _sent(line: str, cpu_s: float) -> Sent:
     result = Sent(**json.loads(line), driver_cpu_s=cpu_s)
     if result.requests == 0:
-        raise DriverError(f"no answer at all: {line}")
+        raise DriverError(f"no response received: {line}")
     return result
 
 
 class WrkDriver:
-    """wrk with a script. One thread: it sends more than any of the servers here can take."""
+    """wrk with a script. One thread sends more than any server here can handle."""
 
     def __init__(self, program: str) -> None:
         self._program = program
@@ -143,13 +143,13 @@ class WrkDriver:
 
 
 class BundledDriver:
-    """The asyncio driver, in a process of its own. It takes several times the CPU time of wrk."""
+    """The asyncio driver in a process of its own. It uses several times the CPU time of wrk."""
 
-    name = "bundled asyncio driver (wrk is not installed: rates are lower than the servers could reach)"
+    name = "bundled asyncio driver (wrk is not installed; the rates are lower than the servers can reach)"
 
     async def send(self, load: Load) -> Sent:
         parts = urlsplit(load.url)
-        order = {
+        options = {
             "host": parts.hostname, "port": parts.port, "path": path_of(load),
             "targets": [[str(target.batch_id), str(target.client_id)] for target in load.targets],
             "seconds": load.seconds, "connections": load.connections, "api_key": load.api_key,
@@ -157,12 +157,12 @@ class BundledDriver:
             "keys": load.keys, "coupon": load.coupon, "think_ms": load.think_ms, "run": load.run,
         }  # fmt: skip
         with tempfile.NamedTemporaryFile("w", prefix="load-", suffix=".json") as file:
-            json.dump(order, file)
+            json.dump(options, file)
             file.flush()
             return _sent(*await _run(python_module("loadtest.asyncio_driver", file.name)))
 
 
 def best_driver() -> Driver:
-    """wrk if it is installed, otherwise the bundled driver."""
+    """Return wrk if it is installed, otherwise the bundled driver."""
     program = shutil.which("wrk")
     return WrkDriver(program) if program else BundledDriver()

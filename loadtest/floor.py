@@ -1,4 +1,4 @@
-"""The floor: what the HTTP server alone can do. Parses the same body, answers the same size, does nothing between."""
+"""The floor: the HTTP server alone. It parses the same body and answers with the same size, without any work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BARE_SERVER: Final[dict[str, Any]] = {
     "backlog": 4_096,
     "timeout_keep_alive": 75,
 }
-"""uvicorn at its fastest: the API's loop and parser without what the API has around them."""
+"""uvicorn at its fastest: the event loop and parser of the API, without its protocol and middleware."""
 
 
 async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

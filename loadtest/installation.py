@@ -1,4 +1,4 @@
-"""An installation to measure: `issuer up` as users start it, on a free port, in a directory of its own."""
+"""An installation to measure: `issuer up` with its defaults, on a free port, in a directory of its own."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from loadtest.drivers import REDEEM_PATH
 from loadtest.processes import LoggedProgram, ProcessEntry, answers, family, process_table
 
 CATCH_UP_LIMIT_S: Final = 300.0
-_WRONG: Final = "SELECT (SELECT count(*) FROM anomalies) + (SELECT count(*) FROM dead_letters)"
+_FAULTS: Final = "SELECT (SELECT count(*) FROM anomalies) + (SELECT count(*) FROM dead_letters)"
 
 
 class BenchInstallation:
-    """Embedded servers, API and worker. Use it as a context: whatever happens, its processes are ended."""
+    """Embedded servers, API and worker. A context manager: its processes are stopped on exit."""
 
     def __init__(self, directory: Path, *, api_processes: int = 1, environment: Mapping[str, str] | None = None):
         self.directory = directory
@@ -79,7 +79,7 @@ class BenchInstallation:
         return self._data.api_key.read_text().strip()
 
     def pids(self, role: str) -> list[int]:
-        """Processes of a role (api, worker, redis, postgres), with their children."""
+        """Return the processes of a role (api, worker, redis, postgres) and their children."""
         return [process.pid for process in self._processes(role, process_table())]
 
     def _processes(self, role: str, table: Mapping[int, ProcessEntry]) -> list[ProcessEntry]:
@@ -93,8 +93,8 @@ class BenchInstallation:
         return [member for child in children if marks[role] in child.command for member in family(table, child.pid)]
 
     def cpu_s(self) -> dict[str, float]:
-        """CPU seconds so far, by role. Counts what ended meanwhile: parents add up their children."""
-        # One look for all: a process that ends between two would be in neither it nor its parent.
+        """Return the CPU seconds used so far, by role. Exited processes are counted by their parents."""
+        # One process table for all roles: a process that exits between two reads would be counted by neither.
         table = process_table()
         return {
             role: sum(process.cpu_s for process in self._processes(role, table))
@@ -121,28 +121,28 @@ class BenchInstallation:
             await connection.close()
 
     async def backlog(self, client: aioredis.Redis) -> int:
-        """Redemptions that are not in the ledger yet."""
+        """Return the number of redemptions that are not in the ledger yet."""
         pipeline = client.pipeline(transaction=False)
         for partition in range(self.running.partitions):
             pipeline.hget(partition_keys(partition).state, "backlog")
         return sum(int(count or 0) for count in await pipeline.execute())
 
     async def catch_up_s(self) -> float:
-        """Waits until every redemption is in the ledger; returns how long that took.
+        """Wait until every redemption is in the ledger. Return the seconds that this took.
 
-        Raises RuntimeError when anything in the ledger is wrong: then nothing that was measured counts.
+        Raises RuntimeError if there are anomalies or dead letters, which invalidate the measurement.
         """
         started_at = time.monotonic()
         async with self.redis() as client:
             while await self.backlog(client):
                 if time.monotonic() - started_at > CATCH_UP_LIMIT_S:
-                    raise TimeoutError("the ledger did not catch up")
+                    raise TimeoutError(f"the ledger did not catch up within {CATCH_UP_LIMIT_S:.0f} s")
                 await asyncio.sleep(0.005)
         took_s = time.monotonic() - started_at
         async with self.postgres() as postgres:
-            wrong = await postgres.fetchval(_WRONG)
-        if wrong:
-            raise RuntimeError(f"{wrong} anomalies and dead letters: see the installation's log")
+            faults = await postgres.fetchval(_FAULTS)
+        if faults:
+            raise RuntimeError(f"{faults} anomalies and dead letters; read the log of the installation")
         return took_s
 
     async def versions(self) -> dict[str, str]:

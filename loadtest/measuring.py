@@ -1,4 +1,4 @@
-"""One measurement: a load, what it cost by role, how long the ledger needed. And medians of several rounds."""
+"""Measure one round: rate, latency, CPU time by role, catch-up of the ledger. Compute medians of several rounds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from loadtest.processes import machine_cpu_s, process_table
 
 
 class UnexpectedAnswersError(Exception):
-    """The load got other answers than it was made for: its figures would mean something else."""
+    """The load received other responses than its case expects, so the figures would be meaningless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one round of one case gave. `per_s` counts the ledger's catching up as time."""
+    """The figures of one round of one case. `per_s` includes the time until the ledger caught up."""
 
     case: str
     requests: int
@@ -30,15 +30,15 @@ class Measured:
     p99_ms: float
     max_ms: float
     cpu_us: dict[str, float]
-    """CPU time a request, in microseconds, by role."""
+    """CPU time per request in microseconds, by role."""
     busy: float
-    """Share of the machine that was busy, with everything that ran on it."""
+    """Share of the CPU time of the machine that all its processes used."""
     stolen: float
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredInstallation:
-    """What a load goes to: its CPU seconds by role, and what must have happened before a round is over."""
+    """The target of a load: its CPU seconds by role, and the catch-up that ends a round."""
 
     cpu_s: Callable[[], Mapping[str, float]]
     catch_up_s: Callable[[], Awaitable[float]] | None = None
@@ -49,7 +49,7 @@ class MeasuredInstallation:
 
     @classmethod
     def of_process(cls, pid: int, others: Callable[[], Mapping[str, float]] | None = None) -> MeasuredInstallation:
-        """A program of ours; `others`: roles that it uses of some installation."""
+        """Measure a single program. `others`: CPU seconds of an installation whose Postgres it uses."""
 
         def cpu_s() -> Mapping[str, float]:
             shared = others() if others else {}
@@ -61,9 +61,9 @@ class MeasuredInstallation:
 async def measure(
     case: str, driver: Driver, load: Load, server: MeasuredInstallation, *, refused: bool = False
 ) -> Measured:
-    """Sends the load and waits for the ledger. `refused`: whether the load is made to be refused.
+    """Send the load and wait for the ledger. `refused`: the case expects refusals.
 
-    Raises UnexpectedAnswersError when more than one answer in a thousand is of the other kind.
+    Raises UnexpectedAnswersError if more than one response in a thousand is of the other kind.
     """
     machine, before = machine_cpu_s(), server.cpu_s()
     sent = await driver.send(load)
@@ -93,7 +93,7 @@ _NUMBERS: Final = ("per_s", "seconds", "catch_up_s", "p50_ms", "p90_ms", "p99_ms
 
 
 def median(rounds: Sequence[Measured]) -> dict[str, Any]:
-    """The middle of each figure of one case's rounds, with the slowest and the fastest of them."""
+    """Return the median of each figure over the rounds of a case, with the slowest and the fastest round."""
     summary: dict[str, Any] = {
         name: round(statistics.median(getattr(measured, name) for measured in rounds), 4) for name in _NUMBERS
     }
@@ -107,8 +107,8 @@ def median(rounds: Sequence[Measured]) -> dict[str, Any]:
 
 
 def medians(rounds: Sequence[Measured]) -> dict[str, dict[str, Any]]:
-    """By case, in the order in which the cases were first measured."""
+    """Return the medians by case, in the order of the first measurement."""
     by_case: dict[str, list[Measured]] = {}
     for measured in rounds:
         by_case.setdefault(measured.case, []).append(measured)
-    return {case: median(some) for case, some in by_case.items()}
+    return {case: median(of_case) for case, of_case in by_case.items()}

@@ -1,4 +1,4 @@
-"""Plots of a run, as SVG and PNG. Without matplotlib (the extra `bench`) there are none."""
+"""Plots of a run as SVG and PNG. They need matplotlib (the extra `bench`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLOURS: Final = {
 
 
 def draw(results: dict[str, Any], directory: Path) -> list[Path]:
-    """Draws what was measured; returns the files."""
+    """Draw a plot for each section. Return the files."""
     try:
         import matplotlib
     except ImportError:
@@ -26,7 +26,7 @@ def draw(results: dict[str, Any], directory: Path) -> list[Path]:
 
 
 def _section(name: str, cases: dict[str, dict[str, Any]], directory: Path) -> list[Path]:
-    """Rates with the range of the rounds on the left, CPU time by role on the right."""
+    """Draw rates with the range of the rounds on the left, CPU time by role on the right."""
     from matplotlib import pyplot
 
     labels, places = list(cases), range(len(cases))
@@ -42,18 +42,18 @@ def _section(name: str, cases: dict[str, dict[str, Any]], directory: Path) -> li
     rates.margins(x=0.15)
     rates.set_yticks(list(places), labels)
     rates.invert_yaxis()
-    rates.set_xlabel("requests a second, ledger caught up (median; slowest and fastest round)")
+    rates.set_xlabel("requests per second, ledger caught up (median; slowest and fastest round)")
     left = [0.0] * len(cases)
     for role in ROLES:
         width = [case["cpu_us"].get(role, 0.0) for case in cases.values()]
         costs.barh(places, width, left=left, color=COLOURS[role], label=role)
         left = [sum(pair) for pair in zip(left, width, strict=True)]
-    # One case that costs many times what the others do must not flatten them all; its sum is written at its end.
+    # A case that costs many times as much as the others must not flatten their bars; its total is written at its end.
     widest = min(max(left), 3 * sorted(left)[len(left) // 2])
     for place, total in zip(places, left, strict=True):
         costs.text(min(total, widest), place, f"  {total:,.0f}", va="center", fontsize="small")
     costs.set_xlim(0, widest * 1.15)
-    costs.set_xlabel("CPU µs a request")
+    costs.set_xlabel("CPU µs per request")
     costs.legend(loc="lower right", fontsize="small")
     figure.suptitle(name)
     figure.tight_layout()

@@ -1,7 +1,7 @@
-"""The Postgres way: the yardstick. One transaction a request that locks a free row and marks it as given.
+"""The Postgres way, a baseline: each request locks an available row and marks it as issued in one transaction.
 
-The same HTTP server and driver as the API's, prepared statements, a connection pool, a partial index on what is free,
-durable commits. No API keys, no limits, no idempotency: what it lacks makes it faster.
+It has the same HTTP server and driver as the API, prepared statements, a connection pool, a partial index of the
+available rows, and durable commits. It has no API keys, no limits and no idempotency, which makes it faster.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ INSERT INTO row_lock_codes (batch_id, client_id, code)
 SELECT $1, $2, 'ROWLOCK-' || lpad(to_hex(i), 12, '0') FROM generate_series(1, $3::bigint) AS i
 """
 
-# Only the partial index has this order. With a primary key on the id the planner takes that, and every request
-# walks over all that is given already.
+# Only the partial index has this order. With a primary key on the id the planner would choose that, and every request
+# would scan all issued rows.
 _LOCK: Final = """
 SELECT code FROM row_lock_codes WHERE batch_id = $1 AND client_id = $2 AND redeemed_at IS NULL
 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -53,7 +53,7 @@ _MARK: Final = "UPDATE row_lock_codes SET customer_id = $3, redeemed_at = now() 
 
 
 class PostgresWay:
-    """The application. Its pool is opened and closed by the server's lifespan."""
+    """The ASGI application. Its connection pool is opened and closed by the lifespan of the server."""
 
     def __init__(self, database_url: str) -> None:
         self._url = database_url
@@ -61,7 +61,7 @@ class PostgresWay:
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
             return
         message = await receive()
         assert message["type"] == "http.request"
@@ -81,7 +81,7 @@ class PostgresWay:
                 await connection.execute(_MARK, batch_id, code, customer_id)
             return code
 
-    async def _live(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def _run_lifespan(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         await receive()
         async with self._open():
             await send({"type": "lifespan.startup.complete"})
@@ -90,9 +90,9 @@ class PostgresWay:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
-        # Reset would be one more round trip a request; there is nothing to reset.
+        # A reset would add a round trip to every request, and the connections have no state to reset.
         self._pool = await asyncpg.create_pool(
-            self._url, min_size=CONNECTIONS, max_size=CONNECTIONS, reset=_leave_as_it_is,
+            self._url, min_size=CONNECTIONS, max_size=CONNECTIONS, reset=_no_reset,
             server_settings={"synchronous_commit": "on"},
         )  # fmt: skip
         try:
@@ -101,7 +101,7 @@ class PostgresWay:
             await self._pool.close()
 
 
-async def _leave_as_it_is(_: Any) -> None:
+async def _no_reset(_: Any) -> None:
     return
 
 

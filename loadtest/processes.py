@@ -1,4 +1,4 @@
-"""Processes that a benchmark starts and watches: ended by their own ids, and what CPU time they have used."""
+"""Start and stop the processes of a benchmark by their ids, and read their CPU time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Final, Self
 
 START_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 30.0
-_TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 def free_port() -> int:
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
-    """Waits for a condition, not for a time. Raises TimeoutError with `what` in it."""
+    """Wait until the condition holds. Raises TimeoutError, whose message contains `what`."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
@@ -37,7 +37,7 @@ def wait_until(condition: Callable[[], bool], what: str, limit_s: float = START_
 
 
 def answers(url: str) -> bool:
-    """Whether something speaks HTTP at `url` and is content."""
+    """Return whether a GET of `url` returns 200."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)
@@ -46,7 +46,7 @@ def answers(url: str) -> bool:
 
 
 class LoggedProgram:
-    """A program of ours, started with a log file, ended by SIGTERM and, when that does not help, by SIGKILL."""
+    """A program started with a log file, stopped by SIGTERM and, after STOP_LIMIT_S, by SIGKILL."""
 
     def __init__(self, command: Sequence[str | Path], log: Path, *, environment: Mapping[str, str] | None = None):
         self.command = [str(part) for part in command]
@@ -65,16 +65,16 @@ class LoggedProgram:
         return self._process is None or self._process.poll() is not None
 
     def start(self, is_ready: Callable[[], bool], what: str) -> Self:
-        """Returns when it is ready. Raises RuntimeError with the end of its log when it ends before that."""
+        """Start the program and wait until it is ready. Raises RuntimeError with its log if it exits first."""
         with self.log.open("ab") as log:
-            # A group of its own: Ctrl-C reaches the benchmark only, which then ends what it has started.
+            # A process group of its own: Ctrl-C reaches only the benchmark, which then stops its programs in order.
             self._process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment,
                 process_group=0,
             )  # fmt: skip
         wait_until(lambda: self.has_ended or is_ready(), what)
         if self.has_ended:
-            raise RuntimeError(f"{what}: it ended.\n{self.log.read_text(errors='replace')[-4000:]}")
+            raise RuntimeError(f"{what}: the program exited.\n{self.log.read_text(errors='replace')[-4000:]}")
         return self
 
     def stop(self) -> None:
@@ -101,14 +101,14 @@ class ProcessEntry:
     parent: int
     command: str
     cpu_s: float
-    """User and system time, with that of the children it has waited for."""
+    """User and system time, including that of exited children."""
 
 
 def process_table() -> dict[int, ProcessEntry]:
-    """All processes of this machine. Empty where there is no /proc.
+    """Return all processes of this machine; nothing where there is no /proc.
 
-    Children come before their parents: one that ends meanwhile is then counted by itself or by its parent, or, for a
-    moment, by both.
+    Children are read before their parents, so a process that exits meanwhile is counted by itself, by its parent or, in
+    rare cases, by both, but never by neither.
     """
     table = {}
     for entry in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: -int(path.name)):
@@ -119,13 +119,13 @@ def process_table() -> dict[int, ProcessEntry]:
             continue
         fields = stat.rpartition(")")[2].split()
         pid = int(entry.name)
-        cpu_s = sum(int(ticks) for ticks in fields[11:15]) / _TICKS_A_SECOND
+        cpu_s = sum(int(ticks) for ticks in fields[11:15]) / _TICKS_PER_SECOND
         table[pid] = ProcessEntry(pid, int(fields[1]), command, cpu_s)
     return table
 
 
 def family(table: Mapping[int, ProcessEntry], pid: int) -> list[ProcessEntry]:
-    """A process and all that descend from it."""
+    """Return a process and all its descendants."""
     found = [table[pid]] if pid in table else []
     for process in found:
         found.extend(child for child in table.values() if child.parent == process.pid)
@@ -133,14 +133,14 @@ def family(table: Mapping[int, ProcessEntry], pid: int) -> list[ProcessEntry]:
 
 
 def machine_cpu_s() -> dict[str, float]:
-    """CPU time of the whole machine since its start: busy, idle, and stolen by its host."""
+    """Return the CPU seconds of the machine since its start: busy, idle, and stolen by its host."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    user, nice, system, idle, wait, irq, soft, steal = (int(field) / _TICKS_A_SECOND for field in fields[:8])
+    user, nice, system, idle, wait, irq, soft, steal = (int(field) / _TICKS_PER_SECOND for field in fields[:8])
     return {"busy": user + nice + system + irq + soft, "idle": idle + wait, "stolen": steal}
 
 
 def accepts(port: int) -> bool:
-    """Whether something on this machine listens on the port."""
+    """Return whether a process on this machine listens on the port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

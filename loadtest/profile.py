@@ -1,7 +1,7 @@
-"""Profiles an API process under load: ``python -m loadtest.profile`` (``make profile``) leaves a flame graph.
+"""Profile an API process under load: ``python -m loadtest.profile`` (``make profile``) writes a flame graph.
 
-py-spy samples the process from outside; nothing in the program knows of it. With --native it also shows the time in
-compiled extensions, with --role the worker instead of the API.
+py-spy samples the process from outside, so the program is unchanged. --native also samples compiled extensions;
+--role selects the worker instead of the API.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from issuer.logs import configure_logs
 from loadtest.bench import RESULTS
 from loadtest.drivers import best_driver
 from loadtest.installation import BenchInstallation
-from loadtest.sections import CONNECTIONS, QUICK, Bench
+from loadtest.runs import CONNECTIONS, QUICK, Bench
 from loadtest.stock import make_pool, settle
 
 WARM_UP_S: Final = 2.0
-SAMPLES_A_SECOND: Final = 400
+SAMPLES_PER_SECOND: Final = 400
 MAX_PER_S: Final = 35_000
 
 
 class ProfilerError(Exception):
-    """py-spy is not there or may not look at the process. The message says what to do."""
+    """py-spy is not installed or lacks the permission to sample. The message says what to do."""
 
 
 def _py_spy() -> str:
-    beside = Path(sys.executable).with_name("py-spy")
-    found = str(beside) if beside.exists() else shutil.which("py-spy")
+    installed = Path(sys.executable).with_name("py-spy")
+    found = str(installed) if installed.exists() else shutil.which("py-spy")
     if found is None:
         raise ProfilerError("py-spy is not installed: pip install '.[bench]'")
     return found
 
 
 async def profile(role: str, seconds: int, output: Path, *, native: bool) -> float:
-    """Redeems at full speed and samples a process of `role` meanwhile. Returns the rate, which sampling lowers."""
+    """Sample a process of `role` while redeeming at full speed. Return the rate, which the sampling lowers."""
     program = _py_spy()
     directory = Path(tempfile.mkdtemp(prefix="issuer-profile-"))
     try:
@@ -52,15 +52,15 @@ async def profile(role: str, seconds: int, output: Path, *, native: bool) -> flo
             await bench.driver.send(bench.load(installation, [target], WARM_UP_S))
             command = [
                 program, "record", "--pid", str(installation.pids(role)[0]), "--duration", str(seconds),
-                "--rate", str(SAMPLES_A_SECOND), "--output", str(output), *(["--native"] if native else []),
+                "--rate", str(SAMPLES_PER_SECOND), "--output", str(output), *(["--native"] if native else []),
             ]  # fmt: skip
             sampler = await asyncio.create_subprocess_exec(
                 *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
             )
             load = bench.load(installation, [target], seconds + 1, connections=CONNECTIONS)
-            sent, (said, _) = await asyncio.gather(bench.driver.send(load), sampler.communicate())
+            sent, (printed, _) = await asyncio.gather(bench.driver.send(load), sampler.communicate())
             if sampler.returncode != 0:
-                raise ProfilerError(f"py-spy: {said.decode(errors='replace')[-500:]} (it may need root)")
+                raise ProfilerError(f"py-spy: {printed.decode(errors='replace')[-500:]} (it may need root)")
             return sent.per_s
     finally:
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -70,8 +70,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtest.profile", description=__doc__)
     parser.add_argument("--role", choices=("api", "worker"), default="api")
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--native", action="store_true", help="show compiled extensions too (slower)")
-    parser.add_argument("--output", type=Path, help="the SVG")
+    parser.add_argument("--native", action="store_true", help="also sample compiled extensions (slower)")
+    parser.add_argument("--output", type=Path, help="the SVG file to write")
     options = parser.parse_args()
     configure_logs("error", name="profile")
     output = options.output or RESULTS / f"flame-{options.role}.svg"
@@ -80,7 +80,7 @@ def main() -> None:
         per_s = asyncio.run(profile(options.role, options.seconds, output, native=options.native))
     except ProfilerError as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"{output}: {options.role} at {per_s:,.0f} redemptions a second")
+    print(f"{output}: {options.role} at {per_s:,.0f} redemptions per second")
 
 
 if __name__ == "__main__":

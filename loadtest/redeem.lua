@@ -1,10 +1,10 @@
--- wrk's side of a load: POST requests with a fresh customer each, at the price of two concatenations. Calls of
--- IssueCoupon name the campaign and nobody: the batch id of the target.
+-- The wrk script of a load: POST requests with a new customer each, built with two concatenations. Calls of IssueCoupon
+-- have no customer and name the campaign, whose id is the batch id of the target.
 --
--- After "--": path, targets file (lines of batch id and client id), requests per target (0: a random target each time),
--- customer (a UUID, or - for a fresh one each), keys (1: an Idempotency-Key of its own each), think time in ms
--- (0: none; otherwise random, twice that at most), run id (8 hex digits), API key (or -), coupon (1: the path names one
--- that is to be used, and the body says whose it is and who uses it).
+-- Arguments after "--": path, targets file (lines of batch id and client id), requests per target (0: a random target
+-- for each request), customer (a UUID, or - for a new one per request), keys (1: a new Idempotency-Key per request),
+-- mean think time in ms (0: none; otherwise random, at most twice that), run id (8 hex digits), API key (or -), coupon
+-- (1: the path is a coupon use, and the body names its client and the customer).
 -- At the end it prints one line of JSON after the word RESULT.
 
 local bit = require("bit")
@@ -42,7 +42,7 @@ function init(args)
   end
   per_target, with_keys, think_ms, run = tonumber(args[3]), args[5] == "1", tonumber(args[6]), args[7]
   if args[4] ~= "-" then fixed_customer = args[4] end
-  -- The customer's first digits vary like a random number, so that the ledger's index is filled as in real life.
+  -- The first digits of the customer are pseudo-random, so that inserts hit the index of the ledger as in production.
   customer_tail = string.format("-%s-4%03x-8%s-%s%04x\"}", run:sub(1, 4), number, run:sub(5, 7), run, number)
   key_tail = "-" .. run .. "-" .. number
   head = template(args[1], args[8], args[9] == "1")
@@ -53,7 +53,7 @@ end
 
 function request()
   counter = counter + 1
-  -- Odd, so different for different counters below 2^32; the product stays exact below 2^53.
+  -- The factor is odd, so counters below 2^32 have distinct results; the product stays exact below 2^53.
   local digits = tohex(bit.tobit((counter % 2097152) * 2654435761 + math.floor(counter / 2097152)))
   local target
   if per_target > 0 then

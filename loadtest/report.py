@@ -1,4 +1,4 @@
-"""The report of a run: JSON for programs, Markdown for people, plots when matplotlib is there."""
+"""The report of a run as JSON and Markdown, with plots if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, Final
 from loadtest.plots import draw
 
 GO_SERVICE_PER_S: Final = 4_500
-"""What users would pick instead: Go, gin, pgx, row locks; measured on a 2-core machine like the others here."""
+"""The rate of an alternative in Go (gin, pgx, row locks), measured on a comparable 2-core machine."""
 
 Results = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A figure with what it should be. `value` None: this run did not measure it."""
+    """A figure and its target. `value` is None if this run did not measure it."""
 
     name: str
     value: float | None
-    wanted: float
+    target: float
     at_least: bool = True
     form: str = "{:.2f}"
 
@@ -30,13 +30,13 @@ class Aim:
     def is_met(self) -> bool | None:
         if self.value is None:
             return None
-        return self.value >= self.wanted if self.at_least else self.value <= self.wanted
+        return self.value >= self.target if self.at_least else self.value <= self.target
 
     def row(self) -> str:
         value = "not measured" if self.value is None else self.form.format(self.value)
         sign = "≥" if self.at_least else "≤"
         met = {None: "–", True: "yes", False: "no"}[self.is_met]
-        return f"| {self.name} | {value} | {sign} {self.form.format(self.wanted)} | {met} |"
+        return f"| {self.name} | {value} | {sign} {self.form.format(self.target)} | {met} |"
 
 
 def _case(results: Results, section: str, case: str) -> dict[str, Any] | None:
@@ -59,7 +59,7 @@ def aims(results: Results) -> list[Aim]:
     half = _case(results, "headline", "redeem at half rate")
     memory = results.get("memory", {})
     script = results.get("script", {})
-    found = [
+    figures = [
         Aim("redeem ÷ Postgres way", _ratio(results, "headline", "redeem", "postgres way"), 5),
         Aim("redeem ÷ 4,500/s of a Go service", redeem["per_s"] / GO_SERVICE_PER_S if redeem else None, 5),
         Aim("redeem ÷ floor, one API process", _ratio(results, "headline", "redeem", "floor"), 0.6),
@@ -67,11 +67,11 @@ def aims(results: Results) -> list[Aim]:
     ]
     for role, limit in (("api", 35), ("redis", 10), ("worker", 10), ("postgres", 12)):
         value = redeem["cpu_us"][role] if redeem else None
-        found.append(Aim(f"CPU µs a redemption: {role}", value, limit, at_least=False, form="{:.1f}"))
+        figures.append(Aim(f"CPU µs per redemption: {role}", value, limit, at_least=False, form="{:.1f}"))
     fresh, batches = _ends(results, "pools"), _ends(results, "batches")
     return [
-        *found,
-        Aim("script alone: redemptions per CPU s of Redis", script.get("64 a call, one limit"), 180_000,
+        *figures,
+        Aim("script alone: redemptions per CPU s of Redis", script.get("64 per call, one limit"), 180_000,
             form="{:,.0f}"),
         Aim("with Idempotency-Key ÷ without",
             _ratio(results, "headline", "redeem, Idempotency-Key", "redeem"), 0.85),
@@ -81,8 +81,8 @@ def aims(results: Results) -> list[Aim]:
         Aim(f"{fresh[1] or 'large used pool'} ÷ fresh small ones", _ratio(results, "pools", fresh[1], fresh[0]), 0.9),
         Aim(f"{batches[1] or 'many batches'} ÷ 1 batch", _ratio(results, "batches", batches[1], batches[0]), 0.7),
         Aim("IssueCoupon ÷ redeem", _ratio(results, "campaign", "IssueCoupon, JSON", "redeem"), 0.8),
-        Aim("Redis bytes a preloaded code of 20 characters", memory.get("code"), 25, at_least=False, form="{:.1f}"),
-        Aim("Redis bytes a customer with limit 1", memory.get("limited_customer"), 120, at_least=False,
+        Aim("Redis bytes per preloaded code of 20 characters", memory.get("code"), 25, at_least=False, form="{:.1f}"),
+        Aim("Redis bytes per customer with limit 1", memory.get("limited_customer"), 120, at_least=False,
             form="{:.1f}"),
     ]  # fmt: skip
 
@@ -94,7 +94,7 @@ def aims_table(results: Results) -> str:
 
 def _section_table(cases: dict[str, dict[str, Any]]) -> str:
     roles = list(dict.fromkeys(role for case in cases.values() for role in case["cpu_us"]))
-    heads = ["case", "a second", "slowest–fastest", "p50 ms", "p99 ms", "caught up s", "machine busy"]
+    heads = ["case", "per second", "slowest–fastest", "p50 ms", "p99 ms", "catch-up s", "machine busy"]
     heads += [f"CPU µs {role}" for role in roles]
     lines = [_row(heads), _row(["---"] * len(heads))]
     for name, case in cases.items():
@@ -111,13 +111,13 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def markdown(results: Results) -> str:
-    """The whole report as text."""
+    """Return the whole report as Markdown."""
     machine, settings = results["machine"], results.get("settings", {})
     parts = [
         "# Benchmark",
         f"{results['started_at']}, {machine['cpus']} CPUs ({machine['cpu']}), {machine['memory_gib']} GiB, "
         f"{machine['system']}. Load: {results['driver']}, on the same machine."
-        + (" **A quick run: rough figures.**" if results["quick"] else ""),
+        + (" **A quick run; the figures are rough.**" if results["quick"] else ""),
         "Settings: " + ", ".join(f"{name} {value}" for name, value in settings.items()) + ".",
         "Versions: " + ", ".join(f"{name} {value}" for name, value in results["versions"].items()) + ".",
         aims_table(results),
@@ -127,7 +127,7 @@ def markdown(results: Results) -> str:
     if script := results.get("script"):
         parts += ["## The script alone", _pairs("shape", "redemptions per CPU second of Redis", script, "{:,.0f}")]
     if memory := results.get("memory"):
-        parts += ["## Memory", _pairs("what", "bytes in Redis", memory, "{:.1f}")]
+        parts += ["## Memory", _pairs("item", "bytes in Redis", memory, "{:.1f}")]
     return "\n\n".join(parts) + "\n"
 
 
@@ -137,7 +137,7 @@ def _pairs(left: str, right: str, values: dict[str, float], form: str) -> str:
 
 
 def write(results: Results, directory: Path) -> None:
-    """Writes bench.json, bench.md and, with matplotlib, the plots."""
+    """Write bench.json, bench.md and, with matplotlib, the plots."""
     (directory / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
     (directory / "bench.md").write_text(markdown(results))
     draw(results, directory)

@@ -1,7 +1,7 @@
-"""The redeem script without everything around it: redemptions per second of CPU time that Redis spends.
+"""The redeem script alone: redemptions per second of CPU time that Redis spends.
 
-Speaks to one Redis through the engine's own calls, so KEYS and ARGV are just those of the API. Every call goes to one
-partition; the stream is cut between the measured pieces of work, as the worker's acks would do.
+The calls are built by the redeem engine, so KEYS and ARGV are those of the API. All calls are sent to one partition;
+its stream is deleted between measurements, as the acks of the worker would trim it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PARTITION: Final = 7
 BATCH_SIZE: Final = 4_000
 CALL_BATCH_SIZE: Final = 1_000
 DEADLINE_IN_MS: Final = 19_000
-"""As far ahead as the script allows: the calls are made first and sent then."""
+"""The latest deadline that the script accepts: the calls are built before they are sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptCost:
-    """What a shape of call costs Redis."""
+    """Redemptions and CPU seconds of Redis for one shape of call."""
 
     redemptions: int
     cpu_s: float
@@ -47,8 +47,8 @@ class ScriptCost:
         return self.redemptions / self.cpu_s
 
 
-class LoneRedis:
-    """A durable Redis of our own, on a unix socket in a temporary directory."""
+class StandaloneRedis:
+    """A durable Redis on a unix socket in a temporary directory."""
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="issuer-bench-")
@@ -57,12 +57,12 @@ class LoneRedis:
             "port": "0", "unixsocket": str(self.socket), "dir": self._directory.name, "save": "",
             "appendonly": "yes", "appendfsync": "always", "auto-aof-rewrite-percentage": "0",
         }  # fmt: skip
-        given = [part for name, value in options.items() for part in (f"--{name}", value)]
-        argv = [str(valkey_server()), *given]
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        argv = [str(valkey_server()), *arguments]
         log = Path(self._directory.name) / "redis.log"
         self._server = LoggedProgram(launch_command(argv, death_signal=signal.SIGTERM), log)
 
-    def __enter__(self) -> LoneRedis:
+    def __enter__(self) -> StandaloneRedis:
         self._server.start(self._answers, "Redis is ready")
         return self
 
@@ -115,8 +115,8 @@ def _waiting(pool: PoolRef, future: asyncio.Future[Any], with_key: bool) -> Wait
     return Waiting(pool, customer, encode_who(customer, 1, key_hash), key_hash, 0.0, future)
 
 
-async def _drive(redis: LoneRedis, commands: list[list[Any]]) -> float:
-    """CPU seconds that Redis spends on the commands, which go out eight at a time."""
+async def _drive(redis: StandaloneRedis, commands: list[list[Any]]) -> float:
+    """Send the commands, eight at a time. Return the CPU seconds that Redis spent on them."""
     client = aioredis.Redis(unix_socket_path=str(redis.socket), protocol=2, single_connection_client=True)
     async with client:
         connection = client.connection
@@ -133,8 +133,8 @@ async def _drive(redis: LoneRedis, commands: list[list[Any]]) -> float:
         return redis.cpu_s - before
 
 
-def load_pools(redis: LoneRedis, count: int, codes: int, limits: str) -> list[PoolRef]:
-    """`count` pools, each of a batch of its own, with `codes` codes together."""
+def load_pools(redis: StandaloneRedis, count: int, codes: int, limits: str) -> list[PoolRef]:
+    """Create `count` pools, each in a batch of its own, with `codes` codes in total."""
     pools = [_pool() for _ in range(count)]
     with redis.client() as client:
         client.script_load(REDEEM.text)
@@ -144,18 +144,18 @@ def load_pools(redis: LoneRedis, count: int, codes: int, limits: str) -> list[Po
 
 
 async def run_calls(
-    redis: LoneRedis, pools: list[PoolRef], *, calls: int, redemptions_a_call: int, with_keys: bool
+    redis: StandaloneRedis, pools: list[PoolRef], *, calls: int, redemptions_per_call: int, with_keys: bool
 ) -> float:
-    """Fresh customers redeem from the pools in turn. Returns the CPU seconds that Redis spent."""
-    nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    """Redeem for new customers from the pools in turn. Return the CPU seconds that Redis spent."""
+    unused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     cpu_s = 0.0
-    # In parts, each of which is sent long before its deadline.
+    # In parts, so that each call is sent long before its deadline.
     for first in range(0, calls, CALL_BATCH_SIZE):
         commands = []
         with redis.client() as client:
             seconds, _ = client.time()
         for _ in range(min(CALL_BATCH_SIZE, calls - first)):
-            requests = [_waiting(pools[i % len(pools)], nobody, with_keys) for i in range(redemptions_a_call)]
+            requests = [_waiting(pools[i % len(pools)], unused, with_keys) for i in range(redemptions_per_call)]
             call = Call(PARTITION, os.urandom(16).hex(), requests)
             call.deadline_ms = int(seconds) * 1000 + DEADLINE_IN_MS
             commands.append(call.command(EPOCH))
@@ -164,13 +164,13 @@ async def run_calls(
 
 
 async def measure_script(
-    redis: LoneRedis, *, calls: int = 2_000, redemptions_a_call: int = 64, batches: int = 1, limits: str = "1:0",
-    with_keys: bool = False,
+    redis: StandaloneRedis, *, calls: int = 2_000, redemptions_per_call: int = 64, batches: int = 1,
+    limits: str = "1:0", with_keys: bool = False,
 ) -> ScriptCost:  # fmt: skip
-    """Runs `calls` calls of fresh customers; `batches` of them share each call."""
-    total = calls * redemptions_a_call
+    """Run `calls` calls for new customers; each call contains redemptions of `batches` batches."""
+    total = calls * redemptions_per_call
     pools = load_pools(redis, batches, total, limits)
-    cpu_s = await run_calls(redis, pools, calls=calls, redemptions_a_call=redemptions_a_call, with_keys=with_keys)
+    cpu_s = await run_calls(redis, pools, calls=calls, redemptions_per_call=redemptions_per_call, with_keys=with_keys)
     with redis.client() as client:
         client.delete(partition_keys(PARTITION).stream, partition_keys(PARTITION).state)
     return ScriptCost(total, cpu_s)
@@ -182,13 +182,13 @@ SHAPES: Final[tuple[dict[str, Any], ...]] = (
     {"limits": "1:2592000000"},
     {"with_keys": True},
     {"batches": 64},
-    {"redemptions_a_call": 4, "calls": 10_000},
-    {"redemptions_a_call": 4, "batches": 4, "calls": 10_000},
+    {"redemptions_per_call": 4, "calls": 10_000},
+    {"redemptions_per_call": 4, "batches": 4, "calls": 10_000},
 )
 
 
 async def main() -> None:
-    with LoneRedis() as redis:
+    with StandaloneRedis() as redis:
         print(redis.program)
         for shape in SHAPES:
             rate = (await measure_script(redis, **shape)).redemptions_per_cpu_s

@@ -1,7 +1,7 @@
-"""Stock to redeem from: batches made as the API makes them, codes made by Postgres, which is quicker than a file.
+"""Create stock to redeem from: batches as the API creates them, with codes that Postgres generates.
 
-A pool can be made as one that has been in use for long: its first codes are in the ledger, each with a customer of
-its own, before the pool is opened in Redis.
+A pool can be created partly used: its first codes are in the ledger, each with its own customer, before the pool is
+opened in Redis.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from issuer.storage.stores import Stores
 from loadtest.drivers import Target
 
 ONE_EACH: Final = {"maxpercustomer": 1}
-"""The limit of every measured batch: one code a customer, for ever."""
+"""The limit of every measured batch: one code per customer, indefinitely."""
 MAX_CONCURRENT: Final = 6
 STATEMENT_LIMIT_S: Final = 3_600.0
 
-# 20 characters, as a code of a shop might have.
+# 20 characters, a realistic length.
 _CODE: Final = "'BENCH-' || lpad(to_hex($1::bigint), 5, '0') || lpad(to_hex(i), 9, '0')"
 
 _CODES: Final = f"""
@@ -42,14 +42,14 @@ FROM codes WHERE pool_id = $1 AND seq <= $2
 
 
 async def make_pool(stores: Stores, codes: int, *, used: int = 0) -> Target:
-    """A batch with one pool of `codes` codes, loaded to the high-water mark, whose first `used` are in the ledger."""
+    """Create a batch with a pool of `codes` codes, loaded to the high-water mark; `used` are in the ledger."""
     batch_id = (await create_batch(stores, name="benchmark", rules=parse_rules(ONE_EACH), actor="cli:bench")).id
     client_id = uuid4()
     async with stores.postgres.acquire() as connection:
         pool_id = await connection.fetchval(
             "INSERT INTO pools (batch_id, client_id) VALUES ($1, $2) RETURNING id", batch_id, client_id
         )
-        # The worker opens a pool as soon as it has codes: what is used must be known by then.
+        # The worker opens a pool as soon as it has codes, so the used ones are recorded in the same transaction.
         async with connection.transaction():
             await connection.execute(_CODES, pool_id, batch_id, codes, timeout=STATEMENT_LIMIT_S)
             await connection.execute("UPDATE pools SET total = $2 WHERE id = $1", pool_id, codes)
@@ -59,32 +59,32 @@ async def make_pool(stores: Stores, codes: int, *, used: int = 0) -> Target:
 
 
 async def make_coupon(stores: Stores, code: str, uses: int) -> Target:
-    """A coupon of a client of its own."""
+    """Create a coupon of a new client."""
     offer = CouponTerms(uses, discount_variable=Decimal(20), rules=parse_rules(ONE_EACH))
     coupon = await create_coupon(stores, uuid4(), code, offer, actor="cli:bench")
     return Target(coupon.id, coupon.client_id)
 
 
 async def make_pools(stores: Stores, count: int, codes: int, *, used: int = 0) -> list[Target]:
-    """`count` such pools, each in a batch of its own."""
-    turn = asyncio.Semaphore(MAX_CONCURRENT)
+    """Create `count` pools, each in a batch of its own."""
+    slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def make() -> Target:
-        async with turn:
+        async with slots:
             return await make_pool(stores, codes, used=used)
 
     return list(await asyncio.gather(*(make() for _ in range(count))))
 
 
 async def settle(stores: Stores) -> None:
-    """Ends what a large load leaves to be done: statistics and a checkpoint that would fall into a measurement."""
+    """Update statistics and write a checkpoint, which would otherwise run during a measurement."""
     await stores.postgres.execute("ANALYZE codes", timeout=STATEMENT_LIMIT_S)
     await stores.postgres.execute("ANALYZE redemptions", timeout=STATEMENT_LIMIT_S)
     await stores.postgres.execute("CHECKPOINT", timeout=STATEMENT_LIMIT_S)
 
 
 async def redeemed(stores: Stores, targets: Sequence[Target]) -> int:
-    """Redemptions that the ledger has of these pools."""
+    """Return the number of redemptions of these pools in the ledger."""
     batches, clients = [t.batch_id for t in targets], [t.client_id for t in targets]
     count = await stores.postgres.fetchval(
         "SELECT count(*) FROM redemptions r JOIN pools p ON p.id = r.pool_id"

@@ -1,1 +1,1 @@
-"""What customers do: one scenario a module, each with what it expects to be answered."""
+"""Load scenarios, one per module, each with the responses that it expects."""

@@ -1,4 +1,4 @@
-"""What all customers of all scenarios have in common: they redeem, and what they are answered is accounted for."""
+"""The base class of the customers of all scenarios: redeem, and record the responses."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ import orjson
 from locust.contrib.fasthttp import FastHttpUser
 
 from loadtest.drivers import REDEEM_PATH
-from loadtest.scenarios.outcome import Account, Kind, kind_of
-from loadtest.shop import ShopBatch, ShopInstallation
+from loadtest.scenarios.outcome import Kind, ScenarioResults, kind_of
+from loadtest.target_issuer import TargetBatch, TargetIssuer
 
 
 class Customer(FastHttpUser):  # type: ignore[misc]
-    """One locust user. A scenario is a subclass with an account, a `prepare` that makes its batches, and tasks."""
+    """One locust user. A scenario is a subclass with `results`, a `prepare` that makes its batches, and tasks."""
 
     abstract = True
-    account: ClassVar[Account]
-    shop: ClassVar[ShopInstallation]
+    results: ClassVar[ScenarioResults]
+    issuer: ClassVar[TargetIssuer]
 
     @classmethod
-    def prepare(cls, shop: ShopInstallation) -> None:
-        """Makes what the scenario redeems from. Called once before the load starts."""
+    def prepare(cls, issuer: TargetIssuer) -> None:
+        """Create the batches of the scenario. Called once before the load starts."""
         raise NotImplementedError
 
     def redeem(
-        self, offer: ShopBatch, customer_id: UUID, *, key: str | None = None, client_id: UUID | None = None
+        self, batch: TargetBatch, customer_id: UUID, *, key: str | None = None, client_id: UUID | None = None
     ) -> tuple[Kind | str, str]:
-        """One request. Returns what became of it, and the code if there is one."""
-        headers = dict(self.shop.headers)
+        """Send one redemption. Return the kind of the response and the code, which is empty if none was issued."""
+        headers = dict(self.issuer.headers)
         if key is not None:
             headers["Idempotency-Key"] = key
-        body = offer.request(customer_id, client_id=client_id)
+        body = batch.request(customer_id, client_id=client_id)
         with self.client.post(
-            REDEEM_PATH, json=body, headers=headers, name=self.account.name, catch_response=True
+            REDEEM_PATH, json=body, headers=headers, name=self.results.name, catch_response=True
         ) as response:
             kind, code = self._judge(response)
-            expected = self.account.note(kind)
+            expected = self.results.add(kind)
             if kind is Kind.GRANTED:
-                expected = self.account.note_code(str(offer.batch_id), code) and expected
+                expected = self.results.add_code(str(batch.batch_id), code) and expected
             if expected:
                 response.success()
             else:
@@ -49,7 +49,7 @@ class Customer(FastHttpUser):  # type: ignore[misc]
     @staticmethod
     def _judge(response: Any) -> tuple[Kind | str, str]:
         if response.status_code == 0:
-            return f"no answer: {response.error}", ""
+            return f"no response: {response.error}", ""
         try:
             body = orjson.loads(response.content)
         except orjson.JSONDecodeError:

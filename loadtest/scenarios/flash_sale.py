@@ -1,4 +1,4 @@
-"""Flash sale: far more customers than codes, all at once, each wants one."""
+"""Flash sale: far more customers than codes, all at the same time, one code each."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from uuid import uuid4
 from locust import constant, task
 
 from loadtest.scenarios.customer import Customer
-from loadtest.scenarios.outcome import Account, Kind
-from loadtest.shop import ShopBatch, ShopInstallation
+from loadtest.scenarios.outcome import Kind, ScenarioResults
+from loadtest.target_issuer import TargetBatch, TargetIssuer
 
 CODES = 500
 
 
 class FlashSale(Customer):
-    """Redeems until the codes are gone, and goes on asking."""
+    """Redeem until the batch is sold out, and continue to send requests."""
 
-    account = Account("flash sale", frozenset({Kind.GRANTED, Kind.SOLD_OUT}))
+    results = ScenarioResults("flash sale", frozenset({Kind.GRANTED, Kind.SOLD_OUT}))
     wait_time = constant(0)
     weight = 4
-    offer: ClassVar[ShopBatch]
+    batch: ClassVar[TargetBatch]
 
     @classmethod
-    def prepare(cls, shop: ShopInstallation) -> None:
-        cls.offer = shop.make_batch("flash sale", CODES, {"maxpercustomer": 1})
+    def prepare(cls, issuer: TargetIssuer) -> None:
+        cls.batch = issuer.make_batch("flash sale", CODES, {"maxpercustomer": 1})
 
     @task  # type: ignore[untyped-decorator]
     def buy(self) -> None:
-        kind, _ = self.redeem(self.offer, uuid4())
-        granted = self.account.kinds[Kind.GRANTED]
+        kind, _ = self.redeem(self.batch, uuid4())
+        granted = self.results.kinds[Kind.GRANTED]
         if granted > CODES:
-            self.account.complain("more codes granted than there are")
-        # Requests that were answered before ours and not yet counted are as many as there are users, at most.
+            self.results.add_problem("more codes were granted than the batch has")
+        # At most one response per user can have been received earlier and not be counted yet.
         if kind is Kind.SOLD_OUT and granted < CODES - self.environment.runner.user_count:
-            self.account.complain("sold out while there were codes")
+            self.results.add_problem("sold out while codes were left")

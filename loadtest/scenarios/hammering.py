@@ -1,4 +1,4 @@
-"""One customer hammering: the same customer from many connections, who may have three codes."""
+"""One customer hammering: the same customer on many connections, with a limit of three codes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from uuid import UUID, uuid4
 from locust import constant, task
 
 from loadtest.scenarios.customer import Customer
-from loadtest.scenarios.outcome import Account, Kind
-from loadtest.shop import ShopBatch, ShopInstallation
+from loadtest.scenarios.outcome import Kind, ScenarioResults
+from loadtest.target_issuer import TargetBatch, TargetIssuer
 
 ALLOWED = 3
 
 
 class Hammering(Customer):
-    """All users of this scenario are one and the same customer."""
+    """All users of this scenario redeem as the same customer."""
 
-    account = Account("one customer hammering", frozenset({Kind.GRANTED, Kind.LIMIT_REACHED}))
+    results = ScenarioResults("one customer hammering", frozenset({Kind.GRANTED, Kind.LIMIT_REACHED}))
     wait_time = constant(0)
     weight = 2
-    offer: ClassVar[ShopBatch]
+    batch: ClassVar[TargetBatch]
     customer_id: ClassVar[UUID]
 
     @classmethod
-    def prepare(cls, shop: ShopInstallation) -> None:
-        cls.offer = shop.make_batch("hammering", 1_000, {"maxpercustomer": ALLOWED, "timelimit": 30})
+    def prepare(cls, issuer: TargetIssuer) -> None:
+        cls.batch = issuer.make_batch("hammering", 1_000, {"maxpercustomer": ALLOWED, "timelimit": 30})
         cls.customer_id = uuid4()
 
     @task  # type: ignore[untyped-decorator]
     def hammer(self) -> None:
-        self.redeem(self.offer, self.customer_id)
-        if self.account.kinds[Kind.GRANTED] > ALLOWED:
-            self.account.complain("the limit was exceeded")
+        self.redeem(self.batch, self.customer_id)
+        if self.results.kinds[Kind.GRANTED] > ALLOWED:
+            self.results.add_problem("the limit was exceeded")

@@ -1,4 +1,4 @@
-"""Many batches: customers who redeem from any of them, at the pace of people."""
+"""Many batches: customers redeem from random batches at the pace of people."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from uuid import uuid4
 from locust import between, task
 
 from loadtest.scenarios.customer import Customer
-from loadtest.scenarios.outcome import Account, Kind
-from loadtest.shop import ShopBatch, ShopInstallation
+from loadtest.scenarios.outcome import Kind, ScenarioResults
+from loadtest.target_issuer import TargetBatch, TargetIssuer
 
 BATCHES = 30
 CODES = 2_000
@@ -19,17 +19,17 @@ LIMITS = {"limits": [{"max": 1, "seconds": 60}, {"max": 3, "seconds": 2_592_000}
 
 
 class ManyBatches(Customer):
-    """Every redemption is of a new customer and of a batch chosen at random."""
+    """Redeem for a new customer from a random batch each time."""
 
-    account = Account("many batches", frozenset({Kind.GRANTED}))
+    results = ScenarioResults("many batches", frozenset({Kind.GRANTED}))
     wait_time = between(0.01, 0.05)
     weight = 2
-    offers: ClassVar[Sequence[ShopBatch]]
+    batches: ClassVar[Sequence[TargetBatch]]
 
     @classmethod
-    def prepare(cls, shop: ShopInstallation) -> None:
-        cls.offers = shop.make_batches("many batches", BATCHES, CODES, LIMITS)
+    def prepare(cls, issuer: TargetIssuer) -> None:
+        cls.batches = issuer.make_batches("many batches", BATCHES, CODES, LIMITS)
 
     @task  # type: ignore[untyped-decorator]
     def redeem_somewhere(self) -> None:
-        self.redeem(random.choice(self.offers), uuid4())
+        self.redeem(random.choice(self.batches), uuid4())

@@ -1,4 +1,4 @@
-"""What became of a request, in one word, and the account that a run is judged by."""
+"""Classify responses and check the results of each scenario."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 
 class Kind(StrEnum):
-    """Answers that some scenario expects."""
+    """Kinds of responses that a scenario may expect."""
 
     GRANTED = "granted"
     REPLAYED = "replayed"
@@ -27,7 +27,7 @@ _REFUSALS: Final = {
 
 
 def kind_of(status: int, headers: Mapping[str, str], body: Any) -> Kind | str:
-    """The kind of an answer, or in words what it was instead."""
+    """Return the kind of a response, or a description of a response that no scenario expects."""
     if not isinstance(body, dict):
         return f"{status}, not a JSON object"
     if status == 200 and isinstance(body.get("code"), str):
@@ -36,8 +36,8 @@ def kind_of(status: int, headers: Mapping[str, str], body: Any) -> Kind | str:
 
 
 @dataclass(slots=True)
-class Account:
-    """What one scenario was answered. `expected`: each of these must come, and nothing else may."""
+class ScenarioResults:
+    """The responses of one scenario. Every kind in `expected` must occur, and no other kind may."""
 
     name: str
     expected: frozenset[Kind]
@@ -45,23 +45,23 @@ class Account:
     problems: Counter[str] = field(default_factory=Counter)
     _codes: set[tuple[str, str]] = field(default_factory=set)
 
-    def note(self, kind: Kind | str) -> bool:
-        """Counts an answer. False: the scenario does not expect it."""
+    def add(self, kind: Kind | str) -> bool:
+        """Count a response. Return False if the scenario does not expect it."""
         self.kinds[kind] += 1
         if kind in self.expected:
             return True
-        self.complain(f"unexpected: {kind}")
+        self.add_problem(f"unexpected: {kind}")
         return False
 
-    def note_code(self, batch: str, code: str) -> bool:
-        """Remembers a code that was granted. False: it was granted before, which must never happen."""
+    def add_code(self, batch: str, code: str) -> bool:
+        """Record a granted code. Return False if it was granted before, which must never happen."""
         if (batch, code) in self._codes:
-            self.complain("a code was granted twice")
+            self.add_problem("a code was granted twice")
             return False
         self._codes.add((batch, code))
         return True
 
-    def complain(self, problem: str) -> None:
+    def add_problem(self, problem: str) -> None:
         self.problems[problem] += 1
 
     @property
@@ -74,14 +74,14 @@ class Account:
 
     def lines(self) -> list[str]:
         total = ", ".join(f"{self.kinds[kind]:,} {kind}" for kind in sorted(self.kinds))
-        found = [f"{'ok  ' if self.is_good else 'FAIL'}  {self.name}: {total or 'no answer'}"]
+        found = [f"{'ok  ' if self.is_good else 'FAIL'}  {self.name}: {total or 'no responses'}"]
         found += [f"      {count:,} × {problem}" for problem, count in self.problems.most_common()]
         found += [f"      never: {kind}" for kind in self.missing]
         return found
 
 
-def tally(accounts: Iterable[Account]) -> tuple[str, bool]:
-    """The table that a run ends with, and whether everything in it is good."""
-    accounts = list(accounts)
-    lines = [line for account in accounts for line in account.lines()]
-    return "\n".join(lines), bool(accounts) and all(account.is_good for account in accounts)
+def tally(all_results: Iterable[ScenarioResults]) -> tuple[str, bool]:
+    """Return the table that a run ends with, and whether all results in it are good."""
+    all_results = list(all_results)
+    lines = [line for results in all_results for line in results.lines()]
+    return "\n".join(lines), bool(all_results) and all(results.is_good for results in all_results)

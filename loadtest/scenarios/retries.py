@@ -1,4 +1,4 @@
-"""Retries with keys: clients that send a redemption again, as after a time-out, and must get the same code."""
+"""Retries with keys: callers repeat a redemption, as after a time-out, and must get the same code."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from uuid import uuid4
 from locust import between, task
 
 from loadtest.scenarios.customer import Customer
-from loadtest.scenarios.outcome import Account, Kind
-from loadtest.shop import ShopBatch, ShopInstallation
+from loadtest.scenarios.outcome import Kind, ScenarioResults
+from loadtest.target_issuer import TargetBatch, TargetIssuer
 
 CODES = 50_000
 OTHER_CLIENT_EVERY = 10
 
 
 class Retries(Customer):
-    """Each redemption has an Idempotency-Key and is repeated; now and then the key is used for another client."""
+    """Repeat each redemption with its Idempotency-Key; sometimes reuse the key for another client."""
 
-    account = Account("retries with keys", frozenset({Kind.GRANTED, Kind.REPLAYED, Kind.KEY_REUSED}))
+    results = ScenarioResults("retries with keys", frozenset({Kind.GRANTED, Kind.REPLAYED, Kind.KEY_REUSED}))
     wait_time = between(0.005, 0.02)
     weight = 2
-    offer: ClassVar[ShopBatch]
+    batch: ClassVar[TargetBatch]
 
     @classmethod
-    def prepare(cls, shop: ShopInstallation) -> None:
-        cls.offer = shop.make_batch("retries", CODES, {"maxpercustomer": 1})
+    def prepare(cls, issuer: TargetIssuer) -> None:
+        cls.batch = issuer.make_batch("retries", CODES, {"maxpercustomer": 1})
 
     @task  # type: ignore[untyped-decorator]
     def redeem_again(self) -> None:
         customer_id, key = uuid4(), str(uuid4())
-        kind, code = self.redeem(self.offer, customer_id, key=key)
+        kind, code = self.redeem(self.batch, customer_id, key=key)
         if kind is not Kind.GRANTED:
             return
         for _ in range(random.randint(1, 3)):
-            kind, again = self.redeem(self.offer, customer_id, key=key)
+            kind, again = self.redeem(self.batch, customer_id, key=key)
             if kind is not Kind.REPLAYED or again != code:
-                self.account.complain("a repeat was not answered with the same code")
+                self.results.add_problem("a repeated request did not return the same code")
         if random.randrange(OTHER_CLIENT_EVERY) == 0:
-            kind, _ = self.redeem(self.offer, customer_id, key=key, client_id=uuid4())
+            kind, _ = self.redeem(self.batch, customer_id, key=key, client_id=uuid4())
             if kind is not Kind.KEY_REUSED:
-                self.account.complain("a key was taken for another client")
+                self.results.add_problem("a key was accepted for another client")

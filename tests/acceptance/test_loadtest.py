@@ -16,7 +16,7 @@ from loadtest.installation import BenchInstallation
 from loadtest.measuring import Measured, MeasuredInstallation, UnexpectedAnswersError, measure, medians
 from loadtest.processes import LoggedProgram, accepts, free_port, process_table, python_module
 from loadtest.report import aims, markdown
-from loadtest.scenarios.outcome import Account, Kind, kind_of, tally
+from loadtest.scenarios.outcome import Kind, ScenarioResults, kind_of, tally
 from loadtest.stock import make_pool, redeemed
 from tests.support.environment import clean_environment
 from tests.support.programs import require
@@ -51,12 +51,12 @@ def test_a_load_without_an_issuer_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_is_not_expected_fails_the_run() -> None:
-    account = Account("sale", frozenset({Kind.GRANTED, Kind.SOLD_OUT}))
-    assert account.note(kind_of(200, {}, {"code": "A"}))
-    assert account.note_code("b", "A")
-    assert not account.note_code("b", "A")
-    assert not account.note(kind_of(503, {}, {"error": "overloaded", "code": "overloaded"}))
-    text, good = tally([account])
+    results = ScenarioResults("sale", frozenset({Kind.GRANTED, Kind.SOLD_OUT}))
+    assert results.add(kind_of(200, {}, {"code": "A"}))
+    assert results.add_code("b", "A")
+    assert not results.add_code("b", "A")
+    assert not results.add(kind_of(503, {}, {"error": "overloaded", "code": "overloaded"}))
+    text, good = tally([results])
     assert not good
     assert "unexpected: 503 overloaded" in text
     assert "a code was granted twice" in text
@@ -129,7 +129,7 @@ def test_the_report_says_which_aims_are_met() -> None:
     found = {aim.name: aim.is_met for aim in aims(results)}
     assert found["redeem ÷ Postgres way"] is True
     assert found["redeem ÷ floor, one API process"] is False
-    assert found["Redis bytes a preloaded code of 20 characters"] is False
+    assert found["Redis bytes per preloaded code of 20 characters"] is False
     assert found["with Idempotency-Key ÷ without"] is None
     text = markdown(results)
     assert "| redeem | 20,000 | 9,000–22,000 |" in text
