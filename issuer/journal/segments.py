@@ -1,12 +1,12 @@
-"""The receipt journal: a second copy of every redemption, on the API's own disk, that outlives a lost Redis.
+"""The receipt journal: a second copy of every redemption on the API's own disk, which outlives a lost Redis.
 
-Each API process appends to segment files of its own, one append per pipeline, before the answers go out. An append is
-in the kernel's hands: it survives the process, not a power cut. A closed segment is deleted once all of it is in the
-ledger. A recovery replays the journals of its host; replaying twice changes nothing.
+Each API process appends to segment files of its own, one append per pipeline, before it sends the answers. An append is
+in the kernel's page cache: it survives the process, but not a power cut. A closed segment is deleted once all of it is
+in the ledger. A recovery replays the journals of its host; a repeated replay changes nothing.
 
 A record is ``length, crc32`` (4 bytes each, big-endian) and that many bytes: ``epoch partition ms call_id\\n`` and the
-event data as `issuer.contract.events` describes them. A record that is cut or damaged ends its segment: what comes
-after it was never answered.
+event data as `issuer.contract.events` describes them. A record that is cut or damaged ends its segment: nothing after
+it was answered.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _HEAD = struct.Struct(">II")
 
 
 class JournalError(Exception):
-    """The journal's directory cannot be used."""
+    """The directory of the journal cannot be used. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What one script call handed out: the event's data, and what the stream entry says beside them."""
+    """What one script call granted: the event's data, and the fields of the stream entry beside them."""
 
     epoch: int
     partition: int
@@ -63,7 +63,7 @@ class Receipt:
         return cls(int(epoch), int(partition), int(at_ms), call_id, data)
 
     def add_to(self, columns: RedemptionColumns) -> None:
-        """Raises ValueError when the data are not those of an event."""
+        """Append the redemptions to `columns`. Raises ValueError when the data are not those of an event."""
         call_id = UUID(hex=self.call_id)
         for redemption in decode_redemptions(self.data, epoch=self.epoch, at_ms=self.at_ms, call_id=call_id):
             columns.append(redemption)
@@ -88,7 +88,7 @@ class Journal:
             raise JournalError(f"the journal directory {directory} cannot be used: {error}") from error
 
     def append(self, receipts: list[Receipt]) -> None:
-        """One write for all of them. A disk that is full is alarmed, and redemptions go on without a second copy."""
+        """Append receipts with one write. If that fails, log an error: redemptions continue without a second copy."""
         packed = b"".join([receipt.encode() for receipt in receipts])
         try:
             if self._file is None or self._size + len(packed) > SEGMENT_BYTES or self.is_old:
@@ -100,7 +100,10 @@ class Journal:
                 raise OSError("the record was cut")
         except OSError as error:
             if self.is_writing:
-                log.error("the receipt journal cannot be written; a lost Redis would not be covered", error=str(error))
+                log.error(
+                    "cannot write the receipt journal; free or repair the disk: a loss of Redis would quarantine codes",
+                    error=str(error),
+                )
             self.is_writing = False
             self.close()
             return
@@ -114,7 +117,8 @@ class Journal:
         self.close()
         self._number += 1
         path = self._directory / f"{self._prefix}-{self._number:08d}.open"
-        # It gets the name of a segment when it is locked: an empty one that nobody seems to write would be deleted.
+        # Renamed to a segment only when it is locked: `delete_recorded` of another process removes an empty segment
+        # without a writer.
         unnamed = path.with_suffix(".new")
         file = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -128,12 +132,12 @@ class Journal:
         self._opened_at = time.monotonic()
 
     def close(self) -> None:
-        """Closes the segment in hand, so that it can be deleted when the ledger has it; an empty one goes at once."""
+        """Close the current segment, so that it can be deleted once it is recorded; delete it now if it is empty."""
         if self._file is None or self._path is None:
             return
         file, self._file = self._file, None
         try:
-            # Under the lock: one that nobody seems to write may be deleted before it can be renamed.
+            # Still locked: a segment without a writer could be deleted before it is renamed.
             if self._size == 0:
                 self._path.unlink(missing_ok=True)
             else:
@@ -142,23 +146,23 @@ class Journal:
             os.close(file)
 
     def roll(self) -> None:
-        """Closes a segment that is old, when no redemption comes that would."""
+        """Close the current segment if it is old. Without this an idle process would keep it open."""
         if self._file is not None and self.is_old:
             self.close()
 
 
 def host_name() -> str:
-    """By what name a recovery tells the hosts whose journals it has not seen."""
+    """Return the name by which a recovery reports that the journal of this host was not replayed."""
     return os.environ.get("ISSUER_HOST_NAME") or socket.gethostname()
 
 
 def segments(directory: Path) -> list[Path]:
-    """All segments of all processes that ever wrote here, closed or not."""
+    """Return all segments of all processes that have written here, closed or not."""
     return sorted(path for path in directory.glob("*") if path.suffix in (".open", ".closed"))
 
 
 def _open_segment(path: Path) -> BinaryIO:
-    """Its process may have closed (renamed) it since it was listed."""
+    """Open a segment. Its process may have closed (renamed) it since it was listed."""
     try:
         return path.open("rb")
     except FileNotFoundError:
@@ -166,7 +170,7 @@ def _open_segment(path: Path) -> BinaryIO:
 
 
 def read_segment(path: Path) -> Iterator[Receipt]:
-    """The receipts of a segment, up to the first that is cut or damaged."""
+    """Yield the receipts of a segment up to the first that is cut or damaged."""
     with _open_segment(path) as file:
         while True:
             head = file.read(_HEAD.size)
@@ -175,13 +179,13 @@ def read_segment(path: Path) -> Iterator[Receipt]:
             length, checksum = _HEAD.unpack(head)
             body = file.read(length) if length <= SEGMENT_BYTES else b""
             if len(body) != length or zlib.crc32(body) != checksum:
-                log.warning("a journal segment ends in a damaged record", segment=path.name)
+                log.warning("journal segment ends in a damaged record; ignoring the rest", segment=path.name)
                 return
             yield Receipt.decode(body)
 
 
 def read_columns(path: Path) -> Iterator[RedemptionColumns]:
-    """The receipts of a segment as columns for the ledger, at most BATCH_SIZE receipts too many at a time."""
+    """Yield the receipts of a segment as columns for the ledger, in batches of BATCH_SIZE redemptions or few more."""
     columns = RedemptionColumns()
     for receipt in read_segment(path):
         receipt.add_to(columns)
@@ -193,7 +197,7 @@ def read_columns(path: Path) -> Iterator[RedemptionColumns]:
 
 
 def _has_writer(path: Path) -> bool:
-    """Whether the process that writes a segment still lives: it holds a lock on it."""
+    """Whether the process that writes a segment is alive: it holds a lock on the file."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -209,7 +213,7 @@ WHERE EXISTS (SELECT FROM ledger r WHERE r.pool_id = e.pool_id AND r.seq = e.seq
 
 
 async def delete_recorded(connection: AnyConnection, directory: Path) -> int:
-    """Deletes the closed segments that are in the ledger (or its dead letters) to the last redemption."""
+    """Delete the segments without a writer whose redemptions are all recorded or dead letters. Return how many."""
     deleted = 0
     for path in segments(directory):
         if path.suffix != ".closed" and _has_writer(path):

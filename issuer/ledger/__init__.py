@@ -1,1 +1,1 @@
-"""The ledger: what goes into it, what is read from it, what it must add up to."""
+"""The ledger: recording, reading, reconciliation, dead letters and erasure."""

@@ -1,4 +1,4 @@
-"""Anomalies: what must never happen and did. Kept for people, counted, alarmed."""
+"""Anomalies: contradictions between an event and the ledger. Stored for an operator, counted, alarmed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 import structlog
 
 from issuer.contract.events import Redemption
-from issuer.storage.postgres import Connection, PoolConnection
+from issuer.storage.postgres import AnyConnection
 
 log = structlog.get_logger()
 
@@ -21,7 +21,7 @@ BIGINT_MAX: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """One of them. `detail` becomes JSON."""
+    """One contradiction. `detail` is stored as JSON."""
 
     kind: str
     pool_id: int | None
@@ -29,24 +29,24 @@ class Anomaly:
     detail: dict[str, Any]
 
     @classmethod
-    def of_redemption(cls, kind: str, event: Redemption, there: dict[str, Any]) -> Anomaly:
-        """`there` is what the database has, beside what the event says."""
-        told = {
+    def of_redemption(cls, kind: str, event: Redemption, stored: dict[str, Any]) -> Anomaly:
+        """Return the anomaly of an event that contradicts what is `stored`. Its detail holds both."""
+        fields = {
             "code": event.code, "customer_id": event.customer_id, "call_id": event.call_id,
             "redeemed_at_ms": event.redeemed_at_ms, "api_key_id": event.api_key_id, "epoch": event.epoch,
             "key_hash": None if event.key_hash is None else event.key_hash.hex(),
             "terms": event.terms, "order_id": event.order_id,
         }  # fmt: skip
-        return cls(kind, bigint_or_none(event.pool_id), bigint_or_none(event.seq), {"event": told, "there": there})
+        return cls(kind, bigint_or_none(event.pool_id), bigint_or_none(event.seq), {"event": fields, "stored": stored})
 
 
 def bigint_or_none(number: int | None) -> int | None:
-    """A number as far as Postgres can hold it."""
+    """Return a number if Postgres can store it as bigint, else None."""
     return number if number is not None and -BIGINT_MAX <= number <= BIGINT_MAX else None
 
 
 def _plain(value: Any) -> Any:
-    """Values as jsonb can hold them: it refuses NUL, and numbers of any size are text."""
+    """Convert a value for jsonb, which refuses NUL. Numbers beyond bigint become text."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, str):
@@ -66,8 +66,8 @@ WHERE NOT EXISTS (
     AND b.seq IS NOT DISTINCT FROM a.seq AND b.detail = a.detail)"""
 
 
-async def record_anomalies(connection: Connection | PoolConnection, anomalies: Sequence[Anomaly]) -> None:
-    """Writes them down in the caller's transaction. The same one again (an event delivered twice) is not new."""
+async def record_anomalies(connection: AnyConnection, anomalies: Sequence[Anomaly]) -> None:
+    """Store anomalies in the caller's transaction. One that is stored already (from the same event) adds no row."""
     for anomaly in anomalies[:10]:
         log.error("anomaly", kind=anomaly.kind, pool_id=anomaly.pool_id, seq=anomaly.seq)
     await connection.execute(

@@ -1,4 +1,4 @@
-"""The questions that a reconciliation asks Postgres. Counts for all pools; single seqs only where the counts differ."""
+"""The queries of a reconciliation: counts for all pools, and single seqs only where the counts differ."""
 
 from typing import Final
 
@@ -20,14 +20,14 @@ WITH p AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS p(po
 dead AS MATERIALIZED (
   SELECT DISTINCT d.pool_id, d.seq FROM dead_letters d JOIN p ON p.pool_id = d.pool_id
   WHERE d.resolved_at IS NULL AND d.seq BETWEEN 1 AND p.issued),
-aside AS MATERIALIZED (
+quarantine AS MATERIALIZED (
   SELECT s.pool_id, s.seq FROM quarantined s JOIN p ON p.pool_id = s.pool_id WHERE s.seq BETWEEN 1 AND p.issued)
 SELECT p.pool_id,
   (SELECT count(*) FROM ledger r WHERE r.pool_id = p.pool_id AND r.seq BETWEEN 1 AND p.issued) AS ledger,
-  (SELECT count(*) FROM aside WHERE aside.pool_id = p.pool_id) AS quarantined,
+  (SELECT count(*) FROM quarantine q WHERE q.pool_id = p.pool_id) AS quarantined,
   (SELECT count(*) FROM dead WHERE dead.pool_id = p.pool_id) AS dead_letters,
-  (SELECT count(*) FROM aside WHERE aside.pool_id = p.pool_id
-     AND EXISTS (SELECT FROM ledger r WHERE r.pool_id = aside.pool_id AND r.seq = aside.seq))
+  (SELECT count(*) FROM quarantine q WHERE q.pool_id = p.pool_id
+     AND EXISTS (SELECT FROM ledger r WHERE r.pool_id = q.pool_id AND r.seq = q.seq))
   + (SELECT count(*) FROM dead WHERE dead.pool_id = p.pool_id
      AND (EXISTS (SELECT FROM ledger r WHERE r.pool_id = dead.pool_id AND r.seq = dead.seq)
        OR EXISTS (SELECT FROM quarantined s WHERE s.pool_id = dead.pool_id AND s.seq = dead.seq))) AS overlaps
@@ -43,7 +43,7 @@ CROSS JOIN LATERAL (
   ORDER BY r.seq LIMIT $3
 ) wrong"""
 
-# The stream counts last: what is in the ledger, quarantined or buried already is only on its way out of the stream.
+# The stream counts last: an event that is recorded or a dead letter already only waits for its acknowledgement.
 BACKLOG: Final = """
 SELECT count(*) FROM unnest($2::bigint[]) AS e(seq)
 WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = $1 AND r.seq = e.seq)

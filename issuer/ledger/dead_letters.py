@@ -1,4 +1,4 @@
-"""Dead letters: events that could not go into the ledger, kept whole, with the reason, until a person settles them."""
+"""Dead letters: events that could not be recorded, stored whole with the reason until an operator resolves them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import asyncpg
 
 from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.ledger.anomalies import bigint_or_none
-from issuer.ledger.record import AnyConnection, record_redemptions
-from issuer.storage.postgres import Pool, unavailable_translated
+from issuer.ledger.record import record_redemptions
+from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
 
-REASON_LENGTH: Final = 2_000
+MAX_REASON: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One redemption of an entry that could be read, or (pool_id and seq None) one entry that could not."""
+    """One redemption of a readable entry, or a whole entry that is not readable (pool_id and seq are None)."""
 
     partition: int
     stream_id: str
@@ -30,18 +30,18 @@ class DeadLetter:
     raw: Sequence[bytes]
 
 
-_BURY: Final = """
+_INSERT: Final = """
 INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw)
 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (epoch, partition, stream_id, pool_id, seq) DO NOTHING"""
 
 
-async def bury(connection: AnyConnection, letters: Sequence[DeadLetter]) -> None:
-    """Writes them down in the caller's transaction; the same one again (an entry delivered twice) is not new."""
+async def store_dead_letters(connection: AnyConnection, letters: Sequence[DeadLetter]) -> None:
+    """Store letters in the caller's transaction. One that is stored already (an entry delivered twice) adds no row."""
     await connection.executemany(
-        _BURY,
+        _INSERT,
         [
             (letter.partition, letter.stream_id, letter.epoch, bigint_or_none(letter.pool_id),
-             bigint_or_none(letter.seq), letter.reason.replace("\0", "\\0")[:REASON_LENGTH], list(letter.raw))
+             bigint_or_none(letter.seq), letter.reason.replace("\0", "\\0")[:MAX_REASON], list(letter.raw))
             for letter in letters
         ],
     )  # fmt: skip
@@ -49,7 +49,7 @@ async def bury(connection: AnyConnection, letters: Sequence[DeadLetter]) -> None
 
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
-    """A dead letter as it lies in Postgres."""
+    """A dead letter as Postgres stores it."""
 
     id: int
     partition: int
@@ -70,7 +70,7 @@ WHERE id > $1 AND ($2 OR resolved_at IS NULL) ORDER BY id LIMIT $3"""
 async def list_dead_letters(
     postgres: Pool, *, after_id: int = 0, limit: int = 100, resolved: bool = False
 ) -> list[StoredDeadLetter]:
-    """Those that wait for somebody, oldest first; with `resolved` the settled ones too."""
+    """Return unresolved dead letters, oldest first; with `resolved` the resolved ones, too."""
     async with unavailable_translated():
         rows = await postgres.fetch(_LIST, after_id, resolved, limit)
     return [StoredDeadLetter(*row) for row in rows]
@@ -78,16 +78,16 @@ async def list_dead_letters(
 
 @dataclass(slots=True)
 class RetryResult:
-    """What a retry came to. `reasons`: why those that stay could not be recorded, by id."""
+    """The result of a retry. `reasons` maps the id of each letter that stays to why it could not be recorded."""
 
     resolved: int
     reasons: dict[int, str]
 
 
 async def retry_dead_letters(postgres: Pool, *, only_id: int | None = None) -> RetryResult:
-    """Tries to record waiting dead letters again, each in a transaction of its own, so that one bad keeps no other.
+    """Try to record unresolved dead letters, each in a transaction of its own so that no letter blocks another.
 
-    One that goes into the ledger, or is there already with the same story, is resolved.
+    A letter that is recorded now, or was recorded already with the same content, is resolved.
     Raises PostgresUnavailableError.
     """
     retried = RetryResult(0, {})
@@ -106,14 +106,14 @@ async def retry_dead_letters(postgres: Pool, *, only_id: int | None = None) -> R
                 retried.reasons[after] = reason
 
 
-# Locked, so that two people who retry do not record the same anomaly twice.
+# Locked, so that two retries at the same time do not record the same anomaly twice.
 _NEXT: Final = """
 SELECT * FROM dead_letters
 WHERE id > $1 AND resolved_at IS NULL AND ($2::bigint IS NULL OR id = $2) ORDER BY id LIMIT 1 FOR UPDATE"""
 
 
 async def _retry(connection: AnyConnection, row: asyncpg.Record) -> str | None:
-    """Records one letter; returns why it still cannot be recorded, or None."""
+    """Record one letter. Return why it still cannot be recorded, or None."""
     raw = row["raw"]
     columns = RedemptionColumns()
     try:
@@ -124,11 +124,11 @@ async def _retry(connection: AnyConnection, row: asyncpg.Record) -> str | None:
         numbers = zip(columns.pool_ids, columns.seqs, strict=True)
         columns = columns.take([place for place, pair in enumerate(numbers) if pair == (row["pool_id"], row["seq"])])
         if not columns:
-            return "the kept entry does not hold this redemption"
+            return "the stored entry does not contain this redemption"
     recorded = await record_redemptions(connection, columns)
     if recorded.rejected:
         return recorded.rejected[0].reason
     if recorded.contradicted:
-        return "the ledger tells another story; see the anomalies"
+        return "it contradicts the ledger; see the anomalies"
     await connection.execute("UPDATE dead_letters SET resolved_at = now() WHERE id = $1", row["id"])
     return None

@@ -1,4 +1,4 @@
-"""Stream entries on their way into the ledger: decoded, recorded, or kept as dead letters with the reason."""
+"""Stream entries: decoded and recorded in the ledger, or stored as dead letters with the reason."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
-from issuer.ledger.dead_letters import DeadLetter, bury
-from issuer.ledger.record import AnyConnection, RecordResult, record_redemptions
+from issuer.ledger.dead_letters import DeadLetter, store_dead_letters
+from issuer.ledger.record import RecordResult, record_redemptions
+from issuer.storage.postgres import AnyConnection
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
-    """One entry as the stream has it."""
+    """One entry of a partition's stream."""
 
     partition: int
     stream_id: str
@@ -21,13 +22,13 @@ class StreamEntry:
 
     @classmethod
     def of_reply(cls, partition: int, stream_id: bytes, fields: Sequence[bytes] | None) -> StreamEntry:
-        """From a raw reply: names and values in turn; none at all for an entry that is gone from the stream."""
+        """Build an entry from a raw reply: field names and values alternating; None for an entry that was deleted."""
         flat = fields or []
         return cls(partition, stream_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
 
     @property
     def announced(self) -> int:
-        """The redemptions that the backlog counter has for it; 0 for what our script has not written."""
+        """The redemptions that the backlog counts for this entry; 0 if the script did not write it."""
         text = self.fields.get(b"n", b"0")
         return int(text) if text.isdigit() and len(text) < 7 else 0
 
@@ -41,14 +42,15 @@ class StreamEntry:
         return [part for pair in self.fields.items() for part in pair]
 
     def dead_letter(self, reason: str, pool_id: int | None = None, seq: int | None = None) -> DeadLetter:
-        """The letter for one of its redemptions, or for all of it when it cannot be read."""
+        """Return the dead letter of one redemption, or of the whole entry when it cannot be read."""
         return DeadLetter(self.partition, self.stream_id, self.epoch, pool_id, seq, reason, self.raw)
 
 
 async def record_entries(connection: AnyConnection, entries: Sequence[StreamEntry]) -> RecordResult:
-    """Brings entries into the ledger within the caller's transaction; to repeat it changes nothing.
+    """Record entries in the ledger within the caller's transaction. A repetition changes nothing.
 
-    What cannot be read or recorded goes into the dead letters. Raises only what says that Postgres is away or busy.
+    Entries and redemptions that cannot be read or recorded become dead letters. Raises only errors that say that
+    Postgres is unavailable or busy.
     """
     redemptions = RedemptionColumns()
     sources: list[StreamEntry] = []
@@ -68,6 +70,6 @@ async def record_entries(connection: AnyConnection, entries: Sequence[StreamEntr
         entry = sources[bisect_right(ends, place)]
         letters.append(entry.dead_letter(rejected.reason, redemptions.pool_ids[place], redemptions.seqs[place]))
     if letters:
-        await bury(connection, letters)
+        await store_dead_letters(connection, letters)
         recorded.dead_letters = len(letters)
     return recorded

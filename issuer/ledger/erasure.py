@@ -1,9 +1,9 @@
-"""Erasing a customer's id: from the ledger, whose count stays, and from whatever else knows the customer.
+"""Erasure of a customer's id from the ledger, from anomalies and from the windows in Redis. Rows stay and are counted.
 
-A redemption that still waits in the stream would bring the id back, so those are waited for, and if the worker does
-not record them in time nothing is erased. What the customer redeems afterwards is new and not covered. The limits
-forget the customer too: Redis' windows are named by the id. Dead letters keep whole stream entries, other customers'
-parts included; they are counted for the operator, who settles them and repeats the erasure.
+A redemption in the backlog would bring the id back, so the erasure waits for the worker to record those, and erases
+nothing if that takes too long. Later redemptions of the customer are not covered. Limits start over for the customer,
+since the windows in Redis carry the id in their names. Dead letters hold whole stream entries with other customers'
+redemptions; they are counted for the operator, who resolves them and repeats the erasure.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from issuer.storage.redis_link import redis_errors_translated
 from issuer.storage.stores import Stores
 
 _TIMEOUT_S: Final = 900.0
-_LOOK_EVERY_S: Final = 0.2
+_POLL_EVERY_S: Final = 0.2
 
 
 class BacklogNotEmptyError(Exception):
-    """The customer has redemptions that are not in the ledger yet; nothing was erased."""
+    """The customer has redemptions in the backlog. Nothing was erased."""
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What was erased, and in how many dead letters the id still stands."""
+    """What was erased, and how many dead letters still contain the id."""
 
     redemptions: int
     consumptions: int
@@ -41,7 +41,7 @@ class Erasure:
     dead_letters: int
 
 
-# The hash of the Idempotency-Key goes too: it was made with the id.
+# The hash of the Idempotency-Key is erased, too: it was computed with the id.
 _LEDGER: Final = """
 WITH erased AS (
   UPDATE redemptions SET customer_id = NULL, key_hash = NULL WHERE customer_id = $1 RETURNING batch_id),
@@ -60,17 +60,17 @@ WHERE EXISTS (SELECT FROM unnest(raw) AS part WHERE position($1::bytea IN part) 
 
 
 async def erase_customer(stores: Stores, customer_id: UUID, *, actor: str, wait_s: float = 30.0) -> Erasure:
-    """Erases the id; to repeat it is harmless. Audited under a hash of the id.
+    """Erase the id; a repetition is harmless. The audit log holds a hash of the id.
 
     Raises BacklogNotEmptyError after `wait_s`, RedisUnavailableError, PostgresUnavailableError; nothing is erased then.
     """
     give_up_at = time.monotonic() + wait_s
-    while await _waits_in_backlog(stores, customer_id):
+    while await _is_in_backlog(stores, customer_id):
         if time.monotonic() > give_up_at:
             raise BacklogNotEmptyError(
                 "the customer has redemptions that are not in the ledger yet; is the worker running?"
             )
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_POLL_EVERY_S)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         return await _erase(stores, connection, customer_id, actor)
 
@@ -85,7 +85,8 @@ async def _erase(stores: Stores, connection: PoolConnection, customer_id: UUID, 
         anomalies=int(status.rpartition(" ")[2]),
         dead_letters=await connection.fetchval(_DEAD_LETTERS, customer_id.bytes, timeout=_TIMEOUT_S),
     )
-    # Before the commit: afterwards nobody could tell any more which windows were the customer's.
+    # Before the commit, which destroys the record of which windows are the customer's. Stopped in between, the erasure
+    # is repeated; a window that is missing only resets a limit.
     for row in rows:
         batch_id = UUID(bytes=row["batch_id"].bytes)
         keys = batch_keys(partition_of(batch_id, stores.redis.partitions), batch_id)
@@ -101,7 +102,7 @@ async def _erase(stores: Stores, connection: PoolConnection, customer_id: UUID, 
     return erasure
 
 
-async def _waits_in_backlog(stores: Stores, customer_id: UUID) -> bool:
+async def _is_in_backlog(stores: Stores, customer_id: UUID) -> bool:
     for partition in range(stores.redis.partitions):
         async for page in read_backlog(stores.redis.client, partition):
             if any(redemption.customer_id == customer_id for redemption in page):

@@ -1,7 +1,7 @@
 """Reconciliation: per pool, ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 
-Right while redemptions go on: `issued` and the stream of a partition are read in one step, then the ledger up to that
-`issued`. What the worker moved from the stream into the ledger in between is found in both and counted once.
+It is exact while redemptions continue: `issued` and the stream of a partition are read in one step, then the ledger up
+to that `issued`. Events that the worker recorded in between are found in both and counted once.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from issuer.storage.postgres import PoolConnection, unavailable_translated
 from issuer.storage.redis_link import NotReadyError, redis_errors_translated
 from issuer.storage.stores import Stores
 
-SHOWN: Final = 20
-"""Seqs of each kind that are named at most."""
-TRIES: Final = 3
+MAX_SHOWN: Final = 20
+"""Seqs of each kind that are listed."""
+MAX_ATTEMPTS: Final = 3
 
 
 @dataclass(slots=True)
 class PoolBalance:
-    """One pool's equation. `missing` and `doubled` are the first seqs of their kind, `problems` says all in words."""
+    """The equation of one pool. `missing`, `doubled` and `wrong_code` are the first seqs of their kind."""
 
     pool_id: int
     batch_id: UUID
@@ -55,7 +55,7 @@ class PoolBalance:
 
 @dataclass(slots=True)
 class Reconciliation:
-    """All pools. `unreadable`: stream entries and dead letters whose seqs nobody can tell."""
+    """The equations of all pools. `unreadable` counts stream entries and dead letters whose seqs cannot be decoded."""
 
     pools: list[PoolBalance]
     unreadable: int = 0
@@ -71,7 +71,7 @@ class Reconciliation:
 
 @dataclass(frozen=True, slots=True)
 class _PartitionSnapshot:
-    """A partition at one instant: `issued` of each pool by id (None: not in Redis), and the stream."""
+    """A partition at one instant: `issued` of each pool by its id (None: the pool is not in Redis), and the stream."""
 
     issued: dict[int, int | None]
     stream: RedemptionColumns
@@ -79,7 +79,7 @@ class _PartitionSnapshot:
 
 
 async def reconcile(stores: Stores, *, batch_id: UUID | None = None) -> Reconciliation:
-    """Balances every pool, or those of one batch. Changes nothing.
+    """Balance every pool, or those of one batch. Change nothing.
 
     Raises RedisUnavailableError and PostgresUnavailableError.
     """
@@ -101,21 +101,21 @@ async def reconcile(stores: Stores, *, batch_id: UUID | None = None) -> Reconcil
 async def _reconcile_partition(
     stores: Stores, partition: int, rows: Sequence[asyncpg.Record]
 ) -> tuple[list[PoolBalance], _PartitionSnapshot]:
-    for _ in range(TRIES):
-        seen = await _look(stores, partition, rows)
+    for _ in range(MAX_ATTEMPTS):
+        seen = await _read_snapshot(stores, partition, rows)
         async with (
             unavailable_translated(),
             stores.postgres.acquire() as connection,
-            # One snapshot for all questions, or a seq could be counted on its way from one table to another.
+            # One snapshot for all queries: otherwise a seq could be counted in two tables while it moves.
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             facts = {row["id"]: row for row in await connection.fetch(sql.FACTS, list(seen.issued))}
             lost = [pool_id for pool_id, issued in seen.issued.items() if issued is None and _is_lost(facts[pool_id])]
             balances = await _balance(connection, rows, facts, seen)
-        # Opened or freed between the two looks? Then the next one sees it.
+        # A pool that was opened or freed between the two reads is seen by the next attempt.
         if not lost:
             break
-    now = await _look_at_issued(stores, rows)
+    now = await _read_issued(stores, rows)
     for balance in balances:
         highest = facts[balance.pool_id]["highest"] or 0
         if balance.pool_id in lost:
@@ -129,8 +129,8 @@ def _is_lost(facts: asyncpg.Record) -> bool:
     return bool(facts["opened"]) and facts["final_issued"] is None
 
 
-async def _look(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> _PartitionSnapshot:
-    """`issued` of all pools and the stream, in one MULTI."""
+async def _read_snapshot(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> _PartitionSnapshot:
+    """Read `issued` of all pools and the stream in one MULTI."""
     keys = partition_keys(partition)
     pipeline = stores.redis.client.pipeline(transaction=True)
     pipeline.hget(keys.state, "epoch")
@@ -154,7 +154,7 @@ async def _look(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) 
     return _PartitionSnapshot(issued, stream, unreadable)
 
 
-async def _look_at_issued(stores: Stores, rows: Sequence[asyncpg.Record]) -> dict[int, int | None]:
+async def _read_issued(stores: Stores, rows: Sequence[asyncpg.Record]) -> dict[int, int | None]:
     return _issued(rows, await read_pool_counters(stores.redis, [(row["batch_id"], row["client_id"]) for row in rows]))
 
 
@@ -183,7 +183,7 @@ async def _balance(
         balance.dead_letters = row["dead_letters"]
         if row["overlaps"]:
             balance.problems.append(f"{row['overlaps']} seqs are in more than one of ledger, quarantined, dead letters")
-    for row in await connection.fetch(sql.WRONG_CODES, ids, bounds, SHOWN, timeout=sql.TIMEOUT_S):
+    for row in await connection.fetch(sql.WRONG_CODES, ids, bounds, MAX_SHOWN, timeout=sql.TIMEOUT_S):
         balances[row["pool_id"]].wrong_code.append(row["seq"])
     in_stream = _in_stream(seen.stream, balances)
     for pool_id, seqs in in_stream.items():
@@ -194,12 +194,12 @@ async def _balance(
         if len(distinct) < len(seqs):
             balances[pool_id].problems.append(f"{len(seqs) - len(distinct)} seqs are in the stream more than once")
     for balance in balances.values():
-        await _name_what_is_wrong(connection, balance, in_stream.get(balance.pool_id, []))
+        await _find_problems(connection, balance, in_stream.get(balance.pool_id, []))
     return list(balances.values())
 
 
 def _in_stream(stream: RedemptionColumns, balances: dict[int, PoolBalance]) -> dict[int, list[int]]:
-    """The seqs of the stream by pool; not those that no pool of ours has issued."""
+    """Return the seqs in the stream by pool, without those that no pool given has issued."""
     found: dict[int, list[int]] = {}
     for pool_id, seq in zip(stream.pool_ids, stream.seqs, strict=True):
         balance = balances.get(pool_id)
@@ -208,20 +208,20 @@ def _in_stream(stream: RedemptionColumns, balances: dict[int, PoolBalance]) -> d
     return found
 
 
-async def _name_what_is_wrong(connection: PoolConnection, balance: PoolBalance, in_stream: Iterable[int]) -> None:
-    """Says which seqs are missing or doubled; looks only where the figures say that some are."""
+async def _find_problems(connection: PoolConnection, balance: PoolBalance, in_stream: Iterable[int]) -> None:
+    """List the seqs that are missing or doubled. They are searched only if the counts show that there are any."""
     if balance.wrong_code:
         balance.problems.append("the ledger's code is not the one that was loaded")
     if balance.accounted == balance.issued and not balance.problems:
-        # No seq is in two places and there are as many as were issued: none is missing.
+        # No seq is in two places, and there are as many as were issued: none is missing.
         return
     seqs = list(in_stream)
-    question = (balance.pool_id, balance.issued, seqs, SHOWN)
+    question = (balance.pool_id, balance.issued, seqs, MAX_SHOWN)
     rows = await connection.fetch(sql.MISSING, *question, timeout=sql.TIMEOUT_S)
     balance.missing = [row["seq"] for row in rows]
     twice = {seq for seq in seqs if seqs.count(seq) > 1} if len(set(seqs)) < len(seqs) else set()
-    rows = await connection.fetch(sql.DOUBLED, balance.pool_id, balance.issued, SHOWN, timeout=sql.TIMEOUT_S)
-    balance.doubled = sorted(twice | {row["seq"] for row in rows})[:SHOWN]
+    rows = await connection.fetch(sql.DOUBLED, balance.pool_id, balance.issued, MAX_SHOWN, timeout=sql.TIMEOUT_S)
+    balance.doubled = sorted(twice | {row["seq"] for row in rows})[:MAX_SHOWN]
     if balance.accounted != balance.issued:
         difference = balance.issued - balance.accounted
         count = "1 seq is" if abs(difference) == 1 else f"{abs(difference)} seqs are"

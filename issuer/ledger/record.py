@@ -1,7 +1,7 @@
-"""Recording redemptions in the ledger: each exactly once, and whatever contradicts the ledger made known.
+"""Records redemptions in the ledger, each exactly once, and stores an anomaly for each that contradicts the ledger.
 
-Everything here runs in the caller's transaction. An event that the ledger has already is compared with what it has; a
-difference is an anomaly, a row for people, never an error and never silence.
+Everything here runs in the caller's transaction. An event that is recorded already is compared with its row; a
+difference becomes an anomaly for an operator, never an error and never silence.
 """
 
 from __future__ import annotations
@@ -15,24 +15,22 @@ import structlog
 
 from issuer.contract.events import Redemption, RedemptionColumns
 from issuer.ledger.anomalies import Anomaly, bigint_or_none, record_anomalies
-from issuer.storage.postgres import Connection, PoolConnection
+from issuer.storage.postgres import AnyConnection
 
 log = structlog.get_logger()
 
-AnyConnection = Connection | PoolConnection
-
-POISON: Final = (
+DATA_ERRORS: Final = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
-    ValueError,  # what the driver cannot encode, such as numbers out of range
+    ValueError,  # the driver cannot encode a value, such as a number out of range
 )
-"""The data are to blame: the same rows will fail again."""
+"""Errors caused by the data: the same rows would fail again."""
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedRedemption:
-    """A redemption that cannot go into the ledger: the place that it had among those given, and why."""
+    """A redemption that cannot be recorded: its index among those given, and why."""
 
     index: int
     reason: str
@@ -40,13 +38,13 @@ class RejectedRedemption:
 
 @dataclass(slots=True)
 class RecordResult:
-    """What became of the redemptions given. inserted + duplicates + contradictions + rejected = all of them.
+    """What became of the redemptions given: inserted + duplicates + contradicted + rejected = all of them.
 
-    duplicates   were in the ledger already, with the same story
-    contradicted are not recorded because ledger or quarantined table tell another story; the anomaly has all of it
-    anomalies    things that must never happen and did
-    rejected     belong into the dead letters
-    dead_letters were written by `issuer.ledger.entries.record_entries`: rejected ones and entries that cannot be read
+    duplicates:   were recorded already, with the same content
+    contradicted: not recorded, because the ledger or the quarantine contradicts them; an anomaly has the details
+    anomalies:    stored anomalies
+    rejected:     for the caller's dead letters
+    dead_letters: stored by `issuer.ledger.entries.record_entries`: the rejected ones, and entries that cannot be read
     """
 
     inserted: int = 0
@@ -62,13 +60,13 @@ _ARRAYS: Final = (
 )
 _COLUMNS: Final = "pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch"
 _OF_CODES: Final = 9
-"""The first columns of an event, which are all that a redemption has. Most events are such: the rest is not sent."""
+"""The first columns of an event. A redemption has no others, so for most events the rest is not sent."""
 _CODE_EVENTS: Final = f"unnest({_ARRAYS}) AS e({_COLUMNS})"
 _EVENTS: Final = f"unnest({_ARRAYS}, $10::int[], $11::text[]) WITH ORDINALITY AS e({_COLUMNS}, terms, order_id, place)"
 _AT: Final = "(timestamptz 'epoch' + e.at_ms * interval '1 millisecond')"
 
-# LATERAL … LIMIT 1 fixes the plan: one look-up by primary key for each event, however large `codes` is and whatever
-# the planner believes of it. The sort keeps two workers with the same rows from deadlocking.
+# LATERAL … LIMIT 1 fixes the plan: one look-up by primary key per event, whatever the size of `codes` and its
+# statistics. ORDER BY prevents a deadlock of two workers that insert the same rows.
 _INSERT_REDEMPTIONS: Final = f"""
 WITH inserted AS (
   INSERT INTO redemptions
@@ -103,7 +101,7 @@ WITH inserted AS (
 )
 SELECT count(*) FROM inserted"""
 
-# Only what is not in the ledger with the very same story. An erased customer is no difference.
+# The events that are not in the ledger with the same content. An erased customer is no difference.
 _DIFFERENCES: Final = f"""
 SELECT e.place - 1 AS place, r.seq IS NOT NULL AS in_ledger, c.code AS code_there, p.id IS NOT NULL AS pool_there,
   r.code, r.customer_id, r.call_id, r.redeemed_at
@@ -119,7 +117,7 @@ WHERE r.seq IS NULL OR r.code <> e.code OR r.call_id <> e.call_id OR r.redeemed_
   OR r.terms <> e.terms OR r.order_id <> e.order_id
   OR (r.customer_id IS NOT NULL AND r.customer_id IS DISTINCT FROM e.customer_id)"""
 
-# Locked, so that nobody releases a seq while its late event goes into the ledger.
+# Locked, so that no operator releases a seq while its late event is recorded.
 _QUARANTINED: Final = """
 SELECT e.place - 1 AS place, s.epoch, s.released_at, s.released_as
 FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS e(pool_id, seq, place)
@@ -135,11 +133,11 @@ SELECT EXISTS (SELECT FROM quarantined) AS quarantined,
 async def record_redemptions(
     connection: AnyConnection, redemptions: Sequence[Redemption] | RedemptionColumns
 ) -> RecordResult:
-    """Brings redemptions into the ledger, within the caller's transaction; to repeat it changes nothing.
+    """Record redemptions in the ledger within the caller's transaction. A repetition changes nothing.
 
-    A late event of a seq that is quarantined moves it into the ledger. What cannot be recorded (unknown pool, a code
-    that is not the seq's, data that Postgres refuses) comes back as `rejected`, for the caller's dead letters.
-    Raises only what says that Postgres is away or busy.
+    A late event of a quarantined seq moves the seq into the ledger. Redemptions that cannot be recorded (unknown pool,
+    a code that is not the seq's, data that Postgres refuses) are returned as `rejected`, for the caller's dead letters.
+    Raises only errors that say that Postgres is unavailable or busy.
     """
     if isinstance(redemptions, RedemptionColumns):
         columns = redemptions
@@ -152,7 +150,7 @@ async def record_redemptions(
     unsettled = await connection.fetchrow(_UNSETTLED)
     assert unsettled is not None
     recorder = _Recorder(connection, columns)
-    released = await recorder.quarantined() if unsettled["quarantined"] else frozenset()
+    released = await recorder.lock_quarantined() if unsettled["quarantined"] else frozenset()
     if released:
         places = [place for place in range(len(columns)) if place not in released]
         await recorder.insert(places, columns.take(places))
@@ -162,8 +160,13 @@ async def record_redemptions(
     return recorder.recorded
 
 
+def _content(row: asyncpg.Record) -> dict[str, Any]:
+    """Return what an anomaly shows of a recorded redemption."""
+    return {key: row[key] for key in ("code", "customer_id", "call_id", "redeemed_at")}
+
+
 class _Recorder:
-    """The work on one call's redemptions. `places` are indexes into all of them."""
+    """Records the redemptions of one call. `places` are indexes into them."""
 
     def __init__(self, connection: AnyConnection, columns: RedemptionColumns) -> None:
         self.connection = connection
@@ -173,7 +176,7 @@ class _Recorder:
         self._quarantined: set[int] = set()
 
     def _addressable(self) -> list[int]:
-        """Places whose pool and seq Postgres can hold: only those can stand in any table."""
+        """Return the places whose pool and seq Postgres can store. The others are in no table."""
         numbers = zip(self.columns.pool_ids, self.columns.seqs, strict=True)
         return [
             place
@@ -181,8 +184,8 @@ class _Recorder:
             if bigint_or_none(pool_id) is not None and bigint_or_none(seq) is not None
         ]
 
-    async def quarantined(self) -> frozenset[int]:
-        """Finds and locks the quarantined seqs among ours. Returns the places of the released ones: anomalies."""
+    async def lock_quarantined(self) -> frozenset[int]:
+        """Lock the quarantined seqs among the redemptions. Return the places of those that were released: anomalies."""
         known = self._addressable()
         some = self.columns.take(known)
         released = set()
@@ -192,12 +195,12 @@ class _Recorder:
                 self._quarantined.add(place)
             else:
                 released.add(place)
-                there = {"released_at": row["released_at"].isoformat(), "released_as": row["released_as"]}
-                self._contradict("released_code_redeemed", place, there)
+                stored = {"released_at": row["released_at"].isoformat(), "released_as": row["released_as"]}
+                self._contradict("released_code_redeemed", place, stored)
         return frozenset(released)
 
     async def insert(self, places: Sequence[int], columns: RedemptionColumns) -> None:
-        """Each half of the ledger gets its own."""
+        """Insert redemptions and consumptions, each into its half of the ledger."""
         if not any(columns.terms):
             await self._insert(places, columns)
             return
@@ -206,7 +209,7 @@ class _Recorder:
             await self._insert([places[at] for at in some], columns.take(some))
 
     async def _insert(self, places: Sequence[int], columns: RedemptionColumns) -> None:
-        """Redemptions alone, or uses alone. Halves what Postgres refuses until the rows to blame stand alone."""
+        """Insert rows of one half of the ledger. What Postgres refuses is halved until each bad row is alone."""
         if not columns:
             return
         try:
@@ -215,7 +218,7 @@ class _Recorder:
                     inserted = await self.connection.fetchval(_INSERT_CONSUMPTIONS, *columns.columns())
                 else:
                     inserted = await self.connection.fetchval(_INSERT_REDEMPTIONS, *columns.columns()[:_OF_CODES])
-        except POISON as error:
+        except DATA_ERRORS as error:
             if len(columns) == 1:
                 self._refuse(places[0], error)
                 return
@@ -233,12 +236,11 @@ class _Recorder:
         for row in differences:
             place = places[row["place"]]
             if row["in_ledger"]:
-                there = {key: row[key] for key in ("code", "customer_id", "call_id", "redeemed_at")}
-                self._contradict("other_redemption_in_ledger", place, there)
+                self._contradict("other_redemption_in_ledger", place, _content(row))
             elif row["code_there"] is not None:
                 self._reject(place, "not the code of this seq", "wrong_code", {"code": row["code_there"]})
             elif row["pool_there"] and columns.terms[row["place"]]:
-                self._reject(place, "no such use of the coupon, or none under these terms", "unknown_seq", {})
+                self._reject(place, "no such consumption of the coupon, or none under these terms", "unknown_seq", {})
             elif row["pool_there"]:
                 self._reject(place, "no such seq in the pool", "unknown_seq", {})
             else:
@@ -250,45 +252,44 @@ class _Recorder:
         kind = "code_redeemed_twice" if isinstance(error, asyncpg.UniqueViolationError) else "constraint_violated"
         self._reject(place, reason, kind if broken_promise else None, {"error": reason})
 
-    def _reject(self, place: int, reason: str, kind: str | None, there: dict[str, Any]) -> None:
+    def _reject(self, place: int, reason: str, kind: str | None, stored: dict[str, Any]) -> None:
         if kind is not None:
-            self._add_anomaly(kind, place, there)
+            self._add_anomaly(kind, place, stored)
         if place in self._quarantined:
-            # The seq has its place already: the quarantined table. The anomaly tells the rest.
+            # The seq is accounted for in the quarantine. The anomaly has the details.
             self._quarantined.discard(place)
             self.recorded.contradicted += 1
         else:
             self.recorded.rejected.append(RejectedRedemption(place, reason))
 
-    def _contradict(self, kind: str, place: int, there: dict[str, Any]) -> None:
+    def _contradict(self, kind: str, place: int, stored: dict[str, Any]) -> None:
         self.recorded.contradicted += 1
         self._quarantined.discard(place)
-        self._add_anomaly(kind, place, there)
+        self._add_anomaly(kind, place, stored)
 
-    def _add_anomaly(self, kind: str, place: int, there: dict[str, Any]) -> None:
+    def _add_anomaly(self, kind: str, place: int, stored: dict[str, Any]) -> None:
         event = next(self.columns.slice(place, place + 1).redemptions())
-        self._anomalies.append(Anomaly.of_redemption(kind, event, there))
+        self._anomalies.append(Anomaly.of_redemption(kind, event, stored))
 
     async def _contradict_rejected(self) -> None:
-        """A rejected one whose seq is in the ledger has its place there: it is a contradiction, not a dead letter."""
+        """Count rejected redemptions whose seq is recorded as contradicted: a dead letter would count the seq twice."""
         addressable = set(self._addressable())
         places = [r.index for r in self.recorded.rejected if r.index in addressable]
         some = self.columns.take(places)
-        there = {places[row["place"]]: row for row in await self.connection.fetch(_THERE, some.pool_ids, some.seqs)}
-        for rejected in [r for r in self.recorded.rejected if r.index in there]:
+        rows = await self.connection.fetch(_RECORDED, some.pool_ids, some.seqs)
+        recorded = {places[row["place"]]: row for row in rows}
+        for rejected in [r for r in self.recorded.rejected if r.index in recorded]:
             self.recorded.rejected.remove(rejected)
-            row = there[rejected.index]
-            told = {key: row[key] for key in ("code", "customer_id", "call_id", "redeemed_at")}
-            self._contradict("other_redemption_in_ledger", rejected.index, told)
+            self._contradict("other_redemption_in_ledger", rejected.index, _content(recorded[rejected.index]))
 
     async def settle(self, *, dead_letters: bool) -> None:
-        """Frees what is in the ledger now from its other places, and writes down the anomalies."""
+        """Take recorded seqs out of the quarantine and the unresolved dead letters, and store the anomalies."""
         if self.recorded.rejected:
             await self._contradict_rejected()
         if self._quarantined:
             moved = self.columns.take(sorted(self._quarantined))
             await self.connection.execute(_LEAVE_QUARANTINE, moved.pool_ids, moved.seqs)
-            log.info("late events of quarantined codes are in the ledger", redemptions=len(moved))
+            log.info("recorded late events of quarantined seqs", redemptions=len(moved))
         if dead_letters:
             kept = self.columns.take(self._addressable())
             await self.connection.execute(_RESOLVE, kept.pool_ids, kept.seqs)
@@ -297,7 +298,7 @@ class _Recorder:
             await record_anomalies(self.connection, self._anomalies)
 
 
-_THERE: Final = """
+_RECORDED: Final = """
 SELECT e.place - 1 AS place, r.* FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS e(pool_id, seq, place)
 CROSS JOIN LATERAL (
   SELECT * FROM ledger WHERE ledger.pool_id = e.pool_id AND ledger.seq = e.seq LIMIT 1

@@ -1,4 +1,4 @@
-"""Reading the ledger: what a batch handed out, what a customer got, who got a code."""
+"""Reads the ledger: the redemptions of a batch, those of a customer, and what became of a code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from issuer.storage.stores import Stores
 
 
 class CodeState(StrEnum):
-    """Where a code is. UNKNOWN: not in the ledger, and Redis, which could tell, is away."""
+    """What became of a code. UNKNOWN: it is not in the ledger, and Redis, which knows the rest, is unavailable."""
 
     AVAILABLE = "available"
     BACKLOG = "backlog"
@@ -29,7 +29,7 @@ class CodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One redemption as the ledger has it. `customer_id` None: erased, or redeemed for nobody in particular."""
+    """One redemption in the ledger. `customer_id` None: erased, or redeemed without a customer id."""
 
     batch_id: UUID
     client_id: UUID
@@ -42,7 +42,7 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class CodePlace:
-    """One code in one batch; customer and time are there when it is in the ledger."""
+    """One code in one batch. Customer and time are known once it is in the ledger."""
 
     batch_id: UUID
     batch_name: str
@@ -83,7 +83,7 @@ ORDER BY c.batch_id LIMIT $4"""
 async def redemptions_of_batch(
     postgres: Pool, batch_id: UUID, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
 ) -> Page[LedgerEntry]:
-    """In the order in which each pool was handed out. Raises BatchNotFoundError, InvalidCursorError."""
+    """Return a page in the order of pool and seq. Raises BatchNotFoundError, InvalidCursorError."""
     pool_id, seq = decode_cursor("batch", cursor, (int, int)) if cursor else (0, 0)
     await find_batch(postgres, batch_id, client_id=client_id)
     async with unavailable_translated():
@@ -95,7 +95,7 @@ async def redemptions_of_batch(
 async def redemptions_of_customer(
     postgres: Pool, customer_id: UUID, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
 ) -> Page[LedgerEntry]:
-    """Newest first, over all batches. Raises InvalidCursorError."""
+    """Return a page over all batches, newest first. Raises InvalidCursorError."""
     types = (datetime, int, int)
     position = decode_cursor("customer", cursor, types) if cursor else (None, None, None)
     async with unavailable_translated():
@@ -107,20 +107,20 @@ async def redemptions_of_customer(
 async def places_of_code(
     stores: Stores, code: str, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
 ) -> Page[CodePlace]:
-    """Every batch that has this code, and what became of it there. Raises InvalidCursorError."""
+    """Return a page of the batches that have this code, and what became of it in each. Raises InvalidCursorError."""
     (after,) = decode_cursor("code", cursor, (UUID,)) if cursor else (None,)
     if not _storable(code):
         return Page([], None)
     async with unavailable_translated():
         rows = await stores.postgres.fetch(_OF_CODE, code, client_id, after, limit + 1)
-    # After the ledger: what went from the backlog into it meanwhile is called "backlog", never "available".
+    # After the ledger: a redemption that is recorded in between is shown as "backlog", never as "available".
     issued = await _issued(stores, [row for row in rows if not row["redeemed"]])
     places = [_place(row, issued.get(_uuid(row["batch_id"]))) for row in rows]
     return Page.of(places, limit, lambda last: encode_cursor("code", (last.batch_id,)))
 
 
 async def _issued(stores: Stores, rows: list[Any]) -> dict[UUID, int]:
-    """For each batch, how many seqs of the code's pool were issued; empty when Redis is away."""
+    """Return how many seqs of the code's pool were issued, by batch; empty when Redis is unavailable."""
     pools = [(_uuid(row["batch_id"]), _uuid(row["client_id"])) for row in rows]
     try:
         found = await read_pool_counters(stores.redis, pools)
@@ -171,7 +171,7 @@ def _entry(row: Any) -> LedgerEntry:
 
 
 def _storable(text: str) -> bool:
-    """Postgres has no text with NUL or with half a surrogate pair in it; so no code has."""
+    """Whether Postgres can store the text. NUL and lone surrogates it cannot, so no code contains them."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 

@@ -74,7 +74,7 @@ async def test_another_story_of_a_seq_is_an_anomaly(shop: LedgerShop, field: str
     ((kind, seq, detail),) = await anomalies(shop)
     assert (kind, seq) == ("other_redemption_in_ledger", 1)
     assert detail["event"][field] == (lie if isinstance(lie, int) else str(lie))
-    assert detail["there"]["code"] == first.code
+    assert detail["stored"]["code"] == first.code
     await record_in_ledger(shop, [replace(first, **{field: lie})])
     assert len(await anomalies(shop)) == 1, "an event delivered twice is not a second anomaly"
 
@@ -93,7 +93,7 @@ async def test_a_code_that_is_not_the_seqs_is_rejected_and_an_anomaly(shop: Ledg
     assert recorded.inserted == 2
     assert [rejected.index for rejected in recorded.rejected] == [1]
     ((kind, seq, detail),) = await anomalies(shop)
-    assert (kind, seq, detail["there"]) == ("wrong_code", 2, {"code": second.code})
+    assert (kind, seq, detail["stored"]) == ("wrong_code", 2, {"code": second.code})
 
 
 async def test_unknown_pools_and_seqs_are_rejected(shop: LedgerShop) -> None:
@@ -155,7 +155,7 @@ async def test_a_late_event_of_a_released_seq_is_an_anomaly(shop: LedgerShop) ->
     recorded = await record_in_ledger(shop, events)
     assert (recorded.inserted, recorded.contradicted, recorded.anomalies, recorded.rejected) == (2, 1, 1, [])
     ((kind, seq, detail),) = await anomalies(shop)
-    assert (kind, seq, detail["there"]["released_as"]) == ("released_code_redeemed", 2, 101)
+    assert (kind, seq, detail["stored"]["released_as"]) == ("released_code_redeemed", 2, 101)
     assert await shop.stores.postgres.fetchval("SELECT count(*) FROM quarantined") == 1
 
 
