@@ -1,11 +1,11 @@
--- Creates the meta of a pool. The only script that does; a pool that is there stays as it is.
+-- Creates the hash of a pool. The only script that creates one; an existing pool stays as it is.
 --
--- Why a script: two loaders may open the same pool, and a redemption may come between the look and the write.
+-- Why a script: two loaders may open the same pool, and a redemption may come between the read and the write.
 --
 -- KEYS: 1 state, 2 batch, 3 pool
 -- ARGV: 1 epoch, 2 pool id, 3 issued (last seq that is accounted for), 4 total
--- Returns: {STALE_EPOCH, epoch} | {ENDED} | {UNKNOWN_BATCH} | {DONE, loaded, issued}
--- Cost: three commands.
+-- Returns: {STALE_EPOCH, epoch} | {UNKNOWN_BATCH} | {ENDED} | {DONE, loaded, issued}
+-- Cost: 4 commands.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end

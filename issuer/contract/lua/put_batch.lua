@@ -1,15 +1,15 @@
--- Writes what the redeem script must know of a batch, unless a later revision is there already.
+-- Stores what redeem.lua has to know of a batch, unless Redis has a later revision already.
 --
--- Why a script: two changes of one batch may arrive in either order; the revision given in Postgres decides. A revision
--- that is open is never closed again for its rebuild: whoever was overtaken in the middle might not live to open it.
+-- Why a script: two changes of one batch may arrive in either order; the revision assigned in Postgres decides. An open
+-- revision is not closed again for its rebuild: the process that was overtaken might be killed before it reopens it.
 --
 -- KEYS: 1 state, 2 batch
 -- ARGV: 1 epoch, 2 revision, 3 state (open | ended), 4 paused (1 | 0), 5 starts_at_ms or '', 6 ends_at_ms or '',
---       7 limits (max:window_ms,…; window 0 = for ever), 8 rebuilding ('' or the revision whose windows are rebuilt, or
---       'unopened' for a coupon whose pool is not marked as opened), 9 coupon ('' for a batch of codes; else US-separated: uses there are in all, number of the terms, folded code
---       or nothing, product, terms)
+--       7 limits (max:window_ms,…; window 0: without end), 8 rebuilding ('', or the revision whose windows are rebuilt,
+--       or 'unopened' for a coupon whose pool is not marked as opened), 9 coupon ('' for a batch of codes; otherwise
+--       separated by US: total uses, number of the terms, folded code or '', product or '', terms)
 -- Returns: {STALE_EPOCH, epoch} | {SUPERSEDED, revision} | {REBUILT} | {DONE}
--- Cost: three commands, four for a coupon.
+-- Cost: 3 commands, 4 for a coupon.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end

@@ -1,12 +1,12 @@
--- Replaces the redemption times of customers while their batch is closed for a rebuild.
+-- Replaces the windows of customers while their batch is closed for a rebuild.
 --
 -- Why a script: the windows may be written only while the batch still waits for this very rebuild.
 --
 -- KEYS: 1 state, 2 batch, then windows
--- ARGV: 1 epoch, 2 rebuilding (as put_batch wrote it), then for each window: its times (13 digits of ms each,
---       oldest first), ms to keep it (0 = for ever)
+-- ARGV: 1 epoch, 2 rebuilding (as put_batch.lua stored it), then for each window: its times (13 digits of ms each,
+--       oldest first), ms to keep it (0: without expiry)
 -- Returns: {STALE_EPOCH, epoch} | {SUPERSEDED, rebuilding} | {DONE}
--- Cost: one SET a window.
+-- Cost: 2 commands, and 1 for each window.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end

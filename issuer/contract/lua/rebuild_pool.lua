@@ -1,12 +1,12 @@
--- Sets a pool back to what Postgres knows of it; its codes are loaded again behind `issued`.
+-- Resets a pool to what Postgres knows of it; its codes are loaded again behind `issued`.
 --
--- Why a script: list and counters must change together. Only for a partition that is fenced off by this very recovery:
--- one that has lost its lock knows less than the next.
+-- Why a script: list and counters must change together. It runs only on a partition that this very recovery has fenced
+-- off: a recovery that has lost its lock knows less than its successor.
 --
 -- KEYS: 1 state, 2 pool, 3 codes
 -- ARGV: 1 epoch of the fence (negative), 2 pool id, 3 issued, 4 total
 -- Returns: {NOT_FENCED, epoch} | {STALE_EPOCH, epoch} | {DONE}
--- Cost: three commands.
+-- Cost: 3 commands.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch or tonumber(epoch) >= 0 then return {'NOT_FENCED', epoch or ''} end

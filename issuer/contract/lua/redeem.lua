@@ -1,52 +1,52 @@
--- Hands out codes to a call's worth of requests of one partition, lets coupons be used, or says why not.
+-- Decides the requests of one call: issues codes, grants uses of coupons, or returns the reason of a refusal.
+--
+-- A coupon is a batch with one pool and no list of codes: its uses are numbered as seqs are, and nothing is popped.
 --
 -- Why a script: the checks (epoch, replay, batch, limits, stock, backlog) and the writes (event, pop, answer, window,
--- counters) of every request must be one atomic step; no other process may get between them.
--- A coupon is a batch of one pool without a list: its uses are numbered as seqs are, and nothing is popped.
--- A refusal writes nothing. All reads and decisions, and all arguments of the writes, come before the first write (but
--- for the entry's id, which the first write gives). The first write is XADD: it is refused as a whole when memory is
--- short. The second is LPOP.
--- What was granted before is told again also when memory is short: a replay or a repeat only sets an expiry, so
--- that a WAIT behind it waits for what it tells.
+-- counters) of every request must be one atomic step, so that no other process acts between them. A script is isolated,
+-- but not rolled back. Therefore everything is read and decided, and every argument of the writes is computed, before
+-- the first write; only the id of the stream entry comes from that write itself. A refusal writes nothing. A replay or a
+-- repeat is answered also when memory is short: it only sets an expiry again, which makes it a write that a WAIT behind
+-- it can wait for.
 --
--- KEYS: 1 state, 2 stream, 3 kept call, then B batches, P pools, P code lists (none named twice), N windows, then
---       idempotency keys (a window that is the state key itself means: no customer, no limits)
+-- KEYS: 1 state, 2 stream, 3 kept call, then B batches, P pools, P lists of codes (none named twice), N windows, then
+--       idempotency keys (the state key as a window: anonymous, no limits)
 -- ARGV: 1 epoch, 2 call id, 3 deadline (ms, clock of the Redis host, at most 20 s ahead), 4 B, 5 P,
---       6 batch index of each pool (2 bytes each), 7 ms that an answer is kept for its idempotency key,
+--       6 batch index of each pool (2 bytes each), 7 ms for which an answer is kept under its idempotency key,
 --       then N requests: pool index (2 bytes; 0x8000: the caller sees a batch only where it has this pool, 0x4000:
---       a coupon is to be used, 0x2000: only looked at), idempotency index or 0 (2 bytes), for a coupon the code as
---       it was given, folded, and the product or nothing (2 bytes of length, then so many bytes, for each), who
---       (bytes that go into the event as they are)
+--       a use of a coupon, 0x2000: a look at a coupon), idempotency index or 0 (2 bytes), for a coupon the folded code
+--       of the request and the product or nothing (each with 2 bytes of length before it), who (bytes that become part
+--       of the event as they are)
 -- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, host_ms} | {DONE, result, data, host_ms} | {REPEATED, result, data}
---          data = that of the event, '' where there is none (any more);  result = now_ms RS id of the stream entry,
---          '' where nothing was granted RS answers joined by US RS said of uses, joined by US;
---          said once for all uses of a coupon in a call: pool id SP call id SP terms;  which = its place, from 1;
+--          data = that of the event, '' if there is none (any more);  result = now_ms RS id of the stream entry, '' if
+--          nothing was granted RS answers joined by US RS details of uses joined by US;
+--          a detail, once for all uses of a coupon in a call: pool id SP call id SP terms;  which = its place, from 1;
 --          answer = one of
 --          GRANTED code, REPLAYED code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
 --          LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT, WRONG_PRODUCT,
 --          USED which SP number, USED_BEFORE which SP number, USABLE left SP terms
--- Cost: per call 10 commands, 1 for each batch and 5 for each pool it touches; windows and kept answers are read by
---       one MGET, and written by one MSET or MSETEX a batch where the server has it, otherwise by one SET each.
+-- Cost: 7 commands, 1 for each batch, 5 for each pool and 2 for each coupon. Windows and kept answers add 2 reads for up
+--       to 2,000 of them, and 1 write each; with MSETEX 1 write for all answers and 1 for the windows of each batch.
 
 local call, sub, byte, format = redis.call, string.sub, string.byte, string.format
 local RS, US, STAMP = '\30', '\31', 13
--- unpack has room for about 8,000 values; pieces keep a call of any size correct.
+-- unpack has room for about 8,000 values. Pieces keep a call of any size correct.
 local PIECE = 2000
--- A call is known for longer than its deadline can lie ahead, and the host's clock measures both.
+-- A call is kept for longer than its deadline can be ahead, by the same clock: a repeat is recognised or too late.
 local CALL_KEPT_MS, FARTHEST_DEADLINE_MS = 30000, 20000
--- The server's clock stands still in a script and TIME may not: an expiry must not come before the window's end.
+-- Expiry uses the time at which the script began, and TIME may be later: no window may expire before its end.
 local WINDOW_SLACK_MS = 1000
 -- The place of `d` among the fields of an entry.
 local DATA_AT = 12
--- MSETEX: Valkey 9.1 and Redis 8.4. (Valkey calls itself Redis 7.2 where nobody asks for Valkey.)
-local HAS_MSETEX = (redis.VALKEY_VERSION_NUM or 0) >= 0x090100 or redis.REDIS_VERSION_NUM >= 0x080400
+-- MSETEX: Valkey 9.1 and Redis 8.4. (REDIS_VERSION_NUM of Valkey is 7.2. fakeredis has neither number.)
+local HAS_MSETEX = (redis.VALKEY_VERSION_NUM or 0) >= 0x090100 or (redis.REDIS_VERSION_NUM or 0) >= 0x080400
 
 local state = call('HMGET', KEYS[1], 'epoch', 'max_backlog', 'backlog', 'clock')
 if state[1] ~= ARGV[1] then return {'STALE_EPOCH', state[1] or ''} end
 local kept = call('GET', KEYS[3])
 if kept then
   call('PEXPIRE', KEYS[3], CALL_KEPT_MS)
-  -- What was granted is kept once, in the stream; an entry that is gone from there is in Postgres.
+  -- The event is stored once, in the stream; the kept call has its id. An entry that is no longer there is in Postgres.
   local id = string.match(kept, '^%d+\30([^\30]*)\30')
   local entry = id ~= '' and call('XRANGE', KEYS[2], id, id)[1]
   return {'REPEATED', kept, entry and entry[2][DATA_AT] or ''}
@@ -60,6 +60,7 @@ local now = math.max(host_ms, tonumber(state[4]))
 local stamp = format('%013.0f', now)
 local backlog = tonumber(state[3])
 local room = tonumber(state[2]) - backlog
+-- A read that fails when the key is not a stream: the failure must come here, before the first write.
 call('XLEN', KEYS[2])
 
 local batch_count, pool_count, first_request = tonumber(ARGV[4]), tonumber(ARGV[5]), 7
@@ -73,7 +74,7 @@ local batches = {}
 for b = 1, batch_count do
   local f = call('HMGET', KEYS[3 + b], 'state', 'paused', 'starts_at_ms', 'ends_at_ms', 'limits', 'rebuilding',
     'coupon')
-  local batch, longest_ms, for_ever = {limits = {}, most = 0, touched = {}}, 0, false
+  local batch, longest_ms, unbounded = {limits = {}, most = 0, touched = {}}, 0, false
   if not f[1] then batch.refusal = 'UNKNOWN_BATCH'
   elseif f[1] ~= 'open' or (f[4] ~= '' and now >= tonumber(f[4])) then batch.refusal = 'ENDED'
   elseif f[2] == '1' then batch.refusal = 'PAUSED'
@@ -84,15 +85,15 @@ for b = 1, batch_count do
       max, window_ms = tonumber(max), tonumber(window_ms)
       batch.limits[#batch.limits + 1] = {max, window_ms}
       batch.most = math.max(batch.most, max)
-      -- A window of 0 lasts for ever, and so does the log.
-      if window_ms == 0 then for_ever = true end
+      -- A window of 0 has no end: its log never expires.
+      if window_ms == 0 then unbounded = true end
       longest_ms = math.max(longest_ms, window_ms)
     end
-    -- From now, not from the host's clock: that may have stepped back.
-    if not for_ever then batch.expires_at_ms = format('%.0f', now + longest_ms + WINDOW_SLACK_MS) end
+    -- From `now`, not from the host's clock, which may have stepped back.
+    if not unbounded then batch.expires_at_ms = format('%.0f', now + longest_ms + WINDOW_SLACK_MS) end
   end
   if f[7] then
-    -- uses there are in all, number of the terms, folded code (or nothing: any that leads here), product, terms
+    -- As put_batch.lua stores it: total uses, number of the terms, folded code ('': not compared), product, terms.
     local total, terms, code, product, text = string.match(f[7], '^(%d+)\31(%d+)\31([^\31]*)\31([^\31]*)\31(.*)$')
     batch.coupon = {total = tonumber(total), terms = terms, code = code, product = product, text = text}
   end
@@ -108,8 +109,8 @@ for p = 1, pool_count do
   pools[p] = {batch = batch, coupon = batch.coupon, wanted = 0, taken = 0, parts = {}}
 end
 
--- Per request: its pool, its window (nil: no limits apply), its idempotency key (nil: none), what of a coupon it wants
--- ('use' or 'look'; nil: it wants a code).
+-- By request: its pool, its window (nil: no limits apply), its idempotency key (nil: none), what it wants of a coupon
+-- ('use' or 'look'; nil: it wants a code). `names`: the windows and idempotency keys to read.
 local pool_of, window_of, key_of, bound, of_coupon, names = {}, {}, {}, {}, {}, {}
 for r = 1, request_count do
   local p1, p2, k1, k2 = byte(ARGV[first_request + r], 1, 4)
@@ -132,9 +133,9 @@ for r = 1, request_count do
   end
 end
 
--- By key: a customer's log of redemption times, or the answer kept for an idempotency key (pool id, seq, ms, and the
--- code, or of a coupon the order with its length, call id and terms), as they are now and as this call changes them.
--- false: none.
+-- By key: a window (the log of a customer's redemption times), or the answer kept for an idempotency key: pool id, seq,
+-- ms, and the code, or of a coupon the order with its length, call id and terms. First as they are in Redis, then as
+-- this call changes them, so that a later request of the call meets the earlier ones. false: none.
 local values = {}
 local strings, existing = 0, 0
 for from = 1, #names, PIECE do
@@ -147,7 +148,7 @@ for from = 1, #names, PIECE do
     if value then strings = strings + 1 end
   end
 end
--- MGET passes over a key of another type in silence.
+-- MGET returns nothing for a key of another type and does not fail. Such a window would count as empty.
 if strings ~= existing then return redis.error_reply('WRONGTYPE a window or a kept answer is not a string') end
 
 for p = 1, pool_count do
@@ -157,16 +158,17 @@ for p = 1, pool_count do
     pool.id, pool.issued, pool.total = meta[1], tonumber(meta[2]), tonumber(meta[4])
     if not pool.batch.refusal and not pool.coupon and pool.wanted > 0 then
       pool.codes = call('LRANGE', KEYS[list_base + p], 0, pool.wanted - 1)
-      -- Otherwise somebody changed the data by hand, and the code at the head does not have the seq `issued + 1`.
+      -- If the list does not fit its counters, the data were changed from outside or a write is missing, and the code
+      -- at the head does not have the seq `issued + 1`. Nothing is issued then.
       pool.broken = call('LLEN', KEYS[list_base + p]) ~= tonumber(meta[3]) - pool.issued
     end
   end
 end
 
 local granted, replayed_key = 0, nil
-local new_answers, sizes, said = {}, {}, {}
+local new_answers, sizes, details = {}, {}, {}
 
--- nil: nothing is kept for the key. `order`: of a coupon, what the use is for, with its length.
+-- Returns the answer kept for the key, or nil. `order`: of a coupon, the order of the use with its length.
 local function replay(pool, key, order)
   local answer = values[key]
   if not answer then return nil end
@@ -174,14 +176,14 @@ local function replay(pool, key, order)
   if pool_id ~= pool.id then return 'KEY_REUSED' end
   if pool.coupon then
     if sub(answer, code_from, code_from + #order - 1) ~= order then return 'KEY_REUSED' end
-    said[#said + 1] = pool_id .. ' ' .. sub(answer, code_from + #order)
-    answer = 'USED_BEFORE ' .. #said .. ' ' .. seq
+    details[#details + 1] = pool_id .. ' ' .. sub(answer, code_from + #order)
+    answer = 'USED_BEFORE ' .. #details .. ' ' .. seq
   else answer = 'REPLAYED ' .. sub(answer, code_from) end
   replayed_key = key
   return answer
 end
 
--- nil: within all limits; otherwise the time (ms) at which the last of them lets the customer in again, '' for never.
+-- Returns nil within all limits; otherwise the time (ms) from which on all of them allow a redemption, '' for never.
 local function limit_refusal(batch, log)
   local retry_at_ms, refused = 0, false
   local count = #log / STAMP
@@ -200,7 +202,8 @@ local function limit_refusal(batch, log)
   if refused then return format('%.0f', retry_at_ms) end
 end
 
--- nil: a code can be given, or the coupon be used. `product`: nil, or the one that a coupon is to be used for.
+-- Returns nil if a code can be issued or the coupon be used; otherwise the answer. `product`: of a coupon, what it is
+-- used for, or nil. The order of the checks is part of the contract: batch, limits, pool, backlog.
 local function refusal(pool, window, product)
   local batch, coupon = pool.batch, pool.coupon
   if batch.refusal then return batch.refusal end
@@ -210,7 +213,7 @@ local function refusal(pool, window, product)
     local retry_at_ms = limit_refusal(batch, log)
     if retry_at_ms then return 'LIMIT_REACHED ' .. retry_at_ms end
   end
-  -- A coupon whose pool is not there yet: nobody may believe that it was used up.
+  -- A batch without this pool has no codes for the client. The pool of a coupon is only not opened yet: not used up.
   if not pool.id then return coupon and 'REFILLING' or 'SOLD_OUT' end
   if pool.broken then return 'INCONSISTENT' end
   if coupon then
@@ -222,7 +225,7 @@ local function refusal(pool, window, product)
   if granted >= room then return 'BACKLOG_FULL' end
 end
 
--- Of a use: `who` has its own length before it, and the order its own.
+-- Returns the order of a use: `who` begins with its length, and the order follows it.
 local function order_of(who)
   return sub(who, 2 + byte(who))
 end
@@ -235,8 +238,8 @@ local function grant(pool, window, key, who)
     parts[taken] = who
     code = ARGV[2] .. ' ' .. coupon.text
     if not pool.used then
-      said[#said + 1] = pool.id .. ' ' .. code
-      pool.used = 'USED ' .. #said .. ' '
+      details[#details + 1] = pool.id .. ' ' .. code
+      pool.used = 'USED ' .. #details .. ' '
     end
     if key then code = order_of(who) .. code end
     answer = pool.used .. format('%.0f', pool.issued + taken)
@@ -262,9 +265,9 @@ local function grant(pool, window, key, who)
   return answer
 end
 
--- Decides about a coupon: the answer, or nil and where `who` begins in the request. What is asked for as if it were a
--- batch, or by a code that only leads to the same place, is not there: before anything else, for what is kept, refused
--- or limited there is another's.
+-- Decides a request about a coupon: returns the answer, or nil, and where `who` begins in the request. A coupon that is
+-- requested as a batch of codes, or by a code that merely has the same key, is unknown. This comes before anything else:
+-- its kept answers, its state and its limits concern other requests.
 local function decide_coupon(pool, window, key, request, wish)
   local coupon = pool.coupon
   if not coupon or not wish then return 'UNKNOWN_BATCH' end
@@ -287,12 +290,12 @@ for r = 1, request_count do
   local answer, who_from
   if of_coupon[r] or pool.coupon then
     answer, who_from = decide_coupon(pool, window, key, ARGV[first_request + r], of_coupon[r])
-  -- Before anything else: what is kept, refused or limited there is another's.
+  -- Before anything else: the batch belongs to other clients, and its kept answers, state and limits are theirs.
   elseif bound[r] and not pool.id then answer = 'UNKNOWN_BATCH'
   else answer = key and replay(pool, key) or refusal(pool, window) end
   answers[r] = answer or grant(pool, window, key, sub(ARGV[first_request + r], who_from or 5))
 end
-answers = table.concat(answers, US) .. RS .. table.concat(said, US)
+answers = table.concat(answers, US) .. RS .. table.concat(details, US)
 
 local data, version = {}, '1'
 for p = 1, pool_count do
@@ -310,6 +313,8 @@ end
 data = table.concat(data)
 
 if granted == 0 then
+  -- A replay sets its key's expiry to what it is: a write that changes nothing and is allowed when memory is short. A
+  -- WAIT on this connection then waits until the replicas have everything up to the answer that is replayed.
   if replayed_key then
     local expires_at_ms = call('PEXPIRETIME', replayed_key)
     if expires_at_ms > 0 then call('PEXPIREAT', replayed_key, expires_at_ms)
@@ -319,7 +324,7 @@ if granted == 0 then
 end
 
 local puts = {}
--- Adds the commands that write the values of these keys. `expires_at_ms` nil: never.
+-- Adds the commands that write the values of these keys. `expires_at_ms` nil: without expiry.
 local function put(keys, expires_at_ms)
   if expires_at_ms and not HAS_MSETEX then
     for i = 1, #keys do puts[#puts + 1] = {'SET', keys[i], values[keys[i]], 'PXAT', expires_at_ms} end
@@ -341,6 +346,17 @@ put(new_answers, format('%.0f', now + tonumber(ARGV[7])))
 for b = 1, batch_count do put(batches[b].touched, batches[b].expires_at_ms) end
 backlog = format('%.0f', backlog + granted)
 
+-- The writes. None of them reads, and from here on nothing may read the list of a pool: it no longer fits `issued`.
+-- XADD is first: it is the record, and the only write that Redis may refuse, when memory is short. Then nothing has
+-- happened. Behind LPOP, its refusal would lose the popped codes without a record.
+-- LPOP is second: with it no later call can issue these codes. Between the two nothing can fail: the types of all keys
+-- were checked above, and LPOP is allowed when memory is short. If LPOP were last and a write before it failed, codes
+-- that are recorded as issued would stay at the head of the list and be issued again.
+-- The kept call is third: from then on a repeat of the call is recognised. Kept answers and windows follow, then the
+-- counters. `issued` contradicts the list until it is written, so that a script that failed in between leaves a pool
+-- that answers INCONSISTENT and issues nothing.
+-- A server that stops at any of these writes has all of them afterwards or none: the append-only file and the replicas
+-- get them as one transaction.
 local id = call('XADD', KEYS[2], '*', 'v', version, 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
 for p = 1, pool_count do
   if pools[p].taken > 0 and not pools[p].coupon then call('LPOP', KEYS[list_base + p], pools[p].taken) end
@@ -351,7 +367,7 @@ for i = 1, #puts do call(unpack(puts[i])) end
 for p = 1, pool_count do
   local pool, key = pools[p], KEYS[pool_base + p]
   if pool.taken > 0 then
-    -- The list of a coupon is empty, and says so in the same way as any other.
+    -- A coupon has no list: `loaded` follows `issued`, so that the counters say so as in any pool with an empty list.
     if pool.coupon then call('HSET', key, 'issued', pool.issued, 'loaded', pool.issued)
     else call('HSET', key, 'issued', pool.issued) end
   end

@@ -1,12 +1,12 @@
 -- Changes the bound of a partition's backlog.
 --
 -- Why a script: the bound may be changed only in the data set that carries the epoch, and the backlog that the caller
--- goes by must be the one that the new bound met.
+-- relies on must be the one under the new bound.
 --
 -- KEYS: 1 state
 -- ARGV: 1 epoch, 2 max_backlog
 -- Returns: {STALE_EPOCH, epoch} | {DONE, backlog}
--- Cost: two commands.
+-- Cost: 2 commands.
 
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'backlog')
 if state[1] ~= ARGV[1] then return {'STALE_EPOCH', state[1] or ''} end
