@@ -29,10 +29,10 @@ test-all: lint types ## The same and the tests marked long: exactness under load
 	$(PYTEST) $(PARALLEL) $(ARGS)
 
 test-unit: $(VENV)/.dev ## While editing: nothing is started (10 seconds); one file: ARGS=tests/unit/test_rules.py
-	$(PYTEST) -q $(or $(ARGS),tests/unit)
+	$(PYTEST) -q $(or $(ARGS),tests/unit tests/conformance -m "not servers")
 
 test-integration: $(VENV)/.dev ## One part of the program on real Valkey, Redis and PostgreSQL servers
-	$(PYTEST) $(PARALLEL) $(SHORT) $(or $(ARGS),tests/integration)
+	$(PYTEST) $(PARALLEL) $(SHORT) $(or $(ARGS),tests/integration tests/conformance)
 
 test-acceptance: $(VENV)/.dev ## The commands and the whole service as processes, under load
 	$(PYTEST) $(PARALLEL) $(SHORT) $(or $(ARGS),tests/acceptance)

@@ -165,7 +165,7 @@ MUTATIONS: Final = (
         "the epoch is not checked by the redeem script",
         (Edit(REDEEM, "if state[1] ~= ARGV[1] then", "if false then"),),
         ("recovery_ordered_under_load", "redis_flushed"),
-        ("tests/integration/test_redeem_model.py", "tests/integration/test_recovery.py"),
+        ("tests/conformance/test_redeem_model.py", "tests/integration/test_recovery.py"),
     ),
     Mutation(
         "a second recovery ignores what the first one quarantined",
@@ -215,7 +215,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_scripts.py",),
+        ("tests/conformance/test_redeem_script.py",),
     ),
     Mutation(
         "a drained pool is called sold out",

@@ -1,6 +1,6 @@
-"""A batch with pools, in Postgres and in Redis, and redemptions of it: what tests of the ledger and the worker need.
+"""A batch with pools, in Postgres and in Redis, and redemptions of it, for tests of the ledger and the worker.
 
-Speaks to the scripts directly, as `tests.support.redeeming` does, so that neither engine nor loader is in between.
+It calls the scripts directly (`tests.support.partition`), so that neither engine nor loader is involved.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import redis
 from issuer.contract.events import RedemptionColumns, decode_columns
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.storage.stores import Stores
-from tests.support.redeeming import Partition, ScriptAnswer, ScriptRequest, connect
+from tests.support.partition import Partition, connect
+from tests.support.redeeming import ScriptAnswer, ScriptRequest
 
 _names = itertools.count(1)
 
 
 class LedgerShop:
-    """One batch with some pools. `redeem` hands codes out; the worker has to bring them into the ledger."""
+    """One batch with some pools. `redeem` issues codes; the worker has to record them in the ledger."""
 
     def __init__(self, stores: Stores, client: redis.Redis, batch: UUID, pools: dict[UUID, int]) -> None:
         self.stores = stores
@@ -43,18 +44,18 @@ class LedgerShop:
     def redeem(
         self, count: int = 1, *, client_id: UUID | None = None, key: str | None = None, customer: UUID | None = None
     ) -> list[ScriptAnswer]:
-        """One script call with `count` requests, each of a customer of its own unless one is named."""
+        """Send one script call with `count` requests, each of another customer unless one is named."""
         self.partition.epoch = self.stores.redis.epoch
         wanted = client_id or next(iter(self.pools))
         requests = [ScriptRequest(self.batch, wanted, customer or uuid.uuid4(), key, 7) for _ in range(count)]
         return list(self.partition.redeem_now(*requests).answers)
 
     def redeem_in_calls(self, calls: int, count: int) -> int:
-        """Many calls; returns the number of codes handed out."""
+        """Send many calls; return the number of codes issued."""
         return sum(answer.word == "GRANTED" for _ in range(calls) for answer in self.redeem(count))
 
     def backlog(self) -> int:
-        """Redemptions that the partition's counter has as not in the ledger."""
+        """Return the backlog that the partition counts."""
         value = self.client.hget(self.keys.state, "backlog")
         assert isinstance(value, bytes)
         return int(value)
@@ -64,7 +65,7 @@ class LedgerShop:
         return int(length)
 
     def columns(self) -> RedemptionColumns:
-        """What lies in the stream, as the ledger takes it."""
+        """Return the redemptions in the stream, as the ledger takes them."""
         columns = RedemptionColumns()
         entries: Any = self.client.xrange(self.keys.stream)
         for _, fields in entries:
@@ -89,7 +90,7 @@ def plain_client(url: str) -> Iterator[redis.Redis]:
 
 
 async def open_shop(stores: Stores, client: redis.Redis, codes: Sequence[int] = (100,)) -> LedgerShop:
-    """A batch with as many pools as there are numbers, each with so many codes, all loaded."""
+    """Create a batch with one pool for each number, which is how many codes it has; all are loaded."""
     batch = uuid.uuid4()
     number = partition_of(batch, stores.redis.partitions)
     partition = Partition(client, number)
@@ -118,7 +119,7 @@ async def open_shop(stores: Stores, client: redis.Redis, codes: Sequence[int] = 
 
 
 def issued(shop: LedgerShop, client_id: UUID) -> int:
-    """The seq of the last code that the pool handed out."""
+    """Return the seq of the last code that the pool issued."""
     value = shop.client.hget(batch_keys(shop.number, shop.batch).pool(client_id), "issued")
     assert isinstance(value, bytes)
     return int(value)

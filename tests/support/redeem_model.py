@@ -1,7 +1,7 @@
-"""What redeem.lua and its sisters should do, said again in Python: lists of redemptions, and decisions made from them.
+"""A model of the scripts in Python: lists of redemptions, and decisions made from them.
 
-The model shares no idea of storage with the scripts. It keeps every redemption there ever was and counts; it has no
-logs that are cut, no counters, no expiry.
+The model shares no idea of storage with the scripts. It keeps every redemption of the past and counts; it has no
+windows that are cut, no counters, no expiry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.support.redeeming import CouponState, ScriptAnswer, ScriptLimit, Scri
 
 @dataclass(slots=True)
 class ModelPool:
-    """All codes in seq order: how many there are, how many lie or lay in Redis, how many were handed out."""
+    """All codes in seq order, how many of them were loaded into Redis, and how many were issued."""
 
     id: int
     codes: list[str] = field(default_factory=list)
@@ -47,12 +47,12 @@ class ModelBatch:
         return None if self.rebuilding is None else "REBUILDING"
 
     def allows(self, customer: UUID, at_ms: int) -> bool:
-        """Whether one more redemption at `at_ms` leaves every half-open window of every limit within its bound."""
+        """Return whether one more redemption at `at_ms` keeps every half-open window within its limit."""
         times = [*self.history.get(customer, ()), at_ms]
         return all(_busiest(times, limit.window_ms) <= limit.max for limit in self.limits)
 
     def retry_at(self, customer: UUID, now_ms: int) -> str:
-        """The first moment at which `allows` says yes; '' when it never will."""
+        """Return the first moment at which `allows` is true again; '' if it never will be."""
         leaving = {
             time + limit.window_ms for time in self.history[customer] for limit in self.limits if limit.window_ms
         }
@@ -61,13 +61,13 @@ class ModelBatch:
 
 
 def _busiest(times: Sequence[int], window_ms: int) -> int:
-    """The most redemptions that any window [start, start + window_ms) which contains the newest of them holds."""
+    """Return the most redemptions in any window [start, start + window_ms) that contains the newest of them."""
     newest = max(times)
     return len(times) if window_ms == 0 else sum(1 for time in times if newest - time < window_ms)
 
 
 def _found(coupon: CouponState | None, request: ScriptRequest) -> bool:
-    """Whether what is asked for is of the kind that is there, and by the right name."""
+    """Return whether the request wants what exists: a code of a batch, or a coupon by the right code."""
     if coupon is None or request.wish is None:
         return (coupon is None) == (request.wish is None)
     return coupon.folded in ("", request.wish.folded)
@@ -75,7 +75,7 @@ def _found(coupon: CouponState | None, request: ScriptRequest) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ModelGrant:
-    """One redemption as the event must tell it."""
+    """One redemption as the event must have it."""
 
     pool_id: int
     seq: int
@@ -86,7 +86,7 @@ class ModelGrant:
 
 @dataclass(slots=True)
 class Decision:
-    """What a call must answer, and the redemptions it makes, in the order of pools and seqs."""
+    """The answers of a call and the redemptions it makes, in the order of pools and seqs."""
 
     now_ms: int
     call_id: UUID
@@ -96,7 +96,7 @@ class Decision:
 
 @dataclass(slots=True)
 class Model:
-    """One partition. `host_ms` is what the clock of the host says; `clock_ms` the highest time that was used."""
+    """One partition. `host_ms` is the clock of the host, `clock_ms` the highest time that was used."""
 
     host_ms: int
     clock_ms: int = 0

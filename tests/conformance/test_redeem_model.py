@@ -1,7 +1,7 @@
-"""The scripts against a model of them, on real servers: any difference is a failure.
+"""The scripts against a model of them: any difference is a failure.
 
-Hypothesis makes up the operations. Time is the model's: a frozen clock lies under the scripts and steps both ways. Set
-REDEEM_MODEL_EXAMPLES for a longer run; a failure prints the steps and a blob that repeats it.
+Hypothesis generates the operations. The model sets the time: the scripts run on a frozen clock that steps both ways.
+Set REDEEM_MODEL_EXAMPLES for a longer run; a failure prints the steps and a blob that repeats it.
 """
 
 from __future__ import annotations
@@ -27,27 +27,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.support.partition import Partition
+from tests.support.prologues import frozen_clock
 from tests.support.redeem_model import Decision, Model, ModelBatch, ModelPool
-from tests.support.redeeming import (
-    CouponState,
-    CouponWish,
-    Partition,
-    Result,
-    ScriptCall,
-    ScriptLimit,
-    ScriptRequest,
-    connect,
-    frozen_clock,
-)
-from tests.support.servers import RedisServer
+from tests.support.redeeming import CouponState, CouponWish, Result, ScriptCall, ScriptLimit, ScriptRequest
+from tests.support.stores import FakeStore, ServerStore, Store
 
-EXAMPLES: Final = int(os.environ.get("REDEEM_MODEL_EXAMPLES", "150"))
+EXAMPLES: Final = {FakeStore: 4, ServerStore: 150}
+"""On fakeredis few, so that the unit tests stay quick: the servers are what the promises rest on."""
 STEPS: Final = 40
 AHEAD_MS: Final = 600_000
 """The frozen clock starts ahead of the server's own, which decides about expiry and must not catch up meanwhile."""
 MINUTE_MS: Final = 60_000
 BATCHES: Final = tuple(uuid.UUID(int=n) for n in (1, 2, 3))
-"""The last one is never told to Redis."""
+"""The last one is never stored in Redis."""
 COUPONS: Final = tuple(uuid.UUID(int=n) for n in (5, 6))
 """Each belongs to the first client."""
 CLIENTS: Final = tuple(uuid.UUID(int=n) for n in (11, 12, 13))
@@ -61,7 +54,7 @@ clients_with_codes = st.sampled_from(CLIENTS[:2])
 limit = st.builds(ScriptLimit, st.integers(1, 4), st.sampled_from([0, MINUTE_MS, 5 * MINUTE_MS, 60 * MINUTE_MS]))
 limit_sets = st.lists(limit, max_size=3, unique_by=lambda one: one.window_ms).map(tuple)
 minutes = st.sampled_from([-60, -1, 0, 1, 3, 60]).map(lambda count: count * MINUTE_MS)
-# Most changes leave the batch open: what is refused at the door tells nothing about limits.
+# Most changes leave the batch open: a closed batch refuses before it looks at limits.
 moments = st.none() | st.none() | st.none() | minutes
 
 
@@ -77,7 +70,7 @@ def requests(draw: st.DrawFn) -> ScriptRequest:
     client = draw(st.sampled_from((*CLIENTS[:2], *CLIENTS[:2], *CLIENTS)))
     customer = draw(st.none() | st.sampled_from(CUSTOMERS) | st.sampled_from(CUSTOMERS))
     key = draw(st.sampled_from((None, None, "a", "b"))) if customer else None
-    # One in eight asks for a coupon as if it were a batch, or the other way round.
+    # One in eight wants a coupon where a batch is, or a code where a coupon is.
     wish = draw(wishes) if draw(st.integers(0, 7)) == 0 else None
     return ScriptRequest(batch, client, customer, key, draw(st.sampled_from((0, 7, 2**31))), wish)
 
@@ -87,20 +80,20 @@ def uses(draw: st.DrawFn) -> ScriptRequest:
     coupon = draw(st.sampled_from((*COUPONS, *COUPONS, *COUPONS, BATCHES[2])))
     customer = draw(st.none() | st.sampled_from(CUSTOMERS) | st.sampled_from(CUSTOMERS))
     wish = draw(st.none() | wishes) if draw(st.integers(0, 7)) == 0 else draw(wishes)
-    # The route asks without a key when it only looks.
+    # The route sends no key with a look.
     key = draw(st.sampled_from((None, None, "a", "b"))) if customer and not (wish and wish.look) else None
     return ScriptRequest(coupon, CLIENTS[0], customer, key, draw(st.sampled_from((0, 7))), wish)
 
 
 class RedeemMachine(RuleBasedStateMachine):
-    """Every rule does a thing to the server and to the model, and compares what both say."""
+    """Every rule does the same to the store and to the model, and compares what both return."""
 
-    server: RedisServer
+    store: Store
     numbers = itertools.count()
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = connect(host="127.0.0.1", port=self.server.port)
+        self.client = self.store.connect()
         number = next(self.numbers)
         self.clock_key = f"test:{{p{number:02d}}}:clock"
         self.partition = Partition(self.client, number, prologue=frozen_clock(self.clock_key))
@@ -166,7 +159,7 @@ class RedeemMachine(RuleBasedStateMachine):
         steps_ms=st.lists(st.sampled_from([0, 0, 1, MINUTE_MS // 2, MINUTE_MS - 1, MINUTE_MS]), min_size=2, max_size=8),
     )
     def hammer(self, batch_id: UUID, client: UUID, customer: UUID, steps_ms: list[int]) -> None:
-        """One customer, one batch, again and again, at the edges of the windows."""
+        """One customer redeems from one batch repeatedly, at the edges of the windows."""
         for step_ms in steps_ms:
             self.send(
                 ScriptCall(
@@ -188,7 +181,7 @@ class RedeemMachine(RuleBasedStateMachine):
         self.calls[call.call_id] = (call, result)
 
     def check_event(self, call: ScriptCall, result: Result, decision: Decision) -> None:
-        """At most one new entry, which tells the grants in order."""
+        """Check that a call adds at most one entry to the stream, with its grants in order."""
         events = self.partition.events()
         new = [(entry_id, event) for entry_id, event in events if entry_id not in self.sizes]
         assert len(new) == (1 if decision.grants else 0)
@@ -212,7 +205,7 @@ class RedeemMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule(back=st.integers(1, 5))
     def repeat_a_call(self, back: int) -> None:
-        """A call that granted something is recognised; one that did not is decided anew, for it changed nothing."""
+        """A call that granted something is recognised; any other is decided again, since it changed nothing."""
         call, first = list(self.calls.values())[-min(back, len(self.calls))]
         if call.epoch != self.partition.epoch:
             assert self.partition.redeem(call).status == "STALE_EPOCH"
@@ -250,7 +243,7 @@ class RedeemMachine(RuleBasedStateMachine):
 
     @rule(batch_id=known_batches, client=clients_with_codes, count=st.integers(0, 6), held_back=st.integers(0, 3))
     def add_codes(self, batch_id: UUID, client: UUID, count: int, held_back: int) -> None:
-        """More codes; all but the last few (`held_back`) go to Redis at once. A doubled loader is told so."""
+        """Add codes; all but the last few (`held_back`) are loaded at once. A second loader is refused."""
         batch = self.model.batches[batch_id]
         pool = batch.pools[client]
         pool.codes += [f"code {next(self.fresh_codes)} ä€😀" for _ in range(count)]
@@ -282,7 +275,7 @@ class RedeemMachine(RuleBasedStateMachine):
         assert self.put(coupon_id) == ["DONE"]
 
     @rule(coupon_id=st.sampled_from(COUPONS), customer=st.sampled_from(CUSTOMERS), which=st.integers(0, 20))
-    def give_a_use_back(self, coupon_id: UUID, customer: UUID, which: int) -> None:
+    def reverse_a_use(self, coupon_id: UUID, customer: UUID, which: int) -> None:
         batch = self.model.batches[coupon_id]
         times = batch.history.get(customer, [])
         if batch.rebuilding is not None or batch.coupon is None or which >= len(times):
@@ -290,7 +283,7 @@ class RedeemMachine(RuleBasedStateMachine):
         at_ms = times.pop(which)
         if not times:
             del batch.history[customer]
-        for _ in range(2):  # to repeat it changes nothing
+        for _ in range(2):  # the repeat changes nothing
             assert self.partition.return_uses(coupon_id, [(customer, at_ms, times.count(at_ms))])[0] == "DONE"
         batch.revision += 1
         coupon = batch.coupon
@@ -330,7 +323,7 @@ class RedeemMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(batch.rebuilding for batch in self.model.batches.values()))
     @rule()
     def finish_new_rules(self) -> None:
-        """Writes the windows from all that was ever redeemed, then opens the batch again."""
+        """Write the windows from all redemptions of the past, then open the batch again."""
         for batch_id, batch in self.model.batches.items():
             if batch.rebuilding is None:
                 continue
@@ -342,20 +335,20 @@ class RedeemMachine(RuleBasedStateMachine):
             assert self.put(batch_id) == ["DONE"]
 
     def window(self, batch: ModelBatch, customer: UUID) -> tuple[list[int], int] | None:
-        """What put_windows is to write for a customer: no more times than the limits can ask for."""
+        """Return what put_windows writes for a customer: no more times than the limits can count."""
         times = batch.history.get(customer)
         if not times or not batch.limits:
             return None
-        for_ever = any(limit.window_ms == 0 for limit in batch.limits)
+        unbounded = any(limit.window_ms == 0 for limit in batch.limits)
         ends_at_ms = times[-1] + max(limit.window_ms for limit in batch.limits)
-        if not for_ever and ends_at_ms <= self.model.now_ms:
+        if not unbounded and ends_at_ms <= self.model.now_ms:
             return None
         keep_ms = ends_at_ms - self.start_ms
-        return times[-max(limit.max for limit in batch.limits) :], 0 if for_ever else keep_ms
+        return times[-max(limit.max for limit in batch.limits) :], 0 if unbounded else keep_ms
 
     @rule(count=st.integers(0, 4))
     def ack(self, count: int) -> None:
-        """Acknowledges the oldest entries, and some that were acknowledged before."""
+        """Acknowledge the oldest entries, and some that were acknowledged before."""
         entries = [(entry_id, self.sizes[entry_id]) for entry_id, _ in self.partition.events()][:count]
         redemptions = sum(size for _, size in entries)
         assert self.partition.ack([*self.acked[-2:], *entries]) == ["DONE", str(len(entries)), str(redemptions)]
@@ -391,7 +384,7 @@ class RedeemMachine(RuleBasedStateMachine):
             self.check_expiry(batch_id, batch)
 
     def check_expiry(self, batch_id: UUID, batch: ModelBatch) -> None:
-        """No window that still counts may go away before its time, by the script's clock."""
+        """Check that no window expires while it still counts, by the script's clock."""
         if not batch.limits or batch.rebuilding is not None:
             return
         for customer, times in batch.history.items():
@@ -404,19 +397,22 @@ class RedeemMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def memory_server(any_redis_server: RedisServer, tmp_path: Path) -> Iterator[RedisServer]:
-    """A server of the same kind that writes nothing to disk: this is about decisions, and there are many of them."""
-    program = any_redis_server.program
-    with RedisServer(tmp_path / "redis", program=program, options={"appendonly": "no"}) as server:
-        yield server
+def volatile(store: Store, tmp_path: Path) -> Iterator[Store]:
+    """A store of the same kind that writes nothing to disk: the cases are about decisions, and they are many."""
+    if isinstance(store, FakeStore):
+        yield store
+        return
+    with store.another(tmp_path / "redis", {"appendonly": "no"}) as server:
+        yield ServerStore(store.name, server)
 
 
-def test_scripts_do_what_the_model_says(memory_server: RedisServer) -> None:
-    machine = type("Machine", (RedeemMachine,), {"server": memory_server, "numbers": itertools.count()})
+def test_scripts_do_what_the_model_says(volatile: Store) -> None:
+    machine = type("Machine", (RedeemMachine,), {"store": volatile, "numbers": itertools.count()})
+    examples = int(os.environ.get("REDEEM_MODEL_EXAMPLES", EXAMPLES[type(volatile)]))
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=STEPS,
             deadline=None,
             print_blob=True,

@@ -1,0 +1,71 @@
+"""bless_partition.lua, ack_events.lua, set_max_backlog.lua and remove_consumers.lua: each status, and what is left."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from issuer.contract import scripts
+from issuer.contract.keys import GROUP
+from tests.support.partition import Partition
+from tests.support.script_shop import new_customer, refuses_another_epoch
+
+
+def test_bless_partition(shop: Partition) -> None:
+    """The clock survives, and what was in the stream before the group is delivered to it."""
+    now_ms = shop.redeem_now(new_customer()).now_ms
+    shop.client.xgroup_destroy(shop.keys.stream, GROUP)
+    shop.epoch = 2
+    assert shop.bless(backlog=1) == ["DONE"]
+    assert shop.client.hget(shop.keys.state, "clock") == str(now_ms).encode()
+    delivered = shop.client.xreadgroup(GROUP, "me", {shop.keys.stream: ">"})
+    assert len(delivered) == 1
+    before = shop.snapshot()
+    for late in (1, -1):
+        shop.epoch = late
+        assert shop.bless() == ["STALE_EPOCH", "2"]
+    shop.epoch = 3
+    shop.installation = "theirs"
+    assert shop.bless() == ["FOREIGN", "ours"]
+    assert shop.snapshot() == before
+    shop.installation = "ours"
+    shop.client.delete(shop.keys.stream)
+    shop.client.set(shop.keys.stream, "not a stream")
+    before = shop.snapshot()
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        shop.bless()
+    assert shop.snapshot() == before
+
+
+def test_ack_events(shop: Partition) -> None:
+    for count in (1, 2, 3):
+        shop.redeem_now(*(new_customer() for _ in range(count)))
+    (first, _), (second, _), (third, _) = shop.events()
+    assert shop.ack([(second, 2)]) == ["DONE", "1", "2"]
+    assert shop.ack([(second, 2), (b"1-1", 50), (first, 1), (first, 1)]) == ["DONE", "1", "1"]
+    assert shop.client.hget(shop.keys.state, "backlog") == b"3"
+    refuses_another_epoch(shop, lambda: shop.ack([(third, 3)]))
+    before = shop.snapshot()
+    with pytest.raises(redis.ResponseError, match="not a number"):
+        shop.run(scripts.ACK_EVENTS, [shop.keys.state, shop.keys.stream], [1, GROUP, third, 3, b"9-9", "x"])
+    assert shop.snapshot() == before
+    assert shop.ack([(third, 3)]) == ["DONE", "1", "3"]
+    assert shop.events() == []
+
+
+def test_set_max_backlog(shop: Partition) -> None:
+    shop.redeem_now(new_customer())
+    assert shop.set_max_backlog(2) == ["DONE", "1"]
+    answers = shop.redeem_now(new_customer(), new_customer()).answers
+    assert [answer.word for answer in answers] == ["GRANTED", "BACKLOG_FULL"]
+    refuses_another_epoch(shop, lambda: shop.set_max_backlog(3))
+
+
+def test_remove_consumers(shop: Partition) -> None:
+    shop.redeem_now(new_customer())
+    shop.client.xreadgroup(GROUP, "busy", {shop.keys.stream: ">"})
+    shop.client.xgroup_createconsumer(shop.keys.stream, GROUP, "idle")
+    assert shop.remove_consumers(3_600_000) == ["DONE", "0"]
+    refuses_another_epoch(shop, lambda: shop.remove_consumers(0))
+    assert shop.remove_consumers(0) == ["DONE", "1"]
+    assert [consumer["name"] for consumer in shop.client.xinfo_consumers(shop.keys.stream, GROUP)] == [b"busy"]
