@@ -1,1 +1,1 @@
-"""Campaigns: batches with generated codes that go to whoever asks first, from a start on."""
+"""Campaigns: batches of generated codes that are issued from a start time on, first come first served."""

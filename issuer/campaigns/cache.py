@@ -1,7 +1,7 @@
-"""The campaigns that this process knows, in memory, so that asking for a code does not ask Postgres.
+"""The campaigns in memory, so that a request for a code does not query Postgres.
 
-What is kept is what Redis does not know: whose pool it is, and whether anybody may ask. A campaign that was just made,
-or that ended long ago, is looked up once; what is not there is remembered for a second.
+The cache has what Redis does not store: the client of the pool, and whether the campaign is public. A campaign that was
+just created, or that ended long ago, is looked up once; an unknown id is remembered for a second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_
 
 log = structlog.get_logger()
 
-_MARKS: Final = "SELECT count(*), sum(revision)::bigint FROM campaigns"
+_TABLE_STATE: Final = "SELECT count(*), sum(revision)::bigint FROM campaigns"
 _KNOWN: Final = "SELECT batch_id, client_id, public FROM campaigns"
 _CURRENT: Final = f"""{_KNOWN} WHERE ready_at IS NOT NULL AND EXISTS (
     SELECT FROM batches b WHERE b.id = batch_id AND (b.ended_at IS NULL OR b.ended_at > now() - interval '1 day'))"""
@@ -29,7 +29,7 @@ _CURRENT: Final = f"""{_KNOWN} WHERE ready_at IS NOT NULL AND EXISTS (
 
 @dataclass(frozen=True, slots=True)
 class KnownCampaign:
-    """What must be known to ask for a code. `id`: a UUID in lower case. `public`: anybody may."""
+    """The data of a campaign that a request for a code needs. `id`: a UUID in lower case. `public`: no key needed."""
 
     id: str
     client_id: UUID
@@ -37,11 +37,11 @@ class KnownCampaign:
 
 
 class LookUpsBusyError(Exception):
-    """Too many campaigns that nobody here knows are being looked up."""
+    """Too many campaigns that this process does not have are being looked up."""
 
 
 class CampaignCache:
-    """Whether a campaign is public counts within 1 s of a change; while Postgres is away the ring stays as it is."""
+    """Campaigns by id. A change of `public` takes effect within 1 s; while Postgres is unavailable nothing changes."""
 
     POLL_S: Final = 0.5
     MISSING_S: Final = 1.0
@@ -55,18 +55,19 @@ class CampaignCache:
         self._missing: dict[str, float] = {}
         self._look_ups: dict[str, asyncio.Task[KnownCampaign | None]] = {}
         self._slots = asyncio.Semaphore(self.MAX_CONCURRENT_LOOKUPS)
-        self._seen: tuple[Any, ...] | None = None
+        self._table_state: tuple[Any, ...] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._told: set[asyncio.Task[None]] = set()
+        self._callbacks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Returns after a first look, or without one when Postgres is away; the ring goes on trying."""
+        """Read the campaigns and start to watch them. If Postgres is unavailable the cache starts empty and retries."""
         with suppress(PostgresUnavailableError, asyncpg.PostgresError):
             await self._refresh()
-        self._task = asyncio.create_task(self._watch(), name="campaign-ring")
+        self._task = asyncio.create_task(self._watch(), name="campaign-cache")
 
     async def aclose(self) -> None:
-        tasks: set[asyncio.Task[Any]] = {*self._look_ups.values(), *self._told}
+        """Stop watching and cancel all look-ups; their callbacks are not called."""
+        tasks: set[asyncio.Task[Any]] = {*self._look_ups.values(), *self._callbacks}
         if self._task is not None:
             tasks.add(self._task)
         for task in tasks:
@@ -75,13 +76,13 @@ class CampaignCache:
             await asyncio.wait(tasks)
 
     def find(self, campaign_id: str) -> KnownCampaign | None:
-        """The campaign with this id (a UUID in lower case), if it is known here. Costs one look into a dict."""
+        """Return the campaign with this id (a UUID in lower case) if the cache has it. Costs one dict look-up."""
         return self._known.get(campaign_id)
 
     async def look_up(self, campaign_id: UUID) -> KnownCampaign | None:
-        """The campaign, known here or not; None: there is none, or it cannot issue yet.
+        """Return the campaign, from the cache or from Postgres; None: it does not exist, or cannot issue yet.
 
-        However many ask for one at a time, Postgres is asked once. Raises PostgresUnavailableError, LookUpsBusyError.
+        Concurrent calls for one id share one query. Raises PostgresUnavailableError, LookUpsBusyError.
         """
         text = str(campaign_id)
         known = self._known.get(text)
@@ -90,28 +91,28 @@ class CampaignCache:
         task = self._look_ups.get(text)
         if task is None:
             if len(self._look_ups) >= self.MAX_LOOKUPS:
-                raise LookUpsBusyError("too many unknown campaigns are asked for")
+                raise LookUpsBusyError("too many unknown campaigns are being looked up")
             task = self._look_ups[text] = asyncio.create_task(self._look_up(campaign_id), name="look-up-campaign")
             task.add_done_callback(lambda _: self._look_ups.pop(text, None))
-        # Whoever waits no longer does not end it for the others.
+        # A cancelled caller must not cancel the look-up for the others.
         return await asyncio.shield(task)
 
-    def look_up_soon(self, campaign_id: UUID, then: Callable[[KnownCampaign | Exception | None], None]) -> None:
-        """The same for who cannot wait: `then` is told, once, unless the ring is closed before."""
+    def start_look_up(self, campaign_id: UUID, then: Callable[[KnownCampaign | Exception | None], None]) -> None:
+        """Start `look_up` for a caller that cannot await it: `then` gets the result, unless the cache is closed."""
 
-        async def look() -> None:
+        async def run() -> None:
             try:
-                found: KnownCampaign | Exception | None = await self.look_up(campaign_id)
+                result: KnownCampaign | Exception | None = await self.look_up(campaign_id)
             except Exception as error:
-                found = error
-            then(found)
+                result = error
+            then(result)
 
-        task = asyncio.create_task(look(), name="wait-for-campaign")
-        self._told.add(task)
-        task.add_done_callback(self._told.discard)
+        task = asyncio.create_task(run(), name="wait-for-campaign")
+        self._callbacks.add(task)
+        task.add_done_callback(self._callbacks.discard)
 
     async def _look_up(self, campaign_id: UUID) -> KnownCampaign | None:
-        text, seen = str(campaign_id), self._seen
+        text, table_state = str(campaign_id), self._table_state
         async with self._slots, unavailable_translated():
             row = await self._postgres.fetchrow(f"{_KNOWN} WHERE batch_id = $1 AND ready_at IS NOT NULL", campaign_id)
         if row is None:
@@ -119,36 +120,36 @@ class CampaignCache:
                 self._missing.clear()
             self._missing[text] = time.monotonic() + self.MISSING_S
             return None
-        known = _known(row)
-        if seen == self._seen:
-            # Otherwise the table was read meanwhile, and may have had a later word.
+        known = _from_row(row)
+        if table_state == self._table_state:
+            # Otherwise a refresh in between may have read a later state of this campaign.
             self._known[text] = known
         return known
 
     async def _watch(self) -> None:
-        away = False
+        unavailable = False
         while True:
             await asyncio.sleep(self.POLL_S)
             try:
                 await self._refresh()
             except (PostgresUnavailableError, asyncpg.PostgresError) as error:
-                if not away:
-                    log.warning("Postgres is away; keeping the campaigns known so far", error=str(error))
-                away = True
+                if not unavailable:
+                    log.warning("Postgres is unavailable; keeping the loaded campaigns", error=str(error))
+                unavailable = True
             else:
-                away = False
+                unavailable = False
 
     async def _refresh(self) -> None:
-        """Reads the campaigns if any was made or changed since the last look."""
+        """Read the campaigns if one was created or changed since the last refresh."""
         async with unavailable_translated():
-            marks = await self._postgres.fetchrow(_MARKS)
-            assert marks is not None
-            if (seen := tuple(marks)) != self._seen:
+            row = await self._postgres.fetchrow(_TABLE_STATE)
+            assert row is not None
+            if (table_state := tuple(row)) != self._table_state:
                 rows = await self._postgres.fetch(_CURRENT)
-                self._known = {known.id: known for known in map(_known, rows)}
+                self._known = {known.id: known for known in map(_from_row, rows)}
                 self._missing = {}
-                self._seen = seen
+                self._table_state = table_state
 
 
-def _known(row: Any) -> KnownCampaign:
+def _from_row(row: Any) -> KnownCampaign:
     return KnownCampaign(str(row["batch_id"]), UUID(bytes=row["client_id"].bytes), row["public"])

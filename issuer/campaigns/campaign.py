@@ -1,4 +1,4 @@
-"""A campaign as Postgres has it: a batch with one pool of generated codes, and who may ask for them."""
+"""A campaign as stored in Postgres: a batch with one pool of generated codes, public or for keys only."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ import orjson
 from issuer.batches.batch import Batch, batch_from_row
 from issuer.generating.code_format import CodeFormat, CodeFormatError, parse_code_format
 
-HOUSE: Final = UUID("686f7573-6500-4000-8000-000000000000")
-"""The client of campaigns that belong to nobody in particular."""
+DEFAULT_CLIENT: Final = UUID("686f7573-6500-4000-8000-000000000000")
+"""The client of campaigns that are created without one."""
 MAX_CODES_OF_CAMPAIGN: Final = 5_000_000
-"""Codes that a campaign has at most."""
 SYLLABLES_AND_DIGITS: Final = "가나다라마바사아자차카타파하0123456789"
 DEFAULT_FORMAT: Final = CodeFormat(length=10, alphabet=SYLLABLES_AND_DIGITS)
 
 
 class CampaignNotFoundError(LookupError):
-    """There is no such campaign, or none that the caller may know of."""
+    """The campaign does not exist, or the caller may not see it."""
 
 
 class InvalidCampaignError(ValueError):
-    """Not a campaign as it could be; the message says why."""
+    """A value of the campaign is invalid; the message says why."""
 
 
 class CampaignState(StrEnum):
-    """What who asks now is told. PREPARING: its codes are being made, or whoever made them has died."""
+    """The state that a request for a code meets.
+
+    PREPARING: its codes are being generated, or the process that created it was killed.
+    """
 
     PREPARING = "preparing"
     BEFORE = "before"
@@ -44,7 +46,7 @@ class CampaignState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """One campaign. Its id is that of its batch; `total`: codes that there are; `final_issued`: once it is history."""
+    """One campaign. Its id is that of its batch. `total`: codes in the pool. `final_issued`: set once it is drained."""
 
     batch: Batch
     client_id: UUID
@@ -65,10 +67,10 @@ class Campaign:
         return self.batch.starts_at
 
 
-def state_of(
+def derive_state(
     *, ready: bool, ended: bool, paused: bool, starts_at_ms: int | None, now_ms: int, left: int | None
 ) -> CampaignState:
-    """The state, in the order in which the script refuses. `left` None: not known, so not sold out."""
+    """Return the state, in the order in which the script refuses. `left` None: unknown, so not sold out."""
     if not ready:
         return CampaignState.ENDED if ended else CampaignState.PREPARING
     if ended:
@@ -80,14 +82,14 @@ def state_of(
     return CampaignState.SOLD_OUT if left == 0 else CampaignState.OPEN
 
 
-def whole_ms(start: datetime) -> datetime:
-    """The first whole ms that is not before it: Redis counts in ms, and no code may come early."""
+def round_up_to_ms(start: datetime) -> datetime:
+    """Return the first whole ms not before `start`: Redis counts in ms, and no code may be issued early."""
     start = start.astimezone(UTC)
     return start + timedelta(microseconds=-start.microsecond % 1000)
 
 
 def campaign_from_row(row: asyncpg.Record) -> Campaign:
-    """From a row of the batch with those of the campaign and its pool."""
+    """Return the campaign of a row of the batch joined with the campaign and its pool."""
     return Campaign(
         batch=batch_from_row(row),
         client_id=UUID(bytes=row["client_id"].bytes),
@@ -100,8 +102,8 @@ def campaign_from_row(row: asyncpg.Record) -> Campaign:
     )
 
 
-def campaign_format(values: Mapping[str, Any]) -> CodeFormat:
-    """The form of a campaign's codes, from decoded JSON: what is not given is as campaigns have it by default.
+def parse_campaign_format(values: Mapping[str, Any]) -> CodeFormat:
+    """Return the format of a campaign's codes from decoded JSON; absent fields get the default of campaigns.
 
     Raises InvalidCampaignError.
     """
@@ -113,5 +115,5 @@ def campaign_format(values: Mapping[str, Any]) -> CodeFormat:
 
 
 def show_format(code_format: CodeFormat) -> dict[str, Any]:
-    """The format without what is as the default has it anyway."""
+    """Return the format as JSON, without unlucky words if there are none."""
     return {name: value for name, value in code_format.to_json().items() if name != "unlucky_words" or value}

@@ -1,4 +1,4 @@
-"""How campaigns stand: what Redis says of them now, by its own clock."""
+"""The counters of campaigns, read from Redis by Redis' clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from issuer.campaigns.campaign import Campaign, CampaignState, show_format, state_of
+from issuer.campaigns.campaign import Campaign, CampaignState, derive_state, show_format
 from issuer.contract.keys import batch_keys, partition_of
 from issuer.instants import show_instant, to_ms
 from issuer.pools.counters import COUNTER_FIELDS, PoolCounters, counters_from
@@ -19,7 +19,7 @@ _BATCH: Final = ("state", "paused", "starts_at_ms", "ends_at_ms")
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """One campaign at `now_ms`. `issued` and `remaining` are None where Redis cannot be asked."""
+    """The counters of one campaign at `now_ms`. `issued` and `remaining` are None while Redis is unavailable."""
 
     now_ms: int
     starts_at_ms: int
@@ -33,7 +33,7 @@ class Counters:
 
 
 def show_campaign(campaign: Campaign, counters: Counters) -> dict[str, Any]:
-    """A campaign as API and command line show it."""
+    """Return a campaign as the API and the command line show it."""
     return {
         "id": campaign.id,
         "name": campaign.batch.name,
@@ -51,7 +51,7 @@ def show_campaign(campaign: Campaign, counters: Counters) -> dict[str, Any]:
 
 
 async def read_counters(stores: Stores, campaigns: Sequence[Campaign]) -> list[Counters]:
-    """The counters of each, in one round trip. Raises RedisUnavailableError."""
+    """Return the counters of each campaign, read in one round trip. Raises RedisUnavailableError."""
     pipeline = stores.redis.client.pipeline(transaction=False)
     pipeline.time()
     for campaign in campaigns:
@@ -67,8 +67,8 @@ async def read_counters(stores: Stores, campaigns: Sequence[Campaign]) -> list[C
     ]
 
 
-async def known_counters(stores: Stores, campaigns: Sequence[Campaign]) -> list[Counters]:
-    """The same, but without Redis what Postgres knows, by this host's clock."""
+async def read_available_counters(stores: Stores, campaigns: Sequence[Campaign]) -> list[Counters]:
+    """Return the counters of each campaign; while Redis is unavailable those of Postgres, by this host's clock."""
     try:
         return await read_counters(stores, campaigns)
     except RedisUnavailableError:
@@ -76,7 +76,7 @@ async def known_counters(stores: Stores, campaigns: Sequence[Campaign]) -> list[
 
 
 def _counters(campaign: Campaign, now_ms: int, batch: Any, pool: PoolCounters | None) -> Counters:
-    """`batch` and `pool` are what Redis has of them; None: it could not be asked."""
+    """Combine Postgres' campaign with Redis' batch and pool (None: Redis is unavailable)."""
     ended, paused = campaign.batch.expired, campaign.batch.paused
     starts_at_ms = to_ms(campaign.starts_at)
     if batch and batch[0] is not None:
@@ -88,7 +88,7 @@ def _counters(campaign: Campaign, now_ms: int, batch: Any, pool: PoolCounters | 
     if issued is None and pool is not None:
         issued, total = pool.issued, max(total, pool.total)
     left = None if issued is None else max(0, total - issued)
-    state = state_of(
+    state = derive_state(
         ready=campaign.is_ready, ended=ended, paused=paused, starts_at_ms=starts_at_ms, now_ms=now_ms, left=left
     )
     return Counters(now_ms, starts_at_ms, state, total, issued)

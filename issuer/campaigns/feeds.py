@@ -1,6 +1,6 @@
-"""Counters of campaigns as they change, for whoever listens.
+"""Feeds: the counters of campaigns as they change, for any number of listeners.
 
-However many listen to one campaign, Redis is asked once a second.
+All listeners of a campaign share one poll of Redis per second.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from issuer.storage.stores import Stores
 log = structlog.get_logger()
 
 POLL_S: Final = 1.0
-SOONEST_S: Final = 0.02
+MIN_POLL_S: Final = 0.02
 RATE_POLLS: Final = 5
-"""The rate is taken over the time of so many polls."""
+"""Number of polls over which the rate is averaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedUpdate:
-    """What listeners are told. `counters` None: Redis cannot be asked. `rate_per_s`: codes issued of late."""
+    """One update of a feed. `counters` None: Redis is unavailable. `rate_per_s`: codes issued per second recently."""
 
     counters: Counters | None
     rate_per_s: float = 0.0
 
     def differs(self, other: FeedUpdate | None) -> bool:
-        """In anything but the time."""
+        """Return whether anything but the time differs."""
         if other is None or self.counters is None or other.counters is None:
             return self != other
         return self != replace(other, counters=replace(other.counters, now_ms=self.counters.now_ms))
@@ -46,28 +46,28 @@ class FeedUpdate:
 
 
 class CampaignFeeds:
-    """The campaigns that somebody listens to. One for all of a process."""
+    """The feeds of all campaigns with listeners. One per process."""
 
-    def __init__(self, stores: Stores, *, most_listeners: int) -> None:
+    def __init__(self, stores: Stores, *, max_listeners: int) -> None:
         self._stores = stores
-        self._most = most_listeners
+        self._max_listeners = max_listeners
         self._listeners = 0
         self._feeds: dict[UUID, _Feed] = {}
         self._closed = False
 
     @property
     def has_room(self) -> bool:
-        return not self._closed and self._listeners < self._most
+        return not self._closed and self._listeners < self._max_listeners
 
     @property
     def polls(self) -> int:
-        """Campaigns that Redis is asked for."""
+        """The number of campaigns that are polled."""
         return len(self._feeds)
 
     async def ticks(self, campaign: Campaign, *, heartbeat_s: float) -> AsyncGenerator[FeedUpdate | None]:
-        """A tick now and at each change, None when nothing has changed for so long; ends with the campaign.
+        """Yield an update now and at each change, and None after `heartbeat_s` without one. Ends with the campaign.
 
-        Ends at once where there is no room.
+        Ends at once if there is no room for another listener.
         """
         if not self.has_room:
             return
@@ -77,13 +77,13 @@ class CampaignFeeds:
             feed = self._feeds[campaign.id] = _Feed(self._stores, campaign)
         feed.listeners += 1
         try:
-            told: FeedUpdate | None = None
+            last: FeedUpdate | None = None
             while not self._closed and not feed.task.done():
                 changed = feed.changed
-                if feed.latest is not None and feed.latest is not told:
-                    told = feed.latest
-                    yield told
-                    if told.is_last:
+                if feed.latest is not None and feed.latest is not last:
+                    last = feed.latest
+                    yield last
+                    if last.is_last:
                         return
                     continue
                 try:
@@ -99,12 +99,13 @@ class CampaignFeeds:
                 self._feeds.pop(campaign.id, None)
 
     def close(self) -> None:
-        """Ends all streams. Whoever waits for the requests to end does this first."""
+        """End all feeds. Call this before waiting for the requests to end."""
         self._closed = True
         for feed in self._feeds.values():
             feed.wake()
 
     async def aclose(self) -> None:
+        """End all feeds and stop polling."""
         self.close()
         tasks = [feed.task for feed in self._feeds.values()]
         for task in tasks:
@@ -114,7 +115,7 @@ class CampaignFeeds:
 
 
 class _Feed:
-    """One campaign, asked for again and again while there are listeners."""
+    """The feed of one campaign: polls Redis while there are listeners."""
 
     def __init__(self, stores: Stores, campaign: Campaign) -> None:
         self._stores = stores
@@ -126,23 +127,24 @@ class _Feed:
         self.task = asyncio.create_task(self._poll(), name="campaign-feed")
 
     def wake(self) -> None:
+        """Wake all listeners."""
         self.changed.set()
         self.changed = asyncio.Event()
 
     async def _poll(self) -> None:
         try:
             while True:
-                tick = await self._look()
-                if tick.differs(self.latest):
-                    self.latest = tick
+                update = await self._read()
+                if update.differs(self.latest):
+                    self.latest = update
                     self.wake()
-                await asyncio.sleep(self._pause_s(tick))
+                await asyncio.sleep(self._pause_s(update))
         except Exception:
-            log.exception("a feed of a campaign has met what it does not know", campaign_id=str(self._campaign.id))
+            log.exception("campaign feed crashed; its listeners are disconnected", campaign_id=str(self._campaign.id))
         finally:
             self.wake()
 
-    async def _look(self) -> FeedUpdate:
+    async def _read(self) -> FeedUpdate:
         try:
             (counters,) = await read_counters(self._stores, [self._campaign])
         except RedisUnavailableError:
@@ -154,8 +156,8 @@ class _Feed:
         return FeedUpdate(counters, round((now - before) * 1000 / (now_ms - since_ms), 1) if now_ms > since_ms else 0.0)
 
     @staticmethod
-    def _pause_s(tick: FeedUpdate) -> float:
-        """Less than usual before the start: that it has begun is told at once."""
-        if tick.counters is None or tick.counters.state is not CampaignState.BEFORE:
+    def _pause_s(update: FeedUpdate) -> float:
+        """Return the pause before the next poll; shorter before the start, so that listeners see the start at once."""
+        if update.counters is None or update.counters.state is not CampaignState.BEFORE:
             return POLL_S
-        return min(POLL_S, max(SOONEST_S, (tick.counters.starts_at_ms - tick.counters.now_ms) / 1000))
+        return min(POLL_S, max(MIN_POLL_S, (update.counters.starts_at_ms - update.counters.now_ms) / 1000))

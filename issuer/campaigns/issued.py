@@ -1,4 +1,4 @@
-"""The codes that a campaign has issued, in order; also those that are not in the ledger yet."""
+"""The issued codes of a campaign, in order, including those that are not in the ledger yet."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from issuer.storage.stores import Stores
 
 BATCH_SIZE: Final = 10_000
 
-# Pools are handed out in order. What was quarantined may never have been: it counts when it is in the ledger.
+# Pools are issued in order. A quarantined code may not have been issued: it is listed once it is in the ledger.
 _FROM: Final = """
 FROM codes c LEFT JOIN redemptions r ON r.pool_id = c.pool_id AND r.seq = c.seq
 WHERE c.pool_id = $1 AND c.seq > $2 AND c.seq <= $3
   AND (r.seq IS NOT NULL OR NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq))"""
 _PAGE: Final = f"SELECT c.seq, c.code, r.redeemed_at {_FROM} ORDER BY c.seq LIMIT $4"
-# One value instead of thousands of rows.
+# One array instead of thousands of rows.
 _NEXT_CODES: Final = f"SELECT coalesce(array_agg(c.code ORDER BY c.seq), '{{}}') {_FROM}"
 _IN_LEDGER: Final = "SELECT coalesce(max(seq), 0) FROM redemptions WHERE pool_id = $1"
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedCode:
-    """`issued_at` None: the ledger does not have it yet."""
+    """One issued code. `issued_at` None: it is not in the ledger yet."""
 
     seq: int
     code: str
     issued_at: datetime | None
 
 
-async def last_issued(stores: Stores, campaign: Campaign) -> int:
-    """The seq of the last code issued: as Redis has it; if it cannot be asked, as far as the ledger knows.
+async def find_last_issued(stores: Stores, campaign: Campaign) -> int:
+    """Return the seq of the last issued code: Redis' counter, or the ledger's highest seq if Redis is unavailable.
 
     Raises PostgresUnavailableError.
     """
@@ -53,18 +53,18 @@ async def last_issued(stores: Stores, campaign: Campaign) -> int:
         return int(await stores.postgres.fetchval(_IN_LEDGER, campaign.pool_id))
 
 
-async def issued_page(stores: Stores, campaign: Campaign, *, limit: int, cursor: str | None) -> Page[IssuedCode]:
-    """In the order of issue. Raises InvalidCursorError, PostgresUnavailableError."""
+async def read_issued_page(stores: Stores, campaign: Campaign, *, limit: int, cursor: str | None) -> Page[IssuedCode]:
+    """Return one page of issued codes in the order of issue. Raises InvalidCursorError, PostgresUnavailableError."""
     (after,) = decode_cursor("issued", cursor, (int,)) if cursor else (0,)
-    last = await last_issued(stores, campaign)
+    last = await find_last_issued(stores, campaign)
     async with unavailable_translated():
         rows = await stores.postgres.fetch(_PAGE, campaign.pool_id, after, last, limit + 1)
     codes = [IssuedCode(row["seq"], row["code"], row["redeemed_at"]) for row in rows]
     return Page.of(codes, limit, lambda one: encode_cursor("issued", (one.seq,)))
 
 
-async def issued_codes(stores: Stores, campaign: Campaign, last: int) -> AsyncIterator[list[str]]:
-    """The codes up to the seq `last`, some thousands at a time. Raises PostgresUnavailableError."""
+async def read_issued_codes(stores: Stores, campaign: Campaign, last: int) -> AsyncIterator[list[str]]:
+    """Yield the codes up to the seq `last`, BATCH_SIZE at a time. Raises PostgresUnavailableError."""
     for first in range(0, last, BATCH_SIZE):
         async with unavailable_translated():
             yield await stores.postgres.fetchval(_NEXT_CODES, campaign.pool_id, first, min(first + BATCH_SIZE, last))

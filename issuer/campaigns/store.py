@@ -1,4 +1,4 @@
-"""Campaigns: made, changed, extended, ended, found and listed. What they have of a batch is changed as a batch."""
+"""Create, change, extend, end, find and list campaigns. The fields of the batch are changed through the batch."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from issuer.batches.store import (
     push_batch,
 )
 from issuer.campaigns.campaign import (
+    DEFAULT_CLIENT,
     DEFAULT_FORMAT,
-    HOUSE,
     MAX_CODES_OF_CAMPAIGN,
     Campaign,
     CampaignNotFoundError,
     InvalidCampaignError,
     campaign_from_row,
-    whole_ms,
+    round_up_to_ms,
 )
 from issuer.generating.code_format import CodeFormat, CodeSpaceError, format_text
 from issuer.generating.code_source import FewCodesError
@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 _CAMPAIGNS: Final = """
 SELECT b.*, c.client_id, c.code_format, c.public, c.ready_at, p.id AS pool_id, p.total, p.final_issued,
-  c.created_at AS made_at
+  c.created_at AS campaign_created_at
 FROM campaigns c JOIN batches b ON b.id = c.batch_id
 JOIN pools p ON p.batch_id = c.batch_id AND p.client_id = c.client_id
 WHERE ($1::uuid IS NULL OR c.client_id = $1)"""
@@ -61,30 +61,32 @@ _PROMISED: Final = """
 SELECT (SELECT total FROM pools WHERE batch_id = $1 AND client_id = $2) + coalesce((SELECT sum(count - made)
   FROM generation_jobs WHERE batch_id = $1 AND client_id = $2 AND finished_at IS NULL), 0)::bigint"""
 _OPEN_JOBS: Final = "SELECT id FROM generation_jobs WHERE batch_id = $1 AND client_id = $2 AND finished_at IS NULL"
-_READY: Final = "UPDATE campaigns SET ready_at = coalesce(ready_at, now()), revision = revision + 1 WHERE batch_id = $1"
+_MARK_READY: Final = (
+    "UPDATE campaigns SET ready_at = coalesce(ready_at, now()), revision = revision + 1 WHERE batch_id = $1"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class NewCampaign:
-    """What a campaign is made of. Raises InvalidCampaignError, and InvalidBatchError for a name or time."""
+    """The values of a new campaign. Raises InvalidCampaignError, or InvalidBatchError for a name or time."""
 
     name: str
     total: int
     starts_at: datetime
     code_format: CodeFormat = DEFAULT_FORMAT
     public: bool = False
-    client_id: UUID = HOUSE
+    client_id: UUID = DEFAULT_CLIENT
 
     def __post_init__(self) -> None:
         _, starts_at, _ = check_values(self.name, self.starts_at, None)
         assert starts_at is not None
-        object.__setattr__(self, "starts_at", whole_ms(starts_at))
+        object.__setattr__(self, "starts_at", round_up_to_ms(starts_at))
         _check_total(self.code_format, self.total)
 
 
 @dataclass(frozen=True, slots=True)
 class CampaignChanges:
-    """What to change of a campaign; the default of each field changes nothing. `ended=True` ends it for good."""
+    """Changes of a campaign; a field with its default changes nothing. `ended=True` ends it, which is final."""
 
     name: str | None = None
     starts_at: datetime | None = None
@@ -95,10 +97,10 @@ class CampaignChanges:
 
 
 async def create_campaign(stores: Stores, new: NewCampaign, *, actor: str) -> Campaign:
-    """Makes a campaign and returns when it can issue: with all codes made, and in Redis as many as belong there.
+    """Create a campaign. Return it when it can issue: all codes are generated, and Redis is filled as configured.
 
-    Raises InvalidCampaignError, RedisMemoryError, PoolError, RedisUnavailableError and PostgresUnavailableError: then,
-    and when it is cancelled, there is no campaign; what was made of it is ended.
+    Raises InvalidCampaignError, RedisMemoryError, PoolError, RedisUnavailableError and PostgresUnavailableError. Then,
+    and when it is cancelled, the campaign does not exist: its incomplete batch is ended.
     """
     batch = await create_batch(stores, name=new.name, starts_at=new.starts_at, client_id=new.client_id, actor=actor)
     try:
@@ -107,17 +109,17 @@ async def create_campaign(stores: Stores, new: NewCampaign, *, actor: str) -> Ca
                 "INSERT INTO campaigns (batch_id, client_id, code_format, public) VALUES ($1, $2, $3::text::jsonb, $4)",
                 batch.id, new.client_id, format_text(new.code_format), new.public,
             )  # fmt: skip
-        # Not in Redis if that was away just now: here it must be there.
+        # create_batch tolerates an unavailable Redis; a campaign needs it.
         await push_batch(stores, batch.id)
         await _fill(stores, batch.id, new.client_id, new.code_format, new.total, actor)
         async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-            await connection.execute(_READY, batch.id)
+            await connection.execute(_MARK_READY, batch.id)
             detail = {"total": new.total, "public": new.public, "code_format": new.code_format.to_json()}
             await audit.record(
                 connection, actor=actor, action="campaign.create", subject=f"batch:{batch.id}", detail=detail
             )
     except BaseException:
-        await asyncio.shield(_give_up(stores, batch.id, actor))
+        await asyncio.shield(_abandon(stores, batch.id, actor))
         raise
     return await find_campaign(stores.postgres, batch.id)
 
@@ -125,19 +127,18 @@ async def create_campaign(stores: Stores, new: NewCampaign, *, actor: str) -> Ca
 async def change_campaign(
     stores: Stores, campaign_id: UUID, changes: CampaignChanges, *, client_id: UUID | None = None, actor: str
 ) -> Campaign:
-    """Changes a campaign and returns it when the change counts: from the next request on; `public` within 1 s.
+    """Change a campaign. Return it when the change counts: from the next request on, `public` within 1 s.
 
-    A larger `total` makes the codes that are missing; they are made also when this is cut off. It also finishes a
-    campaign whose maker has died. Raises
-    CampaignNotFoundError, InvalidCampaignError, InvalidBatchError, BatchEndedError, RedisMemoryError, PoolError,
-    RedisUnavailableError and PostgresUnavailableError.
+    A larger `total` generates the missing codes; if this call is interrupted the worker does. It also completes a
+    campaign whose creator was killed. Raises CampaignNotFoundError, InvalidCampaignError, InvalidBatchError,
+    BatchEndedError, RedisMemoryError, PoolError, RedisUnavailableError and PostgresUnavailableError.
     """
     campaign = await find_campaign(stores.postgres, campaign_id, client_id=client_id)
     starts_at: datetime | Unset = UNSET
     if changes.starts_at is not None:
         _, checked, _ = check_values(campaign.batch.name, changes.starts_at, None)
         assert checked is not None
-        starts_at = whole_ms(checked)
+        starts_at = round_up_to_ms(checked)
     if changes.total is not None and changes.total != campaign.total:
         _check_extension(campaign, changes)
     batch_changes = BatchChanges(
@@ -153,7 +154,7 @@ async def change_campaign(
 
 
 async def find_campaign(postgres: Pool, campaign_id: UUID, *, client_id: UUID | None = None) -> Campaign:
-    """Raises CampaignNotFoundError, also for one of another client than `client_id`."""
+    """Return a campaign. Raises CampaignNotFoundError, also if it belongs to another client than `client_id`."""
     async with unavailable_translated():
         row = await postgres.fetchrow(f"{_CAMPAIGNS} AND c.batch_id = $2", client_id, campaign_id)
     if row is None:
@@ -164,15 +165,15 @@ async def find_campaign(postgres: Pool, campaign_id: UUID, *, client_id: UUID | 
 async def list_campaigns(
     postgres: Pool, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
 ) -> Page[Campaign]:
-    """All campaigns, ended ones too, newest first. Raises InvalidCursorError."""
-    made_at, last_id = decode_cursor("campaigns", cursor, (datetime, UUID)) if cursor else (None, None)
+    """Return one page of all campaigns, ended ones too, newest first. Raises InvalidCursorError."""
+    created_at, last_id = decode_cursor("campaigns", cursor, (datetime, UUID)) if cursor else (None, None)
     async with unavailable_translated():
         rows = await postgres.fetch(
             f"{_CAMPAIGNS} AND ($2::timestamptz IS NULL OR (c.created_at, c.batch_id) < ($2, $3::uuid))"
             " ORDER BY c.created_at DESC, c.batch_id DESC LIMIT $4",
-            client_id, made_at, last_id, limit + 1,
+            client_id, created_at, last_id, limit + 1,
         )  # fmt: skip
-    positions = {row["id"]: (row["made_at"], UUID(bytes=row["id"].bytes)) for row in rows}
+    positions = {row["id"]: (row["campaign_created_at"], UUID(bytes=row["id"].bytes)) for row in rows}
     campaigns = [campaign_from_row(row) for row in rows]
     return Page.of(campaigns, limit, lambda last: encode_cursor("campaigns", positions[last.id]))
 
@@ -191,7 +192,7 @@ async def _change_public(postgres: Pool, campaign: Campaign, public: bool, actor
 async def _extend(stores: Stores, campaign: Campaign, total: int, actor: str) -> None:
     await _fill(stores, campaign.id, campaign.client_id, campaign.code_format, total, actor)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        await connection.execute(_READY, campaign.id)
+        await connection.execute(_MARK_READY, campaign.id)
         detail = {"total": {"from": campaign.total, "to": total}}
         await audit.record(
             connection, actor=actor, action="campaign.extend", subject=f"batch:{campaign.id}", detail=detail
@@ -201,9 +202,9 @@ async def _extend(stores: Stores, campaign: Campaign, total: int, actor: str) ->
 async def _fill(
     stores: Stores, campaign_id: UUID, client_id: UUID, code_format: CodeFormat, total: int, actor: str
 ) -> None:
-    """Makes the codes that are missing to `total`, and brings them to Redis. Two at a time make no more than one."""
+    """Generate the codes that are missing to `total` and load them. Concurrent calls generate no more than one."""
     jobs: list[UUID] = []
-    # Not one of the pool: the jobs are asked for through the pool, and those who wait here must leave them connections.
+    # A connection of its own: jobs are requested over the pool, and calls that wait for the lock must not exhaust it.
     own = own_connection(stores.settings, timeout_s=stores.settings.postgres_timeout_s)
     async with unavailable_translated(), own as connection, connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", *lock_of(CAMPAIGN_LOCK, campaign_id))
@@ -216,7 +217,7 @@ async def _fill(
             except (CodeSpaceError, FewCodesError) as error:
                 raise InvalidCampaignError(f"code_format: {error}") from error
             jobs.append(job.id)
-        # Also what others are at: there is less than was promised until they are done.
+        # Include jobs of other calls: until they are finished, fewer codes exist than were promised.
         jobs += [UUID(bytes=row["id"].bytes) for row in await connection.fetch(_OPEN_JOBS, campaign_id, client_id)]
     for job_id in dict.fromkeys(jobs):
         job = await finish_job(stores, job_id)
@@ -224,14 +225,14 @@ async def _fill(
             raise InvalidCampaignError(f"the codes could not be made: {job.problem}")
 
 
-async def _give_up(stores: Stores, batch_id: UUID, actor: str) -> None:
-    """Ends what was begun: nobody was told of it."""
+async def _abandon(stores: Stores, batch_id: UUID, actor: str) -> None:
+    """End the batch of a campaign that could not be created; no caller has its id."""
     try:
-        # A Redis that is away does not take the end either; the worker brings it there later.
+        # If Redis is unavailable the worker pushes the end later.
         with suppress(RedisUnavailableError, BatchEndedError, BatchNotFoundError):
             await change_batch(stores, batch_id, BatchChanges(expired=True), actor=actor)
     except PostgresUnavailableError as error:
-        log.warning("a campaign that could not be made is not ended", batch_id=str(batch_id), error=str(error))
+        log.warning("incomplete campaign not ended; end its batch", batch_id=str(batch_id), error=str(error))
 
 
 def _check_extension(campaign: Campaign, changes: CampaignChanges) -> None:

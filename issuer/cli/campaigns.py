@@ -46,7 +46,7 @@ def create(
 ) -> None:
     """Create a campaign. Returns when it can issue: its codes are made, and in Redis as many as belong there."""
     from issuer.access.audit import cli_actor
-    from issuer.campaigns.campaign import HOUSE, campaign_format
+    from issuer.campaigns.campaign import DEFAULT_CLIENT, parse_campaign_format
     from issuer.campaigns.store import NewCampaign, create_campaign
 
     async def work(stores: Stores) -> Campaign:
@@ -55,9 +55,9 @@ def create(
             name=name,
             total=total,
             starts_at=_instant(starts_at),
-            code_format=campaign_format({field: value for field, value in given.items() if value is not None}),
+            code_format=parse_campaign_format({field: value for field, value in given.items() if value is not None}),
             public=public,
-            client_id=client or HOUSE,
+            client_id=client or DEFAULT_CLIENT,
         )
         return await create_campaign(stores, new, actor=cli_actor())
 
@@ -70,7 +70,7 @@ def list_command(
 ) -> None:
     """List the campaigns that have not ended, newest first."""
     from issuer.campaigns.campaign import CampaignState
-    from issuer.campaigns.counters import known_counters, show_campaign
+    from issuer.campaigns.counters import read_available_counters, show_campaign
     from issuer.campaigns.store import list_campaigns
 
     async def work(stores: Stores) -> list[tuple[Campaign, Counters]]:
@@ -78,7 +78,7 @@ def list_command(
         cursor = None
         while True:
             page = await list_campaigns(stores.postgres, limit=1000, cursor=cursor)
-            found += zip(page.items, await known_counters(stores, page.items), strict=True)
+            found += zip(page.items, await read_available_counters(stores, page.items), strict=True)
             cursor = page.next_cursor
             if cursor is None:
                 return found
@@ -114,7 +114,7 @@ def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> N
     """Does the work and prints the campaign; what is the operator's to mend becomes an InputError."""
     from issuer.batches.store import BatchEndedError, InvalidBatchError
     from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
-    from issuer.campaigns.counters import known_counters, show_campaign
+    from issuer.campaigns.counters import read_available_counters, show_campaign
     from issuer.pools.memory import RedisMemoryError
     from issuer.pools.pool import PoolError
 
@@ -125,7 +125,7 @@ def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> N
             raise InputError(str(error)) from error
         except (RedisMemoryError, PoolError) as error:
             raise CommandError(str(error)) from error
-        (counters,) = await known_counters(stores, [found])
+        (counters,) = await read_available_counters(stores, [found])
         return found, counters
 
     campaign, counters = run(checked)

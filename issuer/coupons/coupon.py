@@ -1,4 +1,4 @@
-"""A coupon as Postgres has it, and what may be wanted of it."""
+"""A coupon as stored in Postgres, and its terms."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ MAX_USES: Final = 10**12
 
 
 class CouponError(Exception):
-    """What is asked cannot be done; the message says why."""
+    """An operation on a coupon is refused; the message says why."""
 
 
 class CouponNotFoundError(CouponError):
-    """There is no such coupon, or none that the caller may know of."""
+    """The coupon does not exist, or the caller may not see it."""
 
 
 class CouponExistsError(CouponError):
-    """The client has, or had, a coupon with this code or one that reads like it."""
+    """The client has, or had, a coupon with this code or with one that look-ups read as the same."""
 
 
 class CouponDeletedError(CouponError):
-    """The coupon was deleted, and that is final."""
+    """The coupon was deleted, which is final."""
 
 
 class CouponUsedError(CouponError):
-    """More of it was used than there would be."""
+    """The coupon has more uses already than the change would leave available."""
 
 
 class ManyClientsError(CouponError):
@@ -44,9 +44,9 @@ class ManyClientsError(CouponError):
 
 @dataclass(frozen=True, slots=True)
 class CouponTerms:
-    """What may be chosen of a coupon. `discount_fixed` comes with a `currency`, `discount_variable` is a percentage.
+    """The changeable values of a coupon. `discount_fixed` requires a `currency`; `discount_variable` is a percentage.
 
-    `product_id` None: good for any. `expires_at`: the first instant at which it is not valid any more; None: never.
+    `product_id` None: valid for any product. `expires_at`: the first instant at which it is not valid; None: never.
     """
 
     available: int
@@ -59,8 +59,8 @@ class CouponTerms:
     rules: Rules = NO_RULES
     paused: bool = False
 
-    def terms(self, code: str) -> dict[str, Any]:
-        """What a use is told, and what its row in the ledger refers to."""
+    def for_use(self, code: str) -> dict[str, Any]:
+        """Return the terms that a use returns and that its row in the ledger refers to."""
         return {
             "code": code,
             "product_id": self.product_id,
@@ -70,9 +70,9 @@ class CouponTerms:
             "discount_variable": None if self.discount_variable is None else show_decimal(self.discount_variable),
         }
 
-    def shown(self) -> dict[str, Any]:
-        """All of it, as the audit log and the API show it."""
-        terms = self.terms("")
+    def to_json(self) -> dict[str, Any]:
+        """Return all terms as the API and the audit log show them."""
+        terms = self.for_use("")
         del terms["code"]
         return {
             "expiry_date": None if self.expires_at is None else show_instant(self.expires_at),
@@ -83,19 +83,19 @@ class CouponTerms:
         }
 
     def with_currency(self) -> CouponTerms:
-        """An amount needs a currency, and without an amount there is none."""
+        """Return the terms without a currency if they have no amount."""
         return self if self.discount_fixed is not None else replace(self, currency=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Coupon:
-    """One coupon. `uses` counts them all: available, reversed, and quarantined ones that were released."""
+    """One coupon. `uses` is the number of seqs: available, reversed, and quarantined ones that were released."""
 
     id: UUID
     pool_id: int
     client_id: UUID
     code: str
-    offer: CouponTerms
+    terms: CouponTerms
     reversed: int
     released: int
     terms_number: int
@@ -107,11 +107,11 @@ class Coupon:
 
     @property
     def uses(self) -> int:
-        return self.offer.available + self.reversed + self.released
+        return self.terms.available + self.reversed + self.released
 
     @property
     def expired(self) -> bool:
-        expires_at = self.offer.expires_at
+        expires_at = self.terms.expires_at
         return self.ended_at is not None or (expires_at is not None and expires_at <= datetime.now(UTC))
 
 
@@ -121,8 +121,8 @@ FROM coupons c JOIN batches b ON b.id = c.batch_id JOIN pools p ON p.id = c.pool
 
 
 def coupon_from_row(row: asyncpg.Record) -> Coupon:
-    """From a row of COUPONS."""
-    offer = CouponTerms(
+    """Return the coupon of a row of COUPONS."""
+    terms = CouponTerms(
         available=row["available"],
         expires_at=row["ends_at"],
         product_id=row["product_id"],
@@ -138,7 +138,7 @@ def coupon_from_row(row: asyncpg.Record) -> Coupon:
         pool_id=row["pool_id"],
         client_id=UUID(bytes=row["client_id"].bytes),
         code=row["code"],
-        offer=offer,
+        terms=terms,
         reversed=row["reversed"],
         released=row["released"],
         terms_number=row["terms"],

@@ -1,4 +1,4 @@
-"""Expiry dates as they are given: a day, which ends when it is over in UTC, or an instant."""
+"""Expiry dates of coupons: an instant, or a day, at whose end in UTC the coupon expires."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SHAPES: Final = "a day such as 15-Jan-2030 or 2030-01-15, or a time such as 203
 
 
 def parse_expiry(text: str) -> datetime:
-    """The first instant at which the coupon is not valid any more. Raises InvalidInstantError."""
+    """Return the first instant at which the coupon is not valid any more. Raises InvalidInstantError."""
     text = text.strip()
-    day = _day(text)
+    day = _parse_day(text)
     if day is None:
         try:
             return parse_instant(text)
@@ -29,9 +29,10 @@ def parse_expiry(text: str) -> datetime:
         raise InvalidInstantError(f"there is no such day; give {_SHAPES}") from error
 
 
-def _day(text: str) -> tuple[int, int, int] | None:
-    if (found := _NAMED_MONTH.fullmatch(text)) is not None and found[2].lower() in _MONTHS:
-        return int(found[3]), 1 + _MONTHS.index(found[2].lower()), int(found[1])
-    if (found := _DAY.fullmatch(text)) is not None:
-        return int(found[1]), int(found[2]), int(found[3])
+def _parse_day(text: str) -> tuple[int, int, int] | None:
+    """Return year, month and day; None if the text has neither form."""
+    if (match := _NAMED_MONTH.fullmatch(text)) is not None and match[2].lower() in _MONTHS:
+        return int(match[3]), 1 + _MONTHS.index(match[2].lower()), int(match[1])
+    if (match := _DAY.fullmatch(text)) is not None:
+        return int(match[1]), int(match[2]), int(match[3])
     return None

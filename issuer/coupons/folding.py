@@ -1,4 +1,4 @@
-"""What a code is looked up by: how somebody types it must not matter."""
+"""Folding: the form of a code that look-ups compare, so that typing variants find the same coupon."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _ALIKE: Final = str.maketrans({"o": "0", "i": "1", "l": "1"})
 
 
 def fold(code: str) -> str:
-    """The code without what no look-up tells apart: case, spaces and dashes."""
+    """Return the code without case, spaces and dashes, which look-ups ignore."""
     if code.isascii():
-        # Most are: the same result, at a tenth of the cost.
+        # Most codes: the same result at a tenth of the cost.
         return "".join(code.lower().split()).replace("-", "")
     folded, before = code, ""
-    # What one step leaves may melt into something that the next one changes: until nothing does.
+    # Removing characters may let others combine, which changes the next normalization: repeat until nothing changes.
     while folded != before:
         before = folded
         text = unicodedata.normalize("NFKC", before).casefold()
-        folded = unicodedata.normalize("NFKC", "".join(filter(_counts, text)))
+        folded = unicodedata.normalize("NFKC", "".join(filter(_is_significant, text)))
     return folded
 
 
-def _counts(character: str) -> bool:
+def _is_significant(character: str) -> bool:
     return not character.isspace() and character != _MINUS and unicodedata.category(character) != _DASHES
 
 
 def fold_fully(folded: str) -> str:
-    """A folded code with O read as 0, and I and L as 1, whatever the alphabet that it is made of."""
+    """Return a folded code with O read as 0, and I and L as 1, whatever its alphabet."""
     return folded.translate(_ALIKE)
 
 
 def coupon_id(client_id: UUID, fully_folded: str) -> UUID:
-    """The id of the coupon's batch. Made of client and code, so that a use of it needs no directory to find it."""
+    """Return the id of the coupon's batch. It is derived from client and code: a use needs no directory to find it."""
     return uuid5(_NAMESPACE, f"{client_id}:{fully_folded}")

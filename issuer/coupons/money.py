@@ -1,4 +1,4 @@
-"""Decimal numbers as coupons have them: amounts of money in a currency, and percentages. Never a float."""
+"""Decimal numbers of coupons: amounts of money in a currency, and percentages. Never a float."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from iso4217 import Currency
 
 _DECIMAL: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,4})?", re.ASCII)
 CURRENCIES: Final = {currency.code: currency.exponent for currency in Currency}
-"""By their three letters, how many decimals each has (None: not said)."""
+"""The number of decimals of each currency, by its three letters (None: ISO 4217 does not define it)."""
 
 
 class MoneyError(ValueError):
-    """Not an amount, a percentage or a currency; the message says why."""
+    """The text is not a valid amount, percentage or currency; the message says why."""
 
 
 def parse_currency(text: str) -> str:
-    """The three letters of a currency that ISO 4217 lists, in capitals."""
+    """Return the three letters of a currency of ISO 4217, in upper case. Raises MoneyError."""
     code = text.strip().upper()
     if code not in CURRENCIES:
         raise MoneyError("must be a currency as ISO 4217 has it, such as EUR")
@@ -26,7 +26,7 @@ def parse_currency(text: str) -> str:
 
 
 def parse_amount(text: str, currency: str) -> Decimal:
-    """An amount above 0 with no more decimals than its currency has."""
+    """Return an amount above 0 with at most as many decimals as its currency has. Raises MoneyError."""
     amount = _decimal(text)
     exponent = CURRENCIES[currency]
     if exponent is not None and _places(amount) > exponent:
@@ -35,7 +35,7 @@ def parse_amount(text: str, currency: str) -> Decimal:
 
 
 def parse_percentage(text: str) -> Decimal:
-    """Above 0 and at most 100."""
+    """Return a percentage above 0 and at most 100. Raises MoneyError."""
     percentage = _decimal(text)
     if percentage > 100:
         raise MoneyError("must be a percentage, at most 100")
@@ -43,7 +43,7 @@ def parse_percentage(text: str) -> Decimal:
 
 
 def show_decimal(value: Decimal) -> str:
-    """As it was given, with its decimals, and never as a power of ten."""
+    """Return the number with its decimals as given, never in exponent notation."""
     return f"{value:f}"
 
 

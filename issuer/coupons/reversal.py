@@ -1,4 +1,4 @@
-"""Giving a use back, once: a payment that failed must not eat a coupon."""
+"""Reverse a use of a coupon, once: for example after a failed payment."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S: Final = 0.1
+POLL_S: Final = 0.1
 
 
 class ConsumptionNotFoundError(CouponError):
-    """There is no such use, or none that the caller may know of."""
+    """The use does not exist, or the caller may not see it."""
 
 
 class AlreadyReversedError(CouponError):
-    """The use was given back before."""
+    """The use was reversed before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """A use that was given back."""
+    """A reversed use."""
 
     consumption_id: str
     code: str
@@ -53,7 +53,7 @@ _REVERSE: Final = """
 INSERT INTO reversals (pool_id, seq, actor) VALUES ($1, $2, $3)
 ON CONFLICT (pool_id, seq) DO NOTHING RETURNING reversed_at"""
 
-_MORE_USES: Final = """
+_ADD_USE: Final = """
 WITH coupon AS (
   UPDATE coupons SET reversed = reversed + 1 WHERE pool_id = $1
   RETURNING batch_id, available + reversed + released AS uses
@@ -67,11 +67,11 @@ UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_i
 async def reverse_use(
     stores: Stores, consumption_id: str, *, client_id: UUID | None = None, actor: str, wait_s: float = 5.0
 ) -> Reversal:
-    """Gives a use back: there is one more of them, and the customer's limits do not count it.
+    """Reverse a use: the coupon gets one more use, and the customer's limits no longer count this one.
 
-    What Postgres has decided stays decided: what keeps Redis from being told is made up for by the worker. Raises
+    The reversal holds once Postgres has stored it; the worker pushes it later if Redis is unavailable. Raises
     ConsumptionNotFoundError, AlreadyReversedError, BacklogNotEmptyError (the use is not in the ledger after `wait_s`),
-    RedisUnavailableError and PostgresUnavailableError; nothing was done then.
+    RedisUnavailableError and PostgresUnavailableError; nothing was changed then.
     """
     name = parse_consumption_id(consumption_id)
     if name is None:
@@ -80,21 +80,21 @@ async def reverse_use(
         coupon = await stores.postgres.fetchrow(_COUPON, name.pool_id, client_id)
     if coupon is None:
         raise ConsumptionNotFoundError("no consumption found")
-    use = await _use(stores, name, coupon, wait_s)
+    use = await _await_use(stores, name, coupon, wait_s)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         reversed_at = await connection.fetchval(_REVERSE, name.pool_id, name.seq, actor)
         if reversed_at is None:
             raise AlreadyReversedError("the consumption was reversed before")
-        await connection.execute(_MORE_USES, name.pool_id)
+        await connection.execute(_ADD_USE, name.pool_id)
     try:
         await push_batch(stores, UUID(bytes=coupon["batch_id"].bytes))
     except (RedisUnavailableError, PostgresUnavailableError) as error:
-        log.warning("Redis will hear of a reversal later", pool_id=name.pool_id, error=str(error))
+        log.warning("reversal not pushed to Redis; the worker will retry", pool_id=name.pool_id, error=str(error))
     return Reversal(consumption_id, coupon["code"], use["order_id"], reversed_at)
 
 
-async def _use(stores: Stores, name: ConsumptionId, coupon: Any, wait_s: float) -> Any:
-    """The row of the use; waits for one that is still on its way into the ledger."""
+async def _await_use(stores: Stores, name: ConsumptionId, coupon: Any, wait_s: float) -> Any:
+    """Return the row of the use; wait for it while its event is in the backlog."""
     give_up_at = time.monotonic() + wait_s
     while True:
         async with unavailable_translated():
@@ -103,21 +103,21 @@ async def _use(stores: Stores, name: ConsumptionId, coupon: Any, wait_s: float) 
             if not name.is_of(use["call_id"].hex):
                 raise ConsumptionNotFoundError("no consumption found")
             return use
-        if not await _is_under_way(stores, name, coupon):
+        if not await _is_unrecorded(stores, name, coupon):
             raise ConsumptionNotFoundError("no consumption found")
         if time.monotonic() > give_up_at:
             raise BacklogNotEmptyError("the consumption is not in the ledger yet; is the worker running?")
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(POLL_S)
 
 
-async def _is_under_way(stores: Stores, name: ConsumptionId, coupon: Any) -> bool:
-    """Whether there is a use of this number that Postgres knows nothing of."""
-    place = (UUID(bytes=coupon["batch_id"].bytes), UUID(bytes=coupon["client_id"].bytes))
-    (counters,) = await read_pool_counters(stores.redis, [place])
+async def _is_unrecorded(stores: Stores, name: ConsumptionId, coupon: Any) -> bool:
+    """Return whether the seq was issued but is neither in the ledger nor quarantined."""
+    pool = (UUID(bytes=coupon["batch_id"].bytes), UUID(bytes=coupon["client_id"].bytes))
+    (counters,) = await read_pool_counters(stores.redis, [pool])
     if name.seq > (counters or NOT_IN_REDIS).issued:
         return False
     async with unavailable_translated():
-        aside = await stores.postgres.fetchval(
+        quarantined = await stores.postgres.fetchval(
             "SELECT EXISTS (SELECT FROM quarantined WHERE pool_id = $1 AND seq = $2)", name.pool_id, name.seq
         )
-    return not aside
+    return not quarantined

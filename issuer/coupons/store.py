@@ -1,4 +1,4 @@
-"""Coupons: made, changed, deleted (for look-ups, never from the ledger), found. Postgres decides, Redis follows."""
+"""Create, change, delete and find coupons. A deleted coupon stays in the ledger. Postgres decides; Redis is updated."""
 
 from __future__ import annotations
 
@@ -34,72 +34,72 @@ from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 
-_MAKE_BATCH: Final = """
+_INSERT_BATCH: Final = """
 INSERT INTO batches (id, kind, name, rules, ends_at, paused) VALUES ($1, 'coupon', $2, $3::text::jsonb, $4, $5)
 ON CONFLICT (id) DO NOTHING RETURNING id"""
 
-_MAKE_POOL: Final = "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id"
+_INSERT_POOL: Final = "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id"
 
-_MAKE_COUPON: Final = """
+_INSERT_COUPON: Final = """
 INSERT INTO coupons (batch_id, pool_id, client_id, code, folded, fully_folded, unambiguous, available, product_id,
   promo_type, discount_fixed, currency, discount_variable)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
 
-_NOTE_TERMS: Final = "INSERT INTO coupon_terms (pool_id, number, terms) VALUES ($1, $2, $3)"
+_INSERT_TERMS: Final = "INSERT INTO coupon_terms (pool_id, number, terms) VALUES ($1, $2, $3)"
 
 
 async def create_coupon(
-    stores: Stores, client_id: UUID, code: str, offer: CouponTerms, *, unambiguous: bool = False, actor: str
+    stores: Stores, client_id: UUID, code: str, terms: CouponTerms, *, unambiguous: bool = False, actor: str
 ) -> Coupon:
-    """Makes a coupon. Once Postgres has it it is made: what keeps it from Redis the worker makes up for later.
+    """Create a coupon. It is created once Postgres has stored it; the worker pushes it later if Redis is unavailable.
 
     `unambiguous`: look-ups read O as 0, and I and L as 1. Raises CouponExistsError, also for a code that differs from
-    one of the client's in nothing else than that, and PostgresUnavailableError.
+    an existing one of the client only in these letters, and PostgresUnavailableError.
     """
     folded = fold(code)
-    fully_folded, offer = fold_fully(folded), offer.with_currency()
+    fully_folded, terms = fold_fully(folded), terms.with_currency()
     batch_id = coupon_id(client_id, fully_folded)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        made = await connection.fetchval(
-            _MAKE_BATCH, batch_id, code, offer.rules.to_text(), offer.expires_at, offer.paused
+        inserted = await connection.fetchval(
+            _INSERT_BATCH, batch_id, code, terms.rules.to_text(), terms.expires_at, terms.paused
         )
-        if made is None:
+        if inserted is None:
             raise CouponExistsError("the client has, or had, a coupon with this code or one that reads like it")
-        pool_id = await connection.fetchval(_MAKE_POOL, batch_id, client_id, offer.available)
+        pool_id = await connection.fetchval(_INSERT_POOL, batch_id, client_id, terms.available)
         await connection.execute(
-            _MAKE_COUPON, batch_id, pool_id, client_id, code, folded, fully_folded, unambiguous, offer.available,
-            offer.product_id, offer.promo_type, offer.discount_fixed, offer.currency, offer.discount_variable,
+            _INSERT_COUPON, batch_id, pool_id, client_id, code, folded, fully_folded, unambiguous, terms.available,
+            terms.product_id, terms.promo_type, terms.discount_fixed, terms.currency, terms.discount_variable,
         )  # fmt: skip
-        await _note_terms(connection, pool_id, 1, offer, code)
-        detail = {"code": code, "client_id": client_id, **offer.shown()}
+        await _store_terms(connection, pool_id, 1, terms, code)
+        detail = {"code": code, "client_id": client_id, **terms.to_json()}
         await audit.record(connection, actor=actor, action="coupon.create", subject=f"coupon:{batch_id}", detail=detail)
-        coupon = await _coupon(connection, batch_id)
+        coupon = await _read_coupon(connection, batch_id)
     try:
         await push_batch(stores, batch_id)
         await load_pool(stores, pool_id)
-        # Closed until here: no use may be taken from a pool that Postgres does not know to be open.
+        # The coupon stays closed until here: Postgres must know that the pool is open before the first use.
         await push_batch(stores, batch_id)
-        return await _coupon(stores.postgres, batch_id)
+        return await _read_coupon(stores.postgres, batch_id)
     except (RedisUnavailableError, RedisMemoryError, PoolError, PostgresUnavailableError) as error:
-        log.warning("coupon is not in Redis yet", coupon_id=str(batch_id), error=str(error))
+        log.warning("coupon not pushed to Redis; the worker will retry", coupon_id=str(batch_id), error=str(error))
         return coupon
 
 
 async def find_coupon(postgres: Pool, code: str, *, client_id: UUID | None = None) -> Coupon:
-    """The coupon that a code leads to, deleted ones too.
+    """Return the coupon of a code, also if it was deleted.
 
-    Raises CouponNotFoundError, and ManyClientsError where `client_id` is needed to tell.
+    Raises CouponNotFoundError, and ManyClientsError if several clients have the code and `client_id` is not given.
     """
-    found = await find_coupons(postgres, code, client_id=client_id)
-    if not found:
+    coupons = await find_coupons(postgres, code, client_id=client_id)
+    if not coupons:
         raise CouponNotFoundError("no coupon found")
-    if len(found) > 1:
+    if len(coupons) > 1:
         raise ManyClientsError("several clients have a coupon with this code: give client_id")
-    return found[0]
+    return coupons[0]
 
 
 async def find_coupons(postgres: Pool, code: str, *, client_id: UUID | None = None) -> Sequence[Coupon]:
-    """Those of every client, or of one; two of them at most are of use to anybody, so there are no more."""
+    """Return at most two coupons of a code, of all clients or of one: two suffice to see that it is ambiguous."""
     folded = fold(code)
     async with unavailable_translated():
         rows = await postgres.fetch(
@@ -110,8 +110,8 @@ async def find_coupons(postgres: Pool, code: str, *, client_id: UUID | None = No
     return [coupon_from_row(row) for row in rows]
 
 
-async def numbered_uses(stores: Stores, coupon: Coupon) -> int:
-    """How many uses were numbered so far, quarantined ones among them. Raises RedisUnavailableError."""
+async def count_numbered_uses(stores: Stores, coupon: Coupon) -> int:
+    """Return how many uses have a seq, including quarantined ones. Raises RedisUnavailableError."""
     if coupon.final_issued is not None:
         return coupon.final_issued
     (counters,) = await read_pool_counters(stores.redis, [(coupon.id, coupon.client_id)])
@@ -121,26 +121,26 @@ async def numbered_uses(stores: Stores, coupon: Coupon) -> int:
 async def change_coupon(
     stores: Stores, coupon: Coupon, changes: Callable[[CouponTerms], Mapping[str, Any]], *, actor: str
 ) -> Coupon:
-    """Changes fields of the offer and returns the coupon when Redis knows: they count from the next request on.
+    """Change terms of a coupon. Return it when Redis has the change, which counts from the next request on.
 
-    `changes` says which, of the offer as it is while nobody else can change it. Raises what that does, and
-    CouponDeletedError, CouponUsedError (fewer uses than there were), PostgresUnavailableError. With
-    RedisUnavailableError the change may have been made, and the worker brings it to Redis.
+    `changes` returns the new values; it is called with the current terms while the coupon is locked. Raises what it
+    raises, CouponDeletedError, CouponUsedError (fewer uses than already taken), PostgresUnavailableError. On
+    RedisUnavailableError the change may be stored; the worker then pushes it.
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        before = await _locked(connection, coupon.id)
-        offer = replace(before.offer, **changes(before.offer)).with_currency()
+        before = await _lock_coupon(connection, coupon.id)
+        terms = replace(before.terms, **changes(before.terms)).with_currency()
         if before.ended_at is not None:
             raise CouponDeletedError("the coupon was deleted, and that is final")
-        lowered = offer.available < before.offer.available
+        lowered = terms.available < before.terms.available
         if lowered:
-            await _check_used(stores, before, offer)
-        if offer != before.offer:
-            await _update(connection, before, offer, actor)
+            await _check_used(stores, before, terms)
+        if terms != before.terms:
+            await _update(connection, before, terms, actor)
     await push_batch(stores, coupon.id)
     if lowered:
         await _catch_up(stores, coupon)
-    return await _coupon(stores.postgres, coupon.id)
+    return await _read_coupon(stores.postgres, coupon.id)
 
 
 _END: Final = """
@@ -148,34 +148,34 @@ UPDATE batches SET ended_at = now(), revision = revision + 1 WHERE id = $1 AND e
 
 
 async def delete_coupon(stores: Stores, coupon: Coupon, *, actor: str) -> Coupon:
-    """No use is possible from here on, and none of its code ever again. To repeat it changes nothing."""
+    """Delete a coupon: no use is possible any more, and its code cannot be used again. Idempotent."""
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        await _locked(connection, coupon.id)
+        await _lock_coupon(connection, coupon.id)
         ended = await connection.fetchval(_END, coupon.id)
         if ended is not None:
             await connection.execute("UPDATE coupons SET updated_at = now() WHERE batch_id = $1", coupon.id)
             subject, detail = f"coupon:{coupon.id}", {"code": coupon.code}
             await audit.record(connection, actor=actor, action="coupon.delete", subject=subject, detail=detail)
     await push_batch(stores, coupon.id)
-    return await _coupon(stores.postgres, coupon.id)
+    return await _read_coupon(stores.postgres, coupon.id)
 
 
-async def _check_used(stores: Stores, coupon: Coupon, offer: CouponTerms) -> None:
-    used = await numbered_uses(stores, coupon) - coupon.reversed - coupon.released
-    if offer.available < used:
+async def _check_used(stores: Stores, coupon: Coupon, terms: CouponTerms) -> None:
+    used = await count_numbered_uses(stores, coupon) - coupon.reversed - coupon.released
+    if terms.available < used:
         raise CouponUsedError(f"{used} uses of the coupon were taken already: availability_count cannot be lower")
 
 
 async def _catch_up(stores: Stores, coupon: Coupon) -> None:
-    """Uses that came between the look and the change that took them away are there: they count as available."""
-    # In this order: whatever is given back meanwhile is one more use, and nobody takes any while there are too few.
-    numbered = await numbered_uses(stores, coupon)
-    coupon = await _coupon(stores.postgres, coupon.id)
+    """Raise the availability if uses were taken between the check and the change that lowered it."""
+    # Count in this order: a reversal in between adds a use, and no use can be taken while there are too few.
+    numbered = await count_numbered_uses(stores, coupon)
+    coupon = await _read_coupon(stores.postgres, coupon.id)
     missing = numbered - coupon.uses
     if missing > 0:
         async with unavailable_translated():
-            # Unless somebody has changed it again meanwhile, and looks himself. Given-back uses may have come, too.
-            await stores.postgres.execute(_CATCH_UP, coupon.id, coupon.offer.available, missing)
+            # Only if it was not changed again: that call does its own check. Reversals may have been added, too.
+            await stores.postgres.execute(_CATCH_UP, coupon.id, coupon.terms.available, missing)
         await push_batch(stores, coupon.id)
 
 
@@ -190,8 +190,8 @@ WITH coupon AS (
 UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id"""
 
 
-async def _locked(connection: PoolConnection, batch_id: UUID) -> Coupon:
-    # The coupon first: whoever changes several of its rows does so in this order.
+async def _lock_coupon(connection: PoolConnection, batch_id: UUID) -> Coupon:
+    # Lock the coupon's row first: every transaction that changes several of its rows uses this order.
     await connection.execute("SELECT FROM coupons WHERE batch_id = $1 FOR NO KEY UPDATE", batch_id)
     row = await connection.fetchrow(f"{COUPONS} WHERE c.batch_id = $1", batch_id)
     assert row is not None
@@ -202,7 +202,7 @@ _UPDATE_COUPON: Final = """
 UPDATE coupons SET available = $2, product_id = $3, promo_type = $4, discount_fixed = $5, currency = $6,
   discount_variable = $7, terms = $8, updated_at = now() WHERE batch_id = $1"""
 
-# The pool remembers the highest number that any use may ever have had.
+# The pool stores the highest seq that a use can ever have had.
 _UPDATE_POOL: Final = """
 UPDATE pools SET total = greatest(total, $2), loaded = CASE WHEN opened THEN greatest(total, $2) ELSE loaded END
 WHERE id = $1"""
@@ -212,30 +212,30 @@ UPDATE batches SET rules = $2::text::jsonb, ends_at = $3, paused = $4, revision 
   rules_revision = CASE WHEN $5 THEN revision + 1 ELSE rules_revision END WHERE id = $1"""
 
 
-async def _update(connection: PoolConnection, before: Coupon, offer: CouponTerms, actor: str) -> None:
+async def _update(connection: PoolConnection, before: Coupon, terms: CouponTerms, actor: str) -> None:
     number = before.terms_number
-    if offer.terms(before.code) != before.offer.terms(before.code):
+    if terms.for_use(before.code) != before.terms.for_use(before.code):
         number += 1
-        await _note_terms(connection, before.pool_id, number, offer, before.code)
+        await _store_terms(connection, before.pool_id, number, terms, before.code)
     await connection.execute(
-        _UPDATE_COUPON, before.id, offer.available, offer.product_id, offer.promo_type, offer.discount_fixed,
-        offer.currency, offer.discount_variable, number,
+        _UPDATE_COUPON, before.id, terms.available, terms.product_id, terms.promo_type, terms.discount_fixed,
+        terms.currency, terms.discount_variable, number,
     )  # fmt: skip
-    await connection.execute(_UPDATE_POOL, before.pool_id, offer.available + before.reversed + before.released)
-    new_limits = offer.rules.packed() != before.offer.rules.packed()
+    await connection.execute(_UPDATE_POOL, before.pool_id, terms.available + before.reversed + before.released)
+    new_limits = terms.rules.packed() != before.terms.rules.packed()
     await connection.execute(
-        _UPDATE_BATCH, before.id, offer.rules.to_text(), offer.expires_at, offer.paused, new_limits
+        _UPDATE_BATCH, before.id, terms.rules.to_text(), terms.expires_at, terms.paused, new_limits
     )
-    old, new = before.offer.shown(), offer.shown()
+    old, new = before.terms.to_json(), terms.to_json()
     detail = {name: {"from": old[name], "to": value} for name, value in new.items() if value != old[name]}
     await audit.record(connection, actor=actor, action="coupon.change", subject=f"coupon:{before.id}", detail=detail)
 
 
-async def _note_terms(connection: PoolConnection, pool_id: int, number: int, offer: CouponTerms, code: str) -> None:
-    await connection.execute(_NOTE_TERMS, pool_id, number, orjson.dumps(offer.terms(code)).decode())
+async def _store_terms(connection: PoolConnection, pool_id: int, number: int, terms: CouponTerms, code: str) -> None:
+    await connection.execute(_INSERT_TERMS, pool_id, number, orjson.dumps(terms.for_use(code)).decode())
 
 
-async def _coupon(postgres: Pool | PoolConnection, batch_id: UUID) -> Coupon:
+async def _read_coupon(postgres: Pool | PoolConnection, batch_id: UUID) -> Coupon:
     async with unavailable_translated():
         row = await postgres.fetchrow(f"{COUPONS} WHERE c.batch_id = $1", batch_id)
     assert row is not None

@@ -89,7 +89,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         limits, lookup_limits = RateLimits(settings, leases, tally), FailedLookupLimits(settings, leases, tally)
         tally.start()
         campaigns = CampaignCache(stores.postgres)
-        feeds = CampaignFeeds(stores, most_listeners=settings.max_event_streams)
+        feeds = CampaignFeeds(stores, max_listeners=settings.max_event_streams)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         witness = Witness(stores.postgres, engine, stores.guardian)
         async with witness.testifying(), _kept(settings, stores, journal):

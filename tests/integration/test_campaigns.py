@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from issuer.campaigns import feeds as feeds_module
 from issuer.campaigns.cache import CampaignCache
-from issuer.campaigns.campaign import HOUSE
+from issuer.campaigns.campaign import DEFAULT_CLIENT
 from issuer.campaigns.store import CampaignChanges, NewCampaign, change_campaign, create_campaign, find_campaign
 from issuer.recovery.opening import open_stores
 from issuer.settings import Auth, Settings
@@ -54,7 +54,7 @@ async def test_a_campaign_is_made_shown_and_listed(api: Api) -> None:
     made = await make(api, total=2)
     expected = {
         "name": "Concert", "state": "open", "total": 2, "issued": 0, "remaining": 2,
-        "starts_at": "2020-01-01T00:00:00.000Z", "paused": False, "public": False, "client_id": str(HOUSE),
+        "starts_at": "2020-01-01T00:00:00.000Z", "paused": False, "public": False, "client_id": str(DEFAULT_CLIENT),
     }  # fmt: skip
     assert {name: made[name] for name in expected} == expected
     assert made["code_format"]["length"] == 10

@@ -21,11 +21,11 @@ from issuer.coupons.coupon import Coupon, CouponTerms
 from issuer.coupons.folding import coupon_id, fold, fold_fully
 from issuer.coupons.locations import CouponLocations
 from issuer.coupons.reversal import AlreadyReversedError, reverse_use
-from issuer.coupons.store import change_coupon, create_coupon, find_coupon, numbered_uses
+from issuer.coupons.store import change_coupon, count_numbered_uses, create_coupon, find_coupon
 from issuer.coupons.uses import read_use
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
-from issuer.http.coupons.fields import offer_fields
+from issuer.http.coupons.fields import terms_fields
 from issuer.journal.segments import Journal
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
@@ -45,8 +45,8 @@ CLIENT = uuid.UUID(int=9)
 CODE = "SAVE-20"
 
 
-async def make(stores: Stores, uses: int, **offer: Any) -> Coupon:
-    return await create_coupon(stores, CLIENT, CODE, CouponTerms(uses, **offer), actor="test")
+async def make(stores: Stores, uses: int, **terms: Any) -> Coupon:
+    return await create_coupon(stores, CLIENT, CODE, CouponTerms(uses, **terms), actor="test")
 
 
 async def use(engine: Engine, count: int, *, key: str | None = None, customer: UUID | None = None) -> list[Answer]:
@@ -64,7 +64,7 @@ def granted(answers: list[Answer]) -> list[str]:
 
 async def remaining(stores: Stores) -> int:
     coupon = await find_coupon(stores.postgres, CODE, client_id=CLIENT)
-    return max(0, coupon.uses - await numbered_uses(stores, coupon))
+    return max(0, coupon.uses - await count_numbered_uses(stores, coupon))
 
 
 async def balanced(stores: Stores) -> None:
@@ -303,11 +303,11 @@ async def test_what_postgres_has_is_done_whoever_keeps_redis_from_being_told(own
 async def test_a_change_is_made_of_what_is_there_and_not_of_what_was_read_before(own_settings: Settings) -> None:
     async with open_stores(own_settings) as stores:
         read = await make(stores, 3, discount_fixed=Decimal(5), currency="EUR")
-        await change_coupon(stores, read, lambda offer: {"discount_fixed": Decimal(10)}, actor="test")
+        await change_coupon(stores, read, lambda terms: {"discount_fixed": Decimal(10)}, actor="test")
         dearer = await change_coupon(
-            stores, read, lambda offer: offer_fields({"currency": "USD"}, offer, "EUR"), actor="test"
+            stores, read, lambda terms: terms_fields({"currency": "USD"}, terms, "EUR"), actor="test"
         )
-        assert (dearer.offer.discount_fixed, dearer.offer.currency) == (Decimal(10), "USD")
+        assert (dearer.terms.discount_fixed, dearer.terms.currency) == (Decimal(10), "USD")
 
 
 async def push_dying(stores: Stores, name: str) -> None:

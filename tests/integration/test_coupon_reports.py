@@ -15,7 +15,7 @@ from issuer.reports.report import BATCHES, CONSUMPTIONS, COUPONS, Filter
 from issuer.storage.stores import Stores
 from tests.support.report_formats import as_csv, as_json, as_workbook, rows_of
 
-OFFER = CouponTerms(
+TERMS = CouponTerms(
     available=10, product_id="shirt", promo_type="=cmd()", discount_fixed=Decimal("5.00"), currency="EUR"
 )
 
@@ -35,8 +35,8 @@ async def write_use(
 
 async def test_every_use_is_there_once_with_what_it_was_worth(stores: Stores) -> None:
     client, other, customer = uuid4(), uuid4(), uuid4()
-    save = await create_coupon(stores, client, "Save-20", OFFER, actor="test")
-    theirs = await create_coupon(stores, other, "THEIRS", OFFER, actor="test")
+    save = await create_coupon(stores, client, "Save-20", TERMS, actor="test")
+    theirs = await create_coupon(stores, other, "THEIRS", TERMS, actor="test")
     told = await write_use(stores, save, 1, customer=customer, order="+4711")
     await change_coupon(stores, save, lambda _: {"discount_fixed": Decimal("7.5")}, actor="test")
     await write_use(stores, save, 2, terms=2)
@@ -75,17 +75,17 @@ async def test_every_use_is_there_once_with_what_it_was_worth(stores: Stores) ->
 
 async def test_coupons_with_their_figures(stores: Stores) -> None:
     client, other = uuid4(), uuid4()
-    offer = replace(OFFER, discount_fixed=None, currency=None, discount_variable=Decimal("12.5"))
-    save = await create_coupon(stores, client, "SAVE", offer, actor="test")
-    gone = await create_coupon(stores, client, "GONE", OFFER, actor="test")
-    await create_coupon(stores, other, "THEIRS", OFFER, actor="test")
+    terms = replace(TERMS, discount_fixed=None, currency=None, discount_variable=Decimal("12.5"))
+    save = await create_coupon(stores, client, "SAVE", terms, actor="test")
+    gone = await create_coupon(stores, client, "GONE", TERMS, actor="test")
+    await create_coupon(stores, other, "THEIRS", TERMS, actor="test")
     await delete_coupon(stores, gone, actor="test")
     for seq in (1, 2):
         await write_use(stores, save, seq)
     found = await as_json(stores, COUPONS, {Filter.CLIENT: client})
     assert [(row["code"], row["consumed"], row["expired"]) for row in found] == [("GONE", 0, True), ("SAVE", 2, False)]
     shown = found[1]
-    assert {name: shown[name] for name in save.offer.shown()} == save.offer.shown()
+    assert {name: shown[name] for name in save.terms.to_json()} == save.terms.to_json()
     assert (shown["availability_count"], shown["discount_variable"], shown["discount_fixed"]) == (10, "12.5", None)
     assert [row["code"] for row in await as_json(stores, COUPONS, {Filter.CODE: " theirs"})] == ["THEIRS"]
     assert await as_json(stores, BATCHES) == []

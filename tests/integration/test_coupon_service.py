@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from issuer.campaigns.campaign import HOUSE
+from issuer.campaigns.campaign import DEFAULT_CLIENT
 from issuer.settings import Auth, Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.coupon_service import PAST, SERVICE, ahead, call, create, failure, issue
@@ -191,7 +191,7 @@ async def test_a_bound_key_sees_its_own_campaigns_only(api: Api) -> None:
     client = await api.services.stores.postgres.fetchval(
         "SELECT client_id FROM campaigns WHERE batch_id = $1", UUID(house)
     )
-    assert client == HOUSE
+    assert client == DEFAULT_CLIENT
 
 
 async def test_without_auth_nobody_is_asked_for_a_key(settings: Settings) -> None:

@@ -24,8 +24,8 @@ from starlette.types import Receive, Scope, Send
 from issuer.access.api_keys import ApiKey
 from issuer.access.api_keys import Scope as KeyScope
 from issuer.access.audit import AUTH_OFF_ACTOR
-from issuer.campaigns.campaign import HOUSE, Campaign, CampaignNotFoundError, InvalidCampaignError
-from issuer.campaigns.issued import issued_codes, last_issued
+from issuer.campaigns.campaign import DEFAULT_CLIENT, Campaign, CampaignNotFoundError, InvalidCampaignError
+from issuer.campaigns.issued import find_last_issued, read_issued_codes
 from issuer.campaigns.store import NewCampaign, create_campaign, find_campaign
 from issuer.http.campaigns.answers import CRASHED, Failure
 from issuer.http.campaigns.codecs import (
@@ -101,7 +101,7 @@ class CouponMethods:
                 name=request.name,
                 total=request.total,
                 starts_at=instant_of(request.start_time),
-                client_id=HOUSE if key is None or key.client_id is None else key.client_id,
+                client_id=DEFAULT_CLIENT if key is None or key.client_id is None else key.client_id,
             )
             async with services.loads:
                 actor = AUTH_OFF_ACTOR if key is None else key.actor
@@ -182,7 +182,7 @@ class CouponMethods:
         self._lists_waiting += 1
         try:
             async with self._lists:
-                last = await last_issued(services.stores, campaign)
+                last = await find_last_issued(services.stores, campaign)
                 if last > MAX_ISSUED:
                     raise ConnectError(
                         Code.RESOURCE_EXHAUSTED,
@@ -190,7 +190,7 @@ class CouponMethods:
                         f" GET /api/v1/campaigns/{campaign.id}/codes",
                     )
                 pieces = [
-                    encode_codes(codes, json=json) async for codes in issued_codes(services.stores, campaign, last)
+                    encode_codes(codes, json=json) async for codes in read_issued_codes(services.stores, campaign, last)
                 ]
         finally:
             self._lists_waiting -= 1

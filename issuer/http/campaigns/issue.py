@@ -185,7 +185,7 @@ class IssueExchange(Exchange):
             return
         campaign = services.campaigns.find(campaign_id)
         if campaign is None and UUID_FORM.fullmatch(campaign_id):
-            services.campaigns.look_up_soon(UUID(campaign_id), self._looked_up)
+            services.campaigns.start_look_up(UUID(campaign_id), self._looked_up)
         else:
             self._ask(services, campaign)
 

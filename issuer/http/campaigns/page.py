@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 from starlette.responses import Response
 
-from issuer.campaigns.counters import known_counters
+from issuer.campaigns.counters import read_available_counters
 from issuer.campaigns.feeds import FeedUpdate
 from issuer.http.campaigns.events import show_tick, visible_campaign
 from issuer.http.fields import known_query
@@ -44,7 +44,7 @@ async def get_page(context: RequestContext) -> Response:
     """Return the page of a public campaign. Any other campaign is a 404, for every caller."""
     known_query(context.request)
     campaign = await visible_campaign(context, public_only=True)
-    (counters,) = await known_counters(context.services.stores, [campaign])
+    (counters,) = await read_available_counters(context.services.stores, [campaign])
     page, policy = _page()
     # Escaped so that the data cannot close the script element that contains them.
     data = orjson.dumps({"id": campaign.id, **show_tick(FeedUpdate(counters))}).decode().replace("<", "\\u003c")

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from issuer.campaigns.campaign import HOUSE, Campaign, InvalidCampaignError, campaign_format
-from issuer.campaigns.counters import known_counters, show_campaign
-from issuer.campaigns.issued import IssuedCode, issued_page
+from issuer.campaigns.campaign import DEFAULT_CLIENT, Campaign, InvalidCampaignError, parse_campaign_format
+from issuer.campaigns.counters import read_available_counters, show_campaign
+from issuer.campaigns.issued import IssuedCode, read_issued_page
 from issuer.campaigns.store import (
     CampaignChanges,
     NewCampaign,
@@ -50,7 +50,7 @@ async def get_campaigns(context: RequestContext) -> Response:
     limit, cursor = page_query(context.request)
     stores = context.services.stores
     page = await list_campaigns(stores.postgres, client_id=context.caller.client_id, limit=limit, cursor=cursor)
-    counters = await known_counters(stores, page.items)
+    counters = await read_available_counters(stores, page.items)
     items = [show_campaign(campaign, figures) for campaign, figures in zip(page.items, counters, strict=True)]
     return answer({"items": items, "next_cursor": page.next_cursor})
 
@@ -114,7 +114,7 @@ async def patch_campaign(context: RequestContext) -> Response:
 async def get_codes(context: RequestContext) -> Response:
     """Return a page of the issued codes, in the order of issue."""
     limit, cursor = page_query(context.request)
-    page = await issued_page(context.services.stores, await own_campaign(context), limit=limit, cursor=cursor)
+    page = await read_issued_page(context.services.stores, await own_campaign(context), limit=limit, cursor=cursor)
     return answer({"items": [show_issued(code) for code in page.items], "next_cursor": page.next_cursor})
 
 
@@ -125,7 +125,7 @@ async def own_campaign(context: RequestContext) -> Campaign:
 
 
 async def shown(context: RequestContext, campaign: Campaign, status: int = 200) -> Response:
-    (counters,) = await known_counters(context.services.stores, [campaign])
+    (counters,) = await read_available_counters(context.services.stores, [campaign])
     return answer(show_campaign(campaign, counters), status)
 
 
@@ -141,14 +141,14 @@ def format_field(values: Mapping[str, Any]) -> CodeFormat:
     value = values.get("code_format")
     if value is not None and not isinstance(value, dict):
         raise InvalidCampaignError("code_format must be an object")
-    return campaign_format(value or {})
+    return parse_campaign_format(value or {})
 
 
 def client_field(values: Mapping[str, Any], caller: Caller) -> UUID:
-    """Return the owner of the codes: the client of a bound key, the client named in the request, or HOUSE."""
+    """Return the owner of the codes: the client of a bound key, the client named in the request, or DEFAULT_CLIENT."""
     client_id = id_field(values, "client_id")
     if client_id is None:
-        return caller.client_id or HOUSE
+        return caller.client_id or DEFAULT_CLIENT
     if caller.client_id not in (None, client_id):
         raise BOUND_KEY
     return client_id

@@ -31,7 +31,7 @@ MAX_CODE_CHARACTERS: Final = 255
 _WHOLE: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 FORMAT_FIELDS: Final = ("code_length", "prefix", "suffix", "pattern", "alphabet", "check")
-OFFER_FIELDS: Final = (
+TERMS_FIELDS: Final = (
     "expiry_date", "availability_count", "product_id", "promo_type", "discount_fixed", "currency",
     "discount_variable", "rules", "paused",
 )  # fmt: skip
@@ -185,27 +185,27 @@ def code_format(values: Mapping[str, Any]) -> CodeFormat:
     return form
 
 
-def offer_fields(values: Mapping[str, Any], before: CouponTerms | None, currency: str) -> Fields:
+def terms_fields(values: Mapping[str, Any], before: CouponTerms | None, currency: str) -> Fields:
     """Return the fields of CouponTerms that the request sets. `before`: the present terms; None: a new coupon."""
-    offer: Fields = {}
+    terms: Fields = {}
     if (available := integer_field(values, "availability_count", 0 if before else 1, MAX_USES)) is not None:
-        offer["available"] = available
+        terms["available"] = available
     elif before is None:
         raise invalid("availability_count is required")
     if "expiry_date" in values:
-        offer["expires_at"] = _expiry(text_field(values, "expiry_date"))
+        terms["expires_at"] = _expiry(text_field(values, "expiry_date"))
     for name in ("product_id", "promo_type"):
         if name in values:
-            offer[name] = text_field(values, name)
+            terms[name] = text_field(values, name)
     if "discount_variable" in values:
-        offer["discount_variable"] = _percentage(text_field(values, "discount_variable"))
+        terms["discount_variable"] = _percentage(text_field(values, "discount_variable"))
     if "discount_fixed" in values or "currency" in values:
-        offer["discount_fixed"], offer["currency"] = _money(values, before, currency)
+        terms["discount_fixed"], terms["currency"] = _money(values, before, currency)
     if "rules" in values:
-        offer["rules"] = _rules(values["rules"])
+        terms["rules"] = _rules(values["rules"])
     if (paused := flag_field(values, "paused")) is not None:
-        offer["paused"] = paused
-    return offer
+        terms["paused"] = paused
+    return terms
 
 
 def _expiry(text: str | None) -> datetime | None:

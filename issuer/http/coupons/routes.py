@@ -9,20 +9,20 @@ import structlog
 from starlette.responses import Response
 
 from issuer.coupons.coupon import Coupon, CouponExistsError, CouponNotFoundError, CouponTerms
-from issuer.coupons.store import change_coupon, create_coupon, delete_coupon, find_coupon, numbered_uses
+from issuer.coupons.store import change_coupon, count_numbered_uses, create_coupon, delete_coupon, find_coupon
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_source import FewCodesError, draw_code
 from issuer.http.coupons.fields import (
     FORMAT_FIELDS,
-    OFFER_FIELDS,
+    TERMS_FIELDS,
     Fields,
     code_field,
     code_format,
     id_field,
     is_usable_code,
     new_code,
-    offer_fields,
     read_fields,
+    terms_fields,
     text_field,
 )
 from issuer.http.fields import answer
@@ -37,16 +37,16 @@ DRAWS: Final = 5
 
 
 async def show_coupon(context: RequestContext, coupon: Coupon) -> dict[str, Any]:
-    remaining = coupon.offer.available
+    remaining = coupon.terms.available
     if coupon.opened:
-        remaining = max(0, coupon.uses - await numbered_uses(context.services.stores, coupon))
+        remaining = max(0, coupon.uses - await count_numbered_uses(context.services.stores, coupon))
     return {
         "id": coupon.id,
         "client_id": coupon.client_id,
         "code": coupon.code,
         "code_length": len(coupon.code),
-        **coupon.offer.shown(),
-        "valid": remaining > 0 and not coupon.expired and not coupon.offer.paused,
+        **coupon.terms.to_json(),
+        "valid": remaining > 0 and not coupon.expired and not coupon.terms.paused,
         "remaining": remaining,
         "reversed": coupon.reversed,
         "deleted": coupon.ended_at is not None,
@@ -56,23 +56,23 @@ async def show_coupon(context: RequestContext, coupon: Coupon) -> dict[str, Any]
 
 
 async def post_coupon(context: RequestContext) -> Response:
-    values = await read_fields(context.request, ("code", *FORMAT_FIELDS, *OFFER_FIELDS, "client_id"))
+    values = await read_fields(context.request, ("code", *FORMAT_FIELDS, *TERMS_FIELDS, "client_id"))
     requested_id = id_field(values, "client_id")
     client_id = context.caller.client_id or requested_id
     if client_id is None:
         raise invalid("client_id is required where the api key is bound to no client")
     if requested_id not in (None, client_id):
         raise BOUND_KEY
-    offer = CouponTerms(**offer_fields(values, None, context.services.settings.currency))
-    coupon = await _create(context, client_id, values, offer)
+    terms = CouponTerms(**terms_fields(values, None, context.services.settings.currency))
+    coupon = await _create(context, client_id, values, terms)
     return answer(await show_coupon(context, coupon), 201)
 
 
-async def _create(context: RequestContext, client_id: UUID, values: Fields, offer: CouponTerms) -> Coupon:
+async def _create(context: RequestContext, client_id: UUID, values: Fields, terms: CouponTerms) -> Coupon:
     stores, actor = context.services.stores, context.caller.actor
     if (code := new_code(values)) is not None:
         unambiguous = text_field(values, "alphabet") == AlphabetName.UNAMBIGUOUS
-        return await create_coupon(stores, client_id, code, offer, unambiguous=unambiguous, actor=actor)
+        return await create_coupon(stores, client_id, code, terms, unambiguous=unambiguous, actor=actor)
     form = code_format(values)
     unambiguous = form.alphabet == AlphabetName.UNAMBIGUOUS
     for draw in range(1, DRAWS + 1):
@@ -80,7 +80,7 @@ async def _create(context: RequestContext, client_id: UUID, values: Fields, offe
             code = draw_code(form)
             if not is_usable_code(code):
                 raise invalid("codes of this form may have no letters or digits, or may be the word consume")
-            return await create_coupon(stores, client_id, code, offer, unambiguous=unambiguous, actor=actor)
+            return await create_coupon(stores, client_id, code, terms, unambiguous=unambiguous, actor=actor)
         except FewCodesError as error:
             raise invalid(str(error)) from error
         except CouponExistsError:
@@ -112,11 +112,11 @@ async def get_coupon(context: RequestContext) -> Response:
 
 async def put_coupon(context: RequestContext) -> Response:
     """Change a coupon. Absent fields keep their values; the response is sent once the change is in effect."""
-    values = await read_fields(context.request, (*OFFER_FIELDS, "client_id"))
+    values = await read_fields(context.request, (*TERMS_FIELDS, "client_id"))
     coupon = await _requested_coupon(context, values, code_field(context.request.path_params))
     currency = context.services.settings.currency
     coupon = await change_coupon(
-        context.services.stores, coupon, lambda offer: offer_fields(values, offer, currency), actor=context.caller.actor
+        context.services.stores, coupon, lambda terms: terms_fields(values, terms, currency), actor=context.caller.actor
     )
     return answer(await show_coupon(context, coupon))
 
