@@ -75,7 +75,7 @@ PROBES: Final[dict[Gap, Probe]] = {
 }
 
 
-DECISION: Final = Path(__file__).parents[2] / "docs" / "decisions" / "0019-conformance-suite.md"
+DECISION: Final = Path(__file__).parents[2] / "docs" / "decisions" / "0020-conformance-suite.md"
 
 
 @pytest.mark.parametrize("gap", Gap, ids=lambda gap: gap.name.lower())

@@ -119,3 +119,12 @@ def test_the_layers_of_the_architecture_page_are_those_that_are_checked() -> Non
         for layer in LAYERS
     ]
     assert [SPAN.findall(row) for row in rows] == [[name for name in layer if name != "__main__"] for layer in existing]
+
+
+def test_decisions_are_numbered_once_and_listed() -> None:
+    pages = sorted(path.name for path in (DOCS / "decisions").glob("0*.md"))
+    assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
+    titles = [(DOCS / "decisions" / name).read_text().partition("\n")[0].removeprefix("# ") for name in pages]
+    assert [title[:4] for title in titles] == [name[:4] for name in pages]
+    listed = re.findall(r"^\| \[(\d{4})\]\((\S+)\) \| (.+) \|$", (DOCS / "decisions" / "README.md").read_text(), re.M)
+    assert listed == [(title[:4], name, title[6:]) for name, title in zip(pages, titles, strict=True)]
