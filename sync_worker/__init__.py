@@ -1,1 +1,1 @@
-"""The worker: brings events from the Redis streams into the Postgres ledger, and keeps pools and batches up to date."""
+"""The worker: records the events of the Redis streams in the Postgres ledger, and runs the maintenance tasks."""

@@ -1,4 +1,4 @@
-"""`python -m sync_worker`: settings from the environment (ISSUER_…), logs to stderr."""
+"""The command `python -m sync_worker`: settings from the environment (ISSUER_…), logs to stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sync_worker.process import exit_status
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sync_worker",
-        description="Brings redemptions from Redis into the Postgres ledger until SIGTERM. It takes no arguments: "
+        description="Record redemptions from Redis in the Postgres ledger until SIGTERM. There are no arguments: "
         "settings come from the environment (ISSUER_…), see docs/settings.md.",
     )
     parser.parse_args()

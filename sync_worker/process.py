@@ -1,4 +1,4 @@
-"""The worker as a process: its tasks, its end on SIGTERM, its exit status."""
+"""The worker as a process: its tasks, its stop on SIGTERM, its exit status."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ log = structlog.get_logger()
 
 FAILED_STOP_S: Final = 10.0
 POSTGRES_SIZE: Final = 6
-"""Connections for chores; the ledger has one of its own."""
+"""Connections for the maintenance tasks. The ledger has one of its own."""
 
 
 class TaskEndedError(Exception):
-    """A task that should run until the stop has ended by itself."""
+    """A task returned although the worker was not stopping."""
 
 
 async def run(settings: Settings) -> None:
-    """Works until SIGTERM or SIGINT, then ends within about `shutdown_timeout_s`.
+    """Work until SIGTERM or SIGINT, then stop within about `shutdown_timeout_s`.
 
-    Raises InstallationError, or whatever ended a task: a worker that does not do all its work must not look alive.
+    Raises InstallationError, and the error that ended a task: a worker that lacks one of its tasks must not look alive.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -47,7 +47,7 @@ async def run(settings: Settings) -> None:
 
 
 async def _start(stores: Stores, stopping: asyncio.Event) -> bool:
-    """Waits for Postgres and checks that these data are for this program. False: stopped while waiting."""
+    """Wait for Postgres and check that this program fits the data. False: stopped while waiting."""
     back_off = BackOff(stopping)
     while not stopping.is_set():
         try:
@@ -61,15 +61,15 @@ async def _start(stores: Stores, stopping: asyncio.Event) -> bool:
 
 
 async def _work(settings: Settings, stores: Stores, stopping: asyncio.Event) -> None:
-    # Longer than a transaction can take: a worker that is at it still must not be taken for dead.
+    # Longer than a transaction can take: the entries of a worker that still writes them must not be claimed.
     min_idle_ms = int(settings.postgres_timeout_s * 2 * 1000)
     reader = StreamReader(settings, stores.incarnations, min_idle_ms=min_idle_ms)
     worker = Worker(reader, LedgerWriter(settings), stopping)
-    chores = MaintenanceTasks(stores, reader.name, worker.progress)
+    maintenance = MaintenanceTasks(stores, reader.name, worker.progress)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_until_stop(worker.run(), "ledger", stopping), name="ledger")]
-        for chore in chores.all():
-            tasks.append(group.create_task(_until_stop(chore.run(stopping), chore.name, stopping), name=chore.name))
+        for task in maintenance.all():
+            tasks.append(group.create_task(_until_stop(task.run(stopping), task.name, stopping), name=task.name))
         group.create_task(_bound_the_stop(stopping, tasks, settings.shutdown_timeout_s), name="bounded-stop")
 
 
@@ -79,32 +79,36 @@ async def _until_stop(work: Coroutine[Any, Any, None], name: str, stopping: asyn
         if not stopping.is_set():
             raise TaskEndedError(name)
     except Exception:
-        # The others are cancelled now; one whose cancellation is lost in a library sees this and ends all the same.
+        # The group now cancels the other tasks. One whose cancellation is lost in a library sees this flag. If a task
+        # sees neither, the timer ends the process: a worker must not run on with half of its tasks.
         stopping.set()
-        asyncio.get_running_loop().call_later(FAILED_STOP_S, _end_in_any_case)
+        asyncio.get_running_loop().call_later(FAILED_STOP_S, _exit_process)
         raise
 
 
-def _end_in_any_case() -> None:
-    log.error("the worker failed, and a task of it did not end")
+def _exit_process() -> None:
+    log.error("the worker failed and one of its tasks did not end; exiting")
     os._exit(1)
 
 
 async def _bound_the_stop(stopping: asyncio.Event, tasks: list[asyncio.Task[None]], limit_s: float) -> None:
-    """Everything may be cut at any time; what was not acknowledged is read again by the next worker."""
+    """Cancel the tasks that have not ended `limit_s` after the stop.
+
+    That is safe at any point: entries that were not acknowledged are read again by the next worker.
+    """
     await stopping.wait()
     _, late = await asyncio.wait(tasks, timeout=limit_s)
     for task in late:
-        log.warning("cut at the end of the shutdown time", task=task.get_name())
+        log.warning("task cancelled at the end of the shutdown time", task=task.get_name())
         task.cancel()
 
 
 def exit_status(settings: Settings) -> int:
-    """Runs the worker; 0 after a clean stop, 1 after a failure, which was logged."""
+    """Run the worker. Return 0 after a clean stop, 1 after a failure, which is logged."""
     try:
         asyncio.run(run(settings))
     except InstallationError as error:
-        log.error("these data are not for this program", reason=str(error))
+        log.error("this program does not fit the data", reason=str(error))
         return 1
     except Exception:
         log.exception("the worker failed")

@@ -1,7 +1,7 @@
-"""Reading the streams: new entries, those that this worker left behind, those of dead workers; and acknowledging.
+"""Reads the streams (new entries, this worker's pending entries, those of dead workers) and acknowledges entries.
 
-Everything goes over one fenced connection. Entries are acknowledged on the connection that they were read from or
-not at all: on another incarnation the same stream id may be another redemption.
+All of it uses one fenced connection. Entries are acknowledged on the connection that they were read from, or not at
+all: in another incarnation the same stream id may be another redemption.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ log = structlog.get_logger()
 
 BLOCK_MS: Final = 500
 REPLY_LIMIT_S: Final = 5.0
-"""Beyond the time that a read may block."""
+"""Time for a reply, beyond the time that a read may block."""
 READ_BATCH_SIZE: Final = 8_192
-"""Entries that one read may bring, from all partitions: bounds the memory."""
+"""Entries of one read, from all partitions. It bounds the memory."""
 ACK_BATCH_SIZE: Final = 1_000
 
 
 def consumer_name() -> str:
-    """Unique for this life of the process: two workers of one name would take each other's entries for their own."""
+    """Return a name that is unique to this process: workers of one name would share their pending entries."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 @dataclass(slots=True)
 class EntryBatch:
-    """Entries that were read together. `vanished`: pending ones that are gone from the stream, which nobody may do."""
+    """Entries that were read together. `vanished`: pending entries that were deleted from the stream, an anomaly."""
 
     entries: list[StreamEntry] = field(default_factory=list)
     vanished: list[tuple[int, str]] = field(default_factory=list)
@@ -50,7 +50,7 @@ class EntryBatch:
 
     def add(self, partition: int, replied: Sequence[Any]) -> None:
         for item in replied:
-            # Redis before 7.0 tells of vanished entries in this way; later ones for a worker's own.
+            # A deleted entry: Redis before 7.0 reports it like this, later versions only for a worker's own entries.
             if item is None or not item[1]:
                 self.vanished.append((partition, item[0].decode() if item else "?"))
             else:
@@ -58,10 +58,10 @@ class EntryBatch:
 
 
 class StreamReader:
-    """One consumer of all partitions' streams. Not for several tasks at a time.
+    """One consumer of all partitions' streams, for one task.
 
-    Every method raises RedisUnavailableError (NotReadyError when the data set is not the blessed one); the connection
-    is closed then and `open` must be called before anything else.
+    Every method raises RedisUnavailableError (NotReadyError when the data set is not the blessed one). The connection
+    is closed then, and `open` must be called before any other method.
     """
 
     def __init__(self, settings: Settings, incarnations: Incarnations, *, min_idle_ms: int) -> None:
@@ -73,18 +73,18 @@ class StreamReader:
 
     @property
     def is_open(self) -> bool:
-        """Whether what was read may still be acknowledged: same connection, and its server is still the blessed one."""
+        """Whether entries may still be acknowledged: the connection is open and its server is still the blessed one."""
         return self._link.is_open and self._link.blessed == self._incarnations.blessed
 
     @property
     def blessed(self) -> Blessed:
-        """The pair that the connection was fenced with."""
+        """The pair that the connection was checked against when it opened."""
         assert self._link.blessed is not None
         return self._link.blessed
 
     @property
     def more_to_claim(self) -> bool:
-        """Whether the last look at dead workers' entries did not come to an end."""
+        """Whether `claim` has not yet seen all entries of dead workers."""
         return bool(self._cursors)
 
     async def open(self) -> None:
@@ -96,12 +96,12 @@ class StreamReader:
         await self._link.aclose()
 
     async def read_new(self, count: int, *, block: bool) -> EntryBatch:
-        """Up to `count` entries of each partition that nobody has read yet; waits BLOCK_MS at most."""
+        """Read up to `count` entries of each partition that no worker has read; wait up to BLOCK_MS with `block`."""
         waiting: tuple[Value, ...] = ("BLOCK", BLOCK_MS) if block else ()
         return await self._read(b">", count, waiting)
 
     async def read_own(self, count: int) -> EntryBatch:
-        """Entries that were given to this worker and never acknowledged, such as those of a reply that was lost."""
+        """Read entries that this worker has read before and not acknowledged, such as those of a lost reply."""
         return await self._read(b"0", count, ())
 
     async def _read(self, after: bytes, count: int, waiting: tuple[Value, ...]) -> EntryBatch:
@@ -116,7 +116,7 @@ class StreamReader:
         return batch
 
     async def claim(self, count: int) -> EntryBatch:
-        """Entries of workers that have been silent for so long that they must be dead. Goes on where it stopped."""
+        """Take over entries that other workers left pending for `min_idle_ms`. Continue where the last call stopped."""
         partitions = sorted(self._cursors) or range(self._incarnations.partitions)
         head = ("XAUTOCLAIM",)
         commands = [
@@ -137,7 +137,7 @@ class StreamReader:
         return max(1, min(count, READ_BATCH_SIZE // self._incarnations.partitions))
 
     async def ack(self, batch: EntryBatch) -> int:
-        """Takes entries that are in Postgres out of the streams. Returns the redemptions that this freed room for."""
+        """Remove entries that are in Postgres from the streams. Return by how much that lowered the backlog."""
         parts: dict[int, list[Value]] = {}
         for entry in batch.entries:
             parts.setdefault(entry.partition, []).extend((entry.stream_id, entry.announced))
@@ -163,7 +163,7 @@ class StreamReader:
         try:
             return await self._call(commands)
         except _ScriptGoneError:
-            # SCRIPT FLUSH; what was acknowledged already is no longer there and counts as nothing.
+            # After SCRIPT FLUSH. Entries that were removed before it count as 0 in the repetition.
             await self._call([("SCRIPT", "LOAD", ACK_EVENTS.text)])
             return await self._call(commands)
 
@@ -186,4 +186,4 @@ class StreamReader:
 
 
 class _ScriptGoneError(Exception):
-    """The server does not know the script; nothing of it ran."""
+    """The server does not have the script, so none of it ran."""

@@ -1,4 +1,4 @@
-"""Writing entries to Postgres: one transaction a batch, on a connection of the worker's own."""
+"""Writes entries to Postgres: one transaction per batch, on the worker's own connection."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from issuer.storage.postgres import SESSION, Connection
 
 log = structlog.get_logger()
 
-TROUBLE: Final = (
+WRITE_ERRORS: Final = (
     asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, asyncio.TimeoutError,
 )  # fmt: skip
-"""Whatever Postgres or the way to it can say. Data to blame never get here: `record_entries` buries them."""
+"""Every error of Postgres or of the connection to it. Bad data cause none: `record_entries` stores dead letters."""
 
 
 class ForeignIncarnationError(Exception):
-    """The entries were read from a server that is not the blessed one (any more). Nothing was written."""
+    """The entries were read from a server that is not, or no longer, the blessed one. Nothing was written."""
 
 
 class LedgerWriter:
-    """One connection to Postgres, opened when needed and cut, never reused, after any trouble."""
+    """One connection to Postgres, opened when needed. After any error it is terminated, not reused."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -38,10 +38,10 @@ class LedgerWriter:
     async def write(
         self, blessed: Blessed, entries: Sequence[StreamEntry], vanished: Sequence[tuple[int, str]] = ()
     ) -> RecordResult:
-        """Records the entries (or buries them) and returns when that is committed.
+        """Record the entries, in the ledger or as dead letters, and commit.
 
-        `blessed` is the pair that the entries were read under. Raises ForeignIncarnationError if it is not the blessed
-        one any more, and TROUBLE: then it is not known whether they were written, and to write them again is right.
+        `blessed` is the pair that the entries were read under. Raises ForeignIncarnationError if it is no longer the
+        blessed one, and WRITE_ERRORS: the outcome is unknown then, and writing the entries again is right.
         """
         try:
             connection = await self._connected()
@@ -54,7 +54,7 @@ class LedgerWriter:
         except ForeignIncarnationError:
             raise
         except BaseException:
-            self._cut()
+            self._terminate()
             raise
         return recorded
 
@@ -65,11 +65,11 @@ class LedgerWriter:
                 self._settings.database_url.get_secret_value(),
                 timeout=min(10.0, self._settings.postgres_timeout_s),
                 command_timeout=self._settings.postgres_timeout_s,
-                # An ack takes the event out of Redis, so the commit must be on disk: SESSION says so.
+                # An ack removes the event from Redis, so the commit must be on disk: SESSION sets synchronous_commit.
                 server_settings=SESSION
                 | {
                     "application_name": "issuer sync_worker",
-                    # Ends on the server's side what we gave up on ours, and what a frozen worker holds.
+                    # Postgres ends what this process has given up, and what a frozen worker holds.
                     "statement_timeout": str(limit_ms),
                     "lock_timeout": str(max(1, limit_ms * 9 // 10)),
                     "idle_in_transaction_session_timeout": str(limit_ms),
@@ -78,8 +78,9 @@ class LedgerWriter:
             )
         return self._connection
 
-    def _cut(self) -> None:
-        # A connection that timed out says that it is open; left to the garbage collector it crashed the interpreter.
+    def _terminate(self) -> None:
+        # A connection that timed out still reports itself open. Left to the garbage collector, it crashes the
+        # interpreter.
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
@@ -90,13 +91,16 @@ class LedgerWriter:
             return
         try:
             await connection.close(timeout=2)
-        except TROUBLE:
+        except WRITE_ERRORS:
             connection.terminate()
 
 
 async def _check_blessed(connection: Connection, blessed: Blessed) -> None:
-    """Holds the row until the end of the transaction: a recovery, which begins by changing it, waits for us, and what
-    it then counts as missing is not on its way into the ledger."""
+    """Check the pair and lock its row until the end of the transaction.
+
+    A recovery starts with an update of the row, so it waits for this transaction; whatever it then counts as missing is
+    not on its way into the ledger.
+    """
     row = await connection.fetchrow("SELECT epoch, run_id FROM installation FOR SHARE")
     if row is None or (row["epoch"], row["run_id"]) != (blessed.epoch, blessed.run_id):
         raise ForeignIncarnationError(f"epoch {blessed.epoch} is not the blessed one")

@@ -1,1 +1,1 @@
-"""Maintenance tasks of the worker."""
+"""The maintenance tasks of the worker."""

@@ -1,11 +1,11 @@
-"""What the worker does beside the ledger: top-ups, new batches for Redis, codes to generate, signs of life, tidying."""
+"""The maintenance tasks of a worker: top-ups, batch revisions, generation jobs, ended batches, heartbeat, cleanup."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import orjson
@@ -23,7 +23,7 @@ from issuer.recovery.witness import forget_witnesses
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
-from sync_worker.worker import BackOff, Progress, pause
+from sync_worker.worker import BackOff, WorkerProgress, pause
 
 log = structlog.get_logger()
 
@@ -31,39 +31,41 @@ THOROUGH_EVERY_S: Final = 60.0
 CONSUMER_IDLE_MS: Final = 3_600_000
 FORGET_WORKERS_AFTER: Final = "1 day"
 
-EXPECTED: Final = (PostgresUnavailableError, RedisUnavailableError, RedisMemoryError, PoolError)
-"""What passes: a store is away, busy or full."""
+TRANSIENT: Final = (PostgresUnavailableError, RedisUnavailableError, RedisMemoryError, PoolError)
+"""Errors that pass: a store is unavailable, busy or full."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceTask:
-    """Something done again and again, `every_s` after it was done the last time."""
+    """Work that is repeated, `every_s` after it was last finished."""
 
     name: str
     every_s: float
     act: Callable[[], Awaitable[None]]
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Until the worker stops. A store that is away is waited for; any other error goes up and ends the process."""
-        back_off, trouble = BackOff(stopping), ""
+        """Repeat the work until the worker stops. A TRANSIENT error is retried; any other ends the process."""
+        back_off, reason = BackOff(stopping), ""
         while not stopping.is_set():
             try:
                 await self.act()
-            except EXPECTED as error:
-                if str(error) != trouble:
-                    log.warning("chore has to wait", chore=self.name, reason=f"{type(error).__name__}: {error}")
-                trouble = str(error)
+            except TRANSIENT as error:
+                if str(error) != reason:
+                    log.warning(
+                        "maintenance task failed; retrying", task=self.name, reason=f"{type(error).__name__}: {error}"
+                    )
+                reason = str(error)
                 await back_off.wait()
             else:
-                trouble = ""
+                reason = ""
                 back_off.reset()
                 await pause(stopping, self.every_s)
 
 
 class MaintenanceTasks:
-    """The chores of one worker process."""
+    """The maintenance tasks of one worker process."""
 
-    def __init__(self, stores: Stores, name: str, progress: Progress) -> None:
+    def __init__(self, stores: Stores, name: str, progress: WorkerProgress) -> None:
         self._stores = stores
         self._name = name
         self._progress = progress
@@ -75,52 +77,44 @@ class MaintenanceTasks:
             MaintenanceTask("batch-sync", 1.0, self.sync_batches),
             MaintenanceTask("generate", 0.2, self.generate),
             MaintenanceTask("free-ended-batches", 5.0, self.free_ended),
-            MaintenanceTask("sign-of-life", 1.0, self.give_sign_of_life),
+            MaintenanceTask("heartbeat", 1.0, self.report_heartbeat),
             MaintenanceTask("remove-consumers", 600.0, self.remove_consumers),
             MaintenanceTask("forget-witnesses", 600.0, self.forget_witnesses),
         )
 
     async def top_up(self) -> None:
-        # Hints may be wrong after a crash: now and then every pool is looked at, first of all at the start.
+        # The hints in `pools` may be wrong after a crash, so every pool is checked at the start and once a minute.
         thorough = time.monotonic() >= self._thorough_at
         await top_up(self._stores, thorough=thorough)
         if thorough:
             self._thorough_at = time.monotonic() + THOROUGH_EVERY_S
 
     async def sync_batches(self) -> None:
-        """Brings to Redis what a change of a batch could not, because Redis was away or its process died."""
+        """Bring revisions to Redis that were left behind, because Redis was unavailable or a process was killed."""
         async with unavailable_translated():
             rows = await self._stores.postgres.fetch("SELECT id FROM batches WHERE redis_revision < revision")
         for row in rows:
             await push_batch(self._stores, row["id"])
 
     async def generate(self) -> None:
-        """A chunk of the codes that were asked for and that no other process makes."""
+        """Generate one batch of codes for the oldest job that no other process works on."""
         await work_on_jobs(self._stores)
 
     async def free_ended(self) -> None:
         await free_ended_batches(self._stores)
 
-    async def give_sign_of_life(self) -> None:
-        """The row in `workers` by which others see that this one lives, and how far behind the ledger is."""
-        detail: dict[str, Any] = {
-            "inserted": self._progress.inserted,
-            "duplicates": self._progress.duplicates,
-            "anomalies": self._progress.anomalies,
-            "dead_letters": self._progress.dead_letters,
-            "transactions": self._progress.transactions,
-            "trouble": self._progress.trouble,
-            "troubles": self._progress.troubles,
-        }
+    async def report_heartbeat(self) -> None:
+        """Write the row in `workers` that shows that this worker runs, and how far the ledger is behind."""
+        detail: dict[str, Any] = asdict(self._progress)
         try:
             detail["lag_events"], detail["lag_s"] = await self.lag()
         except RedisUnavailableError as error:
-            detail["trouble"] = detail["trouble"] or f"Redis: {error}"
+            detail["error"] = detail["error"] or f"Redis: {error}"
         async with unavailable_translated():
-            await self._stores.postgres.execute(_SIGN_OF_LIFE, self._name, orjson.dumps(detail).decode())
+            await self._stores.postgres.execute(_HEARTBEAT, self._name, orjson.dumps(detail).decode())
 
     async def lag(self) -> tuple[int, float]:
-        """Redemptions that are not in the ledger yet, and the age in seconds of the oldest event of theirs."""
+        """Return the redemptions that are not in the ledger yet, and the age in seconds of the oldest event."""
         pipeline = self._stores.redis.client.pipeline(transaction=False)
         pipeline.time()
         for partition in range(self._stores.redis.partitions):
@@ -142,7 +136,7 @@ class MaintenanceTasks:
             await self._stores.redis.run(REMOVE_CONSUMERS, (keys.state, keys.stream), (GROUP, CONSUMER_IDLE_MS))
 
 
-_SIGN_OF_LIFE: Final = f"""
+_HEARTBEAT: Final = f"""
 WITH forgotten AS (DELETE FROM workers WHERE seen_at < now() - interval '{FORGET_WORKERS_AFTER}')
 INSERT INTO workers (name, seen_at, detail) VALUES ($1, clock_timestamp(), $2)
 ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, detail = excluded.detail"""

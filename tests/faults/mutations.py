@@ -155,7 +155,7 @@ MUTATIONS: Final = (
         (
             Edit(
                 WORKER,
-                "            self._look_back_at = time.monotonic() + LOOK_BACK_S\n",
+                "            self._look_back_at = time.monotonic() + LOOK_BACK_EVERY_S\n",
                 "            self._look_back_at = time.monotonic() + 1e9\n",
             ),
         ),

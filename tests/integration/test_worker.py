@@ -1,4 +1,4 @@
-"""The worker, as real processes against real servers: killed, frozen, poisoned, cut off; nothing is lost or doubled."""
+"""Worker processes on real servers that are killed, frozen, cut off or fed bad entries: nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.servers import PostgresServer, RedisServer
 from tests.support.worker_process import WorkerProcess, eventually
 
 SHORT_S = 1.0
-"""Statement time limit where a test waits for a worker to be taken for dead (after twice that)."""
+"""Statement time limit for tests that wait until a worker counts as dead (after twice that time)."""
 
 
 @pytest_asyncio.fixture
@@ -37,7 +37,7 @@ async def shop(stores: Stores, settings: Settings) -> AsyncIterator[LedgerShop]:
 
 
 async def drained(shop: LedgerShop, count: int) -> None:
-    """Waits until `count` redemptions are in the ledger and nothing is left in Redis, nor contradicted."""
+    """Wait until `count` redemptions are in the ledger, nothing is left in Redis and there is no anomaly."""
 
     async def condition() -> bool:
         with suppress(*UNAVAILABLE):  # where a test has stopped Postgres
@@ -50,19 +50,21 @@ async def drained(shop: LedgerShop, count: int) -> None:
 
 
 def pending(shop: LedgerShop) -> int:
-    """Entries that some worker has and did not acknowledge."""
+    """Return the number of entries that workers have read and not acknowledged."""
     return int(shop.client.execute_command("XPENDING", shop.keys.stream, GROUP)["pending"])
 
 
 @asynccontextmanager
-async def held(shop: LedgerShop, table: str) -> AsyncIterator[None]:
-    """Nobody writes to the table before the block ends."""
+async def locked(shop: LedgerShop, table: str) -> AsyncIterator[None]:
+    """Block all writes to the table until the block ends."""
     async with shop.stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute(f"LOCK TABLE {table} IN SHARE MODE")
         yield
 
 
-async def someone_waits_for(shop: LedgerShop, table: str) -> None:
+async def blocked_on(shop: LedgerShop, table: str) -> None:
+    """Wait until a session waits for a lock on the table."""
+
     async def condition() -> bool:
         return bool(
             await shop.stores.postgres.fetchval(
@@ -70,10 +72,10 @@ async def someone_waits_for(shop: LedgerShop, table: str) -> None:
             )
         )
 
-    await eventually(condition, f"somebody waits for {table}")
+    await eventually(condition, f"a session waits for {table}")
 
 
-async def test_brings_redemptions_into_the_ledger(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
+async def test_records_redemptions_in_the_ledger(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     assert shop.redeem_in_calls(20, 30) == 600
     with WorkerProcess(settings, tmp_path) as worker:
         await drained(shop, 600)
@@ -84,9 +86,9 @@ async def test_brings_redemptions_into_the_ledger(shop: LedgerShop, settings: Se
 
 async def test_killed_before_the_insert(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(10, 10)
-    async with held(shop, "redemptions"):
+    async with locked(shop, "redemptions"):
         with WorkerProcess(settings, tmp_path, postgres_timeout_s=30) as worker:
-            await someone_waits_for(shop, "redemptions")
+            await blocked_on(shop, "redemptions")
             worker.kill9()
     assert shop.entries() == 10
     with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S):
@@ -97,9 +99,9 @@ async def test_killed_between_commit_and_ack(shop: LedgerShop, settings: Setting
     shop.redeem_in_calls(10, 10)
     with ExitStack() as stack:
         try:
-            async with held(shop, "redemptions"):
+            async with locked(shop, "redemptions"):
                 worker = stack.enter_context(WorkerProcess(settings, tmp_path, postgres_timeout_s=30))
-                await someone_waits_for(shop, "redemptions")
+                await blocked_on(shop, "redemptions")
                 # The entries are read; the ack, which writes, has to wait from here on.
                 shop.client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
             await committed(shop, 100)
@@ -120,9 +122,9 @@ async def committed(shop: LedgerShop, count: int) -> None:
 
 
 async def test_killed_again_and_again(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
-    handed_out = 0
+    issued = 0
     for _ in range(4):
-        handed_out += shop.redeem_in_calls(20, 5)
+        issued += shop.redeem_in_calls(20, 5)
         with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S) as worker:
             before = await shop.ledger_count()
 
@@ -130,20 +132,20 @@ async def test_killed_again_and_again(shop: LedgerShop, settings: Settings, tmp_
                 return await shop.ledger_count() > before
 
             await eventually(moved, "the ledger grows")
-            handed_out += shop.redeem_in_calls(10, 5)
+            issued += shop.redeem_in_calls(10, 5)
             worker.kill9()
     with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S):
-        await drained(shop, handed_out)
+        await drained(shop, issued)
 
 
-async def both_are_seen(shop: LedgerShop) -> bool:
+async def both_have_reported(shop: LedgerShop) -> bool:
     return bool(await shop.stores.postgres.fetchval("SELECT count(*) = 2 FROM workers"))
 
 
 async def test_two_workers_share_the_streams(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     with WorkerProcess(settings, tmp_path / "a") as one, WorkerProcess(settings, tmp_path / "b") as other:
-        # Before that one of them, still starting, would leave all to the other, and end by the signal itself.
-        await eventually(lambda: both_are_seen(shop), "both workers are at it")
+        # Without this wait a worker that is still starting would leave everything to the other, and end by the signal.
+        await eventually(lambda: both_have_reported(shop), "both workers have reported")
         total = 0
         for _ in range(20):
             total += shop.redeem_in_calls(5, 10)
@@ -152,15 +154,15 @@ async def test_two_workers_share_the_streams(shop: LedgerShop, settings: Setting
         assert (one.terminate(), other.terminate()) == (0, 0)
 
 
-async def test_the_entries_of_a_frozen_worker_are_claimed(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
+async def test_entries_of_a_frozen_worker_are_claimed(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(10, 10)
     frozen = WorkerProcess(settings, tmp_path / "frozen", postgres_timeout_s=30)
-    async with held(shop, "redemptions"):
+    async with locked(shop, "redemptions"):
         frozen.start()
-        await someone_waits_for(shop, "redemptions")
+        await blocked_on(shop, "redemptions")
         frozen.freeze()
     with WorkerProcess(settings, tmp_path / "alive", postgres_timeout_s=SHORT_S):
-        # The frozen one's insert goes through when the lock is gone; its transaction stays open until it is cut off.
+        # The frozen worker's insert succeeds once the lock is released; its transaction stays open until it is ended.
         await shop.stores.postgres.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'issuer sync_worker' AND datname = current_database()"
@@ -173,8 +175,8 @@ async def test_the_entries_of_a_frozen_worker_are_claimed(shop: LedgerShop, sett
         assert frozen.terminate() == 0
 
 
-def add_poison(shop: LedgerShop) -> int:
-    """Entries that no script of ours writes, among the good ones. Returns how many."""
+def add_bad_entries(shop: LedgerShop) -> int:
+    """Add entries that no script writes, among good ones. Return how many."""
     good = {"v": "1", "e": "1", "t": "1700000000000", "c": uuid.uuid4().hex, "n": "1"}
     who = b"\x15\x00" + bytes(16) + bytes(4)
 
@@ -182,7 +184,7 @@ def add_poison(shop: LedgerShop) -> int:
         return f"R {pool} {seq} 1\n".encode() + len(code).to_bytes(2) + code + who
 
     pool = shop.pool_id
-    poison: list[dict[str, str | bytes]] = [
+    entries: list[dict[str, str | bytes]] = [
         {"x": "y"},
         {**good, "v": "3", "d": data(pool, 1, b"a")},
         {**good, "n": "2", "d": data(pool, 1, b"a")},
@@ -201,16 +203,16 @@ def add_poison(shop: LedgerShop) -> int:
         {**good, "v": "2", "d": b"C 987654 1 1 1\n" + who + b"\0\x05order"},
         {**good, "v": "2", "d": f"C {pool} 4007 1 1\n".encode() + who + b"\0\x05cut"},
     ]
-    for fields in poison:
+    for fields in entries:
         shop.client.xadd(shop.keys.stream, fields)  # type: ignore[arg-type]
         shop.redeem(3)
-    return len(poison)
+    return len(entries)
 
 
-async def test_poison_goes_into_the_dead_letters_and_blocks_nobody(
+async def test_bad_entries_become_dead_letters_and_block_no_other(
     shop: LedgerShop, settings: Settings, tmp_path: Path
 ) -> None:
-    count = add_poison(shop)
+    count = add_bad_entries(shop)
     with WorkerProcess(settings, tmp_path):
 
         async def done() -> bool:
@@ -226,7 +228,9 @@ async def test_poison_goes_into_the_dead_letters_and_blocks_nobody(
     assert [row["kind"] for row in kinds] == ["unknown_seq", "wrong_code", "wrong_code", "wrong_code"]
 
 
-async def test_pending_entries_that_vanish_are_an_anomaly(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
+async def test_pending_entries_that_were_deleted_are_an_anomaly(
+    shop: LedgerShop, settings: Settings, tmp_path: Path
+) -> None:
     shop.redeem_in_calls(3, 2)
     first = shop.client.execute_command("XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", shop.keys.stream, ">")
     assert first
@@ -239,7 +243,7 @@ async def test_pending_entries_that_vanish_are_an_anomaly(shop: LedgerShop, sett
                 await shop.stores.postgres.fetchval("SELECT count(*) FROM anomalies WHERE kind = 'event_vanished'")
             )
 
-        await eventually(seen, "the loss is noticed")
+        await eventually(seen, "the deletion is an anomaly")
 
         async def settled() -> bool:
             return pending(shop) == 0
@@ -259,12 +263,12 @@ async def test_postgres_stopped_and_started(settings: Settings, tmp_path: Path) 
                     shop.redeem_in_calls(5, 10)
                     await drained(shop, 50)
                     server.kill9()
-                    assert shop.redeem_in_calls(5, 10) == 50, "redemptions go on without Postgres"
+                    assert shop.redeem_in_calls(5, 10) == 50, "redemptions continue without Postgres"
 
                     async def noticed() -> bool:
                         return "Postgres:" in worker.log()
 
-                    await eventually(noticed, "the worker notices")
+                    await eventually(noticed, "the worker logs it")
                     server.start()
                     await drained(shop, 100)
                     assert worker.terminate() == 0
@@ -272,16 +276,16 @@ async def test_postgres_stopped_and_started(settings: Settings, tmp_path: Path) 
 
 async def test_sigterm_while_postgres_hangs_is_bounded(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem(5)
-    async with held(shop, "redemptions"):
+    async with locked(shop, "redemptions"):
         with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S) as worker:
-            await someone_waits_for(shop, "redemptions")
+            await blocked_on(shop, "redemptions")
             assert worker.terminate() == 0
     assert await shop.ledger_count() == 0
     with WorkerProcess(settings, tmp_path, postgres_timeout_s=SHORT_S):
         await drained(shop, 5)
 
 
-async def test_sigterm_before_postgres_is_there(settings: Settings, tmp_path: Path) -> None:
+async def test_sigterm_while_waiting_for_postgres(settings: Settings, tmp_path: Path) -> None:
     nowhere = settings.model_copy(update={"database_url": SecretStr("postgresql://127.0.0.1:1/none")})
     with WorkerProcess(nowhere, tmp_path) as worker:
 
@@ -299,7 +303,7 @@ async def test_refuses_another_number_of_partitions(stores: Stores, settings: Se
         assert "the number of partitions cannot change" in worker.log()
 
 
-async def test_entries_of_a_foreign_incarnation_stay_where_they_are(
+async def test_entries_of_a_foreign_incarnation_are_not_acknowledged(
     shop: LedgerShop, settings: Settings, tmp_path: Path
 ) -> None:
     with WorkerProcess(settings, tmp_path) as worker:
@@ -311,30 +315,28 @@ async def test_entries_of_a_foreign_incarnation_stay_where_they_are(
         async def dropped() -> bool:
             return "foreign incarnation" in worker.log() or "not ready" in worker.log()
 
-        await eventually(dropped, "the worker notices")
+        await eventually(dropped, "the worker logs it")
         assert shop.entries() == 1
         assert await shop.ledger_count() == 3
 
 
-async def test_gives_signs_of_life(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
+async def test_reports_a_heartbeat(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(4, 5)
     with WorkerProcess(settings, tmp_path):
         await drained(shop, 20)
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return bool(
                 await shop.stores.postgres.fetchval(
                     "SELECT EXISTS (SELECT FROM workers WHERE detail->>'inserted' = '20'"
-                    " AND detail->>'lag_events' = '0' AND detail->>'trouble' = '')"
+                    " AND detail->>'lag_events' = '0' AND detail->>'error' = '')"
                 )
             )
 
-        await eventually(told, "a sign of life with the figures")
+        await eventually(reported, "a heartbeat with the counts")
 
 
-async def test_brings_batches_to_redis_that_were_left_behind(
-    shop: LedgerShop, settings: Settings, tmp_path: Path
-) -> None:
+async def test_pushes_batches_that_redis_lacks(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     await shop.stores.postgres.execute("UPDATE batches SET paused = true, revision = 2 WHERE id = $1", shop.batch)
     with WorkerProcess(settings, tmp_path):
 
@@ -344,7 +346,7 @@ async def test_brings_batches_to_redis_that_were_left_behind(
         await eventually(paused, "the batch is paused")
 
 
-async def test_tops_up_pools_that_run_low(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
+async def test_tops_up_pools(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     small = settings.model_copy(update={"pool_high_water": 100})
     await shop.stores.postgres.execute(
         "INSERT INTO codes (pool_id, seq, batch_id, code)"
@@ -368,12 +370,14 @@ async def test_entries_of_a_lost_reply_are_read_again(shop: LedgerShop, settings
     shop.redeem(3)
     with WorkerProcess(settings, tmp_path) as worker:
         await drained(shop, 3)
-        name = json.loads(next(line for line in worker.log().splitlines() if '"reading"' in line))["consumer"]
-        async with held(shop, "redemptions"):
+        name = json.loads(next(line for line in worker.log().splitlines() if '"reading the streams"' in line))[
+            "consumer"
+        ]
+        async with locked(shop, "redemptions"):
             shop.redeem(1)
-            await someone_waits_for(shop, "redemptions")
+            await blocked_on(shop, "redemptions")
             shop.redeem(5)
-            # As if the worker had asked and the answer was lost: no read of new entries ever brings these.
+            # As if the reply of the worker's read was lost: no read of new entries returns these.
             lost = shop.client.execute_command("XREADGROUP", "GROUP", GROUP, name, "STREAMS", shop.keys.stream, ">")
             assert lost
         await drained(shop, 9)
@@ -406,7 +410,7 @@ async def test_redis_killed_and_restarted(settings: Settings, tmp_path: Path) ->
                     assert worker.terminate() == 0
 
 
-async def test_removes_consumers_that_are_gone_but_none_with_entries(shop: LedgerShop) -> None:
+async def test_removes_idle_consumers_without_entries(shop: LedgerShop) -> None:
     shop.redeem_in_calls(2, 1)
     for name in ("idle", "busy"):
         shop.client.execute_command(
@@ -426,28 +430,26 @@ async def test_removes_consumers_that_are_gone_but_none_with_entries(shop: Ledge
     assert (left["name"], left["pending"]) == (b"busy", 1)
 
 
-async def test_forgets_witnesses_of_servers_that_were_replaced(
-    shop: LedgerShop, settings: Settings, tmp_path: Path
-) -> None:
+async def test_deletes_witnesses_of_replaced_servers(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     postgres = shop.stores.postgres
     await postgres.execute(
         "INSERT INTO incarnations (epoch, run_id, server, verdict) VALUES (5, 'the last one', '{}', 'loss')"
     )
     await postgres.execute(
         "INSERT INTO witnesses (name, seen_at, state, epoch, clocks_ms) SELECT name, now() - ago, 'gone', epoch, '{}'"
-        " FROM (VALUES ('old', interval '1 day', 4), ('lives', interval '1 s', 4), ('last', interval '1 day', 5))"
-        " AS said (name, ago, epoch)"
+        " FROM (VALUES ('old', interval '1 day', 4), ('recent', interval '1 s', 4), ('last', interval '1 day', 5))"
+        " AS report (name, ago, epoch)"
     )
     with WorkerProcess(settings, tmp_path):
 
-        async def forgotten() -> bool:
+        async def deleted() -> bool:
             rows = await postgres.fetch("SELECT name FROM witnesses ORDER BY name")
-            return [row["name"] for row in rows] == ["last", "lives"]
+            return [row["name"] for row in rows] == ["last", "recent"]
 
-        await eventually(forgotten, "one is forgotten")
+        await eventually(deleted, "the old one is deleted")
 
 
-async def test_a_side_task_that_dies_stops_the_process_loudly(
+async def test_a_failed_maintenance_task_stops_the_process(
     shop: LedgerShop, settings: Settings, tmp_path: Path
 ) -> None:
     await shop.stores.postgres.execute("UPDATE batches SET rules = '{\"nonsense\": 1}', revision = 2")
@@ -456,7 +458,7 @@ async def test_a_side_task_that_dies_stops_the_process_loudly(
         assert "the worker failed" in worker.log()
 
 
-async def test_old_and_new_servers_answer_alike(
+async def test_reader_works_with_redis_7_and_valkey(
     any_redis_server: RedisServer, settings: Settings, tmp_path: Path
 ) -> None:
     url = fresh_redis_url(any_redis_server)
@@ -479,7 +481,7 @@ async def test_old_and_new_servers_answer_alike(
             assert len((await reader.read_own(100)).entries) == 5
             client.script_flush()
             assert await reader.ack(new) == 6
-            assert await reader.ack(new) == 0, "an entry gives its room back once"
+            assert await reader.ack(new) == 0, "an entry lowers the backlog once"
             assert await reader.ack(claimed) == 4
             assert (shop.entries(), pending(shop)) == (0, 0)
             await reader.close()
