@@ -1,1 +1,1 @@
-"""What the API and the worker agree on: Redis keys, events, outcomes, scripts."""
+"""The contract between API and worker: Redis keys, events, outcomes, scripts."""

@@ -1,17 +1,17 @@
-"""Stream events: what the redeem script writes and the worker reads. Contract between the API, Lua and the worker.
+"""Stream events: redeem.lua writes them, the worker reads them. Contract between the API, Lua and the worker.
 
 One stream entry carries all redemptions of one script call. Its fields: ``v`` version, ``e`` epoch, ``t`` the
 script's time in ms, ``c`` the call id (32 hex digits), ``n`` the number of redemptions, ``d`` the data: for each pool
 
     ``R <pool id> <first seq> <count>\\n`` then, for each of the `count` redemptions, in seq order,
-    code length (2 bytes, big-endian), code (UTF-8), who (as `encode_who` made it)
+    code length (2 bytes, big-endian), code (UTF-8), who (the result of `encode_who`)
 
-and for each coupon, since version 2 (an entry without coupons still says 1),
+and for each coupon, since version 2 (an entry without coupons still has version 1),
 
     ``C <pool id> <first number> <count> <number of the terms>\\n`` then, for each of the `count` uses, in order,
-    who, length of the order's id (2 bytes, big-endian), that id (UTF-8; as `encode_order` made both)
+    who, length of the order's id (2 bytes, big-endian), that id (UTF-8; the result of `encode_order`)
 
-A use of a coupon goes through everything behind the script as a redemption does: its number is the seq.
+Behind the script a use of a coupon is treated as a redemption whose seq is the number of the use.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from uuid import UUID
 from asyncpg.pgproto.pgproto import UUID as DriverUUID
 
 EVENT_FORMAT: Final = 2
-"""Newest version that this program writes; it reads this one and those before it."""
+"""The newest version that this program writes. It reads this version and all earlier ones."""
 
 _WHO = struct.Struct(">BB16sI")
 _WHO_LENGTH: Final = 21
-"""What the first byte says when there is no hash behind the rest."""
+"""The value of the first byte when no hash follows the other fields."""
 _HAS_KEY: Final = 1
 _NO_CUSTOMER: Final = 2
 _ANONYMOUS: Final = bytes(16)
 
 
 class UndecodableEventError(ValueError):
-    """An entry that is not an event of a version that we know. It belongs into the dead letters."""
+    """An entry that is not an event of a known version. The worker moves it to the dead letters."""
 
 
 def encode_who(customer_id: bytes | None, api_key_id: int, key_hash: bytes | None) -> bytes:
-    """Who redeemed: the customer's 16 bytes, the number of the API key (0: none) and the hash of its key."""
+    """Encode who redeemed: the customer's 16 bytes, number of the API key (0: none), hash of the Idempotency-Key."""
     flags = (_HAS_KEY if key_hash else 0) | (0 if customer_id else _NO_CUSTOMER)
     tail = key_hash or b""
     return _WHO.pack(_WHO_LENGTH + len(tail), flags, customer_id or _ANONYMOUS, api_key_id) + tail
 
 
 def encode_order(order_id: str) -> bytes:
-    """What stands behind `who` in a consumption; '': no order."""
+    """Encode what follows `who` in a consumption; '': no order."""
     text = order_id.encode()
     return len(text).to_bytes(2, "big") + text
 
 
 @dataclass(frozen=True, slots=True)
 class Redemption:
-    """One redemption, or one use of a coupon, as an event tells it. `redeemed_at_ms` is Redis' time.
+    """One redemption or one use of a coupon, as an event has it. `redeemed_at_ms` is the time of Redis.
 
-    `terms`: 0 for a redemption, of a coupon the number of the terms under which it was used (its `code` is '').
+    `terms`: 0 for a redemption; for a use the number of the terms that applied to it (and `code` is '').
     """
 
     pool_id: int
@@ -83,9 +83,10 @@ class Event:
 
 @dataclass(slots=True)
 class RedemptionColumns:
-    """Redemptions by column, as the ledger's INSERT takes them: all lists have one item a redemption.
+    """Redemptions by column, as the INSERT of the ledger takes them: every list has one item for each redemption.
 
-    `customer_ids` and `call_ids` are UUIDs of the driver's own class, which is made and sent in a fraction of the time.
+    `customer_ids` and `call_ids` are UUIDs of the driver's class, which is constructed and sent in a fraction of the
+    time.
     """
 
     pool_ids: list[int] = field(default_factory=list)
@@ -104,7 +105,7 @@ class RedemptionColumns:
         return len(self.pool_ids)
 
     def columns(self) -> tuple[list[Any], ...]:
-        """The lists, in the order of the fields."""
+        """Return the lists in the order of the fields."""
         return (
             self.pool_ids, self.seqs, self.codes, self.customer_ids, self.at_ms, self.call_ids, self.key_hashes,
             self.api_key_ids, self.epochs, self.terms, self.order_ids,
@@ -124,9 +125,9 @@ class RedemptionColumns:
         self.order_ids.append(redemption.order_id)
 
     def take(self, indexes: Iterable[int]) -> RedemptionColumns:
-        """The redemptions at these places, in this order."""
-        places = list(indexes)
-        return RedemptionColumns(*([column[i] for i in places] for column in self.columns()))
+        """Return the redemptions at these positions, in this order."""
+        positions = list(indexes)
+        return RedemptionColumns(*([column[i] for i in positions] for column in self.columns()))
 
     def slice(self, start: int, stop: int) -> RedemptionColumns:
         return RedemptionColumns(*(column[start:stop] for column in self.columns()))
@@ -138,16 +139,16 @@ class RedemptionColumns:
 
 
 def decode_event(fields: Mapping[bytes, bytes]) -> Event:
-    """Decodes an entry. Raises UndecodableEventError and nothing else, whatever the fields hold."""
+    """Decode an entry. Raises UndecodableEventError and nothing else, whatever the fields hold."""
     columns = RedemptionColumns()
     epoch, count = decode_columns(fields, columns)
     return Event(epoch=epoch, count=count, redemptions=list(columns.redemptions()))
 
 
 def decode_columns(fields: Mapping[bytes, bytes], into: RedemptionColumns) -> tuple[int, int]:
-    """Appends an entry's redemptions to `into`; returns its epoch and the number of them.
+    """Append the redemptions of an entry to `into`; return the entry's epoch and the number of its redemptions.
 
-    Raises UndecodableEventError and nothing else, whatever the fields hold; `into` is as it was then.
+    Raises UndecodableEventError and nothing else, whatever the fields hold; `into` is then unchanged.
     """
     before = len(into)
     try:
@@ -169,7 +170,7 @@ def decode_columns(fields: Mapping[bytes, bytes], into: RedemptionColumns) -> tu
 
 
 def decode_redemptions(data: bytes, *, epoch: int, at_ms: int, call_id: UUID) -> list[Redemption]:
-    """Decodes the field ``d``. Raises ValueError, IndexError or struct.error when it is cut or malformed."""
+    """Decode the field ``d``. Raises ValueError, IndexError or struct.error when it is cut or malformed."""
     columns = RedemptionColumns()
     _decode_data(data, columns, epoch, at_ms, call_id)
     return list(columns.redemptions())
@@ -185,7 +186,7 @@ def _decode_data(data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, c
             raise ValueError(f"unknown kind {kind!r}")
         pool_id, first_seq, pool_count = int(pool), int(first), int(count)
         at = newline + 1
-        # Nothing smaller than a redemption without code; a made-up count must not make us allocate.
+        # No redemption is smaller than one without a code: a forged count must not make the worker allocate.
         if not 0 < pool_count <= (end - at) // (_WHO_LENGTH + 3):
             raise ValueError(f"{pool_count} redemptions in {end - at} bytes")
         if terms:
@@ -203,7 +204,7 @@ def _decode_data(data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, c
 
 
 def _decode_codes(data: bytes, at: int, count: int, into: RedemptionColumns) -> int:
-    """The redemptions of one pool; returns where they end."""
+    """Decode the redemptions of one pool; return the position behind them."""
     unpack, end = _WHO.unpack_from, len(data)
     add_code, add_customer = into.codes.append, into.customer_ids.append
     add_key_hash, add_api_key = into.key_hashes.append, into.api_key_ids.append
@@ -221,7 +222,7 @@ def _decode_codes(data: bytes, at: int, count: int, into: RedemptionColumns) -> 
 
 
 def _decode_uses(data: bytes, at: int, count: int, into: RedemptionColumns) -> int:
-    """The uses of one coupon; returns where they end."""
+    """Decode the uses of one coupon; return the position behind them."""
     unpack, end = _WHO.unpack_from, len(data)
     add_order, add_customer = into.order_ids.append, into.customer_ids.append
     add_key_hash, add_api_key = into.key_hashes.append, into.api_key_ids.append

@@ -1,7 +1,7 @@
-"""The only place where a Redis key is spelled. Contract between the API, the worker and the recovery.
+"""The only module that spells Redis keys. Contract between the API, the worker and the recovery.
 
-Every key of a partition carries the partition's hash tag, ``{p07}``: all keys that one script touches then lie in
-one slot of a cluster. A batch lives in one partition, chosen by its id, so a script never needs two of them.
+Every key of a partition carries the partition's hash tag, ``{p07}``, so that all keys of one script call are in one
+slot of a cluster. A batch is in one partition, chosen by its id, so a script never needs two of them.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from typing import Final
 from uuid import UUID
 
 KEY_FORMAT: Final = 1
-"""Version of the key layout; kept in Postgres and in every partition's state. Another one is refused at start."""
+"""Version of the key layout, stored in Postgres and in the state of every partition. A process refuses any other."""
 
 IDEMPOTENCY_TTL_MS: Final = 24 * 3600 * 1000
-"""How long the answer to an Idempotency-Key is kept."""
+"""How long Redis keeps the answer to an Idempotency-Key."""
 
 GROUP: Final = "ledger"
-"""Consumer group of the workers on every partition's stream."""
+"""Consumer group of the workers on the stream of every partition."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionKeys:
     """Keys that exist once per partition.
 
-    state   hash: epoch (negative while it is fenced off), blessed_epoch (the last that was not), installation (whose
-            data these are), key_format, max_backlog, backlog (redemptions not yet in the ledger), clock (highest time
-            in ms that a script has used, so that a clock that steps back cannot reopen a window)
-    stream  events of all batches of the partition, in the order in which they happened
+    state   hash: epoch (negative while the partition is fenced off), blessed_epoch (the last one that was not
+            negative), installation (the owner of the data), key_format, max_backlog, backlog (redemptions not yet in
+            the ledger), clock (the highest time in ms that a script has used: a clock that steps back cannot reopen a
+            window)
+    stream  events of all batches of the partition, in the order of the calls
     """
 
     state: str
@@ -40,11 +41,11 @@ class PartitionKeys:
 
     @property
     def probe(self) -> str:
-        """Written to see whether the server takes writes; means nothing, and expires."""
+        """Key that a health check writes to see whether the server accepts writes. It expires by itself."""
         return f"{self.prefix}probe"
 
     def call(self, call_id: str) -> str:
-        """Kept result of one script call, so that a repeated call is recognised."""
+        """Key of the kept result of one script call, by which a repeated call is recognised."""
         return f"{self.prefix}c:{call_id}"
 
 
@@ -55,15 +56,15 @@ def partition_keys(partition: int) -> PartitionKeys:
 
 
 def limit_key(kind: str, subject: str) -> str:
-    """The token bucket of a rate limit: the time in µs at which it is full again, gone when it is.
+    """Return the key of a token bucket, which holds the time in µs at which the bucket is full; a full one has no key.
 
-    A tag of its own: a limit counts what goes to all partitions. Nothing but its tokens hangs on it.
+    It has a hash tag of its own: a rate limit counts requests for all partitions. Nothing but tokens depends on it.
     """
     return f"issuer:{{limits}}:{kind}:{subject}"
 
 
 def partition_of(batch_id: UUID, partitions: int) -> int:
-    """The partition of a batch. Fixed for ever: `partitions` never changes after the first start."""
+    """Return the partition of a batch. It never changes: `partitions` is fixed at the first start."""
     return zlib.crc32(batch_id.bytes) % partitions
 
 
@@ -71,13 +72,13 @@ def partition_of(batch_id: UUID, partitions: int) -> int:
 class BatchKeys:
     """Keys of one batch.
 
-    batch         hash: revision, state (open | ended), paused, starts_at_ms, ends_at_ms, limits, rebuilding; of a
+    batch         hash: revision, state (open | ended), paused, starts_at_ms, ends_at_ms, limits, rebuilding; for a
                   coupon also coupon (how often it may be used, and its terms: see put_batch.lua).
-                  It stays as a tombstone (state=ended) when the batch ends; everything else goes.
-    window_prefix followed by the 16 bytes of the customer's id: that customer's redemption times, 13 digits of
-                  ms each, oldest first, no longer than the rules need. Ids are binary here, and only here and in
-                  `idempotency_prefix`, because these are the keys there are millions of.
-    idempotency_prefix followed by 16 bytes of a hash of customer and Idempotency-Key: the answer that was given.
+                  When the batch ends it stays as a tombstone (state=ended); all other keys are removed.
+    window_prefix followed by the 16 bytes of the customer's id: the redemption times of that customer, 13 digits of
+                  ms each, oldest first, no more than the rules need. Ids are binary here and in
+                  `idempotency_prefix` only, because there may be millions of these keys.
+    idempotency_prefix followed by 16 bytes of a hash of customer and Idempotency-Key: the answer to that key.
     """
 
     batch: str
@@ -85,11 +86,11 @@ class BatchKeys:
     idempotency_prefix: bytes
 
     def pool(self, client_id: UUID) -> str:
-        """Hash of one pool: id, issued, loaded, total."""
+        """Key of the hash of one pool: id, issued, loaded, total."""
         return f"{self.batch}:pool:{client_id}"
 
     def codes(self, client_id: UUID) -> str:
-        """List of the codes of one pool that lie in Redis; the head has seq ``issued + 1``."""
+        """Key of the list of one pool's loaded codes; the head has seq ``issued + 1``."""
         return f"{self.batch}:codes:{client_id}"
 
 
@@ -107,7 +108,7 @@ _GLOB_SPECIAL = re.compile(rb"([*?\[\]\\^])")
 
 
 def batch_patterns(partition: int, batch_id: UUID) -> tuple[bytes, ...]:
-    """SCAN patterns that find every key of a batch but its tombstone."""
+    """Return SCAN patterns that match every key of a batch except its tombstone."""
     keys = batch_keys(partition, batch_id)
     exact = (keys.window_prefix, keys.idempotency_prefix)
     escaped = tuple(_GLOB_SPECIAL.sub(rb"\\\1", prefix) + b"*" for prefix in exact)
@@ -115,12 +116,12 @@ def batch_patterns(partition: int, batch_id: UUID) -> tuple[bytes, ...]:
 
 
 _ANONYMOUS: Final = bytes(17)
-"""Longer than an id, and no key begins with NUL: so no customer's key is ever taken for a key of nobody's."""
+"""Longer than an id, and no Idempotency-Key begins with NUL: the hash of an anonymous request equals no customer's."""
 
 
 def idempotency_hash(customer_id: bytes | None, idempotency_key: str) -> bytes:
-    """What tells one (customer, Idempotency-Key) of a batch from another: 16 bytes, kept in Redis and in the ledger.
+    """Return the 16 bytes that identify a (customer, Idempotency-Key) within a batch, in Redis and in the ledger.
 
-    Without a customer the key alone counts.
+    For an anonymous request the key alone counts.
     """
     return hashlib.sha256((customer_id or _ANONYMOUS) + idempotency_key.encode()).digest()[:16]

@@ -1,4 +1,4 @@
-"""What can become of a redemption, and the one table outcome → HTTP. Outcomes are values; failures are exceptions."""
+"""The outcomes of a request for a code, and the one table outcome → HTTP. Failures are exceptions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 
 class Outcome(StrEnum):
-    """The answers of redeem.lua, word for word, and the ways in which a call can fail (from NOT_READY on)."""
+    """The answers of redeem.lua, word for word; from NOT_READY on, the reasons why a call was not answered by it."""
 
     GRANTED = "GRANTED"
     REPLAYED = "REPLAYED"
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """How an outcome is told over HTTP. `error` is the plain string that integrations compare with."""
+    """The HTTP response of an outcome. `error` is the plain string that integrations compare with."""
 
     status: int
     error: str
@@ -56,7 +56,7 @@ HTTP: Final[dict[Outcome, HttpAnswer]] = {
     Outcome.NOT_REPLICATED: HttpAnswer(503, "not replicated", "not_replicated", 1),
     Outcome.OVERLOADED: HttpAnswer(503, "overloaded", "overloaded", 1),
 }
-"""Every outcome of a redemption but GRANTED and REPLAYED, which are 200 with the code."""
+"""Every outcome of a redemption except GRANTED and REPLAYED, which are 200 with the code."""
 
 COUPON_HTTP: Final[dict[Outcome, HttpAnswer]] = HTTP | {
     Outcome.KEY_REUSED: HttpAnswer(422, "idempotency key was used with another order_id", "idempotency_key_reused"),
@@ -68,4 +68,4 @@ COUPON_HTTP: Final[dict[Outcome, HttpAnswer]] = HTTP | {
     Outcome.SOLD_OUT: HttpAnswer(409, "coupon used up", "coupon_used_up"),
     Outcome.WRONG_PRODUCT: HttpAnswer(409, "wrong product", "wrong_product"),
 }
-"""Every outcome of a consumption but GRANTED and REPLAYED, and but USABLE, which only a look at a coupon has."""
+"""Every outcome of a consumption except GRANTED, REPLAYED, and USABLE, which only a look at a coupon has."""

@@ -1,4 +1,4 @@
-"""The Lua scripts of the package, by name. One file is one atomic act."""
+"""The Lua scripts of the package, by name. One file is one atomic step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One script: its text as packaged and the digest by which EVALSHA calls it."""
+    """One script: its text as packaged, and the digest by which EVALSHA calls it."""
 
     name: str
     text: str

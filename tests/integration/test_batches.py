@@ -32,7 +32,7 @@ from issuer.paging import InvalidCursorError
 from issuer.pools.stock import Stock, batch_stock
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
-from tests.support.recording import batch_hash, bury_all, dying, record, shop_of, words
+from tests.support.recording import batch_hash, failing_after, record, reject_all, shop_of, words
 
 SOON = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -126,9 +126,9 @@ async def test_ended_is_final_but_what_changes_nothing_is_accepted(stores: Store
 
 async def test_what_redis_does_not_know_needs_no_revision_and_what_changes_nothing_no_audit(stores: Stores) -> None:
     batch = await make(stores)
-    renamed = await change(dying(stores, 0), batch.id, name="new name")
+    renamed = await change(failing_after(stores, 0), batch.id, name="new name")
     assert (renamed.name, renamed.revision) == ("new name", 1)
-    await change(dying(stores, 0), batch.id, name="new name", paused=False, ends_at=None)
+    await change(failing_after(stores, 0), batch.id, name="new name", paused=False, ends_at=None)
     entries = (await list_entries(stores.postgres)).items
     assert [entry.action for entry in entries] == ["batch.change", "batch.create"]
     assert entries[0].detail == {"name": {"from": "drop", "to": "new name"}}
@@ -138,14 +138,14 @@ async def test_what_redis_does_not_know_needs_no_revision_and_what_changes_nothi
 async def test_a_change_that_redis_did_not_hear_of_is_brought_there_later(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         with pytest.raises(RedisUnavailableError):
-            await change(dying(stores, 0), shop.batch, expired=True)
+            await change(failing_after(stores, 0), shop.batch, expired=True)
         assert words(shop.redeem()) == ["GRANTED"]
         behind = await find_batch(stores.postgres, shop.batch)
         assert (behind.expired, behind.in_redis) == (True, False)
         await push_batch(stores, shop.batch)
         assert words(shop.redeem()) == ["ENDED"]
         # And one that Redis did hear of, though nobody knows.
-        batch = await make(dying(stores, 0, lost=True), "lost")
+        batch = await make(failing_after(stores, 0, lost=True), "lost")
         assert not batch.in_redis
         await push_batch(stores, batch.id)
         assert (await find_batch(stores.postgres, batch.id)).in_redis
@@ -222,7 +222,7 @@ async def test_stock_accounts_for_every_seq(stores: Stores) -> None:
         shop.redeem(7)
         await record(shop)
         shop.redeem(3)
-        await bury_all(shop)
+        await reject_all(shop)
         shop.redeem(5)
         shop.redeem(2, client_id=second)
         await stores.postgres.execute(
@@ -292,7 +292,7 @@ async def test_freeing_leaves_other_batches_alone_and_can_be_repeated(stores: St
             await record(one)
         await change(stores, shop.batch, expired=True)
         with pytest.raises(RedisUnavailableError):
-            await free_ended_batches(dying(stores, 0, lost=True))
+            await free_ended_batches(failing_after(stores, 0, lost=True))
         assert await free_ended_batches(stores) == 1
         assert words(neighbour.redeem(2, customer=customer)) == ["GRANTED", "LIMIT_REACHED"]
         assert not shop.client.exists(shop.partition.window(shop.batch, customer))

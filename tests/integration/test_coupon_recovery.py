@@ -37,7 +37,7 @@ from issuer.settings import Settings
 from issuer.storage.postgres import PUSH_LOCK, advisory_lock, lock_of
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
-from tests.support.recording import dying
+from tests.support.recording import failing_after
 from tests.support.recovery import blessed_again, drain, engine_of, ready, seqs, verdict
 from tests.support.servers import RedisServer
 
@@ -134,7 +134,7 @@ async def test_a_coupon_stays_closed_until_postgres_knows_that_it_was_opened(
     own_settings: Settings, own_redis: RedisServer, lose: bool
 ) -> None:
     async with open_stores(own_settings) as stores:
-        coupon = await make(dying(stores, 1, lost=True), 100)  # the pool is in Redis, and its maker died of it
+        coupon = await make(failing_after(stores, 1, lost=True), 100)  # the pool is in Redis, but its reply was lost
         assert await stores.postgres.fetchval("SELECT opened FROM pools") is False
         assert await remaining(stores) == 100
         async with engine_of(own_settings, stores) as engine:
@@ -210,13 +210,13 @@ async def test_the_only_use_of_a_customer_is_given_back_with_new_limits_and_in_a
         async with engine_of(own_settings, stores) as engine:
             names = [granted(await use(engine, 1, customer=customer))[0] for customer in customers]
             await drain(stores)
-            away = dying(stores, 0)
-            await reverse_use(away, names[0], client_id=CLIENT, actor="test")
+            without_redis = failing_after(stores, 0)
+            await reverse_use(without_redis, names[0], client_id=CLIENT, actor="test")
             await change_coupon(
                 stores, coupon, lambda _: {"rules": parse_rules({"maxpercustomer": 1, "timelimit": 9})}, actor="t"
             )
             assert len(granted(await use(engine, 2, customer=customers[0]))) == 1
-            await reverse_use(away, names[1], client_id=CLIENT, actor="test")
+            await reverse_use(without_redis, names[1], client_id=CLIENT, actor="test")
             await stores.guardian.check(RecoveryOptions(margin=1))
             await ready(engine)
             assert len(granted(await use(engine, 2, customer=customers[1]))) == 1
@@ -250,7 +250,7 @@ async def test_uses_of_one_moment_are_given_back_one_by_one(own_settings: Settin
             names = granted(await use(engine, 3, customer=customer))  # in one call, so at one time
             await drain(stores)
             with pytest.raises(RedisUnavailableError):
-                await push_dying(stores, names[0])
+                await push_failing(stores, names[0])
             await push_batch(stores, (await find_coupon(stores.postgres, CODE, client_id=CLIENT)).id)
             assert len(granted(await use(engine, 2, customer=customer))) == 1
 
@@ -310,10 +310,12 @@ async def test_a_change_is_made_of_what_is_there_and_not_of_what_was_read_before
         assert (dearer.terms.discount_fixed, dearer.terms.currency) == (Decimal(10), "USD")
 
 
-async def push_dying(stores: Stores, name: str) -> None:
-    """Gives a use back; Redis takes it out of the window, and the process hears nothing of it."""
-    await reverse_use(dying(stores, 0), name, client_id=CLIENT, actor="test")
-    await push_batch(dying(stores, 0, lost=True), (await find_coupon(stores.postgres, CODE, client_id=CLIENT)).id)
+async def push_failing(stores: Stores, name: str) -> None:
+    """Reverse a use; Redis removes it from the window, and the reply is lost."""
+    await reverse_use(failing_after(stores, 0), name, client_id=CLIENT, actor="test")
+    await push_batch(
+        failing_after(stores, 0, lost=True), (await find_coupon(stores.postgres, CODE, client_id=CLIENT)).id
+    )
 
 
 async def test_fewer_uses_than_before_a_loss_do_not_bring_a_number_back(

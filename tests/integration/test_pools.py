@@ -1,4 +1,4 @@
-"""Pools from Postgres to Redis: each code once and in order, whoever loads, dies, or runs at the same time."""
+"""Pools from Postgres to Redis: each code once and in order, with several loaders, killed loaders and late ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 async def in_postgres_only(stores: Stores, batch: Batch, count: int, first: int = 1) -> int:
-    """Codes as they lie in Postgres when their loader died before it reached Redis. Returns the pool's id."""
+    """Store codes as a loader leaves them that is killed before it reaches Redis. Return the pool's id."""
     pool_id = await stores.postgres.fetchval(
         "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3)"
         " ON CONFLICT (batch_id, client_id) DO UPDATE SET total = excluded.total RETURNING id",
@@ -59,17 +59,17 @@ async def in_postgres_only(stores: Stores, batch: Batch, count: int, first: int 
 async def test_a_pool_is_opened_and_loaded_up_to_the_mark(stores: Stores) -> None:
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 3_000)
-    told: list[int] = []
-    loaded = await load_pool(stores, pool_id, progress=told.append)
+    reported: list[int] = []
+    loaded = await load_pool(stores, pool_id, progress=reported.append)
     assert (loaded.pushed, loaded.loaded, loaded.issued, loaded.in_redis) == (HIGH, HIGH, 0, HIGH)
-    assert sum(told) == HIGH
+    assert sum(reported) == HIGH
     assert (await check_agreement(stores, batch.id, A)).total == 3_000
     pool = await find_pool(stores, pool_id)
     assert (pool.opened, pool.loaded, pool.total) == (True, HIGH, 3_000)
     assert (await load_pool(stores, pool_id)).pushed == 0
 
 
-async def test_a_chunk_at_a_time(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_load_in_many_pushes(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "BATCH_SIZE", 7)
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 100)
@@ -88,7 +88,7 @@ async def test_several_loaders_of_one_pool(stores: Stores, monkeypatch: pytest.M
     assert (await check_agreement(stores, batch.id, A)).loaded == HIGH
 
 
-async def test_loaders_while_codes_go_out(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loaders_while_codes_are_issued(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "BATCH_SIZE", 50)
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 4_000)
@@ -117,7 +117,7 @@ async def test_a_top_up_fills_what_runs_low_and_leaves_the_rest(stores: Stores) 
     assert (await check_agreement(stores, batch.id, B)).codes == []
 
 
-async def test_a_top_up_reaches_the_end_and_then_rests(stores: Stores) -> None:
+async def test_a_top_up_reaches_the_end_and_then_has_nothing_to_do(stores: Stores) -> None:
     batch = await new_batch(stores)
     await load(stores, batch, codes("A", 2_345))
     pool_id = await stores.postgres.fetchval("SELECT id FROM pools")
@@ -131,18 +131,18 @@ async def test_a_top_up_reaches_the_end_and_then_rests(stores: Stores) -> None:
     assert waiting == 0
 
 
-async def test_a_top_up_finishes_the_load_of_a_dead_loader(stores: Stores) -> None:
+async def test_a_top_up_finishes_the_load_of_a_killed_loader(stores: Stores) -> None:
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 300)
     assert await top_up(stores) == 300
     assert (await check_agreement(stores, batch.id, A)).loaded == 300
-    # Another one died after the push and before it left its hint.
+    # Another loader was killed between its push and its hint.
     await stores.postgres.execute("UPDATE pools SET loaded = 0 WHERE id = $1", pool_id)
     assert await top_up(stores) == 0
     assert (await find_pool(stores, pool_id)).loaded == 300
 
 
-async def test_a_top_up_tells_redis_a_new_total_before_it_needs_the_codes(stores: Stores) -> None:
+async def test_a_top_up_raises_the_total_in_redis_before_the_codes_are_needed(stores: Stores) -> None:
     batch = await new_batch(stores)
     await load(stores, batch, codes("A", HIGH))
     await in_postgres_only(stores, batch, 100, first=HIGH + 1)
@@ -152,7 +152,7 @@ async def test_a_top_up_tells_redis_a_new_total_before_it_needs_the_codes(stores
     assert (pool.loaded, pool.total) == (HIGH, HIGH + 100)
 
 
-async def test_a_thorough_top_up_does_not_believe_the_hint(stores: Stores) -> None:
+async def test_a_thorough_top_up_ignores_the_hint(stores: Stores) -> None:
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 300)
     await load_pool(stores, pool_id, most=100)
@@ -168,7 +168,7 @@ async def test_a_late_hint_does_not_outlive_an_epoch(stores: Stores) -> None:
     loader = PoolLoader(stores, await find_pool(stores, pool_id), None)
     await loader.open()
     await loader.load(None, give_way=False)
-    # A recovery comes in between: it makes the lists anew, and what we know of them is no longer true.
+    # A recovery comes in between: it empties the lists, and what the loader knows of them is no longer true.
     await stores.postgres.execute("UPDATE installation SET epoch = epoch + 1")
     await loader.leave_hint()
     assert (await find_pool(stores, pool_id)).loaded == 0
@@ -235,7 +235,7 @@ async def test_pools_that_cannot_be_loaded(stores: Stores) -> None:
     assert not (await find_pool(stores, pool_id)).opened
 
 
-async def test_a_full_redis_is_told_and_later_it_goes_on(
+async def test_a_full_redis_is_reported_and_the_load_continues_later(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with RedisServer(tmp_path_factory.mktemp("full-redis")) as server, server.client() as client:

@@ -28,7 +28,7 @@ from issuer.settings import Settings
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 from tests.support.issuing import LedgerShop
-from tests.support.recording import bury_all, record, shop_of, words
+from tests.support.recording import record, reject_all, shop_of, words
 from tests.support.servers import RedisServer
 
 
@@ -106,7 +106,7 @@ async def test_who_got_a_code(stores: Stores) -> None:
         assert place.redeemed_at is not None
 
         (second,) = shop.redeem()
-        await bury_all(shop)
+        await reject_all(shop)
         assert await state_of(shop, second.detail) is CodeState.DEAD_LETTER
         codes = {row["seq"]: row["code"] for row in await stores.postgres.fetch("SELECT seq, code FROM codes")}
         await stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 3, 1)", shop.pool_id)
@@ -172,7 +172,7 @@ async def test_dead_letters_of_an_erased_customer_are_told(stores: Stores) -> No
     async with shop_of(stores) as shop:
         customer = uuid4()
         shop.redeem(2, customer=customer)
-        await bury_all(shop)
+        await reject_all(shop)
         assert (await erase_customer(stores, customer, actor="test")).dead_letters == 2
 
 

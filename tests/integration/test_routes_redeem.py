@@ -18,7 +18,7 @@ from issuer.http.problems.problem import TITLES
 from issuer.settings import Auth, Settings
 from issuer.storage.redis_link import RedisUnavailableError
 from tests.support.api import REDEEM, Api, problem, running_app
-from tests.support.recording import dying
+from tests.support.recording import failing_after
 
 ID = "7A4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"
 
@@ -114,7 +114,7 @@ async def test_a_batch_whose_rules_are_being_changed_says_so(api: Api) -> None:
     stores = api.services.stores
     change = BatchChanges(rules=parse_rules({"maxpercustomer": 1}))
     with pytest.raises(RedisUnavailableError):
-        await change_batch(dying(stores, 1), batch, change, actor="test")
+        await change_batch(failing_after(stores, 1), batch, change, actor="test")
     response = await api.redeem(batch, client)
     assert problem(response, 503, "batch rules are being changed")["code"] == "batch_rebuilding"
     assert response.headers["retry-after"] == "1"

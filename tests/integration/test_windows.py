@@ -1,4 +1,4 @@
-"""New limits count what was redeemed before them, wherever it lies, exactly once."""
+"""New limits count earlier redemptions exactly once, wherever these are stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from issuer.batches.store import BatchChanges, change_batch, find_batch, push_ba
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 from tests.support.issuing import LedgerShop
-from tests.support.recording import batch_hash, bury_all, dying, record, shop_of, words
+from tests.support.recording import batch_hash, failing_after, record, reject_all, shop_of, words
 
 
 def limit(count: int, seconds: int | None = None) -> Rules:
@@ -27,25 +27,25 @@ async def set_rules(stores: Stores, shop: LedgerShop, rules: Rules) -> None:
 
 
 def window(shop: LedgerShop, customer: UUID) -> list[int]:
-    """The times that Redis keeps of a customer."""
+    """Return the redemption times of a customer that Redis has."""
     value: Any = shop.client.get(shop.partition.window(shop.batch, customer))
     times = value or b""
     return [int(times[at : at + 13]) for at in range(0, len(times), 13)]
 
 
 async def spread_four(shop: LedgerShop, customer: UUID) -> None:
-    """One redemption in the ledger, one in the dead letters, one in ledger and stream, one in the stream alone."""
+    """Store four redemptions: in the ledger, in the dead letters, in ledger and stream, in the stream alone."""
     shop.redeem(customer=customer)
     await record(shop)
     shop.redeem(customer=customer)
-    await bury_all(shop)
+    await reject_all(shop)
     shop.redeem(customer=customer)
     await record(shop, ack=False)
     shop.redeem(customer=customer)
 
 
 @pytest.mark.parametrize("seconds", [None, 3600])
-async def test_a_new_limit_counts_every_redemption_once_wherever_it_lies(stores: Stores, seconds: int | None) -> None:
+async def test_a_new_limit_counts_every_redemption_once_wherever_it_is(stores: Stores, seconds: int | None) -> None:
     async with shop_of(stores) as shop:
         reached, almost, other = uuid4(), uuid4(), uuid4()
         await spread_four(shop, reached)
@@ -61,7 +61,7 @@ async def test_a_new_limit_counts_every_redemption_once_wherever_it_lies(stores:
         assert words(shop.redeem(customer=uuid4())) == ["GRANTED"]
 
 
-async def test_the_time_that_a_refusal_tells_is_that_of_the_oldest_redemption(stores: Stores) -> None:
+async def test_the_time_in_a_refusal_is_computed_from_the_oldest_redemption(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         customer = uuid4()
         shop.redeem(customer=customer)
@@ -118,16 +118,16 @@ async def test_many_customers_are_written_in_chunks(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_a_change_that_dies_anywhere_is_finished_by_the_next_push(stores: Stores, lost: bool) -> None:
+async def test_a_change_that_fails_anywhere_is_finished_by_the_next_push(stores: Stores, lost: bool) -> None:
     for calls in range(3):
         async with shop_of(stores) as shop:
             customer = uuid4()
             await spread_four(shop, customer)
             change = BatchChanges(rules=limit(5))
             with pytest.raises(RedisUnavailableError):
-                await change_batch(dying(stores, calls, lost=lost), shop.batch, change, actor="test")
+                await change_batch(failing_after(stores, calls, lost=lost), shop.batch, change, actor="test")
             assert not (await find_batch(stores.postgres, shop.batch)).in_redis
-            # Closed once the first step was done; the last one opens it again.
+            # The first step closes the batch; the last one opens it again.
             done = calls + lost
             expected = {0: "GRANTED", 1: "REBUILDING", 2: "REBUILDING", 3: "LIMIT_REACHED"}[done]
             if done == 3:
@@ -143,26 +143,26 @@ async def test_a_change_that_dies_anywhere_is_finished_by_the_next_push(stores: 
             assert batch_hash(shop) == revision
 
 
-async def test_a_change_that_overtakes_a_dead_one_still_rebuilds(stores: Stores) -> None:
+async def test_a_change_that_overtakes_a_failed_one_still_rebuilds(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         customer = uuid4()
         await spread_four(shop, customer)
         with pytest.raises(RedisUnavailableError):
-            await change_batch(dying(stores, 1), shop.batch, BatchChanges(rules=limit(4)), actor="test")
+            await change_batch(failing_after(stores, 1), shop.batch, BatchChanges(rules=limit(4)), actor="test")
         await change_batch(stores, shop.batch, BatchChanges(paused=True), actor="test")
         assert words(shop.redeem(customer=customer)) == ["PAUSED"]
         await change_batch(stores, shop.batch, BatchChanges(paused=False), actor="test")
         assert words(shop.redeem(customer=customer)) == ["LIMIT_REACHED"]
 
 
-async def test_who_was_overtaken_in_the_middle_does_not_close_the_batch_again(stores: Stores) -> None:
-    """A push that lost its lock wakes up when another one has done its work, and may die at any moment."""
+async def test_a_push_that_was_overtaken_does_not_close_the_batch_again(stores: Stores) -> None:
+    """A push that lost its lock resumes when another one has done the work, and may be killed at any point."""
     async with shop_of(stores) as shop:
         customer = uuid4()
         await set_rules(stores, shop, limit(2))
         shop.redeem(1, customer=customer)
         await stores.postgres.execute("UPDATE batches SET redis_revision = 1")
-        await push_batch(dying(stores, 2), shop.batch)
+        await push_batch(failing_after(stores, 2), shop.batch)
         assert words(shop.redeem(2, customer=customer)) == ["GRANTED", "LIMIT_REACHED"]
         batch = await find_batch(stores.postgres, shop.batch)
         assert batch.redis_revision == batch.revision == 2

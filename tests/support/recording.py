@@ -1,4 +1,4 @@
-"""Brings what lies in a shop's stream into the ledger, as the worker does, but step by step."""
+"""Recording the stream of a shop in the ledger, as the worker does, but step by step."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.support.redeeming import ScriptAnswer
 
 @asynccontextmanager
 async def shop_of(stores: Stores, codes: Sequence[int] = (100,)) -> AsyncIterator[LedgerShop]:
-    """A batch that is open, with so many codes in each of its pools."""
+    """Open a batch with one pool for each number, which is how many codes it has."""
     with plain_client(stores.settings.redis_url.get_secret_value()) as client:
         yield await open_shop(stores, client, codes)
 
 
 async def record(shop: LedgerShop, *, ack: bool = True) -> None:
-    """Writes the stream into the ledger; without `ack` the worker dies before it removes the events."""
+    """Write the stream to the ledger; without `ack` as a worker that is killed before it removes the events."""
     async with shop.stores.postgres.acquire() as connection, connection.transaction():
         recorded = await record_redemptions(connection, shop.columns())
     assert not recorded.rejected
@@ -35,7 +35,7 @@ async def record(shop: LedgerShop, *, ack: bool = True) -> None:
 
 
 async def drain(stores: Stores) -> None:
-    """Writes all streams into the ledger and leaves them as they are."""
+    """Write all streams to the ledger and leave them as they are."""
     for number in range(stores.redis.partitions):
         entries: Any = await stores.redis.client.xrange(partition_keys(number).stream)
         for _, fields in entries:
@@ -43,8 +43,8 @@ async def drain(stores: Stores) -> None:
                 await record_redemptions(connection, decode_event(fields).redemptions)
 
 
-async def bury_all(shop: LedgerShop) -> None:
-    """Puts everything in the stream into the dead letters."""
+async def reject_all(shop: LedgerShop) -> None:
+    """Move everything in the stream to the dead letters."""
     entries: Any = shop.client.xrange(shop.keys.stream)
     for stream_id, fields in entries:
         raw = [part for pair in fields.items() for part in pair]
@@ -67,7 +67,7 @@ def words(answers: Sequence[ScriptAnswer]) -> list[str]:
 
 
 def batch_hash(shop: LedgerShop, batch_id: UUID | None = None) -> dict[str, str]:
-    """What Redis knows of a batch: the shop's, or another one."""
+    """Return the hash of a batch in Redis: the shop's, or another one."""
     wanted = batch_id or shop.batch
     number = partition_of(wanted, shop.stores.redis.partitions)
     name = shop.partition.batch(wanted).batch.replace(f"{{p{shop.number:02d}}}", f"{{p{number:02d}}}")
@@ -76,8 +76,8 @@ def batch_hash(shop: LedgerShop, batch_id: UUID | None = None) -> dict[str, str]
 
 
 @dataclass
-class DyingRedis:
-    """Redis that goes away after so many script calls; `lost` says that the last one ran, but nobody heard of it."""
+class FailingRedis:
+    """A Redis that is unavailable after `calls` script calls; `lost`: one more is executed, and its reply is lost."""
 
     redis: Redis
     calls: int
@@ -100,13 +100,13 @@ class DyingRedis:
         if self.calls < 0:
             if self.lost and self.calls == -1:
                 await self.redis.run(script, keys, args)
-            raise RedisUnavailableError("the test took Redis away")
+            raise RedisUnavailableError("the test made Redis unavailable")
         return await self.redis.run(script, keys, args)
 
 
-def dying(stores: Stores, calls: int, *, lost: bool = False) -> Stores:
-    """The stores with a Redis that goes away."""
-    return replace(stores, redis=cast("Redis", DyingRedis(stores.redis, calls, lost)))
+def failing_after(stores: Stores, calls: int, *, lost: bool = False) -> Stores:
+    """Return the stores with a Redis that becomes unavailable."""
+    return replace(stores, redis=cast("Redis", FailingRedis(stores.redis, calls, lost)))
 
 
 async def record_in_ledger(shop: LedgerShop, redemptions: list[Redemption] | RedemptionColumns) -> RecordResult:

@@ -1,4 +1,4 @@
-"""The event format: what is encoded is decoded, by row and by column, and no bytes can do anything else."""
+"""The event format: what is encoded is decoded, by row and by column, and any bytes are decoded or refused."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from issuer.contract.events import (
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300).filter(lambda text: len(text.encode()) < 65_536)
 customers = st.none() | st.uuids()
 key_hashes = st.none() | st.binary(min_size=1, max_size=32)
-wheres = st.tuples(texts, customers, key_hashes, st.integers(0, 2**32 - 1))
+rows_of_pools = st.tuples(texts, customers, key_hashes, st.integers(0, 2**32 - 1))
 
 
 def encode(pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None, int]]]]) -> bytes:
-    """As redeem.lua does it."""
+    """Encode redemptions as redeem.lua does."""
     data = b""
     for pool_id, first_seq, rows in pools:
         data += b"R %d %d %d\n" % (pool_id, first_seq, len(rows))
@@ -39,7 +39,7 @@ def encode(pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None
 
 
 pools = st.lists(
-    st.tuples(st.integers(1, 2**62), st.integers(1, 2**62), st.lists(wheres, min_size=1, max_size=5)), max_size=4
+    st.tuples(st.integers(1, 2**62), st.integers(1, 2**62), st.lists(rows_of_pools, min_size=1, max_size=5)), max_size=4
 )
 
 
@@ -81,7 +81,7 @@ coupons = st.lists(
 
 
 @given(pools, coupons, st.uuids())
-def test_uses_of_coupons_stand_beside_redemptions(
+def test_an_event_carries_uses_of_coupons_behind_redemptions(
     given_pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None, int]]]],
     given_coupons: list[tuple[int, int, int, list[tuple[str, UUID | None, bytes | None, int]]]],
     call_id: UUID,
@@ -162,7 +162,7 @@ def test_a_damaged_event_is_refused_or_decoded_and_leaves_no_half_rows(data: st.
         ({b"t": b""}, "ValueError"),
     ],
 )
-def test_says_what_is_wrong(changes: dict[bytes, bytes], reason: str) -> None:
+def test_the_error_names_the_fault(changes: dict[bytes, bytes], reason: str) -> None:
     rows: list[tuple[str, UUID | None, bytes | None, int]] = [("a", None, None, 0), ("b", None, None, 0)]
     with pytest.raises(UndecodableEventError, match=reason):
         decode_event(entry(encode([(1, 1, rows)]), 2, uuid.uuid4()) | changes)
