@@ -1,4 +1,4 @@
-"""The Postgres server of the fault suite: its scenarios kill it, so it is not the one that other tests share."""
+"""The Postgres server of the fault suite, which the scenarios kill, so other tests do not share it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coupons, with everything against them. (They are part of the traffic of every other scenario too.)"""
+"""Faults of coupons. (Every other scenario has a coupon in its traffic too.)"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from typing import Final
 
-from tests.faults.play import FaultStage, scenario
+from tests.faults.scenario import ScenarioContext, scenario
 from tests.faults.world import FaultWorld
 from tests.support.servers import wait_until
 
@@ -16,17 +16,17 @@ REQUESTS: Final = 20_000
 
 
 @scenario(coupon_uses=USES, only_coupon=True, clients=64)
-def coupon_used_up_under_kills(stage: FaultStage) -> None:
-    """20,000 requests for 7,000 uses, while Redis and the API processes are killed: 7,000 it is, and each once."""
-    world = stage.world
+def coupon_used_up_under_kills(context: ScenarioContext) -> None:
+    """20,000 requests for 7,000 uses while Redis and the API processes are killed: exactly 7,000 uses are granted."""
+    world = context.world
     while world.traffic.granted < USES - 500 and not _used_up(world):
-        stage.play_on(600)
+        context.run_traffic(600)
         world.fault("redis kill -9")
         world.redis.kill9()
-        api = stage.rng.choice(world.apis)
+        api = context.rng.choice(world.apis)
         world.fault("api kill -9")
         api.kill9()
-        time.sleep(stage.pick(0, 0.2))
+        time.sleep(context.pick(0, 0.2))
         world.redis.start()
         api.start()
     wait_until(lambda: len(world.traffic.attempts) >= REQUESTS, "20,000 requests", 120)
@@ -44,39 +44,39 @@ def _in_ledger(world: FaultWorld) -> int:
 
 
 @scenario(loss=True, missing=True)
-def coupon_uses_reversed_while_redis_is_wiped(stage: FaultStage) -> None:
-    """Reversals before, while and after everything in Redis is lost: each gives one use back, and only one."""
-    world = stage.world
-    for number in range(stage.rounds):
-        stage.play_on()
+def coupon_uses_reversed_while_redis_is_wiped(context: ScenarioContext) -> None:
+    """Reverse uses before, during and after a loss of all Redis data: each reversal returns exactly one use."""
+    world = context.world
+    for number in range(context.rounds):
+        context.run_traffic()
         names = _consumptions(world)[20 * number : 20 * (number + 1)]
-        given_back = sum(_reverse(world, name) == 200 for name in names[:10])
+        reversed_count = sum(_reverse(world, name) == 200 for name in names[:10])
         at = world.fault("redis wiped")
         with world.redis.client() as client:
             client.flushall()
         for name in names:
             _reverse(world, name)
-        world.await_good(at)
+        world.await_code(at)
         for name in names:
             status = _reverse(world, name)
             if status not in (404, 409):
-                raise RuntimeError(f"a reversal that was made, or is of a lost use, answers {status}")
-        if given_back == 0:
-            raise RuntimeError("nothing was given back before the loss")
+                raise RuntimeError(f"a repeated reversal, or one of a lost use, returned {status}")
+        if reversed_count == 0:
+            raise RuntimeError("no use was reversed before the loss")
 
 
 def _consumptions(world: FaultWorld) -> list[str]:
-    """Ids of uses that customers were told of, the first ones first: those are in the ledger."""
+    """Return the ids of granted uses, the oldest first: those are in the ledger."""
     wait_until(lambda: _in_ledger(world) > 40, "uses are in the ledger")
     return [
         attempt.answer
         for attempt in list(world.traffic.attempts)
-        if attempt.wish.shop.code and attempt.status == 200 and not attempt.replayed
+        if attempt.request.batch.code and attempt.status == 200 and not attempt.replayed
     ]
 
 
 def _reverse(world: FaultWorld, name: str) -> int:
-    """The last status of a reversal that is asked for until it is known."""
+    """Repeat a reversal until its outcome is known. Return the status."""
     url = f"http://127.0.0.1:{world.traffic.ports[0]}/coupon/consume/{name}/reverse"
     deadline = time.monotonic() + 30
     while True:

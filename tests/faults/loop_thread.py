@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own: customers and proxies go on while the scenario waits for a server to start."""
+"""An event loop in a thread of its own: traffic and proxies run while the scenario waits for a server to start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """Runs coroutines for the main thread. Servers are started by the main thread only (they die with theirs)."""
+    """Runs coroutines for the main thread. Servers are started by the main thread, whose exit kills them."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -31,11 +31,11 @@ class LoopThread:
         self.loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs it there and waits for its result."""
+        """Run a coroutine on the loop and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Calls a plain function there, between two steps of everything else."""
+        """Call a function on the loop and return its result; no coroutine runs meanwhile."""
 
         async def once() -> T:
             return function()

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.mutants`: breaks a copy of the program in each way and says which test noticed."""
+"""`python -m tests.faults.mutants`: apply each mutation to a copy of the program and print the test that killed it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.faults.mutations import MUTATIONS, Mutation
 
 ROOT: Final = Path(__file__).parents[2]
 LIMIT_S: Final = 300
-TOO_LATE: Final = "did not come to an end"
+TIMED_OUT: Final = f"did not end within {LIMIT_S} s"
 
 
 @dataclass(frozen=True, slots=True)
-class Caught:
-    """What noticed a mutation. `by` empty: nothing did."""
+class MutantResult:
+    """The scenario or test that killed a mutant. `killed_by` is empty if it survived."""
 
     mutation: str
-    by: str
+    killed_by: str
     how: str
     seconds: float
 
@@ -44,24 +44,24 @@ def _copy(mutation: Mutation, to: Path) -> None:
 
 
 def _run(command: list[str], directory: Path) -> tuple[int, str]:
-    """Runs in the copy: its packages come first because the working directory does."""
+    """Run a command in the copy, whose packages take precedence because it is the working directory."""
     try:
         done = subprocess.run(
             launch_command(command, death_signal=signal.SIGTERM), cwd=directory, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return 1, TOO_LATE
+        return 1, TIMED_OUT
     return done.returncode, done.stdout + done.stderr
 
 
-def _not_a_catch(mutation: Mutation, what: str, text: str) -> SystemExit:
-    """A copy that does not even start would fail every test, and no test would have noticed anything."""
-    return SystemExit(f"{mutation.name}: {what} could not be played:\n{text[-2_000:]}")
+def _invalid_run(mutation: Mutation, what: str, text: str) -> SystemExit:
+    """A copy that does not start fails every test without any test having detected the mutation."""
+    return SystemExit(f"{mutation.name}: {what} could not be run:\n{text[-2_000:]}")
 
 
-def attack(mutation: Mutation, seeds: int) -> Caught:
-    """Runs what should notice the mutation, until something does."""
+def run_mutant(mutation: Mutation, seeds: int) -> MutantResult:
+    """Run the scenarios and tests of a mutation until one of them fails."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="issuer-mutant-") as name:
         directory = Path(name)
@@ -70,35 +70,36 @@ def attack(mutation: Mutation, seeds: int) -> Caught:
             for scenario in mutation.scenarios:
                 status, text = _run([sys.executable, "-m", "tests.faults", scenario, str(seed), "2"], directory)
                 if status != 0:
-                    if text != TOO_LATE and ("violations=[" not in text or "the play broke off" in text):
-                        raise _not_a_catch(mutation, scenario, text)
+                    if text != TIMED_OUT and ("violations=[" not in text or "the scenario was aborted" in text):
+                        raise _invalid_run(mutation, scenario, text)
                     how = text[text.find("violations=[") + 13 :].split("', '")[0][:160].replace("\n", " ")
-                    return Caught(mutation.name, f"{scenario}, seed {seed}", how, time.monotonic() - started)
+                    return MutantResult(mutation.name, f"{scenario}, seed {seed}", how, time.monotonic() - started)
         for test in mutation.tests:
             status, text = _run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test], directory)
             failed = [line for line in text.splitlines() if line.startswith("FAILED")]
-            if status not in (0, 1):  # no such test, or one that cannot be imported
-                raise _not_a_catch(mutation, test, text)
+            if status not in (0, 1):  # the test does not exist or cannot be imported
+                raise _invalid_run(mutation, test, text)
             if status != 0:
                 node, _, how = (failed or [f"FAILED {test} - {text[-200:]}"])[0][7:].partition(" - ")
-                return Caught(mutation.name, node, how[:160], time.monotonic() - started)
-    return Caught(mutation.name, "", "", time.monotonic() - started)
+                return MutantResult(mutation.name, node, how[:160], time.monotonic() - started)
+    return MutantResult(mutation.name, "", "", time.monotonic() - started)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="mutations whose name holds this")
-    parser.add_argument("--seeds", type=int, default=2, help="how often each scenario may try")
+    parser.add_argument("--only", default="", help="run only mutations whose name contains this text")
+    parser.add_argument("--seeds", type=int, default=2, help="number of seeds for each scenario")
     options = parser.parse_args()
-    missed = 0
+    survived = 0
     for mutation in MUTATIONS:
         if options.only in mutation.name:
-            caught = attack(mutation, options.seeds)
-            missed += not caught.by
+            result = run_mutant(mutation, options.seeds)
+            survived += not result.killed_by
             print(
-                f"{mutation.name}: {caught.by or 'NOT NOTICED'} after {caught.seconds:.0f} s: {caught.how}", flush=True
+                f"{mutation.name}: {result.killed_by or 'SURVIVED'} after {result.seconds:.0f} s: {result.how}",
+                flush=True,
             )
-    return 1 if missed else 0
+    return 1 if survived else 0
 
 
 if __name__ == "__main__":

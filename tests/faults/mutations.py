@@ -1,4 +1,4 @@
-"""Changes of the program that each break a promise, and the tests that are expected to notice, the likeliest first."""
+"""Mutations of the program that each break a promise, and the tests that are expected to fail, the likeliest first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """`old` stands exactly once in the file."""
+    """The replacement of `old`, which occurs exactly once in the file, by `new`."""
 
     file: str
     old: str
@@ -17,7 +17,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """`scenarios` are played one after another, `tests` (for pytest) run when none of them has noticed."""
+    """Edits and the scenarios that are run one after another, then, if none fails, the `tests` (for pytest)."""
 
     name: str
     edits: tuple[Edit, ...]
@@ -30,7 +30,7 @@ WORKER: Final = "sync_worker/worker.py"
 
 MUTATIONS: Final = (
     Mutation(
-        "ack before insert",
+        "worker acks before it inserts",
         (
             Edit(
                 WORKER,
@@ -43,7 +43,7 @@ MUTATIONS: Final = (
         ("worker_killed_before_insert", "worker_killed"),
     ),
     Mutation(
-        "no fence: any server is believed to be the blessed one",
+        "no fence: every server is taken for the blessed one",
         (
             Edit(
                 "issuer/storage/incarnation.py",
@@ -54,7 +54,7 @@ MUTATIONS: Final = (
         ("old_data_restored_processes_ahead", "postgres_down_while_redis_restarts", "old_data_restored_ledger_ahead"),
     ),
     Mutation(
-        "calendar windows (a counter for each, as with INCR) instead of sliding ones",
+        "fixed windows instead of sliding ones",
         (
             Edit(
                 REDEEM,
@@ -66,12 +66,12 @@ MUTATIONS: Final = (
         ("api_killed", "worker_killed", "backlog_lowered_under_load"),
     ),
     Mutation(
-        "no call id: a repeated call is not recognised",
+        "call ids are ignored: a repeated call is not recognised",
         (Edit(REDEEM, "if kept then\n", "if false then\n"),),
         ("network_api_to_redis",),
     ),
     Mutation(
-        "what may have run is sent again as something new, as the driver's own retries do",
+        "calls of unknown outcome are repeated with a new call id",
         (
             Edit(
                 "issuer/engine/engine.py",
@@ -104,7 +104,7 @@ MUTATIONS: Final = (
         ("redis_killed", "api_killed"),
     ),
     Mutation(
-        "the group begins at $",
+        "the consumer group starts at $",
         (Edit("issuer/contract/lua/bless_partition.lua", "ARGV[5], '0', 'MKSTREAM'", "ARGV[5], '$', 'MKSTREAM'"),),
         ("group_destroyed",),
     ),
@@ -121,7 +121,7 @@ MUTATIONS: Final = (
         ("tests/integration/test_ledger.py",),
     ),
     Mutation(
-        "trim in two commands",
+        "acked entries are trimmed in two commands",
         (
             Edit(
                 "issuer/contract/lua/ack_events.lua",
@@ -142,16 +142,16 @@ MUTATIONS: Final = (
                 "        return removed\n",
             ),
         ),
-        ("two_workers_killed", "two_workers_fight", "two_workers_killed", "two_workers_killed"),
+        ("two_workers_killed", "two_workers_one_frozen", "two_workers_killed", "two_workers_killed"),
         ("tests/integration/test_worker.py",),
     ),
     Mutation(
-        "fsync everysec is taken for durable",
+        "appendfsync everysec counts as durable",
         (Edit("issuer/recovery/inspection.py", "if not (now.durable and before.durable):", "if False:"),),
         ("everysec_power_cut", "everysec_tail_lost"),
     ),
     Mutation(
-        "pending entries are looked for at the start only",
+        "pending entries are read at start only",
         (
             Edit(
                 WORKER,
@@ -162,7 +162,7 @@ MUTATIONS: Final = (
         ("worker_killed_before_insert", "two_workers_killed", "network_worker_to_redis"),
     ),
     Mutation(
-        "the epoch is not checked by the redeem script",
+        "the redeem script does not check the epoch",
         (Edit(REDEEM, "if state[1] ~= ARGV[1] then", "if false then"),),
         ("recovery_ordered_under_load", "redis_flushed"),
         ("tests/conformance/test_redeem_model.py", "tests/integration/test_recovery.py"),
@@ -184,7 +184,7 @@ MUTATIONS: Final = (
         ("redis_wiped_worker_behind", "two_losses_in_a_row"),
     ),
     Mutation(
-        "the worker acknowledges on a foreign incarnation",
+        "the worker acks on an incarnation that is not blessed",
         (
             Edit("sync_worker/writer.py", "if row is None or (row[", "if False and (row["),
             Edit(
@@ -193,7 +193,7 @@ MUTATIONS: Final = (
                 "",
             ),
         ),
-        ("old_primary_runs_into_its_bound", "old_primary_lives_on"),
+        ("old_primary_reaches_its_bound", "old_primary_keeps_running"),
         ("tests/integration/test_worker.py",),
     ),
     Mutation(
@@ -218,17 +218,17 @@ MUTATIONS: Final = (
         ("tests/conformance/test_redeem_script.py",),
     ),
     Mutation(
-        "a drained pool is called sold out",
+        "a pool that is empty in Redis is reported as sold out",
         (Edit(REDEEM, "    return 'REFILLING'\n", "    return 'SOLD_OUT'\n"),),
-        ("pools_run_dry",),
+        ("pools_exhausted_in_redis",),
     ),
     Mutation(
-        "no idempotency look-up",
+        "Idempotency-Keys are not looked up",
         (Edit(REDEEM, "if not answer then return nil end", "if true then return nil end"),),
         ("api_killed",),
     ),
     Mutation(
-        "nobody asks the API processes what they saw",
+        "the witnesses of the API processes are ignored",
         (
             Edit(
                 "issuer/recovery/recovery.py",
@@ -239,12 +239,12 @@ MUTATIONS: Final = (
         ("old_data_restored_processes_ahead",),
     ),
     Mutation(
-        "a frozen recovery is waited for",
+        "a frozen recovery is not interrupted",
         (Edit("issuer/recovery/lock.py", "SILENT_FOR: Final = 3\n", "SILENT_FOR: Final = 3_000\n"),),
         ("recovery_frozen",),
     ),
     Mutation(
-        "limits are forgotten with a lost Redis",
+        "limits are not restored after a loss",
         (Edit("issuer/batches/windows.py", "    if span is None:\n        return 0\n", "    return 0\n"),),
         ("redis_wiped", "two_losses_in_a_row", "redis_wiped_with_journal"),
     ),
@@ -259,7 +259,7 @@ MUTATIONS: Final = (
         ("coupon_uses_reversed_while_redis_is_wiped",),
     ),
     Mutation(
-        "a use is given back as often as somebody asks",
+        "a use can be reversed repeatedly",
         (Edit("issuer/coupons/reversal.py", "        if reversed_at is None:\n", "        if False:\n"),),
         ("coupon_uses_reversed_while_redis_is_wiped",),
     ),

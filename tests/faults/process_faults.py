@@ -1,4 +1,4 @@
-"""API processes, workers, loaders and Postgres die or are frozen."""
+"""Faults of processes: API processes, workers, loaders and Postgres are killed or frozen."""
 
 from __future__ import annotations
 
@@ -7,71 +7,71 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.faults.play import FaultStage, scenario, start_again
+from tests.faults.scenario import ScenarioContext, scenario, start_again
 from tests.faults.world import FaultWorld, wait_for_more
 from tests.support.servers import wait_until
 
 
 @scenario()
-def api_killed(stage: FaultStage) -> None:
-    """kill -9 of an API process: customers with keys ask another one and get the same code."""
-    world = stage.world
-    for _ in range(3 * stage.rounds):
-        stage.play_on(200)
+def api_killed(context: ScenarioContext) -> None:
+    """kill -9 of an API process: customers repeat their requests with the key at another one and get the same code."""
+    world = context.world
+    for _ in range(3 * context.rounds):
+        context.run_traffic(200)
         world.fault("api kill -9")
-        api = stage.rng.choice(world.apis)
+        api = context.rng.choice(world.apis)
         api.kill9()
-        time.sleep(stage.pick(0, 0.2))
+        time.sleep(context.pick(0, 0.2))
         api.start()
 
 
 @scenario()
-def api_stopped(stage: FaultStage) -> None:
-    """SIGTERM under load: what is in flight is answered, new requests are refused, the process ends in time."""
-    world = stage.world
-    for _ in range(2 * stage.rounds):
-        stage.play_on(200)
+def api_stopped(context: ScenarioContext) -> None:
+    """SIGTERM under load: what is in flight is answered, new requests are refused, the process exits in time."""
+    world = context.world
+    for _ in range(2 * context.rounds):
+        context.run_traffic(200)
         world.fault("api SIGTERM")
-        api = stage.rng.choice(world.apis)
+        api = context.rng.choice(world.apis)
         api.stop()
         api.start()
 
 
 @scenario()
-def worker_killed(stage: FaultStage) -> None:
-    """kill -9 of the worker at any moment."""
-    world = stage.world
-    for _ in range(4 * stage.rounds):
-        stage.play_on(150)
+def worker_killed(context: ScenarioContext) -> None:
+    """kill -9 of the worker at a random moment."""
+    world = context.world
+    for _ in range(4 * context.rounds):
+        context.run_traffic(150)
         world.fault("worker kill -9")
         world.workers[0].kill9()
         world.workers[0].start()
 
 
 @scenario()
-def worker_killed_before_insert(stage: FaultStage) -> None:
-    """It has read entries, and holds them, when it dies."""
-    world = stage.world
-    for _ in range(stage.rounds):
-        stage.play_on()
+def worker_killed_before_insert(context: ScenarioContext) -> None:
+    """The worker is killed between reading entries and inserting them."""
+    world = context.world
+    for _ in range(context.rounds):
+        context.run_traffic()
         with world.locking("redemptions"):
-            world.wait_until_wanted("redemptions")
+            world.wait_until_blocked("redemptions")
             world.fault("worker kill -9 before insert")
             world.workers[0].kill9()
         world.workers[0].start()
 
 
 @scenario()
-def worker_killed_before_ack(stage: FaultStage) -> None:
-    """The ledger has its entries, the stream has them too."""
-    world = stage.world
-    for _ in range(stage.rounds):
-        stage.play_on()
+def worker_killed_before_ack(context: ScenarioContext) -> None:
+    """The worker is killed between commit and ack: its entries are in the ledger and in the stream."""
+    world = context.world
+    for _ in range(context.rounds):
+        context.run_traffic()
         with world.locking("redemptions"):
-            world.wait_until_wanted("redemptions")
+            world.wait_until_blocked("redemptions")
             world.redis.freeze()
             world.fault("worker kill -9 before ack")
-        # Its commit reaches Postgres, its ack does not reach Redis.
+        # The commit reaches Postgres; the ack cannot reach the frozen Redis.
         wait_until(lambda: not world.sql(_IN_TRANSACTION), "the worker has committed")
         world.workers[0].kill9()
         world.redis.thaw()
@@ -84,88 +84,88 @@ WHERE datname = current_database() AND application_name = 'issuer sync_worker' A
 
 
 @scenario(workers=2, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
-def two_workers_fight(stage: FaultStage) -> None:
-    """One is frozen with entries in hand, the other takes them over, the first goes on where it was."""
-    world = stage.world
+def two_workers_one_frozen(context: ScenarioContext) -> None:
+    """One worker is frozen while it holds entries, the other takes them over, then the first one continues."""
+    world = context.world
     frozen, other = world.workers
-    for _ in range(stage.rounds):
-        stage.play_on()
+    for _ in range(context.rounds):
+        context.run_traffic()
         with world.locking("redemptions"):
-            world.wait_until_wanted("redemptions")
+            world.wait_until_blocked("redemptions")
             world.fault("two workers, one frozen")
             frozen.freeze()
-        time.sleep(stage.pick(0.5, 3))
+        time.sleep(context.pick(0.5, 3))
         frozen.thaw()
         other.kill9()
         other.start()
 
 
 @scenario()
-def postgres_killed(stage: FaultStage) -> None:
-    """kill -9 of Postgres: redemptions go on, the worker catches up."""
-    world = stage.world
-    for _ in range(stage.rounds):
-        stage.play_on()
+def postgres_killed(context: ScenarioContext) -> None:
+    """kill -9 of Postgres: redemptions continue and the worker catches up."""
+    world = context.world
+    for _ in range(context.rounds):
+        context.run_traffic()
         at = world.fault("postgres kill -9")
         world.postgres.kill9()
-        time.sleep(stage.pick(0, 0.5))
+        time.sleep(context.pick(0, 0.5))
         start_again(world.postgres)
-        world.await_good(at)
+        world.await_code(at)
 
 
 @scenario(environment={"ISSUER_MAX_BACKLOG": "80"})
-def postgres_away_beyond_the_backlog(stage: FaultStage) -> None:
-    """Redemptions go on until the backlog is full, then 503; nothing is lost and the worker catches up by itself."""
-    world = stage.world
-    for _ in range(stage.rounds):
-        stage.play_on(60)
-        world.fault("postgres away, backlog full")
+def postgres_down_until_backlog_full(context: ScenarioContext) -> None:
+    """Redemptions continue until the backlog is full, then 503; nothing is lost and the worker catches up."""
+    world = context.world
+    for _ in range(context.rounds):
+        context.run_traffic(60)
+        world.fault("postgres down, backlog full")
         world.postgres.stop()
         wait_for_more(lambda: world.traffic.refused("backlog_full"), 30, "the backlog is full")
         world.postgres.start()
-        world.await_good(time.monotonic())
+        world.await_code(time.monotonic())
 
 
 @scenario()
-def backlog_lowered_under_load(stage: FaultStage) -> None:
+def backlog_lowered_under_load(context: ScenarioContext) -> None:
     """`issuer max-backlog` while customers redeem and the worker is behind."""
-    world = stage.world
-    for _ in range(stage.rounds):
-        for bound in (stage.rng.randint(50, 300), 2_000):
-            stage.play_on(150)
+    world = context.world
+    for _ in range(context.rounds):
+        for bound in (context.rng.randint(50, 300), 2_000):
+            context.run_traffic(150)
             world.fault("max_backlog changed")
             done = world.run_issuer("max-backlog", str(bound))
             assert done.returncode == 0, done.stderr
-            world.await_good(time.monotonic())
+            world.await_code(time.monotonic())
 
 
 @scenario(dead_letters=True)
-def poisoned_entries(stage: FaultStage) -> None:
-    """Entries that are no events of ours, among good ones: they are kept aside and hold nobody up."""
-    world = stage.world
-    poison: list[dict[str | bytes, str | bytes]] = [
+def unreadable_entries(context: ScenarioContext) -> None:
+    """Unreadable entries among valid events become dead letters and do not delay the others."""
+    world = context.world
+    unreadable: list[dict[str | bytes, str | bytes]] = [
         {"v": "1", "e": "1", "t": "x", "c": "nonsense", "n": "1", "d": b"\xff\xfe"},
         {"hello": "world"},
         {"v": "1", "e": "1", "t": "1", "c": "0" * 32, "n": "1", "d": b"R 999999999999999999999999 1 1\n\x00\x01A"},
         {"v": "2", "e": "1", "t": "1", "c": "0" * 32, "n": "0", "d": b""},
     ]
-    for _ in range(stage.rounds):
-        for fields in poison:
-            stage.play_on(60)
-            world.fault("poisoned entry")
+    for _ in range(context.rounds):
+        for fields in unreadable:
+            context.run_traffic(60)
+            world.fault("unreadable entry")
             with world.redis.client() as client:
-                client.xadd(f"issuer:{{p{stage.rng.randrange(4):02d}}}:stream", fields)
+                client.xadd(f"issuer:{{p{context.rng.randrange(4):02d}}}:stream", fields)
 
 
 @scenario()
-def loader_killed(stage: FaultStage) -> None:
-    """`issuer preload` killed anywhere, then run again: every code of the file is there, once."""
-    world = stage.world
-    for number in range(stage.rounds):
+def loader_killed(context: ScenarioContext) -> None:
+    """`issuer preload` is killed at a random moment and run again: every code of the file is loaded once."""
+    world = context.world
+    for number in range(context.rounds):
         file = _write_codes(world.directory / f"codes-{number}.csv", number, world)
         for _ in range(3):
             loader = subprocess.Popen(_preload(world, file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(stage.rng.uniform(0.4, 2.0))
+            time.sleep(context.rng.uniform(0.4, 2.0))
             world.fault("loader kill -9")
             loader.kill()
             loader.wait()
@@ -173,10 +173,10 @@ def loader_killed(stage: FaultStage) -> None:
 
 
 @scenario()
-def loader_killed_at_each_step(stage: FaultStage) -> None:
-    """Killed while it copies, while it numbers, and before Redis has the codes."""
-    world = stage.world
-    for number in range(stage.rounds):
+def loader_killed_at_each_step(context: ScenarioContext) -> None:
+    """`issuer preload` is killed while it copies, while it assigns seqs, and before the codes are in Redis."""
+    world = context.world
+    for number in range(context.rounds):
         file = _write_codes(world.directory / f"codes-{number}.csv", 100 + number, world)
         for table in ("codes", "pools", "audit_log"):
             with world.locking(table):
@@ -189,29 +189,29 @@ def loader_killed_at_each_step(stage: FaultStage) -> None:
 
 
 def _wait_for_loader(loader: subprocess.Popen[bytes], table: str, world: FaultWorld) -> None:
-    wait_until(lambda: loader.poll() is not None or world.someone_waits_for(table), f"the loader is at {table}")
+    wait_until(lambda: loader.poll() is not None or world.has_blocked_process(table), f"the loader waits for {table}")
 
 
 def _write_codes(file: Path, number: int, world: FaultWorld) -> Path:
     lines = ["client_id,code"]
-    lines += [f"{world.shops[0].clients[0]},more-{number}-{n}" for n in range(15_000)]
+    lines += [f"{world.batches[0].clients[0]},more-{number}-{n}" for n in range(15_000)]
     file.write_text("\n".join(lines) + "\n")
     return file
 
 
 def _preload(world: FaultWorld, file: Path) -> list[str]:
-    return world.issuer_command("preload", str(file), "--batch-id", str(world.shops[0].batch_id))
+    return world.issuer_command("preload", str(file), "--batch-id", str(world.batches[0].batch_id))
 
 
 def _finish_load(world: FaultWorld, file: Path) -> None:
     done = subprocess.run(_preload(world, file), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     like = file.read_text().splitlines()[1].partition(",")[2].rpartition("-")[0] + "-%"
-    (there,) = world.sql("SELECT count(*) AS n FROM codes WHERE code LIKE $1", like)
-    assert there["n"] == 15_000, f"{there['n']} of 15000 codes"
+    (found,) = world.sql("SELECT count(*) AS n FROM codes WHERE code LIKE $1", like)
+    assert found["n"] == 15_000, f"{found['n']} of 15000 codes"
     (seqs,) = world.sql(
         "SELECT count(*) AS n, max(c.seq) AS top, max(p.total) AS total FROM codes c JOIN pools p ON p.id = c.pool_id"
-        " WHERE p.batch_id = $1 AND p.client_id = $2", world.shops[0].batch_id, world.shops[0].clients[0],
+        " WHERE p.batch_id = $1 AND p.client_id = $2", world.batches[0].batch_id, world.batches[0].clients[0],
     )  # fmt: skip
     assert seqs["n"] == seqs["top"] == seqs["total"], f"the seqs have gaps: {dict(seqs)}"
 
@@ -226,9 +226,9 @@ time.time_ns = lambda: _time_ns() + int(_offset * 1e9)
 
 
 @scenario(apis=1)
-def clocks_of_api_processes_off(stage: FaultStage) -> None:
-    """One an hour ahead, one an hour behind: only Redis' clock counts."""
-    world = stage.world
+def api_clocks_skewed(context: ScenarioContext) -> None:
+    """One clock is an hour ahead, one an hour behind: only the clock of Redis counts."""
+    world = context.world
     site = world.directory / "site"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(_SKEWED)
@@ -237,35 +237,35 @@ def clocks_of_api_processes_off(stage: FaultStage) -> None:
         world.add_api(environment={"PYTHONPATH": path, "CLOCK_OFFSET_S": str(offset_s)}) for offset_s in (3600, -3600)
     ]
     world.traffic.ports = world.ports()
-    for _ in range(2 * stage.rounds):
-        stage.play_on()
-        at = world.fault("api clock off")
-        api = stage.rng.choice(skewed)
+    for _ in range(2 * context.rounds):
+        context.run_traffic()
+        at = world.fault("api clock skewed")
+        api = context.rng.choice(skewed)
         api.kill9()
         api.environment["CLOCK_OFFSET_S"] = str(-int(api.environment["CLOCK_OFFSET_S"]))
         api.start()
-        world.await_good(at)
+        world.await_code(at)
 
 
 @scenario(workers=2, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
-def two_workers_killed(stage: FaultStage) -> None:
-    """Two workers share the streams, and now the one, now the other dies."""
-    world = stage.world
-    for _ in range(4 * stage.rounds):
-        stage.play_on(150)
+def two_workers_killed(context: ScenarioContext) -> None:
+    """Two workers share the streams, and either of them is killed."""
+    world = context.world
+    for _ in range(4 * context.rounds):
+        context.run_traffic(150)
         world.fault("worker kill -9, two of them")
-        worker = stage.rng.choice(world.workers)
+        worker = context.rng.choice(world.workers)
         worker.kill9()
         worker.start()
 
 
 @scenario(environment={"ISSUER_POOL_HIGH_WATER": "40"})
-def pools_run_dry(stage: FaultStage) -> None:
-    """Redis has a few codes of each pool, and nobody is there to bring more: refilling, never sold out."""
-    world = stage.world
-    for _ in range(stage.rounds):
-        stage.play_on(100)
-        world.fault("pools run dry")
+def pools_exhausted_in_redis(context: ScenarioContext) -> None:
+    """The pools in Redis are used up while no worker tops them up: `pool refilling`, never sold out."""
+    world = context.world
+    for _ in range(context.rounds):
+        context.run_traffic(100)
+        world.fault("pools exhausted in redis")
         world.workers[0].kill9()
         wait_for_more(
             lambda: world.traffic.refused("pool_refilling") + world.traffic.refused("sold_out"),
@@ -273,4 +273,4 @@ def pools_run_dry(stage: FaultStage) -> None:
             "the pools are empty",
         )
         world.workers[0].start()
-        world.await_good(time.monotonic())
+        world.await_code(time.monotonic())

@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves on command: cuts, delays, swallows, truncates, or takes calls and says nothing."""
+"""A TCP proxy that injects faults: resets, delays, held data, lost and truncated replies, silence."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class _Pair:
 
 
 class Proxy:
-    """Between somebody and `target` (a port on this machine). Methods may be called from any thread.
+    """A proxy for `target` (a port on this machine). Methods may be called from any thread.
 
-    Nobody hears of a connection's end while its direction is held: a real network in pieces loses the FIN too.
+    While a direction is held, the end of a connection is not forwarded either: a broken network also loses the FIN.
     """
 
     def __init__(self, thread: LoopThread, target: int) -> None:
         self._thread = thread
         self.target = target
         self._pairs: set[_Pair] = set()
-        # A task that waits for a stream is held by nobody else: it would be swept away with its connection.
+        # The loop references tasks only weakly; without this set a task could be garbage-collected with its connection.
         self._pumps: set[asyncio.Task[None]] = set()
         self._mute = False
         self._delay_s = 0.0
@@ -59,19 +59,19 @@ class Proxy:
         self._thread.call(end)
 
     def cut(self) -> int:
-        """Resets every connection (RST to both ends). Returns how many there were."""
+        """Reset every connection (RST to both ends). Return their number."""
         return self._thread.call(self._cut_now)
 
     @contextmanager
     def holding(self, *directions: str) -> Iterator[None]:
-        """Nothing passes in `up` (to the server), in `down`, or in both; new connections open and hear nothing."""
+        """Hold all data in `up` (to the server), in `down`, or in both. New connections are accepted."""
         gates = [self._gates[direction] for direction in directions]
 
         def close() -> None:
             for gate in gates:
                 gate.clear()
 
-        def open_again() -> None:
+        def reopen() -> None:
             for gate in gates:
                 gate.set()
 
@@ -79,11 +79,11 @@ class Proxy:
         try:
             yield
         finally:
-            self._thread.call(open_again)
+            self._thread.call(reopen)
 
     @contextmanager
     def mute(self) -> Iterator[None]:
-        """New connections are accepted and never answered; those there are, are cut."""
+        """Accept new connections without answering them; reset the present ones."""
         self._mute = True
         self.cut()
         try:
@@ -94,7 +94,7 @@ class Proxy:
 
     @contextmanager
     def delaying(self, delay_s: float) -> Iterator[None]:
-        """Each piece of data waits, in both directions."""
+        """Delay all data, in both directions."""
         self._delay_s = delay_s
         try:
             yield
@@ -102,16 +102,16 @@ class Proxy:
             self._delay_s = 0.0
 
     def truncate_next_reply(self, length: int) -> None:
-        """Of the next data from the server only `length` bytes pass, then the connection is reset."""
+        """Forward only `length` bytes of the next data from the server, then reset the connection."""
         self._truncate_to = length
 
     def reset_after(self, request: bytes) -> None:
-        """The next data to the server that hold `request` pass, then its answer is lost: the connection is reset."""
+        """Forward the next data to the server that contain `request`, then reset the connection: its reply is lost."""
         self._reset_after = request
 
     @property
     def is_armed(self) -> bool:
-        """Whether a fault ordered by the two methods above has not happened yet."""
+        """Return whether a fault requested by the two methods above has not occurred yet."""
         return self._truncate_to is not None or self._reset_after is not None
 
     def _cut_now(self) -> int:
@@ -168,7 +168,7 @@ class Proxy:
                 await writer.drain()
                 if direction == "up" and self._reset_after is not None and self._reset_after in data:
                     self._reset_after = None
-                    await asyncio.sleep(0.02)  # long enough for the server to do it; the answer is lost below
+                    await asyncio.sleep(0.02)  # long enough for the server to carry it out; the reply is lost below
                     self._reset(pair)
                     return
         except OSError:

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.soak --minutes 60`: every scenario again and again, rare faults first, and the totals."""
+"""`python -m tests.faults.soak --minutes 60`: run scenarios repeatedly, rare faults first, and print the totals."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Final
 
-from tests.faults import scenarios
+from tests.faults import all_scenarios
 from tests.faults.fault_postgres import fault_postgres
-from tests.faults.play import SCENARIOS, Played, play
-from tests.faults.totals import LEAST, Totals
+from tests.faults.scenario import SCENARIOS, ScenarioResult, run_scenario
+from tests.faults.totals import MIN_FAULTS, Totals
 
 ROUNDS: Final = 5
 
 
-class Programme:
-    """What is played next: every scenario once, in random order, then what brings forward the rarest kind of fault."""
+class ScenarioSchedule:
+    """Selects the next scenario: each once in random order, then the one that injects the rarest fault fastest."""
 
     def __init__(self, rng: random.Random, names: list[str], least: int) -> None:
         self._rng = rng
@@ -31,11 +31,11 @@ class Programme:
         self._faults: Counter[str] = Counter()
         self._speed: dict[str, dict[str, float]] = defaultdict(dict)
 
-    def learn(self, played: Played) -> None:
-        """Takes a play into account: which faults it brought, in what time."""
-        self._faults += played.faults
-        for kind, count in played.faults.items():
-            self._speed[kind][played.name] = count / played.seconds
+    def record(self, result: ScenarioResult) -> None:
+        """Record the faults of a run and the time it took."""
+        self._faults += result.faults
+        for kind, count in result.faults.items():
+            self._speed[kind][result.name] = count / result.seconds
 
     def next(self) -> str:
         if self._first:
@@ -48,32 +48,32 @@ class Programme:
 
 def soak(minutes: float, seed: str, rounds: int, only: str, least: int, file: Path | None) -> Totals:
     totals = Totals()
-    programme = Programme(random.Random(seed), sorted(name for name in SCENARIOS if only in name), least)
+    schedule = ScenarioSchedule(random.Random(seed), sorted(name for name in SCENARIOS if only in name), least)
     directory = Path(tempfile.mkdtemp(prefix="issuer-soak-"))
     end = time.monotonic() + minutes * 60
     with fault_postgres(directory / "postgres") as postgres:
         while time.monotonic() < end:
-            name = programme.next()
-            place = directory / f"{totals.plays}-{name}"
-            played = play(SCENARIOS[name], f"{seed}/{totals.plays}", place, postgres, rounds=rounds)
-            programme.learn(played)
-            totals.add(played)
+            name = schedule.next()
+            run_directory = directory / f"{totals.runs}-{name}"
+            result = run_scenario(SCENARIOS[name], f"{seed}/{totals.runs}", run_directory, postgres, rounds=rounds)
+            schedule.record(result)
+            totals.add(result)
             if file is not None:
                 totals.save(file)
-            _tell(played)
-            if not played.findings.violations:
-                shutil.rmtree(place)
+            _print(result)
+            if not result.findings.violations:
+                shutil.rmtree(run_directory)
     if totals.broken:
-        print(f"logs of what was broken: {directory}")
+        print(f"logs of the runs with violations: {directory}")
     else:
         shutil.rmtree(directory)
     return totals
 
 
-def _tell(played: Played) -> None:
-    found = played.findings
+def _print(result: ScenarioResult) -> None:
+    found = result.findings
     print(
-        f"{played.name} seed {played.seed}: {played.seconds:.0f} s, {played.faults.total()} faults,"
+        f"{result.name} seed {result.seed}: {result.seconds:.0f} s, {result.faults.total()} faults,"
         f" {found.granted} redemptions, {len(found.violations)} violations",
         flush=True,
     )
@@ -85,12 +85,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", default=str(int(time.time())))
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often a scenario does its worst in one play")
-    parser.add_argument("--only", default="", help="scenarios whose name holds this")
-    parser.add_argument("--least", type=int, default=LEAST, help="faults of each kind to aim at")
-    parser.add_argument("--totals", type=Path, help="file for `python -m tests.faults.totals`, written after each play")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of faults in one run of a scenario")
+    parser.add_argument("--only", default="", help="run only scenarios whose name contains this text")
+    parser.add_argument("--least", type=int, default=MIN_FAULTS, help="target number of faults of each kind")
+    parser.add_argument("--totals", type=Path, help="file for `python -m tests.faults.totals`, written after each run")
     options = parser.parse_args()
-    assert scenarios.LOADED
+    assert all_scenarios.LOADED
     print(f"seed {options.seed}", flush=True)
     totals = soak(options.minutes, options.seed, options.rounds, options.only, options.least, options.totals)
     print("\n".join(totals.lines(options.least)))

@@ -1,4 +1,4 @@
-"""Customers: they redeem over HTTP without a pause, with and without keys, and remember every answer they got."""
+"""Traffic: customers redeem over HTTP without a pause, with and without keys, and every response is recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from tests.faults.door import Door, NotSentError, Response, UnknownOutcomeError
+from tests.faults.customer_connection import CustomerConnection, NotSentError, Response, UnknownOutcomeError
 from tests.faults.loop_thread import LoopThread
 
 PATH: Final = "/api/v1/code/redeem"
@@ -25,8 +25,8 @@ IMPATIENT_SHARE: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
-class TrafficShop:
-    """A batch, or (`code`) a coupon, as its customers see it. `limits`: (max, window in ms; None is for ever)."""
+class TrafficBatch:
+    """A batch, or with `code` a coupon, as its customers see it. `limits`: (max, window in ms; None: indefinite)."""
 
     name: str
     batch_id: UUID
@@ -41,77 +41,83 @@ class TrafficShop:
 
 
 @dataclass(slots=True)
-class TrafficWish:
-    """One thing that a customer wants: with a key it may be asked for again and again, without one only once."""
+class TrafficRequest:
+    """One redemption that a customer requests. With a key it may be repeated, without one it is sent once."""
 
-    shop: TrafficShop
+    batch: TrafficBatch
     client_id: UUID
     customer_id: UUID
     key: str | None
 
     @property
     def path(self) -> str:
-        return f"/coupon/consume/?code={self.shop.code}" if self.shop.code else PATH
+        return f"/coupon/consume/?code={self.batch.code}" if self.batch.code else PATH
 
     @property
     def body(self) -> bytes:
-        if self.shop.code:
-            asked = {"client_id": str(self.client_id), "customer_id": str(self.customer_id), "order_id": self.key}
-            return json.dumps(asked).encode()
+        if self.batch.code:
+            fields = {"client_id": str(self.client_id), "customer_id": str(self.customer_id), "order_id": self.key}
+            return json.dumps(fields).encode()
         return json.dumps(
-            {"batchid": str(self.shop.batch_id), "clientid": str(self.client_id), "customerid": str(self.customer_id)}
+            {"batchid": str(self.batch.batch_id), "clientid": str(self.client_id), "customerid": str(self.customer_id)}
         ).encode()
 
 
 @dataclass(slots=True)
 class TrafficAttempt:
-    """One request and what came back. `status` None: sent, and no (whole) answer; 0: not even sent."""
+    """One attempt and its response. `status` None: sent, without a complete response; 0: not sent."""
 
-    wish: TrafficWish
+    request: TrafficRequest
     sent_at: float
     status: int | None = None
     answer: str = ""
-    """The code of a 200, or the consumption's id; the stable error code of anything else."""
+    """The code or consumption id of a 200, otherwise the error code."""
     replayed: bool = False
     done_at: float = 0.0
     in_fault: bool = False
 
 
 @dataclass(slots=True)
-class _Memory:
-    """What the customers remember, shared by all of them."""
+class _TrafficRecord:
+    """The attempts of all customers."""
 
     attempts: list[TrafficAttempt] = field(default_factory=list)
     in_flight: set[int] = field(default_factory=set)
-    keyed: list[TrafficWish] = field(default_factory=list)
-    good: int = 0
+    keyed: list[TrafficRequest] = field(default_factory=list)
+    granted: int = 0
     refused: Counter[int | str] = field(default_factory=Counter)
     """By status and by error code."""
 
 
 class Traffic:
-    """Many customers at the doors of `ports` (which may change meanwhile), from `start` until `stop`."""
+    """Many customers that send requests to `ports` (which may change meanwhile), from `start` until `stop`."""
 
     def __init__(
-        self, thread: LoopThread, ports: Sequence[int], shops: Sequence[TrafficShop], seed: str, *, customers: int = 24
+        self,
+        thread: LoopThread,
+        ports: Sequence[int],
+        batches: Sequence[TrafficBatch],
+        seed: str,
+        *,
+        customers: int = 24,
     ) -> None:
         self._thread = thread
         self.ports = list(ports)
-        self.shops = list(shops)
+        self.batches = list(batches)
         self._seed = seed
         self._size = customers
-        self._memory = _Memory()
+        self._record = _TrafficRecord()
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def attempts(self) -> list[TrafficAttempt]:
-        return self._memory.attempts
+        return self._record.attempts
 
     @property
     def granted(self) -> int:
-        """200s so far, replays not counted."""
-        return self._memory.good
+        """Return the number of 200s so far, without replays."""
+        return self._record.granted
 
     def start(self) -> None:
         async def begin() -> None:
@@ -122,7 +128,7 @@ class Traffic:
         self._thread.run(begin())
 
     def stop(self) -> None:
-        """Each customer finishes what it is at."""
+        """Stop; each customer finishes its present request."""
 
         async def end() -> None:
             self._stopping = True
@@ -131,85 +137,89 @@ class Traffic:
         self._thread.run(end())
 
     def mark_fault(self) -> int:
-        """Notes which requests are in flight at this moment. Returns how many."""
+        """Mark the requests that are in flight at this moment. Return their number."""
 
         def mark() -> int:
-            for index in self._memory.in_flight:
-                self._memory.attempts[index].in_fault = True
-            return len(self._memory.in_flight)
+            for index in self._record.in_flight:
+                self._record.attempts[index].in_fault = True
+            return len(self._record.in_flight)
 
         return self._thread.call(mark)
 
     def wait_granted(self, more: int, limit_s: float = 30.0) -> None:
-        """Waits until that many more codes were handed out. Raises TimeoutError."""
+        """Wait until `more` further codes are issued. Raises TimeoutError."""
         goal, deadline = self.granted + more, time.monotonic() + limit_s
         while self.granted < goal:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.granted + more - goal} of {more} redemptions within {limit_s} s")
             time.sleep(0.005)
 
-    def seconds_to_good(self, since: float) -> float | None:
-        """From `since` (time.monotonic) to the first 200 of a request sent after it."""
+    def seconds_to_code(self, since: float) -> float | None:
+        """Return the time from `since` (time.monotonic) to the first 200 of a request sent after it."""
         begin = bisect.bisect_right(self.attempts, since, key=lambda attempt: attempt.sent_at)
         done = [attempt.done_at for attempt in self.attempts[begin:] if attempt.status == 200]
         return min(done) - since if done else None
 
     def refused(self, how: int | str) -> int:
-        """How many requests were refused with this status or error code so far."""
-        return self._memory.refused[how]
+        """Return the number of requests refused with this status or error code so far."""
+        return self._record.refused[how]
 
-    def ask_once(self, wish: TrafficWish) -> TrafficAttempt:
-        """One request outside the traffic; it is remembered like all others."""
+    def send_once(self, request: TrafficRequest) -> TrafficAttempt:
+        """Send one request outside the traffic; it is recorded like all others."""
 
-        async def ask() -> TrafficAttempt:
-            door = Door()
+        async def send() -> TrafficAttempt:
+            connection = CustomerConnection()
             try:
-                return await self._ask(door, wish, self.ports[0], 5.0)
+                return await self._send(connection, request, self.ports[0], 5.0)
             finally:
-                door.close()
+                connection.close()
 
-        return self._thread.run(ask())
+        return self._thread.run(send())
 
     async def _customer(self, number: int) -> None:
         rng = random.Random(f"{self._seed}/{number}")
-        door = Door()
-        weights = [shop.weight for shop in self.shops]
+        connection = CustomerConnection()
+        weights = [batch.weight for batch in self.batches]
         serial = 0
         while not self._stopping:
-            if self._memory.keyed and rng.random() < REPLAY_SHARE:
-                wish = rng.choice(self._memory.keyed)
+            if self._record.keyed and rng.random() < REPLAY_SHARE:
+                request = rng.choice(self._record.keyed)
             else:
-                shop = rng.choices(self.shops, weights)[0]
+                batch = rng.choices(self.batches, weights)[0]
                 serial += 1
                 key = f"{self._seed}-{number}-{serial}" if rng.random() < KEYED_SHARE else None
-                wish = TrafficWish(shop, rng.choice(shop.clients), shop.customer(rng), key)
+                request = TrafficRequest(batch, rng.choice(batch.clients), batch.customer(rng), key)
                 if key is not None:
-                    self._memory.keyed.append(wish)
-            await self._want(door, wish, rng)
-        door.close()
+                    self._record.keyed.append(request)
+            await self._send_until_known(connection, request, rng)
+        connection.close()
 
-    async def _want(self, door: Door, wish: TrafficWish, rng: random.Random) -> None:
-        """Asks; with a key again and again until it knows, without one only what surely was not done."""
+    async def _send_until_known(
+        self, connection: CustomerConnection, request: TrafficRequest, rng: random.Random
+    ) -> None:
+        """Send a request; repeat it until its outcome is known with a key, and without one only if it was not sent."""
         for _ in range(RETRIES):
             timeout_s = rng.uniform(0.001, 0.05) if rng.random() < IMPATIENT_SHARE else 4.0
-            attempt = await self._ask(door, wish, rng.choice(self.ports), timeout_s)
+            attempt = await self._send(connection, request, rng.choice(self.ports), timeout_s)
             if attempt.status not in (None, 0, 503):
                 return
             await asyncio.sleep(PAUSE_AFTER_REFUSAL_S * rng.uniform(0.5, 2))
-            if (wish.key is None and attempt.status != 0) or self._stopping:
+            if (request.key is None and attempt.status != 0) or self._stopping:
                 return
 
-    async def _ask(self, door: Door, wish: TrafficWish, port: int, timeout_s: float) -> TrafficAttempt:
-        memory = self._memory
-        attempt = TrafficAttempt(wish, time.monotonic())
-        index = len(memory.attempts)
-        memory.attempts.append(attempt)
-        memory.in_flight.add(index)
+    async def _send(
+        self, connection: CustomerConnection, request: TrafficRequest, port: int, timeout_s: float
+    ) -> TrafficAttempt:
+        record = self._record
+        attempt = TrafficAttempt(request, time.monotonic())
+        index = len(record.attempts)
+        record.attempts.append(attempt)
+        record.in_flight.add(index)
         headers = {"content-type": "application/json"}
-        if wish.key is not None:
-            headers["idempotency-key"] = wish.key
+        if request.key is not None:
+            headers["idempotency-key"] = request.key
         try:
-            response = await door.request(port, "POST", wish.path, wish.body, headers, timeout_s=timeout_s)
+            response = await connection.request(port, "POST", request.path, request.body, headers, timeout_s=timeout_s)
         except NotSentError as error:
             attempt.status, attempt.answer = 0, str(error)
         except UnknownOutcomeError as error:
@@ -218,15 +228,15 @@ class Traffic:
             self._read(attempt, response)
         finally:
             attempt.done_at = time.monotonic()
-            memory.in_flight.discard(index)
+            record.in_flight.discard(index)
         return attempt
 
     def _read(self, attempt: TrafficAttempt, response: Response) -> None:
         attempt.status = response.status
-        said = response.json()
-        attempt.answer = str(said.get("consumption_id") or said.get("code", ""))
+        fields = response.json()
+        attempt.answer = str(fields.get("consumption_id") or fields.get("code", ""))
         attempt.replayed = response.headers.get("idempotency-replayed") == "true"
         if response.status != 200:
-            self._memory.refused.update((attempt.status, attempt.answer))
+            self._record.refused.update((attempt.status, attempt.answer))
         elif not attempt.replayed:
-            self._memory.good += 1
+            self._record.granted += 1

@@ -1,4 +1,4 @@
-"""A whole installation to break: Redis, Postgres, API processes and workers, each a real process."""
+"""The installation of a scenario: Redis, Postgres, API processes and workers, each a real process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,85 +19,25 @@ import asyncpg
 
 from issuer.contract.keys import batch_keys, partition_of
 from issuer.processes.launch import launch_command
-from tests.faults.coupon_shop import make_coupon_shop
 from tests.faults.loop_thread import LoopThread
+from tests.faults.processes import FaultApiProcess, FaultWorkerProcess
 from tests.faults.proxy import Proxy
-from tests.faults.traffic import Traffic, TrafficShop
+from tests.faults.traffic import Traffic, TrafficBatch
+from tests.faults.traffic_coupon import make_traffic_coupon
 from tests.support.servers import PostgresServer, RedisServer, ServerProcess, wait_until
 
 PARTITIONS: Final = 4
 MAX_BACKLOG: Final = 2_000
 CODES: Final = 20_000
-CODES_A_ROUND: Final = 2 * MAX_BACKLOG + 4_000
-"""What a round may use up: two losses that set a whole backlog aside, and some seconds of customers."""
-_RUN_API: Final = (
-    "from issuer.processes.api import listen, run_api; from issuer.settings import load_settings;"
-    "settings = load_settings(); run_api(settings, listen(settings.host, settings.port))"
-)
-
-
-class FaultProgram(ServerProcess):
-    """A program of the project as a process, with an environment of its own."""
-
-    death_signal = signal.SIGKILL
-
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
-        super().__init__(directory)
-        self.environment = environment
-
-    def python(self, *argv: str) -> list[str]:
-        assignments = [f"{name}={value}" for name, value in self.environment.items()]
-        return launch_command(["/usr/bin/env", *assignments, sys.executable, *argv], death_signal=self.death_signal)
-
-    def begin(self) -> None:
-        """Starts without waiting until it is ready."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-
-class FaultApiProcess(FaultProgram):
-    """One API process, without a parent that would start it again."""
-
-    name = "api"
-
-    def command(self) -> list[str]:
-        self.environment["ISSUER_PORT"] = str(self.port)
-        return self.python("-c", _RUN_API)
-
-    def get(self, path: str) -> int:
-        """The status of a GET; 0 if there is no answer."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
-                return int(response.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
-
-    def is_ready(self) -> bool:
-        return self.get("/livez") == 200
-
-    def can_redeem(self) -> bool:
-        return self.get("/readyz") == 200
-
-
-class FaultWorkerProcess(FaultProgram):
-    """One sync worker."""
-
-    name = "worker"
-
-    def command(self) -> list[str]:
-        return self.python("-m", "sync_worker")
-
-    def is_ready(self) -> bool:
-        return True
+CODES_PER_ROUND: Final = 2 * MAX_BACKLOG + 4_000
+"""Codes that a round may need: two losses that each quarantine a whole backlog, and some seconds of traffic."""
 
 
 class FaultWorld:
-    """Everything of one scenario. Its parts die with it.
+    """The servers, processes and traffic of one scenario. A context manager: all of them are stopped on exit.
 
-    `environment`: settings of all processes. `through`: which ways lead through a proxy (`proxies`): "api-redis",
-    "worker-redis", "api-postgres", "worker-postgres", or "redis" for everybody's way to Redis.
+    `environment`: settings of all processes. `through`: the routes with a proxy (`proxies`): "api-redis",
+    "worker-redis", "api-postgres", "worker-postgres", or "redis" for the connections of all processes to Redis.
     """
 
     def __init__(
@@ -124,18 +62,18 @@ class FaultWorld:
             "ISSUER_POOL_HIGH_WATER": "6000",
         } | (environment or {})
         self.faults: Counter[str] = Counter()
-        self.times_to_good_s: list[float] = []
+        self.recovery_times_s: list[float] = []
         self.apis: list[FaultApiProcess] = []
         self.workers: list[FaultWorkerProcess] = []
         self.proxies: dict[str, Proxy] = {}
         self._through = through
         self._only_coupon = only_coupon
         self._sizes = (apis, workers, clients)
-        self._codes = CODES + rounds * CODES_A_ROUND
+        self._codes = CODES + rounds * CODES_PER_ROUND
         self._coupon_uses = coupon_uses or self._codes
         self._others: list[ServerProcess] = []
         self._proxies: list[Proxy] = []
-        self.shops: list[TrafficShop] = []
+        self.batches: list[TrafficBatch] = []
         self.traffic: Traffic
 
     def __enter__(self) -> Self:
@@ -150,18 +88,18 @@ class FaultWorld:
     def _start(self) -> None:
         apis, workers, clients = self._sizes
         self.redis.start()
-        for way in self._through:
-            self.proxies[way] = self._proxy(self.postgres.port if way.endswith("postgres") else self.redis.port)
-        self._make_shops()
+        for route in self._through:
+            self.proxies[route] = self._proxy(self.postgres.port if route.endswith("postgres") else self.redis.port)
+        self._make_batches()
         for _ in range(workers):
             self.add_worker()
         for _ in range(apis):
             self.add_api(wait=False)
         for api in self.apis:
             wait_until(api.can_redeem, "the API is ready")
-        # `loaded` is told to Postgres after the codes are in Redis.
+        # `loaded` is stored in Postgres after the codes are in Redis.
         wait_until(lambda: not self.sql("SELECT FROM pools WHERE loaded = 0"), "codes are in Redis")
-        self.traffic = Traffic(self.thread, [api.port for api in self.apis], self.shops, self.seed, customers=clients)
+        self.traffic = Traffic(self.thread, [api.port for api in self.apis], self.batches, self.seed, customers=clients)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -174,10 +112,10 @@ class FaultWorld:
             proxy.close()
         self.thread.__exit__(None, None, None)
 
-    def settings(self, who: str = "", **more: str) -> dict[str, str]:
-        """The environment of an "api", a "worker" or (by default) a command. `more`: values by the settings' names."""
-        to_redis = self.proxies.get("redis") or self.proxies.get(f"{who}-redis")
-        to_postgres = self.proxies.get(f"{who}-postgres")
+    def settings(self, role: str = "", **more: str) -> dict[str, str]:
+        """Return the environment of an "api", a "worker" or, by default, a command. `more`: values by setting name."""
+        to_redis = self.proxies.get("redis") or self.proxies.get(f"{role}-redis")
+        to_postgres = self.proxies.get(f"{role}-postgres")
         postgres_url = self.database_url
         if to_postgres is not None:
             postgres_url = postgres_url.replace(f":{self.postgres.port}/", f":{to_postgres.port}/")
@@ -202,22 +140,22 @@ class FaultWorld:
         return worker
 
     def freeze_worker(self) -> None:
-        """Freezes it once it has brought codes to every pool: while it is frozen nobody does."""
+        """Freeze the worker once every pool has codes in Redis: pools are not topped up while it is frozen."""
         wait_until(self._has_codes, "codes are in Redis")
         self.workers[0].freeze()
 
     def _has_codes(self) -> bool:
         with self.redis.client() as client:
             names = [
-                batch_keys(partition_of(shop.batch_id, PARTITIONS), shop.batch_id).codes(client_id)
-                for shop in self.shops
-                if not shop.code
-                for client_id in shop.clients
+                batch_keys(partition_of(batch.batch_id, PARTITIONS), batch.batch_id).codes(client_id)
+                for batch in self.batches
+                if not batch.code
+                for client_id in batch.clients
             ]
             return all(int(client.llen(name)) > 500 for name in names)
 
     def add_redis(self, options: dict[str, str] | None = None) -> RedisServer:
-        """Another server, with the same options and more; it is not `redis` unless a scenario makes it so."""
+        """Start another server with the same and further options. It is not `redis` until the scenario assigns it."""
         name = f"redis-{len(self._others) + 2}"
         server = RedisServer(self.directory / name, options=(self.redis_options or {}) | (options or {})).start()
         self._others.append(server)
@@ -229,20 +167,20 @@ class FaultWorld:
         return proxy
 
     def sql(self, query: str, *args: object) -> list[Any]:
-        """Rows of a query, on a connection of its own. Not for a Postgres that is away."""
+        """Return the rows of a query, on a connection of its own. Postgres must be available."""
 
-        async def ask() -> list[Any]:
+        async def fetch() -> list[Any]:
             connection = await asyncpg.connect(self.database_url, timeout=20)
             try:
                 return list(await connection.fetch(query, *args))
             finally:
                 await connection.close()
 
-        return self.thread.run(ask())
+        return self.thread.run(fetch())
 
     @contextmanager
     def locking(self, table: str) -> Iterator[None]:
-        """Holds a table against everybody: whoever wants to read or write it waits, until the block ends."""
+        """Lock a table exclusively until the block ends: every process that reads or writes it waits."""
 
         async def take() -> asyncpg.Connection[asyncpg.Record]:
             connection = await asyncpg.connect(self.database_url, timeout=20)
@@ -255,16 +193,16 @@ class FaultWorld:
         finally:
             self.thread.run(connection.close())
 
-    def someone_waits_for(self, table: str) -> bool:
-        """Whether a process is held up by `locking`."""
+    def has_blocked_process(self, table: str) -> bool:
+        """Return whether a process waits for a table locked by `locking`."""
         return bool(self.sql("SELECT FROM pg_locks WHERE NOT granted AND relation = $1::text::regclass", table))
 
-    def wait_until_wanted(self, table: str) -> None:
-        """Until a process is held up by `locking`."""
-        wait_until(lambda: self.someone_waits_for(table), f"somebody wants {table}")
+    def wait_until_blocked(self, table: str) -> None:
+        """Wait until a process waits for a table locked by `locking`."""
+        wait_until(lambda: self.has_blocked_process(table), f"a process waits for {table}")
 
     def run_issuer(self, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """The command line, in this world's environment."""
+        """Run the command line in the environment of this world."""
         return subprocess.run(self.issuer_command(*argv, **more), capture_output=True, text=True, timeout=120)
 
     def issuer_command(self, *argv: str, **more: str) -> list[str]:
@@ -274,14 +212,14 @@ class FaultWorld:
         )
 
     def dump_database(self) -> Path:
-        """A backup of Postgres, taken while everybody works."""
+        """Back up Postgres while all processes run."""
         file = self.directory / "backup.sql"
         command = [str(self.postgres.programs / "pg_dump"), "-f", str(file), "-d", self.database_url]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
         return file
 
     def restore_database(self, dump: Path) -> None:
-        """Puts the backup in the place of what is there."""
+        """Replace the database by the backup."""
         name = self.database_url.rpartition("/")[2]
         self.postgres.psql(f"DROP DATABASE {name} WITH (FORCE)")
         self.postgres.psql(f"CREATE DATABASE {name} TEMPLATE template0")
@@ -289,32 +227,34 @@ class FaultWorld:
         subprocess.run([*command, "-d", self.database_url], check=True, capture_output=True, timeout=60)
 
     def fault(self, kind: str) -> float:
-        """Call it at the moment of a fault, just before it happens. Returns the time."""
+        """Count a fault and mark the requests in flight. Call it just before the fault. Return the time."""
         self.faults[kind] += 1
         self.traffic.mark_fault()
         return time.monotonic()
 
-    def await_good(self, since: float, limit_s: float = 30.0) -> float:
-        """Waits for the first code handed out to a request made after `since`. Returns the seconds that took."""
-        wait_until(lambda: self.traffic.seconds_to_good(since) is not None, "a good answer after a fault", limit_s)
-        seconds = self.traffic.seconds_to_good(since)
+    def await_code(self, since: float, limit_s: float = 30.0) -> float:
+        """Wait for the first code issued to a request sent after `since`. Return the seconds that this took."""
+        wait_until(lambda: self.traffic.seconds_to_code(since) is not None, "a code is issued after the fault", limit_s)
+        seconds = self.traffic.seconds_to_code(since)
         assert seconds is not None
         return seconds
 
     def stock(self) -> str:
-        """How much of each pool is used up, for a play that did not get to its end."""
+        """Return the stock of each pool as text, for the message of a failed scenario."""
         pools = self.sql(
             "SELECT p.id, p.total, (SELECT count(*) FROM redemptions r WHERE r.pool_id = p.id) AS ledger,"
-            " (SELECT count(*) FROM quarantined s WHERE s.pool_id = p.id) AS aside FROM pools p ORDER BY p.id"
+            " (SELECT count(*) FROM quarantined s WHERE s.pool_id = p.id) AS quarantined FROM pools p ORDER BY p.id"
         )
-        return "; ".join(f"pool {p['id']}: {p['ledger']} + {p['aside']} quarantined of {p['total']}" for p in pools)
+        return "; ".join(
+            f"pool {p['id']}: {p['ledger']} + {p['quarantined']} quarantined of {p['total']}" for p in pools
+        )
 
-    def _make_shops(self) -> None:
-        """Three batches: without limits and with two clients, with sliding limits, with a limit for ever; a coupon."""
+    def _make_batches(self) -> None:
+        """Create a coupon and three batches: without limits, with sliding limits, with an indefinite limit."""
         number = int.from_bytes(os.urandom(5))
-        coupon = make_coupon_shop(self, number, self._coupon_uses, limited=not self._only_coupon)
+        coupon = make_traffic_coupon(self, number, self._coupon_uses, limited=not self._only_coupon)
         if self._only_coupon:
-            self.shops.append(coupon)
+            self.batches.append(coupon)
             return
         rules = {
             "open": ("{}", 2, (), 3_000, 4),
@@ -325,18 +265,18 @@ class FaultWorld:
         for at, (name, (text, clients, limits, customers, weight)) in enumerate(rules.items()):
             batch_id = UUID(int=(number << 64) + (at << 48) + 1)
             ids = tuple(UUID(int=(1 << 100) + n) for n in range(clients))
-            self.shops.append(TrafficShop(name, batch_id, ids, limits, customers, weight))
+            self.batches.append(TrafficBatch(name, batch_id, ids, limits, customers, weight))
             self.sql(_BATCH, batch_id, name, text)
             for client_id in ids:
                 self.sql(_POOL, batch_id, client_id, self._codes)
-        self.shops.append(coupon)
+        self.batches.append(coupon)
 
     def ports(self) -> list[int]:
         return [api.port for api in self.apis]
 
 
 def wait_for_more(figure: Callable[[], int], more: int, what: str) -> None:
-    """Waits until a figure has risen by that much from what it is now."""
+    """Wait until a figure has risen by `more` from its present value."""
     goal = figure() + more
     wait_until(lambda: figure() >= goal, what)
 

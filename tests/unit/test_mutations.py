@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import scenarios
+from tests.faults import all_scenarios
 from tests.faults.mutations import MUTATIONS, Mutation
-from tests.faults.play import SCENARIOS
+from tests.faults.scenario import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 
-assert scenarios.LOADED
+assert all_scenarios.LOADED
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

@@ -1,4 +1,4 @@
-"""A coupon among the batches of a world: made in Postgres, brought to Redis by the worker."""
+"""The coupon of a world: created in Postgres, loaded into Redis by the worker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from issuer.coupons.folding import coupon_id, fold, fold_fully
-from tests.faults.traffic import TrafficShop
+from tests.faults.traffic import TrafficBatch
 
 if TYPE_CHECKING:
     from tests.faults.world import FaultWorld
@@ -17,8 +17,8 @@ RULES: Final = '{"limits": [{"max": 2, "seconds": 1}]}'
 NO_LIMITS: Final = "{}"
 
 
-def make_coupon_shop(world: FaultWorld, number: int, uses: int, *, limited: bool = True) -> TrafficShop:
-    """`number` tells the worlds of one Postgres apart."""
+def make_traffic_coupon(world: FaultWorld, number: int, uses: int, *, limited: bool = True) -> TrafficBatch:
+    """Create the coupon. `number` distinguishes the worlds that share a Postgres server."""
     client_id = UUID(int=(number << 64) + 77)
     folded = fold(CODE)
     fully_folded = fold_fully(folded)
@@ -27,7 +27,7 @@ def make_coupon_shop(world: FaultWorld, number: int, uses: int, *, limited: bool
     world.sql(_POOL, batch_id, client_id, uses)
     world.sql(_COUPON, batch_id, CODE, folded, fully_folded, uses)
     world.sql(_TERMS, batch_id)
-    return TrafficShop("coupon", batch_id, (client_id,), LIMITS if limited else (), 500 if limited else 3_000, 2, CODE)
+    return TrafficBatch("coupon", batch_id, (client_id,), LIMITS if limited else (), 500 if limited else 3_000, 2, CODE)
 
 
 _BATCH: Final = "INSERT INTO batches (id, kind, name, rules) VALUES ($1, 'coupon', $2, $3)"

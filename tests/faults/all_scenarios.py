@@ -1,4 +1,4 @@
-"""All scenarios: to import this is to have them in `play.SCENARIOS`."""
+"""All scenarios. Importing this module registers them in `scenario.SCENARIOS`."""
 
 from __future__ import annotations
 

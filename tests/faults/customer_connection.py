@@ -1,4 +1,4 @@
-"""One customer's connection to an API process: HTTP/1.1 with keep-alive, and nothing sent twice."""
+"""The connection of a customer to an API process: HTTP/1.1 with keep-alive, without any automatic retry."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 
 class NotSentError(Exception):
-    """No connection: the API has not heard of the request."""
+    """The connection could not be opened, so the API has not received the request."""
 
 
 class UnknownOutcomeError(Exception):
-    """Sent, and no whole answer came: it may have been done."""
+    """The request was sent without a complete response, so it may have been carried out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Response:
         return json.loads(self.body)
 
 
-class Door:
-    """A connection that opens when it is needed and is closed after any trouble."""
+class CustomerConnection:
+    """A connection that is opened when needed and closed after any error."""
 
     def __init__(self) -> None:
         self._port = 0
@@ -39,7 +39,7 @@ class Door:
         self, port: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None,
         *, timeout_s: float = 5.0,
     ) -> Response:  # fmt: skip
-        """Raises NotSentError, UnknownOutcomeError."""
+        """Send a request and return the response. Raises NotSentError, UnknownOutcomeError."""
         head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         reused = self._writer is not None and port == self._port

@@ -1,4 +1,4 @@
-"""Scenarios by name, and how one is played: a world, customers in it, faults, the audit."""
+"""Scenarios by name, and how one runs: a world, traffic in it, faults, the audit."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _numbers = itertools.count(1)
 
 
 @dataclass(slots=True)
-class FaultStage:
-    """What a scenario gets: the world, its dice, and how often it should do its worst."""
+class ScenarioContext:
+    """What a scenario works with: its world, its random numbers, and how many rounds of faults to inject."""
 
     world: FaultWorld
     rng: random.Random
@@ -30,24 +30,24 @@ class FaultStage:
     def pick(self, *choices: float) -> float:
         return self.rng.choice(choices)
 
-    def play_on(self, most: int = 300) -> None:
-        """Lets customers redeem for a while, not always equally long, so that the fault falls anywhere."""
+    def run_traffic(self, most: int = 300) -> None:
+        """Let customers redeem for a random while, so that the next fault occurs at any moment."""
         self.world.traffic.wait_granted(self.rng.randint(most // 4, most))
 
 
-Act = Callable[[FaultStage], None]
+ScenarioFunction = Callable[[ScenarioContext], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A way to break things, and what it may cost.
+    """A function that injects faults, and the consequences that are allowed.
 
-    `loss`: codes may be quarantined. `missing`: redemptions may be missing too, as far as their seqs are quarantined.
+    `loss`: codes may be quarantined. `missing`: redemptions may also be missing if their seqs are quarantined.
     `world`: arguments of its world.
     """
 
     name: str
-    act: Act
+    act: ScenarioFunction
     loss: bool = False
     missing: bool = False
     anomalies: tuple[str, ...] = ()
@@ -65,10 +65,10 @@ def scenario(
     anomalies: tuple[str, ...] = (),
     dead_letters: bool = False,
     **world: Any,
-) -> Callable[[Act], Act]:
-    """Registers a function under its name. Further arguments are the world's."""
+) -> Callable[[ScenarioFunction], ScenarioFunction]:
+    """Register a function under its name. Further arguments are passed to the world."""
 
-    def register(act: Act) -> Act:
+    def register(act: ScenarioFunction) -> ScenarioFunction:
         SCENARIOS[act.__name__] = Scenario(act.__name__, act, loss, missing, anomalies, dead_letters, world)
         return act
 
@@ -76,22 +76,22 @@ def scenario(
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """How a play went."""
+class ScenarioResult:
+    """The result of one run of a scenario."""
 
     name: str
     seed: str
     rounds: int
     findings: Findings
     faults: Counter[str]
-    times_to_good_s: list[float]
+    recovery_times_s: list[float]
     seconds: float
 
 
-def play(
+def run_scenario(
     chosen: Scenario, seed: str, directory: Path, postgres: PostgresServer, *, rounds: int = 1, **more: Any
-) -> Played:
-    """Plays a scenario in a world of its own. The seed fixes the dice, not the machine's timing."""
+) -> ScenarioResult:
+    """Run a scenario in a world of its own. The seed fixes the random numbers, not the timing of the machine."""
     started = time.monotonic()
     database = f"fault_{next(_numbers)}"
     postgres.psql(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
@@ -99,19 +99,19 @@ def play(
     world = FaultWorld(directory, postgres, postgres.url(database), seed=seed, rounds=rounds, **settings)
     try:
         with world:
-            findings = _perform(chosen, FaultStage(world, random.Random(seed), rounds))
+            findings = _run_in_world(chosen, ScenarioContext(world, random.Random(seed), rounds))
     except Exception as error:
-        # Not the end of a soak: what could not be started, asked or stopped is a finding like any other.
-        findings = Findings([f"the play broke off: {type(error).__name__}: {error}"])
+        # A process that could not be started, queried or stopped is a violation like any other and does not end a soak.
+        findings = Findings([f"the scenario was aborted: {type(error).__name__}: {error}"])
     if postgres.process is None:
         start_again(postgres)
     postgres.psql(f"DROP DATABASE {database} WITH (FORCE)")
     seconds = time.monotonic() - started
-    return Played(chosen.name, seed, rounds, findings, world.faults, world.times_to_good_s, seconds)
+    return ScenarioResult(chosen.name, seed, rounds, findings, world.faults, world.recovery_times_s, seconds)
 
 
 def start_again(postgres: PostgresServer) -> None:
-    """After a kill -9 its children need a moment to notice, and it does not start before they are gone."""
+    """Start Postgres after a kill -9. Retry while its old child processes are still exiting."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -123,18 +123,18 @@ def start_again(postgres: PostgresServer) -> None:
             time.sleep(0.1)
 
 
-def _perform(chosen: Scenario, stage: FaultStage) -> Findings:
-    world = stage.world
+def _run_in_world(chosen: Scenario, context: ScenarioContext) -> Findings:
+    world = context.world
     world.traffic.start()
-    trouble = ""
+    failure = ""
     try:
-        chosen.act(stage)
+        chosen.act(context)
     except (AssertionError, RuntimeError, TimeoutError) as error:
-        trouble = f"the scenario did not get to its end: {error}"
+        failure = f"the scenario failed: {error}"
     world.traffic.stop()
     findings = audit(
         world, loss=chosen.loss, missing=chosen.missing, anomalies=chosen.anomalies, dead_letters=chosen.dead_letters
     )
-    if trouble:
-        findings.accuse(f"{trouble} ({world.stock()})")
+    if failure:
+        findings.add_violation(f"{failure} ({world.stock()})")
     return findings
