@@ -18,9 +18,10 @@
 --       of the request and the product or nothing (each with 2 bytes of length before it), who (bytes that become part
 --       of the event as they are)
 -- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, host_ms} | {DONE, result, data, host_ms} | {REPEATED, result, data}
---          data = that of the event, '' if there is none (any more);  result = now_ms RS id of the stream entry, '' if
---          nothing was granted RS answers joined by US RS details of uses joined by US;
---          a detail, once for all uses of a coupon in a call: pool id SP call id SP terms;  which = its place, from 1;
+--          data = that of the event, '' if there is none (any more);
+--          result = now_ms RS id of the stream entry ('' if nothing was granted) RS answers joined by US RS details
+--          joined by US;
+--          detail = pool id SP call id SP terms, once for all uses of a coupon in the call; which = its place, from 1;
 --          answer = one of
 --          GRANTED code, REPLAYED code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
 --          LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT, WRONG_PRODUCT,
@@ -103,7 +104,7 @@ end
 local pools, named = {}, {}
 for p = 1, pool_count do
   local key, hi, lo = KEYS[pool_base + p], byte(ARGV[6], 2 * p - 1, 2 * p)
-  if named[key] then return redis.error_reply('ERR a pool is named twice: its codes would be given twice') end
+  if named[key] then return redis.error_reply('ERR a pool is named twice: its codes would be issued twice') end
   named[key] = true
   local batch = batches[hi * 256 + lo]
   pools[p] = {batch = batch, coupon = batch.coupon, wanted = 0, taken = 0, parts = {}}
