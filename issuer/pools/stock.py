@@ -31,7 +31,7 @@ class Stock:
     dead_letters: int
 
     def to_json(self) -> dict[str, Any]:
-        """The stock as API and command line show it."""
+        """Return the stock as the API and the command line show it."""
         shown = asdict(self) | {"client_id": str(self.client_id)}
         del shown["pool_id"]
         return shown
