@@ -25,7 +25,7 @@ ODD_IDS = ("", "x", "{}", "aaaaaaaa00004000800000000000001", "\u00e9", " ", "000
 def good_request(draw: Draw) -> tuple[RequestDraft, Members]:
     """A Connect call, JSON or binary, and the members of the message in JSON."""
     name = draw.weighted(CAMPAIGNS)
-    campaign = draw.one_of(ODD_IDS) if name == "odd" else draw.preloaded.campaigns[name]
+    campaign = draw.one_of((*ODD_IDS, draw.uuid())) if name == "odd" else draw.preloaded.campaigns[name]
     if draw.happens(0.1):
         campaign = campaign.upper()
     request = RequestDraft(PATH, [], b"")

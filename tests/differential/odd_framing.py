@@ -50,6 +50,9 @@ def odd_host(draw: Draw, request: RequestDraft) -> None:
 
 def odd_target(draw: Draw, request: RequestDraft) -> None:
     path, _, query = request.target.partition(b"?")
+    if len(path) < 3:
+        # It is odd already.
+        return
     slash = path.removesuffix(b"/") if path.endswith(b"/") else path + b"/"
     changed = draw.one_of((
         slash, slash, b"/" + path, path.upper(), path[:-2] + b"%%%02x" % path[-2] + path[-1:], b"http://issuer" + path,
