@@ -1,4 +1,4 @@
-"""What schemathesis cannot know from the document. Loaded by it, in its own process, not by pytest."""
+"""Hooks with what the document does not contain. Schemathesis loads them in its own process, not pytest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from issuer.campaigns.campaign import MAX_CODES_OF_CAMPAIGN
 
 FEW_CODES = 20
-# Lives in a batch with codes: without real ids no redemption would ever get past "no batch found".
+# A batch with codes: without real ids every redemption would be answered with "no batch found".
 BATCH, CLIENT = os.environ.get("KNOWN_BATCH", ""), os.environ.get("KNOWN_CLIENT", "")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -34,7 +34,7 @@ schemathesis.openapi.format(
 
 @schemathesis.hook  # type: ignore[untyped-decorator]
 def map_body(context: Any, body: Any) -> Any:
-    """Puts the known ids where a redemption has others. What is no id stays as it is."""
+    """Replace the ids of a redemption by those of the known batch. Values that are no ids stay."""
     if BATCH and context.operation.path == "/api/v1/code/redeem" and isinstance(body, dict):
         for field, known in (("batchid", BATCH), ("clientid", CLIENT)):
             value = body.get(field)
@@ -45,7 +45,7 @@ def map_body(context: Any, body: Any) -> Any:
 
 @schemathesis.hook  # type: ignore[untyped-decorator]
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Makes large campaigns small: millions of codes take longer than the answer may. What cannot be made stays."""
+    """Reduce the size of large campaigns, whose creation would exceed the time-out. Invalid sizes stay."""
     total = case.body.get("total") if isinstance(case.body, dict) else None
     if isinstance(total, int | float) and FEW_CODES < total <= MAX_CODES_OF_CAMPAIGN:
         case.body["total"] = int(total) % FEW_CODES + 1

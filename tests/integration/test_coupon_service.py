@@ -1,4 +1,4 @@
-"""The coupon service on the real application and real servers: what its methods do and refuse."""
+"""The methods of the coupon service and their refusals, on the real application and real servers."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
         yield running
 
 
-async def test_codes_until_they_are_sold_out(api: Api) -> None:
+async def test_codes_are_issued_until_the_campaign_is_sold_out(api: Api) -> None:
     campaign = await create(api, total=3)
     codes = []
     for _ in range(3):
-        said = await issue(api, campaign)
-        assert said.keys() == {"code", "error"}
-        assert said["error"] == ""
-        assert CODE.fullmatch(said["code"])
-        codes.append(said["code"])
+        response = await issue(api, campaign)
+        assert response.keys() == {"code", "error"}
+        assert response["error"] == ""
+        assert CODE.fullmatch(response["code"])
+        codes.append(response["code"])
     assert len(set(codes)) == 3
     for _ in range(2):
         assert await issue(api, campaign) == {"code": "", "error": "sold out"}
@@ -44,15 +44,15 @@ async def test_codes_until_they_are_sold_out(api: Api) -> None:
     }  # fmt: skip
 
 
-async def test_many_at_once_get_what_there_is(api: Api) -> None:
+async def test_concurrent_requests_get_distinct_codes_until_sold_out(api: Api) -> None:
     campaign = await create(api, total=50)
-    said = await asyncio.gather(*(issue(api, campaign) for _ in range(400)))
-    codes = [one["code"] for one in said if one["code"]]
+    responses = await asyncio.gather(*(issue(api, campaign) for _ in range(400)))
+    codes = [one["code"] for one in responses if one["code"]]
     assert len(codes) == len(set(codes)) == 50
-    assert Counter(one["error"] for one in said) == {"": 50, "sold out": 350}
+    assert Counter(one["error"] for one in responses) == {"": 50, "sold out": 350}
 
 
-async def test_what_a_campaign_refuses_is_a_good_answer(api: Api) -> None:
+async def test_a_refusal_is_a_200_with_an_error(api: Api) -> None:
     later = await create(api, start=ahead(3600))
     assert await issue(api, later) == {"code": "", "error": "not started"}
     assert (await call(api, "GetCampaign", campaignId=later)).json()["issuedCodes"] == []
@@ -97,7 +97,7 @@ NO_CAMPAIGNS: list[dict[str, Any]] = [
 ]
 
 
-async def test_a_campaign_that_cannot_be_is_an_invalid_argument(api: Api) -> None:
+async def test_an_invalid_campaign_is_an_invalid_argument(api: Api) -> None:
     for fields in NO_CAMPAIGNS:
         assert failure(await call(api, "CreateCampaign", **fields), 400, "invalid_argument"), fields
     assert await api.services.stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
@@ -115,7 +115,7 @@ NO_MESSAGES = [
 
 
 @pytest.mark.parametrize("method", ["GetCampaign", "IssueCoupon"])
-async def test_what_is_no_message_is_an_invalid_argument(api: Api, method: str) -> None:
+async def test_an_invalid_message_is_an_invalid_argument(api: Api, method: str) -> None:
     headers = {**api.admin, **(api.redeemer if method == "IssueCoupon" else {}), "content-type": "application/json"}
     for body in NO_MESSAGES:
         response = await api.client.post(f"{SERVICE}/{method}", content=body, headers=headers)
@@ -126,7 +126,7 @@ async def test_what_is_no_message_is_an_invalid_argument(api: Api, method: str) 
         failure(response, 400, "invalid_argument")
 
 
-async def test_what_is_no_call_is_refused(api: Api) -> None:
+async def test_invalid_calls_are_refused(api: Api) -> None:
     path = f"{SERVICE}/IssueCoupon"
     response = await api.client.get(path, headers=api.redeemer)
     assert problem(response, 405)
@@ -134,8 +134,8 @@ async def test_what_is_no_call_is_refused(api: Api) -> None:
     problem(await api.client.post(f"{SERVICE}/NoSuchMethod", json={}, headers=api.redeemer), 404)
 
     async def status(content_type: str, **headers: str) -> int:
-        given = {**api.redeemer, "content-type": content_type, **headers}
-        return (await api.client.post(path, content=b"{}", headers=given)).status_code
+        all_headers = {**api.redeemer, "content-type": content_type, **headers}
+        return (await api.client.post(path, content=b"{}", headers=all_headers)).status_code
 
     assert await status("text/plain") == 415
     assert await status("application/grpc") == 415
@@ -150,7 +150,7 @@ async def test_what_is_no_call_is_refused(api: Api) -> None:
     problem(await api.client.post(path, content=b"{}", headers=odd), 400)
 
 
-async def test_keys_and_scopes(api: Api) -> None:
+async def test_each_method_requires_a_key_with_its_scope(api: Api) -> None:
     failure(await call(api, "CreateCampaign", {}, name="A", total=1, startTime=PAST), 401, "unauthenticated")
     failure(
         await call(api, "CreateCampaign", api.redeemer, name="A", total=1, startTime=PAST), 403, "permission_denied"
@@ -169,7 +169,7 @@ async def test_keys_and_scopes(api: Api) -> None:
     failure(await call(api, "GetCampaign", {}, campaignId="x"), 401, "unauthenticated")
     code = (await issue(api, campaign))["code"]
     assert (await call(api, "GetCampaign", campaignId=campaign)).json()["issuedCodes"] == [code]
-    # Who may ask for a code may see the campaign; whose codes they are is for administrators.
+    # A key that may request a code may see the campaign, but the issued codes are shown to administrators only.
     shown = (await call(api, "GetCampaign", api.redeemer, campaignId=campaign)).json()
     assert (shown["name"], shown["issuedCodes"]) == ("Concert", [])
     failure(await call(api, "GetCampaign", campaignId=str(uuid4())), 404, "not_found")
@@ -194,7 +194,7 @@ async def test_a_bound_key_sees_its_own_campaigns_only(api: Api) -> None:
     assert client == DEFAULT_CLIENT
 
 
-async def test_without_auth_nobody_is_asked_for_a_key(settings: Settings) -> None:
+async def test_without_auth_no_api_key_is_required(settings: Settings) -> None:
     async with running_app(settings.model_copy(update={"auth": Auth.OFF})) as api:
         campaign = await create(api, key={})
         code = (await issue(api, campaign, {}))["code"]
@@ -221,8 +221,8 @@ async def test_the_same_idempotency_key_gets_the_same_code(api: Api) -> None:
 
 
 async def test_without_redis_and_postgres_calls_are_unavailable(settings: Settings) -> None:
-    lonely = settings.model_copy(update={"auth": Auth.OFF})
-    async with running_app(lonely) as api:
+    without_auth = settings.model_copy(update={"auth": Auth.OFF})
+    async with running_app(without_auth) as api:
         campaign = await create(api, key={})
         await api.services.engine.aclose()
         response = await call(api, "IssueCoupon", {}, campaignId=campaign)
@@ -230,8 +230,8 @@ async def test_without_redis_and_postgres_calls_are_unavailable(settings: Settin
         assert response.headers["retry-after"] == "1"
 
 
-async def test_what_is_issued_is_in_the_ledger_with_nobody(api: Api) -> None:
-    """The events say that there was no customer; limits do not apply, whatever the rules are."""
+async def test_issued_codes_are_in_the_ledger_without_a_customer_id(api: Api) -> None:
+    """The events have no customer id, so the limits of the rules do not apply."""
     campaign = await create(api, total=3)
     rules = {"rules": {"maxpercustomer": 1}}
     assert (await api.client.patch(f"/api/v1/batches/{campaign}", json=rules, headers=api.admin)).status_code == 200

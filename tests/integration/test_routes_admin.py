@@ -1,4 +1,4 @@
-"""Batches, codes, customers, audit and keys over HTTP, on the real application and real servers."""
+"""Batches, codes, customers, audit trail and API keys over HTTP, on the real application and real servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.servers import START_LIMIT_S
 
 PUBLIC = {"/livez", "/readyz", "/healthcheck", "/openapi.json", "/docs"}
 PARTLY_PUBLIC = {"/api/v1/campaigns/{campaign_id}/events", "/c/{campaign_id}"}
-"""What decides by the campaign who may see it; their own tests ask."""
+"""Routes whose access depends on the campaign; they have their own tests."""
 
 
 @pytest_asyncio.fixture
@@ -44,8 +44,8 @@ def concrete(path: str) -> str:
     return path
 
 
-async def test_every_route_asks_for_a_key_with_its_scope_unless_it_is_public(api: Api) -> None:
-    """Walks the routes of the application itself, so that one that is added later is asked too."""
+async def test_every_route_requires_a_key_with_its_scope_unless_it_is_public(api: Api) -> None:
+    """The routes are those of the application, so a route added later is tested too."""
     seen = set()
     lacking = {Access.REDEEM: api.admin, Access.ADMIN: api.redeemer, Access.OPERATOR: api.redeemer}
     for route in api.app.routes:
@@ -70,7 +70,7 @@ async def test_every_route_asks_for_a_key_with_its_scope_unless_it_is_public(api
     assert public == PUBLIC | PARTLY_PUBLIC
 
 
-async def test_what_is_the_operators_is_refused_to_a_bound_key(api: Api) -> None:
+async def test_operator_routes_refuse_a_bound_key(api: Api) -> None:
     bound = await api.key("admin", client_id=uuid4())
     for operation in OPERATIONS:
         if operation.access is Access.OPERATOR:
@@ -78,7 +78,7 @@ async def test_what_is_the_operators_is_refused_to_a_bound_key(api: Api) -> None
             assert problem(response, 403)["code"] == "bound_key"
 
 
-def test_the_document_has_every_route_and_no_other() -> None:
+def test_the_openapi_document_has_exactly_the_routes_of_the_app() -> None:
     documented = {
         (method.upper(), path)
         for path, item in document()["paths"].items()
@@ -89,14 +89,14 @@ def test_the_document_has_every_route_and_no_other() -> None:
     assert documented == routed | {("POST", path) for path in (REDEEM, *METHOD_PATHS)}
 
 
-async def test_a_refusal_that_is_made_once_keeps_nothing_of_who_was_refused(api: Api) -> None:
+async def test_a_constant_problem_keeps_no_traceback_of_earlier_requests(api: Api) -> None:
     for _ in range(3):
         assert (await api.client.get("/api/v1/batches")).status_code == 401
     assert MISSING_KEY.__traceback__ is None
     assert MISSING_KEY.__context__ is None
 
 
-async def test_unknown_paths_and_methods_are_problems(api: Api) -> None:
+async def test_unknown_paths_and_methods_are_answered_with_problems(api: Api) -> None:
     assert problem(await api.get("/no/such/path"), 404, "not found")["code"] == "not_found"
     problem(await api.get("/api/v1/batches/"), 404)
     response = await api.client.request("PUT", "/api/v1/batches", headers=api.admin)
@@ -106,7 +106,7 @@ async def test_unknown_paths_and_methods_are_problems(api: Api) -> None:
     assert response.headers["allow"] == "GET, HEAD, PATCH"
 
 
-async def test_the_list_of_batches_is_a_plain_array_of_what_is_not_expired(api: Api) -> None:
+async def test_the_list_without_parameters_is_an_array_of_the_open_batches(api: Api) -> None:
     assert (await api.get("/api/v1/batches")).json() == []
     first, _ = await api.batch("A", rules='{"maxpercustomer": 2, "timelimit": 30}')
     second, _ = await api.batch("B")
@@ -118,13 +118,13 @@ async def test_the_list_of_batches_is_a_plain_array_of_what_is_not_expired(api: 
     ]
 
 
-async def test_pages_of_batches(api: Api) -> None:
-    made = []
+async def test_batches_are_listed_in_pages_newest_first(api: Api) -> None:
+    created = []
     for number in range(5):
         response = await api.client.post("/api/v1/batches", json={"name": f"B{number}"}, headers=api.admin)
         assert response.status_code == 201
         assert response.headers["location"] == f"/api/v1/batches/{response.json()['id']}"
-        made.append(response.json())
+        created.append(response.json())
     items, cursor, pages = [], "", 0
     while cursor is not None:
         page = (await api.get("/api/v1/batches?limit=2" + (f"&cursor={cursor}" if cursor else ""))).json()
@@ -132,7 +132,7 @@ async def test_pages_of_batches(api: Api) -> None:
         cursor = page["next_cursor"]
         pages += 1
     assert pages == 3
-    assert items == made[::-1]
+    assert items == created[::-1]
 
 
 @pytest.mark.parametrize(
@@ -143,23 +143,23 @@ async def test_pages_of_batches(api: Api) -> None:
 @pytest.mark.parametrize(
     "path", ["/api/v1/batches", "/api/v1/audit", f"/api/v1/customers/{UUID(int=5)}/redemptions", "/api/v1/codes/X"]
 )
-async def test_queries_that_no_list_knows(api: Api, path: str, query: str) -> None:
+async def test_invalid_list_queries_are_refused(api: Api, path: str, query: str) -> None:
     problem(await api.get(f"{path}?{query}"), 400)
 
 
-async def test_a_batch_is_made_shown_and_changed(api: Api) -> None:
-    wanted = {
+async def test_a_batch_is_created_shown_and_changed(api: Api) -> None:
+    fields = {
         "name": "Sommer ☀",
         "rules": {"maxpercustomer": 3, "timelimit": 7, "limits": [{"max": 1, "seconds": 60}]},
         "starts_at": "2026-01-01T00:00:00+02:00",
         "ends_at": "2999-01-01T00:00:00Z",
     }
-    made = (await api.client.post("/api/v1/batches", json=wanted, headers=api.admin)).json()
-    assert made["rules"] == wanted["rules"]
-    assert made["starts_at"] == "2025-12-31T22:00:00.000Z"
-    path = f"/api/v1/batches/{made['id']}"
+    created = (await api.client.post("/api/v1/batches", json=fields, headers=api.admin)).json()
+    assert created["rules"] == fields["rules"]
+    assert created["starts_at"] == "2025-12-31T22:00:00.000Z"
+    path = f"/api/v1/batches/{created['id']}"
     shown = (await api.get(path)).json()
-    assert shown == {**made, "stock": []}
+    assert shown == {**created, "stock": []}
     changed = (await api.client.patch(path, json={"rules": None, "ends_at": None}, headers=api.admin)).json()
     assert changed["rules"] == {"maxpercustomer": 0, "timelimit": 0}
     assert changed["ends_at"] is None
@@ -178,7 +178,7 @@ async def test_a_batch_is_made_shown_and_changed(api: Api) -> None:
      b'{"name": "a", "starts_at": "2026-01-02T00:00:00Z", "ends_at": "2026-01-01T00:00:00Z"}',
      b'{"name": "' + b"a" * 256 + b'"}', b'{"name": 1' + b"0" * 5_000 + b"}"],
 )  # fmt: skip
-async def test_bad_batches_are_refused_and_nothing_is_made(api: Api, body: bytes) -> None:
+async def test_invalid_batches_are_refused_and_not_created(api: Api, body: bytes) -> None:
     problem(await api.client.post("/api/v1/batches", content=body, headers=api.admin), 400)
     assert (await api.get("/api/v1/batches")).json() == []
 
@@ -186,7 +186,7 @@ async def test_bad_batches_are_refused_and_nothing_is_made(api: Api, body: bytes
 @pytest.mark.parametrize(
     "body", [{"paused": 1}, {"paused": None}, {"expired": "yes"}, {"name": None}, {"id": "x"}, {"rules": 5}]
 )
-async def test_bad_changes_are_refused(api: Api, body: Any) -> None:
+async def test_invalid_changes_are_refused(api: Api, body: Any) -> None:
     batch, _ = await api.batch("A")
     problem(await api.client.patch(f"/api/v1/batches/{batch}", json=body, headers=api.admin), 400)
 
@@ -202,7 +202,7 @@ async def test_an_ended_batch_stays_ended(api: Api) -> None:
 
 
 @pytest.mark.parametrize("bad", ["x", "%00", "%FF", "1" * 300, UUID(int=5).hex])
-async def test_ids_in_the_path_are_checked(api: Api, bad: str) -> None:
+async def test_invalid_ids_in_the_path_are_refused(api: Api, bad: str) -> None:
     problem(await api.get(f"/api/v1/batches/{bad}"), 400, "invalid batch_id format")
     problem(await api.get(f"/api/v1/customers/{bad}/redemptions"), 400, "invalid customer_id format")
     problem(await api.get(f"/api/v1/batches/{uuid4()}"), 404, "no batch found")
@@ -229,7 +229,7 @@ async def test_stock_and_ledger_of_a_batch(api: Api) -> None:
     problem(await api.get("/api/v1/codes/%00"), 404, "no code found")
 
 
-async def test_a_customer_is_erased_and_the_count_stays(api: Api) -> None:
+async def test_an_erased_customer_keeps_its_redemptions_counted(api: Api) -> None:
     customer = uuid4()
     batch, client = await api.batch("A", "B")
     await api.redeem(batch, client, customer)
@@ -243,7 +243,7 @@ async def test_a_customer_is_erased_and_the_count_stays(api: Api) -> None:
     assert entry["customer_id"] is None
 
 
-async def test_a_bound_key_sees_only_what_is_its_clients(api: Api) -> None:
+async def test_a_bound_key_sees_only_its_own_client(api: Api) -> None:
     mine, other = uuid4(), uuid4()
     key = await api.key("admin", client_id=mine)
     response = await api.upload([(mine, "M1"), (other, "O1")], name="Shared")
@@ -266,7 +266,7 @@ async def test_a_bound_key_sees_only_what_is_its_clients(api: Api) -> None:
     assert (await pause(own)).status_code == 200
 
 
-async def test_a_bound_key_uploads_only_its_clients_codes(api: Api) -> None:
+async def test_a_bound_key_uploads_codes_of_its_own_client_only(api: Api) -> None:
     mine = uuid4()
     key = await api.key("admin", client_id=mine)
     report = (await api.upload([(mine, "M1"), (uuid4(), "O1")], key=key)).json()
@@ -274,7 +274,7 @@ async def test_a_bound_key_uploads_only_its_clients_codes(api: Api) -> None:
     assert (await api.get(f"/api/v1/batches/{report['batch_id']}", key)).status_code == 200
 
 
-async def test_acts_are_in_the_audit_log(api: Api) -> None:
+async def test_changes_are_recorded_in_the_audit_trail(api: Api) -> None:
     batch, _ = await api.batch("A")
     page = (await api.get("/api/v1/audit")).json()
     entries = [item for item in page["items"] if item["subject"] == f"batch:{batch}"]
@@ -282,7 +282,7 @@ async def test_acts_are_in_the_audit_log(api: Api) -> None:
     assert all(entry["actor"].startswith("key:") for entry in entries)
 
 
-async def test_a_revoked_key_is_unknown_soon(api: Api) -> None:
+async def test_a_revoked_key_is_refused_soon(api: Api) -> None:
     from issuer.access.api_keys import revoke_key
 
     headers = await api.key("admin")
@@ -294,7 +294,7 @@ async def test_a_revoked_key_is_unknown_soon(api: Api) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_the_docs_page_needs_nobody_else(api: Api) -> None:
+async def test_the_docs_page_is_self_contained(api: Api) -> None:
     response = await api.client.get("/docs")
     assert response.headers["content-type"].startswith("text/html")
     assert "http://" not in response.text
@@ -303,7 +303,7 @@ async def test_the_docs_page_needs_nobody_else(api: Api) -> None:
     assert (await api.client.get("/openapi.json")).json() == document()
 
 
-async def test_ids_are_shown_in_one_form(api: Api) -> None:
+async def test_ids_are_shown_in_lower_case(api: Api) -> None:
     batch, _ = await api.batch("A")
     shown = (await api.get(f"/api/v1/batches/{str(batch).upper()}")).json()
     assert UUID(shown["id"]) == batch

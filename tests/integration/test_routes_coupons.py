@@ -1,4 +1,4 @@
-"""The coupon API: what each request answers, by form and by JSON, and what it leaves behind."""
+"""The coupon routes: the response to each request, by form and by JSON, and its effects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def rows(services: Services, table: str) -> list[dict[str, Any]]:
     return [dict(row) for row in await services.stores.postgres.fetch(f"SELECT * FROM {table}")]
 
 
-async def test_a_form_makes_a_coupon_with_a_code_of_the_length_that_was_asked_for(api: Api, till: Till) -> None:
+async def test_a_form_creates_a_coupon_with_a_drawn_code_of_the_given_length(api: Api, till: Till) -> None:
     form = {
         "code_length": "9", "expiry_date": "15-Jan-2030", "availability_count": "20", "product_id": "shoe-42",
         "promo_type": "spring", "discount_fixed": "5.00", "discount_variable": "12.5",
@@ -52,16 +52,16 @@ async def test_a_form_makes_a_coupon_with_a_code_of_the_length_that_was_asked_fo
     assert shown == coupon
 
 
-@pytest.mark.parametrize("how", ["form", "multipart", "json", "query"])
-async def test_every_way_to_say_it_means_the_same(api: Api, till: Till, how: str) -> None:
+@pytest.mark.parametrize("encoding", ["form", "multipart", "json", "query"])
+async def test_query_form_multipart_and_json_are_equivalent(api: Api, till: Till, encoding: str) -> None:
     await till.make("SAVE20", product_id="shoe", discount_fixed="5.00", currency="USD")
-    said = {"product_id": "shoe", "customer_id": str(uuid4()), "order_id": "order 1/ä"}
-    ways: dict[str, dict[str, Any]] = {
-        "form": {"data": said}, "json": {"json": said}, "query": {},
-        "multipart": {"files": {name: (None, value) for name, value in said.items()}},
+    fields = {"product_id": "shoe", "customer_id": str(uuid4()), "order_id": "order 1/ä"}
+    encodings: dict[str, dict[str, Any]] = {
+        "form": {"data": fields}, "json": {"json": fields}, "query": {},
+        "multipart": {"files": {name: (None, value) for name, value in fields.items()}},
     }  # fmt: skip
-    params = {"code": "SAVE20"} | (said if how == "query" else {})
-    response = await api.client.post(CONSUME, params=params, headers=till.till, **ways[how])
+    params = {"code": "SAVE20"} | (fields if encoding == "query" else {})
+    response = await api.client.post(CONSUME, params=params, headers=till.till, **encodings[encoding])
     assert response.status_code == 200, response.text
     used = response.json()
     assert len(used.pop("consumption_id")) == 32
@@ -71,7 +71,7 @@ async def test_every_way_to_say_it_means_the_same(api: Api, till: Till, how: str
     }  # fmt: skip
 
 
-async def test_the_key_may_stand_alone_in_the_header(api: Api, till: Till) -> None:
+async def test_the_api_key_may_be_sent_without_a_scheme(api: Api, till: Till) -> None:
     await till.make("ALONE")
     secret = till.till["Authorization"].removeprefix("Bearer ")
     for headers in ({"Authorization": secret}, {"Authorization": f"bearer {secret}"}):
@@ -80,7 +80,7 @@ async def test_the_key_may_stand_alone_in_the_header(api: Api, till: Till) -> No
     problem(await api.client.get(COUPON, params={"code": "alone"}, headers={"Authorization": "isk_wrong"}), 401)
 
 
-async def test_uses_are_counted_and_end(till: Till) -> None:
+async def test_uses_are_counted_until_the_coupon_is_used_up(till: Till) -> None:
     await till.make("THREE", uses=3)
     for left in (3, 2, 1):
         look = await till.look("THREE")
@@ -92,7 +92,7 @@ async def test_uses_are_counted_and_end(till: Till) -> None:
     assert (shown["remaining"], shown["valid"], shown["availability_count"]) == (0, False, 3)
 
 
-async def test_a_look_changes_nothing(api: Api, till: Till) -> None:
+async def test_a_validation_changes_nothing(api: Api, till: Till) -> None:
     await till.make("LOOK", uses=1, rules={"maxpercustomer": 1})
     customer = str(uuid4())
     for _ in range(5):
@@ -102,7 +102,7 @@ async def test_a_look_changes_nothing(api: Api, till: Till) -> None:
     assert await rows(api.services, "reversals") == []
 
 
-async def test_what_is_refused_and_how(till: Till) -> None:
+async def test_each_refusal_has_its_status_and_error(till: Till) -> None:
     problem(await till.use("ANONYMOUS"), 404, "no coupon found")
     assert (await till.look("ANONYMOUS"))["reason_code"] == "coupon_not_found"
     await till.make("OLD", expiry_date=(datetime.now(UTC) - timedelta(days=1)).isoformat())
@@ -115,12 +115,12 @@ async def test_what_is_refused_and_how(till: Till) -> None:
     refused = await till.use("SHOES", customer_id=customer)
     assert problem(refused, 403, "rule conditions not met")["retry_at"]
     assert int(refused.headers["Retry-After"]) > 80_000
-    assert (await till.use("SHOES")).status_code == 200, "who says no product is not refused for it, nor limited"
+    assert (await till.use("SHOES")).status_code == 200, "without product_id and customer_id neither is checked"
     await till.change("SHOES", paused=True)
     problem(await till.use("SHOES"), 409, "coupon paused")
 
 
-async def test_the_same_key_is_told_the_same_also_when_all_is_gone(till: Till) -> None:
+async def test_a_replay_returns_the_first_answer_even_when_the_coupon_is_used_up(till: Till) -> None:
     await till.make("ONCE", uses=1, discount_fixed="9.99")
     customer = str(uuid4())
     first = await till.use("ONCE", key="order-1", customer_id=customer)
@@ -149,7 +149,7 @@ async def test_a_change_counts_from_the_next_request_on(till: Till) -> None:
     assert (await till.use("MOVE")).status_code == 200
 
 
-async def test_a_deleted_coupon_is_gone_for_good_and_its_history_stays(api: Api, till: Till) -> None:
+async def test_a_deleted_coupon_stays_deleted_and_its_history_stays(api: Api, till: Till) -> None:
     await till.make("GONE")
     used = (await till.use("GONE")).json()
     for _ in range(2):
@@ -165,14 +165,14 @@ async def test_a_deleted_coupon_is_gone_for_good_and_its_history_stays(api: Api,
         assert (await till.reverse(used["consumption_id"])).status_code == 200
 
 
-async def test_a_code_is_found_however_it_is_typed(till: Till) -> None:
+async def test_a_code_is_found_regardless_of_case_spaces_and_dashes(till: Till) -> None:
     await till.make("Straße 5-B")
     for typed in ("straße5b", "STRASSE 5 b", "stra-sse–5B", " ＳTRASSE5B "):
         assert (await till.use(typed)).status_code in (200, 409), typed
     assert (await till.show("strasse5b"))["remaining"] == 0
 
 
-async def test_o_is_read_as_0_where_the_alphabet_was_chosen_for_it(api: Api, till: Till) -> None:
+async def test_o_is_read_as_0_only_with_the_unambiguous_alphabet(api: Api, till: Till) -> None:
     await till.make("SAVEO")
     problem(await till.use("SAVE0"), 404)
     assert (await till.look("SAVE0"))["reason_code"] == "coupon_not_found"
@@ -187,7 +187,7 @@ async def test_o_is_read_as_0_where_the_alphabet_was_chosen_for_it(api: Api, til
     problem(await till.use("SAVE0"), 404)
 
 
-async def test_a_use_is_given_back_once(api: Api, till: Till) -> None:
+async def test_a_use_is_reversed_once(api: Api, till: Till) -> None:
     await till.make("BACK", uses=1, rules={"maxpercustomer": 1})
     customer = str(uuid4())
     used = (await till.use("BACK", customer_id=customer, order_id="o-1")).json()
@@ -198,7 +198,7 @@ async def test_a_use_is_given_back_once(api: Api, till: Till) -> None:
         assert problem(await till.reverse(used["consumption_id"]), 409)["code"] == "already_reversed"
         assert (await till.show("BACK"))["remaining"] == 1
         again = await till.use("BACK", customer_id=customer)
-        assert again.status_code == 200, "neither the use nor the customer's limit was eaten"
+        assert again.status_code == 200, "the use is available again and does not count against the limit"
         assert again.json()["consumption_id"] != used["consumption_id"]
         problem(await till.use("BACK"), 409)
         other = used["consumption_id"][:-1] + ("A" if used["consumption_id"][-1] != "A" else "B")
@@ -206,7 +206,7 @@ async def test_a_use_is_given_back_once(api: Api, till: Till) -> None:
         problem(await till.reverse("nonsense"), 404)
 
 
-async def test_many_reversals_at_once_give_one_use_back(api: Api, till: Till) -> None:
+async def test_concurrent_reversals_return_one_use(api: Api, till: Till) -> None:
     await till.make("RUSH", uses=5)
     used = (await till.use("RUSH")).json()
     with working(api.services.settings):
@@ -215,7 +215,7 @@ async def test_many_reversals_at_once_give_one_use_back(api: Api, till: Till) ->
         assert (await till.show("RUSH"))["remaining"] == 5
 
 
-async def test_another_tenant_sees_nothing_of_it(api: Api, till: Till) -> None:
+async def test_another_tenant_cannot_see_or_use_a_coupon(api: Api, till: Till) -> None:
     coupon = await till.make("MINE", uses=9)
     used = (await till.use("MINE")).json()
     other = await Till.of(api)
@@ -228,8 +228,8 @@ async def test_another_tenant_sees_nothing_of_it(api: Api, till: Till) -> None:
         params = {"code": "MINE", **foreign} if method == "GET" else foreign
         problem(await api.client.request(method, path, params=params, json=body, headers=other.admin), 404)
     problem(await other.use("MINE", client_id=str(till.client_id)), 404)
-    wanted = {"availability_count": "1", "client_id": str(till.client_id)}
-    problem(await api.client.post(COUPON, json=wanted, headers=other.admin), 403)
+    fields = {"availability_count": "1", "client_id": str(till.client_id)}
+    problem(await api.client.post(COUPON, json=fields, headers=other.admin), 403)
     with working(api.services.settings):
         assert (await till.reverse(used["consumption_id"])).status_code == 200
         problem(await other.reverse(used["consumption_id"]), 404)
@@ -274,12 +274,12 @@ BAD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("body", BAD, ids=str)
-async def test_bad_input_is_a_400_and_makes_nothing(api: Api, till: Till, body: dict[str, Any]) -> None:
+async def test_invalid_input_is_a_400_and_creates_nothing(api: Api, till: Till, body: dict[str, Any]) -> None:
     problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
     assert await rows(api.services, "coupons") == []
 
 
-async def test_scopes(api: Api, till: Till) -> None:
+async def test_each_route_requires_its_scope(api: Api, till: Till) -> None:
     await till.make("KEYS")
     problem(await api.client.post(COUPON, json={"availability_count": 1}, headers=till.till), 403)
     problem(await api.client.put(f"{COUPON}KEYS/", json={}, headers=till.till), 403)
@@ -290,7 +290,7 @@ async def test_scopes(api: Api, till: Till) -> None:
     problem(await api.client.post(COUPON, json={"availability_count": 1}, headers=api.admin), 400)
 
 
-async def test_what_was_done_is_in_the_audit_log_and_the_ledger(api: Api, till: Till) -> None:
+async def test_changes_are_in_the_audit_trail_and_uses_in_the_ledger(api: Api, till: Till) -> None:
     await till.make("BOOK", discount_fixed="3.50")
     customer = uuid4()
     await till.use("BOOK", customer_id=str(customer), order_id="order-7", key="k")
@@ -312,7 +312,7 @@ async def test_what_was_done_is_in_the_audit_log_and_the_ledger(api: Api, till: 
     assert actions == ["coupon.create", "coupon.change", "coupon.delete"]
 
 
-async def test_a_code_that_cannot_be_one_is_a_400(api: Api, till: Till) -> None:
+async def test_an_invalid_code_is_a_400(api: Api, till: Till) -> None:
     for path in ("%00", "%20", "x" * 256):
         for method in ("PUT", "DELETE"):
             problem(await api.client.request(method, f"{COUPON}{path}/", headers=till.admin), 400)
@@ -330,11 +330,13 @@ async def test_a_customer_can_be_erased(api: Api, till: Till) -> None:
         assert (response.json()["consumptions"], response.json()["redemptions"]) == (1, 0)
         (row,) = await rows(api.services, "consumptions")
         assert (row["customer_id"], row["key_hash"], row["order_id"]) == (None, None, "o")
-        assert (await till.use("ERASE", customer_id=customer)).status_code == 200, "the limit forgot the customer too"
+        assert (await till.use("ERASE", customer_id=customer)).status_code == 200, (
+            "the limit of the customer was erased too"
+        )
         assert (await till.reverse(used["consumption_id"])).status_code == 200
 
 
-async def test_two_who_make_the_same_coupon_at_once_make_one(api: Api, till: Till) -> None:
+async def test_concurrent_requests_create_a_coupon_once(api: Api, till: Till) -> None:
     bodies = [
         {"code": code, "availability_count": 2} for code in ("SAME-1", "same1", "S A M E 1", "SAMEl") for _ in range(3)
     ]
@@ -342,8 +344,8 @@ async def test_two_who_make_the_same_coupon_at_once_make_one(api: Api, till: Til
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 11
 
 
-async def test_uses_and_changes_at_once_never_make_more_uses_than_there_may_be(api: Api, till: Till) -> None:
-    """The number of uses goes up and down while everybody uses: what was lowered never falls below what was used."""
+async def test_concurrent_uses_and_changes_never_exceed_the_number_of_uses(api: Api, till: Till) -> None:
+    """The number of uses changes while the coupon is used; it never falls below the number of uses consumed."""
     await till.make("RACE", uses=50)
     statuses: list[int] = []
 
@@ -362,7 +364,7 @@ async def test_uses_and_changes_at_once_never_make_more_uses_than_there_may_be(a
     assert shown["availability_count"] >= used
 
 
-async def test_a_key_is_for_one_order(api: Api, till: Till) -> None:
+async def test_an_idempotency_key_belongs_to_one_order(api: Api, till: Till) -> None:
     await till.make("ORDER")
     first = await till.use("ORDER", key="k", order_id="order 1/ä")
     assert (await till.use("ORDER", key="k", order_id="order 1/ä")).json() == first.json()
@@ -376,30 +378,30 @@ async def test_a_key_is_for_one_order(api: Api, till: Till) -> None:
 
 
 @pytest.mark.parametrize("alphabet", ["-–", "–—"])
-async def test_a_code_that_no_look_up_could_find_is_not_drawn(api: Api, till: Till, alphabet: str) -> None:
+async def test_a_code_that_cannot_be_looked_up_is_not_drawn(api: Api, till: Till, alphabet: str) -> None:
     body = {"code_length": 4, "alphabet": alphabet, "availability_count": 1}
     problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
     assert await rows(api.services, "coupons") == []
 
 
-async def test_who_does_not_say_whose_coupon_it_is_waits_for_postgres_no_longer_than_for_redis(
+async def test_a_look_up_without_client_id_is_bounded_by_the_redeem_timeout(
     settings: Settings,
 ) -> None:
     async with running_app(settings.model_copy(update={"redeem_timeout_ms": 200, "postgres_pool_size": 2})) as api:
         till = await Till.of(api)
         await till.make("WHOSE")
-        everybodys = await api.key("redeem")
-        ask = partial(api.client.post, f"{CONSUME}?code=WHOSE", headers=everybodys)
-        # The other one listens for changes of keys.
+        unbound = await api.key("redeem")
+        consume = partial(api.client.post, f"{CONSUME}?code=WHOSE", headers=unbound)
+        # The other connection of the pool listens for changes of API keys.
         async with api.services.stores.postgres.acquire():
-            answers = await asyncio.gather(*(ask() for _ in range(MAX_LOOKUPS + 5)))
+            answers = await asyncio.gather(*(consume() for _ in range(MAX_LOOKUPS + 5)))
             codes = Counter(problem(answer, 503)["code"] for answer in answers)
             assert codes == {"postgres_unavailable": MAX_LOOKUPS, "overloaded": 5}
-        assert (await ask()).status_code == 200
+        assert (await consume()).status_code == 200
         assert (await till.show("WHOSE"))["remaining"] == 2
 
 
-async def test_a_coupon_that_redis_has_not_heard_of_yet_is_brought_there_by_the_worker(api: Api, till: Till) -> None:
+async def test_the_worker_applies_a_change_that_redis_has_not_received(api: Api, till: Till) -> None:
     coupon = await till.make("LATER", uses=5)
     postgres = api.services.stores.postgres
     await postgres.execute("UPDATE coupons SET available = 2")

@@ -1,4 +1,4 @@
-"""Codes generated over HTTP, on the real application and real servers: at once, as a job, refused, by tenants."""
+"""Generate codes over HTTP, on the real application and real servers: in the request, as a job, refused, by tenants."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def generate(api: Api, batch: object, key: dict[str, str] | None = None, *
     return await api.client.post(path, json=body, headers=api.admin if key is None else key)
 
 
-async def test_a_few_codes_are_there_with_the_answer(api: Api) -> None:
+async def test_a_few_codes_are_generated_within_the_request(api: Api) -> None:
     batch = await make_batch(api)
     response = await generate(api, batch, count=50, client_id=str(A), pattern="SUMMER-####-####", check=True)
     assert response.status_code == 201
@@ -51,13 +51,13 @@ async def test_a_few_codes_are_there_with_the_answer(api: Api) -> None:
     codes = [(await api.redeem(batch, A)).json()["code"] for _ in range(50)]
     assert len(set(codes)) == 50
     assert all(code.startswith("SUMMER-") and len(code) == 16 for code in codes)
-    # The batch has one client now: it need not be named.
+    # The batch has one client now, so client_id is optional.
     assert (await generate(api, batch, count=1)).json()["client_id"] == str(A)
     entries = (await api.get("/api/v1/audit")).json()["items"]
     assert [entry["detail"]["count"] for entry in entries if entry["action"] == "codes.generate"] == [1, 50]
 
 
-async def test_many_codes_are_a_job_that_the_worker_does(api: Api) -> None:
+async def test_many_codes_are_generated_by_a_job_of_the_worker(api: Api) -> None:
     batch = await make_batch(api)
     response = await generate(api, batch, count=MANY, client_id=str(A))
     assert response.status_code == 202
@@ -69,7 +69,7 @@ async def test_many_codes_are_a_job_that_the_worker_does(api: Api) -> None:
     assert (await check_agreement(api.services.stores, UUID(batch), A)).loaded == MANY
 
 
-async def test_when_redis_fails_in_between_the_job_goes_on_later(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_continues_after_a_failure_of_redis(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = await make_batch(api)
 
     async def full(*_: object, **__: object) -> None:
@@ -85,7 +85,7 @@ async def test_when_redis_fails_in_between_the_job_goes_on_later(api: Api, monke
     assert (await check_agreement(api.services.stores, UUID(batch), A)).loaded == 50
 
 
-async def test_the_same_job_id_again_is_the_same_job(api: Api) -> None:
+async def test_a_repeated_job_id_is_the_same_job(api: Api) -> None:
     batch, job_id = await make_batch(api), str(uuid4())
     answers = [await generate(api, batch, count=20, client_id=str(A), job_id=job_id) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [201] * 3
@@ -95,7 +95,7 @@ async def test_the_same_job_id_again_is_the_same_job(api: Api) -> None:
     assert (await api.get(f"/api/v1/batches/{batch}")).json()["stock"][0]["total"] == 20
 
 
-async def test_a_space_too_small_says_which_length_would_do(api: Api) -> None:
+async def test_a_code_space_too_small_is_refused_with_the_length_needed(api: Api) -> None:
     batch = await make_batch(api)
     found = problem(await generate(api, batch, count=1_001, client_id=str(A), length=4, alphabet="numeric"), 400)
     assert (found["code"], found["length_needed"]) == ("code_space_too_small", 5)
@@ -125,7 +125,7 @@ async def test_a_space_too_small_says_which_length_would_do(api: Api) -> None:
         ({"count": 5, "unlucky_words": ["x"]}, "unlucky_words each must have 2 to 64"),
     ],
 )
-async def test_what_cannot_be_is_refused_and_nothing_is_made(api: Api, body: dict[str, Any], error: str) -> None:
+async def test_invalid_requests_are_refused_and_generate_nothing(api: Api, body: dict[str, Any], error: str) -> None:
     batch = await make_batch(api)
     body = {"client_id": str(A), **body} if "client_id" not in body else body
     found = problem(await generate(api, batch, **{k: v for k, v in body.items() if v is not None}), 400)
@@ -133,7 +133,7 @@ async def test_what_cannot_be_is_refused_and_nothing_is_made(api: Api, body: dic
     assert (await api.get(f"/api/v1/batches/{batch}")).json()["stock"] == []
 
 
-async def test_batches_that_are_not_there_or_have_ended(api: Api) -> None:
+async def test_unknown_and_ended_batches_are_refused(api: Api) -> None:
     batch = await make_batch(api)
     problem(await generate(api, uuid4(), count=5, client_id=str(A)), 404, "no batch found")
     problem(await generate(api, "x", count=5, client_id=str(A)), 400, "invalid batch_id format")
@@ -143,7 +143,7 @@ async def test_batches_that_are_not_there_or_have_ended(api: Api) -> None:
     problem(await api.get(f"/api/v1/batches/{batch}/jobs/x"), 400, "invalid job_id format")
 
 
-async def test_a_bound_key_makes_codes_of_its_own_client_only(api: Api) -> None:
+async def test_a_bound_key_generates_codes_of_its_own_client_only(api: Api) -> None:
     bound = await api.key("admin", client_id=A)
     shared = await make_batch(api)
     problem(await generate(api, shared, bound, count=5), 404, "no batch found")
@@ -155,7 +155,7 @@ async def test_a_bound_key_makes_codes_of_its_own_client_only(api: Api) -> None:
     response = await generate(api, mine, bound, count=5)
     assert (response.status_code, response.json()["client_id"]) == (201, str(A))
     assert (await api.get(response.headers["location"], bound)).status_code == 200
-    # In a batch with others' codes it has its own pool, and sees its own job alone.
+    # In a batch with codes of other clients the key has its own pool and sees only its own job.
     await generate(api, shared, count=5, client_id=str(A))
     assert (await generate(api, shared, bound, count=3)).status_code == 201
     stock = (await api.get(f"/api/v1/batches/{shared}")).json()["stock"]
@@ -163,7 +163,7 @@ async def test_a_bound_key_makes_codes_of_its_own_client_only(api: Api) -> None:
     problem(await api.get(f"/api/v1/batches/{shared}/jobs/{foreign['id']}", bound), 404, "no job found")
 
 
-async def test_jobs_that_wait_are_bounded(api: Api) -> None:
+async def test_the_number_of_waiting_jobs_is_bounded(api: Api) -> None:
     batch = await make_batch(api)
     answers = await asyncio.gather(
         *(generate(api, batch, count=MANY, client_id=str(A)) for _ in range(MAX_OPEN_JOBS_OF_CLIENT + 3))
@@ -175,7 +175,7 @@ async def test_jobs_that_wait_are_bounded(api: Api) -> None:
     assert (await generate(api, batch, count=5, client_id=str(B))).status_code == 201
 
 
-async def test_small_requests_at_once_are_all_answered_and_made(api: Api) -> None:
+async def test_concurrent_small_requests_are_all_carried_out(api: Api) -> None:
     batch = await make_batch(api)
     clients = [str(uuid4()) for _ in range(12)]
     answers = await asyncio.gather(*(generate(api, batch, count=30, client_id=client) for client in clients))
@@ -186,7 +186,7 @@ async def test_small_requests_at_once_are_all_answered_and_made(api: Api) -> Non
     assert [pool["total"] for pool in stock] == [30] * 12
 
 
-async def test_without_auth_it_works_the_same(settings: Settings) -> None:
+async def test_generation_without_auth(settings: Settings) -> None:
     async with running_app(settings.model_copy(update={"auth": Auth.OFF})) as api:
         api.admin = {}
         batch = await make_batch(api)

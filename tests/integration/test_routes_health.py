@@ -1,4 +1,4 @@
-"""Health, readiness and metrics, with the stores there, away, and coming back."""
+"""Health, readiness and metrics while the stores are available, unavailable, and available again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.servers import PostgresServer, RedisServer
 BODY = {"batchid": str(uuid4()), "clientid": str(uuid4()), "customerid": str(uuid4())}
 
 
-async def test_all_is_well(settings: Settings) -> None:
+async def test_a_healthy_installation(settings: Settings) -> None:
     async with running_app(settings) as api:
         response = await api.client.get("/healthcheck")
         assert (response.status_code, response.json()) == (
@@ -38,7 +38,7 @@ async def test_the_worker_is_shown_with_its_lag(settings: Settings) -> None:
         await api.services.stores.postgres.execute("INSERT INTO workers (name, seen_at) VALUES ('w1', now())")
         batch, client = await api.batch("A")
         await api.redeem(batch, client)
-        await asyncio.sleep(0.3)  # the answer before may be shown for 0.25 s
+        await asyncio.sleep(0.3)  # an earlier result may be returned for 0.25 s
         worker = (await api.client.get("/readyz")).json()["worker"]
         assert worker["lag_events"] == 1
         assert worker["lag_seconds"] > 0
@@ -51,7 +51,7 @@ async def refused(api: Api) -> bool:
 
 
 @pytest.mark.timeout(180)
-async def test_it_starts_without_redis_and_postgres_and_gets_ready_by_itself(tmp_path: Path) -> None:
+async def test_the_api_starts_without_redis_and_postgres_and_becomes_ready(tmp_path: Path) -> None:
     redis, postgres = RedisServer(tmp_path / "redis"), PostgresServer(tmp_path / "postgres", durable=False)
     settings = Settings(redis_url=SecretStr(redis.url()), database_url=SecretStr(postgres.url("issuer")), partitions=2)
     with postgres:
@@ -103,23 +103,23 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-async def test_a_redis_that_takes_no_writes_is_not_ready_until_it_does(
+async def test_a_redis_that_refuses_writes_is_not_ready_until_it_accepts_them(
     settings: Settings, tmp_path: Path, refusal: str
 ) -> None:
-    worse, better = REFUSALS[refusal]
+    fault, repair = REFUSALS[refusal]
     with RedisServer(tmp_path / "redis") as redis, redis.client() as client:
         here = settings.model_copy(update={"redis_url": SecretStr(redis.url())})
         async with running_app(here) as api:
             batch, codes_of = await api.batch("A", "B")
             assert (await api.redeem(batch, codes_of)).status_code == 200
-            client.config_set(*next(iter(worse.items())))
+            client.config_set(*next(iter(fault.items())))
             problem(await api.redeem(batch, codes_of), 503, "not ready")
             await until_status(api, "/readyz", 503)
             await until_status(api, "/healthcheck", 500)
             text = (await api.get("/metrics")).text
             assert 'issuer_ready{part="redis"} 0.0' in text
             assert "issuer_backlog" in text
-            client.config_set(*next(iter(better.items())))
+            client.config_set(*next(iter(repair.items())))
             await until_status(api, "/readyz", 200)
             assert (await api.redeem(batch, codes_of)).status_code == 200
 
@@ -137,7 +137,7 @@ async def test_a_redis_that_became_read_only_is_not_ready(settings: Settings, tm
             assert (await api.redeem(batch, codes_of)).status_code == 200
 
 
-async def test_the_metrics_are_those_that_are_documented(settings: Settings) -> None:
+async def test_the_metrics_are_the_documented_ones(settings: Settings) -> None:
     async with running_app(settings) as api:
         await api.batch("A")
         response = await api.get("/metrics")
@@ -148,7 +148,7 @@ async def test_the_metrics_are_those_that_are_documented(settings: Settings) -> 
         assert {sample.labels["part"] for sample in families["issuer_ready"].samples} == {"redis", "postgres"}
 
 
-async def test_api_processes_add_up_their_counters(settings: Settings, tmp_path: Path) -> None:
+async def test_api_processes_sum_their_counters(settings: Settings, tmp_path: Path) -> None:
     shared = settings.model_copy(update={"metrics_dir": tmp_path / "metrics"})
     async with running_app(shared) as one:
         batch, client = await one.batch("A", "B", "C")
@@ -157,6 +157,6 @@ async def test_api_processes_add_up_their_counters(settings: Settings, tmp_path:
                 await api.redeem(batch, client)
             two.services.tally.write()
             assert 'outcome="granted"} 3.0' in (await one.get("/metrics")).text
-        # What a process counted outlives it.
+        # The counters of a process stay after its exit.
         assert 'outcome="granted"} 3.0' in (await one.get("/metrics")).text
         assert "issuer_redeem_seconds_count 3.0" in (await one.get("/metrics")).text

@@ -41,7 +41,7 @@ async def test_each_redemption_gets_a_code_of_its_own_in_order(api: Api) -> None
     problem(await api.redeem(batch, client), 404, "no code found")
 
 
-async def test_many_at_once_get_distinct_codes(api: Api) -> None:
+async def test_concurrent_redemptions_get_distinct_codes(api: Api) -> None:
     batch, client = await api.batch(*[f"C{number}" for number in range(200)])
     answers = await asyncio.gather(*(api.redeem(batch, client) for _ in range(300)))
     codes = [answer.json()["code"] for answer in answers if answer.status_code == 200]
@@ -53,7 +53,7 @@ async def test_many_at_once_get_distinct_codes(api: Api) -> None:
     "body",
     [b"", b"{", b"[]", b"null", b'"text"', b"1", b'{"batchid": "\xff"}', b"[" * 100_000, b"\x00", b"{}{}", b"NaN"],
 )
-async def test_what_is_no_json_object_cannot_be_parsed(api: Api, body: bytes) -> None:
+async def test_a_body_that_is_no_json_object_is_refused(api: Api, body: bytes) -> None:
     response = await api.client.post(REDEEM, content=body[:60_000], headers=api.redeemer)
     assert problem(response, 400, "cannot parse json")["code"] == "unparsable_json"
 
@@ -78,12 +78,12 @@ async def test_ids_are_checked_in_order(api: Api, wrong: Any) -> None:
     assert await error(batchid=ID, clientid=ID) == "invalid customer_id format"
 
 
-async def test_ids_may_be_in_capitals(api: Api) -> None:
+async def test_ids_may_be_in_upper_case(api: Api) -> None:
     batch, client = await api.batch("A-1")
     assert (await api.redeem(str(batch).upper(), str(client).upper(), ID)).status_code == 200
 
 
-async def test_unknown_fields_do_not_matter(api: Api) -> None:
+async def test_unknown_fields_are_ignored(api: Api) -> None:
     batch, client = await api.batch("A-1")
     body = {"batchid": str(batch), "clientid": str(client), "customerid": ID, "more": [1]}
     assert (await api.client.post(REDEEM, json=body, headers=api.redeemer)).status_code == 200
@@ -108,7 +108,7 @@ async def test_refusals_of_the_batch(api: Api) -> None:
     problem(await api.redeem(batch, client), 410, "batch expired")
 
 
-async def test_a_batch_whose_rules_are_being_changed_says_so(api: Api) -> None:
+async def test_a_batch_whose_rules_are_being_changed_answers_503(api: Api) -> None:
     batch, client = await api.batch("A-1", "A-2")
     assert (await api.redeem(batch, client, ID)).status_code == 200
     stores = api.services.stores
@@ -124,7 +124,7 @@ async def test_a_batch_whose_rules_are_being_changed_says_so(api: Api) -> None:
     assert (await api.redeem(batch, client)).json() == {"code": "A-2"}
 
 
-async def test_a_limit_says_when_it_opens_again(api: Api) -> None:
+async def test_a_reached_limit_names_the_time_of_the_next_redemption(api: Api) -> None:
     batch, client = await api.batch("A-1", "A-2", rules='{"maxpercustomer": 1, "timelimit": 2}')
     assert (await api.redeem(batch, client, ID)).status_code == 200
     response = await api.redeem(batch, client, ID)
@@ -137,7 +137,7 @@ async def test_a_limit_says_when_it_opens_again(api: Api) -> None:
     assert abs(int(response.headers["retry-after"]) - left_s) < 5
 
 
-async def test_a_limit_for_ever_names_no_time(api: Api) -> None:
+async def test_an_indefinite_limit_names_no_time(api: Api) -> None:
     batch, client = await api.batch("A-1", "A-2", rules='{"maxpercustomer": 1}')
     await api.redeem(batch, client, ID)
     response = await api.redeem(batch, client, ID)
@@ -145,7 +145,7 @@ async def test_a_limit_for_ever_names_no_time(api: Api) -> None:
     assert "retry-after" not in response.headers
 
 
-async def test_an_idempotency_key_repeats_the_answer(api: Api) -> None:
+async def test_a_repeated_idempotency_key_returns_the_same_code(api: Api) -> None:
     batch, client = await api.batch("A-1", "A-2")
     first = await api.redeem(batch, client, ID, **{"Idempotency-Key": "order 17"})
     assert first.json() == {"code": "A-1"}
@@ -159,7 +159,7 @@ async def test_an_idempotency_key_repeats_the_answer(api: Api) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a" * 256, "ä", "a\x01"])
-async def test_idempotency_keys_that_cannot_be_used(api: Api, key: str) -> None:
+async def test_invalid_idempotency_keys_are_refused(api: Api, key: str) -> None:
     batch, client = await api.batch("A-1")
     body = {"batchid": str(batch), "clientid": str(client), "customerid": ID}
     headers = [*api.redeemer.items(), ("Idempotency-Key", key.encode("latin-1"))]
@@ -178,7 +178,7 @@ async def test_two_idempotency_keys_are_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer ", "Bearer isk_no", "Basic abc", "Bearer clé"])
-async def test_no_or_an_unknown_key_is_a_401_before_anything_else(api: Api, value: str | None) -> None:
+async def test_a_missing_or_unknown_key_is_a_401_before_any_other_check(api: Api, value: str | None) -> None:
     headers = {} if value is None else {"Authorization": value.encode("latin-1")}
     response = await api.client.post(REDEEM, content=b"no json", headers=headers)  # type: ignore[arg-type]
     problem(response, 401, "missing or unknown api key")
@@ -195,7 +195,7 @@ async def test_the_scheme_of_the_key_may_be_in_any_case(api: Api) -> None:
     problem(await api.client.post(REDEEM, content=b"{}", headers=headers), 400)
 
 
-async def test_a_bound_key_cannot_tell_another_client_from_one_without_codes(api: Api) -> None:
+async def test_to_a_bound_key_another_client_looks_like_one_without_codes(api: Api) -> None:
     batch, client = await api.batch("A-1")
     stranger = await api.key("redeem", client_id=uuid4())
     own = await api.key("redeem", client_id=client)
@@ -210,7 +210,7 @@ async def test_a_bound_key_cannot_tell_another_client_from_one_without_codes(api
     assert await answer(client, **stranger, **{"Idempotency-Key": "k"}) == missing
 
 
-async def test_to_a_bound_key_a_batch_without_its_codes_is_an_unknown_one(api: Api) -> None:
+async def test_to_a_bound_key_a_batch_without_its_codes_looks_unknown(api: Api) -> None:
     batch, client = await api.batch("A-1", "A-2", rules='{"maxpercustomer": 1}')
     mine = uuid4()
     bound = await api.key("redeem", client_id=mine)
@@ -254,7 +254,7 @@ async def test_without_auth_no_key_is_needed(settings: Settings) -> None:
         assert (await open_api.redeem(batch, client)).json() == {"code": "A-1"}
 
 
-async def test_what_happened_is_counted(api: Api) -> None:
+async def test_outcomes_are_counted(api: Api) -> None:
     batch, client = await api.batch("A-1")
     await api.redeem(batch, client)
     await api.redeem(batch, client)

@@ -1,4 +1,4 @@
-"""Reports over HTTP: the rows of the lists, refusals, tenants; and streams that are slow, cut or given up."""
+"""Reports over HTTP: rows, refusals, tenants, and streams that are slow, aborted or disconnected."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """The rows of NDJSON, without the last line, which must say how many they are."""
+    """Return the rows of NDJSON without the last line, which must contain their number."""
     *rows, last = [orjson.loads(line) for line in text.split("\n")[:-1]]
     assert last == {"rows": len(rows)}
     return rows
@@ -57,7 +57,7 @@ async def report(api: Api, name: str, key: Any = None, **query: str | UUID) -> l
 
 
 async def listed(api: Api, path: str, key: Any = None) -> list[dict[str, Any]]:
-    """All pages of a list."""
+    """Return the items of all pages of a list."""
     found, cursor = [], ""
     while cursor is not None:
         page = (await api.get(f"{path}?limit=2" + (f"&cursor={cursor}" if cursor else ""), key)).json()
@@ -66,47 +66,47 @@ async def listed(api: Api, path: str, key: Any = None) -> list[dict[str, Any]]:
     return found
 
 
-def like(rows: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
-    """Whether these are the same rows, in any order, as far as the wanted ones tell."""
-    names = wanted[0].keys() if wanted else ()
+def has_rows(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
+    """Return whether the rows equal the expected ones in any order, compared by the columns of the latter."""
+    names = expected[0].keys() if expected else ()
     key = orjson.dumps
-    return sorted(key({name: row[name] for name in names}) for row in rows) == sorted(key(row) for row in wanted)
+    return sorted(key({name: row[name] for name in names}) for row in rows) == sorted(key(row) for row in expected)
 
 
-async def test_the_same_filter_gives_the_rows_of_the_list(api: Api) -> None:
+async def test_a_report_has_the_rows_of_the_list_with_the_same_filter(api: Api) -> None:
     mine, other, customer = uuid4(), uuid4(), uuid4()
     rows = [(client, f"{name}{n}") for client, name in ((mine, "M"), (other, "O")) for n in range(5)]
     shared = (await api.upload(rows, name="Shared")).json()["batch_id"]
     own, _ = await api.batch("X", "Y", "Z", client=mine)
     for batch, client in ((shared, mine), (shared, other), (own, mine)):
-        for who in (customer, customer, uuid4()):
-            assert (await api.redeem(batch, client, who)).status_code == 200
+        for customer_id in (customer, customer, uuid4()):
+            assert (await api.redeem(batch, client, customer_id)).status_code == 200
     await drain(api.services.stores)
     bound = await api.key("admin", client_id=mine)
     for key in (api.admin, bound):
         for batch in (shared, own):
-            wanted = await listed(api, f"/api/v1/batches/{batch}/redemptions", key)
-            assert wanted
-            assert like(await report(api, "redemptions", key, batch_id=batch), wanted)
-        wanted = await listed(api, f"/api/v1/customers/{customer}/redemptions", key)
-        assert len(wanted) == (4 if key is bound else 6)
-        assert like(await report(api, "redemptions", key, customer_id=customer), wanted)
+            expected = await listed(api, f"/api/v1/batches/{batch}/redemptions", key)
+            assert expected
+            assert has_rows(await report(api, "redemptions", key, batch_id=batch), expected)
+        expected = await listed(api, f"/api/v1/customers/{customer}/redemptions", key)
+        assert len(expected) == (4 if key is bound else 6)
+        assert has_rows(await report(api, "redemptions", key, customer_id=customer), expected)
         batches = await listed(api, "/api/v1/batches", key)
         assert len(batches) == 2
-        assert like(await report(api, "batches", key), batches)
+        assert has_rows(await report(api, "batches", key), batches)
         total = [await api.get(f"/api/v1/batches/{batch['id']}", key) for batch in batches]
         stock = [response.json()["stock"] for response in total]
         figures = [(sum(pool["total"] for pool in pools), sum(pool["ledger"] for pool in pools)) for pools in stock]
         assert [(row["codes"], row["redeemed"]) for row in await report(api, "batches", key)] == figures
     assert {row["client_id"] for row in await report(api, "redemptions", bound)} == {str(mine)}
     assert await report(api, "redemptions", bound) == await report(api, "redemptions", client_id=mine)
-    # A time in a query: its plus sign would be a space.
+    # A time whose plus sign must be percent-encoded in the query.
     at = (await report(api, "redemptions"))[3]["redeemed_at"].replace("Z", "+00:00")
     early, late = await report(api, "redemptions", to=at), await report(api, "redemptions", **{"from": at})
     assert (len(early) + len(late), len(late) > 0) == (9, True)
 
 
-async def test_what_is_anothers_is_not_reported(api: Api) -> None:
+async def test_a_bound_key_gets_no_rows_of_another_client(api: Api) -> None:
     foreign, client = await api.batch("A")
     bound = await api.key("admin", client_id=uuid4())
     for entry in REPORTS.values():
@@ -148,17 +148,17 @@ async def test_every_format(api: Api) -> None:
     ["format=pdf", "format=", "format=csv&format=csv", "count=1", "batch_id=x", "client_id=", "customer_id=%00",
      "from=yesterday", "from=2026-01-01", "to=2026-01-01T00:00:00+02:00", "colour=red", "limit=5"],
 )  # fmt: skip
-async def test_queries_that_no_report_knows(api: Api, query: str) -> None:
+async def test_invalid_report_queries_are_refused(api: Api, query: str) -> None:
     problem(await api.get(f"{REPORT}?{query}"), 400)
 
 
-async def test_each_report_knows_its_own_filters(api: Api) -> None:
+async def test_each_report_has_its_own_filters(api: Api) -> None:
     assert Filter.CUSTOMER not in BATCHES.filters
     problem(await api.get(f"/api/v1/reports/batches?customer_id={uuid4()}"), 400)
     problem(await api.get("/api/v1/reports/colours"), 404, "not found")
 
 
-async def test_so_many_at_once_and_no_more(api: Api) -> None:
+async def test_the_number_of_concurrent_reports_is_bounded(api: Api) -> None:
     slots = api.services.reports
     for _ in range(MAX_REPORTS):
         await slots.acquire()
@@ -171,7 +171,7 @@ async def test_so_many_at_once_and_no_more(api: Api) -> None:
 
 
 async def fill_ledger(database_url: str, count: int) -> None:
-    """A pool with so many redemptions."""
+    """Create a pool with `count` redemptions."""
     connection = await asyncpg.connect(database_url)
     try:
         batch, client = uuid4(), uuid4()
@@ -192,22 +192,22 @@ async def fill_ledger(database_url: str, count: int) -> None:
 
 @contextmanager
 def large(settings: Settings, directory: Path, rows: int = ROWS, **environment: str) -> Iterator[ApiProcess]:
-    """An API process that asks for no keys, with a large ledger."""
+    """Run an API process without authentication on a large ledger."""
     asyncio.run(fill_ledger(settings.database_url.get_secret_value(), rows))
     with ApiProcess(settings.model_copy(update={"auth": Auth.OFF}), directory, **environment) as process:
         yield process.wait_until_ready()
 
 
 def peak_mb(process: ApiProcess) -> float:
-    """The most memory that the process ever had."""
+    """Return the peak resident memory of the process."""
     (line,) = [line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "VmHWM" in line]
     return int(line.split()[1]) / 1024
 
 
 def sessions(settings: Settings) -> list[int]:
-    """Process ids of the sessions that stand in the middle of a report."""
+    """Return the process ids of the Postgres sessions that run a report."""
 
-    async def ask() -> list[int]:
+    async def fetch() -> list[int]:
         connection = await asyncpg.connect(settings.database_url.get_secret_value())
         try:
             rows = await connection.fetch(
@@ -218,17 +218,17 @@ def sessions(settings: Settings) -> list[int]:
         finally:
             await connection.close()
 
-    return asyncio.run(ask())
+    return asyncio.run(fetch())
 
 
-def test_a_slow_reader_holds_up_the_reading_and_no_memory_fills(settings: Settings, tmp_path: Path) -> None:
+def test_a_slow_client_slows_down_the_query_and_memory_stays_bounded(settings: Settings, tmp_path: Path) -> None:
     with large(settings, tmp_path) as process:
         assert httpx.get(f"{process.url}{REPORT}?format=ndjson&to=1980-01-01T00:00:00Z").text == '{"rows":0}\n'
         before = peak_mb(process)
         with httpx.stream("GET", f"{process.url}{REPORT}?format=ndjson", timeout=60) as response:
             pieces = response.iter_raw()
             size, last = len(next(pieces)), b""
-            # Nothing is read now; the transaction that has most of the rows still before it waits for us.
+            # The client reads nothing now, so the transaction waits with most of its rows unread.
             wait_until(lambda: len(sessions(settings)) == 1, "the report waits in its transaction")
             for piece in pieces:
                 size += len(piece)
@@ -239,7 +239,7 @@ def test_a_slow_reader_holds_up_the_reading_and_no_memory_fills(settings: Settin
         wait_until(lambda: sessions(settings) == [], "the transaction has ended")
 
 
-def test_a_report_that_breaks_off_is_no_whole_answer(settings: Settings, tmp_path: Path) -> None:
+def test_an_aborted_report_is_an_incomplete_response(settings: Settings, tmp_path: Path) -> None:
     with large(settings, tmp_path) as process:
         with httpx.stream("GET", f"{process.url}{REPORT}", timeout=60) as response:
             pieces = response.iter_raw()
@@ -248,7 +248,7 @@ def test_a_report_that_breaks_off_is_no_whole_answer(settings: Settings, tmp_pat
             asyncio.run(terminate(settings, pid))
             with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
                 list(pieces)
-        # A workbook says how long it is, so what is cut is noticed there as well.
+        # A workbook has a Content-Length, so an aborted one is detected as well.
         assert httpx.get(f"{process.url}{REPORT}?format=xlsx&to=1980-01-01T00:00:00Z").headers["content-length"]
 
 
@@ -260,7 +260,7 @@ async def terminate(settings: Settings, pid: int) -> None:
         await connection.close()
 
 
-def test_a_client_that_goes_away_leaves_nothing_behind(settings: Settings, tmp_path: Path) -> None:
+def test_a_disconnected_client_leaves_no_session_and_no_file(settings: Settings, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
     with large(settings, tmp_path, TMPDIR=str(spool)) as process:
@@ -268,7 +268,10 @@ def test_a_client_that_goes_away_leaves_nothing_behind(settings: Settings, tmp_p
             with socket.create_connection(process.listener.getsockname(), timeout=30) as client:
                 client.sendall(f"GET {REPORT}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 wait_until(lambda: len(sessions(settings)) == 1, "the report is being read")
-            wait_until(lambda: sessions(settings) == [] and not [*spool.iterdir()], "nothing is left of the report")
+            wait_until(
+                lambda: sessions(settings) == [] and not [*spool.iterdir()],
+                "the session and the file of the report are gone",
+            )
         # Every slot is free again.
         for _ in range(MAX_REPORTS + 1):
             assert httpx.get(f"{process.url}{REPORT}?to=1980-01-01T00:00:00Z").status_code == 200
@@ -276,18 +279,18 @@ def test_a_client_that_goes_away_leaves_nothing_behind(settings: Settings, tmp_p
             client.sendall(f"GET {REPORT}?format=xlsx HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             wait_until(lambda: any(spool.rglob("*.xlsx")) or any(spool.rglob("tmp*")), "a workbook is being written")
             os.kill(process.pid, signal.SIGKILL)
-        wait_until(lambda: not [*spool.iterdir()], "what the killed process left is gone")
+        wait_until(lambda: not [*spool.iterdir()], "the files of the killed process are removed")
 
 
-def test_a_reader_has_so_much_time(settings: Settings, tmp_path: Path) -> None:
+def test_a_report_is_aborted_after_its_timeout(settings: Settings, tmp_path: Path) -> None:
     with large(settings, tmp_path, ISSUER_REPORT_TIMEOUT_S="2") as process:
         with httpx.stream("GET", f"{process.url}{REPORT}?format=ndjson", timeout=60) as response:
             pieces = response.iter_raw()
             next(pieces)
-            wait_until(lambda: sessions(settings) == [], "the report was given up")
+            wait_until(lambda: sessions(settings) == [], "the report was aborted")
             with pytest.raises(httpx.RemoteProtocolError):
                 list(pieces)
-        # A workbook is answered when it is written: until then it is a problem.
+        # A workbook is sent once it is complete, so a time-out before that is answered with a problem.
         late = httpx.get(f"{process.url}{REPORT}?format=xlsx", timeout=60)
         assert (late.status_code, late.json()["code"]) == (503, "report_timeout")
         assert UUID(httpx.get(f"{process.url}/api/v1/batches").json()[0]["id"])

@@ -37,8 +37,8 @@ async def send(api: Api, file: Any = ("codes.csv", GOOD), /, **data: str) -> htt
     return await api.client.post(UPLOAD, files=files, data=data, headers=api.admin)
 
 
-async def test_an_upload_is_counted_row_by_row(api: Api) -> None:
-    text = f"﻿code,note,client_id\r\nA,x,{CLIENT}\r\nA,y,{CLIENT}\r\n,z,{CLIENT}\r\nB,,nobody\r\nÜ 1,,{CLIENT}\r\n"
+async def test_an_upload_reports_the_result_of_each_row(api: Api) -> None:
+    text = f"﻿code,note,client_id\r\nA,x,{CLIENT}\r\nA,y,{CLIENT}\r\n,z,{CLIENT}\r\nB,,not-a-uuid\r\nÜ 1,,{CLIENT}\r\n"
     response = await send(api, ("Codes.CSV", text), batch_name="Summer", rules='{"maxpercustomer": 1}')
     assert response.status_code == 200
     report = response.json()
@@ -56,18 +56,18 @@ async def test_an_upload_is_counted_row_by_row(api: Api) -> None:
     assert batch["rules"] == {"maxpercustomer": 1, "timelimit": 0}
 
 
-async def test_each_upload_is_a_batch_of_its_own(api: Api) -> None:
+async def test_each_upload_creates_a_batch(api: Api) -> None:
     ids = {(await send(api, batch_name="Summer")).json()["batch_id"] for _ in range(2)}
     assert len(ids) == 2
 
 
-async def test_a_customer_can_redeem_at_once(api: Api) -> None:
+async def test_uploaded_codes_can_be_redeemed_at_once(api: Api) -> None:
     batch = (await send(api, batch_name="Summer")).json()["batch_id"]
     assert (await api.redeem(batch, CLIENT)).json() == {"code": "A"}
 
 
 @pytest.mark.parametrize("spare_bytes", [100_000, -100_000])
-async def test_codes_that_do_not_fit_into_redis(
+async def test_an_upload_that_does_not_fit_into_redis_is_a_507(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory, spare_bytes: int
 ) -> None:
     with RedisServer(tmp_path_factory.mktemp("full-redis")) as server, server.client() as client:
@@ -96,7 +96,9 @@ BAD: list[tuple[str, Any, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("file", "data", "error"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-async def test_bad_uploads_are_refused_and_make_no_batch(api: Api, file: Any, data: dict[str, str], error: str) -> None:
+async def test_invalid_uploads_are_refused_and_create_no_batch(
+    api: Api, file: Any, data: dict[str, str], error: str
+) -> None:
     problem(await send(api, file, **data), 400, error)
     assert (await api.get("/api/v1/batches?limit=10")).json()["items"] == []
 
@@ -104,13 +106,13 @@ async def test_bad_uploads_are_refused_and_make_no_batch(api: Api, file: Any, da
 @pytest.mark.parametrize(
     ("data", "hint"), [(b"client_id;code\n", "semicolons"), ("client_id,code\n".encode("utf-16"), "UTF-16")]
 )
-async def test_what_a_spreadsheet_wrote_is_refused_with_a_hint(api: Api, data: bytes, hint: str) -> None:
+async def test_unreadable_spreadsheet_exports_are_refused_with_a_hint(api: Api, data: bytes, hint: str) -> None:
     refusal = problem(await send(api, ("c.csv", data), batch_name="S"), 400, BAD[-1][-1])
     assert hint in refusal["detail"]
 
 
 @pytest.mark.parametrize("rules", ["x", "[]", '{"max": 1}', '{"maxpercustomer": "1"}', '{"limits": [{}]}', "\x00"])
-async def test_bad_rules_are_refused(api: Api, rules: str) -> None:
+async def test_invalid_rules_are_refused(api: Api, rules: str) -> None:
     response = await send(api, batch_name="S", rules=rules)
     assert problem(response, 400)["code"] == "invalid_rules"
     assert "rules" in response.json()["error"]
@@ -118,11 +120,11 @@ async def test_bad_rules_are_refused(api: Api, rules: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "a\nb", "n" * 256])
-async def test_bad_names_are_refused(api: Api, name: str) -> None:
+async def test_invalid_names_are_refused(api: Api, name: str) -> None:
     problem(await send(api, batch_name=name), 400)
 
 
-# Starlette leaves the closing of a file that never ended to the garbage collector.
+# Starlette leaves it to the garbage collector to close the file of an incomplete part.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("media", "body"),
@@ -137,7 +139,7 @@ async def test_bad_names_are_refused(api: Api, name: str) -> None:
         ("application/x-www-form-urlencoded", b"file=%ff%00&batch_name=S"),
     ],
 )  # fmt: skip
-async def test_what_is_no_form_is_a_400(api: Api, media: str, body: bytes) -> None:
+async def test_a_body_that_is_no_form_is_a_400(api: Api, media: str, body: bytes) -> None:
     response = await api.client.post(UPLOAD, content=body, headers={**api.admin, "Content-Type": media})
     problem(response, 400)
 
@@ -162,8 +164,8 @@ async def admin_key(settings: Settings) -> str:
         await close_pool(postgres)
 
 
-async def test_many_rows_do_not_grow_the_process(settings: Settings, tmp_path: Path) -> None:
-    """Through a real process: 200,000 rows, 10 MB, must not be held in memory."""
+async def test_memory_use_does_not_grow_with_the_upload(settings: Settings, tmp_path: Path) -> None:
+    """In a real process, the 200,000 rows (10 MB) of an upload must not be held in memory."""
     file = tmp_path / "codes.csv"
     with file.open("w") as rows:
         rows.write("client_id,code\n")

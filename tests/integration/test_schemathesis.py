@@ -1,4 +1,4 @@
-"""Schemathesis against the real process: what the document says is what the API does, whatever is sent to it."""
+"""Schemathesis against a real process: the API conforms to its OpenAPI document for any request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.servers import free_port, wait_until
 
 SEED = os.environ.get("SCHEMATHESIS_SEED", "20260601")
 ENDLESS = "/api/v1/campaigns/{campaign_id}/events"
-"""Its answer has no end."""
+"""Its response has no end."""
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "40")
 HERE = Path(__file__).parent
 
@@ -36,7 +36,7 @@ async def make_key(settings: Settings, *scopes: str) -> str:
 
 
 def make_batch(api: ApiProcess, key: str) -> dict[str, str]:
-    """A batch with codes, as the hooks are told of it."""
+    """Create a batch with codes. Return the environment variables by which the hooks find it."""
     client = str(uuid4())
     rows = "".join(f"{client},C{number}\n" for number in range(10_000))
     response = httpx.post(
@@ -51,11 +51,11 @@ def make_batch(api: ApiProcess, key: str) -> dict[str, str]:
 
 
 def run_schemathesis(api: ApiProcess, key: str, directory: Path, *options: str, **environment: str) -> str:
-    """Returns what it printed. Fails when it has found something."""
+    """Run schemathesis and return its output. Fails if schemathesis reports a failure."""
     command = [
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"),
         "run", f"{api.url}/openapi.json", "--header", f"Authorization: Bearer {key}", "--seed", SEED,
-        # A stream of events goes on until the campaign ends.
+        # A stream of events lasts until the campaign ends.
         "--exclude-path", ENDLESS,
         "--mode", "all", "--continue-on-failure", "--request-timeout", "20", *options,
     ]  # fmt: skip
@@ -70,24 +70,24 @@ def run_schemathesis(api: ApiProcess, key: str, directory: Path, *options: str, 
 
 
 @pytest.mark.timeout(300)
-def test_the_api_does_what_its_document_says(settings: Settings, tmp_path: Path) -> None:
+def test_the_api_conforms_to_its_openapi_document(settings: Settings, tmp_path: Path) -> None:
     with ApiProcess(settings, tmp_path) as api:
         api.wait_until_ready()
         key = asyncio.run(make_key(settings, "redeem", "admin"))
-        known = make_batch(api, key)
-        printed = run_schemathesis(api, key, tmp_path, "--checks", "all", "--max-examples", EXAMPLES, **known)
-        selected, known_ones = map(int, re.findall(r"Selected: (\d+)/(\d+)", printed)[0])
-        assert selected == known_ones - 1
+        known_batch = make_batch(api, key)
+        printed = run_schemathesis(api, key, tmp_path, "--checks", "all", "--max-examples", EXAMPLES, **known_batch)
+        selected, documented = map(int, re.findall(r"Selected: (\d+)/(\d+)", printed)[0])
+        assert selected == documented - 1
         assert f"Tested: {selected}" in printed
         metrics = httpx.get(f"{api.url}/metrics", headers={"Authorization": f"Bearer {key}"}).text
         assert 'issuer_redemptions_total{outcome="granted"} 0.0' not in metrics
 
 
 @pytest.mark.timeout(300)
-def test_without_redis_there_are_503s_and_no_crash(settings: Settings, tmp_path: Path) -> None:
-    """The same with a Redis that is not there: 503 is allowed then, a 500 is not (but where it is documented)."""
-    lonely = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}/0")})
-    with ApiProcess(lonely, tmp_path) as api:
+def test_without_redis_requests_are_answered_with_503_and_never_crash(settings: Settings, tmp_path: Path) -> None:
+    """Without Redis a 503 is allowed, but a 500 only where it is documented."""
+    without_redis = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}/0")})
+    with ApiProcess(without_redis, tmp_path) as api:
         wait_until(lambda: answers(api), "the API answers")
         key = asyncio.run(make_key(settings, "redeem", "admin"))
         checks = "status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method"

@@ -1,8 +1,7 @@
-"""One tenant at every door of another: a key that is bound to a client walks all routes of the application.
+"""Separation of tenants: a key that is bound to a client calls every route for objects of another client.
 
-Each route is listed in VISITS with how to call it for what belongs to somebody else; one that is added and not listed
-fails the test. What is expected is one of these, and that neither Postgres nor Redis change but for what the key makes
-of its own.
+VISITS lists each route with requests for objects of another client; a route that is not listed fails the test. Each
+request must be answered as expected, and may change Postgres and Redis only by creating objects of its own client.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from tests.support.recording import drain
 
 
 class Expected(Enum):
-    """How a door answers. Whichever it is, nothing of the other client's is in the answer."""
+    """The expected response. In any case it must not contain anything of the other client."""
 
-    REFUSED = "404 or 403; with the operator's key the same request works"
-    SILENT = "200, with what is the caller's own and nothing else"
-    PUBLIC = "200, for everybody"
-    OWN = "2xx; makes something, and nothing of the other client's changes"
+    REFUSED = "404 or 403; the same request succeeds with the key of the operator"
+    SILENT = "200, with objects of the caller only"
+    PUBLIC = "200, without a key"
+    OWN = "2xx; creates an object, and changes nothing of the other client"
 
 
 REFUSED, SILENT, PUBLIC, OWN = Expected
@@ -42,10 +41,10 @@ REFUSED, SILENT, PUBLIC, OWN = Expected
 
 @dataclass(frozen=True)
 class TenantWorld:
-    """`owner` has the batch `theirs` and codes in `shared`; the walker's key is bound to `walker`."""
+    """`owner` has the batch `theirs` and codes in `shared`; the key under test is bound to `caller`."""
 
     owner: UUID
-    walker: UUID
+    caller: UUID
     theirs: UUID
     shared: UUID
     mine: UUID
@@ -59,14 +58,14 @@ class TenantWorld:
     NAME = "Their summer"
 
     def facts(self) -> set[str]:
-        """What nobody else may learn."""
+        """Return the texts that no response to another client may contain."""
         ids = (self.owner, self.theirs, self.customer, self.consumption, self.job, self.campaign)
         return {*map(str, ids), "THEIRS-", self.NAME}
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One request. Names of the world in braces are filled in; `file` is uploaded."""
+    """One request. Attributes of the world in braces are filled in; `file` is uploaded."""
 
     expected: Expected
     path: str
@@ -74,7 +73,7 @@ class Visit:
     json: dict[str, Any] | None = None
     file: str = ""
     endless: bool = False
-    """Whether who may is answered without an end."""
+    """Whether a permitted request has a response without an end."""
 
 
 def reports(name: str, *filters: str) -> list[Visit]:
@@ -99,7 +98,7 @@ _NAMED: Final = {"code": "THEIRS-COUPON", "client_id": "{owner}"}
 
 
 def coupon_visits(path: str, **change: Any) -> list[Visit]:
-    """By its code alone, and with the client whose it is."""
+    """Return two requests: by the code alone, and with the id of its client."""
     named = dict(_NAMED)
     if TenantWorld.COUPON in path:
         del named["code"]
@@ -147,7 +146,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
         Visit(REFUSED, "/api/v1/codes/THEIRS-1"), Visit(REFUSED, "/api/v1/codes/THEIRS-SHARED-1"),
     ],
     ("GET", "/api/v1/customers/{customer_id}/redemptions"): [
-        # As for a customer that nobody knows.
+        # Answered as for an unknown customer.
         Visit(SILENT, "/api/v1/customers/{customer}/redemptions"),
     ],
     ("DELETE", "/api/v1/customers/{customer_id}"): [Visit(REFUSED, "/api/v1/customers/{customer}")],
@@ -158,10 +157,10 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ],
     ("POST", "/coupon/"): [
         Visit(REFUSED, "/coupon/", json={"code": "NEW", "availability_count": 1, "client_id": "{owner}"}),
-        Visit(OWN, "/coupon/", json={"code": "NEW", "availability_count": 1, "client_id": "{walker}"}),
+        Visit(OWN, "/coupon/", json={"code": "NEW", "availability_count": 1, "client_id": "{caller}"}),
     ],
     ("GET", "/coupon/"): coupon_visits("/coupon/"),
-    # Like every coupon that does not exist: not valid.
+    # Answered as for an unknown coupon: not valid.
     ("GET", "/coupon/consume/"): [
         Visit(SILENT, "/coupon/consume/", query) for query in ({"code": TenantWorld.COUPON}, _NAMED)
     ],
@@ -195,7 +194,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
         Visit(OWN, _SERVICE + "CreateCampaign", json={"name": "New", "total": 1, "startTime": _PAST}),
     ],
     ("POST", _SERVICE + "GetCampaign"): [Visit(REFUSED, _SERVICE + "GetCampaign", json={"campaignId": "{campaign}"})],
-    # As for a campaign that nobody knows: "not found".
+    # Answered as for an unknown campaign: "not found".
     ("POST", _SERVICE + "IssueCoupon"): [Visit(SILENT, _SERVICE + "IssueCoupon", json={"campaignId": "{campaign}"})],
     ("PATCH", "/api/v1/batches/{batch_id}"): [
         *(
@@ -206,8 +205,8 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ],
 }  # fmt: skip
 
-ANONYMOUS_KEYS: Final = {"incarnations", "witnesses", "workers", "journals"}
-"""Tables that the processes write by themselves, all the time."""
+BACKGROUND_TABLES: Final = {"incarnations", "witnesses", "workers", "journals"}
+"""Tables that the processes write continuously without any request."""
 
 
 @pytest_asyncio.fixture
@@ -218,18 +217,18 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 
 async def make_world(api: Api) -> TenantWorld:
-    owner, walker, customer = uuid4(), uuid4(), uuid4()
+    owner, caller, customer = uuid4(), uuid4(), uuid4()
     rows = [(owner, f"THEIRS-{number}") for number in range(1, 4)]
     theirs = (await api.upload(rows, name=TenantWorld.NAME)).json()["batch_id"]
     rows = [(owner, f"THEIRS-SHARED-{number}") for number in range(1, 4)]
-    shared = (await api.upload([*rows, (walker, "SHARED-1"), (walker, "SHARED-2")], name="Shared")).json()["batch_id"]
-    mine, _ = await api.batch("MINE-1", client=walker)
-    for batch, client in ((theirs, owner), (shared, owner), (shared, walker)):
+    shared = (await api.upload([*rows, (caller, "SHARED-1"), (caller, "SHARED-2")], name="Shared")).json()["batch_id"]
+    mine, _ = await api.batch("MINE-1", client=caller)
+    for batch, client in ((theirs, owner), (shared, owner), (shared, caller)):
         assert (await api.redeem(batch, client, customer if client == owner else None)).status_code == 200
-    wanted = {"count": 1, "prefix": "THEIRS-"}
-    job = (await api.client.post(f"/api/v1/batches/{theirs}/codes/generate", json=wanted, headers=api.admin)).json()
+    generation = {"count": 1, "prefix": "THEIRS-"}
+    job = (await api.client.post(f"/api/v1/batches/{theirs}/codes/generate", json=generation, headers=api.admin)).json()
     campaigns = []
-    for name, public in ((TenantWorld.NAME, False), ("Everybody's summer", True)):
+    for name, public in ((TenantWorld.NAME, False), ("Public summer", True)):
         new = {"name": name, "total": 3, "starts_at": _PAST, "client_id": str(owner), "public": public}
         campaigns.append((await api.client.post("/api/v1/campaigns", json=new, headers=api.admin)).json()["id"])
     stores = api.services.stores
@@ -240,7 +239,7 @@ async def make_world(api: Api) -> TenantWorld:
     for number in range(stores.redis.partitions):
         await stores.redis.client.delete(partition_keys(number).stream)
     return TenantWorld(
-        owner, walker, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"], *campaigns
+        owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"], *campaigns
     )
 
 
@@ -248,16 +247,16 @@ Snapshot = dict[str, set[str]]
 
 
 async def snapshot(api: Api) -> Snapshot:
-    """Every row of every table, and every key of Redis with its value."""
+    """Return every row of every table, and every key of Redis with its value."""
     stores = api.services.stores
     tables = await stores.postgres.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     found: Snapshot = {}
     for (table,) in tables:
-        if table not in ANONYMOUS_KEYS:
+        if table not in BACKGROUND_TABLES:
             rows = await stores.postgres.fetch(f'SELECT t::text AS row FROM "{table}" t')
             found[table] = {row["row"] for row in rows}
     client = stores.redis.client
-    # The tokens of rate limits are the caller's own: that he asked is counted.
+    # The rate limit tokens belong to the caller; counting its requests changes them.
     keys: list[Any] = [
         key async for key in client.scan_iter(count=1000) if not key.startswith(limit_key("", "")[:-2].encode())
     ]
@@ -266,7 +265,7 @@ async def snapshot(api: Api) -> Snapshot:
 
 
 def filled(value: Any, world: TenantWorld) -> Any:
-    """The value with the world's ids in the place of their names."""
+    """Return the value with the attributes of the world filled in."""
     if isinstance(value, dict):
         return {name: filled(part, world) for name, part in value.items()}
     return value.format_map(vars(world)) if isinstance(value, str) else value
@@ -286,7 +285,7 @@ async def call(api: Api, method: str, visit: Visit, world: TenantWorld, key: dic
 
 
 def text_of(response: httpx.Response) -> str:
-    """What a reader of the answer learns."""
+    """Return the readable content of a response."""
     if response.headers["content-type"] == MEDIA_TYPES[Format.XLSX]:
         book = openpyxl.load_workbook(io.BytesIO(response.content))
         return repr([[*sheet.iter_rows(values_only=True)] for sheet in book])
@@ -299,7 +298,7 @@ def check_answer(where: str, visit: Visit, response: httpx.Response, world: Tena
     else:
         assert response.is_success, f"{where}: {response.status_code} {response.text}"
     text = text_of(response)
-    assert [fact for fact in world.facts() if fact in text] == [], f"{where} tells of another client: {text}"
+    assert [fact for fact in world.facts() if fact in text] == [], f"{where} reveals another client: {text}"
 
 
 def check_change(where: str, visit: Visit, before: Snapshot, after: Snapshot, world: TenantWorld) -> None:
@@ -307,17 +306,19 @@ def check_change(where: str, visit: Visit, before: Snapshot, after: Snapshot, wo
         assert after == before, f"{where} changed something"
         return
     for place, rows in before.items():
-        assert rows <= after[place], f"{where} changed what was there in {place}"
+        assert rows <= after[place], f"{where} changed or removed rows in {place}"
         added = "\n".join(after[place] - rows)
-        assert [fact for fact in world.facts() if fact in added] == [], f"{where} touched another client's: {added}"
-    assert after != before, f"{where} made nothing"
+        assert [fact for fact in world.facts() if fact in added] == [], (
+            f"{where} changed objects of another client: {added}"
+        )
+    assert after != before, f"{where} created nothing"
 
 
 def routed(api: Api) -> set[tuple[str, str]]:
-    """Every method of every path that the application answers."""
+    """Return every method of every route of the application."""
     found = set()
     for route in api.app.routes:
-        assert isinstance(route, Route), f"a kind of route that nobody has thought of: {route}"
+        assert isinstance(route, Route), f"unknown kind of route: {route}"
         methods: Any = getattr(route.app, "operations", None) or route.methods
         assert methods, f"no methods known of {route.path}"
         found |= {(method, route.path) for method in methods if method != "HEAD"}
@@ -329,43 +330,43 @@ async def test_every_route_is_listed(api: Api) -> None:
     assert all(VISITS.values())
 
 
-async def test_a_foreign_key_walks_every_route_and_finds_nothing(api: Api) -> None:
+async def test_a_key_of_another_client_finds_nothing_on_any_route(api: Api) -> None:
     world = await make_world(api)
-    walker = await api.key("admin", "redeem", client_id=world.walker)
+    caller_key = await api.key("admin", "redeem", client_id=world.caller)
     for (method, path), visits in VISITS.items():
         for visit in visits:
             where = f"{method} {path} {filled(visit.query, world)} {filled(visit.json, world)}"
             before = await snapshot(api)
-            response = await call(api, method, visit, world, walker)
+            response = await call(api, method, visit, world, caller_key)
             check_answer(where, visit, response, world)
             check_change(where, visit, before, await snapshot(api), world)
 
 
-async def test_with_the_operators_key_every_door_opens(api: Api) -> None:
-    """What is refused above is refused because of the key, not because the request could not work at all."""
+async def test_every_request_succeeds_with_the_key_of_the_operator(api: Api) -> None:
+    """The refusals above are due to the key: the requests themselves are valid."""
     world = await make_world(api)
-    learned = ""
+    shown = ""
     for (method, path), visits in VISITS.items():
         for visit in visits:
             if visit.endless:
                 continue
             response = await call(api, method, visit, world, api.admin)
             assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
-            learned += text_of(response)
-    assert [fact for fact in world.facts() if fact not in learned] == []
+            shown += text_of(response)
+    assert [fact for fact in world.facts() if fact not in shown] == []
 
 
-async def test_the_walk_would_notice_a_change(api: Api) -> None:
+async def test_the_snapshot_detects_a_change(api: Api) -> None:
     world = await make_world(api)
     stores = api.services.stores
-    acts: list[Callable[[], Any]] = [
+    changes: list[Callable[[], Any]] = [
         lambda: api.client.patch(f"/api/v1/batches/{world.theirs}", json={"name": "X"}, headers=api.admin),
         lambda: api.redeem(world.theirs, world.owner),
         lambda: stores.redis.client.set("issuer:test", "1"),
         lambda: stores.postgres.execute("UPDATE pools SET total = total + 1 WHERE client_id = $1", world.owner),
     ]
-    for act in acts:
+    for change in changes:
         before = await snapshot(api)
         assert before == await snapshot(api)
-        await act()
+        await change()
         assert before != await snapshot(api)
