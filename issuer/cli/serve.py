@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run the HTTP service. Needs ISSUER_REDIS_URL and ISSUER_DATABASE_URL; `python -m sync_worker` beside it."""
         from issuer.logs import configure_logs, warn_of_unknown_variables
-        from issuer.processes.api import ListenError, counted_together, listen, run_api, url_of
+        from issuer.processes.api import ListenError, listen, run_api, shared_metrics, url_of
         from issuer.processes.api import serve as keep_serving
         from issuer.processes.children import ChildError
         from issuer.storage.incarnation import refuse_foreign_data
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
             run_api(settings, listener)
             return
         try:
-            with counted_together(settings) as environment:
+            with shared_metrics(settings) as environment:
                 environment["ISSUER_AUTH"] = settings.auth.value
                 asyncio.run(keep_serving(settings, listener, environment))
         except ChildError as error:

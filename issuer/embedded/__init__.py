@@ -1,1 +1,1 @@
-"""`issuer up`: real servers, the API and the worker as one foreground command."""
+"""`issuer up`: a real Redis, a real Postgres, the API and the worker as one foreground command."""

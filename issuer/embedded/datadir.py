@@ -1,4 +1,4 @@
-"""The data directory of `issuer up`: where things lie in it, who may use it now, and what others may know of it."""
+"""The data directory of `issuer up`: its layout, its lock, and how other commands find the running installation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-SOCKET_PATH_BYTES: Final = 100
-"""Unix sockets have names of at most 107 bytes (Linux) or 103 (macOS)."""
+MAX_SOCKET_PATH: Final = 100
+"""Bytes. The name of a unix socket has at most 107 bytes on Linux, 103 on macOS."""
 LONGEST_SOCKET: Final = "postgres/.s.PGSQL.5432"
 
 
@@ -22,7 +22,7 @@ class DataDirectoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunningInstallation:
-    """What a running `issuer up` tells the commands of the same user: how to reach it. Contains no API key."""
+    """How commands of the same user reach a running `issuer up`. Contains no API key."""
 
     pid: int
     url: str
@@ -33,7 +33,7 @@ class RunningInstallation:
 
 
 class DataDirectory:
-    """One installation's files. Everything secret in it has mode 0600, and so have its sockets."""
+    """The files of one installation. Secrets and sockets have mode 0600."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
@@ -64,9 +64,9 @@ class DataDirectory:
         return self.path / "running.json"
 
     def acquire(self) -> None:
-        """Makes the directory ours until this process ends, however it ends. Raises DataDirectoryError."""
+        """Lock the directory until this process ends, however it ends. Raises DataDirectoryError."""
         try:
-            # Root's Postgres is another user and passes through; it cannot list.
+            # As root, Postgres runs as another user, which must pass through the directory but need not list it.
             self.path.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
             self.redis.mkdir(mode=0o700, exist_ok=True)
             self.logs.mkdir(mode=0o700, exist_ok=True)
@@ -90,7 +90,7 @@ class DataDirectory:
             self._lock = None
 
     def is_in_use(self) -> bool:
-        """Whether an `issuer up` runs on it now."""
+        """Whether an `issuer up` runs on this directory now."""
         try:
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -105,7 +105,7 @@ class DataDirectory:
             os.close(lock)
 
     def write_private(self, path: Path, text: str) -> None:
-        """Writes a file of mode 0600, whole or not at all, and on the disk before this returns."""
+        """Write a file of mode 0600, whole or not at all. It is on disk when this returns."""
         new = path.with_suffix(".new")
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -121,11 +121,11 @@ class DataDirectory:
         self._running.unlink(missing_ok=True)
 
     def stopped_uncleanly(self) -> bool:
-        """Whether the last `issuer up` was killed; its children may still be about to end. Ask after `acquire`."""
+        """Whether the last `issuer up` was killed: its children may still be ending. Call this after `acquire`."""
         return self._running.exists()
 
     def running(self) -> RunningInstallation | None:
-        """How to reach the `issuer up` that runs on this directory; None if none does, or we may not know."""
+        """Return how to reach the `issuer up` that runs here; None if there is none, or its file is not readable."""
         if not self.is_in_use():
             return None
         try:
@@ -134,21 +134,24 @@ class DataDirectory:
             return None
 
     def sockets(self) -> Path:
-        """A directory for unix sockets: in the data directory or, if names there are too long, a short one in /tmp.
+        """Return the directory for unix sockets: in the data directory or, if that path is too long, in /tmp.
 
-        The name depends on the data directory only, so that a server has the same address at every start.
+        It depends on the data directory only, so a server has the same address at every start.
         """
         inside = self.path / "run"
-        if len(os.fsencode(inside / LONGEST_SOCKET)) <= SOCKET_PATH_BYTES:
+        if len(os.fsencode(inside / LONGEST_SOCKET)) <= MAX_SOCKET_PATH:
             return inside
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
         return Path("/tmp") / f"issuer-{os.geteuid()}-{digest}"
 
     def make_sockets(self) -> Path:
-        """The same, made and checked: in /tmp anybody may have been there first. Raises DataDirectoryError."""
+        """Create that directory and check its owner: in /tmp another user may have created it first.
+
+        Raises DataDirectoryError.
+        """
         path = self.sockets()
         path.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, exist_ok=True)
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise DataDirectoryError(f"{path} belongs to somebody else; use a --data-dir with a shorter name")
+            raise DataDirectoryError(f"{path} belongs to another user; use a --data-dir with a shorter name")
         return path

@@ -1,4 +1,4 @@
-"""The demo batch of `issuer up --demo`, and the line that redeems a code when it is pasted into a shell."""
+"""The demo batch of `issuer up --demo`, and the shell command that redeems one of its codes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RULES: Final = {"maxpercustomer": 2, "timelimit": 30}
 ACTOR: Final = "cli:up --demo"
 
 
-async def make_demo(stores: Stores) -> None:
-    """Makes the demo batch. Killed half-way and run again it finishes the same one."""
+async def create_demo(stores: Stores) -> None:
+    """Create the demo batch. Stopped half-way, a repetition completes the same batch."""
     from issuer.batches.rules import parse_rules
     from issuer.batches.store import find_or_create_batch
     from issuer.loading.preload import preload_csv
@@ -31,7 +31,7 @@ async def make_demo(stores: Stores) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DemoPool:
-    """A pool that codes can be redeemed from."""
+    """A pool from which codes can be redeemed."""
 
     batch_id: UUID
     client_id: UUID
@@ -45,14 +45,14 @@ WHERE kind = 'codes' AND pools.total > 0
 ORDER BY name = $1 DESC, batches.created_at DESC LIMIT 1"""
 
 
-async def find_offer(postgres: Pool) -> DemoPool | None:
-    """The demo batch, or else the newest one that can be redeemed from; None if there is none."""
+async def find_pool(postgres: Pool) -> DemoPool | None:
+    """Return a pool of the demo batch, or else of the newest open batch with codes; None if there is none."""
     row = await postgres.fetchrow(_REDEEMABLE, NAME)
     return DemoPool(row["batch_id"], row["client_id"]) if row is not None else None
 
 
-def curl_line(url: str, offer: DemoPool, api_key: str | None) -> str:
-    """One line for a POSIX shell. The customer is a new one each time, so no limit stands in the way."""
-    body = {"batchid": str(offer.batch_id), "clientid": str(offer.client_id), "customerid": str(uuid4())}
+def curl_command(url: str, pool: DemoPool, api_key: str | None) -> str:
+    """Return a command for a POSIX shell. Its customer is a new one, so no limit refuses it."""
+    body = {"batchid": str(pool.batch_id), "clientid": str(pool.client_id), "customerid": str(uuid4())}
     key = f" -H 'Authorization: Bearer {api_key}'" if api_key is not None else ""
     return f"curl -sS {url}/api/v1/code/redeem -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"

@@ -1,8 +1,7 @@
-"""The embedded servers of `issuer up`: a real Valkey and a real Postgres, durable, reachable by their owner only.
+"""The embedded servers of `issuer up`: a real Valkey and a real Postgres, durable, accessible to their owner only.
 
-Both listen on unix sockets in a directory that nobody else can enter, and on no network. What follows holds for both:
-`prepare` before each start (it also ends what an `issuer up` that was killed left behind), `command` to start
-it, `is_ready` to ask whether it answers.
+Both listen on unix sockets in a directory that no other user can enter, and on no network. Each has `prepare`, called
+before each start (it also ends what a killed `issuer up` left running), `command`, which starts it, and `is_ready`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ DATABASE: Final = "issuer"
 
 
 class EmbeddedServer(Protocol):
-    """What the supervisor needs to know of a server."""
+    """A server as the supervisor sees it."""
 
     name: str
     stop_signal: signal.Signals
@@ -48,16 +47,16 @@ class EmbeddedServer(Protocol):
     async def is_ready(self) -> bool: ...
 
 
-def end_left_over(pid_file: Path, mark: str, number: signal.Signals) -> None:
-    """Stops the server that `pid_file` names, if it is ours: `mark` must be among its arguments.
+def end_leftover(pid_file: Path, mark: str, number: signal.Signals) -> None:
+    """Stop the server that `pid_file` names, if it belongs to this data directory: `mark` is among its arguments.
 
-    The data directory must be locked, so no living `issuer up` can be using the server. Blocks while it stops.
+    The data directory must be locked, so that no running `issuer up` uses the server. Blocks while it stops.
     """
     try:
         process = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
         if mark not in process.cmdline():
             return
-        log.warning("stopping a server left over by an earlier run", pid=process.pid)
+        log.warning("stopping a server that an earlier run left running", pid=process.pid)
         process.send_signal(number)
         try:
             process.wait(STOP_LIMIT_S)
@@ -71,15 +70,15 @@ def end_left_over(pid_file: Path, mark: str, number: signal.Signals) -> None:
 
 
 def end_orphans(data: Path) -> None:
-    """Ends what a killed Postgres left running on its `data`: a long statement notices the loss only at its end.
+    """End the backends that a killed Postgres left running on its `data`.
 
-    Until then Postgres does not start, because the shared memory is in use. A backend is known by its title and its
-    working directory, which is `data`, and is an orphan when its parent is no Postgres. The data directory must be
-    locked. Blocks while they stop.
+    A backend in a long statement notices only at its end that its server is gone. Until then the shared memory is in
+    use and Postgres does not start. A backend has a title and the working directory `data`; it is an orphan when its
+    parent is not Postgres. The data directory must be locked. Blocks while they stop.
     """
     orphans = [process for process in psutil.process_iter() if _is_orphan(process, data.resolve())]
     for process in orphans:
-        log.warning("stopping a Postgres process that has lost its server", pid=process.pid)
+        log.warning("stopping a Postgres process whose server is gone", pid=process.pid)
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGQUIT)
     _, alive = psutil.wait_procs(orphans, timeout=ORPHAN_LIMIT_S)
@@ -96,7 +95,7 @@ def _is_orphan(process: psutil.Process, data: Path) -> bool:
         parent = process.parent()
         return parent is None or parent.name() != "postgres"
     except (psutil.Error, OSError):
-        # It has ended, or is not ours to look at.
+        # It has ended, or belongs to another user.
         return False
 
 
@@ -106,7 +105,7 @@ def _quoted(value: str | Path) -> str:
 
 
 class EmbeddedValkey:
-    """Valkey, or the server that ISSUER_REDIS_SERVER names, with every redemption on the disk before it is answered."""
+    """Valkey, or the server that ISSUER_REDIS_SERVER names. A redemption is on disk before it is answered."""
 
     name = "redis"
     stop_signal = signal.SIGTERM
@@ -131,7 +130,7 @@ class EmbeddedValkey:
             "dir": self._directory.redis,
             "pidfile": self._pid_file,
             "daemonize": "no",
-            # The arguments stay readable, so that a later run can tell this server from others.
+            # The arguments stay readable, so that a later run recognises this server.
             "set-proc-title": "no",
             "save": "",
             "appendonly": "yes",
@@ -141,7 +140,7 @@ class EmbeddedValkey:
         }
 
     def prepare(self) -> None:
-        end_left_over(self._pid_file, str(self._config), self.stop_signal)
+        end_leftover(self._pid_file, str(self._config), self.stop_signal)
         self._directory.make_sockets()
         lines = [f"{name} {_quoted(value)}" for name, value in self._settings().items()]
         self._directory.write_private(self._config, "\n".join(lines) + "\n")
@@ -169,11 +168,11 @@ def _give(path: Path, user: str) -> None:
 
 
 class EmbeddedPostgres:
-    """PostgreSQL 18. As root it runs as another user, which owns its part of the data directory."""
+    """PostgreSQL 18. Started by root it runs as another user, which owns its part of the data directory."""
 
     name = "postgres"
     stop_signal = signal.SIGINT
-    """Fast shutdown: ends connections, writes everything, stops."""
+    """Fast shutdown: end all connections, write everything, stop."""
 
     def __init__(self, directory: DataDirectory, settings: Settings) -> None:
         self._directory = directory
@@ -194,7 +193,7 @@ class EmbeddedPostgres:
         return launch_command(argv, death_signal=self.stop_signal, user=user, reach=reach)
 
     def prepare(self) -> None:
-        end_left_over(self._data / "postmaster.pid", str(self._data), self.stop_signal)
+        end_leftover(self._data / "postmaster.pid", str(self._data), self.stop_signal)
         end_orphans(self._data)
         user = postgres_user(self._data)
         self._directory.make_sockets()
@@ -202,20 +201,20 @@ class EmbeddedPostgres:
         if user is not None:
             _give(self._sockets, user)
         if not self._data.exists():
-            self._make_data(user)
+            self._create_data(user)
 
-    def _make_data(self, user: str | None) -> None:
-        # Under another name until it is complete: a killed initdb leaves a directory that looks like one.
+    def _create_data(self, user: str | None) -> None:
+        # Under another name until it is complete: a killed initdb leaves a directory that looks complete.
         new = self._data.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         if user is not None:
             _give(new, user)
-        # The socket's directory admits its owner only, so there is nothing to ask a password for.
+        # Only the owner can enter the directory of the socket, so no password is needed.
         command = self._launch(user, self._programs / "initdb", *INITDB_OPTIONS, "--auth=trust", f"--pgdata={new}")
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
-            raise DataDirectoryError(f"cannot make a Postgres data directory in {new}: {done.stderr.strip()}")
+            raise DataDirectoryError(f"cannot create a Postgres data directory in {new}: {done.stderr.strip()}")
         new.rename(self._data)
 
     def command(self) -> list[str]:
@@ -231,7 +230,7 @@ class EmbeddedPostgres:
         return self._launch(postgres_user(self._data), self._programs / "postgres", "-D", self._data, *options)
 
     async def is_ready(self) -> bool:
-        """Also makes the database when it is not there yet."""
+        """Whether Postgres answers. Creates the database if it does not exist yet."""
         try:
             connection = await asyncpg.connect(self._url("postgres"), timeout=5)
         except (TimeoutError, OSError, asyncpg.PostgresError):
@@ -245,6 +244,6 @@ class EmbeddedPostgres:
 
 
 def rotate_log(path: Path, limit_bytes: int = 20_000_000) -> None:
-    """Keeps one older log file; called before a start."""
+    """Rename a log that is too large, keeping one older file. Call this before a start."""
     if path.exists() and path.stat().st_size > limit_bytes:
         path.replace(path.with_suffix(".log.1"))

@@ -1,4 +1,4 @@
-"""`issuer up`: two servers, the API and the worker as children of one foreground process that stops them all."""
+"""`issuer up`: two servers, the API and the worker as children of one foreground process, which stops them all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
-from issuer.processes.api import ListenError, api_program, counted_together, listen, url_of
+from issuer.processes.api import ListenError, api_program, listen, shared_metrics, url_of
 from issuer.processes.children import Child, ChildError, Program
 from issuer.processes.launch import launch_command
 from issuer.settings import Auth, Settings
@@ -36,7 +36,7 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True)
 class StartedInstallation:
-    """What a person needs to know once everything runs."""
+    """What is printed once everything runs."""
 
     url: str
     api_key: str | None
@@ -44,10 +44,10 @@ class StartedInstallation:
 
 
 class Supervisor:
-    """One `issuer up`. A server that ISSUER_REDIS_URL or ISSUER_DATABASE_URL names is used instead of an embedded one.
+    """One `issuer up`. A server that ISSUER_REDIS_URL or ISSUER_DATABASE_URL names replaces an embedded one.
 
-    Start: Postgres and Redis together, migrations, blessing, demo batch, API, worker. Stop: the other way round, the
-    API first, so that nothing new is redeemed, then the worker after its batch in hand, then the servers.
+    Start: Postgres and Redis together, migration, blessing, demo batch, API, worker. Stop in reverse: the API first, so
+    that nothing new is redeemed, then the worker after its current batch, then the servers.
     """
 
     def __init__(self, settings: Settings, *, demo: bool) -> None:
@@ -61,9 +61,9 @@ class Supervisor:
         self._failed: asyncio.Future[ChildError]
 
     async def run(self) -> None:
-        """Returns after SIGINT, SIGTERM or SIGHUP, with everything stopped.
+        """Run until SIGINT, SIGTERM or SIGHUP; return with everything stopped.
 
-        Raises DataDirectoryError, ListenError, ChildError and what the stores raise, with everything stopped too.
+        Raises DataDirectoryError, ListenError, ChildError and the errors of the stores, also with everything stopped.
         """
         loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
@@ -87,7 +87,7 @@ class Supervisor:
             self._directory.release()
 
     async def _first(self, *tasks: asyncio.Future[Any]) -> asyncio.Future[Any]:
-        """The first of the tasks that is done. Raises ChildError when a child has failed for good before."""
+        """Return the first of the tasks that is done. Raises ChildError when a child fails for good before that."""
         ends: set[asyncio.Future[Any]] = {*tasks, self._failed}
         done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if self._failed in done:
@@ -118,7 +118,7 @@ class Supervisor:
         return started
 
     async def _listen(self) -> socket.socket:
-        # The API of a killed run ends with it, but has time to answer what it has begun.
+        # The API of a killed run ends with it, but first answers the requests in flight.
         patience_s = PORT_WAIT_S if self._directory.stopped_uncleanly() else 0.0
         deadline = time.monotonic() + patience_s
         while True:
@@ -166,17 +166,17 @@ class Supervisor:
         )
 
     async def _prepare(self, stores: Stores, url: str) -> StartedInstallation:
-        from issuer.embedded.demo import curl_line, find_offer, make_demo
+        from issuer.embedded.demo import create_demo, curl_command, find_pool
 
         api_key = await self._api_key(stores) if self._settings.auth is Auth.ON else None
         if self._demo and not self._directory.demo.exists():
-            await make_demo(stores)
-            self._directory.write_private(self._directory.demo, "made\n")
-        offer = await find_offer(stores.postgres)
-        return StartedInstallation(url, api_key, curl_line(url, offer, api_key) if offer is not None else None)
+            await create_demo(stores)
+            self._directory.write_private(self._directory.demo, "created\n")
+        pool = await find_pool(stores.postgres)
+        return StartedInstallation(url, api_key, curl_command(url, pool, api_key) if pool is not None else None)
 
     async def _api_key(self, stores: Stores) -> str:
-        """This installation's own key, made once and kept in the data directory."""
+        """Return this installation's own key. It is created once and stored in the data directory."""
         from issuer.access.api_keys import create_key
 
         path = self._directory.api_key
@@ -192,7 +192,7 @@ class Supervisor:
             "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
             "ISSUER_AUTH": settings.auth.value,
             "ISSUER_WORKERS": str(settings.workers),
-            **self._opened.enter_context(counted_together(settings)),
+            **self._opened.enter_context(shared_metrics(settings)),
         }
         worker = Program(
             name="sync_worker",
@@ -219,15 +219,15 @@ class Supervisor:
 
 
 def print_started(started: StartedInstallation, settings: Settings) -> None:
-    """To stdout, at once: it may be a pipe."""
+    """Print to stdout and flush: it may be a pipe."""
     lines = ["", f"issuer is running at {started.url}"]
     if started.api_key is not None:
         lines.append(f"API key (also in {settings.data_dir / 'api-key'}): {started.api_key}")
     else:
-        lines.append("API keys are off: whoever reaches this address may redeem and administer")
+        lines.append("API keys are off: every caller that reaches this address may redeem and administer")
     if settings.appendfsync != "always":
         lines.append(
-            "ISSUER_APPENDFSYNC=everysec: a crash of the machine may lose up to 2 s of redemptions that were answered;"
+            "ISSUER_APPENDFSYNC=everysec: a crash of the machine may lose up to 2 s of answered redemptions;"
             " as many codes are then quarantined"
         )
     if started.curl is not None:

@@ -1,1 +1,1 @@
-"""Starting and supervising API processes."""
+"""Starts and supervises processes: the API, and the children of `issuer up`."""

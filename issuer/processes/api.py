@@ -1,7 +1,7 @@
-"""The API as processes: one uvicorn server each, all accepting from one listening socket.
+"""The API as processes: one uvicorn server each, all of which accept from one listening socket.
 
-The socket is opened once, by the parent: connections wait in it while a process is replaced, and a port that is taken
-is known before anything else starts.
+The parent opens the socket once: connections wait in it while a process is replaced, and a port that is in use is
+reported before anything else starts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -36,11 +35,11 @@ KILL_MARGIN_S: Final = 5.0
 
 
 class ListenError(Exception):
-    """The address cannot be listened on."""
+    """The API cannot listen on the address. The message says why."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on the address; port 0 picks a free port. Raises ListenError."""
+    """Return a socket that listens on the address; port 0 picks a free port. Raises ListenError."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, number)
@@ -60,7 +59,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """How a client on this machine reaches it."""
+    """Return the URL by which a client on this machine reaches the socket."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
@@ -68,9 +67,9 @@ def url_of(listener: socket.socket) -> str:
 
 
 def run_api(settings: Settings, listener: socket.socket) -> None:
-    """Serves in this process until SIGTERM or SIGINT; requests in flight then have `shutdown_timeout_s`.
+    """Serve in this process until SIGTERM or SIGINT; requests in flight then have `shutdown_timeout_s`.
 
-    It ends a little after that whatever happens: with nobody there to kill it, too.
+    The process exits shortly after that in any case, also without a parent that would kill it.
     """
     import uvicorn
 
@@ -87,7 +86,7 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        # What proxies say of the client is read where limits count it, for the short way and the long one alike.
+        # Forwarded addresses are read where rate limits count them, for the fast path and the ASGI path alike.
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -97,7 +96,7 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     class BoundedServer(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             app.end_streams()
-            _end_in_any_case(asyncio.get_running_loop(), settings.shutdown_timeout_s + KILL_MARGIN_S / 2)
+            _exit_after(asyncio.get_running_loop(), settings.shutdown_timeout_s + KILL_MARGIN_S / 2)
             await super().shutdown(sockets)
 
     try:
@@ -107,12 +106,12 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         return
 
 
-def _end_in_any_case(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
-    """Ends this process after `limit_s` if it still lives then, and says what it was waiting for."""
+def _exit_after(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
+    """Exit this process after `limit_s` if it still runs then, and log the tasks that it waited for."""
 
     def end() -> None:
         waiting = [f"{task.get_name()}: {task.get_stack(limit=1)}" for task in asyncio.all_tasks(loop)]
-        log.error("did not stop in time", limit_s=limit_s, tasks=waiting)
+        log.error("API process did not stop in time; exiting", limit_s=limit_s, tasks=waiting)
         os._exit(1)
 
     timer = threading.Timer(limit_s, end)
@@ -121,7 +120,7 @@ def _end_in_any_case(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
 
 
 async def _answers(listener: socket.socket) -> bool:
-    """Whether an API process answers; the socket alone takes connections before any of them runs."""
+    """Whether an API process answers. Connecting is not enough: the socket accepts before any process runs."""
     host, port = listener.getsockname()[:2]
     try:
         async with asyncio.timeout(2):
@@ -136,7 +135,7 @@ async def _answers(listener: socket.socket) -> bool:
 
 
 def api_program(settings: Settings, listener: socket.socket, number: int, environment: dict[str, str]) -> Program:
-    """One API process on `listener`, configured by the environment alone."""
+    """Return the program of one API process on `listener`. Its settings come from the environment only."""
     argv = [sys.executable, "-m", "issuer.processes.api", "--fd", str(listener.fileno())]
     return Program(
         name=f"api-{number}",
@@ -149,10 +148,10 @@ def api_program(settings: Settings, listener: socket.socket, number: int, enviro
 
 
 @contextmanager
-def counted_together(settings: Settings) -> Iterator[dict[str, str]]:
-    """The environment in which API processes add their counters up: a directory for the life of their parent."""
+def shared_metrics(settings: Settings) -> Iterator[dict[str, str]]:
+    """Yield the environment in which API processes add up their counters: a directory that the parent removes."""
     if settings.metrics_dir is not None or settings.workers == 1:
-        # They inherit the operator's directory; one process alone needs none.
+        # The processes inherit the operator's directory. A single process needs none.
         yield {}
         return
     with tempfile.TemporaryDirectory(prefix="issuer-metrics-") as directory:
@@ -160,7 +159,7 @@ def counted_together(settings: Settings) -> Iterator[dict[str, str]]:
 
 
 async def serve(settings: Settings, listener: socket.socket, environment: dict[str, str]) -> None:
-    """Keeps `workers` API processes running until SIGTERM or SIGINT. Raises ChildError when they keep dying."""
+    """Keep `workers` API processes running until SIGTERM or SIGINT. Raises ChildError when one keeps crashing."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -182,9 +181,11 @@ async def serve(settings: Settings, listener: socket.socket, environment: dict[s
 
 
 def main() -> None:
-    """What an API process runs: ``python -m issuer.processes.api --fd <listening socket>``."""
-    parser = argparse.ArgumentParser(prog=f"python -m issuer.{Path(__file__).stem}")
-    parser.add_argument("--fd", type=int, required=True)
+    """Run one API process: ``python -m issuer.processes.api --fd <listening socket>``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m issuer.processes.api", description="One API process. `issuer serve` and `issuer up` start it."
+    )
+    parser.add_argument("--fd", type=int, required=True, help="File descriptor of the listening socket.")
     options = parser.parse_args()
     try:
         settings = load_settings()

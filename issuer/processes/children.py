@@ -1,4 +1,4 @@
-"""Child processes that are kept running: started, watched, restarted with growing delays, stopped in bounded time."""
+"""Supervised child processes: started, watched, restarted with growing delays, stopped within a time limit."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ log = structlog.get_logger()
 CRASH_WINDOW_S: Final = 60.0
 MAX_CRASHES: Final = 5
 FIRST_DELAY_S: Final = 0.2
-LONGEST_DELAY_S: Final = 10.0
+MAX_DELAY_S: Final = 10.0
 READY_POLL_S: Final = 0.02
-STILL_WAITING_S: Final = 10.0
+WAIT_LOG_EVERY_S: Final = 10.0
 LOG_TAIL_BYTES: Final = 2_000
 
 
 class ChildError(Exception):
-    """A child could not be started, or died too often. The message carries the end of its log."""
+    """A child did not start, or crashed too often. The message ends with the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a child runs, and how to tell that it works and to end it.
+    """What a child runs, when it is ready and how it is stopped.
 
-    `prepare` runs before each start, in a thread; `command` makes the arguments. Output goes to `log`, or where ours
-    goes. `stop_limit_s` after `stop_signal` it is killed.
+    `prepare` runs in a thread before each start; `command` returns the arguments. Output is appended to `log`, or
+    inherited from this process. The program is killed `stop_limit_s` after `stop_signal`.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Program:
 
 
 class Child:
-    """One program that is kept running from `start` to `stop`. `failed` gets the error that ends the attempts."""
+    """A program that is kept running from `start` to `stop`. `failed` receives the error that ends the attempts."""
 
     def __init__(self, program: Program, failed: asyncio.Future[ChildError]) -> None:
         self.program = program
@@ -64,7 +64,7 @@ class Child:
         return self._process.pid if self._process is not None else None
 
     async def start(self) -> None:
-        """Returns when the program is ready. Raises ChildError when it ends before."""
+        """Start the program and return when it is ready. Raises ChildError when it ends before that."""
         await self._start_once()
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.program.name}")
 
@@ -89,16 +89,16 @@ class Child:
         await self._wait_until_ready(self._process)
 
     async def _wait_until_ready(self, process: asyncio.subprocess.Process) -> None:
-        """No time limit: a server that reads a large log back must not be interrupted. Says that it waits."""
+        """Wait without a time limit, and log that: a server that replays a large log must not be interrupted."""
         if self.program.is_ready is None:
             return
-        said = time.monotonic()
+        logged_at = time.monotonic()
         while process.returncode is None:
             if await self.program.is_ready():
                 return
-            if time.monotonic() - said > STILL_WAITING_S:
-                said = time.monotonic()
-                log.info("still waiting for it to get ready", child=self.program.name)
+            if time.monotonic() - logged_at > WAIT_LOG_EVERY_S:
+                logged_at = time.monotonic()
+                log.info("waiting for a child to become ready", child=self.program.name)
             await asyncio.sleep(READY_POLL_S)
         raise ChildError(f"{self.program.name} ended with status {process.returncode}{self._log_tail()}")
 
@@ -127,30 +127,30 @@ class Child:
     async def _restart(self, status: int) -> None:
         while True:
             delay_s = self._crashed(status)
-            log.error("child died; starting it again", child=self.program.name, status=status, delay_s=delay_s)
+            log.error("child exited; restarting it", child=self.program.name, status=status, delay_s=delay_s)
             await asyncio.sleep(delay_s)
             try:
                 await self._start_once()
             except (ChildError, OSError) as error:
-                log.error("child did not start", child=self.program.name, error=str(error))
+                log.error("child did not start; retrying", child=self.program.name, error=str(error))
                 status = -1
                 continue
             log.info("child works again", child=self.program.name)
             return
 
     def _crashed(self, status: int) -> float:
-        """How long to wait before the next start. Raises ChildError when it died too often."""
+        """Return how long to wait before the next start. Raises ChildError when the program crashed too often."""
         now = time.monotonic()
         self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
         if len(self._crashes) > MAX_CRASHES:
             raise ChildError(
-                f"{self.program.name} died {len(self._crashes)} times within {CRASH_WINDOW_S:.0f} s, last with"
+                f"{self.program.name} crashed {len(self._crashes)} times within {CRASH_WINDOW_S:.0f} s, last with"
                 f" status {status}{self._log_tail()}"
             )
-        return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (len(self._crashes) - 1))
+        return min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** (len(self._crashes) - 1))
 
     async def stop(self) -> None:
-        """Ends the program and the attempts to keep it, by kill when it takes longer than its limit. Idempotent."""
+        """Stop the program and the supervision; kill the program when its limit is over. Idempotent."""
         self._stopping = True
         process = self._process
         if process is not None and process.returncode is None:

@@ -1,13 +1,12 @@
 """Starts another program so that it cannot outlive its parent and, when root starts it, runs as another user.
 
-Run by its path, as ``python -I -S launch.py … -- program …``: it replaces itself by the program, so the process
-id is that of the program. It is a program of its own because code between fork and exec of a process with threads
-is not safe; it imports the standard library only, so it starts in some 20 ms.
+Run it by its path, as ``python -I -S launch.py … -- program …``. It replaces itself with the program, so the process id
+is that of the program. It is a program of its own because code between fork and exec is not safe in a process with
+threads. It imports only the standard library, so it starts in about 20 ms.
 
-Postgres refuses to run as root. Its user often cannot enter the directories above the data or the virtual
-environment (/root has mode 0700). Opening those to everybody would outlast us and surprise their owner, so nothing
-on the disk changes: the program keeps one capability of root, to pass through directories, and only when it needs
-it.
+Postgres refuses to run as root. Its user often cannot enter the directories above the data or the virtual environment
+(/root has mode 0700). Changed permissions would outlast this process and surprise their owner, so nothing on the disk
+changes: the program keeps one capability of root, to pass through directories, and only when it needs it.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ def launch_command(
     user: str | None = None,
     reach: Sequence[Path] = (),
 ) -> list[str]:
-    """The command that runs `argv` as said above.
+    """Return the command that runs `argv` as described above.
 
-    `death_signal` is what the program gets when the thread that starts it ends, so start it from the main
-    thread (where there is no Linux: within a second of the end of the process). `user` is for root only. `reach`
-    names the files and directories that the user must be able to enter or execute.
+    The program receives `death_signal` when the thread that starts it ends, so start it from the main thread. (Other
+    systems than Linux: within a second of the end of the process.) `user` is for root only. `reach` lists the files and
+    directories that the user must be able to enter or execute.
 
-    The program gets a process group of its own: Ctrl-C in a terminal reaches only the parent, which then ends its
-    children in their order.
+    The program gets its own process group: Ctrl-C in a terminal reaches the parent only, which then stops its children
+    in order.
     """
     command = [sys.executable, "-I", "-S", __file__, "--death-signal", death_signal.name]
     command += ["--parent", str(os.getpid())]
@@ -77,7 +76,7 @@ def _passes(status: os.stat_result, user: pwd.struct_passwd) -> bool:
 
 
 def needed_capabilities(user: pwd.struct_passwd, reach: Sequence[Path]) -> tuple[int, ...]:
-    """Capabilities, any of which lets the user through to `reach`, best first; none when none is needed."""
+    """Return the capabilities of which any one lets the user reach `reach`, weakest first; empty if none is needed."""
     if not all(_passes(path.stat(), user) for path in reach if path.is_file()):
         return (CAP_DAC_OVERRIDE,)
     for path in reach:
@@ -101,7 +100,7 @@ def _become(user: pwd.struct_passwd, reach: Sequence[Path]) -> None:
     capabilities = needed_capabilities(user, reach) if sys.platform == "linux" else ()
     if capabilities:
         _prctl(PR_SET_KEEPCAPS, 1)
-        # Without it access(2), by which Postgres looks for its own programs, ignores capabilities of other users.
+        # Without it access(2), with which Postgres finds its own programs, ignores the capabilities of other users.
         _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)
@@ -109,7 +108,7 @@ def _become(user: pwd.struct_passwd, reach: Sequence[Path]) -> None:
     if capabilities and not any(_set_capability(capability) for capability in capabilities):
         raise SystemExit(
             f"user {user.pw_name} cannot enter {', '.join(map(str, reach))} and root may not grant it here; "
-            "start as an ordinary user, or from a directory that everybody may enter"
+            "start as an ordinary user, or from a directory that every user may enter"
         )
     os.environ.update(HOME="/", USER=user.pw_name, LOGNAME=user.pw_name)
 
@@ -125,7 +124,7 @@ def _alive(pid: int) -> bool:
 
 
 def _watch(parent: int, number: signal.Signals) -> None:
-    """Leaves a process behind, a child of nobody, that does what PR_SET_PDEATHSIG does on Linux."""
+    """Start a detached process that does what PR_SET_PDEATHSIG does on Linux."""
     program = os.getpid()
     if (child := os.fork()) != 0:
         os.waitpid(child, 0)
@@ -158,7 +157,7 @@ def main() -> None:
     if options.watch:
         _watch(options.parent, number)
     else:
-        # After the change of user, which clears it. The parent may have died before.
+        # After the change of user, which clears it. The parent may have ended before.
         _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != options.parent:
         raise SystemExit("parent is gone")

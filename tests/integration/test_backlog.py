@@ -1,4 +1,4 @@
-"""The bound of the backlog: changed in an order in which Postgres' number is never too small."""
+"""The bound of the backlog changes in an order in which the bound in Postgres is never too small."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def _bound(stores: Stores) -> int:
     return int(await stores.postgres.fetchval("SELECT max_backlog FROM installation"))
 
 
-async def test_lowering_counts_at_once_but_postgres_follows_when_the_backlog_is_down(
+async def test_a_lower_bound_counts_at_once_and_in_postgres_once_the_backlog_is_within_it(
     settings: Settings, stores: Stores
 ) -> None:
     before = await _bound(stores)
@@ -30,7 +30,7 @@ async def test_lowering_counts_at_once_but_postgres_follows_when_the_backlog_is_
         assert (outcomes.count(Outcome.GRANTED), outcomes.count(Outcome.BACKLOG_FULL)) == (10, 2)
 
 
-async def test_raising_counts_at_once(settings: Settings, stores: Stores) -> None:
+async def test_a_higher_bound_counts_at_once(settings: Settings, stores: Stores) -> None:
     batch_id = await make_batch(stores, 100)
     await set_max_backlog(stores, 5, wait_s=5, actor="test")
     async with engine_of(settings, stores) as engine:

@@ -1,4 +1,4 @@
-"""The embedded Postgres starts again whatever its last end left behind."""
+"""The embedded Postgres starts again, whatever its last run left behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from issuer.settings import Settings
 from tests.support.servers import START_LIMIT_S, STOP_LIMIT_S, wait_until
 
 BUSY = "DO $$ BEGIN LOOP END LOOP; END $$"
-"""Never waits for anything, so it does not notice that the server has gone."""
+"""A statement that never waits, so it does not notice that its server is gone."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def ready(server: EmbeddedPostgres, process: subprocess.Popen[bytes], log:
             await asyncio.sleep(0.02)
 
 
-async def test_a_statement_that_outlives_a_killed_server_does_not_keep_it_down(
+async def test_a_statement_of_a_killed_server_does_not_prevent_its_restart(
     directory: DataDirectory, tmp_path: Path
 ) -> None:
     server = EmbeddedPostgres(directory, Settings())
@@ -56,7 +56,7 @@ async def test_a_statement_that_outlives_a_killed_server_does_not_keep_it_down(
     await asyncio.to_thread(wait_until, lambda: "DO" in " ".join(backend.cmdline()), "the statement runs")
 
     end_orphans(directory.postgres)
-    assert backend.is_running(), "with its server alive it is no orphan"
+    assert backend.is_running(), "it is no orphan while its server runs"
     process.kill()
     process.wait(STOP_LIMIT_S)
     assert backend.is_running()
@@ -74,17 +74,17 @@ async def test_a_statement_that_outlives_a_killed_server_does_not_keep_it_down(
         process.wait(STOP_LIMIT_S)
 
 
-def test_processes_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_processes_without_title_or_directory_are_not_stopped(tmp_path: Path) -> None:
     data = tmp_path / "postgres"
     data.mkdir()
-    titled = ["bash", "-c", f"exec -a 'postgres: somebody' sleep 600 # {os.getpid()}"]
+    titled = ["bash", "-c", f"exec -a 'postgres: backend' sleep 600 # {os.getpid()}"]
     with (
         subprocess.Popen(titled, cwd=tmp_path) as elsewhere,
         subprocess.Popen(["sleep", "600"], cwd=data) as another_program,
     ):
         try:
             # In the middle of an exec a process has no command line at all.
-            title = ["postgres: somebody"]
+            title = ["postgres: backend"]
             wait_until(lambda: psutil.Process(elsewhere.pid).cmdline()[:1] == title, "it has its title")
             end_orphans(data)
             assert elsewhere.poll() is another_program.poll() is None

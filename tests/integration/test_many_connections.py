@@ -1,4 +1,4 @@
-"""10,000 customers at the door of one API process, each with a connection of its own."""
+"""10,000 customers at one API process, each with its own connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONNECTIONS = 10_000
 
 async def test_ten_thousand_connections_are_served(settings: Settings, stores: Stores, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert hard >= CONNECTIONS + 500, f"this test needs {CONNECTIONS + 500} open files (ulimit -n), and may have {hard}"
+    assert hard >= CONNECTIONS + 500, f"this test needs {CONNECTIONS + 500} open files (ulimit -n), the limit is {hard}"
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     batch_id = await make_batch(stores, CONNECTIONS)
     api = ApiProcess(settings.model_copy(update={"auth": Auth.OFF}), tmp_path, ISSUER_REDEEM_TIMEOUT_MS="10000",

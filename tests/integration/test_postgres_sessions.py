@@ -1,4 +1,4 @@
-"""What every session with Postgres promises."""
+"""The settings of every session with Postgres."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from issuer.storage.stores import Stores
 from tests.support.worker_process import eventually
 
 
-async def test_a_statement_ends_with_the_process_that_asked(settings: Settings, stores: Stores) -> None:
+async def test_a_statement_ends_with_its_process(settings: Settings, stores: Stores) -> None:
     async def is_running() -> bool:
         return bool(
             await stores.postgres.fetchval(
@@ -26,10 +26,10 @@ async def test_a_statement_ends_with_the_process_that_asked(settings: Settings, 
         return not await is_running()
 
     async with own_connection(settings) as connection:
-        asking = asyncio.create_task(connection.execute("SELECT pg_sleep(600)"))
+        running = asyncio.create_task(connection.execute("SELECT pg_sleep(600)"))
         await eventually(is_running, "the statement runs")
-        # As after kill -9: the socket is closed, and nobody says that the statement is not wanted any more.
+        # As after kill -9: the socket is closed, without a request to cancel the statement.
         connection.terminate()
         with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
-            await asking
+            await running
         await eventually(has_ended, "the statement has ended")

@@ -8,15 +8,15 @@ from issuer.storage.stores import Stores
 
 
 async def test_a_cancelled_command_ends_its_task(stores: Stores) -> None:
-    """At whatever step of the exchange the cancellation comes: a task that missed it would go on for ever."""
+    """At every step of the exchange: a task that lost its cancellation would run indefinitely."""
 
-    async def ask() -> None:
+    async def pings() -> None:
         while True:
             await stores.redis.client.ping()
 
     await stores.redis.client.ping()
     for steps in range(40):
-        task = asyncio.create_task(ask(), name="ask")
+        task = asyncio.create_task(pings(), name="pings")
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
@@ -24,5 +24,5 @@ async def test_a_cancelled_command_ends_its_task(stores: Stores) -> None:
         while not task.done():
             task.cancel()
             await asyncio.sleep(0.01)
-        assert done, f"cancelled after {steps} steps, and it went on"
+        assert done, f"cancelled after {steps} steps, but still running"
         assert task.cancelled()
