@@ -22,7 +22,7 @@ LIMITS = EdgeLimits(
     max_head_bytes=16_384,
     max_body_bytes=65_536,
     max_body_bytes_by_path={"/upload": 4_000_000},
-    receive_timeout_s=0.5,
+    receive_timeout_s=60,
     max_connections=30,
 )
 Message = dict[str, Any]
@@ -71,6 +71,13 @@ class CountingServer(EdgeServer):
 @pytest.fixture(scope="module")
 def server() -> Iterator[CountingServer]:
     with CountingServer(LIMITS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[CountingServer]:
+    """A server whose time limit for a request the tests wait for; no test has to be faster than it."""
+    with CountingServer(replace(LIMITS, receive_timeout_s=0.3)) as running:
         yield running
 
 
@@ -240,16 +247,16 @@ def test_an_upgrade_is_answered_as_a_plain_request(server: CountingServer) -> No
     assert status_of(exchange(server, get("/", *headers, close=False))) == 200
 
 
-def test_a_silent_connection_is_closed(server: CountingServer) -> None:
-    with server.connect() as connection:
+def test_a_silent_connection_is_closed(impatient: CountingServer) -> None:
+    with impatient.connect() as connection:
         assert read_all(connection) == b""
 
 
 @pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\n", post("/", b"", "Content-Length: 10000")])
-def test_dribbling_does_not_hold_a_connection(server: CountingServer, start: bytes) -> None:
+def test_dribbling_does_not_hold_a_connection(impatient: CountingServer, start: bytes) -> None:
     """One byte now and then keeps no deadline from coming."""
     stop = threading.Event()
-    with server.connect() as connection:
+    with impatient.connect() as connection:
         connection.sendall(start or b"G")
 
         def dribble() -> None:
@@ -272,7 +279,7 @@ def test_an_idle_connection_is_closed_after_its_answer() -> None:
 
 
 def test_connections_over_the_limit_are_told_so() -> None:
-    limits = replace(LIMITS, max_connections=3, receive_timeout_s=30)
+    limits = replace(LIMITS, max_connections=3)
     with CountingServer(limits) as small, contextlib.ExitStack() as stack:
         for _ in range(3):
             connection = stack.enter_context(small.connect())
@@ -302,9 +309,9 @@ def test_endless_pipelining_is_bounded(server: CountingServer) -> None:
     assert answer.count(b"HTTP/1.1 200") == server.app.seen.count("/slow")
 
 
-def test_an_answer_before_the_body_leaves_no_open_end(server: CountingServer) -> None:
+def test_an_answer_before_the_body_leaves_no_open_end(impatient: CountingServer) -> None:
     """The body of a request that was answered early is still bounded in time."""
-    with server.connect() as connection:
+    with impatient.connect() as connection:
         connection.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\nabc")
         answer = read_all(connection)
     assert answer.count(b"HTTP/1.1") == 1

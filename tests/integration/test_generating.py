@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
@@ -35,6 +36,7 @@ from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.loading import A, B, check_agreement, codes_in_postgres, load, new_batch, pool_in_redis
+from tests.support.servers import START_LIMIT_S
 
 FORM = CodeFormat(length=8)
 TIGHT = CodeFormat(length=4, alphabet="numeric", unlucky=False)
@@ -213,8 +215,15 @@ async def test_a_job_in_other_hands_is_left_alone(settings: Settings, stores: St
         assert is_mine
         async with open_stores(settings) as others:
             assert not await work_on_jobs(others)
-            waiting = asyncio.create_task(finish_job(others, job.id), name="looks on")
-            await asyncio.sleep(0.3)
+            found_locked, looks = asyncio.Event(), itertools.count(1)
+
+            def look(_: Phase, made: int, __: int | None) -> None:
+                assert made == 0
+                if next(looks) == 3:
+                    found_locked.set()
+
+            waiting = asyncio.create_task(finish_job(others, job.id, progress=look), name="waits for the lock")
+            await asyncio.wait_for(found_locked.wait(), START_LIMIT_S)
             assert not waiting.done()
             waiting.cancel()
             await asyncio.wait([waiting])
