@@ -1,4 +1,4 @@
-"""The operator's commands. Each module here registers its own; they do their work through the service's modules."""
+"""The operator's commands. Each module registers its own commands and calls the modules of the service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from issuer.cli import (
 
 app = typer.Typer(
     name="issuer",
-    help="Hands out unique codes at the speed of Redis, with the bookkeeping of Postgres.",
+    help="Issues unique codes at the speed of Redis, with the bookkeeping of Postgres.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,8 +31,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"issuer {__version__}")
         raise typer.Exit
 

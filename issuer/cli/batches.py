@@ -1,4 +1,4 @@
-"""`issuer batches`: list, show, export, create, pause, resume, change the rules of, and end batches."""
+"""`issuer batches`: list, show, export, create, pause, resume and end batches, and change their rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.cli.export import add_export
-from issuer.cli.output import InputError, print_json, run
+from issuer.cli.output import BAD_INPUT, InputError, fail, print_json, run
 from issuer.instants import InvalidInstantError, parse_instant
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 @commands.command("list")
 def list_command(
-    everything: bool = typer.Option(False, "--all", help="Expired batches too."), as_json: bool = AS_JSON
+    everything: bool = typer.Option(False, "--all", help="Include expired batches."), as_json: bool = AS_JSON
 ) -> None:
     """List the batches that have not expired."""
     from issuer.batches.store import list_batches, open_batches
@@ -44,14 +44,14 @@ def list_command(
     async def work(stores: Stores) -> list[Batch]:
         if not everything:
             return await open_batches(stores.postgres)
-        found: list[Batch] = []
+        listed: list[Batch] = []
         cursor = None
         while True:
             page = await list_batches(stores.postgres, limit=1000, cursor=cursor)
-            found += page.items
+            listed += page.items
             cursor = page.next_cursor
             if cursor is None:
-                return found
+                return listed
 
     batches = run(work)
     if as_json:
@@ -73,7 +73,7 @@ def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
         found = await _find(stores, batch)
         return found, await batch_stock(stores, found.id)
 
-    found, stock = run(_input_checked(work))
+    found, stock = run(_report_refusals(work))
     if as_json:
         print_json(found.to_json() | {"stock": [pool.to_json() for pool in stock]})
         return
@@ -89,8 +89,8 @@ def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
 def create(
     name: str = typer.Option(..., help="Name of the batch."),
     rules: str = typer.Option("", help=RULES_HELP),
-    starts_at: str | None = typer.Option(None, help="Nothing is handed out before; ISO 8601 with an offset."),
-    ends_at: str | None = typer.Option(None, help="Nothing is handed out from then on; ISO 8601 with an offset."),
+    starts_at: str | None = typer.Option(None, help="No code is issued before this time; ISO 8601 with an offset."),
+    ends_at: str | None = typer.Option(None, help="No code is issued from this time on; ISO 8601 with an offset."),
     as_json: bool = AS_JSON,
 ) -> None:
     """Create an empty batch; `issuer preload` fills it."""
@@ -102,29 +102,29 @@ def create(
             stores,
             name=name,
             rules=parse_rules_text(rules),
-            starts_at=_instant("--starts-at", starts_at),
-            ends_at=_instant("--ends-at", ends_at),
+            starts_at=_parse_instant("--starts-at", starts_at),
+            ends_at=_parse_instant("--ends-at", ends_at),
             actor=cli_actor(),
         )
 
-    _show_result(run(_input_checked(work)), as_json)
+    _show_result(run(_report_refusals(work)), as_json)
 
 
 @commands.command()
 def expire(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
-    """End a batch. This is final: its codes that are left are never handed out."""
+    """End a batch. This is final: its remaining codes are never issued."""
     _change(batch, {"expired": True}, as_json)
 
 
 @commands.command()
 def pause(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
-    """Hand out nothing until it is resumed."""
+    """Issue no codes until the batch is resumed."""
     _change(batch, {"paused": True}, as_json)
 
 
 @commands.command()
 def resume(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
-    """Go on after a pause."""
+    """Issue codes again after a pause."""
     _change(batch, {"paused": False}, as_json)
 
 
@@ -132,11 +132,11 @@ def resume(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
 def set_rules(
     batch: str = BATCH, rules: str = typer.Argument(..., metavar="RULES", help=RULES_HELP), as_json: bool = AS_JSON
 ) -> None:
-    """Replace the rules of a batch. New limits also count what was redeemed before."""
+    """Replace the rules of a batch. New limits also count earlier redemptions."""
     try:
         parsed = parse_rules_text(rules)
     except RulesError as error:
-        raise typer.BadParameter(str(error)) from error
+        fail(str(error), BAD_INPUT)
     _change(batch, {"rules": parsed}, as_json)
 
 
@@ -149,11 +149,11 @@ def _change(batch: str, values: dict[str, Any], as_json: bool) -> None:
     async def work(stores: Stores) -> Batch:
         found = await _find(stores, batch)
         if found.ended_at is not None and not changes.expired:
-            # Also where nothing would change: whoever resumes a batch believes that it goes on.
+            # Refuse it even if nothing would change: an operator who resumes a batch expects it to issue codes.
             raise BatchEndedError("the batch was ended; that is final")
         return await change_batch(stores, found.id, changes, actor=cli_actor())
 
-    _show_result(run(_input_checked(work)), as_json)
+    _show_result(run(_report_refusals(work)), as_json)
 
 
 async def _find(stores: Stores, batch: str) -> Batch:
@@ -164,7 +164,7 @@ async def _find(stores: Stores, batch: str) -> Batch:
     except ValueError:
         named = await find_batches_by_name(stores.postgres, batch)
         if not named:
-            raise InputError(f"no batch found with the id or name {batch!r} (ended ones go by their id)") from None
+            raise InputError(f"no batch found with the id or name {batch!r} (give the id of an ended batch)") from None
         if len(named) > 1:
             ids = ", ".join(str(one.id) for one in named)
             raise InputError(f"{len(named)} batches have the name {batch!r}: {ids}") from None
@@ -172,8 +172,8 @@ async def _find(stores: Stores, batch: str) -> Batch:
     return await find_batch(stores.postgres, batch_id)
 
 
-def _input_checked(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stores], Awaitable[T]]:
-    """The work, with refusals that are the operator's to mend turned into InputError."""
+def _report_refusals(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stores], Awaitable[T]]:
+    """Return the work with refusals that the operator can correct turned into InputError."""
 
     async def checked(stores: Stores) -> T:
         from issuer.batches.store import BatchEndedError, BatchNotFoundError, InvalidBatchError
@@ -186,7 +186,7 @@ def _input_checked(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stores],
     return checked
 
 
-def _instant(option: str, text: str | None) -> datetime | None:
+def _parse_instant(option: str, text: str | None) -> datetime | None:
     try:
         return None if text is None else parse_instant(text)
     except InvalidInstantError as error:
@@ -209,9 +209,9 @@ def _state(batch: Batch) -> str:
 
 
 def _print_batch(batch: Batch) -> None:
-    shown = batch.to_json()
+    fields = batch.to_json()
     typer.echo(f"batch {batch.id}: {batch.name} ({_state(batch)})")
-    typer.echo(f"rules {json.dumps(shown['rules'])}")
-    for field in ("starts_at", "ends_at", "ended_at"):
-        if shown[field]:
-            typer.echo(f"{field} {shown[field]}")
+    typer.echo(f"rules {json.dumps(fields['rules'])}")
+    for name in ("starts_at", "ends_at", "ended_at"):
+        if fields[name]:
+            typer.echo(f"{name} {fields[name]}")

@@ -32,30 +32,30 @@ def register(app: typer.Typer) -> None:
 @commands.command()
 def create(
     name: str = typer.Option(..., help="Name of the campaign; the page of a public one shows it."),
-    total: int = typer.Option(..., help="Codes in all."),
-    starts_at: str = typer.Option(..., help="Nothing is handed out before; ISO 8601 with an offset."),
-    public: bool = typer.Option(False, "--public", help="Anybody may ask for a code, without a key."),
-    client: UUID | None = typer.Option(None, help="Whose codes they are; nobody's in particular if not given."),
-    length: int | None = typer.Option(None, help="Drawn characters of a code; 10 if not given."),
+    total: int = typer.Option(..., help="Number of codes."),
+    starts_at: str = typer.Option(..., help="No code is issued before this time; ISO 8601 with an offset."),
+    public: bool = typer.Option(False, "--public", help="Issue codes without an API key."),
+    client: UUID | None = typer.Option(None, help="Client that owns the codes; default: a client for all campaigns."),
+    length: int | None = typer.Option(None, help="Random characters of a code; default: 10."),
     alphabet: str | None = typer.Option(
         None,
-        help="Characters, or numeric, alphabetic, alphanumeric, unambiguous; Korean syllables and digits if not given.",
+        help="Characters, or numeric, alphabetic, alphanumeric, unambiguous; default: Korean syllables and digits.",
     ),
-    prefix: str | None = typer.Option(None, help="What every code begins with."),
+    prefix: str | None = typer.Option(None, help="Text before the random characters."),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Create a campaign. Returns when it can issue: its codes are made, and in Redis as many as belong there."""
+    """Create a campaign. Returns when it can issue codes: all are generated, and Redis is filled."""
     from issuer.access.audit import cli_actor
     from issuer.campaigns.campaign import DEFAULT_CLIENT, parse_campaign_format
     from issuer.campaigns.store import NewCampaign, create_campaign
 
     async def work(stores: Stores) -> Campaign:
-        given = {"length": length, "alphabet": alphabet, "prefix": prefix}
+        options = {"length": length, "alphabet": alphabet, "prefix": prefix}
         new = NewCampaign(
             name=name,
             total=total,
-            starts_at=_instant(starts_at),
-            code_format=parse_campaign_format({field: value for field, value in given.items() if value is not None}),
+            starts_at=_parse_start(starts_at),
+            code_format=parse_campaign_format({field: value for field, value in options.items() if value is not None}),
             public=public,
             client_id=client or DEFAULT_CLIENT,
         )
@@ -66,7 +66,7 @@ def create(
 
 @commands.command("list")
 def list_command(
-    everything: bool = typer.Option(False, "--all", help="Ended campaigns too."), as_json: bool = AS_JSON
+    everything: bool = typer.Option(False, "--all", help="Include ended campaigns."), as_json: bool = AS_JSON
 ) -> None:
     """List the campaigns that have not ended, newest first."""
     from issuer.campaigns.campaign import CampaignState
@@ -74,27 +74,27 @@ def list_command(
     from issuer.campaigns.store import list_campaigns
 
     async def work(stores: Stores) -> list[tuple[Campaign, Counters]]:
-        found: list[tuple[Campaign, Counters]] = []
+        listed: list[tuple[Campaign, Counters]] = []
         cursor = None
         while True:
             page = await list_campaigns(stores.postgres, limit=1000, cursor=cursor)
-            found += zip(page.items, await read_available_counters(stores, page.items), strict=True)
+            listed += zip(page.items, await read_available_counters(stores, page.items), strict=True)
             cursor = page.next_cursor
             if cursor is None:
-                return found
+                return listed
 
-    shown = [one for one in run(work) if everything or one[1].state is not CampaignState.ENDED]
+    campaigns = [pair for pair in run(work) if everything or pair[1].state is not CampaignState.ENDED]
     if as_json:
-        print_json([show_campaign(*one) for one in shown])
+        print_json([show_campaign(*pair) for pair in campaigns])
         return
-    for campaign, counters in shown:
+    for campaign, counters in campaigns:
         issued = "?" if counters.issued is None else f"{counters.issued:,}"
         typer.echo(f"{campaign.id}  {counters.state:<9}  {issued} of {counters.total:,}  {campaign.batch.name}")
 
 
 @commands.command()
 def show(campaign: UUID = CAMPAIGN, as_json: bool = AS_JSON) -> None:
-    """Show a campaign and how it stands."""
+    """Show a campaign and its counters."""
     from issuer.campaigns.store import find_campaign
 
     _show_one(lambda stores: find_campaign(stores.postgres, campaign), as_json)
@@ -102,7 +102,7 @@ def show(campaign: UUID = CAMPAIGN, as_json: bool = AS_JSON) -> None:
 
 @commands.command()
 def end(campaign: UUID = CAMPAIGN, as_json: bool = AS_JSON) -> None:
-    """End a campaign. This is final: its codes that are left are never handed out."""
+    """End a campaign. This is final: its remaining codes are never issued."""
     from issuer.access.audit import cli_actor
     from issuer.campaigns.store import CampaignChanges, change_campaign
 
@@ -111,7 +111,7 @@ def end(campaign: UUID = CAMPAIGN, as_json: bool = AS_JSON) -> None:
 
 
 def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> None:
-    """Does the work and prints the campaign; what is the operator's to mend becomes an InputError."""
+    """Run the work and print the campaign; a refusal that the operator can correct is an InputError."""
     from issuer.batches.store import BatchEndedError, InvalidBatchError
     from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
     from issuer.campaigns.counters import read_available_counters, show_campaign
@@ -129,18 +129,18 @@ def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> N
         return found, counters
 
     campaign, counters = run(checked)
-    shown = show_campaign(campaign, counters)
+    fields = show_campaign(campaign, counters)
     if as_json:
-        print_json(shown)
+        print_json(fields)
         return
     typer.echo(f"campaign {campaign.id}: {campaign.batch.name} ({counters.state})")
-    for field in ("starts_at", "total", "issued", "remaining", "public"):
-        typer.echo(f"{field} {'?' if shown[field] is None else shown[field]}")
+    for name in ("starts_at", "total", "issued", "remaining", "public"):
+        typer.echo(f"{name} {'?' if fields[name] is None else fields[name]}")
     if campaign.public:
         typer.echo(f"page /c/{campaign.id}")
 
 
-def _instant(text: str) -> datetime:
+def _parse_start(text: str) -> datetime:
     try:
         return parse_instant(text)
     except InvalidInstantError as error:

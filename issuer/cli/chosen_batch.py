@@ -1,4 +1,4 @@
-"""The batch that a command adds codes to: one that is there, by id or name, or a new one."""
+"""The batch that a command adds codes to: an existing one, by id or name, or a new one."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     from issuer.batches.store import Batch
     from issuer.storage.stores import Stores
 
-BATCH_NAME: Final[Any] = typer.Option(None, help="Batch of this name that has not expired; a new one if there is none.")
-BATCH_ID: Final[Any] = typer.Option(None, help="Id of a batch to add to.")
+BATCH_NAME: Final[Any] = typer.Option(
+    None, help="Name of a batch that has not expired; without such a batch a new one is created."
+)
+BATCH_ID: Final[Any] = typer.Option(None, help="Id of an existing batch.")
 RULES: Final[Any] = typer.Option(
     None, help='Rules of a new batch as JSON, such as {"maxpercustomer":2,"timelimit":30}.'
 )
 STARTS_AT: Final[Any] = typer.Option(
     None, help="When a new batch starts: ISO 8601 with an offset, 2026-06-01T00:00:00+02:00."
 )
-ENDS_AT: Final[Any] = typer.Option(None, help="When a new batch ends, likewise.")
+ENDS_AT: Final[Any] = typer.Option(None, help="When a new batch ends, in the same format.")
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenBatch:
-    """What the operator said of the batch, checked as far as it can be without the stores."""
+    """The options that select the batch, checked as far as possible without the stores."""
 
     name: str | None
     id: UUID | None
@@ -44,31 +46,31 @@ class ChosenBatch:
     def of(
         cls, *, name: str | None, id: str | None, rules: str | None, starts_at: str | None, ends_at: str | None
     ) -> ChosenBatch:
-        """From the options as they were given. Raises InputError."""
+        """Parse the options. Raises InputError."""
         chosen = cls(
             name=name,
             id=uuid_option(id, "--batch-id"),
-            rules=_rules(rules),
-            starts_at=_instant(starts_at, "--starts-at"),
-            ends_at=_instant(ends_at, "--ends-at"),
+            rules=_parse_rules(rules),
+            starts_at=_parse_instant(starts_at, "--starts-at"),
+            ends_at=_parse_instant(ends_at, "--ends-at"),
         )
         if (name is None) == (id is None):
             raise InputError("give either --batch-name or --batch-id")
         return chosen
 
     async def find_or_create(self, stores: Stores, *, dry_run: bool = False) -> tuple[Batch | None, bool]:
-        """The batch, and whether it is new; None for a dry run of a batch that is not there. Raises InputError."""
+        """Return the batch and whether it is new; None for a dry run with a new batch. Raises InputError."""
         from issuer.access.audit import cli_actor
         from issuer.batches.store import BatchNotFoundError, InvalidBatchError, find_batch, find_or_create_batch
 
         try:
             if self.id is not None:
                 batch = await find_batch(stores.postgres, self.id)
-                return self._same(batch), False
+                return self._check_unchanged(batch), False
             assert self.name is not None
-            found = await _of_name(stores, self.name)
-            if found is not None or dry_run:
-                return found and self._same(found), found is None
+            existing = await _find_by_name(stores, self.name)
+            if existing is not None or dry_run:
+                return existing and self._check_unchanged(existing), existing is None
             batch, new = await find_or_create_batch(
                 stores,
                 name=self.name,
@@ -78,28 +80,28 @@ class ChosenBatch:
                 actor=cli_actor(),
             )
         except BatchNotFoundError as error:
-            raise InputError(f"there is no batch {self.id}") from error
+            raise InputError(f"no batch has the id {self.id}") from error
         except InvalidBatchError as error:
             raise InputError(str(error)) from error
-        return (batch if new else self._same(batch)), new
+        return (batch if new else self._check_unchanged(batch)), new
 
-    def _same(self, batch: Batch) -> Batch:
-        """A load adds codes and changes nothing else: options that say otherwise are refused, not ignored."""
+    def _check_unchanged(self, batch: Batch) -> Batch:
+        """Return the batch. Raise InputError for options that differ from it: adding codes changes nothing else."""
         if self.rules is not None and self.rules != batch.rules:
             raise InputError(
                 f"batch {batch.id} has other rules. To change them: issuer batches set-rules {batch.id} '…'"
             )
-        for option, asked, there in (
+        for option, value, current in (
             ("--starts-at", self.starts_at, batch.starts_at),
             ("--ends-at", self.ends_at, batch.ends_at),
         ):
-            if asked is not None and asked != there:
-                raise InputError(f"batch {batch.id} is there already, with another {option}; leave the option out")
+            if value is not None and value != current:
+                raise InputError(f"batch {batch.id} exists with another {option}; omit the option")
         return batch
 
 
 async def end_if_empty(stores: Stores, batch: Batch | None, new: bool) -> None:
-    """After a refusal: a batch made for this load that got nothing is not left open, with rules to be mended."""
+    """End a batch that was created for a refused load and is empty, so that a corrected command creates a new one."""
     from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchChanges, change_batch
     from issuer.storage.redis_link import RedisUnavailableError
@@ -112,7 +114,7 @@ async def end_if_empty(stores: Stores, batch: Batch | None, new: bool) -> None:
 
 
 def uuid_option(text: str | None, option: str) -> UUID | None:
-    """Raises InputError."""
+    """Parse the UUID of an option. Raises InputError."""
     if text is None:
         return None
     try:
@@ -121,24 +123,24 @@ def uuid_option(text: str | None, option: str) -> UUID | None:
         raise InputError(f"{option}: not a UUID") from error
 
 
-async def _of_name(stores: Stores, name: str) -> Batch | None:
+async def _find_by_name(stores: Stores, name: str) -> Batch | None:
     from issuer.batches.store import open_batches
 
-    found = [batch for batch in await open_batches(stores.postgres) if batch.name == name.strip()]
-    if len(found) > 1:
-        ids = "\n".join(f"  {batch.id}  made {batch.created_at:%Y-%m-%d %H:%M:%S} UTC" for batch in found)
-        raise InputError(f"several batches are called {name!r}; choose one with --batch-id:\n{ids}")
-    return found[0] if found else None
+    batches = [batch for batch in await open_batches(stores.postgres) if batch.name == name.strip()]
+    if len(batches) > 1:
+        ids = "\n".join(f"  {batch.id}  created {batch.created_at:%Y-%m-%d %H:%M:%S} UTC" for batch in batches)
+        raise InputError(f"several batches have the name {name!r}; choose one with --batch-id:\n{ids}")
+    return batches[0] if batches else None
 
 
-def _rules(text: str | None) -> Rules | None:
+def _parse_rules(text: str | None) -> Rules | None:
     try:
         return None if text is None else parse_rules_text(text)
     except RulesError as error:
         raise InputError(str(error)) from error
 
 
-def _instant(text: str | None, option: str) -> datetime | None:
+def _parse_instant(text: str | None, option: str) -> datetime | None:
     try:
         return None if text is None else parse_instant(text)
     except InvalidInstantError as error:

@@ -1,4 +1,4 @@
-"""`issuer coupons` and `issuer consumptions`: export them."""
+"""`issuer coupons` and `issuer consumptions`: export coupons and their uses."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ add_export(consumptions, "consumptions")
 
 @coupons.callback()
 @consumptions.callback()
-def _with_a_name() -> None:
-    """A group that has one command would be that command."""
+def _keep_group() -> None:
+    """Keep the name of the command: without a callback, typer merges a group with its only command."""

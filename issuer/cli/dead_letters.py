@@ -1,4 +1,4 @@
-"""`issuer dead-letters`: events that could not go into the ledger. Needs Postgres only."""
+"""`issuer dead-letters`: list and retry events that could not be recorded. Needs Postgres only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from issuer.cli.output import FAILED, print_json, run_with_postgres
 if TYPE_CHECKING:
     from issuer.storage.postgres import Pool
 
-commands = typer.Typer(help="List events that could not go into the ledger, and try them again.", no_args_is_help=True)
+commands = typer.Typer(help="List and retry events that could not be recorded in the ledger.", no_args_is_help=True)
 
 AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
@@ -23,9 +23,9 @@ def register(app: typer.Typer) -> None:
 
 @commands.command("list")
 def list_command(
-    after: int = typer.Option(0, min=0, max=2**63 - 1, help="Only those with a larger id."),
-    limit: int = typer.Option(100, min=1, max=10_000, help="As many at most."),
-    resolved: bool = typer.Option(False, "--resolved", help="The resolved ones too."),
+    after: int = typer.Option(0, min=0, max=2**63 - 1, help="Only dead letters with a larger id."),
+    limit: int = typer.Option(100, min=1, max=10_000, help="Maximum number of dead letters."),
+    resolved: bool = typer.Option(False, "--resolved", help="Include resolved dead letters."),
     as_json: bool = AS_JSON,
 ) -> None:
     """List dead letters, oldest first."""
@@ -39,17 +39,18 @@ def list_command(
         print_json([asdict(letter) for letter in letters])
         return
     for letter in letters:
-        what = "whole event" if letter.seq is None else f"pool {letter.pool_id} seq {letter.seq}"
+        subject = "whole event" if letter.seq is None else f"pool {letter.pool_id} seq {letter.seq}"
         state = "resolved" if letter.resolved_at else "waiting"
-        typer.echo(f"{letter.id:>6}  {letter.created_at:%Y-%m-%dT%H:%M:%SZ}  {state:<8}  {what:<24}  {letter.reason}")
+        at = f"{letter.created_at:%Y-%m-%dT%H:%M:%SZ}"
+        typer.echo(f"{letter.id:>6}  {at}  {state:<8}  {subject:<24}  {letter.reason}")
 
 
 @commands.command()
 def retry(
-    letter: int | None = typer.Argument(None, metavar="[ID]", min=1, max=2**63 - 1, help="Only this one."),
+    letter: int | None = typer.Argument(None, metavar="[ID]", min=1, max=2**63 - 1, help="Only this dead letter."),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Try to bring waiting dead letters into the ledger. Exit code 1 if any of them has to stay."""
+    """Try again to record waiting dead letters. Exit code 1 if any of them could not be recorded."""
     from issuer.ledger.dead_letters import RetryResult, retry_dead_letters
 
     async def work(postgres: Pool) -> RetryResult:
@@ -61,6 +62,6 @@ def retry(
     else:
         for number, reason in retried.reasons.items():
             typer.echo(f"{number:>6}  {reason}")
-        typer.echo(f"{retried.resolved} resolved, {len(retried.reasons)} stay")
+        typer.echo(f"{retried.resolved} resolved, {len(retried.reasons)} not resolved")
     if retried.reasons:
         raise typer.Exit(FAILED)

@@ -1,4 +1,4 @@
-"""`… export`: a report as a file or on stdout. The same command for every report, under the noun that it is about."""
+"""`… export`: write a report to a file or stdout. Every report has this command, in the group that it belongs to."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ _OPTIONS: Final = {
 
 
 def add_export(commands: typer.Typer, report_name: str) -> None:
-    """Gives these commands an `export` of the report."""
+    """Add the command `export` of a report to a group."""
     report = REPORTS[report_name]
 
-    @commands.command("export", help=f"{report.summary}. The number of rows goes to stderr at the end.")
+    @commands.command("export", help=f"{report.summary}. The number of rows is printed to stderr at the end.")
     def export(
         format_: Format = typer.Option(Format.CSV, "--format", help="csv, ndjson or xlsx."),
-        batch_id: UUID | None = typer.Option(None, help="Only of this batch."),
-        client: UUID | None = typer.Option(None, help="Only of this client."),
-        customer: UUID | None = typer.Option(None, help="Only of this customer."),
-        code: str | None = typer.Option(None, help="Only of this coupon."),
-        from_: str | None = typer.Option(None, "--from", help="Only from this time on; ISO 8601 with an offset."),
-        to: str | None = typer.Option(None, "--to", help="Only before this time."),
-        output: Path | None = typer.Option(None, "--output", "-o", help="File to write; none: stdout."),
+        batch_id: UUID | None = typer.Option(None, help="Only rows of this batch."),
+        client: UUID | None = typer.Option(None, help="Only rows of this client."),
+        customer: UUID | None = typer.Option(None, help="Only rows of this customer."),
+        code: str | None = typer.Option(None, help="Only rows of the coupon with this code."),
+        from_: str | None = typer.Option(None, "--from", help="Only rows from this time on; ISO 8601 with an offset."),
+        to: str | None = typer.Option(None, "--to", help="Only rows before this time."),
+        output: Path | None = typer.Option(None, "--output", "-o", help="File to write; default: stdout."),
         raw: bool = typer.Option(
-            False, "--raw", help="csv: text exactly as it is. Without it, what a spreadsheet would take for a formula"
-            " gets an apostrophe in front.",
+            False, "--raw", help="csv: write text unchanged. Without it, text that a spreadsheet would read as a"
+            " formula gets a leading apostrophe.",
         ),
     ) -> None:  # fmt: skip
-        values = (batch_id, client, customer, code, _instant("--from", from_), _instant("--to", to))
+        values = (batch_id, client, customer, code, _parse_instant("--from", from_), _parse_instant("--to", to))
         selection = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not None}
         if code is not None and name_problem(code) is not None:
             fail("--code: must be the code of a coupon", BAD_INPUT)
         for name in selection:
             if name not in report.filters:
-                fail(f"{report.name} cannot be narrowed with {_OPTIONS[name]}", BAD_INPUT)
+                fail(f"{report.name} cannot be filtered with {_OPTIONS[name]}", BAD_INPUT)
         if format_ is Format.XLSX and output is None:
-            fail("an xlsx goes to a file only: name it with --output", BAD_INPUT)
+            fail("xlsx needs a file: give --output", BAD_INPUT)
         _export(_Export(report, format_, output, guard=not raw), selection)
 
 
@@ -75,7 +75,7 @@ class _Export:
         self.guard = guard
 
     async def to_file(self, rows: Rows, output: Path) -> int:
-        """A file of that name is a whole export, always: it appears when it is complete."""
+        """Write to a temporary file and rename it: a file with the final name is always a complete export."""
         part = output.with_name(output.name + ".part")
         try:
             with part.open("wb") as file:
@@ -91,12 +91,12 @@ class _Export:
         return count
 
     async def to_stdout(self, rows: Rows) -> int | None:
-        """None: the reader has seen enough."""
+        """Write to stdout; return the number of rows, or None if the reader closed the pipe."""
         try:
             count = await self.text(rows, sys.stdout.buffer)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            # Python would complain once more at its exit.
+            # Otherwise Python prints another error when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
         except OSError as error:
@@ -104,6 +104,7 @@ class _Export:
         return count
 
     async def text(self, rows: Rows, file: BinaryIO) -> int:
+        """Write CSV or NDJSON; return the number of rows."""
         csv = self.format is Format.CSV
         encoder = CsvEncoder(self.report, guard=self.guard) if csv else NdjsonEncoder(self.report)
         async with aclosing(encoded(rows, encoder)) as pieces:
@@ -138,7 +139,7 @@ def _export(export: _Export, selection: Selection) -> None:
     typer.echo(f"{count} {export.report.name}", err=True)
 
 
-def _instant(option: str, text: str | None) -> datetime | None:
+def _parse_instant(option: str, text: str | None) -> datetime | None:
     try:
         return None if text is None else parse_instant(text)
     except InvalidInstantError as error:

@@ -24,18 +24,19 @@ def register(app: typer.Typer) -> None:
 
 @commands.command()
 def create(
-    name: str = typer.Option(..., help="What the key is for; the audit log shows it."),
-    scope: list[str] = typer.Option(..., help="redeem, admin or public; give the option twice for two."),
+    name: str = typer.Option(..., help="Purpose of the key; the audit log shows it."),
+    scope: list[str] = typer.Option(..., help="redeem, admin or public; repeat the option for several scopes."),
     client: UUID | None = typer.Option(None, help="Bind the key to this client."),
     rate_limit: str | None = typer.Option(
-        None, help="Requests, such as 100/s, 6000/m, 100/s,burst=500, or off; without it ISSUER_RATE_LIMIT counts."
+        None, help="Limit of requests: 100/s, 6000/m, 100/s,burst=500, or off; default: ISSUER_RATE_LIMIT."
     ),
     failed_lookup_limit: str | None = typer.Option(
-        None, help="Look-ups of codes that do not exist, in the same form; for a server that asks for many people."
+        None,
+        help="Limit of look-ups of unknown codes, in the same format; for a server that requests for many customers.",
     ),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Create a key and print its secret, which is shown this once."""
+    """Create a key and print its secret, which is shown only this once."""
     from issuer.access.api_keys import InvalidApiKeyError, create_key
     from issuer.access.audit import cli_actor
 
@@ -57,13 +58,15 @@ def create(
     if as_json:
         print_json(key.to_json() | {"secret": secret})
         return
-    typer.echo(f"key {key.id} for {key.name} ({', '.join(sorted(key.scopes))}); it cannot be shown again:", err=True)
+    typer.echo(
+        f"key {key.id} for {key.name} ({', '.join(sorted(key.scopes))}); its secret is not shown again:", err=True
+    )
     typer.echo(secret)
 
 
 @commands.command("list")
 def list_command(as_json: bool = AS_JSON) -> None:
-    """List all keys, revoked ones too; never their secrets."""
+    """List all keys, including revoked ones, without their secrets."""
     from issuer.access.api_keys import list_keys
 
     keys = run_with_postgres(list_keys)
@@ -82,7 +85,7 @@ def list_command(as_json: bool = AS_JSON) -> None:
 def revoke(
     key: int = typer.Argument(..., metavar="ID", min=1, max=2**31 - 1, help="Id of the key."), as_json: bool = AS_JSON
 ) -> None:
-    """Revoke a key. It counts within a second on every process that reaches Postgres."""
+    """Revoke a key. Every process that reaches Postgres refuses it within one second."""
     from issuer.access.api_keys import ApiKeyNotFoundError, revoke_key
     from issuer.access.audit import cli_actor
 

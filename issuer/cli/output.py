@@ -1,6 +1,6 @@
-"""What every command shares: how it reaches the stores, prints JSON, and says what went wrong.
+"""Shared by all commands: connect to the stores, print JSON, report errors.
 
-Exit codes: 0 done, 1 failed (or found something wrong), 2 asked for something impossible, 130 interrupted.
+Exit codes: 0 done, 1 failed (or a check found a fault), 2 invalid input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ INTERRUPTED = 130
 
 
 class InputError(Exception):
-    """What the operator asked for cannot be done as asked. Exit code 2; the message is one line for a person."""
+    """The input is invalid or cannot be carried out. Exit code 2; the message is written for a person."""
 
 
 class CommandError(Exception):
-    """The command failed. Exit code 1; the message is for a person."""
+    """The command failed. Exit code 1; the message is written for a person."""
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    """Says on stderr what is wrong, without secrets, and ends the command."""
+    """Print `error: …` on stderr, without secrets, and exit."""
     typer.echo(f"error: {masked(message)}", err=True)
     raise typer.Exit(code)
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON document. Ids and times may be UUIDs, datetimes and dataclasses."""
+    """Print one JSON document. Values may be UUIDs, datetimes and dataclasses."""
     import orjson
 
     typer.echo(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
 
 
 def command_settings(**overrides: object) -> Settings:
-    """The settings of a command.
+    """Return the settings of a command.
 
-    When the environment names neither Redis nor Postgres and an `issuer up` of this user runs on the data directory,
-    they are those of that installation: a second terminal needs no set-up.
+    If the environment names neither Redis nor Postgres and an `issuer up` of this user runs on the data directory, they
+    are the settings of that installation: a second terminal needs no configuration.
     """
     try:
         settings = load_settings(**overrides)
@@ -75,13 +75,13 @@ def command_settings(**overrides: object) -> Settings:
 
 
 def run(work: Callable[[Stores], Awaitable[T]], *, settings: Settings | None = None) -> T:
-    """Opens the stores, does `work` with them, closes them, and turns what goes wrong into one line and an exit code.
+    """Open the stores, run `work` with them and close them; report a failure as one line and an exit code.
 
-    Checks first that the database has this program's schema. Ctrl-C cancels the work and ends with 130.
+    Checks first that the database has this program's schema. Ctrl-C cancels the work; the exit code is then 130.
     """
     settings = settings or command_settings()
 
-    async def opened() -> T:
+    async def work_with_stores() -> T:
         from issuer.recovery.opening import open_stores
         from issuer.storage.migrate import check_schema
         from issuer.storage.postgres import close_pool, connect_pool
@@ -94,14 +94,14 @@ def run(work: Callable[[Stores], Awaitable[T]], *, settings: Settings | None = N
         async with open_stores(settings) as stores:
             return await work(stores)
 
-    return run_plain(opened, settings=settings)
+    return run_plain(work_with_stores, settings=settings)
 
 
 def run_with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
-    """The same for a command that needs Postgres only."""
+    """Like `run`, for a command that needs Postgres only."""
     settings = command_settings()
 
-    async def opened() -> T:
+    async def work_with_postgres() -> T:
         from issuer.storage.migrate import check_schema
         from issuer.storage.postgres import close_pool, connect_pool
 
@@ -112,11 +112,11 @@ def run_with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
         finally:
             await close_pool(postgres)
 
-    return run_plain(opened, settings=settings)
+    return run_plain(work_with_postgres, settings=settings)
 
 
 def run_plain(work: Callable[[], Awaitable[T]], *, settings: Settings | None = None) -> T:
-    """The same for a command that opens what it needs by itself."""
+    """Like `run`, for a command that opens its own connections."""
     configure_logs("warning" if settings is None or settings.log_level == "info" else settings.log_level)
 
     async def awaited() -> T:
@@ -131,29 +131,29 @@ def run_plain(work: Callable[[], Awaitable[T]], *, settings: Settings | None = N
     except Exception as error:
         if not isinstance(error, _known_failures()):
             raise
-        fail(_line(error))
+        fail(_describe(error))
 
 
-def _line(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     from issuer.storage.postgres import PostgresUnavailableError
     from issuer.storage.redis_link import RedisUnavailableError
 
     text = str(error) or type(error).__name__
     if isinstance(error, PostgresUnavailableError):
-        return f"Postgres is not available: {text}{nothing_runs()}"
+        return f"Postgres is unavailable: {text}{startup_hint()}"
     if isinstance(error, RedisUnavailableError):
-        return f"Redis is not available: {text}{nothing_runs()}"
+        return f"Redis is unavailable: {text}{startup_hint()}"
     return text
 
 
-def nothing_runs() -> str:
-    """For whoever forgot to start it: what a command without addresses looked for and did not find."""
+def startup_hint() -> str:
+    """Return a hint if no server is configured and no `issuer up` runs; otherwise an empty text."""
     directory = load_settings().data_dir
     if _servers_are_named() or DataDirectory(directory).running() is not None:
         return ""
     return (
         f"\nno `issuer up` of this user runs on {directory.absolute()} (ISSUER_DATA_DIR), and neither"
-        " ISSUER_REDIS_URL nor ISSUER_DATABASE_URL is set"
+        " ISSUER_REDIS_URL nor ISSUER_DATABASE_URL is set: start one, or set both"
     )
 
 
@@ -162,7 +162,7 @@ def _servers_are_named() -> bool:
 
 
 def _known_failures() -> tuple[type[Exception], ...]:
-    """Failures whose message says all that an operator needs; others are bugs and show where they happened."""
+    """Return the failures whose message is sufficient for an operator; others are bugs and print a traceback."""
     import asyncpg
 
     from issuer.storage.incarnation import InstallationError

@@ -1,4 +1,4 @@
-"""`issuer preload`: a CSV file of codes into a batch."""
+"""`issuer preload`: load a CSV file of codes into a batch."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from issuer.cli.chosen_batch import (
     end_if_empty,
     uuid_option,
 )
-from issuer.cli.output import CommandError, InputError, fail, print_json, run
+from issuer.cli.output import BAD_INPUT, CommandError, InputError, fail, print_json, run
 from issuer.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from issuer.loading.report import PreloadReport
     from issuer.storage.stores import Stores
 
-SHOWN_REJECTIONS: Final = 20
-SHOWN_POOLS: Final = 20
+MAX_SHOWN_REJECTIONS: Final = 20
+MAX_SHOWN_POOLS: Final = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -47,31 +47,31 @@ def preload(
     client: str | None = typer.Option(None, help="Client id, for a file without a client_id column."),
     starts_at: str | None = STARTS_AT,
     ends_at: str | None = ENDS_AT,
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check and count everything, change nothing."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check and count all rows, change nothing."),
     as_json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
 ) -> None:
     """Load codes from a CSV file with the columns client_id and code.
 
-    The same file again adds nothing, and finishes a load that was killed. Exit codes: 0 loaded, even if single rows
-    were rejected; 1 failed; 2 impossible as asked.
+    Loading the same file again adds nothing and completes an interrupted load. Exit codes: 0 loaded, even if rows were
+    rejected; 1 failed; 2 invalid options or file.
     """
     from issuer.loading.report import UnfinishedLoadError
 
     try:
         chosen = ChosenBatch.of(name=batch_name, id=batch_id, rules=rules, starts_at=starts_at, ends_at=ends_at)
         client_id = uuid_option(client, "--client")
-        with ExitStack() as opened:
-            source = opened.enter_context(_source(file))
-            report, new = run(lambda stores: _work(stores, chosen, source, client_id, dry_run=dry_run, silent=as_json))
+        with ExitStack() as files:
+            source = files.enter_context(_open_source(file))
+            report, new = run(lambda stores: _load(stores, chosen, source, client_id, dry_run=dry_run, silent=as_json))
     except InputError as error:
-        fail(str(error), 2)
+        fail(str(error), BAD_INPUT)
     except UnfinishedLoadError as error:
         _show(error.report, new=False, as_json=as_json)
         fail(f"{error}. The worker will load the rest; or run the same command again.")
     _show(report, new=new, as_json=as_json)
 
 
-async def _work(
+async def _load(
     stores: Stores, chosen: ChosenBatch, source: BinaryIO, client_id: UUID | None, *, dry_run: bool, silent: bool
 ) -> tuple[PreloadReport, bool]:
     from issuer.access.audit import cli_actor
@@ -84,7 +84,7 @@ async def _work(
         with progress_bars(_size(source), silent=silent) as progress:
             report = await preload_csv(
                 stores,
-                source if _size(source) is not None else _piped(source),
+                source if _size(source) is not None else _read_pipe(source),
                 batch_id=batch.id if batch else None,
                 client_id=client_id,
                 dry_run=dry_run,
@@ -101,12 +101,12 @@ async def _work(
 
 
 @contextmanager
-def _source(name: str) -> Iterator[BinaryIO]:
+def _open_source(name: str) -> Iterator[BinaryIO]:
     if name == "-":
         yield sys.stdin.buffer
         return
     try:
-        file = Path(name).open("rb")  # noqa: SIM115 - closed below; only the opening is guarded
+        file = Path(name).open("rb")  # noqa: SIM115 - closed below; only the opening is guard_formula
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from error
     with file:
@@ -114,12 +114,12 @@ def _source(name: str) -> Iterator[BinaryIO]:
 
 
 def _size(source: BinaryIO) -> int | None:
-    """Bytes of a regular file, which never makes a reader wait; None for a pipe or a terminal."""
+    """Return the size of a regular file, whose reads never block; None for a pipe or a terminal."""
     status = os.fstat(source.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-async def _piped(source: BinaryIO) -> AsyncIterator[bytes]:
+async def _read_pipe(source: BinaryIO) -> AsyncIterator[bytes]:
     from issuer.loading.preload import READ_BYTES
 
     reader = asyncio.StreamReader()
@@ -144,21 +144,21 @@ def _lines(report: PreloadReport, *, new: bool) -> Iterator[str]:
     if report.batch_id is not None:
         yield f"batch                  {report.batch_id}{' (new)' if new else ''}"
     elif report.dry_run:
-        yield "batch                  (would be made)"
+        yield "batch                  (would be created)"
     yield f"rows                   {report.rows:>12,}"
     yield f"{'would be loaded' if report.dry_run else 'loaded':<22} {report.loaded:>12,}"
     yield f"duplicates in the file {report.duplicates_in_file:>12,}"
     yield f"duplicates in the batch{report.duplicates_in_batch:>12,}"
     yield f"rejected               {report.rejected:>12,}"
-    for rejection in report.rejections[:SHOWN_REJECTIONS]:
+    for rejection in report.rejections[:MAX_SHOWN_REJECTIONS]:
         yield f"  line {rejection.line:,}: {rejection.reason}"
-    if report.rejected > SHOWN_REJECTIONS:
-        yield f"  … and {report.rejected - SHOWN_REJECTIONS:,} more; --json lists the first 1,000"
-    for pool in report.pools[:SHOWN_POOLS]:
-        there = "would be in Redis" if report.dry_run else "in Redis"
-        yield f"client {pool.client_id}: {pool.loaded:,} new, {pool.total:,} in all, {pool.in_redis:,} {there}"
-    if len(report.pools) > SHOWN_POOLS:
-        yield f"… and {len(report.pools) - SHOWN_POOLS:,} clients more; --json lists all"
+    if report.rejected > MAX_SHOWN_REJECTIONS:
+        yield f"  … and {report.rejected - MAX_SHOWN_REJECTIONS:,} more; --json lists the first 1,000"
+    for pool in report.pools[:MAX_SHOWN_POOLS]:
+        in_redis = "would be in Redis" if report.dry_run else "in Redis"
+        yield f"client {pool.client_id}: {pool.loaded:,} new, {pool.total:,} in total, {pool.in_redis:,} {in_redis}"
+    if len(report.pools) > MAX_SHOWN_POOLS:
+        yield f"… and {len(report.pools) - MAX_SHOWN_POOLS:,} more clients; --json lists all"
     yield f"Redis memory           {report.redis_bytes / 1e6:>12,.2f} MB (estimate)"
     rate = f" ({report.loaded / report.seconds:,.0f} codes/s)" if report.seconds and report.loaded else ""
     yield f"seconds                {report.seconds:>12,.1f}{rate}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bars(size: int | None, *, silent: bool = False) -> Iterator[ProgressCallback | None]:
-    """Progress on a terminal: what is read, then what is in Redis, with rate and time left."""
+    """Show the progress of each phase on a terminal, with rate and remaining time; None elsewhere."""
     if silent or not sys.stderr.isatty():
         yield None
         return

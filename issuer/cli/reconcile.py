@@ -1,4 +1,4 @@
-"""`issuer reconcile`: shows that every code that was handed out is accounted for, or which is not."""
+"""`issuer reconcile`: check that every issued code is accounted for, and show which is not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def reconcile(
         if batch_id is not None and not await stores.postgres.fetchval(
             "SELECT EXISTS (SELECT FROM batches WHERE id = $1)", batch_id
         ):
-            raise InputError(f"no batch {batch_id}")
+            raise InputError(f"no batch has the id {batch_id}")
         return await balance(stores, batch_id=batch_id)
 
     result = run(work)
@@ -44,7 +44,7 @@ def reconcile(
         for pool in result.pools:
             _show(pool)
         if result.unreadable:
-            typer.echo(f"{result.unreadable} events cannot be read; their seqs are unknown (issuer dead-letters list)")
+            typer.echo(f"{result.unreadable} unreadable events; their seqs are unknown (issuer dead-letters list)")
         wrong = sum(not pool.holds for pool in result.pools)
         typer.echo(f"{len(result.pools)} pools, {wrong} wrong" if wrong else f"{len(result.pools)} pools, all balanced")
     if not result.holds:

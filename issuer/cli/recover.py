@@ -1,4 +1,4 @@
-"""`issuer recover`, `quarantined`, `journal`, `max-backlog`, `doctor`: for the night when something was lost."""
+"""`issuer recover`, `quarantine`, `journal`, `max-backlog` and `doctor`: recovery from lost data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from issuer.cli.output import CommandError, InputError, command_settings, print_json, run, run_plain
+from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run, run_plain
 
 if TYPE_CHECKING:
     from issuer.ledger.record import RecordResult
@@ -21,11 +21,11 @@ def register(app: typer.Typer) -> None:
     app.command("recover")(recover)
     app.command("doctor")(doctor)
     app.command("max-backlog")(max_backlog)
-    quarantined = typer.Typer(help="Codes that a lost Redis may have handed out.", no_args_is_help=True)
-    quarantined.command("list")(list_quarantined)
-    quarantined.command("release")(release)
-    app.add_typer(quarantined, name="quarantine")
-    journal = typer.Typer(help="The receipt journal of the API hosts.", no_args_is_help=True)
+    quarantine = typer.Typer(help="List and release codes that a lost Redis may have issued.", no_args_is_help=True)
+    quarantine.command("list")(list_quarantined)
+    quarantine.command("release")(release)
+    app.add_typer(quarantine, name="quarantine")
+    journal = typer.Typer(help="Replay the receipt journal of this API host.", no_args_is_help=True)
     journal.command("replay")(replay)
     app.add_typer(journal, name="journal")
 
@@ -36,14 +36,17 @@ _JSON = typer.Option(False, "--json", help="Print JSON.")
 def recover(
     dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be done, change nothing."),
     restored: bool = typer.Option(
-        False, "--restored", help="These data (Redis' or Postgres') come from a backup: treat them as incomplete."
+        False, "--restored", help="The data of Redis or Postgres come from a backup: treat them as incomplete."
     ),
     margin: int = typer.Option(
-        0, "--margin", min=0, help="Quarantined at least this many codes of each pool. It can only raise the bound."
+        0, "--margin", min=0, help="Quarantine at least this many codes of each pool; it can only raise the number."
     ),
     as_json: bool = _JSON,
 ) -> None:
-    """Recover the Redis server and bless it. Every process does so by itself; this adds what only you can know."""
+    """Recover the Redis server and bless it.
+
+    Every process recovers by itself; this command adds facts that only the operator knows.
+    """
     from issuer.recovery.recovery import RecoveryOptions
 
     settings = command_settings()
@@ -56,7 +59,7 @@ def recover(
         _print_report(report, dry_run)
 
 
-async def _recover(settings: Settings, orders: RecoveryOptions) -> RecoveryReport | None:
+async def _recover(settings: Settings, options: RecoveryOptions) -> RecoveryReport | None:
     from issuer.recovery.guardian import Guardian
     from issuer.recovery.inspection import IncidentError
     from issuer.storage.incarnation import Incarnations
@@ -68,7 +71,7 @@ async def _recover(settings: Settings, orders: RecoveryOptions) -> RecoveryRepor
         guardian = Guardian(settings, postgres, incarnations)
         try:
             await incarnations.start()
-            return await guardian.check(orders)
+            return await guardian.check(options)
         except IncidentError as error:
             raise CommandError(str(error)) from error
         finally:
@@ -89,7 +92,7 @@ def _print_report(report: RecoveryReport, dry_run: bool) -> None:
     if report.verdict == "loss":
         console.print(f"drained from the stream: {report.drained}; replayed from the journal: {report.replayed}")
     for host in report.journals_not_seen:
-        console.print(f"[yellow]the journal of host {host} was not seen: run `issuer journal replay` there[/yellow]")
+        console.print(f"[yellow]journal of host {host} not replayed: run `issuer journal replay` there[/yellow]")
     table = Table("pool", "batch", "client", "ledger", "issued before", "issued after", "quarantined")
     for pool in report.pools:
         before = "-" if pool.issued_before is None else f"{pool.issued_before}"
@@ -101,20 +104,20 @@ def _print_report(report: RecoveryReport, dry_run: bool) -> None:
 
 
 def doctor(as_json: bool = _JSON) -> None:
-    """Examine the installation: one line for each thing, and what to set where it is wrong. Exit code 1 if any is."""
+    """Check the installation: one line per check, with advice if it fails. Exit code 1 if any check fails."""
     from issuer.recovery.doctor import Check, examine
     from issuer.storage.postgres import close_pool, connect_pool
 
     settings = command_settings()
 
-    async def look() -> list[Check]:
+    async def work() -> list[Check]:
         postgres = await connect_pool(settings, size=2, timeout_s=5.0)
         try:
             return await examine(settings, postgres)
         finally:
             await close_pool(postgres)
 
-    checks = run_plain(look, settings=settings)
+    checks = run_plain(work, settings=settings)
     if as_json:
         print_json(checks)
     else:
@@ -126,55 +129,60 @@ def doctor(as_json: bool = _JSON) -> None:
 
 
 def max_backlog(
-    bound: int = typer.Argument(min=1, max=1_000_000_000, help="Redemptions of a partition that may wait."),
-    wait_s: float = typer.Option(30.0, "--wait", min=0, help="Seconds to wait for the backlog to come down to it."),
+    bound: int = typer.Argument(min=1, max=1_000_000_000, help="Redemptions in the backlog of one partition."),
+    wait_s: float = typer.Option(30.0, "--wait", min=0, help="Seconds to wait until the backlog is below a new bound."),
 ) -> None:
-    """Change how many redemptions may wait for the ledger, and so how many codes a lost Redis can hide."""
+    """Change the bound of the backlog, and thus of the codes that are quarantined when Redis is lost."""
     from issuer.access.audit import cli_actor
     from issuer.recovery.backlog import set_max_backlog
 
     if run(lambda stores: set_max_backlog(stores, bound, wait_s=wait_s, actor=cli_actor())):
-        typer.echo(f"the backlog of a partition is bounded by {bound}")
+        typer.echo(f"the backlog of each partition is bounded by {bound}")
     else:
-        raise typer.Exit(1)
+        fail(f"a backlog is still above {bound}; Redis enforces the new bound. Repeat the command when it has shrunk.")
 
 
 def list_quarantined(
     batch_id: UUID | None = typer.Option(None, "--batch-id", help="Only this batch."), as_json: bool = _JSON
 ) -> None:
-    """Show what was quarantined, by recovery and pool."""
-    from issuer.recovery.quarantine import list_quarantined as listed
+    """List quarantined codes, by recovery and pool."""
+    from issuer.recovery.quarantine import list_quarantined as read_quarantined
 
-    found = run(lambda stores: listed(stores, batch_id))
+    pools = run(lambda stores: read_quarantined(stores, batch_id))
     if as_json:
-        print_json(found)
+        print_json(pools)
         return
-    for held in found:
+    for pool in pools:
         typer.echo(
-            f"{held.batch_name} ({held.batch_id}), client {held.client_id}: {held.held} held, {held.released} released,"
-            f" seqs {held.first_seq}-{held.last_seq}, since {held.quarantined_at:%Y-%m-%d %H:%M} (epoch {held.epoch})"
+            f"{pool.batch_name} ({pool.batch_id}), client {pool.client_id}: {pool.held} held, {pool.released} released,"
+            f" seqs {pool.first_seq}-{pool.last_seq}, since {pool.quarantined_at:%Y-%m-%d %H:%M} (epoch {pool.epoch})"
         )
-    if not found:
-        typer.echo("nothing is quarantined")
+    if not pools:
+        typer.echo("no codes are quarantined")
 
 
 def release(
-    batch_id: UUID = typer.Argument(help="The batch whose quarantined codes go back to the tail of their pools."),
-    client: UUID | None = typer.Option(None, "--client", help="Only this client's."),
-    yes: bool = typer.Option(False, "--yes", help="You are sure: all journals were replayed, old primaries drained."),
+    batch_id: UUID = typer.Argument(help="Id of the batch."),
+    client: UUID | None = typer.Option(None, "--client", help="Only codes of this client."),
+    yes: bool = typer.Option(
+        False, "--yes", help="Do not ask whether all journals were replayed and no old primary runs."
+    ),
     as_json: bool = _JSON,
 ) -> None:
-    """Give quarantined codes back. A code that a customer did get would then be handed out a second time."""
+    """Append the quarantined codes of a batch to the tail of their pools.
+
+    A code that a customer has received is then issued a second time.
+    """
     from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchNotFoundError
-    from issuer.recovery.quarantine import release as give_back
+    from issuer.recovery.quarantine import release as release_quarantined
 
-    if not yes and not typer.confirm("Were all journals replayed, and is no old primary alive that knows these codes?"):
+    if not yes and not typer.confirm("Were all journals replayed, and does no old primary with these codes run?"):
         raise typer.Exit(1)
 
     async def work(stores: Stores) -> int:
         try:
-            return await give_back(stores, batch_id, client_id=client, actor=cli_actor())
+            return await release_quarantined(stores, batch_id, client_id=client, actor=cli_actor())
         except BatchNotFoundError as error:
             raise InputError(str(error)) from error
 
@@ -182,20 +190,20 @@ def release(
     if as_json:
         print_json({"released": released})
     else:
-        typer.echo(f"released {released} codes; they come last in their pools")
+        typer.echo(f"released {released} codes to the tail of their pools")
 
 
 def replay(
-    directory: Path | None = typer.Argument(None, help="Of the segments; default: ISSUER_JOURNAL_DIR."),
+    directory: Path | None = typer.Argument(None, help="Directory of the segments; default: ISSUER_JOURNAL_DIR."),
     as_json: bool = _JSON,
 ) -> None:
-    """Bring this host's receipts into the ledger. Safe to repeat."""
+    """Record this host's receipts in the ledger. Safe to repeat."""
     settings = command_settings()
-    place = directory or settings.journal_dir
-    if place is None:
-        raise typer.BadParameter("name a directory, or set ISSUER_JOURNAL_DIR")
-    if not place.is_dir():
-        raise typer.BadParameter(f"{place} is not a directory")
+    path = directory or settings.journal_dir
+    if path is None:
+        fail("give a directory, or set ISSUER_JOURNAL_DIR", BAD_INPUT)
+    if not path.is_dir():
+        fail(f"{path} is not a directory", BAD_INPUT)
 
     async def work() -> RecordResult:
         from issuer.recovery.replay import replay_host
@@ -203,14 +211,14 @@ def replay(
 
         async with own_connection(settings) as connection:
             epoch = await connection.fetchval("SELECT epoch FROM installation")
-            return await replay_host(connection, place, epoch or 0)
+            return await replay_host(connection, path, epoch or 0)
 
     recorded = run_plain(work, settings=settings)
     if as_json:
         print_json(recorded)
     else:
         typer.echo(
-            f"{recorded.inserted} new in the ledger, {recorded.duplicates} there already,"
+            f"{recorded.inserted} recorded, {recorded.duplicates} already in the ledger,"
             f" {recorded.anomalies} anomalies, {len(recorded.rejected)} rejected"
         )
     raise typer.Exit(1 if recorded.rejected or recorded.anomalies else 0)

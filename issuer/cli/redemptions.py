@@ -1,4 +1,4 @@
-"""`issuer redemptions`: export the ledger, erase a customer's id from it."""
+"""`issuer redemptions`: export the ledger, and erase a customer's id from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from issuer.ledger.erasure import Erasure
     from issuer.storage.stores import Stores
 
-commands = typer.Typer(help="Export redemptions, erase a customer's id.", no_args_is_help=True)
+commands = typer.Typer(help="Export redemptions, and erase a customer's id from them.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -27,11 +27,11 @@ add_export(commands, "redemptions")
 
 @commands.command("erase-customer")
 def erase_customer(
-    customer: UUID = typer.Argument(..., metavar="CUSTOMER", help="The customer's id."),
-    yes: bool = typer.Option(False, "--yes", help="Do not ask."),
+    customer: UUID = typer.Argument(..., metavar="CUSTOMER", help="Id of the customer."),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask for confirmation."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Erase a customer's id from the ledger. The redemptions and their count stay; limits forget the customer."""
+    """Erase a customer's id from the ledger. The redemptions stay, but limits no longer count them."""
     from issuer.access.audit import cli_actor
     from issuer.ledger.erasure import BacklogNotEmptyError
     from issuer.ledger.erasure import erase_customer as erase
@@ -52,4 +52,6 @@ def erase_customer(
         uses = f" and {erasure.consumptions} uses of coupons" if erasure.consumptions else ""
         typer.echo(f"erased from {erasure.redemptions} redemptions{uses} in {erasure.batches} batches")
     if erasure.dead_letters:
-        typer.echo(f"{erasure.dead_letters} dead letters still hold the id: settle them, then repeat this", err=True)
+        typer.echo(
+            f"{erasure.dead_letters} dead letters still have the id: resolve them, then repeat the command", err=True
+        )

@@ -1,4 +1,4 @@
-"""`issuer serve`: the HTTP service against ISSUER_REDIS_URL and ISSUER_DATABASE_URL."""
+"""`issuer serve`: run the HTTP service with the servers of ISSUER_REDIS_URL and ISSUER_DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def register(app: typer.Typer) -> None:
         workers: int | None = typer.Option(None, help="API processes [ISSUER_WORKERS, 1]."),
         auth: Auth | None = typer.Option(None, help="Check API keys [ISSUER_AUTH, on]."),
     ) -> None:
-        """Run the HTTP service. Needs ISSUER_REDIS_URL and ISSUER_DATABASE_URL; `python -m sync_worker` beside it."""
+        """Run the HTTP service. Needs ISSUER_REDIS_URL, ISSUER_DATABASE_URL and a worker (`python -m sync_worker`)."""
         from issuer.logs import configure_logs, warn_of_unknown_variables
         from issuer.processes.api import ListenError, listen, run_api, shared_metrics, url_of
-        from issuer.processes.api import serve as keep_serving
+        from issuer.processes.api import serve as serve_with_children
         from issuer.processes.children import ChildError
         from issuer.storage.incarnation import refuse_foreign_data
 
@@ -43,6 +43,6 @@ def register(app: typer.Typer) -> None:
         try:
             with shared_metrics(settings) as environment:
                 environment["ISSUER_AUTH"] = settings.auth.value
-                asyncio.run(keep_serving(settings, listener, environment))
+                asyncio.run(serve_with_children(settings, listener, environment))
         except ChildError as error:
             fail(str(error))

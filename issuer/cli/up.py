@@ -1,4 +1,4 @@
-"""`issuer up`: everything in one foreground command, with embedded servers under a data directory."""
+"""`issuer up`: run everything in one foreground command, with embedded servers in a data directory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from issuer.settings import Auth, Settings, SettingsError, load_settings
 def register(app: typer.Typer) -> None:
     @app.command()
     def up(
-        demo: bool = typer.Option(False, "--demo", help="Make a small demo batch, once."),
-        data_dir: Path | None = typer.Option(None, help="Where the data are [ISSUER_DATA_DIR, .issuer]."),
+        demo: bool = typer.Option(False, "--demo", help="Create a small demo batch, once."),
+        data_dir: Path | None = typer.Option(None, help="Data directory [ISSUER_DATA_DIR, .issuer]."),
         host: str | None = typer.Option(None, help="Address to listen on [ISSUER_HOST, 127.0.0.1]."),
         port: int | None = typer.Option(None, help="Port to listen on; 0: a free one [ISSUER_PORT, 8000]."),
         workers: int | None = typer.Option(None, help="API processes [ISSUER_WORKERS, 1]."),

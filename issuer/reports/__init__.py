@@ -1,1 +1,1 @@
-"""Reports: whole selections of a table, streamed as CSV, NDJSON or XLSX. Memory does not grow with their rows."""
+"""Reports: all selected rows of a table, streamed as CSV, NDJSON or XLSX. Memory does not grow with the rows."""

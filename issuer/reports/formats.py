@@ -1,4 +1,4 @@
-"""Rows as text: CSV for people and spreadsheets, NDJSON for programs. Each can say at its end how many rows it has."""
+"""Encode rows as text: CSV for people and spreadsheets, NDJSON for programs. The last row can state their number."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from issuer.reports.report import Report
 if TYPE_CHECKING:
     from issuer.reports.rows import Row, Rows
 
-# What a spreadsheet takes for the beginning of a formula; some take the wide forms of East Asian fonts for the same.
+# Characters with which a formula begins in a spreadsheet, including the full-width forms that some accept.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 COUNT_LABEL: Final = "# rows"
 
 
 class Format(StrEnum):
+    """The formats of a report."""
+
     CSV = "csv"
     NDJSON = "ndjson"
     XLSX = "xlsx"
@@ -38,13 +40,13 @@ MEDIA_TYPES: Final = {
 }
 
 
-def guarded(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: with an apostrophe in front where one would."""
+def guard_formula(text: str) -> str:
+    """Return the text with a leading apostrophe if a spreadsheet would read it as a formula."""
     return "'" + text if text.startswith(_FORMULA) else text
 
 
 def plain(value: Any) -> Any:
-    """A value of Postgres as JSON has it: numbers, flags and null as they are, everything else as text."""
+    """Return a value of Postgres for JSON: numbers, booleans and null unchanged, everything else as text."""
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, datetime):
@@ -53,9 +55,9 @@ def plain(value: Any) -> Any:
 
 
 class Encoder(ABC):
-    """Turns the rows of one report into bytes: `begin`, then `add` as often as there are chunks, then `end`.
+    """Encodes the rows of one report: `begin`, then `add` for each chunk, then `end`.
 
-    `rows` counts them. What was written is whole only when `end` was, too.
+    `rows` is their number so far. The output is complete only with that of `end`.
     """
 
     def __init__(self, report: Report) -> None:
@@ -81,9 +83,9 @@ class Encoder(ABC):
 
 
 class CsvEncoder(Encoder):
-    """RFC 4180 in UTF-8, but with plain line feeds. With `count` a last row tells the number of rows.
+    """RFC 4180 in UTF-8, but with LF line ends. With `count` the last row states the number of rows.
 
-    With `guard` text that a spreadsheet would take for a formula gets an apostrophe in front.
+    With `guard` a text that a spreadsheet would read as a formula gets a leading apostrophe.
     """
 
     def __init__(self, report: Report, *, guard: bool = True, count: bool = False) -> None:
@@ -102,14 +104,14 @@ class CsvEncoder(Encoder):
 
     def _cell(self, value: Any) -> object:
         if isinstance(value, str):
-            return guarded(value) if self._guard else value
+            return guard_formula(value) if self._guard else value
         if isinstance(value, bool):
             return "true" if value else "false"
         return orjson.dumps(value).decode() if isinstance(value, (dict, list)) else value
 
 
 class NdjsonEncoder(Encoder):
-    """An object a line; the last line is {"rows": their number} and nothing else."""
+    """One object per line; the last line is {"rows": N}, with the number of rows."""
 
     def begin(self) -> bytes:
         return b""
@@ -125,11 +127,11 @@ class NdjsonEncoder(Encoder):
 
 
 async def encoded(rows: Rows, encoder: Encoder) -> AsyncGenerator[bytes, None]:
-    """The whole text in pieces, a piece a chunk. Takes the next rows only when the last piece was taken."""
+    """Yield the whole text, one piece per chunk. The next rows are read only after a piece was consumed."""
     async with aclosing(rows):
         beginning = encoder.begin()
         async for chunk in rows:
-            # With the first rows, so that what goes wrong before them goes wrong before anything was sent.
+            # Sent with the first rows, so that an error before them occurs before the response has started.
             yield beginning + encoder.add(chunk)
             beginning = b""
         yield beginning + encoder.end()

@@ -1,4 +1,4 @@
-"""What can be reported: the columns, the filters and the one query of each report."""
+"""The reports: columns, filters and query of each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from issuer.coupons.uses import consumption_id
 
 
 class Filter(StrEnum):
-    """What a report can be narrowed to. CODE is that of a coupon, without regard to case, spaces and dashes; FROM is
-    included, TO is not."""
+    """A filter of a report. CODE is the code of a coupon, in any case and without regard to spaces and dashes.
+
+    FROM is inclusive, TO is exclusive.
+    """
 
     BATCH = "batch_id"
     CLIENT = "client_id"
@@ -31,17 +33,16 @@ class Filter(StrEnum):
 TIMES: Final = (Filter.FROM, Filter.TO)
 
 Selection = Mapping[Filter, UUID | datetime | str]
-"""The filters that are set. Each must be one of the report's."""
+"""The values of the filters in use. Each must be a filter of the report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """One report.
 
-    `query` selects exactly the columns and takes the filters as its parameters, $1 the first; one that is null
-    filters nothing. CLIENT must be among them and must leave nothing of another client in the rows: keys that are
-    bound to a client get their reports through it. Values are shown as `formats.plain` does, those of the columns in
-    `shown` as these functions do.
+    `query` selects exactly the columns and takes the filters as its parameters, in order from $1; a null parameter
+    filters nothing. CLIENT must be one of them and must exclude all rows of other clients: keys that are bound to a
+    client get their reports through it. Values are encoded by `formats.plain`, or by the functions in `shown`.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Report:
     shown: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def arguments(self, selection: Selection) -> list[UUID | datetime | str | None]:
-        """The parameters of the query. A filter that the report does not have is a mistake of the caller."""
+        """Return the parameters of the query. Raises ValueError for a filter that the report does not have."""
         unknown = selection.keys() - set(self.filters)
         if unknown:
             raise ValueError(f"{self.name} have no filter {', '.join(sorted(unknown))}")
@@ -74,7 +75,7 @@ def _shown_rules(text: str) -> dict[str, Any]:
 
 REDEMPTIONS: Final = Report(
     name="redemptions",
-    summary="What was handed out, as the ledger has it: one row a redemption, in order of pool and seq",
+    summary="Redemptions in the ledger: one row per redemption, in order of pool and seq",
     filters=(Filter.BATCH, Filter.CLIENT, Filter.CUSTOMER, Filter.FROM, Filter.TO),
     columns=(
         "batch_id", "client_id", "code", "customer_id", "redeemed_at", "seq", "recorded_at", "api_key_id",
@@ -94,8 +95,8 @@ ORDER BY r.pool_id, r.seq""",
 
 BATCHES: Final = Report(
     name="batches",
-    summary="Batches, newest first, with how many codes each has and how many of them the ledger has as redeemed. "
-    "The time is that of their making; with a client only what is that client's counts",
+    summary="Batches, newest first, with the number of their codes and of those that are redeemed in the ledger. The "
+    "times select by creation; with a client, only that client's codes are counted",
     filters=(Filter.BATCH, Filter.CLIENT, Filter.FROM, Filter.TO),
     columns=(
         "id", "name", "rules", "expired", "starts_at", "ends_at", "paused", "created_at", "ended_at", "codes",
@@ -119,8 +120,8 @@ ORDER BY b.created_at DESC, b.id DESC""",
 
 CONSUMPTIONS: Final = Report(
     name="consumptions",
-    summary="Uses of coupons, as the ledger has them: one row a use, in order of coupon and number, with what it was "
-    "worth then; one that was given back says when",
+    summary="Uses of coupons in the ledger: one row per use, in order of coupon and seq, with the terms at that time, "
+    "and the time of its reversal, if it was reversed",
     filters=(Filter.CODE, Filter.CLIENT, Filter.CUSTOMER, Filter.FROM, Filter.TO),
     columns=(
         "consumption_id", "client_id", "code", "customer_id", "order_id", "consumed_at", "seq", "product_id",
@@ -147,8 +148,8 @@ ORDER BY u.pool_id, u.seq""",
 
 COUPONS: Final = Report(
     name="coupons",
-    summary="Coupons, newest first, deleted ones too, with how often each was consumed and given back, as the ledger "
-    "has it. The time is that of their making",
+    summary="Coupons, newest first, including deleted ones, with the number of uses and reversals in the ledger. The "
+    "times select by creation",
     filters=(Filter.CODE, Filter.CLIENT, Filter.FROM, Filter.TO),
     columns=(
         "client_id", "code", "expiry_date", "availability_count", "product_id", "promo_type", "discount_fixed",
@@ -171,4 +172,4 @@ ORDER BY b.created_at DESC, b.id DESC""",
 )  # fmt: skip
 
 REPORTS: Final[dict[str, Report]] = {report.name: report for report in (REDEMPTIONS, CONSUMPTIONS, COUPONS, BATCHES)}
-"""Every report, by its name: over HTTP, on the command line and in the documentation."""
+"""Every report by its name, which is the same over HTTP, on the command line and in the documentation."""

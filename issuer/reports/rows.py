@@ -1,4 +1,4 @@
-"""The rows of a report, read through a cursor: one snapshot of the data, a few hundred rows in memory at a time."""
+"""Read the rows of a report through a cursor: one snapshot, a few hundred rows in memory at a time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from issuer.storage.postgres import Connection, PoolConnection, unavailable_tran
 
 Row = tuple[Any, ...]
 Rows = AsyncGenerator[list[Row], None]
-"""Chunks of rows; whoever holds them closes them."""
+"""Chunks of rows. The consumer closes the generator."""
 
 BATCH_SIZE: Final = 200
-"""Rows at a time: some 2 ms to make text of, for which everybody else in the process waits."""
+"""Rows of a chunk: encoding them blocks the event loop for about 2 ms."""
 
 
 async def read_rows(
@@ -24,10 +24,10 @@ async def read_rows(
     *,
     timeout_s: float,
 ) -> Rows:
-    """Chunks of rows, on a connection of its own from `connect`.
+    """Yield chunks of rows, over a connection of their own from `connect`.
 
-    No statement takes longer than `timeout_s`, and Postgres itself ends the transaction when nothing is asked for so
-    long: a process that is frozen must not hold back the clean-up of the tables. Close it when you stop early. Raises
+    No statement takes longer than `timeout_s`, and Postgres ends the transaction if it is idle for that long: a frozen
+    process must not block the vacuum of the tables. Close the generator when stopping early. Raises
     PostgresUnavailableError.
     """
     arguments = report.arguments(selection)

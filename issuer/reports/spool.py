@@ -1,4 +1,4 @@
-"""A report as an XLSX file: fed to a process that writes the workbook, and there only when it is whole."""
+"""Write a report as an XLSX file in a process of its own; the file is available only when it is complete."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from issuer.reports.report import Report
 from issuer.reports.rows import Rows
 
 MAX_ROWS: Final = 5_000_000
-"""Rows of one workbook. They take some 1.5 kB each in the directory for temporary files while it is written."""
+"""Rows of one workbook. While it is written, each takes about 1.5 kB in the directory for temporary files."""
 
 _COMMAND: Final = (sys.executable, "-m", "issuer.reports.workbook")
 
 
 class WorkbookError(Exception):
-    """The workbook could not be written: the message says why."""
+    """The workbook could not be written; the message says why."""
 
 
 class ReportTooLargeError(Exception):
-    """More rows than a workbook may have."""
+    """The report has more rows than a workbook may have."""
 
 
 @asynccontextmanager
 async def workbook(report: Report, rows: Rows) -> AsyncIterator[tuple[BinaryIO, int]]:
-    """The workbook, open for reading, and the number of its rows. Nothing is left of it after the block.
+    """Yield the workbook, open for reading, and the number of its rows. Its file is removed.
 
     Raises WorkbookError, ReportTooLargeError, and what reading the rows raises.
     """
@@ -44,7 +44,7 @@ async def workbook(report: Report, rows: Rows) -> AsyncIterator[tuple[BinaryIO, 
         count = await _write(path, report, rows)
         file = await asyncio.to_thread(path.open, "rb")
     finally:
-        # An open file stays readable, and nothing is left if this process is killed from here on.
+        # The open file stays readable, and nothing is left behind if this process is killed from here on.
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
     with file:
         yield file, count
@@ -54,13 +54,13 @@ async def _write(path: Path, report: Report, rows: Rows) -> int:
     process = await asyncio.create_subprocess_exec(*_COMMAND, str(path), stdin=PIPE, stdout=DEVNULL, stderr=PIPE)
     try:
         encoder = NdjsonEncoder(report)
-        # A process that ends early says why; that its input was cut is only the consequence.
+        # If the process ends early, its stderr has the cause; the broken pipe is only the consequence.
         with suppress(ConnectionError):
             await _feed(process, report, encoder, rows)
         assert process.stderr is not None
-        complaint = await process.stderr.read()
+        output = await process.stderr.read()
         if await process.wait() != 0:
-            lines = complaint.decode(errors="replace").strip().splitlines()
+            lines = output.decode(errors="replace").strip().splitlines()
             raise WorkbookError(lines[-1] if lines else f"exit code {process.returncode}")
         return encoder.rows
     finally:
@@ -70,7 +70,7 @@ async def _write(path: Path, report: Report, rows: Rows) -> int:
 
 
 async def _feed(process: Process, report: Report, encoder: NdjsonEncoder, rows: Rows) -> None:
-    """Writes no faster than the process reads."""
+    """Write the report to the process, no faster than it reads."""
     assert process.stdin is not None
     process.stdin.write(orjson.dumps({"name": report.name, "columns": report.columns}) + b"\n")
     async with aclosing(encoded(rows, encoder)) as pieces:

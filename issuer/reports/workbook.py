@@ -1,9 +1,8 @@
-"""NDJSON in, an XLSX workbook out: a process of its own, so that nothing else waits for it and its memory goes with it.
+"""Write an XLSX workbook from NDJSON. It runs as a process of its own: it blocks no other task and frees its memory.
 
-Run as ``python -m issuer.reports.workbook FILE``, with a FILE in a directory of its own. Standard input has first a
-line {"name": …, "columns": […]}, then the report as NDJSON. The last line of that says how many rows there are; when
-it does not come, the reader has broken off and there is no workbook: the directory is removed then, because whoever
-made it may be gone.
+Run as ``python -m issuer.reports.workbook FILE``, with FILE in a directory of its own. Standard input has first a
+line {"name": …, "columns": […]}, then the report as NDJSON, whose last line states the number of rows. Without that
+line the input is incomplete, and the directory is removed: the process that created it may have been killed.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ import xlsxwriter
 from xlsxwriter.worksheet import Worksheet
 
 SHEET_ROWS: Final = 1_048_575
-"""What a sheet can hold, below the line with the names of the columns."""
+"""Rows of one sheet, below the row with the names of the columns."""
 TOTAL: Final = "total"
 """The name of the last sheet, which has the number of rows."""
 _NICENESS: Final = 10
 
 
 class TruncatedError(Exception):
-    """The input ends before its last line."""
+    """The input is incomplete: its last line is missing or does not match."""
 
 
 def write_workbook(lines: Iterable[bytes], file: Path, *, sheet_rows: int = SHEET_ROWS) -> int:
-    """Writes the workbook and returns the number of rows. Raises TruncatedError; the file is worth nothing then.
+    """Write the workbook; return the number of rows. Raises TruncatedError: the file is then invalid.
 
-    Text stays text, whatever it begins with. Memory does not grow with the rows: each goes to a temporary file beside
-    `file` when the next one begins.
+    Text stays text, whatever it begins with. Memory does not grow with the rows: each row is written to a temporary
+    file beside `file` when the next one begins.
     """
     source = iter(lines)
     head = orjson.loads(next(source, b"null"))
@@ -49,7 +48,7 @@ def write_workbook(lines: Iterable[bytes], file: Path, *, sheet_rows: int = SHEE
 
 
 def _write_sheets(book: Any, name: str, columns: list[str], source: Iterable[bytes], sheet_rows: int) -> int:
-    """The rows, in as many sheets as they need. Returns their number."""
+    """Write the rows to as many sheets as needed; return their number."""
     sheet: Worksheet = _add_sheet(book, name, columns)
     count = 0
     for line in source:
@@ -82,7 +81,7 @@ def _write_row(sheet: Worksheet, number: int, values: Iterable[Any]) -> None:
         elif isinstance(value, int):
             problem = sheet.write_number(number, column, value)
         else:
-            # Never `write`, which would make a formula of what looks like one.
+            # Not `write`: it turns text that looks like a formula into one.
             text = value if isinstance(value, str) else orjson.dumps(value).decode()
             problem = sheet.write_string(number, column, text)
         if problem:
@@ -90,6 +89,7 @@ def _write_row(sheet: Worksheet, number: int, values: Iterable[Any]) -> None:
 
 
 def main(file: Path) -> int:
+    """Write the workbook from standard input; return the exit code."""
     os.nice(_NICENESS)
     try:
         write_workbook(sys.stdin.buffer, file)

@@ -92,7 +92,7 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Command, stores: Store
         (("redemptions", "export", "--format", "xlsx"), "--output"),
         (
             ("batches", "export", "--customer", "12345678-1234-4234-8234-123456789abc"),
-            "cannot be narrowed with --customer",
+            "cannot be filtered with --customer",
         ),
         (("redemptions", "erase-customer", "x"), "x"),
     ],

@@ -88,7 +88,7 @@ async def test_a_dry_run_changes_nothing(generate: Command, stores: Stores) -> N
         (("--count", "5", "--batch-name", "X", "--pattern", "A#", "--length", "5"), "--length cannot be given beside"),
         (("--count", "5", "--batch-name", "X", "--unlucky-words", "none.txt"), "cannot read none.txt"),
         (("--count", "5", "--batch-name", "X", "--client", "x"), "--client: not a UUID"),
-        (("--count", "5", "--batch-id", str(UUID(int=5))), f"there is no batch {UUID(int=5)}"),
+        (("--count", "5", "--batch-id", str(UUID(int=5))), f"no batch has the id {UUID(int=5)}"),
         (("--job", str(UUID(int=5))), f"no job has the id {UUID(int=5)}"),
         (
             ("--count", "1001", "--batch-name", "X", "--length", "4", "--alphabet", "numeric"),

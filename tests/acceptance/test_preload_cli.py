@@ -104,7 +104,7 @@ async def test_times_of_a_new_batch(preload: Command, stores: Stores) -> None:
         ((), "give either --batch-name or --batch-id"),
         (("--batch-name", "x", "--batch-id", str(A)), "give either --batch-name or --batch-id"),
         (("--batch-id", "x"), "--batch-id: not a UUID"),
-        (("--batch-id", str(A)), f"there is no batch {A}"),
+        (("--batch-id", str(A)), f"no batch has the id {A}"),
         (("--batch-name", "x", "--client", "x"), "--client: not a UUID"),
         (("--batch-name", "x", "--rules", "{"), "rules: not valid JSON"),
         (("--batch-name", "x", "--rules", '{"max":1}'), "rules: unknown key 'max'"),

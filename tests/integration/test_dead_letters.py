@@ -104,7 +104,7 @@ async def test_the_command(shop: LedgerShop, settings: Settings) -> None:
     (letter,) = orjson.loads(output)
     assert letter["seq"] == 1
     status, output = await run_command(settings, "dead-letters", "retry")
-    assert (status, "0 resolved, 1 stay" in output) == (1, True)
+    assert (status, "0 resolved, 1 not resolved" in output) == (1, True)
     await bring_code_back(shop, 1)
     status, output = await run_command(settings, "dead-letters", "retry", str(letter["id"]))
-    assert (status, "1 resolved, 0 stay" in output) == (0, True)
+    assert (status, "1 resolved, 0 not resolved" in output) == (0, True)

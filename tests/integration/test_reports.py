@@ -19,7 +19,7 @@ from issuer.batches.rules import parse_rules
 from issuer.batches.store import BatchChanges, change_batch
 from issuer.http.admin.batches import show_batch
 from issuer.reports import spool
-from issuer.reports.formats import guarded
+from issuer.reports.formats import guard_formula
 from issuer.reports.report import BATCHES, REDEMPTIONS, REPORTS, Filter, Report
 from issuer.reports.rows import Row, Rows
 from issuer.reports.spool import ReportTooLargeError, WorkbookError, workbook
@@ -150,7 +150,7 @@ async def test_no_text_becomes_a_formula(stores: Stores) -> None:
             assert [(cell.value, cell.data_type) for cell in cells] == [(code, "s") for code in FORMULAS]
         await change_batch(stores, shop.batch, BatchChanges(name="=cmd()"), actor="test")
         assert [row[1] for row in await as_csv(stores, BATCHES)] == ["'=cmd()"]
-    assert [guarded(text) for text in ("\tx", "\rx", "\nx", "", "x=1")] == ["'\tx", "'\rx", "'\nx", "", "x=1"]
+    assert [guard_formula(text) for text in ("\tx", "\rx", "\nx", "", "x=1")] == ["'\tx", "'\rx", "'\nx", "", "x=1"]
 
 
 async def test_a_csv_tells_its_rows_if_asked(stores: Stores) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from issuer.cli.output import nothing_runs
+from issuer.cli.output import startup_hint
 
 
 def test_a_command_that_found_no_servers_says_where_it_looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ISSUER_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("ISSUER_REDIS_URL", raising=False)
     monkeypatch.delenv("ISSUER_DATABASE_URL", raising=False)
-    assert f"no `issuer up` of this user runs on {tmp_path / 'data'}" in nothing_runs()
+    assert f"no `issuer up` of this user runs on {tmp_path / 'data'}" in startup_hint()
     monkeypatch.setenv("ISSUER_DATABASE_URL", "postgresql://127.0.0.1/issuer")
-    assert nothing_runs() == ""
+    assert startup_hint() == ""
