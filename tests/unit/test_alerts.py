@@ -1,4 +1,4 @@
-"""The alert rules speak of metrics and outcomes that exist."""
+"""Alert rules use only existing metrics and outcomes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_outcome_exists() -> None:
     assert used <= {outcome.lower() for outcome in Outcome}
 
 
-def test_every_rule_tells_what_it_means() -> None:
+def test_every_rule_has_a_summary_and_a_description() -> None:
     names = [rule["alert"] for rule in rules()]
     assert len(names) == len(set(names))
     for rule in rules():

@@ -1,4 +1,4 @@
-"""What commands say when they cannot do what was asked."""
+"""Error messages of commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from issuer.cli.output import startup_hint
 
 
-def test_a_command_that_found_no_servers_says_where_it_looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_servers_the_hint_names_the_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ISSUER_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("ISSUER_REDIS_URL", raising=False)
     monkeypatch.delenv("ISSUER_DATABASE_URL", raising=False)

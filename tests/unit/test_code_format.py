@@ -1,4 +1,4 @@
-"""What generated codes look like: what is accepted, how many there are, and what is said of too few."""
+"""Formats of generated codes: validation, code space, warnings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_the_space_is_exact(form: CodeFormat, space: int) -> None:
     assert form.space == space
 
 
-def test_unambiguous_has_nothing_that_is_mistaken_for_something_else() -> None:
+def test_unambiguous_has_no_characters_that_look_alike() -> None:
     characters = alphabet_characters("unambiguous")
     assert not set("O0I1L") & set(characters)
     assert len(characters) % 2 == 0
 
 
-def test_patterns_are_cut_into_fixed_text_and_groups() -> None:
+def test_a_pattern_is_split_into_fixed_text_and_groups() -> None:
     form = CodeFormat(pattern="S-##-#X")
     assert (form.fixed, form.groups, form.places) == (("S-", "-", "X"), (2, 1), 3)
     assert CodeFormat(pattern="##").fixed == ("", "")
@@ -92,7 +92,7 @@ def test_patterns_are_cut_into_fixed_text_and_groups() -> None:
         ({"lenght": 12}, "'lenght'"),
     ],
 )
-def test_what_codes_cannot_look_like_is_said_by_field(values: dict[str, object], field: str) -> None:
+def test_an_invalid_format_is_refused_and_the_field_is_named(values: dict[str, object], field: str) -> None:
     with pytest.raises(CodeFormatError) as caught:
         parse_code_format(values)
     assert caught.value.field == field
@@ -108,13 +108,13 @@ def test_what_codes_cannot_look_like_is_said_by_field(values: dict[str, object],
         {"pattern": "SUMMER-####-####", "check": True, "unlucky_words": ["Bad Word", "악마", "\u1100-\u1161\u0390"]},
     ],
 )  # fmt: skip
-def test_json_and_back_is_the_same(values: dict[str, object]) -> None:
+def test_a_format_survives_json(values: dict[str, object]) -> None:
     form = parse_code_format(values)
     assert parse_code_format(form.to_json()) == form
     assert hash(form) == hash(parse_code_format(form.to_json()))
 
 
-def test_decomposed_text_is_composed() -> None:
+def test_text_is_stored_composed() -> None:
     form = CodeFormat(alphabet=unicodedata.normalize("NFD", KOREAN), prefix=unicodedata.normalize("NFD", "É"))
     assert form == CodeFormat(alphabet=KOREAN, prefix="É")
 
@@ -129,7 +129,7 @@ def test_decomposed_text_is_composed() -> None:
         (CodeFormat(length=3), 10**9, 7),
     ],
 )
-def test_a_space_too_small_is_refused_with_the_length_that_would_do(form: CodeFormat, count: int, length: int) -> None:
+def test_a_space_too_small_is_refused_with_a_sufficient_length(form: CodeFormat, count: int, length: int) -> None:
     with pytest.raises(CodeSpaceError, match=rf"\b{length}\b.* would do") as caught:
         form.check_space(count)
     assert caught.value.length == length

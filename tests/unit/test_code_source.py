@@ -1,4 +1,4 @@
-"""Codes as they are drawn: of the right form, without bias, with the published check character, without words."""
+"""Drawn codes: format, uniform distribution, check character, word filter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KOREAN = "가나다라마바사아자차카타파하0123456789"
 
 
 def test_the_published_example_of_luhn_mod_n() -> None:
-    """en.wikipedia.org/wiki/Luhn_mod_N_algorithm: among a to f the check character of abcdef is e."""
+    """en.wikipedia.org/wiki/Luhn_mod_N_algorithm: over a to f the check character of abcdef is e."""
     luhn = LuhnModN("abcdef")
     assert luhn.character("abcdef") == "e"
     assert luhn.holds("abcdefe")
@@ -27,13 +27,13 @@ def test_the_published_example_of_luhn_mod_n() -> None:
 
 
 @pytest.mark.parametrize("number", ["79927398713", "4111111111111111", "378282246310005", "5555555555554444"])
-def test_with_ten_digits_it_is_the_formula_of_payment_cards(number: str) -> None:
-    """The example of Luhn's formula that is published most, and test numbers of card schemes."""
+def test_luhn_over_ten_digits_matches_payment_cards(number: str) -> None:
+    """The usual example of Luhn's formula, and test numbers of card schemes."""
     assert LuhnModN("0123456789").character(number[:-1]) == number[-1]
 
 
 @pytest.mark.parametrize("name", ["numeric", "unambiguous"])
-def test_a_wrong_character_or_a_swap_is_noticed(name: str) -> None:
+def test_a_wrong_character_or_a_swap_is_detected(name: str) -> None:
     characters = alphabet_characters(name)
     luhn = LuhnModN(characters)
     for pair in product(characters, repeat=2):
@@ -45,7 +45,7 @@ def test_a_wrong_character_or_a_swap_is_noticed(name: str) -> None:
             assert not luhn.holds(text[::-1] + code[2])
 
 
-def test_an_odd_number_of_characters_has_no_check_character() -> None:
+def test_an_alphabet_of_odd_size_is_refused() -> None:
     with pytest.raises(ValueError, match="even"):
         LuhnModN("abc")
 
@@ -61,18 +61,18 @@ def test_an_odd_number_of_characters_has_no_check_character() -> None:
         (CodeFormat(length=4, alphabet="".join(map(chr, range(0x4E00, 0x4E00 + 5_000)))), r"[\u4e00-\u6187]{4}"),
     ],
 )
-def test_codes_have_their_form(form: CodeFormat, pattern: str) -> None:
+def test_codes_match_their_format(form: CodeFormat, pattern: str) -> None:
     codes = [code for chunk in CodeSource(form).chunks(500) for code in chunk]
     assert len(codes) == len(set(codes)) == 500
     assert all(re.fullmatch(pattern, code) for code in codes)
 
 
-def test_chunks_add_up() -> None:
+def test_chunks_add_up_to_the_count() -> None:
     sizes = [len(chunk) for chunk in CodeSource(CodeFormat()).chunks(2 * BATCH_SIZE + 7)]
     assert sizes == [BATCH_SIZE, BATCH_SIZE, 7]
 
 
-def test_the_check_character_is_the_last_place_whatever_stands_around() -> None:
+def test_the_check_character_is_in_the_last_place() -> None:
     form = CodeFormat(pattern="AB-###-###-Z", alphabet="numeric", check=True)
     luhn = LuhnModN("0123456789")
     assert all(luhn.holds(code[3:6] + code[7:10]) for code in CodeSource(form).draw(500))
@@ -80,7 +80,7 @@ def test_the_check_character_is_the_last_place_whatever_stands_around() -> None:
 
 @pytest.mark.parametrize("size", [3, 10, 24, 30, 200, 257, 15_000])
 def test_every_character_is_equally_likely(size: int) -> None:
-    """Chi-square over 50 draws a character: beyond 8 standard deviations once in 10^14 or so."""
+    """Chi-square over 50 draws per character; beyond 8 standard deviations about once in 10^14 runs."""
     characters = "".join(map(chr, range(0x4E00, 0x4E00 + size)))
     count = 50 * size
     counted = Counter(character_source(characters)(count))
@@ -90,8 +90,8 @@ def test_every_character_is_equally_likely(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [30, 300])
-def test_numbers_beyond_the_last_whole_multiple_are_thrown_away(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folded back they would make the first characters likelier: here every byte there is comes equally often."""
+def test_numbers_above_the_last_whole_multiple_are_discarded(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given every number once, all characters are equally frequent; folding back would favour the first ones."""
     characters = "".join(map(chr, range(0x4E00, 0x4E00 + size)))
     numbers = bytes(range(256)) if size <= 256 else b"".join(n.to_bytes(2, "little") for n in range(65_536))
     monkeypatch.setattr(secrets, "token_bytes", lambda _: numbers)
@@ -99,7 +99,7 @@ def test_numbers_beyond_the_last_whole_multiple_are_thrown_away(size: int, monke
     assert set(Counter(character_source(characters)(whole * size)).values()) == {whole}
 
 
-def test_words_are_left_out_in_any_case_over_dashes_and_with_digits_for_letters() -> None:
+def test_words_are_excluded_in_any_case_across_dashes_and_with_digits_as_letters() -> None:
     form = CodeFormat(pattern="#-##", alphabet="aAbB5Ss", unlucky=False, unlucky_words=("Bas",))
     everything = {f"{code[0]}-{code[1]}{code[2]}" for code in product("aAbB5Ss", repeat=3)}
     word = re.compile(r"[bB]-[aA][sS5]")
@@ -108,8 +108,8 @@ def test_words_are_left_out_in_any_case_over_dashes_and_with_digits_for_letters(
     assert set(CodeSource(form).draw(len(allowed))) == allowed
 
 
-def test_every_other_code_is_there() -> None:
-    """Of the 27 codes exactly the three with the word are missing, and nothing more can be drawn."""
+def test_only_codes_with_the_word_are_excluded() -> None:
+    """Of the 27 codes only those with the word are missing, and no further code can be drawn."""
     form = CodeFormat(length=3, alphabet="xyz", unlucky_words=("XY",))
     everything = {"".join(code) for code in product("xyz", repeat=3)}
     allowed = {code for code in everything if "xy" not in code}
@@ -118,19 +118,19 @@ def test_every_other_code_is_there() -> None:
         CodeSource(form).draw(len(allowed) + 1)
 
 
-def test_words_across_the_fixed_text_are_left_out_but_it_may_hold_one_itself() -> None:
+def test_words_across_the_fixed_text_are_excluded_but_not_words_within_it() -> None:
     codes = CodeSource(CodeFormat(length=1, prefix="CLASSIC-S", suffix="X", alphabet="ABCDEFGH")).draw(7)
     assert {code[9] for code in codes} == set("ABCDFGH")
 
 
-def test_digits_are_not_read_as_letters_among_digits() -> None:
+def test_codes_of_digits_are_not_read_as_letters() -> None:
     form = CodeFormat(length=3, alphabet="numeric")
     assert len(set(CodeSource(form).draw(1_000))) == 1_000
     with pytest.raises(FewCodesError):
         CodeSource(CodeFormat(length=3, alphabet="numeric", unlucky_words=("666",))).draw(1_000)
 
 
-def test_the_built_in_list_is_used_unless_it_is_not_wanted() -> None:
+def test_the_built_in_list_applies_unless_disabled() -> None:
     assert "damn" in built_in_words()
     assert len(CodeSource(CodeFormat(length=3, alphabet="SEX")).draw(26)) == 26
     with pytest.raises(FewCodesError):
@@ -138,11 +138,11 @@ def test_the_built_in_list_is_used_unless_it_is_not_wanted() -> None:
     assert len(CodeSource(CodeFormat(length=3, alphabet="SEX", unlucky=False)).draw(27)) == 27
 
 
-def test_a_file_of_words() -> None:
+def test_a_file_of_words_is_parsed() -> None:
     assert parse_words("# mine\nFoo Bar\n\n foo-bar \nbaz\n") == ("foobar", "baz")
     with pytest.raises(WordsError):
         parse_words("x\n")
 
 
-def test_one_code() -> None:
+def test_draw_code_returns_one_code() -> None:
     assert re.fullmatch(r"SAVE-[2-9A-Z]{6}", draw_code(CodeFormat(length=6, prefix="SAVE-")))

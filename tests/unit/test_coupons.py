@@ -1,4 +1,4 @@
-"""Codes as people type them, money, expiry dates, the ids of uses: what does not need a server."""
+"""Coupons without a server: folding, money, expiry dates, consumption ids."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ codes = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
         ("Straße", "strasse"), ("ÄÖÜ", "äöü"), ("a\tb\u00a0c\u2003d", "abcd"), ("ΣΑΣ", "σασ"), ("- -", ""),
     ],
 )  # fmt: skip
-def test_fold(typed: str, folded: str) -> None:
+def test_a_code_is_folded(typed: str, folded: str) -> None:
     assert fold(typed) == folded
 
 
 @given(codes)
-def test_to_fold_twice_changes_nothing(code: str) -> None:
+def test_folding_twice_changes_nothing(code: str) -> None:
     assert fold(fold(code)) == fold(code)
     assert fold_fully(fold_fully(fold(code))) == fold_fully(fold(code))
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=40))
-def test_the_quick_way_and_the_thorough_one_agree(code: str) -> None:
-    # One character that is not ASCII, and that nothing changes, sends it the thorough way.
+def test_ascii_and_unicode_folding_agree(code: str) -> None:
+    # A non-ASCII character that folding keeps selects the Unicode path.
     assert fold(code) == fold(code + "ß").removesuffix("ss")
 
 
-def test_a_coupon_is_known_by_client_and_fully_folded_code() -> None:
+def test_a_coupon_id_depends_on_client_and_fully_folded_code() -> None:
     one, other = UUID(int=1), UUID(int=2)
     assert fold_fully(fold("LO-10")) == fold_fully(fold("1o I0")) == "1010"
     assert coupon_id(one, "1010") == coupon_id(one, "1010")
@@ -59,14 +59,14 @@ def test_a_coupon_is_known_by_client_and_fully_folded_code() -> None:
         ("2030-01-15T18:00:00Z", datetime(2030, 1, 15, 18, tzinfo=UTC)),
     ],
 )  # fmt: skip
-def test_expiry(text: str, instant: datetime) -> None:
+def test_an_expiry_date_is_parsed(text: str, instant: datetime) -> None:
     assert parse_expiry(text) == instant
 
 
 @pytest.mark.parametrize(
     "text", ["", "soon", "31-Feb-2030", "2029-02-29", "15-Jan-30", "15-Jän-2030", "2030-01-15T18:00:00", "31-Dec-9999"]
 )
-def test_no_expiry(text: str) -> None:
+def test_an_invalid_expiry_date_is_refused(text: str) -> None:
     with pytest.raises(InvalidInstantError):
         parse_expiry(text)
 
@@ -83,12 +83,12 @@ def test_an_amount_keeps_its_decimals(text: str, currency: str) -> None:
     [("0", "EUR"), ("-1", "EUR"), ("1e3", "EUR"), ("1,5", "EUR"), ("5.001", "EUR"), ("7.5", "JPY"), ("٣", "EUR"),
      ("NaN", "EUR"), ("1" * 13, "EUR"), ("", "EUR"), ("+1", "EUR"), (".5", "EUR"), ("5.", "EUR")],
 )  # fmt: skip
-def test_no_amount(text: str, currency: str) -> None:
+def test_an_invalid_amount_is_refused(text: str, currency: str) -> None:
     with pytest.raises(MoneyError):
         parse_amount(text, currency)
 
 
-def test_percentages_and_currencies() -> None:
+def test_percentages_and_currencies_are_parsed() -> None:
     assert parse_percentage("12.5") == Decimal("12.5")
     for text in ("0", "100.01", "ten"):
         with pytest.raises(MoneyError):
@@ -102,7 +102,7 @@ numbers = st.integers(1, 2**63 - 1)
 
 
 @given(numbers, numbers, st.uuids())
-def test_an_id_tells_the_use_and_cannot_be_made_up(pool_id: int, seq: int, call_id: UUID) -> None:
+def test_a_consumption_id_identifies_its_use_and_cannot_be_forged(pool_id: int, seq: int, call_id: UUID) -> None:
     name = parse_consumption_id(consumption_id(pool_id, seq, call_id.hex))
     assert name is not None
     assert (name.pool_id, name.seq) == (pool_id, seq)
@@ -111,12 +111,12 @@ def test_an_id_tells_the_use_and_cannot_be_made_up(pool_id: int, seq: int, call_
 
 
 @given(st.text(max_size=40))
-def test_other_texts_are_no_ids(text: str) -> None:
+def test_other_texts_are_not_consumption_ids(text: str) -> None:
     found = parse_consumption_id(text)
     assert found is None or len(text) == 32
 
 
-def test_what_the_script_says_of_a_use() -> None:
+def test_the_result_of_a_use_is_decoded() -> None:
     call_id = UUID(int=7).hex
     terms = b'{"code":"A B"}'
     assert read_use(14, b"3 %b %b" % (call_id.encode(), terms)) == (consumption_id(3, 14, call_id).encode(), terms)

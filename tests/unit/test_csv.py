@@ -1,4 +1,4 @@
-"""CSV files of codes, as people send them: what is taken, what is rejected and why, and that nothing else is lost."""
+"""CSV files of codes: accepted rows, rejected rows and their reasons, no loss of other rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADER = b"client_id,code\n"
 
 
 class Read:
-    """What became of a file."""
+    """The result of parsing a file."""
 
     def __init__(self, data: bytes, *, client_id: UUID | None = None, block: int = 1 << 20) -> None:
         self.csv = CodeCsv(client_id)
@@ -83,7 +83,7 @@ def row(code: bytes | str, client: UUID = A) -> bytes:
         (HEADER, []),
     ],
 )  # fmt: skip
-def test_taken(data: bytes, codes: list[str]) -> None:
+def test_valid_rows_are_accepted(data: bytes, codes: list[str]) -> None:
     for block in (1, 7, 1 << 20):
         read = Read(data, block=block)
         assert read.codes == codes
@@ -95,7 +95,7 @@ def test_taken(data: bytes, codes: list[str]) -> None:
     [
         (str(A).encode(), Reason.TOO_FEW_COLUMNS),
         (row("X,Y")[:-1], Reason.TOO_MANY_COLUMNS),
-        (b"nobody,X", Reason.BAD_CLIENT_ID),
+        (b"not-a-uuid,X", Reason.BAD_CLIENT_ID),
         (b",X", Reason.BAD_CLIENT_ID),
         (b"{%s},X" % str(A).encode(), Reason.BAD_CLIENT_ID),
         (b"\xff,X", Reason.BAD_CLIENT_ID),
@@ -119,26 +119,26 @@ def test_taken(data: bytes, codes: list[str]) -> None:
     ],
 )
 @pytest.mark.parametrize("block", [5, 1 << 20])
-def test_rejected_alone(bad: bytes, reason: Reason, block: int) -> None:
+def test_an_invalid_row_is_rejected_alone(bad: bytes, reason: Reason, block: int) -> None:
     read = Read(HEADER + row("X1") + bad + b"\n" + row("X2") + row("X3"), block=block)
     assert read.codes == ["X1", "X2", "X3"]
     assert read.rejections == [(3, reason.value)]
 
 
-def test_an_open_quote_does_not_swallow_the_rows_behind_it() -> None:
+def test_an_open_quote_does_not_swallow_the_next_rows() -> None:
     read = Read(HEADER + row('"X1') + row("X2") + row('X3"') + row("X4"))
     assert read.codes == ["X2", 'X3"', "X4"]
     assert read.rejections == [(2, Reason.BAD_QUOTES.value)]
 
 
-def test_open_quotes_everywhere_cost_only_their_own_lines() -> None:
+def test_open_quotes_reject_only_their_own_lines() -> None:
     lines = [row(f'"X{number}') if number % 7 == 0 else row(f"X{number}") for number in range(1_000)]
     read = Read(HEADER + b"".join(lines), block=997)
     assert read.codes == [f"X{number}" for number in range(1_000) if number % 7]
     assert [line for line, _ in read.rejections] == [number + 2 for number in range(0, 1_000, 7)]
 
 
-def test_a_note_may_have_line_breaks_but_not_without_end() -> None:
+def test_an_ignored_column_may_have_line_breaks_up_to_the_limit() -> None:
     note = b"\n" * (MAX_ROW_LINES - 1)
     data = b"client_id,code,note\n" + row(b'X1,"' + note + b'"') + row("Y1,")
     assert Read(data, block=64).codes == ["X1", "Y1"]
@@ -146,7 +146,7 @@ def test_a_note_may_have_line_breaks_but_not_without_end() -> None:
     assert read.codes == ["Y1"]
 
 
-def test_line_numbers_count_the_lines_within_a_row() -> None:
+def test_line_numbers_count_lines_within_rows() -> None:
     read = Read(b"client_id,code,note\n" + row(b'X1,"a\nb\nc"') + row(","))
     assert read.rejections == [(5, Reason.EMPTY.value)]
 
@@ -164,7 +164,7 @@ def test_a_row_of_several_lines_is_rejected_as_one() -> None:
         b"x" * 100_000,
     ],
 )  # fmt: skip
-def test_header_refused(data: bytes) -> None:
+def test_an_invalid_header_is_refused(data: bytes) -> None:
     with pytest.raises(CsvHeaderError, match=r"^CSV must contain 'code' and 'client_id' columns$"):
         Read(data)
 
@@ -180,36 +180,36 @@ def test_header_refused(data: bytes) -> None:
         ("client_id;code\n".encode("utf-16-le"), "UTF-16"),
     ],
 )
-def test_header_refused_with_a_hint(data: bytes, hint: str) -> None:
+def test_an_invalid_header_is_refused_with_a_hint(data: bytes, hint: str) -> None:
     with pytest.raises(CsvHeaderError, match=rf"^CSV must contain 'code' and 'client_id' columns; .*{hint}"):
         Read(data)
 
 
-def test_header_with_a_column_twice() -> None:
+def test_a_header_with_a_duplicate_column_is_refused() -> None:
     with pytest.raises(CsvHeaderError, match="more than one column 'code'"):
         Read(b"client_id,code,Code\n")
 
 
-def test_client_given_for_a_file_without_the_column() -> None:
+def test_a_file_without_a_client_column_uses_the_given_client() -> None:
     read = Read(b"n,code\n1,X1\n2,X2\n3,\n", client_id=A)
     assert read.codes == ["X1", "X2"]
     assert read.csv.clients == [A]
     assert read.rejections == [(4, Reason.EMPTY.value)]
 
 
-def test_client_given_for_a_file_with_the_column() -> None:
+def test_rows_of_other_clients_are_rejected() -> None:
     read = Read(HEADER + row("X1") + row("X2", B) + b",X3\n" + row("X4"), client_id=A)
     assert read.codes == ["X1", "X3", "X4"]
     assert read.rejections == [(3, Reason.OTHER_CLIENT.value)]
 
 
-def test_rejections_are_all_counted_but_not_all_kept() -> None:
+def test_all_rejections_are_counted_but_only_the_first_are_listed() -> None:
     read = Read(HEADER + row("") * (MAX_REJECTIONS + 5))
     assert read.csv.rejected == MAX_REJECTIONS + 5
     assert len(read.rejections) == MAX_REJECTIONS
 
 
-def test_too_many_clients() -> None:
+def test_too_many_clients_are_refused() -> None:
     lines = b"".join(row("X", UUID(int=number)) for number in range(MAX_CLIENTS))
     assert len(Read(HEADER + lines).csv.clients) == MAX_CLIENTS
     with pytest.raises(TooManyClientsError, match="more than 10,000 clients"):
@@ -223,7 +223,7 @@ good_code = st.text(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([A, B]), good_code), max_size=20), st.integers(1, 200))
-def test_what_the_csv_module_writes_is_read(rows: list[tuple[UUID, str]], block: int) -> None:
+def test_rows_of_the_csv_module_are_parsed(rows: list[tuple[UUID, str]], block: int) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([["client_id", "code"], *rows])
     read = Read(text.getvalue().encode(), block=block)
@@ -240,7 +240,7 @@ junk = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.just(None), junk), max_size=25), st.integers(1, 300))
-def test_junk_never_costs_a_good_row_nor_matter_the_blocks(lines: list[bytes | None], block: int) -> None:
+def test_junk_never_costs_a_valid_row_in_any_blocks(lines: list[bytes | None], block: int) -> None:
     good = [f"GOOD{number}" for number, line in enumerate(lines) if line is None]
     data = HEADER + b"".join(
         row(f"GOOD{number}") if line is None else line + b"\n" for number, line in enumerate(lines)
@@ -254,7 +254,7 @@ def test_junk_never_costs_a_good_row_nor_matter_the_blocks(lines: list[bytes | N
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([b'"', b",", b"\n", b"X", str(A).encode(), b"\r", b" ", b"\xff"]), max_size=60),
        st.integers(1, 40))  # fmt: skip
-def test_any_bytes_are_read_the_same_in_any_blocks(parts: list[bytes], block: int) -> None:
+def test_any_bytes_give_the_same_result_in_any_blocks(parts: list[bytes], block: int) -> None:
     data = HEADER + b"".join(parts)
     whole, cut = Read(data), Read(data, block=block)
     assert (whole.rows, whole.rejections) == (cut.rows, cut.rejections)

@@ -1,4 +1,4 @@
-"""Lines of bounded length, wherever the blocks happen to end."""
+"""Lines of bounded length, independent of block boundaries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lines_of(blocks: list[bytes]) -> list[bytes]:
 
 @settings(deadline=None)
 @given(pieces)
-def test_blocks_do_not_matter(blocks: list[bytes]) -> None:
+def test_lines_do_not_depend_on_blocks(blocks: list[bytes]) -> None:
     text = b"".join(blocks).replace(b"\r\n", b"\n")
     expected = text.split(b"\n")
     if expected[-1]:
@@ -29,14 +29,14 @@ def test_blocks_do_not_matter(blocks: list[bytes]) -> None:
 
 @settings(deadline=None)
 @given(st.integers(LINE_BYTES - 2, LINE_BYTES + 2), st.integers(1, 3 * LINE_BYTES))
-def test_a_line_is_too_long_or_not_wherever_the_blocks_end(size: int, block: int) -> None:
+def test_an_overlong_line_is_detected_in_any_blocks(size: int, block: int) -> None:
     data = b"first\n" + b"x" * size + b"\nlast\n"
     blocks = [data[at : at + max(block, 1_000)] for at in range(0, len(data), max(block, 1_000))]
     middle = b"x" * size if size <= LINE_BYTES else OVERLONG
     assert lines_of(blocks) == [b"first", middle, b"last"]
 
 
-def test_a_giant_line_is_not_kept() -> None:
+def test_an_overlong_line_is_not_buffered() -> None:
     reader = BoundedLines()
     for _ in range(1_000):
         assert reader.feed(b"x" * LINE_BYTES) == []
@@ -46,5 +46,5 @@ def test_a_giant_line_is_not_kept() -> None:
     assert reader.finish() == [b"next"]
 
 
-def test_a_giant_last_line_is_reported() -> None:
+def test_an_overlong_last_line_is_reported() -> None:
     assert lines_of([b"x" * (3 * LINE_BYTES)]) == [OVERLONG]

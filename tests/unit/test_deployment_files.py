@@ -1,4 +1,4 @@
-"""docker-compose.yml keeps the promises that are made by configuration."""
+"""docker-compose.yml fulfils the promises that depend on configuration."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_services_wait_for_the_migration() -> None:
         assert found[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
 
-def test_nothing_listens_beyond_this_machine() -> None:
+def test_ports_are_published_on_this_host_only() -> None:
     published = [port for service in services().values() for port in service.get("ports", [])]
     assert published
     assert all(json.dumps(port).startswith('"127.0.0.1:') for port in published)
 
 
 @pytest.mark.parametrize("path", [".ci/run"])
-def test_scripts_can_be_run(path: str) -> None:
+def test_scripts_are_executable(path: str) -> None:
     assert os.access(ROOT / path, os.X_OK)

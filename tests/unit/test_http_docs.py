@@ -11,14 +11,14 @@ from issuer.http.openapi.document import document
 TEXT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 
 
-def test_every_path_is_there() -> None:
+def test_every_path_is_documented() -> None:
     text = TEXT.replace("$BATCH", "{batch_id}").replace("$CUSTOMER", "{customer_id}").replace("$JOB", "{job_id}")
     assert [path for path in document()["paths"] if path not in text] == []
 
 
-def test_every_refusal_is_there() -> None:
+def test_every_refusal_is_documented() -> None:
     assert [a.error for a in (*HTTP.values(), *COUPON_HTTP.values()) if f"`{a.error}`" not in TEXT] == []
 
 
-def test_every_metric_is_there() -> None:
+def test_every_metric_is_documented() -> None:
     assert [name for name in NAMES if f"`{name}" not in TEXT] == []

@@ -1,4 +1,4 @@
-"""Limits as they are written, and whose address a request has."""
+"""The text form of rate limits, and the client address of a request."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PROXIES = Proxies(parse_networks("10.0.0.0/8, fd00::/8"))
         ("off", None),
     ],
 )
-def test_limits_are_read(text: str, limit: RateLimit | None) -> None:
+def test_a_limit_is_parsed(text: str, limit: RateLimit | None) -> None:
     assert parse_limit(text) == limit
 
 
 @pytest.mark.parametrize("text", ["", "0/s", "1/s,burst=0", "1/w", "-1/s", "1.5/s", "٣/s", "1000001/s", "OFF", "1/s, "])
-def test_what_is_no_limit_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_limit_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidRateLimitError):
         parse_limit(text)
     if text:
@@ -36,14 +36,14 @@ def test_what_is_no_limit_is_refused(text: str, monkeypatch: pytest.MonkeyPatch)
             load_settings()
 
 
-def test_addresses_have_the_limit_of_keys_unless_they_have_their_own() -> None:
+def test_the_limit_of_addresses_defaults_to_that_of_keys() -> None:
     assert load_settings(rate_limit="7/s").address_limit == RateLimit(7, 1, 7)
     settings = load_settings(rate_limit="7/s", rate_limit_ip="off")
     assert (settings.key_limit, settings.address_limit) == (RateLimit(7, 1, 7), None)
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "localhost", "10.0.0.1,", "10.0.0.1/8"])
-def test_proxies_that_are_none_are_refused(text: str) -> None:
+def test_invalid_proxies_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="ISSUER_TRUSTED_PROXIES: "):
         load_settings(trusted_proxies=text)
 
@@ -72,10 +72,10 @@ def headers(*lines: str) -> list[tuple[bytes, bytes]]:
     [
         ("192.0.2.1", [], "192.0.2.1"),
         ("10.0.0.1", [], "10.0.0.1"),
-        # Of somebody who is no proxy nothing is believed.
+        # Headers of a peer that is not a proxy are ignored.
         ("192.0.2.1", ["X-Forwarded-For: 198.51.100.9"], "192.0.2.1"),
         ("10.0.0.1", ["X-Forwarded-For: 198.51.100.9"], "198.51.100.9"),
-        # What stands further to the left was written by the client.
+        # Entries further to the left can be forged by the client.
         ("10.0.0.1", ["X-Forwarded-For: 203.0.113.5, 198.51.100.9"], "198.51.100.9"),
         ("10.0.0.1", ["X-Forwarded-For: 203.0.113.5, 198.51.100.9, 10.1.1.1"], "198.51.100.9"),
         ("10.0.0.1", ["X-Forwarded-For: 203.0.113.5", "X-Forwarded-For: 198.51.100.9"], "198.51.100.9"),
@@ -87,19 +87,19 @@ def headers(*lines: str) -> list[tuple[bytes, bytes]]:
         ("10.0.0.1", ["Forwarded: for=203.0.113.5, proto=http;For=198.51.100.9"], "198.51.100.9"),
         ("10.0.0.1", ["Forwarded: for=203.0.113.5, for=_hidden"], "10.0.0.1"),
         ("10.0.0.1", ["X-Forwarded-For: 198.51.100.9", "Forwarded: for=198.51.100.9"], "198.51.100.9"),
-        # One of the two is the client's own.
+        # One of the two headers was sent by the client.
         ("10.0.0.1", ["X-Forwarded-For: 198.51.100.9", "Forwarded: for=203.0.113.5"], "10.0.0.1"),
         ("fd00::1", ["X-Forwarded-For: 198.51.100.9"], "198.51.100.9"),
         (None, ["X-Forwarded-For: 198.51.100.9"], "unknown"),
     ],
 )
-def test_the_rightmost_address_that_is_no_proxy_is_the_clients(
+def test_the_rightmost_address_that_is_not_a_proxy_is_the_clients(
     peer: str | None, lines: list[str], address: str
 ) -> None:
     assert PROXIES.address_of(peer, headers(*lines)) == address
 
 
-def test_all_or_no_peers_may_be_believed() -> None:
+def test_all_or_no_peers_can_be_trusted() -> None:
     forwarded = headers("X-Forwarded-For: 198.51.100.9")
     assert Proxies(parse_networks("*")).address_of("192.0.2.1", forwarded) == "198.51.100.9"
     assert Proxies(parse_networks("none")).address_of("127.0.0.1", forwarded) == "127.0.0.1"

@@ -1,4 +1,4 @@
-"""Logs are lines a program can read, and no secret gets into them."""
+"""Logs are machine-readable lines without secrets."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_secrets_in_texts_are_masked(text: str) -> None:
     assert "topsecret" not in masked(text)
 
 
-def test_url_without_password_stays() -> None:
+def test_a_url_without_password_is_unchanged() -> None:
     assert masked("redis://10.0.0.1:6379/0 and user@host") == "redis://10.0.0.1:6379/0 and user@host"
 
 
-def test_json_lines_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_are_json_lines_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", name="api", terminal=False)
     log = structlog.get_logger()
     log.debug("not seen")

@@ -1,4 +1,4 @@
-"""Mutations still fit the program, and what should notice them is there: `make mutants` runs too seldom to tell."""
+"""Mutations fit the current source, and the tests that detect them exist: `make mutants` itself runs rarely."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ assert all_scenarios.LOADED
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_a_mutation_can_be_made_and_noticed(mutation: Mutation) -> None:
+def test_a_mutation_fits_the_source_and_its_tests_exist(mutation: Mutation) -> None:
     assert [edit for edit in mutation.edits if (ROOT / edit.file).read_text().count(edit.old) != 1] == []
     assert set(mutation.scenarios) <= set(SCENARIOS)
     assert all((ROOT / test.partition("::")[0]).exists() for test in mutation.tests)

@@ -1,4 +1,4 @@
-"""Problem details: their form, and that each outcome has one."""
+"""Problem details: their form, and one for each outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGE = Path(issuer.__file__).parent
 
 
 @pytest.mark.parametrize("outcome", HTTP)
-def test_each_refusal_is_a_problem(outcome: Outcome) -> None:
+def test_each_refusal_has_a_problem(outcome: Outcome) -> None:
     problem = outcome_problem(outcome)
     body = orjson.loads(problem.body())
     assert body["status"] == problem.status == HTTP[outcome].status
@@ -26,13 +26,13 @@ def test_each_refusal_is_a_problem(outcome: Outcome) -> None:
     assert ("Retry-After" in problem.headers) == (problem.status == 503)
 
 
-def test_granted_and_replayed_are_no_problems() -> None:
+def test_granted_and_replayed_have_no_problem() -> None:
     of_coupons = {Outcome.WRONG_PRODUCT, Outcome.USABLE}
     assert set(Outcome) - set(HTTP) == {Outcome.GRANTED, Outcome.REPLAYED} | of_coupons
     assert set(Outcome) - set(COUPON_HTTP) == {Outcome.GRANTED, Outcome.REPLAYED, Outcome.USABLE}
 
 
-def test_an_unknown_code_cannot_be_used() -> None:
+def test_a_code_without_a_title_is_refused() -> None:
     with pytest.raises(KeyError):
         problem_body(400, "text", "no_such_code")
 
@@ -53,7 +53,7 @@ def test_members_are_added() -> None:
     assert orjson.loads(problem.body())["detail"] == "more"
 
 
-def test_a_limit_that_opens_has_a_time_and_whole_seconds() -> None:
+def test_a_limit_with_an_end_returns_its_time_and_whole_seconds() -> None:
     problem = limit_problem(32_503_680_000_001)
     assert problem.members["retry_at"] == "3000-01-01T00:00:00.001Z"
     assert int(problem.headers["Retry-After"]) > 0

@@ -1,4 +1,4 @@
-"""The rules of a batch: what is accepted, what is refused and how, what reaches Redis and the API."""
+"""The rules of a batch: accepted and refused values, their form in Redis and in the API."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ anything = st.recursive(
 
 @settings(deadline=None)
 @given(valid)
-def test_valid_rules_survive_the_way_to_json_and_back(value: dict[str, Any]) -> None:
+def test_valid_rules_survive_json(value: dict[str, Any]) -> None:
     rules = parse_rules(value)
     shown = rules.to_json()
     assert parse_rules(json.loads(json.dumps(shown))) == rules
@@ -53,7 +53,7 @@ def test_valid_rules_survive_the_way_to_json_and_back(value: dict[str, Any]) -> 
 
 @settings(deadline=None)
 @given(valid)
-def test_packed_holds_every_limit(value: dict[str, Any]) -> None:
+def test_packed_rules_contain_every_limit(value: dict[str, Any]) -> None:
     rules = parse_rules(value)
     packed = [tuple(map(int, part.split(":"))) for part in rules.packed().split(",") if part]
     assert packed == [(limit.max, limit.window_ms or 0) for limit in rules.all_limits()]
@@ -62,18 +62,18 @@ def test_packed_holds_every_limit(value: dict[str, Any]) -> None:
 
 @settings(deadline=None)
 @given(anything)
-def test_anything_is_either_accepted_or_refused_clearly(value: object) -> None:
+def test_any_value_is_accepted_or_refused_with_a_message(value: object) -> None:
     try:
         rules = parse_rules(value)
     except RulesError as error:
-        assert str(error).startswith("rules: ")  # noqa: PT017 - either way is fine, the message is what counts
+        assert str(error).startswith("rules: ")  # noqa: PT017 - acceptance is fine, too; only the message is checked
     else:
         assert parse_rules(rules.to_json()) == rules
 
 
 @settings(deadline=None)
 @given(st.text(max_size=50))
-def test_any_text_is_either_accepted_or_refused_clearly(text: str) -> None:
+def test_any_text_is_accepted_or_refused_with_a_message(text: str) -> None:
     try:
         parse_rules_text(text)
     except RulesError as error:
@@ -81,7 +81,7 @@ def test_any_text_is_either_accepted_or_refused_clearly(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, {}, {"maxpercustomer": 0}, {"timelimit": 0}, {"limits": []}])
-def test_no_rules(value: object) -> None:
+def test_an_empty_value_is_no_rules(value: object) -> None:
     rules = parse_rules(value)
     assert rules == NO_RULES
     assert rules.all_limits() == ()
@@ -97,11 +97,11 @@ def test_timelimit_is_the_window_of_maxpercustomer() -> None:
     assert rules.to_json() == {"maxpercustomer": 2, "timelimit": 30, "limits": [{"max": 1, "seconds": 60}]}
 
 
-def test_maxpercustomer_without_timelimit_holds_for_ever() -> None:
+def test_maxpercustomer_without_timelimit_has_no_time_limit() -> None:
     assert parse_rules({"maxpercustomer": 1}).packed() == "1:0"
 
 
-def test_timelimit_alone_limits_nothing_but_is_kept() -> None:
+def test_timelimit_alone_limits_nothing_but_is_stored() -> None:
     rules = parse_rules({"timelimit": 7})
     assert rules.all_limits() == ()
     assert rules.to_json() == {"maxpercustomer": 0, "timelimit": 7}
@@ -129,7 +129,7 @@ def test_timelimit_alone_limits_nothing_but_is_kept() -> None:
         (0, "must be an object"),
     ],
 )
-def test_refused_with_the_key_named(value: object, words: str) -> None:
+def test_invalid_rules_are_refused_and_the_key_is_named(value: object, words: str) -> None:
     with pytest.raises(RulesError) as refusal:
         parse_rules(value)
     assert words in str(refusal.value)
@@ -146,13 +146,13 @@ def test_refused_with_the_key_named(value: object, words: str) -> None:
         ('{"a":1}', "unknown key 'a'"),
     ],
 )
-def test_text_refused(text: str | bytes, words: str) -> None:
+def test_invalid_text_is_refused(text: str | bytes, words: str) -> None:
     with pytest.raises(RulesError) as refusal:
         parse_rules_text(text)
     assert words in str(refusal.value)
 
 
-def test_text_accepted() -> None:
+def test_rules_are_parsed_from_text() -> None:
     assert parse_rules_text(' {"maxpercustomer": 2} ') == Rules(maxpercustomer=2)
     assert parse_rules_text("") == NO_RULES
     assert parse_rules_text("null") == NO_RULES

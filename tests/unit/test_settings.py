@@ -1,4 +1,4 @@
-"""One table of settings: it refuses what cannot work, all at once, and never shows a secret."""
+"""The table of settings: it reports all invalid values at once and never prints a secret."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def test_defaults_are_valid() -> None:
     assert settings.pool_low_water == settings.pool_high_water // 2
 
 
-def test_option_comes_before_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISSUER_PORT", "9000")
     assert load_settings(port=None).port == 9000
     assert load_settings(port=9001).port == 9001
 
 
-def test_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISSUER_REDIS_SERVER", "")
     monkeypatch.setenv("ISSUER_WORKERS", "")
     assert load_settings().redis_server is None
 
 
-def test_all_problems_at_once_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_reported_at_once_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISSUER_REDIS_URL", "http://:topsecret@host")
     monkeypatch.setenv("ISSUER_DATABASE_URL", "mysql://user:topsecret@host/x")
     monkeypatch.setenv("ISSUER_PARTITIONS", "0")
@@ -54,7 +54,7 @@ def test_all_problems_at_once_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> 
     assert raised.value.__cause__ is None
 
 
-def test_misspelt_variables_are_named_with_the_nearest_setting() -> None:
+def test_an_unknown_variable_is_reported_with_the_nearest_setting() -> None:
     environment = {"ISSUER_MAX_BACKLOGG": "5", "ISSUER_COLOUR": "red", "ISSUER_PORT": "1", "issuer_auth": "on", "X": ""}
     assert unknown_variables(environment) == [
         "ISSUER_COLOUR is not a setting",
@@ -62,7 +62,7 @@ def test_misspelt_variables_are_named_with_the_nearest_setting() -> None:
     ]
 
 
-def test_secrets_are_not_in_a_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repr_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISSUER_REDIS_URL", "redis://:topsecret@host/0")
     monkeypatch.setenv("ISSUER_DATABASE_URL", "postgresql://user:topsecret@host/x")
     settings = load_settings()
@@ -73,5 +73,5 @@ def test_every_setting_has_a_description() -> None:
     assert all(field.description for field in Settings.model_fields.values())
 
 
-def test_page_is_current() -> None:
+def test_the_settings_page_is_up_to_date() -> None:
     assert PAGE.read_text() == settings_page(), "run `make docs`"

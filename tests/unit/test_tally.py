@@ -1,4 +1,4 @@
-"""The counters of one process and their sum over files."""
+"""The counters of one process, and their sum over the files of all processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from issuer.contract.outcomes import Outcome
 from issuer.http.metrics.tally import BOUNDS_S, Tally
 
 
-def test_counts_fall_into_buckets() -> None:
+def test_durations_are_counted_in_buckets() -> None:
     tally = Tally(None)
     for seconds in (0.0, BOUNDS_S[0], BOUNDS_S[0] + 1e-9, 99.0):
         tally.count("GRANTED", seconds)
@@ -18,7 +18,7 @@ def test_counts_fall_into_buckets() -> None:
     assert sum(total.buckets) == 4
 
 
-def test_the_sum_never_goes_back_whoever_is_asked(tmp_path: Path) -> None:
+def test_the_sum_never_decreases_on_any_process(tmp_path: Path) -> None:
     one, two = Tally(tmp_path), Tally(tmp_path)
     seen = []
     for _ in range(3):
@@ -29,7 +29,7 @@ def test_the_sum_never_goes_back_whoever_is_asked(tmp_path: Path) -> None:
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
-def test_files_that_are_not_ours_are_passed_over(tmp_path: Path) -> None:
+def test_foreign_files_are_ignored(tmp_path: Path) -> None:
     tally = Tally(tmp_path)
     tally.count("GRANTED", 0.001)
     for number, text in enumerate(["", "[]", "{}", '{"outcomes": 1, "buckets": [], "seconds": 0}']):

@@ -1,4 +1,4 @@
-"""Workbooks: further sheets, and input that breaks off."""
+"""Workbooks: several sheets, and truncated input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.workbook_input import HEAD, workbook_lines
 
 
 @pytest.mark.parametrize(("count", "sheets"), [(0, [0]), (3, [3]), (4, [3, 1]), (6, [3, 3]), (7, [3, 3, 1])])
-def test_rows_that_do_not_fit_into_a_sheet_go_to_the_next(tmp_path: Path, count: int, sheets: list[int]) -> None:
+def test_rows_beyond_one_sheet_are_written_to_the_next(tmp_path: Path, count: int, sheets: list[int]) -> None:
     file = tmp_path / "things.xlsx"
     assert write_workbook(workbook_lines(count), file, sheet_rows=3) == count
     book = openpyxl.load_workbook(file)
@@ -28,6 +28,6 @@ def test_rows_that_do_not_fit_into_a_sheet_go_to_the_next(tmp_path: Path, count:
 
 
 @pytest.mark.parametrize("given", [[], [HEAD], workbook_lines(3)[:-1], [*workbook_lines(3)[:-1], b'{"rows":4}']])
-def test_input_that_breaks_off_is_no_workbook(tmp_path: Path, given: list[bytes]) -> None:
+def test_truncated_input_is_refused(tmp_path: Path, given: list[bytes]) -> None:
     with pytest.raises(TruncatedError):
         write_workbook(given, tmp_path / "things.xlsx")
