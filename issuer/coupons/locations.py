@@ -1,57 +1,50 @@
-"""Where coupons lie in Redis, by client and code as it is given: worked out once, without asking anybody."""
+"""Where coupons are in Redis, by client and code as requests spell them: computed once, without asking any store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 from uuid import UUID
 
 from issuer.coupons.folding import coupon_id, fold, fold_fully
-from issuer.engine.calls import LOOK, USE, PoolRef, ask_for_coupon
+from issuer.engine.calls import LOOK, USE, PoolRef, coupon_wish
 from issuer.engine.engine import Engine
-
-MAX_LOCATIONS: Final = 65_536
+from issuer.engine.pool_refs import PoolRefs
 
 
 @dataclass(frozen=True, slots=True)
 class CouponLocation:
-    """Of a coupon, whether or not there is one. `folded`: the code as the script compares it.
+    """The location of a coupon, whether or not it exists. `folded`: the code as the script compares it.
 
-    `bare`: what the script is to read where no product is named.
+    `bare_wish`: the wish that the script gets where the request names no product.
     """
 
     use: PoolRef
     look: PoolRef
     folded: bytes
-    bare: bytes
+    bare_wish: bytes
 
-    def asked(self, product: bytes) -> bytes:
-        """What the script is to read: the code and the product."""
-        return ask_for_coupon(self.folded, product)
+    def wish(self, product: bytes) -> bytes:
+        """Return what the script gets of a request that names a product."""
+        return coupon_wish(self.folded, product)
 
 
 class CouponLocations:
-    """The places that were asked for last."""
+    """The locations that recent requests named."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        # A number is found much faster than an id, and its hash is made in C.
-        self._places: dict[tuple[int, str], CouponLocation] = {}
+        # By the number of the id: its hash is computed in C, that of a UUID object is not.
+        self._locations: PoolRefs[tuple[int, str], CouponLocation] = PoolRefs()
 
     def find(self, client_id: UUID, code: str) -> CouponLocation:
-        place = self._places.get((client_id.int, code))
-        if place is None:
-            place = self._make(client_id, code)
-            if len(self._places) >= MAX_LOCATIONS:
-                self._places.clear()
-            # The number of partitions is what the installation says, and that is known once Redis is reached.
-            if self._engine.is_ready:
-                self._places[client_id.int, code] = place
-        return place
+        """Return the location of a client's coupon with this code."""
+        name = client_id.int, code
+        location = self._locations.find(name)
+        return self._locations.add(self._engine, name, self._locate(client_id, code)) if location is None else location
 
-    def _make(self, client_id: UUID, code: str) -> CouponLocation:
+    def _locate(self, client_id: UUID, code: str) -> CouponLocation:
         folded = fold(code)
-        name = folded.encode()
+        text = folded.encode()
         batch_id = coupon_id(client_id, fold_fully(folded))
         use, look = (self._engine.pool_ref(batch_id, client_id, flags=flags) for flags in (USE, LOOK))
-        return CouponLocation(use, look, name, ask_for_coupon(name, b""))
+        return CouponLocation(use, look, text, coupon_wish(text, b""))

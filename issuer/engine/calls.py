@@ -60,8 +60,8 @@ class PoolRef:
     flags: int = 0
 
 
-def ask_for_coupon(folded: bytes, product: bytes) -> bytes:
-    """What the script reads before `who`: the code as it was given, folded, and the product or nothing."""
+def coupon_wish(folded: bytes, product: bytes) -> bytes:
+    """Return what the script reads before `who`: the code of the request, folded, and the product or nothing."""
     return b"".join((_INDEX.pack(len(folded)), folded, _INDEX.pack(len(product)), product))
 
 

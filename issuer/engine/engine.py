@@ -172,7 +172,7 @@ class Engine:
     ) -> None:
         """The same without a coroutine: the answer is put into `slot`, at once or when it is there.
 
-        `asked` (`ask_for_coupon`) and `order` (`encode_order`): for a `pool` with the flag USE or LOOK, and no other.
+        `asked` (`coupon_wish`) and `order` (`encode_order`): for a `pool` with the flag USE or LOOK, and no other.
         """
         if not self._connected:
             slot.set_result(NOT_READY)

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, error handlers, lifespan; nothing else."""
+"""The ASGI application: routes, error handlers, lifespan."""
 
 from __future__ import annotations
 
@@ -23,17 +23,15 @@ from issuer.http.campaigns.issue import ISSUE_PATH, IssueRoute
 from issuer.http.campaigns.policy import IssuePolicy
 from issuer.http.coupons import consume
 from issuer.http.coupons import routes as coupons
-from issuer.http.coupons.consume import CONSUME_PATH
-from issuer.http.coupons.consume_fast_path import ConsumeRoute
-from issuer.http.edge.protocol import FastPath
+from issuer.http.coupons.consume_route import CONSUME_PATH, ConsumeRoute
+from issuer.http.edge.exchange import FastPath
+from issuer.http.hot_exchange import HotRoute
 from issuer.http.operations import Operation, PathOperations
 from issuer.http.problems.failures import FAILURES
 from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
-from issuer.http.redeem.route import RedeemRoute
+from issuer.http.redeem.route import REDEEM_PATH, RedeemRoute
 from issuer.http.services import Services, open_services
 from issuer.settings import Settings
-
-REDEEM_PATH: Final = "/api/v1/code/redeem"
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *uploads.OPERATIONS,
@@ -50,45 +48,53 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *health.OPERATIONS,
     *docs.OPERATIONS,
 )
-"""Every operation but the redemption itself and the coupon service. Where paths overlap the first one counts."""
+"""Every operation but redeem and the coupon service. Where paths overlap, the first one counts."""
 
 
 class IssuerApp(Starlette):
-    """Starlette, but that redemptions pass by its middleware and router."""
+    """Starlette with hot routes, whose requests bypass its middleware and its router."""
 
-    redeem: RedeemRoute
-    express: Mapping[bytes, FastPath]
-    """What goes the short way from the socket."""
+    hot_routes: Mapping[str, HotRoute]
+    fast_paths: Mapping[bytes, FastPath]
+    """Requests that take the fast path, by path."""
 
     def end_streams(self) -> None:
-        """Ends the requests that would never end by themselves."""
+        """End the requests that do not end by themselves."""
         services: Services | None = self.state.services
         if services is not None:
             services.feeds.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == REDEEM_PATH and scope["method"] == "POST":
-            await self.redeem(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST":
+            route = self.hot_routes.get(scope["path"])
+            if route is not None and await route.serve(scope, receive, send):
+                return
+        await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None) -> IssuerApp:
-    """The application. It starts without Redis and Postgres and answers 503 until they are there."""
+    """Return the application. It starts without Redis and Postgres and answers 503 until they are available."""
     settings = settings or Settings()
-    redeem, use, desk = RedeemRoute(settings), ConsumeRoute(settings), IssuePolicy(settings)
+    policy = IssuePolicy()
+    redeem, consume, issue = RedeemRoute(), ConsumeRoute(), IssueRoute(policy)
+    coupon_service = CouponServiceApp(policy, settings)
 
     @asynccontextmanager
     async def lifespan(app: IssuerApp) -> AsyncIterator[None]:
         async with open_services(settings) as services:
-            app.state.services = redeem.services = use.services = desk.services = services
+            _share(services)
             try:
                 yield
             finally:
-                app.state.services = redeem.services = use.services = desk.services = None
+                # Before the services close: a request that arrives from now on is a 503.
+                _share(None)
+
+    def _share(services: Services | None) -> None:
+        app.state.services = services
+        redeem.services = consume.services = issue.services = coupon_service.services = services
 
     app = IssuerApp(
-        routes=make_routes(redeem, CouponServiceApp(desk, settings)),
+        routes=make_routes(redeem, coupon_service),
         exception_handlers={
             ProblemError: answer_problem,
             HTTPException: _answer_http_exception,
@@ -97,30 +103,30 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
         },
         lifespan=lifespan,
     )
-    app.redeem = redeem
-    app.express = {
+    app.hot_routes = {route.path: route for route in (redeem, consume, issue)}
+    app.fast_paths = {
         REDEEM_PATH.encode(): FastPath(redeem.exchange),
-        CONSUME_PATH.encode(): FastPath(use.exchange, takes_query=True),
-        ISSUE_PATH.encode(): FastPath(IssueRoute(desk).exchange),
+        CONSUME_PATH.encode(): FastPath(consume.exchange, takes_query=True),
+        ISSUE_PATH.encode(): FastPath(issue.exchange),
     }
     app.state.services = None
-    # A redirect would be built from the Host header that the client chose.
+    # A redirect would be built from the Host header, which the client chooses.
     app.router.redirect_slashes = False
     return app
 
 
-def make_routes(redeem: RedeemRoute, coupons: CouponServiceApp) -> list[Route]:
-    """One route for each path, so that 405 can name all of its methods."""
+def make_routes(redeem: RedeemRoute, coupon_service: CouponServiceApp) -> list[Route]:
+    """Return one route for each path, so that a 405 can name all of its methods."""
     by_path: dict[str, list[Operation]] = defaultdict(list)
     for operation in OPERATIONS:
         by_path[operation.path].append(operation)
     routes = [Route(path, PathOperations(operations), name=path) for path, operations in by_path.items()]
-    calls = [Route(path, coupons, methods=["POST"], name=path) for path in METHOD_PATHS]
+    calls = [Route(path, coupon_service, methods=["POST"], name=path) for path in METHOD_PATHS]
     return [Route(REDEEM_PATH, redeem, methods=["POST"], name=REDEEM_PATH), *calls, *routes]
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:
-    """What Starlette itself refuses: no such path, no such method, a form that cannot be read."""
+    """Answer what Starlette itself refuses: an unknown path or method, a form that cannot be read."""
     assert isinstance(error, HTTPException)
     return status_problem(error.status_code, error.detail, error.headers).response()
 

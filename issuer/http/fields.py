@@ -20,8 +20,6 @@ from issuer.paging import MAX_LIMIT, Page
 
 DEFAULT_LIMIT: Final = 100
 UUID_FORM: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
-KEY_FORM: Final = re.compile(rb"[\x20-\x7e]{1,255}")
-"""The form of an Idempotency-Key."""
 
 
 def answer(content: object, status: int = 200) -> Response:

@@ -35,7 +35,10 @@ MAX_LOOKUPS = 256
 
 @dataclass(slots=True)
 class Services:
-    """Nothing in here needs Redis or Postgres to be there: what is away is waited for in the background."""
+    """Everything that a route uses. All of it works without Redis and Postgres: it connects in the background.
+
+    `checks_keys`: whether requests need an API key.
+    """
 
     settings: Settings
     stores: Stores
@@ -52,19 +55,23 @@ class Services:
     look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
     _store_metrics: dict[bool, tuple[float, StoreMetrics]] = field(default_factory=dict)
     _reading_metrics: asyncio.Lock = field(default_factory=asyncio.Lock)
+    checks_keys: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.checks_keys = self.settings.auth is Auth.ON
 
     @property
     def knows_keys(self) -> bool:
-        """Whether callers can be told apart. Without keys there is nothing to know."""
-        return self.settings.auth is Auth.OFF or self.keys.loaded
+        """Whether this process can check API keys: it has read them, or needs none."""
+        return not self.checks_keys or self.keys.loaded
 
     async def store_metrics(self, *, with_pools: bool = False) -> StoreMetrics:
-        """How the stores do, at most a moment ago: however many ask, the stores are asked once."""
+        """Return the metrics of the stores, read at most a moment ago: concurrent callers share one read."""
         age_s = MAX_POOL_METRICS_AGE_S if with_pools else MAX_METRICS_AGE_S
         async with self._reading_metrics:
             taken_at, store_metrics = self._store_metrics.get(with_pools, (float("-inf"), StoreMetrics(None, None)))
             if time.monotonic() - taken_at > age_s:
-                # Who is not ready is asked for nothing, and would never learn that Redis takes writes again.
+                # A process that is not ready gets no requests, so it would never see that Redis accepts writes again.
                 try_writing = self.engine.refused
                 store_metrics = await read_store_metrics(self.stores, with_pools=with_pools, try_writing=try_writing)
                 if try_writing and store_metrics.redis_serves:
@@ -75,9 +82,9 @@ class Services:
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Opens everything; does not wait for Redis or Postgres. Closes in the order in which nothing is cut off."""
+    """Open everything without waiting for Redis or Postgres; close it in an order that cuts no request off."""
     async with open_stores(settings, postgres_size=settings.postgres_pool_size, wait_until_ready=False) as stores:
-        # Data of another version stop the process; a Postgres that is away does not.
+        # Data of another version stop the process; an unavailable Postgres does not.
         with suppress(PostgresUnavailableError):
             await stores.incarnations.start()
         tally = Tally(settings.metrics_dir)
@@ -94,19 +101,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         witness = Witness(stores.postgres, engine, stores.guardian)
         async with witness.testifying(), _kept(settings, stores, journal):
             try:
+                locations = CouponLocations(engine)
                 yield Services(
-                    settings,
-                    stores,
-                    engine,
-                    CouponLocations(engine),
-                    keys,
-                    campaigns,
-                    feeds,
-                    tally,
-                    limits,
-                    lookup_limits,
+                    settings, stores, engine, locations, keys, campaigns, feeds, tally, limits, lookup_limits
                 )
             finally:
+                # The engine first: what is in flight is answered while everything else still works.
                 await engine.aclose()
                 await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
                 await tally.aclose()

@@ -74,13 +74,14 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     import uvicorn
 
     from issuer.http.app import create_app
-    from issuer.http.edge.protocol import EdgeLimits, guarded_protocol
+    from issuer.http.edge.limits import EdgeLimits
+    from issuer.http.edge.protocol import guarded_protocol
 
     app = create_app(settings)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=guarded_protocol(EdgeLimits.from_settings(settings), app.express),
+        http=guarded_protocol(EdgeLimits.from_settings(settings), app.fast_paths),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -15,8 +15,10 @@ from pydantic import SecretStr
 
 from issuer.contract.keys import partition_keys
 from issuer.http.app import IssuerApp, create_app
-from issuer.http.edge.exchange import Exchange
-from issuer.http.edge.protocol import EdgeLimits, FastPath, GuardedHttpToolsProtocol, guarded_protocol
+from issuer.http.edge.exchange import Connection, Exchange, FastPath
+from issuer.http.edge.header_fields import HeaderFields
+from issuer.http.edge.limits import EdgeLimits
+from issuer.http.edge.protocol import guarded_protocol
 from issuer.settings import Auth, Settings
 from tests.differential.preloaded import DAILY, Preloaded
 from tests.support.edge_server import EdgeServer
@@ -34,7 +36,7 @@ LISTENERS: Final[Mapping[str, dict[str, Any]]] = {
 """The API servers of an installation, by name, with the settings in which they differ."""
 
 FastPaths = Mapping[bytes, FastPath]
-Make = Callable[[GuardedHttpToolsProtocol], Exchange | None]
+Make = Callable[[Connection, HeaderFields], Exchange | None]
 Plant = Callable[[FastPaths], FastPaths]
 """Changes the fast path of one installation, so that the test must find a difference."""
 
@@ -55,7 +57,7 @@ class InstallationCopy:
             for listener, changes in LISTENERS.items():
                 settings = self.settings.model_copy(update=changes)
                 app = create_app(settings)
-                paths = {} if plant is None else self._counted(plant(app.express))
+                paths = {} if plant is None else self._counted(plant(app.fast_paths))
                 server = stack.enter_context(_serve(app, settings, paths))
                 self.ports[listener] = server.port
             for port in self.ports.values():
@@ -64,8 +66,8 @@ class InstallationCopy:
 
     def _counted(self, paths: FastPaths) -> FastPaths:
         def counted(make: Make) -> Make:
-            def made(protocol: GuardedHttpToolsProtocol) -> Exchange | None:
-                exchange = make(protocol)
+            def made(connection: Connection, fields: HeaderFields) -> Exchange | None:
+                exchange = make(connection, fields)
                 self.taken += exchange is not None
                 return exchange
 

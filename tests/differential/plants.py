@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from issuer.http.edge.exchange import Exchange
+from issuer.http.edge.exchange import Connection, Exchange
+from issuer.http.edge.header_fields import HeaderFields, header_fields
 from issuer.http.edge.protocol import GuardedHttpToolsProtocol
+from issuer.http.hot_exchange import HotExchange
+from issuer.http.wire import Head, Wire
 from tests.differential.case import Header
 from tests.differential.installation_copy import Make, Plant
 
@@ -14,15 +17,21 @@ from tests.differential.installation_copy import Make, Plant
 def without_answer_line(line: bytes) -> Plant:
     """Leave this header line out of all answers of the fast path."""
 
-    def respond(exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
-        Exchange.respond(exchange, status, head.replace(line + b"\r\n", b""), body)
+    def without(wire: Wire) -> Wire:
+        head = wire.head
+        return Wire(Head(head.status, head.headers, head.lines.replace(line + b"\r\n", b"")), wire.body)
 
     def changed(make: Make) -> Make:
-        def made(protocol: GuardedHttpToolsProtocol) -> Exchange | None:
-            exchange = make(protocol)
+        def made(connection: Connection, fields: HeaderFields) -> Exchange | None:
+            exchange = make(connection, fields)
             if exchange is not None:
                 kind = type(exchange)
-                exchange.__class__ = type(kind.__name__, (kind,), {"__slots__": (), "respond": respond})
+                assert issubclass(kind, HotExchange)
+
+                def finish(exchange: HotExchange, outcome: str, wire: Wire) -> None:
+                    kind.finish(exchange, outcome, without(wire))
+
+                exchange.__class__ = type(kind.__name__, (kind,), {"__slots__": (), "finish": finish})
             return exchange
 
         return made
@@ -47,9 +56,10 @@ def without_request_header(name: bytes) -> Plant:
 
 def _showing(shown: Callable[[list[Header]], list[Header]]) -> Plant:
     def changed(make: Make) -> Make:
-        def made(protocol: GuardedHttpToolsProtocol) -> Exchange | None:
-            protocol.headers[:] = shown(protocol.headers)
-            return make(protocol)
+        def made(connection: Connection, _: HeaderFields) -> Exchange | None:
+            assert isinstance(connection, GuardedHttpToolsProtocol)
+            connection.headers[:] = shown(connection.headers)
+            return make(connection, header_fields(connection.headers))
 
         return made
 

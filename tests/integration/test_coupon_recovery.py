@@ -54,7 +54,7 @@ async def use(engine: Engine, count: int, *, key: str | None = None, customer: U
     futures = [asyncio.get_running_loop().create_future() for _ in range(count)]
     for future in futures:
         who = (customer or uuid.uuid4()).bytes
-        engine.submit(future, place.use, who, 3, key, place.bare, encode_order("order"))
+        engine.submit(future, place.use, who, 3, key, place.bare_wish, encode_order("order"))
     return list(await asyncio.gather(*futures))
 
 

@@ -147,7 +147,9 @@ async def test_invalid_calls_are_refused(api: Api) -> None:
     big = await api.client.post(path, json={"campaignId": "x" * 70_000}, headers=api.redeemer)
     failure(big, 429, "resource_exhausted")
     odd = [(b"authorization", b"Bearer \xff"), (b"content-type", b"application/json")]
-    problem(await api.client.post(path, content=b"{}", headers=odd), 400)
+    failure(await api.client.post(path, content=b"{}", headers=odd), 401, "unauthenticated")
+    # By the library.
+    failure(await api.client.post(f"{SERVICE}/GetCampaign", content=b"{}", headers=odd), 401, "unauthenticated")
 
 
 async def test_each_method_requires_a_key_with_its_scope(api: Api) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from issuer.http.edge.protocol import EdgeLimits, guarded_protocol
+from issuer.http.edge.limits import EdgeLimits
+from issuer.http.edge.protocol import guarded_protocol
 from tests.support.edge_server import EdgeServer
 from tests.support.raw_http import read_all, status_of
 
@@ -33,6 +34,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.headers: list[tuple[bytes, bytes]] = []
         self.broken_off = 0
         self.release = asyncio.Event()
 
@@ -52,6 +54,8 @@ class Counting:
                 size += len(message["body"])
                 if not message["more_body"]:
                     break
+        # Only now: a trailer would have been added by the end of the body.
+        self.headers = scope["headers"]
         body = b"%d" % size
         headers = [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -188,6 +192,62 @@ def test_a_chunked_body_just_over_the_limit_is_told_so(server: CountingServer) -
     assert status_of(exchange(server, post("/", body, "Transfer-Encoding: chunked"))) == 413
     body = b"10000\r\n" + b"x" * 65_536 + b"\r\n0\r\n\r\n"
     assert exchange(server, post("/", body, "Transfer-Encoding: chunked")).endswith(b"\r\n\r\n65536")
+
+
+def chunked(trailers: bytes) -> bytes:
+    return post("/", b"5\r\nhello\r\n0\r\n" + trailers + b"\r\n", "Transfer-Encoding: chunked")
+
+
+def test_trailers_are_discarded(server: CountingServer) -> None:
+    trailers = b"Authorization: Bearer x\r\nX-Some: " + b"v" * 10_000 + b"\r\n"
+    assert exchange(server, chunked(trailers)).endswith(b"\r\n\r\n5")
+    assert [name for name, _ in server.app.headers] == [b"host", b"connection", b"transfer-encoding"]
+
+
+@pytest.mark.parametrize(
+    "trailers",
+    [b"X: " + b"v" * 20_000 + b"\r\n", b"X-Some: value\r\n" * 2_000],
+    ids=["one trailer", "many trailers"],
+)
+@pytest.mark.parametrize("size", [1_000, 1_000_000])
+def test_trailers_over_the_limit_are_refused(server: CountingServer, trailers: bytes, size: int) -> None:
+    """However the bytes are split into pieces."""
+    request = chunked(trailers)
+    with server.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(request), size):
+            send_until_refused(connection, request[at : at + size], 1)
+        answer = read_all(connection)
+    assert status_of(answer) == 431
+    assert problem_of(answer)["code"] == "head_too_large"
+
+
+@pytest.mark.parametrize("piece", [b"X-Some: " + b"v" * 60 + b"\r\n", b"v" * 1_000], ids=["lines", "one line"])
+def test_90_mb_of_trailers_neither_arrive_nor_stay(server: CountingServer, piece: bytes) -> None:
+    before = psutil.Process().memory_info().rss
+    with server.connect() as connection:
+        connection.sendall(chunked(b"")[:-2] + b"X: ")
+        send_until_refused(connection, piece * 800, 90_000_000)
+        answer = read_all(connection)
+    assert not answer or status_of(answer) == 431
+    assert psutil.Process().memory_info().rss - before < 20_000_000
+
+
+def test_endless_chunk_extensions_are_refused(server: CountingServer) -> None:
+    with server.connect() as connection:
+        connection.sendall(post("/", b"5;", "Transfer-Encoding: chunked"))
+        send_until_refused(connection, b"x" * 8_192, 1_000_000)
+        answer = read_all(connection)
+    assert not answer or status_of(answer) == 431
+
+
+def test_pipelined_requests_behind_a_body_are_not_taken_for_trailers(server: CountingServer) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
+        following = get("/b", f"X-Long: {'a' * 9_000}", close=False)
+        connection.sendall(b"x" + following * 3 + post("/c", b"5\r\n", "Transfer-Encoding: chunked"))
+        connection.sendall(b"hello\r\n0\r\n\r\n")
+        assert read_all(connection).count(b"HTTP/1.1 200") == 5
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from issuer.http.app import OPERATIONS
+from issuer.http.auth import MISSING_KEY, Access
 from issuer.http.campaigns.connect_service import METHOD_PATHS
 from issuer.http.openapi.document import document
-from issuer.http.operations import MISSING_KEY, Access
 from issuer.settings import Settings
 from tests.support.api import REDEEM, Api, problem, running_app
 from tests.support.recording import drain

@@ -11,7 +11,7 @@ import pytest
 import issuer
 from issuer.contract.outcomes import COUPON_HTTP, HTTP, Outcome
 from issuer.http.problems.problem import TITLES, ProblemError, outcome_problem, problem_body, status_problem
-from issuer.http.redeem.answers import limit_problem
+from issuer.http.wire import limit_problem
 
 PACKAGE = Path(issuer.__file__).parent
 

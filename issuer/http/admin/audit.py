@@ -7,8 +7,9 @@ from typing import Any
 from starlette.responses import Response
 
 from issuer.access.audit import AuditEntry, list_entries
+from issuer.http.auth import Access
 from issuer.http.fields import page_answer, page_query
-from issuer.http.operations import Access, Operation, RequestContext
+from issuer.http.operations import Operation, RequestContext
 from issuer.instants import show_instant
 
 

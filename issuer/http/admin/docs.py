@@ -8,8 +8,9 @@ from importlib.resources import files
 import orjson
 from starlette.responses import Response
 
+from issuer.http.auth import Access
 from issuer.http.openapi.document import document
-from issuer.http.operations import Access, Operation, RequestContext
+from issuer.http.operations import Operation, RequestContext
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 

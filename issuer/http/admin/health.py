@@ -6,10 +6,11 @@ from typing import Any
 
 from starlette.responses import Response
 
+from issuer.http.auth import Access
 from issuer.http.fields import answer
 from issuer.http.metrics.exposition import CONTENT_TYPE, render
 from issuer.http.metrics.store_metrics import StoreMetrics
-from issuer.http.operations import Access, Operation, RequestContext
+from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError
 from issuer.instants import show_instant
 

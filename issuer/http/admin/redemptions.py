@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from issuer.http.auth import Access
 from issuer.http.fields import answer, known_query, page_answer, page_query, path_id
-from issuer.http.operations import Access, Operation, RequestContext
+from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError
 from issuer.instants import show_instant
 from issuer.ledger.erasure import erase_customer

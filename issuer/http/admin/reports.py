@@ -15,8 +15,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from issuer.batches.store import find_batch
+from issuer.http.auth import BOUND_KEY
 from issuer.http.fields import instant_field, known_query, query_id
-from issuer.http.operations import BOUND_KEY, Handler, Operation, RequestContext
+from issuer.http.operations import Handler, Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.names import name_problem
 from issuer.reports.formats import MEDIA_TYPES, CsvEncoder, Encoder, Format, NdjsonEncoder, encoded

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from issuer.batches.rules import Rules, RulesError, parse_rules_text
 from issuer.batches.store import Batch, BatchChanges, change_batch, create_batch
-from issuer.http.edge.protocol import UPLOAD_PATH
+from issuer.http.edge.limits import UPLOAD_PATH
 from issuer.http.fields import answer, bad_rules, known_query
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid

@@ -1,7 +1,7 @@
-"""What IssueCoupon answers, and how failures of a call are told as the Connect protocol has them.
+"""What IssueCoupon answers, and how the Connect protocol represents a failed call.
 
 connectrpc.com/docs/protocol, "Error codes": a failed unary call is answered with an HTTP status and a JSON object with
-`code` and `message`, whatever the codec of the call was.
+`code` and `message`, whatever the codec of the call.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from connectrpc.code import Code
 from issuer.contract.outcomes import HTTP, Outcome
 from issuer.engine.calls import Answer
 from issuer.http.problems.problem import ProblemError, outcome_problem
-from issuer.http.redeem.answers import Head, Wire, make_head
 from issuer.http.rpc.coupon.coupon_pb2 import IssueCouponResponse
+from issuer.http.wire import Head, Wire, make_head
 
 STATUS: Final = {
     Code.INVALID_ARGUMENT: 400,
@@ -30,7 +30,7 @@ STATUS: Final = {
     Code.UNAVAILABLE: 503,
     Code.DEADLINE_EXCEEDED: 504,
 }
-"""The codes that are used here, with their HTTP statuses."""
+"""The codes that this service uses, with their HTTP statuses."""
 
 _CODE_OF_STATUS: Final = {
     400: Code.INVALID_ARGUMENT,
@@ -45,7 +45,7 @@ _CODE_OF_STATUS: Final = {
 }
 
 _HEADERS: Final = ("retry-after", "www-authenticate", "ratelimit", "ratelimit-policy")
-"""Headers of a problem that a failed call keeps."""
+"""Headers of a problem that the answer to a failed call has as well."""
 
 REFUSED: Final = {
     Outcome.SOLD_OUT: "sold out",
@@ -53,13 +53,13 @@ REFUSED: Final = {
     Outcome.PAUSED: "paused",
     Outcome.ENDED: "ended",
 }
-"""What a campaign refuses is a good answer with this as its `error`."""
+"""A campaign's refusal is a successful call with this text as `error`."""
 NOT_FOUND: Final = "not found"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A call that failed. `headers` have names in lower case."""
+    """A failed call. `headers` have names in lower case."""
 
     code: Code
     message: str
@@ -67,7 +67,7 @@ class Failure:
 
     @classmethod
     def of(cls, problem: ProblemError) -> Failure:
-        """The same as a problem; what is no failure of the request's form is one of the state that things are in."""
+        """Return the failure that a problem stands for. A status without a code of its own is FAILED_PRECONDITION."""
         code = _CODE_OF_STATUS.get(problem.status, Code.FAILED_PRECONDITION)
         kept = [(name.lower(), value) for name, value in problem.headers.items()]
         return cls(code, problem.error, tuple(header for header in kept if header[0] in _HEADERS))
@@ -75,7 +75,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class IssueResult:
-    """The answer of a campaign: a code, or why there is none."""
+    """The answer of a campaign: a code, or the reason why there is none."""
 
     code: str = ""
     error: str = ""
@@ -91,17 +91,17 @@ class IssueResult:
 UNKNOWN: Final = IssueResult(error=NOT_FOUND)
 CRASHED: Final = Failure(Code.INTERNAL, "internal error")
 TIMED_OUT: Final = Failure(Code.DEADLINE_EXCEEDED, "Request timed out")
-NOT_READY: Final = Failure.of(outcome_problem(Outcome.NOT_READY))
+_NOT_READY: Final = Failure.of(outcome_problem(Outcome.NOT_READY))
 _REFUSALS: Final = {outcome: IssueResult(error=error) for outcome, error in REFUSED.items()}
 _FAILURES: Final = {
-    # A campaign that is known and not in Redis is on its way there.
+    # The process knows the campaign, so the worker is about to bring it to Redis.
     **{outcome: Failure.of(outcome_problem(outcome)) for outcome in HTTP if outcome not in REFUSED},
-    Outcome.UNKNOWN_BATCH: NOT_READY,
+    Outcome.UNKNOWN_BATCH: _NOT_READY,
 }
 
 
 def issue_result_of(answer: Answer) -> IssueResult | Failure:
-    """What an answer of the engine is to whoever asked for a coupon."""
+    """Return what a campaign answers when the engine has answered."""
     outcome = answer.outcome
     if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
         return IssueResult(answer.code, replayed=outcome is Outcome.REPLAYED)
@@ -118,14 +118,14 @@ def _coupon_head(length: int, json: bool, replayed: bool) -> Head:
 
 
 def coupon_wire(coupon: IssueResult, *, json: bool) -> Wire:
-    """A whole answer of a campaign, in the codec of the call."""
+    """Return a whole answer of a campaign in the codec of the call."""
     body = coupon.to_json() if json else coupon.to_message().SerializeToString()
     return Wire(_coupon_head(len(body), json, coupon.replayed), body)
 
 
 @lru_cache(maxsize=64)
 def failure_wire(failure: Failure) -> Wire:
-    """A whole answer to a call that failed."""
+    """Return the whole answer to a failed call."""
     body = orjson.dumps({"code": failure.code.value, "message": failure.message})
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(name.encode(), value.encode()) for name, value in failure.headers]
@@ -133,7 +133,7 @@ def failure_wire(failure: Failure) -> Wire:
 
 
 UNKNOWN_WIRES: Final = (coupon_wire(UNKNOWN, json=False), coupon_wire(UNKNOWN, json=True))
-"""By whether the codec is JSON, as the next."""
+"""Indexed by whether the codec is JSON, as the next one."""
 _WIRES: Final = {
     **{o: (coupon_wire(c, json=False), coupon_wire(c, json=True)) for o, c in _REFUSALS.items()},
     **{o: (failure_wire(f), failure_wire(f)) for o, f in _FAILURES.items()},
@@ -141,7 +141,7 @@ _WIRES: Final = {
 
 
 def answer_wire(answer: Answer, json: bool) -> Wire:
-    """The whole answer to a call that the engine has answered."""
+    """Return the whole answer to a call when the engine has answered."""
     outcome = answer.outcome
     replayed = outcome is Outcome.REPLAYED
     if outcome is not Outcome.GRANTED and not replayed:

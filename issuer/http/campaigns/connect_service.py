@@ -1,16 +1,17 @@
 """The coupon service, for Connect and gRPC-Web clients: POST /coupon.CouponService/<Method>.
 
-The Connect project's library speaks the protocols; this module says what the methods do and keeps from the library what
-it does not bound by itself. Ordinary calls of IssueCoupon do not come here: see `issue_coupon`.
+The Connect project's library implements the protocols. This module implements the methods, and keeps from the library
+what it does not bound by itself. Ordinary calls of IssueCoupon do not arrive here: see `issue`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from issuer.access.audit import AUTH_OFF_ACTOR
 from issuer.campaigns.campaign import DEFAULT_CLIENT, Campaign, CampaignNotFoundError, InvalidCampaignError
 from issuer.campaigns.issued import find_last_issued, read_issued_codes
 from issuer.campaigns.store import NewCampaign, create_campaign, find_campaign
+from issuer.http.auth import MISSING_KEY, WRONG_SCOPE, find_key, missing_key
 from issuer.http.campaigns.answers import CRASHED, Failure
 from issuer.http.campaigns.codecs import (
     BinaryCodec,
@@ -37,11 +39,12 @@ from issuer.http.campaigns.codecs import (
     joined,
     timestamp_of,
 )
-from issuer.http.campaigns.policy import FORBIDDEN, UNAUTHENTICATED, IssuePolicy
-from issuer.http.edge.exchange import Headers
+from issuer.http.campaigns.policy import IssuePolicy
+from issuer.http.edge.header_fields import HeaderFields, Headers, header_fields
 from issuer.http.fields import is_uuid
+from issuer.http.idempotency import read_idempotency_key
 from issuer.http.problems.failures import problem_of
-from issuer.http.problems.problem import ProblemError, invalid, not_ready
+from issuer.http.problems.problem import ProblemError, not_ready
 from issuer.http.rpc.coupon.coupon_connect import CouponServiceASGIApplication
 from issuer.http.rpc.coupon.coupon_pb2 import (
     CreateCampaignRequest,
@@ -52,19 +55,21 @@ from issuer.http.rpc.coupon.coupon_pb2 import (
     IssueCouponResponse,
 )
 from issuer.http.services import Services
-from issuer.settings import Auth, Settings
+from issuer.settings import Settings
 
 log = structlog.get_logger()
 
+UNAUTHENTICATED: Final = Failure.of(MISSING_KEY)
+FORBIDDEN: Final = Failure.of(WRONG_SCOPE)
 METHOD_PATHS: Final = tuple(
     f"/coupon.CouponService/{method}" for method in ("CreateCampaign", "GetCampaign", "IssueCoupon")
 )
 MAX_ISSUED: Final = 1_000_000
-"""Codes that one answer of GetCampaign lists at most. What is more comes in pages from the REST twin."""
+"""Codes that one answer of GetCampaign lists at most. The REST route lists more of them in pages."""
 MAX_LISTS: Final = 2
 MAX_WAITING_LISTS: Final = 16
 CHUNK_BYTES: Final = 262_144
-"""Bytes of an answer that are sent at a time, so that a slow reader is told from one that has gone."""
+"""Bytes of an answer that are sent at a time: the write time-out is for each of them, not for the whole answer."""
 _NOT_SHOWN: Final = (b"accept-encoding", b"connect-accept-encoding", b"grpc-accept-encoding")
 _GRPC: Final = re.compile(rb"application/grpc(\+|;|\s*$)", re.IGNORECASE)
 GRPC_OVER_HTTP_1: Final = ProblemError(
@@ -75,25 +80,62 @@ GRPC_OVER_HTTP_1: Final = ProblemError(
 )
 
 
-_SENDER: Final[ContextVar[tuple[str | None, Headers]]] = ContextVar("sender")
-"""Address and headers of the call that is being answered: the library does not pass them on."""
+@dataclass(slots=True)
+class AdmittedCall:
+    """One call on its way through the library. `services` and `key` are set when it is admitted."""
+
+    peer: str | None
+    headers: Headers
+    fields: HeaderFields
+    services: Services | None = None
+    key: ApiKey | None = None
+
+    @property
+    def admitted(self) -> tuple[Services, ApiKey | None]:
+        assert self.services is not None
+        return self.services, self.key
+
+
+_CALL: Final[ContextVar[AdmittedCall]] = ContextVar("call")
+"""The call that is being served: the library passes neither address nor headers on as they were."""
+
+
+class Admission:
+    """Admits calls before the library reads their bodies: rate limits, then credentials, as on every other route."""
+
+    def __init__(self, service: CouponServiceApp) -> None:
+        self._service = service
+
+    async def on_start(self, ctx: RequestContext[Any, Any]) -> None:
+        with _failures_answered(ctx):
+            call, services = _CALL.get(), self._service.services
+            if services is None:
+                raise not_ready()
+            call.services, call.key = services, find_key(services, call.fields)
+            await services.limits.admit(call.key, services.limits.address_of(call.peer, call.headers))
+            if call.key is None and b"authorization" in call.fields:
+                refusal = missing_key(services, call.fields)
+                if refusal is not None:
+                    raise CallFailedError(Failure.of(refusal))
+
+    async def on_end(self, token: None, ctx: RequestContext[Any, Any], error: Exception | None, /) -> None:
+        return
 
 
 class CouponMethods:
-    """What the methods do. One for all calls of a process."""
+    """The methods. One instance serves all calls of a process."""
 
-    def __init__(self, desk: IssuePolicy, settings: Settings) -> None:
-        self._desk = desk
-        self._auth = settings.auth is Auth.ON
+    def __init__(self, policy: IssuePolicy) -> None:
+        self._policy = policy
         self._lists = asyncio.Semaphore(MAX_LISTS)
         self._lists_waiting = 0
 
     async def create_campaign(
         self, request: CreateCampaignRequest, ctx: RequestContext[CreateCampaignRequest, CreateCampaignResponse]
     ) -> CreateCampaignResponse:
-        with _told(ctx):
-            services, key = await self._admit(ctx)
-            if self._auth and (key is None or KeyScope.ADMIN not in key.scopes):
+        with _failures_answered(ctx):
+            services, key = _CALL.get().admitted
+            if services.checks_keys and (key is None or KeyScope.ADMIN not in key.scopes):
                 raise CallFailedError(UNAUTHENTICATED if key is None else FORBIDDEN)
             if not request.HasField("start_time"):
                 raise InvalidCampaignError("start_time is missing")
@@ -111,8 +153,8 @@ class CouponMethods:
     async def get_campaign(
         self, request: GetCampaignRequest, ctx: RequestContext[GetCampaignRequest, GetCampaignResponse]
     ) -> GetCampaignResponse:
-        with _told(ctx):
-            services, key = await self._admit(ctx)
+        with _failures_answered(ctx):
+            services, key = _CALL.get().admitted
             campaign = await self._find(services, key, request.campaign_id)
             head = GetCampaignResponse(
                 campaign_id=str(campaign.id),
@@ -120,50 +162,34 @@ class CouponMethods:
                 total=campaign.total,
                 start_time=timestamp_of(campaign.starts_at),
             )
-            if self._auth and (key is None or not _sees_codes(key, campaign)):
+            if services.checks_keys and (key is None or not _sees_codes(key, campaign)):
                 return head
             return await self._with_codes(services, campaign, head, json=_is_json(ctx))  # type: ignore[return-value]
 
     async def issue_coupon(
         self, request: IssueCouponRequest, ctx: RequestContext[IssueCouponRequest, IssueCouponResponse]
     ) -> IssueCouponResponse:
-        with _told(ctx):
-            await self._enter(ctx)
-            keys = [key.encode() for key in ctx.request_headers.getall("idempotency-key")]
-            said = await self._desk.issue(_authorization(ctx), keys, request.campaign_id)
-            if isinstance(said, Failure):
-                raise CallFailedError(said)
-            if said.replayed:
+        with _failures_answered(ctx):
+            call = _CALL.get()
+            services, key = call.admitted
+            idempotency_key = read_idempotency_key(call.fields)
+            result = await self._policy.issue(services, key, idempotency_key, request.campaign_id)
+            if isinstance(result, Failure):
+                raise CallFailedError(result)
+            if result.replayed:
                 ctx.response_headers["idempotency-replayed"] = "true"
-            return said.to_message()
-
-    async def _enter(self, ctx: RequestContext[Any, Any]) -> tuple[Services, ApiKey | Failure | None]:
-        """Within the rate limits, whatever the key is good for."""
-        services = self._desk.services
-        if services is None:
-            raise not_ready()
-        key = self._desk.caller(services, _authorization(ctx))
-        peer, headers = _SENDER.get()
-        address = services.limits.address_of(peer, headers)
-        await services.limits.admit(None if isinstance(key, Failure) else key, address)
-        return services, key
-
-    async def _admit(self, ctx: RequestContext[Any, Any]) -> tuple[Services, ApiKey | None]:
-        services, key = await self._enter(ctx)
-        if isinstance(key, Failure):
-            raise CallFailedError(key)
-        return services, key
+            return result.to_message()
 
     async def _find(self, services: Services, key: ApiKey | None, campaign_id: str) -> Campaign:
-        """Whoever may ask for a coupon of a campaign may see it, and so may its administrators."""
+        """Return a campaign to a caller that may ask it for a code or administers it. Raises CallFailedError."""
         not_found = ConnectError(Code.NOT_FOUND, "no campaign found")
         if not is_uuid(campaign_id):
-            raise CallFailedError(UNAUTHENTICATED) if self._auth and key is None else not_found
+            raise CallFailedError(UNAUTHENTICATED) if services.checks_keys and key is None else not_found
         try:
             campaign = await find_campaign(services.stores.postgres, UUID(campaign_id))
         except CampaignNotFoundError:
-            raise CallFailedError(UNAUTHENTICATED) if self._auth and key is None else not_found from None
-        if campaign.public or not self._auth:
+            raise CallFailedError(UNAUTHENTICATED) if services.checks_keys and key is None else not_found from None
+        if campaign.public or not services.checks_keys:
             return campaign
         if key is None:
             raise CallFailedError(UNAUTHENTICATED)
@@ -176,7 +202,7 @@ class CouponMethods:
     async def _with_codes(
         self, services: Services, campaign: Campaign, head: GetCampaignResponse, *, json: bool
     ) -> EncodedMessage:
-        """The answer with the codes, read and encoded in pieces, between which others get their turn."""
+        """Return the answer with the codes, read and encoded in pieces: other requests are served between them."""
         if self._lists_waiting >= MAX_WAITING_LISTS:
             raise ConnectError(Code.UNAVAILABLE, "too many campaigns are asked for their codes")
         self._lists_waiting += 1
@@ -202,13 +228,8 @@ def _sees_codes(key: ApiKey, campaign: Campaign) -> bool:
 
 
 def _is_json(ctx: RequestContext[Any, Any]) -> bool:
-    """Whether the codec of the call is JSON; the library has refused what it does not know."""
+    """Whether the codec of the call is JSON; the library has refused any that it does not know."""
     return ctx.request_headers["content-type"].partition(";")[0].strip().lower().endswith("json")
-
-
-def _authorization(ctx: RequestContext[Any, Any]) -> bytes | None:
-    value = ctx.request_headers.get("authorization")
-    return None if value is None else value.encode()
 
 
 class CallFailedError(Exception):
@@ -220,8 +241,8 @@ class CallFailedError(Exception):
 
 
 @contextmanager
-def _told(ctx: RequestContext[Any, Any]) -> Iterator[None]:
-    """Turns what is raised into what the library tells the caller: nothing that is not foreseen is told."""
+def _failures_answered(ctx: RequestContext[Any, Any]) -> Iterator[None]:
+    """Turn exceptions into what the library answers. An unforeseen one is logged and reveals nothing to the caller."""
     try:
         yield
     except ConnectError:
@@ -241,29 +262,34 @@ def _told(ctx: RequestContext[Any, Any]) -> Iterator[None]:
 
 
 class CouponServiceApp:
-    """The ASGI application: the library's, within bounds."""
+    """The ASGI application: the library's, within bounds. Until the lifespan has set `services`, calls are a 503."""
 
-    def __init__(self, desk: IssuePolicy, settings: Settings) -> None:
+    def __init__(self, policy: IssuePolicy, settings: Settings) -> None:
+        self.services: Services | None = None
         self._app = CouponServiceASGIApplication(
-            CouponMethods(desk, settings),
+            CouponMethods(policy),
+            interceptors=(Admission(self),),
             read_max_bytes=settings.max_body_bytes,
             codecs=(BinaryCodec(), JsonCodec()),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = allowed_headers(scope["headers"], trailers="http.response.trailers" in scope.get("extensions", {}))
-        _SENDER.set((scope["client"][0] if scope.get("client") else None, scope["headers"]))
+        headers: Headers = scope["headers"]
+        allowed = allowed_headers(headers, trailers="http.response.trailers" in scope.get("extensions", {}))
+        _CALL.set(AdmittedCall(scope["client"][0] if scope.get("client") else None, headers, header_fields(headers)))
         try:
-            await self._app({**scope, "headers": headers}, receive, in_pieces(send))
+            await self._app({**scope, "headers": allowed}, receive, in_pieces(send))
         except Exception:
-            # The caller has been told, or has gone.
+            # The caller has its answer, or has closed the connection.
             log.exception("a call of the coupon service failed", path=scope["path"])
 
 
-def allowed_headers(headers: Iterable[tuple[bytes, bytes]], *, trailers: bool) -> list[tuple[bytes, bytes]]:
-    """What the library is shown of the headers. `trailers`: the server can send them. Raises ProblemError.
+def allowed_headers(headers: Headers, *, trailers: bool) -> list[tuple[bytes, bytes]]:
+    """Return the headers that the library gets. Raises ProblemError (415) for gRPC where the server sends no trailers.
 
-    Not what the caller would accept compressed: to compress a long list of codes would hold the process.
+    Left out is which compression the caller accepts: to compress a long list of codes would block the event loop. The
+    library decodes every value as UTF-8. One that is not UTF-8 is passed on as Latin-1 text, so that a header that no
+    method reads has no effect, as on the fast path. Credentials and Idempotency-Key are read from the original headers.
     """
     allowed = []
     for name, value in headers:
@@ -273,14 +299,14 @@ def allowed_headers(headers: Iterable[tuple[bytes, bytes]], *, trailers: bool) -
             raise GRPC_OVER_HTTP_1
         try:
             value.decode()
-        except UnicodeDecodeError as error:
-            raise invalid(f"the header {name.decode('latin-1')!a} is not UTF-8") from error
+        except UnicodeDecodeError:
+            value = value.decode("latin-1").encode()
         allowed.append((name, value))
     return allowed
 
 
 def in_pieces(send: Send) -> Send:
-    """`send`, but that a large body goes out piece by piece: so a slow reader is told from one that has gone."""
+    """Return a `send` that sends a large body in pieces, so that a slow reader is not taken for one that has left."""
 
     async def send_some(message: AsgiMessage) -> None:
         body, at = message.get("body", b""), 0

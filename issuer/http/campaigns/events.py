@@ -12,9 +12,10 @@ from starlette.responses import Response, StreamingResponse
 from issuer.campaigns.campaign import Campaign, CampaignNotFoundError
 from issuer.campaigns.feeds import FeedUpdate
 from issuer.campaigns.store import find_campaign
+from issuer.http.auth import Access, admit
 from issuer.http.campaigns.routes import PATH
 from issuer.http.fields import known_query, path_id
-from issuer.http.operations import Access, Operation, RequestContext, admit
+from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError
 from issuer.http.services import Services
 from issuer.instants import from_ms, show_instant

@@ -15,9 +15,10 @@ from starlette.responses import Response
 
 from issuer.campaigns.counters import read_available_counters
 from issuer.campaigns.feeds import FeedUpdate
+from issuer.http.auth import Access
 from issuer.http.campaigns.events import show_tick, visible_campaign
 from issuer.http.fields import known_query
-from issuer.http.operations import Access, Operation, RequestContext
+from issuer.http.operations import Operation, RequestContext
 
 PATH: Final = "/c/{campaign_id}"
 

@@ -21,6 +21,7 @@ from issuer.campaigns.store import (
     list_campaigns,
 )
 from issuer.generating.code_format import CodeFormat
+from issuer.http.auth import BOUND_KEY, Caller
 from issuer.http.fields import (
     answer,
     flag_field,
@@ -32,7 +33,7 @@ from issuer.http.fields import (
     page_query,
     path_id,
 )
-from issuer.http.operations import BOUND_KEY, Caller, Operation, RequestContext
+from issuer.http.operations import Operation, RequestContext
 from issuer.instants import show_instant
 
 PATH = "/api/v1/campaigns"

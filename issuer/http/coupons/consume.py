@@ -1,7 +1,7 @@
-"""/coupon/consume/: use a coupon, ask whether it could be used, give a use back.
+"""/coupon/consume/: look at a coupon, use one by a multipart form, reverse a use.
 
-A use is asked of the engine as a redemption is, and whole small requests come straight from the protocol in the same
-way (`consume_fast_path`). Where the key is bound to a client, or the request names one, nothing but Redis is asked.
+A use is submitted to the engine as a redemption is; `consume_route` serves all forms of it but multipart. Where the key
+is bound to a client, or the request names one, only Redis is asked.
 """
 
 from __future__ import annotations
@@ -14,55 +14,53 @@ from starlette.responses import Response
 
 from issuer.coupons.reversal import reverse_use
 from issuer.engine.calls import Answer
+from issuer.http.auth import Access
 from issuer.http.coupons.consume_answers import is_failed_lookup, look_answer, use_wire
-from issuer.http.coupons.consume_fast_path import COUNTED
-from issuer.http.coupons.consume_request import FIELDS, find_client, read_consume_request, read_idempotency_key, submit
+from issuer.http.coupons.consume_request import FIELDS, find_client, read_consume_request, submit
+from issuer.http.coupons.consume_route import CONSUME_PATH, COUNTED
 from issuer.http.coupons.fields import read_fields
-from issuer.http.edge.exchange import read_credentials
+from issuer.http.edge.header_fields import header_fields
 from issuer.http.fields import answer, known_query
+from issuer.http.idempotency import read_idempotency_key
 from issuer.http.limiting.failed_lookups import is_public
 from issuer.http.metrics.exposition import INVALID
-from issuer.http.operations import Access, Operation, RequestContext
+from issuer.http.operations import Operation, RequestContext
 from issuer.instants import show_instant
 
-CONSUME_PATH: Final = "/coupon/consume/"
 REVERSAL_WAIT_S: Final = 5.0
 """How long a reversal waits for its consumption to reach the ledger."""
 
 
-async def _ask(call: RequestContext, *, look: bool) -> Answer:
-    asked = read_consume_request(await read_fields(call.request, FIELDS))
-    key = None
-    if not look:
-        _, last_key, keys_given = read_credentials(call.request.headers.raw)
-        key = read_idempotency_key(last_key, keys_given)
-    caller = call.caller
-    with call.services.lookup_limits.attempt(caller.key, caller.address, asked.customer) as attempt:
-        client_id = await find_client(call.services, asked, caller.client_id)
+async def _ask(context: RequestContext, *, look: bool) -> Answer:
+    key = None if look else read_idempotency_key(header_fields(context.request.headers.raw))
+    request = read_consume_request(await read_fields(context.request, FIELDS))
+    caller, services = context.caller, context.services
+    with services.lookup_limits.attempt(caller.key, caller.address, request.customer) as attempt:
+        client_id = await find_client(services, request, caller.client_id)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        submit(call.services, future, asked, client_id, caller.api_key_id, key, look=look)
+        submit(services, future, request, client_id, caller.api_key_id, key, look=look)
         given = await future
         if is_failed_lookup(given.outcome, public=is_public(caller.key)):
             await attempt.missed()
         return given
 
 
-async def get_consume(call: RequestContext) -> Response:
-    """Changes nothing."""
-    return answer(look_answer(await _ask(call, look=True), public=is_public(call.caller.key)))
+async def get_consume(context: RequestContext) -> Response:
+    """Answer whether the coupon could be used. Changes nothing."""
+    return answer(look_answer(await _ask(context, look=True), public=is_public(context.caller.key)))
 
 
-async def post_consume(call: RequestContext) -> Response:
-    """What does not go the short way: chunked and large bodies, multipart forms, HTTP/1.0."""
+async def post_consume(context: RequestContext) -> Response:
+    """Use a coupon by a multipart form."""
     started = time.perf_counter()
     outcome: str = INVALID
     try:
-        given = await _ask(call, look=False)
+        given = await _ask(context, look=False)
         outcome = given.outcome
-        wire = use_wire(given, public=is_public(call.caller.key))
+        wire = use_wire(given, public=is_public(context.caller.key))
     finally:
-        call.services.tally.count(COUNTED[outcome], time.perf_counter() - started)
-    headers = {name.decode(): value.decode() for name, value in wire.head.start["headers"]}
+        context.services.tally.count(COUNTED[outcome], time.perf_counter() - started)
+    headers = {name.decode(): value.decode() for name, value in wire.head.headers}
     return Response(wire.body, wire.head.status, headers)
 
 

@@ -11,37 +11,38 @@ from issuer.coupons.uses import read_look, read_use
 from issuer.engine.calls import Answer
 from issuer.http.limiting.failed_lookups import NOT_VALID
 from issuer.http.problems.problem import outcome_problem
-from issuer.http.redeem.answers import Wire, granted_head, limit_problem, to_wire
+from issuer.http.wire import Wire, granted_head, limit_problem, to_wire
 from issuer.instants import from_ms, show_instant
 
 HIDDEN: Final = frozenset({Outcome.UNKNOWN_BATCH, Outcome.ENDED, Outcome.PAUSED, Outcome.NOT_STARTED})
-"""What looks the same to public keys, and counts as a miss of theirs; to all others only the first does."""
+"""Outcomes that a public key cannot tell apart, each a failed lookup of it. For other keys only the first one is."""
 _NOT_VALID: Final = to_wire(NOT_VALID)
-COUPON_REFUSALS: Final = {outcome: to_wire(outcome_problem(outcome, COUPON_HTTP)) for outcome in COUPON_HTTP}
+_REFUSALS: Final = {outcome: to_wire(outcome_problem(outcome, COUPON_HTTP)) for outcome in COUPON_HTTP}
+COUPON_NOT_READY: Final = _REFUSALS[Outcome.NOT_READY]
 
 
 def is_failed_lookup(outcome: Outcome, *, public: bool) -> bool:
-    """Whether the code helped nobody who guesses."""
+    """Whether the outcome counts as a failed lookup, so that codes cannot be enumerated."""
     return outcome in HIDDEN if public else outcome is Outcome.UNKNOWN_BATCH
 
 
 def use_wire(answer: Answer, *, public: bool = False) -> Wire:
-    """What is sent for an answer of the engine to a use."""
+    """Return what is sent for an answer of the engine to a use."""
     outcome = answer.outcome
     if public and outcome in HIDDEN:
         return _NOT_VALID
     if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
         consumption_id, terms = read_use(answer.number, answer.use)
-        # The terms are a JSON object with members, as Postgres keeps it.
+        # The terms are a JSON object with at least one member, as Postgres stores it.
         body = b'{"consumed":true,"consumption_id":"%b",%b' % (consumption_id, terms[1:])
         return Wire(granted_head(len(body), outcome), body)
     if answer.retry_at_ms is not None:
         return to_wire(limit_problem(answer.retry_at_ms))
-    return COUPON_REFUSALS[outcome]
+    return _REFUSALS[outcome]
 
 
 def look_answer(answer: Answer, *, public: bool = False) -> dict[str, Any]:
-    """What a look tells where it tells anything: 503s are problems."""
+    """Return the answer to a look at a coupon. Raises ProblemError for what is a 503."""
     if answer.outcome is Outcome.USABLE:
         remaining, terms = read_look(answer.code)
         return {"valid": True, "reason": None, "reason_code": None, "remaining": remaining, **orjson.loads(terms)}
@@ -50,7 +51,7 @@ def look_answer(answer: Answer, *, public: bool = False) -> dict[str, Any]:
     refusal = COUPON_HTTP[answer.outcome]
     if refusal.status == 503:
         raise outcome_problem(answer.outcome, COUPON_HTTP)
-    told: dict[str, Any] = {"valid": False, "reason": refusal.error, "reason_code": refusal.code}
+    shown: dict[str, Any] = {"valid": False, "reason": refusal.error, "reason_code": refusal.code}
     if answer.retry_at_ms is not None:
-        told["retry_at"] = show_instant(from_ms(answer.retry_at_ms))
-    return told
+        shown["retry_at"] = show_instant(from_ms(answer.retry_at_ms))
+    return shown

@@ -1,4 +1,4 @@
-"""What a request to use a coupon asks for, and how the engine is asked for it."""
+"""What a request to use a coupon contains, and how it is submitted to the engine."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from issuer.http.coupons.fields import (
     query_fields,
     text_field,
 )
-from issuer.http.fields import KEY_FORM, UUID_FORM
+from issuer.http.fields import UUID_FORM
 from issuer.http.problems.problem import invalid, outcome_problem
-from issuer.http.redeem.answers import BAD_KEY_MESSAGE
 from issuer.http.services import Services
 from issuer.storage.postgres import unavailable_translated
 
@@ -36,10 +35,10 @@ NO_ORDER: Final = encode_order("")
 _NOT_FOUND: Final = Answer(Outcome.UNKNOWN_BATCH)
 
 
-# Not frozen, for the same reason as Answer.
+# Not frozen: creating a frozen instance takes three times as long, and there is one per request.
 @dataclass(slots=True)
 class ConsumeRequest:
-    """One request to use a coupon, or to look at it. `client_id` None: whoever has such a coupon."""
+    """A request to use a coupon, or to look at one. `client_id` None: the client is looked up by the code."""
 
     code: str
     product: bytes
@@ -49,7 +48,7 @@ class ConsumeRequest:
 
 
 def read_consume_request(values: Fields) -> ConsumeRequest:
-    """Raises ProblemError. What comes again and again is checked once."""
+    """Check the fields. Raises ProblemError. Values that many requests share are checked once."""
     code, client = values.get("code"), values.get("client_id")
     product = text_field(values, "product_id") if "product_id" in values else None
     order = text_field(values, "order_id") if "order_id" in values else None
@@ -63,7 +62,7 @@ def read_consume_request(values: Fields) -> ConsumeRequest:
 
 
 def read_small_request(url: bytes, body: bytes) -> ConsumeRequest:
-    """The same of a whole request that is no multipart form, its fields read in the quickest way."""
+    """Read a request that is no multipart form, from its target and its body. Raises ProblemError."""
     fields = _json_fields(body) if body.startswith(b"{") else body_fields(body)
     return read_consume_request(_query(url, tuple(fields)) | fields)
 
@@ -79,9 +78,9 @@ def _json_fields(body: bytes) -> Fields:
 
 @lru_cache(maxsize=1024)
 def _query(url: bytes, names: tuple[str, ...]) -> Fields:
-    """The fields of a query that has a body with these names behind it. Nobody changes what this returns.
+    """Return the fields of a query of a request whose body has fields with these names. Raises ProblemError.
 
-    Raises ProblemError. The same coupon is asked for again and again, with the same fields.
+    Requests for one coupon repeat the same query with the same fields. The caller must not change the result.
     """
     query = query_fields(url.partition(b"?")[2].decode("ascii", "replace"))
     merged(query, dict.fromkeys(names), FIELDS)
@@ -99,56 +98,55 @@ def _client(text: str) -> UUID | None:
 
 
 def _customer(values: Fields) -> bytes | None:
-    """Hardly ever the same twice, so no UUID is made of it where it is one."""
+    """Return the 16 bytes of the id. It is hardly ever the same twice, so a cache or a UUID object would only cost."""
     text = values.get("customer_id")
     if type(text) is str and UUID_FORM.fullmatch(text) is not None:
         return bytes.fromhex(text.replace("-", ""))
-    # Nothing, or something wrong.
+    # Absent, null or empty; anything else raises.
     assert id_field(values, "customer_id") is None
     return None
 
 
-def read_idempotency_key(last: bytes | None, given: int) -> str | None:
-    """The key of a request that has so many of them. Raises ProblemError."""
-    if last is None:
-        return None
-    if given > 1 or KEY_FORM.fullmatch(last) is None:
-        raise invalid(BAD_KEY_MESSAGE, "invalid_idempotency_key")
-    return last.decode("ascii")
+async def find_client(services: Services, request: ConsumeRequest, bound_to: UUID | None) -> UUID | None:
+    """Return the client whose coupon is meant; None: there is none. Postgres is asked where neither key nor request
+    names one.
 
-
-async def find_client(services: Services, asked: ConsumeRequest, bound_to: UUID | None) -> UUID | None:
-    """The client whose coupon is meant; None: there is none. Postgres is asked only where nobody says.
-
-    Raises ManyClientsError, PostgresUnavailableError, and ProblemError where too many look-ups are under way.
+    Raises ManyClientsError, PostgresUnavailableError, and ProblemError (503) while too many lookups are in progress.
     """
-    if bound_to is not None or asked.client_id is not None:
-        return named_client(asked, bound_to)
+    if bound_to is not None or request.client_id is not None:
+        return named_client(request, bound_to)
     if services.look_ups.locked():
         raise outcome_problem(Outcome.OVERLOADED, COUPON_HTTP)
-    # For a connection of the pool, too, nobody waits longer than for an answer of Redis.
+    # The time-out includes the wait for a connection of the pool: no request waits longer than one that Redis answers.
     async with unavailable_translated(), asyncio.timeout(services.settings.redeem_timeout_ms / 1000), services.look_ups:
         try:
-            return (await find_coupon(services.stores.postgres, asked.code)).client_id
+            return (await find_coupon(services.stores.postgres, request.code)).client_id
         except CouponNotFoundError:
             return None
 
 
-def named_client(asked: ConsumeRequest, bound_to: UUID | None) -> UUID | None:
-    """The client to which the key is bound or whom the request names; None: these are two."""
+def named_client(request: ConsumeRequest, bound_to: UUID | None) -> UUID | None:
+    """Return the client that the key is bound to or that the request names; None: these are two different ones."""
     if bound_to is None:
-        return asked.client_id
-    return bound_to if asked.client_id is None or asked.client_id == bound_to else None
+        return request.client_id
+    return bound_to if request.client_id is None or request.client_id == bound_to else None
 
 
 def submit(
-    services: Services, slot: Slot, asked: ConsumeRequest, client_id: UUID | None, api_key_id: int, key: str | None, *,
+    services: Services,
+    slot: Slot,
+    request: ConsumeRequest,
+    client_id: UUID | None,
+    api_key_id: int,
+    key: str | None,
+    *,
     look: bool = False,
-) -> None:  # fmt: skip
-    """Asks the engine, which puts the answer into `slot`."""
+) -> None:
+    """Submit a use, or a look, to the engine, which puts the answer into `slot`."""
     if client_id is None:
         slot.set_result(_NOT_FOUND)
         return
-    place, product = services.coupons.find(client_id, asked.code), asked.product
-    wish = place.asked(product) if product else place.bare
-    services.engine.submit(slot, place.look if look else place.use, asked.customer, api_key_id, key, wish, asked.order)
+    location, product = services.coupons.find(client_id, request.code), request.product
+    wish = location.wish(product) if product else location.bare_wish
+    pool = location.look if look else location.use
+    services.engine.submit(slot, pool, request.customer, api_key_id, key, wish, request.order)

@@ -12,6 +12,7 @@ from issuer.coupons.coupon import Coupon, CouponExistsError, CouponNotFoundError
 from issuer.coupons.store import change_coupon, count_numbered_uses, create_coupon, delete_coupon, find_coupon
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_source import FewCodesError, draw_code
+from issuer.http.auth import BOUND_KEY, Access
 from issuer.http.coupons.fields import (
     FORMAT_FIELDS,
     TERMS_FIELDS,
@@ -26,7 +27,7 @@ from issuer.http.coupons.fields import (
     text_field,
 )
 from issuer.http.fields import answer
-from issuer.http.operations import BOUND_KEY, Access, Operation, RequestContext
+from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
 from issuer.instants import show_instant
 

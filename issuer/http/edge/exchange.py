@@ -1,67 +1,83 @@
-"""The short way for whole, small requests of one path: no task, no coroutine, no ASGI messages.
+"""Exchanges: one request and its answer without a task, a coroutine or ASGI messages.
 
-uvicorn makes about twenty objects and a task for every request. A route that answers thousands of times a second
-may give the protocol a class of its own for its exchanges instead. Whatever is out of the ordinary (chunked or large
-bodies, pipelining, HTTP/1.0, Expect, a slow reader) still goes to the same route as to an ASGI application.
+uvicorn creates about twenty objects and a task for every request. A route that answers thousands of requests per second
+gives the protocol a class of its own for its exchanges instead: that is the fast path, for whole, small requests. All
+other requests (chunked or large bodies, pipelining, HTTP/1.0, Expect, a slow reader) take the ASGI path.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-if TYPE_CHECKING:
-    from issuer.http.edge.protocol import GuardedHttpToolsProtocol
-
-Headers = list[tuple[bytes, bytes]]
+from issuer.http.edge.header_fields import HeaderFields, Headers
+from issuer.http.wire import Wire
 
 MAX_FAST_PATH_BODY: Final = 4_096
-"""A body that may come in several pieces, but that is not worth streaming."""
+"""Bytes of a body that may arrive in several pieces, but is not worth streaming."""
 
 
-Credentials = tuple[bytes, bytes | None, int]
-"""Authorization (b'': none), the last Idempotency-Key, and how many of the latter there are."""
+class Connection(Protocol):
+    """What an exchange needs of the connection that its request came from: a socket's protocol, or an ASGI server."""
+
+    @property
+    def url(self) -> bytes:
+        """The request target, as in the request line."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the request, their names in lower case."""
+        ...
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Address and port of the peer; None for a socket without addresses."""
+        ...
+
+    def read_body(self, exchange: Exchange) -> None:
+        """Pass the body to `exchange.receive`, now or later. The exchange asks for it once the request is admitted."""
+        ...
+
+    def respond(self, exchange: Exchange, wire: Wire) -> None:
+        """Send the answer. Raises RuntimeError for a second one."""
+        ...
 
 
-def read_credentials(headers: Iterable[tuple[bytes, bytes]]) -> Credentials:
-    """Header names are in lower case."""
-    authorization, idempotency_key, keys_given = b"", None, 0
-    for name, value in headers:
-        if name == b"authorization":
-            authorization = value
-        elif name == b"idempotency-key":
-            idempotency_key = value
-            keys_given += 1
-    return authorization, idempotency_key, keys_given
-
-
-class _NoEvent(asyncio.Event):
-    """Nobody waits for more of an exchange: it has all it needs when it begins."""
+class _NeverAwaitedEvent(asyncio.Event):
+    """Stands where uvicorn wakes a task that waits for more of a request: an exchange begins with all of it."""
 
     def set(self) -> None:
         return
 
 
-_NO_EVENT: Final = _NoEvent()
+_NEVER_AWAITED: Final = _NeverAwaitedEvent()
 
 
 class Exchange(ABC):
-    """One request and its answer. Stands where uvicorn's protocol has a RequestResponseCycle and has its attributes.
+    """One request and its answer. Takes the place of uvicorn's RequestResponseCycle and has its attributes.
 
-    `begin` is called once, with the whole body, and must not raise; `respond` may be called then or later, once. A
-    client that has gone meanwhile gets nothing: `disconnected` tells.
+    The order of calls is: `begin` once, then `receive` once, unless the request is answered before. Neither may raise.
+    The connection's `respond` may be called in any of them or later, once. `disconnected`: the client closed the
+    connection, so the answer is not sent.
     """
 
-    __slots__ = ("body", "disconnected", "keep_alive", "protocol", "response_complete", "response_started")
+    __slots__ = (
+        "body", "connection", "disconnected", "fields", "headers", "keep_alive", "response_complete",
+        "response_started", "url",
+    )  # fmt: skip
 
-    message_event = _NO_EVENT
+    message_event = _NEVER_AWAITED
 
-    def __init__(self, protocol: GuardedHttpToolsProtocol) -> None:
-        self.protocol = protocol
+    def __init__(self, connection: Connection, fields: HeaderFields) -> None:
+        self.connection = connection
+        # Both belong to the next request of the connection soon.
+        self.url = connection.url
+        self.headers = connection.headers
+        self.fields = fields
         self.body = b""
         self.keep_alive = True
         self.disconnected = False
@@ -69,19 +85,20 @@ class Exchange(ABC):
         self.response_complete = False
 
     @abstractmethod
-    def begin(self, headers: Headers, body: bytes) -> None:
-        """Takes the request. Header names are in lower case."""
+    def begin(self) -> None:
+        """Take the request. Its headers are there; its body follows when the exchange asks for it."""
 
-    def respond(self, status: int, head: bytes, body: bytes) -> None:
-        """Sends the answer in one write. `head`: header lines, each with its end, content-length among them."""
-        if self.response_complete:
-            raise RuntimeError("answered twice")
-        self.response_started = self.response_complete = True
-        protocol = self.protocol
-        transport = protocol.transport
-        if not self.disconnected and not transport.is_closing():
-            close = b"" if self.keep_alive else b"connection: close\r\n"
-            transport.write(b"".join((STATUS_LINE[status], protocol.default_head(), head, close, b"\r\n", body)))
-            if not self.keep_alive:
-                transport.close()
-        protocol.on_response_complete()
+    @abstractmethod
+    def receive(self, body: bytes) -> None:
+        """Take the whole body."""
+
+
+@dataclass(frozen=True, slots=True)
+class FastPath:
+    """How requests of a route take the fast path. `make` returns None for a request that takes the ASGI path.
+
+    With `takes_query`: requests with any query or none, with a body or none. Otherwise: without query, with a body.
+    """
+
+    make: Callable[[Connection, HeaderFields], Exchange | None]
+    takes_query: bool = False

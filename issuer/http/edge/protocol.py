@@ -1,16 +1,18 @@
-"""The guard at the socket: bounds on what a client may send and how long it may take, before a route sees it.
+"""The guard at the socket: bounds on what a client may send and how long it may take, before a route sees the request.
 
-uvicorn with httptools bounds neither the head nor the body of a request nor the time in which they arrive.
-This subclass of its protocol does, so that the process needs no proxy in front of it. Per request it costs a
-few comparisons: there are no timers per connection, one sweep a second looks at all deadlines.
+uvicorn with httptools bounds neither the head nor the body of a request, nor the time in which they arrive. This
+subclass of its protocol does, so that the process needs no proxy in front of it. The cost is a few comparisons per
+request: no connection has a timer, one sweep per second looks at all deadlines.
+
+The guard answers before anything else is known of a request: 400 for what is not HTTP, 408, 413 for an announced body
+that is too large, 431. All other refusals, in the order of docs/http-api.md, are the application's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 import httptools
@@ -18,64 +20,33 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from issuer.http.edge.exchange import MAX_FAST_PATH_BODY, Exchange
-from issuer.http.problems.problem import MEDIA_TYPE, problem_body
-from issuer.settings import Settings
+from issuer.http.edge.exchange import MAX_FAST_PATH_BODY, Exchange, FastPath
+from issuer.http.edge.header_fields import HeaderFields, header_fields
+from issuer.http.edge.limits import (
+    BODY_TOO_LARGE,
+    HEAD_TOO_LARGE,
+    LINGER_S,
+    MALFORMED,
+    MAX_PIPELINED,
+    MIN_BODY_RATE,
+    NO_HOST,
+    TIMED_OUT,
+    TOO_MANY_CONNECTIONS,
+    TRAILERS_TOO_LARGE,
+    EdgeLimits,
+)
+from issuer.http.wire import Wire
 
-UPLOAD_PATH: Final = "/api/v1/codes/upload"
-
-MIN_BODY_RATE: Final = 16_384
-"""Bytes a second that a body must come with on average, after the first `receive_timeout_s`."""
-LINGER_S: Final = 2.0
-"""After a refusal the connection takes what the client still sends, unread, for so long: closing at once
-would reset it and the client might never see the answer."""
-MAX_PIPELINED: Final = 64
 NEVER: Final = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeLimits:
-    """Bounds of one API process. Sizes in bytes."""
-
-    max_head_bytes: int = 16_384
-    max_body_bytes: int = 65_536
-    max_body_bytes_by_path: Mapping[str, int] = field(default_factory=dict)
-    receive_timeout_s: float = 10.0
-    max_connections: int = 20_000
-    write_timeout_s: float = 30.0
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> EdgeLimits:
-        return cls(
-            max_head_bytes=settings.max_header_bytes,
-            max_body_bytes=settings.max_body_bytes,
-            max_body_bytes_by_path={UPLOAD_PATH: settings.max_upload_bytes},
-            receive_timeout_s=settings.receive_timeout_s,
-            max_connections=settings.max_connections,
-        )
-
-
-def _refusal(status: int, error: str, code: str) -> bytes:
-    body = problem_body(status, error, code)
-    head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    return STATUS_LINE[status] + head.encode() + body
-
-
-MALFORMED: Final = _refusal(400, "malformed request", "malformed_request")
-NO_HOST: Final = _refusal(400, "exactly one Host header is needed", "malformed_request")
-TIMED_OUT: Final = _refusal(408, "request timeout", "request_timeout")
-BODY_TOO_LARGE: Final = _refusal(413, "body too large", "body_too_large")
-HEAD_TOO_LARGE: Final = _refusal(431, "request head too large", "head_too_large")
-TOO_MANY_CONNECTIONS: Final = _refusal(503, "too many connections", "too_many_connections")
-
-
 class GuardedHttpToolsProtocol(HttpToolsProtocol):
-    """HttpToolsProtocol within EdgeLimits. Use `guarded_protocol` to make a class with its limits."""
+    """HttpToolsProtocol within EdgeLimits. `guarded_protocol` creates a class with its limits."""
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
-    express: ClassVar[Mapping[bytes, FastPath]] = {}
-    """By path, as it stands in the request line: whose POST requests go the short way."""
-    _head_of: ClassVar[tuple[object, bytes]] = (None, b"")
+    fast_paths: ClassVar[Mapping[bytes, FastPath]] = {}
+    """By path, as in the request line: routes whose POST requests may take the fast path."""
+    _default_head: ClassVar[tuple[object, bytes]] = (None, b"")
 
     def __init__(
         self,
@@ -85,7 +56,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        # When the client must have done its part; NEVER while it is our turn.
+        # When the client must have sent what it owes; NEVER while the server owes an answer.
         self.deadline = NEVER
         self._received_since = 0.0
         self._in_head = True
@@ -94,14 +65,15 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self._has_cycle = False
         self._head_bytes = 0
         self._body_bytes = 0
+        # Of a message whose head is complete: bytes since the last ones of its body, so chunk sizes and trailers.
+        self._trailing_bytes = 0
         self._max_body_bytes = self.limits.max_body_bytes
         self._announced_bytes = 0
         self._hosts = 0
-        # Whether there is an Expect header.
         self._has_expect_header = False
-        # The message that is being received, when it goes the short way.
+        # The message that is being received, when it takes the fast path.
         self._exchange: Exchange | None = None
-        # Nothing more is read from this connection; what comes is thrown away.
+        # After a refusal: nothing more is parsed, what arrives is discarded.
         self._discarding_input = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -114,26 +86,44 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._discarding_input:
             return
-        if self._in_head and self._head_bytes + len(data) > self.limits.max_head_bytes:
+        if not self._in_head:
+            self._feed_body(data)
+        elif self._head_bytes + len(data) > self.limits.max_head_bytes:
             self._feed_slices(data)
-            return
-        self._feed(data)
-        if self._in_head:
-            self._head_bytes += len(data)
+        else:
+            self._feed(data)
+            if self._in_head:
+                self._head_bytes += len(data)
 
     def _feed_slices(self, data: bytes) -> None:
-        """Feeds a large piece in slices, so that the parser never holds more of a head than is allowed."""
+        """Feed a large piece in slices, so that the parser never holds more of a head than is allowed."""
         size = max(1, self.limits.max_head_bytes // 8)
         for at in range(0, len(data), size):
             part = data[at : at + size]
-            self._feed(part)
+            if not self._in_head:
+                self._feed_body(part)
+            else:
+                self._feed(part)
+                if self._in_head:
+                    self._head_bytes += len(part)
+                    if self._head_bytes > self.limits.max_head_bytes:
+                        self._refuse(HEAD_TOO_LARGE)
             if self._discarding_input:
                 return
-            if self._in_head:
-                self._head_bytes += len(part)
-                if self._head_bytes > self.limits.max_head_bytes:
-                    self._refuse(HEAD_TOO_LARGE)
-                    return
+
+    def _feed_body(self, data: bytes) -> None:
+        """Feed what follows a head, and bound the framing of a chunked request: the parser itself collects a trailer
+        of any length until its line ends. A piece with bytes of the body counts as progress.
+        """
+        headers, body_bytes = self.headers, self._body_bytes
+        self._feed(data)
+        # Each message has a list of headers of its own.
+        if self._body_bytes != body_bytes or self.headers is not headers or not self._in_message:
+            self._trailing_bytes = 0
+            return
+        self._trailing_bytes += len(data)
+        if self._trailing_bytes > self.limits.max_head_bytes and not self._discarding_input:
+            self._refuse(TRAILERS_TOO_LARGE)
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -149,7 +139,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
 
     def on_message_begin(self) -> None:
-        # What the inherited method prepares for ASGI is made when it is known that the request goes there.
+        # What the inherited method prepares for ASGI is created once it is known that the request takes that path.
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -158,11 +148,14 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self._in_head = self._in_message = True
         self._has_cycle = self._has_expect_header = False
         self._exchange = None
-        self._head_bytes = self._body_bytes = self._announced_bytes = self._hosts = 0
+        self._head_bytes = self._body_bytes = self._trailing_bytes = self._announced_bytes = self._hosts = 0
         self._received_since = self.loop.time()
         self.deadline = self._received_since + self.limits.receive_timeout_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            self._discard_trailer(name, value)
+            return
         name = name.lower()
         if name == b"host":
             self._hosts += 1
@@ -173,8 +166,16 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self.expect_100_continue = value.lower() == b"100-continue"
         self.headers.append((name, value))
 
+    def _discard_trailer(self, name: bytes, value: bytes) -> None:
+        """Count a trailer and drop it: as a header it would reach checks that were made without it."""
+        self._head_bytes += len(name) + len(value) + len(b": \r\n")
+        if self._head_bytes > self.limits.max_head_bytes and not self._discarding_input:
+            self._refuse(TRAILERS_TOO_LARGE)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        # From here on it counts trailers.
+        self._head_bytes = 0
         if self._discarding_input:
             return
         if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
@@ -186,14 +187,15 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         limits = self.limits
         self._max_body_bytes = limits.max_body_bytes
         if self._announced_bytes > limits.max_body_bytes:
-            path = self.url.partition(b"?")[0].decode("ascii", "replace")
-            self._max_body_bytes = limits.max_body_bytes_by_path.get(path, limits.max_body_bytes)
+            self._max_body_bytes = limits.max_body_bytes_of(self.url)
             if self._announced_bytes > self._max_body_bytes:
                 self._refuse(BODY_TOO_LARGE)
                 return
-        way = self.express.get(self.url) or self.express.get(self.url.partition(b"?")[0])
-        if way is not None and self._may_go(way):
-            self._exchange = way.make(self)
+        path = self.fast_paths.get(self.url) or self.fast_paths.get(self.url.partition(b"?")[0])
+        if path is not None:
+            fields = header_fields(self.headers)
+            if self._is_ordinary(path, fields):
+                self._exchange = path.make(self, fields)
         if self._exchange is not None:
             self.cycle = self._exchange  # type: ignore[assignment]
         else:
@@ -201,11 +203,13 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             super().on_headers_complete()
         self._has_cycle = True
 
-    def _may_go(self, way: FastPath) -> bool:
-        parser = self.parser
+    def _is_ordinary(self, path: FastPath, fields: HeaderFields) -> bool:
+        """Whether the request may take the fast path: whole, small, and the only one that waits on its connection."""
+        parser, announced_bytes = self.parser, self._announced_bytes
         return bool(
-            (self._has_one_part() if way.takes_query else self._announced_bytes and b"?" not in self.url)
-            and self._announced_bytes <= min(MAX_FAST_PATH_BODY, self.limits.max_body_bytes)
+            # Without an announced length there is no body, unless it is chunked.
+            (b"transfer-encoding" not in fields if path.takes_query else announced_bytes and b"?" not in self.url)
+            and announced_bytes <= min(MAX_FAST_PATH_BODY, self.limits.max_body_bytes)
             and not self._has_expect_header
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
@@ -214,14 +218,6 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             and parser.get_http_version() == "1.1"
             and not parser.should_upgrade()
         )
-
-    def _has_one_part(self) -> bool:
-        """Whether there is no body, or one of an announced length and not of several parts."""
-        odd = b"content-type" if self._announced_bytes else b"transfer-encoding"
-        for name, value in self.headers:
-            if name == odd and (not self._announced_bytes or value[:10].lower() == b"multipart/"):
-                return False
-        return True
 
     def _prepare_scope(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -233,25 +229,21 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         if self._discarding_input:
             return
         exchange = self._exchange
-        if exchange is not None:
-            # Never more than was announced, and that was looked at.
-            exchange.body += body
-            self._body_bytes += len(body)
-            return
         self._body_bytes += len(body)
-        if self._body_bytes > self._max_body_bytes and self._body_bytes > self._allowed_unannounced():
-            self._refuse(BODY_TOO_LARGE)
+        if exchange is not None:
+            # Never more than was announced, and that was checked.
+            exchange.body += body
             return
+        if self._body_bytes > self._max_body_bytes:
+            # Only a chunked body arrives here: an announced length was checked before its first byte.
+            self._max_body_bytes = self.limits.max_body_bytes_of(self.url)
+            if self._body_bytes > self._max_body_bytes:
+                self._refuse(BODY_TOO_LARGE)
+                return
         super().on_body(body)
 
-    def _allowed_unannounced(self) -> int:
-        """The limit for a chunked body; announced ones were looked at before the first byte of theirs."""
-        path = self.url.partition(b"?")[0].decode("ascii", "replace")
-        self._max_body_bytes = self.limits.max_body_bytes_by_path.get(path, self.limits.max_body_bytes)
-        return self._max_body_bytes
-
     def on_message_complete(self) -> None:
-        # The next bytes are a head again, whoever sends them.
+        # The next bytes are a head again, even after a refusal.
         self._in_head, self._in_message, self._head_bytes = True, False, 0
         if self._discarding_input:
             return
@@ -259,13 +251,32 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         if exchange is not None:
             self._exchange = None
             self.deadline = NEVER
-            exchange.begin(self.headers, exchange.body)
+            exchange.begin()
             return
         super().on_message_complete()
         self.deadline = self._client_due()
 
+    def read_body(self, exchange: Exchange) -> None:
+        """Pass the body on at once: an exchange of the fast path begins when its request is complete."""
+        exchange.receive(exchange.body)
+
+    def respond(self, exchange: Exchange, wire: Wire) -> None:
+        """Send the answer of an exchange in one write."""
+        if exchange.response_complete:
+            raise RuntimeError("answered twice")
+        exchange.response_started = exchange.response_complete = True
+        transport = self.transport
+        if not exchange.disconnected and not transport.is_closing():
+            head, close = wire.head, b"" if exchange.keep_alive else b"connection: close\r\n"
+            transport.write(
+                b"".join((STATUS_LINE[head.status], self.default_head(), head.lines, close, b"\r\n", wire.body))
+            )
+            if not exchange.keep_alive:
+                transport.close()
+        self.on_response_complete()
+
     def on_response_complete(self) -> None:
-        """As the inherited one, but the keep-alive limit is a deadline for the sweep, not a timer."""
+        """Do what the inherited method does, with the keep-alive time-out as a deadline for the sweep, not a timer."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             self.deadline = self.loop.time() + self.limits.write_timeout_s
@@ -278,15 +289,16 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self.deadline = self.loop.time() + self.timeout_keep_alive
 
     def default_head(self) -> bytes:
-        """The headers of every answer, such as the date. uvicorn makes a new list of them every second."""
+        """Return the header lines of every answer, such as the date. uvicorn replaces their list every second."""
         headers = self.server_state.default_headers
-        kept, head = GuardedHttpToolsProtocol._head_of
+        kept, lines = GuardedHttpToolsProtocol._default_head
         if kept is not headers:
-            head = b"".join(b"%b: %b\r\n" % header for header in headers)
-            GuardedHttpToolsProtocol._head_of = (headers, head)
-        return head
+            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            GuardedHttpToolsProtocol._default_head = (headers, lines)
+        return lines
 
     def _client_due(self) -> float:
+        """Return when the client must have sent what it owes; NEVER if that is nothing."""
         if self._in_message:
             return self._received_since + self.limits.receive_timeout_s + self._body_bytes / MIN_BODY_RATE
         if self.cycle is None or (self.cycle.response_complete and not self.pipeline):
@@ -305,17 +317,19 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self._refuse(MALFORMED)
 
     def _refuse(self, answer: bytes) -> None:
-        """Answers, if an answer can stand here, and ends the connection."""
+        """Send a refusal, if an answer can stand here, and end the connection."""
+        # First: what the parser still calls back for these bytes must change nothing.
         self._discarding_input = True
         cycle = self.cycle
         if cycle is not None and not self._has_cycle and not cycle.response_complete:
-            # Earlier, good requests are being answered: that is the last thing said here.
+            # Earlier, valid requests are being answered. Those answers are the last ones of the connection.
             cycle.keep_alive = False
             self.deadline = NEVER
             return
         if self._has_cycle and self._in_message:
             if cycle.response_started or self.pipeline:
-                # This request has its answer, or its turn to be answered will not come.
+                # This request has its answer already, or an earlier one has not: a refusal here would be taken for
+                # the answer to another request.
                 self.transport.abort()
                 return
             cycle.disconnected = True
@@ -327,15 +341,15 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self.deadline = self.loop.time() + LINGER_S
 
     def enforce_deadline(self, now: float) -> None:
-        """Called by the sweep when the deadline has passed."""
+        """End what the client did not complete in time. The sweep calls this after the deadline."""
         if self.transport.is_closing() or self._discarding_input or self.flow.write_paused:
             self.transport.abort()
         elif not self._in_message:
-            # Idle, or never sent a byte.
+            # Idle, or no byte ever arrived.
             self.transport.close()
             self.deadline = now + self.limits.write_timeout_s
         elif self.flow.read_paused:
-            # We are slower than the client.
+            # The server is slower than the client.
             self.deadline = now + self.limits.receive_timeout_s
         elif not self._in_head and now < self._client_due():
             self.deadline = self._client_due()
@@ -343,22 +357,11 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self._refuse(TIMED_OUT)
 
 
-@dataclass(frozen=True, slots=True)
-class FastPath:
-    """`make` makes the exchange of a request whose headers are there; None: this one goes the long way.
-
-    With `takes_query` for requests with any query or none, with a body or none; otherwise for no query and some body.
-    """
-
-    make: Callable[[GuardedHttpToolsProtocol], Exchange | None]
-    takes_query: bool = False
-
-
 _swept: weakref.WeakSet[ServerState] = weakref.WeakSet()
 
 
 def _sweep(loop: asyncio.AbstractEventLoop, server: ServerState, interval_s: float) -> None:
-    """Looks after the deadlines of a server's connections for as long as it has any."""
+    """Enforce the deadlines of a server's connections for as long as it has any."""
     if server in _swept:
         return
     _swept.add(server)
@@ -377,8 +380,8 @@ def _sweep(loop: asyncio.AbstractEventLoop, server: ServerState, interval_s: flo
 
 
 def guarded_protocol(
-    limits: EdgeLimits, express: Mapping[bytes, FastPath] | None = None
+    limits: EdgeLimits, fast_paths: Mapping[bytes, FastPath] | None = None
 ) -> type[GuardedHttpToolsProtocol]:
-    """A protocol class with these limits, for uvicorn's ``http=``. `express`: what answers which path the short way."""
-    names = {"limits": limits, "express": express or {}}
+    """Return a protocol class with these limits and fast paths, for uvicorn's ``http=``."""
+    names = {"limits": limits, "fast_paths": fast_paths or {}}
     return type("GuardedHttpToolsProtocol", (GuardedHttpToolsProtocol,), names)

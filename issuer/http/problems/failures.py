@@ -8,6 +8,7 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect
 
 from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
+from issuer.campaigns.cache import LookUpsBusyError
 from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
 from issuer.contract.outcomes import COUPON_HTTP, Outcome
 from issuer.coupons.coupon import (
@@ -56,6 +57,7 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     ConsumptionNotFoundError: lambda error: ProblemError(404, str(error), "consumption_not_found"),
     AlreadyReversedError: lambda error: ProblemError(409, str(error), "already_reversed"),
     CampaignNotFoundError: lambda error: ProblemError(404, str(error), "campaign_not_found"),
+    LookUpsBusyError: lambda _: outcome_problem(Outcome.OVERLOADED),
     InvalidCampaignError: lambda error: invalid(str(error), "invalid_campaign"),
     InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
     RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),

@@ -34,6 +34,7 @@ TITLES: Final[dict[str, str]] = {
     "no_batch_name": "The upload has no batch name",
     "missing_csv_columns": "The CSV lacks a column",
     "unauthorized": "A valid API key is required",
+    "multiple_credentials": "The request has more than one Authorization header",
     "scope_missing": "The API key lacks the required scope",
     "bound_key": "The API key is bound to one client",
     "batch_shared": "Other clients have codes in this batch",

@@ -1,0 +1,63 @@
+"""Bounds on what a client may send and how long it may take, and the answers to a client that exceeds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from issuer.http.problems.problem import MEDIA_TYPE, problem_body
+from issuer.settings import Settings
+
+UPLOAD_PATH: Final = "/api/v1/codes/upload"
+
+MIN_BODY_RATE: Final = 16_384
+"""Bytes per second at which a body must arrive on average, after the first `receive_timeout_s`."""
+LINGER_S: Final = 2.0
+"""After a refusal the connection reads and discards what the client still sends, for this long. Closing it at once
+would reset it, and the client might never receive the answer."""
+MAX_PIPELINED: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeLimits:
+    """Bounds of one API process. Sizes in bytes. `max_head_bytes` also bounds the trailers of a chunked request."""
+
+    max_head_bytes: int = 16_384
+    max_body_bytes: int = 65_536
+    max_body_bytes_by_path: Mapping[str, int] = field(default_factory=dict)
+    receive_timeout_s: float = 10.0
+    max_connections: int = 20_000
+    write_timeout_s: float = 30.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> EdgeLimits:
+        return cls(
+            max_head_bytes=settings.max_header_bytes,
+            max_body_bytes=settings.max_body_bytes,
+            max_body_bytes_by_path={UPLOAD_PATH: settings.max_upload_bytes},
+            receive_timeout_s=settings.receive_timeout_s,
+            max_connections=settings.max_connections,
+        )
+
+    def max_body_bytes_of(self, url: bytes) -> int:
+        """Return the largest body that the path of this request target takes."""
+        path = url.partition(b"?")[0].decode("ascii", "replace")
+        return self.max_body_bytes_by_path.get(path, self.max_body_bytes)
+
+
+def _refusal(status: int, error: str, code: str) -> bytes:
+    body = problem_body(status, error, code)
+    head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    return STATUS_LINE[status] + head.encode() + body
+
+
+MALFORMED: Final = _refusal(400, "malformed request", "malformed_request")
+NO_HOST: Final = _refusal(400, "exactly one Host header is needed", "malformed_request")
+TIMED_OUT: Final = _refusal(408, "request timeout", "request_timeout")
+BODY_TOO_LARGE: Final = _refusal(413, "body too large", "body_too_large")
+HEAD_TOO_LARGE: Final = _refusal(431, "request head too large", "head_too_large")
+TRAILERS_TOO_LARGE: Final = _refusal(431, "request trailers too large", "head_too_large")
+TOO_MANY_CONNECTIONS: Final = _refusal(503, "too many connections", "too_many_connections")
