@@ -1,3 +1,3 @@
-"""Hands out unique codes at the speed of Redis, with the bookkeeping of Postgres."""
+"""Issues unique codes at the speed of Redis, with the bookkeeping of Postgres."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Logs to stderr: one JSON object a line, or readable lines when stderr is a terminal. Secrets are masked."""
+"""Logs to stderr: one JSON object per line, or readable lines when stderr is a terminal. Secrets are masked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECRETS: Final = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@|isk_[A-Za-z0-9_-]{8
 
 
 def masked(text: str) -> str:
-    """The text without passwords in URLs and without API keys."""
+    """Return the text with passwords in URLs and API keys masked."""
     return _SECRETS.sub(lambda found: f"{found[1]}:{MASK}@" if found[1] is not None else MASK, text)
 
 
@@ -36,19 +36,19 @@ def _mask(value: Any) -> Any:
 
 
 def mask_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """The last processor before rendering: whatever was logged, no secret is printed."""
+    """Mask the secrets of an event. It is the last processor before rendering, so that it sees everything."""
     masked_event: EventDict = _mask(dict(event))
     return masked_event
 
 
 def configure_logs(level: str, *, name: str = "", terminal: bool | None = None) -> None:
-    """Sets logging up for this process; `name` says which of our programs speaks. Call it once, first."""
+    """Configure the logs of this process, whose `name` is in every line. Call this once, first."""
     terminal = sys.stderr.isatty() if terminal is None else terminal
     number = logging.getLevelNamesMapping()[level.upper()]
 
     def add_name(_logger: Any, _method: str, event: EventDict) -> EventDict:
         if name:
-            event.setdefault("program", name)
+            event.setdefault("process", name)
         return event
 
     shared: list[Processor] = [
@@ -70,13 +70,13 @@ def configure_logs(level: str, *, name: str = "", terminal: bool | None = None) 
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # What libraries log goes the same way.
+    # Log lines of libraries are rendered in the same way.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
 
 
 def warn_of_unknown_variables() -> None:
-    """For programs that run on: what is misspelt in the environment is in the log at their start."""
+    """Log a warning for each misspelt variable. Processes that keep running call this at their start."""
     for line in unknown_variables():
         structlog.get_logger().warning(line)

@@ -1,4 +1,4 @@
-"""IP addresses as limits count them, and the networks of proxies that are believed."""
+"""IP addresses as rate limits count them, and the networks of trusted proxies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final
 Network = IPv4Network | IPv6Network
 
 IPV6_PREFIX: Final = 64
-"""One household, one server: whoever has one address of a /64 has all of them."""
+"""A household or a server has a whole /64, so its addresses count as one."""
 _ALL: Final = ("0.0.0.0/0", "::/0")
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Addresses and networks, comma-separated; `none`, or `*` for all. Raises ValueError that names what is wrong."""
+    """Parse comma-separated addresses and networks, `none`, or `*` for all. Raises ValueError with the bad item."""
     if text.strip() == "none":
         return ()
     items = _ALL if text.strip() == "*" else text.split(",")
@@ -28,7 +28,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """An address, without port, brackets and zone; IPv4 in IPv6 is IPv4. None for what is no address."""
+    """Parse an address; ignore port, brackets and zone. IPv4 inside IPv6 is IPv4. None: it is not an address."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -45,7 +45,7 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
 
 @lru_cache(maxsize=65_536)
 def counted_as(text: str) -> str:
-    """What a limit counts: the IPv4 address, the /64 of an IPv6 address, the text itself if it is neither."""
+    """Return what a limit counts: the IPv4 address, the /64 of an IPv6 address, or the text if it is neither."""
     address = parse_address(text)
     if address is None:
         return text

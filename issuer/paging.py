@@ -1,4 +1,4 @@
-"""Pages of long lists, by keyset: a page costs the same wherever it is, and what is added meanwhile moves nothing."""
+"""Pages of long lists, by keyset: every page costs the same, and added items do not move the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uuid import UUID
 import orjson
 
 MAX_LIMIT: Final = 1_000
-"""Most items of one page."""
+"""Items of one page."""
 
 _MAX_CURSOR: Final = 512
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -24,31 +24,31 @@ Item = TypeVar("Item")
 
 
 class InvalidCursorError(ValueError):
-    """A cursor that no page of this list gave out."""
+    """A cursor that no page of this list has returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Some items of a list and the cursor that continues it; None: this was the end."""
+    """Items of a list, and the cursor of the next page; None: this is the last page."""
 
     items: list[Item]
     next_cursor: str | None
 
     @classmethod
     def of(cls, found: Sequence[Item], limit: int, cursor_after: Callable[[Item], str]) -> Page[Item]:
-        """A page of the first `limit` of the items found, where one more than that was asked for."""
+        """Return a page of the first `limit` items. `found` holds up to one more, which shows that a page follows."""
         items = list(found[:limit])
         return cls(items, cursor_after(items[-1]) if len(found) > limit else None)
 
 
 def encode_cursor(kind: str, position: Sequence[int | UUID | datetime]) -> str:
-    """An opaque cursor: which list, and the sort key of the last item shown."""
+    """Return an opaque cursor: the kind of list, and the sort key of the last item shown."""
     plain = [_plain(part) for part in position]
     return base64.urlsafe_b64encode(orjson.dumps([kind, *plain])).rstrip(b"=").decode()
 
 
 def decode_cursor(kind: str, cursor: str, types: Sequence[type]) -> tuple[Any, ...]:
-    """The sort key inside a cursor of this kind of list. Raises InvalidCursorError on anything else."""
+    """Return the sort key inside a cursor of this kind of list. Raises InvalidCursorError for any other text."""
     try:
         if len(cursor) > _MAX_CURSOR:
             raise ValueError("too long")

@@ -1,4 +1,4 @@
-"""Rate limits as people write them: `100/s`, `6000/m`, `100/s,burst=500`, `off`."""
+"""Rate limits as they are written: `100/s`, `6000/m`, `100/s,burst=500`, `off`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from functools import lru_cache
 from typing import Final
 
 OFF: Final = "off"
-MOST: Final = 1_000_000
+MAX_COUNT: Final = 1_000_000
 _PERIODS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _FORM: Final = re.compile(r"([0-9]{1,7})/([smhd])(?:,burst=([0-9]{1,7}))?", re.ASCII)
 
 
 class InvalidRateLimitError(ValueError):
-    """Not a limit; the message says what one looks like."""
+    """The text is not a rate limit. The message shows the form of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """A token bucket: `count` tokens come every `period_s` seconds, evenly; it holds at most `burst` of them."""
+    """A token bucket: `count` tokens flow in evenly every `period_s` seconds; it holds at most `burst` of them."""
 
     count: int
     period_s: int
@@ -27,13 +27,13 @@ class RateLimit:
 
     @property
     def interval_s(self) -> float:
-        """Time from one token to the next."""
+        """The time between two tokens."""
         return self.period_s / self.count
 
 
 @lru_cache(maxsize=1_024)
 def parse_limit(text: str) -> RateLimit | None:
-    """Return the limit; None for `off`. The burst defaults to the count of a period. Raises InvalidRateLimitError."""
+    """Parse a rate limit; None for `off`. The burst defaults to the count of a period. Raises InvalidRateLimitError."""
     if text == OFF:
         return None
     found = _FORM.fullmatch(text)
@@ -41,6 +41,6 @@ def parse_limit(text: str) -> RateLimit | None:
         raise InvalidRateLimitError("must be like 100/s, 6000/m, 100/s,burst=500 (s, m, h or d), or off")
     count = int(found[1])
     burst = count if found[3] is None else int(found[3])
-    if not 1 <= count <= MOST or not 1 <= burst <= MOST:
-        raise InvalidRateLimitError(f"count and burst of a limit are from 1 to {MOST:,}")
+    if not 1 <= count <= MAX_COUNT or not 1 <= burst <= MAX_COUNT:
+        raise InvalidRateLimitError(f"count and burst of a limit must be from 1 to {MAX_COUNT:,}")
     return RateLimit(count, _PERIODS_S[found[2]], burst)

@@ -1,4 +1,4 @@
-"""All settings, in one validated table. It drives docs/settings.md and the start-up report."""
+"""All settings, in one validated table. docs/settings.md is generated from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Auth(StrEnum):
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used: one line each, none with a value that may be secret."""
+    """Invalid settings: one line each, without their values, which may be secret."""
 
 
 class Settings(BaseSettings):
@@ -38,80 +38,107 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr = Field(
         SecretStr("postgresql://127.0.0.1:5432/issuer"),
-        description="Postgres; sslmode and the like go into the query",
+        description="Postgres; sslmode and similar options are part of the query",
     )
-    host: str = Field("127.0.0.1", description="Address that the API listens on")
-    port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on; 0 picks a free one")
+    host: str = Field("127.0.0.1", description="Address on which the API listens")
+    port: int = Field(8000, ge=0, le=65535, description="Port on which the API listens; 0 picks a free one")
     workers: int = Field(1, ge=1, le=64, description="API processes")
-    auth: Auth = Field(Auth.ON, description="off: no API keys; for use behind a gateway that checks callers (on, off)")
+    auth: Auth = Field(
+        Auth.ON,
+        description="Whether API keys are required; `off` is for use behind a gateway that checks callers (on, off)",
+    )
     trusted_proxies: str = Field(
         "127.0.0.1",
-        description="Proxies whose X-Forwarded-For or Forwarded is believed, so that limits count the clients behind "
-        "them: addresses and networks, comma-separated; `none`, or `*` for all",
+        description="Proxies whose X-Forwarded-For or Forwarded header is trusted, so that limits count the callers "
+        "behind them: addresses and networks, comma-separated; `none`, or `*` for all",
     )
     rate_limit: str = Field(
         "off",
-        description="Requests of each API key that has no limit of its own, and of each IP address, over all "
+        description="Requests of each API key without a limit of its own, and of each IP address, over all "
         "processes: `100/s`, `6000/m`, `100/s,burst=500` or off",
     )
-    rate_limit_ip: str | None = Field(None, description="The same for IP addresses alone; none: ISSUER_RATE_LIMIT")
+    rate_limit_ip: str | None = Field(None, description="The same for IP addresses only; default: ISSUER_RATE_LIMIT")
     failed_lookup_limit: str = Field(
         "10/m",
-        description="Look-ups of codes that do not exist, of each API key that has no limit of its own, each IP "
-        "address and each customer; off: as many as they like",
+        description="Failed lookups of codes, of each API key without a limit of its own, each IP address and each "
+        "customer; off: unlimited",
     )
 
-    partitions: int = Field(16, ge=1, le=1024, description="Slices of the Redis key space; fixed at the first start")
+    partitions: int = Field(
+        16, ge=1, le=1024, description="Partitions of the Redis key space; fixed at the first start"
+    )
     max_backlog: int = Field(
         1_000_000,
         ge=1,
         le=1_000_000_000,
-        description="Redemptions of a partition that may wait for the ledger; also bounds what a lost Redis can "
-        "hide. Taken at the first start; later changed with `issuer max-backlog`",
+        description="Redemptions of a partition that may wait for the ledger; also bounds how many codes a lost Redis "
+        "can have issued unrecorded. Read at the first start; later changed with `issuer max-backlog`",
     )
-    pool_high_water: int = Field(1_000_000, ge=10, description="Codes of one pool that are kept in Redis at most")
+    pool_high_water: int = Field(1_000_000, ge=10, description="Codes of one pool that Redis holds at most")
     redeem_timeout_ms: int = Field(
-        2_000, ge=100, le=10_000, description="A redemption that Redis has not answered by then gets a 503"
+        2_000,
+        ge=100,
+        le=10_000,
+        description="Time after which a redemption without an answer from Redis is answered 503",
     )
-    max_waiting: int = Field(4_096, ge=1, description="Redemptions waiting in one API process; more get a 503")
-    wait_replicas: int = Field(0, ge=0, le=16, description="Replicas that must have a redemption before it is answered")
-    wait_timeout_ms: int = Field(500, ge=1, le=10_000, description="How long to wait for them")
+    max_waiting: int = Field(
+        4_096, ge=1, description="Redemptions that may wait in one API process; more are answered 503"
+    )
+    wait_replicas: int = Field(
+        0, ge=0, le=16, description="Replicas that must confirm a redemption before it is answered"
+    )
+    wait_timeout_ms: int = Field(500, ge=1, le=10_000, description="How long to wait for the replicas")
     journal_dir: Path | None = Field(
-        None, description="Directory of the receipt journal on the API's own disk; none: off"
+        None, description="Directory of the receipt journal on the API's own disk; default: no journal"
     )
 
     currency: str = Field(
         "EUR",
         pattern="^[A-Z]{3}$",
-        description="Currency of a coupon's discount_fixed that comes without one (ISO 4217)",
+        description="Currency of a coupon's discount_fixed if none is given (ISO 4217)",
     )
 
-    max_body_bytes: int = Field(65_536, ge=1_024, description="Largest request body, uploads excepted")
-    max_upload_bytes: int = Field(1_073_741_824, ge=1_024, description="Largest upload of a CSV file")
-    max_header_bytes: int = Field(16_384, ge=1_024, description="Largest request head: request line and headers")
-    receive_timeout_s: float = Field(10.0, gt=0, description="Time a client has to send a request's head, and its body")
-    max_connections: int = Field(20_000, ge=1, description="Open connections of one API process; more are closed")
-    max_event_streams: int = Field(
-        5_000, ge=1, description="Open streams of campaign events of one API process; more get a 503"
+    max_body_bytes: int = Field(65_536, ge=1_024, description="Size limit of a request body, uploads excepted")
+    max_upload_bytes: int = Field(1_073_741_824, ge=1_024, description="Size limit of an uploaded CSV file")
+    max_header_bytes: int = Field(
+        16_384, ge=1_024, description="Size limit of a request head: request line and headers"
     )
-    shutdown_timeout_s: float = Field(10.0, gt=0, description="Time that requests in flight have after SIGTERM")
+    receive_timeout_s: float = Field(
+        10.0, gt=0, description="Time limit for receiving a request's head, and again for its body"
+    )
+    max_connections: int = Field(
+        20_000, ge=1, description="Open connections of one API process; more are closed at once"
+    )
+    max_event_streams: int = Field(
+        5_000, ge=1, description="Open streams of campaign events of one API process; more are answered 503"
+    )
+    shutdown_timeout_s: float = Field(10.0, gt=0, description="Time limit for requests in flight after SIGTERM")
 
     postgres_pool_size: int = Field(
-        8, ge=2, le=200, description="Postgres connections of one API process at most; one of them only listens"
+        8,
+        ge=2,
+        le=200,
+        description="Postgres connections of one API process; one of them only listens for notifications",
     )
     postgres_timeout_s: float = Field(10.0, gt=0, description="Time limit of a statement that serves a request")
     report_timeout_s: float = Field(
-        900.0, ge=1, le=86_400, description="Time limit of a report, the time that its reader takes included"
+        900.0, ge=1, le=86_400, description="Time limit of a report, including the time that its reader takes"
     )
     metrics_dir: Path | None = Field(
         None,
         description="Directory in which the API processes of one host add up their counters for /metrics; "
-        "none: each answers for itself",
+        "default: each process reports its own",
     )
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
+    log_level: str = Field(
+        "info",
+        pattern="^(debug|info|warning|error)$",
+        description="Lowest level that is logged: debug, info, warning or error",
+    )
 
-    data_dir: Path = Field(Path(".issuer"), description="`issuer up`: where the embedded servers keep their data")
-    redis_server: Path | None = Field(None, description="`issuer up`: another server binary than the bundled Valkey")
+    data_dir: Path = Field(Path(".issuer"), description="`issuer up`: data directory of the embedded servers")
+    redis_server: Path | None = Field(
+        None, description="`issuer up`: a server binary to use instead of the bundled Valkey"
+    )
     appendfsync: str = Field(
         "always",
         pattern="^(always|everysec)$",
@@ -120,22 +147,22 @@ class Settings(BaseSettings):
 
     @property
     def key_limit(self) -> RateLimit | None:
-        """Of each API key that has none of its own."""
+        """The rate limit of each API key without a limit of its own."""
         return parse_limit(self.rate_limit)
 
     @property
     def address_limit(self) -> RateLimit | None:
-        """Of each IP address."""
+        """The rate limit of each IP address."""
         return parse_limit(self.rate_limit if self.rate_limit_ip is None else self.rate_limit_ip)
 
     @property
-    def miss_limit(self) -> RateLimit | None:
-        """Of look-ups that find nothing."""
+    def lookup_limit(self) -> RateLimit | None:
+        """The limit of failed lookups."""
         return parse_limit(self.failed_lookup_limit)
 
     @property
     def pool_low_water(self) -> int:
-        """Codes left in Redis below which the worker tops a pool up: half of the high-water mark."""
+        """The number of codes in Redis below which a pool is topped up: half of the high-water mark."""
         return self.pool_high_water // 2
 
     @field_validator("rate_limit", "rate_limit_ip", "failed_lookup_limit")
@@ -167,7 +194,7 @@ class Settings(BaseSettings):
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A line for each ISSUER_ variable that is no setting: a misspelt one would else be the default, silently."""
+    """Return a line for each ISSUER_ variable that is not a setting: a misspelt one would silently have no effect."""
     lines = []
     for variable in sorted(environment):
         prefix, name = variable[:7].upper(), variable[7:].lower()
@@ -178,9 +205,9 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """The settings of this process: `overrides` (None: not given), then the environment, then the defaults.
+    """Return the settings of this process: `overrides` (None: not given), then the environment, then the defaults.
 
-    Raises SettingsError, which names all that is wrong at once.
+    Raises SettingsError, which lists all problems at once.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:

@@ -47,7 +47,7 @@ async def run(settings: Settings) -> None:
 
 
 async def _start(stores: Stores, stopping: asyncio.Event) -> bool:
-    """Wait for Postgres and check that this program fits the data. False: stopped while waiting."""
+    """Wait for Postgres and check that this version fits the data. False: stopped while waiting."""
     back_off = BackOff(stopping)
     while not stopping.is_set():
         try:
@@ -108,7 +108,7 @@ def exit_status(settings: Settings) -> int:
     try:
         asyncio.run(run(settings))
     except InstallationError as error:
-        log.error("this program does not fit the data", reason=str(error))
+        log.error("this version does not fit the data", reason=str(error))
         return 1
     except Exception:
         log.exception("the worker failed")

@@ -1,4 +1,4 @@
-"""docs/settings.md, from the table of settings: ``make docs`` writes it, a test says when it is out of date."""
+"""docs/settings.md, generated from the table of settings by ``make docs``. A test fails when it is out of date."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from issuer.settings import Settings
 
 HEAD: Final = """# Settings
 
-Every setting is an environment variable; `issuer serve`, `issuer up`, the commands and `python -m sync_worker` read the
-same ones. What is wrong with them is reported at once, all of it, and nothing starts; an `ISSUER_` variable that is no
-setting is named in the log at the start, with the nearest one. Options on the command line (`--host`, `--port`,
-`--workers`, `--auth`, `--data-dir`) come before the environment.
+Every setting is an environment variable. `issuer serve`, `issuer up`, the commands and `python -m sync_worker` read the
+same ones. If any is invalid, all problems are reported together and nothing starts. An `ISSUER_` variable that is not a
+setting is logged at the start, with the nearest setting. Options of a command (`--host`, `--port`, `--workers`,
+`--auth`, `--data-dir`) take precedence over the environment.
 
-`issuer up` uses its embedded servers unless `ISSUER_REDIS_URL` or `ISSUER_DATABASE_URL` is set. A command that finds
-neither of them uses the `issuer up` that runs on `ISSUER_DATA_DIR`, if there is one.
+`issuer up` uses its embedded servers unless `ISSUER_REDIS_URL` or `ISSUER_DATABASE_URL` is set. Without either, a
+command connects to the `issuer up` that runs on `ISSUER_DATA_DIR`, if there is one.
 
-This page is made from the program (`make docs`).
+This page is generated from the code (`make docs`).
 
 | Variable | Default | Range | Meaning |
 |---|---|---|---|

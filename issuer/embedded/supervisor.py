@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
-from issuer.processes.api import ListenError, api_program, listen, shared_metrics, url_of
-from issuer.processes.children import Child, ChildError, Program
+from issuer.processes.api import ListenError, api_spec, listen, shared_metrics, url_of
+from issuer.processes.children import Child, ChildError, ChildSpec
 from issuer.processes.launch import launch_command
 from issuer.settings import Auth, Settings
 
@@ -55,7 +55,7 @@ class Supervisor:
         self._demo = demo
         self._directory = DataDirectory(settings.data_dir)
         self._servers: list[Child] = []
-        self._programs: list[Child] = []
+        self._processes: list[Child] = []
         self._listener: socket.socket | None = None
         self._opened = ExitStack()
         self._failed: asyncio.Future[ChildError]
@@ -114,7 +114,7 @@ class Supervisor:
                 pool_high_water=settings.pool_high_water,
             )
         )
-        await self._start_programs(settings, self._listener)
+        await self._start_processes(settings, self._listener)
         return started
 
     async def _listen(self) -> socket.socket:
@@ -140,7 +140,7 @@ class Supervisor:
             valkey = EmbeddedValkey(self._directory, self._settings)
             servers.append(valkey)
             found["redis_url"] = SecretStr(valkey.url)
-        self._servers = [Child(self._server_program(server), self._failed) for server in servers]
+        self._servers = [Child(self._server_spec(server), self._failed) for server in servers]
         await self._start_all(self._servers)
         return self._settings.model_copy(update=found)
 
@@ -148,14 +148,14 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 for child in children:
-                    group.create_task(child.start(), name=f"start {child.program.name}")
+                    group.create_task(child.start(), name=f"start {child.spec.name}")
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    def _server_program(self, server: EmbeddedServer) -> Program:
+    def _server_spec(self, server: EmbeddedServer) -> ChildSpec:
         path = self._directory.logs / f"{server.name}.log"
         rotate_log(path)
-        return Program(
+        return ChildSpec(
             name=server.name,
             command=server.command,
             prepare=server.prepare,
@@ -186,7 +186,7 @@ class Supervisor:
         self._directory.write_private(path, secret + "\n")
         return secret
 
-    async def _start_programs(self, settings: Settings, listener: socket.socket) -> None:
+    async def _start_processes(self, settings: Settings, listener: socket.socket) -> None:
         environment = {
             "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
             "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
@@ -194,21 +194,21 @@ class Supervisor:
             "ISSUER_WORKERS": str(settings.workers),
             **self._opened.enter_context(shared_metrics(settings)),
         }
-        worker = Program(
+        worker = ChildSpec(
             name="sync_worker",
             command=lambda: launch_command([sys.executable, "-m", "sync_worker"], death_signal=signal.SIGTERM),
             stop_limit_s=WORKER_STOP_LIMIT_S,
             environment=environment,
         )
-        apis = [api_program(settings, listener, number, environment) for number in range(1, settings.workers + 1)]
-        self._programs = [Child(program, self._failed) for program in (*apis, worker)]
-        await self._start_all(self._programs)
+        apis = [api_spec(settings, listener, number, environment) for number in range(1, settings.workers + 1)]
+        self._processes = [Child(spec, self._failed) for spec in (*apis, worker)]
+        await self._start_all(self._processes)
 
     async def _stop(self) -> None:
         if self._servers:
             log.info("stopping")
-        apis = [child for child in self._programs if child.program.name != "sync_worker"]
-        workers = [child for child in self._programs if child not in apis]
+        apis = [child for child in self._processes if child.spec.name != "sync_worker"]
+        workers = [child for child in self._processes if child not in apis]
         for children in (apis, workers, self._servers):
             await asyncio.gather(*(child.stop() for child in children))
         if self._listener is not None:

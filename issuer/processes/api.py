@@ -22,7 +22,7 @@ from typing import Any, Final
 import structlog
 
 from issuer.logs import configure_logs
-from issuer.processes.children import Child, ChildError, Program
+from issuer.processes.children import Child, ChildError, ChildSpec
 from issuer.processes.launch import launch_command
 from issuer.settings import Settings, SettingsError, load_settings
 
@@ -53,7 +53,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         if port != 0 and "in use" in reason:
-            reason = "another program listens there; choose another --port"
+            reason = "another process listens there; choose another --port"
         raise ListenError(f"cannot listen on {host}:{port}: {reason}") from error
     return listener
 
@@ -135,10 +135,10 @@ async def _answers(listener: socket.socket) -> bool:
         return False
 
 
-def api_program(settings: Settings, listener: socket.socket, number: int, environment: dict[str, str]) -> Program:
-    """Return the program of one API process on `listener`. Its settings come from the environment only."""
+def api_spec(settings: Settings, listener: socket.socket, number: int, environment: dict[str, str]) -> ChildSpec:
+    """Describe one API process on `listener`. Its settings come from the environment only."""
     argv = [sys.executable, "-m", "issuer.processes.api", "--fd", str(listener.fileno())]
-    return Program(
+    return ChildSpec(
         name=f"api-{number}",
         command=lambda: launch_command(argv, death_signal=signal.SIGTERM),
         is_ready=lambda: _answers(listener),
@@ -167,7 +167,7 @@ async def serve(settings: Settings, listener: socket.socket, environment: dict[s
         loop.add_signal_handler(number, stop.set)
     failed: asyncio.Future[ChildError] = loop.create_future()
     children = [
-        Child(api_program(settings, listener, number, environment), failed) for number in range(1, settings.workers + 1)
+        Child(api_spec(settings, listener, number, environment), failed) for number in range(1, settings.workers + 1)
     ]
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:

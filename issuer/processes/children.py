@@ -30,11 +30,11 @@ class ChildError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ChildSpec:
     """What a child runs, when it is ready and how it is stopped.
 
     `prepare` runs in a thread before each start; `command` returns the arguments. Output is appended to `log`, or
-    inherited from this process. The program is killed `stop_limit_s` after `stop_signal`.
+    inherited from this process. The child is killed `stop_limit_s` after `stop_signal`.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Program:
 
 
 class Child:
-    """A program that is kept running from `start` to `stop`. `failed` receives the error that ends the attempts."""
+    """A process that is kept running from `start` to `stop`. `failed` receives the error that ends the attempts."""
 
-    def __init__(self, program: Program, failed: asyncio.Future[ChildError]) -> None:
-        self.program = program
+    def __init__(self, spec: ChildSpec, failed: asyncio.Future[ChildError]) -> None:
+        self.spec = spec
         self._failed = failed
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -64,46 +64,46 @@ class Child:
         return self._process.pid if self._process is not None else None
 
     async def start(self) -> None:
-        """Start the program and return when it is ready. Raises ChildError when it ends before that."""
+        """Start the process and return when it is ready. Raises ChildError when it ends before that."""
         await self._start_once()
-        self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.program.name}")
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.spec.name}")
 
     async def _start_once(self) -> None:
-        program = self.program
-        if program.prepare is not None:
-            await asyncio.to_thread(program.prepare)
-        output: IO[bytes] | None = program.log.open("ab") if program.log is not None else None
+        spec = self.spec
+        if spec.prepare is not None:
+            await asyncio.to_thread(spec.prepare)
+        output: IO[bytes] | None = spec.log.open("ab") if spec.log is not None else None
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *program.command(),
+                *spec.command(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **program.environment},
-                pass_fds=program.descriptors,
+                env={**os.environ, **spec.environment},
+                pass_fds=spec.descriptors,
             )
         finally:
             if output is not None:
                 output.close()
-        log.debug("child started", child=program.name, pid=self._process.pid)
+        log.debug("child started", child=spec.name, pid=self._process.pid)
         await self._wait_until_ready(self._process)
 
     async def _wait_until_ready(self, process: asyncio.subprocess.Process) -> None:
         """Wait without a time limit, and log that: a server that replays a large log must not be interrupted."""
-        if self.program.is_ready is None:
+        if self.spec.is_ready is None:
             return
         logged_at = time.monotonic()
         while process.returncode is None:
-            if await self.program.is_ready():
+            if await self.spec.is_ready():
                 return
             if time.monotonic() - logged_at > WAIT_LOG_EVERY_S:
                 logged_at = time.monotonic()
-                log.info("waiting for a child to become ready", child=self.program.name)
+                log.info("waiting for a child to become ready", child=self.spec.name)
             await asyncio.sleep(READY_POLL_S)
-        raise ChildError(f"{self.program.name} ended with status {process.returncode}{self._log_tail()}")
+        raise ChildError(f"{self.spec.name} ended with status {process.returncode}{self._log_tail()}")
 
     def _log_tail(self) -> str:
-        path = self.program.log
+        path = self.spec.log
         if path is None or not path.exists():
             return ""
         with path.open("rb") as file:
@@ -127,39 +127,39 @@ class Child:
     async def _restart(self, status: int) -> None:
         while True:
             delay_s = self._crashed(status)
-            log.error("child exited; restarting it", child=self.program.name, status=status, delay_s=delay_s)
+            log.error("child exited; restarting it", child=self.spec.name, status=status, delay_s=delay_s)
             await asyncio.sleep(delay_s)
             try:
                 await self._start_once()
             except (ChildError, OSError) as error:
-                log.error("child did not start; retrying", child=self.program.name, error=str(error))
+                log.error("child did not start; retrying", child=self.spec.name, error=str(error))
                 status = -1
                 continue
-            log.info("child works again", child=self.program.name)
+            log.info("child works again", child=self.spec.name)
             return
 
     def _crashed(self, status: int) -> float:
-        """Return how long to wait before the next start. Raises ChildError when the program crashed too often."""
+        """Return how long to wait before the next start. Raises ChildError when it crashed too often."""
         now = time.monotonic()
         self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
         if len(self._crashes) > MAX_CRASHES:
             raise ChildError(
-                f"{self.program.name} crashed {len(self._crashes)} times within {CRASH_WINDOW_S:.0f} s, last with"
+                f"{self.spec.name} crashed {len(self._crashes)} times within {CRASH_WINDOW_S:.0f} s, last with"
                 f" status {status}{self._log_tail()}"
             )
         return min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** (len(self._crashes) - 1))
 
     async def stop(self) -> None:
-        """Stop the program and the supervision; kill the program when its limit is over. Idempotent."""
+        """Stop the process and the supervision; kill the process when its time is over. Idempotent."""
         self._stopping = True
         process = self._process
         if process is not None and process.returncode is None:
             with suppress(ProcessLookupError):
-                process.send_signal(self.program.stop_signal)
+                process.send_signal(self.spec.stop_signal)
             try:
-                await asyncio.wait_for(process.wait(), self.program.stop_limit_s)
+                await asyncio.wait_for(process.wait(), self.spec.stop_limit_s)
             except TimeoutError:
-                log.error("child did not stop in time; killing it", child=self.program.name)
+                log.error("child did not stop in time; killing it", child=self.spec.name)
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()

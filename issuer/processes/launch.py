@@ -1,12 +1,12 @@
-"""Starts another program so that it cannot outlive its parent and, when root starts it, runs as another user.
+"""Starts a command so that it cannot outlive its parent and, when root starts it, runs as another user.
 
-Run it by its path, as ``python -I -S launch.py … -- program …``. It replaces itself with the program, so the process id
-is that of the program. It is a program of its own because code between fork and exec is not safe in a process with
-threads. It imports only the standard library, so it starts in about 20 ms.
+Run it by its path, as ``python -I -S launch.py … -- command …``. It replaces itself with the command, which keeps the
+process id. It is a script of its own because code between fork and exec is not safe in a process with threads. It
+imports only the standard library, so it starts in about 20 ms.
 
 Postgres refuses to run as root. Its user often cannot enter the directories above the data or the virtual environment
 (/root has mode 0700). Changed permissions would outlast this process and surprise their owner, so nothing on the disk
-changes: the program keeps one capability of root, to pass through directories, and only when it needs it.
+changes: the command keeps one capability of root, to pass through directories, and only when it needs it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def launch_command(
 ) -> list[str]:
     """Return the command that runs `argv` as described above.
 
-    The program receives `death_signal` when the thread that starts it ends, so start it from the main thread. (Other
+    The command receives `death_signal` when the thread that starts it ends, so start it from the main thread. (Other
     systems than Linux: within a second of the end of the process.) `user` is for root only. `reach` lists the files and
     directories that the user must be able to enter or execute.
 
-    The program gets its own process group: Ctrl-C in a terminal reaches the parent only, which then stops its children
+    The command gets its own process group: Ctrl-C in a terminal reaches the parent only, which then stops its children
     in order.
     """
     command = [sys.executable, "-I", "-S", __file__, "--death-signal", death_signal.name]
@@ -100,7 +100,7 @@ def _become(user: pwd.struct_passwd, reach: Sequence[Path]) -> None:
     capabilities = needed_capabilities(user, reach) if sys.platform == "linux" else ()
     if capabilities:
         _prctl(PR_SET_KEEPCAPS, 1)
-        # Without it access(2), with which Postgres finds its own programs, ignores the capabilities of other users.
+        # Without it access(2), with which Postgres finds its own binaries, ignores the capabilities of other users.
         _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)
@@ -125,7 +125,7 @@ def _alive(pid: int) -> bool:
 
 def _watch(parent: int, number: signal.Signals) -> None:
     """Start a detached process that does what PR_SET_PDEATHSIG does on Linux."""
-    program = os.getpid()
+    child_pid = os.getpid()
     if (child := os.fork()) != 0:
         os.waitpid(child, 0)
         return
@@ -133,9 +133,9 @@ def _watch(parent: int, number: signal.Signals) -> None:
         os._exit(0)
     os.setsid()
     os.closerange(0, os.sysconf("SC_OPEN_MAX"))
-    while _alive(program):
+    while _alive(child_pid):
         if not _alive(parent):
-            os.kill(program, number)
+            os.kill(child_pid, number)
             break
         time.sleep(0.5)
     os._exit(0)

@@ -54,9 +54,9 @@ async def examine(settings: Settings, postgres: Pool) -> list[Check]:
 async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     try:
         await check_schema(postgres)
-        yield Check("migrations", True, "the schema fits this program")
+        yield Check("migrations", True, "the schema fits this version")
     except SchemaError as error:
-        yield Check("migrations", False, str(error), "run `issuer migrate`, or the newer program")
+        yield Check("migrations", False, str(error), "run `issuer migrate`, or the newer version")
         return
     row = await postgres.fetchrow("SELECT partitions, max_backlog FROM installation")
     if row is not None:

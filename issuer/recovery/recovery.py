@@ -61,7 +61,7 @@ class RecoveryReport:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryOptions:
-    """What an operator knows and the program cannot: see `issuer recover --help`."""
+    """What an operator knows and a process cannot: see `issuer recover --help`."""
 
     restored: bool = False
     margin: int = 0

@@ -62,13 +62,13 @@ SELECT epoch, server, seen_at > now() - $1::interval AS is_alive FROM incarnatio
 
 
 async def read_installation(postgres: Connection) -> InstallationState:
-    """Return the installation. Raises IncidentError when its data are newer than this program."""
+    """Return the installation. Raises IncidentError when its data are newer than this version."""
     row = await postgres.fetchrow(_INSTALLATION)
     assert row is not None
     if row["event_format"] > EVENT_FORMAT:
         raise IncidentError(
-            f"the data have event format {row['event_format']}, this program knows {EVENT_FORMAT}:"
-            " run the newer program"
+            f"the data have event format {row['event_format']}, this version knows {EVENT_FORMAT}:"
+            " run the newer version"
         )
     decision = RecoveryDecision.from_json(row["recovering"]) if row["recovering"] is not None else None
     return InstallationState(row["id"], row["partitions"], row["max_backlog"], row["epoch"], row["run_id"], decision)

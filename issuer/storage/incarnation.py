@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class InstallationError(Exception):
-    """The data have another version or layout than this program, which must not change them."""
+    """The data have another format than this version knows, so it must not change them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Blessed:
 
 
 async def refuse_foreign_data(settings: Settings) -> None:
-    """Raise InstallationError if this program does not fit the data. Accept when Postgres is unavailable."""
+    """Raise InstallationError if this version does not fit the data. Accept when Postgres is unavailable."""
     postgres = await connect_pool(settings, size=1)
     try:
         with suppress(PostgresUnavailableError):
@@ -68,7 +68,7 @@ class Incarnations:
         self.max_backlog = settings.max_backlog
 
     async def start(self) -> None:
-        """Create the installation row at the very first start; check that this program fits the data.
+        """Create the installation row at the very first start; check that this version fits the data.
 
         Raises InstallationError if it does not, PostgresUnavailableError if that cannot be determined.
         """
@@ -90,9 +90,9 @@ class Incarnations:
                 " the number of partitions cannot change"
             )
         if row["key_format"] != KEY_FORMAT:
-            problems.append(f"the data have key format {row['key_format']}, this program needs {KEY_FORMAT}")
+            problems.append(f"the data have key format {row['key_format']}, this version needs {KEY_FORMAT}")
         if row["event_format"] > EVENT_FORMAT:
-            problems.append(f"the data have event format {row['event_format']}, this program knows {EVENT_FORMAT}")
+            problems.append(f"the data have event format {row['event_format']}, this version knows {EVENT_FORMAT}")
         if problems:
             raise InstallationError("; ".join(problems))
         self.max_backlog = row["max_backlog"]

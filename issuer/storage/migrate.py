@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 SCHEMA_REVISION: Final = "0001"
-"""The newest revision in migrations/versions. Revisions are ordered, so an old program recognises a newer schema."""
+"""The newest revision in migrations/versions. Revisions are ordered, so an old version recognises a newer schema."""
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 
 
 class SchemaError(Exception):
-    """The database has another schema than this program needs. The message says what to do."""
+    """The database has another schema than this version needs. The message says what to do."""
 
 
 def _check(revision: str | None) -> None:
@@ -30,14 +30,14 @@ def _check(revision: str | None) -> None:
         raise SchemaError("the database has no tables yet; run `issuer migrate`")
     if revision > SCHEMA_REVISION:
         raise SchemaError(
-            f"the database has schema {revision}, newer than {SCHEMA_REVISION}, which this program needs; "
-            "run the newer program"
+            f"the database has schema {revision}, newer than {SCHEMA_REVISION}, which this version needs; "
+            "run the newer version"
         )
-    raise SchemaError(f"the database has schema {revision}, this program needs {SCHEMA_REVISION}; run `issuer migrate`")
+    raise SchemaError(f"the database has schema {revision}, this version needs {SCHEMA_REVISION}; run `issuer migrate`")
 
 
 async def check_schema(postgres: Pool) -> None:
-    """Return if the database has exactly the schema of this program.
+    """Return if the database has exactly the schema of this version.
 
     Raises SchemaError when it is older, newer or empty, PostgresUnavailableError when that cannot be determined.
     """
@@ -63,10 +63,10 @@ def _upgrade(connection: Connection) -> str | None:
 
 
 async def migrate(settings: Settings) -> str | None:
-    """Migrate the database to this program's schema in one transaction; return the revision that it had before.
+    """Migrate the database to this version's schema in one transaction; return the revision that it had before.
 
     Safe to run from several processes at the same time and to kill at any moment. Raises SchemaError when the database
-    is newer than the program, PostgresUnavailableError when it cannot be reached.
+    is newer than that, PostgresUnavailableError when it cannot be reached.
     """
     # Imported here: the API calls check_schema only and need not load SQLAlchemy.
     from sqlalchemy import text

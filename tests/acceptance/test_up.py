@@ -93,7 +93,7 @@ def test_taken_port_is_said_so_and_nothing_is_left(installation: Installation, t
     port = installation.url.rpartition(":")[2]
     other = installation.command("up", "--data-dir", str(tmp_path / "other"), "--port", port)
     assert other.returncode == 1
-    assert f"127.0.0.1:{port}: another program listens there" in other.stderr
+    assert f"127.0.0.1:{port}: another process listens there" in other.stderr
     assert not (tmp_path / "other" / "redis" / "redis.pid").exists()
 
 

@@ -19,7 +19,7 @@ from typing import Final, Self
 
 import redis
 
-from issuer.embedded.binaries import INITDB_OPTIONS, postgres_programs, postgres_user, valkey_server
+from issuer.embedded.binaries import INITDB_OPTIONS, postgres_binaries, postgres_user, valkey_server
 from issuer.processes.launch import launch_command
 
 START_LIMIT_S: Final = 60.0
@@ -194,7 +194,7 @@ class PostgresServer(ServerProcess):
 
     def __init__(self, directory: Path, *, durable: bool = True, options: dict[str, str] | None = None) -> None:
         super().__init__(directory)
-        self.programs = postgres_programs()
+        self.programs = postgres_binaries()
         self.data = directory / "data"
         self.durable = durable
         self.options = options or {}

@@ -45,7 +45,7 @@ def test_logs_are_json_lines_without_secrets(capsys: pytest.CaptureFixture[str])
     logging.getLogger("library").warning("went to %s", "redis://:topsecret@h/0")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["event"] for line in lines] == ["hello", "went to redis://:**********@h/0"]
-    assert lines[0]["program"] == "api"
+    assert lines[0]["process"] == "api"
     assert lines[0]["level"] == "info"
     assert lines[0]["ids"] == [1]
     assert "topsecret" not in json.dumps(lines)

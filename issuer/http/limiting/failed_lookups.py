@@ -142,7 +142,7 @@ class FailedLookupLimits:
     def __init__(self, settings: Settings, leases: Leases, tally: Tally) -> None:
         self._leases = leases
         self._tally = tally
-        self._limit = settings.miss_limit
+        self._limit = settings.lookup_limit
         # Whether there is anything in these tables.
         self._knows_failed_lookups = False
         self._keys: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)

@@ -23,7 +23,7 @@ CREATE TABLE installation (
     id              uuid NOT NULL DEFAULT gen_random_uuid(),
     -- Fixed at the first start: the partition of a batch follows from it.
     partitions      integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
-    -- A program of another key format, or of an older event format, refuses to start.
+    -- A version with another key format, or with an older event format, refuses to start.
     key_format      integer NOT NULL,
     event_format    integer NOT NULL,
     -- Redemptions of a partition that may wait for the ledger. Never below what Redis enforces, since a recovery
