@@ -22,7 +22,7 @@ DEFAULT_LIMIT: Final = 100
 UUID_FORM: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 
 
-def answer(content: object, status: int = 200) -> Response:
+def json_response(content: object, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
@@ -48,12 +48,12 @@ def _id(text: str, name: str) -> UUID:
     return UUID(text)
 
 
-def known_query(request: Request, *names: str) -> None:
+def check_query(request: Request, *names: str) -> None:
     """Refuse unknown and repeated query parameters, so that a misspelled name is never ignored."""
     for name in request.query_params:
         if name not in names:
             raise invalid(
-                f"unknown query parameter {shown_name(name)}" + (f"; known are {', '.join(names)}" if names else "")
+                f"unknown query parameter {quoted_name(name)}" + (f"; known are {', '.join(names)}" if names else "")
             )
         if len(request.query_params.getlist(name)) > 1:
             raise invalid(f"query parameter {name} is given more than once")
@@ -61,7 +61,7 @@ def known_query(request: Request, *names: str) -> None:
 
 def page_query(request: Request, *others: str) -> tuple[int, str | None]:
     """Return `limit` and `cursor` of a paged list; `others` are further parameters of the operation."""
-    known_query(request, "limit", "cursor", *others)
+    check_query(request, "limit", "cursor", *others)
     text = request.query_params.get("limit", str(DEFAULT_LIMIT))
     if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) or not 1 <= int(text) <= MAX_LIMIT:
         raise invalid(f"limit must be a whole number from 1 to {MAX_LIMIT}")
@@ -71,26 +71,26 @@ def page_query(request: Request, *others: str) -> tuple[int, str | None]:
     return int(text), cursor
 
 
-def page_answer(page: Page[Any], show: Callable[[Any], object]) -> Response:
-    return answer({"items": [show(item) for item in page.items], "next_cursor": page.next_cursor})
+def page_response(page: Page[Any], show: Callable[[Any], object]) -> Response:
+    return json_response({"items": [show(item) for item in page.items], "next_cursor": page.next_cursor})
 
 
-def parsed_json(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """Parse a JSON body strictly: duplicate keys, NaN and Infinity are refused. Raises ProblemError."""
     try:
-        return json.loads(body.decode(), object_pairs_hook=distinct, parse_constant=_no_constant)
+        return json.loads(body.decode(), object_pairs_hook=unique_members, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise invalid("cannot parse json", "unparsable_json") from error
 
 
 async def json_object(request: Request, known: Collection[str]) -> dict[str, Any]:
     """Return the body as a JSON object. An unknown or duplicate key raises ProblemError."""
-    value = parsed_json(await request.body())
+    value = parse_json(await request.body())
     if not isinstance(value, dict):
         raise invalid("cannot parse json", "unparsable_json")
     for key in value:
         if key not in known:
-            raise invalid(f"unknown field {shown_name(key)}; known are {', '.join(known)}")
+            raise invalid(f"unknown field {quoted_name(key)}; known are {', '.join(known)}")
     return value
 
 
@@ -146,13 +146,13 @@ def flag_field(values: Mapping[str, Any], name: str) -> bool | None:
     return value
 
 
-def shown_name(text: str) -> str:
+def quoted_name(text: str) -> str:
     """Return a name from a request, shortened and escaped so that a response may quote it."""
     short = text if len(text) <= 40 else text[:39] + "…"
     return ascii(short)
 
 
-def distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def unique_members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return the pairs as a dictionary. Raises ValueError for a duplicate key."""
     found: dict[str, Any] = {}
     for key, value in pairs:

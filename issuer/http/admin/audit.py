@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from issuer.access.audit import AuditEntry, list_entries
 from issuer.http.auth import Access
-from issuer.http.fields import page_answer, page_query
+from issuer.http.fields import page_query, page_response
 from issuer.http.operations import Operation, RequestContext
 from issuer.instants import show_instant
 
@@ -27,7 +27,7 @@ def show_entry(entry: AuditEntry) -> dict[str, Any]:
 async def get_audit(context: RequestContext) -> Response:
     limit, cursor = page_query(context.request)
     page = await list_entries(context.services.stores.postgres, limit=limit, cursor=cursor)
-    return page_answer(page, show_entry)
+    return page_response(page, show_entry)
 
 
 OPERATIONS = (Operation("GET", "/api/v1/audit", get_audit, Access.OPERATOR),)

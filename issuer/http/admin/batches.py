@@ -18,14 +18,14 @@ from issuer.batches.store import (
 )
 from issuer.http.admin.redemptions import show_redemption
 from issuer.http.fields import (
-    answer,
+    check_query,
     flag_field,
     instant_field,
     json_object,
-    known_query,
+    json_response,
     name_field,
-    page_answer,
     page_query,
+    page_response,
     path_id,
     rules_field,
 )
@@ -55,14 +55,14 @@ async def get_batches(context: RequestContext) -> Response:
     client_id = context.caller.client_id
     if not context.request.query_params:
         batches = await open_batches(context.services.stores.postgres, client_id=client_id)
-        return answer([show_listed(batch) for batch in batches])
+        return json_response([show_listed(batch) for batch in batches])
     limit, cursor = page_query(context.request)
     page = await list_batches(context.services.stores.postgres, client_id=client_id, limit=limit, cursor=cursor)
-    return page_answer(page, show_batch)
+    return page_response(page, show_batch)
 
 
 async def post_batch(context: RequestContext) -> Response:
-    known_query(context.request)
+    check_query(context.request)
     values = await json_object(context.request, ("name", "rules", "starts_at", "ends_at"))
     batch = await create_batch(
         context.services.stores,
@@ -73,22 +73,22 @@ async def post_batch(context: RequestContext) -> Response:
         client_id=context.caller.client_id,
         actor=context.caller.actor,
     )
-    response = answer(show_batch(batch), 201)
+    response = json_response(show_batch(batch), 201)
     response.headers["location"] = f"/api/v1/batches/{batch.id}"
     return response
 
 
 async def get_batch(context: RequestContext) -> Response:
-    known_query(context.request)
+    check_query(context.request)
     stores, client_id = context.services.stores, context.caller.client_id
     batch = await find_batch(stores.postgres, path_id(context.request, "batch_id"), client_id=client_id)
     stock = await batch_stock(stores, batch.id, client_id=client_id)
-    return answer({**show_batch(batch), "stock": [pool.to_json() for pool in stock]})
+    return json_response({**show_batch(batch), "stock": [pool.to_json() for pool in stock]})
 
 
 async def patch_batch(context: RequestContext) -> Response:
     """Change a batch. The response is sent once the change is in effect."""
-    known_query(context.request)
+    check_query(context.request)
     batch_id = path_id(context.request, "batch_id")
     values = await json_object(context.request, ("name", "rules", "starts_at", "ends_at", "paused", "expired"))
     changes = BatchChanges(
@@ -103,7 +103,7 @@ async def patch_batch(context: RequestContext) -> Response:
     batch = await change_batch(
         context.services.stores, batch_id, changes, client_id=caller.client_id, actor=caller.actor
     )
-    return answer(show_batch(batch))
+    return json_response(show_batch(batch))
 
 
 async def get_batch_redemptions(context: RequestContext) -> Response:
@@ -115,7 +115,7 @@ async def get_batch_redemptions(context: RequestContext) -> Response:
         limit=limit,
         cursor=cursor,
     )
-    return page_answer(page, show_redemption)
+    return page_response(page, show_redemption)
 
 
 OPERATIONS = (

@@ -15,7 +15,7 @@ from issuer.generating.code_format import FIELDS, CodeFormatError, parse_code_fo
 from issuer.generating.job_runner import finish_job
 from issuer.generating.jobs import Job, JobState, find_job, request_codes
 from issuer.generating.request import GenerationRequest, find_only_client
-from issuer.http.fields import answer, id_field, json_object, known_query, path_id
+from issuer.http.fields import check_query, id_field, json_object, json_response, path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, outcome_problem
 from issuer.loading.preload import TRANSIENT_ERRORS
@@ -26,7 +26,7 @@ MAX_CODES_PER_REQUEST: Final = 10_000
 
 async def post_generate(context: RequestContext) -> Response:
     """Generate codes: 201 once all are in the batch, 202 if the worker still has to generate some or all of them."""
-    known_query(context.request)
+    check_query(context.request)
     batch_id = path_id(context.request, "batch_id")
     values = await json_object(context.request, ("count", "client_id", "job_id", *FIELDS))
     job_id = id_field(values, "job_id")
@@ -42,18 +42,18 @@ async def post_generate(context: RequestContext) -> Response:
         raise ProblemError(
             400, job.problem or "the codes cannot be made", "load_refused", members={"job_id": str(job.id)}
         )
-    response = answer(_show(job, generation), 201 if job.state is JobState.DONE else 202)
+    response = json_response(_show(job, generation), 201 if job.state is JobState.DONE else 202)
     response.headers["location"] = f"/api/v1/batches/{batch_id}/jobs/{job.id}"
     return response
 
 
 async def get_job(context: RequestContext) -> Response:
-    known_query(context.request)
+    check_query(context.request)
     batch_id, job_id = path_id(context.request, "batch_id"), path_id(context.request, "job_id")
     job = await find_job(
         context.services.stores.postgres, job_id, batch_id=batch_id, client_id=context.caller.client_id
     )
-    return answer(_show(job, job.request))
+    return json_response(_show(job, job.request))
 
 
 async def _parse_generation(context: RequestContext, batch_id: UUID, values: dict[str, Any]) -> GenerationRequest:

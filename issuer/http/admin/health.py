@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from issuer.http.auth import Access
-from issuer.http.fields import answer
+from issuer.http.fields import json_response
 from issuer.http.metrics.exposition import CONTENT_TYPE, render
 from issuer.http.metrics.store_metrics import StoreMetrics
 from issuer.http.operations import Operation, RequestContext
@@ -19,7 +19,7 @@ async def get_livez(context: RequestContext) -> Response:
     """Report that the event loop and the redeem engine run. Redis and Postgres are not checked."""
     if not context.services.engine.is_alive:
         raise ProblemError(500, "the redeem engine has stopped; restart this process", "internal_error")
-    return answer({"status": "alive"})
+    return json_response({"status": "alive"})
 
 
 async def get_readyz(context: RequestContext) -> Response:
@@ -34,7 +34,7 @@ async def get_readyz(context: RequestContext) -> Response:
         "api_keys": "ready" if knows_keys else "not ready",
         "worker": show_workers(store_metrics),
     }
-    return answer(content, 200 if ready and knows_keys else 503)
+    return json_response(content, 200 if ready and knows_keys else 503)
 
 
 def show_workers(store_metrics: StoreMetrics) -> dict[str, Any]:
@@ -55,8 +55,8 @@ async def get_healthcheck(context: RequestContext) -> Response:
     unavailable = [name for name, is_available in serves if not is_available]
     if unavailable or not context.services.engine.is_ready:
         message = f"{' and '.join(unavailable or ['Redis'])} cannot be used"
-        return answer({"status": "unhealthy", "message": message}, 500)
-    return answer({"status": "healthy", "message": "System is operational"})
+        return json_response({"status": "unhealthy", "message": message}, 500)
+    return json_response({"status": "healthy", "message": "System is operational"})
 
 
 async def get_metrics(context: RequestContext) -> Response:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from issuer.http.auth import Access
-from issuer.http.fields import answer, known_query, page_answer, page_query, path_id
+from issuer.http.fields import check_query, json_response, page_query, page_response, path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError
 from issuer.instants import show_instant
@@ -55,7 +55,7 @@ async def get_code(context: RequestContext) -> Response:
             await attempt.missed()
             if cursor is None:
                 raise ProblemError(404, "no code found", "code_not_found")
-    return page_answer(page, show_place)
+    return page_response(page, show_place)
 
 
 async def get_customer_redemptions(context: RequestContext) -> Response:
@@ -67,17 +67,17 @@ async def get_customer_redemptions(context: RequestContext) -> Response:
         limit=limit,
         cursor=cursor,
     )
-    return page_answer(page, show_redemption)
+    return page_response(page, show_redemption)
 
 
 async def delete_customer(context: RequestContext) -> Response:
     """Erase a customer's id from the ledger. The redemptions stay and are still counted."""
-    known_query(context.request)
+    check_query(context.request)
     customer_id = path_id(context.request, "customer_id")
     erasure = await erase_customer(
         context.services.stores, customer_id, actor=context.caller.actor, wait_s=BACKLOG_WAIT_S
     )
-    return answer(asdict(erasure))
+    return json_response(asdict(erasure))
 
 
 OPERATIONS = (

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from issuer.batches.rules import Rules, RulesError, parse_rules_text
 from issuer.batches.store import Batch, BatchChanges, change_batch, create_batch
 from issuer.http.edge.limits import UPLOAD_PATH
-from issuer.http.fields import answer, bad_rules, known_query
+from issuer.http.fields import bad_rules, check_query, json_response
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.loading.bounded_lines import LINE_BYTES
@@ -48,7 +48,7 @@ async def post_upload(context: RequestContext) -> Response:
 
     The form is spooled to disk as it arrives and the codes are read from there, so memory use does not depend on them.
     """
-    known_query(context.request)
+    check_query(context.request)
     loads = context.services.loads
     if loads.locked():
         # Each upload holds a connection to Postgres and keeps a core busy until it ends.
@@ -60,7 +60,7 @@ async def post_upload(context: RequestContext) -> Response:
             stores, name=upload.batch_name, rules=upload.rules, client_id=caller.client_id, actor=caller.actor
         )
         report = await _load(stores, batch, upload, caller.client_id, caller.actor)
-    return answer(show_report(report, batch.id))
+    return json_response(show_report(report, batch.id))
 
 
 def check_form(form: FormData, client_id: UUID | None) -> Upload:

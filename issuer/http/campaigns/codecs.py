@@ -72,7 +72,7 @@ def encode_codes(codes: list[str], *, json: bool) -> bytes:
     return orjson.dumps(codes)[1:-1] if json else GetCampaignResponse(issued_codes=codes).SerializeToString()
 
 
-def joined(head: GetCampaignResponse, parts: list[bytes], *, json: bool) -> bytes:
+def join_message(head: GetCampaignResponse, parts: list[bytes], *, json: bool) -> bytes:
     """Return one message from a head without codes and the encoded parts of its codes."""
     if not json:
         # Concatenated binary messages are one message: repeated fields are appended.

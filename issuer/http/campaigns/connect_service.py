@@ -36,7 +36,7 @@ from issuer.http.campaigns.codecs import (
     JsonCodec,
     encode_codes,
     instant_of,
-    joined,
+    join_message,
     timestamp_of,
 )
 from issuer.http.campaigns.policy import IssuePolicy
@@ -220,7 +220,7 @@ class CouponMethods:
                 ]
         finally:
             self._lists_waiting -= 1
-        return EncodedMessage(joined(head, pieces, json=json))
+        return EncodedMessage(join_message(head, pieces, json=json))
 
 
 def _sees_codes(key: ApiKey, campaign: Campaign) -> bool:

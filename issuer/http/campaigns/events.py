@@ -14,7 +14,7 @@ from issuer.campaigns.feeds import FeedUpdate
 from issuer.campaigns.store import find_campaign
 from issuer.http.auth import Access, admit
 from issuer.http.campaigns.routes import PATH
-from issuer.http.fields import known_query, path_id
+from issuer.http.fields import check_query, path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError
 from issuer.http.services import Services
@@ -77,7 +77,7 @@ async def stream(services: Services, campaign: Campaign) -> AsyncIterator[bytes]
 
 
 async def get_events(context: RequestContext) -> Response:
-    known_query(context.request)
+    check_query(context.request)
     campaign = await visible_campaign(context)
     if not context.services.feeds.has_room:
         raise ProblemError(503, "too many streams", "too_many_streams", headers={"Retry-After": "10"})

@@ -17,7 +17,7 @@ from issuer.campaigns.counters import read_available_counters
 from issuer.campaigns.feeds import FeedUpdate
 from issuer.http.auth import Access
 from issuer.http.campaigns.events import show_tick, visible_campaign
-from issuer.http.fields import known_query
+from issuer.http.fields import check_query
 from issuer.http.operations import Operation, RequestContext
 
 PATH: Final = "/c/{campaign_id}"
@@ -43,7 +43,7 @@ def _hash(text: str, tag: str) -> str:
 
 async def get_page(context: RequestContext) -> Response:
     """Return the page of a public campaign. Any other campaign is a 404, for every caller."""
-    known_query(context.request)
+    check_query(context.request)
     campaign = await visible_campaign(context, public_only=True)
     (counters,) = await read_available_counters(context.services.stores, [campaign])
     page, policy = _page()

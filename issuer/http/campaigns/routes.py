@@ -23,12 +23,12 @@ from issuer.campaigns.store import (
 from issuer.generating.code_format import CodeFormat
 from issuer.http.auth import BOUND_KEY, Caller
 from issuer.http.fields import (
-    answer,
+    check_query,
     flag_field,
     id_field,
     instant_field,
     json_object,
-    known_query,
+    json_response,
     name_field,
     page_query,
     path_id,
@@ -53,12 +53,12 @@ async def get_campaigns(context: RequestContext) -> Response:
     page = await list_campaigns(stores.postgres, client_id=context.caller.client_id, limit=limit, cursor=cursor)
     counters = await read_available_counters(stores, page.items)
     items = [show_campaign(campaign, figures) for campaign, figures in zip(page.items, counters, strict=True)]
-    return answer({"items": items, "next_cursor": page.next_cursor})
+    return json_response({"items": items, "next_cursor": page.next_cursor})
 
 
 async def post_campaign(context: RequestContext) -> Response:
     """Create a campaign. The response is sent once all its codes exist and it can issue them."""
-    known_query(context.request)
+    check_query(context.request)
     values = await json_object(context.request, ("name", "total", "starts_at", "code_format", "public", "client_id"))
     starts_at = instant_field(values, "starts_at")
     if starts_at is None:
@@ -73,19 +73,19 @@ async def post_campaign(context: RequestContext) -> Response:
     )
     async with context.services.loads:
         campaign = await create_campaign(context.services.stores, new, actor=context.caller.actor)
-    response = await shown(context, campaign, 201)
+    response = await campaign_response(context, campaign, 201)
     response.headers["location"] = f"{PATH}/{campaign.id}"
     return response
 
 
 async def get_campaign(context: RequestContext) -> Response:
-    known_query(context.request)
-    return await shown(context, await own_campaign(context))
+    check_query(context.request)
+    return await campaign_response(context, await own_campaign(context))
 
 
 async def patch_campaign(context: RequestContext) -> Response:
     """Change a campaign. The response is sent once the change is in effect."""
-    known_query(context.request)
+    check_query(context.request)
     campaign_id = path_id(context.request, "campaign_id")
     values = await json_object(context.request, ("name", "starts_at", "paused", "public", "ended", "total"))
     if "starts_at" in values and values["starts_at"] is None:
@@ -109,14 +109,14 @@ async def patch_campaign(context: RequestContext) -> Response:
             client_id=context.caller.client_id,
             actor=context.caller.actor,
         )
-    return await shown(context, campaign)
+    return await campaign_response(context, campaign)
 
 
 async def get_codes(context: RequestContext) -> Response:
     """Return a page of the issued codes, in the order of issue."""
     limit, cursor = page_query(context.request)
     page = await read_issued_page(context.services.stores, await own_campaign(context), limit=limit, cursor=cursor)
-    return answer({"items": [show_issued(code) for code in page.items], "next_cursor": page.next_cursor})
+    return json_response({"items": [show_issued(code) for code in page.items], "next_cursor": page.next_cursor})
 
 
 async def own_campaign(context: RequestContext) -> Campaign:
@@ -125,9 +125,9 @@ async def own_campaign(context: RequestContext) -> Campaign:
     return await find_campaign(context.services.stores.postgres, campaign_id, client_id=context.caller.client_id)
 
 
-async def shown(context: RequestContext, campaign: Campaign, status: int = 200) -> Response:
+async def campaign_response(context: RequestContext, campaign: Campaign, status: int = 200) -> Response:
     (counters,) = await read_available_counters(context.services.stores, [campaign])
-    return answer(show_campaign(campaign, counters), status)
+    return json_response(show_campaign(campaign, counters), status)
 
 
 def total_field(values: Mapping[str, Any]) -> int:

@@ -20,7 +20,7 @@ from issuer.http.coupons.consume_request import FIELDS, find_client, read_consum
 from issuer.http.coupons.consume_route import CONSUME_PATH, COUNTED
 from issuer.http.coupons.fields import read_fields
 from issuer.http.edge.header_fields import header_fields
-from issuer.http.fields import answer, known_query
+from issuer.http.fields import check_query, json_response
 from issuer.http.idempotency import read_idempotency_key
 from issuer.http.limiting.failed_lookups import is_public
 from issuer.http.metrics.exposition import INVALID
@@ -47,7 +47,7 @@ async def _ask(context: RequestContext, *, look: bool) -> Answer:
 
 async def get_consume(context: RequestContext) -> Response:
     """Answer whether the coupon could be used. Changes nothing."""
-    return answer(look_answer(await _ask(context, look=True), public=is_public(context.caller.key)))
+    return json_response(look_answer(await _ask(context, look=True), public=is_public(context.caller.key)))
 
 
 async def post_consume(context: RequestContext) -> Response:
@@ -65,7 +65,7 @@ async def post_consume(context: RequestContext) -> Response:
 
 
 async def post_reverse(call: RequestContext) -> Response:
-    known_query(call.request)
+    check_query(call.request)
     done = await reverse_use(
         call.services.stores,
         str(call.request.path_params["consumption_id"]),
@@ -73,7 +73,7 @@ async def post_reverse(call: RequestContext) -> Response:
         actor=call.caller.actor,
         wait_s=REVERSAL_WAIT_S,
     )
-    return answer(
+    return json_response(
         {
             "reversed": True,
             "consumption_id": done.consumption_id,

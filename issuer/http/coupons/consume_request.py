@@ -20,7 +20,7 @@ from issuer.http.coupons.fields import (
     body_fields,
     code_field,
     id_field,
-    merged,
+    merge_fields,
     query_fields,
     text_field,
 )
@@ -83,7 +83,7 @@ def _query(url: bytes, names: tuple[str, ...]) -> Fields:
     Requests for one coupon repeat the same query with the same fields. The caller must not change the result.
     """
     query = query_fields(url.partition(b"?")[2].decode("ascii", "replace"))
-    merged(query, dict.fromkeys(names), FIELDS)
+    merge_fields(query, dict.fromkeys(names), FIELDS)
     return query
 
 

@@ -21,7 +21,7 @@ from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_format import CodeFormat, CodeFormatError, CodeSpaceError
 from issuer.http import fields
-from issuer.http.fields import bad_rules, distinct, parsed_json, shown_name
+from issuer.http.fields import bad_rules, parse_json, quoted_name, unique_members
 from issuer.http.problems.problem import invalid
 from issuer.instants import InvalidInstantError
 from issuer.names import name_problem
@@ -52,7 +52,7 @@ async def read_fields(request: Request, known: Collection[str]) -> Fields:
             )
     else:
         body = body_fields(await request.body())
-    return merged(query, body, known)
+    return merge_fields(query, body, known)
 
 
 def query_fields(query: str) -> Fields:
@@ -69,19 +69,19 @@ def body_fields(body: bytes) -> Fields:
             return _without_duplicates(_pairs(text.decode()))
         except UnicodeDecodeError as error:
             raise invalid("the form is not UTF-8") from error
-    value = parsed_json(text)
+    value = parse_json(text)
     assert isinstance(value, dict)
     return value
 
 
-def merged(query: Fields, body: Fields, known: Collection[str]) -> Fields:
+def merge_fields(query: Fields, body: Fields, known: Collection[str]) -> Fields:
     """Merge query and body. Raises ProblemError for an unknown field and for one that is in both."""
     if twice := query.keys() & body.keys():
         raise invalid(f"{sorted(twice)[0]} is given more than once")
     values = query | body
     for name in values:
         if name not in known:
-            raise invalid(f"unknown field {shown_name(name)}; known are {', '.join(known)}")
+            raise invalid(f"unknown field {quoted_name(name)}; known are {', '.join(known)}")
     return values
 
 
@@ -94,7 +94,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> Fields:
     try:
-        return distinct(pairs)
+        return unique_members(pairs)
     except ValueError as error:
         raise invalid(str(error).removeprefix("key ")) from error
 

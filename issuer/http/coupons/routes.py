@@ -26,7 +26,7 @@ from issuer.http.coupons.fields import (
     terms_fields,
     text_field,
 )
-from issuer.http.fields import answer
+from issuer.http.fields import json_response
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
 from issuer.instants import show_instant
@@ -66,7 +66,7 @@ async def post_coupon(context: RequestContext) -> Response:
         raise BOUND_KEY
     terms = CouponTerms(**terms_fields(values, None, context.services.settings.currency))
     coupon = await _create(context, client_id, values, terms)
-    return answer(await show_coupon(context, coupon), 201)
+    return json_response(await show_coupon(context, coupon), 201)
 
 
 async def _create(context: RequestContext, client_id: UUID, values: Fields, terms: CouponTerms) -> Coupon:
@@ -108,7 +108,7 @@ async def get_coupon(context: RequestContext) -> Response:
         except CouponNotFoundError:
             await attempt.missed()
             raise
-        return answer(await show_coupon(context, coupon))
+        return json_response(await show_coupon(context, coupon))
 
 
 async def put_coupon(context: RequestContext) -> Response:
@@ -119,14 +119,14 @@ async def put_coupon(context: RequestContext) -> Response:
     coupon = await change_coupon(
         context.services.stores, coupon, lambda terms: terms_fields(values, terms, currency), actor=context.caller.actor
     )
-    return answer(await show_coupon(context, coupon))
+    return json_response(await show_coupon(context, coupon))
 
 
 async def remove_coupon(context: RequestContext) -> Response:
     values = await read_fields(context.request, ("client_id",))
     coupon = await _requested_coupon(context, values, code_field(context.request.path_params))
     coupon = await delete_coupon(context.services.stores, coupon, actor=context.caller.actor)
-    return answer(await show_coupon(context, coupon))
+    return json_response(await show_coupon(context, coupon))
 
 
 OPERATIONS: Final = (
