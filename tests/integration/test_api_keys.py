@@ -1,4 +1,4 @@
-"""API keys: shown once, counted out within moments, kept through an outage of Postgres."""
+"""API keys: shown once, revoked within moments, valid while Postgres is unavailable."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
         yield server
 
 
-async def test_a_key_is_found_by_its_secret_of_which_postgres_keeps_the_hash(settings: Settings) -> None:
+async def test_a_key_is_found_by_its_secret_and_stored_as_a_hash(settings: Settings) -> None:
     client = uuid4()
     async with pool_of(settings) as postgres:
         key, secret = await create_key(
@@ -96,14 +96,14 @@ async def test_a_key_is_found_by_its_secret_of_which_postgres_keeps_the_hash(set
         ("x", ["public"]),
     ],
 )
-async def test_what_cannot_be_a_key_is_refused(settings: Settings, name: str, scopes: list[str]) -> None:
+async def test_invalid_parameters_of_a_key_are_refused(settings: Settings, name: str, scopes: list[str]) -> None:
     async with pool_of(settings) as postgres:
         with pytest.raises(InvalidApiKeyError):
             await create_key(postgres, name=name, scopes=scopes, actor="test")
         assert await list_keys(postgres) == []
 
 
-async def test_every_process_hears_of_new_and_revoked_keys(settings: Settings) -> None:
+async def test_every_process_learns_of_new_and_revoked_keys(settings: Settings) -> None:
     async with ring_of(settings) as one, ring_of(settings) as two, pool_of(settings) as postgres:
         key, secret = await create_key(postgres, name="x", scopes=["redeem"], actor="test")
         for ring in (one, two):
@@ -119,7 +119,7 @@ async def test_every_process_hears_of_new_and_revoked_keys(settings: Settings) -
         assert actions == ["key.revoke", "key.create"]
 
 
-async def test_a_revocation_counts_also_when_nobody_is_told(settings: Settings) -> None:
+async def test_a_revocation_takes_effect_without_a_notification(settings: Settings) -> None:
     async with ring_of(settings) as ring, pool_of(settings) as postgres:
         _, secret = await create_key(postgres, name="x", scopes=["redeem"], actor="test")
         await until(lambda: ring.find(secret) is not None)
@@ -140,7 +140,7 @@ async def test_the_ring_survives_the_loss_of_its_connection(settings: Settings) 
         assert ring.find(first) is not None
 
 
-async def test_keys_stay_while_postgres_is_away(settings: Settings, own_postgres: PostgresServer) -> None:
+async def test_keys_stay_valid_while_postgres_is_unavailable(settings: Settings, own_postgres: PostgresServer) -> None:
     own = settings.model_copy(update={"database_url": SecretStr(own_postgres.url())})
     await migrate(own)
     async with pool_of(own) as postgres:
@@ -158,7 +158,7 @@ async def test_keys_stay_while_postgres_is_away(settings: Settings, own_postgres
         await until(lambda: ring.find(secret) is None)
 
 
-async def test_requests_with_a_known_key_go_on_while_postgres_is_away(
+async def test_requests_with_a_loaded_key_succeed_while_postgres_is_unavailable(
     settings: Settings, own_postgres: PostgresServer
 ) -> None:
     own = settings.model_copy(update={"database_url": SecretStr(own_postgres.url())})

@@ -1,4 +1,4 @@
-"""Batches: what Postgres decides counts in Redis at once; who may see and change which; the end of one."""
+"""Batches: changes take effect in Redis at once; visibility by client; the end of a batch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def make(stores: Stores, name: str = "drop", **values: Any) -> Batch:
     return await create_batch(stores, name=name, actor="test", **values)
 
 
-async def test_a_new_batch_is_in_both_stores(stores: Stores) -> None:
+async def test_a_new_batch_is_stored_in_postgres_and_redis(stores: Stores) -> None:
     rules = parse_rules({"maxpercustomer": 2, "timelimit": 30})
     starts_at = datetime(2026, 6, 1, 2, tzinfo=timezone(timedelta(hours=2)))
     batch = await make(stores, "Summer Sale ☀", rules=rules, starts_at=starts_at, ends_at=SOON)
@@ -80,7 +80,7 @@ async def test_a_new_batch_is_in_both_stores(stores: Stores) -> None:
         {"starts_at": SOON, "ends_at": SOON},
     ],
 )
-async def test_what_cannot_be_a_batch_is_refused(stores: Stores, values: dict[str, Any]) -> None:
+async def test_invalid_values_of_a_batch_are_refused(stores: Stores, values: dict[str, Any]) -> None:
     with pytest.raises(InvalidBatchError):
         await make(stores, **values)
     batch = await make(stores)
@@ -90,7 +90,7 @@ async def test_what_cannot_be_a_batch_is_refused(stores: Stores, values: dict[st
     assert len(await open_batches(stores.postgres)) == 1
 
 
-async def test_pause_and_times_count_from_the_next_request_on(stores: Stores) -> None:
+async def test_pause_and_times_take_effect_from_the_next_request_on(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         steps: list[tuple[dict[str, Any], str]] = [
             ({"paused": True}, "PAUSED"),
@@ -106,7 +106,7 @@ async def test_pause_and_times_count_from_the_next_request_on(stores: Stores) ->
             assert words(shop.redeem()) == [word]
 
 
-async def test_ended_is_final_but_what_changes_nothing_is_accepted(stores: Stores) -> None:
+async def test_an_end_is_final_but_a_change_without_effect_is_accepted(stores: Stores) -> None:
     batch = await make(stores, rules=parse_rules({"maxpercustomer": 1}))
     ended = await change(stores, batch.id, expired=True)
     assert ended.expired
@@ -124,7 +124,7 @@ async def test_ended_is_final_but_what_changes_nothing_is_accepted(stores: Store
     assert await change(stores, batch.id, **same) == ended
 
 
-async def test_what_redis_does_not_know_needs_no_revision_and_what_changes_nothing_no_audit(stores: Stores) -> None:
+async def test_a_rename_needs_no_revision_and_a_change_without_effect_no_audit_entry(stores: Stores) -> None:
     batch = await make(stores)
     renamed = await change(failing_after(stores, 0), batch.id, name="new name")
     assert (renamed.name, renamed.revision) == ("new name", 1)
@@ -135,7 +135,7 @@ async def test_what_redis_does_not_know_needs_no_revision_and_what_changes_nothi
     assert (entries[0].actor, entries[0].subject) == ("test", f"batch:{batch.id}")
 
 
-async def test_a_change_that_redis_did_not_hear_of_is_brought_there_later(stores: Stores) -> None:
+async def test_a_change_that_did_not_reach_redis_is_pushed_later(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         with pytest.raises(RedisUnavailableError):
             await change(failing_after(stores, 0), shop.batch, expired=True)
@@ -144,14 +144,14 @@ async def test_a_change_that_redis_did_not_hear_of_is_brought_there_later(stores
         assert (behind.expired, behind.in_redis) == (True, False)
         await push_batch(stores, shop.batch)
         assert words(shop.redeem()) == ["ENDED"]
-        # And one that Redis did hear of, though nobody knows.
+        # Redis has applied this one, but the answer was lost.
         batch = await make(failing_after(stores, 0, lost=True), "lost")
         assert not batch.in_redis
         await push_batch(stores, batch.id)
         assert (await find_batch(stores.postgres, batch.id)).in_redis
 
 
-async def test_a_client_sees_and_changes_only_what_is_its_own(stores: Stores) -> None:
+async def test_a_client_sees_and_changes_only_its_own_batches(stores: Stores) -> None:
     async with shop_of(stores, (5, 5)) as shop, shop_of(stores, (5,)) as own:
         mine, other = shop.pools
         (owner,) = own.pools
@@ -173,7 +173,7 @@ async def test_a_client_sees_and_changes_only_what_is_its_own(stores: Stores) ->
                 await change(stores, unknown, paused=True)
 
 
-async def test_a_batch_made_for_a_client_is_seen_by_it(stores: Stores) -> None:
+async def test_a_batch_created_for_a_client_is_visible_to_it(stores: Stores) -> None:
     client = uuid4()
     batch = await make(stores, client_id=client)
     assert await find_batch(stores.postgres, batch.id, client_id=client) == batch
@@ -181,7 +181,7 @@ async def test_a_batch_made_for_a_client_is_seen_by_it(stores: Stores) -> None:
     assert (stock.total, stock.in_redis, stock.issued, stock.backlog) == (0, 0, 0, 0)
 
 
-async def test_finding_by_name(stores: Stores) -> None:
+async def test_find_or_create_returns_the_newest_open_batch_of_a_name(stores: Stores) -> None:
     first = await make(stores, "same", ends_at=datetime(2020, 1, 1, tzinfo=UTC))
     made = await asyncio.gather(*[find_or_create_batch(stores, name="same", actor="test") for _ in range(4)])
     assert len({batch.id for batch, _ in made}) == 1
@@ -190,7 +190,7 @@ async def test_finding_by_name(stores: Stores) -> None:
     assert {batch.id for batch in await find_batches_by_name(stores.postgres, "same")} == {first.id, second.id}
 
 
-async def test_pages_have_every_batch_once(stores: Stores) -> None:
+async def test_pages_contain_every_batch_once(stores: Stores) -> None:
     made = [(await make(stores, f"batch {number}")).id for number in range(7)]
     await change(stores, made[3], expired=True)
     seen: list[UUID] = []
@@ -198,7 +198,7 @@ async def test_pages_have_every_batch_once(stores: Stores) -> None:
     while True:
         page = await list_batches(stores.postgres, limit=3, cursor=cursor)
         seen += [batch.id for batch in page.items]
-        # What is added meanwhile moves nothing.
+        # A batch that is added in between does not shift the pages.
         await make(stores, "later")
         cursor = page.next_cursor
         if cursor is None:
@@ -245,7 +245,7 @@ async def test_stock_accounts_for_every_seq(stores: Stores) -> None:
         ]
 
 
-async def test_an_ended_batch_gives_back_what_it_holds_but_replays_go_on(stores: Stores) -> None:
+async def test_an_ended_batch_is_freed_in_redis_but_replays_still_work(stores: Stores) -> None:
     async with shop_of(stores, (50, 10)) as shop:
         first, second = shop.pools
         customer = uuid4()
@@ -283,7 +283,7 @@ async def test_an_ended_batch_gives_back_what_it_holds_but_replays_go_on(stores:
         assert (await batch_stock(stores, shop.batch))[0].issued == 4
 
 
-async def test_freeing_leaves_other_batches_alone_and_can_be_repeated(stores: Stores) -> None:
+async def test_freeing_leaves_other_batches_unchanged_and_is_repeatable(stores: Stores) -> None:
     async with shop_of(stores) as shop, shop_of(stores) as neighbour:
         customer = uuid4()
         for one in (shop, neighbour):
@@ -298,7 +298,7 @@ async def test_freeing_leaves_other_batches_alone_and_can_be_repeated(stores: St
         assert not shop.client.exists(shop.partition.window(shop.batch, customer))
 
 
-async def test_an_undecodable_entry_postpones_the_end(stores: Stores) -> None:
+async def test_an_undecodable_entry_postpones_draining(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         await change(stores, shop.batch, expired=True)
         poison = shop.client.xadd(shop.keys.stream, {"v": "99"})

@@ -1,4 +1,4 @@
-"""Campaigns over REST: made, listed, shown, changed, extended, ended; their codes, events and page."""
+"""Campaigns over REST: create, list, show, change, extend and end them; their codes, events and page."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def change(api: Api, campaign: str, key: dict[str, str] | None = None, **f
     return await api.client.patch(f"{PATH}/{campaign}", json=fields, headers=key or api.admin)
 
 
-async def test_a_campaign_is_made_shown_and_listed(api: Api) -> None:
+async def test_a_campaign_is_created_shown_and_listed(api: Api) -> None:
     made = await make(api, total=2)
     expected = {
         "name": "Concert", "state": "open", "total": 2, "issued": 0, "remaining": 2,
@@ -78,7 +78,7 @@ async def test_a_campaign_is_made_shown_and_listed(api: Api) -> None:
     assert ([item["id"] for item in rest["items"]], rest["next_cursor"]) == ([made["id"]], None)
 
 
-async def test_campaigns_are_batches_that_the_list_of_batches_leaves_out(api: Api) -> None:
+async def test_the_list_of_batches_excludes_campaigns(api: Api) -> None:
     made = await make(api)
     batch, _ = await api.batch("A-1")
     assert [one["id"] for one in (await api.get("/api/v1/batches")).json()] == [str(batch)]
@@ -87,7 +87,7 @@ async def test_campaigns_are_batches_that_the_list_of_batches_leaves_out(api: Ap
     assert (shown["name"], shown["stock"][0]["total"]) == ("Concert", 3)
 
 
-async def test_the_form_of_the_codes_is_the_campaigns_own(api: Api) -> None:
+async def test_codes_have_the_format_of_their_campaign(api: Api) -> None:
     made = await make(api, code_format={"alphabet": "numeric", "length": 12, "prefix": "G-"})
     code = (await issue(api, made["id"]))["code"]
     assert code.startswith("G-")
@@ -97,7 +97,7 @@ async def test_the_form_of_the_codes_is_the_campaigns_own(api: Api) -> None:
     assert len((await issue(api, made["id"]))["code"]) == 12
 
 
-async def test_a_campaign_that_cannot_be(api: Api) -> None:
+async def test_an_invalid_campaign_is_refused(api: Api) -> None:
     good = {"name": "A", "total": 5, "starts_at": PAST}
     for wrong in (
         {"name": ""}, {"name": None}, {"total": 0}, {"total": -1}, {"total": True}, {"total": "5"},
@@ -115,8 +115,8 @@ async def test_a_campaign_that_cannot_be(api: Api) -> None:
     problem(await change(api, str(uuid4()), name="B"), 404)
 
 
-async def test_the_start_of_a_campaign_is_not_changed_as_that_of_a_batch(api: Api) -> None:
-    """It is never absent, and a whole ms: the campaign's own route sees to it."""
+async def test_the_start_of_a_campaign_cannot_be_changed_through_its_batch(api: Api) -> None:
+    """It is never absent and always a whole ms; the campaign's own route ensures that."""
     made = await make(api)
     for start in (None, ahead(60)):
         changed = await api.client.patch(f"/api/v1/batches/{made['id']}", json={"starts_at": start}, headers=api.admin)
@@ -125,7 +125,7 @@ async def test_the_start_of_a_campaign_is_not_changed_as_that_of_a_batch(api: Ap
     assert (await change(api, made["id"], starts_at=ahead(60))).status_code == 200
 
 
-async def test_changes_count_from_the_next_request_on(api: Api) -> None:
+async def test_changes_take_effect_from_the_next_request_on(api: Api) -> None:
     campaign = (await make(api))["id"]
     assert (await change(api, campaign, paused=True)).json()["state"] == "paused"
     assert (await issue(api, campaign))["error"] == "paused"
@@ -147,7 +147,7 @@ async def test_changes_count_from_the_next_request_on(api: Api) -> None:
     assert (await change(api, campaign, ended=True)).json()["state"] == "ended"
 
 
-async def test_an_extension_makes_just_the_codes_that_are_missing(api: Api) -> None:
+async def test_an_extension_generates_only_the_missing_codes(api: Api) -> None:
     campaign = (await make(api, total=2))["id"]
     codes = [(await issue(api, campaign))["code"] for _ in range(2)]
     assert (await issue(api, campaign))["error"] == "sold out"
@@ -160,10 +160,10 @@ async def test_an_extension_makes_just_the_codes_that_are_missing(api: Api) -> N
     assert (await call(api, "GetCampaign", campaignId=campaign)).json()["issuedCodes"] == codes
 
 
-async def test_a_campaign_whose_maker_has_died_can_be_finished_or_ended(api: Api) -> None:
+async def test_a_campaign_whose_creator_was_killed_can_be_completed_or_ended(api: Api) -> None:
     stores = api.services.stores
     made = [(await make(api, total=2))["id"] for _ in range(2)]
-    # As a process leaves it that is killed before the last step.
+    # The state after a process was killed before the last step.
     await stores.postgres.execute("UPDATE campaigns SET ready_at = NULL, revision = revision + 1")
     async with asyncio.timeout(START_LIMIT_S):
         while api.services.campaigns.find(made[0]) is not None:
@@ -178,7 +178,7 @@ async def test_a_campaign_whose_maker_has_died_can_be_finished_or_ended(api: Api
 
 
 def count_failed_looks(cache: CampaignCache, monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
-    """Return a list that grows with each look of the cache into Postgres that fails."""
+    """Return a list that gets an entry for each refresh of the cache that fails."""
     failures: list[Exception] = []
     refresh = cache._refresh
 
@@ -193,7 +193,7 @@ def count_failed_looks(cache: CampaignCache, monkeypatch: pytest.MonkeyPatch) ->
     return failures
 
 
-async def test_known_campaigns_go_on_without_postgres(
+async def test_cached_campaigns_issue_without_postgres(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with PostgresServer(tmp_path / "postgres", durable=False) as postgres:
@@ -219,7 +219,7 @@ async def test_known_campaigns_go_on_without_postgres(
             assert failure(response, 503, "unavailable") == "postgres unavailable"
 
 
-async def test_without_redis_no_campaign_is_made(settings: Settings) -> None:
+async def test_without_redis_no_campaign_is_created(settings: Settings) -> None:
     lonely = settings.model_copy(
         update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}/0"), "auth": Auth.OFF}
     )
@@ -231,7 +231,7 @@ async def test_without_redis_no_campaign_is_made(settings: Settings) -> None:
         assert (only["state"], only["issued"]) == ("ended", None)
 
 
-async def test_one_connection_to_postgres_is_enough_to_make_and_extend_campaigns(settings: Settings) -> None:
+async def test_campaigns_can_be_created_and_extended_with_one_pooled_connection(settings: Settings) -> None:
     new = NewCampaign("Concert", 3, datetime(2020, 1, 1, tzinfo=UTC))
     async with open_stores(settings, postgres_size=1) as stores, asyncio.timeout(20):
         made, _ = await asyncio.gather(*(create_campaign(stores, new, actor="test") for _ in range(2)))
@@ -240,7 +240,7 @@ async def test_one_connection_to_postgres_is_enough_to_make_and_extend_campaigns
         assert (await find_campaign(stores.postgres, made.id)).total == 5
 
 
-async def test_what_was_done_is_in_the_audit_log(api: Api) -> None:
+async def test_changes_of_campaigns_are_in_the_audit_log(api: Api) -> None:
     campaign = (await make(api))["id"]
     await change(api, campaign, public=True, total=4)
     entries = (await api.get("/api/v1/audit")).json()["items"]
@@ -270,7 +270,7 @@ async def test_tenants(api: Api) -> None:
     assert len((await api.get(PATH, bound)).json()["items"]) == 2
 
 
-async def test_a_public_campaign_is_for_everybody_as_soon_as_it_is(api: Api) -> None:
+async def test_a_public_campaign_needs_no_key_as_soon_as_it_is_public(api: Api) -> None:
     campaign = (await make(api, total=100))["id"]
     failure(await call(api, "IssueCoupon", {}, campaignId=campaign), 401, "unauthenticated")
     problem(await api.client.get(f"/c/{campaign}"), 404)
@@ -283,7 +283,7 @@ async def test_a_public_campaign_is_for_everybody_as_soon_as_it_is(api: Api) -> 
         while (await call(api, "IssueCoupon", {}, campaignId=campaign)).status_code == 401:
             await asyncio.sleep(0.02)
     assert (await issue(api, campaign, {}))["code"]
-    # Also for keys that may not redeem, or not this client's; a key that is none is none.
+    # Also with keys that may not redeem, or of another client; an invalid key is refused.
     assert (await issue(api, campaign, api.admin))["code"]
     assert (await issue(api, campaign, await api.key("redeem", client_id=uuid4())))["code"]
     failure(
@@ -297,8 +297,8 @@ async def test_a_public_campaign_is_for_everybody_as_soon_as_it_is(api: Api) -> 
             await asyncio.sleep(0.02)
 
 
-async def test_what_could_not_be_made_is_ended(api: Api) -> None:
-    """Nearly all codes of this form have an unlucky word: they cannot be found, and nobody is told of a campaign."""
+async def test_a_campaign_that_could_not_be_created_is_ended(api: Api) -> None:
+    """Nearly all codes of this format have an unlucky word, so they cannot be drawn: its batch is ended."""
     form = {"alphabet": "ab", "length": 12, "unlucky": False, "unlucky_words": ["aa", "ab", "ba"]}
     body = {"name": "A", "total": 5, "starts_at": PAST, "code_format": form}
     problem(await api.client.post(PATH, json=body, headers=api.admin), 400)
@@ -308,7 +308,7 @@ async def test_what_could_not_be_made_is_ended(api: Api) -> None:
     problem(await api.client.get(f"/c/{only['id']}"), 404)
 
 
-async def test_one_answer_lists_a_bounded_number_of_codes(api: Api, monkeypatch: Any) -> None:
+async def test_one_response_lists_a_bounded_number_of_codes(api: Api, monkeypatch: Any) -> None:
     monkeypatch.setattr("issuer.http.campaigns.connect_service.MAX_ISSUED", 2)
     monkeypatch.setattr("issuer.campaigns.issued.BATCH_SIZE", 1)
     campaign = (await make(api, name='[]"]}'))["id"]
@@ -319,7 +319,7 @@ async def test_one_answer_lists_a_bounded_number_of_codes(api: Api, monkeypatch:
     failure(await call(api, "GetCampaign", campaignId=campaign), 429, "resource_exhausted")
 
 
-async def test_the_page_carries_names_safely(api: Api) -> None:
+async def test_the_page_escapes_names(api: Api) -> None:
     name = "<script>alert(1)</script> & $name </title>"
     campaign = (await make(api, name=name, public=True))["id"]
     response = await api.client.get(f"/c/{campaign}")
@@ -331,62 +331,62 @@ async def test_the_page_carries_names_safely(api: Api) -> None:
     assert (data["id"], data["state"], data["remaining"]) == (campaign, "open", 3)
 
 
-async def ticks(
-    api: Api, campaign: str, count: int, heartbeat_s: float = 10, told: list[Any] | None = None
+async def listen(
+    api: Api, campaign: str, count: int, heartbeat_s: float = 10, updates: list[Any] | None = None
 ) -> list[Any]:
-    """What a listener is told. `told` has it as it comes."""
+    """Return the first `count` updates of a feed; `updates` gets each as it arrives."""
     stores = api.services.stores
     found = await find_campaign(stores.postgres, UUID(campaign))
-    told = [] if told is None else told
-    async with aclosing(api.services.feeds.ticks(found, heartbeat_s=heartbeat_s)) as heard:
-        async for tick in heard:
-            told.append(tick)
-            if len(told) == count:
+    updates = [] if updates is None else updates
+    async with aclosing(api.services.feeds.ticks(found, heartbeat_s=heartbeat_s)) as feed:
+        async for update in feed:
+            updates.append(update)
+            if len(updates) == count:
                 break
-    return told
+    return updates
 
 
-async def all_heard(heard: list[list[Any]]) -> None:
-    """Waits until everybody was told something."""
+async def until_all_heard(received: list[list[Any]]) -> None:
+    """Wait until every listener has received an update."""
     async with asyncio.timeout(START_LIMIT_S):
-        while not all(heard):
+        while not all(received):
             await asyncio.sleep(0.01)
 
 
 async def test_many_listeners_share_one_poll(api: Api, monkeypatch: Any) -> None:
     monkeypatch.setattr(feeds_module, "POLL_S", 0.05)
     campaign = (await make(api))["id"]
-    heard: list[list[Any]] = [[] for _ in range(20)]
-    listening = [asyncio.create_task(ticks(api, campaign, 2, told=told)) for told in heard]
-    await all_heard(heard)
+    received: list[list[Any]] = [[] for _ in range(20)]
+    listeners = [asyncio.create_task(listen(api, campaign, 2, updates=updates)) for updates in received]
+    await until_all_heard(received)
     assert api.services.feeds.polls == 1
     await issue(api, campaign)
-    for told in await asyncio.gather(*listening):
-        assert [tick.counters.issued for tick in told] == [0, 1]
-        assert told[1].rate_per_s > 0
-    assert (await ticks(api, campaign, 3, heartbeat_s=0.01))[-1] is None
+    for updates in await asyncio.gather(*listeners):
+        assert [update.counters.issued for update in updates] == [0, 1]
+        assert updates[1].rate_per_s > 0
+    assert (await listen(api, campaign, 3, heartbeat_s=0.01))[-1] is None
     assert api.services.feeds.polls == 0
 
 
-async def test_the_start_is_told_at_once_and_the_end_is_the_end(api: Api, monkeypatch: Any) -> None:
-    # Whoever waited for the next ordinary poll would be too late for this test.
+async def test_a_feed_reports_the_start_at_once_and_ends_with_the_campaign(api: Api, monkeypatch: Any) -> None:
+    # The next ordinary poll would be too late for the time limit of this test.
     monkeypatch.setattr(feeds_module, "POLL_S", 10 * START_LIMIT_S)
     campaign = (await make(api, starts_at=ahead(5)))["id"]
     async with asyncio.timeout(START_LIMIT_S):
-        before, opened = await ticks(api, campaign, 2, heartbeat_s=START_LIMIT_S)
+        before, opened = await listen(api, campaign, 2, heartbeat_s=START_LIMIT_S)
     assert (before.counters.state, opened.counters.state) == ("before", "open")
     assert opened.counters.now_ms >= opened.counters.starts_at_ms
     await change(api, campaign, ended=True)
-    (last,) = await ticks(api, campaign, 5)
+    (last,) = await listen(api, campaign, 5)
     assert last.counters.state == "ended"
 
 
 async def test_listeners_are_bounded(settings: Settings) -> None:
     async with running_app(settings.model_copy(update={"max_event_streams": 1})) as api:
         campaign = (await make(api, public=True))["id"]
-        told: list[Any] = []
-        listening = asyncio.create_task(ticks(api, campaign, 99, told=told))
-        await all_heard([told])
+        updates: list[Any] = []
+        listening = asyncio.create_task(listen(api, campaign, 99, updates=updates))
+        await until_all_heard([updates])
         response = await api.client.get(f"{PATH}/{campaign}/events")
         assert problem(response, 503)["code"] == "too_many_streams"
         assert response.headers["retry-after"] == "10"
@@ -394,7 +394,7 @@ async def test_listeners_are_bounded(settings: Settings) -> None:
         assert len(await listening) == 1
 
 
-async def test_the_stream_of_an_ended_campaign_says_so_and_ends(api: Api) -> None:
+async def test_the_stream_of_an_ended_campaign_reports_the_end_and_closes(api: Api) -> None:
     campaign = (await make(api, public=True))["id"]
     await change(api, campaign, ended=True)
     response = await api.client.get(f"{PATH}/{campaign}/events")
@@ -406,7 +406,7 @@ async def test_the_stream_of_an_ended_campaign_says_so_and_ends(api: Api) -> Non
     assert abs((datetime.fromisoformat(said["now"]) - datetime.now(UTC)).total_seconds()) < 5
 
 
-async def test_open_streams_do_not_hold_up_a_process_that_is_told_to_stop(
+async def test_open_streams_do_not_delay_a_process_that_stops(
     settings: Settings, stores: Stores, tmp_path: Path
 ) -> None:
     new = NewCampaign(name="Concert", total=1, starts_at=datetime.now(UTC), public=True)

@@ -23,7 +23,7 @@ TERMS = CouponTerms(
 async def write_use(
     stores: Stores, coupon: Coupon, seq: int, *, customer: UUID | None = None, order: str | None = None, terms: int = 1
 ) -> str:
-    """A row of the ledger; returns the consumption id that the caller was told."""
+    """Write a row of the ledger; return the consumption id of the answer."""
     call_id = uuid4()
     await stores.postgres.execute(
         "INSERT INTO consumptions (pool_id, seq, terms, customer_id, order_id, consumed_at, call_id, key_hash,"
@@ -33,11 +33,11 @@ async def write_use(
     return consumption_id(coupon.pool_id, seq, call_id.hex)
 
 
-async def test_every_use_is_there_once_with_what_it_was_worth(stores: Stores) -> None:
+async def test_every_use_is_reported_once_with_its_terms(stores: Stores) -> None:
     client, other, customer = uuid4(), uuid4(), uuid4()
     save = await create_coupon(stores, client, "Save-20", TERMS, actor="test")
     theirs = await create_coupon(stores, other, "THEIRS", TERMS, actor="test")
-    told = await write_use(stores, save, 1, customer=customer, order="+4711")
+    use_id = await write_use(stores, save, 1, customer=customer, order="+4711")
     await change_coupon(stores, save, lambda _: {"discount_fixed": Decimal("7.5")}, actor="test")
     await write_use(stores, save, 2, terms=2)
     await write_use(stores, theirs, 1, customer=customer)
@@ -45,7 +45,7 @@ async def test_every_use_is_there_once_with_what_it_was_worth(stores: Stores) ->
 
     first, second = await as_json(stores, CONSUMPTIONS, {Filter.CLIENT: client})
     known = {
-        "consumption_id": told, "code": "Save-20", "seq": 1, "customer_id": str(customer), "order_id": "+4711",
+        "consumption_id": use_id, "code": "Save-20", "seq": 1, "customer_id": str(customer), "order_id": "+4711",
         "api_key_id": 3,
     }  # fmt: skip
     assert {name: first[name] for name in known} == known
@@ -73,13 +73,13 @@ async def test_every_use_is_there_once_with_what_it_was_worth(stores: Stores) ->
     assert await as_workbook(rows_of(stores, CONSUMPTIONS), CONSUMPTIONS) == await as_json(stores, CONSUMPTIONS)
 
 
-async def test_coupons_with_their_figures(stores: Stores) -> None:
+async def test_coupons_are_reported_with_their_counts(stores: Stores) -> None:
     client, other = uuid4(), uuid4()
     terms = replace(TERMS, discount_fixed=None, currency=None, discount_variable=Decimal("12.5"))
     save = await create_coupon(stores, client, "SAVE", terms, actor="test")
-    gone = await create_coupon(stores, client, "GONE", TERMS, actor="test")
+    deleted = await create_coupon(stores, client, "GONE", TERMS, actor="test")
     await create_coupon(stores, other, "THEIRS", TERMS, actor="test")
-    await delete_coupon(stores, gone, actor="test")
+    await delete_coupon(stores, deleted, actor="test")
     for seq in (1, 2):
         await write_use(stores, save, seq)
     found = await as_json(stores, COUPONS, {Filter.CLIENT: client})

@@ -1,4 +1,4 @@
-"""Generated codes in a batch: exactly as many as were asked for, each once, whoever dies or comes along meanwhile."""
+"""Generation jobs: exactly the requested number of codes, each once, also with kills and concurrent runners."""
 
 from __future__ import annotations
 
@@ -40,20 +40,22 @@ from tests.support.servers import START_LIMIT_S
 
 FORM = CodeFormat(length=8)
 TIGHT = CodeFormat(length=4, alphabet="numeric", unlucky=False)
-"""10,000 codes: the least for 1,000."""
+"""10,000 codes: the smallest space for 1,000."""
 
 
-def order(
+def make_request(
     batch_id: UUID, count: int, form: CodeFormat = FORM, client: UUID = A, actor: str = "test"
 ) -> GenerationRequest:
     return GenerationRequest(batch_id, client, form, count, actor)
 
 
-async def test_exactly_as_many_as_asked_for(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_exactly_the_requested_number_of_codes_is_generated(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(job_runner, "BATCH_SIZE", 700)
     batch = await new_batch(stores)
     seen: list[tuple[Phase, int, int | None]] = []
-    job = await generate_codes(stores, order(batch.id, 2_000), progress=lambda *step: seen.append(step))
+    job = await generate_codes(stores, make_request(batch.id, 2_000), progress=lambda *step: seen.append(step))
     assert (job.state, job.made, job.problem) == (JobState.DONE, 2_000, None)
     pool = await check_agreement(stores, batch.id, A)
     assert (pool.loaded, pool.total) == (2_000, 2_000)
@@ -65,51 +67,51 @@ async def test_exactly_as_many_as_asked_for(stores: Stores, monkeypatch: pytest.
     ]
 
 
-async def test_a_tight_space_full_of_collisions(stores: Stores) -> None:
-    """Every second code of the space is in the batch already, from a file."""
+async def test_collisions_in_a_small_code_space_are_redrawn(stores: Stores) -> None:
+    """Every second code of the space is already in the batch."""
     batch = await new_batch(stores)
     await load(stores, batch, [(B, f"{number:04d}") for number in range(0, 10_000, 2)])
-    job = await generate_codes(stores, order(batch.id, 1_000, TIGHT))
+    job = await generate_codes(stores, make_request(batch.id, 1_000, TIGHT))
     assert job.made == 1_000
     made = await codes_in_postgres(stores, batch.id, A)
     assert len(made) == 1_000
     assert all(len(code) == 4 and int(code) % 2 for code in made)
 
 
-async def test_what_earlier_jobs_took_of_the_space_counts(stores: Stores) -> None:
+async def test_codes_of_earlier_jobs_count_against_the_code_space(stores: Stores) -> None:
     batch = await new_batch(stores)
-    await generate_codes(stores, order(batch.id, 600, TIGHT))
+    await generate_codes(stores, make_request(batch.id, 600, TIGHT))
     with pytest.raises(CodeSpaceError) as caught:
-        await generate_codes(stores, order(batch.id, 401, TIGHT, client=B))
+        await generate_codes(stores, make_request(batch.id, 401, TIGHT, client=B))
     assert caught.value.length == 5
-    await generate_codes(stores, order(batch.id, 400, TIGHT, client=B))
-    await generate_codes(stores, order(batch.id, 401, CodeFormat(length=4, alphabet="alphabetic")))
+    await generate_codes(stores, make_request(batch.id, 400, TIGHT, client=B))
+    await generate_codes(stores, make_request(batch.id, 401, CodeFormat(length=4, alphabet="alphabetic")))
 
 
-async def test_backslashes_and_other_alphabets_arrive_as_they_were_drawn(stores: Stores) -> None:
+async def test_backslashes_and_other_alphabets_are_stored_as_drawn(stores: Stores) -> None:
     batch = await new_batch(stores)
     form = CodeFormat(length=6, alphabet="\\n가나%\"'", prefix="\\t", unlucky=False)
-    await generate_codes(stores, order(batch.id, 300, form))
+    await generate_codes(stores, make_request(batch.id, 300, form))
     pool = await check_agreement(stores, batch.id, A)
     assert all(code.startswith("\\t") and set(code[2:]) <= set(form.characters) for code in pool.codes)
     assert set("".join(code[2:] for code in pool.codes)) == set(form.characters)
 
 
-async def test_all_codes_of_the_form_are_in_the_batch_already(stores: Stores) -> None:
+async def test_a_job_fails_if_all_codes_of_its_format_exist(stores: Stores) -> None:
     batch = await new_batch(stores)
     await load(stores, batch, [(B, f"{number:04d}") for number in range(10_000) if number != 4711])
-    job = await generate_codes(stores, order(batch.id, 500, TIGHT))
+    job = await generate_codes(stores, make_request(batch.id, 500, TIGHT))
     assert job.state is JobState.FAILED
     assert job.problem == "nearly all codes of this form are in the batch already"
     assert job.made <= 1
     assert len(await codes_in_postgres(stores, batch.id, A)) == job.made
 
 
-async def test_words_that_leave_no_code(stores: Stores) -> None:
+async def test_words_that_exclude_all_codes_are_refused(stores: Stores) -> None:
     batch = await new_batch(stores)
     words = tuple(f"{number:02d}" for number in range(100))
     with pytest.raises(FewCodesError):
-        await generate_codes(stores, order(batch.id, 10, CodeFormat(alphabet="numeric", unlucky_words=words)))
+        await generate_codes(stores, make_request(batch.id, 10, CodeFormat(alphabet="numeric", unlucky_words=words)))
     assert await stores.postgres.fetchval("SELECT count(*) FROM generation_jobs") == 0
 
 
@@ -117,14 +119,14 @@ async def test_refusals_change_nothing(stores: Stores) -> None:
     batch, ended = await new_batch(stores), await new_batch(stores)
     await change_batch(stores, ended.id, BatchChanges(expired=True), actor="test")
     with pytest.raises(CodeSpaceError):
-        await generate_codes(stores, order(batch.id, 1_001, TIGHT))
+        await generate_codes(stores, make_request(batch.id, 1_001, TIGHT))
     with pytest.raises(BatchNotFoundError):
-        await generate_codes(stores, order(uuid4(), 1))
+        await generate_codes(stores, make_request(uuid4(), 1))
     with pytest.raises(BatchEndedError):
-        await generate_codes(stores, order(ended.id, 1))
+        await generate_codes(stores, make_request(ended.id, 1))
     for count in (0, -1, MAX_CODES + 1):
         with pytest.raises(CodeFormatError, match="count must be 1 to 10,000,000"):
-            order(batch.id, count)
+            make_request(batch.id, count)
     for table in ("generation_jobs", "pools", "codes"):
         assert await stores.postgres.fetchval(f"SELECT count(*) FROM {table}") == 0
 
@@ -135,38 +137,44 @@ async def test_codes_that_do_not_fit_into_redis_are_refused(stores: Stores) -> N
     await stores.redis.client.config_set("maxmemory", used + 2_000_000)
     try:
         with pytest.raises(RedisMemoryError):
-            await generate_codes(stores, order(batch.id, 1_000_000))
+            await generate_codes(stores, make_request(batch.id, 1_000_000))
     finally:
         await stores.redis.client.config_set("maxmemory", 0)
     assert await stores.postgres.fetchval("SELECT count(*) FROM generation_jobs") == 0
 
 
-async def test_the_same_job_id_again_adds_nothing(stores: Stores) -> None:
+async def test_a_repeated_job_id_adds_nothing(stores: Stores) -> None:
     batch, job_id = await new_batch(stores), uuid4()
     for _ in range(3):
-        job = await generate_codes(stores, order(batch.id, 100), job_id=job_id)
+        job = await generate_codes(stores, make_request(batch.id, 100), job_id=job_id)
         assert (job.id, job.made) == (job_id, 100)
-    for other in (order(batch.id, 101), order(batch.id, 100, TIGHT), order(batch.id, 100, client=B)):
+    for other in (
+        make_request(batch.id, 101),
+        make_request(batch.id, 100, TIGHT),
+        make_request(batch.id, 100, client=B),
+    ):
         with pytest.raises(JobIdReusedError):
             await generate_codes(stores, other, job_id=job_id)
     assert len(await codes_in_postgres(stores, batch.id, A)) == 100
 
 
-async def test_two_at_the_same_job_make_it_once(
+async def test_two_runners_of_one_job_generate_its_codes_once(
     settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_runner, "BATCH_SIZE", 200)
     batch, job_id = await new_batch(stores), uuid4()
     async with open_stores(settings) as others:
         jobs = await asyncio.gather(
-            *(generate_codes(which, order(batch.id, 2_000), job_id=job_id) for which in (stores, others) * 2)
+            *(generate_codes(which, make_request(batch.id, 2_000), job_id=job_id) for which in (stores, others) * 2)
         )
     assert [(job.state, job.made) for job in jobs] == [(JobState.DONE, 2_000)] * 4
     assert (await check_agreement(stores, batch.id, A)).loaded == 2_000
 
 
-async def test_several_jobs_at_once_add_up(settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one batch with a tight space, two processes' worth of stores, and a worker that helps."""
+async def test_concurrent_jobs_generate_all_their_codes(
+    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one batch with a small space, with the stores of two processes and a worker."""
     monkeypatch.setattr(job_runner, "BATCH_SIZE", 50)
     batch = await new_batch(stores)
     done = asyncio.Event()
@@ -180,7 +188,7 @@ async def test_several_jobs_at_once_add_up(settings: Settings, stores: Stores, m
         helper = group.create_task(help_out(), name="worker")
         await asyncio.gather(
             *(
-                generate_codes(which, order(batch.id, 250, TIGHT, client=c))
+                generate_codes(which, make_request(batch.id, 250, TIGHT, client=c))
                 for which in (stores, others)
                 for c in (A, B)
             )
@@ -192,12 +200,12 @@ async def test_several_jobs_at_once_add_up(settings: Settings, stores: Stores, m
     assert await stores.postgres.fetchval("SELECT count(DISTINCT code) FROM codes") == 1_000
 
 
-async def test_the_worker_finishes_what_others_left(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_worker_finishes_abandoned_jobs(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_runner, "BATCH_SIZE", 100)
     batch = await new_batch(stores)
-    left = [await request_codes(stores, order(batch.id, 250, client=client)) for client in (A, B)]
+    left = [await request_codes(stores, make_request(batch.id, 250, client=client)) for client in (A, B)]
     assert not await pool_in_redis(stores, batch.id, A)
-    # In turn, a chunk each.
+    # The worker takes the jobs in turn, one chunk each.
     assert await work_on_jobs(stores)
     assert await work_on_jobs(stores)
     assert [(await find_job(stores.postgres, job.id)).made for job in left] == [100, 100]
@@ -208,11 +216,11 @@ async def test_the_worker_finishes_what_others_left(stores: Stores, monkeypatch:
         assert (await check_agreement(stores, batch.id, job.request.client_id)).loaded == 250
 
 
-async def test_a_job_in_other_hands_is_left_alone(settings: Settings, stores: Stores) -> None:
+async def test_a_locked_job_is_not_run_by_other_processes(settings: Settings, stores: Stores) -> None:
     batch = await new_batch(stores)
-    job = await request_codes(stores, order(batch.id, 50))
-    async with stores.postgres.acquire() as connection, try_job_lock(connection, job.id) as is_mine:
-        assert is_mine
+    job = await request_codes(stores, make_request(batch.id, 50))
+    async with stores.postgres.acquire() as connection, try_job_lock(connection, job.id) as acquired:
+        assert acquired
         async with open_stores(settings) as others:
             assert not await work_on_jobs(others)
             found_locked, looks = asyncio.Event(), itertools.count(1)
@@ -232,13 +240,13 @@ async def test_a_job_in_other_hands_is_left_alone(settings: Settings, stores: St
 
 
 @pytest.mark.parametrize("committed", [False, True])
-async def test_a_process_that_loses_its_connection_loses_the_chunk_in_hand_at_most(
+async def test_a_process_that_loses_its_connection_loses_at_most_its_current_chunk(
     stores: Stores, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
-    """Cut before or after a chunk's commit, from the server's side."""
+    """The server closes the connection before or after the commit of a chunk."""
     monkeypatch.setattr(job_runner, "BATCH_SIZE", 100)
     batch = await new_batch(stores)
-    job = await request_codes(stores, order(batch.id, 300))
+    job = await request_codes(stores, make_request(batch.id, 300))
     insert = job_runner._insert
     calls = 0
 
@@ -261,12 +269,12 @@ async def test_a_process_that_loses_its_connection_loses_the_chunk_in_hand_at_mo
     assert (await check_agreement(stores, batch.id, A)).loaded == 300
 
 
-async def test_a_batch_that_ends_meanwhile_ends_its_jobs(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_of_a_batch_fails_its_jobs(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_runner, "BATCH_SIZE", 100)
     batch = await new_batch(stores)
     jobs = [
-        await request_codes(stores, order(batch.id, 300)),
-        await request_codes(stores, order(batch.id, 300, client=B)),
+        await request_codes(stores, make_request(batch.id, 300)),
+        await request_codes(stores, make_request(batch.id, 300, client=B)),
     ]
     assert await work_on_jobs(stores)
     await change_batch(stores, batch.id, BatchChanges(expired=True), actor="test")
@@ -279,65 +287,65 @@ async def test_a_batch_that_ends_meanwhile_ends_its_jobs(stores: Stores, monkeyp
     ]
 
 
-async def test_the_same_order_again_takes_what_a_dead_command_left(stores: Stores) -> None:
+async def test_a_repeated_request_continues_the_job_of_a_killed_command(stores: Stores) -> None:
     batch = await new_batch(stores)
-    wanted = order(batch.id, 300, actor="cli:me")
-    async with command_job(stores, wanted) as (first, left_behind):
-        assert not left_behind
-    # It ended without having told anybody; the worker was faster than whoever gives the command again.
+    request = make_request(batch.id, 300, actor="cli:me")
+    async with command_job(stores, request) as (first, abandoned):
+        assert not abandoned
+    # The command ended without showing the result; the worker finishes the job before the command is repeated.
     while await work_on_jobs(stores):
         pass
     for other in (
-        order(batch.id, 301, actor="cli:me"),
-        order(batch.id, 300),
-        order(batch.id, 300, TIGHT, actor="cli:me"),
-        order(batch.id, 300, client=B, actor="cli:me"),
+        make_request(batch.id, 301, actor="cli:me"),
+        make_request(batch.id, 300),
+        make_request(batch.id, 300, TIGHT, actor="cli:me"),
+        make_request(batch.id, 300, client=B, actor="cli:me"),
     ):
-        async with command_job(stores, other) as (job, left_behind):
-            assert not left_behind
-    async with command_job(stores, wanted) as (job, left_behind):
-        assert (job.id, job.state, left_behind) == (first.id, JobState.DONE, True)
+        async with command_job(stores, other) as (job, abandoned):
+            assert not abandoned
+    async with command_job(stores, request) as (job, abandoned):
+        assert (job.id, job.state, abandoned) == (first.id, JobState.DONE, True)
         await mark_announced(stores.postgres, job.id)
-    async with command_job(stores, wanted) as (job, left_behind):
+    async with command_job(stores, request) as (job, abandoned):
         assert job.id != first.id
-        assert not left_behind
+        assert not abandoned
 
 
-async def test_a_job_that_somebody_waits_for_is_not_taken(stores: Stores) -> None:
-    """Of three commands with one order two go on with what two dead ones left, and the third makes its own."""
+async def test_a_job_with_a_waiting_command_is_not_adopted(stores: Stores) -> None:
+    """Of three commands with the same request, two continue abandoned jobs and the third starts its own."""
     batch = await new_batch(stores)
-    wanted = order(batch.id, 300)
-    dead = {(await request_codes(stores, wanted)).id for _ in range(2)}
+    request = make_request(batch.id, 300)
+    left = {(await request_codes(stores, request)).id for _ in range(2)}
     async with AsyncExitStack() as alive:
-        found = [await alive.enter_async_context(command_job(stores, wanted)) for _ in range(3)]
-    assert {job.id for job, left_behind in found if left_behind} == dead
-    assert [left_behind for _, left_behind in found] == [True, True, False]
+        found = [await alive.enter_async_context(command_job(stores, request)) for _ in range(3)]
+    assert {job.id for job, abandoned in found if abandoned} == left
+    assert [abandoned for _, abandoned in found] == [True, True, False]
 
 
-async def test_a_job_id_is_meant_whoever_waits(stores: Stores) -> None:
+async def test_a_given_job_id_is_used_although_another_command_waits(stores: Stores) -> None:
     batch, job_id = await new_batch(stores), uuid4()
-    wanted = order(batch.id, 300)
-    async with command_job(stores, wanted, job_id=job_id) as one, command_job(stores, wanted, job_id=job_id) as two:
+    request = make_request(batch.id, 300)
+    async with command_job(stores, request, job_id=job_id) as one, command_job(stores, request, job_id=job_id) as two:
         assert one == two
         assert one[0].id == job_id
-    async with command_job(stores, wanted, job_id=uuid4()) as (job, left_behind):
+    async with command_job(stores, request, job_id=uuid4()) as (job, abandoned):
         assert job.id != job_id
-        assert not left_behind
+        assert not abandoned
 
 
-async def test_open_jobs_are_bounded(stores: Stores) -> None:
+async def test_unfinished_jobs_are_bounded(stores: Stores) -> None:
     batch = await new_batch(stores)
 
     async def ask(client: UUID) -> bool:
         try:
-            await request_codes(stores, order(batch.id, 10, client=client), bounded=True)
+            await request_codes(stores, make_request(batch.id, 10, client=client), bounded=True)
         except TooManyJobsError:
             return False
         return True
 
     assert sum(await asyncio.gather(*(ask(A) for _ in range(8)))) == MAX_OPEN_JOBS_OF_CLIENT
     assert await ask(B)
-    await request_codes(stores, order(batch.id, 10))
+    await request_codes(stores, make_request(batch.id, 10))
     others = [await ask(uuid4()) for _ in range(32)]
     assert sum(others) == 32 - MAX_OPEN_JOBS_OF_CLIENT - 2
     while await work_on_jobs(stores):
@@ -345,15 +353,15 @@ async def test_open_jobs_are_bounded(stores: Stores) -> None:
     assert await ask(A)
 
 
-async def test_jobs_are_found_where_they_belong(stores: Stores) -> None:
+async def test_a_job_is_found_only_by_its_batch_and_client(stores: Stores) -> None:
     batch = await new_batch(stores)
     assert await find_only_client(stores.postgres, batch.id) is None
-    job = await request_codes(stores, order(batch.id, 10))
+    job = await request_codes(stores, make_request(batch.id, 10))
     assert await find_only_client(stores.postgres, batch.id) == A
     assert await find_job(stores.postgres, job.id, batch_id=batch.id, client_id=A) == job
     for batch_id, client_id in ((uuid4(), None), (None, B), (batch.id, B)):
         with pytest.raises(JobNotFoundError):
             await find_job(stores.postgres, job.id, batch_id=batch_id, client_id=client_id)
-    await request_codes(stores, order(batch.id, 10, client=B))
+    await request_codes(stores, make_request(batch.id, 10, client=B))
     with pytest.raises(CodeFormatError, match="client_id is needed"):
         await find_only_client(stores.postgres, batch.id)

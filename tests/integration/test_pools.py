@@ -56,7 +56,7 @@ async def in_postgres_only(stores: Stores, batch: Batch, count: int, first: int 
     return pool_id
 
 
-async def test_a_pool_is_opened_and_loaded_up_to_the_mark(stores: Stores) -> None:
+async def test_a_pool_is_opened_and_loaded_up_to_the_high_water_mark(stores: Stores) -> None:
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 3_000)
     reported: list[int] = []
@@ -79,7 +79,9 @@ async def test_a_load_in_many_pushes(stores: Stores, monkeypatch: pytest.MonkeyP
     await check_agreement(stores, batch.id, A)
 
 
-async def test_several_loaders_of_one_pool(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_concurrent_loaders_of_one_pool_load_each_code_once(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pools, "BATCH_SIZE", 7)
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, HIGH)
@@ -102,7 +104,7 @@ async def test_loaders_while_codes_are_issued(stores: Stores, monkeypatch: pytes
     assert (await check_agreement(stores, batch.id, A)).issued == 3_200
 
 
-async def test_a_top_up_fills_what_runs_low_and_leaves_the_rest(stores: Stores) -> None:
+async def test_a_top_up_fills_only_pools_that_run_low(stores: Stores) -> None:
     batch = await new_batch(stores)
     await load(stores, batch, codes("A", 3_000) + codes("B", 400, B))
     assert await top_up(stores) == 0
@@ -174,7 +176,7 @@ async def test_a_late_hint_does_not_outlive_an_epoch(stores: Stores) -> None:
     assert (await find_pool(stores, pool_id)).loaded == 0
 
 
-async def test_missing_codes_stop_the_load_and_nothing_is_renumbered(stores: Stores) -> None:
+async def test_missing_codes_stop_the_load_and_no_code_is_renumbered(stores: Stores) -> None:
     batch, other = await new_batch(stores), await new_batch(stores, "other")
     pool_id = await in_postgres_only(stores, batch, 300)
     await stores.postgres.execute("DELETE FROM codes WHERE pool_id = $1 AND seq = 200", pool_id)
@@ -184,16 +186,16 @@ async def test_missing_codes_stop_the_load_and_nothing_is_renumbered(stores: Sto
     pool = await pool_in_redis(stores, batch.id, A)
     assert pool is not None
     assert pool.codes == [f"L{seq}" for seq in range(1, 101)]
-    # Nor does it stop others.
+    # Other pools are still loaded.
     await in_postgres_only(stores, other, 10)
     assert await top_up(stores) == 10
 
 
-async def test_codes_that_are_quarantined_are_never_loaded(stores: Stores) -> None:
+async def test_quarantined_codes_are_never_loaded(stores: Stores) -> None:
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 300)
     await stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 5, 1)", pool_id)
-    # A pool that is opened begins behind them.
+    # The pool starts after the quarantined codes.
     await load_pool(stores, pool_id)
     pool = await check_agreement(stores, batch.id, A)
     assert (pool.issued, pool.loaded) == (5, 300)
@@ -205,7 +207,7 @@ async def test_codes_that_are_quarantined_are_never_loaded(stores: Stores) -> No
     assert (await load_pool(stores, pool_id)).loaded == 310
 
 
-async def test_pools_that_cannot_be_loaded(stores: Stores) -> None:
+async def test_pools_that_cannot_be_loaded_raise_their_reason(stores: Stores) -> None:
     with pytest.raises(PoolNotFoundError):
         await load_pool(stores, 12345)
 

@@ -1,4 +1,4 @@
-"""CSV files into batches: every row counted, seqs without gaps, all or nothing, again and at the same time."""
+"""Preloading CSV files: every row counted, seqs without gaps, all or nothing, repeated and concurrent loads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def _is_empty(stores: Stores) -> bool:
     )
 
 
-async def test_codes_of_two_clients(stores: Stores) -> None:
+async def test_codes_of_two_clients_are_loaded_into_two_pools(stores: Stores) -> None:
     batch = await new_batch(stores)
     rows = [row for pair in zip(codes("A", 3_000), codes("B", 3_000, B), strict=True) for row in pair]
     report = await load(stores, batch, rows)
@@ -58,7 +58,7 @@ async def test_codes_of_two_clients(stores: Stores) -> None:
         assert (pool.issued, pool.loaded, pool.total) == (0, 3_000, 3_000)
 
 
-async def test_duplicates_in_the_file_and_in_the_batch_are_told_apart(stores: Stores) -> None:
+async def test_duplicates_in_the_file_and_in_the_batch_are_counted_separately(stores: Stores) -> None:
     batch = await new_batch(stores)
     await load(stores, batch, [(A, "X1"), (B, "Y1")])
     report = await load(stores, batch, [(A, "X2"), (B, "X2"), (A, "X1"), (B, "X1"), (A, "Y1"), (B, "Y2"), (A, "X2")])
@@ -68,7 +68,7 @@ async def test_duplicates_in_the_file_and_in_the_batch_are_told_apart(stores: St
     assert await codes_in_postgres(stores, batch.id, B) == ["Y1", "Y2"]
 
 
-async def test_the_same_file_again_with_statistics_from_before_the_batch(stores: Stores) -> None:
+async def test_a_repeated_file_probes_the_index_despite_stale_statistics(stores: Stores) -> None:
     old, new = await new_batch(stores), await new_batch(stores)
     await load(stores, old, codes("OLD", 2_000))
     await stores.postgres.execute("ANALYZE codes")
@@ -84,7 +84,7 @@ async def test_the_same_file_again_with_statistics_from_before_the_batch(stores:
     assert (await load(stores, new, rows)).duplicates_in_batch == 2_000
 
 
-async def test_the_same_file_again_adds_nothing(stores: Stores) -> None:
+async def test_a_repeated_file_adds_nothing(stores: Stores) -> None:
     batch = await new_batch(stores)
     rows = codes("A", 500) + codes("B", 500, B)
     await load(stores, batch, rows)
@@ -95,13 +95,13 @@ async def test_the_same_file_again_adds_nothing(stores: Stores) -> None:
     assert [await check_agreement(stores, batch.id, client) for client in (A, B)] == before
 
 
-async def test_a_code_may_be_in_two_batches(stores: Stores) -> None:
+async def test_two_batches_may_have_the_same_code(stores: Stores) -> None:
     for name in ("one", "two"):
         report = await load(stores, await new_batch(stores, name), codes("A", 10))
         assert report.loaded == 10
 
 
-async def test_random_files_against_a_model(stores: Stores) -> None:
+async def test_random_files_match_a_model(stores: Stores) -> None:
     batch = await new_batch(stores)
     dice = random.Random(7)
     pools: dict[object, list[str]] = {A: [], B: []}
@@ -123,10 +123,10 @@ async def test_random_files_against_a_model(stores: Stores) -> None:
             await check_agreement(stores, batch.id, client)
 
 
-async def test_bad_rows_cost_nothing_else(stores: Stores) -> None:
+async def test_invalid_rows_do_not_affect_other_rows(stores: Stores) -> None:
     batch = await new_batch(stores)
     data = (
-        csv_of(codes("A", 2)) + b"nobody,X\n" + csv_of([(A, "")]).partition(b"\n")[2] + b"%s,GOOD\n" % str(B).encode()
+        csv_of(codes("A", 2)) + b"unknown,X\n" + csv_of([(A, "")]).partition(b"\n")[2] + b"%s,GOOD\n" % str(B).encode()
     )
     report = await preload_csv(stores, io.BytesIO(data), batch_id=batch.id)
     assert (report.rows, report.loaded, report.rejected) == (5, 3, 2)
@@ -136,14 +136,14 @@ async def test_bad_rows_cost_nothing_else(stores: Stores) -> None:
     assert report.to_json()["rejections"][0] == {"line": 4, "reason": "bad client id"}
 
 
-async def test_odd_codes_arrive_as_they_are(stores: Stores) -> None:
+async def test_unusual_codes_are_stored_unchanged(stores: Stores) -> None:
     batch = await new_batch(stores)
     odd = ["0007", "\\N", "\\.", "a\\tb", "é" * 255, "😀", "a b", "x" * 255, "%s", "{p00}", "1e5", "-1"]
     await load(stores, batch, [(A, code) for code in odd])
     assert (await check_agreement(stores, batch.id, A)).codes == odd
 
 
-async def test_only_the_high_water_mark_goes_to_redis(settings: Settings) -> None:
+async def test_redis_is_filled_to_the_high_water_mark(settings: Settings) -> None:
     async with open_stores(settings.model_copy(update={"pool_high_water": 100})) as stores:
         batch = await new_batch(stores)
         report = await load(stores, batch, codes("A", 1_000))
@@ -153,7 +153,7 @@ async def test_only_the_high_water_mark_goes_to_redis(settings: Settings) -> Non
         assert report.redis_bytes < 2_000
 
 
-async def test_two_loads_of_one_file_at_the_same_time(stores: Stores) -> None:
+async def test_concurrent_loads_of_one_file_load_each_code_once(stores: Stores) -> None:
     batch = await new_batch(stores)
     rows = codes("A", 3_000) + codes("B", 3_000, B)
     reports = await asyncio.gather(load(stores, batch, rows), load(stores, batch, rows))
@@ -162,7 +162,7 @@ async def test_two_loads_of_one_file_at_the_same_time(stores: Stores) -> None:
         assert (await check_agreement(stores, batch.id, client)).loaded == 3_000
 
 
-async def test_one_code_for_two_clients_at_the_same_time(stores: Stores) -> None:
+async def test_a_code_loaded_concurrently_for_two_clients_is_stored_once(stores: Stores) -> None:
     batch = await new_batch(stores)
     reports = await asyncio.gather(load(stores, batch, codes("X", 2_000)), load(stores, batch, codes("X", 2_000, B)))
     assert sorted(report.loaded for report in reports) == [0, 2_000]
@@ -188,7 +188,7 @@ async def test_a_dry_run_needs_no_batch(stores: Stores) -> None:
         await preload_csv(stores, io.BytesIO(b""), batch_id=None)
 
 
-async def test_refused_as_a_whole(stores: Stores) -> None:
+async def test_an_invalid_file_is_refused_and_nothing_is_stored(stores: Stores) -> None:
     batch = await new_batch(stores)
     with pytest.raises(HeaderError, match="CSV must contain 'code' and 'client_id' columns"):
         await preload_csv(stores, io.BytesIO(b"a,b\n1,2\n"), batch_id=batch.id)
@@ -201,7 +201,7 @@ async def test_refused_as_a_whole(stores: Stores) -> None:
     assert (await load(stores, batch, codes("A", 10))).loaded == 10
 
 
-async def test_an_ended_batch_takes_no_codes(stores: Stores) -> None:
+async def test_an_ended_batch_accepts_no_codes(stores: Stores) -> None:
     batch = await new_batch(stores)
     await change_batch(stores, batch.id, BatchChanges(expired=True), actor="test")
     with pytest.raises(BatchEndedError):
@@ -209,7 +209,7 @@ async def test_an_ended_batch_takes_no_codes(stores: Stores) -> None:
     assert await _is_empty(stores)
 
 
-async def test_a_source_may_come_in_pieces_and_break(stores: Stores) -> None:
+async def test_a_source_in_pieces_is_loaded_and_a_broken_one_is_refused(stores: Stores) -> None:
     batch = await new_batch(stores)
     data = csv_of(codes("A", 5_000))
 
@@ -217,26 +217,26 @@ async def test_a_source_may_come_in_pieces_and_break(stores: Stores) -> None:
         for at in range(0, end, 777):
             yield data[at : at + 777]
         if end < len(data):
-            raise ConnectionResetError("the client went away")
+            raise ConnectionResetError("the client disconnected")
 
-    with pytest.raises(SourceError, match="the client went away"):
+    with pytest.raises(SourceError, match="the client disconnected"):
         await preload_csv(stores, pieces(50_000), batch_id=batch.id)
     assert await _is_empty(stores)
     report = await preload_csv(stores, pieces(len(data)), batch_id=batch.id)
     assert report.loaded == 5_000
 
 
-async def test_cancelled_in_the_middle_it_leaves_nothing(stores: Stores) -> None:
+async def test_a_cancelled_load_stores_nothing(stores: Stores) -> None:
     batch = await new_batch(stores)
-    under_way = asyncio.Event()
+    numbering = asyncio.Event()
 
     def progress(phase: Phase, _done: int, _of: int | None) -> None:
         if phase is Phase.NUMBERING:
-            under_way.set()
+            numbering.set()
 
     source = io.BytesIO(csv_of(codes("A", 20_000)))
     task = asyncio.create_task(preload_csv(stores, source, batch_id=batch.id, progress=progress))
-    await under_way.wait()
+    await numbering.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -244,27 +244,27 @@ async def test_cancelled_in_the_middle_it_leaves_nothing(stores: Stores) -> None
     assert (await load(stores, batch, codes("A", 10))).loaded == 10
 
 
-async def test_progress_is_told(stores: Stores) -> None:
+async def test_progress_is_reported(stores: Stores) -> None:
     batch = await new_batch(stores)
-    told: list[tuple[Phase, int, int | None]] = []
+    steps: list[tuple[Phase, int, int | None]] = []
     data = csv_of(codes("A", 9_000))
     await preload_csv(
-        stores, io.BytesIO(data), batch_id=batch.id, progress=lambda phase, done, of: told.append((phase, done, of))
+        stores, io.BytesIO(data), batch_id=batch.id, progress=lambda phase, done, of: steps.append((phase, done, of))
     )
-    read = [done for phase, done, _ in told if phase is Phase.READING]
+    read = [done for phase, done, _ in steps if phase is Phase.READING]
     assert read[-1] == len(data)
-    assert told[-1] == (Phase.LOADING, 9_000, 9_000)
+    assert steps[-1] == (Phase.LOADING, 9_000, 9_000)
 
 
-async def test_a_batch_that_redis_has_not_heard_of_is_brought_there(stores: Stores) -> None:
+async def test_a_batch_that_is_missing_in_redis_is_pushed(stores: Stores) -> None:
     batch_id = uuid4()
-    await stores.postgres.execute("INSERT INTO batches (id, name) VALUES ($1, 'half made')", batch_id)
+    await stores.postgres.execute("INSERT INTO batches (id, name) VALUES ($1, 'incomplete')", batch_id)
     report = await preload_csv(stores, io.BytesIO(csv_of(codes("A", 10))), batch_id=batch_id)
     assert report.pools[0].in_redis == 10
     await check_agreement(stores, batch_id, A)
 
 
-async def test_a_pool_that_is_gone_from_redis_is_told_and_nothing_is_made_up(stores: Stores) -> None:
+async def test_a_pool_lost_in_redis_is_reported_and_not_recreated(stores: Stores) -> None:
     batch = await new_batch(stores)
     await load(stores, batch, codes("A", 10))
     keys = batch_keys(partition_of(batch.id, stores.redis.partitions), batch.id)
@@ -276,7 +276,7 @@ async def test_a_pool_that_is_gone_from_redis_is_told_and_nothing_is_made_up(sto
     assert await pool_in_redis(stores, batch.id, A) is None
 
 
-async def test_the_audit_log_tells(stores: Stores) -> None:
+async def test_a_load_is_in_the_audit_log(stores: Stores) -> None:
     batch = await new_batch(stores)
     source = io.BytesIO(csv_of(codes("A", 10)))
     await preload_csv(stores, source, batch_id=batch.id, actor="cli:ann")
@@ -286,7 +286,7 @@ async def test_the_audit_log_tells(stores: Stores) -> None:
     assert '"loaded": 10' in row["detail"]
 
 
-async def test_what_does_not_fit_into_redis_is_refused_before_anything_is_written(
+async def test_codes_that_do_not_fit_into_redis_are_refused_before_any_write(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with RedisServer(tmp_path_factory.mktemp("small-redis")) as server, server.client() as client:
@@ -301,7 +301,7 @@ async def test_what_does_not_fit_into_redis_is_refused_before_anything_is_writte
             assert await stores.postgres.fetchval("SELECT count(*) FROM codes") == 1_000
             client.config_set("maxmemory", used + 50_000_000)
             assert (await load(stores, batch, codes("B", 2_000))).loaded == 2_000
-        # Only what will be kept in Redis counts.
+        # Only codes that will be loaded into Redis count.
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 1_000_000)
         async with open_stores(small.model_copy(update={"pool_high_water": 4_000})) as stores:
             report = await load(stores, batch, [(A, f"{number:0200d}") for number in range(20_000)])
@@ -309,7 +309,7 @@ async def test_what_does_not_fit_into_redis_is_refused_before_anything_is_writte
             assert (await check_agreement(stores, batch.id, A)).loaded == 4_000
 
 
-async def test_a_pool_in_trouble_does_not_keep_the_others_from_redis(stores: Stores) -> None:
+async def test_a_broken_pool_does_not_prevent_loading_the_others(stores: Stores) -> None:
     batch = await new_batch(stores)
     await load(stores, batch, codes("A", 10))
     await stores.postgres.execute("DELETE FROM codes WHERE seq = 10")
@@ -322,7 +322,7 @@ async def test_a_pool_in_trouble_does_not_keep_the_others_from_redis(stores: Sto
     await check_agreement(stores, batch.id, B)
 
 
-async def test_many_clients(stores: Stores) -> None:
+async def test_a_file_with_many_clients_is_loaded(stores: Stores) -> None:
     batch = await new_batch(stores)
     clients = [uuid4() for _ in range(200)]
     report = await load(stores, batch, [(client, f"C{n}-{client}") for n in range(3) for client in clients])

@@ -44,7 +44,7 @@ async def all_pages(read: Any) -> list[Any]:
             return found
 
 
-async def test_the_redemptions_of_a_batch_in_the_order_of_each_pool(stores: Stores) -> None:
+async def test_redemptions_of_a_batch_are_listed_in_pool_order(stores: Stores) -> None:
     async with shop_of(stores, (20, 20)) as shop, shop_of(stores) as neighbour:
         first, second = shop.pools
         for _ in range(4):
@@ -69,7 +69,7 @@ async def test_the_redemptions_of_a_batch_in_the_order_of_each_pool(stores: Stor
             await redemptions_of_batch(stores.postgres, shop.batch, cursor="nonsense")
 
 
-async def test_the_redemptions_of_a_customer_newest_first(stores: Stores) -> None:
+async def test_redemptions_of_a_customer_are_listed_newest_first(stores: Stores) -> None:
     async with shop_of(stores) as shop, shop_of(stores) as other:
         customer = uuid4()
         for one in (shop, other, shop):
@@ -93,7 +93,7 @@ async def state_of(shop: LedgerShop, code: str, **values: Any) -> CodeState:
     return place.state
 
 
-async def test_who_got_a_code(stores: Stores) -> None:
+async def test_a_code_is_looked_up_with_its_state(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         (client,) = shop.pools
         customer = uuid4()
@@ -118,7 +118,7 @@ async def test_who_got_a_code(stores: Stores) -> None:
             assert (await places_of_code(stores, unknown)).items == []
 
 
-async def test_a_code_of_several_batches(stores: Stores) -> None:
+async def test_a_code_of_several_batches_is_found_in_each(stores: Stores) -> None:
     async with shop_of(stores) as one, shop_of(stores) as two, shop_of(stores) as three:
         await stores.postgres.execute("UPDATE codes SET code = 'SAME' WHERE seq = 1")
         found = await all_pages(lambda cursor: places_of_code(stores, "SAME", limit=1, cursor=cursor))
@@ -126,7 +126,7 @@ async def test_a_code_of_several_batches(stores: Stores) -> None:
         assert len(found) == 3
 
 
-async def test_an_erased_customer_is_nowhere_but_counted(stores: Stores) -> None:
+async def test_an_erased_customer_is_removed_but_its_redemptions_are_counted(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         await change_batch(stores, shop.batch, BatchChanges(rules=parse_rules({"maxpercustomer": 2})), actor="test")
         customer, other = uuid4(), uuid4()
@@ -151,7 +151,7 @@ async def test_an_erased_customer_is_nowhere_but_counted(stores: Stores) -> None
         assert (entry.actor, entry.action) == ("cli:ann", "customer.erase")
 
 
-async def test_erasing_waits_for_the_backlog_or_does_nothing(stores: Stores) -> None:
+async def test_erasure_waits_for_the_backlog_or_changes_nothing(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         customer = uuid4()
         shop.redeem(1, customer=customer)
@@ -163,12 +163,12 @@ async def test_erasing_waits_for_the_backlog_or_does_nothing(stores: Stores) -> 
         shop.redeem(1)  # another customer's does not matter
         await record(shop)
         assert (await task).redemptions == 1
-        # A late delivery of the same event is no contradiction, and brings nothing back.
+        # A late delivery of the same event is no contradiction and does not restore the id.
         assert words(shop.redeem(1)) == ["GRANTED"]
         await record(shop)
 
 
-async def test_dead_letters_of_an_erased_customer_are_told(stores: Stores) -> None:
+async def test_dead_letters_of_an_erased_customer_are_reported(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         customer = uuid4()
         shop.redeem(2, customer=customer)
@@ -176,7 +176,7 @@ async def test_dead_letters_of_an_erased_customer_are_told(stores: Stores) -> No
         assert (await erase_customer(stores, customer, actor="test")).dead_letters == 2
 
 
-async def test_without_redis_what_only_it_knows_is_left_open(settings: Settings, tmp_path: Path) -> None:
+async def test_without_redis_its_figures_are_unknown(settings: Settings, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server:
         own = settings.model_copy(update={"redis_url": SecretStr(server.url())})
         async with open_stores(own) as stores, shop_of(stores) as shop:

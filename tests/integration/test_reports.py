@@ -1,4 +1,4 @@
-"""Reports: every row once, the same as in the lists, in each format; and what no spreadsheet may take for a formula."""
+"""Reports: every row once, the same as in the lists, in each format, and no text that is read as a formula."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ async def write_ledger(
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=lambda report: report.name)
-async def test_a_report_is_what_its_entry_says(stores: Stores, report: Report) -> None:
-    """The query has these columns and takes these filters; an empty one is still a whole file."""
+async def test_a_report_has_the_declared_columns_and_filters(stores: Stores, report: Report) -> None:
+    """The query returns these columns and accepts these filters; an empty report is still a complete file."""
     async with stores.postgres.acquire() as connection:
         statement = await connection.prepare(report.query)
         assert tuple(column.name for column in statement.get_attributes()) == report.columns
         assert len(statement.get_parameters()) == len(report.filters)
     assert Filter.CLIENT in report.filters
-    nobody: dict[Filter, Any] = {Filter.CLIENT: uuid4()}
-    assert await as_json(stores, report, nobody) == await as_workbook(rows_of(stores, report, nobody), report) == []
-    assert await as_csv(stores, report, nobody) == []
+    unknown: dict[Filter, Any] = {Filter.CLIENT: uuid4()}
+    assert await as_json(stores, report, unknown) == await as_workbook(rows_of(stores, report, unknown), report) == []
+    assert await as_csv(stores, report, unknown) == []
     with pytest.raises(ValueError, match="no filter"):
         report.arguments({cast("Filter", "colour"): uuid4()})
 
 
-async def test_every_redemption_is_there_once(stores: Stores) -> None:
+async def test_every_redemption_is_reported_once(stores: Stores) -> None:
     async with shop_of(stores, (3_000, 100)) as shop, shop_of(stores) as other:
         first, second = shop.pools
         customer = uuid4()
@@ -103,7 +103,7 @@ async def test_every_redemption_is_there_once(stores: Stores) -> None:
         assert len(bytes.fromhex(known["idempotency_key_hash"])) == 16
 
 
-async def test_a_time_is_included_at_its_beginning_only(stores: Stores) -> None:
+async def test_from_is_inclusive_and_to_is_exclusive(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         await write_ledger(stores, shop.pool_id, shop.batch, ["A", "B", "C"])
         times = [datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in (1, 2, 3)]
@@ -113,7 +113,7 @@ async def test_a_time_is_included_at_its_beginning_only(stores: Stores) -> None:
         assert [row["code"] for row in found] == ["A", "B"]
 
 
-async def test_batches_with_their_figures(stores: Stores) -> None:
+async def test_batches_are_reported_with_their_counts(stores: Stores) -> None:
     async with shop_of(stores, (100, 50)) as shop, shop_of(stores) as other:
         first, second = shop.pools
         rules = {"maxpercustomer": 3, "timelimit": 0, "limits": [{"max": 1, "seconds": 60}]}
@@ -153,7 +153,7 @@ async def test_no_text_becomes_a_formula(stores: Stores) -> None:
     assert [guard_formula(text) for text in ("\tx", "\rx", "\nx", "", "x=1")] == ["'\tx", "'\rx", "'\nx", "", "x=1"]
 
 
-async def test_a_csv_tells_its_rows_if_asked(stores: Stores) -> None:
+async def test_a_csv_states_its_number_of_rows_on_request(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         await write_ledger(stores, shop.pool_id, shop.batch, ["A", "B"])
         *rows, last = await as_csv(stores, REDEMPTIONS, count=True)
@@ -161,7 +161,7 @@ async def test_a_csv_tells_its_rows_if_asked(stores: Stores) -> None:
         assert last == ["# rows", "2", *[""] * (len(REDEMPTIONS.columns) - 2)]
 
 
-async def test_fifty_thousand_rows_open_again_as_they_were(stores: Stores) -> None:
+async def test_a_workbook_of_fifty_thousand_rows_is_read_back_unchanged(stores: Stores) -> None:
     async with shop_of(stores) as shop:
         odd = ["ü☀\U0001f600", "_x0041_", "a&<b>]]>", " space ", "\ufffe\uffff", "\u200b", "\U0010ffff"]
         codes = [f"{number:08d}" for number in range(50_000 - len(odd))]
@@ -171,16 +171,16 @@ async def test_fifty_thousand_rows_open_again_as_they_were(stores: Stores) -> No
         assert await as_workbook(rows_of(stores, REDEMPTIONS), REDEMPTIONS) == wanted
 
 
-async def breaking_off(rows: Rows, after: int) -> AsyncIterator[list[Row]]:
+async def failing_after(rows: Rows, after: int) -> AsyncIterator[list[Row]]:
     async with aclosing(rows):
         async for chunk in rows:
             if after == 0:
-                raise PostgresUnavailableError("the test took Postgres away")
+                raise PostgresUnavailableError("simulated failure")
             after -= 1
             yield chunk
 
 
-async def test_a_workbook_is_whole_or_not_there(
+async def test_a_workbook_is_complete_or_absent(
     stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -196,7 +196,7 @@ async def test_a_workbook_is_whole_or_not_there(
 
         await make(rows_of(stores, REDEMPTIONS))
         with pytest.raises(PostgresUnavailableError):
-            await make(breaking_off(rows_of(stores, REDEMPTIONS), 2))
+            await make(failing_after(rows_of(stores, REDEMPTIONS), 2))
         with monkeypatch.context() as patch:
             patch.setattr(spool, "MAX_ROWS", 1_000)
             with pytest.raises(ReportTooLargeError, match="1,000"):
