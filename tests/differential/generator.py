@@ -10,7 +10,7 @@ import httptools
 
 from tests.differential import consume_cases, issue_cases, redeem_cases
 from tests.differential.case import Case, Draw, Framing, RequestDraft
-from tests.differential.issue_cases import ODD_CALLS
+from tests.differential.issue_cases import ODD_CALLS, settle_timeout
 from tests.differential.odd_framing import ODD_FRAMING
 from tests.differential.odd_headers import ODD_HEADERS
 from tests.differential.odd_json import odd_text
@@ -94,6 +94,7 @@ def _request(draw: Draw, listener: str, *, framed: bool = True) -> tuple[str, Re
     if request.length is not None and request.length.isdigit() and int(request.length) > len(request.body):
         # The server would wait for the rest until the request times out.
         request.length = None
+    settle_timeout(request)
     if request.framing is Framing.NONE:
         request.body = b""
     if draw.happens(0.2):
