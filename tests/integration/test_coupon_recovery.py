@@ -1,4 +1,4 @@
-"""Coupons when Redis was lost: never more uses than there are, and every number accounted for."""
+"""Coupons after a loss of Redis: never more consumptions than there are, and every seq accounted for."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def balanced(stores: Stores) -> None:
     assert result.holds, result.to_json()
 
 
-async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Settings, own_redis: RedisServer) -> None:
+async def test_the_same_data_after_a_kill_are_a_restart(own_settings: Settings, own_redis: RedisServer) -> None:
     async with open_stores(own_settings) as stores:
         await make(stores, 30)
         async with engine_of(own_settings, stores) as engine:
@@ -89,7 +89,7 @@ async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Se
         await balanced(stores)
 
 
-async def test_what_a_lost_redis_may_have_counted_is_quarantined_and_never_used_again(
+async def test_seqs_that_a_lost_redis_may_have_granted_are_quarantined(
     own_settings: Settings, own_redis: RedisServer
 ) -> None:
     async with open_stores(own_settings) as stores:
@@ -99,7 +99,7 @@ async def test_what_a_lost_redis_may_have_counted_is_quarantined_and_never_used_
             (first,) = await use(engine, 1, key="k", customer=customer)
             await use(engine, 19)
             await drain(stores)
-            await use(engine, 30)  # these die with Redis
+            await use(engine, 30)  # lost with Redis
             with own_redis.client() as client:
                 client.flushall()
             await blessed_again(stores)
@@ -154,7 +154,7 @@ async def test_a_coupon_stays_closed_until_postgres_knows_that_it_was_opened(
         await balanced(stores)
 
 
-async def test_the_journal_brings_back_what_redis_lost(
+async def test_the_journal_restores_what_redis_lost(
     own_settings: Settings, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     settings = own_settings.model_copy(update={"journal_dir": tmp_path / "journal"})
@@ -200,10 +200,10 @@ async def test_a_reversal_is_known_after_a_loss_and_counts_once(own_settings: Se
         await balanced(stores)
 
 
-async def test_the_only_use_of_a_customer_is_given_back_with_new_limits_and_in_a_recovery(
+async def test_a_reversal_counts_with_new_limits_and_in_a_recovery(
     own_settings: Settings, own_redis: RedisServer
 ) -> None:
-    """Redis keeps the windows, and none of these customers has a row from which theirs would be made anew."""
+    """Redis keeps the windows, and no customer here has a row from which a window would be rebuilt."""
     async with open_stores(own_settings) as stores:
         coupon = await make(stores, 1_000, rules=parse_rules({"maxpercustomer": 1}))
         customers = uuid.uuid4(), uuid.uuid4()
@@ -224,7 +224,7 @@ async def test_the_only_use_of_a_customer_is_given_back_with_new_limits_and_in_a
         assert await stores.postgres.fetchval("SELECT count(*) FROM reversals WHERE returned_at IS NULL") == 0
 
 
-async def test_a_reversal_after_a_limit_was_lowered_brings_no_more_than_the_limit(own_settings: Settings) -> None:
+async def test_a_reversal_after_a_lowered_limit_allows_no_more_than_the_limit(own_settings: Settings) -> None:
     async with open_stores(own_settings) as stores:
         coupon = await make(stores, 100, rules=parse_rules({"maxpercustomer": 9}))
         customer = uuid.uuid4()
@@ -236,13 +236,15 @@ async def test_a_reversal_after_a_limit_was_lowered_brings_no_more_than_the_limi
             for name in names[4:7]:
                 with capture_logs() as logs:
                     await reverse_use(stores, name, client_id=CLIENT, actor="test")
-                assert [log["customers"] for log in logs if log["event"] == "windows rebuilt"] == [1], "of him alone"
+                assert [log["customers"] for log in logs if log["event"] == "windows rebuilt"] == [1], (
+                    "of this customer only"
+                )
                 assert granted(await use(engine, 1, customer=customer)) == []
             await reverse_use(stores, names[7], client_id=CLIENT, actor="test")
             assert len(granted(await use(engine, 3, customer=customer))) == 1
 
 
-async def test_uses_of_one_moment_are_given_back_one_by_one(own_settings: Settings) -> None:
+async def test_uses_at_the_same_time_are_reversed_one_by_one(own_settings: Settings) -> None:
     async with open_stores(own_settings) as stores:
         await make(stores, 100, rules=parse_rules({"maxpercustomer": 3}))
         customer = uuid.uuid4()
@@ -255,11 +257,11 @@ async def test_uses_of_one_moment_are_given_back_one_by_one(own_settings: Settin
             assert len(granted(await use(engine, 2, customer=customer))) == 1
 
 
-@pytest.mark.parametrize("clock_goes_on", [True, False])
-async def test_a_use_of_the_same_moment_that_the_ledger_does_not_have_yet_stays_counted(
-    own_settings: Settings, own_redis: RedisServer, clock_goes_on: bool
+@pytest.mark.parametrize("clock_advances", [True, False])
+async def test_an_unrecorded_use_at_the_time_of_a_reversed_one_stays_counted(
+    own_settings: Settings, own_redis: RedisServer, clock_advances: bool
 ) -> None:
-    """The host's clock has stepped back, so the uses have one time; and while it stands, so have those to come."""
+    """The host's clock has stepped back, so all uses have the same time until it has caught up."""
     async with open_stores(own_settings) as stores:
         coupon = await make(stores, 100, rules=parse_rules({"maxpercustomer": 3}))
         state = partition_keys(partition_of(coupon.id, stores.redis.partitions)).state
@@ -270,19 +272,19 @@ async def test_a_use_of_the_same_moment_that_the_ledger_does_not_have_yet_stays_
             async with engine_of(own_settings, stores) as engine:
                 (name,) = granted(await use(engine, 1, customer=customer))
                 await drain(stores)
-                assert len(granted(await use(engine, 1, customer=customer))) == 1  # on its way to the ledger
-                if clock_goes_on:
+                assert len(granted(await use(engine, 1, customer=customer))) == 1  # in the backlog
+                if clock_advances:
                     client.hset(state, "clock", ahead_ms + 1)
                 await reverse_use(stores, name, client_id=CLIENT, actor="test")
                 assert len(granted(await use(engine, 5, customer=customer))) == 2
         await drain(stores)
         times = await stores.postgres.fetch("SELECT count(*) AS uses FROM consumptions GROUP BY consumed_at")
-        assert sorted(row["uses"] for row in times) == ([2, 2] if clock_goes_on else [4])
+        assert sorted(row["uses"] for row in times) == ([2, 2] if clock_advances else [4])
         await balanced(stores)
 
 
-async def test_what_postgres_has_is_done_whoever_keeps_redis_from_being_told(own_settings: Settings) -> None:
-    """Somebody else brings the coupon's changes to Redis, and takes his time."""
+async def test_a_change_in_postgres_does_not_wait_for_another_push(own_settings: Settings) -> None:
+    """Another process holds the lock under which revisions are pushed to Redis."""
     async with open_stores(own_settings.model_copy(update={"postgres_timeout_s": 1.0})) as stores:
         coupon_lock = lock_of(PUSH_LOCK, coupon_id(CLIENT, fold_fully(fold(CODE))))
         async with stores.postgres.acquire() as connection, advisory_lock(connection, coupon_lock):
@@ -300,7 +302,7 @@ async def test_what_postgres_has_is_done_whoever_keeps_redis_from_being_told(own
             assert await stores.postgres.fetchval("SELECT count(*) FROM reversals") == 1
 
 
-async def test_a_change_is_made_of_what_is_there_and_not_of_what_was_read_before(own_settings: Settings) -> None:
+async def test_a_change_applies_to_the_stored_terms_not_to_those_read_before(own_settings: Settings) -> None:
     async with open_stores(own_settings) as stores:
         read = await make(stores, 3, discount_fixed=Decimal(5), currency="EUR")
         await change_coupon(stores, read, lambda terms: {"discount_fixed": Decimal(10)}, actor="test")
@@ -318,10 +320,8 @@ async def push_failing(stores: Stores, name: str) -> None:
     )
 
 
-async def test_fewer_uses_than_before_a_loss_do_not_bring_a_number_back(
-    own_settings: Settings, own_redis: RedisServer
-) -> None:
-    """Numbers up to the highest total that Redis ever had may be out there."""
+async def test_a_lower_total_after_a_loss_reuses_no_seq(own_settings: Settings, own_redis: RedisServer) -> None:
+    """Seqs up to the highest total that Redis ever had may have been granted."""
     async with open_stores(own_settings) as stores:
         coupon = await make(stores, 100)
         async with engine_of(own_settings, stores) as engine:
@@ -345,7 +345,7 @@ async def test_fewer_uses_than_before_a_loss_do_not_bring_a_number_back(
         assert await seqs(stores, "consumptions") == list(range(51, 56))
 
 
-async def test_a_restored_backup_sets_aside_from_the_first_number_on(own_settings: Settings) -> None:
+async def test_a_restored_backup_quarantines_from_the_first_seq_on(own_settings: Settings) -> None:
     async with open_stores(own_settings) as stores:
         await make(stores, 10**12)
         await stores.guardian.check(RecoveryOptions(restored=True))

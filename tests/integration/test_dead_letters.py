@@ -1,4 +1,4 @@
-"""Dead letters: listed, tried again, settled."""
+"""Dead letters: listed, retried, resolved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def shop(stores: Stores, settings: Settings) -> AsyncIterator[LedgerShop]:
 
 
 async def record_stream(shop: LedgerShop) -> RecordResult:
-    """Everything in the stream, as the worker does, but nothing is acknowledged."""
+    """Record everything in the stream as the worker does, but acknowledge nothing."""
     entries = [
         StreamEntry(shop.number, stream_id.decode(), fields)
         for stream_id, fields in shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
@@ -43,7 +43,7 @@ async def bring_code_back(shop: LedgerShop, seq: int) -> None:
     )  # fmt: skip
 
 
-async def test_one_redemption_of_an_entry_is_buried_and_the_rest_recorded(shop: LedgerShop) -> None:
+async def test_one_redemption_of_an_entry_is_a_dead_letter_and_the_rest_recorded(shop: LedgerShop) -> None:
     await lose_code(shop, 2)
     shop.redeem(3)
     recorded = await record_stream(shop)
@@ -54,7 +54,7 @@ async def test_one_redemption_of_an_entry_is_buried_and_the_rest_recorded(shop: 
     assert letter.resolved_at is None
 
 
-async def test_an_entry_delivered_twice_is_buried_once(shop: LedgerShop) -> None:
+async def test_an_entry_delivered_twice_is_one_dead_letter(shop: LedgerShop) -> None:
     await lose_code(shop, 2)
     shop.redeem(3)
     shop.client.xadd(shop.keys.stream, {"x": "y"})

@@ -1,4 +1,4 @@
-"""The disk of the append-only file is full: redemptions are refused, and nothing is lost or given twice."""
+"""A full disk under the append-only file: redemptions are refused, nothing is lost or issued twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIMITED = (
 
 
 class CrampedRedis(RedisServer):
-    """A server whose files cannot grow beyond `limit` bytes: to it that is a write error, as a full disk is."""
+    """A server whose files cannot grow beyond `limit` bytes, which fails its writes as a full disk does."""
 
     limit: int | None = 60_000
 
@@ -36,7 +36,9 @@ class CrampedRedis(RedisServer):
 
 
 @pytest.mark.parametrize("appendfsync", ["always", "everysec"])
-async def test_a_full_disk_refuses_and_room_on_it_repairs(settings: Settings, tmp_path: Path, appendfsync: str) -> None:
+async def test_a_full_disk_refuses_redemptions_until_there_is_room(
+    settings: Settings, tmp_path: Path, appendfsync: str
+) -> None:
     with CrampedRedis(tmp_path / "redis", options={"appendfsync": appendfsync}) as server:
         settings = settings.model_copy(update={"redis_url": SecretStr(server.url()), "max_backlog": 5_000})
         async with open_stores(settings) as stores:

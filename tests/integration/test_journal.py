@@ -1,4 +1,4 @@
-"""The receipt journal on a real disk and a real ledger."""
+"""The receipt journal on a real disk, with a real ledger."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.recovery import drain, engine_of, make_batch, redeem, seqs
 RECEIPT = Receipt(epoch=3, partition=2, at_ms=1_700_000_000_123, call_id="0" * 32, data=b"R 1 1 0\n")
 
 
-def test_receipts_come_back_as_they_were_written_up_to_a_cut(tmp_path: Path) -> None:
+def test_receipts_are_read_as_written_up_to_a_cut_record(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append([RECEIPT] * 3)
     (path,) = segments(tmp_path)
@@ -33,15 +33,13 @@ def test_receipts_come_back_as_they_were_written_up_to_a_cut(tmp_path: Path) -> 
     journal.close()
 
 
-def test_a_directory_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
+def test_an_unusable_directory_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="cannot be used"):
         Journal(tmp_path / "file" / "journal")
 
 
-def test_a_full_segment_is_closed_and_an_empty_one_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_segment_is_closed_and_an_empty_one_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 100)
     journal = Journal(tmp_path)
     for _ in range(4):
@@ -54,8 +52,8 @@ def test_a_full_segment_is_closed_and_an_empty_one_leaves_nothing(
     assert segments(tmp_path / "empty") == []
 
 
-def test_a_segment_is_locked_for_as_long_as_it_is_called_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or the keeper of another process would take it for one that is done with, and delete it under the writer."""
+def test_a_segment_is_locked_while_its_name_says_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the keeper of another process would delete it while it is written."""
     seen: list[list[str]] = []
 
     def look(then: Callable[..., None]) -> Callable[..., None]:
@@ -77,7 +75,7 @@ def test_a_segment_is_locked_for_as_long_as_it_is_called_open(tmp_path: Path, mo
     assert seen == [[], [".closed"]]
 
 
-async def test_a_segment_goes_when_all_of_it_is_in_the_ledger_and_its_writer_is_done(
+async def test_a_segment_is_deleted_once_it_is_recorded_and_has_no_writer(
     settings: Settings, stores: Stores, tmp_path: Path
 ) -> None:
     journal = Journal(tmp_path)
@@ -97,7 +95,7 @@ async def test_a_segment_goes_when_all_of_it_is_in_the_ledger_and_its_writer_is_
     assert await stores.postgres.fetchval("SELECT count(*) FROM anomalies") == 0
 
 
-async def test_the_segment_of_a_writer_that_lives_stays(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+async def test_a_segment_with_a_writer_is_not_deleted(settings: Settings, stores: Stores, tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     batch_id = await make_batch(stores, 5)
     async with engine_of(settings, stores, journal) as engine:

@@ -1,4 +1,4 @@
-"""A launched program keeps its process id, dies with its parent and runs as the user that was asked for."""
+"""A launched command keeps the process id, ends with its parent and runs as the given user."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ child.wait()
 
 
 @pytest.mark.parametrize("watch", [[], ["--watch"]])
-def test_dies_with_its_parent(watch: list[str]) -> None:
+def test_ends_with_its_parent(watch: list[str]) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *watch], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with parent.stdout:
         child = psutil.Process(int(parent.stdout.readline()))
-    wait_until(lambda: child.name() == "sleep", "the program runs under the launcher's process id")
+    wait_until(lambda: child.name() == "sleep", "the command runs under the launcher's process id")
     assert os.getpgid(child.pid) == child.pid
     parent.kill()
     parent.wait()
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child ends")
 
 
-def test_refuses_when_the_parent_is_gone_already() -> None:
+def test_refuses_when_the_parent_has_ended_before() -> None:
     command = launch_command(["echo", "ran"], death_signal=signal.SIGTERM)
     command[command.index("--parent") + 1] = "1"
     done = subprocess.run(command, capture_output=True, text=True)
@@ -49,21 +49,21 @@ def test_refuses_when_the_parent_is_gone_already() -> None:
 
 
 def _user(uid: int) -> pwd.struct_passwd:
-    return pwd.struct_passwd(("somebody", "x", uid, uid, "", "/", "/bin/sh"))
+    return pwd.struct_passwd(("other", "x", uid, uid, "", "/", "/bin/sh"))
 
 
-def test_no_capability_where_everybody_may_pass() -> None:
+def test_no_capability_where_every_user_may_pass() -> None:
     assert needed_capabilities(_user(54321), [Path("/usr/bin/env")]) == ()
 
 
 def test_capability_only_for_what_is_closed(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    program = closed / "program"
-    program.touch(mode=0o755)
-    assert needed_capabilities(_user(54321), [program]) == (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE)
-    program.chmod(0o700)
-    assert needed_capabilities(_user(54321), [program]) == (CAP_DAC_OVERRIDE,)
+    executable = closed / "executable"
+    executable.touch(mode=0o755)
+    assert needed_capabilities(_user(54321), [executable]) == (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE)
+    executable.chmod(0o700)
+    assert needed_capabilities(_user(54321), [executable]) == (CAP_DAC_OVERRIDE,)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -71,14 +71,14 @@ def test_other_user_passes_through_a_closed_directory(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "file").write_text("inside")
-    # access(2) is how Postgres looks whether its own programs are there.
+    # Postgres finds its own binaries with access(2).
     look = f"import os; print(os.getuid(), open('{closed}/file').read(), os.access('{closed}/file', os.R_OK))"
     command = launch_command(
         ["sh", "-c", f'{sys.executable} -c "{look}"; touch {closed}/new 2>&1'],
         death_signal=signal.SIGTERM,
-        user="nobody",
+        user="daemon",
         reach=[closed, Path(sys.executable)],
     )
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.startswith(f"{pwd.getpwnam('nobody').pw_uid} inside True\n"), done
+    assert done.stdout.startswith(f"{pwd.getpwnam('daemon').pw_uid} inside True\n"), done
     assert not (closed / "new").exists()

@@ -1,4 +1,4 @@
-"""Recording redemptions in the ledger: once, compared, and nothing swallowed."""
+"""Redemptions are recorded once, compared with the ledger, and never dropped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def anomalies(shop: LedgerShop) -> list[tuple[str, int | None, dict[str, A
     return [(row["kind"], row["seq"], orjson.loads(row["detail"])) for row in rows]
 
 
-def handed_out(shop: LedgerShop, count: int) -> list[Redemption]:
+def issue(shop: LedgerShop, count: int) -> list[Redemption]:
     shop.redeem(count)
     return list(shop.columns().redemptions())
 
@@ -48,8 +48,8 @@ async def test_records_every_field_of_an_event(shop: LedgerShop) -> None:
     assert row["redeemed_at"].timestamp() * 1000 == pytest.approx(event.redeemed_at_ms, abs=0.01)
 
 
-async def test_the_same_events_again_change_nothing(shop: LedgerShop) -> None:
-    events = handed_out(shop, 10)
+async def test_repeated_events_change_nothing(shop: LedgerShop) -> None:
+    events = issue(shop, 10)
     assert (await record_in_ledger(shop, events[:6])).inserted == 6
     again = await record_in_ledger(shop, events)
     assert (again.inserted, again.duplicates, again.anomalies, again.rejected) == (4, 6, 0, [])
@@ -58,15 +58,15 @@ async def test_the_same_events_again_change_nothing(shop: LedgerShop) -> None:
     assert await anomalies(shop) == []
 
 
-async def test_an_event_twice_in_its_first_call_is_a_duplicate(shop: LedgerShop) -> None:
-    events = handed_out(shop, 3)
+async def test_an_event_twice_in_one_call_is_a_duplicate(shop: LedgerShop) -> None:
+    events = issue(shop, 3)
     recorded = await record_in_ledger(shop, events + events)
     assert (recorded.inserted, recorded.duplicates, recorded.anomalies) == (3, 3, 0)
 
 
 @pytest.mark.parametrize("field", ["customer_id", "call_id", "redeemed_at_ms"])
-async def test_another_story_of_a_seq_is_an_anomaly(shop: LedgerShop, field: str) -> None:
-    first, other = handed_out(shop, 2)
+async def test_other_content_of_a_seq_is_an_anomaly(shop: LedgerShop, field: str) -> None:
+    first, other = issue(shop, 2)
     await record_in_ledger(shop, [first, other])
     lie: Any = first.redeemed_at_ms + 1 if field == "redeemed_at_ms" else uuid.uuid4()
     recorded = await record_in_ledger(shop, [replace(first, **{field: lie}), other])
@@ -80,7 +80,7 @@ async def test_another_story_of_a_seq_is_an_anomaly(shop: LedgerShop, field: str
 
 
 async def test_an_erased_customer_is_no_difference(shop: LedgerShop) -> None:
-    events = handed_out(shop, 2)
+    events = issue(shop, 2)
     await record_in_ledger(shop, events)
     await shop.stores.postgres.execute("UPDATE redemptions SET customer_id = NULL WHERE seq = 1")
     recorded = await record_in_ledger(shop, events)
@@ -88,8 +88,8 @@ async def test_an_erased_customer_is_no_difference(shop: LedgerShop) -> None:
 
 
 async def test_a_code_that_is_not_the_seqs_is_rejected_and_an_anomaly(shop: LedgerShop) -> None:
-    first, second, third = handed_out(shop, 3)
-    recorded = await record_in_ledger(shop, [first, replace(second, code="made up"), third])
+    first, second, third = issue(shop, 3)
+    recorded = await record_in_ledger(shop, [first, replace(second, code="forged"), third])
     assert recorded.inserted == 2
     assert [rejected.index for rejected in recorded.rejected] == [1]
     ((kind, seq, detail),) = await anomalies(shop)
@@ -97,7 +97,7 @@ async def test_a_code_that_is_not_the_seqs_is_rejected_and_an_anomaly(shop: Ledg
 
 
 async def test_unknown_pools_and_seqs_are_rejected(shop: LedgerShop) -> None:
-    first, second, third = handed_out(shop, 3)
+    first, second, third = issue(shop, 3)
     recorded = await record_in_ledger(shop, [replace(first, pool_id=999_999), replace(second, seq=5_000), third])
     assert recorded.inserted == 1
     assert {rejected.index: rejected.reason for rejected in recorded.rejected} == {
@@ -108,7 +108,7 @@ async def test_unknown_pools_and_seqs_are_rejected(shop: LedgerShop) -> None:
 
 
 async def test_what_postgres_refuses_is_rejected_and_the_rest_recorded(shop: LedgerShop) -> None:
-    events = handed_out(shop, 40)
+    events = issue(shop, 40)
     poison = {
         3: replace(events[3], code="a\0b"),
         17: replace(events[17], pool_id=2**63),
@@ -121,10 +121,10 @@ async def test_what_postgres_refuses_is_rejected_and_the_rest_recorded(shop: Led
     assert await shop.ledger_count() == 36
 
 
-async def test_a_code_redeemed_under_two_seqs_is_an_anomaly_and_stops_nobody(shop: LedgerShop) -> None:
-    events = handed_out(shop, 8)
+async def test_a_code_redeemed_under_two_seqs_is_an_anomaly_and_blocks_no_other(shop: LedgerShop) -> None:
+    events = issue(shop, 8)
     await record_in_ledger(shop, events[:1])
-    # Somebody gave the first code a second seq: only a hand in the tables can do that.
+    # The first code gets a second seq, which only a manual change of the tables can do.
     async with shop.stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute("DELETE FROM codes WHERE pool_id = $1 AND seq IN (1, 5)", shop.pool_id)
         await connection.execute(
@@ -137,7 +137,7 @@ async def test_a_code_redeemed_under_two_seqs_is_an_anomaly_and_stops_nobody(sho
 
 
 async def test_a_late_event_of_a_quarantined_seq_moves_into_the_ledger(shop: LedgerShop) -> None:
-    events = handed_out(shop, 5)
+    events = issue(shop, 5)
     await shop.stores.postgres.execute(
         "INSERT INTO quarantined (pool_id, seq, epoch) SELECT $1, generate_series(2, 4), 1", shop.pool_id
     )
@@ -147,7 +147,7 @@ async def test_a_late_event_of_a_quarantined_seq_moves_into_the_ledger(shop: Led
 
 
 async def test_a_late_event_of_a_released_seq_is_an_anomaly(shop: LedgerShop) -> None:
-    events = handed_out(shop, 3)
+    events = issue(shop, 3)
     await shop.stores.postgres.execute(
         "INSERT INTO quarantined (pool_id, seq, epoch, released_at, released_as) VALUES ($1, 2, 1, now(), 101)",
         shop.pool_id,
@@ -160,15 +160,15 @@ async def test_a_late_event_of_a_released_seq_is_an_anomaly(shop: LedgerShop) ->
 
 
 async def test_a_contradicting_event_leaves_a_seq_quarantined(shop: LedgerShop) -> None:
-    (event,) = handed_out(shop, 1)
+    (event,) = issue(shop, 1)
     await shop.stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 1, 1)", shop.pool_id)
-    recorded = await record_in_ledger(shop, [replace(event, code="made up")])
+    recorded = await record_in_ledger(shop, [replace(event, code="forged")])
     assert (recorded.contradicted, recorded.anomalies, recorded.rejected) == (1, 1, [])
     assert await shop.stores.postgres.fetchval("SELECT count(*) FROM quarantined") == 1
 
 
-async def test_a_redemption_that_reaches_the_ledger_settles_its_dead_letter(shop: LedgerShop) -> None:
-    events = handed_out(shop, 2)
+async def test_a_recorded_redemption_resolves_its_dead_letter(shop: LedgerShop) -> None:
+    events = issue(shop, 2)
     await shop.stores.postgres.execute(
         "INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw)"
         " VALUES (0, '1-1', 1, $1, 1, 'x', '{}'), (0, '1-1', 1, $1, 90, 'x', '{}')",
@@ -180,7 +180,7 @@ async def test_a_redemption_that_reaches_the_ledger_settles_its_dead_letter(shop
 
 
 async def test_refused_data_of_a_seq_in_the_ledger_are_an_anomaly_not_a_dead_letter(shop: LedgerShop) -> None:
-    first, second = handed_out(shop, 2)
+    first, second = issue(shop, 2)
     await record_in_ledger(shop, [first])
     recorded = await record_in_ledger(shop, [replace(first, code="a\0b"), second])
     assert (recorded.inserted, recorded.contradicted, recorded.anomalies, recorded.rejected) == (1, 1, 1, [])

@@ -1,4 +1,4 @@
-"""The schema's version, on a real Postgres."""
+"""The version of the schema, on a real Postgres."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def _check(url: str) -> None:
         await pool.close()
 
 
-def test_newest_revision_is_the_one_that_the_program_names() -> None:
+def test_the_newest_migration_is_the_revision_in_the_code() -> None:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
@@ -39,7 +39,7 @@ def test_newest_revision_is_the_one_that_the_program_names() -> None:
     assert all(revision.revision.isdigit() and len(revision.revision) == 4 for revision in script.walk_revisions())
 
 
-async def test_empty_database_is_refused_then_migrated_then_accepted(empty_database_url: str) -> None:
+async def test_an_empty_database_is_refused_until_it_is_migrated(empty_database_url: str) -> None:
     with pytest.raises(SchemaError, match="run `issuer migrate`"):
         await _check(empty_database_url)
     assert await migrate(_settings(empty_database_url)) is None
@@ -56,11 +56,11 @@ async def test_every_table_is_described_in_the_database(database_url: str) -> No
         )
     finally:
         await connection.close()
-    # Alembic's own table, which says what the schema's version is.
+    # Alembic's own table, which holds the version.
     assert [row["relname"] for row in rows] == ["alembic_version"]
 
 
-async def test_several_migrations_at_once_make_one(empty_database_url: str) -> None:
+async def test_concurrent_migrations_migrate_once(empty_database_url: str) -> None:
     settings = _settings(empty_database_url)
     before = await asyncio.gather(*(migrate(settings) for _ in range(4)))
     assert sorted(before, key=str) == [SCHEMA_REVISION] * 3 + [None]
@@ -81,12 +81,12 @@ async def test_other_revisions_are_refused(database_url: str, revision: str, mes
         await connection.close()
 
 
-async def test_unreachable_postgres_is_said_so() -> None:
+async def test_an_unreachable_postgres_is_unavailable() -> None:
     with pytest.raises(PostgresUnavailableError):
         await migrate(_settings(f"postgresql://postgres@127.0.0.1:{free_port()}/x"))
 
 
-async def test_what_is_wrong_with_the_address_is_said_as_elsewhere(postgres_server: PostgresServer) -> None:
+async def test_a_wrong_database_name_is_the_error_of_the_driver(postgres_server: PostgresServer) -> None:
     with pytest.raises(asyncpg.InvalidCatalogNameError, match="nowhere"):
         await migrate(_settings(postgres_server.url("nowhere")))
 

@@ -1,4 +1,4 @@
-"""Codes that a lost Redis may have handed out: listed, released to the tail, watched for late events."""
+"""Quarantined seqs: listed, released to the tail of their pools, and moved into the ledger by late events."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_released_codes_come_last_and_old_seqs_stay_listed(settings: Setti
     assert await stores.postgres.fetchval("SELECT total FROM pools") == 30
 
 
-async def test_a_late_event_leaves_the_quarantine_and_one_of_a_released_seq_is_an_anomaly(
+async def test_a_late_event_ends_a_quarantine_and_is_an_anomaly_after_a_release(
     stores: GuardedStores,
 ) -> None:
     batch_id = await make_batch(stores, 20)
@@ -64,7 +64,7 @@ async def test_a_late_event_leaves_the_quarantine_and_one_of_a_released_seq_is_a
     assert await stores.postgres.fetchval("SELECT kind FROM anomalies") == "released_code_redeemed"
 
 
-async def test_an_unknown_batch_is_said_and_nothing_is_released(stores: GuardedStores) -> None:
+async def test_an_unknown_batch_is_an_error_and_nothing_is_released(stores: GuardedStores) -> None:
     batch_id = await make_batch(stores, 20)
     await stores.guardian.check(RecoveryOptions(restored=True))
     with pytest.raises(BatchNotFoundError):

@@ -29,7 +29,7 @@ async def shop(stores: Stores, settings: Settings) -> AsyncIterator[LedgerShop]:
 
 
 async def balance(shop: LedgerShop) -> PoolBalance:
-    """Of the first pool; the others must hold."""
+    """Return the balance of the first pool; the others must hold."""
     first, *others = (await reconcile(shop.stores, batch_id=shop.batch)).pools
     assert first.pool_id == shop.pool_id
     assert all(other.holds for other in others)
@@ -41,14 +41,14 @@ def figures(pool: PoolBalance) -> tuple[int, int, int, int, int]:
 
 
 async def drain(shop: LedgerShop) -> None:
-    """What the worker does, in one go."""
+    """Record and acknowledge everything, as the worker does."""
     await record_in_ledger(shop, shop.columns())
     entries = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
     acks = [part for entry_id, fields in entries for part in (entry_id, int(fields[b"n"]))]
     await shop.stores.redis.run(ACK_EVENTS, (shop.keys.state, shop.keys.stream), (GROUP, *acks))
 
 
-async def test_nothing_was_handed_out(shop: LedgerShop) -> None:
+async def test_nothing_was_issued(shop: LedgerShop) -> None:
     pool = await balance(shop)
     assert pool.holds
     assert figures(pool) == (0, 0, 0, 0, 0)
@@ -63,7 +63,7 @@ async def test_ledger_and_backlog_add_up(shop: LedgerShop) -> None:
     assert figures(pool) == (50, 30, 0, 0, 80)
 
 
-async def test_what_is_in_stream_and_ledger_counts_once(shop: LedgerShop) -> None:
+async def test_an_event_in_stream_and_ledger_counts_once(shop: LedgerShop) -> None:
     shop.redeem_in_calls(5, 10)
     await record_in_ledger(shop, shop.columns().slice(0, 25))
     pool = await balance(shop)
@@ -71,7 +71,7 @@ async def test_what_is_in_stream_and_ledger_counts_once(shop: LedgerShop) -> Non
     assert figures(pool) == (25, 25, 0, 0, 50)
 
 
-async def test_quarantined_and_dead_letters_are_places_too(shop: LedgerShop) -> None:
+async def test_quarantined_seqs_and_dead_letters_count(shop: LedgerShop) -> None:
     shop.redeem(10)
     await drain(shop)
     execute = shop.stores.postgres.execute
@@ -92,7 +92,7 @@ async def test_quarantined_and_dead_letters_are_places_too(shop: LedgerShop) -> 
 
 
 @pytest.mark.parametrize("seqs", [[1], [17], [50], [1, 17, 50]])
-async def test_a_deleted_ledger_row_is_named(shop: LedgerShop, seqs: list[int]) -> None:
+async def test_a_deleted_ledger_row_is_reported(shop: LedgerShop, seqs: list[int]) -> None:
     shop.redeem_in_calls(5, 10)
     await drain(shop)
     await shop.stores.postgres.execute("DELETE FROM redemptions WHERE seq = ANY($1)", seqs)
@@ -103,18 +103,18 @@ async def test_a_deleted_ledger_row_is_named(shop: LedgerShop, seqs: list[int]) 
     assert pool.problems == ["1 seq is missing" if len(seqs) == 1 else f"{len(seqs)} seqs are missing"]
 
 
-async def test_a_seq_in_two_places_is_named(shop: LedgerShop) -> None:
+async def test_a_seq_in_two_places_is_reported(shop: LedgerShop) -> None:
     shop.redeem(10)
     await drain(shop)
     await shop.stores.postgres.execute("DELETE FROM redemptions WHERE seq = 9")
     await shop.stores.postgres.execute("INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 4, 1)", shop.pool_id)
     pool = await balance(shop)
-    assert pool.accounted == pool.issued, "the sum alone would not tell"
+    assert pool.accounted == pool.issued, "the sum does not show it"
     assert not pool.holds
     assert (pool.missing, pool.doubled) == ([9], [4])
 
 
-async def test_a_seq_twice_in_the_stream_is_named(shop: LedgerShop) -> None:
+async def test_a_seq_twice_in_the_stream_is_reported(shop: LedgerShop) -> None:
     shop.redeem(3)
     ((_, fields),) = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
     shop.client.xadd(shop.keys.stream, fields)
@@ -123,7 +123,7 @@ async def test_a_seq_twice_in_the_stream_is_named(shop: LedgerShop) -> None:
     assert pool.doubled == [1, 2, 3]
 
 
-async def test_a_lost_event_is_named(shop: LedgerShop) -> None:
+async def test_a_lost_event_is_reported(shop: LedgerShop) -> None:
     shop.redeem(2)
     shop.redeem(3)
     first, _ = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
@@ -131,7 +131,7 @@ async def test_a_lost_event_is_named(shop: LedgerShop) -> None:
     assert (await balance(shop)).missing == [1, 2]
 
 
-async def test_another_code_in_the_ledger_is_named(shop: LedgerShop) -> None:
+async def test_another_code_in_the_ledger_is_reported(shop: LedgerShop) -> None:
     shop.redeem(5)
     await drain(shop)
     await shop.stores.postgres.execute("UPDATE redemptions SET code = 'another' WHERE seq = 3")
@@ -140,7 +140,7 @@ async def test_another_code_in_the_ledger_is_named(shop: LedgerShop) -> None:
     assert pool.wrong_code == [3]
 
 
-async def test_a_seq_that_was_never_issued_is_found(shop: LedgerShop) -> None:
+async def test_a_seq_that_was_never_issued_is_reported(shop: LedgerShop) -> None:
     shop.redeem(5)
     await drain(shop)
     await shop.stores.postgres.execute("UPDATE redemptions SET seq = 2999 WHERE seq = 5")
@@ -149,7 +149,7 @@ async def test_a_seq_that_was_never_issued_is_found(shop: LedgerShop) -> None:
     assert any("2999" in problem for problem in pool.problems)
 
 
-async def test_a_pool_that_is_gone_from_redis_is_a_problem(shop: LedgerShop) -> None:
+async def test_a_pool_that_redis_lacks_is_reported(shop: LedgerShop) -> None:
     client_id = next(iter(shop.pools))
     shop.client.delete(batch_keys(shop.number, shop.batch).pool(client_id))
     pool = await balance(shop)

@@ -1,4 +1,4 @@
-"""What a Redis server's next life may do: the same data, older data, none. On a Redis server of the test's own."""
+"""Recovery of a Redis server with the same data, older data or none. Each test has its own Redis server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.support.recovery import (
 from tests.support.servers import RedisServer
 
 
-async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Settings, own_redis: RedisServer) -> None:
+async def test_the_same_data_after_a_kill_are_a_restart(own_settings: Settings, own_redis: RedisServer) -> None:
     async with open_stores(own_settings) as stores:
         batch_id = await make_batch(stores, 100, {"maxpercustomer": 1})
         async with engine_of(own_settings, stores) as engine:
@@ -58,7 +58,7 @@ async def test_the_same_data_after_a_kill_go_on_where_they_were(own_settings: Se
         assert [a.code for a in (*before, first, *after)] == [f"CODE{i}" for i in range(1, 42)]
 
 
-async def test_a_wiped_redis_sets_aside_what_may_be_out_and_remembers_what_the_ledger_has(
+async def test_a_wiped_redis_quarantines_what_may_be_issued_and_rebuilds_from_the_ledger(
     own_settings: Settings, own_redis: RedisServer
 ) -> None:
     async with open_stores(own_settings) as stores:
@@ -85,7 +85,7 @@ async def test_a_wiped_redis_sets_aside_what_may_be_out_and_remembers_what_the_l
         assert [(a.outcome, a.code) for a in after] == [(Outcome.GRANTED, f"CODE{i}") for i in (61, 62, 63)]
 
 
-async def test_two_losses_in_a_row_quarantined_twice(own_settings: Settings, own_redis: RedisServer) -> None:
+async def test_two_losses_in_a_row_quarantine_twice(own_settings: Settings, own_redis: RedisServer) -> None:
     async with open_stores(own_settings) as stores:
         batch_id = await make_batch(stores, 200)
         for _ in range(2):
@@ -99,7 +99,7 @@ async def test_two_losses_in_a_row_quarantined_twice(own_settings: Settings, own
             assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE101"]
 
 
-async def test_with_a_journal_a_wiped_redis_loses_nothing(
+async def test_a_wiped_redis_with_a_journal_loses_nothing(
     own_settings: Settings, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     directory = tmp_path / "journal"
@@ -122,12 +122,12 @@ STEPS = ("fence_partitions", "drain_streams", "quarantine", "rebuild_partitions"
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_recovery_that_dies_at_any_step_is_continued(
+async def test_a_recovery_that_crashes_at_any_step_is_continued(
     own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
     real: Callable[..., Awaitable[object]] = getattr(rebuild, step)
 
-    async def dies(*args: object) -> None:
+    async def crashes(*args: object) -> None:
         if when == "after":
             await real(*args)
         raise SimulatedCrashError
@@ -140,7 +140,7 @@ async def test_a_recovery_that_dies_at_any_step_is_continued(
     own_redis.wipe()
     own_redis.start()
     with monkeypatch.context() as patched:
-        patched.setattr(rebuild, step, dies)
+        patched.setattr(rebuild, step, crashes)
         with pytest.raises(SimulatedCrashError):
             async with open_stores(own_settings):
                 pass
@@ -151,13 +151,13 @@ async def test_a_recovery_that_dies_at_any_step_is_continued(
             assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE51"]
 
 
-async def test_a_recovery_that_has_lost_its_lock_does_not_undo_the_next_one(
+async def test_a_recovery_without_its_lock_does_not_undo_the_next_one(
     own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = rebuild.bless_partitions
     reached, go_on = asyncio.Event(), asyncio.Event()
 
-    async def stands_still(*args: Any) -> None:
+    async def pauses(*args: Any) -> None:
         reached.set()
         await go_on.wait()
         await real(*args)
@@ -167,7 +167,7 @@ async def test_a_recovery_that_has_lost_its_lock_does_not_undo_the_next_one(
     own_redis.kill9()
     own_redis.start()
     with monkeypatch.context() as patched:
-        patched.setattr(rebuild, "bless_partitions", stands_still)
+        patched.setattr(rebuild, "bless_partitions", pauses)
         first = asyncio.create_task(_open_and_close(own_settings), name="first")
         await reached.wait()
     async with open_stores(own_settings, wait_until_ready=False) as stores:
@@ -214,7 +214,7 @@ async def test_a_replaced_server_is_never_blessed_again(
         await old.aclose()
 
 
-async def test_an_announced_restore_counts_as_a_loss_and_a_dry_run_changes_nothing(
+async def test_an_announced_restore_is_a_loss_and_a_dry_run_changes_nothing(
     own_settings: Settings,
 ) -> None:
     async with open_stores(own_settings) as stores:
@@ -228,10 +228,8 @@ async def test_an_announced_restore_counts_as_a_loss_and_a_dry_run_changes_nothi
         assert [(pool.quarantined, pool.issued_after) for pool in done.pools] == [(70, 70)]
 
 
-async def test_nothing_dies_of_a_postgres_that_is_not_what_it_should_be(
-    own_settings: Settings, own_redis: RedisServer
-) -> None:
-    """Such as a standby, one without the schema yet, or one that refuses the password for a while."""
+async def test_processes_survive_a_postgres_without_its_tables(own_settings: Settings, own_redis: RedisServer) -> None:
+    """It stands for a standby, a database before its migration, or a password that is refused for a while."""
     async with open_stores(own_settings) as stores:
         batch_id = await make_batch(stores, 200)
         async with (
@@ -239,7 +237,7 @@ async def test_nothing_dies_of_a_postgres_that_is_not_what_it_should_be(
             Witness(stores.postgres, engine, stores.guardian).testifying(),
         ):
             for table in ("installation", "witnesses"):
-                await stores.postgres.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+                await stores.postgres.execute(f"ALTER TABLE {table} RENAME TO {table}_renamed")
             own_redis.kill9()
             own_redis.start()
             async with asyncio.timeout(30):
@@ -247,7 +245,7 @@ async def test_nothing_dies_of_a_postgres_that_is_not_what_it_should_be(
                     await asyncio.sleep(0.01)
             assert [a.outcome for a in await redeem(engine, batch_id, 1)] == [Outcome.NOT_READY]
             for table in ("installation", "witnesses"):
-                await stores.postgres.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
+                await stores.postgres.execute(f"ALTER TABLE {table}_renamed RENAME TO {table}")
             await ready(engine)
             assert await verdict(stores) == Verdict.RESTART
             assert [a.outcome for a in await redeem(engine, batch_id, 1)] == [Outcome.GRANTED]

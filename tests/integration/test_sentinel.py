@@ -1,4 +1,4 @@
-"""Failover with real sentinels: three servers, three sentinels, all the same binary."""
+"""Failover with three real servers and three real sentinels, all the same binary."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             server.kill9()
 
 
-async def test_a_failover_loses_no_code_twice_and_goes_on(settings: Settings, cluster: Cluster) -> None:
+async def test_a_failover_issues_no_code_twice_and_redemptions_continue(settings: Settings, cluster: Cluster) -> None:
     settings = settings.model_copy(
         update={"redis_url": SecretStr(cluster.url), "max_backlog": 50, "wait_replicas": 1, "wait_timeout_ms": 1000}
     )
@@ -124,7 +124,7 @@ async def test_a_failover_loses_no_code_twice_and_goes_on(settings: Settings, cl
         assert len(await seqs(stores, "quarantined")) == 50
 
 
-async def test_fewer_replicas_than_asked_is_said_and_a_replay_waits_again(settings: Settings, cluster: Cluster) -> None:
+async def test_missing_replicas_refuse_an_answer_and_a_replay_waits_again(settings: Settings, cluster: Cluster) -> None:
     settings = settings.model_copy(
         update={"redis_url": SecretStr(cluster.url), "wait_replicas": 2, "wait_timeout_ms": 200}
     )

@@ -1,4 +1,4 @@
-"""TLS to Redis and to Postgres, with a certificate of our own that only the URL vouches for."""
+"""TLS to Redis and to Postgres, with a self-signed certificate that only the URL trusts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Certificate:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """For `localhost`, signed by itself."""
+    """A self-signed certificate for `localhost`."""
     openssl = require("openssl")
     directory = tmp_path_factory.mktemp("certificate")
     made = Certificate(directory / "server.crt", directory / "server.key")
@@ -58,7 +58,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 
 class TlsRedisServer(RedisServer):
-    """Takes TLS only."""
+    """A Redis server that accepts TLS only."""
 
     def __init__(self, directory: Path, certificate: Certificate) -> None:
         # The bundled Valkey is built without TLS.
@@ -114,9 +114,9 @@ async def test_codes_over_rediss(settings: Settings, tls_redis: TlsRedisServer, 
 @pytest.mark.parametrize(
     ("host", "trust", "reason"),
     [("localhost", False, "CERTIFICATE_VERIFY_FAILED"), ("127.0.0.1", True, "IP address mismatch")],
-    ids=["a certificate nobody vouches for", "another host's certificate"],
+    ids=["an untrusted certificate", "another host's certificate"],
 )
-async def test_doctor_names_what_is_wrong_with_the_certificate_of_redis(
+async def test_doctor_reports_the_problem_with_the_certificate_of_redis(
     settings: Settings, tls_redis: TlsRedisServer, certificate: Certificate, host: str, trust: bool, reason: str
 ) -> None:
     url = tls_redis.url().replace("localhost", host)
@@ -138,7 +138,7 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def tls_front(server: PostgresServer, certificate: Certificate) -> AsyncIterator[int]:
-    """A port that speaks Postgres over TLS only: the bundled Postgres is built without TLS."""
+    """A port that accepts Postgres over TLS only. The bundled Postgres is built without TLS."""
     context = certificate.server_context()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,7 +170,7 @@ def with_postgres(settings: Settings, port: int, query: str, host: str = "localh
 
 
 async def reach(settings: Settings) -> None:
-    """In each of the ways in which the program reaches Postgres."""
+    """Connect in each of the ways that the code uses."""
     assert await migrate(settings) == SCHEMA_REVISION
     async with unavailable_translated(), own_connection(settings) as connection:
         assert await connection.fetchval("SELECT 1") == 1

@@ -27,7 +27,7 @@ CLIENT = uuid.UUID(int=7)
 
 
 class SimulatedCrashError(Exception):
-    """Stands for a crash: the recovery goes no further than the step that raises it."""
+    """Stands for a crash: the recovery ends at the step that raises it."""
 
 
 async def make_batch(stores: Stores, codes: int, rules: dict[str, object] | None = None) -> UUID:

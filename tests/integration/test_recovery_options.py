@@ -1,4 +1,4 @@
-"""What an operator orders of a recovery, whose data it may touch, and a recovery that stands still."""
+"""The options of a recovery, data of another installation, and a recovery that is frozen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.servers import PostgresServer, RedisServer
 
 @pytest.fixture
 def other_settings(own_settings: Settings, postgres_server: PostgresServer) -> Iterator[Settings]:
-    """Another installation's Postgres, by mistake with the Redis of `own_settings`."""
+    """The Postgres of another installation, configured with the Redis of `own_settings` by mistake."""
     url = clone_database(postgres_server)
     yield own_settings.model_copy(update={"database_url": SecretStr(url)})
     postgres_server.psql(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
@@ -44,7 +44,7 @@ async def states(settings: Settings) -> list[PartitionState]:
         await link.aclose()
 
 
-async def test_the_redis_of_another_installation_is_left_alone(
+async def test_the_redis_of_another_installation_is_not_changed(
     own_settings: Settings, other_settings: Settings
 ) -> None:
     async with open_stores(own_settings) as stores:
@@ -54,15 +54,17 @@ async def test_the_redis_of_another_installation_is_left_alone(
             async with open_stores(other_settings):
                 pass
         async with open_stores(other_settings, wait_until_ready=False) as others:
-            for orders in (RecoveryOptions(restored=True), RecoveryOptions(margin=5), RecoveryOptions(dry_run=True)):
+            for options in (RecoveryOptions(restored=True), RecoveryOptions(margin=5), RecoveryOptions(dry_run=True)):
                 with pytest.raises(IncidentError, match="another installation"):
-                    await others.guardian.check(orders)
+                    await others.guardian.check(options)
         assert await states(own_settings) == before
         async with engine_of(own_settings, stores) as engine:
             assert [a.code for a in await redeem(engine, batch_id, 1)] == ["CODE1"]
 
 
-async def test_the_doctor_says_that_redis_is_anothers(own_settings: Settings, other_settings: Settings) -> None:
+async def test_the_doctor_reports_the_redis_of_another_installation(
+    own_settings: Settings, other_settings: Settings
+) -> None:
     async with open_stores(own_settings):
         pass
     with pytest.raises(IncidentError):
@@ -83,7 +85,7 @@ async def doctor_on(settings: Settings, name: str) -> Check:
     return found
 
 
-async def test_a_pool_whose_key_was_deleted_by_hand_is_named_and_comes_back(own_settings: Settings) -> None:
+async def test_a_pool_whose_key_was_deleted_is_reported_and_rebuilt(own_settings: Settings) -> None:
     async with open_stores(own_settings) as stores:
         batch_id = await make_batch(stores, 100)
         assert (await doctor_on(own_settings, "pools")).ok
@@ -99,10 +101,10 @@ async def test_a_pool_whose_key_was_deleted_by_hand_is_named_and_comes_back(own_
                     await asyncio.sleep(0.05)
 
 
-async def test_a_margin_counts_in_a_recovery_that_was_half_done(
+async def test_a_margin_counts_in_a_recovery_that_is_continued(
     own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def dies(*args: object) -> None:
+    async def crashes(*args: object) -> None:
         raise SimulatedCrashError
 
     async with open_stores(own_settings) as stores:
@@ -111,7 +113,7 @@ async def test_a_margin_counts_in_a_recovery_that_was_half_done(
     own_redis.wipe()
     own_redis.start()
     with monkeypatch.context() as patched:
-        patched.setattr(rebuild, "rebuild_partitions", dies)
+        patched.setattr(rebuild, "rebuild_partitions", crashes)
         with pytest.raises(SimulatedCrashError):
             async with open_stores(own_settings):
                 pass
@@ -129,7 +131,7 @@ async def test_a_margin_counts_in_a_recovery_that_was_half_done(
         assert await seqs(stores, "quarantined") == list(range(1, 71))
 
 
-async def wanted(connection: asyncpg.Connection[asyncpg.Record], table: str) -> None:
+async def blocked_on(connection: asyncpg.Connection[asyncpg.Record], table: str) -> None:
     async with asyncio.timeout(30):
         while not await connection.fetchval(
             "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = $1::regclass)", table
@@ -138,7 +140,7 @@ async def wanted(connection: asyncpg.Connection[asyncpg.Record], table: str) -> 
 
 
 def recover_command(settings: Settings) -> subprocess.Popen[str]:
-    """`issuer recover`, as a process that can be frozen."""
+    """Start `issuer recover` as a process that can be frozen."""
     environment = environment_of(settings, ISSUER_POSTGRES_TIMEOUT_S=str(settings.postgres_timeout_s))
     return subprocess.Popen(
         [sys.executable, "-m", "issuer", "recover"], env=environment, stdin=subprocess.DEVNULL,
@@ -147,7 +149,7 @@ def recover_command(settings: Settings) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("table", ["incarnations", "quarantined", "batches"])
-async def test_a_recovery_that_is_frozen_is_not_waited_for_and_does_not_go_on(
+async def test_a_frozen_recovery_is_replaced_and_does_not_continue(
     own_settings: Settings, own_redis: RedisServer, table: str
 ) -> None:
     settings = own_settings.model_copy(update={"postgres_timeout_s": 1.0})
@@ -162,7 +164,7 @@ async def test_a_recovery_that_is_frozen_is_not_waited_for_and_does_not_go_on(
         async with connection.transaction():
             await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             frozen = recover_command(settings)
-            await wanted(connection, table)
+            await blocked_on(connection, table)
             frozen.send_signal(signal.SIGSTOP)
         async with asyncio.timeout(20), open_stores(settings) as stores:
             epoch, held = stores.redis.epoch, await seqs(stores, "quarantined")
