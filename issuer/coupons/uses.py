@@ -23,7 +23,7 @@ _MAX_NUMBER: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class ConsumptionId:
-    """A consumption id, taken apart. `tag` tells whether somebody made the numbers up."""
+    """The parts of a consumption id. `tag` proves that the numbers are not forged."""
 
     pool_id: int
     seq: int
@@ -36,13 +36,13 @@ class ConsumptionId:
 
 
 def consumption_id(pool_id: int, seq: int, call_id: str) -> str:
-    """32 characters that are safe in a path. They cannot be guessed: the id of the script call is random."""
+    """32 characters that are safe in a path. They cannot be predicted: the id of the script call is random."""
     return _encode(pool_id, seq, _tags(pool_id, seq >> 3, call_id)).decode()
 
 
 def _encode(pool_id: int, seq: int, tags: Sequence[int]) -> bytes:
     tag = tags[seq & 7]
-    # Under the tag the numbers are not seen at a glance: nobody is to build on them.
+    # The tag masks the numbers, so that no client comes to depend on them.
     return b2a_base64(_RAW.pack(tag, pool_id ^ tag, seq ^ tag), newline=False).translate(_URL_SAFE)
 
 

@@ -1,15 +1,16 @@
-"""Rate limits over all processes: token buckets in Redis, of which each process leases tokens ahead of need.
+"""Rate limits over all processes: token buckets in Redis, from which each process leases tokens ahead of need.
 
-What is spent was taken out of the bucket before: no token is ever made here, whatever fails. Requests of somebody who
-comes often are paid from a lease at once; the next lease is asked for when this one is begun, by a command that
-travels with the next pipeline of the engine. Who comes seldom, or has a limit so small that a few tokens in the wrong
-process would matter, waits for a token of his own.
+Tokens leave the bucket before they are spent, so a crash, a lost reply or a second process can only lose tokens, never
+add any. A key or address with frequent requests is served from its lease without a round trip; the next lease is
+requested when the current one is begun, by a command that is piggybacked on the next pipeline of the engine. A request
+of a key with few requests, or with a limit so small that a few tokens in another process would matter, waits for a
+token of its own.
 
-A lease is worth something for a short time only, its life, and is given only out of what the bucket would hold if it
-were smaller by what flows into it in that time. So in any time t no more than burst + count × t / period requests are
-let in, over all processes, exactly as if there was one bucket and no lease: what is spent from leases in the window was
-taken out at most a life before it, when the bucket lacked as much. While Redis is away everybody is let in: nothing can
-be redeemed then.
+A lease expires after a short TTL. Redis grants one only from the tokens above the refill expected during that TTL. So
+in any time t at most burst + count × t / period requests are admitted over all processes, exactly as with one bucket
+and without leases: tokens that are spent from leases within a window left the bucket at most one TTL before it, when
+the bucket was at least that much below full. While Redis is unavailable every request is admitted: nothing can be
+redeemed then.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from issuer.storage.redis_link import Value
 log = structlog.get_logger()
 
 SHARE_OF_BURST: Final = 0.2
-"""The part of a bucket that flows in while a lease lives, and that it lacks for who is paid from leases."""
-LONGEST_LIFE_S: Final = 0.5
-LEASES_OF_LIFE: Final = 3
-"""A lease is as large as is spent in this part of its life: it waits while the one before it is spent."""
+"""The part of a bucket that is refilled during the TTL of a lease. Leases are granted from the rest only."""
+MAX_TTL_S: Final = 0.5
+LEASES_PER_TTL: Final = 3
+"""A lease covers this fraction of its TTL: it is prefetched while the one before it is spent."""
 MAX_IN_PIPELINE: Final = 512
 
 
 class TokenGrant(NamedTuple):
-    """What Redis gave: tokens, how many are left in the bucket, and the time until there is one more."""
+    """What Redis granted: tokens, how many are left in the bucket, and the time until there is one more."""
 
     given: int
     left: int
@@ -47,10 +48,10 @@ class TokenGrant(NamedTuple):
 
 
 class TokenRequest:
-    """Tokens of one bucket, wanted with the next pipeline. `then` gets the grant, or None: Redis is away.
+    """A request for tokens of one bucket. `then` is called with the grant; None: Redis is unavailable.
 
-    `lack_s`: the bucket lacks at least what flows in in this time. `debt_s`: the tokens are taken, given or not, until
-    the bucket owes what flows in in this time.
+    `lack_s`: grant only from what is above the refill of this time. `debt_s`: take the tokens also from an empty
+    bucket, down to a negative balance that is refilled in this time.
     """
 
     __slots__ = ("debt_us", "fills_us", "interval_us", "key", "lack_us", "sent_at", "then", "wanted")
@@ -81,7 +82,7 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """The kind of bucket that has no token left, its limit, and when it will have one."""
+    """A refusal: the kind of bucket that has no token left, its limit, and the time until it has one."""
 
     kind: str
     limit: RateLimit
@@ -89,10 +90,10 @@ class RateLimited:
 
 
 class Admission(Enum):
-    """FREE: let in. WAITS: not known yet, who asked will be told."""
+    """ADMITTED: the tokens are spent. PENDING: Redis must be asked, and the callback gets the result."""
 
-    FREE = "free"
-    WAITS = "waits"
+    ADMITTED = "admitted"
+    PENDING = "pending"
 
 
 AdmissionResult = Admission | RateLimited
@@ -100,7 +101,7 @@ Then = Callable[[AdmissionResult], None]
 
 
 class _Waiter:
-    """One request that waits for tokens of `missing` buckets."""
+    """A request that waits for tokens of `missing` buckets."""
 
     __slots__ = ("missing", "refused", "then")
 
@@ -109,72 +110,73 @@ class _Waiter:
         self.refused: RateLimited | None = None
         self.then = then
 
-    def hear(self, refused: RateLimited | None) -> bool:
-        """What one bucket says; True when it was the last one."""
+    def settle(self, refused: RateLimited | None) -> bool:
+        """Take the result of one bucket. True: it was the last one, and `then` was called."""
         self.missing -= 1
         self.refused = self.refused or refused
         if self.missing == 0:
-            self.then(self.refused or Admission.FREE)
+            self.then(self.refused or Admission.ADMITTED)
         return self.missing == 0
 
 
 class Bucket:
-    """One token bucket as this process sees it: what it has leased and not spent."""
+    """One token bucket in this process: the tokens that it has leased and not spent."""
 
     __slots__ = (
-        "ask", "expires_at", "key", "kind", "leasing", "left", "life_s", "limit", "low", "per_s", "refused_until",
-        "scarce", "spare", "spare_expires_at", "spent", "spent_since", "waiters",
+        "exhausted", "expires_at", "key", "kind", "leasing", "left", "limit", "low", "per_s", "prefetched",
+        "prefetched_expires_at", "refused_until", "request", "spent", "spent_since", "ttl_s", "waiters",
     )  # fmt: skip
 
     def __init__(self, kind: str, key: str, limit: RateLimit) -> None:
         self.kind = kind
         self.key = key
         self.limit = limit
-        self.life_s = min(SHARE_OF_BURST * limit.burst * limit.interval_s, LONGEST_LIFE_S)
+        self.ttl_s = min(SHARE_OF_BURST * limit.burst * limit.interval_s, MAX_TTL_S)
         self.left = 0
         self.expires_at = 0.0
-        self.spare = 0
-        self.spare_expires_at = 0.0
-        # With no more than this left a spare lease is asked for, once.
+        self.prefetched = 0
+        self.prefetched_expires_at = 0.0
+        # The next lease is requested, once, when this many tokens are left.
         self.low = -1
         self.refused_until = 0.0
-        # The newest ask, who waits for it, and whether a lease was asked for that is not there yet.
-        self.ask: TokenRequest | None = None
+        # The newest request, the requests that wait for it, and whether a lease is under way.
+        self.request: TokenRequest | None = None
         self.waiters: list[_Waiter] = []
         self.leasing = False
-        # Redis had none left: what is leased ahead now would only be missing elsewhere.
-        self.scarce = False
+        # Redis had no token left: a token that is prefetched now would only be missing in another process.
+        self.exhausted = False
         self.spent = 0
         self.spent_since = 0.0
         self.per_s = 0.0
 
     def has_token(self, now: float) -> bool:
+        """Return whether a token can be spent; begin the prefetched lease when the current one is used up."""
         if self.left > 0 and self.expires_at > now:
             return True
-        self.left, self.expires_at = self.spare, self.spare_expires_at
-        self.spare, self.low = 0, self.left or -1
+        self.left, self.expires_at = self.prefetched, self.prefetched_expires_at
+        self.prefetched, self.low = 0, self.left or -1
         return self.left > 0 and self.expires_at > now
 
     def keep(self, tokens: int, expires_at: float, now: float) -> None:
-        """Takes a lease in. A token that has no place is lost."""
+        """Keep a lease. It replaces a prefetched one, whose tokens are lost."""
         if tokens <= 0 or expires_at <= now:
             return
-        self.spare, self.spare_expires_at = tokens, expires_at
+        self.prefetched, self.prefetched_expires_at = tokens, expires_at
         self.has_token(now)
 
-    def ahead(self, now: float) -> int:
-        """How many tokens the next lease should have; 0: there is one, or none is worth while."""
-        if self.spare or self.leasing or self.scarce:
+    def lease_size(self, now: float) -> int:
+        """Return how many tokens the next lease should have; 0: one is there, or none is worth the round trip."""
+        if self.prefetched or self.leasing or self.exhausted:
             return 0
         seconds = now - self.spent_since
         if seconds > 0:
             self.per_s = (self.per_s + self.spent / seconds) / 2
             self.spent, self.spent_since = 0, now
-        return int(min(self.per_s, 1 / self.limit.interval_s) * self.life_s / LEASES_OF_LIFE)
+        return int(min(self.per_s, 1 / self.limit.interval_s) * self.ttl_s / LEASES_PER_TTL)
 
 
 class CommandCarrier(Protocol):
-    """What takes the asks to Redis: the engine."""
+    """What sends the requests to Redis: the engine."""
 
     @property
     def is_connected(self) -> bool: ...
@@ -183,51 +185,51 @@ class CommandCarrier(Protocol):
 
 
 class Leases:
-    """All buckets' tokens of one process. A rider of the engine: see `issuer.engine.engine.Rider`."""
+    """The leases of one process. Its commands are piggybacked: see `issuer.engine.engine.PiggybackedCommands`."""
 
     def __init__(self, carrier: CommandCarrier, *, most_waiting: int) -> None:
         self._carrier = carrier
         self._most_waiting = most_waiting
         self._waiting = 0
-        self._asks: deque[TokenRequest] = deque()
+        self._queue: deque[TokenRequest] = deque()
         self._sent: list[TokenRequest] = []
         self._now = asyncio.get_running_loop().time
 
     @property
     def is_connected(self) -> bool:
-        """Whether Redis can be asked. If not everybody is let in."""
+        """Whether Redis is available. If not, every request is admitted."""
         return self._carrier.is_connected
 
     def spend(self, buckets: Sequence[Bucket], then: Then) -> AdmissionResult:
-        """One token of each bucket. FREE: paid. WAITS: `then` is told, FREE or a refusal. Never raises."""
+        """Spend one token of each bucket. PENDING: `then` is called with ADMITTED or a refusal. Never raises."""
         now = self._now()
         for bucket in buckets:
             if bucket.left <= 0 or bucket.expires_at <= now:
-                return self._look(buckets, then, now)
+                return self._spend_missing(buckets, then, now)
         for bucket in buckets:
             bucket.left -= 1
             bucket.spent += 1
             if bucket.left <= bucket.low:
-                self._ask_ahead(bucket, now)
-        return Admission.FREE
+                self._prefetch(bucket, now)
+        return Admission.ADMITTED
 
-    def ask(self, ask: TokenRequest) -> None:
-        """Sends the ask with the next pipeline. Without a connection it is answered at once: with None."""
+    def send(self, request: TokenRequest) -> None:
+        """Send the request with the next pipeline. Without a connection `then` is called at once, with None."""
         if self._carrier.is_connected:
-            self._asks.append(ask)
+            self._queue.append(request)
             self._carrier.wake()
         else:
-            ask.then(ask, None)
+            request.then(request, None)
 
-    def _ask_ahead(self, bucket: Bucket, now: float) -> None:
+    def _prefetch(self, bucket: Bucket, now: float) -> None:
         bucket.low = -1
-        if ahead := bucket.ahead(now):
-            self._want(bucket, ahead)
+        if size := bucket.lease_size(now):
+            self._request(bucket, size)
 
-    def _look(self, buckets: Sequence[Bucket], then: Then, now: float) -> AdmissionResult:
-        """The same where at least one bucket has nothing at hand."""
+    def _spend_missing(self, buckets: Sequence[Bucket], then: Then, now: float) -> AdmissionResult:
+        """Spend one token of each bucket where at least one bucket has none in this process."""
         if not self._carrier.is_connected:
-            return Admission.FREE
+            return Admission.ADMITTED
         lacking = [bucket for bucket in buckets if not bucket.has_token(now)]
         for bucket in lacking:
             if bucket.refused_until > now:
@@ -240,83 +242,90 @@ class Leases:
             if bucket not in lacking:
                 bucket.left -= 1
                 continue
-            ask = bucket.ask
-            if ask is None or ask.sent_at:
-                ask = self._want(bucket, bucket.ahead(now))
+            request = bucket.request
+            if request is None or request.sent_at:
+                request = self._request(bucket, bucket.lease_size(now))
             bucket.waiters.append(waiter)
-            ask.wanted += 1
+            request.wanted += 1
         if not lacking:
-            return Admission.FREE
+            return Admission.ADMITTED
         self._waiting += 1
-        return Admission.WAITS
+        return Admission.PENDING
 
-    def _want(self, bucket: Bucket, tokens: int) -> TokenRequest:
-        def take(ask: TokenRequest, grant: TokenGrant | None) -> None:
-            self._take(bucket, waiters, ask, grant)
+    def _request(self, bucket: Bucket, tokens: int) -> TokenRequest:
+        """Request a lease of `tokens`. Waiters that join before the request is sent add one token each."""
+
+        def take(request: TokenRequest, grant: TokenGrant | None) -> None:
+            self._take(bucket, waiters, request, grant)
 
         waiters: list[_Waiter] = []
         bucket.waiters = waiters
-        bucket.ask = ask = TokenRequest(bucket.key, bucket.limit, tokens, take, lack_s=bucket.life_s if tokens else 0.0)
+        lack_s = bucket.ttl_s if tokens else 0.0
+        bucket.request = request = TokenRequest(bucket.key, bucket.limit, tokens, take, lack_s=lack_s)
         bucket.leasing = bucket.leasing or tokens > 0
-        self.ask(ask)
-        return ask
+        self.send(request)
+        return request
 
-    def _take(self, bucket: Bucket, waiters: list[_Waiter], ask: TokenRequest, grant: TokenGrant | None) -> None:
-        if ask.lack_us:
+    def _take(self, bucket: Bucket, waiters: list[_Waiter], request: TokenRequest, grant: TokenGrant | None) -> None:
+        """Serve the waiters from a grant, in order of arrival, and keep the rest as a lease."""
+        if request.lack_us:
             bucket.leasing = False
-        if bucket.ask is ask:
-            bucket.ask = None
+        if bucket.request is request:
+            bucket.request = None
+        # Without a grant Redis is unavailable, and every waiter is admitted.
         given = len(waiters)
         refused = None
         if grant is not None:
             now = self._now()
             given = grant.given
-            bucket.keep(given - len(waiters), ask.sent_at + bucket.life_s, now)
-            bucket.scarce = grant.left == 0
-            if bucket.scarce:
+            # The TTL counts from the sending: Redis may have taken the tokens that early.
+            bucket.keep(given - len(waiters), request.sent_at + bucket.ttl_s, now)
+            bucket.exhausted = grant.left == 0
+            if bucket.exhausted:
                 bucket.refused_until = now + grant.wait_s
                 refused = RateLimited(bucket.kind, bucket.limit, grant.wait_s)
         for place, waiter in enumerate(waiters):
-            self._waiting -= waiter.hear(None if place < given else refused)
+            self._waiting -= waiter.settle(None if place < given else refused)
 
-    # What the engine asks of a rider.
+    # The protocol PiggybackedCommands, called by the engine.
 
     @property
     def waits(self) -> bool:
-        """Whether there is anything to send."""
-        return bool(self._asks)
+        """Whether commands wait to be sent."""
+        return bool(self._queue)
 
     def commands(self) -> list[Sequence[Value]]:
-        """What goes with the next pipeline. Its replies come to `settle`, or `fail` is called."""
+        """Return the commands for the next pipeline. The engine calls `settle` with their replies, or `fail`."""
         now = self._now()
         commands: list[Sequence[Value]] = []
-        for _ in range(min(len(self._asks), MAX_IN_PIPELINE)):
-            ask = self._asks.popleft()
-            ask.sent_at = now
-            self._sent.append(ask)
-            commands.append(ask.command())
+        for _ in range(min(len(self._queue), MAX_IN_PIPELINE)):
+            request = self._queue.popleft()
+            request.sent_at = now
+            self._sent.append(request)
+            commands.append(request.command())
         return commands
 
     def settle(self, replies: Sequence[Any]) -> None:
-        """Gives out what came back. Where Redis refused it is as if it were away."""
+        """Pass the replies to their requests. A command that Redis refused counts as Redis being unavailable."""
         sent, self._sent = self._sent, []
         refusal: RedisError | None = None
-        for ask, reply in zip(sent, replies, strict=True):
+        for request, reply in zip(sent, replies, strict=True):
             if isinstance(reply, NoScriptError):
-                ask.sent_at = 0.0
-                self._asks.append(ask)
+                # The engine loads the script; the request is sent again with the next pipeline.
+                request.sent_at = 0.0
+                self._queue.append(request)
             elif isinstance(reply, RedisError):
                 refusal = reply
-                ask.then(ask, None)
+                request.then(request, None)
             else:
-                ask.then(ask, TokenGrant(reply[1], reply[2], reply[3] / 1e6))
+                request.then(request, TokenGrant(reply[1], reply[2], reply[3] / 1e6))
         if refusal is not None:
-            log.warning("redis refused leases", error=str(refusal))
+            log.warning("redis refused to grant leases; requests are admitted without", error=str(refusal))
 
     def fail(self) -> None:
-        """Redis is away. What it gave meanwhile is lost, and nobody waits for it."""
-        asks = [*self._sent, *self._asks]
+        """Admit all waiters: Redis is unavailable. Tokens that it granted meanwhile are lost."""
+        requests = [*self._sent, *self._queue]
         self._sent.clear()
-        self._asks.clear()
-        for ask in asks:
-            ask.then(ask, None)
+        self._queue.clear()
+        for request in requests:
+            request.then(request, None)

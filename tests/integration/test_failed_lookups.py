@@ -1,9 +1,8 @@
-"""Guessing codes: misses are counted by key, address and customer, and soon nobody is told anything any more."""
+"""Failed lookups are counted by key, address and customer; a caller over the limit gets no answer about any code."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -29,66 +28,64 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
         yield api
 
 
-async def ask(api: Api, code: str, key: dict[str, str], address: str = ADDRESS) -> int:
+async def look_up(api: Api, code: str, key: dict[str, str], address: str = ADDRESS) -> int:
     headers = {**key, "X-Forwarded-For": address}
     return (await api.client.get(f"/api/v1/codes/{code}", headers=headers)).status_code
 
 
-async def test_of_ten_thousand_wrong_codes_ten_are_answered(api: Api) -> None:
+async def test_ten_of_ten_thousand_wrong_codes_are_answered(api: Api) -> None:
     _, client = await api.batch("RIGHT", client=uuid4())
     key = await api.key("admin", client_id=client)
-    begun = time.perf_counter()
     seats = asyncio.Semaphore(64)
 
-    async def guess(number: int) -> int:
+    async def attempt(number: int) -> int:
         async with seats:
-            return await ask(api, f"WRONG-{number}", key)
+            return await look_up(api, f"WRONG-{number}", key)
 
-    statuses = Counter(await asyncio.gather(*(guess(number) for number in range(10_000))))
-    print(f"10,000 wrong codes: {statuses} in {time.perf_counter() - begun:.1f} s")
+    statuses = Counter(await asyncio.gather(*(attempt(number) for number in range(10_000))))
     assert statuses == {404: 10, 429: 9_990}
-    # Not even the right one is confirmed to who lookup_limits.
-    assert await ask(api, "RIGHT", key) == 429
-    assert await ask(api, "RIGHT", key, "198.51.100.7") == 429
+    # Not even an existing code is confirmed to a caller over the limit.
+    assert await look_up(api, "RIGHT", key) == 429
+    assert await look_up(api, "RIGHT", key, "198.51.100.7") == 429
     found = problem(await api.get("/api/v1/codes/WRONG", key), 429, "too many unknown codes")
     assert (found["code"], found["violated-policies"]) == ("too_many_failed_lookups", ["failed_lookups_key"])
-    # The address is known by now, whoever else asks from there; other addresses are not.
+    # The address is over its limit for every key; other addresses are not.
     other = await api.key("admin", client_id=client)
-    assert await ask(api, "RIGHT", other) == 429
-    assert await ask(api, "RIGHT", other, "198.51.100.7") == 200
+    assert await look_up(api, "RIGHT", other) == 429
+    assert await look_up(api, "RIGHT", other, "198.51.100.7") == 200
     metrics = (await api.get("/metrics")).text
     assert 'issuer_rate_limited_total{limit="failed_lookups_key"} 9993.0' in metrics
     assert 'issuer_rate_limited_total{limit="failed_lookups_address"} 1.0' in metrics
 
 
-async def test_hits_cost_nothing(api: Api) -> None:
+async def test_successful_lookups_are_not_counted(api: Api) -> None:
     _, client = await api.batch("RIGHT", client=uuid4())
     key = await api.key("admin", client_id=client)
     for _ in range(9):
-        assert await ask(api, "WRONG", key) == 404
-    assert await asyncio.gather(*(ask(api, "RIGHT", key) for _ in range(3))) in ([200] * 3, [200, 429, 429])
+        assert await look_up(api, "WRONG", key) == 404
+    assert await asyncio.gather(*(look_up(api, "RIGHT", key) for _ in range(3))) in ([200] * 3, [200, 429, 429])
     for _ in range(30):
-        assert await ask(api, "RIGHT", key) == 200
-    assert await ask(api, "WRONG", key) == 404
-    assert await ask(api, "RIGHT", key) == 429
+        assert await look_up(api, "RIGHT", key) == 200
+    assert await look_up(api, "WRONG", key) == 404
+    assert await look_up(api, "RIGHT", key) == 429
 
 
-async def test_operators_need_not_guess(api: Api) -> None:
+async def test_operators_have_no_limit(api: Api) -> None:
     for _ in range(30):
-        assert await ask(api, "WRONG", api.admin) == 404
+        assert await look_up(api, "WRONG", api.admin) == 404
 
 
-async def test_a_server_has_its_own_limit_and_its_address_is_not_counted(api: Api) -> None:
+async def test_a_key_with_its_own_limit_does_not_count_for_its_address(api: Api) -> None:
     _, client = await api.batch("RIGHT", client=uuid4())
     server = await api.key("admin", client_id=client, failed_lookup_limit="20/h")
-    assert [await ask(api, "WRONG", server) for _ in range(21)] == [404] * 20 + [429]
-    assert await ask(api, "RIGHT", await api.key("admin", client_id=client)) == 200
+    assert [await look_up(api, "WRONG", server) for _ in range(21)] == [404] * 20 + [429]
+    assert await look_up(api, "RIGHT", await api.key("admin", client_id=client)) == 200
 
 
 async def test_the_limit_can_be_switched_off(settings: Settings) -> None:
     async with running_app(settings.model_copy(update={"failed_lookup_limit": "off"})) as api:
         key = await api.key("admin", client_id=uuid4())
-        assert [await ask(api, "WRONG", key) for _ in range(30)] == [404] * 30
+        assert [await look_up(api, "WRONG", key) for _ in range(30)] == [404] * 30
 
 
 def key_of(services: Services, headers: dict[str, str]) -> ApiKey:
@@ -97,41 +94,41 @@ def key_of(services: Services, headers: dict[str, str]) -> ApiKey:
     return found
 
 
-async def miss(lookup_limits: FailedLookupLimits, key: ApiKey, address: str, customer: bytes) -> bool:
-    """Whether the caller was told of the miss."""
+async def fail(lookup_limits: FailedLookupLimits, key: ApiKey, address: str, customer: bytes) -> bool:
+    """Fail a lookup; return whether the caller learned that it failed."""
     try:
         with lookup_limits.attempt(key, address, customer) as attempt:
-            await attempt.missed()
+            await attempt.failed()
     except ProblemError as refusal:
         return refusal.status != 429
     return True
 
 
-async def test_a_customer_is_counted_for_each_tenant_by_itself(api: Api) -> None:
+async def test_a_customer_is_counted_per_client(api: Api) -> None:
     one, other = await api.key("redeem", client_id=uuid4()), await api.key("redeem", client_id=uuid4())
     lookup_limits, mine, theirs = api.services.lookup_limits, key_of(api.services, one), key_of(api.services, other)
     # A shop's server: many customers behind one key with a large limit of its own.
     server = key_of(api.services, await api.key("redeem", client_id=mine.client_id, failed_lookup_limit="1000/h"))
-    told = [await miss(lookup_limits, server, ADDRESS, b"customer 7") for _ in range(12)]
-    assert told == [True] * 10 + [False] * 2
-    assert await miss(lookup_limits, server, ADDRESS, b"customer 8")
+    learned = [await fail(lookup_limits, server, ADDRESS, b"customer 7") for _ in range(12)]
+    assert learned == [True] * 10 + [False] * 2
+    assert await fail(lookup_limits, server, ADDRESS, b"customer 8")
     # The same customer through another key of the same client, and of another one.
-    assert not await miss(lookup_limits, mine, "198.51.100.1", b"customer 7")
-    assert await miss(lookup_limits, theirs, "198.51.100.2", b"customer 7")
+    assert not await fail(lookup_limits, mine, "198.51.100.1", b"customer 7")
+    assert await fail(lookup_limits, theirs, "198.51.100.2", b"customer 7")
 
 
-async def test_misses_are_counted_over_all_processes(settings: Settings) -> None:
+async def test_failed_lookups_are_counted_over_all_processes(settings: Settings) -> None:
     limited = settings.model_copy(update={"failed_lookup_limit": "10/h"})
     async with running_app(limited) as one, running_app(limited) as two:
         key = await one.key("admin", client_id=uuid4())
         async with asyncio.timeout(20):
             while two.services.keys.find(key["Authorization"].removeprefix("Bearer ")) is None:
                 await asyncio.sleep(0.01)
-        statuses = Counter([await ask(api, "WRONG", key) for _ in range(20) for api in (one, two)])
+        statuses = Counter([await look_up(api, "WRONG", key) for _ in range(20) for api in (one, two)])
         assert statuses == {404: 10, 429: 30}
 
 
-async def test_without_redis_nothing_is_looked_up_for_who_could_guess(settings: Settings) -> None:
+async def test_without_redis_only_operators_look_codes_up(settings: Settings) -> None:
     nowhere = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
     async with running_app(nowhere, ready=False) as api:
         bound, operator = await api.key("admin", client_id=uuid4()), await api.key("admin")
@@ -139,22 +136,22 @@ async def test_without_redis_nothing_is_looked_up_for_who_could_guess(settings: 
         problem(await api.get("/api/v1/codes/WRONG", operator), 404, "no code found")
 
 
-async def test_a_public_key_is_known_as_one_and_does_no_administration(api: Api) -> None:
+async def test_a_public_key_administrates_nothing(api: Api) -> None:
     key = await api.key("public", client_id=uuid4())
     assert is_public(key_of(api.services, key))
     problem(await api.get("/api/v1/codes/WRONG", key), 403, "the api key lacks the scope for this")
     problem(await api.client.post("/api/v1/code/redeem", json={}, headers=key), 403)
 
 
-def missed(found: dict[str, Any]) -> bool:
+def not_found(found: dict[str, Any]) -> bool:
     return found == {"valid": False, "reason": "no coupon found", "reason_code": "coupon_not_found"}
 
 
-async def test_misses_of_validate_use_and_show_are_the_same_misses(api: Api) -> None:
+async def test_validate_use_and_show_count_failed_lookups_together(api: Api) -> None:
     till = await Till.of(api)
     await till.make("SAVE20", 50)
     for number in range(4):
-        assert missed(await till.look(f"WRONG{number}"))
+        assert not_found(await till.look(f"WRONG{number}"))
         problem(await till.use(f"WRONG{number}"), 404, "no coupon found")
     for code in ("SAVE20", "save-20"):
         assert (await till.look(code))["valid"]
@@ -165,9 +162,9 @@ async def test_misses_of_validate_use_and_show_are_the_same_misses(api: Api) -> 
     for path in (COUPON, CONSUME):
         found = await api.client.get(path, params={"code": "SAVE20"}, headers=till.till)
         assert problem(found, 429)["violated-policies"] == ["failed_lookups_key"]
-    # Who may see all coupons need not guess.
+    # An operator has no limit.
     assert (await api.client.get(COUPON, params={"code": "SAVE20"}, headers=api.admin)).status_code == 200
-    # A wrong product or a coupon that is used up is no miss.
+    # A wrong product or a coupon that is used up is no failed lookup.
     other = await Till.of(api)
     await other.make("ONCE", 1)
     headers = {"X-Forwarded-For": ADDRESS}
@@ -176,43 +173,43 @@ async def test_misses_of_validate_use_and_show_are_the_same_misses(api: Api) -> 
     problem(await api.client.post(CONSUME, params={"code": "ONCE"}, headers=other.till | headers), 409)
 
 
-async def test_a_customer_who_guesses_is_refused_behind_a_servers_key(api: Api) -> None:
+async def test_a_customer_over_the_limit_is_refused_behind_a_servers_key(api: Api) -> None:
     till = await Till.of(api)
     await till.make("SAVE20", 50)
     server = await api.key("redeem", client_id=till.client_id, failed_lookup_limit="1000/h")
-    guesser, other = str(uuid4()), str(uuid4())
+    enumerating, other = str(uuid4()), str(uuid4())
 
     async def use(code: str, customer: str) -> int:
         fields = {"code": code, "customer_id": customer}
         return (await api.client.post(CONSUME, json=fields, headers=server)).status_code
 
-    assert [await use(f"WRONG{number}", guesser) for number in range(12)] == [404] * 10 + [429] * 2
-    assert await use("SAVE20", guesser) == 429
+    assert [await use(f"WRONG{number}", enumerating) for number in range(12)] == [404] * 10 + [429] * 2
+    assert await use("SAVE20", enumerating) == 429
     assert await use("SAVE20", other) == 200
 
 
-async def test_a_public_key_is_not_told_unknown_from_expired(api: Api) -> None:
+async def test_a_public_key_cannot_distinguish_unknown_from_expired(api: Api) -> None:
     till = await Till.of(api)
     await till.make("NEVER", 5, expiry_date="15-Jan-2020")
     await till.make("SAVE20", 5)
     public = await api.key("public", client_id=till.client_id)
-    told, used = [], []
+    looked, used = [], []
     for code in ("NEVER", "WRONG"):
         look = await api.client.get(CONSUME, params={"code": code}, headers=public)
         use = await api.client.post(CONSUME, params={"code": code}, headers=public)
-        told.append((look.status_code, look.json()))
+        looked.append((look.status_code, look.json()))
         used.append((use.status_code, use.json()))
-    assert told == [(200, {"valid": False, "reason": "code not valid", "reason_code": "code_not_valid"})] * 2
+    assert looked == [(200, {"valid": False, "reason": "code not valid", "reason_code": "code_not_valid"})] * 2
     assert used[0] == used[1]
     assert (used[0][0], used[0][1]["code"]) == (404, "code_not_valid")
     good = await api.client.post(CONSUME, params={"code": "SAVE20"}, headers=public)
     assert good.status_code == 200
-    # It uses coupons; it neither shows them nor gives uses back.
+    # It uses coupons; it neither shows them nor reverses uses.
     assert (await api.client.get(COUPON, params={"code": "SAVE20"}, headers=public)).status_code == 403
     assert (await till.reverse(good.json()["consumption_id"], public)).status_code == 403
-    # Others are told.
+    # Other keys learn why.
     problem(await till.use("NEVER"), 410, "coupon expired")
-    # To a public key an expired one is a miss like any other.
+    # For a public key an expired coupon counts as a failed lookup.
     for _ in range(6):
         await api.client.get(CONSUME, params={"code": "NEVER"}, headers=public)
     problem(await api.client.get(CONSUME, params={"code": "SAVE20"}, headers=public), 429)

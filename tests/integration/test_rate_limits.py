@@ -36,7 +36,7 @@ class LimitedProcess:
     async def enter(self) -> AdmissionResult:
         future: asyncio.Future[AdmissionResult] = asyncio.get_running_loop().create_future()
         verdict = self.leases.spend([self.bucket], future.set_result)
-        if verdict is Admission.WAITS:
+        if verdict is Admission.PENDING:
             self.waited += 1
             verdict = await future
         return verdict
@@ -72,7 +72,7 @@ async def hammer(process: LimitedProcess, entries: list[Entry], goal: int, pause
     loop = asyncio.get_running_loop()
     while len(entries) < goal:
         asked = loop.time()
-        if await process.enter() is Admission.FREE:
+        if await process.enter() is Admission.ADMITTED:
             entries.append(Entry(asked, loop.time()))
         await asyncio.sleep(pause_s)
 

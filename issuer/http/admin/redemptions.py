@@ -52,7 +52,7 @@ async def get_code(context: RequestContext) -> Response:
             context.services.stores, code, client_id=caller.client_id, limit=limit, cursor=cursor
         )
         if not page.items:
-            await attempt.missed()
+            await attempt.failed()
             if cursor is None:
                 raise ProblemError(404, "no code found", "code_not_found")
     return page_response(page, show_place)

@@ -41,7 +41,7 @@ async def _ask(context: RequestContext, *, look: bool) -> Answer:
         submit(services, future, request, client_id, caller.api_key_id, key, look=look)
         given = await future
         if is_failed_lookup(given.outcome, public=is_public(caller.key)):
-            await attempt.missed()
+            await attempt.failed()
         return given
 
 

@@ -106,7 +106,7 @@ async def get_coupon(context: RequestContext) -> Response:
         try:
             coupon = await _requested_coupon(context, values, code_field(values))
         except CouponNotFoundError:
-            await attempt.missed()
+            await attempt.failed()
             raise
         return json_response(await show_coupon(context, coupon))
 

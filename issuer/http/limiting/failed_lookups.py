@@ -1,18 +1,19 @@
-"""Against guessing: look-ups of codes that do not exist are counted, and who has had enough of them is refused.
+"""Enumeration protection: failed lookups of codes are counted, and callers over the limit are refused.
 
-A route that looks a code up for somebody who may be guessing does so within an attempt:
+A route that looks a code up for a caller that may enumerate codes does so within an attempt:
 
     with services.lookup_limits.attempt(caller.key, caller.address, customer_id) as attempt:
         found = await look_up(code)
         if found is None:
-            await attempt.missed()
+            await attempt.failed()
 
-Entering it refuses before anything is looked up; `missed` counts the miss by API key, address and customer, over all
-processes, and refuses to say that it was one when the limit is reached already. Hits cost and count nothing. While
-Redis is away there is no counting and so no looking up.
+Entering the attempt refuses before anything is looked up. `failed` counts the failed lookup by API key, address and
+customer, over all processes, and answers 429 instead of the result when the limit is already reached. Lookups that find
+a code are not counted. While Redis is unavailable failed lookups cannot be counted, so no code is looked up.
 
-Whoever asks with many requests at once gets as many look-ups at most before the first miss is known, and owes for
-them: a miss is also counted where no token is left, and nobody is let in before the debt is paid.
+A caller that sends many requests at once gets at most that many lookups before the first failed one is counted, and its
+bucket gets a negative balance for them: a failed lookup is also counted where no token is left, and the caller is
+refused until the balance is positive again.
 """
 
 from __future__ import annotations
@@ -36,32 +37,32 @@ from issuer.rate_limits.leases import Leases, RateLimited, TokenGrant, TokenRequ
 from issuer.settings import Settings
 
 MAX_SUBJECTS: Final = 65_536
-"""Keys, addresses and customers of whom a process knows misses; of the others Redis does."""
+"""Keys, addresses and customers whose failed lookups a process has in memory. Redis has those of all others."""
 DEBT_S: Final = 3_600.0
-"""Nobody waits longer than this, and the time in which an empty bucket fills, for what he owes."""
+"""The negative balance of a bucket is bounded: it is refilled within this time and the one that fills a bucket."""
 BUSY_WAIT_S: Final = 1.0
 
 NOT_VALID: Final = ProblemError(404, "code not valid", "code_not_valid")
-"""What a public key is told of a code that is unknown, expired or otherwise not there for it."""
+"""The answer to a public key for a code that is unknown, expired or otherwise not usable with this key."""
 
 
 def is_public(key: ApiKey | None) -> bool:
-    """Whether answers must not help who guesses."""
+    """Return whether answers to this key must not reveal why a code cannot be used."""
     return key is not None and Scope.PUBLIC in key.scopes
 
 
 def is_operator(key: ApiKey | None) -> bool:
-    """Whether the key may see all there is: such a one need not guess."""
+    """Return whether the key may list all codes, so that it has nothing to enumerate."""
     return key is not None and Scope.ADMIN in key.scopes and key.client_id is None
 
 
 def _owner_of(key: ApiKey | None) -> UUID | int | None:
-    """Whose customers come with this key. The same id means another person at another client."""
+    """Return the owner of the customer ids that come with this key: two clients may use one id for two people."""
     return None if key is None else key.client_id or key.id
 
 
 class _Subject(NamedTuple):
-    """One by whom the misses of somebody are counted. At `place` in `table` is what this process knows of them."""
+    """A key, an address or a customer whose failed lookups are counted; `table` keeps them in memory at `place`."""
 
     kind: str
     name: str
@@ -75,32 +76,33 @@ class _Subject(NamedTuple):
 
 
 class FailedLookups:
-    """The misses of one subject as this process knows them. Of whom it knows none nothing is held back."""
+    """The failed lookups of one subject in the memory of this process. A subject without any is never delayed."""
 
-    __slots__ = ("left", "looking", "more_at", "subject")
+    __slots__ = ("left", "more_at", "pending", "subject")
 
     def __init__(self, subject: _Subject) -> None:
         self.subject = subject
-        self.looking = 0
+        self.pending = 0
         self.left = 0
         self.more_at = 0.0
 
-    def hear(self, grant: TokenGrant, now: float) -> None:
+    def update(self, grant: TokenGrant, now: float) -> None:
+        """Take over what Redis returned for the bucket."""
         self.left, self.more_at = grant.left, now + grant.wait_s
 
     def wait_s(self, now: float) -> float:
-        """How long the next look-up must wait: every one that is going on may be a miss."""
+        """Return how long the next lookup must wait. Every pending one counts: it may fail."""
         limit = self.subject.limit
         more = 0 if now < self.more_at else 1 + int((now - self.more_at) / limit.interval_s)
         free = min(self.left + more, limit.burst)
-        # Who mistypes now and then may go on with many requests at once; his debts are counted all the same.
-        if free > self.looking or free * 2 > limit.burst:
+        # With more than half of its tokens a caller may send many at once; failed ones are counted all the same.
+        if free > self.pending or free * 2 > limit.burst:
             return 0.0
         return BUSY_WAIT_S if free else self.more_at - now
 
 
 class LookupSubject(Protocol):
-    """Who looks something up."""
+    """The caller of a lookup: what its failed lookups are counted by."""
 
     @property
     def key(self) -> ApiKey | None: ...
@@ -114,7 +116,7 @@ class LookupSubject(Protocol):
 
 @dataclass(slots=True)
 class LookupAttempt:
-    """One look-up, as a context."""
+    """One lookup, as a context manager."""
 
     lookup_limits: FailedLookupLimits
     key: ApiKey | None
@@ -131,63 +133,64 @@ class LookupAttempt:
     ) -> None:
         self.lookup_limits.end(self._known)
 
-    async def missed(self) -> None:
-        """Counts a miss. Raises ProblemError as `Guesses.charge`."""
+    async def failed(self) -> None:
+        """Count a failed lookup. Raises ProblemError as `FailedLookupLimits.charge`."""
         await self.lookup_limits.charge(self)
 
 
 class FailedLookupLimits:
-    """Look-ups that found nothing, over all processes. Refusals are counted in `tally`."""
+    """Limits of failed lookups over all processes. Refusals are counted in `tally`."""
 
     def __init__(self, settings: Settings, leases: Leases, tally: Tally) -> None:
         self._leases = leases
         self._tally = tally
         self._limit = settings.lookup_limit
-        # Whether there is anything in these tables.
-        self._knows_failed_lookups = False
+        # Whether any of these tables has an entry: most processes never see a failed lookup.
+        self._has_entries = False
         self._keys: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)
         self._addresses: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)
         self._customers: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)
         self._now = asyncio.get_running_loop().time
 
     def attempt(self, key: ApiKey | None, address: str, customer: bytes | None = None) -> LookupAttempt:
-        """A look-up by this caller. It is refused as by `begin` when it is entered."""
+        """Return the context of a lookup by this caller. Entering it raises as `begin` does."""
         return LookupAttempt(self, key, address, customer)
 
-    def begin(self, asker: LookupSubject) -> Sequence[FailedLookups]:
-        """Returns what to `end` when it is known what was found.
+    def begin(self, caller: LookupSubject) -> Sequence[FailedLookups]:
+        """Admit a lookup. Returns what to pass to `end` once the lookup has its result.
 
-        Raises ProblemError: 429, or 503 while misses cannot be counted.
+        Raises ProblemError: 429, or 503 while failed lookups cannot be counted.
         """
-        if not self._leases.is_connected and self._subjects(asker):
-            raise not_ready("look-ups cannot be counted while Redis is away")
-        if not self._knows_failed_lookups or is_operator(asker.key):
+        if not self._leases.is_connected and self._subjects(caller):
+            raise not_ready("failed lookups cannot be counted while Redis is unavailable")
+        if not self._has_entries or is_operator(caller.key):
             return ()
-        known, now = self._known_of(asker), self._now()
-        for misses in known:
-            if (wait_s := misses.wait_s(now)) > 0:
-                raise self._refusal(misses.subject, wait_s)
-        for misses in known:
-            misses.looking += 1
+        known, now = self._known_of(caller), self._now()
+        for lookups in known:
+            if (wait_s := lookups.wait_s(now)) > 0:
+                raise self._refusal(lookups.subject, wait_s)
+        for lookups in known:
+            lookups.pending += 1
         return known
 
-    def end(self, looking: Sequence[FailedLookups]) -> None:
-        for misses in looking:
-            misses.looking -= 1
+    def end(self, pending: Sequence[FailedLookups]) -> None:
+        """Note that a lookup has its result. `pending`: what `begin` returned for it."""
+        for lookups in pending:
+            lookups.pending -= 1
 
-    def _known_of(self, asker: LookupSubject) -> list[FailedLookups]:
-        """What is known of who does it, without naming all subjects: nearly everybody hits."""
-        key, found = asker.key, []
+    def _known_of(self, caller: LookupSubject) -> list[FailedLookups]:
+        """Return the entries of a caller. The subjects themselves are not built: most lookups find their code."""
+        key, found = caller.key, []
         if key is not None:
             found.append(self._keys.find(key.id))
         if key is None or key.failed_lookup_limit is None:
-            found.append(self._addresses.find(asker.address))
-        if asker.customer is not None:
-            found.append(self._customers.find((_owner_of(key), asker.customer)))
-        return [misses for misses in found if misses is not None]
+            found.append(self._addresses.find(caller.address))
+        if caller.customer is not None:
+            found.append(self._customers.find((_owner_of(key), caller.customer)))
+        return [lookups for lookups in found if lookups is not None]
 
-    def _subjects(self, asker: LookupSubject) -> list[_Subject]:
-        key, customer = asker.key, asker.customer
+    def _subjects(self, caller: LookupSubject) -> list[_Subject]:
+        key, customer = caller.key, caller.customer
         if is_operator(key):
             return []
         subjects = []
@@ -196,29 +199,29 @@ class FailedLookupLimits:
         if key is not None and key_limit is not None:
             subjects.append(_Subject("failed_lookups_key", str(key.id), key_limit, self._keys, key.id))
         if limit is not None and own is None:
-            # A key with a limit of its own is that of a server: behind its address are many.
-            subjects.append(_Subject("failed_lookups_address", asker.address, limit, self._addresses, asker.address))
+            # A key with a limit of its own belongs to a server, whose address stands for many people.
+            subjects.append(_Subject("failed_lookups_address", caller.address, limit, self._addresses, caller.address))
         if limit is not None and customer is not None:
             owner = _owner_of(key)
             name = f"{owner or ''} {customer.hex()}"
             subjects.append(_Subject("failed_lookups_customer", name, limit, self._customers, (owner, customer)))
         return subjects
 
-    async def charge(self, asker: LookupSubject) -> None:
-        """One miss in each bucket, whether or not it has room.
+    async def charge(self, caller: LookupSubject) -> None:
+        """Take one token of each bucket, also of an empty one.
 
-        Raises ProblemError: 429 where it was one too many, 503 where it could not be counted.
+        Raises ProblemError: 429 where a bucket was empty, 503 where the failed lookup could not be counted.
         """
-        subjects = self._subjects(asker)
+        subjects = self._subjects(caller)
         grants = await asyncio.gather(*map(self._take, subjects))
         if None in grants:
-            raise not_ready("a look-up could not be counted")
-        self._knows_failed_lookups = True
+            raise not_ready("a failed lookup could not be counted")
+        self._has_entries = True
         now = self._now()
         refused: ProblemError | None = None
         for subject, grant in zip(subjects, grants, strict=True):
             assert grant is not None
-            subject.table.of(subject.place, partial(FailedLookups, subject)).hear(grant, now)
+            subject.table.of(subject.place, partial(FailedLookups, subject)).update(grant, now)
             if grant.given == 0 and refused is None:
                 refused = self._refusal(subject, grant.wait_s)
         if refused is not None:
@@ -231,7 +234,7 @@ class FailedLookupLimits:
             if not future.done():
                 future.set_result(grant)
 
-        self._leases.ask(TokenRequest(subject.bucket, subject.limit, 1, take, debt_s=DEBT_S))
+        self._leases.send(TokenRequest(subject.bucket, subject.limit, 1, take, debt_s=DEBT_S))
         return future
 
     def _refusal(self, subject: _Subject, wait_s: float) -> ProblemError:

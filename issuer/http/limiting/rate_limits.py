@@ -78,7 +78,7 @@ class RateLimits:
         verdict = self.enter(key, self.address_of(peer, headers), then)
         if isinstance(verdict, RateLimited):
             then(verdict)
-        return verdict is Admission.FREE
+        return verdict is Admission.ADMITTED
 
     async def admit(self, key: ApiKey | None, address: str) -> None:
         """Returns when the request may go on. Raises ProblemError: 429."""
@@ -86,7 +86,7 @@ class RateLimits:
             return
         future: asyncio.Future[AdmissionResult] = asyncio.get_running_loop().create_future()
         verdict = self.enter(key, address, lambda verdict: None if future.done() else future.set_result(verdict))
-        if verdict is Admission.WAITS:
+        if verdict is Admission.PENDING:
             verdict = await future
         if isinstance(verdict, RateLimited):
             raise self.refusal(verdict)
