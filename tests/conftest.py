@@ -11,7 +11,13 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.settings import Settings
-from tests.support.databases import clone_database, create_template, drop_database, empty_database, fresh_redis_url
+from tests.support.databases import (
+    MigratedDatabases,
+    create_template,
+    drop_database,
+    empty_database,
+    fresh_redis_url,
+)
 from tests.support.programs import require
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -20,11 +26,14 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("tests.support.distribution", "tests.support.skips")
 
+NEVER_STOPPED = {"appendfsync": "no"}
+"""Options of a server that outlives every test: its file is written and never read."""
+
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The bundled Valkey. Shared by all tests: use a database number of your own, never FLUSHALL, never stop it."""
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+    with RedisServer(tmp_path_factory.mktemp("redis"), options=NEVER_STOPPED) as server:
         yield server
 
 
@@ -32,7 +41,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def redis_server_70(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The machine's Redis: Debian has 7.0, the oldest that the scripts must run on. Shared like `redis_server`."""
     program = require("redis-server")
-    with RedisServer(tmp_path_factory.mktemp("redis70"), program=program) as server:
+    with RedisServer(tmp_path_factory.mktemp("redis70"), program=program, options=NEVER_STOPPED) as server:
         yield server
 
 
@@ -50,6 +59,12 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
     with PostgresServer(tmp_path_factory.mktemp("postgres"), durable=False) as server:
         create_template(server)
         yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_databases(postgres_server: PostgresServer) -> MigratedDatabases:
+    """What `database_url` lends."""
+    return MigratedDatabases(postgres_server)
 
 
 @pytest.fixture
@@ -70,11 +85,11 @@ def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A migrated Postgres database of this test's own, dropped at its end."""
-    url = clone_database(postgres_server)
+def database_url(migrated_databases: MigratedDatabases) -> Iterator[str]:
+    """A migrated, empty Postgres database, this test's own until it ends."""
+    url = migrated_databases.lend()
     yield url
-    drop_database(postgres_server, url)
+    migrated_databases.take_back(url)
 
 
 @pytest.fixture

@@ -238,9 +238,9 @@ class PostgresServer(ServerProcess):
     def _has_pid_file(self) -> bool:
         return (self.data / "postmaster.pid").exists()
 
-    def psql(self, sql: str) -> str:
+    def psql(self, sql: str, database: str = "postgres") -> str:
         """Runs SQL from outside the program under test; returns rows with fields separated by '|'."""
         command = [str(self.programs / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1"]
-        command += ["-d", self.url(), "-c", sql]
+        command += ["-d", self.url(database), "-c", sql]
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=STOP_LIMIT_S)
         return str(done.stdout).strip()
