@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,14 @@ import pytest
 from pydantic import SecretStr
 
 from issuer.settings import Settings
-from tests.differential.case import Case
+from tests.differential import consume_cases, issue_cases, redeem_cases
+from tests.differential.case import Case, RequestDraft
 from tests.differential.generator import PRODUCTS, cases, make_case
 from tests.differential.installation_copy import InstallationCopy, Plant, copy_of, drop
 from tests.differential.ledger import LEDGER, NO_ROWS, read_ledger
+from tests.differential.odd_json import Members, members_of, text_of
 from tests.differential.plants import first_of_two, without_answer_line, without_request_header
-from tests.differential.preloaded import Preloaded, preload
+from tests.differential.preloaded import ACME, Preloaded, preload
 from tests.differential.run import RunResult, run, serving
 from tests.support.databases import clone_database, fresh_redis_url
 from tests.support.servers import PostgresServer, RedisServer
@@ -135,6 +138,42 @@ def test_both_paths_answer_alike_20_000_times(
     with two_installations(preloaded, redis_server, postgres_server) as pair:
         check_answers(compare(pair, cases(SEED, LONG_COUNT, preloaded)))
         check_ledgers(pair, tmp_path)
+
+
+CREDENTIALS: Final = {
+    "scheme in another case": (200, [b"bEARER %b"]),
+    "bare key": (200, [b"%b"]),
+    "another scheme": (401, [b"Basic %b"]),
+    "no-break space before the key": (401, [b"Bearer \xa0%b"]),
+    "no-break space behind the key": (401, [b"%b\xa0"]),
+    "the same header twice": (400, [b"Bearer %b", b"Bearer %b"]),
+    "an empty header beside a good one": (400, [b"", b"Bearer %b"]),
+}
+"""Status and values of Authorization, with the place of a good key."""
+
+
+def test_credentials_have_one_rule_on_every_route_and_path(preloaded: Preloaded, pair: Pair) -> None:
+    key = preloaded.keys["redeem"].encode()
+    chosen: list[Case] = []
+    statuses: list[tuple[str, int]] = []
+    for status, values in CREDENTIALS.values():
+        headers = [(b"Authorization", value.replace(b"%b", key)) for value in values]
+        for path, body in good_bodies(preloaded).items():
+            draft = RequestDraft(path, [(b"Content-Type", b"application/json"), *headers], text_of(body))
+            chosen.append(Case(SEED, len(chosen), path.decode(), "keys", (draft.to_bytes(),), (draft.method,)))
+            statuses.append((path.decode(), status))
+    result = compare(pair, chosen)
+    check_answers(result)
+    assert result.statuses == Counter(statuses)
+
+
+def good_bodies(preloaded: Preloaded) -> dict[bytes, Members]:
+    customer = "dddddddd-0000-4000-8000-000000000000"
+    return {
+        redeem_cases.PATH: members_of(batchid=preloaded.batches["open"], clientid=str(ACME), customerid=customer),
+        consume_cases.PATH: members_of(code="OPEN", client_id=str(ACME)),
+        issue_cases.PATH: members_of(campaignId=preloaded.campaigns["open"]),
+    }
 
 
 @pytest.mark.parametrize(
