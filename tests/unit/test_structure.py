@@ -187,3 +187,14 @@ def test_constraints_are_names_and_versions_only() -> None:
     assert names <= pinned
     documented = (ROOT / "docs" / "dependencies.md").read_text().lower()
     assert not {name for name in names if f"| {name} |" not in documented}
+
+
+def test_a_class_name_exists_once() -> None:
+    places: dict[str, list[str]] = {}
+    for folder in ("issuer", "sync_worker", "loadtest", "examples", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if path.parent != GENERATED:
+                for node in ast.walk(ast.parse(path.read_text())):
+                    if isinstance(node, ast.ClassDef):
+                        places.setdefault(node.name, []).append(name_of(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
