@@ -100,7 +100,7 @@ _CALL: Final[ContextVar[AdmittedCall]] = ContextVar("call")
 """The call that is being served: the library passes neither address nor headers on as they were."""
 
 
-class AdmittedCall:
+class AdmissionInterceptor:
     """Admits calls before the library reads their bodies: rate limits, then credentials, as on every other route."""
 
     def __init__(self, service: CouponServiceApp) -> None:
@@ -268,7 +268,7 @@ class CouponServiceApp:
         self.services: Services | None = None
         self._app = CouponServiceASGIApplication(
             CouponMethods(policy),
-            interceptors=(AdmittedCall(self),),
+            interceptors=(AdmissionInterceptor(self),),
             read_max_bytes=settings.max_body_bytes,
             codecs=(BinaryCodec(), JsonCodec()),
         )
