@@ -2,7 +2,8 @@
 
     python examples/flash_sale.py --url http://127.0.0.1:8000 --key isk_…
 
-creates two campaigns and sends all requests of a crowd concurrently: 10,000 requests for 1 code, then 5,000 for 50.
+creates two campaigns and sends all requests of a crowd concurrently: 10,000 requests for 1 code, then 5,000 for 50
+(--requests changes both).
 The API key needs the scopes redeem and admin; with ISSUER_AUTH=off no key is needed. The requests use JSON, or binary
 protobuf with --binary, over HTTP/1.1, and the client of the Connect project's Python library.
 """
@@ -24,8 +25,7 @@ from pyqwest import Client, HTTPTransport
 from issuer.http.rpc.coupon.coupon_connect import CouponServiceClient
 from issuer.http.rpc.coupon.coupon_pb2 import CreateCampaignRequest, GetCampaignRequest, IssueCouponRequest
 
-CROWDS = ((10_000, 1), (5_000, 50))
-"""Number of requests and number of codes of each sale."""
+REQUESTS = 10_000
 TIMEOUT_MS = 60_000
 
 
@@ -69,7 +69,7 @@ async def request_all(client: CouponServiceClient, campaign: str, crowd: int, he
     return tally
 
 
-async def sell(url: str, key: str | None, *, codec: Codec, connections: int) -> bool:
+async def sell(url: str, key: str | None, *, codec: Codec, requests: int, connections: int) -> bool:
     """Run both sales, one after the other. Return whether both were exact."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     transport = HTTPTransport(max_connections_per_address=connections, pool_max_idle_per_host=connections)
@@ -77,7 +77,7 @@ async def sell(url: str, key: str | None, *, codec: Codec, connections: int) -> 
         url, codec=codec, send_compression=None, timeout_ms=TIMEOUT_MS, http_client=Client(transport)
     )
     exact = True
-    for crowd, total in CROWDS:
+    for crowd, total in ((requests, 1), (requests // 2, 50)):
         campaign = CreateCampaignRequest(name=f"Flash sale of {total}", total=total, start_time=Timestamp(seconds=1))
         created = await client.create_campaign(campaign, headers=headers)
         started = time.perf_counter()
@@ -96,10 +96,13 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--key", help="an API key with the scopes redeem and admin")
     parser.add_argument("--binary", action="store_true", help="binary protobuf instead of JSON")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="of the first sale; the second has half")
     parser.add_argument("--connections", type=int, default=1_000, help="maximum number of open connections")
     options = parser.parse_args()
     codec = google_protobuf_binary_codec() if options.binary else google_protobuf_json_codec()
-    exact = asyncio.run(sell(options.url, options.key, codec=codec, connections=options.connections))
+    exact = asyncio.run(
+        sell(options.url, options.key, codec=codec, requests=options.requests, connections=options.connections)
+    )
     print("exact: every code was issued once" if exact else "NOT exact")
     sys.exit(0 if exact else 1)
 

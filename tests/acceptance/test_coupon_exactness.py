@@ -5,33 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import pytest
 
 from issuer.coupons.uses import parse_consumption_id
-from tests.support.crowd import CrowdAnswer, UseWish, handed_out, tally
-from tests.support.databases import clone_database
-from tests.support.servers import PostgresServer, RedisServer
-from tests.support.service import Service, crowd_of_all, settings_of
+from tests.support.crowd import CrowdAnswer, Rush, UseWish, every_rush, handed_out, tally
+from tests.support.programs import require
+from tests.support.service import Service, crowd_of_all
 
-REQUESTS: Final = 20_000
-USES: Final = 7_000
 USED_UP: Final = "409 coupon used up"
-
-
-@pytest.fixture(scope="module")
-def service(
-    redis_server: RedisServer, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    settings = settings_of(redis_server, clone_database(postgres_server))
-    with Service(settings, tmp_path_factory.mktemp("service")) as started:
-        yield started
 
 
 async def make(service: Service, code: str, uses: int, **fields: Any) -> uuid.UUID:
@@ -69,32 +54,33 @@ async def check(service: Service, client_id: uuid.UUID, answers: list[CrowdAnswe
     assert f"issued {uses}" in await service.reconcile()
 
 
-async def test_more_customers_than_uses(service: Service) -> None:
-    client_id = await make(service, "SAVE-7000", USES, discount_fixed="5.00")
-    wishes = [UseWish(client_id, client_id, code="save7000") for _ in range(REQUESTS)]
-    async with crowd_of_all(service) as crowd:
-        started = time.monotonic()
+@every_rush
+async def test_more_customers_than_uses(service: Service, rush: Rush) -> None:
+    client_id = await make(service, "SAVE-7000", rush.stock, discount_fixed="5.00")
+    wishes = [UseWish(client_id, client_id, code="save7000") for _ in range(rush.requests)]
+    async with crowd_of_all(service, rush.connections) as crowd:
         answers = await crowd.ask(wishes)
-        print(f"{REQUESTS} requests in {time.monotonic() - started:.1f} s")
-    assert tally(answers) == {"200": USES, USED_UP: REQUESTS - USES}
-    await check(service, client_id, answers, USES)
+    assert tally(answers) == {"200": rush.stock, USED_UP: rush.refused}
+    await check(service, client_id, answers, rush.stock)
 
 
-async def test_everybody_asks_twice_with_a_key_and_half_stay_within_their_limit(service: Service) -> None:
-    client_id = await make(service, "TWICE", 1_000, rules='{"maxpercustomer": 1}')
-    customers = [uuid.uuid4() for _ in range(2_000)]
+@every_rush
+async def test_everybody_asks_twice_with_a_key_and_half_stay_within_their_limit(service: Service, rush: Rush) -> None:
+    uses = rush.stock // 5
+    client_id = await make(service, "TWICE", uses, rules='{"maxpercustomer": 1}')
+    customers = [uuid.uuid4() for _ in range(2 * uses)]
     wishes = [
         UseWish(client_id, client_id, customer, key, "TWICE") for customer in customers for key in ("a", "a", "b")
     ]
-    async with crowd_of_all(service) as crowd:
+    async with crowd_of_all(service, rush.connections) as crowd:
         answers = await crowd.ask(wishes)
         granted = [answer for answer in answers if answer.status == 200 and not answer.replayed]
-        assert len(granted) == 1_000
+        assert len(granted) == uses
         again = await crowd.ask(wishes)
     for at in range(0, len(wishes), 3):
         told = {answer.text for answer in (*answers[at : at + 3], *again[at : at + 3]) if answer.status == 200}
         assert len(told) <= 1, "one customer, one use"
-    await check(service, client_id, granted, 1_000)
+    await check(service, client_id, granted, uses)
 
 
 DOCS: Final = Path(__file__).parents[2] / "docs" / "http-api.md"
@@ -102,6 +88,7 @@ DOCS: Final = Path(__file__).parents[2] / "docs" / "http-api.md"
 
 def test_the_session_on_the_docs_page_works_when_it_is_pasted(service: Service) -> None:
     """Every line of it, in one shell, and none of them may fail."""
+    require("curl")
     page = DOCS.read_text().partition("\n## Coupons\n")[2]
     session = page.partition("```sh\n")[2].partition("```")[0]
     assert session.count("curl ") == 9

@@ -5,37 +5,21 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-import pytest
-
 from issuer.storage.migrate import migrate
-from tests.support.crowd import CrowdAnswer, CrowdRequest, handed_out, tally
-from tests.support.databases import clone_database
+from tests.support.crowd import CrowdAnswer, CrowdRequest, Rush, every_rush, handed_out, long_rush, tally
 from tests.support.loading import A, B, codes
 from tests.support.servers import PostgresServer, RedisServer
 from tests.support.service import Service, crowd_of_all, settings_of, wishes
 
-REQUESTS: Final = 20_000
-CODES: Final = 5_000
 WINDOW_S: Final = 1
 WINDOWS: Final = 6
 SOLD_OUT: Final = "404 no code found"
 REFILLING: Final = "503 pool refilling"
-
-
-@pytest.fixture(scope="module")
-def service(
-    redis_server: RedisServer, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    """One for all tests that need no other settings; each has a batch of its own."""
-    settings = settings_of(redis_server, clone_database(postgres_server))
-    with Service(settings, tmp_path_factory.mktemp("service")) as started:
-        yield started
 
 
 async def check_all_handed_out(service: Service, batch: UUID, stock: list[tuple[UUID, str]], given: list[str]) -> None:
@@ -52,92 +36,97 @@ def is_refilling(answer: CrowdAnswer) -> bool:
     return (answer.status, answer.text) == (503, "pool refilling")
 
 
-async def test_more_customers_than_codes(service: Service) -> None:
-    stock = codes("ONE", CODES)
-    batch = await service.preload("one client", stock)
-    async with crowd_of_all(service) as crowd:
-        asking = asyncio.create_task(crowd.ask(wishes(REQUESTS, batch, [A])))
-        await crowd.until_granted(CODES // 10)
+@every_rush
+async def test_more_customers_than_codes(service: Service, rush: Rush) -> None:
+    stock = codes(f"ONE-{rush.requests}-", rush.stock)
+    batch = await service.preload(f"one client, {rush.requests}", stock)
+    async with crowd_of_all(service, rush.connections) as crowd:
+        asking = asyncio.create_task(crowd.ask(wishes(rush.requests, batch, [A])))
+        await crowd.until_granted(rush.stock // 10)
         await service.reconcile()
         answers = await asking
-    assert tally(answers) == {"200": CODES, SOLD_OUT: REQUESTS - CODES}
+    assert tally(answers) == {"200": rush.stock, SOLD_OUT: rush.refused}
     await check_all_handed_out(service, batch, stock, handed_out(answers))
 
 
-async def test_two_clients_in_a_batch(service: Service) -> None:
-    stock = codes("TWO-A", CODES // 2) + codes("TWO-B", CODES // 2, B)
-    batch = await service.preload("two clients", stock)
-    wanted = wishes(REQUESTS, batch, [A, B])
-    async with crowd_of_all(service) as crowd:
+@every_rush
+async def test_two_clients_in_a_batch(service: Service, rush: Rush) -> None:
+    stock = codes(f"TWO-A-{rush.requests}-", rush.stock // 2) + codes(f"TWO-B-{rush.requests}-", rush.stock // 2, B)
+    batch = await service.preload(f"two clients, {rush.requests}", stock)
+    wanted = wishes(rush.requests, batch, [A, B])
+    async with crowd_of_all(service, rush.connections) as crowd:
         answers = await crowd.ask(wanted)
-    assert tally(answers) == {"200": CODES, SOLD_OUT: REQUESTS - CODES}
+    assert tally(answers) == {"200": rush.stock, SOLD_OUT: rush.refused}
     owner = {code: client for client, code in stock}
     for wish, answer in zip(wanted, answers, strict=True):
         assert answer.status != 200 or owner[answer.text] == wish.client_id
     await check_all_handed_out(service, batch, stock, handed_out(answers))
 
 
-async def test_codes_are_added_meanwhile(service: Service) -> None:
-    first, second = codes("EARLY", CODES // 2), codes("LATE", CODES // 2)
-    batch = await service.preload("added", first)
-    async with crowd_of_all(service) as crowd:
-        asking = asyncio.create_task(crowd.ask(wishes(REQUESTS, batch, [A])))
-        await crowd.until_granted(CODES // 10)
-        loading = asyncio.create_task(service.preload("added", second))
+@every_rush
+async def test_codes_are_added_meanwhile(service: Service, rush: Rush) -> None:
+    first, second = codes(f"EARLY-{rush.requests}-", rush.stock // 2), codes(f"LATE-{rush.requests}-", rush.stock // 2)
+    batch = await service.preload(f"added, {rush.requests}", first)
+    async with crowd_of_all(service, rush.connections) as crowd:
+        asking = asyncio.create_task(crowd.ask(wishes(rush.requests, batch, [A])))
+        await crowd.until_granted(rush.stock // 10)
+        loading = asyncio.create_task(service.preload(f"added, {rush.requests}", second))
         answers = await asking
         given = handed_out(answers)
         # Some of those who came too early ask again while the codes are loaded, all of them after that.
         while not loading.done():
-            answers = await crowd.ask(wishes(min(500, REQUESTS - len(given)), batch, [A]))
+            answers = await crowd.ask(wishes(min(500, rush.requests - len(given)), batch, [A]))
             given += handed_out(answers)
             assert set(tally(answers)) <= {"200", SOLD_OUT, REFILLING}
         assert await loading == batch
-        late, _ = await crowd.ask_until(wishes(REQUESTS - len(given), batch, [A]), is_refilling)
+        late, _ = await crowd.ask_until(wishes(rush.requests - len(given), batch, [A]), is_refilling)
     assert set(tally(late)) <= {"200", SOLD_OUT}
     given += handed_out(late)
-    assert tally(late)[SOLD_OUT] == REQUESTS - CODES
+    assert tally(late)[SOLD_OUT] == rush.refused
     await check_all_handed_out(service, batch, first + second, given)
 
 
+@long_rush
 async def test_a_pool_larger_than_the_high_water_mark(
-    redis_server: RedisServer, database_url: str, tmp_path: Path
+    redis_server: RedisServer, database_url: str, tmp_path: Path, rush: Rush
 ) -> None:
     settings = settings_of(redis_server, database_url)
-    stock = codes("HIGH", CODES)
+    stock = codes("HIGH", rush.stock)
     with Service(settings, tmp_path, ISSUER_POOL_HIGH_WATER="1000") as service:
         batch = await service.preload("high water", stock)
-        async with crowd_of_all(service) as crowd:
-            answers, retried = await crowd.ask_until(wishes(REQUESTS, batch, [A]), is_refilling)
-        assert tally(answers) == {"200": CODES, SOLD_OUT: REQUESTS - CODES}
+        async with crowd_of_all(service, rush.connections) as crowd:
+            answers, retried = await crowd.ask_until(wishes(rush.requests, batch, [A]), is_refilling)
+        assert tally(answers) == {"200": rush.stock, SOLD_OUT: rush.refused}
         assert set(retried) == {REFILLING}
         await check_all_handed_out(service, batch, stock, handed_out(answers))
 
 
-async def test_postgres_is_stopped_meanwhile(redis_server: RedisServer, tmp_path: Path) -> None:
-    stock = codes("AWAY", CODES)
+@long_rush
+async def test_postgres_is_stopped_meanwhile(redis_server: RedisServer, tmp_path: Path, rush: Rush) -> None:
+    stock = codes("AWAY", rush.stock)
     with PostgresServer(tmp_path / "postgres", durable=False) as postgres:
         settings = settings_of(redis_server, postgres.url())
         await migrate(settings)
         with Service(settings, tmp_path / "service", ISSUER_POOL_HIGH_WATER="1000") as service:
             batch = await service.preload("away", stock)
-            async with crowd_of_all(service) as crowd:
-                asking = asyncio.create_task(crowd.ask(wishes(REQUESTS, batch, [A])))
-                await crowd.until_granted(CODES // 10)
+            async with crowd_of_all(service, rush.connections) as crowd:
+                asking = asyncio.create_task(crowd.ask(wishes(rush.requests, batch, [A])))
+                await crowd.until_granted(rush.stock // 10)
                 await asyncio.to_thread(postgres.stop)
                 answers = await asking
                 given = handed_out(answers)
                 assert set(tally(answers)) <= {"200", REFILLING}
                 # Redis gives what it still has, then everybody is told to come again: nobody that it is sold out.
                 while handed_out(answers):
-                    answers = await crowd.ask(wishes(REQUESTS - len(given), batch, [A]))
+                    answers = await crowd.ask(wishes(rush.requests - len(given), batch, [A]))
                     given += handed_out(answers)
-                assert tally(answers) == {REFILLING: REQUESTS - len(given)}
-                assert 0 < len(given) < CODES
+                assert tally(answers) == {REFILLING: rush.requests - len(given)}
+                assert 0 < len(given) < rush.stock
                 postgres.start()
-                answers, retried = await crowd.ask_until(wishes(REQUESTS - len(given), batch, [A]), is_refilling)
+                answers, retried = await crowd.ask_until(wishes(rush.requests - len(given), batch, [A]), is_refilling)
             given += handed_out(answers)
             assert set(retried) == {REFILLING}
-            assert tally(answers)[SOLD_OUT] == REQUESTS - CODES
+            assert tally(answers)[SOLD_OUT] == rush.refused
             assert set(tally(answers)) <= {"200", SOLD_OUT}
             await check_all_handed_out(service, batch, stock, given)
 
@@ -184,18 +173,18 @@ async def test_a_sliding_window_under_fire(service: Service) -> None:
     # would never let the third redemption follow the first one so soon, which a busy machine does at times at least.
     for customer in customers:
         times = sorted(row["redeemed_at"] for row in rows if row["customer_id"] == customer)
-        assert min(third - first for first, third in zip(times, times[2:], strict=False)) < timedelta(
-            seconds=2 * WINDOW_S
-        )
+        shortest = min(third - first for first, third in zip(times, times[2:], strict=False))
+        assert shortest < timedelta(seconds=2 * WINDOW_S)
     await service.reconcile()
 
 
-async def test_retries_with_keys(service: Service) -> None:
-    stock = codes("KEY", CODES)
-    batch = await service.preload("keys", stock)
-    impatient = [CrowdRequest(batch, A, uuid.uuid4(), f"left-{number}") for number in range(300)]
-    patient = [CrowdRequest(batch, A, uuid.uuid4(), f"order-{number}") for number in range(2_000)]
-    async with crowd_of_all(service) as crowd:
+@every_rush
+async def test_retries_with_keys(service: Service, rush: Rush) -> None:
+    stock = codes(f"KEY-{rush.requests}-", rush.stock)
+    batch = await service.preload(f"keys, {rush.requests}", stock)
+    impatient = [CrowdRequest(batch, A, uuid.uuid4(), f"left-{number}") for number in range(rush.stock // 16)]
+    patient = [CrowdRequest(batch, A, uuid.uuid4(), f"order-{number}") for number in range(rush.stock // 3)]
+    async with crowd_of_all(service, rush.connections) as crowd:
         # Some hang up before their answer; then all ask three times at once.
         await crowd.leave(impatient)
         answers = await crowd.ask((patient + impatient) * 3)

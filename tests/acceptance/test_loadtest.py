@@ -32,6 +32,7 @@ def locust(directory: Path, *arguments: str, **environment: str) -> subprocess.C
     )
 
 
+@pytest.mark.long
 def test_every_scenario_gets_what_it_expects_and_nothing_else(tmp_path: Path) -> None:
     with BenchInstallation(tmp_path) as installation:
         done = locust(tmp_path, *LOCUST, ISSUER_DATA_DIR=str(installation.data_directory))
@@ -136,6 +137,7 @@ def test_the_report_says_which_aims_are_met() -> None:
     assert "| redeem ÷ floor, one API process | 0.50 | ≥ 0.60 | no |" in text
 
 
+@pytest.mark.long
 def test_a_section_of_the_benchmark_runs_from_the_command_line(tmp_path: Path) -> None:
     command = python_module("loadtest.bench", "--quick", "--only", "memory", "--output", str(tmp_path / "results"))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+import pytest
 
 from issuer.settings import Settings
 from tests.support.crowd import tally
@@ -17,8 +18,8 @@ from tests.support.service import API_PROCESSES, Service, wishes
 
 RATE_PER_S = 300
 BURST = 500
-LIMITED = "429 too many requests"
 FAILED_LOOKUPS = 10_000
+LIMITED = "429 too many requests"
 
 
 async def test_a_crowd_is_let_in_at_the_rate_that_was_set(settings: Settings, tmp_path: Path) -> None:
@@ -39,6 +40,7 @@ async def test_a_crowd_is_let_in_at_the_rate_that_was_set(settings: Settings, tm
     assert counts["200"] <= allowed
 
 
+@pytest.mark.long
 async def test_of_ten_thousand_wrong_coupons_few_are_answered(settings: Settings, tmp_path: Path) -> None:
     """Half of them are validated, half are used; four processes know soon, and not one tells of the right one then."""
     with Service(settings, tmp_path, ISSUER_FAILED_LOOKUP_LIMIT="10/h") as service:

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import orjson
+import pytest
 
-CONNECTIONS: Final = 1_000
 MAX_CONCURRENT_RETRIES: Final = 2_000
 
 
@@ -61,6 +61,28 @@ def handed_out(answers: Iterable[CrowdAnswer]) -> list[str]:
     return [answer.text for answer in answers if answer.status == 200]
 
 
+@dataclass(frozen=True, slots=True)
+class Rush:
+    """How many requests are made at once, for how many codes, over how many connections."""
+
+    requests: int
+    stock: int
+    connections: int
+
+    @property
+    def refused(self) -> int:
+        """How many requests find nothing left."""
+        return self.requests - self.stock
+
+
+SHORT_RUSH: Final = Rush(4_000, 1_000, 200)
+LONG_RUSH: Final = Rush(20_000, 5_000, 1_000)
+every_rush: Final = pytest.mark.parametrize(
+    "rush", [pytest.param(SHORT_RUSH, id="4,000"), pytest.param(LONG_RUSH, id="20,000", marks=pytest.mark.long)]
+)
+long_rush: Final = pytest.mark.parametrize("rush", [pytest.param(LONG_RUSH, id="20,000", marks=pytest.mark.long)])
+
+
 class _Seat(asyncio.Protocol):
     """One connection. Asks, waits for the answer, takes the next wish of the queue."""
 
@@ -99,7 +121,7 @@ class _Seat(asyncio.Protocol):
 class Crowd:
     """Connections to one API. Use it as a context; one `ask` at a time."""
 
-    def __init__(self, url: str, api_key: str, *, connections: int = CONNECTIONS) -> None:
+    def __init__(self, url: str, api_key: str, *, connections: int) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None

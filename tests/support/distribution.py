@@ -9,7 +9,6 @@ from typing import Final
 import pytest
 
 UNIT: Final = Path(__file__).parents[1] / "unit"
-SHARED_SCOPES: Final = ("module", "class")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -20,13 +19,21 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share a module's fixture in one process, so that its servers start once; unit files as well."""
+    """Keep the tests that share a fixture of a module or a package in one process, so that its servers start once.
+
+    A file of unit tests stays together as well: to send each of its tests to another process costs more than to run it.
+    """
     for item in items:
-        if isinstance(item, pytest.Function) and (item.path.is_relative_to(UNIT) or shares_a_fixture(item)):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if isinstance(item, pytest.Function) and (group := group_of(item)):
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
-def shares_a_fixture(item: pytest.Function) -> bool:
-    """Whether the test uses a fixture that other tests of its module use too."""
-    definitions = item._fixtureinfo.name2fixturedefs.values()
-    return any(definition.scope in SHARED_SCOPES for found in definitions for definition in found)
+def group_of(item: pytest.Function) -> str:
+    """Return the name of the tests that must run in the same process; empty: this one may run in any."""
+    definitions = [definition for found in item._fixtureinfo.name2fixturedefs.values() for definition in found]
+    packages = {definition.baseid for definition in definitions if definition.scope == "package"}
+    if packages:
+        return min(packages).rpartition("/")[2]
+    if item.path.is_relative_to(UNIT) or any(definition.scope in ("module", "class") for definition in definitions):
+        return item.path.stem
+    return ""

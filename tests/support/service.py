@@ -117,7 +117,7 @@ class Service:
         """The parent of the API processes."""
         return self._processes[0].pid
 
-    def crowd(self, *, connections: int = 1_000) -> Crowd:
+    def crowd(self, *, connections: int) -> Crowd:
         return Crowd(self.url, self.api_key, connections=connections)
 
     def issuer_now(self, *words: str) -> str:
@@ -192,7 +192,7 @@ def settings_of(redis: RedisServer, database_url: str) -> Settings:
 
 
 @asynccontextmanager
-async def crowd_of_all(service: Service, connections: int = 1_000) -> AsyncIterator[Crowd]:
+async def crowd_of_all(service: Service, connections: int) -> AsyncIterator[Crowd]:
     """A crowd that several API processes serve parts of."""
     async with service.crowd(connections=connections) as crowd:
         yield crowd
