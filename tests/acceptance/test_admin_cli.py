@@ -1,4 +1,4 @@
-"""The operator's commands for batches, keys and redemptions, as processes."""
+"""The operator's commands for batches, keys and redemptions, run as processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def issuer(settings: Settings, tmp_path: Path) -> Command:
     return Command(settings, tmp_path)
 
 
-async def test_a_batch_from_its_making_to_its_end(issuer: Command, stores: Stores) -> None:
+async def test_a_batch_is_created_changed_and_ended(issuer: Command, stores: Stores) -> None:
     rules = '{"maxpercustomer":2,"timelimit":30}'
     made = (
         await issuer(
@@ -50,7 +50,7 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Command, stores: Store
     limits = '{"limits":[{"max":1,"seconds":60}]}'
     changed = (await issuer("batches", "set-rules", "Summer Sale", limits, "--json")).json
     assert changed["rules"]["limits"] == [{"max": 1, "seconds": 60}]
-    # As a person reads them, rules can be given to set-rules again.
+    # The rules in the output are accepted by set-rules.
     assert '{"max": 1, "seconds": 60}' in (await issuer("batches", "show", "Summer Sale")).out
     async with shop_of(stores) as shop:
         shown = (await issuer("batches", "show", str(shop.batch), "--json")).json
@@ -74,7 +74,7 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Command, stores: Store
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (("batches", "show", "nobody"), "no batch found"),
+        (("batches", "show", "unknown"), "no batch found"),
         (("batches", "show", "12345678-1234-4234-8234-123456789abc"), "no batch found"),
         (("batches", "create", "--name", ""), "name must not be empty"),
         (("batches", "create", "--name", "x", "--rules", '{"max":1}'), "unknown key"),
@@ -97,7 +97,7 @@ async def test_a_batch_from_its_making_to_its_end(issuer: Command, stores: Store
         (("redemptions", "erase-customer", "x"), "x"),
     ],
 )
-async def test_what_is_impossible_ends_with_2_and_one_line(
+async def test_invalid_input_exits_with_2_and_one_line(
     issuer: Command, stores: Stores, words: tuple[str, ...], what: str
 ) -> None:
     done = await issuer(*words)
@@ -107,14 +107,14 @@ async def test_what_is_impossible_ends_with_2_and_one_line(
     assert await stores.postgres.fetchval("SELECT count(*) FROM audit_log") == 0
 
 
-async def test_two_batches_of_one_name_are_told_apart_by_id(issuer: Command, stores: Stores) -> None:
+async def test_batches_with_the_same_name_are_selected_by_id(issuer: Command, stores: Stores) -> None:
     ids = [(await issuer("batches", "create", "--name", "twin", "--json")).json["id"] for _ in range(2)]
     done = await issuer("batches", "pause", "twin")
     assert done.status == 2
     assert all(one in done.err for one in ids)
 
 
-async def test_keys(issuer: Command, stores: Stores) -> None:
+async def test_keys_are_created_listed_and_revoked(issuer: Command, stores: Stores) -> None:
     client = str(uuid4())
     made = (
         await issuer(
@@ -152,7 +152,9 @@ async def test_keys(issuer: Command, stores: Stores) -> None:
     assert made["secret"] not in text
 
 
-async def test_export_and_erase(issuer: Command, stores: Stores, tmp_path: Path) -> None:
+async def test_redemptions_are_exported_and_a_customer_is_erased(
+    issuer: Command, stores: Stores, tmp_path: Path
+) -> None:
     async with shop_of(stores, (3_000,)) as shop:
         customer = uuid4()
         shop.redeem(2, customer=customer)
@@ -194,7 +196,7 @@ async def test_export_and_erase(issuer: Command, stores: Stores, tmp_path: Path)
         assert words(shop.redeem()) == ["GRANTED"]
 
 
-async def test_a_reader_that_has_seen_enough_is_no_crash(issuer: Command, stores: Stores) -> None:
+async def test_a_closed_pipe_ends_an_export_without_an_error(issuer: Command, stores: Stores) -> None:
     async with shop_of(stores, (8_000,)) as shop:
         shop.redeem_in_calls(80, 100)
         await record(shop)

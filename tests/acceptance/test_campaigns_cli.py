@@ -1,4 +1,4 @@
-"""`issuer campaigns`, as processes."""
+"""`issuer campaigns`, run as processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from issuer.storage.stores import Stores
 from tests.support.command import Command
 
 
-async def test_a_campaign_from_its_making_to_its_end(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+async def test_a_campaign_is_created_listed_and_ended(settings: Settings, stores: Stores, tmp_path: Path) -> None:
     issuer = Command(settings, tmp_path)
     words = ["--name", "Concert", "--total", "5", "--starts-at", "2999-01-01T00:00:00+01:00", "--json"]
     made: dict[str, Any] = (await issuer("campaigns", "create", *words, "--public", "--prefix", "K-")).json
@@ -29,10 +29,10 @@ async def test_a_campaign_from_its_making_to_its_end(settings: Settings, stores:
     assert [one["id"] for one in (await issuer("campaigns", "list", "--all", "--json")).json] == [made["id"]]
 
 
-async def test_what_cannot_be_is_told_in_a_line(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+async def test_invalid_options_are_refused_in_one_line(settings: Settings, stores: Stores, tmp_path: Path) -> None:
     issuer = Command(settings, tmp_path)
     good = {"--name": "A", "--total": "5", "--starts-at": "2026-01-01T00:00:00Z"}
-    for option, value, told in (
+    for option, value, message in (
         ("--total", "0", "total must be 1 to 5,000,000"), ("--name", " ", "name must not be empty"),
         ("--starts-at", "soon", "--starts-at: not a time"), ("--alphabet", "A", "code_format: alphabet"),
         ("--length", "1", "code_format: there are 24 codes"),
@@ -40,7 +40,7 @@ async def test_what_cannot_be_is_told_in_a_line(settings: Settings, stores: Stor
         words = [word for pair in (good | {option: value}).items() for word in pair]
         done = await issuer("campaigns", "create", *words)
         assert (done.status, done.out) == (2, "")
-        assert told in done.err
+        assert message in done.err
     done = await issuer("campaigns", "show", str(uuid4()))
     assert (done.status, done.err) == (2, "error: no campaign found\n")
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0

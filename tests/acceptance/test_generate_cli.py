@@ -1,4 +1,4 @@
-"""`issuer generate` as a process: what it prints, what it refuses, kill -9 in the middle, two at a time."""
+"""`issuer generate` as a process: output, refusals, kill -9 at every stage, two at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def generate(settings: Settings, tmp_path: Path) -> Command:
     return Command(settings, tmp_path, "generate")
 
 
-async def test_the_plain_command_makes_batch_client_and_codes(generate: Command, stores: Stores) -> None:
+async def test_the_command_creates_batch_client_and_codes(generate: Command, stores: Stores) -> None:
     words = ("--count", "3000", "--length", "12", "--batch-name", "Summer Sale")
     report = (await generate(*words, "--rules", '{"maxpercustomer":2}', "--json")).json
     assert (report["state"], report["count"], report["made"], report["total"]) == ("done", 3_000, 3_000, 3_000)
@@ -35,7 +35,7 @@ async def test_the_plain_command_makes_batch_client_and_codes(generate: Command,
     batch_id, client_id = UUID(report["batch_id"]), UUID(report["client_id"])
     pool = await check_agreement(stores, batch_id, client_id)
     assert all(re.fullmatch(r"[2-9A-HJKMNP-TV-Z]{12}", code) for code in pool.codes)
-    # Told and done: the same again is as many again, for the same client.
+    # The result was shown: the same command generates as many codes again, for the same client.
     again = await generate(*words)
     assert again.status == 0
     assert re.search(r"generated +3,000\n", again.out)
@@ -43,7 +43,7 @@ async def test_the_plain_command_makes_batch_client_and_codes(generate: Command,
     assert (await check_agreement(stores, batch_id, client_id)).total == 6_000
 
 
-async def test_the_form_is_as_the_options_say(generate: Command, stores: Stores) -> None:
+async def test_options_determine_the_format(generate: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     (generate.directory / "words.txt").write_text("# ours\n가나\n")
     korean = "가나다라마바사아자차카타파하0123456789"
@@ -67,10 +67,10 @@ async def test_a_dry_run_changes_nothing(generate: Command, stores: Stores) -> N
     report = (await generate("--count", "500", "--batch-name", "Not yet", "--dry-run", "--json")).json
     assert (report["dry_run"], report["batch_id"], len(report["examples"])) == (True, None, 3)
     assert report["redis_bytes"] > 500 * 12
-    told = await generate("--count", "500", "--batch-name", "Not yet", "--length", "6", "--dry-run")
-    assert "would add" in told.out
-    assert "warning" not in told.out
-    assert "729,000,000 codes of this format" in told.out
+    shown = await generate("--count", "500", "--batch-name", "Not yet", "--length", "6", "--dry-run")
+    assert "would add" in shown.out
+    assert "warning" not in shown.out
+    assert "729,000,000 codes of this format" in shown.out
     batch = await new_batch(stores)
     report = (await generate("--count", "500", "--batch-id", str(batch.id), "--dry-run", "--json")).json
     assert report["batch_id"] == str(batch.id)
@@ -96,7 +96,7 @@ async def test_a_dry_run_changes_nothing(generate: Command, stores: Stores) -> N
         ),
     ],
 )
-async def test_what_cannot_be_is_said_in_one_line(
+async def test_invalid_options_are_refused_in_one_line(
     generate: Command, stores: Stores, words: tuple[str, ...], message: str
 ) -> None:
     done = await generate(*words)
@@ -105,14 +105,14 @@ async def test_what_cannot_be_is_said_in_one_line(
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
 
 
-async def test_a_batch_of_several_clients_needs_one_named(generate: Command, stores: Stores) -> None:
+async def test_a_batch_with_several_clients_requires_the_client_option(generate: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     await load(stores, batch, codes("A", 3) + codes("B", 3, B))
     done = await generate("--count", "5", "--batch-id", str(batch.id))
     assert (done.status, done.err) == (2, "error: --client is needed: the batch has several clients\n")
 
 
-async def test_an_id_of_ones_own_can_be_repeated(generate: Command, stores: Stores) -> None:
+async def test_a_command_with_a_job_id_can_be_repeated(generate: Command, stores: Stores) -> None:
     job = str(uuid4())
     for _ in range(2):
         report = (await generate("--count", "40", "--batch-name", "Mine", "--job", job, "--json")).json
@@ -139,9 +139,7 @@ ALL_MADE = "SELECT count(*) > 0 FROM generation_jobs WHERE made = count"
 
 
 @pytest.mark.parametrize("moment", [BEGUN, WITHIN, ONE_CHUNK, ALL_MADE], ids=["begun", "within", "chunk", "made"])
-async def test_killed_and_run_again_it_makes_exactly_what_was_asked_for(
-    generate: Command, stores: Stores, moment: str
-) -> None:
+async def test_a_killed_command_is_completed_by_a_second_run(generate: Command, stores: Stores, moment: str) -> None:
     words = ("--count", str(MANY), "--batch-name", "Summer Sale", "--json")
     with generate.start(*words) as process:
         await kill_when(process, reached(stores, moment))
@@ -154,20 +152,20 @@ async def test_killed_and_run_again_it_makes_exactly_what_was_asked_for(
     assert (await generate("--job", report["id"], "--json")).json["total"] == MANY
 
 
-async def test_killed_while_the_worker_runs_it_is_made_once(
+async def test_the_worker_completes_the_job_of_a_killed_command(
     generate: Command, stores: Stores, settings: Settings, tmp_path: Path
 ) -> None:
     words = ("--count", str(MANY), "--batch-name", "Summer Sale", "--json")
     with WorkerProcess(settings, tmp_path):
         with generate.start(*words) as process:
             await kill_when(process, reached(stores, ONE_CHUNK))
-        await eventually(reached(stores, "SELECT state = 'done' FROM generation_jobs"), "the worker goes on")
+        await eventually(reached(stores, "SELECT state = 'done' FROM generation_jobs"), "the worker finishes the job")
         report = (await generate(*words)).json
     assert (report["made"], report["total"]) == (MANY, MANY)
     assert (await check_agreement(stores, UUID(report["batch_id"]), UUID(report["client_id"]))).loaded == MANY
 
 
-async def test_two_processes_at_once_make_what_both_were_asked_for(generate: Command, stores: Stores) -> None:
+async def test_two_concurrent_commands_generate_both_counts(generate: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     words = ("--count", "60000", "--batch-id", str(batch.id), "--client", str(A), "--json")
     with generate.start(*words) as one, generate.start(*words) as two:

@@ -1,4 +1,4 @@
-"""A job asked for over HTTP, on real processes: it outlives the workers that are killed while they are at it."""
+"""A generation job requested over HTTP, on real processes: it is finished although its workers are killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ COUNT = 170_000
 
 
 @pytest.mark.timeout(180)
-async def test_a_job_outlives_its_workers(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+async def test_a_job_is_finished_although_its_workers_are_killed(
+    settings: Settings, stores: Stores, tmp_path: Path
+) -> None:
     settings = settings.model_copy(update={"auth": Auth.OFF})
     with ApiProcess(settings, tmp_path) as api:
         await asyncio.to_thread(api.wait_until_ready)
@@ -32,21 +34,21 @@ async def test_a_job_outlives_its_workers(settings: Settings, stores: Stores, tm
             assert response.status_code == 202
             job = response.headers["location"]
 
-            async def shown() -> Any:
+            async def read_job() -> Any:
                 return (await client.get(job)).json()
 
             async def more_than(made: int) -> bool:
-                return bool((await shown())["made"] > made)
+                return bool((await read_job())["made"] > made)
 
             async def done() -> bool:
-                return bool((await shown())["state"] == "done")
+                return bool((await read_job())["state"] == "done")
 
             for least in (0, 60_000):
                 with WorkerProcess(settings, tmp_path / str(least)) as worker:
-                    await eventually(partial(more_than, least), "the worker is at it")
+                    await eventually(partial(more_than, least), "the worker generates codes")
                     worker.kill9()
                 assert not await done()
             with WorkerProcess(settings, tmp_path / "last"):
                 await eventually(done, "the job is done")
-            assert (await shown())["made"] == COUNT
+            assert (await read_job())["made"] == COUNT
     assert (await check_agreement(stores, UUID(batch), A)).loaded == COUNT

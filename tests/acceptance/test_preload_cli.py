@@ -1,4 +1,4 @@
-"""`issuer preload` as a process: what it prints, what it refuses, and kill -9 at every stage of a load."""
+"""`issuer preload` as a process: output, refusals, and kill -9 at every stage of a load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def preload(settings: Settings, tmp_path: Path) -> Command:
 
 
 async def test_a_load_is_reported(preload: Command, stores: Stores) -> None:
-    file = preload.write(csv_of(codes("A", 30) + codes("B", 20, B) + codes("A", 3)) + b"nobody,X\n")
+    file = preload.write(csv_of(codes("A", 30) + codes("B", 20, B) + codes("A", 3)) + b"unknown,X\n")
     done = await preload(file, "--batch-name", "Summer Sale", "--rules", RULES, "--json")
     report = done.json
     assert (report["rows"], report["loaded"], report["rejected"]) == (54, 50, 1)
@@ -42,14 +42,14 @@ async def test_a_load_is_reported(preload: Command, stores: Stores) -> None:
     assert (again["batch_id"], again["loaded"], again["duplicates_in_batch"]) == (report["batch_id"], 0, 50)
     assert not again["new_batch"]
 
-    told = await preload(file, "--batch-id", str(batch_id))
-    assert told.status == 0
-    assert "line 55: bad client id" in told.out
-    assert "duplicates in the batch" in told.out
-    assert told.err == ""
+    shown = await preload(file, "--batch-id", str(batch_id))
+    assert shown.status == 0
+    assert "line 55: bad client id" in shown.out
+    assert "duplicates in the batch" in shown.out
+    assert shown.err == ""
 
 
-async def test_the_ways_to_give_a_file(preload: Command, stores: Stores) -> None:
+async def test_a_file_is_read_from_a_path_or_standard_input(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     bare = b"code\nX1\nX2\n"
     piped = (await preload("-", "--batch-id", str(batch.id), "--client", str(A), "--json", stdin=bare)).json
@@ -68,25 +68,25 @@ async def test_a_refused_file_leaves_no_open_batch(preload: Command, stores: Sto
     file = preload.write(csv_of(codes("A", 3)))
     report = (await preload(file, "--batch-name", "Summer Sale", "--rules", '{"maxpercustomer":1}', "--json")).json
     assert (report["new_batch"], report["loaded"]) == (True, 3)
-    # One that has codes stays, whatever is wrong with the next file.
+    # A batch with codes stays open, whatever is wrong with the next file.
     assert (await preload(preload.write(b"x\n", "bad.csv"), "--batch-name", "Summer Sale")).status == 2
     assert await stores.postgres.fetchval(
         "SELECT ended_at IS NULL FROM batches WHERE id = $1", UUID(report["batch_id"])
     )
 
 
-async def test_a_dry_run_makes_no_batch(preload: Command, stores: Stores) -> None:
+async def test_a_dry_run_creates_no_batch(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 30)))
     report = (await preload(file, "--batch-name", "Not yet", "--dry-run", "--json")).json
     assert (report["loaded"], report["batch_id"], report["dry_run"]) == (30, None, True)
     assert report["redis_bytes"] > 0
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
-    told = (await preload(file, "--batch-name", "Not yet", "--dry-run")).out
-    assert "would be loaded" in told
-    assert "30 would be in Redis" in told
+    shown = (await preload(file, "--batch-name", "Not yet", "--dry-run")).out
+    assert "would be loaded" in shown
+    assert "30 would be in Redis" in shown
 
 
-async def test_times_of_a_new_batch(preload: Command, stores: Stores) -> None:
+async def test_times_apply_to_a_new_batch(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 1)))
     times = ("--starts-at", "2031-06-01T00:00:00+02:00", "--ends-at", "2031-07-01T00:00:00Z")
     report = (await preload(file, "--batch-name", "Summer Sale", *times, "--json")).json
@@ -113,7 +113,9 @@ async def test_times_of_a_new_batch(preload: Command, stores: Stores) -> None:
         (("--batch-name", " "), "name"),
     ],
 )
-async def test_refused(preload: Command, stores: Stores, words: tuple[str, ...], message: str) -> None:
+async def test_invalid_options_are_refused(
+    preload: Command, stores: Stores, words: tuple[str, ...], message: str
+) -> None:
     done = await preload(preload.write(csv_of(codes("A", 1))), *words)
     assert done.status == 2
     assert done.err.startswith("error: ")
@@ -122,7 +124,7 @@ async def test_refused(preload: Command, stores: Stores, words: tuple[str, ...],
     assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
 
 
-async def test_what_contradicts_a_batch_is_refused(preload: Command, stores: Stores) -> None:
+async def test_options_that_contradict_the_batch_are_refused(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 1)))
     assert (await preload("nowhere.csv", "--batch-name", "x")).err == (
         "error: cannot read nowhere.csv: No such file or directory\n"
@@ -144,7 +146,7 @@ async def test_what_contradicts_a_batch_is_refused(preload: Command, stores: Sto
     assert (ended.status, "has ended" in ended.err) == (2, True)
 
 
-async def test_on_a_terminal_it_shows_how_far_it_is(preload: Command, stores: Stores) -> None:
+async def test_progress_is_shown_on_a_terminal(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     file = preload.write(csv_of(codes("A", 100_000)))
     words = (file, "--batch-id", str(batch.id))
@@ -159,7 +161,7 @@ async def test_on_a_terminal_it_shows_how_far_it_is(preload: Command, stores: St
 
 
 async def _on_a_terminal(preload: Command, *words: str) -> str:
-    """What it shows there."""
+    """Return the output on a terminal."""
     screen, terminal = pty.openpty()
     try:
         with preload.start(*words, stderr=terminal) as process:
@@ -195,7 +197,7 @@ async def _is_there(stores: Stores, what: str) -> bool:
 
 
 async def _runs(stores: Stores, statement: str, *, waiting: bool = False) -> bool:
-    """Whether some connection to this database runs a statement that begins so (and waits for a lock)."""
+    """Return whether a connection to this database runs a statement with this beginning (and waits for a lock)."""
     count = await stores.postgres.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND datname = current_database()"
         " AND ltrim(query, E' \\n') LIKE $1 AND (NOT $2 OR wait_event_type = 'Lock')",
@@ -222,14 +224,14 @@ async def _check_second_run(preload: Command, stores: Stores, file: str, *, comm
     assert not await _is_there(stores, "pools WHERE loaded < total")
 
 
-async def test_killed_when_the_batch_is_made(preload: Command, stores: Stores) -> None:
+async def test_a_load_killed_after_creating_the_batch_is_completed(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(ROWS))
     with preload.start(file, "--batch-name", BATCH, "--rules", RULES) as process:
         await kill_when(process, lambda: _is_there(stores, "batches"))
     await _check_second_run(preload, stores, file, committed=False)
 
 
-async def test_killed_while_it_reads(preload: Command, stores: Stores) -> None:
+async def test_a_load_killed_while_reading_is_completed(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(ROWS))
     with preload.start("-", "--batch-name", BATCH, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -241,8 +243,10 @@ async def test_killed_while_it_reads(preload: Command, stores: Stores) -> None:
 @pytest.mark.parametrize(
     ("table", "statement"), [("codes", "INSERT INTO codes"), ("audit_log", "INSERT INTO audit_log")]
 )
-async def test_killed_within_the_transaction(preload: Command, stores: Stores, table: str, statement: str) -> None:
-    """Before the codes are inserted, and when only the commit is missing. The server finds out later than we do."""
+async def test_a_load_killed_within_its_transaction_is_completed(
+    preload: Command, stores: Stores, table: str, statement: str
+) -> None:
+    """Before the codes are inserted, and when only the commit is missing."""
     await new_batch(stores, BATCH)
     file = preload.write(csv_of(ROWS))
     async with stores.postgres.acquire() as connection, connection.transaction():
@@ -253,7 +257,9 @@ async def test_killed_within_the_transaction(preload: Command, stores: Stores, t
 
 
 @pytest.mark.parametrize(("client", "count"), [(A, 0), (A, 1), (B, 20_000)])
-async def test_killed_after_the_commit(preload: Command, stores: Stores, client: UUID, count: int) -> None:
+async def test_a_load_killed_after_its_commit_is_completed(
+    preload: Command, stores: Stores, client: UUID, count: int
+) -> None:
     file = preload.write(csv_of(ROWS))
 
     async def reached() -> bool:
@@ -264,7 +270,7 @@ async def test_killed_after_the_commit(preload: Command, stores: Stores, client:
     await _check_second_run(preload, stores, file, committed=True)
 
 
-async def test_killed_while_codes_go_out(preload: Command, stores: Stores) -> None:
+async def test_a_load_killed_while_codes_are_issued_is_completed(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores, BATCH)
     await load(stores, batch, codes("A", 1_000))
     file = preload.write(csv_of(codes("A", HALF)))

@@ -1,4 +1,4 @@
-"""`issuer reconcile` over 100,000 redemptions: while they are made, after them, and with a row of the ledger gone."""
+"""`issuer reconcile` over 100,000 redemptions: during them, after them, and with a missing row of the ledger."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ LIMIT_S: Final = 120.0
 
 
 class Reconcile:
-    """The command as a process."""
+    """The command, run as a process."""
 
     def __init__(self, settings: Settings) -> None:
         self._environment = environment_of(settings)
 
     async def __call__(self, *words: str) -> tuple[int, str]:
-        """Exit status and what it printed."""
+        """Return exit status and output."""
         done = await asyncio.to_thread(self._run, words)
         return done.returncode, done.stdout
 
@@ -47,7 +47,7 @@ class Reconcile:
         )  # fmt: skip
 
     async def holds(self) -> dict[UUID, tuple[int, int, int]]:
-        """The equation must hold for every pool; returns (ledger, backlog, issued) by client."""
+        """Check that the equation holds for every pool; return (ledger, backlog, issued) by client."""
         status, out = await self("--json")
         assert status == 0, out
         pools = json.loads(out)["pools"]
@@ -75,7 +75,7 @@ async def _ready(engine: Engine) -> bool:
 
 
 async def redeem_all(engine: Engine, batch: UUID) -> Counter[Outcome]:
-    """All redemptions, by as many customers at a time as there are, for two clients in turn."""
+    """Redeem all codes, with concurrent customers, for two clients in turn."""
     outcomes: Counter[Outcome] = Counter()
     pools = [engine.pool_ref(batch, client) for client in (A, B)]
 
@@ -91,8 +91,8 @@ async def redeem_all(engine: Engine, batch: UUID) -> Counter[Outcome]:
 
 
 @asynccontextmanager
-async def row_gone(stores: Stores, pool_id: int, seq: int) -> AsyncIterator[None]:
-    """A row of the ledger, deleted by hand and put back."""
+async def without_row(stores: Stores, pool_id: int, seq: int) -> AsyncIterator[None]:
+    """Delete a row of the ledger for the block, then restore it."""
     execute = stores.postgres.execute
     await execute("CREATE TABLE gone AS SELECT * FROM redemptions WHERE pool_id = $1 AND seq = $2", pool_id, seq)
     assert await execute("DELETE FROM redemptions WHERE pool_id = $1 AND seq = $2", pool_id, seq) == "DELETE 1"
@@ -103,21 +103,23 @@ async def row_gone(stores: Stores, pool_id: int, seq: int) -> AsyncIterator[None
         await execute("DROP TABLE gone")
 
 
-async def test_a_hundred_thousand_redemptions(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+async def test_reconcile_holds_over_a_hundred_thousand_redemptions(
+    settings: Settings, stores: Stores, tmp_path: Path
+) -> None:
     settings = settings.model_copy(update={"redeem_timeout_ms": 10_000})
     batch = await create_batch(stores, name="run", actor="test")
     half = REDEMPTIONS // 2
     await load(stores, batch, codes("A", half) + codes("B", half, B))
     reconcile = Reconcile(settings)
     with WorkerProcess(settings, tmp_path):
-        looks: list[dict[UUID, tuple[int, int, int]]] = []
+        balances: list[dict[UUID, tuple[int, int, int]]] = []
         async with engine_of(stores, settings) as engine:
             running = asyncio.create_task(redeem_all(engine, batch.id))
             while not running.done():
-                looks.append(await reconcile.holds())
+                balances.append(await reconcile.holds())
             assert await running == {Outcome.GRANTED: REDEMPTIONS}
-        # It looked in the middle of the run, not only before or after it.
-        assert any(0 < look[client][2] < half for look in looks for client in (A, B)), looks
+        # At least one run was during the redemptions.
+        assert any(0 < balance[client][2] < half for balance in balances for client in (A, B)), balances
         await eventually(lambda: _in_the_ledger(stores), "all redemptions are in the ledger")
         assert await reconcile.holds() == {A: (half, 0, half), B: (half, 0, half)}
 
@@ -129,7 +131,7 @@ async def test_a_hundred_thousand_redemptions(settings: Settings, stores: Stores
         assert len(re.findall(equation, out)) == 2
         pool_id = await stores.postgres.fetchval("SELECT id FROM pools WHERE client_id = $1", B)
         for seq in (half, half // 2, 1):
-            async with row_gone(stores, pool_id, seq):
+            async with without_row(stores, pool_id, seq):
                 await check_is_named(reconcile, pool_id, seq)
         await reconcile.holds()
 
@@ -139,7 +141,7 @@ async def _in_the_ledger(stores: Stores) -> bool:
 
 
 async def check_is_named(reconcile: Reconcile, pool_id: int, seq: int) -> None:
-    """Exit status 1, the pool and the seq named, for people and for programs; the other pool holds."""
+    """The exit status is 1, text and JSON name the pool and the seq, and the other pool holds."""
     status, out = await reconcile()
     assert status == 1
     wrong = [line for line in out.splitlines() if line.startswith("WRONG")]

@@ -1,4 +1,4 @@
-"""`issuer serve` as a process: several API processes on one address, each replaced when it dies, all ended together."""
+"""`issuer serve` as a process: several API processes on one address, replaced when killed, ended together."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ def serving(environment: dict[str, str], tmp_path: Path) -> Iterator[Serving]:
             serving.process.wait(60)
 
 
-def test_all_end_on_sigterm(serving: Serving) -> None:
+def test_all_processes_end_on_sigterm(serving: Serving) -> None:
     children = serving.children()
     serving.process.send_signal(signal.SIGTERM)
     assert serving.process.wait(60) == 0
     assert gone(children)
 
 
-def test_process_that_dies_is_replaced_and_the_address_stays(serving: Serving) -> None:
+def test_a_killed_process_is_replaced_and_the_address_stays(serving: Serving) -> None:
     before = {child.pid for child in serving.children()}
     serving.children()[0].kill()
     wait_until(lambda: len({child.pid for child in serving.children()} - before) == 1, "a new process", 60)
     wait_until(serving.answers, "the API answers", 60)
 
 
-def test_killed_parent_leaves_no_processes(serving: Serving) -> None:
+def test_a_killed_parent_leaves_no_processes(serving: Serving) -> None:
     children = serving.children()
     serving.process.kill()
     serving.process.wait()
     wait_until(lambda: gone(children), "the API processes end", 60)
 
 
-def test_bad_settings_end_with_one_line_each(environment: dict[str, str]) -> None:
+def test_each_invalid_setting_is_reported_in_one_line(environment: dict[str, str]) -> None:
     bad = environment | {"ISSUER_PARTITIONS": "many", "ISSUER_REDIS_URL": "http://:topsecret@x"}
     done = subprocess.run(issuer_command("serve"), env=bad, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
@@ -84,7 +84,7 @@ def test_bad_settings_end_with_one_line_each(environment: dict[str, str]) -> Non
     assert "topsecret" not in done.stderr
 
 
-def test_server_does_not_say_what_it_is(serving: Serving) -> None:
+def test_responses_do_not_name_the_server(serving: Serving) -> None:
     answer = httpx.get(f"{serving.url}/livez")
     assert answer.status_code == 200
     assert "server" not in answer.headers

@@ -1,4 +1,4 @@
-"""`issuer up --demo` as a newcomer runs it, and as machines end it."""
+"""`issuer up --demo`: the quick start, restarts, and kills of parent and children."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def redeemed(installation: Installation) -> str:
     return code
 
 
-def test_redeem_stop_and_find_everything_again(installation: Installation) -> None:
+def test_a_restart_continues_with_the_same_data(installation: Installation) -> None:
     installation.start()
     assert redeemed(installation) == "DEMO-0001"
     key = installation.api_key
@@ -50,7 +50,7 @@ def test_redeem_stop_and_find_everything_again(installation: Installation) -> No
     assert "Traceback" not in installation.logged
 
 
-def test_secrets_are_for_their_owner_only(installation: Installation) -> None:
+def test_secrets_are_readable_by_their_owner_only(installation: Installation) -> None:
     installation.start()
     files = [path for path in installation.data.iterdir() if path.is_file()]
     assert {path.name for path in files} >= {"api-key", "running.json"}
@@ -62,7 +62,7 @@ def test_secrets_are_for_their_owner_only(installation: Installation) -> None:
         assert closed or stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
 
 
-def test_killed_parent_leaves_no_children_and_the_next_start_works(installation: Installation) -> None:
+def test_a_killed_parent_leaves_no_children_and_the_next_start_works(installation: Installation) -> None:
     installation.start()
     first = redeemed(installation)
     children = installation.children()
@@ -72,7 +72,7 @@ def test_killed_parent_leaves_no_children_and_the_next_start_works(installation:
     assert redeemed(installation) != first
 
 
-def test_next_start_does_not_need_to_wait_for_the_killed_one(installation: Installation) -> None:
+def test_the_next_start_need_not_wait_for_the_killed_one(installation: Installation) -> None:
     installation.start()
     first = redeemed(installation)
     installation.signal(signal.SIGKILL)
@@ -80,7 +80,7 @@ def test_next_start_does_not_need_to_wait_for_the_killed_one(installation: Insta
     assert redeemed(installation) != first
 
 
-def test_second_up_on_the_same_data_is_refused(installation: Installation) -> None:
+def test_a_second_up_on_the_same_data_is_refused(installation: Installation) -> None:
     installation.start()
     done = installation.command("up", "--port", "0")
     assert done.returncode == 1
@@ -88,7 +88,7 @@ def test_second_up_on_the_same_data_is_refused(installation: Installation) -> No
     assert redeemed(installation)
 
 
-def test_taken_port_is_said_so_and_nothing_is_left(installation: Installation, tmp_path: Path) -> None:
+def test_a_used_port_is_reported_and_leaves_no_process(installation: Installation, tmp_path: Path) -> None:
     installation.start()
     port = installation.url.rpartition(":")[2]
     other = installation.command("up", "--data-dir", str(tmp_path / "other"), "--port", port)
@@ -98,7 +98,7 @@ def test_taken_port_is_said_so_and_nothing_is_left(installation: Installation, t
 
 
 @pytest.mark.parametrize("name", ["valkey-server", "postgres", "issuer.processes.api", "sync_worker"])
-def test_child_that_dies_is_started_again(installation: Installation, name: str) -> None:
+def test_a_killed_child_is_restarted(installation: Installation, name: str) -> None:
     installation.start()
     first = redeemed(installation)
     victim = next(
@@ -127,13 +127,13 @@ def test_commands_in_a_second_terminal_find_the_installation(installation: Insta
     assert installation.command("batches", "list").returncode == 1
 
 
-def test_long_path_gets_short_sockets(tmp_path: Path) -> None:
+def test_a_long_path_gets_short_sockets(tmp_path: Path) -> None:
     with Installation(tmp_path / ("long-" * 20) / ("name-" * 10)) as installation:
         assert not (installation.data / "run").exists()
         assert redeemed(installation)
 
 
-def test_auth_off(tmp_path: Path) -> None:
+def test_auth_can_be_turned_off(tmp_path: Path) -> None:
     with Installation(tmp_path, "--auth", "off", "--workers", "2") as installation:
         assert "API keys are off" in installation.printed
         assert "Authorization" not in installation.curl

@@ -1,4 +1,4 @@
-"""A program that does not fit its data refuses to start, and says why."""
+"""A program refuses to start with data of another version, and names the reason."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("program", PROGRAMS)
-async def test_a_program_refuses_data_that_are_not_for_it(settings: Settings, program: str, wrong: str) -> None:
-    sql, said = WRONG[wrong]
+async def test_a_program_refuses_data_of_another_version(settings: Settings, program: str, wrong: str) -> None:
+    sql, message = WRONG[wrong]
     connection = await asyncpg.connect(settings.database_url.get_secret_value())
     try:
         await connection.execute(sql)
@@ -46,5 +46,5 @@ async def test_a_program_refuses_data_that_are_not_for_it(settings: Settings, pr
     command = PROGRAMS[program] + ([str(free_port())] if program == "api" else [])
     done = subprocess.run(command, env=environment_of(settings), capture_output=True, text=True, timeout=60)  # noqa: ASYNC221
     assert done.returncode not in (0, None)
-    assert said in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""`python -m sync_worker` as a command."""
+"""The command `python -m sync_worker`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--partitions=4", 2), ("start", 2)])
-def test_it_takes_no_arguments(argument: str, status: int) -> None:
+def test_the_worker_command_takes_no_arguments(argument: str, status: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sync_worker", argument], capture_output=True, text=True, timeout=30
     )  # fmt: skip

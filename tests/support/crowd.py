@@ -57,7 +57,8 @@ def tally(answers: Iterable[CrowdAnswer]) -> Counter[str]:
     return Counter("200" if answer.status == 200 else f"{answer.status} {answer.text}" for answer in answers)
 
 
-def handed_out(answers: Iterable[CrowdAnswer]) -> list[str]:
+def issued_in(answers: Iterable[CrowdAnswer]) -> list[str]:
+    """Return the codes or consumption ids of the granted requests."""
     return [answer.text for answer in answers if answer.status == 200]
 
 
