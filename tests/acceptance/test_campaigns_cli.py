@@ -34,7 +34,7 @@ async def test_invalid_options_are_refused_in_one_line(settings: Settings, store
     good = {"--name": "A", "--total": "5", "--starts-at": "2026-01-01T00:00:00Z"}
     for option, value, message in (
         ("--total", "0", "total must be 1 to 5,000,000"), ("--name", " ", "name must not be empty"),
-        ("--starts-at", "soon", "--starts-at: not a time"), ("--alphabet", "A", "code_format: alphabet"),
+        ("--starts-at", "soon", "--starts-at: not an ISO 8601 time"), ("--alphabet", "A", "code_format: alphabet"),
         ("--length", "1", "code_format: there are 24 codes"),
     ):  # fmt: skip
         words = [word for pair in (good | {option: value}).items() for word in pair]

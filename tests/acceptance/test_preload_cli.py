@@ -109,7 +109,7 @@ async def test_times_apply_to_a_new_batch(preload: Command, stores: Stores) -> N
         (("--batch-name", "x", "--rules", "{"), "rules: not valid JSON"),
         (("--batch-name", "x", "--rules", '{"max":1}'), "rules: unknown key 'max'"),
         (("--batch-name", "x", "--starts-at", "2031-06-01T00:00:00"), "--starts-at: a time needs an offset"),
-        (("--batch-name", "x", "--ends-at", "soon"), "--ends-at: not a time"),
+        (("--batch-name", "x", "--ends-at", "soon"), "--ends-at: not an ISO 8601 time"),
         (("--batch-name", " "), "name"),
     ],
 )
