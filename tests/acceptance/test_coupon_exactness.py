@@ -1,4 +1,4 @@
-"""Exactly the uses there are: a crowd on four API processes, counted at both ends."""
+"""Exactly the available uses: a crowd on four API processes, counted by customers and ledger."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 
 from issuer.coupons.uses import parse_consumption_id
-from tests.support.crowd import CrowdAnswer, Rush, UseWish, every_rush, handed_out, tally
+from tests.support.crowd import CrowdAnswer, Rush, UseWish, every_rush, issued_in, tally
 from tests.support.programs import require
 from tests.support.service import Service, crowd_of_all
 
@@ -20,7 +20,7 @@ USED_UP: Final = "409 coupon used up"
 
 
 async def make(service: Service, code: str, uses: int, **fields: Any) -> uuid.UUID:
-    """A coupon of a client of its own; returns the client."""
+    """Create a coupon of a new client; return the client."""
     client_id = uuid.uuid4()
     form = {"code": code, "availability_count": str(uses), "client_id": str(client_id), **fields}
     async with httpx.AsyncClient() as http:
@@ -41,13 +41,13 @@ async def ledger_of(service: Service, client_id: uuid.UUID, count: int) -> list[
 
 
 async def check(service: Service, client_id: uuid.UUID, answers: list[CrowdAnswer], uses: int) -> None:
-    """The customers have every use once, and the ledger says the same."""
-    given = handed_out(answers)
-    assert len(given) == len(set(given)) == uses
+    """Customers and ledger have every use once."""
+    consumptions = issued_in(answers)
+    assert len(consumptions) == len(set(consumptions)) == uses
     rows = await ledger_of(service, client_id, uses)
     assert [row["seq"] for row in rows] == list(range(1, uses + 1))
     by_seq = {row["seq"]: row for row in rows}
-    for consumption in given:
+    for consumption in consumptions:
         name = parse_consumption_id(consumption)
         assert name is not None
         assert name.is_of(by_seq[name.seq]["call_id"].hex)
@@ -55,7 +55,7 @@ async def check(service: Service, client_id: uuid.UUID, answers: list[CrowdAnswe
 
 
 @every_rush
-async def test_more_customers_than_uses(service: Service, rush: Rush) -> None:
+async def test_more_customers_than_uses_consume_each_use_once(service: Service, rush: Rush) -> None:
     client_id = await make(service, "SAVE-7000", rush.stock, discount_fixed="5.00")
     wishes = [UseWish(client_id, client_id, code="save7000") for _ in range(rush.requests)]
     async with crowd_of_all(service, rush.connections) as crowd:
@@ -65,7 +65,7 @@ async def test_more_customers_than_uses(service: Service, rush: Rush) -> None:
 
 
 @every_rush
-async def test_everybody_asks_twice_with_a_key_and_half_stay_within_their_limit(service: Service, rush: Rush) -> None:
+async def test_repeated_keys_get_the_same_use_and_limits_hold(service: Service, rush: Rush) -> None:
     uses = rush.stock // 5
     client_id = await make(service, "TWICE", uses, rules='{"maxpercustomer": 1}')
     customers = [uuid.uuid4() for _ in range(2 * uses)]
@@ -78,16 +78,16 @@ async def test_everybody_asks_twice_with_a_key_and_half_stay_within_their_limit(
         assert len(granted) == uses
         again = await crowd.ask(wishes)
     for at in range(0, len(wishes), 3):
-        told = {answer.text for answer in (*answers[at : at + 3], *again[at : at + 3]) if answer.status == 200}
-        assert len(told) <= 1, "one customer, one use"
+        ids = {answer.text for answer in (*answers[at : at + 3], *again[at : at + 3]) if answer.status == 200}
+        assert len(ids) <= 1, "one customer, one use"
     await check(service, client_id, granted, uses)
 
 
 DOCS: Final = Path(__file__).parents[2] / "docs" / "http-api.md"
 
 
-def test_the_session_on_the_docs_page_works_when_it_is_pasted(service: Service) -> None:
-    """Every line of it, in one shell, and none of them may fail."""
+def test_the_shell_session_in_the_docs_succeeds(service: Service) -> None:
+    """Run all its lines in one shell; none may fail."""
     require("curl")
     page = DOCS.read_text().partition("\n## Coupons\n")[2]
     session = page.partition("```sh\n")[2].partition("```")[0]
@@ -100,9 +100,9 @@ URL={service.url} KEY={service.api_key}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line]
-    made, drawn, shown, valid, used, back, more, gone = answers
+    made, drawn, shown, valid, used, reversed_use, more, deleted = answers
     assert (made["code"], made["currency"], made["expiry_date"]) == ("SAVE-20", "EUR", "2030-01-16T00:00:00.000Z")
     assert (len(drawn["code"]), drawn["discount_fixed"], drawn["rules"]["maxpercustomer"]) == (10, "750", 1)
     assert (shown["remaining"], valid["valid"], valid["remaining"]) == (100, True, 100)
     assert (used["consumed"], used["discount_fixed"], used["discount_variable"]) == (True, "5.00", "10")
-    assert (back["reversed"], more["remaining"], gone["deleted"]) == (True, 199, True)
+    assert (reversed_use["reversed"], more["remaining"], deleted["deleted"]) == (True, 199, True)

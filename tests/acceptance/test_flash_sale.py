@@ -1,4 +1,4 @@
-"""Campaigns on four API processes: the example's two crowds, a process that is killed, a start nobody is ahead of."""
+"""Campaigns on four API processes: the example's two crowds, a killed process, no code before the start."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def headers_of(service: Service) -> dict[str, str]:
 
 @asynccontextmanager
 async def many_connections(service: Service, count: int) -> AsyncIterator[CouponServiceClient]:
-    """A client in JSON over so many connections."""
+    """Yield a JSON client with that many connections."""
     transport = HTTPTransport(max_connections_per_address=count, pool_max_idle_per_host=count)
     codec = google_protobuf_json_codec()
     async with CouponServiceClient(
@@ -64,8 +64,8 @@ async def many_connections(service: Service, count: int) -> AsyncIterator[Coupon
 
 
 @pytest.mark.parametrize("requests", [1_000, pytest.param(5_000, marks=pytest.mark.long)])
-async def test_an_api_process_is_killed_meanwhile(service: Service, requests: int) -> None:
-    """At most 50 are seen, since answers go with the process; exactly 50 are in the ledger when the crowd has gone."""
+async def test_a_killed_api_process_loses_answers_but_no_codes(service: Service, requests: int) -> None:
+    """Customers see at most 50 codes, because answers are lost with the process; the ledger has exactly 50."""
     async with many_connections(service, requests // 10) as client:
         campaign, headers = await create(service, client, 50), headers_of(service)
         seen: list[str] = []
@@ -74,17 +74,17 @@ async def test_an_api_process_is_killed_meanwhile(service: Service, requests: in
 
         async def ask() -> None:
             try:
-                said = await client.issue_coupon(IssueCouponRequest(campaign_id=campaign), headers=headers)
+                answer = await client.issue_coupon(IssueCouponRequest(campaign_id=campaign), headers=headers)
             except (ConnectError, OSError) as error:
                 failed.append(f"{type(error).__name__}: {error}")
                 return
-            if said.code:
-                # At once: the crowd is faster than this loop. It is killed when all who are left wait for it.
+            if answer.code:
+                # Suspend it at once, because the crowd is faster than this loop; kill it when all others are answered.
                 if not seen:
                     victim.suspend()
-                seen.append(said.code)
+                seen.append(answer.code)
             else:
-                assert said.error == "sold out"
+                assert answer.error == "sold out"
 
         asking = [asyncio.create_task(ask()) for _ in range(requests)]
         async with asyncio.timeout(60):
@@ -104,7 +104,7 @@ async def test_an_api_process_is_killed_meanwhile(service: Service, requests: in
 
 
 async def create_in_time(service: Service, client: CouponServiceClient) -> tuple[str, int]:
-    """A campaign that starts soon, but not before the clients have asked for the first time; and its start."""
+    """Create a campaign that starts soon, but after the first requests of the clients; return it and its start."""
     lead_ms = 3_000
     while True:
         start_ms = int(time.time() * 1000) + lead_ms
@@ -115,23 +115,23 @@ async def create_in_time(service: Service, client: CouponServiceClient) -> tuple
 
 
 async def test_no_code_before_the_start(service: Service) -> None:
-    """50 clients ask all the time. What was issued, and when, is told by Redis' clock, in the ledger."""
-    told: Counter[str] = Counter()
+    """50 clients send requests all the time. The ledger has the time of each code by Redis' clock."""
+    answers: Counter[str] = Counter()
     async with many_connections(service, 50) as client:
         campaign, start_ms = await create_in_time(service, client)
         headers = headers_of(service)
 
         async def ask() -> None:
             while True:
-                said = await client.issue_coupon(IssueCouponRequest(campaign_id=campaign), headers=headers)
-                told[said.error] += 1
-                if said.error != "not started":
+                answer = await client.issue_coupon(IssueCouponRequest(campaign_id=campaign), headers=headers)
+                answers[answer.error] += 1
+                if answer.error != "not started":
                     return
 
         await asyncio.gather(*(ask() for _ in range(50)))
     rows = await service.ledger(UUID(campaign), 50)
     first_ms = min(round(row["redeemed_at"].timestamp() * 1000) for row in rows)
-    print(f"told {dict(told)}; the first code {first_ms - start_ms} ms after the start")
-    assert told.keys() == {"not started", ""}
+    print(f"answers {dict(answers)}; the first code {first_ms - start_ms} ms after the start")
+    assert answers.keys() == {"not started", ""}
     assert len(rows) == 50
     assert first_ms >= start_ms

@@ -1,4 +1,4 @@
-"""Load scenarios and benchmark against real installations: short runs that show that they measure what they say."""
+"""Load scenarios and benchmark against real installations: short runs that check what they measure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def locust(directory: Path, *arguments: str, **environment: str) -> subprocess.C
 
 
 @pytest.mark.long
-def test_every_scenario_gets_what_it_expects_and_nothing_else(tmp_path: Path) -> None:
+def test_every_scenario_gets_only_expected_answers(tmp_path: Path) -> None:
     with BenchInstallation(tmp_path) as installation:
         done = locust(tmp_path, *LOCUST, ISSUER_DATA_DIR=str(installation.data_directory))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -45,13 +45,13 @@ def test_every_scenario_gets_what_it_expects_and_nothing_else(tmp_path: Path) ->
     assert ": 3 granted" in lines[1]
 
 
-def test_a_load_without_an_issuer_says_what_to_do(tmp_path: Path) -> None:
+def test_a_load_without_an_issuer_explains_what_to_start(tmp_path: Path) -> None:
     done = locust(tmp_path, *LOCUST)
     assert done.returncode == 1
     assert "start `make up`" in done.stderr
 
 
-def test_an_answer_that_is_not_expected_fails_the_run() -> None:
+def test_an_unexpected_answer_fails_the_run() -> None:
     results = ScenarioResults("sale", frozenset({Kind.GRANTED, Kind.SOLD_OUT}))
     assert results.add(kind_of(200, {}, {"code": "A"}))
     assert results.add_code("b", "A")
@@ -64,7 +64,7 @@ def test_an_answer_that_is_not_expected_fails_the_run() -> None:
     assert "never: sold out" in text
 
 
-def test_kinds_are_told_by_status_and_code() -> None:
+def test_answers_are_classified_by_status_and_code() -> None:
     assert kind_of(200, {"Idempotency-Replayed": "true"}, {"code": "A"}) is Kind.REPLAYED
     assert kind_of(404, {}, {"error": "no code found", "code": "sold_out"}) is Kind.SOLD_OUT
     assert kind_of(404, {}, {"error": "no batch found", "code": "batch_not_found"}) == "404 no batch found"
@@ -79,7 +79,7 @@ def driver(request: pytest.FixtureRequest) -> Driver:
     return best_driver()
 
 
-async def test_what_the_driver_counts_is_what_the_ledger_has(tmp_path: Path, driver: Driver) -> None:
+async def test_the_driver_counts_as_many_as_the_ledger(tmp_path: Path, driver: Driver) -> None:
     with BenchInstallation(tmp_path) as installation:
         server = MeasuredInstallation.of_installation(installation)
         async with installation.stores() as stores:
@@ -89,18 +89,18 @@ async def test_what_the_driver_counts_is_what_the_ledger_has(tmp_path: Path, dri
             )  # fmt: skip
             measured = await measure("redeem", driver, load, server)
             in_ledger = await redeemed(stores, [target]) - 1_000
-        # A request that was cut off at the end may have been carried out.
+        # A request without an answer at the end may have been executed.
         assert measured.requests <= in_ledger <= measured.requests + load.connections
         assert all(measured.cpu_us[role] > 0 for role in ("api", "redis", "worker", "postgres", "driver"))
         with pytest.raises(UnexpectedAnswersError):
             await measure(
-                "nobody's", driver, Load(load.url, [Target(uuid4(), uuid4())], 1, api_key=load.api_key), server
+                "unknown batch", driver, Load(load.url, [Target(uuid4(), uuid4())], 1, api_key=load.api_key), server
             )
         pids = [pid for role in measured.cpu_us if role != "driver" for pid in installation.pids(role)]
     assert not set(pids) & set(process_table())
 
 
-async def test_the_floor_answers_like_a_redemption(tmp_path: Path, driver: Driver) -> None:
+async def test_the_baseline_server_answers_like_a_redemption(tmp_path: Path, driver: Driver) -> None:
     port = free_port()
     floor = LoggedProgram(python_module("loadtest.floor", "--port", str(port)), tmp_path / "floor.log")
     floor.start(lambda: accepts(port), "the floor")
@@ -119,7 +119,7 @@ def measured(case: str, per_s: float) -> Measured:
     return Measured(case, 1_000, per_s, 1.0, 0.1, 1.0, 2.0, 3.0, 4.0, cpu, 0.9, 0.0)
 
 
-def test_the_report_says_which_aims_are_met() -> None:
+def test_the_report_shows_which_aims_are_met() -> None:
     rounds = [measured("redeem", rate) for rate in (9_000, 20_000, 22_000)]
     rounds += [measured("postgres way", 2_500), measured("floor", 40_000)]
     results = {
@@ -138,7 +138,7 @@ def test_the_report_says_which_aims_are_met() -> None:
 
 
 @pytest.mark.long
-def test_a_section_of_the_benchmark_runs_from_the_command_line(tmp_path: Path) -> None:
+def test_a_benchmark_section_runs_from_the_command_line(tmp_path: Path) -> None:
     command = python_module("loadtest.bench", "--quick", "--only", "memory", "--output", str(tmp_path / "results"))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
