@@ -29,6 +29,9 @@ class Outcome(StrEnum):
     NOT_REPLICATED = "NOT_REPLICATED"
     OVERLOADED = "OVERLOADED"
 
+    # An enum hashes its name in Python. Every request looks an outcome up in several dictionaries.
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:

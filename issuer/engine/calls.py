@@ -94,7 +94,7 @@ class Waiting:
 class Call:
     """One script call of one partition, ready to be sent, and sent again in just the same words."""
 
-    __slots__ = ("args", "call_id", "deadline_ms", "keys", "partition", "times_sent", "waiting")
+    __slots__ = ("args", "call_id", "deadline_ms", "is_answered", "keys", "partition", "times_sent", "waiting")
 
     def __init__(self, partition: int, call_id: str, waiting: list[Waiting]) -> None:
         self.partition = partition
@@ -102,6 +102,7 @@ class Call:
         self.waiting = waiting
         self.deadline_ms = 0
         self.times_sent = 0
+        self.is_answered = False
         self.keys, self.args = _arguments(partition_keys(partition), call_id, waiting)
 
     def command(self, epoch: int) -> list[Value]:
@@ -109,6 +110,7 @@ class Call:
         return ["EVALSHA", REDEEM.sha, len(self.keys), *self.keys, epoch, self.call_id, self.deadline_ms, *self.args]
 
     def answer_all(self, answer: Answer) -> None:
+        self.is_answered = True
         for waiting in self.waiting:
             if not waiting.slot.done():
                 waiting.slot.set_result(answer)

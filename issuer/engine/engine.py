@@ -187,8 +187,10 @@ class Engine:
         if asked:
             who = asked + who + order
         give_up_at = asyncio.get_running_loop().time() + self._timeout_s
+        if not self._queue:
+            # With others in the queue the engine is awake: it sends until the queue is empty.
+            self._arrived.set()
         self._queue.append(Waiting(pool, customer_id, who, key_hash, give_up_at, slot))
-        self._arrived.set()
 
     def testimony(self) -> Testimony:
         """What this process was told by the server of the present epoch, or of the last one."""
@@ -309,9 +311,10 @@ class Engine:
             while pending:
                 pending = await self._attempt(pending)
         finally:
-            # Cancelled or broken: nobody waits for an answer that will not come.
+            # Out of time, cancelled or broken: the requests of such a call are answered, not left without an end.
             for call in calls:
-                call.answer_all(NOT_READY)
+                if not call.is_answered:
+                    call.answer_all(NOT_READY)
 
     async def _attempt(self, calls: list[Call]) -> list[Call]:
         """One round trip. Returns the calls that must be sent again."""
@@ -413,6 +416,8 @@ class Engine:
             if not replicated and answer.outcome in (Outcome.GRANTED, Outcome.REPLAYED):
                 answer = NOT_REPLICATED
             waiting.slot.set_result(answer)
+        # Last: an answer that cannot be parsed leaves the call to `answer_all`.
+        call.is_answered = True
 
     def _note_clock(self, partition: int, now_ms: int, host_ms: int) -> None:
         # A deadline is measured by the host's clock, which may have stepped back behind the partition's.

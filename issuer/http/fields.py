@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -15,6 +14,7 @@ from starlette.responses import Response
 
 from issuer.batches.rules import Rules, RulesError, parse_rules
 from issuer.http.problems.problem import ProblemError, invalid
+from issuer.http.strict_json import parse_object
 from issuer.instants import InvalidInstantError, parse_instant
 from issuer.paging import MAX_LIMIT, Page
 
@@ -75,19 +75,9 @@ def page_response(page: Page[Any], show: Callable[[Any], object]) -> Response:
     return json_response({"items": [show(item) for item in page.items], "next_cursor": page.next_cursor})
 
 
-def parse_json(body: bytes) -> Any:
-    """Parse a JSON body strictly: duplicate keys, NaN and Infinity are refused. Raises ProblemError."""
-    try:
-        return json.loads(body.decode(), object_pairs_hook=unique_members, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise invalid("cannot parse json", "unparsable_json") from error
-
-
 async def json_object(request: Request, known: Collection[str]) -> dict[str, Any]:
-    """Return the body as a JSON object. An unknown or duplicate key raises ProblemError."""
-    value = parse_json(await request.body())
-    if not isinstance(value, dict):
-        raise invalid("cannot parse json", "unparsable_json")
+    """Return the body as a JSON object. Raises InvalidJsonError, and ProblemError for an unknown field."""
+    value = parse_object(await request.body())
     for key in value:
         if key not in known:
             raise invalid(f"unknown field {quoted_name(key)}; known are {', '.join(known)}")
@@ -150,17 +140,3 @@ def quoted_name(text: str) -> str:
     """Return a name from a request, shortened and escaped so that a response may quote it."""
     short = text if len(text) <= 40 else text[:39] + "…"
     return ascii(short)
-
-
-def unique_members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs as a dictionary. Raises ValueError for a duplicate key."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"key {key!r} is given twice")
-        found[key] = value
-    return found
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")

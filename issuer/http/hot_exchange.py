@@ -30,7 +30,7 @@ from issuer.http.auth import check_scopes, find_key
 from issuer.http.edge.exchange import Connection, Exchange
 from issuer.http.edge.header_fields import HeaderFields, header_fields
 from issuer.http.metrics.exposition import CRASH, INVALID
-from issuer.http.problems.failures import problem_of
+from issuer.http.problems.failures import UNPARSABLE, problem_of
 from issuer.http.problems.problem import ProblemError, outcome_problem, status_problem
 from issuer.http.services import Services
 from issuer.http.wire import CRASHED, Wire, prebuilt, problem_wire
@@ -38,6 +38,7 @@ from issuer.rate_limits.leases import AdmissionResult, RateLimited
 
 log = structlog.get_logger()
 
+prebuilt(UNPARSABLE)
 NOT_READY: Final = prebuilt(outcome_problem(Outcome.NOT_READY))
 TOO_LARGE: Final = prebuilt(status_problem(413))
 
@@ -85,14 +86,16 @@ class HotExchange(Exchange):
 
     def proceed(self, services: Services) -> None:
         """Check the credentials, then ask for the body."""
-        refusal = self.check_access(services)
-        if refusal is None:
-            self.connection.read_body(self)
-        else:
-            self.refuse(refusal)
+        key = self.key
+        if key is None or key.scopes.isdisjoint(self.scopes):
+            refusal = self.access_refusal(services)
+            if refusal is not None:
+                self.refuse(refusal)
+                return
+        self.connection.read_body(self)
 
-    def check_access(self, services: Services) -> ProblemError | None:
-        """Return the refusal of a caller that may not use this route."""
+    def access_refusal(self, services: Services) -> ProblemError | None:
+        """Return why a caller without a key, or with one without the scopes, may not use this route; None: it may."""
         return check_scopes(services, self.fields, self.key, self.scopes)
 
     @abstractmethod

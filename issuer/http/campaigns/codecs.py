@@ -10,11 +10,12 @@ import orjson
 from connectrpc.codec import Codec
 from connectrpc.compat import google_protobuf_binary_codec, google_protobuf_json_codec
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from issuer.campaigns.campaign import InvalidCampaignError
-from issuer.http.rpc.coupon.coupon_pb2 import GetCampaignResponse
+from issuer.http.rpc.coupon.coupon_pb2 import GetCampaignResponse, IssueCouponRequest
+from issuer.http.strict_json import parse_object
 from issuer.instants import EPOCH
 
 
@@ -51,13 +52,35 @@ class JsonCodec(BinaryCodec):
         super().__init__(google_protobuf_json_codec())
 
     def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
-        # Without this check a list or a string would be read as a message without fields.
-        if not data.lstrip().startswith(b"{"):
-            raise ValueError("not an object")
+        if message_class is IssueCouponRequest:
+            return IssueCouponRequest(campaign_id=read_campaign_id(bytes(data), json=True))
+        # The library alone would read a list or a string as a message without fields.
+        parse_object(bytes(data))
         return super().decode(data, message_class)
 
     def _encode(self, message: Message) -> bytes:
         return to_json(message)
+
+
+def read_campaign_id(body: bytes, *, json: bool) -> str:
+    """Return the campaign that an IssueCouponRequest names; empty where it names none. Raises ValueError."""
+    if not json:
+        try:
+            return IssueCouponRequest.FromString(body).campaign_id
+        except DecodeError as error:
+            raise ValueError(str(error)) from error
+    fields = parse_object(body)
+    # ProtoJSON accepts either name, and null means the same as an absent field.
+    campaign_id, other = fields.get("campaignId"), fields.get("campaign_id")
+    if campaign_id is None:
+        campaign_id = other
+    elif other is not None:
+        raise ValueError("campaignId is given twice")
+    if campaign_id is None:
+        return ""
+    if type(campaign_id) is not str:
+        raise ValueError("campaignId must be a string")
+    return campaign_id
 
 
 def to_json(message: Message) -> bytes:

@@ -12,9 +12,7 @@ import re
 from typing import ClassVar, Final
 from uuid import UUID
 
-import orjson
-from google.protobuf.message import DecodeError
-
+from issuer.access.api_keys import Scope
 from issuer.campaigns.cache import KnownCampaign
 from issuer.engine.calls import Answer
 from issuer.http.auth import missing_key
@@ -26,6 +24,7 @@ from issuer.http.campaigns.answers import (
     answer_wire,
     failure_wire,
 )
+from issuer.http.campaigns.codecs import read_campaign_id
 from issuer.http.campaigns.policy import IssuePolicy
 from issuer.http.edge.exchange import Connection
 from issuer.http.edge.header_fields import HeaderFields
@@ -34,7 +33,6 @@ from issuer.http.hot_exchange import HotExchange, HotRoute
 from issuer.http.idempotency import read_idempotency_key
 from issuer.http.metrics.exposition import INVALID
 from issuer.http.problems.problem import ProblemError, invalid
-from issuer.http.rpc.coupon.coupon_pb2 import IssueCouponRequest
 from issuer.http.services import Services
 from issuer.http.wire import Wire
 
@@ -65,56 +63,26 @@ class IssueRoute(HotRoute):
         if fields.get(b"connect-protocol-version", b"1") != b"1":
             return None
         timeout = fields.get(b"connect-timeout-ms")
-        if timeout is not None and _TIMEOUT_MS.fullmatch(timeout) is None:
+        if timeout is None:
+            return IssueExchange(self, connection, fields, json)
+        if _TIMEOUT_MS.fullmatch(timeout) is None:
             return None
-        return IssueExchange(self, connection, fields, json=json, timeout_ms=None if timeout is None else int(timeout))
-
-
-def campaign_id_of(body: bytes, *, json: bool) -> str:
-    """Return the campaign that an IssueCouponRequest names; empty where it names none. Raises ProblemError."""
-    try:
-        if not json:
-            return IssueCouponRequest.FromString(body).campaign_id
-        fields = orjson.loads(body)
-    except (DecodeError, orjson.JSONDecodeError) as error:
-        raise unreadable(str(error)) from error
-    if type(fields) is not dict:
-        raise unreadable("not an object")
-    # ProtoJSON accepts either name, and null means the same as an absent field.
-    campaign_id = fields.get("campaignId")
-    if campaign_id is None:
-        campaign_id = fields.get("campaign_id")
-    if campaign_id is not None and type(campaign_id) is not str:
-        raise unreadable("campaignId must be a string")
-    return campaign_id or ""
-
-
-def unreadable(reason: str) -> ProblemError:
-    """The refusal of a body that is not the message of the call."""
-    return invalid(f"unmarshal message: {reason}")
+        return TimedIssueExchange(self, connection, fields, json, int(timeout))
 
 
 class IssueExchange(HotExchange):
-    """One code of a campaign. `timeout_ms`: the time after which the caller wants no answer; None: it waits."""
+    """One code of a campaign."""
 
-    __slots__ = ("_json", "_timeout_ms", "_timer")
+    __slots__ = ("_json",)
 
     route: IssueRoute
+    scopes = frozenset(Scope)
 
-    def __init__(
-        self, route: IssueRoute, connection: Connection, fields: HeaderFields, *, json: bool, timeout_ms: int | None
-    ) -> None:
+    def __init__(self, route: IssueRoute, connection: Connection, fields: HeaderFields, json: bool) -> None:
         super().__init__(route, connection, fields)
         self._json = json
-        self._timeout_ms = timeout_ms
-        self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self) -> None:
-        if self._timeout_ms:
-            self._timer = asyncio.get_running_loop().call_later(self._timeout_ms / 1000, self._expire)
-        super().begin()
-
-    def check_access(self, services: Services) -> ProblemError | None:
+    def access_refusal(self, services: Services) -> ProblemError | None:
         """Refuse a key that is not valid. Whether a key is needed depends on the campaign, which the body names."""
         if self.key is None and b"authorization" in self.fields:
             return missing_key(services, self.fields)
@@ -123,11 +91,10 @@ class IssueExchange(HotExchange):
     def receive(self, body: bytes) -> None:
         services = self.services
         assert services is not None
-        if self._timeout_ms == 0:
-            # The time has passed before anything is sent to Redis, so nothing is issued.
-            self._expire()
-            return
-        campaign_id = campaign_id_of(body, json=self._json)
+        try:
+            campaign_id = read_campaign_id(body, json=self._json)
+        except ValueError as error:
+            raise invalid(f"unmarshal message: {error}") from error
         idempotency_key = read_idempotency_key(self.fields)
         campaign = services.campaigns.find(campaign_id)
         if campaign is None and UUID_FORM.fullmatch(campaign_id):
@@ -163,16 +130,40 @@ class IssueExchange(HotExchange):
     def answer_wire(self, answer: Answer) -> Wire:
         return answer_wire(answer, self._json)
 
-    def _expire(self) -> None:
-        """Answer that the time-out has passed. What was not sent to Redis by now is never sent."""
-        if not self.response_complete:
-            self.finish(INVALID, failure_wire(TIMED_OUT))
-
     def problem_wire(self, problem: ProblemError) -> Wire:
         return failure_wire(Failure.of(problem))
 
     def crash_wire(self) -> Wire:
         return failure_wire(CRASHED)
+
+
+class TimedIssueExchange(IssueExchange):
+    """One code of a campaign, for a caller that wants no answer after `timeout_ms`."""
+
+    __slots__ = ("_timeout_ms", "_timer")
+
+    def __init__(
+        self, route: IssueRoute, connection: Connection, fields: HeaderFields, json: bool, timeout_ms: int
+    ) -> None:
+        super().__init__(route, connection, fields, json)
+        self._timeout_ms = timeout_ms
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_ms / 1000, self._expire)
+        super().begin()
+
+    def receive(self, body: bytes) -> None:
+        if self._timeout_ms == 0:
+            # The time has passed before anything is sent to Redis, so nothing is issued.
+            self._expire()
+        else:
+            super().receive(body)
+
+    def _expire(self) -> None:
+        """Answer that the time-out has passed. What was not sent to Redis by now is never sent."""
+        if not self.response_complete:
+            self.finish(INVALID, failure_wire(TIMED_OUT))
 
     def finish(self, outcome: str, wire: Wire) -> None:
         if self._timer is not None:

@@ -8,8 +8,6 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
-import orjson
-
 from issuer.contract.events import encode_order
 from issuer.contract.outcomes import COUPON_HTTP, Outcome
 from issuer.coupons.coupon import CouponNotFoundError
@@ -25,7 +23,7 @@ from issuer.http.coupons.fields import (
     text_field,
 )
 from issuer.http.fields import UUID_FORM
-from issuer.http.problems.problem import invalid, outcome_problem
+from issuer.http.problems.problem import outcome_problem
 from issuer.http.services import Services
 from issuer.storage.postgres import unavailable_translated
 
@@ -62,18 +60,12 @@ def read_consume_request(values: Fields) -> ConsumeRequest:
 
 
 def read_small_request(url: bytes, body: bytes) -> ConsumeRequest:
-    """Read a request that is no multipart form, from its target and its body. Raises ProblemError."""
-    fields = _json_fields(body) if body.startswith(b"{") else body_fields(body)
+    """Read a request that is no multipart form, from its target and its body.
+
+    Raises InvalidJsonError and ProblemError.
+    """
+    fields = body_fields(body)
     return read_consume_request(_query(url, tuple(fields)) | fields)
-
-
-def _json_fields(body: bytes) -> Fields:
-    try:
-        fields: Fields = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise invalid("cannot parse json", "unparsable_json") from error
-    # A colon too many is in a value, or behind a name that is given twice, which orjson lets pass.
-    return fields if len(fields) == body.count(b":") else body_fields(body)
 
 
 @lru_cache(maxsize=1024)

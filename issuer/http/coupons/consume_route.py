@@ -123,4 +123,4 @@ class ConsumeExchange(HotExchange):
         if lookups and services is not None:
             self._lookups = ()
             services.lookup_limits.end(lookups)
-        super().finish(COUNTED[outcome], wire)
+        HotExchange.finish(self, COUNTED[outcome], wire)

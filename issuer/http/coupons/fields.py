@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -21,8 +22,9 @@ from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_format import CodeFormat, CodeFormatError, CodeSpaceError
 from issuer.http import fields
-from issuer.http.fields import bad_rules, parse_json, quoted_name, unique_members
+from issuer.http.fields import bad_rules, quoted_name
 from issuer.http.problems.problem import invalid
+from issuer.http.strict_json import parse_object, unique_members
 from issuer.instants import InvalidInstantError
 from issuer.names import name_problem
 
@@ -60,18 +62,21 @@ def query_fields(query: str) -> Fields:
 
 
 def body_fields(body: bytes) -> Fields:
-    """Parse a body as JSON if it starts with a brace, otherwise as a form: no form starts like that."""
+    """Parse a body as JSON if it starts with a brace, otherwise as a form: no form starts like that.
+
+    Raises InvalidJsonError and ProblemError.
+    """
+    if body.startswith(b"{"):
+        return parse_object(body)
     text = body.strip()
     if not text:
         return {}
-    if not text.startswith(b"{"):
-        try:
-            return _without_duplicates(_pairs(text.decode()))
-        except UnicodeDecodeError as error:
-            raise invalid("the form is not UTF-8") from error
-    value = parse_json(text)
-    assert isinstance(value, dict)
-    return value
+    if text.startswith((b"{", BOM_UTF8)):
+        return parse_object(body)
+    try:
+        return _without_duplicates(_pairs(text.decode()))
+    except UnicodeDecodeError as error:
+        raise invalid("the form is not UTF-8") from error
 
 
 def merge_fields(query: Fields, body: Fields, known: Collection[str]) -> Fields:
@@ -96,7 +101,7 @@ def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> Fields:
     try:
         return unique_members(pairs)
     except ValueError as error:
-        raise invalid(str(error).removeprefix("key ")) from error
+        raise invalid(str(error)) from error
 
 
 def text_field(values: Mapping[str, Any], name: str) -> str | None:

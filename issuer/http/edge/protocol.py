@@ -46,7 +46,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     limits: ClassVar[EdgeLimits] = EdgeLimits()
     fast_paths: ClassVar[Mapping[bytes, FastPath]] = {}
     """By path, as in the request line: routes whose POST requests may take the fast path."""
+    max_fast_path_body: ClassVar[int] = MAX_FAST_PATH_BODY
     _default_head: ClassVar[tuple[object, bytes]] = (None, b"")
+    """The list of default headers for which header lines were last built, and these lines."""
 
     def __init__(
         self,
@@ -209,14 +211,14 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         return bool(
             # Without an announced length there is no body, unless it is chunked.
             (b"transfer-encoding" not in fields if path.takes_query else announced_bytes and b"?" not in self.url)
-            and announced_bytes <= min(MAX_FAST_PATH_BODY, self.limits.max_body_bytes)
+            and announced_bytes <= self.max_fast_path_body
             and not self._has_expect_header
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
             and parser.get_method() == b"POST"
             and parser.should_keep_alive()
-            and parser.get_http_version() == "1.1"
-            and not parser.should_upgrade()
+            # Without this header no other version keeps its connection, and no request upgrades it.
+            and (b"connection" not in fields or (parser.get_http_version() == "1.1" and not parser.should_upgrade()))
         )
 
     def _prepare_scope(self) -> None:
@@ -267,10 +269,12 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         exchange.response_started = exchange.response_complete = True
         transport = self.transport
         if not exchange.disconnected and not transport.is_closing():
+            # The headers of every answer, such as the date. uvicorn replaces their list once per second.
+            default_headers, default_lines = GuardedHttpToolsProtocol._default_head
+            if default_headers is not self.server_state.default_headers:
+                default_lines = self._build_default_head()
             head, close = wire.head, b"" if exchange.keep_alive else b"connection: close\r\n"
-            transport.write(
-                b"".join((STATUS_LINE[head.status], self.default_head(), head.lines, close, b"\r\n", wire.body))
-            )
+            transport.write(b"".join((STATUS_LINE[head.status], default_lines, head.lines, close, b"\r\n", wire.body)))
             if not exchange.keep_alive:
                 transport.close()
         self.on_response_complete()
@@ -281,20 +285,18 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             self.deadline = self.loop.time() + self.limits.write_timeout_s
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
         elif not self._in_message:
             self.deadline = self.loop.time() + self.timeout_keep_alive
 
-    def default_head(self) -> bytes:
-        """Return the header lines of every answer, such as the date. uvicorn replaces their list every second."""
+    def _build_default_head(self) -> bytes:
         headers = self.server_state.default_headers
-        kept, lines = GuardedHttpToolsProtocol._default_head
-        if kept is not headers:
-            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-            GuardedHttpToolsProtocol._default_head = (headers, lines)
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        GuardedHttpToolsProtocol._default_head = (headers, lines)
         return lines
 
     def _client_due(self) -> float:
@@ -383,5 +385,9 @@ def guarded_protocol(
     limits: EdgeLimits, fast_paths: Mapping[bytes, FastPath] | None = None
 ) -> type[GuardedHttpToolsProtocol]:
     """Return a protocol class with these limits and fast paths, for uvicorn's ``http=``."""
-    names = {"limits": limits, "fast_paths": fast_paths or {}}
+    names = {
+        "limits": limits,
+        "fast_paths": fast_paths or {},
+        "max_fast_path_body": min(MAX_FAST_PATH_BODY, limits.max_body_bytes),
+    }
     return type("GuardedHttpToolsProtocol", (GuardedHttpToolsProtocol,), names)

@@ -23,6 +23,7 @@ from issuer.generating.code_format import CodeFormatError, CodeSpaceError
 from issuer.generating.code_source import FewCodesError
 from issuer.generating.jobs import JobIdReusedError, JobNotFoundError, TooManyJobsError
 from issuer.http.problems.problem import ProblemError, invalid, not_ready, outcome_problem
+from issuer.http.strict_json import InvalidJsonError
 from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.loading.preload import PreloadError
 from issuer.paging import InvalidCursorError
@@ -44,6 +45,8 @@ def postgres_unavailable() -> ProblemError:
     return ProblemError(503, "postgres unavailable", "postgres_unavailable", headers={"Retry-After": "1"})
 
 
+UNPARSABLE: Final = invalid("cannot parse json", "unparsable_json")
+
 FAILURES: Final[dict[type[Exception], _Make]] = {
     BatchNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH),
     BatchEndedError: lambda error: ProblemError(409, str(error), "batch_ended"),
@@ -59,6 +62,7 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     CampaignNotFoundError: lambda error: ProblemError(404, str(error), "campaign_not_found"),
     LookUpsBusyError: lambda _: outcome_problem(Outcome.OVERLOADED),
     InvalidCampaignError: lambda error: invalid(str(error), "invalid_campaign"),
+    InvalidJsonError: lambda _: UNPARSABLE,
     InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
     RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
     PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),

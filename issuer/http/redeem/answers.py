@@ -11,7 +11,6 @@ from issuer.engine.calls import Answer
 from issuer.http.problems.problem import invalid, outcome_problem
 from issuer.http.wire import Wire, granted_head, limit_problem, prebuilt, to_wire
 
-UNPARSABLE: Final = prebuilt(invalid("cannot parse json", "unparsable_json"))
 BAD_BATCH: Final = prebuilt(invalid("invalid batch_id format", "invalid_batch_id"))
 BAD_CLIENT: Final = prebuilt(invalid("invalid client_id format", "invalid_client_id"))
 BAD_CUSTOMER: Final = prebuilt(invalid("invalid customer_id format", "invalid_customer_id"))
