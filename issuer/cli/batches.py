@@ -70,14 +70,14 @@ def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
     from issuer.pools.stock import batch_stock
 
     async def work(stores: Stores) -> tuple[Batch, list[Stock]]:
-        found = await _find(stores, batch)
-        return found, await batch_stock(stores, found.id)
+        shown = await _find(stores, batch)
+        return shown, await batch_stock(stores, shown.id)
 
-    found, stock = run(_report_refusals(work))
+    shown, stock = run(_report_refusals(work))
     if as_json:
-        print_json(found.to_json() | {"stock": [pool.to_json() for pool in stock]})
+        print_json(shown.to_json() | {"stock": [pool.to_json() for pool in stock]})
         return
-    _print_batch(found)
+    _print_batch(shown)
     for pool in stock:
         figures = {
             name: "?" if value is None else value for name, value in pool.to_json().items() if name != "client_id"
@@ -147,11 +147,11 @@ def _change(batch: str, values: dict[str, Any], as_json: bool) -> None:
     changes = BatchChanges(**values)
 
     async def work(stores: Stores) -> Batch:
-        found = await _find(stores, batch)
-        if found.ended_at is not None and not changes.expired:
+        current = await _find(stores, batch)
+        if current.ended_at is not None and not changes.expired:
             # Refuse it even if nothing would change: an operator who resumes a batch expects it to issue codes.
             raise BatchEndedError("the batch was ended; that is final")
-        return await change_batch(stores, found.id, changes, actor=cli_actor())
+        return await change_batch(stores, current.id, changes, actor=cli_actor())
 
     _show_result(run(_report_refusals(work)), as_json)
 

@@ -120,13 +120,13 @@ def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> N
 
     async def checked(stores: Stores) -> tuple[Campaign, Counters]:
         try:
-            found = await work(stores)
+            campaign = await work(stores)
         except (CampaignNotFoundError, InvalidCampaignError, InvalidBatchError, BatchEndedError) as error:
             raise InputError(str(error)) from error
         except (RedisMemoryError, PoolError) as error:
             raise CommandError(str(error)) from error
-        (counters,) = await read_available_counters(stores, [found])
-        return found, counters
+        (counters,) = await read_available_counters(stores, [campaign])
+        return campaign, counters
 
     campaign, counters = run(checked)
     fields = show_campaign(campaign, counters)

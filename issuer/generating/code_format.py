@@ -202,12 +202,12 @@ def parse_code_format(values: Mapping[str, object]) -> CodeFormat:
     for name in values:
         if name not in FIELDS:
             raise CodeFormatError(repr(name[:40]), f"is no field of a code format; known are {', '.join(FIELDS)}")
-    given = {name: value for name, value in values.items() if value is not None}
-    for name, value in given.items():
+    fields = {name: value for name, value in values.items() if value is not None}
+    for name, value in fields.items():
         _check_type(name, value)
-    if "unlucky_words" in given:
-        given["unlucky_words"] = tuple(given["unlucky_words"])  # type: ignore[arg-type]
-    return CodeFormat(**given)  # type: ignore[arg-type]
+    if "unlucky_words" in fields:
+        fields["unlucky_words"] = tuple(fields["unlucky_words"])  # type: ignore[arg-type]
+    return CodeFormat(**fields)  # type: ignore[arg-type]
 
 
 def format_text(code_format: CodeFormat) -> str:

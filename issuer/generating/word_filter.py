@@ -58,7 +58,7 @@ class WordFilter:
         self._dropped = {ord(character): None for character in everything if not character.isalnum()}
         seen = set(everything)
         as_letters = seen | set("".join(seen).translate(_LOOK_ALIKE))
-        # Codes of digits alone are not read as letters. A word found as written is found with digits read as letters.
+        # Codes of digits only are not read as letters. A search with digits read as letters also finds plain letters.
         letters = any(character.isascii() and character.isalpha() for character in characters)
         similar = {word for word in words if letters and word == word.translate(_LOOK_ALIKE)}
         own = self._lines(fixed)
@@ -71,9 +71,9 @@ class WordFilter:
         """Return the codes that contain no word, in order."""
         # One search per word over the joined codes is many times faster than one per word and code.
         text = self._lines(codes)
-        found = set(_lines_with(text, self._plain))
-        found.update(_lines_with(text.translate(_LOOK_ALIKE), self._alike))
-        return [code for place, code in enumerate(codes) if place not in found] if found else codes
+        refused = set(_lines_with(text, self._plain))
+        refused.update(_lines_with(text.translate(_LOOK_ALIKE), self._alike))
+        return [code for place, code in enumerate(codes) if place not in refused] if refused else codes
 
     def _lines(self, texts: Sequence[str]) -> str:
         """Return the texts folded, one per line."""

@@ -177,17 +177,17 @@ class CodeCsv:
 
     def _parse_quoted(self, lines: list[bytes], at: int, columns: CsvColumns, rows: list[bytes], *, final: bool) -> int:
         """Parse the row that begins at a line with a quote. Return how many lines it has; 0: more are needed."""
-        taken: list[bytes] = []
-        reader = csv.reader(_decode_row(lines, at, taken), strict=True, skipinitialspace=True)
+        row_lines: list[bytes] = []
+        reader = csv.reader(_decode_row(lines, at, row_lines), strict=True, skipinitialspace=True)
         self._line += 1
         try:
             fields = next(reader)
         except (csv.Error, StopIteration):
-            if not final and at + len(taken) == len(lines) and _may_continue(taken):
+            if not final and at + len(row_lines) == len(lines) and _may_continue(row_lines):
                 self._line -= 1
                 return 0
             fields = []
-        if not fields or (len(taken) > 1 and not columns.fit(fields)):
+        if not fields or (len(row_lines) > 1 and not columns.fit(fields)):
             # Reject only this line: the next ones may be valid rows that the open quote has swallowed.
             self._reject(Reason.BAD_QUOTES)
             return 1
@@ -195,8 +195,8 @@ class CodeCsv:
             rows.append(self._row(fields, columns))
         except _RowError as error:
             self._reject(error.reason)
-        self._line += len(taken) - 1
-        return len(taken)
+        self._line += len(row_lines) - 1
+        return len(row_lines)
 
     def _row(self, fields: Sequence[str], columns: CsvColumns) -> bytes:
         """Return the numbered row. Raises _RowError."""
@@ -264,14 +264,14 @@ def _check_code(code: str) -> str:
     return code
 
 
-def _decode_row(lines: list[bytes], at: int, taken: list[bytes]) -> Iterator[str]:
-    """Yield the lines from `at` on that may belong to one row, and append each to `taken`."""
+def _decode_row(lines: list[bytes], at: int, row_lines: list[bytes]) -> Iterator[str]:
+    """Yield the lines from `at` on that may belong to one row, and append each to `row_lines`."""
     for line in islice(lines, at, None):
-        if not _may_continue(taken) or line is OVERLONG:
+        if not _may_continue(row_lines) or line is OVERLONG:
             return
-        taken.append(line)
+        row_lines.append(line)
         yield line.decode("utf-8", "surrogateescape") + "\n"
 
 
-def _may_continue(taken: Sequence[bytes]) -> bool:
-    return len(taken) < MAX_ROW_LINES and sum(map(len, taken)) <= LINE_BYTES
+def _may_continue(row_lines: Sequence[bytes]) -> bool:
+    return len(row_lines) < MAX_ROW_LINES and sum(map(len, row_lines)) <= LINE_BYTES
