@@ -79,7 +79,10 @@ def coupon_service_paths() -> dict[str, Schema]:
             "CreateCampaign": _method(
                 "CreateCampaign", "CreateCampaignRequest", "CreateCampaignResponse", "Create a campaign"
             ),
-            "GetCampaign": _method("GetCampaign", "CampaignRequest", "GetCampaignResponse", "Show a campaign", 404),
+            "GetCampaign": _method(
+                "GetCampaign", "CampaignRequest", "GetCampaignResponse", "Show a campaign", 404,
+                description="Requires the scope `redeem` or `admin`; a public campaign requires no API key.",
+            ),
             "IssueCoupon": _method(
                 "IssueCoupon", "CampaignRequest", "IssueCouponResponse", "Request a code", parameters=[key],
                 description="Requires the scope `redeem`; a public campaign requires no API key.",

@@ -10,6 +10,8 @@ from issuer.http.openapi.shapes import CODE, Schema, ref
 
 _ENCODINGS: Final = "Fields may be in the query, in a form (urlencoded or multipart), or in JSON as shown here."
 
+_USE_SCOPES: Final = "Requires the scope `redeem` or `public`."
+
 
 def _query(name: str, schema: Schema, description: str = "", *, required: bool = False) -> Schema:
     return {"name": name, "in": "query", "required": required, "schema": schema, "description": description}
@@ -45,7 +47,7 @@ def coupon_paths() -> dict[str, Schema]:
             "post": operation("coupons", "Create a coupon", {201: coupon}, 409, operationId="createCoupon",
                               requestBody=_body("NewCoupon")),
             "get": operation("coupons", "Show a coupon", {200: coupon}, 404, 409, operationId="showCoupon",
-                             parameters=[_CODE, _CLIENT]),
+                             parameters=[_CODE, _CLIENT], description="Requires the scope `redeem` or `admin`."),
         },
         "/coupon/{code}/": {
             "parameters": named,
@@ -61,19 +63,19 @@ def coupon_paths() -> dict[str, Schema]:
             "get": operation("coupons", "Check whether a coupon can be used", {200: ok("The result", ref("Validity"))},
                              409, operationId="validateCoupon",
                              parameters=[_CODE, _PRODUCT, _CUSTOMER, _ORDER, _CLIENT],
-                             description="This does not use the coupon."),
+                             description=f"This does not use the coupon. {_USE_SCOPES}"),
             "post": operation("coupons", "Use a coupon",
                               {200: ok("The use", ref("Consumed"), headers=replayed)}, 404, 409, 410, 422,
                               operationId="consumeCoupon",
                               parameters=[_CODE | {"required": False}, _PRODUCT, _CUSTOMER, _ORDER, _CLIENT,
                                           IDEMPOTENCY_KEY],
-                              requestBody=_body("Use", required=False)),
+                              requestBody=_body("Use", required=False), description=_USE_SCOPES),
         },
         "/coupon/consume/{consumption_id}/reverse": {
             "parameters": [path_parameter("consumption_id", CONSUMPTION_ID)],
             "post": operation("coupons", "Reverse a use", {200: ok("The reversal", ref("Reversal"))},
                               404, 409, operationId="reverseConsumption",
                               description="A use can be reversed once. It is available again, and no longer counts "
-                              "against the limits of the customer."),
+                              "against the limits of the customer. Requires the scope `redeem`."),
         },
     }  # fmt: skip

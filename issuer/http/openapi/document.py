@@ -5,7 +5,8 @@ from __future__ import annotations
 from issuer import __version__
 from issuer.http.openapi.campaigns import campaign_paths, coupon_service_paths
 from issuer.http.openapi.coupons import coupon_paths
-from issuer.http.openapi.parts import IDEMPOTENCY_KEY, PAGED, body, ok, operation, path_parameter
+from issuer.http.openapi.operating import operating_paths
+from issuer.http.openapi.parts import IDEMPOTENCY_KEY, OPERATOR, PAGED, body, ok, operation, path_parameter
 from issuer.http.openapi.reports import report_paths
 from issuer.http.openapi.schemas import COMPONENTS
 from issuer.http.openapi.shapes import Schema, ref
@@ -90,14 +91,8 @@ def _upload() -> Schema:
 
 
 def _paths() -> dict[str, Schema]:
-    plain = {
-        "description": "The metrics in the Prometheus text format",
-        "content": {"text/plain": {"schema": {"type": "string"}}},
-    }
-    html = {"description": "The page", "content": {"text/html": {"schema": {"type": "string"}}}}
     ledger = ok("A page of redemptions", ref("LedgerPage"))
     code = {"type": "string", "minLength": 1, "examples": ["SUMMER-0001"]}
-    ready, health = ref("Readiness"), ref("Health")
     return {
         "/api/v1/code/redeem": {"post": _redeem()},
         "/api/v1/batches": _batches(),
@@ -130,28 +125,12 @@ def _paths() -> dict[str, Schema]:
             "parameters": [path_parameter("customer_id")],
             "delete": operation("customers", "Erase a customer id", {200: ok("What was erased", ref("Erasure"))},
                                  operationId="eraseCustomer",
-                                 description="The redemptions stay in the ledger without the id, and still count."),
+                                 description="The redemptions stay in the ledger without the id, and still count. "
+                                 + OPERATOR),
         },
         **coupon_paths(),
         **report_paths(),
-        "/api/v1/audit": {
-            "get": operation("operating", "List the audit trail", {200: ok("A page, newest first", ref("AuditPage"))},
-                              operationId="audit", parameters=PAGED),
-        },
-        "/livez": {"get": operation("operating", "Check liveness", {200: ok("The process is alive", ref("Alive"))},
-                                     operationId="livez", public=True)},
-        "/readyz": {"get": operation("operating", "Check readiness",
-                                      {200: ok("Ready", ready), 503: ok("Not ready", ready)},
-                                      operationId="readyz", public=True)},
-        "/healthcheck": {"get": operation("operating", "Check that Redis and Postgres are available",
-                                           {200: ok("Available", health), 500: ok("Not available", health)},
-                                           operationId="healthcheck", public=True)},
-        "/metrics": {"get": operation("operating", "Read the metrics", {200: plain}, operationId="metrics")},
-        "/openapi.json": {"get": operation("operating", "Read this document",
-                                            {200: ok("OpenAPI 3.1", {"type": "object"})},
-                                            operationId="openapi", public=True)},
-        "/docs": {"get": operation("operating", "Show this document as a page", {200: html},
-                                    operationId="docs", public=True)},
+        **operating_paths(),
     }  # fmt: skip
 
 

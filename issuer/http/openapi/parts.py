@@ -58,6 +58,7 @@ _CURSOR: Final[Schema] = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 512},
 }
 PAGED: Final = [_LIMIT, _CURSOR]
+OPERATOR: Final = "Requires an API key with the scope `admin` that is not bound to a client."
 IDEMPOTENCY_KEY: Final[Schema] = {
     "name": "Idempotency-Key",
     "in": "header",

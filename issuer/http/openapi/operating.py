@@ -1,0 +1,36 @@
+"""Audit trail, health, metrics and the API document in the OpenAPI document."""
+
+from __future__ import annotations
+
+from issuer.http.openapi.parts import OPERATOR, PAGED, ok, operation
+from issuer.http.openapi.shapes import Schema, ref
+
+
+def operating_paths() -> dict[str, Schema]:
+    plain = {
+        "description": "The metrics in the Prometheus text format",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+    html = {"description": "The page", "content": {"text/html": {"schema": {"type": "string"}}}}
+    ready, health = ref("Readiness"), ref("Health")
+    return {
+        "/api/v1/audit": {
+            "get": operation("operating", "List the audit trail", {200: ok("A page, newest first", ref("AuditPage"))},
+                              operationId="audit", parameters=PAGED, description=OPERATOR),
+        },
+        "/livez": {"get": operation("operating", "Check liveness", {200: ok("The process is alive", ref("Alive"))},
+                                     operationId="livez", public=True)},
+        "/readyz": {"get": operation("operating", "Check readiness",
+                                      {200: ok("Ready", ready), 503: ok("Not ready", ready)},
+                                      operationId="readyz", public=True)},
+        "/healthcheck": {"get": operation("operating", "Check that Redis and Postgres are available",
+                                           {200: ok("Available", health), 500: ok("Not available", health)},
+                                           operationId="healthcheck", public=True)},
+        "/metrics": {"get": operation("operating", "Read the metrics", {200: plain}, operationId="metrics",
+                                       description=OPERATOR)},
+        "/openapi.json": {"get": operation("operating", "Read this document",
+                                            {200: ok("OpenAPI 3.1", {"type": "object"})},
+                                            operationId="openapi", public=True)},
+        "/docs": {"get": operation("operating", "Show this document as a page", {200: html},
+                                    operationId="docs", public=True)},
+    }  # fmt: skip
