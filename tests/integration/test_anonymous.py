@@ -26,19 +26,21 @@ PRINTABLE = b"AAAAAAAAAAAAAAAA"
 """A customer's id of which every byte could stand in a key."""
 
 
-def test_a_key_of_nobodys_is_never_a_customers() -> None:
+def test_an_anonymous_key_never_equals_a_customers_key() -> None:
     assert idempotency_hash(PRINTABLE, "x") != idempotency_hash(None, PRINTABLE.decode() + "x")
     assert idempotency_hash(bytes(16), "x") != idempotency_hash(None, "x")
     assert idempotency_hash(None, "x") == idempotency_hash(None, "x") != idempotency_hash(None, "y")
 
 
-async def test_nobody_has_no_limits_among_customers_who_have(settings: Settings, stores: Stores) -> None:
+async def test_anonymous_redemptions_have_no_limits_beside_limited_customers(
+    settings: Settings, stores: Stores
+) -> None:
     batch_id = await make_batch(stores, 100, {"maxpercustomer": 1})
     other_id = await make_batch(stores, 100)
     customer = uuid.uuid4().bytes
     async with engine_of(settings, stores) as engine:
         ref, other = engine.pool_ref(batch_id, CLIENT), engine.pool_ref(other_id, CLIENT)
-        # All in one call, as far as they go: nobody, a customer twice, nobody with a key twice.
+        # As many as fit into one call: anonymous ones, a customer twice, an anonymous key twice.
         answers = await asyncio.gather(
             *(engine.redeem(ref, None) for _ in range(10)),
             *(engine.redeem(ref, customer) for _ in range(2)),
@@ -59,7 +61,7 @@ async def test_nobody_has_no_limits_among_customers_who_have(settings: Settings,
     assert len(rows) == 13
 
 
-async def test_a_key_of_nobodys_outlives_a_wiped_redis(own_settings: Settings, own_redis: RedisServer) -> None:
+async def test_an_anonymous_key_survives_a_wiped_redis(own_settings: Settings, own_redis: RedisServer) -> None:
     async with open_stores(own_settings) as stores:
         batch_id = await make_batch(stores, 200)
         async with engine_of(own_settings, stores) as engine:

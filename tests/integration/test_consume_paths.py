@@ -1,4 +1,4 @@
-"""A use of a coupon over a real socket: what goes the short way and what goes the long one answer the same."""
+"""A use of a coupon over a real socket: every form of the request gets the same answer, on both paths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MINE: Final = {"client_id": CLIENT}
 
 @pytest.fixture
 def http(settings: Settings, tmp_path: Path) -> Iterator[httpx.Client]:
-    """Nobody is asked for a key; the coupon CASH is good for a thousand uses, ONCE for one of each customer."""
+    """A process without keys. The coupon CASH allows a thousand uses, ONCE one per customer."""
     settings = settings.model_copy(update={"auth": Auth.OFF})
     with ApiProcess(settings, tmp_path) as process, httpx.Client(base_url=process.wait_until_ready().url) as client:
         for code, rules in (("CASH", "{}"), ("ONCE", '{"maxpercustomer": 1}')):
@@ -39,14 +39,14 @@ ASKED: Final[dict[str, dict[str, Any]]] = {
     "form": {"params": {"code": "CASH"}, "data": MINE | {"product_id": "hat", "order_id": "o"}},
     "json": {"params": {"code": "CASH", **MINE}, "content": JSON},
     "json without query": {"json": {"code": "CASH", **MINE}},
-    "whose it is, nobody said": {"params": {"code": "CASH"}},
+    "without a client": {"params": {"code": "CASH"}},
     "multipart": {"params": {"code": "CASH"}, "files": {"client_id": (None, CLIENT)}},
     "chunked": {"params": {"code": "CASH", **MINE}, "content": chunked(JSON)},
     "large": {"params": {"code": "CASH", **MINE}, "content": JSON + b" " * 5_000},
 }
 
 
-def test_it_is_used_however_it_is_asked_for(http: httpx.Client) -> None:
+def test_every_form_of_a_request_uses_the_coupon(http: httpx.Client) -> None:
     for how, asked in ASKED.items():
         response = http.post(CONSUME, **asked)
         assert response.status_code == 200, f"{how}: {response.text}"

@@ -187,7 +187,7 @@ def test_a_chunked_body_without_end_is_refused_while_it_comes(server: CountingSe
     assert server.app.broken_off == broken_off + 1
 
 
-def test_a_chunked_body_just_over_the_limit_is_told_so(server: CountingServer) -> None:
+def test_a_chunked_body_just_over_the_limit_is_refused(server: CountingServer) -> None:
     body = b"10000\r\n" + b"x" * 65_536 + b"\r\n1\r\nx\r\n0\r\n\r\n"
     assert status_of(exchange(server, post("/", body, "Transfer-Encoding: chunked"))) == 413
     body = b"10000\r\n" + b"x" * 65_536 + b"\r\n0\r\n\r\n"
@@ -338,7 +338,7 @@ def test_an_idle_connection_is_closed_after_its_answer() -> None:
         assert status_of(read_all(connection)) == 200
 
 
-def test_connections_over_the_limit_are_told_so() -> None:
+def test_connections_over_the_limit_are_refused() -> None:
     limits = replace(LIMITS, max_connections=3)
     with CountingServer(limits) as small, contextlib.ExitStack() as stack:
         for _ in range(3):

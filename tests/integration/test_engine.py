@@ -1,4 +1,4 @@
-"""The engine on a real Redis: what it gathers, repeats and refuses, and that nobody pays for a neighbour."""
+"""The engine on a real Redis: what it gathers, repeats and refuses, and that one batch never delays another."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Relay:
 
 
 async def _backlog(stores: Stores) -> int:
-    """Redemptions that the script counted: what was really handed out."""
+    """Redemptions that the script counted: what was really issued."""
     client: Any = stores.redis.client
     counts = [await client.hget(partition_keys(p).state, "backlog") for p in range(stores.redis.partitions)]
     return sum(map(int, counts))
@@ -182,7 +182,7 @@ async def test_equal_keys_in_one_call_get_one_code_and_another_client_none(setti
     assert {a.code for a in answers if a.code} == {"CODE1"}
 
 
-async def test_an_answer_that_nobody_understands_ends_nothing(
+async def test_an_unknown_answer_of_the_script_stops_nothing(
     settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch_id = await make_batch(stores, 500)

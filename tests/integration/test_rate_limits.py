@@ -1,4 +1,4 @@
-"""Rate limits over several processes' worth of engines, at the routes, and what they cost when Redis is away."""
+"""Rate limits over several processes' worth of engines, at the routes, and what they cost when Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ async def test_addresses_are_counted_also_without_a_key_and_behind_a_proxy(setti
         refused(await ask("2001:db8::2"), "address")
         problem(await ask("2001:db8:0:1::1"), 401)
         problem(await ask("192.0.2.1, 198.51.100.1"), 401)
-        # The list is read from the right, so that nobody has another address by writing one down.
+        # The list is read from the right, so that a client cannot choose its address.
         for number in range(2):
             problem(await ask(f"192.0.2.{number}, 198.51.100.1"), 401)
         refused(await ask("192.0.2.9, 198.51.100.1"), "address")
@@ -211,7 +211,7 @@ async def test_a_refusal_by_one_limit_costs_nothing_of_the_other(settings: Setti
         assert statuses == [401] * 4 + [429]
 
 
-async def test_without_redis_limits_let_everybody_in(redis_server: RedisServer, settings: Settings) -> None:
+async def test_without_redis_limits_admit_every_request(redis_server: RedisServer, settings: Settings) -> None:
     nowhere = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0"), "rate_limit": "1/h"})
     async with running_app(nowhere, ready=False) as api:
         key = await api.key("redeem")

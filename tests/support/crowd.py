@@ -153,7 +153,7 @@ class Crowd:
         await asyncio.sleep(0)
 
     def request(self, wish: CrowdRequest) -> bytes:
-        """A wish as it goes over the wire."""
+        """A wish as bytes of a request."""
         path, body = wish.target()
         key = f"Idempotency-Key: {wish.key}\r\n" if wish.key is not None else ""
         return f"POST {path} {self._head}{key}Content-Length: {len(body)}\r\n\r\n".encode() + body

@@ -1,4 +1,4 @@
-"""The environment of a test's processes: what the test says, and no ISSUER_ variable of whoever runs it."""
+"""The environment of a test's processes: what the test says, and no ISSUER_ variable of the shell that runs it."""
 
 from __future__ import annotations
 

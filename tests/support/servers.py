@@ -1,6 +1,6 @@
 """Real servers for the tests: each on a free port, in a directory of its own, ended by its own process id.
 
-Start them from the main thread: a server dies with the thread that started it, so that a killed test run leaves
+Start them from the main thread: a server is killed with the thread that started it, so that a killed test run leaves
 none.
 """
 

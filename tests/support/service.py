@@ -127,7 +127,7 @@ class Service:
         return done.stdout
 
     async def issuer(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command while the test goes on."""
+        """Run a command while the test continues."""
         return await asyncio.to_thread(self._run, self._start(*words))
 
     def _start(self, *words: str) -> subprocess.Popen[str]:

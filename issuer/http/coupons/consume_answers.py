@@ -15,7 +15,7 @@ from issuer.http.wire import Wire, granted_head, limit_problem, to_wire
 from issuer.instants import from_ms, show_instant
 
 HIDDEN: Final = frozenset({Outcome.UNKNOWN_BATCH, Outcome.ENDED, Outcome.PAUSED, Outcome.NOT_STARTED})
-"""Outcomes that a public key cannot tell apart, each a failed lookup of it. For other keys only the first one is."""
+"""Outcomes with one answer for a public key, each a failed lookup of it. For other keys only the first one is."""
 _NOT_VALID: Final = to_wire(NOT_VALID)
 _REFUSALS: Final = {outcome: to_wire(outcome_problem(outcome, COUPON_HTTP)) for outcome in COUPON_HTTP}
 COUPON_NOT_READY: Final = _REFUSALS[Outcome.NOT_READY]

@@ -47,7 +47,7 @@ class Proxies:
         if not plain and not standard:
             return counted_as(peer)
         said = {self._client(peer, hops) for hops in (plain, standard) if hops}
-        # A proxy sets one of the two and passes on what the client sent as the other: nobody knows which.
+        # A proxy sets one of the two and passes on what the client sent as the other: this process cannot know which.
         return counted_as(said.pop() if len(said) == 1 else peer)
 
     def _client(self, peer: str, hops: list[str]) -> str:
@@ -55,7 +55,7 @@ class Proxies:
         for hop in reversed(hops[-MAX_HOPS:]):
             address = parse_address(hop)
             if address is None:
-                # Hidden or broken: whoever said so answers for it.
+                # Hidden or broken: the proxy that wrote it is counted instead.
                 return nearest
             nearest = str(address)
             if not self.trusts(nearest):
