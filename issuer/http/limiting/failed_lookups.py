@@ -29,7 +29,8 @@ from uuid import UUID
 
 from issuer.access.api_keys import ApiKey, Scope
 from issuer.contract.keys import limit_key
-from issuer.http.limiting.rate_limits import Table, limit_problem
+from issuer.http.limiting.lru_table import LruTable
+from issuer.http.limiting.rate_limits import limit_problem
 from issuer.http.metrics.tally import Tally
 from issuer.http.problems.problem import ProblemError, not_ready
 from issuer.rate_limit import RateLimit, parse_limit
@@ -67,7 +68,7 @@ class _Subject(NamedTuple):
     kind: str
     name: str
     limit: RateLimit
-    table: Table[Hashable, FailedLookups]
+    table: LruTable[Hashable, FailedLookups]
     place: Hashable
 
     @property
@@ -147,9 +148,9 @@ class FailedLookupLimits:
         self._limit = settings.lookup_limit
         # Whether any of these tables has an entry: most processes never see a failed lookup.
         self._has_entries = False
-        self._keys: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)
-        self._addresses: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)
-        self._customers: Table[Hashable, FailedLookups] = Table(MAX_SUBJECTS)
+        self._keys: LruTable[Hashable, FailedLookups] = LruTable(MAX_SUBJECTS)
+        self._addresses: LruTable[Hashable, FailedLookups] = LruTable(MAX_SUBJECTS)
+        self._customers: LruTable[Hashable, FailedLookups] = LruTable(MAX_SUBJECTS)
         self._now = asyncio.get_running_loop().time
 
     def attempt(self, key: ApiKey | None, address: str, customer: bytes | None = None) -> LookupAttempt:
