@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help up test test-all test-unit test-integration test-acceptance test-browser test-faults lint types \
+.PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint types \
   coverage soak mutants docs rpc bench profile clean
 
 help: ## Print this list
@@ -27,6 +27,9 @@ test: lint types ## Before every push: lint, types, all layers, one short round 
 
 test-all: lint types ## The same and the tests marked long: exactness under load, every fault scenario
 	$(PYTEST) $(PARALLEL) $(ARGS)
+
+test-long: $(VENV)/.dev ## Only the tests marked long, which make test leaves out
+	$(PYTEST) $(PARALLEL) -m long $(ARGS)
 
 test-unit: $(VENV)/.dev ## While editing: nothing is started (10 seconds); one file: ARGS=tests/unit/test_rules.py
 	$(PYTEST) -q $(or $(ARGS),tests/unit tests/conformance -m "not servers")

@@ -1,4 +1,7 @@
-"""Run every scenario once, with one round. `make soak` runs them repeatedly, with more rounds, in random order."""
+"""Run scenarios once, with one round: a few in `make test`, every one in `make test-all`.
+
+`make soak` runs them repeatedly, with more rounds, in random order.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,14 @@ MIN_SHARE_IN_FLIGHT = 0.005
 recovery requests are refused within a millisecond."""
 
 
+SHORT_ROUND = {
+    "redis_killed", "redis_frozen", "redis_wiped", "redis_flushed", "old_data_restored_processes_ahead",
+    "failover_with_wait", "network_api_to_redis", "network_worker_to_postgres", "postgres_killed", "api_killed",
+    "worker_killed_before_ack", "loader_killed", "recovery_killed_at_random", "coupon_used_up_under_kills",
+}  # fmt: skip
+"""Each part that can fail, and each verdict of a recovery, at least once."""
+
+
 @pytest.fixture(scope="module")
 def all_results() -> Iterator[list[ScenarioResult]]:
     """Collect the results; if most scenarios ran, check at the end that the faults met requests in flight."""
@@ -28,7 +39,13 @@ def all_results() -> Iterator[list[ScenarioResult]]:
         assert in_flight >= MIN_SHARE_IN_FLIGHT * sum(one.findings.requests for one in results)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_short_round_names_scenarios() -> None:
+    assert SCENARIOS.keys() >= SHORT_ROUND
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SHORT_ROUND else pytest.mark.long) for name in SCENARIOS]
+)
 def test_no_promise_is_broken(
     name: str, breakable_postgres: PostgresServer, tmp_path: Path, all_results: list[ScenarioResult]
 ) -> None:
