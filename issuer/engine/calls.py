@@ -1,4 +1,4 @@
-"""Script calls of the hot path: what waits, how it is put into words for redeem.lua, what the answer says."""
+"""Script calls of the hot path: the requests of a call, their encoding for redeem.lua, and its answers."""
 
 from __future__ import annotations
 
@@ -16,27 +16,49 @@ _PAIR = struct.Struct(">HH")
 _INDEX = struct.Struct(">H")
 
 BOUND: Final = 0x8000
-"""For a caller who sees a batch only where the client has codes; elsewhere it is an unknown batch."""
+"""For a caller that sees a batch only where its client has codes; without codes it is an unknown batch."""
 USE: Final = 0x4000
-"""A coupon is to be used, …"""
+"""A coupon is used."""
 LOOK: Final = 0x2000
-"""… or would it be?"""
+"""A coupon is looked at: could it be used?"""
 
 
-# A frozen one takes three times as long to make, and there is one for each request.
+# None of these classes is frozen: creating a frozen instance takes three times as long, and there is one per request.
 @dataclass(slots=True)
 class Answer:
-    """What became of one redemption, use or look. `retry_at_ms` (Redis' time) for LIMIT_REACHED.
-
-    `code` for GRANTED and REPLAYED. Of a coupon, `number` is that of the use, and `use` what the script said once for
-    all uses of the call; for USABLE, `code` is how many are left and the terms. `issuer.coupons.uses` reads them.
-    """
+    """The answer to one request. `code` for GRANTED and REPLAYED, `retry_at_ms` (Redis' time) for LIMIT_REACHED."""
 
     outcome: Outcome
     code: str = ""
     retry_at_ms: int | None = None
+
+
+@dataclass(slots=True)
+class CouponUses:
+    """What the script returns once for all uses of a coupon in a call. `terms`: a JSON object of at least one member.
+
+    The consumption id is derived from it and the number of the use (`issuer.coupons.uses`).
+    """
+
+    pool_id: int
+    call_id: str
+    terms: bytes
+
+
+@dataclass(slots=True)
+class UseAnswer(Answer):
+    """A use of a coupon, GRANTED or REPLAYED. `number`: of the use among all uses of the coupon."""
+
     number: int = 0
-    use: bytes = b""
+    uses: CouponUses | None = None
+
+
+@dataclass(slots=True)
+class LookAnswer(Answer):
+    """A coupon that could be used (USABLE): how many uses remain, and its terms as a JSON object."""
+
+    remaining: int = 0
+    terms: bytes = b""
 
 
 NOT_READY: Final = Answer(Outcome.NOT_READY)
@@ -48,9 +70,9 @@ _PLAIN: Final = {outcome.value.encode(): Answer(outcome) for outcome in Outcome}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoolRef:
-    """Where a (batch, client) lies in Redis. Made once and cached: nothing in it can change.
+    """The location of a (batch, client) in Redis. Created once and cached: nothing in it can change.
 
-    `flags`: what is wanted there, and for whom: BOUND, USE, LOOK.
+    `flags`: BOUND, and what is asked there: USE, LOOK, or neither for a code.
     """
 
     partition: int
@@ -66,17 +88,17 @@ def coupon_wish(folded: bytes, product: bytes) -> bytes:
 
 
 class Slot(Protocol):
-    """Where an answer is put: a future, or something that needs no task to wait. `set_result` must not raise."""
+    """Where an answer is put: a future, or an object that waits without a task. `set_result` must not raise."""
 
     def done(self) -> bool:
-        """Whether nobody waits any more, or the answer is there."""
+        """Whether the answer is there, or is not wanted any more."""
         ...
 
     def set_result(self, answer: Answer, /) -> None: ...
 
 
 class Waiting:
-    """One redemption on its way: what was asked, who waits for the answer, until when."""
+    """One request in the queue or in a call. `give_up_at`: when it is answered NOT_READY (the event loop's clock)."""
 
     __slots__ = ("customer", "give_up_at", "key_hash", "pool", "slot", "who")
 
@@ -92,7 +114,7 @@ class Waiting:
 
 
 class Call:
-    """One script call of one partition, ready to be sent, and sent again in just the same words."""
+    """One script call of one partition. Its arguments are encoded once, so that a repeat is the very same call."""
 
     __slots__ = ("args", "call_id", "deadline_ms", "is_answered", "keys", "partition", "times_sent", "waiting")
 
@@ -106,10 +128,12 @@ class Call:
         self.keys, self.args = _arguments(partition_keys(partition), call_id, waiting)
 
     def command(self, epoch: int) -> list[Value]:
+        """Return the command to send now, and count it as sent."""
         self.times_sent += 1
         return ["EVALSHA", REDEEM.sha, len(self.keys), *self.keys, epoch, self.call_id, self.deadline_ms, *self.args]
 
     def answer_all(self, answer: Answer) -> None:
+        """Answer all requests that have no answer yet."""
         self.is_answered = True
         for waiting in self.waiting:
             if not waiting.slot.done():
@@ -119,7 +143,7 @@ class Call:
 def _arguments(
     partition: PartitionKeys, call_id: str, requests: Sequence[Waiting]
 ) -> tuple[list[str | bytes], list[Value]]:
-    """KEYS and the ARGV from the fourth on, as the header of redeem.lua lists them."""
+    """Return KEYS, and ARGV from the fourth on, as the header of redeem.lua lists them."""
     batches: dict[str, int] = {}
     pools: dict[str, PoolRef] = {}
     pool_indexes: dict[str, int] = {}
@@ -129,7 +153,7 @@ def _arguments(
     packed: list[Value] = []
     for request in requests:
         pool = request.pool
-        # By name: there may be several references to one pool, and it must not be in the call twice.
+        # By name: there may be several references to one pool, and the script refuses a pool that is named twice.
         index = pool_indexes.get(pool.pool_key)
         if index is None:
             pools[pool.pool_key] = pool
@@ -154,19 +178,24 @@ def _arguments(
 
 
 def parse_answers(joined: bytes) -> list[Answer]:
-    """What the script said of each request of a call, in order."""
-    answers, _, said = joined.partition(b"\x1e")
-    uses = said.split(b"\x1f")
+    """Return the answers of the script to the requests of a call, in their order. Raises ValueError."""
+    answers, _, coupons = joined.partition(b"\x1e")
+    uses = [_parse_uses(text) for text in coupons.split(b"\x1f")] if coupons else []
     return [_parse_answer(text, uses) for text in answers.split(b"\x1f")]
 
 
-def _parse_answer(text: bytes, uses: list[bytes]) -> Answer:
-    """A status that we do not know is an error, never a default."""
+def _parse_uses(text: bytes) -> CouponUses:
+    pool_id, call_id, terms = text.split(b" ", 2)
+    return CouponUses(int(pool_id), call_id.decode(), terms)
+
+
+def _parse_answer(text: bytes, uses: list[CouponUses]) -> Answer:
+    """Parse one answer. An unknown status is an error, never a default."""
     if text.startswith(b"GRANTED "):
         return Answer(Outcome.GRANTED, text[8:].decode())
     if text.startswith(b"USED"):
         status, which, number = text.split(b" ")
-        return Answer(_USED[status], "", None, int(number), uses[int(which) - 1])
+        return UseAnswer(_USED[status], "", None, int(number), uses[int(which) - 1])
     plain = _PLAIN.get(text)
     if plain is not None:
         return plain
@@ -174,7 +203,8 @@ def _parse_answer(text: bytes, uses: list[bytes]) -> Answer:
     if status == b"REPLAYED":
         return Answer(Outcome.REPLAYED, rest.decode())
     if status == b"USABLE":
-        return Answer(Outcome.USABLE, rest.decode())
+        remaining, _, terms = rest.partition(b" ")
+        return LookAnswer(Outcome.USABLE, "", None, int(remaining), terms)
     if status == b"LIMIT_REACHED":
         return Answer(Outcome.LIMIT_REACHED, retry_at_ms=int(rest) if rest else None)
-    raise ValueError(f"redeem.lua answered {text!r}, which is not known")
+    raise ValueError(f"redeem.lua returned {text!r}, which is no known answer")

@@ -72,10 +72,10 @@ class Services:
             taken_at, store_metrics = self._store_metrics.get(with_pools, (float("-inf"), StoreMetrics(None, None)))
             if time.monotonic() - taken_at > age_s:
                 # A process that is not ready gets no requests, so it would never see that Redis accepts writes again.
-                try_writing = self.engine.refused
+                try_writing = self.engine.is_refused
                 store_metrics = await read_store_metrics(self.stores, with_pools=with_pools, try_writing=try_writing)
                 if try_writing and store_metrics.redis_serves:
-                    self.engine.refused = False
+                    self.engine.note_writable()
                 self._store_metrics[with_pools] = (time.monotonic(), store_metrics)
             return store_metrics
 

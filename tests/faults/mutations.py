@@ -74,10 +74,10 @@ MUTATIONS: Final = (
         "calls of unknown outcome are repeated with a new call id",
         (
             Edit(
-                "issuer/engine/engine.py",
+                "issuer/engine/sender.py",
                 "            await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))\n            return calls\n",
                 "            await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))\n"
-                "            return [self._call(call.partition, call.waiting) for call in calls]\n",
+                "            return [self.new_call(call.partition, call.waiting) for call in calls]\n",
             ),
         ),
         ("network_api_to_redis",),
@@ -87,7 +87,7 @@ MUTATIONS: Final = (
         (
             Edit(REDEEM, "call('LPOP', KEYS[list_base + p], pools[p].taken)", "call('LLEN', KEYS[list_base + p])"),
             Edit(
-                "issuer/engine/engine.py",
+                "issuer/engine/sender.py",
                 "            replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)\n",
                 "            replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)\n"
                 "            pops = [\n"

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from issuer.contract.outcomes import Outcome
 from issuer.coupons.expiry import parse_expiry
 from issuer.coupons.folding import coupon_id, fold, fold_fully
 from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse_percentage, show_decimal
-from issuer.coupons.uses import consumption_id, parse_consumption_id, read_look, read_use
+from issuer.coupons.uses import consumption_id, parse_consumption_id, use_id
+from issuer.engine.calls import Answer, CouponUses, LookAnswer, UseAnswer, parse_answers
 from issuer.instants import InvalidInstantError
 
 codes = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -116,8 +118,16 @@ def test_other_texts_are_not_consumption_ids(text: str) -> None:
     assert found is None or len(text) == 32
 
 
-def test_the_result_of_a_use_is_decoded() -> None:
+def test_answers_about_coupons_are_decoded() -> None:
     call_id = UUID(int=7).hex
-    terms = b'{"code":"A B"}'
-    assert read_use(14, b"3 %b %b" % (call_id.encode(), terms)) == (consumption_id(3, 14, call_id).encode(), terms)
-    assert read_look('9 {"code":"A B"}') == (9, '{"code":"A B"}')
+    uses = CouponUses(3, call_id, b'{"code":"A B"}')
+    joined = (
+        b'USED 1 14\x1fUSED_BEFORE 2 15\x1fUSABLE 9 {"code":"A B"}\x1fWRONG_PRODUCT'
+        b'\x1e3 %b {"code":"A B"}\x1f4 %b {"a":"b c"}' % (call_id.encode(), call_id.encode())
+    )
+    granted, replayed, usable, refused = parse_answers(joined)
+    assert granted == UseAnswer(Outcome.GRANTED, number=14, uses=uses)
+    assert replayed == UseAnswer(Outcome.REPLAYED, number=15, uses=CouponUses(4, call_id, b'{"a":"b c"}'))
+    assert usable == LookAnswer(Outcome.USABLE, remaining=9, terms=b'{"code":"A B"}')
+    assert refused == Answer(Outcome.WRONG_PRODUCT)
+    assert use_id(uses, 14).decode() == consumption_id(3, 14, call_id)

@@ -7,8 +7,8 @@ from typing import Any, Final
 import orjson
 
 from issuer.contract.outcomes import COUPON_HTTP, Outcome
-from issuer.coupons.uses import read_look, read_use
-from issuer.engine.calls import Answer
+from issuer.coupons.uses import use_id
+from issuer.engine.calls import Answer, LookAnswer, UseAnswer
 from issuer.http.limiting.failed_lookups import NOT_VALID
 from issuer.http.problems.problem import outcome_problem
 from issuer.http.wire import Wire, granted_head, limit_problem, to_wire
@@ -32,9 +32,11 @@ def use_wire(answer: Answer, *, public: bool = False) -> Wire:
     if public and outcome in HIDDEN:
         return _NOT_VALID
     if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
-        consumption_id, terms = read_use(answer.number, answer.use)
+        assert isinstance(answer, UseAnswer)
+        assert answer.uses is not None
+        consumption_id = use_id(answer.uses, answer.number)
         # The terms are a JSON object with at least one member, as Postgres stores it.
-        body = b'{"consumed":true,"consumption_id":"%b",%b' % (consumption_id, terms[1:])
+        body = b'{"consumed":true,"consumption_id":"%b",%b' % (consumption_id, answer.uses.terms[1:])
         return Wire(granted_head(len(body), outcome), body)
     if answer.retry_at_ms is not None:
         return to_wire(limit_problem(answer.retry_at_ms))
@@ -43,9 +45,9 @@ def use_wire(answer: Answer, *, public: bool = False) -> Wire:
 
 def look_answer(answer: Answer, *, public: bool = False) -> dict[str, Any]:
     """Return the answer to a look at a coupon. Raises ProblemError for what is a 503."""
-    if answer.outcome is Outcome.USABLE:
-        remaining, terms = read_look(answer.code)
-        return {"valid": True, "reason": None, "reason_code": None, "remaining": remaining, **orjson.loads(terms)}
+    if isinstance(answer, LookAnswer):
+        terms = orjson.loads(answer.terms)
+        return {"valid": True, "reason": None, "reason_code": None, "remaining": answer.remaining, **terms}
     if public and answer.outcome in HIDDEN:
         return {"valid": False, "reason": NOT_VALID.error, "reason_code": NOT_VALID.code}
     refusal = COUPON_HTTP[answer.outcome]

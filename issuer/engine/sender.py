@@ -1,0 +1,266 @@
+"""Sends script calls over one fenced connection and answers their requests.
+
+One round trip, in this order:
+
+1. send the calls in one pipeline, piggybacked commands behind them, then WAIT if replicas must have them;
+2. append a receipt of everything granted to the journal;
+3. put the answers into their slots.
+
+If the process stops between 2 and 3, there is a receipt of an answer that no client received, which a recovery treats
+as a redemption. In the other order a recovery could lose a redemption that a client knows of.
+
+If the connection is lost between 1 and 2, it is unknown whether the calls ran. The very same calls are sent again, with
+the ids they have, until their deadlines: the script recognises a call that it has run, and returns its answers again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from redis.exceptions import NoScriptError, RedisError
+
+from issuer.contract.outcomes import Outcome
+from issuer.contract.scripts import LEASE_TOKENS, REDEEM
+from issuer.engine.calls import NOT_READY, NOT_REPLICATED, Call, Waiting, parse_answers
+from issuer.engine.clocks import PartitionClocks
+from issuer.engine.piggyback import PiggybackedCommands
+from issuer.engine.testimony import Testimony
+from issuer.journal.segments import Journal, Receipt
+from issuer.settings import Settings
+from issuer.storage.incarnation import Incarnations
+from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
+
+log = structlog.get_logger()
+
+RECONNECT_EVERY_S: Final = 0.05
+_SCRIPTS: Final = (REDEEM, LEASE_TOKENS)
+
+
+class CallSender:
+    """Owns the connection of an engine. `on_detach` is called when a connection is lost and not open again yet.
+
+    `is_connected`: requests that are submitted now will be sent; False once a connection was lost and could not be
+    opened again at once. `is_stale`: before the next call the connection must be opened again, which checks its server.
+    `is_refused`: Redis' last reply to a write was an error (out of memory, read-only, disk full, …). `detached` is set
+    while there is no connection.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        incarnations: Incarnations,
+        journal: Journal | None,
+        on_detach: Callable[[], None],
+    ) -> None:
+        self._incarnations = incarnations
+        self._journal = journal
+        self._on_detach = on_detach
+        self._link = Link(settings, incarnations)
+        self._timeout_s = settings.redeem_timeout_ms / 1000
+        self._replicas = settings.wait_replicas
+        self._replicas_timeout_ms = settings.wait_timeout_ms
+        self._wait_timeout_s = settings.wait_timeout_ms / 1000 if settings.wait_replicas else 0.0
+        self._call_prefix = os.urandom(8).hex()
+        self._calls = 0
+        self._clocks = PartitionClocks()
+        self._seen_epoch = 0
+        self._seen_ms: dict[int, int] = {}
+        self.piggyback: PiggybackedCommands | None = None
+        self.is_connected = False
+        self.is_stale = False
+        self.is_refused = False
+        self.detached = asyncio.Event()
+
+    @property
+    def must_reconnect(self) -> bool:
+        return self.is_stale or not self._link.is_open
+
+    @property
+    def clock_behind_ms(self) -> int:
+        """How far the clock of a Redis host is behind the clock of its partition."""
+        return self._clocks.behind_ms
+
+    def testimony(self) -> Testimony:
+        """Return what this process received from the server of the present epoch, or of the last one."""
+        return Testimony(self._seen_epoch, self._link.run_id, self._link.is_open, dict(self._seen_ms))
+
+    async def aclose(self) -> None:
+        await self._link.aclose()
+
+    async def reset(self) -> None:
+        """Drop the connection after an unforeseen exception: replies of the interrupted call may still arrive on it."""
+        await self._link.close()
+        self._detach()
+
+    async def reconnect(self) -> None:
+        """Open a fenced connection, however long that takes. After a first failure requests are refused at once."""
+        while True:
+            # Before the connection opens: a doubt that is raised while it does must not be lost.
+            self.is_stale = False
+            try:
+                await self._open()
+            except RedisUnavailableError:
+                self._detach()
+                await asyncio.sleep(RECONNECT_EVERY_S)
+            else:
+                if not self.is_stale:
+                    self.is_connected = True
+                    return
+
+    async def _open(self) -> None:
+        try:
+            await self._link.open()
+        except NotReadyError:
+            self._incarnations.wake.set()
+            raise
+        scripts = [("SCRIPT", "LOAD", script.text) for script in _SCRIPTS]
+        *loads, now = await self._link.call([*scripts, ("TIME",)], timeout_s=1.0)
+        for reply in (*loads, now):
+            if isinstance(reply, Exception):
+                await self._link.close()
+                raise RedisRefusedError(str(reply)) from reply
+        self._clocks.set_all(self._incarnations.partitions, int(now[0]) * 1000 + int(now[1]) // 1000)
+        assert self._link.blessed is not None
+        if self._link.blessed.epoch != self._seen_epoch:
+            self._seen_epoch, self._seen_ms = self._link.blessed.epoch, {}
+        self.detached.clear()
+
+    def _detach(self) -> None:
+        self.is_connected = False
+        self.detached.set()
+        self._on_detach()
+
+    def new_call(self, partition: int, waiting: list[Waiting]) -> Call:
+        """Return a call for these requests, with an id of its own. It is kept across repeats."""
+        self._calls += 1
+        call = Call(partition, f"{self._call_prefix}{self._calls:016x}", waiting)
+        self._set_deadline(call)
+        return call
+
+    def _set_deadline(self, call: Call) -> None:
+        # The first request is the oldest one. Behind its time-out nothing of the call may run.
+        left_s = call.waiting[0].give_up_at - asyncio.get_running_loop().time()
+        call.deadline_ms = self._clocks.deadline_ms(call.partition, left_s)
+
+    async def send(self, calls: list[Call]) -> None:
+        """Send calls until each is answered or its requests have waited long enough. Raises what is unforeseen."""
+        try:
+            pending = await self._attempt(calls)
+            while pending:
+                pending = await self._attempt(pending)
+        finally:
+            # Out of time, cancelled or broken: the requests of such a call get an answer in any case.
+            for call in calls:
+                if not call.is_answered:
+                    call.answer_all(NOT_READY)
+
+    async def _attempt(self, calls: list[Call]) -> list[Call]:
+        """Make one round trip. Returns the calls that must be sent again."""
+        loop = asyncio.get_running_loop()
+        # Piggybacked commands may travel without a call.
+        give_up_at = max((call.waiting[0].give_up_at for call in calls), default=loop.time() + self._timeout_s)
+        left_s = give_up_at - loop.time()
+        if left_s <= 0:
+            return []
+        try:
+            if self.must_reconnect:
+                self.is_connected = self.is_stale = False
+                async with asyncio.timeout(left_s):
+                    await self._open()
+                left_s = give_up_at - loop.time()
+            assert self._link.blessed is not None
+            commands: list[Sequence[Value]] = [call.command(self._link.blessed.epoch) for call in calls]
+            if self.piggyback is not None and self.piggyback.waits:
+                commands += self.piggyback.commands()
+            if not commands:
+                return []
+            piggybacked = slice(len(calls), len(commands))
+            if self._replicas and calls:
+                commands.append(("WAIT", self._replicas, self._replicas_timeout_ms))
+            replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)
+        except (RedisUnavailableError, TimeoutError):
+            # It is unknown whether the calls ran. They are sent again as they are: the script recognises them.
+            self._detach()
+            await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))
+            return calls
+        self.is_connected = True
+        # Before the first answer: see above.
+        if self._journal is not None:
+            self._write_receipts(self._journal, calls, replies)
+        enough = not self._replicas or (isinstance(replies[-1], int) and replies[-1] >= self._replicas)
+        again = [call for call, reply in zip(calls, replies, strict=False) if not self._settle(call, reply, enough)]
+        if self.piggyback is not None and replies[piggybacked]:
+            self.piggyback.settle(replies[piggybacked])
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            await self._load_scripts(left_s)
+        return again
+
+    def _write_receipts(self, journal: Journal, calls: list[Call], replies: list[Any]) -> None:
+        """Append what was granted to the journal. If that fails, no request of these calls is answered with a code."""
+        assert self._link.blessed is not None
+        receipts = []
+        for call, reply in zip(calls, replies, strict=False):
+            if isinstance(reply, Exception) or reply[0] not in (b"DONE", b"REPEATED") or not (data := reply[2]):
+                continue
+            now_ms = reply[1].partition(b"\x1e")[0]
+            receipts.append(Receipt(self._link.blessed.epoch, call.partition, int(now_ms), call.call_id, data))
+        if receipts:
+            journal.append(receipts)
+
+    async def _load_scripts(self, timeout_s: float) -> None:
+        with suppress(RedisUnavailableError):
+            await self._link.call([("SCRIPT", "LOAD", script.text) for script in _SCRIPTS], timeout_s=timeout_s)
+
+    def _settle(self, call: Call, reply: Any, replicated: bool) -> bool:
+        """Answer the requests of a call. False: nothing ran, or that is unknown, and the call must be sent again."""
+        if isinstance(reply, NoScriptError):
+            return False
+        if isinstance(reply, RedisError):
+            # The script failed before its first write (out of memory, read-only, loading, …), so nothing was granted.
+            if not self.is_refused:
+                log.warning("Redis refuses script calls; redemptions get a 503 until it accepts one", error=str(reply))
+            self.is_refused = True
+            call.answer_all(NOT_READY)
+            return True
+        status = reply[0]
+        if status == b"TOO_LATE":
+            # Nothing ran now. If the host's clock is ahead of its known offset, the call is sent once more. Not if it
+            # was sent before: it may have run then, and the answer it left may be past its time on a clock that jumped.
+            self._clocks.correct(call.partition, int(reply[1]))
+            if call.times_sent > 1 or call.waiting[0].give_up_at <= asyncio.get_running_loop().time():
+                return True
+            self._set_deadline(call)
+            return False
+        if status == b"STALE_EPOCH":
+            # The data set was replaced behind this connection. Only the fence can say by what.
+            self.is_stale = True
+            self._incarnations.wake.set()
+            call.answer_all(NOT_READY)
+            return True
+        if status not in (b"DONE", b"REPEATED"):
+            raise ValueError(f"redeem.lua returned {status!r}, which is no known status")
+        self._answer(call, reply, replicated)
+        return True
+
+    def _answer(self, call: Call, reply: list[bytes], replicated: bool) -> None:
+        """Put the answers of the script into the slots of a call."""
+        now_ms, entry_id, joined = reply[1].split(b"\x1e", 2)
+        if entry_id:
+            self.is_refused = False
+            self._seen_ms[call.partition] = max(self._seen_ms.get(call.partition, 0), int(now_ms))
+        if len(reply) > 3:
+            self._clocks.note(call.partition, int(now_ms), int(reply[3]))
+        for waiting, answer in zip(call.waiting, parse_answers(joined), strict=True):
+            if waiting.slot.done():
+                continue
+            # Granted, but perhaps lost with the primary: the client may ask again with the same Idempotency-Key.
+            if not replicated and answer.outcome in (Outcome.GRANTED, Outcome.REPLAYED):
+                answer = NOT_REPLICATED
+            waiting.slot.set_result(answer)
+        # Last: an answer that cannot be parsed leaves the call to `answer_all`.
+        call.is_answered = True
