@@ -44,10 +44,10 @@ def test_put_windows(shop: Partition) -> None:
 
 
 def test_windows_without_expiry(shop: Partition) -> None:
-    forever, month, now_ms = uuid.uuid4(), uuid.uuid4(), time.time_ns() // 1_000_000
+    permanent, month, now_ms = uuid.uuid4(), uuid.uuid4(), time.time_ns() // 1_000_000
     shop.put_batch(BATCH, [ScriptLimit(2, 0)], revision=2, rebuilding=2)
-    assert shop.put_windows(BATCH, 2, [(forever, [now_ms], 0), (month, [now_ms], MONTH_MS)]) == ["DONE"]
-    assert shop.client.pttl(shop.window(BATCH, forever)) == -1
+    assert shop.put_windows(BATCH, 2, [(permanent, [now_ms], 0), (month, [now_ms], MONTH_MS)]) == ["DONE"]
+    assert shop.client.pttl(shop.window(BATCH, permanent)) == -1
     assert MONTH_MS - 60_000 < shop.client.pttl(shop.window(BATCH, month)) <= MONTH_MS
 
 

@@ -43,7 +43,7 @@ class Service:
         self.environment = environment_of(
             settings,
             ISSUER_MAX_BACKLOG=str(settings.max_backlog),
-            # What is counted here is codes: a machine that is slow for a while must not turn an answer into a 503.
+            # Codes are counted here: a machine that is slow for a while must not turn an answer into a 503.
             ISSUER_REDEEM_TIMEOUT_MS="10000",
             **environment,
         )
@@ -93,7 +93,7 @@ class Service:
         return ready and self._all_accept()
 
     def _all_accept(self) -> bool:
-        """All have the listening socket from their start; who takes connections from it is ready."""
+        """Return whether every API process accepts connections; the shared socket listens before any of them does."""
         with ExitStack() as opened:
             address = ("127.0.0.1", int(self.url.rpartition(":")[2]))
             probes = [opened.enter_context(socket.create_connection(address)) for _ in range(64)]
@@ -103,7 +103,7 @@ class Service:
             return len(self.accepted({probe.getsockname()[1] for probe in probes})) == API_PROCESSES
 
     def accepted(self, ports: AbstractSet[int]) -> Counter[int]:
-        """How many of these clients each API process has taken; none is left out."""
+        """Return how many of these connections each API process has accepted."""
         children = psutil.Process(self._processes[0].pid).children()
         return Counter(
             process.pid
@@ -114,14 +114,14 @@ class Service:
 
     @property
     def pid_of_serve(self) -> int:
-        """The parent of the API processes."""
+        """The process id of the parent of the API processes."""
         return self._processes[0].pid
 
     def crowd(self, *, connections: int) -> Crowd:
         return Crowd(self.url, self.api_key, connections=connections)
 
     def issuer_now(self, *words: str) -> str:
-        """Runs a command that must succeed; what it printed."""
+        """Run a command that must succeed; return what it printed."""
         done = self._run(self._start(*words))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -147,7 +147,7 @@ class Service:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     async def preload(self, name: str, codes: Iterable[tuple[UUID, str]], *options: str) -> UUID:
-        """Loads a file into the batch of that name; returns the batch."""
+        """Load a file into the batch of that name; return the batch."""
         file = self.directory / f"{name}.csv"
         file.write_text("client_id,code\n" + "".join(f"{client},{code}\n" for client, code in codes))
         done = await self.issuer("preload", str(file), "--batch-name", name, "--json", *options)
@@ -162,13 +162,13 @@ class Service:
             await connection.close()
 
     async def reconcile(self) -> str:
-        """`issuer reconcile`, which must hold; what it printed."""
+        """Run `issuer reconcile`, which must hold; return what it printed."""
         done = await self.issuer("reconcile")
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     async def ledger(self, batch_id: UUID, count: int) -> list[asyncpg.Record]:
-        """The ledger of a batch when it has at least `count` rows: client, code, customer, time, in order of time."""
+        """Wait until the ledger of a batch has `count` rows; return client, code, customer, time, ordered by time."""
         query = (
             "SELECT p.client_id, r.code, r.customer_id, r.redeemed_at, r.key_hash"
             " FROM redemptions r JOIN pools p ON p.id = r.pool_id WHERE r.batch_id = $1 ORDER BY r.redeemed_at"
@@ -180,7 +180,7 @@ class Service:
 
 
 def wishes(count: int, batch_id: UUID, clients: Sequence[UUID]) -> list[CrowdRequest]:
-    """Wishes of as many customers, for the clients in turn."""
+    """Return the wishes of that many customers, for the clients in turn."""
     return [CrowdRequest(batch_id, clients[number % len(clients)]) for number in range(count)]
 
 
@@ -197,6 +197,6 @@ async def crowd_of_all(service: Service, connections: int) -> AsyncIterator[Crow
     async with service.crowd(connections=connections) as crowd:
         yield crowd
         accepted = service.accepted(crowd.ports())
-        # Whom the kernel gives a connection is its own affair; several must have been in it.
+        # The kernel chooses the process for each connection; several processes must have accepted some.
         assert len(accepted) > 1, accepted
         assert accepted.total() == connections

@@ -12,7 +12,7 @@ FOLDERS: Final = (
 )  # fmt: skip
 GENERATED: Final = ("docs/benchmark", "issuer/http/rpc/coupon", "loadtest/results")
 """What `make rpc` and `make bench` write."""
-SUFFIXES: Final = {".py", ".md", ".lua", ".sql", ".html", ".proto", ".toml", ".yml", ".yaml", ".txt", ""}
+SUFFIXES: Final = {".py", ".md", ".lua", ".sql", ".html", ".proto", ".toml", ".yml", ".yaml", ""}
 
 
 def source_files() -> Iterator[Path]:

@@ -1,15 +1,18 @@
-"""docs/glossary.md defines each term once."""
+"""docs/glossary.md defines each term once, and the words that the terms replaced do not return."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.support.sources import ROOT, source_files
+
 GLOSSARY: Final = ROOT / "docs" / "glossary.md"
 PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -23,6 +26,54 @@ TERMS: Final = (
 
 DEFINITION: Final = re.compile(r"^[-*] ((?:\*\*[^*]+\*\*(?:,\s+)?)+):", re.MULTILINE)
 """A line of a list that begins with one or more bold terms and a colon."""
+
+REPLACED: Final = {
+    "short way": "fast path",
+    "long way": "ASGI path",
+    "(is|are|was|were|be|being|stays?) away": "unavailable",
+    "who(so)?ever": "the client, the caller, any process",
+    "(some|any|every)body": "a customer, a caller, every process",
+    "nobodys?": "anonymous, without a customer id, no caller",
+    "someone": "a customer, an operator",
+    "who (asks|waits|guesses|has)": "the client, the request",
+    "tells?|telling|told": "returns, reports, shows",
+    "dies?|died|dying": "crashes, exits, is killed",
+    "goes": "is sent to, is removed, continues",
+    "lies|lay|lain": "is stored in, is",
+    "anew": "again, rebuilt",
+    "for ever": "indefinitely, without a limit",
+    "so many": "that many, N",
+    "of late": "recently",
+    "giv(en|es?|ing) back": "reversed, returned",
+    "miss(es)?(?= limit)|misses|(a|each|every|the) miss": "failed lookups",
+    "guess(es|ed|er|ing|able)?": "enumeration, a failed lookup",
+    "sets?( [a-z]+)? aside": "quarantined",
+    "chores?": "maintenance task",
+    "vitals?": "metrics",
+    "riders?": "piggybacked commands",
+    "signs? of life": "heartbeat",
+    "hand(s|ed|ing)? outs?": "issue",
+    "made up": "forged",
+    "of ours": "our, the project's",
+    "of its own accord": "by itself",
+    "buried": "recorded as a dead letter",
+}
+"""Words and phrases, as regular expressions over words in lower case, and what stands in their place."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedPlace:
+    """Lines of a file in which a replaced word may stand."""
+
+    path: str
+    line: str
+    reason: str
+
+
+EXCEPTIONS: Final = (
+    AllowedPlace("CHANGELOG.md", r"^\| .* \|$", "the table names the contract strings that were replaced"),
+    AllowedPlace("tests/unit/test_terms.py", r"", "this list and its examples"),
+)
 
 
 def defined_in(text: str) -> list[str]:
@@ -45,3 +96,54 @@ def test_a_second_definition_is_found() -> None:
     assert defined_in("text\n- **pool**: one\n- **seq**, **serial**: two\n- **not** a definition\n") == [
         "pool", "seq", "serial",
     ]  # fmt: skip
+
+
+WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\sA-Za-z_'\"`#*/-]")
+"""A word of a text or of an identifier in any case, or a mark that ends a phrase."""
+PHRASES: Final = re.compile("|".join(f"(?:{phrase})" for phrase in REPLACED))
+
+
+def replaced_words(text: str) -> Iterator[tuple[int, str]]:
+    """Yield line number and phrase of each replaced word in prose, identifiers and strings, across line ends too."""
+    words, lines, starts, length = [], [], [], 0
+    for number, line in enumerate(text.split("\n"), 1):
+        for word in WORD.findall(line):
+            words.append(word.lower())
+            lines.append(number)
+            starts.append(length)
+            length += len(word) + 1
+    line_at = dict(zip(starts, lines, strict=True))
+    for found in re.finditer(rf"(?<![a-z])(?:{PHRASES.pattern})(?![a-z])", " ".join(words)):
+        yield line_at[found.start()], found[0]
+
+
+@pytest.mark.parametrize("path", list(source_files()), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_replaced_words_do_not_return(path: Path) -> None:
+    name, text = path.relative_to(ROOT).as_posix(), path.read_text()
+    lines = text.split("\n")
+    allowed = [re.compile(one.line) for one in EXCEPTIONS if one.path == name]
+    assert [
+        f"{name}:{number}: {phrase!r}"
+        for number, phrase in replaced_words(text)
+        if not any(line.search(lines[number - 1]) for line in allowed)
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["handed_out = 1", "class GivenBack:", "a code is handed\n    # out", "SET_ASIDE", "sets codes aside", "it dies"],
+)
+def test_a_replaced_word_is_found(text: str) -> None:
+    assert len(list(replaced_words(text))) == 1
+
+
+@pytest.mark.parametrize("text", ["relies on a lease", "the result. Away", "run_forever", "untold", "soldiers"])
+def test_a_part_of_another_word_is_none(text: str) -> None:
+    assert list(replaced_words(text)) == []
+
+
+@pytest.mark.parametrize("place", EXCEPTIONS, ids=lambda place: place.path)
+def test_every_exception_is_needed(place: AllowedPlace) -> None:
+    text = (ROOT / place.path).read_text()
+    lines = text.split("\n")
+    assert any(re.search(place.line, lines[number - 1]) for number, _ in replaced_words(text)), place.reason
