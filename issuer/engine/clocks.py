@@ -18,7 +18,7 @@ class PartitionClocks:
     """Redis' clock by partition, as an offset to the monotonic clock of this process.
 
     The script compares a deadline with the clock of its host. Redemptions are stamped with the clock of the partition,
-    which never goes back: after a step back of the host's clock it stands still until the host catches up.
+    which never decreases: after a step back of the host's clock it stands still until the host catches up.
     `behind_ms`: how far the host was behind in the last answer.
     """
 
