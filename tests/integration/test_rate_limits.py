@@ -122,7 +122,7 @@ async def test_who_comes_often_does_not_wait(settings: Settings, stores: Stores)
         assert process.waited < len(entries) / 10
 
 
-async def test_a_client_over_the_limit_is_refused_without_a_request_to_redis(settings: Settings, stores: Stores) -> None:
+async def test_a_client_over_the_limit_is_refused_without_redis(settings: Settings, stores: Stores) -> None:
     async with processes(settings, stores, 1, "3/h") as (process,):
         verdicts = await asyncio.gather(*(process.enter() for _ in range(10)))
         assert Counter(type(verdict) for verdict in verdicts) == {Admission: 3, RateLimited: 7}
