@@ -1,3 +1,3 @@
-"""Issues unique codes at the speed of Redis, with the bookkeeping of Postgres."""
+"""Issue unique codes at the speed of Redis, with the bookkeeping of Postgres."""
 
 __version__ = "0.1.0"

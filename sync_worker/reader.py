@@ -1,4 +1,4 @@
-"""Reads the streams (new entries, this worker's pending entries, those of dead workers) and acknowledges entries.
+"""Read the streams (new entries, this worker's pending entries, those of stopped workers) and acknowledge entries.
 
 All of it uses one fenced connection. Entries are acknowledged on the connection that they were read from, or not at
 all: in another incarnation the same stream id may be another redemption.

@@ -72,7 +72,7 @@ async def pause(stopping: asyncio.Event, seconds: float) -> None:
 
 
 class Worker:
-    """Records events in the ledger until it is stopped. Any number of workers may share the streams."""
+    """The loop that records events in the ledger until it is stopped. Any number of workers may share the streams."""
 
     def __init__(self, reader: StreamReader, writer: LedgerWriter, stopping: asyncio.Event) -> None:
         self._reader = reader

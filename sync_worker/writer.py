@@ -1,4 +1,4 @@
-"""Writes entries to Postgres: one transaction per batch, on the worker's own connection."""
+"""Write entries to Postgres: one transaction per batch, on the worker's own connection."""
 
 from __future__ import annotations
 

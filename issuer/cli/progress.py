@@ -34,7 +34,7 @@ def progress_bars(size: int | None, *, silent: bool = False) -> Iterator[Progres
 
 
 class _Bars:
-    """Shows one phase after the other."""
+    """Progress bars that show one phase after the other."""
 
     _UNITS: Final = {"reading": "kB/s", "generating": "codes/s", "loading": "codes/s"}
 

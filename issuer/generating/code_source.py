@@ -25,7 +25,10 @@ class FewCodesError(Exception):
 
 
 class CodeSource:
-    """Draws codes of one format, all equally likely. Codes of one call are distinct; two calls may return the same."""
+    """A source of codes of one format, all equally likely.
+
+    Codes of one call are distinct; two calls may return the same.
+    """
 
     def __init__(self, code_format: CodeFormat) -> None:
         self._format = code_format

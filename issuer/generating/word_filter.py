@@ -48,7 +48,7 @@ def built_in_words() -> tuple[str, ...]:
 
 
 class WordFilter:
-    """Removes codes that contain a word: in any case, across dashes, and with digits read as letters.
+    """A filter for codes that contain a word: in any case, across dashes, and with digits read as letters.
 
     Words in the fixed text of the format are the operator's choice and are allowed.
     """

@@ -70,7 +70,7 @@ class Receipt:
 
 
 class Journal:
-    """Writes the segments of one process."""
+    """The writer of the segments of one process."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

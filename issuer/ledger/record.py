@@ -1,4 +1,4 @@
-"""Records redemptions in the ledger, each exactly once, and stores an anomaly for each that contradicts the ledger.
+"""Record redemptions in the ledger, each exactly once, and store an anomaly for each that contradicts the ledger.
 
 Everything here runs in the caller's transaction. An event that is recorded already is compared with its row; a
 difference becomes an anomaly for an operator, never an error and never silence.
@@ -166,7 +166,7 @@ def _content(row: asyncpg.Record) -> dict[str, Any]:
 
 
 class _Recorder:
-    """Records the redemptions of one call. `places` are indexes into them."""
+    """The recording of the redemptions of one call. `places` are indexes into them."""
 
     def __init__(self, connection: AnyConnection, columns: RedemptionColumns) -> None:
         self.connection = connection

@@ -1,4 +1,4 @@
-"""Reads the ledger: the redemptions of a batch, those of a customer, and what became of a code."""
+"""Read the ledger: the redemptions of a batch, those of a customer, and what became of a code."""
 
 from __future__ import annotations
 

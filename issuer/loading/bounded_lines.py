@@ -11,7 +11,7 @@ OVERLONG: Final = b"," * (LINE_BYTES + 1)
 
 
 class BoundedLines:
-    """Splits blocks into lines without their line ends, LF or CRLF."""
+    """A splitter of blocks into lines without their line ends, LF or CRLF."""
 
     def __init__(self) -> None:
         self._rest = b""

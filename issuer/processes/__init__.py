@@ -1,1 +1,1 @@
-"""Starts and supervises processes: the API, and the children of `issuer up`."""
+"""Start and supervise processes: the API, and the children of `issuer up`."""

@@ -1,4 +1,4 @@
-"""Starts a command so that it cannot outlive its parent and, when root starts it, runs as another user.
+"""Start a command so that it cannot outlive its parent and, when root starts it, runs as another user.
 
 Run it by its path, as ``python -I -S launch.py … -- command …``. It replaces itself with the command, which keeps the
 process id. It is a script of its own because code between fork and exec is not safe in a process with threads. It

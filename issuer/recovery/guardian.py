@@ -28,7 +28,9 @@ UPDATE incarnations SET seen_at = now() WHERE run_id = $1 AND seen_at < now() - 
 
 
 class Guardian:
-    """Watches the Redis server: recovers it when it is not the blessed one, and reports its heartbeat to Postgres.
+    """The task that watches the Redis server.
+
+    It recovers a server that is not the blessed one, and reports the heartbeat of the blessed one to Postgres.
 
     `trouble` is why the server is not ready, in words for an operator; empty while it is.
     """

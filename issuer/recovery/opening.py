@@ -1,4 +1,4 @@
-"""Opens the stores of one process, with a guardian that watches Redis while they are open."""
+"""Open the stores of one process, with a guardian that watches Redis while they are open."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class PartitionMark:
 
 
 class FencedScripts:
-    """Runs scripts on fenced partitions, as only the recovery may. Takes the place of `redis_link.Redis`."""
+    """A runner of scripts on fenced partitions, as only the recovery may. Takes the place of `redis_link.Redis`."""
 
     def __init__(self, link: CommandSender, mark: PartitionMark) -> None:
         self._link = link

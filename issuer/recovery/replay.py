@@ -1,4 +1,4 @@
-"""Replays receipt journals: records their receipts in the ledger."""
+"""Replay receipt journals: record their receipts in the ledger."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
 
 
 class Encoder(ABC):
-    """Encodes the rows of one report: `begin`, then `add` for each chunk, then `end`.
+    """An encoder for the rows of one report: `begin`, then `add` for each chunk, then `end`.
 
     `rows` is their number so far. The output is complete only with that of `end`.
     """

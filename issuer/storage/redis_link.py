@@ -49,13 +49,13 @@ class _FencedError(aioredis.ConnectionError):
 
 
 class CommandSender(Protocol):
-    """Sends commands: a `Link`, or an object that guards one."""
+    """A sender of commands: a `Link`, or an object that guards one."""
 
     async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]: ...
 
 
 class ScriptRunner(Protocol):
-    """Runs scripts under an epoch: `Redis`, or the recovery's own runner while partitions are fenced."""
+    """A runner of scripts under an epoch: `Redis`, or the recovery's own runner while partitions are fenced."""
 
     @property
     def partitions(self) -> int: ...
@@ -101,7 +101,7 @@ def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) 
 
 
 class _CancellableSending(AbstractConnection):
-    """Bounds the time of sending without the driver's `wait_for`.
+    """A connection that bounds the time of sending without the driver's `wait_for`.
 
     In Python 3.11 `wait_for` swallows a cancellation that arrives at the moment the data are sent: a task that was
     cancelled would run on.

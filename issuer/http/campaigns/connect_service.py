@@ -101,7 +101,7 @@ _CALL: Final[ContextVar[AdmittedCall]] = ContextVar("call")
 
 
 class AdmissionInterceptor:
-    """Admits calls before the library reads their bodies: rate limits, then credentials, as on every other route."""
+    """Admission of calls before the library reads their bodies: rate limits, then credentials, as on every route."""
 
     def __init__(self, service: CouponServiceApp) -> None:
         self._service = service
@@ -233,7 +233,7 @@ def _is_json(ctx: RequestContext[Any, Any]) -> bool:
 
 
 class CallFailedError(Exception):
-    """Ends a call with a failure."""
+    """The failure that ends a call."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)

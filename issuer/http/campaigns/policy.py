@@ -18,7 +18,7 @@ from issuer.http.services import Services
 
 
 class IssuePolicy:
-    """Decides which caller may ask which campaign for a code, and where its pool is."""
+    """The rule that decides which caller may ask which campaign for a code, and where its pool is."""
 
     def __init__(self) -> None:
         self._pools: PoolRefs[str, PoolRef] = PoolRefs()

@@ -48,7 +48,7 @@ class Connection(Protocol):
 
 
 class _NeverAwaitedEvent(asyncio.Event):
-    """Stands where uvicorn wakes a task that waits for more of a request: an exchange begins with all of it."""
+    """A substitute where uvicorn wakes a task that waits for more of a request: an exchange begins with all of it."""
 
     def set(self) -> None:
         return
