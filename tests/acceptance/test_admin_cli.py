@@ -16,13 +16,18 @@ import pytest
 from issuer.access.api_keys import digest
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.support.command import Command
+from tests.support.command import Command, CommandInProcess
 from tests.support.recording import record, shop_of, words
 
 
 @pytest.fixture
 def issuer(settings: Settings, tmp_path: Path) -> Command:
     return Command(settings, tmp_path)
+
+
+@pytest.fixture
+def issuer_here(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandInProcess:
+    return CommandInProcess(settings, tmp_path, monkeypatch)
 
 
 async def test_a_batch_is_created_changed_and_ended(issuer: Command, stores: Stores) -> None:
@@ -97,14 +102,14 @@ async def test_a_batch_is_created_changed_and_ended(issuer: Command, stores: Sto
         (("redemptions", "erase-customer", "x"), "x"),
     ],
 )
-async def test_invalid_input_exits_with_2_and_one_line(
-    issuer: Command, stores: Stores, words: tuple[str, ...], what: str
+def test_invalid_input_exits_with_2_and_one_line(
+    issuer_here: CommandInProcess, words: tuple[str, ...], what: str
 ) -> None:
-    done = await issuer(*words)
+    done = issuer_here(*words)
     assert (done.status, done.out) == (2, "")
     assert what in done.err
     assert "Traceback" not in done.err
-    assert await stores.postgres.fetchval("SELECT count(*) FROM audit_log") == 0
+    assert issuer_here.rows("audit_log") == 0
 
 
 async def test_batches_with_the_same_name_are_selected_by_id(issuer: Command, stores: Stores) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.support.command import Command, ended, kill_when
+from tests.support.command import Command, CommandInProcess, ended, kill_when
 from tests.support.loading import A, B, check_agreement, codes, load, new_batch
 from tests.support.worker_process import WorkerProcess, eventually
 
@@ -24,6 +24,11 @@ MANY: Final = 120_000
 @pytest.fixture
 def generate(settings: Settings, tmp_path: Path) -> Command:
     return Command(settings, tmp_path, "generate")
+
+
+@pytest.fixture
+def generate_here(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandInProcess:
+    return CommandInProcess(settings, tmp_path, monkeypatch, "generate")
 
 
 async def test_the_command_creates_batch_client_and_codes(generate: Command, stores: Stores) -> None:
@@ -96,13 +101,13 @@ async def test_a_dry_run_changes_nothing(generate: Command, stores: Stores) -> N
         ),
     ],
 )
-async def test_invalid_options_are_refused_in_one_line(
-    generate: Command, stores: Stores, words: tuple[str, ...], message: str
+def test_invalid_options_are_refused_in_one_line(
+    generate_here: CommandInProcess, words: tuple[str, ...], message: str
 ) -> None:
-    done = await generate(*words)
+    done = generate_here(*words)
     assert done.status == 2
     assert done.err.startswith(f"error: {message}")
-    assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
+    assert generate_here.rows("batches") == 0
 
 
 async def test_a_batch_with_several_clients_requires_the_client_option(generate: Command, stores: Stores) -> None:
@@ -138,7 +143,15 @@ ONE_CHUNK = "SELECT count(*) > 0 FROM generation_jobs WHERE made > 0"
 ALL_MADE = "SELECT count(*) > 0 FROM generation_jobs WHERE made = count"
 
 
-@pytest.mark.parametrize("moment", [BEGUN, WITHIN, ONE_CHUNK, ALL_MADE], ids=["begun", "within", "chunk", "made"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(BEGUN, id="begun", marks=pytest.mark.long),
+        pytest.param(WITHIN, id="within"),
+        pytest.param(ONE_CHUNK, id="chunk"),
+        pytest.param(ALL_MADE, id="made", marks=pytest.mark.long),
+    ],
+)
 async def test_a_killed_command_is_completed_by_a_second_run(generate: Command, stores: Stores, moment: str) -> None:
     words = ("--count", str(MANY), "--batch-name", "Summer Sale", "--json")
     with generate.start(*words) as process:

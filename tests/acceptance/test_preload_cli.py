@@ -15,7 +15,7 @@ import pytest
 
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.support.command import Command, kill_when
+from tests.support.command import Command, CommandInProcess, kill_when
 from tests.support.loading import A, B, check_agreement, codes, csv_of, issue, load, new_batch, pool_in_redis
 
 RULES: Final = '{"maxpercustomer":2,"timelimit":30}'
@@ -24,6 +24,11 @@ RULES: Final = '{"maxpercustomer":2,"timelimit":30}'
 @pytest.fixture
 def preload(settings: Settings, tmp_path: Path) -> Command:
     return Command(settings, tmp_path, "preload")
+
+
+@pytest.fixture
+def preload_here(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandInProcess:
+    return CommandInProcess(settings, tmp_path, monkeypatch, "preload")
 
 
 async def test_a_load_is_reported(preload: Command, stores: Stores) -> None:
@@ -113,15 +118,14 @@ async def test_times_apply_to_a_new_batch(preload: Command, stores: Stores) -> N
         (("--batch-name", " "), "name"),
     ],
 )
-async def test_invalid_options_are_refused(
-    preload: Command, stores: Stores, words: tuple[str, ...], message: str
-) -> None:
-    done = await preload(preload.write(csv_of(codes("A", 1))), *words)
+def test_invalid_options_are_refused(preload_here: CommandInProcess, words: tuple[str, ...], message: str) -> None:
+    (preload_here.directory / "codes.csv").write_bytes(csv_of(codes("A", 1)))
+    done = preload_here("codes.csv", *words)
     assert done.status == 2
     assert done.err.startswith("error: ")
     assert message in done.err
     assert done.out == ""
-    assert await stores.postgres.fetchval("SELECT count(*) FROM batches") == 0
+    assert preload_here.rows("batches") == 0
 
 
 async def test_options_that_contradict_the_batch_are_refused(preload: Command, stores: Stores) -> None:
@@ -187,7 +191,7 @@ def _read_all(screen: int) -> str:
 
 # --- kill -9 -------------------------------------------------------------------------------------------------------
 
-HALF: Final = 100_000
+HALF: Final = 30_000
 BATCH: Final = "Killed"
 ROWS: Final = [row for pair in zip(codes("A", HALF), codes("B", HALF, B), strict=True) for row in pair]
 
@@ -235,7 +239,7 @@ async def test_a_load_killed_while_reading_is_completed(preload: Command, stores
     file = preload.write(csv_of(ROWS))
     with preload.start("-", "--batch-name", BATCH, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        await asyncio.to_thread(process.stdin.write, csv_of(ROWS)[:5_000_000])
+        await asyncio.to_thread(process.stdin.write, csv_of(ROWS)[: 20 * HALF])
         await kill_when(process, lambda: _runs(stores, "COPY "))
     await _check_second_run(preload, stores, file, committed=False)
 
@@ -256,7 +260,7 @@ async def test_a_load_killed_within_its_transaction_is_completed(
     await _check_second_run(preload, stores, file, committed=False)
 
 
-@pytest.mark.parametrize(("client", "count"), [(A, 0), (A, 1), (B, 20_000)])
+@pytest.mark.parametrize(("client", "count"), [(A, 0), (A, 1), (B, 10_000)])
 async def test_a_load_killed_after_its_commit_is_completed(
     preload: Command, stores: Stores, client: UUID, count: int
 ) -> None:

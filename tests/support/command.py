@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
 import psutil
+import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
 from issuer.settings import Settings
 from tests.support.environment import environment_of
@@ -54,6 +59,48 @@ class Command:
     def write(self, data: bytes, name: str = "codes.csv") -> str:
         (self.directory / name).write_bytes(data)
         return name
+
+
+class CommandInProcess:
+    """`issuer`, or the command of it with this name, within the process of a test that is no coroutine.
+
+    For refusals: they are many, and to start a process takes longer than any of them.
+    """
+
+    def __init__(self, settings: Settings, directory: Path, monkeypatch: pytest.MonkeyPatch, *name: str) -> None:
+        self.name = name
+        self.directory = directory
+        self._settings = settings
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *words: str) -> Done:
+        from issuer.cli import app, output
+
+        with self._monkeypatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("ISSUER_")]:
+                patch.delenv(name)
+            for name, value in environment_of(self._settings, COLUMNS="200").items():
+                patch.setenv(name, value)
+            patch.chdir(self.directory)
+            # A command configures the logs of its whole process.
+            patch.setattr(output, "configure_logs", lambda *_: None)
+            with capture_logs():
+                result = CliRunner().invoke(app, [*self.name, *words], prog_name="issuer")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Done(result.exit_code, result.stdout, result.stderr)
+
+    def rows(self, table: str) -> int:
+        """Return the number of rows of a table."""
+
+        async def count() -> int:
+            connection = await asyncpg.connect(self._settings.database_url.get_secret_value())
+            try:
+                return int(await connection.fetchval(f"SELECT count(*) FROM {table}"))
+            finally:
+                await connection.close()
+
+        return asyncio.run(count())
 
 
 async def ended(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> Done:
