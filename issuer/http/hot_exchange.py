@@ -171,14 +171,17 @@ class HotRoute(ABC):
         if exchange is None:
             return False
         exchange.begin()
-        if await connection.is_admitted and self.services is not None:
+        if connection.wire is None and not connection.is_admitted:
+            await connection.change()
+        if connection.wire is None and self.services is not None:
             try:
                 await _receive_body(exchange, receive, self.services.settings.max_body_bytes)
             except DisconnectedError:
                 # Nothing was submitted, and nothing can be sent.
                 exchange.disconnected = True
                 return True
-        wire = await connection.answer
+        while (wire := connection.wire) is None:
+            await connection.change()
         start = {"type": "http.response.start", "status": wire.head.status, "headers": wire.head.headers}
         await send(start)
         await send({"type": "http.response.body", "body": wire.body})
@@ -194,29 +197,40 @@ class DisconnectedError(Exception):
 
 
 class AsgiConnection:
-    """The connection of an exchange on the ASGI path. `is_admitted`: False for a request that is answered already."""
+    """The connection of an exchange on the ASGI path.
+
+    `is_admitted`: the exchange wants its body; `wire`: its answer. One of them is set next; `change` waits for it.
+    """
 
     def __init__(self, scope: AsgiScope) -> None:
         query: bytes = scope["query_string"]
         self.url: bytes = scope["path"].encode() + (b"?" + query if query else b"")
         self.headers = scope["headers"]
         self.client: tuple[str, int] | None = scope.get("client")
-        loop = asyncio.get_running_loop()
-        self.is_admitted: asyncio.Future[bool] = loop.create_future()
-        self.answer: asyncio.Future[Wire] = loop.create_future()
+        self.is_admitted = False
+        self.wire: Wire | None = None
+        self._changed: asyncio.Future[None] | None = None
 
     def read_body(self, exchange: Exchange) -> None:
-        self.is_admitted.set_result(True)
+        self.is_admitted = True
+        self._wake()
 
     def respond(self, exchange: Exchange, wire: Wire) -> None:
         if exchange.response_complete:
             raise RuntimeError("answered twice")
         exchange.response_started = exchange.response_complete = True
-        # Either is done when the request's task was cancelled, or waits for nothing any more.
-        if not self.is_admitted.done():
-            self.is_admitted.set_result(False)
-        if not self.answer.done():
-            self.answer.set_result(wire)
+        self.wire = wire
+        self._wake()
+
+    def change(self) -> asyncio.Future[None]:
+        """Return what is done when the exchange has changed the connection."""
+        self._changed = asyncio.get_running_loop().create_future()
+        return self._changed
+
+    def _wake(self) -> None:
+        # Done already when the task of the request was cancelled.
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
 
 
 async def _receive_body(exchange: HotExchange, receive: Receive, max_bytes: int) -> None:

@@ -194,7 +194,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
                 self._refuse(BODY_TOO_LARGE)
                 return
         path = self.fast_paths.get(self.url) or self.fast_paths.get(self.url.partition(b"?")[0])
-        if path is not None:
+        if path is not None and (self._announced_bytes or path.takes_query):
             fields = header_fields(self.headers)
             if self._is_ordinary(path, fields):
                 self._exchange = path.make(self, fields)
@@ -210,7 +210,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         parser, announced_bytes = self.parser, self._announced_bytes
         return bool(
             # Without an announced length there is no body, unless it is chunked.
-            (b"transfer-encoding" not in fields if path.takes_query else announced_bytes and b"?" not in self.url)
+            (b"transfer-encoding" not in fields if path.takes_query else b"?" not in self.url)
             and announced_bytes <= self.max_fast_path_body
             and not self._has_expect_header
             and (self.cycle is None or self.cycle.response_complete)
