@@ -91,7 +91,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         keys = KeyRing(stores.postgres)
         journal = None if settings.journal_dir is None else Journal(settings.journal_dir)
         engine = Engine(settings, stores.incarnations, journal)
-        leases = Leases(engine, most_waiting=settings.max_waiting)
+        leases = Leases(engine, max_waiting=settings.max_waiting)
         engine.carry(leases)
         limits, lookup_limits = RateLimits(settings, leases, tally), FailedLookupLimits(settings, leases, tally)
         tally.start()

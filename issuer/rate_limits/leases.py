@@ -20,13 +20,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from redis.exceptions import NoScriptError, RedisError
 
-from issuer.contract.scripts import LEASE_TOKENS
 from issuer.rate_limit import RateLimit
+from issuer.rate_limits.token_requests import TokenGrant, TokenRequest
 from issuer.storage.redis_link import Value
 
 log = structlog.get_logger()
@@ -37,47 +37,6 @@ MAX_TTL_S: Final = 0.5
 LEASES_PER_TTL: Final = 3
 """A lease covers this fraction of its TTL: it is prefetched while the one before it is spent."""
 MAX_IN_PIPELINE: Final = 512
-
-
-class TokenGrant(NamedTuple):
-    """What Redis granted: tokens, how many are left in the bucket, and the time until there is one more."""
-
-    given: int
-    left: int
-    wait_s: float
-
-
-class TokenRequest:
-    """A request for tokens of one bucket. `then` is called with the grant; None: Redis is unavailable.
-
-    `lack_s`: grant only from what is above the refill of this time. `debt_s`: take the tokens also from an empty
-    bucket, down to a negative balance that is refilled in this time.
-    """
-
-    __slots__ = ("debt_us", "fills_us", "interval_us", "key", "lack_us", "sent_at", "then", "wanted")
-
-    def __init__(
-        self,
-        key: str,
-        limit: RateLimit,
-        wanted: int,
-        then: Callable[[TokenRequest, TokenGrant | None], None],
-        *,
-        lack_s: float = 0.0,
-        debt_s: float = 0.0,
-    ) -> None:
-        self.key = key
-        self.interval_us = limit.interval_s * 1e6
-        self.fills_us = limit.burst * self.interval_us
-        self.lack_us = int(lack_s * 1e6)
-        self.debt_us = int(debt_s * 1e6)
-        self.wanted = wanted
-        self.then = then
-        self.sent_at = 0.0
-
-    def command(self) -> list[Value]:
-        bucket = (repr(self.interval_us), repr(self.fills_us), self.lack_us, self.debt_us)
-        return ["EVALSHA", LEASE_TOKENS.sha, 1, self.key, *bucket, self.wanted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +144,11 @@ class CommandCarrier(Protocol):
 
 
 class Leases:
-    """The leases of one process. Its commands are piggybacked: see `issuer.engine.engine.PiggybackedCommands`."""
+    """The leases of one process. Its commands are piggybacked: see `issuer.engine.piggyback`."""
 
-    def __init__(self, carrier: CommandCarrier, *, most_waiting: int) -> None:
+    def __init__(self, carrier: CommandCarrier, *, max_waiting: int) -> None:
         self._carrier = carrier
-        self._most_waiting = most_waiting
+        self._max_waiting = max_waiting
         self._waiting = 0
         self._queue: deque[TokenRequest] = deque()
         self._sent: list[TokenRequest] = []
@@ -234,7 +193,7 @@ class Leases:
         for bucket in lacking:
             if bucket.refused_until > now:
                 return RateLimited(bucket.kind, bucket.limit, bucket.refused_until - now)
-        if self._waiting >= self._most_waiting:
+        if self._waiting >= self._max_waiting:
             return RateLimited(buckets[0].kind, buckets[0].limit, 1.0)
         waiter = _Waiter(len(lacking), then)
         for bucket in buckets:
@@ -320,7 +279,7 @@ class Leases:
             else:
                 request.then(request, TokenGrant(reply[1], reply[2], reply[3] / 1e6))
         if refusal is not None:
-            log.warning("redis refused to grant leases; requests are admitted without", error=str(refusal))
+            log.warning("Redis refused to grant leases; requests are admitted without them", error=str(refusal))
 
     def fail(self) -> None:
         """Admit all waiters: Redis is unavailable. Tokens that it granted meanwhile are lost."""

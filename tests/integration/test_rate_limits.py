@@ -28,7 +28,7 @@ class LimitedProcess:
     """What one API process has of a limit: an engine, leases, and its view of one bucket."""
 
     def __init__(self, engine: Engine, limit: RateLimit, subject: str) -> None:
-        self.leases = Leases(engine, most_waiting=100_000)
+        self.leases = Leases(engine, max_waiting=100_000)
         engine.carry(self.leases)
         self.bucket = Bucket("key", limit_key("key", subject), limit)
         self.waited = 0

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID
 
@@ -28,8 +25,15 @@ from issuer.access.audit import AUTH_OFF_ACTOR
 from issuer.campaigns.campaign import DEFAULT_CLIENT, Campaign, CampaignNotFoundError, InvalidCampaignError
 from issuer.campaigns.issued import find_last_issued, read_issued_codes
 from issuer.campaigns.store import NewCampaign, create_campaign, find_campaign
-from issuer.http.auth import MISSING_KEY, WRONG_SCOPE, find_key, missing_key
-from issuer.http.campaigns.answers import CRASHED, Failure
+from issuer.http.auth import Access
+from issuer.http.campaigns.admission import (
+    CURRENT_CALL,
+    AdmissionInterceptor,
+    AdmittedCall,
+    CallFailedError,
+    failures_answered,
+)
+from issuer.http.campaigns.answers import Failure
 from issuer.http.campaigns.codecs import (
     BinaryCodec,
     EncodedMessage,
@@ -40,11 +44,10 @@ from issuer.http.campaigns.codecs import (
     timestamp_of,
 )
 from issuer.http.campaigns.policy import IssuePolicy
-from issuer.http.edge.header_fields import HeaderFields, Headers, header_fields
+from issuer.http.edge.header_fields import Headers, header_fields
 from issuer.http.fields import is_uuid
 from issuer.http.idempotency import read_idempotency_key
-from issuer.http.problems.failures import problem_of
-from issuer.http.problems.problem import ProblemError, not_ready
+from issuer.http.problems.problem import ProblemError
 from issuer.http.rpc.coupon.coupon_connect import CouponServiceASGIApplication
 from issuer.http.rpc.coupon.coupon_pb2 import (
     CreateCampaignRequest,
@@ -59,8 +62,6 @@ from issuer.settings import Settings
 
 log = structlog.get_logger()
 
-UNAUTHENTICATED: Final = Failure.of(MISSING_KEY)
-FORBIDDEN: Final = Failure.of(WRONG_SCOPE)
 METHOD_PATHS: Final = tuple(
     f"/coupon.CouponService/{method}" for method in ("CreateCampaign", "GetCampaign", "IssueCoupon")
 )
@@ -80,48 +81,6 @@ GRPC_OVER_HTTP_1: Final = ProblemError(
 )
 
 
-@dataclass(slots=True)
-class AdmittedCall:
-    """One call on its way through the library. `services` and `key` are set when it is admitted."""
-
-    peer: str | None
-    headers: Headers
-    fields: HeaderFields
-    services: Services | None = None
-    key: ApiKey | None = None
-
-    @property
-    def admitted(self) -> tuple[Services, ApiKey | None]:
-        assert self.services is not None
-        return self.services, self.key
-
-
-_CALL: Final[ContextVar[AdmittedCall]] = ContextVar("call")
-"""The call that is being served: the library passes neither address nor headers on as they were."""
-
-
-class AdmissionInterceptor:
-    """Admission of calls before the library reads their bodies: rate limits, then credentials, as on every route."""
-
-    def __init__(self, service: CouponServiceApp) -> None:
-        self._service = service
-
-    async def on_start(self, ctx: RequestContext[Any, Any]) -> None:
-        with _failures_answered(ctx):
-            call, services = _CALL.get(), self._service.services
-            if services is None:
-                raise not_ready()
-            call.services, call.key = services, find_key(services, call.fields)
-            await services.limits.admit(call.key, services.limits.address_of(call.peer, call.headers))
-            if call.key is None and b"authorization" in call.fields:
-                refusal = missing_key(services, call.fields)
-                if refusal is not None:
-                    raise CallFailedError(Failure.of(refusal))
-
-    async def on_end(self, token: None, ctx: RequestContext[Any, Any], error: Exception | None, /) -> None:
-        return
-
-
 class CouponMethods:
     """The methods. One instance serves all calls of a process."""
 
@@ -133,10 +92,10 @@ class CouponMethods:
     async def create_campaign(
         self, request: CreateCampaignRequest, ctx: RequestContext[CreateCampaignRequest, CreateCampaignResponse]
     ) -> CreateCampaignResponse:
-        with _failures_answered(ctx):
-            services, key = _CALL.get().admitted
-            if services.checks_keys and (key is None or KeyScope.ADMIN not in key.scopes):
-                raise CallFailedError(UNAUTHENTICATED if key is None else FORBIDDEN)
+        with failures_answered(ctx):
+            call = CURRENT_CALL.get()
+            services, key = call.admitted
+            call.require(Access.ADMIN)
             if not request.HasField("start_time"):
                 raise InvalidCampaignError("start_time is missing")
             new = NewCampaign(
@@ -153,9 +112,10 @@ class CouponMethods:
     async def get_campaign(
         self, request: GetCampaignRequest, ctx: RequestContext[GetCampaignRequest, GetCampaignResponse]
     ) -> GetCampaignResponse:
-        with _failures_answered(ctx):
-            services, key = _CALL.get().admitted
-            campaign = await self._find(services, key, request.campaign_id)
+        with failures_answered(ctx):
+            call = CURRENT_CALL.get()
+            services, key = call.admitted
+            campaign = await self._find(call, request.campaign_id)
             head = GetCampaignResponse(
                 campaign_id=str(campaign.id),
                 name=campaign.batch.name,
@@ -169,8 +129,8 @@ class CouponMethods:
     async def issue_coupon(
         self, request: IssueCouponRequest, ctx: RequestContext[IssueCouponRequest, IssueCouponResponse]
     ) -> IssueCouponResponse:
-        with _failures_answered(ctx):
-            call = _CALL.get()
+        with failures_answered(ctx):
+            call = CURRENT_CALL.get()
             services, key = call.admitted
             idempotency_key = read_idempotency_key(call.fields)
             result = await self._policy.issue(services, key, idempotency_key, request.campaign_id)
@@ -180,23 +140,23 @@ class CouponMethods:
                 ctx.response_headers["idempotency-replayed"] = "true"
             return result.to_message()
 
-    async def _find(self, services: Services, key: ApiKey | None, campaign_id: str) -> Campaign:
-        """Return a campaign to a caller that may ask it for a code or administers it. Raises CallFailedError."""
-        not_found = ConnectError(Code.NOT_FOUND, "no campaign found")
-        if not is_uuid(campaign_id):
-            raise CallFailedError(UNAUTHENTICATED) if services.checks_keys and key is None else not_found
-        try:
-            campaign = await find_campaign(services.stores.postgres, UUID(campaign_id))
-        except CampaignNotFoundError:
-            raise CallFailedError(UNAUTHENTICATED) if services.checks_keys and key is None else not_found from None
-        if campaign.public or not services.checks_keys:
+    async def _find(self, call: AdmittedCall, campaign_id: str) -> Campaign:
+        """Return a campaign to a caller that may ask it for a code or administers it.
+
+        Raises ProblemError and ConnectError. A caller without a key gets the same answer for a campaign that is not
+        public and for one that does not exist.
+        """
+        services, key = call.admitted
+        campaign = None
+        if is_uuid(campaign_id):
+            with suppress(CampaignNotFoundError):
+                campaign = await find_campaign(services.stores.postgres, UUID(campaign_id))
+        if campaign is not None and (campaign.public or not services.checks_keys):
             return campaign
-        if key is None:
-            raise CallFailedError(UNAUTHENTICATED)
-        if not key.scopes & {KeyScope.REDEEM, KeyScope.ADMIN}:
-            raise CallFailedError(FORBIDDEN)
-        if key.client_id not in (None, campaign.client_id):
-            raise not_found
+        if key is None or campaign is not None:
+            call.require(Access.ANY_KEY)
+        if campaign is None or (key is not None and key.client_id not in (None, campaign.client_id)):
+            raise ConnectError(Code.NOT_FOUND, "no campaign found")
         return campaign
 
     async def _with_codes(
@@ -232,35 +192,6 @@ def _is_json(ctx: RequestContext[Any, Any]) -> bool:
     return ctx.request_headers["content-type"].partition(";")[0].strip().lower().endswith("json")
 
 
-class CallFailedError(Exception):
-    """The failure that ends a call."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
-@contextmanager
-def _failures_answered(ctx: RequestContext[Any, Any]) -> Iterator[None]:
-    """Turn exceptions into what the library answers. An unforeseen one is logged and reveals nothing to the caller."""
-    try:
-        yield
-    except ConnectError:
-        raise
-    except Exception as error:
-        problem = problem_of(error)
-        if isinstance(error, CallFailedError):
-            failure = error.failure
-        elif problem is not None:
-            failure = Failure.of(problem)
-        else:
-            log.exception("a method of the coupon service failed", method=ctx.method.name)
-            failure = CRASHED
-        for name, value in failure.headers:
-            ctx.response_headers[name] = value
-        raise ConnectError(failure.code, failure.message) from error
-
-
 class CouponServiceApp:
     """The ASGI application: the library's, within bounds. Until the lifespan has set `services`, calls are a 503."""
 
@@ -268,7 +199,7 @@ class CouponServiceApp:
         self.services: Services | None = None
         self._app = CouponServiceASGIApplication(
             CouponMethods(policy),
-            interceptors=(AdmissionInterceptor(self),),
+            interceptors=(AdmissionInterceptor(lambda: self.services),),
             read_max_bytes=settings.max_body_bytes,
             codecs=(BinaryCodec(), JsonCodec()),
         )
@@ -276,7 +207,9 @@ class CouponServiceApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = scope["headers"]
         allowed = allowed_headers(headers, trailers="http.response.trailers" in scope.get("extensions", {}))
-        _CALL.set(AdmittedCall(scope["client"][0] if scope.get("client") else None, headers, header_fields(headers)))
+        CURRENT_CALL.set(
+            AdmittedCall(scope["client"][0] if scope.get("client") else None, headers, header_fields(headers))
+        )
         try:
             await self._app({**scope, "headers": allowed}, receive, in_pieces(send))
         except Exception:

@@ -34,7 +34,8 @@ from issuer.http.limiting.rate_limits import limit_problem
 from issuer.http.metrics.tally import Tally
 from issuer.http.problems.problem import ProblemError, not_ready
 from issuer.rate_limit import RateLimit, parse_limit
-from issuer.rate_limits.leases import Leases, RateLimited, TokenGrant, TokenRequest
+from issuer.rate_limits.leases import Leases, RateLimited
+from issuer.rate_limits.token_requests import TokenGrant, TokenRequest
 from issuer.settings import Settings
 
 MAX_SUBJECTS: Final = 65_536

@@ -158,12 +158,16 @@ def status_problem(status: int, detail: str | None = None, headers: Mapping[str,
     return ProblemError(status, error, code, detail=detail, headers=headers)
 
 
+def forget_raise(error: ProblemError) -> None:
+    """Drop the frames of a raise. Some problems are constants: each raise would add its frames, never to be freed."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+
+
 async def answer_problem(_: Request, error: Exception) -> Response:
     """Exception handler for ProblemError."""
     if not isinstance(error, ProblemError):
         raise TypeError(f"not a problem: {error!r}")
-    # Some problems are constants that are raised repeatedly; each raise would add its frames, which are never freed.
-    error.__traceback__ = error.__context__ = error.__cause__ = None
+    forget_raise(error)
     return error.response()
 
 
