@@ -78,7 +78,7 @@ REFUSED: Final[dict[str, tuple[int, str, dict[str, Any], bytes]]] = {
 }
 
 
-def test_it_is_refused_in_the_same_words_both_ways(http: httpx.Client) -> None:
+def test_refusals_are_the_same_on_both_paths(http: httpx.Client) -> None:
     for why, (status, code, params, body) in REFUSED.items():
         short = http.post(CONSUME, params=params, content=body)
         long = http.post(CONSUME, params=params, content=chunked(body))
@@ -86,7 +86,7 @@ def test_it_is_refused_in_the_same_words_both_ways(http: httpx.Client) -> None:
         assert (long.status_code, long.json()) == (status, short.json()), why
 
 
-def test_keys_and_limits_over_both_ways(http: httpx.Client) -> None:
+def test_keys_and_limits_hold_across_both_paths(http: httpx.Client) -> None:
     customer = str(uuid4())
     body = b"customer_id=" + customer.encode()
     asked = {"params": {"code": "ONCE", **MINE}, "headers": {"Idempotency-Key": "order-1"}}

@@ -126,7 +126,7 @@ def test_an_ordinary_request_is_answered(server: CountingServer) -> None:
     assert answer.endswith(b"\r\n\r\n5")
 
 
-def test_a_request_that_comes_byte_by_byte_is_answered(server: CountingServer) -> None:
+def test_a_request_that_arrives_byte_by_byte_is_answered(server: CountingServer) -> None:
     with server.connect() as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in post("/", b"hello", "Content-Length: 5"):
@@ -154,7 +154,7 @@ def test_a_head_over_the_limit_is_refused(server: CountingServer, head: bytes) -
 
 
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
-def test_90_mb_of_headers_neither_arrive_nor_stay(server: CountingServer, start: bytes) -> None:
+def test_90_mb_of_headers_are_neither_read_nor_kept(server: CountingServer, start: bytes) -> None:
     piece = b"a" * 65_536 if start.endswith(b"X: ") else (b"X-Some-Header: " + b"v" * 60 + b"\r\n") * 800
     before = psutil.Process().memory_info().rss
     with server.connect() as connection:
@@ -165,7 +165,7 @@ def test_90_mb_of_headers_neither_arrive_nor_stay(server: CountingServer, start:
     assert psutil.Process().memory_info().rss - before < 20_000_000
 
 
-def test_a_300_mb_body_is_refused_by_its_announcement(server: CountingServer) -> None:
+def test_a_300_mb_body_is_refused_by_its_announced_length(server: CountingServer) -> None:
     seen = len(server.app.seen)
     with server.connect() as connection:
         connection.sendall(post("/huge", b"", "Content-Length: 300000000"))
@@ -175,7 +175,7 @@ def test_a_300_mb_body_is_refused_by_its_announcement(server: CountingServer) ->
     assert len(server.app.seen) == seen
 
 
-def test_a_chunked_body_without_end_is_refused_while_it_comes(server: CountingServer) -> None:
+def test_an_endless_chunked_body_is_refused_while_it_arrives(server: CountingServer) -> None:
     before, broken_off = psutil.Process().memory_info().rss, server.app.broken_off
     chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
     with server.connect() as connection:
@@ -223,7 +223,7 @@ def test_trailers_over_the_limit_are_refused(server: CountingServer, trailers: b
 
 
 @pytest.mark.parametrize("piece", [b"X-Some: " + b"v" * 60 + b"\r\n", b"v" * 1_000], ids=["lines", "one line"])
-def test_90_mb_of_trailers_neither_arrive_nor_stay(server: CountingServer, piece: bytes) -> None:
+def test_90_mb_of_trailers_are_neither_read_nor_kept(server: CountingServer, piece: bytes) -> None:
     before = psutil.Process().memory_info().rss
     with server.connect() as connection:
         connection.sendall(chunked(b"")[:-2] + b"X: ")
@@ -314,7 +314,7 @@ def test_a_silent_connection_is_closed(impatient: CountingServer) -> None:
 
 @pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\n", post("/", b"", "Content-Length: 10000")])
 def test_dribbling_does_not_hold_a_connection(impatient: CountingServer, start: bytes) -> None:
-    """One byte now and then keeps no deadline from coming."""
+    """Single bytes, sent now and then, do not move the deadline."""
     stop = threading.Event()
     with impatient.connect() as connection:
         connection.sendall(start or b"G")

@@ -61,7 +61,7 @@ async def processes(settings: Settings, stores: Stores, count: int, text: str) -
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A request that was let in: the decision fell between `asked` and `entered`, however busy the machine is."""
+    """An admitted request: the decision was made between `asked` and `entered`, however busy the machine is."""
 
     asked: float
     entered: float
@@ -80,10 +80,10 @@ async def hammer(process: LimitedProcess, entries: list[Entry], goal: int, pause
 @pytest.mark.parametrize(
     ("text", "goal"), [("5/m", 5), ("10/s", 25), ("1/s,burst=3", 5), ("100/s", 250), ("1000/s,burst=200", 1_500)]
 )
-async def test_four_processes_let_in_what_one_bucket_would(
+async def test_four_processes_admit_what_one_bucket_would(
     settings: Settings, stores: Stores, text: str, goal: int
 ) -> None:
-    """They get to the goal, and no sooner than one bucket would."""
+    """They reach the goal, and no sooner than with one bucket."""
     async with processes(settings, stores, 4, text) as found:
         limit = found[0].bucket.limit
         entries: list[Entry] = []
@@ -93,10 +93,8 @@ async def test_four_processes_let_in_what_one_bucket_would(
     assert len(entries) <= limit.burst + took_s / limit.interval_s
 
 
-async def test_in_any_window_there_is_no_more_than_the_bucket_holds_and_what_flows_in(
-    settings: Settings, stores: Stores
-) -> None:
-    """Pauses let the bucket fill while leases are out: together they must not be more than a bucket."""
+async def test_any_window_admits_at_most_the_bucket_and_its_refill(settings: Settings, stores: Stores) -> None:
+    """During pauses the bucket is refilled while leases are unspent. Together they must not exceed the bucket."""
     entries: list[Entry] = []
     async with processes(settings, stores, 4, "200/s") as found:
         for pause_s in (0.3, 1.2, 0.02, 0.6):
@@ -115,7 +113,7 @@ async def test_in_any_window_there_is_no_more_than_the_bucket_holds_and_what_flo
             assert count <= limit.burst + (last - first.asked) / limit.interval_s + slack
 
 
-async def test_who_comes_often_does_not_wait(settings: Settings, stores: Stores) -> None:
+async def test_a_frequent_caller_does_not_wait(settings: Settings, stores: Stores) -> None:
     async with processes(settings, stores, 1, "100000/s") as (process,):
         entries: list[Entry] = []
         await hammer(process, entries, 3_000, pause_s=0)

@@ -8,7 +8,8 @@ from typing import Final
 
 from issuer.access.api_keys import ApiKey
 from issuer.contract.keys import limit_key
-from issuer.http.edge.client_address import Headers, Proxies
+from issuer.http.edge.client_address import Proxies
+from issuer.http.edge.header_fields import Headers
 from issuer.http.limiting.lru_table import LruTable
 from issuer.http.metrics.tally import Tally
 from issuer.http.problems.problem import ProblemError
