@@ -1,4 +1,4 @@
-"""Run scenarios once, with one round: a few in `make test`, every one in `make test-all`.
+"""Run scenarios once, with one round: a few in `make test`, the others in `make test-long`.
 
 `make soak` runs them repeatedly, with more rounds, in random order.
 """

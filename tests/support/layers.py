@@ -16,4 +16,7 @@ LAYERS: Final = (
     "http",
     "processes embedded cli __main__",
 )
-"""A package imports only from the lines above its own and from the packages to its left (docs/architecture.md)."""
+"""A package imports only from the lines above its own and from the packages to its left (docs/architecture.md).
+
+`loyalty`, `holds` and `webhooks` are reserved for planned features: they have a place, but no code yet.
+"""
