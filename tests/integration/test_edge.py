@@ -298,6 +298,12 @@ def test_what_is_not_http_is_a_400(server: CountingServer, request_bytes: bytes)
     assert answer.count(b"HTTP/1.1") == 1
 
 
+def test_a_large_head_that_is_not_http_gets_one_answer(server: CountingServer) -> None:
+    answer = exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\nBad Name: 1\r\nX: " + b"a" * 60_000 + b"\r\n\r\n")
+    assert problem_of(answer)["code"] == "malformed_request"
+    assert answer.count(b"HTTP/1.1") == 1
+
+
 def test_http_1_0_needs_no_host(server: CountingServer) -> None:
     assert status_of(exchange(server, b"GET / HTTP/1.0\r\n\r\n")) == 200
 

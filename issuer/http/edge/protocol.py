@@ -108,9 +108,10 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
                 self._feed(part)
                 if self._in_head:
                     self._head_bytes += len(part)
-                    if self._head_bytes > self.limits.max_head_bytes:
-                        self._refuse(HEAD_TOO_LARGE)
             if self._discarding_input:
+                return
+            if self._in_head and self._head_bytes > self.limits.max_head_bytes:
+                self._refuse(HEAD_TOO_LARGE)
                 return
 
     def _feed_body(self, data: bytes) -> None:
