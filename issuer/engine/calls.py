@@ -125,6 +125,7 @@ class Call:
         self.deadline_ms = 0
         self.times_sent = 0
         self.is_answered = False
+        # Once: the script compares nothing but the id, so a repeat with other arguments would answer other requests.
         self.keys, self.args = _arguments(partition_keys(partition), call_id, waiting)
 
     def command(self, epoch: int) -> list[Value]:
@@ -162,6 +163,7 @@ def _arguments(
             pool_batches += _INDEX.pack(batch)
         flagged = index | pool.flags
         if request.customer is None:
+            # A key that the script reads anyway stands for "no window": each request has one place in the list.
             windows.append(partition.state)
         else:
             windows.append(pool.batch.window_prefix + request.customer)

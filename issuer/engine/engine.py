@@ -53,6 +53,8 @@ class Engine:
             limit = asyncio.get_running_loop().time() + self._timeout_s
             while self._queue and asyncio.get_running_loop().time() < limit and not self._task.done():
                 await asyncio.sleep(0.005)
+            # Behind the last round trip. If it is cancelled within one, `send` answers its calls NOT_READY: they may
+            # have run, and the same Idempotency-Key returns what they granted.
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
@@ -184,6 +186,7 @@ class Engine:
                 # Requests may have waited since before the connection was lost, and no other one may arrive.
                 self._arrived.set()
             await self._arrived.wait()
+            # Before the queue is read: a request that arrives during the round trip sets it again.
             self._arrived.clear()
             while not sender.is_stale and (self._queue or (sender.piggyback is not None and sender.piggyback.waits)):
                 await sender.send(self._gather())
@@ -212,6 +215,7 @@ class Engine:
             if waiting.give_up_at <= now:
                 waiting.slot.set_result(NOT_READY)
                 continue
+            # In order of arrival within a partition: the first request of a call is its oldest, see `_set_deadline`.
             some = by_partition.setdefault(waiting.pool.partition, [])
             some.append(waiting)
             if len(some) == MAX_IN_CALL:

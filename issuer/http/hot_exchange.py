@@ -203,13 +203,18 @@ class AsgiConnection:
     """
 
     def __init__(self, scope: AsgiScope) -> None:
-        query: bytes = scope["query_string"]
-        self.url: bytes = scope["path"].encode() + (b"?" + query if query else b"")
+        self._scope = scope
         self.headers = scope["headers"]
         self.client: tuple[str, int] | None = scope.get("client")
         self.is_admitted = False
         self.wire: Wire | None = None
         self._changed: asyncio.Future[None] | None = None
+
+    @property
+    def url(self) -> bytes:
+        path: str = self._scope["path"]
+        query: bytes = self._scope["query_string"]
+        return path.encode() + (b"?" + query if query else b"")
 
     def read_body(self, exchange: Exchange) -> None:
         self.is_admitted = True

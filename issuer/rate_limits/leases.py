@@ -165,6 +165,7 @@ class Leases:
         for bucket in buckets:
             if bucket.left <= 0 or bucket.expires_at <= now:
                 return self._spend_missing(buckets, then, now)
+        # Only when every bucket has a token: a refusal by one limit must not cost a token of another.
         for bucket in buckets:
             bucket.left -= 1
             bucket.spent += 1
@@ -181,6 +182,7 @@ class Leases:
             request.then(request, None)
 
     def _prefetch(self, bucket: Bucket, now: float) -> None:
+        # Before the request: it may be answered at once, and the lease that it brings sets a new mark.
         bucket.low = -1
         if size := bucket.lease_size(now):
             self._request(bucket, size)
@@ -190,6 +192,7 @@ class Leases:
         if not self._carrier.is_connected:
             return Admission.ADMITTED
         lacking = [bucket for bucket in buckets if not bucket.has_token(now)]
+        # Refusals first, while nothing is spent. Redis gave the time until which each of them holds: no round trip.
         for bucket in lacking:
             if bucket.refused_until > now:
                 return RateLimited(bucket.kind, bucket.limit, bucket.refused_until - now)
@@ -202,6 +205,7 @@ class Leases:
                 bucket.left -= 1
                 continue
             request = bucket.request
+            # A request that is sent asks for a fixed number of tokens, so a new waiter cannot join it.
             if request is None or request.sent_at:
                 request = self._request(bucket, bucket.lease_size(now))
             bucket.waiters.append(waiter)
@@ -222,6 +226,7 @@ class Leases:
         lack_s = bucket.ttl_s if tokens else 0.0
         bucket.request = request = TokenRequest(bucket.key, bucket.limit, tokens, take, lack_s=lack_s)
         bucket.leasing = bucket.leasing or tokens > 0
+        # Last: without a connection `take` is called before this returns.
         self.send(request)
         return request
 
@@ -237,7 +242,8 @@ class Leases:
         if grant is not None:
             now = self._now()
             given = grant.given
-            # The TTL counts from the sending: Redis may have taken the tokens that early.
+            # The waiters come first, the lease gets the rest. The TTL counts from the sending: Redis may have taken the
+            # tokens that early, and a token that is spent later than its TTL could exceed the bound of a window.
             bucket.keep(given - len(waiters), request.sent_at + bucket.ttl_s, now)
             bucket.exhausted = grant.left == 0
             if bucket.exhausted:
@@ -283,6 +289,7 @@ class Leases:
 
     def fail(self) -> None:
         """Admit all waiters: Redis is unavailable. Tokens that it granted meanwhile are lost."""
+        # Cleared before the callbacks: these may send new requests, which are then answered at once.
         requests = [*self._sent, *self._queue]
         self._sent.clear()
         self._queue.clear()

@@ -43,7 +43,7 @@ class ConsumeRoute(HotRoute):
 class ConsumeExchange(HotExchange):
     """One use. As a LookupSubject it is whom failed lookups are counted for."""
 
-    __slots__ = ("_answered", "_lookups", "_task", "customer")
+    __slots__ = ("_answered", "_lookups", "_task", "_url", "customer")
 
     scopes = SCOPES[Access.USE]
     customer: bytes | None
@@ -51,6 +51,7 @@ class ConsumeExchange(HotExchange):
 
     def __init__(self, route: ConsumeRoute, connection: Connection, fields: HeaderFields) -> None:
         super().__init__(route, connection, fields)
+        self._url = connection.url
         self._lookups: Sequence[FailedLookups] = ()
         # The engine has answered; the client may have to wait until a failed lookup is counted.
         self._answered = False
@@ -66,7 +67,7 @@ class ConsumeExchange(HotExchange):
         services, key = self.services, self.key
         assert services is not None
         idempotency_key = read_idempotency_key(self.fields)
-        request = read_small_request(self.url, body)
+        request = read_small_request(self._url, body)
         self.customer = request.customer
         # Before the look-up: a caller over the limit must not learn whether its code exists.
         self._lookups = services.lookup_limits.begin(self)

@@ -67,15 +67,14 @@ class Exchange(ABC):
 
     __slots__ = (
         "body", "connection", "disconnected", "fields", "headers", "keep_alive", "response_complete",
-        "response_started", "url",
+        "response_started",
     )  # fmt: skip
 
     message_event = _NEVER_AWAITED
 
     def __init__(self, connection: Connection, fields: HeaderFields) -> None:
         self.connection = connection
-        # Both belong to the next request of the connection soon.
-        self.url = connection.url
+        # Those of the connection are soon those of its next request.
         self.headers = connection.headers
         self.fields = fields
         self.body = b""
