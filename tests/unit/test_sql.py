@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "issuer").rglob("*.py"), *(ROOT / "sync_worker").rglob("*.py")])
-STATEMENT = re.compile(r"\s*\(?(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|DROP|LOCK|TRUNCATE)\s")
+KEYWORD = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|DROP|LOCK|TRUNCATE)\s")
+STATEMENT = re.compile(rf"\s*\(?{KEYWORD.pattern}")
 
 
 def is_statement(node: ast.AST) -> bool:
@@ -40,11 +39,14 @@ def odd_constants(tree: ast.Module) -> Iterator[str]:
                 yield ast.unparse(target)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_sql_of_more_than_a_line_is_a_module_constant(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert list(long_statements(tree)) == []
-    assert list(odd_constants(tree)) == []
+def test_sql_of_more_than_a_line_is_a_module_constant() -> None:
+    found: list[tuple[str, object]] = []
+    for path in FILES:
+        text = path.read_text()
+        if KEYWORD.search(text):
+            tree = ast.parse(text)
+            found += [(str(path.relative_to(ROOT)), place) for place in (*long_statements(tree), *odd_constants(tree))]
+    assert found == []
 
 
 def test_planted_statements_are_found() -> None:
