@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from issuer.settings import Settings
+from loadtest.processes import free_port
 from tests.support.environment import environment_of
 from tests.support.installation import gone, issuer_command
-from tests.support.servers import free_port, wait_until
+from tests.support.servers import wait_until
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from issuer.settings import Settings
+from loadtest.processes import free_port
 from tests.support.environment import environment_of
-from tests.support.servers import free_port
 
 PROGRAMS = {
     "api": [sys.executable, "-m", "issuer", "serve", "--port"],

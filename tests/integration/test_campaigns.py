@@ -24,10 +24,11 @@ from issuer.recovery.opening import open_stores
 from issuer.settings import Auth, Settings
 from issuer.storage.migrate import migrate
 from issuer.storage.stores import Stores
+from loadtest.processes import free_port
 from tests.support.api import Api, problem, running_app
 from tests.support.api_process import ApiProcess
 from tests.support.coupon_service import PAST, ahead, call, failure, issue
-from tests.support.servers import START_LIMIT_S, PostgresServer, free_port
+from tests.support.servers import START_LIMIT_S, PostgresServer
 
 PATH = "/api/v1/campaigns"
 

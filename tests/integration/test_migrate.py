@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from issuer.settings import Settings
 from issuer.storage.migrate import SCHEMA_REVISION, SchemaError, check_schema, migrate
 from issuer.storage.postgres import PostgresUnavailableError, connect_pool
-from tests.support.servers import PostgresServer, free_port
+from loadtest.processes import free_port
+from tests.support.servers import PostgresServer
 
 
 def _settings(url: str) -> Settings:

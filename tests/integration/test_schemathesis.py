@@ -17,8 +17,9 @@ from pydantic import SecretStr
 from issuer.access.api_keys import create_key
 from issuer.settings import Settings
 from issuer.storage.postgres import close_pool, connect_pool
+from loadtest.processes import free_port
 from tests.support.api_process import ApiProcess
-from tests.support.servers import free_port, wait_until
+from tests.support.servers import wait_until
 
 SEED = os.environ.get("SCHEMATHESIS_SEED", "20260601")
 ENDLESS = "/api/v1/campaigns/{campaign_id}/events"

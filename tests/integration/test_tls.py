@@ -25,9 +25,10 @@ from issuer.storage.postgres import (
     own_connection,
     unavailable_translated,
 )
+from loadtest.processes import free_port
 from tests.support.api import running_app
 from tests.support.programs import require
-from tests.support.servers import PostgresServer, RedisServer, free_port
+from tests.support.servers import PostgresServer, RedisServer
 
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 

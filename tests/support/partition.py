@@ -25,7 +25,7 @@ ANSWER_KEPT_MS: Final = 86_400_000
 
 def connect(**where: Any) -> redis.Redis:
     """Open a connection as the scripts need it: RESP2, bytes, and the driver never sends a command twice."""
-    return redis.Redis(protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0), **where)
+    return redis.Redis(protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0), driver_info=None, **where)
 
 
 class Partition:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -21,16 +20,10 @@ import redis
 
 from issuer.embedded.binaries import INITDB_OPTIONS, postgres_binaries, postgres_user, valkey_server
 from issuer.processes.launch import launch_command
+from loadtest.processes import free_port
 
 START_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
@@ -164,7 +157,9 @@ class RedisServer(ServerProcess):
 
     def client(self, database: int = 0) -> redis.Redis:
         """A plain blocking client, for tests that look or tamper. Close it."""
-        return redis.Redis(host="127.0.0.1", port=self.port, db=database, protocol=2, socket_timeout=10)
+        return redis.Redis(
+            host="127.0.0.1", port=self.port, db=database, protocol=2, socket_timeout=10, driver_info=None
+        )
 
     def is_ready(self) -> bool:
         try:

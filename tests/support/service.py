@@ -22,11 +22,12 @@ import psutil
 from pydantic import SecretStr
 
 from issuer.settings import Settings
+from loadtest.processes import free_port
 from tests.support.crowd import Crowd, CrowdRequest
 from tests.support.databases import fresh_redis_url
 from tests.support.environment import environment_of
 from tests.support.installation import issuer_command
-from tests.support.servers import STOP_LIMIT_S, RedisServer, free_port, wait_until
+from tests.support.servers import STOP_LIMIT_S, RedisServer, wait_until
 
 API_PROCESSES: Final = 4
 COMMAND_LIMIT_S: Final = 120.0
