@@ -25,7 +25,7 @@ _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") el
 def free_port() -> int:
     """Return a port on which no process listens.
 
-    It lies below the range from which the kernel takes the ports of outgoing connections: a server that is stopped and
+    The port is below the range from which the kernel takes the ports of outgoing connections: a server that is stopped and
     started again on the port finds it free.
     """
     while True:
