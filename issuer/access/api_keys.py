@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -195,9 +195,11 @@ class KeyRing:
     def __init__(self, postgres: Pool) -> None:
         self._postgres = postgres
         self._by_digest: dict[bytes, ApiKey] = {}
-        # Valid secrets as the client sent them: saves the hash on later requests. Unknown secrets are never kept, so
-        # a client cannot fill the memory.
-        self._by_secret: dict[str | bytes, ApiKey] = {}
+        # Valid secrets as clients sent them, alone and behind "Bearer ": saves the hash on later requests. Unknown
+        # secrets and other spellings are never kept, so a client cannot fill the memory.
+        self._by_value: dict[str | bytes, ApiKey] = {}
+        self.recall: Callable[[bytes], ApiKey | None] = self._by_value.get
+        """Return the valid key that a value of the header Authorization had before. Costs no Python call."""
         self._table_state: tuple[Any, ...] | None = None
         self._changed = asyncio.Event()
         self._loaded = asyncio.Event()
@@ -224,7 +226,7 @@ class KeyRing:
 
     def find(self, secret: str | bytes) -> ApiKey | None:
         """Return the valid key with this secret, or None. Never raises, whatever the secret is."""
-        key = self._by_secret.get(secret)
+        key = self._by_value.get(secret)
         if key is not None:
             return key
         if not 0 < len(secret) <= _MAX_SECRET:
@@ -235,7 +237,7 @@ class KeyRing:
             return None
         key = self._by_digest.get(digest(raw))
         if key is not None:
-            self._by_secret[secret] = key
+            self._by_value[secret] = self._by_value[b"Bearer " + raw] = key
         return key
 
     async def _watch(self) -> None:
@@ -289,6 +291,7 @@ class KeyRing:
                 f"SELECT secret_sha256, {_COLUMNS} FROM api_keys WHERE revoked_at IS NULL", timeout=self.START_S
             )
             self._by_digest = {row["secret_sha256"]: _from_row(row) for row in rows}
-            self._by_secret = {}
+            # In place: `recall` belongs to this dictionary.
+            self._by_value.clear()
             self._table_state = table_state
         self._loaded.set()

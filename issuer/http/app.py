@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -29,7 +30,7 @@ from issuer.http.hot_exchange import HotRoute
 from issuer.http.operations import Operation, PathOperations
 from issuer.http.problems.failures import FAILURES
 from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
-from issuer.http.redeem.route import REDEEM_PATH, RedeemRoute
+from issuer.http.redeem.route import REDEEM_PATH, RedeemExchange, RedeemRoute
 from issuer.http.services import Services, open_services
 from issuer.settings import Settings
 
@@ -105,7 +106,7 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
     )
     app.hot_routes = {route.path: route for route in (redeem, consume, issue)}
     app.fast_paths = {
-        REDEEM_PATH.encode(): FastPath(redeem.exchange),
+        REDEEM_PATH.encode(): FastPath(partial(RedeemExchange, redeem)),
         CONSUME_PATH.encode(): FastPath(consume.exchange, takes_query=True),
         ISSUE_PATH.encode(): FastPath(issue.exchange),
     }

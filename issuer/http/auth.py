@@ -95,6 +95,9 @@ def find_key(services: Services, fields: HeaderFields) -> ApiKey | None:
     authorization = fields.get(b"authorization")
     if authorization is None or not services.checks_keys:
         return None
+    key = services.keys.recall(authorization)
+    if key is not None:
+        return key
     if authorization[:7].lower() == b"bearer ":
         authorization = authorization[7:].strip(b" \t")
     # A bare key. A key contains no space, so a value with another scheme is never one.

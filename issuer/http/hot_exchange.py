@@ -173,9 +173,10 @@ class HotRoute(ABC):
         exchange.begin()
         if connection.wire is None and not connection.is_admitted:
             await connection.change()
-        if connection.wire is None and self.services is not None:
+        services = exchange.services
+        if connection.wire is None and services is not None:
             try:
-                await _receive_body(exchange, receive, self.services.settings.max_body_bytes)
+                await _receive_body(exchange, receive, services.settings.max_body_bytes)
             except DisconnectedError:
                 # Nothing was submitted, and nothing can be sent.
                 exchange.disconnected = True
