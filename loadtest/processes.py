@@ -25,8 +25,8 @@ _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") el
 def free_port() -> int:
     """Return a port on which no process listens.
 
-    The port is below the range from which the kernel takes the ports of outgoing connections: a server that is stopped and
-    started again on the port finds it free.
+    The port is below the range from which the kernel takes the ports of outgoing connections: a server that is stopped
+    and started again on the port finds it free.
     """
     while True:
         port = random.randrange(10_000, 32_000)
