@@ -240,6 +240,25 @@ async def test_a_large_body_is_a_413(api: Api) -> None:
     problem(await api.client.post(REDEEM, content=pieces(), headers=api.redeemer), 413)
 
 
+async def test_a_body_that_is_cut_off_is_neither_answered_nor_carried_out(api: Api) -> None:
+    batch, client = await api.batch("A-1")
+    body = f'{{"batchid": "{batch}", "clientid": "{client}", "customerid": "{ID}"}}'.encode()
+    messages = [{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", api.redeemer["Authorization"].encode())]
+    scope = {"type": "http", "method": "POST", "path": REDEEM, "query_string": b"", "headers": headers, "client": None}
+    await api.app(scope, receive, send)
+    assert (messages, sent) == ([], [])
+    assert (await api.redeem(batch, client)).json() == {"code": "A-1"}
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_other_methods_are_a_405(api: Api, method: str) -> None:
     response = await api.client.request(method, REDEEM)

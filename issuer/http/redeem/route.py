@@ -48,8 +48,8 @@ class RedeemExchange(HotExchange):
     answer_wire = staticmethod(answer_wire)
 
     def receive(self, body: bytes) -> None:
-        fields = parse_object(body)
-        batch, client, customer = fields.get("batchid"), fields.get("clientid"), fields.get("customerid")
+        members = parse_object(body)
+        batch, client, customer = members.get("batchid"), members.get("clientid"), members.get("customerid")
         services, key = self.services, self.key
         assert services is not None
         bound_to = None if key is None else key.client_id
