@@ -75,7 +75,7 @@ def test_integers_beyond_the_second_reading_are_refused() -> None:
 
 
 def test_nesting_beyond_the_second_reading_raises_no_other_error() -> None:
-    """How deep the json module reads depends on the version of Python: deeper than orjson from 3.12 on."""
+    """How deep the json module reads depends on the version of Python."""
     text: Any = b'{"b":1,"c":' + b'{"a":' * 1_000 + b"1" + b"}" * 1_001
     with suppress(InvalidJsonError):
         parse_object(text)
