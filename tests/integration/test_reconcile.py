@@ -14,6 +14,7 @@ import pytest_asyncio
 from issuer.contract.keys import GROUP, batch_keys, partition_keys
 from issuer.contract.scripts import ACK_EVENTS
 from issuer.ledger.reconcile import PoolBalance, reconcile
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.command import run_command
@@ -214,14 +215,16 @@ async def test_the_command(shop: LedgerShop, settings: Settings) -> None:
     assert status == 2, output
 
 
-async def test_a_partition_of_another_epoch_is_recovered_before_it_is_balanced(
-    shop: LedgerShop, settings: Settings
-) -> None:
-    shop.redeem(3)
-    state = partition_keys(shop.number).state
-    shop.client.hset(state, "epoch", "77")
-    status, output = await run_command(settings, "reconcile", "--batch-id", str(shop.batch))
-    assert status == 0, output
-    assert "backlog 3" in output
-    epoch = await shop.stores.postgres.fetchval("SELECT epoch FROM installation")
-    assert shop.client.hget(state, "epoch") == str(epoch).encode()
+async def test_a_partition_of_another_epoch_is_recovered_before_it_is_balanced(own_settings: Settings) -> None:
+    """On a server that syncs every write, so that the recovery is a restart and the backlog stays in the stream."""
+    async with open_stores(own_settings) as stores:
+        with plain_client(own_settings.redis_url.get_secret_value()) as client:
+            shop = await open_shop(stores, client, codes=(3_000, 50))
+            shop.redeem(3)
+            state = partition_keys(shop.number).state
+            client.hset(state, "epoch", "77")
+            status, output = await run_command(own_settings, "reconcile", "--batch-id", str(shop.batch))
+            assert status == 0, output
+            assert "backlog 3" in output
+            epoch = await stores.postgres.fetchval("SELECT epoch FROM installation")
+            assert client.hget(state, "epoch") == str(epoch).encode()
