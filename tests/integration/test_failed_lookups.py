@@ -33,7 +33,8 @@ async def look_up(api: Api, code: str, key: dict[str, str], address: str = ADDRE
     return (await api.client.get(f"/api/v1/codes/{code}", headers=headers)).status_code
 
 
-async def test_ten_of_ten_thousand_wrong_codes_are_answered(api: Api) -> None:
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_ten_of_many_wrong_codes_are_answered(api: Api, count: int) -> None:
     _, client = await api.batch("RIGHT", client=uuid4())
     key = await api.key("admin", client_id=client)
     seats = asyncio.Semaphore(64)
@@ -42,8 +43,8 @@ async def test_ten_of_ten_thousand_wrong_codes_are_answered(api: Api) -> None:
         async with seats:
             return await look_up(api, f"WRONG-{number}", key)
 
-    statuses = Counter(await asyncio.gather(*(attempt(number) for number in range(10_000))))
-    assert statuses == {404: 10, 429: 9_990}
+    statuses = Counter(await asyncio.gather(*(attempt(number) for number in range(count))))
+    assert statuses == {404: 10, 429: count - 10}
     # Not even an existing code is confirmed to a caller over the limit.
     assert await look_up(api, "RIGHT", key) == 429
     assert await look_up(api, "RIGHT", key, "198.51.100.7") == 429
@@ -54,7 +55,7 @@ async def test_ten_of_ten_thousand_wrong_codes_are_answered(api: Api) -> None:
     assert await look_up(api, "RIGHT", other) == 429
     assert await look_up(api, "RIGHT", other, "198.51.100.7") == 200
     metrics = (await api.get("/metrics")).text
-    assert 'issuer_rate_limited_total{limit="failed_lookups_key"} 9993.0' in metrics
+    assert f'issuer_rate_limited_total{{limit="failed_lookups_key"}} {count - 7}.0' in metrics
     assert 'issuer_rate_limited_total{limit="failed_lookups_address"} 1.0' in metrics
 
 

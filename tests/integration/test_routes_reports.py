@@ -26,8 +26,10 @@ from issuer.reports.report import BATCHES, REPORTS, Filter
 from issuer.settings import Auth, Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.api_process import ApiProcess
+from tests.support.databases import clone_database, drop_database
 from tests.support.recording import drain
-from tests.support.servers import wait_until
+from tests.support.servers import PostgresServer, RedisServer, wait_until
+from tests.support.service import settings_of
 
 REPORT = "/api/v1/reports/redemptions"
 ROWS = 300_000
@@ -190,10 +192,18 @@ async def fill_ledger(database_url: str, count: int) -> None:
         await connection.close()
 
 
+@pytest.fixture(scope="module")
+def large_ledger(redis_server: RedisServer, postgres_server: PostgresServer) -> Iterator[Settings]:
+    """The settings of an installation whose ledger takes longer to send than to fill."""
+    url = clone_database(postgres_server)
+    asyncio.run(fill_ledger(url, ROWS))
+    yield settings_of(redis_server, url)
+    drop_database(postgres_server, url)
+
+
 @contextmanager
-def large(settings: Settings, directory: Path, rows: int = ROWS, **environment: str) -> Iterator[ApiProcess]:
+def large(settings: Settings, directory: Path, **environment: str) -> Iterator[ApiProcess]:
     """Run an API process without authentication on a large ledger."""
-    asyncio.run(fill_ledger(settings.database_url.get_secret_value(), rows))
     with ApiProcess(settings.model_copy(update={"auth": Auth.OFF}), directory, **environment) as process:
         yield process.wait_until_ready()
 
@@ -221,31 +231,31 @@ def sessions(settings: Settings) -> list[int]:
     return asyncio.run(fetch())
 
 
-def test_a_slow_client_slows_down_the_query_and_memory_stays_bounded(settings: Settings, tmp_path: Path) -> None:
-    with large(settings, tmp_path) as process:
+def test_a_slow_client_slows_down_the_query_and_memory_stays_bounded(large_ledger: Settings, tmp_path: Path) -> None:
+    with large(large_ledger, tmp_path) as process:
         assert httpx.get(f"{process.url}{REPORT}?format=ndjson&to=1980-01-01T00:00:00Z").text == '{"rows":0}\n'
         before = peak_mb(process)
         with httpx.stream("GET", f"{process.url}{REPORT}?format=ndjson", timeout=60) as response:
             pieces = response.iter_raw()
             size, last = len(next(pieces)), b""
             # The client reads nothing now, so the transaction waits with most of its rows unread.
-            wait_until(lambda: len(sessions(settings)) == 1, "the report waits in its transaction")
+            wait_until(lambda: len(sessions(large_ledger)) == 1, "the report waits in its transaction")
             for piece in pieces:
                 size += len(piece)
                 last = (last + piece)[-100:]
         assert last.endswith(b'\n{"rows":%d}\n' % ROWS)
         assert size > 60_000_000
         assert peak_mb(process) - before < 15
-        wait_until(lambda: sessions(settings) == [], "the transaction has ended")
+        wait_until(lambda: sessions(large_ledger) == [], "the transaction has ended")
 
 
-def test_an_aborted_report_is_an_incomplete_response(settings: Settings, tmp_path: Path) -> None:
-    with large(settings, tmp_path) as process:
+def test_an_aborted_report_is_an_incomplete_response(large_ledger: Settings, tmp_path: Path) -> None:
+    with large(large_ledger, tmp_path) as process:
         with httpx.stream("GET", f"{process.url}{REPORT}", timeout=60) as response:
             pieces = response.iter_raw()
             next(pieces)
-            (pid,) = sessions(settings)
-            asyncio.run(terminate(settings, pid))
+            (pid,) = sessions(large_ledger)
+            asyncio.run(terminate(large_ledger, pid))
             with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
                 list(pieces)
         # A workbook has a Content-Length, so an aborted one is detected as well.
@@ -260,16 +270,16 @@ async def terminate(settings: Settings, pid: int) -> None:
         await connection.close()
 
 
-def test_a_disconnected_client_leaves_no_session_and_no_file(settings: Settings, tmp_path: Path) -> None:
+def test_a_disconnected_client_leaves_no_session_and_no_file(large_ledger: Settings, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
-    with large(settings, tmp_path, TMPDIR=str(spool)) as process:
+    with large(large_ledger, tmp_path, TMPDIR=str(spool)) as process:
         for query in ("format=csv", "format=xlsx") * MAX_REPORTS:
             with socket.create_connection(process.listener.getsockname(), timeout=30) as client:
                 client.sendall(f"GET {REPORT}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-                wait_until(lambda: len(sessions(settings)) == 1, "the report is being read")
+                wait_until(lambda: len(sessions(large_ledger)) == 1, "the report is being read")
             wait_until(
-                lambda: sessions(settings) == [] and not [*spool.iterdir()],
+                lambda: sessions(large_ledger) == [] and not [*spool.iterdir()],
                 "the session and the file of the report are gone",
             )
         # Every slot is free again.
@@ -282,12 +292,12 @@ def test_a_disconnected_client_leaves_no_session_and_no_file(settings: Settings,
         wait_until(lambda: not [*spool.iterdir()], "the files of the killed process are removed")
 
 
-def test_a_report_is_aborted_after_its_timeout(settings: Settings, tmp_path: Path) -> None:
-    with large(settings, tmp_path, ISSUER_REPORT_TIMEOUT_S="2") as process:
+def test_a_report_is_aborted_after_its_timeout(large_ledger: Settings, tmp_path: Path) -> None:
+    with large(large_ledger, tmp_path, ISSUER_REPORT_TIMEOUT_S="2") as process:
         with httpx.stream("GET", f"{process.url}{REPORT}?format=ndjson", timeout=60) as response:
             pieces = response.iter_raw()
             next(pieces)
-            wait_until(lambda: sessions(settings) == [], "the report was aborted")
+            wait_until(lambda: sessions(large_ledger) == [], "the report was aborted")
             with pytest.raises(httpx.RemoteProtocolError):
                 list(pieces)
         # A workbook is sent once it is complete, so a time-out before that is answered with a problem.

@@ -14,7 +14,7 @@ from typing import Self
 from issuer.settings import Settings
 from tests.support.environment import environment_of
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 
 
 class WorkerProcess:
