@@ -26,14 +26,11 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("tests.support.distribution", "tests.support.skips")
 
-NEVER_STOPPED = {"appendfsync": "no"}
-"""Options of a server that outlives every test: its file is written and never read."""
-
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The bundled Valkey. Shared by all tests: use a database number of your own, never FLUSHALL, never stop it."""
-    with RedisServer(tmp_path_factory.mktemp("redis"), options=NEVER_STOPPED) as server:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
@@ -41,7 +38,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def redis_server_70(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The machine's Redis: Debian has 7.0, the oldest that the scripts must run on. Shared like `redis_server`."""
     program = require("redis-server")
-    with RedisServer(tmp_path_factory.mktemp("redis70"), program=program, options=NEVER_STOPPED) as server:
+    with RedisServer(tmp_path_factory.mktemp("redis70"), program=program) as server:
         yield server
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import pytest
 
 from issuer.coupons.uses import parse_consumption_id
 from tests.support.crowd import CrowdAnswer, Rush, UseWish, every_rush, issued_in, tally
 from tests.support.programs import require
 from tests.support.service import Service, crowd_of_all
+
+pytestmark = pytest.mark.xdist_group("service")
 
 USED_UP: Final = "409 coupon used up"
 

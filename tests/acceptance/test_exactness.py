@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+import pytest
+
 from issuer.storage.migrate import migrate
 from tests.support.crowd import CrowdAnswer, CrowdRequest, Rush, every_rush, issued_in, long_rush, tally
 from tests.support.loading import A, B, codes
 from tests.support.servers import PostgresServer, RedisServer
 from tests.support.service import Service, crowd_of_all, settings_of, wishes
+
+pytestmark = pytest.mark.xdist_group("service")
 
 WINDOW_S: Final = 1
 WINDOWS: Final = 6

@@ -23,6 +23,8 @@ from issuer.http.rpc.coupon.coupon_connect import CouponServiceClient
 from issuer.http.rpc.coupon.coupon_pb2 import CreateCampaignRequest, IssueCouponRequest
 from tests.support.service import Service
 
+pytestmark = pytest.mark.xdist_group("service")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -33,8 +33,9 @@ from tests.support.redeem_model import Decision, Model, ModelBatch, ModelPool
 from tests.support.redeeming import CouponState, CouponWish, Result, ScriptCall, ScriptLimit, ScriptRequest
 from tests.support.stores import FakeStore, ServerStore, Store
 
-EXAMPLES: Final = {FakeStore: 4, ServerStore: 150}
+EXAMPLES: Final = {FakeStore: 4, ServerStore: 30}
 """On fakeredis few, so that the unit tests stay quick: the servers are what the promises rest on."""
+LONG_RUN: Final = 5
 STEPS: Final = 40
 AHEAD_MS: Final = 600_000
 """The frozen clock starts ahead of the server's own, which decides about expiry and must not catch up meanwhile."""
@@ -406,9 +407,10 @@ def volatile(store: Store, tmp_path: Path) -> Iterator[Store]:
         yield ServerStore(store.name, server)
 
 
-def test_scripts_do_what_the_model_says(volatile: Store) -> None:
+@pytest.mark.parametrize("factor", [1, pytest.param(LONG_RUN, marks=pytest.mark.long)])
+def test_scripts_do_what_the_model_says(volatile: Store, factor: int) -> None:
     machine = type("Machine", (RedeemMachine,), {"store": volatile, "numbers": itertools.count()})
-    examples = int(os.environ.get("REDEEM_MODEL_EXAMPLES", EXAMPLES[type(volatile)]))
+    examples = int(os.environ.get("REDEEM_MODEL_EXAMPLES", factor * EXAMPLES[type(volatile)]))
     run_state_machine_as_test(
         machine,
         settings=settings(

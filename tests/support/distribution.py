@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-UNIT: Final = Path(__file__).parents[1] / "unit"
+ROOT: Final = Path(__file__).parents[2]
+GROUP: Final = re.compile(r'^pytestmark = .*\bxdist_group\("([^"]+)"\)', re.MULTILINE)
+SHARED_FIXTURE: Final = re.compile(r'^@pytest.*\bfixture\(scope="module"', re.MULTILINE)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -17,23 +22,31 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * (os.cpu_count() or 1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share a fixture of a module or a package in one process, so that its servers start once.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling | None:
+    """Return the scheduler for `--dist loadgroup`: xdist's own one finds no group in the test ids of this pytest."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    # Tests start in the order of the folders: what takes long comes first.
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
 
-    A file of unit tests stays together as well: to send each of its tests to another process costs more than to run it.
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Runs the tests of a group in one process, all other tests in any."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0]) or nodeid
+
+
+@cache
+def group_of(file: str) -> str:
+    """Return the group of the tests in a file; empty: each of them may run in any process.
+
+    Tests that share a fixture of their module stay together, so that its servers start once, and so do the modules
+    that name the same group. Unit tests of a file stay together because it costs more to send one than to run it.
     """
-    for item in items:
-        if isinstance(item, pytest.Function) and (group := group_of(item)):
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
-def group_of(item: pytest.Function) -> str:
-    """Return the name of the tests that must run in the same process; empty: this one may run in any."""
-    definitions = [definition for found in item._fixtureinfo.name2fixturedefs.values() for definition in found]
-    packages = {definition.baseid for definition in definitions if definition.scope == "package"}
-    if packages:
-        return min(packages).rpartition("/")[2]
-    if item.path.is_relative_to(UNIT) or any(definition.scope in ("module", "class") for definition in definitions):
-        return item.path.stem
-    return ""
+    text = (ROOT / file).read_text()
+    if named := GROUP.search(text):
+        return named[1]
+    return file if file.startswith("tests/unit/") or SHARED_FIXTURE.search(text) else ""
