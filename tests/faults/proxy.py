@@ -141,6 +141,10 @@ class Proxy:
         except OSError:
             self._reset(pair)
             return
+        if pair not in self._pairs:
+            # The pair was reset while the connection to the server was opened: nothing else would close that one.
+            self._reset(pair)
+            return
         for direction, source, sink in (("up", reader, pair.server), ("down", upstream, writer)):
             task = asyncio.create_task(self._pump(pair, direction, source, sink), name=f"proxy-{direction}")
             pair.tasks.append(task)
