@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import platform
@@ -76,10 +77,14 @@ def postgres_user(data: Path) -> str | None:
         return None
     if (data / "PG_VERSION").exists():
         return pwd.getpwuid(data.stat().st_uid).pw_name
-    try:
-        return pwd.getpwnam(POSTGRES_USER).pw_name
-    except KeyError:
-        return _create_user()
+    # useradd checks the name before it locks the file, and replaces a user that was created in between: two starts at
+    # once would leave the first one with a directory of a uid that has no user.
+    with Path("/etc/passwd").open() as passwd:
+        fcntl.flock(passwd, fcntl.LOCK_EX)
+        try:
+            return pwd.getpwnam(POSTGRES_USER).pw_name
+        except KeyError:
+            return _create_user()
 
 
 def _create_user() -> str:

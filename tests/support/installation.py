@@ -135,9 +135,14 @@ class Installation:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether none of them lives any more. One whose parent was killed may wait for init to reap it."""
-    return not [
-        process
-        for process in processes
-        if process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    ]
+    """Whether none of them lives any more."""
+    return not any(_lives(process) for process in processes)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        # One whose parent was killed may wait for init to reap it.
+        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        # It ended between the two questions.
+        return False
