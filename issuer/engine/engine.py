@@ -188,7 +188,7 @@ class Engine:
             await self._arrived.wait()
             # Before the queue is read: a request that arrives during the round trip sets it again.
             self._arrived.clear()
-            while not sender.is_stale and (self._queue or (sender.piggyback is not None and sender.piggyback.waits)):
+            while not sender.is_stale and (self._queue or (sender.piggyback is not None and sender.piggyback.queue)):
                 await sender.send(self._gather())
 
     def _fail_queue(self) -> None:

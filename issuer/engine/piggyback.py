@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, Protocol
 
 from issuer.storage.redis_link import Value
@@ -12,8 +12,8 @@ class PiggybackedCommands(Protocol):
     """A source of such commands. None of its methods may raise."""
 
     @property
-    def waits(self) -> bool:
-        """Whether there is a command to send."""
+    def queue(self) -> Sized:
+        """The commands that wait to be sent."""
         ...
 
     def commands(self) -> list[Sequence[Value]]:

@@ -175,7 +175,7 @@ class CallSender:
                 left_s = give_up_at - loop.time()
             assert self._link.blessed is not None
             commands: list[Sequence[Value]] = [call.command(self._link.blessed.epoch) for call in calls]
-            if self.piggyback is not None and self.piggyback.waits:
+            if self.piggyback is not None and self.piggyback.queue:
                 commands += self.piggyback.commands()
             if not commands:
                 return []

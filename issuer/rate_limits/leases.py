@@ -150,7 +150,7 @@ class Leases:
         self._carrier = carrier
         self._max_waiting = max_waiting
         self._waiting = 0
-        self._queue: deque[TokenRequest] = deque()
+        self.queue: deque[TokenRequest] = deque()
         self._sent: list[TokenRequest] = []
         self._now = asyncio.get_running_loop().time
 
@@ -176,7 +176,7 @@ class Leases:
     def send(self, request: TokenRequest) -> None:
         """Send the request with the next pipeline. Without a connection `then` is called at once, with None."""
         if self._carrier.is_connected:
-            self._queue.append(request)
+            self.queue.append(request)
             self._carrier.wake()
         else:
             request.then(request, None)
@@ -254,17 +254,12 @@ class Leases:
 
     # The protocol PiggybackedCommands, called by the engine.
 
-    @property
-    def waits(self) -> bool:
-        """Whether commands wait to be sent."""
-        return bool(self._queue)
-
     def commands(self) -> list[Sequence[Value]]:
         """Return the commands for the next pipeline. The engine calls `settle` with their replies, or `fail`."""
         now = self._now()
         commands: list[Sequence[Value]] = []
-        for _ in range(min(len(self._queue), MAX_IN_PIPELINE)):
-            request = self._queue.popleft()
+        for _ in range(min(len(self.queue), MAX_IN_PIPELINE)):
+            request = self.queue.popleft()
             request.sent_at = now
             self._sent.append(request)
             commands.append(request.command())
@@ -278,7 +273,7 @@ class Leases:
             if isinstance(reply, NoScriptError):
                 # The engine loads the script; the request is sent again with the next pipeline.
                 request.sent_at = 0.0
-                self._queue.append(request)
+                self.queue.append(request)
             elif isinstance(reply, RedisError):
                 refusal = reply
                 request.then(request, None)
@@ -290,8 +285,8 @@ class Leases:
     def fail(self) -> None:
         """Admit all waiters: Redis is unavailable. Tokens that it granted meanwhile are lost."""
         # Cleared before the callbacks: these may send new requests, which are then answered at once.
-        requests = [*self._sent, *self._queue]
+        requests = [*self._sent, *self.queue]
         self._sent.clear()
-        self._queue.clear()
+        self.queue.clear()
         for request in requests:
             request.then(request, None)

@@ -136,19 +136,18 @@ async def _close_sentinels(pool: ConnectionPool) -> None:
 class Link:
     """One connection for one task. Either all replies of a call arrive, or the connection is closed.
 
-    With `incarnations` None it passes no fence: only the recovery and diagnostics may use that.
+    With `incarnations` None it passes no fence: only the recovery and diagnostics may use that. `is_open`: a call can
+    be made.
     """
 
     def __init__(self, settings: Settings, incarnations: Incarnations | None) -> None:
         self._incarnations = incarnations
         self._pool = _connection_pool(settings, ConnectionPool, socket_timeout=None)
         self._connection: AbstractConnection | None = None
+        # A plain attribute: the engine reads it twice in every round trip.
+        self.is_open = False
         self.blessed: Blessed | None = None
         self.run_id = ""
-
-    @property
-    def is_open(self) -> bool:
-        return self._connection is not None
 
     async def open(self) -> None:
         """Connect and pass the fence. Raises RedisUnavailableError or NotReadyError."""
@@ -170,6 +169,7 @@ class Link:
                 raise RedisUnavailableError(f"{type(error).__name__}: {error}") from error
             raise
         self._connection = connection
+        self.is_open = True
 
     async def aclose(self) -> None:
         """Close the link; it cannot be opened again."""
@@ -179,6 +179,7 @@ class Link:
     async def close(self) -> None:
         """Close the connection; `open` opens another one."""
         connection, self._connection = self._connection, None
+        self.is_open = False
         if connection is not None:
             await connection.disconnect(nowait=True)
 
