@@ -157,6 +157,7 @@ async def test_keys_are_created_listed_and_revoked(issuer: Command, stores: Stor
     assert made["secret"] not in text
 
 
+@pytest.mark.long
 async def test_redemptions_are_exported_and_a_customer_is_erased(
     issuer: Command, stores: Stores, tmp_path: Path
 ) -> None:

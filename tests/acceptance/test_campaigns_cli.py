@@ -29,6 +29,7 @@ async def test_a_campaign_is_created_listed_and_ended(settings: Settings, stores
     assert [one["id"] for one in (await issuer("campaigns", "list", "--all", "--json")).json] == [made["id"]]
 
 
+@pytest.mark.long
 async def test_invalid_options_are_refused_in_one_line(settings: Settings, stores: Stores, tmp_path: Path) -> None:
     issuer = Command(settings, tmp_path)
     good = {"--name": "A", "--total": "5", "--starts-at": "2026-01-01T00:00:00Z"}

@@ -160,6 +160,7 @@ SELECT max(redemptions) FROM (
 """
 
 
+@pytest.mark.long
 async def test_a_sliding_window_holds_under_load(service: Service) -> None:
     rules = f'{{"limits": [{{"max": 2, "seconds": {WINDOW_S}}}]}}'
     batch = await service.preload("window", codes("WIN", 1_000), "--rules", rules)

@@ -117,6 +117,7 @@ async def test_a_batch_with_several_clients_requires_the_client_option(generate:
     assert (done.status, done.err) == (2, "error: --client is needed: the batch has several clients\n")
 
 
+@pytest.mark.long
 async def test_a_command_with_a_job_id_can_be_repeated(generate: Command, stores: Stores) -> None:
     job = str(uuid4())
     for _ in range(2):
@@ -148,7 +149,7 @@ ALL_MADE = "SELECT count(*) > 0 FROM generation_jobs WHERE made = count"
     [
         pytest.param(BEGUN, id="begun", marks=pytest.mark.long),
         pytest.param(WITHIN, id="within"),
-        pytest.param(ONE_CHUNK, id="chunk"),
+        pytest.param(ONE_CHUNK, id="chunk", marks=pytest.mark.long),
         pytest.param(ALL_MADE, id="made", marks=pytest.mark.long),
     ],
 )
@@ -165,6 +166,7 @@ async def test_a_killed_command_is_completed_by_a_second_run(generate: Command, 
     assert (await generate("--job", report["id"], "--json")).json["total"] == MANY
 
 
+@pytest.mark.long
 async def test_the_worker_completes_the_job_of_a_killed_command(
     generate: Command, stores: Stores, settings: Settings, tmp_path: Path
 ) -> None:
@@ -178,6 +180,7 @@ async def test_the_worker_completes_the_job_of_a_killed_command(
     assert (await check_agreement(stores, UUID(report["batch_id"]), UUID(report["client_id"]))).loaded == MANY
 
 
+@pytest.mark.long
 async def test_two_concurrent_commands_generate_both_counts(generate: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     words = ("--count", "60000", "--batch-id", str(batch.id), "--client", str(A), "--json")

@@ -20,6 +20,7 @@ from tests.support.worker_process import WorkerProcess, eventually
 COUNT = 170_000
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_a_job_is_finished_although_its_workers_are_killed(
     settings: Settings, stores: Stores, tmp_path: Path

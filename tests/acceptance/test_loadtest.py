@@ -79,6 +79,7 @@ def driver(request: pytest.FixtureRequest) -> Driver:
     return best_driver()
 
 
+@pytest.mark.long
 async def test_the_driver_counts_as_many_as_the_ledger(tmp_path: Path, driver: Driver) -> None:
     with BenchInstallation(tmp_path) as installation:
         server = MeasuredInstallation.of_installation(installation)

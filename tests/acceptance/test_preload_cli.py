@@ -128,6 +128,7 @@ def test_invalid_options_are_refused(preload_here: CommandInProcess, words: tupl
     assert preload_here.rows("batches") == 0
 
 
+@pytest.mark.long
 async def test_options_that_contradict_the_batch_are_refused(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 1)))
     assert (await preload("nowhere.csv", "--batch-name", "x")).err == (
@@ -150,6 +151,7 @@ async def test_options_that_contradict_the_batch_are_refused(preload: Command, s
     assert (ended.status, "has ended" in ended.err) == (2, True)
 
 
+@pytest.mark.long
 async def test_progress_is_shown_on_a_terminal(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     file = preload.write(csv_of(codes("A", 100_000)))
@@ -228,6 +230,7 @@ async def _check_second_run(preload: Command, stores: Stores, file: str, *, comm
     assert not await _is_there(stores, "pools WHERE loaded < total")
 
 
+@pytest.mark.long
 async def test_a_load_killed_after_creating_the_batch_is_completed(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(ROWS))
     with preload.start(file, "--batch-name", BATCH, "--rules", RULES) as process:
@@ -235,6 +238,7 @@ async def test_a_load_killed_after_creating_the_batch_is_completed(preload: Comm
     await _check_second_run(preload, stores, file, committed=False)
 
 
+@pytest.mark.long
 async def test_a_load_killed_while_reading_is_completed(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(ROWS))
     with preload.start("-", "--batch-name", BATCH, stdin=subprocess.PIPE) as process:
@@ -260,7 +264,10 @@ async def test_a_load_killed_within_its_transaction_is_completed(
     await _check_second_run(preload, stores, file, committed=False)
 
 
-@pytest.mark.parametrize(("client", "count"), [(A, 0), (A, 1), (B, 10_000)])
+@pytest.mark.parametrize(
+    ("client", "count"),
+    [(A, 0), pytest.param(A, 1, marks=pytest.mark.long), pytest.param(B, 10_000, marks=pytest.mark.long)],
+)
 async def test_a_load_killed_after_its_commit_is_completed(
     preload: Command, stores: Stores, client: UUID, count: int
 ) -> None:
@@ -274,6 +281,7 @@ async def test_a_load_killed_after_its_commit_is_completed(
     await _check_second_run(preload, stores, file, committed=True)
 
 
+@pytest.mark.long
 async def test_a_load_killed_while_codes_are_issued_is_completed(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores, BATCH)
     await load(stores, batch, codes("A", 1_000))

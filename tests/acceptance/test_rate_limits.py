@@ -22,6 +22,7 @@ FAILED_LOOKUPS = 10_000
 LIMITED = "429 too many requests"
 
 
+@pytest.mark.long
 async def test_requests_are_accepted_at_the_configured_rate(settings: Settings, tmp_path: Path) -> None:
     limit = f"{RATE_PER_S}/s,burst={BURST}"
     with Service(settings, tmp_path, ISSUER_RATE_LIMIT=limit, ISSUER_RATE_LIMIT_IP="off") as service:

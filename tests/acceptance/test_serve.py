@@ -70,6 +70,7 @@ def test_a_killed_process_is_replaced_and_the_address_stays(serving: Serving) ->
     wait_until(serving.answers, "the API answers", 60)
 
 
+@pytest.mark.long
 def test_a_killed_parent_leaves_no_processes(serving: Serving) -> None:
     children = serving.children()
     serving.process.kill()

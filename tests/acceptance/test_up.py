@@ -53,6 +53,7 @@ def test_the_printed_command_works_when_it_is_pasted(running: Installation) -> N
     assert json.loads(done.stdout)["code"].startswith("DEMO-")
 
 
+@pytest.mark.long
 def test_a_restart_continues_with_the_same_data(installation: Installation) -> None:
     installation.start()
     assert redeemed(installation) == "DEMO-0001"
@@ -82,6 +83,7 @@ def test_secrets_are_readable_by_their_owner_only(running: Installation) -> None
         assert closed or stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
 
 
+@pytest.mark.long
 def test_a_start_after_a_killed_parent_works_at_once_and_no_child_stays(installation: Installation) -> None:
     installation.start()
     first = redeemed(installation)
