@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.command import Command
