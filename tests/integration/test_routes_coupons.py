@@ -279,6 +279,19 @@ async def test_invalid_input_is_a_400_and_creates_nothing(api: Api, till: Till, 
     assert await rows(api.services, "coupons") == []
 
 
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize("body", [b"&", b"&&&", b" & ", b" ", b"\r\n"], ids=ascii)
+async def test_a_body_without_fields_is_a_400(api: Api, till: Till, body: bytes, content_type: str) -> None:
+    await till.make("EMPTY")
+    headers = till.admin | {"Content-Type": content_type}
+    problem(await api.client.put(f"{COUPON}EMPTY/", content=body, headers=headers), 400)
+    problem(await api.client.request("DELETE", f"{COUPON}EMPTY/", content=body, headers=headers), 400)
+    headers = till.till | {"Content-Type": content_type}
+    problem(await api.client.post(CONSUME, params={"code": "EMPTY"}, content=body, headers=headers), 400)
+    shown = await till.show("EMPTY")
+    assert (shown["remaining"], shown["deleted"]) == (3, False)
+
+
 async def test_each_route_requires_its_scope(api: Api, till: Till) -> None:
     await till.make("KEYS")
     problem(await api.client.post(COUPON, json={"availability_count": 1}, headers=till.till), 403)

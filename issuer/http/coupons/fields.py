@@ -68,15 +68,19 @@ def body_fields(body: bytes) -> Fields:
     """
     if body.startswith(b"{"):
         return parse_object(body)
-    text = body.strip()
-    if not text:
+    if not body:
         return {}
+    text = body.strip()
     if text.startswith((b"{", BOM_UTF8)):
         return parse_object(body)
     try:
-        return _without_duplicates(_pairs(text.decode()))
+        fields = _without_duplicates(_pairs(text.decode()))
     except UnicodeDecodeError as error:
         raise invalid("the form is not UTF-8") from error
+    if not fields:
+        # Separators alone, such as `&`: what the caller meant is lost, so it is not taken for an empty change.
+        raise invalid("the body is neither a JSON object nor a form with fields")
+    return fields
 
 
 def merge_fields(query: Fields, body: Fields, known: Collection[str]) -> Fields:
