@@ -1,4 +1,10 @@
-"""Instants: parsed only with an offset, stored in UTC, shown with milliseconds."""
+"""Instants: parsed and bounded here, whatever way they come in; stored in UTC, computed and shown in milliseconds.
+
+Every instant that comes in is a whole millisecond from FIRST to LAST. Within these bounds nothing overflows: Python
+ends with the year 9999, and a day remains for every offset. The driver of Postgres would store the last microsecond of
+Python's calendar as `infinity`, and read that back without an offset. The schema has the same bounds, as the domain
+`instant`.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +12,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST: Final = EPOCH
+LAST: Final = datetime(9999, 12, 30, tzinfo=UTC)
+BOUNDS: Final = f"{FIRST:%Y-%m-%dT%H:%M:%SZ} to {LAST:%Y-%m-%dT%H:%M:%SZ}"
 _MS: Final = timedelta(milliseconds=1)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_OUTSIDE: Final = f"a time must be within {BOUNDS}"
 
 
 class InvalidInstantError(ValueError):
     """The text or time is not an instant. The message says why."""
 
 
+class OutOfBoundsError(InvalidInstantError):
+    """The instant is before FIRST or after LAST. The message names the bounds."""
+
+    def __init__(self) -> None:
+        super().__init__(_OUTSIDE)
+
+
 def parse_instant(text: str) -> datetime:
-    """Parse ISO 8601 text such as 2026-06-01T00:00:00+02:00. Raises InvalidInstantError."""
+    """Parse ISO 8601 text such as 2026-06-01T00:00:00+02:00, as `in_utc` does. Raises InvalidInstantError."""
     try:
         value = datetime.fromisoformat(text)
     except ValueError as error:
@@ -23,16 +41,51 @@ def parse_instant(text: str) -> datetime:
 
 
 def in_utc(value: datetime) -> datetime:
-    """Return the same instant in UTC. Raises InvalidInstantError without an offset, or outside 1970 to 9999."""
+    """Return the same instant in UTC, rounded up to a whole ms. Raises InvalidInstantError.
+
+    Redis decides in whole ms, so rounding up is exact: it changes no comparison with such a time.
+    """
     if value.utcoffset() is None:
         raise InvalidInstantError("a time needs an offset, such as Z or +02:00")
     try:
         instant = value.astimezone(UTC)
     except OverflowError as error:
-        raise InvalidInstantError("a time must be between 1970 and 9999") from error
-    if instant < EPOCH:
-        raise InvalidInstantError("a time must be between 1970 and 9999")
-    return instant
+        raise OutOfBoundsError from error
+    # The bounds first: both are whole ms, so rounding cannot pass them.
+    if not FIRST <= instant <= LAST:
+        raise OutOfBoundsError
+    return instant + timedelta(microseconds=-instant.microsecond % 1000)
+
+
+def instant_of_timestamp(seconds: int, nanoseconds: int) -> datetime:
+    """Return the instant of a Protobuf timestamp, rounded up to a whole ms. Raises OutOfBoundsError."""
+    try:
+        return in_utc(EPOCH + timedelta(seconds=seconds, microseconds=-(-nanoseconds // 1_000)))
+    except OverflowError as error:
+        raise OutOfBoundsError from error
+
+
+def instant_after_day(year: int, month: int, day: int) -> datetime:
+    """Return the first instant after a day in UTC. Raises InvalidInstantError if there is no such day."""
+    try:
+        start = datetime(year, month, day, tzinfo=UTC)
+    except ValueError as error:
+        raise InvalidInstantError("there is no such day") from error
+    if start > LAST - timedelta(days=1):
+        raise OutOfBoundsError
+    return in_utc(start + timedelta(days=1))
+
+
+def to_microseconds(value: datetime) -> int:
+    """Return µs since 1970: the position of a row in a list."""
+    return (value - EPOCH) // _MICROSECOND
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    """Return the instant of `to_microseconds`, not rounded. Raises OutOfBoundsError."""
+    if not 0 <= microseconds <= to_microseconds(LAST):
+        raise OutOfBoundsError
+    return EPOCH + microseconds * _MICROSECOND
 
 
 def to_ms(value: datetime) -> int:
@@ -41,7 +94,11 @@ def to_ms(value: datetime) -> int:
 
 
 def from_ms(ms: int) -> datetime:
-    return EPOCH + ms * _MS
+    """Return the instant of a time that Redis has stated; beyond the bounds the nearer bound.
+
+    To show or to copy such a time never fails, whatever the clock of Redis' host says.
+    """
+    return EPOCH + min(max(ms, 0), to_ms(LAST)) * _MS
 
 
 def show_instant(value: datetime) -> str:

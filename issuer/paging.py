@@ -6,18 +6,18 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 import orjson
 
+from issuer.instants import from_microseconds, to_microseconds
+
 MAX_LIMIT: Final = 1_000
 """Items of one page."""
 
 _MAX_CURSOR: Final = 512
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _INT64: Final = 2**63
 
 Item = TypeVar("Item")
@@ -63,7 +63,7 @@ def decode_cursor(kind: str, cursor: str, types: Sequence[type]) -> tuple[Any, .
 
 def _plain(part: int | UUID | datetime) -> int | str:
     if isinstance(part, datetime):
-        return (part - _EPOCH) // _MICROSECOND
+        return to_microseconds(part)
     return str(part) if isinstance(part, UUID) else part
 
 
@@ -72,4 +72,4 @@ def _typed(part: object, wanted: type) -> int | UUID | datetime:
         return UUID(part if isinstance(part, str) else "")
     if isinstance(part, bool) or not isinstance(part, int) or not -_INT64 <= part < _INT64:
         raise ValueError("not a number")
-    return _EPOCH + part * _MICROSECOND if wanted is datetime else part
+    return from_microseconds(part) if wanted is datetime else part

@@ -123,7 +123,7 @@ def find_changed_values(batch: Batch, changes: BatchChanges) -> dict[str, Any]:
 def check_values(
     name: str, starts_at: datetime | None, ends_at: datetime | None
 ) -> tuple[str, datetime | None, datetime | None]:
-    """Return the values with times in UTC. Raises InvalidBatchError."""
+    """Return the values with times in UTC and in whole ms. Raises InvalidBatchError."""
     problem = name_problem(name)
     if problem:
         raise InvalidBatchError(problem)

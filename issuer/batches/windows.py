@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 STAMP_DIGITS: Final = 13
 """Digits of one time in a window."""
+_STAMP_END_MS: Final = 10**STAMP_DIGITS
 
 # Postgres sorts millions of ledger rows before it returns the first one.
 QUERY_TIMEOUT_S: Final = 900.0
@@ -167,7 +168,7 @@ async def _gather_unrecorded(
         records = [
             (r.pool_id, r.seq, r.customer_id, from_ms(r.redeemed_at_ms))
             for r in redemptions
-            if r.pool_id in of_batch and r.customer_id is not None and r.redeemed_at_ms > since_ms
+            if r.pool_id in of_batch and r.customer_id is not None and since_ms < r.redeemed_at_ms < _STAMP_END_MS
         ]
         if records and not created:
             # The table exists already if the caller's transaction rebuilt another batch before.

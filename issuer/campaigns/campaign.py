@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
@@ -80,12 +80,6 @@ def derive_state(
     if starts_at_ms is not None and now_ms < starts_at_ms:
         return CampaignState.BEFORE
     return CampaignState.SOLD_OUT if left == 0 else CampaignState.OPEN
-
-
-def round_up_to_ms(start: datetime) -> datetime:
-    """Return the first whole ms not before `start`: Redis counts in ms, and no code may be issued early."""
-    start = start.astimezone(UTC)
-    return start + timedelta(microseconds=-start.microsecond % 1000)
 
 
 def campaign_from_row(row: asyncpg.Record) -> Campaign:

@@ -30,7 +30,6 @@ from issuer.campaigns.campaign import (
     CampaignNotFoundError,
     InvalidCampaignError,
     campaign_from_row,
-    round_up_to_ms,
 )
 from issuer.generating.code_format import CodeFormat, CodeSpaceError, format_text
 from issuer.generating.code_source import FewCodesError
@@ -80,7 +79,7 @@ class NewCampaign:
     def __post_init__(self) -> None:
         _, starts_at, _ = check_values(self.name, self.starts_at, None)
         assert starts_at is not None
-        object.__setattr__(self, "starts_at", round_up_to_ms(starts_at))
+        object.__setattr__(self, "starts_at", starts_at)
         _check_total(self.code_format, self.total)
 
 
@@ -138,7 +137,7 @@ async def change_campaign(
     if changes.starts_at is not None:
         _, checked, _ = check_values(campaign.batch.name, changes.starts_at, None)
         assert checked is not None
-        starts_at = round_up_to_ms(checked)
+        starts_at = checked
     if changes.total is not None and changes.total != campaign.total:
         _check_extension(campaign, changes)
     batch_changes = BatchChanges(

@@ -11,12 +11,10 @@ import typer
 
 from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.cli.export import add_export
+from issuer.cli.options import instant_option
 from issuer.cli.output import BAD_INPUT, InputError, fail, print_json, run
-from issuer.instants import InvalidInstantError, parse_instant
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from issuer.batches.store import Batch
     from issuer.pools.stock import Stock
     from issuer.storage.stores import Stores
@@ -102,8 +100,8 @@ def create(
             stores,
             name=name,
             rules=parse_rules_text(rules),
-            starts_at=_parse_instant("--starts-at", starts_at),
-            ends_at=_parse_instant("--ends-at", ends_at),
+            starts_at=instant_option(starts_at, "--starts-at"),
+            ends_at=instant_option(ends_at, "--ends-at"),
             actor=cli_actor(),
         )
 
@@ -184,13 +182,6 @@ def _report_refusals(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stores
             raise InputError(str(error)) from error
 
     return checked
-
-
-def _parse_instant(option: str, text: str | None) -> datetime | None:
-    try:
-        return None if text is None else parse_instant(text)
-    except InvalidInstantError as error:
-        raise InputError(f"{option}: {error}") from error
 
 
 def _show_result(batch: Batch, as_json: bool) -> None:

@@ -8,12 +8,10 @@ from uuid import UUID
 
 import typer
 
+from issuer.cli.options import instant_option
 from issuer.cli.output import CommandError, InputError, print_json, run
-from issuer.instants import InvalidInstantError, parse_instant
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from issuer.campaigns.campaign import Campaign
     from issuer.campaigns.counters import Counters
     from issuer.storage.stores import Stores
@@ -51,10 +49,12 @@ def create(
 
     async def work(stores: Stores) -> Campaign:
         options = {"length": length, "alphabet": alphabet, "prefix": prefix}
+        start = instant_option(starts_at, "--starts-at")
+        assert start is not None
         new = NewCampaign(
             name=name,
             total=total,
-            starts_at=_parse_start(starts_at),
+            starts_at=start,
             code_format=parse_campaign_format({field: value for field, value in options.items() if value is not None}),
             public=public,
             client_id=client or DEFAULT_CLIENT,
@@ -138,10 +138,3 @@ def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> N
         typer.echo(f"{name} {'?' if fields[name] is None else fields[name]}")
     if campaign.public:
         typer.echo(f"page /c/{campaign.id}")
-
-
-def _parse_start(text: str) -> datetime:
-    try:
-        return parse_instant(text)
-    except InvalidInstantError as error:
-        raise InputError(f"--starts-at: {error}") from error

@@ -10,8 +10,8 @@ from uuid import UUID
 import typer
 
 from issuer.batches.rules import Rules, RulesError, parse_rules_text
+from issuer.cli.options import instant_option, uuid_option
 from issuer.cli.output import InputError
-from issuer.instants import InvalidInstantError, parse_instant
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -51,8 +51,8 @@ class ChosenBatch:
             name=name,
             id=uuid_option(id, "--batch-id"),
             rules=_parse_rules(rules),
-            starts_at=_parse_instant(starts_at, "--starts-at"),
-            ends_at=_parse_instant(ends_at, "--ends-at"),
+            starts_at=instant_option(starts_at, "--starts-at"),
+            ends_at=instant_option(ends_at, "--ends-at"),
         )
         if (name is None) == (id is None):
             raise InputError("give either --batch-name or --batch-id")
@@ -113,16 +113,6 @@ async def end_if_empty(stores: Stores, batch: Batch | None, new: bool) -> None:
             await change_batch(stores, batch.id, BatchChanges(expired=True), actor=cli_actor())
 
 
-def uuid_option(text: str | None, option: str) -> UUID | None:
-    """Parse the UUID of an option. Raises InputError."""
-    if text is None:
-        return None
-    try:
-        return UUID(text)
-    except ValueError as error:
-        raise InputError(f"{option}: not a UUID") from error
-
-
 async def _find_by_name(stores: Stores, name: str) -> Batch | None:
     from issuer.batches.store import open_batches
 
@@ -138,10 +128,3 @@ def _parse_rules(text: str | None) -> Rules | None:
         return None if text is None else parse_rules_text(text)
     except RulesError as error:
         raise InputError(str(error)) from error
-
-
-def _parse_instant(text: str | None, option: str) -> datetime | None:
-    try:
-        return None if text is None else parse_instant(text)
-    except InvalidInstantError as error:
-        raise InputError(f"{option}: {error}") from error

@@ -6,15 +6,14 @@ import os
 import shutil
 import sys
 from contextlib import aclosing, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 from uuid import UUID
 
 import typer
 
-from issuer.cli.output import BAD_INPUT, CommandError, command_settings, fail, run_with_postgres
-from issuer.instants import InvalidInstantError, parse_instant
+from issuer.cli.options import instant_option
+from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, run_with_postgres
 from issuer.names import name_problem
 from issuer.reports.formats import CsvEncoder, Format, NdjsonEncoder, encoded
 from issuer.reports.report import REPORTS, Filter, Report
@@ -53,7 +52,11 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
             " formula gets a leading apostrophe.",
         ),
     ) -> None:  # fmt: skip
-        values = (batch_id, client, customer, code, _parse_instant("--from", from_), _parse_instant("--to", to))
+        try:
+            start, end = instant_option(from_, "--from"), instant_option(to, "--to")
+        except InputError as error:
+            fail(str(error), BAD_INPUT)
+        values = (batch_id, client, customer, code, start, end)
         selection = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not None}
         if code is not None and name_problem(code) is not None:
             fail("--code: must be the code of a coupon", BAD_INPUT)
@@ -137,10 +140,3 @@ def _export(export: _Export, selection: Selection) -> None:
     if count is None:
         raise typer.Exit(1)
     typer.echo(f"{count} {export.report.name}", err=True)
-
-
-def _parse_instant(option: str, text: str | None) -> datetime | None:
-    try:
-        return None if text is None else parse_instant(text)
-    except InvalidInstantError as error:
-        fail(f"{option}: {error}", BAD_INPUT)

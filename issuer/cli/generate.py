@@ -19,8 +19,8 @@ from issuer.cli.chosen_batch import (
     STARTS_AT,
     ChosenBatch,
     end_if_empty,
-    uuid_option,
 )
+from issuer.cli.options import uuid_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, fail, print_json, run
 from issuer.cli.progress import progress_bars
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError, parse_code_format

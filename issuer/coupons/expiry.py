@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 
-from issuer.instants import InvalidInstantError, parse_instant
+from issuer.instants import InvalidInstantError, OutOfBoundsError, instant_after_day, parse_instant
 
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NAMED_MONTH: Final = re.compile(r"([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4})", re.ASCII)
@@ -18,15 +18,12 @@ def parse_expiry(text: str) -> datetime:
     """Return the first instant at which the coupon is not valid any more. Raises InvalidInstantError."""
     text = text.strip()
     day = _parse_day(text)
-    if day is None:
-        try:
-            return parse_instant(text)
-        except InvalidInstantError as error:
-            raise InvalidInstantError(f"{error}; give {_SHAPES}") from error
     try:
-        return datetime(*day, tzinfo=UTC) + timedelta(days=1)
-    except (ValueError, OverflowError) as error:
-        raise InvalidInstantError(f"there is no such day; give {_SHAPES}") from error
+        return parse_instant(text) if day is None else instant_after_day(*day)
+    except OutOfBoundsError:
+        raise
+    except InvalidInstantError as error:
+        raise InvalidInstantError(f"{error}; give {_SHAPES}") from error
 
 
 def _parse_day(text: str) -> tuple[int, int, int] | None:

@@ -45,7 +45,7 @@ async def restore_answers(
     async with connection.transaction():
         pool_ids = await find_pool_ids(connection, batch_id)
         for letter in await find_dead_letters(connection, pool_ids):
-            keep_ms = letter.redeemed_at_ms + IDEMPOTENCY_TTL_MS - host_ms
+            keep_ms = _keep_ms(letter.redeemed_at_ms, host_ms)
             if letter.key_hash is not None and keep_ms > 0:
                 order_id, code = None, letter.code
                 if letter.terms:
@@ -57,13 +57,18 @@ async def restore_answers(
                 commands.append(("SET", prefix + letter.key_hash, answer, "PX", keep_ms))
         async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_BATCH_SIZE):
             answer = _kept(row["pool_id"], row["seq"], row["at_ms"], row["order_id"], row["code"])
-            keep_ms = row["at_ms"] + IDEMPOTENCY_TTL_MS - host_ms
+            keep_ms = _keep_ms(row["at_ms"], host_ms)
             commands.append(("SET", prefix + row["key_hash"], answer, "PX", keep_ms))
             if len(commands) >= _BATCH_SIZE:
                 written += await _write(link, commands)
                 commands = []
         written += await _write(link, commands)
     return written
+
+
+def _keep_ms(at_ms: int, host_ms: int) -> int:
+    """Return the rest of an answer's 24 h; all of them for a time in the future, which only a wrong clock can state."""
+    return min(at_ms + IDEMPOTENCY_TTL_MS - host_ms, IDEMPOTENCY_TTL_MS)
 
 
 def _kept(pool_id: int, seq: int, at_ms: int, order_id: str | None, code: str) -> bytes:

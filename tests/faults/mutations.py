@@ -275,4 +275,17 @@ MUTATIONS: Final = (
         (),
         ("tests/integration/test_routes_coupons.py",),
     ),
+    Mutation(
+        "a time may be the last of Python's calendar, which Postgres stores as infinity",
+        (
+            Edit("issuer/instants.py", "    if not FIRST <= instant <= LAST:\n", "    if instant < FIRST:\n"),
+            Edit(
+                "issuer/storage/migrations/versions/v0001_initial.py",
+                "'1970-01-01T00:00:00Z' AND '9999-12-30T00:00:00Z'",
+                "'1970-01-01T00:00:00Z' AND 'infinity'",
+            ),
+        ),
+        (),
+        ("tests/unit/test_instants.py", "tests/integration/test_instants.py"),
+    ),
 )

@@ -16,7 +16,7 @@ from issuer.coupons.folding import coupon_id, fold, fold_fully
 from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse_percentage, show_decimal
 from issuer.coupons.uses import consumption_id, parse_consumption_id, use_id
 from issuer.engine.calls import Answer, CouponUses, LookAnswer, UseAnswer, parse_answers
-from issuer.instants import InvalidInstantError
+from issuer.instants import LAST, InvalidInstantError
 
 codes = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
@@ -52,13 +52,16 @@ def test_a_coupon_id_depends_on_client_and_fully_folded_code() -> None:
     assert coupon_id(one, "1010").version == 5, "never the id of a batch, which is random"
 
 
+DAY_TWO = datetime(1970, 1, 2, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
     ("text", "instant"),
     [
         ("15-Jan-2030", datetime(2030, 1, 16, tzinfo=UTC)), ("1-DEC-2029", datetime(2029, 12, 2, tzinfo=UTC)),
         ("31-dec-2029", datetime(2030, 1, 1, tzinfo=UTC)), ("2028-02-29", datetime(2028, 3, 1, tzinfo=UTC)),
         ("2030-01-15T18:00:00+01:00", datetime(2030, 1, 15, 17, tzinfo=UTC)),
-        ("2030-01-15T18:00:00Z", datetime(2030, 1, 15, 18, tzinfo=UTC)),
+        ("2030-01-15T18:00:00Z", datetime(2030, 1, 15, 18, tzinfo=UTC)), ("29-Dec-9999", LAST), ("1970-01-01", DAY_TWO),
     ],
 )  # fmt: skip
 def test_an_expiry_date_is_parsed(text: str, instant: datetime) -> None:
@@ -66,7 +69,7 @@ def test_an_expiry_date_is_parsed(text: str, instant: datetime) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "31-Feb-2030", "2029-02-29", "15-Jan-30", "15-Jän-2030", "2030-01-15T18:00:00", "31-Dec-9999"]
+    "text", ["", "soon", "31-Feb-2030", "2029-02-29", "15-Jan-30", "15-Jän-2030", "2030-01-15T18:00:00", "30-Dec-9999"]
 )
 def test_an_invalid_expiry_date_is_refused(text: str) -> None:
     with pytest.raises(InvalidInstantError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from issuer.campaigns.campaign import InvalidCampaignError
 from issuer.http.rpc.coupon.coupon_pb2 import GetCampaignResponse, IssueCouponRequest
 from issuer.http.strict_json import parse_object
-from issuer.instants import EPOCH
+from issuer.instants import OutOfBoundsError, instant_of_timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,9 @@ def join_message(head: GetCampaignResponse, parts: list[bytes], *, json: bool) -
 def instant_of(timestamp: Timestamp) -> datetime:
     """Convert a timestamp to an instant. Raises InvalidCampaignError if it is out of range."""
     try:
-        # Rounded up to a microsecond: a campaign may start up to that much late, but never early.
-        return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=-(-timestamp.nanos // 1_000))
-    except OverflowError as error:
-        raise InvalidCampaignError("start_time must be between 1970 and 9999") from error
+        return instant_of_timestamp(timestamp.seconds, timestamp.nanos)
+    except OutOfBoundsError as error:
+        raise InvalidCampaignError(f"start_time: {error}") from error
 
 
 def timestamp_of(instant: datetime) -> Timestamp:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from issuer.instants import BOUNDS
 from issuer.names import MAX_NAME
 
 Schema = dict[str, Any]
@@ -66,7 +67,7 @@ UUID: Final[Schema] = {"type": "string", "format": "uuid", "pattern": UUID_PATTE
 INSTANT: Final[Schema] = {
     "type": "string",
     "format": "date-time",
-    "description": "A time with an offset, not before 1970",
+    "description": f"A time with an offset, within {BOUNDS}; rounded up to a whole millisecond",
     "examples": ["2026-06-01T00:00:00+02:00"],
 }
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}

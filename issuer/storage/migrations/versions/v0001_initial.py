@@ -15,6 +15,14 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+_INSTANT: Final = """
+CREATE DOMAIN instant AS timestamptz
+    CONSTRAINT within_bounds CHECK (VALUE BETWEEN '1970-01-01T00:00:00Z' AND '9999-12-30T00:00:00Z');
+COMMENT ON DOMAIN instant IS
+    'A point in time that every process can read: the type of all times. Infinity and years that Python does not have
+are refused, whatever way they come.'
+"""
+
 _INSTALLATION: Final = """
 CREATE TABLE installation (
     -- Allows a single row.
@@ -47,9 +55,9 @@ CREATE TABLE incarnations (
     server          jsonb NOT NULL,
     verdict         text NOT NULL,
     report          jsonb NOT NULL DEFAULT '{}',
-    blessed_at      timestamptz NOT NULL DEFAULT now(),
+    blessed_at      instant NOT NULL DEFAULT now(),
     -- Heartbeat of the server. While it is fresh, no server at another address is blessed.
-    seen_at         timestamptz NOT NULL DEFAULT now()
+    seen_at         instant NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE incarnations IS 'Every Redis server that was blessed, with the verdict and report of its recovery.'
 """
@@ -61,11 +69,11 @@ CREATE TABLE batches (
     -- codes: each is issued to one customer. coupon: one code with many uses, and one pool without rows in codes.
     kind            text NOT NULL DEFAULT 'codes' CHECK (kind IN ('codes', 'coupon')),
     rules           jsonb NOT NULL DEFAULT '{}',
-    starts_at       timestamptz,
-    ends_at         timestamptz,
+    starts_at       instant,
+    ends_at         instant,
     paused          boolean NOT NULL DEFAULT false,
-    ended_at        timestamptz,
-    created_at      timestamptz NOT NULL DEFAULT now(),
+    ended_at        instant,
+    created_at      instant NOT NULL DEFAULT now(),
     -- Raised by every change; rules_revision is the revision that last changed the limits. Redis has every change up to
     -- redis_revision, and its windows fit those limits.
     revision        bigint NOT NULL DEFAULT 1,
@@ -73,8 +81,8 @@ CREATE TABLE batches (
     redis_revision  bigint NOT NULL DEFAULT 0,
     -- An ended batch is freed in Redis in two steps: codes and windows once all its redemptions are in the ledger
     -- (drained_at), then, a day later, what a replay of an Idempotency-Key needs (freed_at).
-    drained_at      timestamptz,
-    freed_at        timestamptz
+    drained_at      instant,
+    freed_at        instant
 );
 COMMENT ON TABLE batches IS 'Named sets of codes with rules. Redis holds a copy of each until the batch is freed.';
 -- A name finds the open batch; ended batches may share it.
@@ -125,12 +133,12 @@ CREATE TABLE generation_jobs (
     -- Why it failed.
     problem         text,
     actor           text NOT NULL,
-    created_at      timestamptz NOT NULL DEFAULT now(),
+    created_at      instant NOT NULL DEFAULT now(),
     -- When a process last worked on it. The job with the oldest one is next.
-    touched_at      timestamptz NOT NULL DEFAULT now(),
-    finished_at     timestamptz,
+    touched_at      instant NOT NULL DEFAULT now(),
+    finished_at     instant,
     -- When its caller received its id or its result. Until then the same command, repeated, continues this job.
-    announced_at    timestamptz
+    announced_at    instant
 );
 COMMENT ON TABLE generation_jobs IS 'Requests to generate codes, and how many codes of each exist.';
 CREATE INDEX generation_jobs_open ON generation_jobs (touched_at) WHERE finished_at IS NULL;
@@ -162,7 +170,7 @@ CREATE TABLE coupons (
     discount_variable numeric CHECK (discount_variable > 0 AND discount_variable <= 100),
     -- The current number in coupon_terms.
     terms           integer NOT NULL DEFAULT 1,
-    updated_at      timestamptz NOT NULL DEFAULT now(),
+    updated_at      instant NOT NULL DEFAULT now(),
     -- A client has no two coupons that a customer could confuse.
     UNIQUE (client_id, fully_folded)
 );
@@ -175,7 +183,7 @@ CREATE TABLE coupon_terms (
     number          integer NOT NULL,
     -- json, not jsonb: responses repeat it byte for byte.
     terms           json NOT NULL,
-    created_at      timestamptz NOT NULL DEFAULT now(),
+    created_at      instant NOT NULL DEFAULT now(),
     PRIMARY KEY (pool_id, number)
 );
 COMMENT ON TABLE coupon_terms IS 'Every version of product and discount that a coupon has had.'
@@ -188,9 +196,9 @@ CREATE TABLE campaigns (
     code_format     jsonb NOT NULL,
     -- Whether a code may be requested without an API key.
     public          boolean NOT NULL DEFAULT false,
-    created_at      timestamptz NOT NULL DEFAULT now(),
+    created_at      instant NOT NULL DEFAULT now(),
     -- When it could first issue. Until then it is not listed.
-    ready_at        timestamptz,
+    ready_at        instant,
     -- Raised by every change of the row: a changed sum over all rows makes the processes reload their cache.
     revision        bigint NOT NULL DEFAULT 1,
     FOREIGN KEY (batch_id, client_id) REFERENCES pools (batch_id, client_id)
@@ -208,14 +216,14 @@ CREATE TABLE redemptions (
     -- Null: redeemed without a customer id, or erased.
     customer_id     uuid,
     -- Redis' clock, which also decided the limits.
-    redeemed_at     timestamptz NOT NULL,
+    redeemed_at     instant NOT NULL,
     -- The script call, random: the same seq with another call_id is an anomaly.
     call_id         uuid NOT NULL,
     -- Hash of customer and Idempotency-Key: a recovery restores the kept answers from it.
     key_hash        bytea,
     api_key_id      integer NOT NULL,
     epoch           bigint NOT NULL,
-    recorded_at     timestamptz NOT NULL DEFAULT now(),
+    recorded_at     instant NOT NULL DEFAULT now(),
     -- An event that is delivered again is a duplicate.
     PRIMARY KEY (pool_id, seq),
     -- A code is issued once in its batch, whatever its seq.
@@ -235,12 +243,12 @@ CREATE TABLE consumptions (
     terms           integer NOT NULL,
     customer_id     uuid,
     order_id        text,
-    consumed_at     timestamptz NOT NULL,
+    consumed_at     instant NOT NULL,
     call_id         uuid NOT NULL,
     key_hash        bytea,
     api_key_id      integer NOT NULL,
     epoch           bigint NOT NULL,
-    recorded_at     timestamptz NOT NULL DEFAULT now(),
+    recorded_at     instant NOT NULL DEFAULT now(),
     PRIMARY KEY (pool_id, seq)
 );
 COMMENT ON TABLE consumptions IS 'The ledger of coupons: one use each. Append-only, like redemptions.';
@@ -251,9 +259,9 @@ CREATE TABLE reversals (
     pool_id         bigint NOT NULL,
     seq             bigint NOT NULL,
     actor           text NOT NULL,
-    reversed_at     timestamptz NOT NULL DEFAULT now(),
+    reversed_at     instant NOT NULL DEFAULT now(),
     -- When Redis stopped counting the use against the customer's limits.
-    returned_at     timestamptz,
+    returned_at     instant,
     -- A use is reversed at most once.
     PRIMARY KEY (pool_id, seq),
     FOREIGN KEY (pool_id, seq) REFERENCES consumptions
@@ -282,8 +290,8 @@ CREATE TABLE dead_letters (
     reason          text NOT NULL,
     -- The whole stream entry, field names and values alternating, so that it can be recorded later.
     raw             bytea[] NOT NULL,
-    created_at      timestamptz NOT NULL DEFAULT now(),
-    resolved_at     timestamptz
+    created_at      instant NOT NULL DEFAULT now(),
+    resolved_at     instant
 );
 COMMENT ON TABLE dead_letters IS 'Events that could not be recorded, kept whole until an operator resolves them.';
 -- An entry that is delivered again adds no second letter.
@@ -295,9 +303,9 @@ CREATE TABLE quarantined (
     seq             bigint NOT NULL,
     -- The recovery that quarantined it.
     epoch           bigint NOT NULL,
-    quarantined_at  timestamptz NOT NULL DEFAULT now(),
+    quarantined_at  instant NOT NULL DEFAULT now(),
     -- Set when an operator released it; released_as is the new seq of its code.
-    released_at     timestamptz,
+    released_at     instant,
     released_as     bigint,
     PRIMARY KEY (pool_id, seq)
 );
@@ -310,7 +318,7 @@ CREATE TABLE anomalies (
     pool_id         bigint,
     seq             bigint,
     detail          jsonb NOT NULL,
-    created_at      timestamptz NOT NULL DEFAULT now()
+    created_at      instant NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE anomalies IS 'Contradictions between an event and the ledger. Each may be a broken promise.'
 """
@@ -319,7 +327,7 @@ _PROCESSES: Final = """
 CREATE TABLE journals (
     host            text PRIMARY KEY,
     directory       text NOT NULL,
-    seen_at         timestamptz NOT NULL,
+    seen_at         instant NOT NULL,
     replayed_epoch  bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE journals IS
@@ -327,7 +335,7 @@ COMMENT ON TABLE journals IS
 
 CREATE TABLE witnesses (
     name            text PRIMARY KEY,
-    seen_at         timestamptz NOT NULL,
+    seen_at         instant NOT NULL,
     -- attached: more may come; detached: the connection has ended; gone: the process has ended.
     state           text NOT NULL,
     epoch           bigint NOT NULL,
@@ -339,7 +347,7 @@ COMMENT ON TABLE witnesses IS
 
 CREATE TABLE workers (
     name            text PRIMARY KEY,
-    seen_at         timestamptz NOT NULL,
+    seen_at         instant NOT NULL,
     detail          jsonb NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE workers IS 'Heartbeat and progress of each worker, for /readyz and /metrics.'
@@ -354,8 +362,8 @@ CREATE TABLE api_keys (
     scopes          text[] NOT NULL CHECK (scopes <@ ARRAY['redeem', 'admin', 'public']),
     -- Null: the key may act for every client.
     client_id       uuid,
-    created_at      timestamptz NOT NULL DEFAULT now(),
-    revoked_at      timestamptz,
+    created_at      instant NOT NULL DEFAULT now(),
+    revoked_at      instant,
     -- As written in settings, such as 100/s or off. Null: the limit of the settings.
     rate_limit      text,
     failed_lookup_limit text
@@ -364,7 +372,7 @@ COMMENT ON TABLE api_keys IS 'API keys. A key is revoked, never deleted: the led
 
 CREATE TABLE audit_log (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    at              timestamptz NOT NULL DEFAULT now(),
+    at              instant NOT NULL DEFAULT now(),
     actor           text NOT NULL,
     action          text NOT NULL,
     subject         text NOT NULL,
@@ -375,6 +383,6 @@ COMMENT ON TABLE audit_log IS 'Every administrative action over HTTP or the CLI,
 
 
 def upgrade() -> None:
-    for chapter in (_INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES, _ACCESS):
+    for chapter in (_INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES, _ACCESS):
         for statement in chapter.split(";\n"):
             op.execute(statement)

@@ -1,0 +1,27 @@
+"""Options that commands share: text that becomes an id or an instant. A fault names the option."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from issuer.cli.output import InputError
+from issuer.instants import InvalidInstantError, parse_instant
+
+
+def uuid_option(text: str | None, option: str) -> UUID | None:
+    """Parse the UUID of an option. Raises InputError."""
+    if text is None:
+        return None
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise InputError(f"{option}: not a UUID") from error
+
+
+def instant_option(text: str | None, option: str) -> datetime | None:
+    """Parse the time of an option. Raises InputError."""
+    try:
+        return None if text is None else parse_instant(text)
+    except InvalidInstantError as error:
+        raise InputError(f"{option}: {error}") from error
