@@ -35,6 +35,11 @@ def fold_fully(folded: str) -> str:
     return folded.translate(_ALIKE)
 
 
+def count_folded(characters: str) -> int:
+    """Return how many of the characters look-ups distinguish."""
+    return len({fold(character) for character in characters} - {""})
+
+
 def coupon_id(client_id: UUID, fully_folded: str) -> UUID:
     """Return the id of the coupon's batch. It is derived from client and code: a use needs no directory to find it."""
     return uuid5(_NAMESPACE, f"{client_id}:{fully_folded}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from enum import StrEnum
 from string import ascii_uppercase, digits
 from typing import Final
@@ -63,7 +64,7 @@ def alphabet_characters(alphabet: str) -> str:
             f"must have 2 to {MAX_ALPHABET_CHARACTERS:,} characters, or be one of {', '.join(AlphabetName)}"
         )
     if len(set(characters)) != len(characters):
-        twice = next(character for character in characters if characters.count(character) > 1)
+        twice = Counter(characters).most_common(1)[0][0]
         raise AlphabetError(f"contains {twice!r} more than once")
     return characters
 

@@ -6,7 +6,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from hashlib import sha256
+from itertools import groupby, zip_longest
 from typing import Any, Final
 
 import orjson
@@ -27,6 +28,8 @@ MAX_CHARACTERS: Final = 255
 MAX_CODES: Final = 10_000_000
 """Codes of one request; more codes need several requests."""
 PLACE: Final = "#"
+PLACE_MARK: Final = "\x01"
+"""Stands for a place where # may be a character of the code. No code has control characters."""
 SPACE_FACTOR: Final = 10
 """A code space must have at least this many times the requested codes."""
 SAFE_ATTEMPTS: Final = 1_000_000
@@ -144,6 +147,21 @@ class CodeFormat:
     def words(self) -> tuple[str, ...]:
         """The words that no code contains."""
         return tuple(dict.fromkeys((*(built_in_words() if self.unlucky else ()), *self.unlucky_words)))
+
+    @cached_property
+    def shape(self) -> str:
+        """A text like every code: the fixed text, with PLACE_MARK at the places."""
+        marks = [PLACE_MARK * size for size in self.groups]
+        return "".join(text + mark for text, mark in zip_longest(self.fixed, marks, fillvalue=""))
+
+    @cached_property
+    def spelling(self) -> str:
+        """The identity of the set of codes that the format can spell, however the format is written.
+
+        It does not depend on whether a pattern or a prefix is given, nor on the order and the name of the alphabet. A
+        check character and unlucky words select among these codes, so they do not count.
+        """
+        return sha256(orjson.dumps([self.shape, "".join(sorted(self.characters))])).hexdigest()
 
     @property
     def space(self) -> int:

@@ -18,10 +18,17 @@ _TWO_BYTES: Final = 65_536
 _MAX_REDRAWS: Final = 100
 _MIN_REDRAW: Final = 1_000
 """Codes drawn at least when refused ones are replaced: if most are refused, a few at a time would take too long."""
+SAMPLE_SIZE: Final = 1_000
+MIN_SHARE: Final = 0.2
+"""Share of the codes that the unlucky words must leave. A code space has ten times the requested codes, so twice as
+many codes as needed are left, and replacing the refused codes takes a bounded time."""
+_FAILED_SHARE: Final = MIN_SHARE / 2
+"""Below this, drawing is given up. Far enough from MIN_SHARE that an accepted format never reaches it by chance."""
+_FEW: Final = "fewer unlucky words or a larger code space would do"
 
 
 class FewCodesError(Exception):
-    """Nearly every drawn code is refused: the unlucky words leave too few codes, or nearly all of them are used."""
+    """Too many of the drawn codes are refused: the unlucky words leave too few, or nearly all of them are used."""
 
 
 class CodeSource:
@@ -47,12 +54,32 @@ class CodeSource:
 
         Raises FewCodesError if that takes too many attempts.
         """
-        codes = dict.fromkeys(self._draw_filtered(count))
-        for _ in range(_MAX_REDRAWS):
+        codes: dict[str, None] = {}
+        drawn = accepted = 0
+        for redraw in range(_MAX_REDRAWS):
+            size = max(count - len(codes), _MIN_REDRAW if redraw else 1)
+            found = self._draw_filtered(size)
+            drawn, accepted = drawn + size, accepted + len(found)
+            codes.update(dict.fromkeys(found))
             if len(codes) >= count:
                 return list(codes)[:count]
-            codes.update(dict.fromkeys(self._draw_filtered(max(count - len(codes), _MIN_REDRAW))))
-        raise FewCodesError("nearly every code drawn is refused: fewer unlucky words or a larger code space would do")
+            if drawn >= SAMPLE_SIZE and accepted < _FAILED_SHARE * drawn:
+                raise FewCodesError(f"{drawn - accepted:,} of {drawn:,} codes drawn have an unlucky word: {_FEW}")
+        raise FewCodesError(f"nearly every code drawn is refused: {_FEW}")
+
+    def check_share(self) -> None:
+        """Check, by a sample, that the unlucky words leave enough codes. Raises FewCodesError.
+
+        Takes a quarter of a second at most, for a thousand words and codes of 255 characters.
+        """
+        if self._filter.is_idle:
+            return
+        found = len(self._draw_filtered(SAMPLE_SIZE))
+        if found < MIN_SHARE * SAMPLE_SIZE:
+            raise FewCodesError(
+                f"only {found:,} of {SAMPLE_SIZE:,} codes drawn have no unlucky word,"
+                f" fewer than one in {round(1 / MIN_SHARE)}: {_FEW}"
+            )
 
     def _draw_filtered(self, count: int) -> Sequence[str]:
         """Draw `count` codes and return those without unlucky words."""
@@ -83,8 +110,18 @@ class CodeSource:
 
 
 def draw_code(code_format: CodeFormat) -> str:
-    """Draw one code. Raises FewCodesError."""
+    """Draw one code, in milliseconds: call it in a thread. Raises FewCodesError."""
     return CodeSource(code_format).draw(1)[0]
+
+
+def draw_checked(code_format: CodeFormat) -> str:
+    """Check what the unlucky words leave (`check_share`), then draw one code: call it in a thread.
+
+    Raises FewCodesError.
+    """
+    source = CodeSource(code_format)
+    source.check_share()
+    return source.draw(1)[0]
 
 
 def character_source(characters: str) -> Callable[[int], str]:

@@ -224,6 +224,7 @@ async def _insert(connection: AnyConnection, job_id: UUID, request: GenerationRe
         request.batch_id,
         request.client_id,
         format_text(request.code_format),
+        request.code_format.spelling,
         request.count,
         request.actor,
         bounded,
@@ -261,8 +262,8 @@ _COLUMNS: Final = (
 )
 JOB_SELECT: Final = f"SELECT {_COLUMNS} FROM generation_jobs"
 _INSERT: Final = f"""
-INSERT INTO generation_jobs (id, batch_id, client_id, format, count, actor, announced_at)
-VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, CASE WHEN $7 THEN now() END) RETURNING {_COLUMNS}
+INSERT INTO generation_jobs (id, batch_id, client_id, format, spelling, count, actor, announced_at)
+VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, $7, CASE WHEN $8 THEN now() END) RETURNING {_COLUMNS}
 """
 _OPEN: Final = """
 SELECT count(*) AS all_of_them, count(*) FILTER (WHERE client_id = $1) AS of_client

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from issuer.batches.store import BatchEndedError, find_batch
-from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, format_text
-from issuer.generating.code_source import draw_code
+from issuer.generating.code_format import MAX_CODES, PLACE_MARK, SPACE_FACTOR, CodeFormat, CodeFormatError
+from issuer.generating.code_source import draw_checked
 from issuer.pools.counters import codes_to_load
 from issuer.pools.memory import check_room, codes_bytes
 from issuer.storage.postgres import Pool, unavailable_translated
@@ -41,28 +42,50 @@ class GenerationForecast:
 async def check_request(stores: Stores, request: GenerationRequest) -> GenerationForecast:
     """Check whether a request can be accepted now. Changes nothing.
 
-    Codes of the same format that earlier jobs generated or will generate in the batch count, too. Raises
-    CodeSpaceError, FewCodesError, BatchNotFoundError, BatchEndedError, RedisMemoryError, RedisUnavailableError,
-    PostgresUnavailableError.
+    Codes that the format can spell and that the batch has, or will have from earlier jobs, count, too, wherever they
+    came from: what is accepted never fails for want of codes. Raises CodeSpaceError, FewCodesError, BatchNotFoundError,
+    BatchEndedError, RedisMemoryError, RedisUnavailableError, PostgresUnavailableError.
     """
     batch = await find_batch(stores.postgres, request.batch_id)
     if batch.expired:
         raise BatchEndedError("the batch has ended: no codes can be added")
+    warning = request.code_format.check_space(request.count + await _count_taken(stores.postgres, request))
     async with unavailable_translated():
-        row = await stores.postgres.fetchrow(
-            _EARLIER, request.batch_id, format_text(request.code_format), request.client_id
-        )
-    assert row is not None
-    warning = request.code_format.check_space(request.count + int(row["of_this_format"]))
-    bytes_needed = await estimate_redis_bytes(stores, request, total=row["total"])
+        total = await stores.postgres.fetchval(_TOTAL, request.batch_id, request.client_id)
+    bytes_needed = await estimate_redis_bytes(stores, request, total=total)
     await check_room(stores.redis, bytes_needed)
     return GenerationForecast(warning, bytes_needed)
 
 
 async def estimate_redis_bytes(stores: Stores, request: GenerationRequest, *, total: int = 0) -> int:
-    """Estimate the Redis memory for the codes that will be loaded into a pool whose total is `total` before."""
+    """Estimate the Redis memory for the codes that will be loaded into a pool whose total is `total` before.
+
+    Raises FewCodesError if the unlucky words leave too few codes to draw one.
+    """
     to_load = await codes_to_load(stores, request.batch_id, {request.client_id: total + request.count})
-    return codes_bytes(to_load, to_load * len(draw_code(request.code_format).encode()))
+    # In a thread: a thousand words take a quarter of a second.
+    example = await asyncio.to_thread(draw_checked, request.code_format)
+    return codes_bytes(to_load, to_load * len(example.encode()))
+
+
+async def _count_taken(postgres: Pool, request: GenerationRequest) -> int:
+    """Return how many codes of the format the batch has or will have from unfinished jobs.
+
+    Without a scan of the batch where its size alone shows that there is enough space: then only codes of earlier jobs
+    are counted.
+    """
+    code_format = request.code_format
+    async with unavailable_translated():
+        row = await postgres.fetchrow(_EARLIER, request.batch_id, code_format.spelling)
+        assert row is not None
+        if code_format.space >= SPACE_FACTOR * (request.count + row["in_batch"] + row["promised"]):
+            return int(row["of_this_spelling"])
+        like = code_format.shape.translate(_LIKE)
+        # The characters of the alphabet are read as marks: at the places a code must have nothing else.
+        characters = code_format.characters
+        marks, shape = PLACE_MARK * len(characters), code_format.shape
+        found = await postgres.fetchval(_COUNT_SPELLED, request.batch_id, like, characters, marks, shape)
+    return int(found + row["promised"])
 
 
 async def find_only_client(postgres: Pool, batch_id: UUID) -> UUID | None:
@@ -74,8 +97,15 @@ async def find_only_client(postgres: Pool, batch_id: UUID) -> UUID | None:
     return UUID(bytes=rows[0]["client_id"].bytes) if rows else None
 
 
+_TOTAL: Final = "SELECT coalesce((SELECT total FROM pools WHERE batch_id = $1 AND client_id = $2), 0)"
 _EARLIER: Final = """
-SELECT (SELECT coalesce(sum(CASE WHEN finished_at IS NULL THEN count ELSE made END), 0) FROM generation_jobs
-        WHERE batch_id = $1 AND format = $2::text::jsonb) AS of_this_format,
-       coalesce((SELECT total FROM pools WHERE batch_id = $1 AND client_id = $3), 0) AS total
-"""
+SELECT coalesce(sum(CASE WHEN finished_at IS NULL THEN count ELSE made END) FILTER (WHERE spelling = $2), 0)::bigint
+         AS of_this_spelling,
+       coalesce(sum(count - made) FILTER (WHERE finished_at IS NULL), 0)::bigint AS promised,
+       (SELECT coalesce(sum(total), 0) FROM pools WHERE batch_id = $1)::bigint AS in_batch
+FROM generation_jobs WHERE batch_id = $1"""
+_COUNT_SPELLED: Final = """
+SELECT count(*) FROM codes
+WHERE pool_id = ANY(ARRAY(SELECT id FROM pools WHERE batch_id = $1)) AND code LIKE $2
+  AND translate(code, $3, $4) = translate($5, $3, $4)"""
+_LIKE: Final = str.maketrans({"\\": "\\\\", "%": "\\%", "_": "\\_", PLACE_MARK: "_"})

@@ -67,13 +67,18 @@ class WordFilter:
         self._plain = [(word, own.count(word)) for word in words if word not in similar and set(word) <= seen]
         self._alike = [(word, own_letters.count(word)) for word in similar if set(word) <= as_letters]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no code of the format can contain a word."""
+        return not self._plain and not self._alike
+
     def without(self, codes: Sequence[str]) -> Sequence[str]:
         """Return the codes that contain no word, in order."""
-        # One search per word over the joined codes is many times faster than one per word and code.
         text = self._lines(codes)
-        refused = set(_lines_with(text, self._plain))
-        refused.update(_lines_with(text.translate(_LOOK_ALIKE), self._alike))
-        return [code for place, code in enumerate(codes) if place not in refused] if refused else codes
+        clean = _clean_lines(enumerate(text.split(_SEPARATOR)), self._plain)
+        if self._alike:
+            clean = _clean_lines(((place, line.translate(_LOOK_ALIKE)) for place, line in clean), self._alike)
+        return codes if len(clean) == len(codes) else [codes[place] for place, _ in clean]
 
     def _lines(self, texts: Sequence[str]) -> str:
         """Return the texts folded, one per line."""
@@ -87,8 +92,16 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFKC", letters)
 
 
-def _lines_with(text: str, words: Iterable[tuple[str, int]]) -> Iterable[int]:
-    """Yield the numbers of the lines in which a word occurs more often than allowed."""
+def _clean_lines(lines: Iterable[tuple[int, str]], words: Iterable[tuple[str, int]]) -> list[tuple[int, str]]:
+    """Return the lines, with their numbers, in which no word occurs more often than allowed.
+
+    One search per word over the joined lines is many times faster than one per word and line. Refused lines are removed
+    at once: where nearly all are refused, few are left after some of the words.
+    """
+    clean = list(lines)
+    text = _SEPARATOR.join([line for _, line in clean])
     for word, allowed in words:
         if word in text:
-            yield from (number for number, line in enumerate(text.split(_SEPARATOR)) if line.count(word) > allowed)
+            clean = [numbered for numbered in clean if numbered[1].count(word) <= allowed]
+            text = _SEPARATOR.join([line for _, line in clean])
+    return clean

@@ -288,4 +288,10 @@ MUTATIONS: Final = (
         (),
         ("tests/unit/test_instants.py", "tests/integration/test_instants.py"),
     ),
+    Mutation(
+        "codes from a file do not count against the space of generated ones",
+        (Edit("issuer/generating/request.py", '    return int(found + row["promised"])\n', "    return 0\n"),),
+        (),
+        ("tests/integration/test_generating.py",),
+    ),
 )

@@ -68,14 +68,63 @@ async def test_exactly_the_requested_number_of_codes_is_generated(
 
 
 async def test_collisions_in_a_small_code_space_are_redrawn(stores: Stores) -> None:
-    """Every second code of the space is already in the batch."""
+    """A tenth of the space is used at the end: some of the drawn codes are in the batch already."""
     batch = await new_batch(stores)
-    await load(stores, batch, [(B, f"{number:04d}") for number in range(0, 10_000, 2)])
-    job = await generate_codes(stores, make_request(batch.id, 1_000, TIGHT))
-    assert job.made == 1_000
+    await load(stores, batch, [(B, f"{number:04d}") for number in range(0, 1_000, 2)])
+    job = await generate_codes(stores, make_request(batch.id, 500, TIGHT))
+    assert job.made == 500
     made = await codes_in_postgres(stores, batch.id, A)
-    assert len(made) == 1_000
-    assert all(len(code) == 4 and int(code) % 2 for code in made)
+    assert len(made) == 500
+    assert all(len(code) == 4 and (int(code) > 1_000 or int(code) % 2) for code in made)
+
+
+NEARLY_FULL = [f"{number:04d}" for number in range(10_000) if number != 4711]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        TIGHT, CodeFormat(pattern="####", alphabet="numeric"), CodeFormat(length=4, alphabet="9876543210"),
+        CodeFormat(length=3, prefix="4", alphabet="numeric"), CodeFormat(pattern="4###", alphabet="0213546879"),
+        CodeFormat(length=4, alphabet="numeric", check=True), CodeFormat(length=3, alphabet="numeric", suffix="0"),
+        CodeFormat(length=4, alphabet="012345678"),
+    ],
+)  # fmt: skip
+async def test_generation_into_a_nearly_full_space_adds_nothing_however_it_is_spelled(
+    stores: Stores, form: CodeFormat
+) -> None:
+    batch = await new_batch(stores)
+    await load(stores, batch, [(B, code) for code in NEARLY_FULL])
+    with pytest.raises(CodeSpaceError):
+        await generate_codes(stores, make_request(batch.id, 10, form))
+    for table in ("generation_jobs", "pools", "codes"):
+        count = {"generation_jobs": 0, "pools": 1, "codes": len(NEARLY_FULL)}[table]
+        assert await stores.postgres.fetchval(f"SELECT count(*) FROM {table}") == count
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        CodeFormat(length=4, alphabet="alphabetic"), CodeFormat(length=4, prefix="A", alphabet="numeric"),
+        CodeFormat(length=4, prefix="_", alphabet="numeric"), CodeFormat(length=4, prefix="%", alphabet="numeric"),
+        CodeFormat(length=4, prefix="\\", alphabet="numeric"), CodeFormat(pattern="##-##", alphabet="numeric"),
+    ],
+)  # fmt: skip
+async def test_codes_that_the_format_cannot_spell_take_none_of_its_space(stores: Stores, form: CodeFormat) -> None:
+    batch = await new_batch(stores)
+    await load(stores, batch, [(B, code) for code in NEARLY_FULL])
+    assert (await generate_codes(stores, make_request(batch.id, 100, form))).made == 100
+
+
+async def test_earlier_jobs_count_however_their_format_is_spelled(stores: Stores) -> None:
+    batch = await new_batch(stores)
+    for form in (TIGHT, CodeFormat(pattern="####", alphabet="9876543210")):
+        await generate_codes(stores, make_request(batch.id, 300, form))
+    job = await request_codes(stores, make_request(batch.id, 300, TIGHT))
+    with pytest.raises(CodeSpaceError):
+        await generate_codes(stores, make_request(batch.id, 101, CodeFormat(length=4, alphabet="0246813579")))
+    await finish_job(stores, job.id)
+    await generate_codes(stores, make_request(batch.id, 100, CodeFormat(length=4, alphabet="0246813579")))
 
 
 async def test_codes_of_earlier_jobs_count_against_the_code_space(stores: Stores) -> None:
@@ -99,8 +148,10 @@ async def test_backslashes_and_other_alphabets_are_stored_as_drawn(stores: Store
 
 async def test_a_job_fails_if_all_codes_of_its_format_exist(stores: Stores) -> None:
     batch = await new_batch(stores)
-    await load(stores, batch, [(B, f"{number:04d}") for number in range(10_000) if number != 4711])
-    job = await generate_codes(stores, make_request(batch.id, 500, TIGHT))
+    job = await request_codes(stores, make_request(batch.id, 500, TIGHT))
+    # Another load takes the space of an accepted job.
+    await load(stores, batch, [(B, code) for code in NEARLY_FULL])
+    job = await finish_job(stores, job.id)
     assert job.state is JobState.FAILED
     assert job.problem == "nearly all codes of this form are in the batch already"
     assert job.made <= 1

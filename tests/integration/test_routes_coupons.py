@@ -392,9 +392,41 @@ async def test_an_idempotency_key_belongs_to_one_order(api: Api, till: Till) -> 
 
 @pytest.mark.parametrize("alphabet", ["-–", "–—"])
 async def test_a_code_that_cannot_be_looked_up_is_not_drawn(api: Api, till: Till, alphabet: str) -> None:
-    body = {"code_length": 4, "alphabet": alphabet, "availability_count": 1}
-    problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
+    body = {"code_length": 40, "alphabet": alphabet, "availability_count": 1}
+    found = problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
+    assert "alphabet needs two characters that look-ups of coupons distinguish" in found["error"]
     assert await rows(api.services, "coupons") == []
+
+
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [
+        ({"code_length": 1}, "code_length needs at least 7 characters"),
+        ({"code_length": 6}, "code_length needs at least 7 characters"),
+        ({"code_length": 7, "check": True}, "code_length needs at least 8 characters"),
+        ({"code_length": "8", "alphabet": "numeric"}, "code_length needs at least 9 characters"),
+        ({"pattern": "SUMMER-####-##"}, "pattern needs at least 7 places (#)"),
+        # Look-ups read a and A as one character, so this code has two to the power of 29 forms.
+        ({"code_length": 29, "alphabet": "aAbB"}, "code_length needs at least 30 characters"),
+    ],
+)
+async def test_a_code_that_could_be_found_by_trial_is_not_drawn(
+    api: Api, till: Till, form: dict[str, Any], error: str
+) -> None:
+    body = {"availability_count": 1, **form}
+    found = problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
+    assert error in found["error"]
+    assert "one of 1,000,000,000" in found["error"]
+    assert await rows(api.services, "coupons") == []
+
+
+@pytest.mark.parametrize("form", [{"code_length": 7}, {"pattern": "A-#########", "alphabet": "numeric"}, {"code": "G"}])
+async def test_a_code_at_the_floor_is_drawn_and_a_chosen_code_may_be_short(
+    api: Api, till: Till, form: dict[str, Any]
+) -> None:
+    assert (
+        await api.client.post(COUPON, json={"availability_count": 1, **form}, headers=till.admin)
+    ).status_code == 201
 
 
 async def test_a_look_up_without_client_id_is_bounded_by_the_redeem_timeout(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,6 +14,9 @@ import pytest
 import pytest_asyncio
 
 from issuer.generating import job_runner
+from issuer.generating import request as request_module
+from issuer.generating.code_format import CodeFormat
+from issuer.generating.code_source import draw_checked
 from issuer.generating.job_runner import work_on_jobs
 from issuer.generating.jobs import MAX_OPEN_JOBS_OF_CLIENT
 from issuer.http.admin.generation import MAX_CODES_PER_REQUEST
@@ -19,6 +24,7 @@ from issuer.pools.memory import RedisMemoryError
 from issuer.settings import Auth, Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.loading import A, B, check_agreement
+from tests.support.servers import START_LIMIT_S
 
 MANY = MAX_CODES_PER_REQUEST + 1
 
@@ -104,6 +110,39 @@ async def test_a_code_space_too_small_is_refused_with_the_length_needed(api: Api
     assert response.status_code == 201
     assert "one in 100 codes of this format exists" in response.json()["warning"]
     assert "a length of 9 is safe" in response.json()["warning"]
+
+
+LETTER_PAIRS = ["".join(pair) for pair in product("23456789ABCDEFGHJKMNPQRSTVWXYZ", repeat=2)]
+LONG_WORDS = [f"{number:04d}{'W' * 40}" for number in range(1_000)]
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [(LETTER_PAIRS[:880], 400), (LONG_WORDS[:1_000], 201)], ids=["refused", "accepted"]
+)
+async def test_other_requests_are_answered_while_unlucky_words_are_checked(
+    api: Api, monkeypatch: pytest.MonkeyPatch, words: list[str], status: int
+) -> None:
+    batch, answered, checking = await make_batch(api), threading.Event(), threading.Event()
+
+    def check_slowly(code_format: CodeFormat) -> str:
+        checking.set()
+        # On the event loop this would wait in vain: the other request could not be answered.
+        assert answered.wait(START_LIMIT_S)
+        return draw_checked(code_format)
+
+    monkeypatch.setattr(request_module, "draw_checked", check_slowly)
+    body: dict[str, Any] = {"count": 5, "length": 255, "client_id": str(A), "unlucky_words": words}
+    async with asyncio.TaskGroup() as group:
+        checked = group.create_task(generate(api, batch, **body))
+        assert await asyncio.to_thread(checking.wait, START_LIMIT_S)
+        assert (await api.get(f"/api/v1/batches/{batch}")).status_code == 200
+        answered.set()
+    response = checked.result()
+    assert response.status_code == status, response.text
+    if status == 400:
+        assert problem(response, 400)["code"] == "code_space_too_small"
+        assert "no unlucky word" in response.text
+        assert await api.services.stores.postgres.fetchval("SELECT count(*) FROM generation_jobs") == 0
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,22 @@ def test_the_space_is_exact(form: CodeFormat, space: int) -> None:
     assert form.space == space
 
 
+def test_one_set_of_codes_has_one_spelling_however_it_is_written() -> None:
+    form = CodeFormat(prefix="A-", length=4, alphabet="numeric")
+    same = (
+        CodeFormat(pattern="A-####", alphabet="numeric"), CodeFormat(prefix="A-", length=4, alphabet="9876543210"),
+        CodeFormat(prefix="A-", length=4, alphabet="NUMERIC", check=True),
+        CodeFormat(pattern="A-####", alphabet="numeric", unlucky_words=("666",)),
+    )  # fmt: skip
+    assert {other.spelling for other in same} == {form.spelling}
+    others = (
+        CodeFormat(prefix="A-", length=5, alphabet="numeric"), CodeFormat(prefix="A", length=4, alphabet="numeric"),
+        CodeFormat(prefix="A-", length=4, alphabet="012345678"), CodeFormat(pattern="A-##-##", alphabet="numeric"),
+        CodeFormat(prefix="A-#", length=3, alphabet="numeric"), CodeFormat(suffix="A-", length=4, alphabet="numeric"),
+    )  # fmt: skip
+    assert len({other.spelling for other in (form, *others)}) == 1 + len(others)
+
+
 def test_unambiguous_has_no_characters_that_look_alike() -> None:
     characters = alphabet_characters("unambiguous")
     assert not set("O0I1L") & set(characters)

@@ -11,9 +11,16 @@ import pytest
 
 from issuer.generating.alphabets import alphabet_characters
 from issuer.generating.code_format import CodeFormat
-from issuer.generating.code_source import BATCH_SIZE, CodeSource, FewCodesError, character_source, draw_code
+from issuer.generating.code_source import (
+    BATCH_SIZE,
+    SAMPLE_SIZE,
+    CodeSource,
+    FewCodesError,
+    character_source,
+    draw_code,
+)
 from issuer.generating.luhn import LuhnModN
-from issuer.generating.word_filter import WordsError, built_in_words, parse_words
+from issuer.generating.word_filter import WordFilter, WordsError, built_in_words, parse_words
 
 KOREAN = "가나다라마바사아자차카타파하0123456789"
 
@@ -136,6 +143,51 @@ def test_the_built_in_list_applies_unless_disabled() -> None:
     with pytest.raises(FewCodesError):
         CodeSource(CodeFormat(length=3, alphabet="SEX")).draw(27)
     assert len(CodeSource(CodeFormat(length=3, alphabet="SEX", unlucky=False)).draw(27)) == 27
+
+
+LETTER_PAIRS = tuple(sorted("".join(pair) for pair in product("23456789abcdefghjkmnpqrstvwxyz", repeat=2)))[:880]
+
+
+@pytest.mark.parametrize("length", [12, 255])
+def test_words_that_refuse_nearly_every_code_cost_one_sample(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one sample after another until a code is found that has no word."""
+    source, drawn = CodeSource(CodeFormat(length=length, unlucky_words=LETTER_PAIRS)), list[int]()
+    bodies = source._draw_bodies
+
+    def draw(count: int) -> list[str]:
+        drawn.append(count)
+        return bodies(count)
+
+    monkeypatch.setattr(source, "_draw_bodies", draw)
+    with pytest.raises(FewCodesError, match="fewer unlucky words"):
+        source.check_share()
+    assert drawn == [SAMPLE_SIZE]
+    with pytest.raises(FewCodesError, match="fewer unlucky words"):
+        source.draw(1)
+    assert sum(drawn) <= 3 * SAMPLE_SIZE
+
+
+def test_what_check_share_accepts_can_be_drawn() -> None:
+    """Of the codes of these words a third is left."""
+    form = CodeFormat(length=4, alphabet="abcdef", unlucky=False, unlucky_words=("ab", "cd", "ef", "ba", "fa", "ec"))
+    source = CodeSource(form)
+    source.check_share()
+    allowed = sum(
+        not any(word in "".join(code) for word in form.words) for code in product("abcdef", repeat=4)
+    )  # fmt: skip
+    assert len(source.draw(allowed // 2)) == allowed // 2
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_the_filter_agrees_with_a_search_for_each_word_in_each_code(alike: bool) -> None:
+    words = ("aa", "bob", "cab", "abba") if alike else ("a1", "22", "1b2", "2a2a")
+    codes = ["".join(code) for code in product("abc012", repeat=4)]
+    filter_ = WordFilter(words, "abc012", ("", ""))
+    letters = str.maketrans("01", "oi")
+    read = [code.translate(letters) if alike else code for code in codes]
+    assert filter_.without(codes) == [
+        code for code, text in zip(codes, read, strict=True) if not any(word in text for word in words)
+    ]
 
 
 def test_a_file_of_words_is_parsed() -> None:

@@ -7,6 +7,7 @@ from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from itertools import count
 from typing import Any, Final
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -17,10 +18,10 @@ from starlette.requests import Request
 from issuer.batches.rules import Rules, RulesError, parse_rules, parse_rules_text
 from issuer.coupons.coupon import MAX_USES, CouponTerms
 from issuer.coupons.expiry import parse_expiry
-from issuer.coupons.folding import fold
+from issuer.coupons.folding import count_folded, fold
 from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse_percentage
 from issuer.generating.alphabets import AlphabetName
-from issuer.generating.code_format import CodeFormat, CodeFormatError, CodeSpaceError
+from issuer.generating.code_format import SAFE_ATTEMPTS, CodeFormat, CodeFormatError
 from issuer.http import fields
 from issuer.http.fields import bad_rules, quoted_name
 from issuer.http.problems.problem import invalid
@@ -30,6 +31,9 @@ from issuer.names import name_problem
 
 MAX_FIELDS: Final = 50
 MAX_CODE_CHARACTERS: Final = 255
+MIN_SPACE: Final = 1_000 * SAFE_ATTEMPTS
+"""Codes that a code of a coupon is drawn from, at least: of a thousand coupons of one form, a million random attempts
+find one at most, on average."""
 _WHOLE: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 FORMAT_FIELDS: Final = ("code_length", "prefix", "suffix", "pattern", "alphabet", "check")
@@ -188,10 +192,25 @@ def code_format(values: Mapping[str, Any]) -> CodeFormat:
             alphabet=text_field(values, "alphabet") or AlphabetName.UNAMBIGUOUS,
             check=flag_field(values, "check") or False,
         )
-        form.check_space(1)
-    except (CodeFormatError, CodeSpaceError) as error:
+    except CodeFormatError as error:
         raise invalid(str(error).replace("length ", "code_length ", 1)) from error
+    _check_space(form)
     return form
+
+
+def _check_space(form: CodeFormat) -> None:
+    # What a look-up ignores cannot make a code harder to find by trial.
+    size = count_folded(form.characters)
+    if size ** (form.places - form.check) >= MIN_SPACE:
+        return
+    field, places = ("pattern", "places (#)") if form.pattern is not None else ("code_length", "characters")
+    if size < 2:
+        raise invalid("alphabet needs two characters that look-ups of coupons distinguish")
+    needed = form.check + next(n for n in count(1) if size**n >= MIN_SPACE)
+    raise invalid(
+        f"{field} needs at least {needed} {places} with this alphabet: a code that is drawn must be one of"
+        f" {MIN_SPACE:,}, so that it cannot be found by trial"
+    )
 
 
 def terms_fields(values: Mapping[str, Any], before: CouponTerms | None, currency: str) -> Fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 from uuid import UUID
 
@@ -78,7 +79,7 @@ async def _create(context: RequestContext, client_id: UUID, values: Fields, term
     unambiguous = form.alphabet == AlphabetName.UNAMBIGUOUS
     for draw in range(1, DRAWS + 1):
         try:
-            code = draw_code(form)
+            code = await asyncio.to_thread(draw_code, form)
             if not is_usable_code(code):
                 raise invalid("codes of this form may have no letters or digits, or may be the word consume")
             return await create_coupon(stores, client_id, code, terms, unambiguous=unambiguous, actor=actor)

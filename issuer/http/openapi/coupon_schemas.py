@@ -53,7 +53,11 @@ _OFFER: Final[dict[str, Schema]] = {
 }
 _NEW_COUPON: Final[dict[str, Schema]] = {
     "code": described(_TEXT, "If absent, a code is drawn"),
-    "code_length": whole(1, 255, "Number of drawn characters; 12 if absent"),
+    "code_length": whole(
+        1,
+        255,
+        "Number of drawn characters; 12 if absent. At least 7, or what makes 10⁹ codes of another alphabet",
+    ),
     "prefix": described(_TEXT, "Text before the drawn characters"),
     "suffix": described(_TEXT, "Text after the drawn characters"),
     "pattern": described(_TEXT, "Each # is replaced by a drawn character"),

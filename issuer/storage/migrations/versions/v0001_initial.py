@@ -126,6 +126,8 @@ CREATE TABLE generation_jobs (
     batch_id        uuid NOT NULL REFERENCES batches,
     client_id       uuid NOT NULL,
     format          jsonb NOT NULL,
+    -- Identifies the set of codes that the format can spell, however it is written.
+    spelling        text COLLATE "C" NOT NULL,
     count           bigint NOT NULL CHECK (count > 0),
     -- Raised in the transaction that inserts the codes: a killed job continues exactly.
     made            bigint NOT NULL DEFAULT 0 CHECK (made BETWEEN 0 AND count),
