@@ -15,6 +15,7 @@ from issuer.settings import Settings
 from issuer.storage.incarnation import InstallationError
 from issuer.storage.postgres import PostgresUnavailableError
 from issuer.storage.stores import Stores
+from issuer.storage.task_rows import TaskRows
 from sync_worker.maintenance.tasks import MaintenanceTasks
 from sync_worker.reader import StreamReader
 from sync_worker.worker import BackOff, Worker
@@ -65,12 +66,16 @@ async def _work(settings: Settings, stores: Stores, stopping: asyncio.Event) -> 
     min_idle_ms = int(settings.postgres_timeout_s * 2 * 1000)
     reader = StreamReader(settings, stores.incarnations, min_idle_ms=min_idle_ms)
     worker = Worker(reader, LedgerWriter(settings), stopping)
-    maintenance = MaintenanceTasks(stores, reader.name, worker.progress)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_until_stop(worker.run(), "ledger", stopping), name="ledger")]
-        for task in maintenance.all():
-            tasks.append(group.create_task(_until_stop(task.run(stopping), task.name, stopping), name=task.name))
-        group.create_task(_bound_the_stop(stopping, tasks, settings.shutdown_timeout_s), name="bounded-stop")
+    rows = TaskRows(stores)
+    maintenance = MaintenanceTasks(stores, rows, reader.name, worker.progress)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_until_stop(worker.run(), "ledger", stopping), name="ledger")]
+            for task in maintenance.all():
+                tasks.append(group.create_task(_until_stop(task.run(stopping), task.name, stopping), name=task.name))
+            group.create_task(_bound_the_stop(stopping, tasks, settings.shutdown_timeout_s), name="bounded-stop")
+    finally:
+        await rows.aclose()
 
 
 async def _until_stop(work: Coroutine[Any, Any, None], name: str, stopping: asyncio.Event) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -179,6 +179,19 @@ def _from_row(row: asyncpg.Record) -> ApiKey:
     )  # fmt: skip
 
 
+def _readable(rows: Iterable[asyncpg.Record]) -> Iterator[tuple[bytes, ApiKey]]:
+    """Yield the keys by digest. A row that cannot be read is no key; the others are not affected."""
+    for row in rows:
+        try:
+            key = _from_row(row)
+            for limit in (key.rate_limit, key.failed_lookup_limit):
+                parse_limit(limit or OFF)
+        except Exception:
+            log.exception("an API key cannot be read and is refused; revoke it or repair its row", key_id=row["id"])
+        else:
+            yield row["secret_sha256"], key
+
+
 class KeyRing:
     """The valid keys in memory, so that no request queries Postgres.
 
@@ -290,7 +303,7 @@ class KeyRing:
             rows = await connection.fetch(
                 f"SELECT secret_sha256, {_COLUMNS} FROM api_keys WHERE revoked_at IS NULL", timeout=self.START_S
             )
-            self._by_digest = {row["secret_sha256"]: _from_row(row) for row in rows}
+            self._by_digest = dict(_readable(rows))
             # In place: `recall` belongs to this dictionary.
             self._by_value.clear()
             self._table_state = table_state

@@ -11,6 +11,7 @@ on their own, and the pool meta, which a replay is compared with, is removed aft
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from issuer.contract.scripts import EMPTY_POOL
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.redis_link import redis_errors_translated
 from issuer.storage.stores import Stores
+from issuer.storage.task_rows import UNGUARDED, RowWork
 
 log = structlog.get_logger()
 
@@ -33,9 +35,11 @@ _SCAN_BATCH_SIZE: Final = 1_000
 # The worker is behind on a longer stream; a scan for events of ended batches would slow it down further.
 _MAX_STREAM_LENGTH: Final = 10_000
 
+TASK: Final = "free-ended-batches"
+
 _TO_DRAIN: Final = """
-SELECT id FROM batches WHERE ended_at IS NOT NULL AND drained_at IS NULL AND redis_revision = revision
-ORDER BY ended_at LIMIT $1"""
+SELECT id, revision FROM batches WHERE ended_at IS NOT NULL AND drained_at IS NULL AND redis_revision = revision
+ORDER BY ended_at"""
 
 _MARK_DRAINED: Final = "UPDATE batches SET drained_at = now() WHERE id = $1 AND drained_at IS NULL"
 
@@ -54,19 +58,22 @@ class _Pool:
     client_id: UUID
 
 
-async def free_ended_batches(stores: Stores) -> int:
+async def free_ended_batches(stores: Stores, rows: RowWork = UNGUARDED) -> int:
     """Move ended batches that are due one step further; return their number. Cheap when none is due.
 
+    `rows`: what becomes of a batch that cannot be drained.
     Raises RedisUnavailableError and PostgresUnavailableError; completed steps remain.
     """
     async with unavailable_translated():
-        undrained = [_batch_id(row) for row in await stores.postgres.fetch(_TO_DRAIN, _MAX_BATCHES)]
+        revisions = {str(row["id"]): row["revision"] for row in await stores.postgres.fetch(_TO_DRAIN)}
+    undrained = [UUID(row) for row in (await rows.due(TASK, revisions))[:_MAX_BATCHES]]
     drained = 0
     for partition in sorted({partition_of(batch_id, stores.redis.partitions) for batch_id in undrained}):
         in_stream = await _find_pools_in_stream(stores, partition)
         for batch_id in undrained:
             if partition_of(batch_id, stores.redis.partitions) == partition and in_stream is not None:
-                drained += await _drain(stores, batch_id, in_stream)
+                row, act = str(batch_id), partial(_drain, stores, batch_id, in_stream)
+                drained += await rows.work(TASK, row, act, version=revisions[row]) or 0
     return drained + await _free(stores)
 
 

@@ -136,6 +136,11 @@ class CampaignCache:
                 if not unavailable:
                     log.warning("Postgres is unavailable; keeping the loaded campaigns", error=str(error))
                 unavailable = True
+            except Exception:
+                # The watch must not end: a change of `public` would never take effect again.
+                if not unavailable:
+                    log.exception("the campaigns cannot be read; keeping the loaded ones")
+                unavailable = True
             else:
                 unavailable = False
 

@@ -12,6 +12,7 @@ from issuer.cli import (
     dead_letters,
     generate,
     keys,
+    maintenance,
     migrate,
     preload,
     reconcile,
@@ -46,7 +47,7 @@ def issuer(
 
 _MODULES = (
     up, serve, migrate, preload, generate, batches, campaigns, coupons, keys, redemptions, reconcile, dead_letters,
-    recover,
+    maintenance, recover,
 )  # fmt: skip
 for _module in _MODULES:
     _module.register(app)

@@ -199,6 +199,7 @@ class Supervisor:
             command=lambda: launch_command([sys.executable, "-m", "sync_worker"], death_signal=signal.SIGTERM),
             stop_limit_s=WORKER_STOP_LIMIT_S,
             environment=environment,
+            is_excused=lambda pid: _crashed_at_a_row(settings, pid),
         )
         apis = [api_spec(settings, listener, number, environment) for number in range(1, settings.workers + 1)]
         self._processes = [Child(spec, self._failed) for spec in (*apis, worker)]
@@ -216,6 +217,17 @@ class Supervisor:
             self._directory.withdraw()
         if self._servers:
             log.info("stopped")
+
+
+async def _crashed_at_a_row(settings: Settings, pid: int) -> bool:
+    """Return whether the worker crashed while it processed a row, which the next worker skips for a growing time."""
+    from issuer.storage.postgres import PostgresUnavailableError
+    from issuer.storage.task_rows import crashed_at_a_row
+
+    try:
+        return await crashed_at_a_row(settings, pid)
+    except PostgresUnavailableError:
+        return False
 
 
 def print_started(started: StartedInstallation, settings: Settings) -> None:

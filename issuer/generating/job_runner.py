@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from issuer.generating.jobs import (
     count_generated,
     end_job,
     find_job,
-    find_oldest_open,
+    find_open_ids,
     request_codes,
     touch,
     try_job_lock,
@@ -29,12 +30,15 @@ from issuer.generating.request import GenerationRequest
 from issuer.loading.preload import load_pool_of_batch
 from issuer.loading.progress import Phase, Progress, ignore_progress
 from issuer.loading.staging import copy_rows, insert_codes, number_rows, staging_table
+from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolClosedError
 from issuer.storage.postgres import AnyConnection, own_connection, unavailable_translated
 from issuer.storage.stores import Stores
+from issuer.storage.task_rows import UNGUARDED, RowWork
 
 log = structlog.get_logger(__name__)
 
+TASK: Final = "generate"
 BATCH_SIZE: Final = 50_000
 """Codes of one transaction: about a second, during which no other session can add codes to the batch."""
 CANCEL_CHECK_SIZE: Final = 5_000
@@ -73,29 +77,39 @@ async def finish_job(stores: Stores, job_id: UUID, *, progress: Progress | None 
             await asyncio.sleep(_POLL_S)
 
 
-async def work_on_jobs(stores: Stores) -> bool:
+async def work_on_jobs(stores: Stores, rows: RowWork = UNGUARDED) -> bool:
     """Run one chunk of the job that has waited longest and that no process runs. For the worker.
 
-    Returns False if there is no such job. Raises what `finish_job` raises.
+    Returns False if there is no such job. `rows`: what becomes of a job that fails with an error. Raises what
+    `finish_job` raises.
     """
-    async with unavailable_translated(), stores.postgres.acquire() as connection:
-        for job in await find_oldest_open(connection):
-            async with try_job_lock(connection, job.id) as acquired:
-                if not acquired:
-                    continue
-                # Move it to the end of the queue first: a job that raises must not block the others.
-                job = await touch(connection, job.id)
-                if job.finished:
-                    continue
-                if job.made < job.request.count:
-                    job = await _generate_chunk(connection, job, CodeSource(job.request.code_format))
-                if job.made == job.request.count or job.finished:
-                    job = await _load_pool(stores, connection, job, ignore_progress)
-                    log.info(
-                        "generation job ended", job=str(job.id), state=job.state, made=job.made, problem=job.problem
-                    )
-                return True
+    async with unavailable_translated():
+        waiting = await find_open_ids(stores.postgres)
+    for row in await rows.due(TASK, dict.fromkeys(map(str, waiting), 0)):
+        if await rows.work(TASK, row, partial(_work_on_job, stores, UUID(row)), raises=(RedisMemoryError,)):
+            return True
     return False
+
+
+async def _work_on_job(stores: Stores, job_id: UUID) -> bool:
+    """Run one chunk of a job. False: another process runs it, or it is finished."""
+    async with (
+        unavailable_translated(),
+        stores.postgres.acquire() as connection,
+        try_job_lock(connection, job_id) as acquired,
+    ):
+        if not acquired:
+            return False
+        # Move it to the end of the queue first: a job that raises must not block the others.
+        job = await touch(connection, job_id)
+        if job.finished:
+            return False
+        if job.made < job.request.count:
+            job = await _generate_chunk(connection, job, CodeSource(job.request.code_format))
+        if job.made == job.request.count or job.finished:
+            job = await _load_pool(stores, connection, job, ignore_progress)
+            log.info("generation job ended", job=str(job.id), state=job.state, made=job.made, problem=job.problem)
+        return True
 
 
 async def _generate_all(connection: AnyConnection, job: Job, progress: Progress) -> Job:

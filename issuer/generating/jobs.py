@@ -132,9 +132,9 @@ async def find_job(
     return job_from_row(row)
 
 
-async def find_oldest_open(connection: AnyConnection) -> list[Job]:
-    """Return the unfinished jobs that have waited longest, at most five."""
-    return [job_from_row(row) for row in await connection.fetch(_OLDEST_OPEN)]
+async def find_open_ids(postgres: Pool) -> list[UUID]:
+    """Return the ids of the unfinished jobs; the one that has waited longest comes first."""
+    return [UUID(bytes=row["id"].bytes) for row in await postgres.fetch(_OPEN_IDS)]
 
 
 async def touch(connection: AnyConnection, job_id: UUID) -> Job:
@@ -269,4 +269,4 @@ _OPEN: Final = """
 SELECT count(*) AS all_of_them, count(*) FILTER (WHERE client_id = $1) AS of_client
 FROM generation_jobs WHERE finished_at IS NULL
 """
-_OLDEST_OPEN: Final = f"{JOB_SELECT} WHERE finished_at IS NULL ORDER BY touched_at LIMIT 5"
+_OPEN_IDS: Final = "SELECT id FROM generation_jobs WHERE finished_at IS NULL ORDER BY touched_at"

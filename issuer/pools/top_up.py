@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from logging import DEBUG, ERROR
+from functools import partial
 from typing import Final
-
-import structlog
 
 from issuer.pools.counters import read_pool_counters
 from issuer.pools.loader import load_pool
-from issuer.pools.pool import POOL_SELECT, BatchNotInRedisError, Pool, PoolClosedError, PoolError
+from issuer.pools.memory import RedisMemoryError
+from issuer.pools.pool import POOL_SELECT, BatchNotInRedisError, Pool, PoolClosedError
 from issuer.storage.postgres import unavailable_translated
+from issuer.storage.redis_link import RedisRefusedError
 from issuer.storage.stores import Stores
+from issuer.storage.task_rows import UNGUARDED, RowWork
 
-log = structlog.get_logger(__name__)
-
+TASK: Final = "top-up"
 MAX_PER_TOP_UP: Final = 100_000
 """Codes that one top-up pushes into one pool before it looks at the next."""
 
@@ -28,37 +28,43 @@ WHERE b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now()) AND p.tota
 _NOT_LOADED: Final = f"{_OF_OPEN_BATCHES} AND p.loaded < p.total"
 
 
-async def top_up(stores: Stores, *, thorough: bool = False) -> int:
+async def top_up(stores: Stores, rows: RowWork = UNGUARDED, *, thorough: bool = False) -> int:
     """Fill up the pools that run low in Redis, the emptiest first; return the number of codes pushed.
 
     Looks at the pools that according to the hint are not completely in Redis; with `thorough` at all pools. With
-    nothing to do it costs one query by an index. A pool that cannot be loaded does not stop the others; `thorough`
-    reports it as an error.
+    nothing to do it costs one query by an index. `rows`: what becomes of a pool that cannot be loaded.
 
     Raises RedisMemoryError when Redis is full, RedisUnavailableError, PostgresUnavailableError: call again later.
     """
     async with unavailable_translated():
-        rows = await stores.postgres.fetch(_OF_OPEN_BATCHES if thorough else _NOT_LOADED)
-    pools = [Pool(**row) for row in rows]
+        found = await stores.postgres.fetch(_OF_OPEN_BATCHES if thorough else _NOT_LOADED)
+    pools = [Pool(**row) for row in found]
     pushed = 0
-    for pool in await _running_low(stores, pools):
-        try:
-            pushed += (await load_pool(stores, pool.id, most=MAX_PER_TOP_UP, give_way=True)).pushed
-        except (PoolClosedError, BatchNotInRedisError):
-            continue  # the batch has ended meanwhile, or its revision is on its way to Redis
-        except PoolError as error:
-            # A worker tops up ten times a second: only the thorough round, once in a while, reports at level error.
-            log.log(ERROR if thorough else DEBUG, "pool cannot be topped up", pool_id=pool.id, error=str(error))
+    totals = {str(pool.id): pool.total for pool in await _running_low(stores, pools)}
+    for row in await rows.due(TASK, totals, complete=thorough):
+        act = partial(_load, stores, int(row))
+        pushed += await rows.work(TASK, row, act, version=totals[row], raises=(RedisMemoryError,)) or 0
     return pushed
+
+
+async def _load(stores: Stores, pool_id: int) -> int:
+    try:
+        return (await load_pool(stores, pool_id, most=MAX_PER_TOP_UP, give_way=True)).pushed
+    except (PoolClosedError, BatchNotInRedisError):
+        return 0  # the batch has ended meanwhile, or its revision is on its way to Redis
 
 
 async def _running_low(stores: Stores, pools: Sequence[Pool]) -> list[Pool]:
     """Return the pools that need a load, the emptiest first.
 
     They are below the low-water mark, were never opened, or have a total or a hint that differs between the stores.
+    Counters that cannot be read make all pools candidates: the load of each shows which of them is the cause.
     """
     low: list[tuple[int, Pool]] = []
-    found = await read_pool_counters(stores.redis, [(pool.batch_id, pool.client_id) for pool in pools])
+    try:
+        found = await read_pool_counters(stores.redis, [(pool.batch_id, pool.client_id) for pool in pools])
+    except (RedisRefusedError, ValueError):
+        return list(pools)
     for pool, counters in zip(pools, found, strict=True):
         if counters is None:
             low.append((0, pool))

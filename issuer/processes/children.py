@@ -34,7 +34,8 @@ class ChildSpec:
     """What a child runs, when it is ready and how it is stopped.
 
     `prepare` runs in a thread before each start; `command` returns the arguments. Output is appended to `log`, or
-    inherited from this process. The child is killed `stop_limit_s` after `stop_signal`.
+    inherited from this process. The child is killed `stop_limit_s` after `stop_signal`. `is_excused` decides, from the
+    process id, whether a crash had a cause that is put aside before the next start: such a crash does not count.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ChildSpec:
     log: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     descriptors: tuple[int, ...] = ()
+    is_excused: Callable[[int], Awaitable[bool]] | None = None
 
 
 class Child:
@@ -126,7 +128,7 @@ class Child:
 
     async def _restart(self, status: int) -> None:
         while True:
-            delay_s = self._crashed(status)
+            delay_s = FIRST_DELAY_S if await self._is_excused() else self._crashed(status)
             log.error("child exited; restarting it", child=self.spec.name, status=status, delay_s=delay_s)
             await asyncio.sleep(delay_s)
             try:
@@ -137,6 +139,9 @@ class Child:
                 continue
             log.info("child works again", child=self.spec.name)
             return
+
+    async def _is_excused(self) -> bool:
+        return self.spec.is_excused is not None and self.pid is not None and await self.spec.is_excused(self.pid)
 
     def _crashed(self, status: int) -> float:
         """Return how long to wait before the next start. Raises ChildError when it crashed too often."""

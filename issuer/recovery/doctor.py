@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from issuer.recovery.inspection import foreign_installations, inspect_partitions, inspect_pools
 from issuer.settings import Settings
+from issuer.storage.failed_rows import count_failed_rows, list_failed_rows
 from issuer.storage.migrate import SchemaError, check_schema
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import Link, RedisUnavailableError, time_ms
@@ -76,6 +77,15 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     ):
         count = await postgres.fetchval(f"SELECT count(*) FROM {table} WHERE {where}")
         yield Check(table.replace("_", " "), count == 0, f"{count}", advice)
+    failed = await list_failed_rows(postgres, limit=1)
+    yield Check(
+        "maintenance",
+        not failed,
+        f"{await count_failed_rows(postgres)} failed rows, such as {failed[0].task} {failed[0].row}: {failed[0].error}"
+        if failed
+        else "no failed rows",
+        "the worker skips them: see `issuer maintenance list`, repair them, then run `issuer maintenance retry`",
+    )
     seen = await postgres.fetchrow("SELECT name, now() - seen_at AS ago, detail FROM workers ORDER BY seen_at DESC")
     alive = seen is not None and seen["ago"].total_seconds() < HEARTBEAT_S
     found = "no worker has ever reported" if seen is None else f"last heartbeat {seen['ago'].total_seconds():.0f} s ago"

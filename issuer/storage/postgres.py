@@ -44,6 +44,8 @@ PUSH_LOCK: Final = 0x15540008
 """Of one batch: held by the session that brings its revisions to Redis."""
 BATCH_NAME_LOCK: Final = 0x15540009
 """Of one batch name: held by the transaction that finds a batch by its name or creates it."""
+WORKER_LOCK: Final = 0x1554000A
+"""Of one session of a worker: held by its connection as long as the process lives."""
 
 UNAVAILABLE: Final = (
     OSError,

@@ -6,27 +6,31 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 import structlog
 
-from issuer.batches.store import push_batch
-from issuer.batches.tombstones import free_ended_batches
+from issuer.batches import tombstones
+from issuer.batches.revisions import push_batch
 from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.scripts import REMOVE_CONSUMERS
-from issuer.generating.job_runner import work_on_jobs
+from issuer.generating import job_runner
+from issuer.pools import top_up
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
-from issuer.pools.top_up import top_up
 from issuer.recovery.witness import forget_witnesses
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
+from issuer.storage.task_rows import WHOLE_TASK, TaskRows
 from sync_worker.worker import BackOff, WorkerProgress, pause
 
 log = structlog.get_logger()
 
+SYNC: Final = "batch-sync"
 THOROUGH_EVERY_S: Final = 60.0
 CONSUMER_IDLE_MS: Final = 3_600_000
 FORGET_WORKERS_AFTER: Final = "1 day"
@@ -42,13 +46,16 @@ class MaintenanceTask:
     name: str
     every_s: float
     act: Callable[[], Awaitable[None]]
+    rows: TaskRows
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Repeat the work until the worker stops. A TRANSIENT error is retried; any other ends the process."""
+        """Repeat the work until the worker stops. Every error is retried; one that is not TRANSIENT is recorded."""
         back_off, reason = BackOff(stopping), ""
+        # At the start as if there had been an error: that of an earlier process may be recorded.
+        has_failed = True
         while not stopping.is_set():
             try:
-                await self.act()
+                has_failed = await self._attempt(has_failed)
             except TRANSIENT as error:
                 if str(error) != reason:
                     log.warning(
@@ -56,52 +63,76 @@ class MaintenanceTask:
                     )
                 reason = str(error)
                 await back_off.wait()
+                continue
+            reason = ""
+            if has_failed:
+                await back_off.wait()
             else:
-                reason = ""
                 back_off.reset()
                 await pause(stopping, self.every_s)
+
+    async def _attempt(self, has_failed: bool) -> bool:
+        """Do the work once. Return whether it failed with an error outside any row; `has_failed`: the time before.
+
+        Rows are isolated, so that is an error of the task itself, such as in the query that lists its rows. It is
+        recorded and reported; the ledger and the other tasks go on.
+        """
+        try:
+            await self.act()
+        except TRANSIENT:
+            raise
+        except Exception as error:
+            await self.rows.fail(self.name, WHOLE_TASK, error)
+            return True
+        if has_failed:
+            await self.rows.forget(self.name, WHOLE_TASK)
+        return False
 
 
 class MaintenanceTasks:
     """The maintenance tasks of one worker process."""
 
-    def __init__(self, stores: Stores, name: str, progress: WorkerProgress) -> None:
+    def __init__(self, stores: Stores, rows: TaskRows, name: str, progress: WorkerProgress) -> None:
         self._stores = stores
+        self._rows = rows
         self._name = name
         self._progress = progress
         self._thorough_at = 0.0
 
     def all(self) -> tuple[MaintenanceTask, ...]:
-        return (
-            MaintenanceTask("top-up", 0.1, self.top_up),
-            MaintenanceTask("batch-sync", 1.0, self.sync_batches),
-            MaintenanceTask("generate", 0.2, self.generate),
-            MaintenanceTask("free-ended-batches", 5.0, self.free_ended),
-            MaintenanceTask("heartbeat", 1.0, self.report_heartbeat),
-            MaintenanceTask("remove-consumers", 600.0, self.remove_consumers),
-            MaintenanceTask("forget-witnesses", 600.0, self.forget_witnesses),
+        tasks: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
+            (top_up.TASK, 0.1, self.top_up),
+            (SYNC, 1.0, self.sync_batches),
+            (job_runner.TASK, 0.2, self.generate),
+            (tombstones.TASK, 5.0, self.free_ended),
+            ("heartbeat", 1.0, self.report_heartbeat),
+            ("remove-consumers", 600.0, self.remove_consumers),
+            ("forget-witnesses", 600.0, self.forget_witnesses),
         )
+        return tuple(MaintenanceTask(name, every_s, act, self._rows) for name, every_s, act in tasks)
 
     async def top_up(self) -> None:
         # The hints in `pools` may be wrong after a crash, so every pool is checked at the start and once a minute.
         thorough = time.monotonic() >= self._thorough_at
-        await top_up(self._stores, thorough=thorough)
+        await top_up.top_up(self._stores, self._rows, thorough=thorough)
         if thorough:
             self._thorough_at = time.monotonic() + THOROUGH_EVERY_S
 
     async def sync_batches(self) -> None:
         """Bring revisions to Redis that were left behind, because Redis was unavailable or a process was killed."""
         async with unavailable_translated():
-            rows = await self._stores.postgres.fetch("SELECT id FROM batches WHERE redis_revision < revision")
-        for row in rows:
-            await push_batch(self._stores, row["id"])
+            found = await self._stores.postgres.fetch(_NOT_IN_REDIS)
+        revisions = {str(row["id"]): row["revision"] for row in found}
+        for row in await self._rows.due(SYNC, revisions):
+            act = partial(push_batch, self._stores, UUID(row))
+            await self._rows.work(SYNC, row, act, version=revisions[row])
 
     async def generate(self) -> None:
         """Generate one batch of codes for the oldest job that no other process works on."""
-        await work_on_jobs(self._stores)
+        await job_runner.work_on_jobs(self._stores, self._rows)
 
     async def free_ended(self) -> None:
-        await free_ended_batches(self._stores)
+        await tombstones.free_ended_batches(self._stores, self._rows)
 
     async def report_heartbeat(self) -> None:
         """Write the row in `workers` that shows that this worker runs, and how far the ledger is behind."""
@@ -135,6 +166,8 @@ class MaintenanceTasks:
             keys = partition_keys(partition)
             await self._stores.redis.run(REMOVE_CONSUMERS, (keys.state, keys.stream), (GROUP, CONSUMER_IDLE_MS))
 
+
+_NOT_IN_REDIS: Final = "SELECT id, revision FROM batches WHERE redis_revision < revision"
 
 _HEARTBEAT: Final = f"""
 WITH forgotten AS (DELETE FROM workers WHERE seen_at < now() - interval '{FORGET_WORKERS_AFTER}')

@@ -289,6 +289,36 @@ MUTATIONS: Final = (
         ("tests/unit/test_instants.py", "tests/integration/test_instants.py"),
     ),
     Mutation(
+        "a row that cannot be processed stops its task",
+        (
+            Edit(
+                "issuer/storage/task_rows.py",
+                "            await self.fail(task, row, error, version=version)\n            return None\n",
+                "            await self._unmark(task, row)\n            raise\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_task_rows.py",),
+    ),
+    Mutation(
+        "a row that kills the worker is tried by the next one at once",
+        (
+            Edit(
+                "issuer/storage/task_rows.py",
+                'f"{_process_name(os.getpid())}{secrets.token_hex(4)}"',
+                '"the worker"',
+            ),
+        ),
+        (),
+        ("tests/integration/test_task_rows.py",),
+    ),
+    Mutation(
+        "a crash at a row counts towards the limit of restarts",
+        (Edit("issuer/processes/children.py", "FIRST_DELAY_S if await self._is_excused() else ", ""),),
+        (),
+        ("tests/acceptance/test_deadly_rows.py",),
+    ),
+    Mutation(
         "codes from a file do not count against the space of generated ones",
         (Edit("issuer/generating/request.py", '    return int(found + row["promised"])\n', "    return 0\n"),),
         (),

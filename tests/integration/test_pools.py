@@ -26,7 +26,9 @@ from issuer.pools.pool import (
 from issuer.pools.top_up import top_up
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
+from issuer.storage.failed_rows import list_failed_rows
 from issuer.storage.stores import Stores
+from issuer.storage.task_rows import TaskRows
 from tests.support.loading import A, B, check_agreement, codes, issue, load, new_batch, pool_in_redis
 from tests.support.servers import RedisServer
 
@@ -186,9 +188,14 @@ async def test_missing_codes_stop_the_load_and_no_code_is_renumbered(stores: Sto
     pool = await pool_in_redis(stores, batch.id, A)
     assert pool is not None
     assert pool.codes == [f"L{seq}" for seq in range(1, 101)]
-    # Other pools are still loaded.
+    # Other pools are still loaded by the worker.
     await in_postgres_only(stores, other, 10)
-    assert await top_up(stores) == 10
+    rows = TaskRows(stores)
+    try:
+        assert await top_up(stores, rows) == 10
+    finally:
+        await rows.aclose()
+    assert [row.row for row in await list_failed_rows(stores.postgres)] == [str(pool_id)]
 
 
 async def test_quarantined_codes_are_never_loaded(stores: Stores) -> None:

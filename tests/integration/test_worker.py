@@ -449,15 +449,6 @@ async def test_deletes_witnesses_of_replaced_servers(shop: LedgerShop, settings:
         await eventually(deleted, "the old one is deleted")
 
 
-async def test_a_failed_maintenance_task_stops_the_process(
-    shop: LedgerShop, settings: Settings, tmp_path: Path
-) -> None:
-    await shop.stores.postgres.execute("UPDATE batches SET rules = '{\"nonsense\": 1}', revision = 2")
-    with WorkerProcess(settings, tmp_path) as worker:
-        assert await asyncio.to_thread(worker.process.wait, 60) == 1
-        assert "the worker failed" in worker.log()
-
-
 async def test_reader_works_with_redis_7_and_valkey(
     any_redis_server: RedisServer, settings: Settings, tmp_path: Path
 ) -> None:

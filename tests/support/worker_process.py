@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,9 +20,17 @@ LIMIT_S = 180.0
 class WorkerProcess:
     """`python -m sync_worker` with the settings of a test."""
 
-    def __init__(self, settings: Settings, directory: Path, *, postgres_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Path,
+        *,
+        postgres_timeout_s: float = 10.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._environment = environment_of(
             settings,
+            **(environment or {}),
             ISSUER_MAX_BACKLOG=str(settings.max_backlog),
             ISSUER_POOL_HIGH_WATER=str(settings.pool_high_water),
             ISSUER_POSTGRES_TIMEOUT_S=str(postgres_timeout_s),

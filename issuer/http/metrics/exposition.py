@@ -41,6 +41,7 @@ NAMES: Final = {
     "issuer_worker_lag_events": "Events that are not in the ledger yet",
     "issuer_worker_seen_seconds": "Time since the last heartbeat of any worker",
     "issuer_anomalies": "Contradictions between events and ledger; must be 0",
+    "issuer_failed_rows": "Rows that a maintenance task of the worker could not process and skips",
     "issuer_dead_letters": "Unresolved dead letters: events that could not be recorded in the ledger",
     "issuer_quarantined": "Codes quarantined after a loss of Redis data and not released yet",
     "issuer_ready": "1 if the part is available, by part: redis, postgres",
@@ -107,6 +108,7 @@ def _observed(store_metrics: StoreMetrics | None) -> Iterator[Metric]:
             issuer_anomalies=postgres.anomalies,
             issuer_dead_letters=postgres.dead_letters,
             issuer_quarantined=postgres.quarantined,
+            issuer_failed_rows=postgres.failed_rows,
         )
         if postgres.workers:
             yield from _single(issuer_worker_seen_seconds=postgres.workers[0].seen_s_ago)

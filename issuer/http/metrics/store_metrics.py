@@ -49,6 +49,7 @@ class PostgresMetrics:
     anomalies: int
     dead_letters: int
     quarantined: int
+    failed_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ async def _takes_writes(stores: Stores) -> bool:
 _COUNTS: Final = """
 SELECT (SELECT count(*) FROM anomalies) AS anomalies,
        (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS dead_letters,
-       (SELECT count(*) FROM quarantined WHERE released_at IS NULL) AS quarantined
+       (SELECT count(*) FROM quarantined WHERE released_at IS NULL) AS quarantined,
+       (SELECT count(*) FROM task_rows WHERE failures > 0) AS failed_rows
 """
 
 
@@ -142,7 +144,7 @@ async def _read_postgres(stores: Stores) -> PostgresMetrics | None:
         return None
     assert counts is not None
     heartbeats = [WorkerMetrics(row["name"], row["seen_at"], max(0.0, row["age"])) for row in workers]
-    return PostgresMetrics(heartbeats, counts["anomalies"], counts["dead_letters"], counts["quarantined"])
+    return PostgresMetrics(heartbeats, *counts)
 
 
 _OPEN_POOLS: Final = """
