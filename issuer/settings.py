@@ -124,6 +124,14 @@ class Settings(BaseSettings):
     report_timeout_s: float = Field(
         900.0, ge=1, le=86_400, description="Time limit of a report, including the time that its reader takes"
     )
+    audit_retention_days: int | None = Field(
+        None,
+        ge=31,
+        description="Days after which entries of the audit log are removed, at its oldest end; default: never",
+    )
+    dead_letter_retention_days: int = Field(
+        30, ge=1, description="Days after which a dead letter that was resolved is removed"
+    )
     metrics_dir: Path | None = Field(
         None,
         description="Directory in which the API processes of one host add up their counters for /metrics; "

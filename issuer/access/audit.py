@@ -33,14 +33,18 @@ class AuditEntry:
     action: str
     subject: str
     detail: dict[str, Any]
+    hash: bytes
 
 
 async def record(
     connection: Connection | PoolConnection, *, actor: str, action: str, subject: str, detail: Mapping[str, Any]
 ) -> None:
-    """Write one entry. Call this in the transaction of the act itself, so that both are committed or neither is."""
+    """Write one entry. Call this in the transaction of the act itself, so that both are committed or neither is.
+
+    The commit gives the entry its id, time and hash (`issuer.access.audit_chain`). No lock is held before.
+    """
     await connection.execute(
-        "INSERT INTO audit_log (actor, action, subject, detail) VALUES ($1, $2, $3, $4::text::jsonb)",
+        "INSERT INTO audit_intake (actor, action, subject, detail) VALUES ($1, $2, $3, $4::text::jsonb)",
         actor,
         action,
         subject,
@@ -49,7 +53,7 @@ async def record(
 
 
 _PAGE: Final = """
-SELECT id, at, actor, action, subject, detail::text FROM audit_log
+SELECT id, at, actor, action, subject, detail::text, hash FROM audit_log
 WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2"""
 
 
@@ -63,7 +67,9 @@ async def list_entries(postgres: Pool, *, limit: int = 100, cursor: str | None =
             limit + 1,
         )
     entries = [
-        AuditEntry(row["id"], row["at"], row["actor"], row["action"], row["subject"], orjson.loads(row["detail"]))
+        AuditEntry(
+            row["id"], row["at"], row["actor"], row["action"], row["subject"], orjson.loads(row["detail"]), row["hash"]
+        )
         for row in rows
     ]
     return Page.of(entries, limit, lambda last: encode_cursor("audit", (last.id,)))

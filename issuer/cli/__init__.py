@@ -6,6 +6,7 @@ import typer
 
 from issuer import __version__
 from issuer.cli import (
+    audit,
     batches,
     campaigns,
     coupons,
@@ -47,7 +48,7 @@ def issuer(
 
 _MODULES = (
     up, serve, migrate, preload, generate, batches, campaigns, coupons, keys, redemptions, reconcile, dead_letters,
-    maintenance, recover,
+    audit, maintenance, recover,
 )  # fmt: skip
 for _module in _MODULES:
     _module.register(app)

@@ -112,6 +112,18 @@ SELECT * FROM dead_letters
 WHERE id > $1 AND resolved_at IS NULL AND ($2::bigint IS NULL OR id = $2) ORDER BY id LIMIT 1 FOR UPDATE"""
 
 
+_REMOVE: Final = """
+DELETE FROM dead_letters WHERE id IN (
+    SELECT id FROM dead_letters WHERE resolved_at < now() - make_interval(days => $1) ORDER BY id LIMIT $2)"""
+
+
+async def remove_resolved(postgres: Pool, days: int, at_most: int) -> int:
+    """Remove letters that were resolved more than `days` days ago; return how many. Raises PostgresUnavailableError."""
+    async with unavailable_translated():
+        status = await postgres.execute(_REMOVE, days, at_most)
+    return int(status.rpartition(" ")[2])
+
+
 async def _retry(connection: AnyConnection, row: asyncpg.Record) -> str | None:
     """Record one letter. Return why it still cannot be recorded, or None."""
     raw = row["raw"]

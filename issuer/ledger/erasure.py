@@ -3,7 +3,8 @@
 A redemption in the backlog would bring the id back, so the erasure waits for the worker to record those, and erases
 nothing if that takes too long. Later redemptions of the customer are not covered. Limits start over for the customer,
 since the windows in Redis carry the id in their names. Dead letters hold whole stream entries with other customers'
-redemptions; they are counted for the operator, who resolves them and repeats the erasure.
+redemptions. A resolved one is removed, since the ledger has its redemptions; the others are counted for the operator,
+who resolves them and repeats the erasure.
 """
 
 from __future__ import annotations
@@ -55,8 +56,11 @@ _ANOMALIES: Final = """
 UPDATE anomalies SET detail = replace(detail::text, $1, 'erased')::jsonb WHERE position($1 IN detail::text) > 0"""
 
 _DEAD_LETTERS: Final = """
-SELECT count(*) FROM dead_letters
-WHERE EXISTS (SELECT FROM unnest(raw) AS part WHERE position($1::bytea IN part) > 0)"""
+WITH found AS (
+  SELECT id, resolved_at FROM dead_letters
+  WHERE EXISTS (SELECT FROM unnest(raw) AS part WHERE position($1::bytea IN part) > 0)),
+removed AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM found WHERE resolved_at IS NOT NULL))
+SELECT count(*) FROM found WHERE resolved_at IS NULL"""
 
 
 async def erase_customer(stores: Stores, customer_id: UUID, *, actor: str, wait_s: float = 30.0) -> Erasure:

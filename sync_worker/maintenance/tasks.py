@@ -13,11 +13,14 @@ from uuid import UUID
 import orjson
 import structlog
 
+from issuer.access import audit_chain
+from issuer.access.audit_chain import AuditHead
 from issuer.batches import tombstones
 from issuer.batches.revisions import push_batch
 from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.scripts import REMOVE_CONSUMERS
 from issuer.generating import job_runner
+from issuer.ledger.dead_letters import remove_resolved
 from issuer.pools import top_up
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
@@ -34,6 +37,7 @@ SYNC: Final = "batch-sync"
 THOROUGH_EVERY_S: Final = 60.0
 CONSUMER_IDLE_MS: Final = 3_600_000
 FORGET_WORKERS_AFTER: Final = "1 day"
+EXPIRED_BATCH_SIZE: Final = 1_000
 
 TRANSIENT: Final = (PostgresUnavailableError, RedisUnavailableError, RedisMemoryError, PoolError)
 """Errors that pass: a store is unavailable, busy or full."""
@@ -98,6 +102,7 @@ class MaintenanceTasks:
         self._name = name
         self._progress = progress
         self._thorough_at = 0.0
+        self._audit_head: AuditHead | None = None
 
     def all(self) -> tuple[MaintenanceTask, ...]:
         tasks: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
@@ -108,6 +113,8 @@ class MaintenanceTasks:
             ("heartbeat", 1.0, self.report_heartbeat),
             ("remove-consumers", 600.0, self.remove_consumers),
             ("forget-witnesses", 600.0, self.forget_witnesses),
+            ("retention", 600.0, self.remove_expired),
+            ("audit-head", 600.0, self.log_audit_head),
         )
         return tuple(MaintenanceTask(name, every_s, act, self._rows) for name, every_s, act in tasks)
 
@@ -160,6 +167,22 @@ class MaintenanceTasks:
 
     async def forget_witnesses(self) -> None:
         await forget_witnesses(self._stores.postgres)
+
+    async def remove_expired(self) -> None:
+        """Remove what the retention settings no longer keep, in steps of bounded size (docs/retention.md)."""
+        settings, postgres = self._stores.settings, self._stores.postgres
+        if settings.audit_retention_days is not None:
+            while await audit_chain.cut(postgres, settings.audit_retention_days):
+                pass
+        while await remove_resolved(postgres, settings.dead_letter_retention_days, EXPIRED_BATCH_SIZE):
+            pass
+
+    async def log_audit_head(self) -> None:
+        """Log the head of the audit log when it has changed: logs are kept outside of the database."""
+        head = await audit_chain.read_head(self._stores.postgres)
+        if head != self._audit_head:
+            log.info("head of the audit log", head=str(head))
+            self._audit_head = head
 
     async def remove_consumers(self) -> None:
         for partition in range(self._stores.redis.partitions):

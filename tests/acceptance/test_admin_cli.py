@@ -215,3 +215,28 @@ async def test_a_closed_pipe_ends_an_export_without_an_error(issuer: Command, st
         await asyncio.to_thread(process.wait)
     assert first.startswith(b"batch_id,")
     assert (process.returncode, err) == (1, b"")
+
+
+async def test_the_audit_log_is_verified_against_a_remembered_head(issuer: Command, stores: Stores) -> None:
+    for name in ("a", "b"):
+        await issuer("batches", "create", "--name", name)
+    head = (await issuer("audit", "head")).out.strip()
+    assert (await issuer("audit", "head", "--json")).json == {"id": 2, "hash": head.partition(":")[2]}
+    whole = await issuer("audit", "verify", "--head", head)
+    assert (whole.status, whole.out) == (0, f"2 entries are whole, 0 were removed; head {head}\n")
+    shown = (await issuer("audit", "verify", "--json")).json
+    assert shown == {"entries": 2, "removed": f"0:{'0' * 64}", "head": head, "fault": None}
+    async with stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute("UPDATE audit_log SET actor = 'cli:other' WHERE id = 2")
+    broken = await issuer("audit", "verify")
+    assert broken.status == 1
+    assert "entry 2 is not the one that was written behind entry 1; 1 entries before are whole" in broken.out
+    assert (await issuer("audit", "verify", "--json")).status == 1
+
+
+@pytest.mark.parametrize("head", ["", "2", "2:xyz"])
+def test_what_is_no_head_exits_with_2(issuer_here: CommandInProcess, head: str) -> None:
+    done = issuer_here("audit", "verify", "--head", head)
+    assert (done.status, done.out) == (2, "")
+    assert "ID:HASH" in done.err

@@ -27,6 +27,7 @@ class Mutation:
 
 REDEEM: Final = "issuer/contract/lua/redeem.lua"
 WORKER: Final = "sync_worker/worker.py"
+AUDIT: Final = "issuer/storage/migrations/audit_schema.py"
 
 MUTATIONS: Final = (
     Mutation(
@@ -323,5 +324,35 @@ MUTATIONS: Final = (
         (Edit("issuer/generating/request.py", '    return int(found + row["promised"])\n', "    return 0\n"),),
         (),
         ("tests/integration/test_generating.py",),
+    ),
+    Mutation(
+        "audit entries are chained without a lock on the newest end",
+        (Edit(AUDIT, "WHERE which = 'newest' FOR UPDATE;", "WHERE which = 'newest';"),),
+        (),
+        ("tests/integration/test_audit_chain.py::test_four_writers_at_the_same_time_write_one_chain",),
+    ),
+    Mutation(
+        "retention does not keep the last removed hash",
+        (
+            Edit(
+                AUDIT,
+                "SET id = cut.id, hash = cut.hash WHERE which = 'removed'",
+                "SET id = cut.id WHERE which = 'removed'",
+            ),
+        ),
+        (),
+        ("tests/integration/test_audit_chain.py::test_retention_cuts_the_oldest_entries_and_the_chain_stays_whole",),
+    ),
+    Mutation(
+        "verify does not compare the content of an audit entry",
+        (
+            Edit(
+                "issuer/access/audit_chain.py",
+                'if entry_hash(last.hash, *tuple(row)[:-1]) != row["hash"]:',
+                "if False:",
+            ),
+        ),
+        (),
+        ("tests/integration/test_audit_chain.py::test_a_changed_removed_reordered_or_inserted_entry_is_found",),
     ),
 )

@@ -178,7 +178,7 @@ def loader_killed_at_each_step(context: ScenarioContext) -> None:
     world = context.world
     for number in range(context.rounds):
         file = _write_codes(world.directory / f"codes-{number}.csv", 100 + number, world)
-        for table in ("codes", "pools", "audit_log"):
+        for table in ("codes", "pools", "audit_intake"):
             with world.locking(table):
                 loader = subprocess.Popen(_preload(world, file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 _wait_for_loader(loader, table, world)

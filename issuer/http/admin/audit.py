@@ -21,6 +21,7 @@ def show_entry(entry: AuditEntry) -> dict[str, Any]:
         "action": entry.action,
         "subject": entry.subject,
         "detail": entry.detail,
+        "hash": entry.hash.hex(),
     }
 
 

@@ -44,6 +44,7 @@ NAMES: Final = {
     "issuer_failed_rows": "Rows that a maintenance task of the worker could not process and skips",
     "issuer_dead_letters": "Unresolved dead letters: events that could not be recorded in the ledger",
     "issuer_quarantined": "Codes quarantined after a loss of Redis data and not released yet",
+    "issuer_audit_id": "Id of the newest entry of the audit log; it only rises",
     "issuer_ready": "1 if the part is available, by part: redis, postgres",
 }
 """The help text of every metric."""
@@ -109,6 +110,7 @@ def _observed(store_metrics: StoreMetrics | None) -> Iterator[Metric]:
             issuer_dead_letters=postgres.dead_letters,
             issuer_quarantined=postgres.quarantined,
             issuer_failed_rows=postgres.failed_rows,
+            issuer_audit_id=postgres.audit_id,
         )
         if postgres.workers:
             yield from _single(issuer_worker_seen_seconds=postgres.workers[0].seen_s_ago)

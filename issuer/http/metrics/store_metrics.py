@@ -50,6 +50,7 @@ class PostgresMetrics:
     dead_letters: int
     quarantined: int
     failed_rows: int
+    audit_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,8 @@ _COUNTS: Final = """
 SELECT (SELECT count(*) FROM anomalies) AS anomalies,
        (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS dead_letters,
        (SELECT count(*) FROM quarantined WHERE released_at IS NULL) AS quarantined,
-       (SELECT count(*) FROM task_rows WHERE failures > 0) AS failed_rows
+       (SELECT count(*) FROM task_rows WHERE failures > 0) AS failed_rows,
+       (SELECT id FROM audit_ends WHERE which = 'newest') AS audit_id
 """
 
 

@@ -62,6 +62,11 @@ COMPONENTS: Final[dict[str, Schema]] = {
             "action": {"type": "string", "examples": ["batch.create"]},
             "subject": {"type": "string", "description": "The object that was changed"},
             "detail": {"type": "object"},
+            "hash": {
+                "type": "string",
+                "pattern": "^[0-9a-f]{64}$",
+                "description": "SHA-256 over the hash of the entry before and the content of this one",
+            },
         }
     ),
     "Alive": shape({"status": {"const": "alive"}}),

@@ -12,6 +12,8 @@ from typing import Final
 
 from alembic import op
 
+from issuer.storage.migrations import audit_schema
+
 revision = "0001"
 down_revision = None
 
@@ -391,17 +393,7 @@ CREATE TABLE api_keys (
     rate_limit      text,
     failed_lookup_limit text
 );
-COMMENT ON TABLE api_keys IS 'API keys. A key is revoked, never deleted: the ledger refers to it.';
-
-CREATE TABLE audit_log (
-    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    at              instant NOT NULL DEFAULT now(),
-    actor           text NOT NULL,
-    action          text NOT NULL,
-    subject         text NOT NULL,
-    detail          jsonb NOT NULL DEFAULT '{}'
-);
-COMMENT ON TABLE audit_log IS 'Every administrative action over HTTP or the CLI, written in its transaction.'
+COMMENT ON TABLE api_keys IS 'API keys. A key is revoked, never deleted: the ledger refers to it.'
 """
 
 
@@ -409,3 +401,6 @@ def upgrade() -> None:
     for chapter in (_INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES, _ACCESS):
         for statement in chapter.split(";\n"):
             op.execute(statement)
+    schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+    for statement in audit_schema.statements(schema):
+        op.execute(statement)
