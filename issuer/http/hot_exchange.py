@@ -32,6 +32,7 @@ from issuer.http.edge.header_fields import HeaderFields, header_fields
 from issuer.http.metrics.exposition import CRASH, INVALID
 from issuer.http.problems.failures import UNPARSABLE, problem_of
 from issuer.http.problems.problem import ProblemError, outcome_problem, status_problem
+from issuer.http.security_log import LOGGED
 from issuer.http.services import Services
 from issuer.http.wire import CRASHED, Wire, prebuilt, problem_wire
 from issuer.rate_limits.leases import AdmissionResult, RateLimited
@@ -137,7 +138,17 @@ class HotExchange(Exchange):
 
     def refuse(self, problem: ProblemError) -> None:
         """Answer a request that does not reach the engine."""
+        if problem.status in LOGGED:
+            self.log_refusal(problem)
         self.finish(INVALID, self.problem_wire(problem))
+
+    def log_refusal(self, problem: ProblemError) -> None:
+        """Write a refusal to the security log."""
+        services = self.services
+        assert services is not None
+        client = self.connection.client
+        peer = client[0] if client else None
+        services.security.refused(problem, "POST", self.route.path, peer, self.headers, self.key)
 
     def fail(self, error: Exception) -> None:
         """Answer with the problem that an exception stands for. An unforeseen one is logged and answered with a 500."""

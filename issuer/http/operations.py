@@ -9,8 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from issuer.http.auth import Access, Caller, admit
-from issuer.http.problems.problem import not_ready, status_problem
+from issuer.http.auth import Access, Caller, admit, find_key
+from issuer.http.edge.header_fields import header_fields
+from issuer.http.problems.failures import problem_of
+from issuer.http.problems.problem import ProblemError, not_ready, status_problem
+from issuer.http.security_log import LOGGED
 from issuer.http.services import Services
 
 
@@ -41,6 +44,7 @@ class PathOperations:
     """All methods of one path, as an ASGI application."""
 
     def __init__(self, operations: Sequence[Operation]) -> None:
+        self.path = operations[0].path
         self.operations = {operation.method: operation for operation in operations}
         self.allow = ", ".join(sorted(self.operations | ({"HEAD": None} if "GET" in self.operations else {})))
 
@@ -52,6 +56,17 @@ class PathOperations:
         services: Services | None = scope["app"].state.services
         if services is None:
             raise not_ready("the server is starting or stopping")
+        try:
+            await self._serve(operation, services, scope, receive, send)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem is not None and problem.status in LOGGED:
+                log_refusal(services, problem, self.path, scope)
+            raise
+
+    async def _serve(
+        self, operation: Operation, services: Services, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         settings = services.settings
         limit = settings.max_upload_bytes if operation.upload else settings.max_body_bytes
         request = Request(scope, _bounded(receive, limit), send)
@@ -60,6 +75,13 @@ class PathOperations:
         refuse_announced(scope, limit)
         response = await operation.handler(RequestContext(request, services, caller))
         await response(scope, receive, send)
+
+
+def log_refusal(services: Services, problem: ProblemError, route: str, scope: Scope) -> None:
+    """Write the refusal of a request on the ASGI path to the security log. `route`: the template of its path."""
+    headers, client = scope["headers"], scope.get("client")
+    key = find_key(services, header_fields(headers))
+    services.security.refused(problem, scope["method"], route, client[0] if client else None, headers, key)
 
 
 def refuse_announced(scope: Scope, limit: int) -> None:

@@ -17,6 +17,7 @@ from issuer.http.limiting.failed_lookups import FailedLookupLimits
 from issuer.http.limiting.rate_limits import RateLimits
 from issuer.http.metrics.store_metrics import StoreMetrics, read_store_metrics
 from issuer.http.metrics.tally import Tally
+from issuer.http.security_log import SecurityLog
 from issuer.journal.segments import Journal
 from issuer.rate_limits.leases import Leases
 from issuer.recovery.journal_keeper import JournalKeeper
@@ -50,6 +51,7 @@ class Services:
     tally: Tally
     limits: RateLimits
     lookup_limits: FailedLookupLimits
+    security: SecurityLog
     loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_UPLOADS))
     reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_REPORTS))
     look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
@@ -94,6 +96,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         leases = Leases(engine, max_waiting=settings.max_waiting)
         engine.carry(leases)
         limits, lookup_limits = RateLimits(settings, leases, tally), FailedLookupLimits(settings, leases, tally)
+        security = SecurityLog(limits.address_of)
         tally.start()
         campaigns = CampaignCache(stores.postgres)
         feeds = CampaignFeeds(stores, max_listeners=settings.max_event_streams)
@@ -103,9 +106,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             try:
                 locations = CouponLocations(engine)
                 yield Services(
-                    settings, stores, engine, locations, keys, campaigns, feeds, tally, limits, lookup_limits
+                    settings, stores, engine, locations, keys, campaigns, feeds, tally, limits, lookup_limits, security
                 )
             finally:
+                security.end_period()
                 # The engine first: what is in flight is answered while everything else still works.
                 await engine.aclose()
                 await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())

@@ -355,4 +355,10 @@ MUTATIONS: Final = (
         (),
         ("tests/integration/test_audit_chain.py::test_a_changed_removed_reordered_or_inserted_entry_is_found",),
     ),
+    Mutation(
+        "a refusal on the fast path is not in the security log",
+        (Edit("issuer/http/hot_exchange.py", "if problem.status in LOGGED:", "if False:"),),
+        (),
+        ("tests/integration/test_security_log.py::test_refusals_on_the_fast_path_and_on_the_asgi_path_are_logged",),
+    ),
 )

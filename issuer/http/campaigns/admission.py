@@ -18,6 +18,7 @@ from issuer.http.campaigns.answers import CRASHED, Failure
 from issuer.http.edge.header_fields import HeaderFields, Headers
 from issuer.http.problems.failures import problem_of
 from issuer.http.problems.problem import ProblemError, forget_raise, not_ready
+from issuer.http.security_log import LOGGED
 from issuer.http.services import Services
 
 log = structlog.get_logger()
@@ -44,6 +45,7 @@ def failures_answered(ctx: RequestContext[Any, Any]) -> Iterator[None]:
             failure = error.failure
         elif problem is not None:
             failure = Failure.of(problem)
+            CURRENT_CALL.get().log_refusal(problem, ctx.method.name)
         else:
             log.exception("a method of the coupon service failed", method=ctx.method.name)
             failure = CRASHED
@@ -68,6 +70,12 @@ class AdmittedCall:
     def admitted(self) -> tuple[Services, ApiKey | None]:
         assert self.services is not None
         return self.services, self.key
+
+    def log_refusal(self, problem: ProblemError, method: str) -> None:
+        """Write the problem to the security log if it is a refusal of the caller."""
+        if problem.status in LOGGED and self.services is not None:
+            route = f"/coupon.CouponService/{method}"
+            self.services.security.refused(problem, "POST", route, self.peer, self.headers, self.key)
 
     def require(self, access: Access) -> None:
         """Raise ProblemError unless the key has one of the scopes of `access`, or keys are switched off."""

@@ -54,15 +54,16 @@ class IssuePolicy:
     async def issue(
         self, services: Services, key: ApiKey | None, idempotency_key: str | None, campaign_id: str
     ) -> IssueResult | Failure:
-        """Ask a campaign for a code and return what the library answers. Raises LookUpsBusyError and
-        PostgresUnavailableError.
+        """Ask a campaign for a code and return what the library answers.
+
+        Raises ProblemError (401, 403), LookUpsBusyError and PostgresUnavailableError.
         """
         started, outcome = time.perf_counter(), INVALID
         try:
             known = await services.campaigns.look_up(UUID(campaign_id)) if UUID_FORM.fullmatch(campaign_id) else None
             campaign = self.permitted(services, known, key)
             if isinstance(campaign, ProblemError):
-                return Failure.of(campaign)
+                raise campaign
             if campaign is None:
                 return UNKNOWN
             answer = await services.engine.redeem(

@@ -11,7 +11,7 @@ from uuid import UUID
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import BOUND, Answer, PoolRef
 from issuer.engine.pool_refs import PoolRefs
-from issuer.http.auth import SCOPES, Access
+from issuer.http.auth import BOUND_KEY, SCOPES, Access
 from issuer.http.edge.exchange import Connection
 from issuer.http.edge.header_fields import HeaderFields
 from issuer.http.fields import UUID_FORM
@@ -71,6 +71,7 @@ class RedeemExchange(HotExchange):
         idempotency_key = read_idempotency_key(self.fields)
         if bound_to is not None and UUID(client) != bound_to:
             # Nothing of another client is looked up, so the answer reveals nothing about it.
+            self.log_refusal(BOUND_KEY)
             self.set_result(NO_CODE)
             return
         if pool is None:
