@@ -12,10 +12,12 @@ from itertools import groupby
 from typing import Any, Final
 from uuid import UUID
 
+import structlog
+
 from issuer.batches.batch_revision import FOR_REDIS, BatchRevision
 from issuer.batches.reversals import find_pending_reversals, mark_returned, return_uses
 from issuer.batches.windows import fenced_writer, write_windows
-from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys
+from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
@@ -23,6 +25,8 @@ from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
 from issuer.recovery.inspection import BATCH_SIZE, PoolState
 from issuer.storage.postgres import Connection
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
+
+log = structlog.get_logger()
 
 TIMEOUT_S: Final = 60.0
 ENTRY_BATCH_SIZE: Final = 200
@@ -233,6 +237,9 @@ async def quarantine(
 
 
 _SET_REDIS_REVISION: Final = "UPDATE batches SET redis_revision = $2 WHERE id = $1"
+# As if its rules had changed: the push that succeeds one day writes the windows, which the lost Redis had.
+_LEAVE_TO_WORKER: Final = """
+UPDATE batches SET redis_revision = 0, revision = revision + 1, rules_revision = revision + 1 WHERE id = $1"""
 _SET_LOADED: Final = "UPDATE pools SET loaded = $2 WHERE id = $1"
 
 
@@ -251,15 +258,21 @@ async def rebuild_partitions(
     # blessing. The other way round a reversal in between would reach Redis by neither way.
     reversed_uses = await find_pending_reversals(postgres)
     for row in rows:
-        revision = BatchRevision.of_row(row, mark.partitions)
-        await revision.put(redis)
+        partition = partition_of(row["id"], mark.partitions)
         if row["freed_at"] is None:
-            partition = revision.partition
             await restore_answers(postgres, link, row["id"], partition, host_ms=host_ms)
-            # An ended batch grants nothing, so it needs no windows; replays it still answers.
-            if row["ended_at"] is None:
-                writer = fenced_writer(redis, row["id"], partition, revision.closed)
-                await write_windows(postgres, row["id"], partition, revision.span, writer, host_ms=host_ms)
+        try:
+            revision = BatchRevision.of_row(row, mark.partitions)
+        except Exception:
+            # It must not keep all others closed. Redis does not know it until the worker has pushed it.
+            log.exception("a batch cannot be read and is not rebuilt; repair its row", batch_id=str(row["id"]))
+            await postgres.execute(_LEAVE_TO_WORKER, row["id"])
+            continue
+        await revision.put(redis)
+        # An ended batch grants nothing, so it needs no windows; replays it still answers.
+        if row["freed_at"] is None and row["ended_at"] is None:
+            writer = fenced_writer(redis, row["id"], partition, revision.closed)
+            await write_windows(postgres, row["id"], partition, revision.span, writer, host_ms=host_ms)
         await postgres.execute(_SET_REDIS_REVISION, row["id"], row["revision"])
     # Windows first: a reversal takes its use out of them. The uses come ordered by pool, and a coupon has one pool.
     for batch_id, uses in groupby(reversed_uses, lambda use: use.batch_id):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from issuer.batches.revisions import push_batch
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
@@ -83,6 +84,36 @@ async def test_a_wiped_redis_quarantines_what_may_be_issued_and_rebuilds_from_th
         assert await seqs(stores, "quarantined") == list(range(11, 61))
         assert {a.code for a in lost}.isdisjoint({a.code for a in after})
         assert [(a.outcome, a.code) for a in after] == [(Outcome.GRANTED, f"CODE{i}") for i in (61, 62, 63)]
+
+
+async def test_a_batch_that_cannot_be_read_keeps_no_other_closed_and_loses_nothing(
+    own_settings: Settings, own_redis: RedisServer
+) -> None:
+    async with open_stores(own_settings) as stores:
+        bad, good = [await make_batch(stores, 200, {"maxpercustomer": 1}) for _ in range(2)]
+        async with engine_of(own_settings, stores) as engine:
+            customer, ref = uuid.uuid4().bytes, engine.pool_ref(bad, CLIENT)
+            first = await engine.redeem(ref, customer, idempotency_key="k")
+            assert [answer.outcome for answer in await redeem(engine, good, 3)] == [Outcome.GRANTED] * 3
+            await drain(stores)
+            rules = await stores.postgres.fetchval("SELECT rules::text FROM batches WHERE id = $1", bad)
+            await stores.postgres.execute("UPDATE batches SET rules = '{\"nonsense\": 1}' WHERE id = $1", bad)
+            own_redis.kill9()
+            own_redis.wipe()
+            own_redis.start()
+            await blessed_again(stores)
+            await top_up(stores)
+            await ready(engine)
+            assert [answer.outcome for answer in await redeem(engine, good, 3)] == [Outcome.GRANTED] * 3
+            assert (await engine.redeem(ref, customer)).outcome is Outcome.UNKNOWN_BATCH
+            # Repaired, and pushed as the worker does: neither the kept answers nor the limits were lost.
+            await stores.postgres.execute("UPDATE batches SET rules = $2::text::jsonb WHERE id = $1", bad, rules)
+            await push_batch(stores, bad)
+            await top_up(stores, thorough=True)
+            assert await engine.redeem(ref, customer, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
+            assert (await engine.redeem(ref, customer)).outcome is Outcome.LIMIT_REACHED
+            (after,) = await redeem(engine, bad, 1)
+            assert (after.outcome, after.code) == (Outcome.GRANTED, "CODE52")
 
 
 async def test_two_losses_in_a_row_quarantine_twice(own_settings: Settings, own_redis: RedisServer) -> None:
