@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from issuer.pools.counters import read_pool_counters
+from issuer.pools.counters import PoolCounters, read_pool_counters
 from issuer.pools.loader import load_pool
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import POOL_SELECT, BatchNotInRedisError, Pool, PoolClosedError
@@ -58,13 +58,13 @@ async def _running_low(stores: Stores, pools: Sequence[Pool]) -> list[Pool]:
     """Return the pools that need a load, the emptiest first.
 
     They are below the low-water mark, were never opened, or have a total or a hint that differs between the stores.
-    Counters that cannot be read make all pools candidates: the load of each shows which of them is the cause.
+    A pool whose counters cannot be read is one of them, too: its load states the error.
     """
     low: list[tuple[int, Pool]] = []
     try:
         found = await read_pool_counters(stores.redis, [(pool.batch_id, pool.client_id) for pool in pools])
-    except (RedisRefusedError, ValueError):
-        return list(pools)
+    except _UNREADABLE:
+        found = [await _read_one(stores, pool) for pool in pools]
     for pool, counters in zip(pools, found, strict=True):
         if counters is None:
             low.append((0, pool))
@@ -74,3 +74,15 @@ async def _running_low(stores: Stores, pools: Sequence[Pool]) -> list[Pool]:
         if is_low or counters.total < pool.total or hint_is_late:
             low.append((counters.in_redis, pool))
     return [pool for _, pool in sorted(low, key=lambda item: item[0])]
+
+
+async def _read_one(stores: Stores, pool: Pool) -> PoolCounters | None:
+    try:
+        (counters,) = await read_pool_counters(stores.redis, [(pool.batch_id, pool.client_id)])
+    except _UNREADABLE:
+        return None
+    return counters
+
+
+_UNREADABLE: Final = (RedisRefusedError, ValueError)
+"""Errors of counters that are no numbers, or of a key of another type."""

@@ -119,6 +119,17 @@ async def test_every_process_learns_of_new_and_revoked_keys(settings: Settings) 
         assert actions == ["key.revoke", "key.create"]
 
 
+async def test_a_key_that_cannot_be_read_is_refused_and_no_other(settings: Settings) -> None:
+    async with ring_of(settings) as ring, pool_of(settings) as pool:
+        await pool.execute(
+            "INSERT INTO api_keys (name, secret_sha256, scopes, rate_limit) VALUES ('bad', $1, '{redeem}', 'nonsense')",
+            digest(b"bad"),
+        )
+        _, secret = await create_key(pool, name="good", scopes=["redeem"], actor="test")
+        await until(lambda: ring.find(secret) is not None)
+        assert ring.find("bad") is None
+
+
 async def test_a_revocation_takes_effect_without_a_notification(settings: Settings) -> None:
     async with ring_of(settings) as ring, pool_of(settings) as postgres:
         _, secret = await create_key(postgres, name="x", scopes=["redeem"], actor="test")

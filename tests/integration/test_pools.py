@@ -198,6 +198,24 @@ async def test_missing_codes_stop_the_load_and_no_code_is_renumbered(stores: Sto
     assert [row.row for row in await list_failed_rows(stores.postgres)] == [str(pool_id)]
 
 
+async def test_a_pool_whose_counters_cannot_be_read_does_not_stop_the_others(stores: Stores) -> None:
+    batch, other = await new_batch(stores), await new_batch(stores, "other")
+    broken = await in_postgres_only(stores, batch, 10)
+    await load_pool(stores, broken, most=5)
+    keys = batch_keys(partition_of(batch.id, stores.redis.partitions), batch.id)
+    await stores.redis.client.delete(keys.pool(A))
+    await stores.redis.client.set(keys.pool(A), "no hash")
+    await in_postgres_only(stores, other, 10)
+    rows = TaskRows(stores)
+    try:
+        assert await top_up(stores, rows) == 10
+    finally:
+        await rows.aclose()
+    (failed,) = await list_failed_rows(stores.postgres)
+    assert (failed.task, failed.row) == ("top-up", str(broken))
+    assert "WRONGTYPE" in failed.error
+
+
 async def test_quarantined_codes_are_never_loaded(stores: Stores) -> None:
     batch = await new_batch(stores)
     pool_id = await in_postgres_only(stores, batch, 300)
