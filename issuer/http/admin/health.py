@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.responses import Response
@@ -61,7 +62,9 @@ async def get_healthcheck(context: RequestContext) -> Response:
 
 async def get_metrics(context: RequestContext) -> Response:
     store_metrics = await context.services.store_metrics(with_pools=True)
-    return Response(render(context.services.tally.total(), store_metrics), media_type=CONTENT_TYPE)
+    # In a thread: the series of 10,000 pools take a tenth of a second.
+    content = await asyncio.to_thread(render, context.services.tally.total(), store_metrics)
+    return Response(content, media_type=CONTENT_TYPE)
 
 
 OPERATIONS = (
