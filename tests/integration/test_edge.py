@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import socket
@@ -15,8 +14,7 @@ import psutil
 import pytest
 
 from issuer.http.edge.limits import EdgeLimits
-from issuer.http.edge.protocol import guarded_protocol
-from tests.support.edge_server import EdgeServer
+from tests.support.counting_server import CountingServer
 from tests.support.raw_http import read_all, status_of
 
 LIMITS = EdgeLimits(
@@ -26,50 +24,6 @@ LIMITS = EdgeLimits(
     receive_timeout_s=60,
     max_connections=30,
 )
-Message = dict[str, Any]
-
-
-class Counting:
-    """Answers with the number of body bytes it got; /early without reading; /slow when released."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.broken_off = 0
-        self.release = asyncio.Event()
-
-    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return
-        self.seen.append(scope["path"])
-        size = 0
-        if scope["path"] == "/slow":
-            await self.release.wait()
-        if scope["path"] != "/early":
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    self.broken_off += 1
-                    return
-                size += len(message["body"])
-                if not message["more_body"]:
-                    break
-        # Only now: a trailer would have been added by the end of the body.
-        self.headers = scope["headers"]
-        body = b"%d" % size
-        headers = [(b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-
-class CountingServer(EdgeServer):
-    def __init__(self, limits: EdgeLimits, keep_alive_s: int = 30) -> None:
-        self.app = Counting()
-        super().__init__(self.app, guarded_protocol(limits), keep_alive_s=keep_alive_s)
-
-    def __exit__(self, *_: object) -> None:
-        self.loop.call_soon_threadsafe(self.app.release.set)
-        super().__exit__()
 
 
 @pytest.fixture(scope="module")
@@ -265,39 +219,6 @@ def test_the_upload_has_its_own_limit(server: CountingServer, chunked: bool) -> 
     assert not answer or status_of(answer) == 413
 
 
-MALFORMED = {
-    "bare LF": b"GET / HTTP/1.1\nHost: x\n\n",
-    "obs-fold": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n",
-    "CL and TE": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "xchunked": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    "chunked, identity": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-    "two CL": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-    "CL +4": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +4\r\n\r\nabcd",
-    "CL of 30 digits": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n",
-    "CL negative": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    "space before colon": b"GET / HTTP/1.1\r\nHost: x\r\nX : a\r\n\r\n",
-    "NUL in header": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
-    "NUL in path": b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "hexadecimal prefix": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x4\r\nabcd\r\n0\r\n\r\n",
-    "no Host": b"GET / HTTP/1.1\r\n\r\n",
-    "two Hosts": b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
-    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-    "unknown method": b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "CONNECT": b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "bytes over 127 in the path": b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
-    "no version": b"GET /\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("request_bytes", MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_not_http_is_a_400(server: CountingServer, request_bytes: bytes) -> None:
-    answer = exchange(server, request_bytes)
-    assert status_of(answer) == 400
-    assert problem_of(answer)["code"] == "malformed_request"
-    assert answer.count(b"HTTP/1.1") == 1
-
-
 def test_a_large_head_that_is_not_http_gets_one_answer(server: CountingServer) -> None:
     answer = exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\nBad Name: 1\r\nX: " + b"a" * 60_000 + b"\r\n\r\n")
     assert problem_of(answer)["code"] == "malformed_request"
@@ -306,11 +227,6 @@ def test_a_large_head_that_is_not_http_gets_one_answer(server: CountingServer) -
 
 def test_http_1_0_needs_no_host(server: CountingServer) -> None:
     assert status_of(exchange(server, b"GET / HTTP/1.0\r\n\r\n")) == 200
-
-
-def test_an_upgrade_is_answered_as_a_plain_request(server: CountingServer) -> None:
-    headers = ("Connection: Upgrade", "Upgrade: websocket", "Content-Length: 0")
-    assert status_of(exchange(server, get("/", *headers, close=False))) == 200
 
 
 def test_a_silent_connection_is_closed(impatient: CountingServer) -> None:

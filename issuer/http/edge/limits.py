@@ -19,6 +19,8 @@ LINGER_S: Final = 2.0
 """After a refusal the connection reads and discards what the client still sends, for this long. Closing it at once
 would reset it, and the client might never receive the answer."""
 MAX_PIPELINED: Final = 64
+MAX_FIELDS: Final = 128
+"""Header fields of one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,12 @@ def _refusal(status: int, error: str, code: str) -> bytes:
 
 
 MALFORMED: Final = _refusal(400, "malformed request", "malformed_request")
-NO_HOST: Final = _refusal(400, "exactly one Host header is needed", "malformed_request")
+NO_HOST: Final = _refusal(400, "exactly one valid Host header is needed", "malformed_request")
+BAD_TARGET: Final = _refusal(400, "the request target is not valid", "malformed_request")
 TIMED_OUT: Final = _refusal(408, "request timeout", "request_timeout")
 BODY_TOO_LARGE: Final = _refusal(413, "body too large", "body_too_large")
 HEAD_TOO_LARGE: Final = _refusal(431, "request head too large", "head_too_large")
 TRAILERS_TOO_LARGE: Final = _refusal(431, "request trailers too large", "head_too_large")
+NOT_IMPLEMENTED: Final = _refusal(501, "method or transfer coding not implemented", "not_implemented")
+VERSION_NOT_SUPPORTED: Final = _refusal(505, "HTTP version not supported", "version_not_supported")
 TOO_MANY_CONNECTIONS: Final = _refusal(503, "too many connections", "too_many_connections")

@@ -5,7 +5,9 @@ subclass of its protocol does, so that the process needs no proxy in front of it
 request: no connection has a timer, one sweep per second looks at all deadlines.
 
 The guard answers before anything else is known of a request: 400 for what is not HTTP, 408, 413 for an announced body
-that is too large, 431. All other refusals, in the order of docs/http-api.md, are the application's.
+that is too large, 431, 501 and 505 for what the server does not implement. After each of them the connection ends, so
+that no byte behind a refused request is read as another one. All other refusals, in the order of docs/http-api.md, are
+the application's.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from issuer.http.edge.exchange import MAX_FAST_PATH_BODY, Exchange, FastPath
+from issuer.http.edge.expecting_cycle import ExpectingCycle
 from issuer.http.edge.header_fields import HeaderFields, header_fields
 from issuer.http.edge.limits import (
     BODY_TOO_LARGE,
     HEAD_TOO_LARGE,
     LINGER_S,
     MALFORMED,
+    MAX_FIELDS,
     MAX_PIPELINED,
     MIN_BODY_RATE,
     NO_HOST,
@@ -35,6 +39,8 @@ from issuer.http.edge.limits import (
     TRAILERS_TOO_LARGE,
     EdgeLimits,
 )
+from issuer.http.edge.offered_upgrade import make_parser, parser_after_offer
+from issuer.http.edge.request_head import has_request_line, head_refusal, is_host
 from issuer.http.wire import Wire
 
 NEVER: Final = float("inf")
@@ -58,6 +64,12 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.parser = make_parser(self)
+        # The pieces that hold the head that is being received, and whether they begin with it.
+        self._received = b""
+        self._is_first = True
+        # Whether the message offers an upgrade; the parser then ends it at its head.
+        self._has_offer = False
         # When the client must have sent what it owes; NEVER while the server owes an answer.
         self.deadline = NEVER
         self._received_since = 0.0
@@ -129,17 +141,35 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self._refuse(TRAILERS_TOO_LARGE)
 
     def _feed(self, data: bytes) -> None:
+        if not self._in_message:
+            self._is_first = True
+        self._received = self._received + data if self._in_head else data
         try:
-            self.parser.feed_data(data)
+            while (rest := self._feed_until_offer(data)) is not None and not self._discarding_input:
+                data = rest
         except httptools.HttpParserError:
             # Also raised when a callback below has already refused.
             if not self._discarding_input:
                 self._refuse(MALFORMED)
-        except httptools.HttpParserUpgrade:
-            # No route upgrades. The request was started as a plain one; bytes behind it have no meaning.
-            self._discarding_input = True
-            if self.cycle is not None:
-                self.cycle.keep_alive = False
+        if not (self._in_head and self._in_message):
+            self._received = b""
+
+    def _feed_until_offer(self, data: bytes) -> bytes | None:
+        """Feed a piece. If a message offers an upgrade, prepare its rest for a parser of its own and return it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self._discarding_input:
+                return None
+            self._has_offer = False
+            self.parser = parser_after_offer(
+                self,
+                self._announced_bytes,
+                is_chunked=any(name == b"transfer-encoding" for name, _ in self.headers),
+                keeps_alive=self.parser.should_keep_alive(),
+            )
+            return data[offer.args[0] :]
+        return None
 
     def on_message_begin(self) -> None:
         # What the inherited method prepares for ASGI is created once it is known that the request takes that path.
@@ -149,7 +179,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         if self._discarding_input:
             return
         self._in_head = self._in_message = True
-        self._has_cycle = self._has_expect_header = False
+        self._has_cycle = self._has_expect_header = self._has_offer = False
         self._exchange = None
         self._head_bytes = self._body_bytes = self._trailing_bytes = self._announced_bytes = self._hosts = 0
         self._received_since = self.loop.time()
@@ -161,7 +191,8 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             return
         name = name.lower()
         if name == b"host":
-            self._hosts += 1
+            # One that is not valid counts as two: neither is exactly one Host.
+            self._hosts += 1 if is_host(value) else 2
         elif name == b"content-length":
             self._announced_bytes = int(value)
         elif name == b"expect":
@@ -171,9 +202,14 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
 
     def _discard_trailer(self, name: bytes, value: bytes) -> None:
         """Count a trailer and drop it: as a header it would reach checks that were made without it."""
+        if self._discarding_input:
+            return
         self._head_bytes += len(name) + len(value) + len(b": \r\n")
-        if self._head_bytes > self.limits.max_head_bytes and not self._discarding_input:
+        if self._head_bytes > self.limits.max_head_bytes:
             self._refuse(TRAILERS_TOO_LARGE)
+        elif name.lower() == b"connection":
+            # Not allowed here (RFC 9110, section 6.5.1), and the parser obeys it: it would read no further request.
+            self._refuse(MALFORMED)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -186,6 +222,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             return
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(MALFORMED)
+            return
+        if len(self.headers) > MAX_FIELDS:
+            self._refuse(HEAD_TOO_LARGE)
             return
         limits = self.limits
         self._max_body_bytes = limits.max_body_bytes
@@ -201,31 +240,44 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
                 self._exchange = path.make(self, fields)
         if self._exchange is not None:
             self.cycle = self._exchange  # type: ignore[assignment]
+        elif (refusal := self._head_refusal()) is not None:
+            self._refuse(refusal)
+            return
         else:
+            self._has_offer = self.parser.should_upgrade()
             self._prepare_scope()
             super().on_headers_complete()
+            if self.expect_100_continue:
+                self.cycle.__class__ = ExpectingCycle
         self._has_cycle = True
+
+    def _head_refusal(self) -> bytes | None:
+        method, url = self.parser.get_method(), self.url
+        if not has_request_line(self._received, method, url, is_first=self._is_first):
+            return MALFORMED
+        return head_refusal(method, self.parser.get_http_version(), url, self.headers)
 
     def _is_ordinary(self, path: FastPath, fields: HeaderFields) -> bool:
         """Whether the request may take the fast path: whole, small, and the only one that waits on its connection."""
-        parser, announced_bytes = self.parser, self._announced_bytes
+        parser, announced_bytes, url = self.parser, self._announced_bytes, self.url
         return bool(
             # Without an announced length there is no body, unless it is chunked.
-            (b"transfer-encoding" not in fields if path.takes_query else b"?" not in self.url)
+            ((b"transfer-encoding" not in fields and b"#" not in url) if path.takes_query else b"?" not in url)
             and announced_bytes <= self.max_fast_path_body
             and not self._has_expect_header
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
-            and parser.get_method() == b"POST"
-            and parser.should_keep_alive()
-            # Without this header no other version keeps its connection, and no request upgrades it.
-            and (b"connection" not in fields or (parser.get_http_version() == "1.1" and not parser.should_upgrade()))
+            and self._is_first
+            and self._received.startswith(b"POST %b HTTP/1.1\r\n" % url)
+            # Without this header the connection is kept, and no request offers to upgrade it.
+            and (b"connection" not in fields or (parser.should_keep_alive() and not parser.should_upgrade()))
         )
 
     def _prepare_scope(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
+        # An expectation of an HTTP/1.0 request is ignored (RFC 9110, section 10.1.1).
+        self.url, self.expect_100_continue = url, expects and self.parser.get_http_version() == "1.1"
         self.headers += headers
 
     def on_body(self, body: bytes) -> None:
@@ -246,8 +298,10 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._has_offer:
+            return
         # The next bytes are a head again, even after a refusal.
-        self._in_head, self._in_message, self._head_bytes = True, False, 0
+        self._in_head, self._in_message, self._is_first, self._head_bytes = True, False, False, 0
         if self._discarding_input:
             return
         exchange = self._exchange

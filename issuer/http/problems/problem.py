@@ -65,6 +65,8 @@ TITLES: Final[dict[str, str]] = {
     "body_too_large": "The body is too large",
     "head_too_large": "The request head is too large",
     "malformed_request": "The request is not valid HTTP",
+    "not_implemented": "The method or transfer coding is not implemented",
+    "version_not_supported": "The version of HTTP is not supported",
     "does_not_fit": "The codes do not fit into Redis",
     "postgres_unavailable": "Postgres is unavailable",
     "too_many_connections": "The server has too many open connections",
