@@ -31,6 +31,7 @@ from issuer.http.operations import Operation, PathOperations
 from issuer.http.problems.failures import FAILURES
 from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
 from issuer.http.redeem.route import REDEEM_PATH, RedeemExchange, RedeemRoute
+from issuer.http.request_path import routed_path
 from issuer.http.services import Services, open_services
 from issuer.settings import Settings
 
@@ -66,10 +67,16 @@ class IssuerApp(Starlette):
             services.feeds.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            route = self.hot_routes.get(scope["path"])
-            if route is not None and await route.serve(scope, receive, send):
+        if scope["type"] == "http":
+            try:
+                scope["path"] = routed_path(scope["raw_path"])
+            except ProblemError as problem:
+                await problem.response()(scope, receive, send)
                 return
+            if scope["method"] == "POST":
+                route = self.hot_routes.get(scope["path"])
+                if route is not None and await route.serve(scope, receive, send):
+                    return
         await super().__call__(scope, receive, send)
 
 

@@ -37,7 +37,7 @@ def concrete(path: str) -> str:
         "{job_id}",
         "{customer_id}",
         "{consumption_id}",
-        "{code:path}",
+        "{code:code}",
         "{code}",
     ):
         path = path.replace(name, str(uuid4()))
@@ -85,7 +85,7 @@ def test_the_openapi_document_has_exactly_the_routes_of_the_app() -> None:
         for method in item
         if method != "parameters"
     }
-    routed = {(operation.method, operation.path.replace(":path", "")) for operation in OPERATIONS}
+    routed = {(operation.method, operation.path.replace(":code", "")) for operation in OPERATIONS}
     assert documented == routed | {("POST", path) for path in (REDEEM, *METHOD_PATHS)}
 
 

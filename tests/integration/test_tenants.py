@@ -142,7 +142,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
         Visit(REFUSED, "/api/v1/batches/{shared}/codes/generate", json={"count": 1, "client_id": "{owner}"}),
     ],
     ("GET", "/api/v1/batches/{batch_id}/jobs/{job_id}"): [Visit(REFUSED, _BATCH + "/jobs/{job}")],
-    ("GET", "/api/v1/codes/{code:path}"): [
+    ("GET", "/api/v1/codes/{code:code}"): [
         Visit(REFUSED, "/api/v1/codes/THEIRS-1"), Visit(REFUSED, "/api/v1/codes/THEIRS-SHARED-1"),
     ],
     ("GET", "/api/v1/customers/{customer_id}/redemptions"): [
@@ -168,8 +168,8 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("POST", "/coupon/consume/{consumption_id}/reverse"): [
         Visit(REFUSED, "/coupon/consume/{consumption}/reverse"),
     ],
-    ("PUT", "/coupon/{code:path}/"): coupon_visits(f"/coupon/{TenantWorld.COUPON}/", availability_count=9),
-    ("DELETE", "/coupon/{code:path}/"): coupon_visits(f"/coupon/{TenantWorld.COUPON}/"),
+    ("PUT", "/coupon/{code:code}/"): coupon_visits(f"/coupon/{TenantWorld.COUPON}/", availability_count=9),
+    ("DELETE", "/coupon/{code:code}/"): coupon_visits(f"/coupon/{TenantWorld.COUPON}/"),
     ("GET", "/api/v1/campaigns"): [Visit(SILENT, "/api/v1/campaigns")],
     ("POST", "/api/v1/campaigns"): [
         Visit(REFUSED, "/api/v1/campaigns", json={**_CAMPAIGN, "client_id": "{owner}"}),

@@ -82,7 +82,7 @@ async def delete_customer(context: RequestContext) -> Response:
 
 OPERATIONS = (
     # A code may contain any character, including slashes.
-    Operation("GET", "/api/v1/codes/{code:path}", get_code),
+    Operation("GET", "/api/v1/codes/{code:code}", get_code),
     Operation("GET", "/api/v1/customers/{customer_id}/redemptions", get_customer_redemptions),
     Operation("DELETE", "/api/v1/customers/{customer_id}", delete_customer, Access.OPERATOR),
 )

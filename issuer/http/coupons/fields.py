@@ -25,6 +25,7 @@ from issuer.generating.code_format import SAFE_ATTEMPTS, CodeFormat, CodeFormatE
 from issuer.http import fields
 from issuer.http.fields import bad_rules, quoted_name
 from issuer.http.problems.problem import invalid
+from issuer.http.request_path import has_dot_segment
 from issuer.http.strict_json import parse_object, unique_members
 from issuer.instants import InvalidInstantError
 from issuer.names import name_problem
@@ -136,8 +137,8 @@ def code_field(values: Mapping[str, Any]) -> str:
 
 
 def is_usable_code(code: str) -> bool:
-    """Return whether the code can be looked up and its path is not `/coupon/consume/`."""
-    return fold(code) not in ("", "consume")
+    """Return whether the code can be looked up, and has a path that is not `/coupon/consume/`."""
+    return fold(code) not in ("", "consume") and not has_dot_segment(code)
 
 
 def new_code(values: Mapping[str, Any]) -> str | None:
@@ -146,7 +147,9 @@ def new_code(values: Mapping[str, Any]) -> str | None:
     if code is None:
         return None
     if not is_usable_code(code):
-        raise invalid("code must have letters or digits, and must not be the word consume")
+        raise invalid(
+            "code must have letters or digits, must not be the word consume, nor have . or .. between slashes"
+        )
     for name in FORMAT_FIELDS:
         if name not in ("code_length", "alphabet") and values.get(name) not in (None, ""):
             raise invalid(f"{name} is for codes that are drawn, and code is given")

@@ -134,6 +134,6 @@ OPERATIONS: Final = (
     Operation("POST", "/coupon/", post_coupon),
     Operation("GET", "/coupon/", get_coupon, Access.ANY_KEY),
     # A code may contain any character, including slashes.
-    Operation("PUT", "/coupon/{code:path}/", put_coupon),
-    Operation("DELETE", "/coupon/{code:path}/", remove_coupon),
+    Operation("PUT", "/coupon/{code:code}/", put_coupon),
+    Operation("DELETE", "/coupon/{code:code}/", remove_coupon),
 )

@@ -1,0 +1,52 @@
+"""The path of a request, as routes compare it.
+
+A path is compared as it was sent. Only a code in it is decoded, after the route is found: `%2F` is part of a segment
+and no separator (RFC 3986, section 2.2), so the rules of a proxy and the routes read the same segments.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote
+
+from starlette.convertors import Convertor, register_url_convertor
+
+from issuer.http.problems.problem import invalid
+
+_BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|$)")
+
+
+class CodeConvertor(Convertor[str]):
+    """A code in a path. It may contain any character; slashes may be encoded or not."""
+
+    regex = ".*"
+
+    def convert(self, value: str) -> str:
+        try:
+            return unquote(value, errors="strict")
+        except UnicodeDecodeError as error:
+            raise invalid("the code in the path is not UTF-8") from error
+
+    def to_string(self, value: str) -> str:
+        raise NotImplementedError
+
+
+register_url_convertor("code", CodeConvertor())
+
+
+def has_dot_segment(text: str) -> bool:
+    """Return whether a part between slashes or backslashes is `.` or `..`. Proxies and clients remove such parts."""
+    return _DOT_SEGMENT.search(text) is not None
+
+
+def routed_path(raw: bytes) -> str:
+    """Return the path that routes compare. Raises ProblemError for one that a proxy could read in another way."""
+    path = raw.decode("latin-1")
+    if "%" in path or "/." in path:
+        if _BROKEN_ESCAPE.search(path) is not None:
+            raise invalid("the path has a percent sign that encodes nothing")
+        if has_dot_segment(unquote(path, "latin-1")):
+            raise invalid("the path has . or .. as a segment")
+    return path
