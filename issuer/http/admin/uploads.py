@@ -15,6 +15,7 @@ from issuer.batches.rules import Rules, RulesError, parse_rules_text
 from issuer.batches.store import Batch, BatchChanges, change_batch, create_batch
 from issuer.http.edge.limits import UPLOAD_PATH
 from issuer.http.fields import bad_rules, check_query, json_response
+from issuer.http.multipart_form import multipart_form
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.loading.bounded_lines import LINE_BYTES
@@ -53,7 +54,8 @@ async def post_upload(context: RequestContext) -> Response:
     if loads.locked():
         # Each upload holds a connection to Postgres and keeps a core busy until it ends.
         raise ProblemError(503, "too many uploads at once", "overloaded", headers={"Retry-After": "10"})
-    async with loads, context.request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
+    limits = {"max_files": 1, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
+    async with loads, multipart_form(context.request, **limits) as form:
         upload = check_form(form, context.caller.client_id)
         stores, caller = context.services.stores, context.caller
         batch = await create_batch(

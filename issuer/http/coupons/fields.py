@@ -24,6 +24,7 @@ from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_format import SAFE_ATTEMPTS, CodeFormat, CodeFormatError
 from issuer.http import fields
 from issuer.http.fields import bad_rules, quoted_name
+from issuer.http.multipart_form import is_multipart, multipart_form
 from issuer.http.problems.problem import invalid
 from issuer.http.request_path import has_dot_segment
 from issuer.http.strict_json import parse_object, unique_members
@@ -52,8 +53,8 @@ async def read_fields(request: Request, known: Collection[str]) -> Fields:
     Absent, empty and null mean the same, except in a change: there an absent field keeps its value.
     """
     query = query_fields(request.url.query)
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
+    if is_multipart(request):
+        async with multipart_form(request, max_files=0, max_fields=MAX_FIELDS) as form:
             body = _without_duplicates(
                 (name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)
             )
