@@ -12,6 +12,10 @@ from issuer.contract.outcomes import Outcome
 from issuer.http.problems.problem import MEDIA_TYPE, ProblemError, outcome_problem
 from issuer.instants import from_ms, show_instant
 
+EVERY_ANSWER: Final = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
+"""Headers of every answer of the server, beside the date: answers have codes and keys in them, so no cache keeps them
+and no browser takes them for another type. The server adds them to its own lines, which it builds once per second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Head:

@@ -76,6 +76,7 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     from issuer.http.app import create_app
     from issuer.http.edge.limits import EdgeLimits
     from issuer.http.edge.protocol import guarded_protocol
+    from issuer.http.wire import EVERY_ANSWER
 
     app = create_app(settings)
     config = uvicorn.Config(
@@ -87,6 +88,7 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=list(EVERY_ANSWER),
         # Forwarded addresses are read where rate limits count them, for the fast path and the ASGI path alike.
         proxy_headers=False,
         backlog=BACKLOG,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -300,6 +301,10 @@ async def test_the_docs_page_is_self_contained(api: Api) -> None:
     assert "http://" not in response.text
     assert "https://" not in response.text
     assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "unsafe" not in response.headers["content-security-policy"]
+    # Elements and attributes that the policy would not let run.
+    assert re.findall(r"<(?:style|script)[ >]", response.text) == ["<style>", "<script>"]
+    assert not re.search(r"""\s(?:on\w+|style)=["']""", response.text)
     assert (await api.client.get("/openapi.json")).json() == document()
 
 

@@ -14,11 +14,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from issuer.access.api_keys import create_key
 from issuer.settings import Settings
-from issuer.storage.postgres import close_pool, connect_pool
 from loadtest.processes import free_port
 from tests.support.api_process import ApiProcess
+from tests.support.keys import make_key
 from tests.support.servers import wait_until
 
 SEED = os.environ.get("SCHEMATHESIS_SEED", "20260601")
@@ -29,14 +28,6 @@ MANY_EXAMPLES = "40"
 HERE = Path(__file__).parent
 STUCK_S = 900
 """A run that takes longer hangs. It takes two minutes on an idle machine, several times that on a busy one."""
-
-
-async def make_key(settings: Settings, *scopes: str) -> str:
-    postgres = await connect_pool(settings, size=1)
-    try:
-        return (await create_key(postgres, name="fuzz", scopes=scopes, actor="test"))[1]
-    finally:
-        await close_pool(postgres)
 
 
 def make_batch(api: ApiProcess, key: str) -> dict[str, str]:

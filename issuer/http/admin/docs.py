@@ -11,8 +11,7 @@ from starlette.responses import Response
 from issuer.http.auth import Access
 from issuer.http.openapi.document import document
 from issuer.http.operations import Operation, RequestContext
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+from issuer.http.page_headers import page_headers
 
 
 @cache
@@ -21,8 +20,10 @@ def _document() -> bytes:
 
 
 @cache
-def _page() -> bytes:
-    return files("issuer.http.admin").joinpath("docs.html").read_bytes()
+def _page() -> tuple[str, dict[str, str]]:
+    """Return the page and its headers."""
+    text = files("issuer.http.admin").joinpath("docs.html").read_text(encoding="utf-8")
+    return text, page_headers(text)
 
 
 async def get_openapi(_: RequestContext) -> Response:
@@ -30,8 +31,8 @@ async def get_openapi(_: RequestContext) -> Response:
 
 
 async def get_docs(_: RequestContext) -> Response:
-    headers = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff"}
-    return Response(_page(), media_type="text/html", headers=headers)
+    text, headers = _page()
+    return Response(text, media_type="text/html", headers=headers)
 
 
 OPERATIONS = (

@@ -86,7 +86,6 @@ async def get_report(context: RequestContext, report: Report) -> Response:
         "content-disposition": f'attachment; filename="{report.name}.{report_request.format}"',
         "content-type": MEDIA_TYPES[report_request.format]
         + ("; charset=utf-8" if report_request.format is Format.CSV else ""),
-        "x-content-type-options": "nosniff",
     }
     if context.request.method == "HEAD":
         response = Response(headers=headers)

@@ -23,7 +23,7 @@ from issuer.instants import from_ms, show_instant
 HEARTBEAT_S: Final = 15.0
 """Longest silence of a stream. Proxies may close connections that are idle for longer."""
 RETRY_MS: Final = 3_000
-_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+_HEADERS: Final = {"x-accel-buffering": "no"}
 
 
 async def visible_campaign(context: RequestContext, *, public_only: bool = False) -> Campaign:

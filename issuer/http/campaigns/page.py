@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from functools import cache
-from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -19,26 +17,16 @@ from issuer.http.auth import Access
 from issuer.http.campaigns.events import show_tick, visible_campaign
 from issuer.http.fields import check_query
 from issuer.http.operations import Operation, RequestContext
+from issuer.http.page_headers import page_headers
 
 PATH: Final = "/c/{campaign_id}"
 
 
 @cache
-def _page() -> tuple[Template, str]:
-    """Return the page and its content security policy: its own script and style, connections to its own origin."""
+def _page() -> tuple[Template, dict[str, str]]:
+    """Return the page and its headers."""
     text = files("issuer.http.campaigns").joinpath("page.html").read_text(encoding="utf-8")
-    hashes = {tag: _hash(text, tag) for tag in ("style", "script")}
-    policy = (
-        f"default-src 'none'; style-src {hashes['style']}; script-src {hashes['script']}; connect-src 'self';"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return Template(text), policy
-
-
-def _hash(text: str, tag: str) -> str:
-    """Return the CSP source expression for the content of the only `<tag>` without attributes."""
-    inside = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-    return f"'sha256-{b64encode(sha256(inside.encode()).digest()).decode()}'"
+    return Template(text), page_headers(text)
 
 
 async def get_page(context: RequestContext) -> Response:
@@ -46,15 +34,9 @@ async def get_page(context: RequestContext) -> Response:
     check_query(context.request)
     campaign = await visible_campaign(context, public_only=True)
     (counters,) = await read_available_counters(context.services.stores, [campaign])
-    page, policy = _page()
+    page, headers = _page()
     # Escaped so that the data cannot close the script element that contains them.
     data = orjson.dumps({"id": campaign.id, **show_tick(FeedUpdate(counters))}).decode().replace("<", "\\u003c")
-    headers = {
-        "content-security-policy": policy,
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "cache-control": "no-store",
-    }
     text = page.substitute(name=escape(campaign.batch.name), data=data)
     return Response(text, media_type="text/html", headers=headers)
 

@@ -9,6 +9,7 @@ from typing import Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from issuer.http.problems.problem import MEDIA_TYPE, problem_body
+from issuer.http.wire import EVERY_ANSWER
 from issuer.settings import Settings
 
 UPLOAD_PATH: Final = "/api/v1/codes/upload"
@@ -52,8 +53,14 @@ class EdgeLimits:
 
 def _refusal(status: int, error: str, code: str) -> bytes:
     body = problem_body(status, error, code)
-    head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    return STATUS_LINE[status] + head.encode() + body
+    headers = (
+        *EVERY_ANSWER,
+        ("content-type", MEDIA_TYPE),
+        ("content-length", str(len(body))),
+        ("connection", "close"),
+    )
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return b"%b%b\r\n%b" % (STATUS_LINE[status], lines.encode(), body)
 
 
 MALFORMED: Final = _refusal(400, "malformed request", "malformed_request")
