@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 .PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint types \
-  coverage soak mutants docs rpc bench profile clean
+  coverage soak fuzz mutants docs rpc bench profile clean
 
 help: ## Print this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ coverage: $(VENV)/.dev ## Report the lines and branches that no test reaches
 
 soak: $(VENV)/.dev ## Play random fault scenarios: make soak ARGS="--minutes 60 --seed 1"
 	$(VENV)/bin/python -m tests.faults.soak $(ARGS)
+
+fuzz: $(VENV)/.dev ## Fuzz the framing of HTTP through raw sockets: make fuzz ARGS="--requests 60000 --seed 2"
+	$(VENV)/bin/python -m tests.fuzz $(ARGS)
 
 mutants: $(VENV)/.dev ## Break a promise in a copy of the program and report which test fails
 	$(VENV)/bin/python -m tests.faults.mutants $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -68,8 +69,12 @@ def is_well_formed(request: RequestDraft) -> bool:
     """Whether a request is one that the server reads to its end."""
     try:
         httptools.HttpRequestParser(object()).feed_data(request.to_bytes())
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+    except httptools.HttpParserError:
         return False
+    except httptools.HttpParserUpgrade:
+        # The server ignores the offer.
+        plain = replace(request, headers=[header for header in request.headers if header[0].lower() != b"upgrade"])
+        return request.method != b"CONNECT" and is_well_formed(plain)
     return len(request.head()) <= MAX_HEAD_BYTES
 
 

@@ -13,18 +13,18 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import SecretStr
 
-from issuer.contract.keys import partition_keys
 from issuer.http.app import IssuerApp, create_app
 from issuer.http.edge.exchange import Connection, Exchange, FastPath
 from issuer.http.edge.header_fields import HeaderFields
 from issuer.http.edge.limits import EdgeLimits
 from issuer.http.edge.protocol import guarded_protocol
+from issuer.http.wire import EVERY_ANSWER
 from issuer.settings import Auth, Settings
 from tests.differential.preloaded import DAILY, Preloaded
 from tests.support.edge_server import EdgeServer
 from tests.support.issuing import plain_client
 from tests.support.servers import PostgresServer, wait_until
-from tests.support.worker_process import WorkerProcess
+from tests.support.worker_process import record_everything
 
 _copies: Final = itertools.count(1)
 
@@ -77,13 +77,7 @@ class InstallationCopy:
 
     def drain(self, directory: Path) -> None:
         """Let a worker record all facts."""
-        with WorkerProcess(self.settings, directory / self.name), plain_client(self._redis_url) as redis:
-            states = [partition_keys(number).state for number in range(self.settings.partitions)]
-            wait_until(lambda: not any(int(redis.hget(state, "backlog") or 0) for state in states), "no backlog")
-
-    @property
-    def _redis_url(self) -> str:
-        return self.settings.redis_url.get_secret_value()
+        record_everything(self.settings, directory / self.name)
 
 
 def copy_of(preloaded: Preloaded, postgres: PostgresServer, redis_url: str, name: str) -> InstallationCopy:
@@ -113,7 +107,8 @@ def drop(installation: InstallationCopy, postgres: PostgresServer) -> None:
 def _serve(app: IssuerApp, settings: Settings, paths: FastPaths) -> Iterator[EdgeServer]:
     """Serve as `issuer.processes.api` does."""
     protocol = guarded_protocol(EdgeLimits.from_settings(settings), paths)
-    with EdgeServer(app, protocol, lifespan="on", server_header=False, proxy_headers=False) as server:
+    options: dict[str, Any] = {"server_header": False, "proxy_headers": False, "headers": list(EVERY_ANSWER)}
+    with EdgeServer(app, protocol, lifespan="on", **options) as server:
         yield server
 
 

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 
 from issuer.settings import Settings
 from tests.differential import consume_cases, issue_cases, redeem_cases
-from tests.differential.case import Case, RequestDraft
+from tests.differential.case import Case, Framing, RequestDraft
 from tests.differential.generator import PRODUCTS, cases, make_case
 from tests.differential.installation_copy import InstallationCopy, Plant, copy_of, drop
 from tests.differential.ledger import LEDGER, NO_ROWS, read_ledger
@@ -174,6 +175,29 @@ def good_bodies(preloaded: Preloaded) -> dict[bytes, Members]:
         consume_cases.PATH: members_of(code="OPEN", client_id=str(ACME)),
         issue_cases.PATH: members_of(campaignId=preloaded.campaigns["open"]),
     }
+
+
+OFFERS: Final = (
+    (),
+    ((b"Connection", b"Upgrade, HTTP2-Settings"), (b"Upgrade", b"h2c"), (b"HTTP2-Settings", b"AAMAAABkAAQAAP__")),
+    ((b"Upgrade", b"websocket"), (b"Connection", b"keep-alive, upgrade")),
+)
+
+
+def test_an_offered_upgrade_keeps_the_body_on_every_route(preloaded: Preloaded, pair: Pair, tmp_path: Path) -> None:
+    key = (b"Authorization", b"Bearer " + preloaded.keys["redeem"].encode())
+    chosen: list[Case] = []
+    for path, body in good_bodies(preloaded).items():
+        for offer, framing in product(OFFERS, (Framing.LENGTH, Framing.CHUNKED)):
+            headers = [(b"Content-Type", b"application/json"), key, *offer]
+            draft = RequestDraft(path, headers, text_of(body), framing=framing, chunk_size=16)
+            whole = draft.to_bytes()
+            for pieces in ((whole,), (draft.head(), draft.payload()), (whole[:-3], whole[-3:])):
+                chosen.append(Case(SEED, len(chosen), path.decode(), "keys", pieces, (draft.method,)))
+    result = compare(pair, chosen)
+    check_answers(result)
+    assert {status for _, status in result.statuses} == {200}
+    check_ledgers(pair, tmp_path)
 
 
 @pytest.mark.parametrize(

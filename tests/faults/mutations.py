@@ -326,6 +326,30 @@ MUTATIONS: Final = (
         ("tests/integration/test_generating.py",),
     ),
     Mutation(
+        "an offer to upgrade loses the body of its request",
+        (
+            Edit(
+                "issuer/http/edge/protocol.py",
+                "            self._has_offer = self.parser.should_upgrade()\n",
+                "            self._has_offer = False\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_framing.py",),
+    ),
+    Mutation(
+        "an encoded slash separates segments",
+        (Edit("issuer/http/request_path.py", "    return path\n", '    return unquote(path, "latin-1")\n'),),
+        (),
+        ("tests/integration/test_request_paths.py",),
+    ),
+    Mutation(
+        "a form that is cut off is taken",
+        (Edit("issuer/http/multipart_form.py", "            if not parser.is_complete:\n", "            if False:\n"),),
+        (),
+        ("tests/integration/test_multipart_forms.py",),
+    ),
+    Mutation(
         "audit entries are chained without a lock on the newest end",
         (Edit(AUDIT, "WHERE which = 'newest' FOR UPDATE;", "WHERE which = 'newest';"),),
         (),

@@ -324,3 +324,27 @@ def test_a_continue_is_expected_of_nothing_but_a_body(server: CountingServer) ->
         connection.sendall(get(fields=b"Expect: 100-continue\r\n") + FOLLOWING)
         answers = read_all(connection)
     assert answers.count(b"HTTP/1.1 200") == 2
+
+
+def test_a_faulty_body_behind_requests_costs_none_of_their_answers(server: CountingServer) -> None:
+    faulty = chunked(b"4\r\nabcde\r\n0\r\n\r\n")
+    with server.connect() as connection:
+        connection.sendall(get(b"/slow") + get(b"/b") + faulty + SMUGGLED)
+        # The answer on another connection comes behind what was sent on this one.
+        with server.connect() as other:
+            other.sendall(FOLLOWING)
+            assert status_of(read_all(other)) == 200
+        server.release()
+        answers = read_all(connection)
+    assert answers.count(b"HTTP/1.1 200") == answers.count(b"HTTP/1.1 ") == 2
+    assert b"connection: close" in answers
+
+
+def test_nothing_follows_a_refusal(server: CountingServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The application asks for a body that was refused before it asked."""
+    with server.connect() as connection:
+        connection.sendall(chunked(b"x", b"Expect: 100-continue\r\n").replace(b"POST / ", b"POST /slow "))
+        assert status_of(read_answer(connection)[0]) == 400
+        server.release()
+        assert read_all(connection) == b""
+    assert "Exception in ASGI application" not in caplog.text

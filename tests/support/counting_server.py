@@ -50,6 +50,15 @@ class CountingServer(EdgeServer):
         self.app = Counting()
         super().__init__(self.app, guarded_protocol(limits), keep_alive_s=keep_alive_s)
 
+    def release(self) -> None:
+        """Answer the requests to /slow that wait, and let later ones wait again."""
+
+        def release() -> None:
+            self.app.release.set()
+            self.app.release = asyncio.Event()
+
+        self.loop.call_soon_threadsafe(release)
+
     def __exit__(self, *_: object) -> None:
         self.loop.call_soon_threadsafe(self.app.release.set)
         super().__exit__()

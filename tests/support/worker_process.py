@@ -11,8 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from issuer.contract.keys import partition_keys
 from issuer.settings import Settings
 from tests.support.environment import environment_of
+from tests.support.issuing import plain_client
+from tests.support.servers import wait_until
 
 LIMIT_S = 180.0
 
@@ -79,6 +82,13 @@ class WorkerProcess:
         if self._process is not None and self._process.poll() is None:
             self.thaw()
             self.kill9()
+
+
+def record_everything(settings: Settings, directory: Path) -> None:
+    """Let a worker record everything that was granted."""
+    states = [partition_keys(number).state for number in range(settings.partitions)]
+    with WorkerProcess(settings, directory), plain_client(settings.redis_url.get_secret_value()) as redis:
+        wait_until(lambda: not any(int(redis.hget(state, "backlog") or 0) for state in states), "no backlog")
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str, limit_s: float = LIMIT_S) -> None:

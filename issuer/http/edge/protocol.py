@@ -13,17 +13,17 @@ the application's.
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from issuer.http.edge.asgi_cycle import AsgiCycle
+from issuer.http.edge.deadlines import sweep_deadlines
 from issuer.http.edge.exchange import MAX_FAST_PATH_BODY, Exchange, FastPath
-from issuer.http.edge.expecting_cycle import ExpectingCycle
 from issuer.http.edge.header_fields import HeaderFields, header_fields
 from issuer.http.edge.limits import (
     BODY_TOO_LARGE,
@@ -85,6 +85,8 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         self._announced_bytes = 0
         self._hosts = 0
         self._has_expect_header = False
+        # The cycle before that of the message that is being received.
+        self._earlier_cycle: RequestResponseCycle | None = None
         # The message that is being received, when it takes the fast path.
         self._exchange: Exchange | None = None
         # After a refusal: nothing more is parsed, what arrives is discarded.
@@ -92,7 +94,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        _sweep(self.loop, self.server_state, min(1.0, self.limits.receive_timeout_s / 10))
+        sweep_deadlines(self.loop, self.server_state, min(1.0, self.limits.receive_timeout_s / 10))
         self.deadline = self.loop.time() + self.limits.receive_timeout_s
         if len(self.connections) > self.limits.max_connections:
             self._refuse(TOO_MANY_CONNECTIONS)
@@ -246,9 +248,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         else:
             self._has_offer = self.parser.should_upgrade()
             self._prepare_scope()
+            self._earlier_cycle = self.cycle
             super().on_headers_complete()
-            if self.expect_100_continue:
-                self.cycle.__class__ = ExpectingCycle
+            self.cycle.__class__ = AsgiCycle
         self._has_cycle = True
 
     def _head_refusal(self) -> bytes | None:
@@ -310,6 +312,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self.deadline = NEVER
             exchange.begin()
             return
+        self._earlier_cycle = None
         super().on_message_complete()
         self.deadline = self._client_due()
 
@@ -378,15 +381,19 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         # First: what the parser still calls back for these bytes must change nothing.
         self._discarding_input = True
         cycle = self.cycle
+        if self._has_cycle and self._in_message and self.pipeline and self._earlier_cycle is not None:
+            # This request waits for earlier ones and is not carried out.
+            self.pipeline.popleft()
+            cycle = self.cycle = self._earlier_cycle
+            self._has_cycle = False
         if cycle is not None and not self._has_cycle and not cycle.response_complete:
             # Earlier, valid requests are being answered. Those answers are the last ones of the connection.
             cycle.keep_alive = False
             self.deadline = NEVER
             return
         if self._has_cycle and self._in_message:
-            if cycle.response_started or self.pipeline:
-                # This request has its answer already, or an earlier one has not: a refusal here would be taken for
-                # the answer to another request.
+            if cycle.response_started:
+                # A refusal here would be taken for the answer to another request.
                 self.transport.abort()
                 return
             cycle.disconnected = True
@@ -412,28 +419,6 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             self.deadline = self._client_due()
         else:
             self._refuse(TIMED_OUT)
-
-
-_swept: weakref.WeakSet[ServerState] = weakref.WeakSet()
-
-
-def _sweep(loop: asyncio.AbstractEventLoop, server: ServerState, interval_s: float) -> None:
-    """Enforce the deadlines of a server's connections for as long as it has any."""
-    if server in _swept:
-        return
-    _swept.add(server)
-
-    def look() -> None:
-        now = loop.time()
-        for connection in list(server.connections):
-            if isinstance(connection, GuardedHttpToolsProtocol) and connection.deadline < now:
-                connection.enforce_deadline(now)
-        if server.connections:
-            loop.call_later(interval_s, look)
-        else:
-            _swept.discard(server)
-
-    loop.call_later(interval_s, look)
 
 
 def guarded_protocol(
