@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
@@ -19,8 +20,18 @@ from issuer.reports.report import Report
 if TYPE_CHECKING:
     from issuer.reports.rows import Row, Rows
 
-# Characters with which a formula begins in a spreadsheet, including the full-width forms that some accept.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+# A formula begins with one of these, among them the full-width and small forms that some programs accept.
+_SIGNS: Final = "=+\\-@＝＋－＠﹦﹢﹣﹫"
+# What programs skip before it: spaces, invisible characters and quotes. The apostrophe makes the guard reversible.
+_SKIPPED: Final = (
+    " \"'\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000"
+    "\ufe00-\ufe0f\ufeff"
+)
+# Most texts, such as ids and codes, without any place for a formula: ten times as fast as to look at each place.
+_ORDINARY: Final = re.compile(r"\w[\w .:/=+@-]*", re.ASCII)
+_FORMULA: Final = re.compile(f"(?:(?<![^;,\t\r\n])(?=[{_SKIPPED}]*[{_SIGNS}])|\\A(?='*[\t\r\n]))")
+"""The places where a cell with a formula could begin: at the start of a text and behind each character that a program
+may take for a separator of cells, whatever separates them here."""
 
 COUNT_LABEL: Final = "# rows"
 
@@ -41,8 +52,11 @@ MEDIA_TYPES: Final = {
 
 
 def guard_formula(text: str) -> str:
-    """Return the text with a leading apostrophe if a spreadsheet would read it as a formula."""
-    return "'" + text if text.startswith(_FORMULA) else text
+    """Return the text with an apostrophe wherever a spreadsheet would read a formula.
+
+    Different texts stay different: one that has such an apostrophe already gets another.
+    """
+    return text if _ORDINARY.fullmatch(text) else _FORMULA.sub("'", text)
 
 
 def plain(value: Any) -> Any:
@@ -85,7 +99,7 @@ class Encoder(ABC):
 class CsvEncoder(Encoder):
     """RFC 4180 in UTF-8, but with LF line ends. With `count` the last row states the number of rows.
 
-    With `guard` a text that a spreadsheet would read as a formula gets a leading apostrophe.
+    With `guard` a text that a spreadsheet would read as a formula gets an apostrophe before it.
     """
 
     def __init__(self, report: Report, *, guard: bool = True, count: bool = False) -> None:
