@@ -5,26 +5,45 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import traceback
+from types import TracebackType
 from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict, Processor
 
+from issuer.names import visible
 from issuer.settings import unknown_variables
 
 MASK: Final = "**********"
 _SECRET_NAMES: Final = re.compile(r"password|secret|authorization|token|api_?key$", re.IGNORECASE)
-_SECRETS: Final = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@|isk_[A-Za-z0-9_-]{8,}")
+# A password may contain `/` and `@`, though it should not: it extends to the last `@` before a space.
+_SECRETS: Final = re.compile(
+    r"(?<=://)(?P<user>[^/\s:@]*):\S*@|(?P<name>[?&;]\w*(?:password|secret|token)=)[^\s&;]+|isk_[A-Za-z0-9_-]{8,}",
+    re.IGNORECASE,
+)
 
 
 def masked(text: str) -> str:
-    """Return the text with passwords in URLs and API keys masked."""
-    return _SECRETS.sub(lambda found: f"{found[1]}:{MASK}@" if found[1] is not None else MASK, text)
+    """Return the text with passwords in URLs and API keys masked. Every text for people passes through here: log lines,
+    errors of commands, tracebacks.
+    """
+    return _SECRETS.sub(_mask_found, text)
+
+
+def _mask_found(found: re.Match[str]) -> str:
+    if found["user"] is not None:
+        return f"{found['user']}:{MASK}@"
+    return f"{found['name'] or ''}{MASK}"
+
+
+def _print_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _mask(value: Any) -> Any:
     if isinstance(value, str):
-        return masked(value)
+        return visible(masked(value))
     if isinstance(value, dict):
         return {
             key: MASK if isinstance(key, str) and _SECRET_NAMES.search(key) else _mask(inner)
@@ -74,6 +93,7 @@ def configure_logs(level: str, *, name: str = "", terminal: bool | None = None) 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+    sys.excepthook = _print_masked
 
 
 def warn_of_unknown_variables() -> None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from issuer.networks import parse_networks
 from issuer.rate_limit import RateLimit, parse_limit
+from issuer.server_urls import check_server_url
 
 
 class Auth(StrEnum):
@@ -189,15 +189,13 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in ("redis", "rediss", "unix", "sentinel"):
-            raise ValueError("must start with redis://, rediss://, unix:// or sentinel://")
+        check_server_url(value.get_secret_value(), ("redis", "rediss", "unix", "sentinel"))
         return value
 
     @field_validator("database_url")
     @classmethod
     def _database_scheme(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in ("postgres", "postgresql"):
-            raise ValueError("must start with postgresql://")
+        check_server_url(value.get_secret_value(), ("postgresql", "postgres"))
         return value
 
 

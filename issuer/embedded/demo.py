@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -51,8 +53,10 @@ async def find_pool(postgres: Pool) -> DemoPool | None:
     return DemoPool(row["batch_id"], row["client_id"]) if row is not None else None
 
 
-def curl_command(url: str, pool: DemoPool, api_key: str | None) -> str:
-    """Return a command for a POSIX shell. Its customer is a new one, so no limit refuses it."""
+def curl_command(url: str, pool: DemoPool, key_file: Path | None) -> str:
+    """Return a command for a POSIX shell, which reads the API key from its file. Its customer is a new one, so no limit
+    refuses it.
+    """
     body = {"batchid": str(pool.batch_id), "clientid": str(pool.client_id), "customerid": str(uuid4())}
-    key = f" -H 'Authorization: Bearer {api_key}'" if api_key is not None else ""
+    key = "" if key_file is None else f' -H "Authorization: Bearer $(cat {quote(str(key_file))})"'
     return f"curl -sS {url}/api/v1/code/redeem -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -40,6 +41,7 @@ class StartedInstallation:
 
     url: str
     api_key: str | None
+    key_file: Path
     curl: str | None
 
 
@@ -173,7 +175,9 @@ class Supervisor:
             await create_demo(stores)
             self._directory.write_private(self._directory.demo, "created\n")
         pool = await find_pool(stores.postgres)
-        return StartedInstallation(url, api_key, curl_command(url, pool, api_key) if pool is not None else None)
+        key_file = self._directory.api_key.absolute()
+        curl = None if pool is None else curl_command(url, pool, None if api_key is None else key_file)
+        return StartedInstallation(url, api_key, key_file, curl)
 
     async def _api_key(self, stores: Stores) -> str:
         """Return this installation's own key. It is created once and stored in the data directory."""
@@ -231,10 +235,12 @@ async def _crashed_at_a_row(settings: Settings, pid: int) -> bool:
 
 
 def print_started(started: StartedInstallation, settings: Settings) -> None:
-    """Print to stdout and flush: it may be a pipe."""
+    """Print to stdout and flush: it may be a pipe. The API key is for terminals only: a pipe may end in a log."""
     lines = ["", f"issuer is running at {started.url}"]
-    if started.api_key is not None:
-        lines.append(f"API key (also in {settings.data_dir / 'api-key'}): {started.api_key}")
+    if started.api_key is not None and sys.stdout.isatty():
+        lines.append(f"API key (also in {started.key_file}): {started.api_key}")
+    elif started.api_key is not None:
+        lines.append(f"The API key is in {started.key_file}")
     else:
         lines.append("API keys are off: every caller that reaches this address may redeem and administer")
     if settings.appendfsync != "always":

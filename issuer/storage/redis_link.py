@@ -12,7 +12,7 @@ import math
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis.asyncio as aioredis
 from hiredis import pack_command
@@ -100,7 +100,9 @@ def _connection_pool(settings: Settings, pool_class: type[Any], **options: Any) 
         hosts, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
     )
     options.pop("timeout", None)
-    options |= {"db": int(database or 0), "password": parts.password, "username": parts.username or None}
+    # As the driver does with other URLs.
+    username, password = (None if not text else unquote(text) for text in (parts.username, parts.password))
+    options |= {"db": int(database or 0), "password": password, "username": username}
     return SentinelConnectionPool(service or "mymaster", sentinel, **options)
 
 

@@ -7,15 +7,17 @@ import shlex
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from issuer.embedded.supervisor import StartedInstallation, print_started
+from issuer.settings import Settings
 from tests.support.installation import Installation, gone
 from tests.support.programs import require
 from tests.support.servers import wait_until
@@ -41,8 +43,8 @@ def redeemed(installation: Installation) -> str:
     words = shlex.split(installation.curl)
     (url,) = (word for word in words if word.startswith("http"))
     body = json.loads(words[words.index("-d") + 1]) | {"customerid": str(uuid4())}
-    headers = [word.split(": ", 1) for option, word in pairwise(words) if option == "-H"]
-    response = httpx.post(url, json=body, headers=dict(headers), timeout=60)
+    headers = {"Authorization": f"Bearer {installation.api_key}"}
+    response = httpx.post(url, json=body, headers=headers, timeout=60)
     return str(response.json()["code"]) if response.status_code == 200 else ""
 
 
@@ -54,6 +56,16 @@ def test_the_printed_command_works_when_it_is_pasted(running: Installation) -> N
 
 
 @pytest.mark.long
+def test_a_terminal_is_shown_the_api_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    started = StartedInstallation("http://127.0.0.1:1", "isk_shown", Path("/data/api-key"), None)
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda shown=is_terminal: shown)
+        print_started(started, Settings())
+        printed = capsys.readouterr().out
+        assert "/data/api-key" in printed
+        assert ("isk_shown" in printed) == is_terminal
+
+
 def test_a_restart_continues_with_the_same_data(installation: Installation) -> None:
     installation.start()
     assert redeemed(installation) == "DEMO-0001"
@@ -77,6 +89,8 @@ def test_secrets_are_readable_by_their_owner_only(running: Installation) -> None
     assert {path.name for path in files} >= {"api-key", "running.json"}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
     assert running.api_key not in running.logged
+    assert running.api_key not in running.printed
+    assert f"The API key is in {running.data / 'api-key'}" in running.printed
     sockets = [path for path in (running.data / "run").rglob("*") if path.is_socket()]
     for path in sockets:
         closed = stat.S_IMODE(path.stat().st_mode) & 0o077 == 0

@@ -94,7 +94,7 @@ class Installation:
 
     @property
     def api_key(self) -> str:
-        return self._found(r"(isk_[\w-]+)")
+        return (self.data / "api-key").read_text().strip()
 
     @property
     def curl(self) -> str:
