@@ -1,4 +1,9 @@
-"""Names of batches and API keys, which people choose."""
+"""Names of batches and API keys, which people choose, and texts that are shown to people.
+
+A character that is not seen can make two names look alike, or reverse the rest of a line, so names have none. Two that
+scripts and emoji need are allowed where they have an effect: a joiner (ZWJ, ZWNJ) between two letters, marks or symbols
+beyond ASCII, and a variation selector behind a visible character.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,69 @@ from typing import Final
 MAX_NAME: Final = 255
 
 # Control characters, lone surrogates (which UTF-8 cannot encode) and the two separators that terminals break lines at.
-_FORBIDDEN: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Beside them: formats, such as marks that change the direction of text, and characters of private fonts.
+_UNSEEN: Final = _CONTROL | {"Cf", "Co"}
+# Letters, marks and symbols without a shape.
+_BLANK: Final = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+_JOINERS: Final = "\u200c\u200d"
+_JOINED: Final = frozenset("LMS")
+"""Categories of the characters that joiners join, by their first letter."""
+
+
+def text_problem(text: str) -> str | None:
+    """Return why this cannot be a text, as a message for the caller that calls it `name`; None: it can."""
+    if not text.strip():
+        return "name must not be empty"
+    if len(text) > MAX_NAME:
+        return f"name must have at most {MAX_NAME} characters"
+    # The common case, checked first: no printable character is forbidden.
+    if text.isprintable():
+        return None
+    if any(unicodedata.category(character) in _CONTROL for character in text):
+        return "name must not contain control characters"
+    return None
 
 
 def name_problem(name: str) -> str | None:
     """Return why this cannot be a name, as a message for the caller; None: it can."""
-    if not name.strip():
-        return "name must not be empty"
-    if len(name) > MAX_NAME:
-        return f"name must have at most {MAX_NAME} characters"
-    # The common case, checked first: no printable character is forbidden.
-    if name.isprintable():
+    problem = text_problem(name)
+    if problem is not None:
+        return problem
+    place = next(iter(_unseen(name)), None)
+    if place is None:
         return None
-    if any(unicodedata.category(character) in _FORBIDDEN for character in name):
-        return "name must not contain control characters"
-    return None
+    return f"name must not contain invisible characters, such as U+{ord(name[place]):04X} at {place + 1}"
+
+
+def visible(text: str) -> str:
+    """Return the text for people: what is not seen in it is written as `\\u202e`. Line feeds and tabs stay."""
+    unseen = _unseen(text)
+    if not unseen:
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode() if place in unseen and character not in "\n\t" else character
+        for place, character in enumerate(text)
+    )
+
+
+def _unseen(text: str) -> set[int]:
+    """Return the places of the characters that are not seen and have no effect on their neighbours."""
+    if text.isascii() and text.isprintable():
+        return set()
+    return {
+        place
+        for place, character in enumerate(text)
+        if (unicodedata.category(character) in _UNSEEN or character in _BLANK or _is_selector(character))
+        and not (character in _JOINERS and _joins(text, place))
+        and not (_is_selector(character) and place > 0 and not text[place - 1].isspace())
+    }
+
+
+def _joins(text: str, place: int) -> bool:
+    before, behind = text[place - 1 : place], text[place + 1 : place + 2]
+    return all(side and not side.isascii() and unicodedata.category(side)[0] in _JOINED for side in (before, behind))
+
+
+def _is_selector(character: str) -> bool:
+    return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"

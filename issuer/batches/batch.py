@@ -104,11 +104,13 @@ def find_changed_values(batch: Batch, changes: BatchChanges) -> dict[str, Any]:
             if batch.ended_at is None
             else BatchEndedError("the batch was ended; that is final")
         )
-    name, starts_at, ends_at = check_values(
-        batch.name if changes.name is None else changes.name,
+    if changes.name is not None:
+        check_name(changes.name)
+    starts_at, ends_at = check_times(
         batch.starts_at if isinstance(changes.starts_at, Unset) else changes.starts_at,
         batch.ends_at if isinstance(changes.ends_at, Unset) else changes.ends_at,
     )
+    name = batch.name if changes.name is None else changes.name
     values: dict[str, Any] = {"name": name, "starts_at": starts_at, "ends_at": ends_at}
     if changes.rules is not None:
         values["rules"] = changes.rules
@@ -123,10 +125,20 @@ def find_changed_values(batch: Batch, changes: BatchChanges) -> dict[str, Any]:
 def check_values(
     name: str, starts_at: datetime | None, ends_at: datetime | None
 ) -> tuple[str, datetime | None, datetime | None]:
-    """Return the values with times in UTC and in whole ms. Raises InvalidBatchError."""
+    """Return the values of a new batch with times in UTC and in whole ms. Raises InvalidBatchError."""
+    check_name(name)
+    return name, *check_times(starts_at, ends_at)
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidBatchError unless this can be a name."""
     problem = name_problem(name)
     if problem:
         raise InvalidBatchError(problem)
+
+
+def check_times(starts_at: datetime | None, ends_at: datetime | None) -> tuple[datetime | None, datetime | None]:
+    """Return the times in UTC and in whole ms. Raises InvalidBatchError."""
     times: list[datetime | None] = []
     for field, value in (("starts_at", starts_at), ("ends_at", ends_at)):
         try:
@@ -135,7 +147,7 @@ def check_values(
             raise InvalidBatchError(f"{field}: {error}") from error
     if times[0] is not None and times[1] is not None and times[1] <= times[0]:
         raise InvalidBatchError("ends_at must be later than starts_at")
-    return name, times[0], times[1]
+    return times[0], times[1]
 
 
 def show_value(value: Any) -> Any:

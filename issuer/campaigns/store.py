@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from issuer.access import audit
-from issuer.batches.batch import Unset, check_values
+from issuer.batches.batch import Unset, check_times, check_values
 from issuer.batches.store import (
     UNSET,
     BatchChanges,
@@ -135,7 +135,7 @@ async def change_campaign(
     campaign = await find_campaign(stores.postgres, campaign_id, client_id=client_id)
     starts_at: datetime | Unset = UNSET
     if changes.starts_at is not None:
-        _, checked, _ = check_values(campaign.batch.name, changes.starts_at, None)
+        checked, _ = check_times(changes.starts_at, None)
         assert checked is not None
         starts_at = checked
     if changes.total is not None and changes.total != campaign.total:

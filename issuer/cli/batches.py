@@ -13,6 +13,7 @@ from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.cli.export import add_export
 from issuer.cli.options import instant_option
 from issuer.cli.output import BAD_INPUT, InputError, fail, print_json, run
+from issuer.names import visible
 
 if TYPE_CHECKING:
     from issuer.batches.store import Batch
@@ -56,7 +57,7 @@ def list_command(
         print_json([batch.to_json() for batch in batches])
         return
     for batch in batches:
-        typer.echo(f"{batch.id}  {_state(batch):<8}  {batch.name}")
+        typer.echo(f"{batch.id}  {_state(batch):<8}  {visible(batch.name)}")
 
 
 add_export(commands, "batches")
@@ -201,7 +202,7 @@ def _state(batch: Batch) -> str:
 
 def _print_batch(batch: Batch) -> None:
     fields = batch.to_json()
-    typer.echo(f"batch {batch.id}: {batch.name} ({_state(batch)})")
+    typer.echo(f"batch {batch.id}: {visible(batch.name)} ({_state(batch)})")
     typer.echo(f"rules {json.dumps(fields['rules'])}")
     for name in ("starts_at", "ends_at", "ended_at"):
         if fields[name]:

@@ -10,6 +10,7 @@ import typer
 
 from issuer.cli.options import instant_option
 from issuer.cli.output import CommandError, InputError, print_json, run
+from issuer.names import visible
 
 if TYPE_CHECKING:
     from issuer.campaigns.campaign import Campaign
@@ -89,7 +90,9 @@ def list_command(
         return
     for campaign, counters in campaigns:
         issued = "?" if counters.issued is None else f"{counters.issued:,}"
-        typer.echo(f"{campaign.id}  {counters.state:<9}  {issued} of {counters.total:,}  {campaign.batch.name}")
+        typer.echo(
+            f"{campaign.id}  {counters.state:<9}  {issued} of {counters.total:,}  {visible(campaign.batch.name)}"
+        )
 
 
 @commands.command()
@@ -133,7 +136,7 @@ def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> N
     if as_json:
         print_json(fields)
         return
-    typer.echo(f"campaign {campaign.id}: {campaign.batch.name} ({counters.state})")
+    typer.echo(f"campaign {campaign.id}: {visible(campaign.batch.name)} ({counters.state})")
     for name in ("starts_at", "total", "issued", "remaining", "public"):
         typer.echo(f"{name} {'?' if fields[name] is None else fields[name]}")
     if campaign.public:

@@ -14,7 +14,7 @@ import typer
 
 from issuer.cli.options import instant_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, run_with_postgres
-from issuer.names import name_problem
+from issuer.names import text_problem
 from issuer.reports.formats import CsvEncoder, Format, NdjsonEncoder, encoded
 from issuer.reports.report import REPORTS, Filter, Report
 
@@ -58,7 +58,7 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
             fail(str(error), BAD_INPUT)
         values = (batch_id, client, customer, code, start, end)
         selection = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not None}
-        if code is not None and name_problem(code) is not None:
+        if code is not None and text_problem(code) is not None:
             fail("--code: must be the code of a coupon", BAD_INPUT)
         for name in selection:
             if name not in report.filters:

@@ -8,6 +8,7 @@ from uuid import UUID
 import typer
 
 from issuer.cli.output import InputError, print_json, run_with_postgres
+from issuer.names import visible
 
 if TYPE_CHECKING:
     from issuer.access.api_keys import ApiKey
@@ -59,7 +60,8 @@ def create(
         print_json(key.to_json() | {"secret": secret})
         return
     typer.echo(
-        f"key {key.id} for {key.name} ({', '.join(sorted(key.scopes))}); its secret is not shown again:", err=True
+        f"key {key.id} for {visible(key.name)} ({', '.join(sorted(key.scopes))}); its secret is not shown again:",
+        err=True,
     )
     typer.echo(secret)
 
@@ -78,7 +80,7 @@ def list_command(as_json: bool = AS_JSON) -> None:
         bound = f"  client {key.client_id}" if key.client_id else ""
         limits = f"  rate limit {key.rate_limit}" if key.rate_limit else ""
         limits += f"  failed-lookup limit {key.failed_lookup_limit}" if key.failed_lookup_limit else ""
-        typer.echo(f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<13}  {key.name}{bound}{limits}")
+        typer.echo(f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<13}  {visible(key.name)}{bound}{limits}")
 
 
 @commands.command()
@@ -99,4 +101,4 @@ def revoke(
     if as_json:
         print_json(revoked.to_json())
     else:
-        typer.echo(f"key {revoked.id} ({revoked.name}) is revoked")
+        typer.echo(f"key {revoked.id} ({visible(revoked.name)}) is revoked")

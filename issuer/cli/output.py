@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed (or a check found a fault), 2 invalid input, 130 in
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 
 from issuer.embedded.datadir import DataDirectory
 from issuer.logs import configure_logs, masked
+from issuer.names import visible
 from issuer.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ class CommandError(Exception):
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    """Print `error: …` on stderr, without secrets, and exit."""
-    typer.echo(f"error: {masked(message)}", err=True)
+    """Print `error: …` on stderr, without secrets and unseen characters, and exit."""
+    typer.echo(f"error: {visible(masked(message))}", err=True)
     raise typer.Exit(code)
 
 
@@ -46,7 +48,16 @@ def print_json(value: Any) -> None:
     """Print one JSON document. Values may be UUIDs, datetimes and dataclasses."""
     import orjson
 
-    typer.echo(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+    text = orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+    typer.echo(text if text.isascii() else _escaped(text))
+
+
+def _escaped(text: str) -> str:
+    """Return the JSON with the characters that are not seen as JSON escapes, which means the same."""
+    return "".join(
+        character if character in "\n" or visible(character) == character else json.dumps(character)[1:-1]
+        for character in text
+    )
 
 
 def command_settings(**overrides: object) -> Settings:

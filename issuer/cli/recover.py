@@ -9,6 +9,7 @@ from uuid import UUID
 import typer
 
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run, run_plain
+from issuer.names import visible
 
 if TYPE_CHECKING:
     from issuer.ledger.record import RecordResult
@@ -154,8 +155,9 @@ def list_quarantined(
         return
     for pool in pools:
         typer.echo(
-            f"{pool.batch_name} ({pool.batch_id}), client {pool.client_id}: {pool.held} held, {pool.released} released,"
-            f" seqs {pool.first_seq}-{pool.last_seq}, since {pool.quarantined_at:%Y-%m-%d %H:%M} (epoch {pool.epoch})"
+            f"{visible(pool.batch_name)} ({pool.batch_id}), client {pool.client_id}: {pool.held} held,"
+            f" {pool.released} released, seqs {pool.first_seq}-{pool.last_seq},"
+            f" since {pool.quarantined_at:%Y-%m-%d %H:%M} (epoch {pool.epoch})"
         )
     if not pools:
         typer.echo("no codes are quarantined")

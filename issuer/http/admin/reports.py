@@ -19,7 +19,7 @@ from issuer.http.auth import BOUND_KEY
 from issuer.http.fields import check_query, instant_field, query_id
 from issuer.http.operations import Handler, Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
-from issuer.names import name_problem
+from issuer.names import text_problem
 from issuer.reports.formats import MEDIA_TYPES, CsvEncoder, Encoder, Format, NdjsonEncoder, encoded
 from issuer.reports.report import REPORTS, TIMES, Filter, Report, Selection
 from issuer.reports.rows import Rows, read_rows
@@ -71,7 +71,7 @@ def parse_request(request: Request, report: Report, client_id: UUID | None) -> R
 
 
 def _code(text: str | None) -> str | None:
-    if text is not None and (name_problem(text) is not None):
+    if text is not None and (text_problem(text) is not None):
         raise invalid("code must be the code of a coupon")
     return text
 

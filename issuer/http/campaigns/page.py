@@ -18,6 +18,7 @@ from issuer.http.campaigns.events import show_tick, visible_campaign
 from issuer.http.fields import check_query
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.page_headers import page_headers
+from issuer.names import visible
 
 PATH: Final = "/c/{campaign_id}"
 
@@ -37,7 +38,7 @@ async def get_page(context: RequestContext) -> Response:
     page, headers = _page()
     # Escaped so that the data cannot close the script element that contains them.
     data = orjson.dumps({"id": campaign.id, **show_tick(FeedUpdate(counters))}).decode().replace("<", "\\u003c")
-    text = page.substitute(name=escape(campaign.batch.name), data=data)
+    text = page.substitute(name=escape(visible(campaign.batch.name)), data=data)
     return Response(text, media_type="text/html", headers=headers)
 
 

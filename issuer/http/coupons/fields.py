@@ -29,7 +29,7 @@ from issuer.http.problems.problem import invalid
 from issuer.http.request_path import has_dot_segment
 from issuer.http.strict_json import parse_object, unique_members
 from issuer.instants import InvalidInstantError
-from issuer.names import name_problem
+from issuer.names import text_problem
 
 MAX_FIELDS: Final = 50
 MAX_CODE_CHARACTERS: Final = 255
@@ -124,7 +124,7 @@ def text_field(values: Mapping[str, Any], name: str) -> str | None:
     text = value.strip()
     if not text:
         return None
-    if (problem := name_problem(text)) is not None:
+    if (problem := text_problem(text)) is not None:
         raise invalid(problem.replace("name", name, 1))
     return text
 
