@@ -49,7 +49,7 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
         output: Path | None = typer.Option(None, "--output", "-o", help="File to write; default: stdout."),
         raw: bool = typer.Option(
             False, "--raw", help="csv: write text unchanged. Without it, text that a spreadsheet would read as a"
-            " formula gets a leading apostrophe.",
+            " formula gets an apostrophe in front.",
         ),
     ) -> None:  # fmt: skip
         try:
