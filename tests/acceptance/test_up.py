@@ -43,7 +43,7 @@ def redeemed(installation: Installation) -> str:
     words = shlex.split(installation.curl)
     (url,) = (word for word in words if word.startswith("http"))
     body = json.loads(words[words.index("-d") + 1]) | {"customerid": str(uuid4())}
-    headers = {"Authorization": f"Bearer {installation.api_key}"}
+    headers = {"Authorization": f"Bearer {installation.api_key}"} if "Authorization" in installation.curl else {}
     response = httpx.post(url, json=body, headers=headers, timeout=60)
     return str(response.json()["code"]) if response.status_code == 200 else ""
 
