@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 .PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint types \
-  coverage soak fuzz mutants docs rpc bench profile clean
+  coverage soak fuzz mutants docs rpc sbom bench profile clean
 
 help: ## Print this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,18 @@ rpc: $(VENV)/.dev ## Generate the coupon service's code from proto/coupon/coupon
 	  --python_out=issuer/http/rpc --pyi_out=issuer/http/rpc \
 	  --connectrpc_out=issuer/http/rpc --connectrpc_opt=protobuf=google coupon/coupon.proto
 
+sbom: $(VENV)/.sbom ## Write dist/sbom/: CycloneDX of what is installed to run, notices; fails for a licence that is not permissive
+	rm -rf dist/sbom
+	$(VENV)/bin/python -m venv dist/sbom/runtime
+	dist/sbom/runtime/bin/python -m pip install --quiet -c constraints.txt --report dist/sbom/pip.json .
+	dist/sbom/runtime/bin/python -m pip uninstall --quiet --yes issuer pip setuptools
+	$(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --spec-version 1.6 --output-format JSON --validate --output-file dist/sbom/issuer.cdx.json \
+	  dist/sbom/runtime/bin/python
+	$(VENV)/bin/python deploy/sbom.py dist/sbom/issuer.cdx.json dist/sbom/pip.json \
+	  dist/sbom/runtime/lib/python*/site-packages dist/sbom/THIRD-PARTY-NOTICES.txt
+	rm -rf dist/sbom/runtime dist/sbom/pip.json
+
 bench: $(VENV)/.bench ## Measure everything on this machine (20 minutes); a quick look: ARGS=--quick
 	$(VENV)/bin/python -m loadtest.bench $(ARGS)
 
@@ -106,6 +118,11 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing issuer and the dependencies of its tests into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.sbom: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing the SBOM generator into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[sbom]'
 	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml constraints.txt
