@@ -75,6 +75,7 @@ def audit(
     _check_accounting(world, state, findings)
     _check_tables(world, findings, set(anomalies), dead_letters)
     _check_reconcile(world, findings)
+    _check_audit_log(world, findings)
     violations.shorten()
     return findings
 
@@ -264,6 +265,13 @@ def _check_reconcile(world: FaultWorld, findings: Findings) -> None:
     done = world.run_issuer("reconcile")
     if done.returncode != 0:
         findings.add_violation(f"issuer reconcile exits {done.returncode}: {(done.stdout + done.stderr)[-600:]}")
+
+
+def _check_audit_log(world: FaultWorld, findings: Findings) -> None:
+    """Acts that are killed leave whole entries or none."""
+    done = world.run_issuer("audit", "verify")
+    if done.returncode != 0:
+        findings.add_violation(f"issuer audit verify exits {done.returncode}: {(done.stdout + done.stderr)[-600:]}")
 
 
 def _check_unexpected_rows(attempts: list[TrafficAttempt], state: PostgresState, findings: Findings) -> None:
