@@ -20,7 +20,7 @@ BUSY: Final = {"overloaded", "backlog_full", "pool_refilling", "too_many_connect
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class FuzzAnswer:
     status: int
     fields: dict[bytes, bytes]
     body: bytes
@@ -30,9 +30,9 @@ class BadAnswerError(Exception):
     """What the server sent is no sequence of HTTP answers."""
 
 
-def read_answers(received: bytes, *, cut: bool) -> list[Answer]:
+def read_answers(received: bytes, *, cut: bool) -> list[FuzzAnswer]:
     """Split what was received into final answers. With `cut` the last one may be incomplete: it is left out."""
-    answers: list[Answer] = []
+    answers: list[FuzzAnswer] = []
     while received:
         head, separator, received = received.partition(b"\r\n\r\n")
         if not separator:
@@ -52,7 +52,7 @@ def read_answers(received: bytes, *, cut: bool) -> list[Answer]:
             if cut:
                 break
             raise BadAnswerError(f"a body of {len(received)} of {size} bytes")
-        answers.append(Answer(status, fields, received[:size]))
+        answers.append(FuzzAnswer(status, fields, received[:size]))
         received = received[size:]
     return answers
 
@@ -62,7 +62,7 @@ class Played:
     """What a session showed."""
 
     session: Session
-    answers: list[Answer]
+    answers: list[FuzzAnswer]
     problems: list[str]
 
 
@@ -113,7 +113,7 @@ async def _read(reader: asyncio.StreamReader) -> tuple[bytes, bool]:
     return received, False
 
 
-def _bad_statuses(answers: list[Answer]) -> list[str]:
+def _bad_statuses(answers: list[FuzzAnswer]) -> list[str]:
     """What no request may be answered with: a 5xx, but for what the server states not to implement or a busy one."""
     found = []
     for answer in answers:
@@ -124,7 +124,7 @@ def _bad_statuses(answers: list[Answer]) -> list[str]:
     return found
 
 
-def _differences(session: Session, answers: list[Answer]) -> list[str]:
+def _differences(session: Session, answers: list[FuzzAnswer]) -> list[str]:
     if session.expected is None:
         # One more than was meant: a fault may make two requests of one, but each has an answer at most.
         return []
