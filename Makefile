@@ -80,7 +80,7 @@ sbom: $(VENV)/.sbom ## Write dist/sbom/: CycloneDX of what is installed to run, 
 	$(VENV)/bin/python -m venv dist/sbom/runtime
 	dist/sbom/runtime/bin/python -m pip install --quiet -c constraints.txt --report dist/sbom/pip.json .
 	dist/sbom/runtime/bin/python -m pip uninstall --quiet --yes issuer pip setuptools
-	$(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	$(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --gather-license-texts --output-reproducible \
 	  --spec-version 1.6 --output-format JSON --validate --output-file dist/sbom/issuer.cdx.json \
 	  dist/sbom/runtime/bin/python
 	$(VENV)/bin/python deploy/sbom.py dist/sbom/issuer.cdx.json dist/sbom/pip.json \

@@ -61,7 +61,7 @@ def licences_of(component: dict[str, Any]) -> list[str]:
             # The generator puts the words of the package there.
             text = licence.get("text", {}).get("content", "")
         text = text.removeprefix("License :: ").removeprefix("OSI Approved :: ").strip()
-        if "\n" not in text:
+        if "\n" not in text and not text.startswith("declared license file"):
             # Otherwise it is the text of a licence that another entry names.
             found.append(NAMES.get(text.lower(), text))
     return list(dict.fromkeys(found))

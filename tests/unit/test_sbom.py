@@ -54,6 +54,10 @@ def test_each_declared_licence_counts(sbom: ModuleType) -> None:
         {"license": {"name": "License :: OSI Approved :: Apache Software License"}},
         {"license": {"name": "declared license of 'x'", "text": {"content": "3-Clause BSD License"}}},
     ]
+    named["licenses"] += [
+        {"license": {"name": "declared license file: LICENSE", "text": {"content": "Q29w", "encoding": "base64"}}},
+        {"license": {"name": "declared license of 'x'", "text": {"content": "MIT License\n\nCopyright"}}},
+    ]
     assert sbom.licences_of(named) == ["Apache-2.0", "BSD-3-Clause"]
     assert sbom.fault_of(named) is None
 
