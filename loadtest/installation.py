@@ -86,7 +86,7 @@ class BenchInstallation:
         marks = {
             "api": "issuer.processes.api",
             "worker": "sync_worker",
-            "redis": "redis.conf",
+            "redis": "--appendfsync",
             "postgres": "bin/postgres",
         }
         children = [process for process in table.values() if process.parent == self._program.pid]

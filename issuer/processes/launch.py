@@ -1,12 +1,13 @@
-"""Start a command so that it cannot outlive its parent and, when root starts it, runs as another user.
+"""Start a command so that it cannot outlive its parent and, when root starts it, runs as another user without rights.
 
 Run it by its path, as ``python -I -S launch.py … -- command …``. It replaces itself with the command, which keeps the
 process id. It is a script of its own because code between fork and exec is not safe in a process with threads. It
 imports only the standard library, so it starts in about 20 ms.
 
-Postgres refuses to run as root. Its user often cannot enter the directories above the data or the virtual environment
-(/root has mode 0700). Changed permissions would outlast this process and surprise their owner, so nothing on the disk
-changes: the command keeps one capability of root, to pass through directories, and only when it needs it.
+Nothing that is started here can gain a privilege (no_new_privs). A command that root starts as another user has no
+capability either, and cannot get one. That user often cannot enter the directories above the data (/root has mode
+0700). Changed permissions would outlast this process and surprise their owner, so nothing on the disk changes: root
+opens those directories beforehand, and the command reaches them through /proc/self/fd.
 """
 
 from __future__ import annotations
@@ -22,15 +23,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-CAP_DAC_OVERRIDE = 1
-CAP_DAC_READ_SEARCH = 2
 PR_SET_PDEATHSIG = 1
-PR_SET_KEEPCAPS = 8
-PR_SET_SECUREBITS = 28
-SECBIT_NO_SETUID_FIXUP = 1 << 2
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
-PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
+MAX_CAPABILITIES = 64
 
 
 def launch_command(
@@ -38,13 +37,13 @@ def launch_command(
     *,
     death_signal: signal.Signals,
     user: str | None = None,
-    reach: Sequence[Path] = (),
+    directories: Sequence[Path] = (),
 ) -> list[str]:
     """Return the command that runs `argv` as described above.
 
     The command receives `death_signal` when the thread that starts it ends, so start it from the main thread. (Other
-    systems than Linux: within a second of the end of the process.) `user` is for root only. `reach` lists the files and
-    directories that the user must be able to enter or execute.
+    systems than Linux: within a second of the end of the process.) `user` is for root only. `directories` are those in
+    `argv` that the user may enter, but perhaps not reach.
 
     The command gets its own process group: Ctrl-C in a terminal reaches the parent only, which then stops its children
     in order.
@@ -54,17 +53,13 @@ def launch_command(
     if sys.platform != "linux":
         command.append("--watch")
     if user is not None:
-        command += ["--user", user, *(f"--reach={path.absolute()}" for path in reach)]
+        command += ["--user", user, *(f"--directory={path.absolute()}" for path in directories)]
     return [*command, "--", *(str(part) for part in argv)]
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _prctl(*args: int) -> bool:
     padded = [ctypes.c_ulong(arg) for arg in (*args, 0, 0, 0, 0)[:5]]
-    return bool(_libc().prctl(*padded) == 0)
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(*padded) == 0)
 
 
 def _passes(status: os.stat_result, user: pwd.struct_passwd) -> bool:
@@ -75,42 +70,42 @@ def _passes(status: os.stat_result, user: pwd.struct_passwd) -> bool:
     return bool(status.st_mode & stat.S_IXOTH)
 
 
-def needed_capabilities(user: pwd.struct_passwd, reach: Sequence[Path]) -> tuple[int, ...]:
-    """Return the capabilities of which any one lets the user reach `reach`, weakest first; empty if none is needed."""
-    if not all(_passes(path.stat(), user) for path in reach if path.is_file()):
-        return (CAP_DAC_OVERRIDE,)
-    for path in reach:
-        resolved = path.resolve()
-        above = (resolved, *resolved.parents) if resolved.is_dir() else tuple(resolved.parents)
-        if not all(_passes(directory.stat(), user) for directory in above):
-            return (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE)
-    return ()
+def reaches(user: pwd.struct_passwd, path: Path) -> bool:
+    """Whether the user may enter every directory above the path."""
+    return all(_passes(directory.stat(), user) for directory in path.resolve().parents)
 
 
-def _set_capability(capability: int) -> bool:
-    bits = 1 << capability
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)(bits, bits, bits, 0, 0, 0)
-    if _libc().capset(header, data) != 0:
-        return False
-    return _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
+def through_descriptors(argv: Sequence[str], directories: Sequence[Path], user: pwd.struct_passwd) -> list[str]:
+    """Open the directories that the user does not reach; return `argv` with the names of the descriptors for them."""
+    changed = list(argv)
+    # The longest first: one may be the beginning of another.
+    for directory in sorted(directories, key=lambda path: -len(str(path))):
+        if not reaches(user, directory):
+            descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+            os.set_inheritable(descriptor, True)
+            changed = [part.replace(str(directory), f"/proc/self/fd/{descriptor}") for part in changed]
+    return changed
 
 
-def _become(user: pwd.struct_passwd, reach: Sequence[Path]) -> None:
-    capabilities = needed_capabilities(user, reach) if sys.platform == "linux" else ()
-    if capabilities:
-        _prctl(PR_SET_KEEPCAPS, 1)
-        # Without it access(2), with which Postgres finds its own binaries, ignores the capabilities of other users.
-        _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+def _become(user: pwd.struct_passwd) -> None:
+    if sys.platform == "linux":
+        for capability in range(MAX_CAPABILITIES):
+            # Fails for numbers that this kernel does not know, and where root has no CAP_SETPCAP.
+            _prctl(PR_CAPBSET_DROP, capability)
+        _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
-    if capabilities and not any(_set_capability(capability) for capability in capabilities):
-        raise SystemExit(
-            f"user {user.pw_name} cannot enter {', '.join(map(str, reach))} and root may not grant it here; "
-            "start as an ordinary user, or from a directory that every user may enter"
-        )
+    if sys.platform == "linux":
+        _clear_capabilities()
     os.environ.update(HOME="/", USER=user.pw_name, LOGNAME=user.pw_name)
+
+
+def _clear_capabilities() -> None:
+    """Clear the inheritable set, which a change of user keeps; the kernel has cleared the other sets."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()) != 0:
+        raise SystemExit("cannot drop the capabilities of root")
 
 
 def _alive(pid: int) -> bool:
@@ -147,21 +142,26 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--watch", action="store_true")
     parser.add_argument("--user")
-    parser.add_argument("--reach", type=Path, action="append", default=[])
+    parser.add_argument("--directory", type=Path, action="append", default=[])
     parser.add_argument("argv", nargs="+")
     options = parser.parse_args()
+    argv: list[str] = options.argv
     if options.user is not None:
-        _become(pwd.getpwnam(options.user), options.reach)
+        user = pwd.getpwnam(options.user)
+        if sys.platform == "linux":
+            argv = through_descriptors(argv, options.directory, user)
+        _become(user)
     os.setpgid(0, 0)
     number = signal.Signals[options.death_signal]
     if options.watch:
         _watch(options.parent, number)
     else:
+        _prctl(PR_SET_NO_NEW_PRIVS, 1)
         # After the change of user, which clears it. The parent may have ended before.
         _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != options.parent:
         raise SystemExit("parent is gone")
-    os.execvp(options.argv[0], options.argv)
+    os.execvp(argv[0], argv)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from issuer.processes.launch import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, launch_command, needed_capabilities
+from issuer.processes.launch import launch_command, reaches
 from tests.support.servers import wait_until
 
 # Starts `sleep` through the launcher, prints its process id and waits for its own end.
@@ -52,33 +52,45 @@ def _user(uid: int) -> pwd.struct_passwd:
     return pwd.struct_passwd(("other", "x", uid, uid, "", "/", "/bin/sh"))
 
 
-def test_no_capability_where_every_user_may_pass() -> None:
-    assert needed_capabilities(_user(54321), [Path("/usr/bin/env")]) == ()
-
-
-def test_capability_only_for_what_is_closed(tmp_path: Path) -> None:
+def test_a_path_is_reached_if_every_directory_above_lets_the_user_pass(tmp_path: Path) -> None:
+    assert reaches(_user(54321), Path("/usr/bin/env"))
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    executable = closed / "executable"
-    executable.touch(mode=0o755)
-    assert needed_capabilities(_user(54321), [executable]) == (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE)
-    executable.chmod(0o700)
-    assert needed_capabilities(_user(54321), [executable]) == (CAP_DAC_OVERRIDE,)
+    assert not reaches(_user(54321), closed / "inside")
+
+
+# Prints what the process may do, and what it reads in the directory that is its argument.
+LOOK = """
+import os, sys
+status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
+print(os.getuid(), *(status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")))
+print(open(sys.argv[1] + "/file").read())
+try:
+    open("/etc/shadow")
+except PermissionError:
+    print("refused")
+"""
+NO_CAPABILITY = "0" * 16
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_other_user_passes_through_a_closed_directory(tmp_path: Path) -> None:
+def test_another_user_reaches_only_the_named_directory_and_has_no_capability(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    (closed / "file").write_text("inside")
-    # Postgres finds its own binaries with access(2).
-    look = f"import os; print(os.getuid(), open('{closed}/file').read(), os.access('{closed}/file', os.R_OK))"
+    inside = closed / "inside"
+    inside.mkdir(mode=0o755)
+    (inside / "file").write_text("inside")
     command = launch_command(
-        ["sh", "-c", f'{sys.executable} -c "{look}"; touch {closed}/new 2>&1'],
+        ["/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable, "-c", LOOK, str(inside)],
         death_signal=signal.SIGTERM,
         user="daemon",
-        reach=[closed, Path(sys.executable)],
+        directories=[inside],
     )
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.startswith(f"{pwd.getpwnam('daemon').pw_uid} inside True\n"), done
-    assert not (closed / "new").exists()
+    daemon = str(pwd.getpwnam("daemon").pw_uid)
+    assert done.stdout.split() == [daemon, *[NO_CAPABILITY] * 5, "1", "inside", "refused"], done.stderr
+
+
+def test_no_command_can_gain_a_privilege() -> None:
+    command = launch_command(["grep", "NoNewPrivs", "/proc/self/status"], death_signal=signal.SIGTERM)
+    assert subprocess.run(command, capture_output=True, text=True).stdout.split() == ["NoNewPrivs:", "1"]

@@ -18,7 +18,7 @@ from typing import Final, Self
 
 import redis
 
-from issuer.embedded.binaries import INITDB_OPTIONS, postgres_binaries, postgres_user, valkey_server
+from issuer.embedded.binaries import INITDB_OPTIONS, reachable_postgres, server_user, valkey_server
 from issuer.processes.launch import launch_command
 from loadtest.processes import free_port
 
@@ -190,22 +190,20 @@ class PostgresServer(ServerProcess):
 
     def __init__(self, directory: Path, *, durable: bool = True, options: dict[str, str] | None = None) -> None:
         super().__init__(directory)
-        self.programs = postgres_binaries()
+        self.programs = reachable_postgres(server_user(directory / "data"))
         self.data = directory / "data"
         self.durable = durable
         self.options = options or {}
 
     def _launch(self, *argv: str | Path) -> list[str]:
-        user = postgres_user(self.data)
-        return launch_command(
-            argv, death_signal=self.death_signal, user=user, reach=[self.programs / "postgres", self.data]
-        )
+        user = server_user(self.data)
+        return launch_command(argv, death_signal=self.death_signal, user=user, directories=[self.data])
 
     def prepare(self) -> None:
         if (self.data / "PG_VERSION").exists():
             return
         self.data.mkdir(mode=0o700)
-        if (user := postgres_user(self.data)) is not None:
+        if (user := server_user(self.data)) is not None:
             shutil.chown(self.data, user)
         options = [*INITDB_OPTIONS, "--auth=trust", "--no-sync", f"--pgdata={self.data}"]
         command = self._launch(self.programs / "initdb", *options)
