@@ -38,7 +38,20 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr = Field(
         SecretStr("postgresql://127.0.0.1:5432/issuer"),
-        description="Postgres; sslmode and similar options are part of the query",
+        description="Postgres, for the API; sslmode and similar options are part of the query",
+    )
+    worker_database_url: SecretStr | None = Field(
+        None, description="The same for the worker, with its own role; default: ISSUER_DATABASE_URL"
+    )
+    owner_database_url: SecretStr | None = Field(
+        None,
+        description="The same for `issuer migrate` and the other commands, with the role that owns the tables; "
+        "default: ISSUER_DATABASE_URL",
+    )
+    role_prefix: str = Field(
+        "issuer",
+        pattern="^[a-z_][a-z0-9_]{0,40}$",
+        description="Postgres roles that `issuer migrate` creates and grants rights to: this with `_api` and `_worker`",
     )
     host: str = Field("127.0.0.1", description="Address on which the API listens")
     port: int = Field(8000, ge=0, le=65535, description="Port on which the API listens; 0 picks a free one")
@@ -153,6 +166,14 @@ class Settings(BaseSettings):
         description="`issuer up`: everysec is faster on slow disks and may lose the last seconds of redemptions",
     )
 
+    def as_worker(self) -> Settings:
+        """Return the settings of the worker, whose `database_url` is worker_database_url."""
+        return self.model_copy(update={"database_url": self.worker_database_url or self.database_url})
+
+    def as_owner(self) -> Settings:
+        """Return the settings of a command, whose `database_url` is owner_database_url."""
+        return self.model_copy(update={"database_url": self.owner_database_url or self.database_url})
+
     @property
     def key_limit(self) -> RateLimit | None:
         """The rate limit of each API key without a limit of its own."""
@@ -192,10 +213,11 @@ class Settings(BaseSettings):
         check_server_url(value.get_secret_value(), ("redis", "rediss", "unix", "sentinel"))
         return value
 
-    @field_validator("database_url")
+    @field_validator("database_url", "worker_database_url", "owner_database_url")
     @classmethod
-    def _database_scheme(cls, value: SecretStr) -> SecretStr:
-        check_server_url(value.get_secret_value(), ("postgresql", "postgres"))
+    def _database_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_server_url(value.get_secret_value(), ("postgresql", "postgres"))
         return value
 
 

@@ -41,7 +41,7 @@ async def postgres_way_server(
     target = Target(uuid4(), uuid4())
     async with installation.postgres() as postgres:
         await postgres.execute("CREATE DATABASE row_lock")
-    parts = urlsplit(installation.running.database_url)
+    parts = urlsplit(installation.database_url)
     url = parts._replace(path="/row_lock").geturl()
     connection = await asyncpg.connect(url)
     try:

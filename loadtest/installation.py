@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from issuer.contract.keys import partition_keys
 from issuer.embedded.datadir import DataDirectory, RunningInstallation
+from issuer.embedded.servers import OWNER, SUPERUSER
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
@@ -48,7 +49,7 @@ class BenchInstallation:
         assert running is not None
         self._running = running
         self.settings = Settings(
-            redis_url=SecretStr(running.redis_url), database_url=SecretStr(running.database_url),
+            redis_url=SecretStr(running.redis_url), database_url=SecretStr(self.database_url),
             partitions=running.partitions, pool_high_water=running.pool_high_water,
         )  # fmt: skip
         return self
@@ -65,6 +66,11 @@ class BenchInstallation:
         if self._running is None:
             raise RuntimeError("the installation is not running")
         return self._running
+
+    @property
+    def database_url(self) -> str:
+        """The URL of the superuser: the benchmark fills tables, creates a database and forces checkpoints."""
+        return self.running.owner_database_url.replace(f"//{OWNER}@", f"//{SUPERUSER}@")
 
     @property
     def data_directory(self) -> Path:
@@ -114,7 +120,7 @@ class BenchInstallation:
 
     @asynccontextmanager
     async def postgres(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        connection = await asyncpg.connect(self.running.database_url)
+        connection = await asyncpg.connect(self.database_url)
         try:
             yield connection
         finally:

@@ -18,7 +18,7 @@ def main() -> int:
     )
     parser.parse_args()
     try:
-        settings = load_settings()
+        settings = load_settings().as_worker()
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2

@@ -12,8 +12,10 @@ import structlog
 
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
+from issuer.storage.grants import Process
 from issuer.storage.incarnation import InstallationError
 from issuer.storage.postgres import PostgresUnavailableError
+from issuer.storage.roles import log_rights
 from issuer.storage.stores import Stores
 from issuer.storage.task_rows import TaskRows
 from sync_worker.maintenance.tasks import MaintenanceTasks
@@ -57,6 +59,7 @@ async def _start(stores: Stores, stopping: asyncio.Event) -> bool:
             log.warning("waiting for Postgres", reason=str(error))
             await back_off.wait()
         else:
+            await log_rights(stores.postgres, Process.WORKER)
             return True
     return False
 

@@ -61,7 +61,12 @@ def _escaped(text: str) -> str:
 
 
 def command_settings(**overrides: object) -> Settings:
-    """Return the settings of a command.
+    """Return the settings of a command, which works with the role that owns the tables."""
+    return process_settings(**overrides).as_owner()
+
+
+def process_settings(**overrides: object) -> Settings:
+    """Return the settings that the processes have.
 
     If the environment names neither Redis nor Postgres and an `issuer up` of this user runs on the data directory, they
     are the settings of that installation: a second terminal needs no configuration.
@@ -72,13 +77,16 @@ def command_settings(**overrides: object) -> Settings:
         fail(str(error), BAD_INPUT)
     if _servers_are_named():
         return settings
-    running = DataDirectory(settings.data_dir).running()
+    directory = DataDirectory(settings.data_dir)
+    running = directory.running()
     if running is None:
         return settings
     return settings.model_copy(
         update={
             "redis_url": SecretStr(running.redis_url),
             "database_url": SecretStr(running.database_url),
+            "worker_database_url": SecretStr(running.worker_database_url),
+            "owner_database_url": SecretStr(running.owner_database_url),
             "partitions": running.partitions,
             "pool_high_water": running.pool_high_water,
         }
@@ -146,10 +154,14 @@ def run_plain(work: Callable[[], Awaitable[T]], *, settings: Settings | None = N
 
 
 def _describe(error: Exception) -> str:
+    import asyncpg
+
     from issuer.storage.postgres import PostgresUnavailableError
     from issuer.storage.redis_link import RedisUnavailableError
 
     text = str(error) or type(error).__name__
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return f"{text}: the role lacks a right. Commands need ISSUER_OWNER_DATABASE_URL, and its role owns the tables"
     if isinstance(error, PostgresUnavailableError):
         return f"Postgres is unavailable: {text}{startup_hint()}"
     if isinstance(error, RedisUnavailableError):
@@ -169,7 +181,8 @@ def startup_hint() -> str:
 
 
 def _servers_are_named() -> bool:
-    return bool(os.environ.get("ISSUER_REDIS_URL") or os.environ.get("ISSUER_DATABASE_URL"))
+    names = ("ISSUER_REDIS_URL", "ISSUER_DATABASE_URL", "ISSUER_OWNER_DATABASE_URL")
+    return any(os.environ.get(name) for name in names)
 
 
 def _known_failures() -> tuple[type[Exception], ...]:
@@ -189,5 +202,6 @@ def _known_failures() -> tuple[type[Exception], ...]:
         RedisUnavailableError,
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.InvalidCatalogNameError,
+        asyncpg.InsufficientPrivilegeError,
         *(kind for kind in UNAVAILABLE if issubclass(kind, Exception)),
     )

@@ -8,7 +8,17 @@ from uuid import UUID
 
 import typer
 
-from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run, run_plain
+from issuer.cli.output import (
+    BAD_INPUT,
+    CommandError,
+    InputError,
+    command_settings,
+    fail,
+    print_json,
+    process_settings,
+    run,
+    run_plain,
+)
 from issuer.names import visible
 
 if TYPE_CHECKING:
@@ -109,10 +119,10 @@ def doctor(as_json: bool = _JSON) -> None:
     from issuer.recovery.doctor import Check, examine
     from issuer.storage.postgres import close_pool, connect_pool
 
-    settings = command_settings()
+    settings = process_settings()
 
     async def work() -> list[Check]:
-        postgres = await connect_pool(settings, size=2, timeout_s=5.0)
+        postgres = await connect_pool(settings.as_owner(), size=2, timeout_s=5.0)
         try:
             return await examine(settings, postgres)
         finally:

@@ -28,6 +28,8 @@ class RunningInstallation:
     url: str
     redis_url: str
     database_url: str
+    worker_database_url: str
+    owner_database_url: str
     partitions: int
     pool_high_water: int
 

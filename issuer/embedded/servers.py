@@ -22,11 +22,14 @@ import asyncpg
 import psutil
 import redis.asyncio
 import structlog
+from pydantic import SecretStr
 
 from issuer.embedded.binaries import INITDB_OPTIONS, reachable_postgres, server_user, valkey_server
 from issuer.embedded.datadir import DataDirectory, DataDirectoryError
 from issuer.processes.launch import launch_command
 from issuer.settings import Settings
+from issuer.storage.grants import Process
+from issuer.storage.roles import role_name
 
 log = structlog.get_logger()
 
@@ -34,6 +37,7 @@ STOP_LIMIT_S: Final = 60.0
 ORPHAN_LIMIT_S: Final = 5.0
 DATABASE: Final = "issuer"
 SUPERUSER: Final = "postgres"
+OWNER: Final = "issuer_owner"
 
 
 class EmbeddedServer(Protocol):
@@ -196,6 +200,7 @@ class EmbeddedPostgres:
         self._directory = directory
         self._data = directory.postgres
         self._sockets = directory.sockets() / "postgres"
+        self._roles = role_name(settings, Process.API), role_name(settings, Process.WORKER)
         self._connections = 40 + settings.workers * settings.postgres_pool_size
 
     def _url(self, database: str, role: str) -> str:
@@ -203,7 +208,13 @@ class EmbeddedPostgres:
 
     @property
     def url(self) -> str:
+        """The URL of the superuser, whom no process of the installation uses."""
         return self._url(DATABASE, SUPERUSER)
+
+    def urls(self) -> dict[str, SecretStr]:
+        """Return the settings that name this server: a URL for the API, the worker and the commands each."""
+        roles = {"database_url": self._roles[0], "worker_database_url": self._roles[1], "owner_database_url": OWNER}
+        return {name: SecretStr(self._url(DATABASE, role)) for name, role in roles.items()}
 
     def _launch(self, user: str | None, program: str, data: Path, *options: str) -> list[str]:
         argv: list[str | Path] = [reachable_postgres(user) / program, "-D", data, *options]
@@ -249,14 +260,16 @@ class EmbeddedPostgres:
         return self._launch(server_user(self._data), "postgres", self._data, *options)
 
     async def is_ready(self) -> bool:
-        """Whether Postgres answers. Creates the database if it does not exist yet."""
+        """Whether Postgres answers. Creates the database and its owner, who is no superuser, if they do not exist."""
         try:
             connection = await asyncpg.connect(self._url("postgres", SUPERUSER), timeout=5)
         except (TimeoutError, OSError, asyncpg.PostgresError):
             return False
         try:
+            if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", OWNER):
+                await connection.execute(f"CREATE ROLE {OWNER} LOGIN CREATEROLE")
             if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
-                await connection.execute(f"CREATE DATABASE {DATABASE}")
+                await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
         finally:
             await connection.close()
         return True

@@ -102,9 +102,12 @@ class Supervisor:
         settings = await self._start_servers()
         from issuer.recovery.opening import open_stores
         from issuer.storage.migrate import migrate
+        from issuer.storage.roles import create_roles
 
+        for problem in (await create_roles(settings)).problems:
+            log.warning("the Postgres roles are incomplete", problem=problem)
         await migrate(settings)
-        async with open_stores(settings) as stores:
+        async with open_stores(settings.as_owner()) as stores:
             started = await self._prepare(stores, url)
         self._directory.announce(
             RunningInstallation(
@@ -112,6 +115,8 @@ class Supervisor:
                 url=url,
                 redis_url=settings.redis_url.get_secret_value(),
                 database_url=settings.database_url.get_secret_value(),
+                worker_database_url=settings.as_worker().database_url.get_secret_value(),
+                owner_database_url=settings.as_owner().database_url.get_secret_value(),
                 partitions=settings.partitions,
                 pool_high_water=settings.pool_high_water,
             )
@@ -137,7 +142,7 @@ class Supervisor:
         if not os.environ.get("ISSUER_DATABASE_URL"):
             postgres = EmbeddedPostgres(self._directory, self._settings)
             servers.append(postgres)
-            found["database_url"] = SecretStr(postgres.url)
+            found |= postgres.urls()
         if not os.environ.get("ISSUER_REDIS_URL"):
             valkey = EmbeddedValkey(self._directory, self._settings)
             servers.append(valkey)
@@ -194,6 +199,9 @@ class Supervisor:
         environment = {
             "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
             "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
+            # An inherited URL of the owner would give the processes its rights.
+            "ISSUER_WORKER_DATABASE_URL": "",
+            "ISSUER_OWNER_DATABASE_URL": "",
             "ISSUER_AUTH": settings.auth.value,
             "ISSUER_WORKERS": str(settings.workers),
             **self._opened.enter_context(shared_metrics(settings)),
@@ -202,7 +210,7 @@ class Supervisor:
             name="sync_worker",
             command=lambda: launch_command([sys.executable, "-m", "sync_worker"], death_signal=signal.SIGTERM),
             stop_limit_s=WORKER_STOP_LIMIT_S,
-            environment=environment,
+            environment=environment | {"ISSUER_DATABASE_URL": settings.as_worker().database_url.get_secret_value()},
             is_excused=lambda pid: _crashed_at_a_row(settings, pid),
         )
         apis = [api_spec(settings, listener, number, environment) for number in range(1, settings.workers + 1)]

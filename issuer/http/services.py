@@ -24,7 +24,9 @@ from issuer.recovery.journal_keeper import JournalKeeper
 from issuer.recovery.opening import open_stores
 from issuer.recovery.witness import Witness
 from issuer.settings import Auth, Settings
+from issuer.storage.grants import Process
 from issuer.storage.postgres import PostgresUnavailableError
+from issuer.storage.roles import log_rights
 from issuer.storage.stores import Stores
 
 MAX_METRICS_AGE_S = 0.25
@@ -89,6 +91,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         # Data of another version stop the process; an unavailable Postgres does not.
         with suppress(PostgresUnavailableError):
             await stores.incarnations.start()
+            await log_rights(stores.postgres, Process.API)
         tally = Tally(settings.metrics_dir)
         keys = KeyRing(stores.postgres)
         journal = None if settings.journal_dir is None else Journal(settings.journal_dir)

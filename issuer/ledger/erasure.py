@@ -42,15 +42,8 @@ class Erasure:
     dead_letters: int
 
 
-# The hash of the Idempotency-Key is erased, too: it was computed with the id.
-_LEDGER: Final = """
-WITH erased AS (
-  UPDATE redemptions SET customer_id = NULL, key_hash = NULL WHERE customer_id = $1 RETURNING batch_id),
-used AS (
-  UPDATE consumptions SET customer_id = NULL, key_hash = NULL WHERE customer_id = $1 RETURNING pool_id)
-SELECT batch_id, count(*) AS count, false AS of_coupons FROM erased GROUP BY batch_id
-UNION ALL
-SELECT p.batch_id, count(*), true FROM used JOIN pools p ON p.id = used.pool_id GROUP BY p.batch_id"""
+# A function of the schema that can do nothing else to the ledger.
+_LEDGER: Final = "SELECT batch_id, count, of_coupons FROM erase_customer($1)"
 
 _ANOMALIES: Final = """
 UPDATE anomalies SET detail = replace(detail::text, $1, 'erased')::jsonb WHERE position($1 IN detail::text) > 0"""

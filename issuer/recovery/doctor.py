@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import asyncpg
+
 from issuer.recovery.inspection import foreign_installations, inspect_partitions, inspect_pools
 from issuer.settings import Settings
 from issuer.storage.failed_rows import count_failed_rows, list_failed_rows
+from issuer.storage.grants import Process
 from issuer.storage.migrate import SchemaError, check_schema
-from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
+from issuer.storage.postgres import Pool, PostgresUnavailableError, own_connection, unavailable_translated
 from issuer.storage.redis_link import Link, RedisUnavailableError, time_ms
+from issuer.storage.roles import excess_rights, lacking_rights
 
 OLDEST_REDIS: Final = (7, 0)
 CLOCK_STEP_S: Final = 5.0
@@ -31,13 +35,17 @@ class Check:
 
 
 async def examine(settings: Settings, postgres: Pool) -> list[Check]:
-    """Check everything that can be reached, and change nothing. An unreachable store is itself a failed check."""
+    """Check everything that can be reached, and change nothing. An unreachable store is itself a failed check.
+
+    `settings` are those of the processes; `postgres` may be connected with another role.
+    """
     checks: list[Check] = []
     try:
         async with unavailable_translated():
             checks += [check async for check in _postgres(settings, postgres)]
     except PostgresUnavailableError as error:
         checks.append(Check("postgres", False, str(error), "start it, or correct ISSUER_DATABASE_URL"))
+    checks += await examine_roles(settings)
     link = Link(settings, None)
     try:
         await link.open()
@@ -90,6 +98,34 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     alive = seen is not None and seen["ago"].total_seconds() < HEARTBEAT_S
     found = "no worker has ever reported" if seen is None else f"last heartbeat {seen['ago'].total_seconds():.0f} s ago"
     yield Check("sync worker", alive, found, "start `python -m sync_worker`: the backlog is bounded")
+
+
+async def examine_roles(settings: Settings) -> list[Check]:
+    """Check the rights of the roles whose URLs are set, each on a connection of its own."""
+    if settings.owner_database_url is not None and "database_url" not in settings.model_fields_set:
+        return []
+    chosen = [(Process.API, settings)]
+    if settings.worker_database_url is not None:
+        chosen.append((Process.WORKER, settings.as_worker()))
+    return [await _role(process, own) for process, own in chosen]
+
+
+async def _role(process: Process, settings: Settings) -> Check:
+    name = f"postgres role of the {process}"
+    try:
+        async with unavailable_translated(), own_connection(settings, timeout_s=5.0) as connection:
+            role = await connection.fetchval("SELECT current_user")
+            if lacking := await lacking_rights(connection, process):
+                return Check(name, False, f"{role} lacks: {', '.join(lacking)}", "run `issuer migrate` as the owner")
+            excess = await excess_rights(connection)
+    except (PostgresUnavailableError, asyncpg.PostgresError) as error:
+        return Check(name, False, str(error), "correct ISSUER_DATABASE_URL or ISSUER_WORKER_DATABASE_URL")
+    return Check(
+        name,
+        not excess,
+        f"{role} {', '.join(excess)}" if excess else role,
+        "more rights than needed: name the role of this process in its URL, and the owner in ISSUER_OWNER_DATABASE_URL",
+    )
 
 
 async def _config(link: Link, *names: str) -> dict[str, str]:

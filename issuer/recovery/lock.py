@@ -27,11 +27,8 @@ SILENT_FOR: Final = 3
 REPORT_EVERY_S: Final = 1.0
 RETRY_EVERY_S: Final = 0.1
 
-_END_FROZEN: Final = """
-SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.locktype = 'advisory' AND l.granted AND (l.classid, l.objid, l.objsubid) = (0, $1::bigint::oid, 1)
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND a.wait_event_type = 'Client' AND a.state_change < clock_timestamp() - $2::float8 * interval '1 second'"""
+_END_FROZEN: Final = "SELECT end_frozen_recovery($1, $2)"
+"""A function of the schema: no role of a process may see or end the sessions of another role."""
 
 
 @asynccontextmanager

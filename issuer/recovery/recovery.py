@@ -79,11 +79,7 @@ SELECT EXISTS (SELECT FROM incarnations WHERE run_id = $1 AND epoch < (SELECT ma
 _FENCE: Final = """
 UPDATE installation SET epoch = greatest(epoch, $2) + 1, run_id = NULL, recovering = $1 RETURNING epoch"""
 
-_END_ABANDONED: Final = """
-SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a
-WHERE a.pid <> pg_backend_pid() AND a.datname = current_database()
-  AND a.xact_start < clock_timestamp() - $1::float8 * interval '1 second'
-  AND a.pid IN (SELECT pid FROM pg_locks WHERE granted AND relation = 'installation'::regclass)"""
+_END_ABANDONED: Final = "SELECT end_abandoned_transactions($1)"
 
 _RECORD_BLESSING: Final = """
 INSERT INTO incarnations (epoch, run_id, server, verdict, report) VALUES ($1, $2, $3, $4, $5)

@@ -9,6 +9,7 @@ import asyncpg
 
 from issuer.settings import Settings
 from issuer.storage.postgres import MIGRATION_LOCK, Pool, unavailable_translated
+from issuer.storage.roles import EXISTING_ROLES, OWNS_DATABASE, grant_statements, role_names
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -47,7 +48,7 @@ async def check_schema(postgres: Pool) -> None:
         _check(await postgres.fetchval("SELECT version_num FROM alembic_version"))
 
 
-def _upgrade(connection: Connection) -> str | None:
+def _upgrade(connection: Connection, settings: Settings) -> str | None:
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -59,11 +60,29 @@ def _upgrade(connection: Connection) -> str | None:
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, SCHEMA_REVISION)
+    _grant(connection, settings)
     return before
+
+
+def _grant(connection: Connection, settings: Settings) -> None:
+    """Grant in the same transaction: no process ever sees a new table without its rights."""
+
+    def value(query: str, *parameters: object) -> Any:
+        return connection.exec_driver_sql(query, parameters).scalars().all()
+
+    (schema,) = value("SELECT current_schema()")
+    (database,) = value("SELECT current_database()")
+    (owns_database,) = value(OWNS_DATABASE)
+    existing = value(EXISTING_ROLES, role_names(settings))
+    for statement in grant_statements(settings, existing, schema=schema, database=database if owns_database else None):
+        connection.exec_driver_sql(statement)
 
 
 async def migrate(settings: Settings) -> str | None:
     """Migrate the database to this version's schema in one transaction; return the revision that it had before.
+
+    Grants the roles of the API and the worker their rights; `create_roles` creates them. Works with the role of the
+    setting owner_database_url.
 
     Safe to run from several processes at the same time and to kill at any moment. Raises SchemaError when the database
     is newer than that, PostgresUnavailableError when it cannot be reached.
@@ -76,7 +95,7 @@ async def migrate(settings: Settings) -> str | None:
 
     async def connect() -> Any:
         # asyncpg parses the URL, as everywhere else, so sslmode, sockets and service files mean the same.
-        url = settings.database_url.get_secret_value()
+        url = settings.as_owner().database_url.get_secret_value()
         return await asyncpg.connect(url, timeout=10, server_settings={"application_name": "issuer migrate"})
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
@@ -85,7 +104,7 @@ async def migrate(settings: Settings) -> str | None:
             try:
                 async with engine.begin() as connection:
                     await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
-                    return await connection.run_sync(_upgrade)
+                    return await connection.run_sync(_upgrade, settings)
             except DBAPIError as error:
                 # The driver's own error: unavailable, starting up or a wrong password is reported as everywhere else.
                 raise (error.orig and error.orig.__cause__) or error from None

@@ -12,8 +12,8 @@ from uuid import UUID
 
 import pytest
 
-from issuer.storage.migrate import migrate
 from tests.support.crowd import CrowdAnswer, CrowdRequest, Rush, every_rush, issued_in, long_rush, tally
+from tests.support.databases import migrate_with_roles
 from tests.support.loading import A, B, codes
 from tests.support.servers import PostgresServer, RedisServer
 from tests.support.service import Service, crowd_of_all, settings_of, wishes
@@ -112,7 +112,7 @@ async def test_while_postgres_is_down_redis_issues_its_codes_and_then_answers_50
     stock = codes("AWAY", rush.stock)
     with PostgresServer(tmp_path / "postgres", durable=False) as postgres:
         settings = settings_of(redis_server, postgres.url())
-        await migrate(settings)
+        await migrate_with_roles(settings)
         with Service(settings, tmp_path / "service", ISSUER_POOL_HIGH_WATER="1000") as service:
             batch = await service.preload("away", stock)
             async with crowd_of_all(service, rush.connections) as crowd:

@@ -20,8 +20,10 @@ from issuer.http.edge.limits import EdgeLimits
 from issuer.http.edge.protocol import guarded_protocol
 from issuer.http.wire import EVERY_ANSWER
 from issuer.settings import Auth, Settings
+from issuer.storage.grants import Process
 from tests.differential.preloaded import DAILY, Preloaded
 from tests.support.edge_server import EdgeServer
+from tests.support.environment import settings_as
 from tests.support.issuing import plain_client
 from tests.support.servers import PostgresServer, wait_until
 from tests.support.worker_process import record_everything
@@ -56,7 +58,7 @@ class InstallationCopy:
         with ExitStack() as stack:
             for listener, changes in LISTENERS.items():
                 settings = self.settings.model_copy(update=changes)
-                app = create_app(settings)
+                app = create_app(settings_as(settings, Process.API))
                 paths = {} if plant is None else self._counted(plant(app.fast_paths))
                 server = stack.enter_context(_serve(app, settings, paths))
                 self.ports[listener] = server.port

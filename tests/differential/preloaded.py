@@ -63,10 +63,10 @@ async def _keys(api: Api) -> dict[str, str]:
     }
     secrets = {}
     for name, options in wanted.items():
-        key, secret = await create_key(api.services.stores.postgres, name=name, actor="test", **options)
+        key, secret = await create_key(api.owner, name=name, actor="test", **options)
         secrets[name] = secret
         if name == "revoked":
-            await revoke_key(api.services.stores.postgres, key.id, actor="test")
+            await revoke_key(api.owner, key.id, actor="test")
     return secrets
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import SecretStr
-
-from issuer.settings import Settings
-from issuer.storage.migrate import migrate
 from tests.faults.scenario import TEMPLATE
+from tests.support.databases import create_migrated
 from tests.support.servers import PostgresServer
 
 
@@ -19,6 +15,5 @@ from tests.support.servers import PostgresServer
 def fault_postgres(directory: Path) -> Iterator[PostgresServer]:
     """Run the server. It is durable against kill -9, which this suite uses, but not against a power cut."""
     with PostgresServer(directory, durable=False, options={"full_page_writes": "on"}) as server:
-        server.psql(f"CREATE DATABASE {TEMPLATE}")
-        asyncio.run(migrate(Settings(database_url=SecretStr(server.url(TEMPLATE)))))
+        create_migrated(server, TEMPLATE)
         yield server

@@ -19,11 +19,13 @@ import asyncpg
 
 from issuer.contract.keys import batch_keys, partition_of
 from issuer.processes.launch import launch_command
+from issuer.storage.grants import Process
 from tests.faults.loop_thread import LoopThread
 from tests.faults.processes import FaultApiProcess, FaultWorkerProcess
 from tests.faults.proxy import Proxy
 from tests.faults.traffic import Traffic, TrafficBatch
 from tests.faults.traffic_coupon import make_traffic_coupon
+from tests.support.environment import url_as
 from tests.support.servers import PostgresServer, RedisServer, ServerProcess, wait_until
 
 PARTITIONS: Final = 4
@@ -117,6 +119,8 @@ class FaultWorld:
         to_redis = self.proxies.get("redis") or self.proxies.get(f"{role}-redis")
         to_postgres = self.proxies.get(f"{role}-postgres")
         postgres_url = self.database_url
+        if role in ("api", "worker"):
+            postgres_url = url_as(postgres_url, Process(role))
         if to_postgres is not None:
             postgres_url = postgres_url.replace(f":{self.postgres.port}/", f":{to_postgres.port}/")
         urls = {

@@ -23,9 +23,9 @@ from issuer.access.api_keys import (
 )
 from issuer.access.audit import list_entries
 from issuer.settings import Settings
-from issuer.storage.migrate import migrate
 from issuer.storage.postgres import Pool, close_pool, connect_pool
 from tests.support.api import problem, running_app
+from tests.support.databases import migrate_with_roles
 from tests.support.servers import PostgresServer
 
 
@@ -153,7 +153,7 @@ async def test_the_ring_survives_the_loss_of_its_connection(settings: Settings) 
 
 async def test_keys_stay_valid_while_postgres_is_unavailable(settings: Settings, own_postgres: PostgresServer) -> None:
     own = settings.model_copy(update={"database_url": SecretStr(own_postgres.url())})
-    await migrate(own)
+    await migrate_with_roles(own)
     async with pool_of(own) as postgres:
         key, secret = await create_key(postgres, name="x", scopes=["redeem"], actor="test")
     async with ring_of(own) as ring:
@@ -173,9 +173,9 @@ async def test_requests_with_a_loaded_key_succeed_while_postgres_is_unavailable(
     settings: Settings, own_postgres: PostgresServer
 ) -> None:
     own = settings.model_copy(update={"database_url": SecretStr(own_postgres.url())})
-    await migrate(own)
+    await migrate_with_roles(own)
     async with running_app(own) as api:
-        key, secret = await create_key(api.services.stores.postgres, name="x", scopes=["redeem"], actor="test")
+        key, secret = await create_key(api.owner, name="x", scopes=["redeem"], actor="test")
         await until(lambda: api.services.keys.find(secret) == key)
         headers = {"Authorization": f"Bearer {secret}"}
         batch, client = await api.batch("A-1", "A-2", "A-3")

@@ -22,12 +22,12 @@ from issuer.campaigns.campaign import DEFAULT_CLIENT
 from issuer.campaigns.store import CampaignChanges, NewCampaign, change_campaign, create_campaign, find_campaign
 from issuer.recovery.opening import open_stores
 from issuer.settings import Auth, Settings
-from issuer.storage.migrate import migrate
 from issuer.storage.stores import Stores
 from loadtest.processes import free_port
 from tests.support.api import Api, problem, running_app
 from tests.support.api_process import ApiProcess
 from tests.support.coupon_service import PAST, ahead, call, failure, issue
+from tests.support.databases import migrate_with_roles
 from tests.support.servers import START_LIMIT_S, PostgresServer
 
 PATH = "/api/v1/campaigns"
@@ -199,7 +199,7 @@ async def test_cached_campaigns_issue_without_postgres(
 ) -> None:
     with PostgresServer(tmp_path / "postgres", durable=False) as postgres:
         own = settings.model_copy(update={"database_url": SecretStr(postgres.url())})
-        await migrate(own)
+        await migrate_with_roles(own)
         async with running_app(own) as api:
             campaign = (await make(api, total=10))["id"]
             async with asyncio.timeout(START_LIMIT_S):

@@ -19,7 +19,7 @@ import pytest
 
 from issuer.embedded import binaries
 from issuer.embedded.datadir import DataDirectory
-from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, end_orphans
+from issuer.embedded.servers import OWNER, EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, end_orphans
 from issuer.processes.launch import launch_command, reaches
 from issuer.settings import Settings
 from tests.support.servers import START_LIMIT_S, STOP_LIMIT_S, wait_until
@@ -104,6 +104,9 @@ async def test_the_servers_of_root_have_no_privileges(tmp_path: Path) -> None:
             assert await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="could not open file"):
                 await connection.execute("SELECT pg_read_file('/etc/shadow')")
+            (owner,) = await connection.fetch("SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = $1", OWNER)
+            assert not owner["rolsuper"]
+            assert not owner["rolcreatedb"]
         finally:
             await connection.close()
     finally:

@@ -289,7 +289,7 @@ async def test_a_revoked_key_is_refused_soon(api: Api) -> None:
     headers = await api.key("admin")
     key = api.services.keys.find(headers["Authorization"][7:])
     assert key is not None
-    await revoke_key(api.services.stores.postgres, key.id, actor="test")
+    await revoke_key(api.owner, key.id, actor="test")
     async with asyncio.timeout(START_LIMIT_S):
         while (await api.get("/api/v1/batches", headers)).status_code != 401:
             await asyncio.sleep(0.02)

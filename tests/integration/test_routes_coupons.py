@@ -448,7 +448,7 @@ async def test_a_look_up_without_client_id_is_bounded_by_the_redeem_timeout(
 
 async def test_the_worker_applies_a_change_that_redis_has_not_received(api: Api, till: Till) -> None:
     coupon = await till.make("LATER", uses=5)
-    postgres = api.services.stores.postgres
+    postgres = api.owner
     await postgres.execute("UPDATE coupons SET available = 2")
     await postgres.execute("UPDATE batches SET revision = revision + 1 WHERE kind = 'coupon'")
     with working(api.services.settings):

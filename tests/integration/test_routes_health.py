@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from issuer.http.metrics.exposition import NAMES
 from issuer.settings import Settings
-from issuer.storage.migrate import migrate
 from tests.support.api import REDEEM, Api, problem, running_app, until_status
+from tests.support.databases import migrate_with_roles
 from tests.support.servers import START_LIMIT_S, PostgresServer, RedisServer
 
 BODY = {"batchid": str(uuid4()), "clientid": str(uuid4()), "customerid": str(uuid4())}
@@ -35,7 +35,7 @@ async def test_a_healthy_installation(settings: Settings) -> None:
 
 async def test_the_worker_is_shown_with_its_lag(settings: Settings) -> None:
     async with running_app(settings) as api:
-        await api.services.stores.postgres.execute("INSERT INTO workers (name, seen_at) VALUES ('w1', now())")
+        await api.owner.execute("INSERT INTO workers (name, seen_at) VALUES ('w1', now())")
         batch, client = await api.batch("A")
         await api.redeem(batch, client)
         # An earlier result may be returned for 0.25 s.
@@ -58,7 +58,7 @@ async def test_the_api_starts_without_redis_and_postgres_and_becomes_ready(tmp_p
     settings = Settings(redis_url=SecretStr(redis.url()), database_url=SecretStr(postgres.url("issuer")), partitions=2)
     with postgres:
         postgres.psql("CREATE DATABASE issuer")
-        await migrate(settings)
+        await migrate_with_roles(settings)
     try:
         async with running_app(settings, ready=False) as api:
             assert (await api.client.get("/livez")).status_code == 200
@@ -148,6 +148,7 @@ async def test_the_metrics_are_the_documented_ones(settings: Settings) -> None:
         names = {name.removesuffix("_total") for name in NAMES} - {"issuer_worker_seen_seconds"}
         assert families.keys() == names
         assert {sample.labels["part"] for sample in families["issuer_ready"].samples} == {"redis", "postgres"}
+        assert [sample.value for sample in families["issuer_role_may_change_ledger"].samples] == [0.0]
 
 
 async def test_api_processes_sum_their_counters(settings: Settings, tmp_path: Path) -> None:

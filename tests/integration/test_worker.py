@@ -17,11 +17,10 @@ from issuer.contract.keys import GROUP
 from issuer.contract.scripts import REMOVE_CONSUMERS
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.storage.migrate import migrate
 from issuer.storage.postgres import UNAVAILABLE
 from issuer.storage.stores import Stores
 from sync_worker.reader import StreamReader
-from tests.support.databases import TEMPLATE, fresh_redis_url
+from tests.support.databases import TEMPLATE, fresh_redis_url, migrate_with_roles
 from tests.support.issuing import LedgerShop, open_shop, plain_client
 from tests.support.servers import PostgresServer, RedisServer
 from tests.support.worker_process import WorkerProcess, eventually
@@ -255,7 +254,7 @@ async def test_postgres_stopped_and_started(settings: Settings, tmp_path: Path) 
     with PostgresServer(tmp_path / "postgres", durable=False) as server:
         server.psql(f"CREATE DATABASE {TEMPLATE}")
         alone = settings.model_copy(update={"database_url": SecretStr(server.url(TEMPLATE))})
-        await migrate(alone)
+        await migrate_with_roles(alone)
         with plain_client(settings.redis_url.get_secret_value()) as client:
             async with open_stores(alone) as stores:
                 shop = await open_shop(stores, client, codes=(1_000,))

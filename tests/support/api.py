@@ -15,6 +15,9 @@ from issuer.access.api_keys import create_key
 from issuer.http.app import IssuerApp, create_app
 from issuer.http.services import Services
 from issuer.settings import Settings
+from issuer.storage.grants import Process
+from issuer.storage.postgres import Pool, close_pool, connect_pool
+from tests.support.environment import settings_as
 from tests.support.servers import START_LIMIT_S
 
 UPLOAD = "/api/v1/codes/upload"
@@ -23,11 +26,15 @@ REDEEM = "/api/v1/code/redeem"
 
 @dataclass(slots=True)
 class Api:
-    """A running application; `admin` and `redeemer` are headers with a key of that scope."""
+    """A running application; `admin` and `redeemer` are headers with a key of that scope.
+
+    The application works with its own role, `owner` with the role of the commands.
+    """
 
     app: IssuerApp
     client: httpx.AsyncClient
     services: Services
+    owner: Pool
     admin: dict[str, str] = field(default_factory=dict)
     redeemer: dict[str, str] = field(default_factory=dict)
 
@@ -40,7 +47,7 @@ class Api:
     ) -> dict[str, str]:
         """Headers with a new key, as soon as the application knows it."""
         _, secret = await create_key(
-            self.services.stores.postgres,
+            self.owner,
             name="test",
             scopes=scopes,
             client_id=client_id,
@@ -82,17 +89,21 @@ class Api:
 @asynccontextmanager
 async def running_app(settings: Settings, *, ready: bool = True) -> AsyncIterator[Api]:
     """The application with its lifespan, reached without a socket. Waits until it can redeem if `ready`."""
-    app = create_app(settings)
+    app = create_app(settings_as(settings, Process.API))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://issuer") as client,
     ):
-        api = Api(app, client, app.state.services)
-        if ready:
-            await until_status(api, "/readyz", 200)
-            api.admin, api.redeemer = await api.key("admin"), await api.key("redeem")
-        yield api
+        owner = await connect_pool(settings, size=2)
+        try:
+            api = Api(app, client, app.state.services, owner)
+            if ready:
+                await until_status(api, "/readyz", 200)
+                api.admin, api.redeemer = await api.key("admin"), await api.key("redeem")
+            yield api
+        finally:
+            await close_pool(owner)
 
 
 async def until_status(api: Api, path: str, status: int) -> httpx.Response:

@@ -99,11 +99,23 @@ class MigratedDatabases:
 
 
 def create_template(server: PostgresServer) -> None:
-    """Create the migrated, empty database that `clone_database` copies."""
-    from issuer.storage.migrate import migrate
+    """Create the migrated, empty database that `clone_database` copies, and the roles of the processes."""
+    create_migrated(server, TEMPLATE)
 
-    server.psql(f"CREATE DATABASE {TEMPLATE}")
-    asyncio.run(migrate(Settings(database_url=SecretStr(server.url(TEMPLATE)))))
+
+def create_migrated(server: PostgresServer, name: str) -> None:
+    """Create a database of this name with the schema, and the roles of the processes with their rights."""
+    server.psql(f"CREATE DATABASE {name}")
+    asyncio.run(migrate_with_roles(Settings(database_url=SecretStr(server.url(name)))))
+
+
+async def migrate_with_roles(settings: Settings) -> None:
+    """Do what `issuer migrate` does, on a server of a test's own."""
+    from issuer.storage.migrate import migrate
+    from issuer.storage.roles import create_roles
+
+    await create_roles(settings)
+    await migrate(settings)
 
 
 def clone_database(server: PostgresServer) -> str:

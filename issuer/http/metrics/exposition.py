@@ -45,6 +45,7 @@ NAMES: Final = {
     "issuer_dead_letters": "Unresolved dead letters: events that could not be recorded in the ledger",
     "issuer_quarantined": "Codes quarantined after a loss of Redis data and not released yet",
     "issuer_audit_id": "Id of the newest entry of the audit log; it only rises",
+    "issuer_role_may_change_ledger": "1 if the Postgres role of the API could change recorded redemptions; should be 0",
     "issuer_ready": "1 if the part is available, by part: redis, postgres",
 }
 """The help text of every metric."""
@@ -111,6 +112,7 @@ def _observed(store_metrics: StoreMetrics | None) -> Iterator[Metric]:
             issuer_quarantined=postgres.quarantined,
             issuer_failed_rows=postgres.failed_rows,
             issuer_audit_id=postgres.audit_id,
+            issuer_role_may_change_ledger=float(postgres.may_change_ledger),
         )
         if postgres.workers:
             yield from _single(issuer_worker_seen_seconds=postgres.workers[0].seen_s_ago)

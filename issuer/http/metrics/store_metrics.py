@@ -51,6 +51,8 @@ class PostgresMetrics:
     quarantined: int
     failed_rows: int
     audit_id: int
+    may_change_ledger: bool
+    """Whether the role of this process has more rights than it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ SELECT (SELECT count(*) FROM anomalies) AS anomalies,
        (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS dead_letters,
        (SELECT count(*) FROM quarantined WHERE released_at IS NULL) AS quarantined,
        (SELECT count(*) FROM task_rows WHERE failures > 0) AS failed_rows,
-       (SELECT id FROM audit_ends WHERE which = 'newest') AS audit_id
+       (SELECT id FROM audit_ends WHERE which = 'newest') AS audit_id,
+       has_table_privilege('redemptions', 'UPDATE') AS may_change_ledger
 """
 
 
@@ -146,7 +149,7 @@ async def _read_postgres(stores: Stores) -> PostgresMetrics | None:
         return None
     assert counts is not None
     heartbeats = [WorkerMetrics(row["name"], row["seen_at"], max(0.0, row["age"])) for row in workers]
-    return PostgresMetrics(heartbeats, *counts)
+    return PostgresMetrics(heartbeats, **dict(counts))
 
 
 _OPEN_POOLS: Final = """

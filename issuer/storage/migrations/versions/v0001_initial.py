@@ -13,6 +13,7 @@ from typing import Final
 from alembic import op
 
 from issuer.storage.migrations import audit_schema
+from issuer.storage.migrations.owner_functions import OWNER_FUNCTIONS
 
 revision = "0001"
 down_revision = None
@@ -398,7 +399,11 @@ COMMENT ON TABLE api_keys IS 'API keys. A key is revoked, never deleted: the led
 
 
 def upgrade() -> None:
-    for chapter in (_INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES, _ACCESS):
+    chapters = (
+        _INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES, _ACCESS,
+        OWNER_FUNCTIONS,
+    )  # fmt: skip
+    for chapter in chapters:
         for statement in chapter.split(";\n"):
             op.execute(statement)
     schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()

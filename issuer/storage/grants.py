@@ -1,0 +1,88 @@
+"""What each process may do with each table: the one place where privileges are listed. `issuer migrate` applies it.
+
+The owner of the tables has every right; `issuer migrate` and the commands work with it. The API and the worker work
+with a role each that has these rights and no others: neither can change the schema, and neither can change or delete a
+row of the ledger or of the audit log. A table without an entry here is unreadable for both.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+
+class Process(StrEnum):
+    """A process with a role of its own."""
+
+    API = "api"
+    WORKER = "worker"
+
+
+class Rights(NamedTuple):
+    """Privileges as GRANT spells them; empty: none."""
+
+    api: str
+    worker: str
+
+    def of(self, process: Process) -> str:
+        return self.api if process is Process.API else self.worker
+
+
+# Both processes recover Redis, so both fence and bless, quarantine, drain the stream and replay the journal. A lock of
+# rows (FOR SHARE, FOR UPDATE) needs UPDATE of one column of the table.
+_FENCE: Final = "SELECT, INSERT, UPDATE (epoch, run_id, recovering)"
+
+TABLES: Final = {
+    #                             API                                     worker
+    "alembic_version":     Rights("SELECT",                               "SELECT"),
+    "installation":        Rights(_FENCE,                                 _FENCE),
+    "incarnations":        Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
+    "batches":             Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
+    "pools":               Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
+    "codes":               Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "generation_jobs":     Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
+    "coupons":             Rights("SELECT, INSERT, UPDATE",               "SELECT"),
+    "coupon_terms":        Rights("SELECT, INSERT",                       "SELECT"),
+    "campaigns":           Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
+    "redemptions":         Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "consumptions":        Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "reversals":           Rights("SELECT, INSERT, UPDATE (returned_at)", "SELECT, UPDATE (returned_at)"),
+    "ledger":              Rights("SELECT",                               "SELECT"),
+    "dead_letters":        Rights("SELECT, INSERT, UPDATE (resolved_at)", "SELECT, INSERT, UPDATE (resolved_at), DELETE"),
+    "quarantined":         Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, INSERT, UPDATE, DELETE"),
+    "anomalies":           Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "journals":            Rights("SELECT, INSERT, UPDATE",               "SELECT"),
+    "witnesses":           Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
+    "workers":             Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
+    "task_rows":           Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
+    "api_keys":            Rights("SELECT",                               ""),
+    "audit_log":           Rights("SELECT",                               ""),
+    "audit_ends":          Rights("SELECT",                               "SELECT"),
+    "audit_intake":        Rights("INSERT",                               "INSERT"),
+}  # fmt: skip
+"""Tables and views of the schema."""
+
+FUNCTIONS: Final = {
+    #                                                   API        worker
+    "end_frozen_recovery(bigint, double precision)": Rights("EXECUTE", "EXECUTE"),
+    "end_abandoned_transactions(double precision)":  Rights("EXECUTE", "EXECUTE"),
+    "erase_customer(uuid)":                          Rights("",        ""),
+    "audit_append()":                                Rights("",        ""),
+    "audit_refuse()":                                Rights("",        ""),
+    "audit_cut(timestamp with time zone, integer)":  Rights("",        "EXECUTE"),
+}  # fmt: skip
+"""Functions of the schema, most of which run with the rights of the owner. PUBLIC may execute none of them."""
+
+DATABASE: Final = ("CONNECT", "TEMPORARY")
+"""Uploads and recoveries sort their rows in temporary tables."""
+
+
+def split_privileges(privileges: str) -> list[tuple[str, str | None]]:
+    """Return (privilege, column or None) for each of `SELECT, UPDATE (a, b)`."""
+    found: list[tuple[str, str | None]] = []
+    for part in privileges.replace("), ", ")|").split("|"):
+        head, _, columns = part.partition(" (")
+        words = [word for word in head.split(", ") if word]
+        found += [(word, None) for word in (words[:-1] if columns else words)]
+        found += [(words[-1], column) for column in columns.rstrip(")").split(", ") if column]
+    return found

@@ -1,0 +1,39 @@
+"""Functions of the initial schema that run with the rights of the owner (SECURITY DEFINER).
+
+Each does one thing that the roles of the API and the worker may not do themselves. The bodies are parsed when they are
+created, so no search_path can change what their names mean.
+"""
+
+from typing import Final
+
+OWNER_FUNCTIONS: Final = """
+CREATE FUNCTION end_frozen_recovery(recovery_lock bigint, silent_s double precision) RETURNS SETOF boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC
+    SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND (l.classid, l.objid, l.objsubid) = (0, recovery_lock::oid, 1)
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND a.wait_event_type = 'Client' AND a.state_change < clock_timestamp() - silent_s * interval '1 second'; END;
+COMMENT ON FUNCTION end_frozen_recovery IS
+    'End the session of a process that holds the recovery lock and that Postgres has not heard from for silent_s.';
+
+CREATE FUNCTION end_abandoned_transactions(older_than_s double precision) RETURNS SETOF boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC
+    SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a
+    WHERE a.pid <> pg_backend_pid() AND a.datname = current_database()
+      AND a.xact_start < clock_timestamp() - older_than_s * interval '1 second'
+      AND a.pid IN (SELECT pid FROM pg_locks WHERE granted AND relation = 'installation'::regclass); END;
+COMMENT ON FUNCTION end_abandoned_transactions IS
+    'End the sessions of transactions that hold the installation row and are older than that: a fence waits for them.';
+
+CREATE FUNCTION erase_customer(erased uuid) RETURNS TABLE (batch_id uuid, count bigint, of_coupons boolean)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC
+    WITH redeemed AS (
+      UPDATE redemptions r SET customer_id = NULL, key_hash = NULL WHERE r.customer_id = erased RETURNING r.batch_id),
+    used AS (
+      UPDATE consumptions c SET customer_id = NULL, key_hash = NULL WHERE c.customer_id = erased RETURNING c.pool_id)
+    SELECT redeemed.batch_id, count(*), false FROM redeemed GROUP BY redeemed.batch_id
+    UNION ALL
+    SELECT p.batch_id, count(*), true FROM used JOIN pools p ON p.id = used.pool_id GROUP BY p.batch_id; END;
+COMMENT ON FUNCTION erase_customer IS
+    'Erase a customer id from the ledger, with the hashes of the Idempotency-Keys, which were computed with it.'
+"""

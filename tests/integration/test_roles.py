@@ -1,0 +1,294 @@
+"""The roles of the API and the worker: what they may do is what issuer/storage/grants.py lists, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from issuer.recovery.doctor import examine_roles
+from issuer.settings import Settings
+from issuer.storage.grants import FUNCTIONS, TABLES, Process, split_privileges
+from issuer.storage.migrate import migrate
+from issuer.storage.postgres import RECOVERY_LOCK, Connection, close_pool, connect_pool
+from issuer.storage.roles import (
+    create_roles,
+    excess_rights,
+    lacking_rights,
+    log_rights,
+    role_names,
+    roles_sql,
+    scram_verifier,
+)
+from tests.support.environment import settings_as, url_as
+from tests.support.servers import PostgresServer
+
+_numbers: Final = itertools.count(1)
+
+_GRANTED: Final = """
+SELECT c.relname AS name, a.privilege_type AS privilege, NULL AS col
+FROM pg_class c, aclexplode(c.relacl) a
+WHERE c.relnamespace = 'public'::regnamespace AND a.grantee = $1::text::regrole
+UNION ALL
+SELECT c.relname, a.privilege_type, t.attname
+FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) a
+WHERE c.relnamespace = 'public'::regnamespace AND a.grantee = $1::text::regrole
+UNION ALL
+SELECT p.proname || '(' || oidvectortypes(p.proargtypes) || ')', a.privilege_type, NULL
+FROM pg_proc p, aclexplode(p.proacl) a
+WHERE p.pronamespace = 'public'::regnamespace AND a.grantee = $1::text::regrole"""
+
+_TABLES: Final = """
+SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')"""
+
+_FUNCTIONS: Final = """
+SELECT proname || '(' || oidvectortypes(proargtypes) || ')' FROM pg_proc WHERE pronamespace = 'public'::regnamespace"""
+
+_OPEN_TO_ALL: Final = """
+SELECT proname FROM pg_proc p
+WHERE p.pronamespace = 'public'::regnamespace
+  AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)"""
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def unlisted(connection: Connection) -> set[str]:
+    """Tables and functions of the database that issuer/storage/grants.py does not list."""
+    found = {row[0] for row in await connection.fetch(_TABLES)} - TABLES.keys()
+    return found | {row[0] for row in await connection.fetch(_FUNCTIONS)} - FUNCTIONS.keys()
+
+
+async def test_every_table_and_function_is_listed(database_url: str) -> None:
+    async with connected(database_url) as owner:
+        assert await unlisted(owner) == set(), "add it to issuer/storage/grants.py, with the rights of each process"
+        assert {row[0] for row in await owner.fetch(_TABLES)} == TABLES.keys()
+        assert {row[0] for row in await owner.fetch(_FUNCTIONS)} == FUNCTIONS.keys()
+        assert await owner.fetch(_OPEN_TO_ALL) == []
+        await owner.execute("CREATE TABLE added (id int)")
+        assert await unlisted(owner) == {"added"}
+
+
+@pytest.mark.parametrize("process", Process)
+async def test_a_role_has_the_listed_rights_and_no_others(database_url: str, process: Process) -> None:
+    listed = {
+        (name, privilege, column)
+        for name, rights in (TABLES | FUNCTIONS).items()
+        for privilege, column in split_privileges(rights.of(process))
+    }
+    async with connected(database_url) as owner:
+        rows = await owner.fetch(_GRANTED, f"issuer_{process}")
+    assert {tuple(row) for row in rows} == listed
+
+
+FORBIDDEN: Final = {
+    "read a file of the server": "SELECT pg_read_file('/etc/passwd')",
+    "run a program": "COPY (SELECT 1) TO PROGRAM 'true'",
+    "create a table": "CREATE TABLE own (id int)",
+    "create a schema": "CREATE SCHEMA own",
+    "create a function": "CREATE FUNCTION own() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "add a column": "ALTER TABLE redemptions ADD COLUMN own int",
+    "drop a table": "DROP TABLE audit_log",
+    "switch triggers off": "SET session_replication_role = replica",
+    "create a role": "CREATE ROLE own",
+    "become the owner": "SET ROLE postgres",
+    "change the schema's version": "UPDATE alembic_version SET version_num = '9999'",
+    "change a redemption": "UPDATE redemptions SET customer_id = NULL",
+    "delete a redemption": "DELETE FROM redemptions",
+    "empty the redemptions": "TRUNCATE redemptions",
+    "change a consumption": "UPDATE consumptions SET order_id = 'other'",
+    "delete a consumption": "DELETE FROM consumptions",
+    "empty the consumptions": "TRUNCATE consumptions CASCADE",
+    "change who reversed": "UPDATE reversals SET actor = 'other'",
+    "delete a reversal": "DELETE FROM reversals",
+    "empty the reversals": "TRUNCATE reversals",
+    "change the audit log": "UPDATE audit_log SET actor = 'other'",
+    "delete from the audit log": "DELETE FROM audit_log",
+    "empty the audit log": "TRUNCATE audit_log",
+    "move the ends of the audit log": "UPDATE audit_ends SET id = 0",
+    "delete an entry before its commit": "DELETE FROM audit_intake",
+    "change an anomaly": "UPDATE anomalies SET kind = 'other'",
+    "create an API key": "INSERT INTO api_keys (name, secret_sha256, scopes) VALUES ('x', sha256('x'), '{admin}')",
+    "change an API key": "UPDATE api_keys SET scopes = '{admin}'",
+    "delete codes": "DELETE FROM codes",
+    "renumber codes": "UPDATE codes SET seq = seq + 1",
+    "change the installation's id": "UPDATE installation SET id = gen_random_uuid()",
+    "erase a customer": "SELECT * FROM erase_customer(gen_random_uuid())",
+}
+
+
+@pytest.mark.parametrize("process", Process)
+async def test_a_role_may_not(database_url: str, process: Process) -> None:
+    allowed = []
+    async with connected(url_as(database_url, process)) as connection:
+        for act, statement in FORBIDDEN.items():
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+                allowed.append(act)
+        assert allowed == []
+        assert await lacking_rights(connection, process) == []
+        assert await excess_rights(connection) == []
+
+
+async def test_erasure_removes_the_customer_and_nothing_else(database_url: str) -> None:
+    customer, other, batch = uuid4(), uuid4(), uuid4()
+    async with connected(database_url) as owner:
+        for seq, who in enumerate((customer, other), 1):
+            await owner.execute(
+                "INSERT INTO redemptions (pool_id, seq, batch_id, code, customer_id, redeemed_at, call_id, key_hash,"
+                " api_key_id, epoch) VALUES (1, $1, $2, 'C' || $1::bigint, $3, now(), gen_random_uuid(), 'k', 1, 1)",
+                seq, batch, who,
+            )  # fmt: skip
+        before = await owner.fetch("SELECT * FROM redemptions ORDER BY seq")
+        rows = await owner.fetch("SELECT * FROM erase_customer($1)", customer)
+        assert [tuple(row) for row in rows] == [(batch, 1, False)]
+        after = await owner.fetch("SELECT * FROM redemptions ORDER BY seq")
+    assert dict(after[0]) == dict(before[0]) | {"customer_id": None, "key_hash": None}
+    assert after[1] == before[1]
+
+
+class Managed:
+    """A database on the shared server whose owner is no superuser, as on a managed server."""
+
+    def __init__(self, server: PostgresServer, *, creates_roles: bool) -> None:
+        name = f"managed_{next(_numbers)}"
+        server.psql(f"CREATE ROLE {name} LOGIN {'CREATEROLE' if creates_roles else ''}")
+        server.psql(f"CREATE DATABASE {name} OWNER {name} TEMPLATE template0")
+        self.server = server
+        self.settings = Settings(
+            database_url=SecretStr(self.url(f"{name}_api", "secret")),
+            worker_database_url=SecretStr(self.url(f"{name}_worker")),
+            owner_database_url=SecretStr(self.url(name)),
+            role_prefix=name,
+        )
+
+    def url(self, role: str, password: str = "") -> str:
+        name = role.removesuffix("_api").removesuffix("_worker")
+        return self.server.url(name).replace("//postgres@", f"//{role}{':' * bool(password)}{password}@")
+
+    def of(self, process: Process) -> str:
+        chosen = self.settings.as_worker() if process is Process.WORKER else self.settings
+        return chosen.database_url.get_secret_value()
+
+
+async def test_an_owner_that_is_no_superuser_creates_the_roles(postgres_server: PostgresServer) -> None:
+    managed = Managed(postgres_server, creates_roles=True)
+    names = role_names(managed.settings)
+    setups = await asyncio.gather(*(create_roles(managed.settings) for _ in range(3)))
+    assert sorted(itertools.chain(*(setup.created for setup in setups))) == names
+    assert [problem for setup in setups for problem in setup.problems] == []
+    await migrate(managed.settings)
+    for process in Process:
+        async with connected(managed.of(process)) as connection:
+            assert await lacking_rights(connection, process) == []
+            assert await excess_rights(connection) == []
+    assert [(check.ok, check.found) for check in await examine_roles(managed.settings)] == [
+        (True, names[0]),
+        (True, names[1]),
+    ]
+
+
+async def test_a_process_ends_the_frozen_session_of_the_other_role(postgres_server: PostgresServer) -> None:
+    managed = Managed(postgres_server, creates_roles=True)
+    await create_roles(managed.settings)
+    await migrate(managed.settings)
+    async with connected(managed.of(Process.WORKER)) as worker:
+        for take, end in (
+            (f"SELECT pg_advisory_lock({RECOVERY_LOCK})", f"SELECT end_frozen_recovery({RECOVERY_LOCK}, 0)"),
+            ("BEGIN; SELECT FROM installation FOR SHARE", "SELECT end_abandoned_transactions(0)"),
+        ):
+            frozen = await asyncpg.connect(managed.of(Process.API))
+            ended = asyncio.get_running_loop().create_future()
+            frozen.add_termination_listener(lambda _, ended=ended: ended.set_result(True))
+            try:
+                await frozen.execute(take)
+                # Its session waits for the next statement a moment after it has answered this one.
+                while not (rows := await worker.fetch(end)):
+                    await asyncio.sleep(0.01)
+                assert [row[0] for row in rows] == [True]
+                assert await asyncio.wait_for(ended, 60)
+            finally:
+                frozen.terminate()
+
+
+async def test_an_administrator_creates_the_roles_where_the_owner_may_not(postgres_server: PostgresServer) -> None:
+    managed = Managed(postgres_server, creates_roles=False)
+    owner = managed.settings.role_prefix
+    setup = await create_roles(managed.settings)
+    assert setup.created == []
+    assert [problem.split(",")[0] for problem in setup.problems] == [
+        f"there is no role {name}" for name in role_names(managed.settings)
+    ]
+    # The schema does not depend on the roles.
+    assert await migrate(managed.settings) is None
+    for statement in roles_sql(managed.settings, owner):
+        postgres_server.psql(statement)
+    setup = await create_roles(managed.settings)
+    # The administrator also sets the password, which a URL names here.
+    assert [problem.split(":")[0] for problem in setup.problems] == [
+        f"this role may not set the password of {owner}_api"
+    ]
+    await migrate(managed.settings)
+    assert all(check.ok for check in await examine_roles(managed.settings))
+
+
+async def test_a_role_without_its_grants_is_reported(postgres_server: PostgresServer) -> None:
+    managed = Managed(postgres_server, creates_roles=True)
+    await migrate(managed.settings)
+    await create_roles(managed.settings)
+    found = await examine_roles(managed.settings)
+    assert not any(check.ok for check in found)
+    assert all("SELECT on redemptions" in check.found and "issuer migrate" in check.advice for check in found)
+
+
+async def test_the_password_of_the_url_is_stored_as_postgres_stores_it(postgres_server: PostgresServer) -> None:
+    managed = Managed(postgres_server, creates_roles=True)
+    await create_roles(managed.settings)
+    name = role_names(managed.settings)[0]
+    assert postgres_server.psql("SHOW password_encryption") == "scram-sha-256"
+    stored = f"SELECT rolpassword FROM pg_authid WHERE rolname = '{name}'"
+    ours = postgres_server.psql(stored)
+    postgres_server.psql(f"ALTER ROLE {name} PASSWORD 'secret'")
+    theirs = postgres_server.psql(stored)
+    for verifier in (ours, theirs):
+        assert scram_verifier("secret", _salt(verifier)) == verifier
+
+
+def _salt(verifier: str) -> bytes:
+    import base64
+
+    return base64.b64decode(verifier.split("$")[1].split(":")[1])
+
+
+async def test_one_url_works_and_is_reported(settings: Settings) -> None:
+    (check,) = await examine_roles(settings)
+    assert not check.ok
+    assert "is a superuser" in check.found
+    assert "ISSUER_OWNER_DATABASE_URL" in check.advice
+    assert await _logged(settings, Process.API) == ["the Postgres role has more rights than this process needs"]
+    assert await _logged(settings_as(settings, Process.API), Process.API) == []
+    assert await _logged(settings_as(settings, Process.API), Process.WORKER) == ["the Postgres role lacks rights"]
+
+
+async def _logged(settings: Settings, process: Process) -> list[Any]:
+    postgres = await connect_pool(settings, size=1)
+    try:
+        with capture_logs() as logs:
+            await log_rights(postgres, process)
+    finally:
+        await close_pool(postgres)
+    return [line["event"].split(";")[0] for line in logs]
