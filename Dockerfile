@@ -1,6 +1,6 @@
 # One image for the API, the worker and the command line. It contains no servers: set ISSUER_REDIS_URL and
 # ISSUER_DATABASE_URL to yours.
-FROM python:3.13-slim AS build
+FROM python:3.13.9-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python -m venv /opt/issuer
@@ -14,7 +14,7 @@ COPY sync_worker sync_worker
 COPY loadtest loadtest
 RUN /opt/issuer/bin/pip install --no-deps .
 
-FROM python:3.13-slim
+FROM python:3.13.9-slim-bookworm
 RUN useradd --system --no-create-home --uid 10001 issuer
 COPY --from=build /opt/issuer /opt/issuer
 ENV PATH=/opt/issuer/bin:$PATH PYTHONUNBUFFERED=1 ISSUER_HOST=0.0.0.0

@@ -11,8 +11,8 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint types \
-  coverage soak fuzz mutants docs rpc sbom bench profile clean
+.PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
+  types secrets coverage soak fuzz mutants docs rpc sbom bench profile clean
 
 help: ## Print this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ help: ## Print this list
 
 up: $(VENV)/.runtime ## Run API, worker, Valkey and PostgreSQL in this terminal
 	@$(VENV)/bin/issuer up --demo $(ARGS)
+
+secrets: ## Write the secrets of docker-compose.yml to .env, once
+	@deploy/compose/secrets.sh
 
 test: lint types ## Before every push: lint, types, all layers, one short round of faults (6 minutes on 2 cores)
 	$(PYTEST) $(PARALLEL) $(SHORT) $(ARGS)

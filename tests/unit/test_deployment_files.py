@@ -22,23 +22,22 @@ def services() -> dict[str, Any]:
 
 def test_services_have_health_checks_and_volumes() -> None:
     found = services()
-    assert set(found) == {"redis", "postgres", "migrate", "issuer", "sync_worker"}
-    assert all("healthcheck" in service for name, service in found.items() if name != "migrate")
+    assert set(found) == {"redis", "postgres", "migrate", "cli", "issuer", "sync_worker"}
+    assert all("healthcheck" in service for name, service in found.items() if name not in ("migrate", "cli"))
     assert found["redis"]["volumes"]
     assert found["postgres"]["volumes"]
 
 
 def test_redis_is_durable_and_never_evicts() -> None:
-    command = services()["redis"]["command"]
-    options = dict(zip(command[1::2], command[2::2], strict=True))
-    assert options["--appendonly"] == "yes"
-    assert options["--appendfsync"] == "always"
-    assert options["--maxmemory-policy"] == "noeviction"
+    script = (ROOT / "deploy" / "compose" / "valkey.sh").read_text()
+    for option in ("appendonly yes", "appendfsync always", "no-appendfsync-on-rewrite no", "save ''"):
+        assert f"--{option} " in script
+    assert "--maxmemory-policy noeviction" in script
 
 
 def test_services_wait_for_the_migration() -> None:
     found = services()
-    for name in ("issuer", "sync_worker"):
+    for name in ("issuer", "sync_worker", "cli"):
         assert found[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
 
@@ -48,6 +47,6 @@ def test_ports_are_published_on_this_host_only() -> None:
     assert all(json.dumps(port).startswith('"127.0.0.1:') for port in published)
 
 
-@pytest.mark.parametrize("path", [".ci/run"])
+@pytest.mark.parametrize("path", [".ci/run", "deploy/compose/secrets.sh"])
 def test_scripts_are_executable(path: str) -> None:
     assert os.access(ROOT / path, os.X_OK)
