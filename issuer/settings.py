@@ -53,6 +53,11 @@ class Settings(BaseSettings):
         pattern="^[a-z_][a-z0-9_]{0,40}$",
         description="Postgres roles that `issuer migrate` creates and grants rights to: this with `_api` and `_worker`",
     )
+    secret_key: SecretStr | None = Field(
+        None,
+        description="Key that encrypts secrets in Postgres, from `issuer secrets new-key`; after a comma older keys, "
+        "which only decrypt",
+    )
     host: str = Field("127.0.0.1", description="Address on which the API listens")
     port: int = Field(8000, ge=0, le=65535, description="Port on which the API listens; 0 picks a free one")
     workers: int = Field(1, ge=1, le=64, description="API processes")

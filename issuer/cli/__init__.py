@@ -19,6 +19,7 @@ from issuer.cli import (
     reconcile,
     recover,
     redemptions,
+    secrets,
     serve,
     up,
 )
@@ -48,7 +49,7 @@ def issuer(
 
 _MODULES = (
     up, serve, migrate, preload, generate, batches, campaigns, coupons, keys, redemptions, reconcile, dead_letters,
-    audit, maintenance, recover,
+    audit, maintenance, recover, secrets,
 )  # fmt: skip
 for _module in _MODULES:
     _module.register(app)

@@ -87,10 +87,19 @@ def process_settings(**overrides: object) -> Settings:
             "database_url": SecretStr(running.database_url),
             "worker_database_url": SecretStr(running.worker_database_url),
             "owner_database_url": SecretStr(running.owner_database_url),
+            "secret_key": settings.secret_key or _secret_of_data(directory),
             "partitions": running.partitions,
             "pool_high_water": running.pool_high_water,
         }
     )
+
+
+def _secret_of_data(directory: DataDirectory) -> SecretStr | None:
+    """Return the secret key that `issuer up` has created."""
+    try:
+        return SecretStr(directory.secret_key.read_text().strip())
+    except OSError:
+        return None
 
 
 def run(work: Callable[[Stores], Awaitable[T]], *, settings: Settings | None = None) -> T:

@@ -58,6 +58,10 @@ class DataDirectory:
         return self.path / "api-key"
 
     @property
+    def secret_key(self) -> Path:
+        return self.path / "secret-key"
+
+    @property
     def demo(self) -> Path:
         return self.path / "demo.json"
 

@@ -184,6 +184,17 @@ class Supervisor:
         curl = None if pool is None else curl_command(url, pool, None if api_key is None else key_file)
         return StartedInstallation(url, api_key, key_file, curl)
 
+    def _secret_key(self) -> SecretStr:
+        """Return ISSUER_SECRET_KEY, or this installation's own, which is created once and stored in a file."""
+        from issuer.access.secrets import new_key
+
+        if self._settings.secret_key is not None:
+            return self._settings.secret_key
+        path = self._directory.secret_key
+        if not path.exists():
+            self._directory.write_private(path, new_key() + "\n")
+        return SecretStr(path.read_text().strip())
+
     async def _api_key(self, stores: Stores) -> str:
         """Return this installation's own key. It is created once and stored in the data directory."""
         from issuer.access.api_keys import create_key
@@ -199,6 +210,7 @@ class Supervisor:
         environment = {
             "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
             "ISSUER_DATABASE_URL": settings.database_url.get_secret_value(),
+            "ISSUER_SECRET_KEY": self._secret_key().get_secret_value(),
             # An inherited URL of the owner would give the processes its rights.
             "ISSUER_WORKER_DATABASE_URL": "",
             "ISSUER_OWNER_DATABASE_URL": "",

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from issuer.access.secrets import SecretKeyError, SecretKeys, count_unreadable
 from issuer.recovery.inspection import foreign_installations, inspect_partitions, inspect_pools
 from issuer.settings import Settings
 from issuer.storage.failed_rows import count_failed_rows, list_failed_rows
@@ -94,10 +95,28 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
         else "no failed rows",
         "the worker skips them: see `issuer maintenance list`, repair them, then run `issuer maintenance retry`",
     )
+    yield await _secret_key(settings, postgres)
     seen = await postgres.fetchrow("SELECT name, now() - seen_at AS ago, detail FROM workers ORDER BY seen_at DESC")
     alive = seen is not None and seen["ago"].total_seconds() < HEARTBEAT_S
     found = "no worker has ever reported" if seen is None else f"last heartbeat {seen['ago'].total_seconds():.0f} s ago"
     yield Check("sync worker", alive, found, "start `python -m sync_worker`: the backlog is bounded")
+
+
+async def _secret_key(settings: Settings, postgres: Pool) -> Check:
+    name, advice = "secret key", "add the key that encrypted them to ISSUER_SECRET_KEY"
+    try:
+        keys = None if settings.secret_key is None else SecretKeys.from_settings(settings)
+        async with postgres.acquire() as connection:
+            unreadable = await count_unreadable(connection, keys)
+    except SecretKeyError as error:
+        return Check(name, False, str(error), advice)
+    except asyncpg.InsufficientPrivilegeError:
+        # A role of a process that needs no stored secret.
+        return Check(name, True, "not needed with this role")
+    state = "not set" if keys is None else keys.current.hex()
+    return Check(
+        name, unreadable == 0, f"{unreadable} secrets cannot be read; {state}" if unreadable else state, advice
+    )
 
 
 async def examine_roles(settings: Settings) -> list[Check]:

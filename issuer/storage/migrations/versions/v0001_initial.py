@@ -394,7 +394,20 @@ CREATE TABLE api_keys (
     rate_limit      text,
     failed_lookup_limit text
 );
-COMMENT ON TABLE api_keys IS 'API keys. A key is revoked, never deleted: the ledger refers to it.'
+COMMENT ON TABLE api_keys IS 'API keys. A key is revoked, never deleted: the ledger refers to it.';
+
+CREATE TABLE stored_secrets (
+    -- Whose it is, such as shop:ID.
+    owner           text NOT NULL CHECK (owner <> ''),
+    name            text NOT NULL CHECK (name <> ''),
+    -- Names the key of ISSUER_SECRET_KEY that decrypts it.
+    key_id          bytea NOT NULL,
+    -- Encrypted, and bound to owner and name: it decrypts in no other row.
+    sealed          bytea NOT NULL,
+    changed_at      instant NOT NULL DEFAULT now(),
+    PRIMARY KEY (owner, name)
+);
+COMMENT ON TABLE stored_secrets IS 'Secrets that must be readable again, encrypted with ISSUER_SECRET_KEY.'
 """
 
 
