@@ -7,7 +7,7 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -17,6 +17,7 @@ import asyncpg
 import structlog
 
 from issuer.access import audit
+from issuer.contract.keys import anonymous_scope
 from issuer.instants import show_instant
 from issuer.names import name_problem
 from issuer.rate_limit import OFF, InvalidRateLimitError, parse_limit
@@ -62,6 +63,12 @@ class ApiKey:
     revoked_at: datetime | None
     rate_limit: str | None = None
     failed_lookup_limit: str | None = None
+    anonymous_scope: bytes = field(init=False)
+    """The scope of Idempotency-Keys in requests without a customer. Computed once: the hot path reads it."""
+
+    def __post_init__(self) -> None:
+        scope = anonymous_scope(self.client_id, public=Scope.PUBLIC in self.scopes)
+        object.__setattr__(self, "anonymous_scope", scope)
 
     @property
     def actor(self) -> str:

@@ -119,9 +119,22 @@ _ANONYMOUS: Final = bytes(17)
 """Longer than an id, and no Idempotency-Key begins with NUL: the hash of an anonymous request equals no customer's."""
 
 
-def idempotency_hash(customer_id: bytes | None, idempotency_key: str) -> bytes:
+def anonymous_scope(client_id: UUID | None, *, public: bool) -> bytes:
+    """Return the scope of Idempotency-Keys in anonymous requests with API keys of one client (None: of none) and kind.
+
+    A key that the public can read must not claim the order numbers that a shop uses as Idempotency-Keys. The scope is
+    not that of one API key: a repeat with the shop's next key is still a repeat.
+    """
+    return (b"p" if public else b"k") + (b"" if client_id is None else client_id.bytes).ljust(16, b"\0")
+
+
+NO_API_KEY: Final = b"-".ljust(17, b"\0")
+"""The scope of anonymous requests without an API key."""
+
+
+def idempotency_hash(customer_id: bytes | None, idempotency_key: str, scope: bytes = NO_API_KEY) -> bytes:
     """Return the 16 bytes that identify a (customer, Idempotency-Key) within a batch, in Redis and in the ledger.
 
-    For an anonymous request the key alone counts.
+    `scope`: of the request's API key; it counts for an anonymous request only.
     """
-    return hashlib.sha256((customer_id or _ANONYMOUS) + idempotency_key.encode()).digest()[:16]
+    return hashlib.sha256((customer_id or _ANONYMOUS + scope) + idempotency_key.encode()).digest()[:16]

@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 
 from issuer.contract.events import encode_who
-from issuer.contract.keys import batch_keys, idempotency_hash, partition_of
+from issuer.contract.keys import NO_API_KEY, batch_keys, idempotency_hash, partition_of
 from issuer.engine.calls import NOT_READY, OVERLOADED, Answer, Call, PoolRef, Slot, Waiting
 from issuer.engine.piggyback import PiggybackedCommands
 from issuer.engine.sender import RECONNECT_EVERY_S, CallSender
@@ -120,7 +120,13 @@ class Engine:
         return PoolRef(partition, keys, keys.pool(client_id), keys.codes(client_id), flags)
 
     async def redeem(
-        self, pool: PoolRef, customer_id: bytes | None, *, api_key_id: int = 0, idempotency_key: str | None = None
+        self,
+        pool: PoolRef,
+        customer_id: bytes | None,
+        *,
+        api_key_id: int = 0,
+        idempotency_key: str | None = None,
+        key_scope: bytes = NO_API_KEY,
     ) -> Answer:
         """Redeem one code of `pool` for a customer (16 bytes; None: without a customer, so without limits).
 
@@ -128,7 +134,7 @@ class Engine:
         it may be unknown whether a code was issued; a request with the same Idempotency-Key gets it.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.submit(future, pool, customer_id, api_key_id, idempotency_key)
+        self.submit(future, pool, customer_id, api_key_id, idempotency_key, key_scope=key_scope)
         return await future
 
     def submit(
@@ -140,10 +146,12 @@ class Engine:
         idempotency_key: str | None,
         wish: bytes = b"",
         order: bytes = b"",
+        key_scope: bytes = NO_API_KEY,
     ) -> None:
         """Submit a request without a coroutine: the answer is put into `slot`, at once or when it arrives.
 
         `wish` (`coupon_wish`) and `order` (`encode_order`): for a `pool` with the flag USE or LOOK, and for no other.
+        `key_scope`: of the Idempotency-Key of a request without a customer (`anonymous_scope`).
         """
         if not self._sender.is_connected:
             slot.set_result(NOT_READY)
@@ -154,7 +162,7 @@ class Engine:
             return
         key_hash = None
         if idempotency_key is not None:
-            key_hash = idempotency_hash(customer_id, idempotency_key)
+            key_hash = idempotency_hash(customer_id, idempotency_key, key_scope)
         who = encode_who(customer_id, api_key_id, key_hash)
         if wish:
             who = wish + who + order

@@ -85,10 +85,6 @@ class Caller:
     key: ApiKey | None = None
     address: str = UNKNOWN
 
-    @property
-    def api_key_id(self) -> int:
-        return 0 if self.key is None else self.key.id
-
 
 def find_key(services: Services, fields: HeaderFields) -> ApiKey | None:
     """Return the valid key that a request sends; None: it sends none, or an unknown one, or keys are switched off."""

@@ -385,4 +385,10 @@ MUTATIONS: Final = (
         (),
         ("tests/integration/test_security_log.py::test_refusals_on_the_fast_path_and_on_the_asgi_path_are_logged",),
     ),
+    Mutation(
+        "an anonymous Idempotency-Key is shared by all API keys",
+        (Edit("issuer/contract/keys.py", "(customer_id or _ANONYMOUS + scope)", "(customer_id or _ANONYMOUS)"),),
+        (),
+        ("tests/integration/test_anonymous.py",),
+    ),
 )

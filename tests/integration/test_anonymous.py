@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from issuer.contract.keys import idempotency_hash
+from issuer.contract.keys import NO_API_KEY, anonymous_scope, idempotency_hash
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.pools.top_up import top_up
@@ -30,6 +30,17 @@ def test_an_anonymous_key_never_equals_a_customers_key() -> None:
     assert idempotency_hash(PRINTABLE, "x") != idempotency_hash(None, PRINTABLE.decode() + "x")
     assert idempotency_hash(bytes(16), "x") != idempotency_hash(None, "x")
     assert idempotency_hash(None, "x") == idempotency_hash(None, "x") != idempotency_hash(None, "y")
+
+
+def test_an_anonymous_key_belongs_to_a_client_and_a_kind_of_api_key() -> None:
+    one, two = uuid.uuid4(), uuid.uuid4()
+    scopes = [NO_API_KEY]
+    scopes += [anonymous_scope(client, public=public) for client in (None, one, two) for public in (False, True)]
+    assert len({idempotency_hash(None, "order-4712", scope) for scope in scopes}) == len(scopes)
+    # Of one length: no scope and key together read as another scope and key.
+    assert {len(scope) for scope in scopes} == {17}
+    customer = one.bytes
+    assert len({idempotency_hash(customer, "order-4712", scope) for scope in scopes}) == 1
 
 
 async def test_anonymous_redemptions_have_no_limits_beside_limited_customers(
@@ -68,6 +79,9 @@ async def test_an_anonymous_key_survives_a_wiped_redis(own_settings: Settings, o
             ref = engine.pool_ref(batch_id, CLIENT)
             first = await engine.redeem(ref, None, idempotency_key="k")
             assert first.outcome is Outcome.GRANTED
+            scopes = [anonymous_scope(CLIENT, public=public) for public in (False, True)]
+            scoped = [await engine.redeem(ref, None, idempotency_key="k", key_scope=scope) for scope in scopes]
+            assert len({first.code, *(answer.code for answer in scoped)}) == 3
             await drain(stores)
             own_redis.kill9()
             own_redis.wipe()
@@ -76,4 +90,6 @@ async def test_an_anonymous_key_survives_a_wiped_redis(own_settings: Settings, o
             await top_up(stores)
             await ready(engine)
             assert await engine.redeem(ref, None, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
+            again = [await engine.redeem(ref, None, idempotency_key="k", key_scope=scope) for scope in scopes]
+            assert again == [Answer(Outcome.REPLAYED, answer.code) for answer in scoped]
             assert (await engine.redeem(ref, uuid.uuid4().bytes, idempotency_key="k")).outcome is not Outcome.REPLAYED

@@ -390,6 +390,29 @@ async def test_an_idempotency_key_belongs_to_one_order(api: Api, till: Till) -> 
     assert (await till.show("ORDER"))["remaining"] == 2
 
 
+async def test_a_public_key_cannot_claim_the_order_numbers_of_a_shop(api: Api, till: Till) -> None:
+    await till.make("ORDER", uses=9)
+    public, unbound = await api.key("public", client_id=till.client_id), await api.key("redeem")
+    next_key = await api.key("redeem", client_id=till.client_id)
+    named = {"code": "ORDER", "client_id": str(till.client_id)}
+
+    async def consume(key: dict[str, str], **how: Any) -> tuple[str, bool]:
+        answer = await api.client.post(CONSUME, headers={**key, "Idempotency-Key": "order-4712"}, **how)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["consumption_id"], "idempotency-replayed" in answer.headers
+
+    forms: tuple[dict[str, Any], ...] = ({"json": named}, {"data": named}, {"files": {"code": (None, "ORDER")}})
+    claimed = [await consume(public, **how) for how in forms]
+    shop = [await consume(key, **how) for key in (till.till, next_key) for how in forms]
+    operator = await consume(unbound, json=named)
+    assert [replayed for _, replayed in claimed] == [False, True, True]
+    # The shop's own next key repeats; so a key may be replaced while requests are repeated.
+    assert [replayed for _, replayed in shop] == [False, True, True, True, True, True]
+    assert len({*claimed, *shop, operator} - {(one, True) for one, _ in (*claimed, *shop)}) == 3
+    assert not operator[1]
+    assert (await till.show("ORDER"))["remaining"] == 6
+
+
 @pytest.mark.parametrize("alphabet", ["-–", "–—"])
 async def test_a_code_that_cannot_be_looked_up_is_not_drawn(api: Api, till: Till, alphabet: str) -> None:
     body = {"code_length": 40, "alphabet": alphabet, "availability_count": 1}

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from issuer.access.api_keys import Scope
 from issuer.campaigns.cache import KnownCampaign
+from issuer.contract.keys import NO_API_KEY
 from issuer.engine.calls import Answer
 from issuer.http.auth import missing_key
 from issuer.http.campaigns.answers import (
@@ -125,7 +126,8 @@ class IssueExchange(HotExchange):
             self.refuse(permitted)
         else:
             pool = policy.pool(services, permitted)
-            services.engine.submit(self, pool, None, 0 if key is None else key.id, idempotency_key)
+            key_id, key_scope = (0, NO_API_KEY) if key is None else (key.id, key.anonymous_scope)
+            services.engine.submit(self, pool, None, key_id, idempotency_key, key_scope=key_scope)
 
     def answer_wire(self, answer: Answer) -> Wire:
         return answer_wire(answer, self._json)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from issuer.access.api_keys import ApiKey
 from issuer.campaigns.cache import KnownCampaign
+from issuer.contract.keys import NO_API_KEY
 from issuer.engine.calls import PoolRef
 from issuer.engine.pool_refs import PoolRefs
 from issuer.http.auth import MISSING_KEY, SCOPES, WRONG_SCOPE, Access
@@ -69,6 +70,7 @@ class IssuePolicy:
             answer = await services.engine.redeem(
                 self.pool(services, campaign), None,
                 api_key_id=0 if key is None else key.id, idempotency_key=idempotency_key,
+                key_scope=NO_API_KEY if key is None else key.anonymous_scope,
             )  # fmt: skip
             outcome = answer.outcome
             return issue_result_of(answer)

@@ -38,7 +38,7 @@ async def _ask(context: RequestContext, *, look: bool) -> Answer:
     with services.lookup_limits.attempt(caller.key, caller.address, request.customer) as attempt:
         client_id = await find_client(services, request, caller.client_id)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        submit(services, future, request, client_id, caller.api_key_id, key, look=look)
+        submit(services, future, request, client_id, caller.key, key, look=look)
         given = await future
         if is_failed_lookup(given.outcome, public=is_public(caller.key)):
             await attempt.failed()

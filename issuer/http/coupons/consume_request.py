@@ -8,7 +8,9 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
+from issuer.access.api_keys import ApiKey
 from issuer.contract.events import encode_order
+from issuer.contract.keys import NO_API_KEY
 from issuer.contract.outcomes import COUPON_HTTP, Outcome
 from issuer.coupons.coupon import CouponNotFoundError
 from issuer.coupons.store import find_coupon
@@ -129,8 +131,8 @@ def submit(
     slot: Slot,
     request: ConsumeRequest,
     client_id: UUID | None,
-    api_key_id: int,
-    key: str | None,
+    key: ApiKey | None,
+    idempotency_key: str | None,
     *,
     look: bool = False,
 ) -> None:
@@ -141,4 +143,5 @@ def submit(
     location, product = services.coupons.find(client_id, request.code), request.product
     wish = location.wish(product) if product else location.bare_wish
     pool = location.look if look else location.use
-    services.engine.submit(slot, pool, request.customer, api_key_id, key, wish, request.order)
+    key_id, key_scope = (0, NO_API_KEY) if key is None else (key.id, key.anonymous_scope)
+    services.engine.submit(slot, pool, request.customer, key_id, idempotency_key, wish, request.order, key_scope)

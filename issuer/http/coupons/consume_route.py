@@ -71,25 +71,23 @@ class ConsumeExchange(HotExchange):
         self.customer = request.customer
         # Before the look-up: a caller over the limit must not learn whether its code exists.
         self._lookups = services.lookup_limits.begin(self)
-        bound_to, key_id = (None, 0) if key is None else (key.client_id, key.id)
+        bound_to = None if key is None else key.client_id
         if bound_to is None and request.client_id is None:
-            self._start(self._find_and_submit(services, request, key_id, idempotency_key), "find-coupon")
+            self._start(self._find_and_submit(services, request, idempotency_key), "find-coupon")
         else:
-            submit(services, self, request, named_client(request, bound_to), key_id, idempotency_key)
+            submit(services, self, request, named_client(request, bound_to), key, idempotency_key)
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
         self._task = asyncio.get_running_loop().create_task(work, name=name)
 
-    async def _find_and_submit(
-        self, services: Services, request: ConsumeRequest, api_key_id: int, key: str | None
-    ) -> None:
+    async def _find_and_submit(self, services: Services, request: ConsumeRequest, idempotency_key: str | None) -> None:
         try:
             client_id = await find_client(services, request, None)
             if self.disconnected:
                 # Nothing was sent to Redis yet, and no answer can be sent to the client.
                 self.finish(Outcome.NOT_READY, COUPON_NOT_READY)
             else:
-                submit(services, self, request, client_id, api_key_id, key)
+                submit(services, self, request, client_id, self.key, idempotency_key)
         except Exception as error:
             self.fail(error)
 
