@@ -205,8 +205,9 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ],
 }  # fmt: skip
 
-BACKGROUND_TABLES: Final = {"incarnations", "witnesses", "workers", "journals"}
-"""Tables that the processes write continuously without any request."""
+BACKGROUND_TABLES: Final = {"incarnations", "witnesses", "workers", "journals", "audit_ends"}
+"""Tables that the processes write continuously without any request, and the newest end of the audit log, which moves
+with every entry."""
 
 
 @pytest_asyncio.fixture
