@@ -52,6 +52,8 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     limits: ClassVar[EdgeLimits] = EdgeLimits()
     fast_paths: ClassVar[Mapping[bytes, FastPath]] = {}
     """By path, as in the request line: routes whose POST requests may take the fast path."""
+    request_lines: ClassVar[Mapping[bytes, bytes]] = {}
+    """The request lines of these paths without a query."""
     max_fast_path_body: ClassVar[int] = MAX_FAST_PATH_BODY
     _default_head: ClassVar[tuple[object, bytes]] = (None, b"")
     """The list of default headers for which header lines were last built, and these lines."""
@@ -144,34 +146,37 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         if not self._in_message:
-            self._is_first = True
-        self._received = self._received + data if self._in_head else data
+            self._received, self._is_first = data, True
+        else:
+            self._received = self._received + data if self._in_head else data
         try:
-            while (rest := self._feed_until_offer(data)) is not None and not self._discarding_input:
-                data = rest
+            self.parser.feed_data(data)
         except httptools.HttpParserError:
             # Also raised when a callback below has already refused.
             if not self._discarding_input:
                 self._refuse(MALFORMED)
-        if not (self._in_head and self._in_message):
+        except httptools.HttpParserUpgrade as offer:
+            self._feed_behind_offers(data, offer.args[0])
+        if not self._in_message or not self._in_head:
             self._received = b""
 
-    def _feed_until_offer(self, data: bytes) -> bytes | None:
-        """Feed a piece. If a message offers an upgrade, prepare its rest for a parser of its own and return it."""
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            if self._discarding_input:
-                return None
+    def _feed_behind_offers(self, data: bytes, at: int) -> None:
+        """Feed a piece from `at` on, where a message that offers an upgrade has its rest, to parsers of their own."""
+        while not self._discarding_input:
             self._has_offer = False
+            is_chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
             self.parser = parser_after_offer(
-                self,
-                self._announced_bytes,
-                is_chunked=any(name == b"transfer-encoding" for name, _ in self.headers),
-                keeps_alive=self.parser.should_keep_alive(),
+                self, self._announced_bytes, is_chunked=is_chunked, keeps_alive=self.parser.should_keep_alive()
             )
-            return data[offer.args[0] :]
-        return None
+            data = data[at:]
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserError:
+                if not self._discarding_input:
+                    self._refuse(MALFORMED)
+            except httptools.HttpParserUpgrade as offer:
+                at = offer.args[0]
 
     def on_message_begin(self) -> None:
         # What the inherited method prepares for ASGI is created once it is known that the request takes that path.
@@ -270,7 +275,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
             and self._is_first
-            and self._received.startswith(b"POST %b HTTP/1.1\r\n" % url)
+            and self._received.startswith(self.request_lines.get(url) or b"POST %b HTTP/1.1\r\n" % url)
             # Without this header the connection is kept, and no request offers to upgrade it.
             and (b"connection" not in fields or (parser.should_keep_alive() and not parser.should_upgrade()))
         )
@@ -428,6 +433,7 @@ def guarded_protocol(
     names = {
         "limits": limits,
         "fast_paths": fast_paths or {},
+        "request_lines": {path: b"POST %b HTTP/1.1\r\n" % path for path in fast_paths or {}},
         "max_fast_path_body": min(MAX_FAST_PATH_BODY, limits.max_body_bytes),
     }
     return type("GuardedHttpToolsProtocol", (GuardedHttpToolsProtocol,), names)
