@@ -31,6 +31,9 @@ class Rights(NamedTuple):
 # Both processes recover Redis, so both fence and bless, quarantine, drain the stream and replay the journal. A lock of
 # rows (FOR SHARE, FOR UPDATE) needs UPDATE of one column of the table.
 _FENCE: Final = "SELECT, INSERT, UPDATE (epoch, run_id, recovering)"
+# The worker removes letters that were resolved long ago, an erasure over HTTP those that name the customer. The erasure
+# also takes the id out of the detail of anomalies.
+_LETTERS: Final = "SELECT, INSERT, UPDATE (resolved_at), DELETE"
 
 TABLES: Final = {
     #                          API                                     worker
@@ -48,9 +51,9 @@ TABLES: Final = {
     "consumptions":     Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "reversals":        Rights("SELECT, INSERT, UPDATE (returned_at)", "SELECT, UPDATE (returned_at)"),
     "ledger":           Rights("SELECT",                               "SELECT"),
-    "dead_letters":     Rights("SELECT, INSERT, UPDATE (resolved_at)", "SELECT, INSERT, UPDATE (resolved_at), DELETE"),
+    "dead_letters":     Rights(_LETTERS,                               _LETTERS),
     "quarantined":      Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, INSERT, UPDATE, DELETE"),
-    "anomalies":        Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "anomalies":        Rights("SELECT, INSERT, UPDATE (detail)",      "SELECT, INSERT"),
     "journals":         Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "witnesses":        Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
     "workers":          Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
@@ -67,7 +70,7 @@ FUNCTIONS: Final = {
     #                                                   API        worker
     "end_frozen_recovery(bigint, double precision)": Rights("EXECUTE", "EXECUTE"),
     "end_abandoned_transactions(double precision)":  Rights("EXECUTE", "EXECUTE"),
-    "erase_customer(uuid)":                          Rights("",        ""),
+    "erase_customer(uuid)":                          Rights("EXECUTE", ""),
     "audit_append()":                                Rights("",        ""),
     "audit_refuse()":                                Rights("",        ""),
     "audit_cut(timestamp with time zone, integer)":  Rights("",        "EXECUTE"),
