@@ -16,9 +16,11 @@ BATCH_SIZE: Final = 10_000
 _BYTE: Final = 256
 _TWO_BYTES: Final = 65_536
 _MAX_REDRAWS: Final = 100
-_MIN_REDRAW: Final = 1_000
-"""Codes drawn at least when refused ones are replaced: if most are refused, a few at a time would take too long."""
 SAMPLE_SIZE: Final = 1_000
+"""Codes of a sample, and codes drawn at least when refused ones are replaced: a few at a time would take too long."""
+_SAMPLE_CHARACTERS: Final = 50_000
+_SMALLEST_SAMPLE: Final = 200
+"""A sample of long codes is smaller: what it costs grows with its characters."""
 MIN_SHARE: Final = 0.2
 """Share of the codes that the unlucky words must leave. A code space has ten times the requested codes, so twice as
 many codes as needed are left, and replacing the refused codes takes a bounded time."""
@@ -42,6 +44,7 @@ class CodeSource:
         self._drawn = code_format.places - code_format.check
         self._characters = character_source(code_format.characters)
         self._luhn = LuhnModN(code_format.characters) if code_format.check else None
+        self.sample_size = max(_SMALLEST_SAMPLE, min(SAMPLE_SIZE, _SAMPLE_CHARACTERS // code_format.places))
         self._filter = WordFilter(code_format.words, code_format.characters, code_format.fixed)
 
     def chunks(self, count: int) -> Iterator[Sequence[str]]:
@@ -57,27 +60,28 @@ class CodeSource:
         codes: dict[str, None] = {}
         drawn = accepted = 0
         for redraw in range(_MAX_REDRAWS):
-            size = max(count - len(codes), _MIN_REDRAW if redraw else 1)
+            size = max(count - len(codes), self.sample_size if redraw else 1)
             found = self._draw_filtered(size)
             drawn, accepted = drawn + size, accepted + len(found)
             codes.update(dict.fromkeys(found))
             if len(codes) >= count:
                 return list(codes)[:count]
-            if drawn >= SAMPLE_SIZE and accepted < _FAILED_SHARE * drawn:
+            if drawn >= self.sample_size and accepted < _FAILED_SHARE * drawn:
                 raise FewCodesError(f"{drawn - accepted:,} of {drawn:,} codes drawn have an unlucky word: {_FEW}")
         raise FewCodesError(f"nearly every code drawn is refused: {_FEW}")
 
     def check_share(self) -> None:
         """Check, by a sample, that the unlucky words leave enough codes. Raises FewCodesError.
 
-        Takes a quarter of a second at most, for a thousand words and codes of 255 characters.
+        With a thousand words it takes about a tenth of a second, a fifth if the alphabet has thousands of characters.
         """
         if self._filter.is_idle:
             return
-        found = len(self._draw_filtered(SAMPLE_SIZE))
-        if found < MIN_SHARE * SAMPLE_SIZE:
+        size = self.sample_size
+        found = len(self._draw_filtered(size))
+        if found < MIN_SHARE * size:
             raise FewCodesError(
-                f"only {found:,} of {SAMPLE_SIZE:,} codes drawn have no unlucky word,"
+                f"only {found:,} of {size:,} codes drawn have no unlucky word,"
                 f" fewer than one in {round(1 / MIN_SHARE)}: {_FEW}"
             )
 
