@@ -269,7 +269,9 @@ async def test_unreadable_rows_do_not_stop_the_worker_or_the_other_rows(
     assert "CodeFormatError" in printed
 
 
-@pytest.mark.parametrize("death", ["exit", "segfault", "kill"])
+@pytest.mark.parametrize(
+    "death", ["segfault", pytest.param("exit", marks=pytest.mark.long), pytest.param("kill", marks=pytest.mark.long)]
+)
 async def test_a_row_that_kills_the_worker_is_skipped_by_the_next_one(
     stores: Stores, settings: Settings, tmp_path: Path, death: str
 ) -> None:
