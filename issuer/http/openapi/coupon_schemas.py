@@ -71,6 +71,11 @@ _NEW_COUPON: Final[dict[str, Schema]] = {
     **_OFFER,
     "client_id": described(nullable(NO_UUID), "Required unless the API key is bound to a client"),
 }
+_CHANGE: Final[dict[str, Schema]] = {
+    **_OFFER,
+    "availability_count": {"type": "integer", "minimum": 0, "maximum": MAX_USES, "description": "Number of uses"},
+    "client_id": nullable(NO_UUID),
+}
 _COUPON: Final[dict[str, Schema]] = {
     "id": UUID,
     "client_id": UUID,
@@ -99,7 +104,7 @@ _NO_REASON: Final[dict[str, Schema]] = {"reason": {"type": "null"}, "reason_code
 
 COUPONS: Final[dict[str, Schema]] = {
     "NewCoupon": shape(_NEW_COUPON, optional=tuple(name for name in _NEW_COUPON if name != "availability_count")),
-    "CouponChange": shape(_OFFER | {"client_id": nullable(NO_UUID)}, optional=(*_OFFER, "client_id")),
+    "CouponChange": shape(_CHANGE, optional=tuple(_CHANGE)),
     "Coupon": shape(_COUPON),
     "Use": shape(_USE, optional=tuple(_USE)),
     "Consumed": shape({"consumed": {"const": True}, "consumption_id": CONSUMPTION_ID, **_TERMS}),
