@@ -65,7 +65,7 @@ class FuzzResult:
 
 def fuzz(settings: Settings, directory: Path, *, seed: int, requests: int) -> FuzzResult:
     """Send about this many requests to an API process of its own. `settings` name empty, migrated databases."""
-    with ApiProcess(settings, directory, ISSUER_RECEIVE_TIMEOUT_S="1") as api:
+    with ApiProcess(settings, directory, ISSUER_RECEIVE_TIMEOUT_S="4") as api:
         api.wait_until_ready()
         target = _prepare(settings, api.url, requests)
         result = FuzzResult()
