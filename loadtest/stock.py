@@ -29,8 +29,8 @@ STATEMENT_LIMIT_S: Final = 3_600.0
 _CODE: Final = "'BENCH-' || lpad(to_hex($1::bigint), 5, '0') || lpad(to_hex(i), 9, '0')"
 
 _CODES: Final = f"""
-INSERT INTO codes (pool_id, seq, batch_id, code)
-SELECT $1, i, $2, {_CODE} FROM generate_series(1::bigint, $3::bigint) AS i
+INSERT INTO codes (pool_id, seq, batch_id, client_id, code)
+SELECT $1, i, $2, $4::uuid, {_CODE} FROM generate_series(1::bigint, $3::bigint) AS i
 """
 _LEDGER: Final = """
 INSERT INTO redemptions
@@ -51,7 +51,7 @@ async def make_pool(stores: Stores, codes: int, *, used: int = 0) -> Target:
         )
         # The worker opens a pool as soon as it has codes, so the used ones are recorded in the same transaction.
         async with connection.transaction():
-            await connection.execute(_CODES, pool_id, batch_id, codes, timeout=STATEMENT_LIMIT_S)
+            await connection.execute(_CODES, pool_id, batch_id, codes, client_id, timeout=STATEMENT_LIMIT_S)
             await connection.execute("UPDATE pools SET total = $2 WHERE id = $1", pool_id, codes)
             await connection.execute(_LEDGER, pool_id, used, timeout=STATEMENT_LIMIT_S)
     await load_pool(stores, pool_id)

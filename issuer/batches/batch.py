@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from issuer.batches.rules import Rules, parse_rules
+from issuer.batches.rules import NO_RULES, Rules, parse_rules
 from issuer.instants import InvalidInstantError, in_utc, show_instant
 from issuer.names import name_problem
 
@@ -79,6 +79,16 @@ class Batch:
             "ended_at": show_value(self.ended_at),
             "created_at": show_value(self.created_at),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """The values of a batch that is created together with its first codes."""
+
+    name: str
+    rules: Rules = NO_RULES
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

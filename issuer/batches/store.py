@@ -17,10 +17,19 @@ from issuer.batches.batch import BatchEndedError as BatchEndedError
 from issuer.batches.batch import BatchNotFoundError as BatchNotFoundError
 from issuer.batches.batch import BatchSharedError as BatchSharedError
 from issuer.batches.batch import InvalidBatchError as InvalidBatchError
-from issuer.batches.batch import Unset, batch_from_row, change_detail, check_values, find_changed_values, show_value
+from issuer.batches.batch import (
+    NewBatch,
+    Unset,
+    batch_from_row,
+    change_detail,
+    check_values,
+    find_changed_values,
+    show_value,
+)
 from issuer.batches.revisions import push_batch as push_batch
 from issuer.batches.rules import NO_RULES, Rules
 from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import BATCH_NAME_LOCK, Pool, PoolConnection, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -44,6 +53,7 @@ async def create_batch(
     ends_at: datetime | None = None,
     client_id: UUID | None = None,
     actor: str,
+    act: Act[Batch] = UNKEPT,
 ) -> Batch:
     """Create a batch. With `client_id` it gets an empty pool of that client, so that the client's keys can see it.
 
@@ -51,11 +61,27 @@ async def create_batch(
     and the worker pushes it later; `in_redis` shows which.
     """
     name, starts_at, ends_at = check_values(name, starts_at, ends_at)
-    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+    async with act.transaction(stores.postgres) as connection:
         batch = await _insert(connection, name, rules, starts_at, ends_at, actor)
         if client_id is not None:
             await connection.execute("INSERT INTO pools (batch_id, client_id) VALUES ($1, $2)", batch.id, client_id)
+        await act.keep(connection, batch)
     return await _try_push(stores, batch)
+
+
+async def create_batch_in(connection: PoolConnection, new: NewBatch, actor: str) -> Batch:
+    """Create a batch in the caller's transaction; the caller pushes it. Raises InvalidBatchError."""
+    name, starts_at, ends_at = check_values(new.name, new.starts_at, new.ends_at)
+    return await _insert(connection, name, new.rules, starts_at, ends_at, actor)
+
+
+async def find_open_by_name(connection: PoolConnection, name: str) -> Batch | None:
+    """Return the newest batch of that name that is not expired. Until the transaction ends, no other call that asks
+    for the name creates one."""
+    name, _, _ = check_values(name, None, None)
+    await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", BATCH_NAME_LOCK, name)
+    row = await connection.fetchrow(f"{_BATCHES} AND name = $1 AND {_OPEN} ORDER BY created_at DESC, id LIMIT 1", name)
+    return batch_from_row(row) if row else None
 
 
 async def find_or_create_batch(
@@ -71,14 +97,11 @@ async def find_or_create_batch(
 
     Concurrent calls return the same batch. Raises what `create_batch` raises.
     """
-    name, starts_at, ends_at = check_values(name, starts_at, ends_at)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", BATCH_NAME_LOCK, name)
-        row = await connection.fetchrow(
-            f"{_BATCHES} AND name = $1 AND {_OPEN} ORDER BY created_at DESC, id LIMIT 1", name
-        )
-        batch = batch_from_row(row) if row else await _insert(connection, name, rules, starts_at, ends_at, actor)
-    return await _try_push(stores, batch), row is None
+        batch = found = await find_open_by_name(connection, name)
+        if batch is None:
+            batch = await create_batch_in(connection, NewBatch(name, rules, starts_at, ends_at), actor)
+    return await _try_push(stores, batch), found is None
 
 
 async def change_batch(

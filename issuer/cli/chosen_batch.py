@@ -9,6 +9,7 @@ from uuid import UUID
 
 import typer
 
+from issuer.batches.batch import NewBatch
 from issuer.batches.rules import Rules, RulesError, parse_rules_text
 from issuer.cli.options import instant_option, uuid_option
 from issuer.cli.output import InputError
@@ -58,19 +59,34 @@ class ChosenBatch:
             raise InputError("give either --batch-name or --batch-id")
         return chosen
 
-    async def find_or_create(self, stores: Stores, *, dry_run: bool = False) -> tuple[Batch | None, bool]:
-        """Return the batch and whether it is new; None for a dry run with a new batch. Raises InputError."""
-        from issuer.access.audit import cli_actor
-        from issuer.batches.store import BatchNotFoundError, InvalidBatchError, find_batch, find_or_create_batch
+    async def find(self, stores: Stores) -> Batch | None:
+        """Return the batch; None: it has to be created. Raises InputError."""
+        from issuer.batches.store import BatchNotFoundError, find_batch
 
         try:
             if self.id is not None:
-                batch = await find_batch(stores.postgres, self.id)
-                return self._check_unchanged(batch), False
-            assert self.name is not None
-            existing = await _find_by_name(stores, self.name)
-            if existing is not None or dry_run:
-                return existing and self._check_unchanged(existing), existing is None
+                return self._check_unchanged(await find_batch(stores.postgres, self.id))
+        except BatchNotFoundError as error:
+            raise InputError(f"no batch has the id {self.id}") from error
+        assert self.name is not None
+        existing = await _find_by_name(stores, self.name)
+        return existing and self._check_unchanged(existing)
+
+    def new_batch(self) -> NewBatch:
+        """Return the values of the batch to create."""
+        assert self.name is not None
+        return NewBatch(self.name, self.rules or Rules(), self.starts_at, self.ends_at)
+
+    async def find_or_create(self, stores: Stores, *, dry_run: bool = False) -> tuple[Batch | None, bool]:
+        """Return the batch and whether it is new; None for a dry run with a new batch. Raises InputError."""
+        from issuer.access.audit import cli_actor
+        from issuer.batches.store import InvalidBatchError, find_or_create_batch
+
+        existing = await self.find(stores)
+        if existing is not None or dry_run:
+            return existing, existing is None
+        assert self.name is not None
+        try:
             batch, new = await find_or_create_batch(
                 stores,
                 name=self.name,
@@ -79,8 +95,6 @@ class ChosenBatch:
                 ends_at=self.ends_at,
                 actor=cli_actor(),
             )
-        except BatchNotFoundError as error:
-            raise InputError(f"no batch has the id {self.id}") from error
         except InvalidBatchError as error:
             raise InputError(str(error)) from error
         return (batch if new else self._check_unchanged(batch)), new

@@ -21,7 +21,6 @@ from issuer.cli.chosen_batch import (
     RULES,
     STARTS_AT,
     ChosenBatch,
-    end_if_empty,
 )
 from issuer.cli.options import uuid_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, fail, print_json, run
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from issuer.loading.report import PreloadReport
     from issuer.storage.stores import Stores
 
-MAX_SHOWN_REJECTIONS: Final = 20
+MAX_SHOWN_ROWS: Final = 20
 MAX_SHOWN_POOLS: Final = 20
 
 
@@ -47,13 +46,19 @@ def preload(
     client: str | None = typer.Option(None, help="Client id, for a file without a client_id column."),
     starts_at: str | None = STARTS_AT,
     ends_at: str | None = ENDS_AT,
+    move: bool = typer.Option(
+        False,
+        "--move",
+        help="Move codes of the file that a batch which has ended did not issue, instead of refusing them.",
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Check and count all rows, change nothing."),
     as_json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
 ) -> None:
     """Load codes from a CSV file with the columns client_id and code.
 
-    Loading the same file again adds nothing and completes an interrupted load. Exit codes: 0 loaded, even if rows were
-    rejected; 1 failed; 2 invalid options or file.
+    A client has a code once: codes that it has in another batch are counted, not loaded. So loading the same file again
+    adds nothing; it completes an interrupted load. A new batch is created with its first code. Exit codes: 0 loaded,
+    even if rows were rejected; 1 failed; 2 invalid options or file.
     """
     from issuer.loading.report import UnfinishedLoadError
 
@@ -62,42 +67,52 @@ def preload(
         client_id = uuid_option(client, "--client")
         with ExitStack() as files:
             source = files.enter_context(_open_source(file))
-            report, new = run(lambda stores: _load(stores, chosen, source, client_id, dry_run=dry_run, silent=as_json))
+            report = run(
+                lambda stores: _load(stores, chosen, source, client_id, move=move, dry_run=dry_run, silent=as_json)
+            )
     except InputError as error:
         fail(str(error), BAD_INPUT)
     except UnfinishedLoadError as error:
-        _show(error.report, new=False, as_json=as_json)
+        _show(error.report, as_json=as_json)
         fail(f"{error}. The worker will load the rest; or run the same command again.")
-    _show(report, new=new, as_json=as_json)
+    _show(report, as_json=as_json)
 
 
 async def _load(
-    stores: Stores, chosen: ChosenBatch, source: BinaryIO, client_id: UUID | None, *, dry_run: bool, silent: bool
-) -> tuple[PreloadReport, bool]:
+    stores: Stores,
+    chosen: ChosenBatch,
+    source: BinaryIO,
+    client_id: UUID | None,
+    *,
+    move: bool,
+    dry_run: bool,
+    silent: bool,
+) -> PreloadReport:
     from issuer.access.audit import cli_actor
-    from issuer.batches.store import BatchEndedError, BatchNotFoundError
+    from issuer.batches.store import BatchEndedError, BatchNotFoundError, InvalidBatchError
+    from issuer.loading.moves import MoveError
     from issuer.loading.preload import PreloadError, preload_csv
     from issuer.pools.memory import RedisMemoryError
 
-    batch, new = await chosen.find_or_create(stores, dry_run=dry_run)
+    batch = await chosen.find(stores)
     try:
         with progress_bars(_size(source), silent=silent) as progress:
-            report = await preload_csv(
+            return await preload_csv(
                 stores,
                 source if _size(source) is not None else _read_pipe(source),
                 batch_id=batch.id if batch else None,
+                new_batch=None if batch else chosen.new_batch(),
+                find_by_name=True,
                 client_id=client_id,
+                move=move,
                 dry_run=dry_run,
                 progress=progress,
                 actor=cli_actor(),
             )
-    except (BatchNotFoundError, BatchEndedError, PreloadError) as error:
-        await end_if_empty(stores, batch, new)
+    except (BatchNotFoundError, BatchEndedError, InvalidBatchError, PreloadError) as error:
         raise InputError(str(error)) from error
-    except RedisMemoryError as error:
-        await end_if_empty(stores, batch, new)
+    except (RedisMemoryError, MoveError) as error:
         raise CommandError(f"nothing was loaded: {error}") from error
-    return report, new
 
 
 @contextmanager
@@ -132,28 +147,37 @@ async def _read_pipe(source: BinaryIO) -> AsyncIterator[bytes]:
         transport.close()
 
 
-def _show(report: PreloadReport, *, new: bool, as_json: bool) -> None:
+def _show(report: PreloadReport, *, as_json: bool) -> None:
     if as_json:
-        print_json(report.to_json() | {"new_batch": new})
+        print_json(report.to_json())
         return
-    for line in _lines(report, new=new):
+    for line in _lines(report):
         typer.echo(line)
 
 
-def _lines(report: PreloadReport, *, new: bool) -> Iterator[str]:
+def _lines(report: PreloadReport) -> Iterator[str]:
     if report.batch_id is not None:
-        yield f"batch                  {report.batch_id}{' (new)' if new else ''}"
-    elif report.dry_run:
+        yield f"batch                  {report.batch_id}{' (new)' if report.new_batch else ''}"
+    elif report.dry_run and report.loaded:
         yield "batch                  (would be created)"
+    else:
+        yield "batch                  (none created: no new codes)"
     yield f"rows                   {report.rows:>12,}"
     yield f"{'would be loaded' if report.dry_run else 'loaded':<22} {report.loaded:>12,}"
     yield f"duplicates in the file {report.duplicates_in_file:>12,}"
     yield f"duplicates in the batch{report.duplicates_in_batch:>12,}"
+    yield f"in other batches       {report.duplicates_in_other_batches:>12,}"
+    for batch in report.other_batches:
+        yield f"  {batch.codes:,} in batch {batch.batch_id} {batch.batch_name!r}"
+    for row in report.rows_in_other_batches[:MAX_SHOWN_ROWS]:
+        yield f"  line {row.line:,}: in batch {row.batch_id} {row.batch_name!r}"
+    for batch in report.moved:
+        yield f"moved                  {batch.codes:>12,} from batch {batch.batch_id} {batch.batch_name!r}"
     yield f"rejected               {report.rejected:>12,}"
-    for rejection in report.rejections[:MAX_SHOWN_REJECTIONS]:
+    for rejection in report.rejections[:MAX_SHOWN_ROWS]:
         yield f"  line {rejection.line:,}: {rejection.reason}"
-    if report.rejected > MAX_SHOWN_REJECTIONS:
-        yield f"  … and {report.rejected - MAX_SHOWN_REJECTIONS:,} more; --json lists the first 1,000"
+    if report.rejected > MAX_SHOWN_ROWS:
+        yield f"  … and {report.rejected - MAX_SHOWN_ROWS:,} more; --json lists the first 1,000"
     for pool in report.pools[:MAX_SHOWN_POOLS]:
         in_redis = "would be in Redis" if report.dry_run else "in Redis"
         yield f"client {pool.client_id}: {pool.loaded:,} new, {pool.total:,} in total, {pool.in_redis:,} {in_redis}"

@@ -24,7 +24,8 @@ def reconcile(
 ) -> None:
     """Check per pool that ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 
-    Exit code 0: it holds for every pool; 1: it does not. May run while codes are redeemed; changes nothing.
+    Also checks that no client has a code more than once. Exit code 0: it all holds; 1: it does not.
+    May run while codes are redeemed; changes nothing.
     """
     from issuer.cli.output import InputError
     from issuer.ledger.reconcile import Reconciliation
@@ -45,6 +46,9 @@ def reconcile(
             _show(pool)
         if result.unreadable:
             typer.echo(f"{result.unreadable} unreadable events; their seqs are unknown (issuer dead-letters list)")
+        for code in result.repeated:
+            batches = ", ".join(map(str, code.batch_ids))
+            typer.echo(f"WRONG client {code.client_id} has the code {code.code!r} more than once: batches {batches}")
         wrong = sum(not pool.holds for pool in result.pools)
         typer.echo(f"{len(result.pools)} pools, {wrong} wrong" if wrong else f"{len(result.pools)} pools, all balanced")
     if not result.holds:

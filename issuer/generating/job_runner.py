@@ -139,7 +139,7 @@ async def _generate_chunk(connection: AnyConnection, job: Job, source: CodeSourc
                 return job
     except FewCodesError as error:
         return await end_job(connection, job.id, JobState.FAILED, str(error))
-    problem = "nearly all codes of this form are in the batch already"
+    problem = "nearly all codes of this form exist already"
     return await end_job(connection, job.id, JobState.FAILED, problem)
 
 

@@ -42,9 +42,10 @@ class GenerationForecast:
 async def check_request(stores: Stores, request: GenerationRequest) -> GenerationForecast:
     """Check whether a request can be accepted now. Changes nothing.
 
-    Codes that the format can spell and that the batch has, or will have from earlier jobs, count, too, wherever they
-    came from: what is accepted never fails for want of codes. Raises CodeSpaceError, FewCodesError, BatchNotFoundError,
-    BatchEndedError, RedisMemoryError, RedisUnavailableError, PostgresUnavailableError.
+    Codes that the format can spell and that the batch or the client in any batch has, or will have from earlier jobs,
+    count, too, wherever they came from: what is accepted never fails for want of codes. Raises CodeSpaceError,
+    FewCodesError, BatchNotFoundError, BatchEndedError, RedisMemoryError, RedisUnavailableError,
+    PostgresUnavailableError.
     """
     batch = await find_batch(stores.postgres, request.batch_id)
     if batch.expired:
@@ -69,16 +70,16 @@ async def estimate_redis_bytes(stores: Stores, request: GenerationRequest, *, to
 
 
 async def _count_taken(postgres: Pool, request: GenerationRequest) -> int:
-    """Return how many codes of the format the batch has or will have from unfinished jobs.
+    """Return how many codes of the format the batch, or the client in any batch, has or will have from jobs.
 
-    Without a scan of the batch where its size alone shows that there is enough space: then only codes of earlier jobs
-    are counted.
+    Without a scan of these codes where their number alone shows that there is enough space: then only codes of earlier
+    jobs are counted.
     """
     code_format = request.code_format
     async with unavailable_translated():
-        row = await postgres.fetchrow(_EARLIER, request.batch_id, code_format.spelling)
+        row = await postgres.fetchrow(_EARLIER, request.batch_id, code_format.spelling, request.client_id)
         assert row is not None
-        if code_format.space >= SPACE_FACTOR * (request.count + row["in_batch"] + row["promised"]):
+        if code_format.space >= SPACE_FACTOR * (request.count + row["existing"] + row["promised"]):
             return int(row["of_this_spelling"])
         # Without the scan where earlier jobs alone take too much.
         code_format.check_space(request.count + row["of_this_spelling"])
@@ -86,7 +87,9 @@ async def _count_taken(postgres: Pool, request: GenerationRequest) -> int:
         # The characters of the alphabet are read as marks: at the places a code must have nothing else.
         characters = code_format.characters
         marks, shape = PLACE_MARK * len(characters), code_format.shape
-        found = await postgres.fetchval(_COUNT_SPELLED, request.batch_id, like, characters, marks, shape)
+        found = await postgres.fetchval(
+            _COUNT_SPELLED, request.batch_id, like, characters, marks, shape, request.client_id
+        )
     return int(found + row["promised"])
 
 
@@ -104,10 +107,11 @@ _EARLIER: Final = """
 SELECT coalesce(sum(CASE WHEN finished_at IS NULL THEN count ELSE made END) FILTER (WHERE spelling = $2), 0)::bigint
          AS of_this_spelling,
        coalesce(sum(count - made) FILTER (WHERE finished_at IS NULL), 0)::bigint AS promised,
-       (SELECT coalesce(sum(total), 0) FROM pools WHERE batch_id = $1)::bigint AS in_batch
-FROM generation_jobs WHERE batch_id = $1"""
+       (SELECT coalesce(sum(total), 0) FROM pools p JOIN batches b ON b.id = p.batch_id
+         WHERE (p.batch_id = $1 OR p.client_id = $3) AND b.kind = 'codes')::bigint AS existing
+FROM generation_jobs WHERE batch_id = $1 OR client_id = $3"""
 _COUNT_SPELLED: Final = """
 SELECT count(*) FROM codes
-WHERE pool_id = ANY(ARRAY(SELECT id FROM pools WHERE batch_id = $1)) AND code LIKE $2
+WHERE pool_id = ANY(ARRAY(SELECT id FROM pools WHERE batch_id = $1 OR client_id = $6)) AND code LIKE $2
   AND translate(code, $3, $4) = translate($5, $3, $4)"""
 _LIKE: Final = str.maketrans({"\\": "\\\\", "%": "\\%", "_": "\\_", PLACE_MARK: "_"})

@@ -1,5 +1,7 @@
 """Reconciliation: per pool, ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 
+Also: no client has a code more than once, in whatever batches.
+
 It is exact while redemptions continue: `issued` and the stream of a partition are read in one step, then the ledger up
 to that `issued`. Events that the worker recorded in between are found in both and counted once.
 """
@@ -16,6 +18,7 @@ import asyncpg
 from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.ledger import balance_sql as sql
+from issuer.ledger.repeated_codes import RepeatedCode, find_repeated_codes
 from issuer.pools.counters import COUNTER_FIELDS, PoolCounters, counters_from, read_pool_counters
 from issuer.storage.postgres import PoolConnection, unavailable_translated
 from issuer.storage.redis_link import NotReadyError, redis_errors_translated
@@ -55,18 +58,23 @@ class PoolBalance:
 
 @dataclass(slots=True)
 class Reconciliation:
-    """The equations of all pools. `unreadable` counts stream entries and dead letters whose seqs cannot be decoded."""
+    """The equations of all pools, and the codes that a client has more than once.
+
+    `unreadable` counts stream entries and dead letters whose seqs cannot be decoded.
+    """
 
     pools: list[PoolBalance]
     unreadable: int = 0
+    repeated: list[RepeatedCode] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
-        return all(pool.holds for pool in self.pools)
+        return not self.repeated and all(pool.holds for pool in self.pools)
 
     def to_json(self) -> dict[str, Any]:
         pools = [asdict(pool) | {"holds": pool.holds} for pool in self.pools]
-        return {"holds": self.holds, "unreadable": self.unreadable, "pools": pools}
+        repeated = [code.to_json() for code in self.repeated]
+        return {"holds": self.holds, "unreadable": self.unreadable, "repeated": repeated, "pools": pools}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +87,14 @@ class _PartitionSnapshot:
 
 
 async def reconcile(stores: Stores, *, batch_id: UUID | None = None) -> Reconciliation:
-    """Balance every pool, or those of one batch. Change nothing.
+    """Balance every pool, or those of one batch, and look for repeated codes. Change nothing.
 
     Raises RedisUnavailableError and PostgresUnavailableError.
     """
     async with unavailable_translated():
         rows = await stores.postgres.fetch(sql.POOLS, batch_id)
         unreadable: int = await stores.postgres.fetchval(sql.UNREADABLE)
-    result = Reconciliation([], unreadable)
+    result = Reconciliation([], unreadable, await find_repeated_codes(stores.postgres, batch_id))
     by_partition: dict[int, list[asyncpg.Record]] = {}
     for row in rows:
         by_partition.setdefault(partition_of(row["batch_id"], stores.redis.partitions), []).append(row)

@@ -80,8 +80,8 @@ class _Client:
 class CodeCsv:
     """One file. `feed` it block by block, then `finish` it; both return rows in the text format of COPY.
 
-    A row consists of its number in the file (1, 2, …), the index of its client in `clients`, its number among the rows
-    of that client (1, 2, …), and the code. Rejected rows are not numbered. With `client_id`, only that client's rows
+    A row consists of its first line in the file, the index of its client in `clients`, its number among the accepted
+    rows of that client (1, 2, …), and the code. With `client_id`, only that client's rows
     are accepted; the file then needs no client column, and an empty field means that client.
     """
 
@@ -154,7 +154,7 @@ class CodeCsv:
                 if _plain_code(code):
                     accepted += 1
                     client.count += 1
-                    rows.append(b"%d\t%d\t%d\t%b\n" % (accepted, client.index, client.count, code))
+                    rows.append(b"%d\t%d\t%d\t%b\n" % (self._line, client.index, client.count, code))
                     continue
             self.accepted = accepted
             self._parse_unusual(line, fields, columns, rows)
@@ -211,7 +211,7 @@ class CodeCsv:
         self.accepted += 1
         client.count += 1
         escaped = code.replace("\\", "\\\\").encode()
-        return b"%d\t%d\t%d\t%b\n" % (self.accepted, client.index, client.count, escaped)
+        return b"%d\t%d\t%d\t%b\n" % (self._line, client.index, client.count, escaped)
 
     def _parse_client(self, text: str, columns: CsvColumns) -> UUID:
         if self._only is not None and (columns.client is None or not text):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from issuer.access import audit
-from issuer.batches.store import check_batch_open, push_batch
+from issuer.batches.batch import NewBatch
+from issuer.batches.store import check_batch_open, create_batch_in, find_open_by_name, push_batch
 from issuer.loading.code_csv import CodeCsv
 from issuer.loading.csv_header import CsvError, CsvHeaderError
+from issuer.loading.duplicates import Duplicates
 from issuer.loading.progress import Phase, Progress
 from issuer.loading.report import PoolReport, PreloadReport, UnfinishedLoadError
 from issuer.loading.staging import Numbering, copy_rows, insert_codes, number_rows, staging_table
@@ -19,6 +21,7 @@ from issuer.pools.counters import codes_to_load
 from issuer.pools.loader import LoadResult, load_pool
 from issuer.pools.memory import RedisMemoryError, check_room, codes_bytes
 from issuer.pools.pool import BatchNotInRedisError, PoolError
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import PoolConnection, PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -52,24 +55,32 @@ async def preload_csv(
     stores: Stores,
     source: Source | AsyncIterable[bytes],
     *,
-    batch_id: UUID | None,
+    batch_id: UUID | None = None,
+    new_batch: NewBatch | None = None,
+    find_by_name: bool = False,
     client_id: UUID | None = None,
+    move: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
     actor: str | None = None,
+    act: Act[PreloadReport] = UNKEPT,
 ) -> PreloadReport:
     """Add the codes of a CSV file to a batch. Loading the same file again adds nothing and completes an earlier load.
 
-    `batch_id` None is for a dry run of a batch that does not exist yet. `client_id` is for a file without that column,
-    or to reject rows of other clients. With `actor` the audit log gets an entry. Uses one Postgres connection.
+    Codes that their client has in another batch are not added. With `move` those that an ended batch did not issue are
+    moved out of it. The batch is an existing one, or a new one that is created with its first code: without a new code
+    there is none. With `find_by_name` an open batch of that name takes its place. `client_id` is for a file without
+    that column, or to reject rows of other clients. With `actor` the audit log gets an entry. All changes in Postgres
+    are one transaction, which keeps the answer to `act`. Uses one Postgres connection.
 
-    Raises PreloadError (HeaderError, SourceError), BatchNotFoundError, BatchEndedError, RedisMemoryError and
-    RedisUnavailableError (each: nothing was changed), PostgresUnavailableError (all codes were added or none), and
-    UnfinishedLoadError (all were added).
+    Raises PreloadError (HeaderError, SourceError), BatchNotFoundError, BatchEndedError, InvalidBatchError, MoveError,
+    RedisMemoryError and RedisUnavailableError (each: nothing was changed), PostgresUnavailableError (all codes were
+    added or none), and UnfinishedLoadError (all were added).
     """
-    if batch_id is None and not dry_run:
+    if batch_id is None and new_batch is None and not dry_run:
         raise ValueError("only a dry run can be done without a batch")
     load = _Load(stores, batch_id, CodeCsv(client_id), progress, actor)
+    load.new_batch, load.find_by_name, load.move, load.act = new_batch, find_by_name, move, act
     await load.check_batch()
     async with (
         unavailable_translated(),
@@ -94,8 +105,13 @@ class _Load:
         self._csv = reader
         self._progress = progress
         self._actor = actor
+        self.new_batch: NewBatch | None = None
+        self.find_by_name = False
+        self.move = False
+        self.act: Act[PreloadReport] = UNKEPT
+        self._is_new = False
         self._started = time.monotonic()
-        self._numbering = Numbering(0, 0, (), "")
+        self._numbering = Numbering(Duplicates(), (), "")
         self._redis_bytes = 0
         self._codes_to_load = 0
         self._pools: list[PoolReport] = []
@@ -136,23 +152,40 @@ class _Load:
         transaction = connection.transaction()
         await transaction.start()
         try:
-            self._numbering = await number_rows(connection, self._batch_id, self._csv.clients)
+            await self.act.begin(connection)
+            if self._batch_id is None and self.new_batch is not None and self.find_by_name:
+                self._batch_id = await self._find_batch(connection, self.new_batch)
+            self._numbering = await number_rows(connection, self._batch_id, self._csv.clients, move=self.move)
             await self._check_room()
             if not dry_run:
                 await self._insert(connection)
+                await self.act.keep(connection, self.report(dry_run=False))
         except BaseException:
             await transaction.rollback()
             raise
         await (transaction.rollback() if dry_run else transaction.commit())
 
+    async def _find_batch(self, connection: PoolConnection, new: NewBatch) -> UUID | None:
+        found = await find_open_by_name(connection, new.name)
+        if found is None:
+            return None
+        if (found.rules, found.starts_at, found.ends_at) != (new.rules, new.starts_at, new.ends_at):
+            raise PreloadError(f"batch {found.id} of that name was created meanwhile, with other rules or times")
+        return found.id
+
     async def _insert(self, connection: PoolConnection) -> None:
-        assert self._batch_id is not None
         if not self._numbering.additions:
             return
+        if self._batch_id is None:
+            assert self.new_batch is not None, "a load needs a batch"
+            self._batch_id = (await create_batch_in(connection, self.new_batch, self._actor or "unknown")).id
+            self._is_new = True
         await insert_codes(connection, self._batch_id, self._csv.clients, self._numbering)
         if self._actor is not None:
             report = self.report(dry_run=False)
-            detail = {"rows": report.rows, "loaded": report.loaded, "rejected": report.rejected}
+            detail: dict[str, Any] = {"rows": report.rows, "loaded": report.loaded, "rejected": report.rejected}
+            if report.moved:
+                detail["moved"] = {str(batch.batch_id): batch.codes for batch in report.moved}
             await audit.record(
                 connection,
                 actor=self._actor,
@@ -177,7 +210,8 @@ class _Load:
     async def load_pools(self) -> None:
         """Load every pool of the file into Redis, also pools without new codes: an earlier run may have been killed
         here."""
-        assert self._batch_id is not None
+        if self._batch_id is None:
+            return
         async with unavailable_translated():
             rows = await self._stores.postgres.fetch(
                 "SELECT id FROM pools WHERE batch_id = $1 AND client_id = ANY ($2) AND total > 0 ORDER BY id",
@@ -229,10 +263,15 @@ class _Load:
             dry_run=dry_run,
             rows=reader.accepted + reader.rejected,
             loaded=sum(addition.count for addition in numbering.additions),
-            duplicates_in_file=numbering.duplicates_in_file,
-            duplicates_in_batch=numbering.duplicates_in_batch,
+            duplicates_in_file=numbering.duplicates.in_file,
+            duplicates_in_batch=numbering.duplicates.in_batch,
+            duplicates_in_other_batches=numbering.duplicates.in_other_batches,
             rejected=reader.rejected,
+            new_batch=self._is_new or (dry_run and self._batch_id is None),
             rejections=list(reader.rejections),
+            other_batches=numbering.duplicates.other_batches,
+            rows_in_other_batches=numbering.duplicates.rows,
+            moved=numbering.moved,
             pools=pools,
             redis_bytes=self._redis_bytes,
             seconds=round(time.monotonic() - self._started, 3),

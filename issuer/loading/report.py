@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
@@ -20,8 +21,30 @@ class PoolReport:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherBatch:
+    """Another batch, and how many codes of the file it has (or had, where they were moved)."""
+
+    batch_id: UUID
+    batch_name: str
+    codes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowInOtherBatch:
+    """A row whose code its client has in another batch: its line in the file, counting from 1, and that batch."""
+
+    line: int
+    batch_id: UUID
+    batch_name: str
+
+
+@dataclass(frozen=True, slots=True)
 class PreloadReport:
-    """The outcome of every row: ``rows = loaded + duplicates_in_file + duplicates_in_batch + rejected``."""
+    """The outcome of every row.
+
+    ``rows = loaded + duplicates_in_file + duplicates_in_batch + duplicates_in_other_batches + rejected``. `batch_id`
+    None: no batch was created, because no code was loaded; or a dry run.
+    """
 
     batch_id: UUID | None
     dry_run: bool
@@ -29,9 +52,17 @@ class PreloadReport:
     loaded: int
     duplicates_in_file: int
     duplicates_in_batch: int
+    duplicates_in_other_batches: int
     rejected: int
+    new_batch: bool = False
     rejections: list[Rejection] = field(default_factory=list)
     """The first 1,000 rejections."""
+    other_batches: Sequence[OtherBatch] = ()
+    """The batches with most of `duplicates_in_other_batches`, at most 20."""
+    rows_in_other_batches: Sequence[RowInOtherBatch] = ()
+    """The first 1,000 of these rows."""
+    moved: Sequence[OtherBatch] = ()
+    """The ended batches from which codes were taken over; these codes are counted in `loaded`."""
     pools: list[PoolReport] = field(default_factory=list)
     redis_bytes: int = 0
     """Estimated Redis memory of the codes that this load pushes."""

@@ -11,42 +11,18 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from issuer.pools.pool import lock_seqs
-from issuer.storage.postgres import AnyConnection
-
-FILE_TIMEOUT_S: Final = 86_400.0
-"""Time limit of statements that process a whole file."""
+from issuer.loading.duplicates import Duplicates, count_duplicates, refuse_duplicates
+from issuer.loading.moves import take_unissued
+from issuer.loading.report import OtherBatch
+from issuer.pools.pool import PoolChangedError, lock_clients, lock_seqs
+from issuer.storage.postgres import FILE_TIMEOUT_S, AnyConnection, count_of
 
 _CREATE: Final = """
 DROP TABLE IF EXISTS pg_temp.staged;
 CREATE TEMPORARY TABLE staged (row bigint, client integer, number bigint, code text COLLATE "C")
 """
-_TUNE: Final = "SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL enable_hashagg = off"
+TUNE: Final = "SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL enable_hashagg = off"
 
-_CREATE_REFUSED: Final = """
-CREATE TEMPORARY TABLE refused (row bigint PRIMARY KEY) ON COMMIT DROP
-"""
-# Hashes sort several times faster than codes, and most files have no duplicates. A hash collision costs one query more.
-_MAY_REPEAT: Final = """
-SELECT EXISTS (SELECT FROM staged GROUP BY hashtextextended(code, 0) HAVING count(*) > 1)
-"""
-_REFUSE_REPEATED: Final = """
-INSERT INTO refused SELECT row FROM (
-    SELECT row, row_number() OVER (PARTITION BY code ORDER BY row) AS occurrence FROM staged
-) AS numbered WHERE occurrence > 1
-"""
-# Force one index probe per row, although the planner has no statistics of these tables: the cost is bounded by the file
-# and does not grow with other batches. A scalar subquery, not EXISTS: the planner may turn that into a join that
-# scans the whole file for each code of a batch that it assumes to be empty.
-_FORCE_PROBES: Final = (
-    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
-)
-_ALLOW_JOINS: Final = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on"
-_REFUSE_IN_BATCH: Final = """
-INSERT INTO refused SELECT s.row FROM staged s
-WHERE (SELECT c.seq FROM codes c WHERE c.code = s.code AND c.batch_id = $1) IS NOT NULL
-ON CONFLICT (row) DO NOTHING
-"""
 _CREATE_KEPT: Final = """
 CREATE TEMPORARY TABLE kept ON COMMIT DROP AS
 SELECT client, row_number() OVER (PARTITION BY client ORDER BY row) AS number, code FROM staged s
@@ -61,19 +37,16 @@ INSERT INTO pools (batch_id, client_id) SELECT $1, client_id FROM unnest($2::uui
 ON CONFLICT (batch_id, client_id) DO NOTHING
 """
 _INSERT: Final = """
-INSERT INTO codes (pool_id, seq, batch_id, code)
-SELECT p.pool_id, p.base + k.number, $1, k.code
-FROM {table} k JOIN unnest($2::integer[], $3::bigint[], $4::bigint[]) AS p (client, pool_id, base) USING (client)
+INSERT INTO codes (pool_id, seq, batch_id, client_id, code)
+SELECT p.pool_id, p.base + k.number, $1, p.client_id, k.code
+FROM {table} k JOIN unnest($2::integer[], $3::uuid[], $4::bigint[], $5::bigint[])
+AS p (client, client_id, pool_id, base) USING (client)
 """
 _LOCK_POOLS: Final = "SELECT FROM pools WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"
 _RAISE_TOTALS: Final = """
 UPDATE pools SET total = p.base + p.count FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS p (id, base, count)
 WHERE pools.id = p.id AND pools.total = p.base
 """
-
-
-class PoolChangedError(Exception):
-    """Codes were added to a pool without the lock that is required to assign seqs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +61,13 @@ class PoolAddition:
 
 @dataclass(frozen=True, slots=True)
 class Numbering:
-    """The codes of a file that are new to the batch, numbered in `table`, and how many are duplicates."""
+    """The codes of a file that are new, numbered in `table`, and its duplicates."""
 
-    duplicates_in_file: int
-    duplicates_in_batch: int
+    duplicates: Duplicates
     additions: Sequence[PoolAddition]
     table: str
+    moved: Sequence[OtherBatch] = ()
+    """The ended batches from which codes were taken over; these codes are among the new ones."""
 
 
 @asynccontextmanager
@@ -112,25 +86,24 @@ async def copy_rows(connection: AnyConnection, rows: AsyncIterator[bytes]) -> No
     await connection.copy_to_table("staged", source=rows, format="text", timeout=FILE_TIMEOUT_S)
 
 
-async def number_rows(connection: AnyConnection, batch_id: UUID | None, clients: Sequence[UUID]) -> Numbering:
+async def number_rows(
+    connection: AnyConnection, batch_id: UUID | None, clients: Sequence[UUID], *, move: bool = False
+) -> Numbering:
     """Find duplicates (the first row of the file wins) and number the new codes, in the caller's transaction.
 
-    Until the transaction ends, no other session can assign seqs in the batch.
+    Until the transaction ends, no other session can assign seqs in the batch or add codes of these clients. With `move`
+    unissued codes of batches that have ended are taken out of them and are new; raises what `take_unissued` raises.
     """
-    await connection.execute(_TUNE)
+    await connection.execute(TUNE)
     if batch_id is not None:
         await lock_seqs(connection, batch_id)
+    await lock_clients(connection, clients)
     totals = await _totals(connection, batch_id, clients)
-    await connection.execute(_CREATE_REFUSED)
-    repeated = in_batch = 0
-    if await connection.fetchval(_MAY_REPEAT, timeout=FILE_TIMEOUT_S):
-        repeated = _count(await connection.execute(_REFUSE_REPEATED, timeout=FILE_TIMEOUT_S))
-    if await connection.fetchval("SELECT EXISTS (SELECT 1 FROM pools WHERE batch_id = $1 AND total > 0)", batch_id):
-        await connection.execute(_FORCE_PROBES)
-        in_batch = _count(await connection.execute(_REFUSE_IN_BATCH, batch_id, timeout=FILE_TIMEOUT_S))
-        await connection.execute(_ALLOW_JOINS)
+    await refuse_duplicates(connection, batch_id, clients)
+    moved = await take_unissued(connection, batch_id, clients) if move else ()
+    duplicates = await count_duplicates(connection, batch_id)
     table = "staged"
-    if repeated or in_batch:
+    if duplicates.count:
         await connection.execute(_CREATE_KEPT, timeout=FILE_TIMEOUT_S)
         table = "kept"
     rows = await connection.fetch(_COUNTS.format(table=table), timeout=FILE_TIMEOUT_S)
@@ -138,7 +111,7 @@ async def number_rows(connection: AnyConnection, batch_id: UUID | None, clients:
         PoolAddition(row["client"], row["count"], int(row["bytes"]), totals.get(clients[row["client"]], 0))
         for row in rows
     ]
-    return Numbering(repeated, in_batch, additions, table)
+    return Numbering(duplicates, additions, table, moved)
 
 
 async def insert_codes(
@@ -160,11 +133,11 @@ async def insert_codes(
     pools = [pool_of[client_id] for client_id in ids]
     bases = [addition.base for addition in additions]
     insert, indexes = _INSERT.format(table=numbering.table), [addition.client for addition in additions]
-    await connection.execute(insert, batch_id, indexes, pools, bases, timeout=FILE_TIMEOUT_S)
+    await connection.execute(insert, batch_id, indexes, ids, pools, bases, timeout=FILE_TIMEOUT_S)
     await connection.execute(_LOCK_POOLS, pools)
     counts = [addition.count for addition in additions]
     raised = await connection.execute(_RAISE_TOTALS, pools, bases, counts, timeout=FILE_TIMEOUT_S)
-    if _count(raised) != len(additions):
+    if count_of(raised) != len(additions):
         raise PoolChangedError(f"batch {batch_id}: the total of a pool changed while codes were added")
 
 
@@ -173,8 +146,3 @@ async def _totals(connection: AnyConnection, batch_id: UUID | None, clients: Seq
         "SELECT client_id, total FROM pools WHERE batch_id = $1 AND client_id = ANY ($2)", batch_id, clients
     )
     return {row["client_id"]: row["total"] for row in rows}
-
-
-def _count(status: str) -> int:
-    """Return the number of rows in a command tag, such as ``INSERT 0 5``."""
-    return int(status.rpartition(" ")[2])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from issuer.storage.postgres import SEQ_LOCK, AnyConnection, lock_of, unavailable_translated
+from issuer.storage.postgres import FILE_TIMEOUT_S, SEQ_LOCK, AnyConnection, lock_of, unavailable_translated
 from issuer.storage.stores import Stores
 
 
@@ -32,6 +33,10 @@ class PoolLostError(PoolError):
 
 class CodesMissingError(PoolError):
     """Postgres lacks codes between the last one loaded and the pool's total: an operator has to find out why."""
+
+
+class PoolChangedError(Exception):
+    """The codes of a pool were changed without the locks that are required for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +76,24 @@ async def lock_seqs(connection: AnyConnection, batch_id: UUID) -> None:
     A transaction that adds codes takes the lock before it reads a pool's total and holds it until it has raised that
     total. The pool's row is not locked: a pool can be opened and topped up while a million codes are inserted.
     """
-    await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", *lock_of(SEQ_LOCK, batch_id), timeout=86_400)
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock($1, $2)", *lock_of(SEQ_LOCK, batch_id), timeout=FILE_TIMEOUT_S
+    )
+
+
+# A row, not an advisory lock: Postgres has room for some thousand advisory locks, and one file may have more clients.
+# Sorted in both statements, so that two transactions never wait for each other.
+_ADD_CLIENTS: Final = """
+INSERT INTO client_locks SELECT client_id FROM unnest($1::uuid[]) AS client_id ORDER BY client_id
+ON CONFLICT DO NOTHING"""
+_LOCK_CLIENTS: Final = "SELECT FROM client_locks WHERE client_id = ANY ($1) ORDER BY client_id FOR NO KEY UPDATE"
+
+
+async def lock_clients(connection: AnyConnection, clients: Sequence[UUID]) -> None:
+    """Keep every other caller from adding codes of these clients until the transaction ends.
+
+    A client has a code once. So a transaction that adds codes takes the lock, after that of the batch and before it
+    looks which of them are new. Codes of different clients are added at the same time.
+    """
+    await connection.execute(_ADD_CLIENTS, clients, timeout=FILE_TIMEOUT_S)
+    await connection.execute(_LOCK_CLIENTS, clients, timeout=FILE_TIMEOUT_S)

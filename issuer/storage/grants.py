@@ -43,6 +43,8 @@ TABLES: Final = {
     "batches":          Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
     "pools":            Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
     "codes":            Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    # A lock of a row needs UPDATE.
+    "client_locks":     Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "generation_jobs":  Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
     "coupons":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "coupon_terms":     Rights("SELECT, INSERT",                       "SELECT"),

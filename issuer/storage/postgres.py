@@ -60,6 +60,8 @@ UNAVAILABLE: Final = (
 )
 """What asyncpg raises while Postgres is unavailable, busy or restarting. The same statement may succeed later."""
 
+FILE_TIMEOUT_S: Final = 86_400.0
+"""Time limit of statements that process a whole file of codes, or wait for one that does."""
 
 SESSION: Final = {
     "synchronous_commit": "on",
@@ -153,3 +155,8 @@ def lock_of(kind: int, owner: UUID) -> tuple[int, int]:
     Two owners may share those bits: then they wait for each other without need, and nothing else happens.
     """
     return kind, int.from_bytes(owner.bytes[-4:], "big", signed=True)
+
+
+def count_of(status: str) -> int:
+    """Return the number of rows in a command tag, such as ``INSERT 0 5``."""
+    return int(status.rpartition(" ")[2])

@@ -231,14 +231,6 @@ async def _check_second_run(preload: Command, stores: Stores, file: str, *, comm
 
 
 @pytest.mark.long
-async def test_a_load_killed_after_creating_the_batch_is_completed(preload: Command, stores: Stores) -> None:
-    file = preload.write(csv_of(ROWS))
-    with preload.start(file, "--batch-name", BATCH, "--rules", RULES) as process:
-        await kill_when(process, lambda: _is_there(stores, "batches"))
-    await _check_second_run(preload, stores, file, committed=False)
-
-
-@pytest.mark.long
 async def test_a_load_killed_while_reading_is_completed(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(ROWS))
     with preload.start("-", "--batch-name", BATCH, stdin=subprocess.PIPE) as process:

@@ -391,4 +391,45 @@ MUTATIONS: Final = (
         (),
         ("tests/integration/test_anonymous.py",),
     ),
+    Mutation(
+        "a code that the client has in another batch is loaded again",
+        (
+            Edit(
+                "issuer/loading/duplicates.py",
+                "    if await connection.fetchval(_HAVE_CODES, clients):\n",
+                "    if False:\n",
+            ),
+            Edit(
+                "issuer/storage/migrations/versions/v0001_initial.py",
+                "    UNIQUE (code, client_id)\n",
+                "    UNIQUE (code, client_id, batch_id)\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_unique_codes.py",),
+    ),
+    Mutation(
+        "loads of one client do not wait for each other",
+        (
+            Edit(
+                "issuer/pools/pool.py",
+                "    await connection.execute(_LOCK_CLIENTS, clients, timeout=FILE_TIMEOUT_S)\n",
+                "",
+            ),
+        ),
+        (),
+        ("tests/integration/test_unique_codes.py",),
+    ),
+    Mutation(
+        "a move takes codes that were issued",
+        (Edit("issuer/loading/moves.py", " AND c.seq > p.final_issued\n", "\n"),),
+        (),
+        ("tests/integration/test_unique_codes.py",),
+    ),
+    Mutation(
+        "a move does not wait until the batch is drained",
+        (Edit("issuer/loading/moves.py", "    if undrained is not None:\n", "    if False:\n"),),
+        (),
+        ("tests/integration/test_unique_codes.py",),
+    ),
 )

@@ -288,5 +288,5 @@ def wait_for_more(figure: Callable[[], int], more: int, what: str) -> None:
 _BATCH: Final = "INSERT INTO batches (id, name, rules) VALUES ($1, $2, $3)"
 _POOL: Final = """
 WITH pool AS (INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id)
-INSERT INTO codes (pool_id, seq, batch_id, code)
-SELECT pool.id, seq, $1, 'C' || pool.id || '-' || seq FROM pool, generate_series(1, $3::bigint) seq"""
+INSERT INTO codes (pool_id, seq, batch_id, client_id, code)
+SELECT pool.id, seq, $1, $2, 'C' || pool.id || '-' || seq FROM pool, generate_series(1, $3::bigint) seq"""

@@ -38,7 +38,8 @@ async def lose_code(shop: LedgerShop, seq: int) -> None:
 
 async def bring_code_back(shop: LedgerShop, seq: int) -> None:
     await shop.stores.postgres.execute(
-        "INSERT INTO codes (pool_id, seq, batch_id, code) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO codes (pool_id, seq, batch_id, client_id, code)"
+        " SELECT $1, $2, $3, client_id, $4 FROM pools WHERE id = $1",
         shop.pool_id, seq, shop.batch, f"{shop.pool_id}-{seq}-{shop.batch.hex[:6]}",
     )  # fmt: skip
 

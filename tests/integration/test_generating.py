@@ -153,7 +153,7 @@ async def test_a_job_fails_if_all_codes_of_its_format_exist(stores: Stores) -> N
     await load(stores, batch, [(B, code) for code in NEARLY_FULL])
     job = await finish_job(stores, job.id)
     assert job.state is JobState.FAILED
-    assert job.problem == "nearly all codes of this form are in the batch already"
+    assert job.problem == "nearly all codes of this form exist already"
     assert job.made <= 1
     assert len(await codes_in_postgres(stores, batch.id, A)) == job.made
 

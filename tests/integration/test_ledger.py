@@ -128,7 +128,8 @@ async def test_a_code_redeemed_under_two_seqs_is_an_anomaly_and_blocks_no_other(
     async with shop.stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute("DELETE FROM codes WHERE pool_id = $1 AND seq IN (1, 5)", shop.pool_id)
         await connection.execute(
-            "INSERT INTO codes (pool_id, seq, batch_id, code) VALUES ($1, 5, $2, $3)",
+            "INSERT INTO codes (pool_id, seq, batch_id, client_id, code)"
+            " SELECT $1, 5, $2, client_id, $3 FROM pools WHERE id = $1",
             shop.pool_id, shop.batch, events[0].code,
         )  # fmt: skip
     recorded = await record_in_ledger(shop, [*events[1:4], replace(events[4], code=events[0].code), *events[5:]])

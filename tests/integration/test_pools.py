@@ -42,7 +42,7 @@ async def stores(settings: Settings) -> AsyncIterator[Stores]:
         yield opened
 
 
-async def in_postgres_only(stores: Stores, batch: Batch, count: int, first: int = 1) -> int:
+async def in_postgres_only(stores: Stores, batch: Batch, count: int, first: int = 1, prefix: str = "L") -> int:
     """Store codes as a loader leaves them that is killed before it reaches Redis. Return the pool's id."""
     pool_id = await stores.postgres.fetchval(
         "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3)"
@@ -50,9 +50,9 @@ async def in_postgres_only(stores: Stores, batch: Batch, count: int, first: int 
         batch.id, A, first - 1 + count,
     )  # fmt: skip
     await stores.postgres.execute(
-        "INSERT INTO codes (pool_id, seq, batch_id, code)"
-        " SELECT $1, n, $2, 'L' || n FROM generate_series($3::bigint, $3 + $4 - 1) AS n",
-        pool_id, batch.id, first, count,
+        "INSERT INTO codes (pool_id, seq, batch_id, client_id, code)"
+        " SELECT $1, n, $2, $5, $6 || n FROM generate_series($3::bigint, $3 + $4 - 1) AS n",
+        pool_id, batch.id, first, count, A, prefix,
     )  # fmt: skip
     assert isinstance(pool_id, int)
     return pool_id
@@ -189,7 +189,7 @@ async def test_missing_codes_stop_the_load_and_no_code_is_renumbered(stores: Sto
     assert pool is not None
     assert pool.codes == [f"L{seq}" for seq in range(1, 101)]
     # Other pools are still loaded by the worker.
-    await in_postgres_only(stores, other, 10)
+    await in_postgres_only(stores, other, 10, prefix="M")
     rows = TaskRows(stores)
     try:
         assert await top_up(stores, rows) == 10
@@ -205,7 +205,7 @@ async def test_a_pool_whose_counters_cannot_be_read_does_not_stop_the_others(sto
     keys = batch_keys(partition_of(batch.id, stores.redis.partitions), batch.id)
     await stores.redis.client.delete(keys.pool(A))
     await stores.redis.client.set(keys.pool(A), "no hash")
-    await in_postgres_only(stores, other, 10)
+    await in_postgres_only(stores, other, 10, prefix="M")
     rows = TaskRows(stores)
     try:
         assert await top_up(stores, rows) == 10
@@ -246,7 +246,7 @@ async def test_pools_that_cannot_be_loaded_raise_their_reason(stores: Stores) ->
     assert await pool_in_redis(stores, batch.id, A) is None
 
     ended = await new_batch(stores, "ended")
-    pool_id = await in_postgres_only(stores, ended, 10)
+    pool_id = await in_postgres_only(stores, ended, 10, prefix="M")
     await change_batch(stores, ended.id, BatchChanges(expired=True), actor="test")
     with pytest.raises(PoolClosedError):
         await load_pool(stores, pool_id)

@@ -13,10 +13,11 @@ from pydantic import SecretStr
 
 from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
 from issuer.contract.keys import batch_keys, partition_of
+from issuer.loading.duplicates import CREATE_REFUSED, FORCE_PROBES, REFUSE_IN_BATCH, REFUSE_OWNED
 from issuer.loading.preload import HeaderError, PreloadError, SourceError, preload_csv
 from issuer.loading.progress import Phase
 from issuer.loading.report import UnfinishedLoadError
-from issuer.loading.staging import _CREATE_REFUSED, _FORCE_PROBES, _REFUSE_IN_BATCH, _TUNE, staging_table
+from issuer.loading.staging import TUNE, staging_table
 from issuer.pools.memory import RedisMemoryError
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
@@ -76,11 +77,13 @@ async def test_a_repeated_file_probes_the_index_despite_stale_statistics(stores:
     await load(stores, new, rows)
     async with stores.postgres.acquire() as connection, staging_table(connection):
         await connection.copy_records_to_table("staged", records=[(n, 0, n, code) for n, (_, code) in enumerate(rows)])
-        async with connection.transaction():
-            await connection.execute(_TUNE + ";" + _CREATE_REFUSED + ";" + _FORCE_PROBES)
-            plan = [row[0] for row in await connection.fetch("EXPLAIN " + _REFUSE_IN_BATCH, new.id)]
-    assert any("using codes_code_batch_id_key" in line for line in plan), plan
-    assert not any("Loop" in line or "Unique" in line for line in plan), plan
+        for statement, value in ((REFUSE_IN_BATCH, new.id), (REFUSE_OWNED, [A])):
+            async with connection.transaction():
+                await connection.execute(TUNE + ";" + CREATE_REFUSED + ";" + FORCE_PROBES)
+                plan = [row[0] for row in await connection.fetch("EXPLAIN " + statement, value)]
+                await connection.execute("DROP TABLE refused")
+            assert sum("using codes_code_client_id_key" in line for line in plan) == 1, plan
+            assert not any("Loop" in line or "Unique" in line for line in plan), plan
     assert (await load(stores, new, rows)).duplicates_in_batch == 2_000
 
 
@@ -95,9 +98,9 @@ async def test_a_repeated_file_adds_nothing(stores: Stores) -> None:
     assert [await check_agreement(stores, batch.id, client) for client in (A, B)] == before
 
 
-async def test_two_batches_may_have_the_same_code(stores: Stores) -> None:
-    for name in ("one", "two"):
-        report = await load(stores, await new_batch(stores, name), codes("A", 10))
+async def test_two_clients_may_have_the_same_code(stores: Stores) -> None:
+    for client in (A, B):
+        report = await load(stores, await new_batch(stores), codes("A", 10, client))
         assert report.loaded == 10
 
 

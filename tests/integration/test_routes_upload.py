@@ -50,15 +50,23 @@ async def test_an_upload_reports_the_result_of_each_row(api: Api) -> None:
         "loaded": 2,
         "duplicates_in_file": 1,
         "duplicates_in_batch": 0,
+        "duplicates_in_other_batches": 0,
         "rejected": 2,
+        "other_batches": [],
+        "rows_in_other_batches": [],
     }
     (batch,) = (await api.get("/api/v1/batches")).json()
     assert batch["rules"] == {"maxpercustomer": 1, "timelimit": 0}
 
 
-async def test_each_upload_creates_a_batch(api: Api) -> None:
-    ids = {(await send(api, batch_name="Summer")).json()["batch_id"] for _ in range(2)}
-    assert len(ids) == 2
+async def test_the_same_upload_twice_adds_nothing(api: Api) -> None:
+    first, second = [(await send(api, batch_name="Summer")).json() for _ in range(2)]
+    assert (second["batch_id"], second["loaded"], second["message"]) == (None, 0, "No new codes: no batch was created")
+    assert second["duplicates_in_other_batches"] == first["loaded"]
+    batch = {"batch_id": first["batch_id"], "batch_name": "Summer", "codes": first["loaded"]}
+    assert second["other_batches"] == [batch]
+    assert second["rows_in_other_batches"][0] == {"line": 2, "batch_id": first["batch_id"]}
+    assert len((await api.get("/api/v1/batches")).json()) == 1
 
 
 async def test_uploaded_codes_can_be_redeemed_at_once(api: Api) -> None:

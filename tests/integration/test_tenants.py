@@ -150,7 +150,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
         Visit(SILENT, "/api/v1/customers/{customer}/redemptions"),
     ],
     ("DELETE", "/api/v1/customers/{customer_id}"): [Visit(REFUSED, "/api/v1/customers/{customer}")],
-    ("POST", UPLOAD): [Visit(OWN, UPLOAD, file="client_id,code\n{owner},NEW-1\n")],
+    ("POST", UPLOAD): [Visit(OWN, UPLOAD, file="client_id,code\n{owner},NEW-1\n{caller},NEW-2\n")],
     ("POST", REDEEM): [
         Visit(REFUSED, REDEEM, json=redemption("{theirs}", "{owner}")),
         Visit(REFUSED, REDEEM, json=redemption("{shared}", "{owner}")),

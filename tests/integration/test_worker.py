@@ -348,8 +348,8 @@ async def test_pushes_batches_that_redis_lacks(shop: LedgerShop, settings: Setti
 async def test_tops_up_pools(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     small = settings.model_copy(update={"pool_high_water": 100})
     await shop.stores.postgres.execute(
-        "INSERT INTO codes (pool_id, seq, batch_id, code)"
-        " SELECT $1, i, $2, 'more ' || i FROM generate_series(5001, 5200) i",
+        "INSERT INTO codes (pool_id, seq, batch_id, client_id, code)"
+        " SELECT p.id, i, $2, p.client_id, 'more ' || i FROM pools p, generate_series(5001, 5200) i WHERE p.id = $1",
         shop.pool_id, shop.batch,
     )  # fmt: skip
     await shop.stores.postgres.execute("UPDATE pools SET total = 5200 WHERE id = $1", shop.pool_id)

@@ -107,9 +107,9 @@ async def open_shop(stores: Stores, client: redis.Redis, codes: Sequence[int] = 
         )  # fmt: skip
         texts = [f"{pool_id}-{seq}-{batch.hex[:6]}" for seq in range(1, total + 1)]
         await stores.postgres.execute(
-            "INSERT INTO codes (pool_id, seq, batch_id, code)"
-            " SELECT $1, seq, $2, code FROM unnest($3::text[]) WITH ORDINALITY AS c(code, seq)",
-            pool_id, batch, texts,
+            "INSERT INTO codes (pool_id, seq, batch_id, client_id, code)"
+            " SELECT $1, seq, $2, $4, code FROM unnest($3::text[]) WITH ORDINALITY AS c(code, seq)",
+            pool_id, batch, texts, client_id,
         )  # fmt: skip
         partition.open_pool(batch, client_id, pool_id, total=total)
         for at in range(0, total, 2000):

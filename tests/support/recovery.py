@@ -35,9 +35,12 @@ async def make_batch(stores: Stores, codes: int, rules: dict[str, object] | None
     pool_id = await stores.postgres.fetchval(
         "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id", batch.id, CLIENT, codes
     )
+    # The client has each code once: those of a second batch have a suffix.
+    suffix = f"-{pool_id}" if await stores.postgres.fetchval("SELECT EXISTS (SELECT FROM codes)") else ""
     await stores.postgres.execute(
-        "INSERT INTO codes (pool_id, seq, batch_id, code) SELECT $1, s, $2, 'CODE' || s FROM generate_series(1, $3) s",
-        pool_id, batch.id, codes,
+        "INSERT INTO codes (pool_id, seq, batch_id, client_id, code)"
+        " SELECT $1, s, $2, $4, 'CODE' || s || $5 FROM generate_series(1, $3) s",
+        pool_id, batch.id, codes, CLIENT, suffix,
     )  # fmt: skip
     await top_up(stores)
     return batch.id

@@ -1,9 +1,8 @@
-"""POST /api/v1/codes/upload: create a batch from a CSV file."""
+"""POST /api/v1/codes/upload: create a batch from a CSV file, unless its client has all of the codes already."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Final
 from uuid import UUID
 
@@ -11,8 +10,8 @@ import structlog
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from issuer.batches.rules import Rules, RulesError, parse_rules_text
-from issuer.batches.store import Batch, BatchChanges, change_batch, create_batch
+from issuer.batches.batch import NewBatch
+from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.http.edge.limits import UPLOAD_PATH
 from issuer.http.fields import bad_rules, check_query, json_response
 from issuer.http.multipart_form import multipart_form
@@ -22,17 +21,15 @@ from issuer.loading.bounded_lines import LINE_BYTES
 from issuer.loading.code_csv import CodeCsv
 from issuer.loading.csv_header import CsvHeaderError
 from issuer.loading.preload import preload_csv
-from issuer.loading.report import PreloadReport
+from issuer.loading.report import PreloadReport, UnfinishedLoadError
 from issuer.names import name_problem
-from issuer.storage.postgres import unavailable_translated
-from issuer.storage.redis_link import RedisUnavailableError
-from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 
 MAX_FIELDS: Final = 20
 MAX_FIELD_BYTES: Final = 65_536
-SHOWN_REJECTIONS: Final = 100
+SHOWN_ROWS: Final = 100
+"""Rejected rows, and rows in other batches, that are shown one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +37,7 @@ class Upload:
     """An upload that passed every check that does not read the codes."""
 
     file: BinaryIO
-    batch_name: str
-    rules: Rules
+    new_batch: NewBatch
 
 
 async def post_upload(context: RequestContext) -> Response:
@@ -57,12 +53,8 @@ async def post_upload(context: RequestContext) -> Response:
     limits = {"max_files": 1, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
     async with loads, multipart_form(context.request, **limits) as form:
         upload = check_form(form, context.caller.client_id)
-        stores, caller = context.services.stores, context.caller
-        batch = await create_batch(
-            stores, name=upload.batch_name, rules=upload.rules, client_id=caller.client_id, actor=caller.actor
-        )
-        report = await _load(stores, batch, upload, caller.client_id, caller.actor)
-    return json_response(show_report(report, batch.id))
+        report = await _load(context, upload)
+    return json_response(show_report(report))
 
 
 def check_form(form: FormData, client_id: UUID | None) -> Upload:
@@ -86,7 +78,7 @@ def check_form(form: FormData, client_id: UUID | None) -> Upload:
     except RulesError as error:
         raise bad_rules(error) from error
     check_header(file.file, client_id)
-    return Upload(file.file, name, parsed)
+    return Upload(file.file, NewBatch(name, parsed))
 
 
 def check_header(file: BinaryIO, client_id: UUID | None) -> None:
@@ -100,40 +92,46 @@ def check_header(file: BinaryIO, client_id: UUID | None) -> None:
         raise ProblemError(400, message, "missing_csv_columns", detail=str(error)) from error
 
 
-async def _load(stores: Stores, batch: Batch, upload: Upload, client_id: UUID | None, actor: str) -> PreloadReport:
-    """Load the codes. If this fails with no code stored, end the batch: no response has named its id."""
+async def _load(context: RequestContext, upload: Upload) -> PreloadReport:
+    """Load the codes into a new batch. Batch and codes are stored together or not at all."""
+    caller = context.caller
     try:
-        return await preload_csv(stores, upload.file, batch_id=batch.id, client_id=client_id, actor=actor)
-    except Exception:
-        async with unavailable_translated():
-            count = await stores.postgres.fetchval("SELECT sum(total)::bigint FROM pools WHERE batch_id = $1", batch.id)
-        if not count:
-            # A Redis that refuses writes may refuse this one too; the worker applies the change there later.
-            with suppress(RedisUnavailableError):
-                await change_batch(stores, batch.id, BatchChanges(expired=True), actor=actor)
-            raise
+        return await preload_csv(
+            context.services.stores,
+            upload.file,
+            new_batch=upload.new_batch,
+            client_id=caller.client_id,
+            actor=caller.actor,
+        )
+    except UnfinishedLoadError as error:
         # The worker loads them into Redis; until then the batch answers 503, not "no code found".
-        log.exception("uploaded codes are not in Redis yet; the worker will load them", batch_id=str(batch.id))
+        batch_id = str(error.report.batch_id)
+        log.exception("uploaded codes are not in Redis yet; the worker will load them", batch_id=batch_id)
         raise ProblemError(
             503,
             "codes are not in Redis yet",
             "not_ready",
             detail="the codes are stored and will be issued as soon as Redis has them; do not upload them again",
             headers={"Retry-After": "5"},
-            members={"batch_id": str(batch.id)},
+            members={"batch_id": batch_id},
         ) from None
 
 
-def show_report(report: PreloadReport, batch_id: UUID) -> dict[str, Any]:
+def show_report(report: PreloadReport) -> dict[str, Any]:
     return {
-        "message": "Codes uploaded successfully",
-        "batch_id": batch_id,
+        "message": "Codes uploaded successfully" if report.loaded else "No new codes: no batch was created",
+        "batch_id": report.batch_id,
         "rows": report.rows,
         "loaded": report.loaded,
         "duplicates_in_file": report.duplicates_in_file,
         "duplicates_in_batch": report.duplicates_in_batch,
+        "duplicates_in_other_batches": report.duplicates_in_other_batches,
         "rejected": report.rejected,
-        "rejections": [{"line": row.line, "reason": str(row.reason)} for row in report.rejections[:SHOWN_REJECTIONS]],
+        "rejections": [{"line": row.line, "reason": str(row.reason)} for row in report.rejections[:SHOWN_ROWS]],
+        "other_batches": [asdict(batch) for batch in report.other_batches],
+        "rows_in_other_batches": [
+            {"line": row.line, "batch_id": row.batch_id} for row in report.rows_in_other_batches[:SHOWN_ROWS]
+        ],
     }
 
 

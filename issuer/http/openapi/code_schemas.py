@@ -76,6 +76,11 @@ _NO_LENGTH: Final[dict[str, Schema]] = {
     "suffix": {"enum": [None, ""]},
 }
 _OPTIONAL: Final = (*_GENERATION, *_WITH_LENGTH)
+_OTHER_BATCHES: Final[Schema] = {
+    "type": "array",
+    "maxItems": 20,
+    "items": shape({"batch_id": UUID, "batch_name": NAME, "codes": COUNT}),
+}
 
 CODES: Final[dict[str, Schema]] = {
     "Upload": {
@@ -91,17 +96,28 @@ CODES: Final[dict[str, Schema]] = {
     },
     "Uploaded": shape(
         {
-            "message": {"type": "string", "const": "Codes uploaded successfully"},
-            "batch_id": UUID,
-            "rows": count("Rows of the file: loaded + duplicates_in_file + duplicates_in_batch + rejected"),
+            "message": {"enum": ["Codes uploaded successfully", "No new codes: no batch was created"]},
+            "batch_id": described(nullable(UUID), "null: `loaded` is 0, so no batch was created"),
+            "rows": count(
+                "Rows of the file: loaded + duplicates_in_file + duplicates_in_batch + duplicates_in_other_batches"
+                " + rejected"
+            ),
             "loaded": count("Codes added to the batch"),
             "duplicates_in_file": count("Rows whose code is in an earlier row of the client"),
             "duplicates_in_batch": count("Rows whose code the client already has in the batch"),
+            "duplicates_in_other_batches": count("Rows whose code the client already has in another batch"),
             "rejected": count("Rows that are not valid"),
             "rejections": {
                 "type": "array",
                 "items": shape({"line": COUNT, "reason": {"type": "string"}}),
                 "description": "The first 100 rejected rows",
+            },
+            "other_batches": described(_OTHER_BATCHES, "The batches with most of `duplicates_in_other_batches`"),
+            "rows_in_other_batches": {
+                "type": "array",
+                "maxItems": 100,
+                "items": shape({"line": COUNT, "batch_id": UUID}),
+                "description": "The first 100 of these rows, and the batch that has the code of each",
             },
         }
     ),

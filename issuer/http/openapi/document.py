@@ -6,7 +6,15 @@ from issuer import __version__
 from issuer.http.openapi.campaigns import campaign_paths, coupon_service_paths
 from issuer.http.openapi.coupons import coupon_paths
 from issuer.http.openapi.operating import operating_paths
-from issuer.http.openapi.parts import IDEMPOTENCY_KEY, OPERATOR, PAGED, body, ok, operation, path_parameter
+from issuer.http.openapi.parts import (
+    IDEMPOTENCY_KEY,
+    OPERATOR,
+    PAGED,
+    body,
+    ok,
+    operation,
+    path_parameter,
+)
 from issuer.http.openapi.reports import report_paths
 from issuer.http.openapi.schemas import COMPONENTS
 from issuer.http.openapi.shapes import Schema, ref
@@ -83,10 +91,11 @@ def _generate() -> Schema:
 
 def _upload() -> Schema:
     return operation(
-        "codes", "Upload codes", {200: ok("The result by row", ref("Uploaded"))}, 507,
+        "codes", "Upload codes", {200: ok("The result by row", ref("Uploaded"))}, 409, 507,
         operationId="uploadCodes", requestBody=body("Upload", "multipart/form-data"),
         description="Creates a batch from a CSV file with the columns `client_id` and `code`. Invalid rows are "
-        "counted, the first 100 are listed with a reason, and all other rows are loaded.",
+        "counted, the first 100 are listed with a reason, and all other rows are loaded. A code that its client has "
+        "already, in whatever batch, is not loaded again; if no code is new, no batch is created.",
     )  # fmt: skip
 
 

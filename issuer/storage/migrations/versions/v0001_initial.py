@@ -117,12 +117,19 @@ CREATE TABLE codes (
     -- 1, 2, 3, … without gaps in a pool; the order in which Redis issues the codes.
     seq             bigint NOT NULL,
     batch_id        uuid NOT NULL,
+    client_id       uuid NOT NULL,
     code            text COLLATE "C" NOT NULL,
     PRIMARY KEY (pool_id, seq),
-    -- No code twice in a batch, whatever pool it is in.
-    UNIQUE (code, batch_id)
+    -- A client has a code once, whatever batch it is in. The prefix finds a code in a batch, whatever pool it is in.
+    UNIQUE (code, client_id)
 );
-COMMENT ON TABLE codes IS 'All codes that were loaded or generated. A row stays when its code is redeemed.';
+COMMENT ON TABLE codes IS
+    'All codes that were loaded or generated. A row stays when its code is redeemed; a code that was not can be moved.';
+
+CREATE TABLE client_locks (
+    client_id       uuid PRIMARY KEY
+);
+COMMENT ON TABLE client_locks IS 'Clients with codes. A transaction that adds codes of a client locks its row.';
 
 CREATE TABLE generation_jobs (
     id              uuid PRIMARY KEY,
@@ -147,7 +154,8 @@ CREATE TABLE generation_jobs (
 );
 COMMENT ON TABLE generation_jobs IS 'Requests to generate codes, and how many codes of each exist.';
 CREATE INDEX generation_jobs_open ON generation_jobs (touched_at) WHERE finished_at IS NULL;
-CREATE INDEX generation_jobs_by_batch ON generation_jobs (batch_id)
+CREATE INDEX generation_jobs_by_batch ON generation_jobs (batch_id);
+CREATE INDEX generation_jobs_by_client ON generation_jobs (client_id)
 """
 
 _COUPONS: Final = """
