@@ -37,9 +37,11 @@ from issuer.generating.job_runner import finish_job
 from issuer.generating.jobs import JobState, request_codes
 from issuer.generating.request import GenerationRequest
 from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import (
     CAMPAIGN_LOCK,
     Pool,
+    PoolConnection,
     PostgresUnavailableError,
     lock_of,
     own_connection,
@@ -95,7 +97,7 @@ class CampaignChanges:
     total: int | None = None
 
 
-async def create_campaign(stores: Stores, new: NewCampaign, *, actor: str) -> Campaign:
+async def create_campaign(stores: Stores, new: NewCampaign, *, actor: str, act: Act[Campaign] = UNKEPT) -> Campaign:
     """Create a campaign. Return it when it can issue: all codes are generated, and Redis is filled as configured.
 
     Raises InvalidCampaignError, RedisMemoryError, PoolError, RedisUnavailableError and PostgresUnavailableError. Then,
@@ -111,16 +113,19 @@ async def create_campaign(stores: Stores, new: NewCampaign, *, actor: str) -> Ca
         # create_batch tolerates an unavailable Redis; a campaign needs it.
         await push_batch(stores, batch.id)
         await _fill(stores, batch.id, new.client_id, new.code_format, new.total, actor)
-        async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        # Only now the campaign exists: a repeat of the request after a crash before this commit creates another one.
+        async with act.transaction(stores.postgres) as connection:
             await connection.execute(_MARK_READY, batch.id)
             detail = {"total": new.total, "public": new.public, "code_format": new.code_format.to_json()}
             await audit.record(
                 connection, actor=actor, action="campaign.create", subject=f"batch:{batch.id}", detail=detail
             )
+            campaign = await find_campaign(connection, batch.id)
+            await act.keep(connection, campaign)
     except BaseException:
         await asyncio.shield(_abandon(stores, batch.id, actor))
         raise
-    return await find_campaign(stores.postgres, batch.id)
+    return campaign
 
 
 async def change_campaign(
@@ -152,7 +157,9 @@ async def change_campaign(
     return await find_campaign(stores.postgres, campaign_id)
 
 
-async def find_campaign(postgres: Pool, campaign_id: UUID, *, client_id: UUID | None = None) -> Campaign:
+async def find_campaign(
+    postgres: Pool | PoolConnection, campaign_id: UUID, *, client_id: UUID | None = None
+) -> Campaign:
     """Return a campaign. Raises CampaignNotFoundError, also if it belongs to another client than `client_id`."""
     async with unavailable_translated():
         row = await postgres.fetchrow(f"{_CAMPAIGNS} AND c.batch_id = $2", client_id, campaign_id)

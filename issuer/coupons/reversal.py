@@ -16,6 +16,7 @@ from issuer.coupons.coupon import CouponError
 from issuer.coupons.uses import ConsumptionId, parse_consumption_id
 from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -65,7 +66,13 @@ UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_i
 
 
 async def reverse_use(
-    stores: Stores, consumption_id: str, *, client_id: UUID | None = None, actor: str, wait_s: float = 5.0
+    stores: Stores,
+    consumption_id: str,
+    *,
+    client_id: UUID | None = None,
+    actor: str,
+    wait_s: float = 5.0,
+    act: Act[Reversal] = UNKEPT,
 ) -> Reversal:
     """Reverse a use: the coupon gets one more use, and the customer's limits no longer count this one.
 
@@ -81,16 +88,18 @@ async def reverse_use(
     if coupon is None:
         raise ConsumptionNotFoundError("no consumption found")
     use = await _await_use(stores, name, coupon, wait_s)
-    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+    async with act.transaction(stores.postgres) as connection:
         reversed_at = await connection.fetchval(_REVERSE, name.pool_id, name.seq, actor)
         if reversed_at is None:
             raise AlreadyReversedError("the consumption was reversed before")
         await connection.execute(_ADD_USE, name.pool_id)
+        reversal = Reversal(consumption_id, coupon["code"], use["order_id"], reversed_at)
+        await act.keep(connection, reversal)
     try:
         await push_batch(stores, UUID(bytes=coupon["batch_id"].bytes))
     except (RedisUnavailableError, PostgresUnavailableError) as error:
         log.warning("reversal not pushed to Redis; the worker will retry", pool_id=name.pool_id, error=str(error))
-    return Reversal(consumption_id, coupon["code"], use["order_id"], reversed_at)
+    return reversal
 
 
 async def _await_use(stores: Stores, name: ConsumptionId, coupon: Any, wait_s: float) -> Any:

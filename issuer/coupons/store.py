@@ -28,6 +28,7 @@ from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
 from issuer.pools.loader import load_pool
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import Pool, PoolConnection, PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -49,7 +50,14 @@ _INSERT_TERMS: Final = "INSERT INTO coupon_terms (pool_id, number, terms) VALUES
 
 
 async def create_coupon(
-    stores: Stores, client_id: UUID, code: str, terms: CouponTerms, *, unambiguous: bool = False, actor: str
+    stores: Stores,
+    client_id: UUID,
+    code: str,
+    terms: CouponTerms,
+    *,
+    unambiguous: bool = False,
+    actor: str,
+    act: Act[Coupon] = UNKEPT,
 ) -> Coupon:
     """Create a coupon. It is created once Postgres has stored it; the worker pushes it later if Redis is unavailable.
 
@@ -59,7 +67,7 @@ async def create_coupon(
     folded = fold(code)
     fully_folded, terms = fold_fully(folded), terms.with_currency()
     batch_id = coupon_id(client_id, fully_folded)
-    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+    async with act.transaction(stores.postgres) as connection:
         inserted = await connection.fetchval(
             _INSERT_BATCH, batch_id, code, terms.rules.to_text(), terms.expires_at, terms.paused
         )
@@ -74,6 +82,7 @@ async def create_coupon(
         detail = {"code": code, "client_id": client_id, **terms.to_json()}
         await audit.record(connection, actor=actor, action="coupon.create", subject=f"coupon:{batch_id}", detail=detail)
         coupon = await _read_coupon(connection, batch_id)
+        await act.keep(connection, coupon)
     try:
         await push_batch(stores, batch_id)
         await load_pool(stores, pool_id)

@@ -17,6 +17,7 @@ from issuer.access import audit
 from issuer.generating.code_format import format_text, parse_code_format
 from issuer.generating.request import GenerationRequest, check_request
 from issuer.instants import show_instant
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import (
     JOB_OPENING_LOCK,
     JOB_WAIT_LOCK,
@@ -95,7 +96,12 @@ class Job:
 
 
 async def request_codes(
-    stores: Stores, request: GenerationRequest, *, job_id: UUID | None = None, bounded: bool = False
+    stores: Stores,
+    request: GenerationRequest,
+    *,
+    job_id: UUID | None = None,
+    bounded: bool = False,
+    act: Act[Job] = UNKEPT,
 ) -> Job:
     """Accept a request as a job: a process or the worker will finish it, unless its batch ends.
 
@@ -103,18 +109,25 @@ async def request_codes(
     unfinished jobs. Raises what `check_request` raises, JobIdReusedError and TooManyJobsError; nothing is changed then.
     """
     if job_id is not None and (job := await _find_same(stores.postgres, job_id, request)) is not None:
-        return job
+        return await _keep_same(stores, job, act)
     await check_request(stores, request)
     job_id = job_id or uuid4()
-    async with unavailable_translated(), stores.postgres.acquire() as connection:
-        try:
-            async with connection.transaction():
-                return await _insert(connection, job_id, request, bounded=bounded)
-        except asyncpg.UniqueViolationError:
-            pass
+    try:
+        async with act.transaction(stores.postgres) as connection:
+            job = await _insert(connection, job_id, request, bounded=bounded)
+            await act.keep(connection, job)
+            return job
+    except asyncpg.UniqueViolationError:
+        pass
     # A concurrent call with this id has inserted the job first.
     job = await _find_same(stores.postgres, job_id, request)
     assert job is not None, "jobs are never deleted"
+    return await _keep_same(stores, job, act)
+
+
+async def _keep_same(stores: Stores, job: Job, act: Act[Job]) -> Job:
+    async with act.transaction(stores.postgres) as connection:
+        await act.keep(connection, job)
     return job
 
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from issuer.http.auth import Access, Caller, admit, find_key
 from issuer.http.edge.header_fields import header_fields
+from issuer.http.idempotency import (
+    AlreadyAnsweredError,
+    Idempotency,
+    KeyedAct,
+    read_idempotency_key,
+    replay,
+    request_digest,
+)
 from issuer.http.problems.failures import problem_of
 from issuer.http.problems.problem import ProblemError, not_ready, status_problem
 from issuer.http.security_log import LOGGED
 from issuer.http.services import Services
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +36,11 @@ class RequestContext:
     request: Request
     services: Services
     caller: Caller
+    idempotency: Idempotency
+
+    def act(self, show: Callable[[Result], Awaitable[Response]]) -> KeyedAct[Result]:
+        """Return the act of this request. `show` returns the response to its result."""
+        return KeyedAct(self.idempotency, show)
 
 
 Handler = Callable[[RequestContext], Awaitable[Response]]
@@ -31,13 +48,22 @@ Handler = Callable[[RequestContext], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path. `max_body_bytes` None: the setting's."""
+    """One method of one path.
+
+    A POST keeps its answer for an Idempotency-Key: its handler carries out `context.act(…)`. `hot`: the script keeps
+    it. `upload`: the body may be large, and the handler itself sets the digest of the request and calls `check`.
+    """
 
     method: str
     path: str
     handler: Handler
     access: Access = Access.ADMIN
     upload: bool = False
+    hot: bool = False
+
+    @property
+    def keeps_answers(self) -> bool:
+        return self.method == "POST" and not self.hot
 
 
 class PathOperations:
@@ -73,7 +99,7 @@ class PathOperations:
         caller = await admit(request, services, operation.access)
         # After the admission: a caller without a valid key is a 401, whatever the size of its body.
         refuse_announced(scope, limit)
-        response = await operation.handler(RequestContext(request, services, caller))
+        response = await _answer(operation, request, services, caller)
         await response(scope, receive, send)
 
 
@@ -82,6 +108,31 @@ def log_refusal(services: Services, problem: ProblemError, route: str, scope: Sc
     headers, client = scope["headers"], scope.get("client")
     key = find_key(services, header_fields(headers))
     services.security.refused(problem, scope["method"], route, client[0] if client else None, headers, key)
+
+
+async def _digest(request: Request) -> bytes:
+    """Return the digest of a request. The boundary of a form is another one in every request, so it is left out."""
+    body, (media_type, options) = await request.body(), parse_options_header(request.headers.get("content-type"))
+    if boundary := options.get(b"boundary"):
+        body = body.replace(boundary, b"")
+    return request_digest(request.scope["path"].encode(), request.scope["query_string"], media_type, body)
+
+
+async def _answer(operation: Operation, request: Request, services: Services, caller: Caller) -> Response:
+    """Return the response of the handler, or the one that is kept for the request's Idempotency-Key."""
+    key = read_idempotency_key(header_fields(request.headers.raw)) if operation.keeps_answers else None
+    route = f"{operation.method} {operation.path}"
+    idempotency = Idempotency(services.stores.postgres, caller.client_id, route, key)
+    try:
+        if key is not None and not operation.upload:
+            idempotency.digest = await _digest(request)
+            await idempotency.check()
+        response = await operation.handler(RequestContext(request, services, caller, idempotency))
+    except AlreadyAnsweredError as done:
+        return replay(done.answer)
+    if key is not None and response.status_code < 300 and not idempotency.is_kept:
+        raise RuntimeError(f"{route} has not kept its answer")
+    return response
 
 
 def refuse_announced(scope: Scope, limit: int) -> None:

@@ -62,6 +62,7 @@ TABLES: Final = {
     "task_rows":        Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
     "api_keys":         Rights("SELECT",                               ""),
     "stored_secrets":   Rights("",                                     ""),
+    "kept_answers":     Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
     "audit_log":        Rights("SELECT",                               ""),
     "audit_ends":       Rights("SELECT",                               "SELECT"),
     "audit_intake":     Rights("INSERT",                               ""),

@@ -46,6 +46,8 @@ BATCH_NAME_LOCK: Final = 0x15540009
 """Of one batch name: held by the transaction that finds a batch by its name or creates it."""
 WORKER_LOCK: Final = 0x1554000A
 """Of one session of a worker: held by its connection as long as the process lives."""
+ANSWER_LOCK: Final = 0x1554000B
+"""Of one Idempotency-Key of administrative requests: held by the transaction of the act."""
 
 UNAVAILABLE: Final = (
     OSError,

@@ -15,6 +15,7 @@ import structlog
 
 from issuer.access import audit_chain
 from issuer.access.audit_chain import AuditHead
+from issuer.access.kept_answers import delete_expired_answers
 from issuer.batches import tombstones
 from issuer.batches.revisions import push_batch
 from issuer.contract.keys import GROUP, partition_keys
@@ -175,6 +176,8 @@ class MaintenanceTasks:
             while await audit_chain.cut(postgres, settings.audit_retention_days):
                 pass
         while await remove_resolved(postgres, settings.dead_letter_retention_days, EXPIRED_BATCH_SIZE):
+            pass
+        while await delete_expired_answers(postgres, EXPIRED_BATCH_SIZE):
             pass
 
     async def log_audit_head(self) -> None:

@@ -64,7 +64,14 @@ async def get_batches(context: RequestContext) -> Response:
 async def post_batch(context: RequestContext) -> Response:
     check_query(context.request)
     values = await json_object(context.request, ("name", "rules", "starts_at", "ends_at"))
-    batch = await create_batch(
+
+    async def show(batch: Batch) -> Response:
+        response = json_response(show_batch(batch), 201)
+        response.headers["location"] = f"/api/v1/batches/{batch.id}"
+        return response
+
+    act = context.act(show)
+    await create_batch(
         context.services.stores,
         name=name_field(values),
         rules=rules_field(values),
@@ -72,10 +79,9 @@ async def post_batch(context: RequestContext) -> Response:
         ends_at=instant_field(values, "ends_at"),
         client_id=context.caller.client_id,
         actor=context.caller.actor,
+        act=act,
     )
-    response = json_response(show_batch(batch), 201)
-    response.headers["location"] = f"/api/v1/batches/{batch.id}"
-    return response
+    return act.response
 
 
 async def get_batch(context: RequestContext) -> Response:

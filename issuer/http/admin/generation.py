@@ -33,17 +33,25 @@ async def post_generate(context: RequestContext) -> Response:
     stores = context.services.stores
     try:
         generation = await _parse_generation(context, batch_id, values)
-        job = await request_codes(stores, generation, job_id=job_id, bounded=True)
+
+        async def show(job: Job) -> Response:
+            response = json_response(_show(job, generation), 201 if job.state is JobState.DONE else 202)
+            response.headers["location"] = f"/api/v1/batches/{batch_id}/jobs/{job.id}"
+            return response
+
+        # The act is to accept the job. What is kept then is replaced once more is known.
+        job = await request_codes(stores, generation, job_id=job_id, bounded=True, act=context.act(show))
     except BatchEndedError as error:
         raise outcome_problem(Outcome.ENDED) from error
     if generation.count <= MAX_CODES_PER_REQUEST and not job.finished and not context.services.loads.locked():
         job = await _generate_now(context, job)
     if job.state is JobState.FAILED:
+        await context.idempotency.forget()
         raise ProblemError(
             400, job.problem or "the codes cannot be made", "load_refused", members={"job_id": str(job.id)}
         )
-    response = json_response(_show(job, generation), 201 if job.state is JobState.DONE else 202)
-    response.headers["location"] = f"/api/v1/batches/{batch_id}/jobs/{job.id}"
+    response = await show(job)
+    await context.idempotency.replace(response)
     return response
 
 

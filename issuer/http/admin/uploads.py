@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Final
 from uuid import UUID
@@ -14,15 +16,17 @@ from issuer.batches.batch import NewBatch
 from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.http.edge.limits import UPLOAD_PATH
 from issuer.http.fields import bad_rules, check_query, json_response
+from issuer.http.idempotency import request_digest
 from issuer.http.multipart_form import multipart_form
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.loading.bounded_lines import LINE_BYTES
 from issuer.loading.code_csv import CodeCsv
 from issuer.loading.csv_header import CsvHeaderError
-from issuer.loading.preload import preload_csv
+from issuer.loading.preload import READ_BYTES, preload_csv
 from issuer.loading.report import PreloadReport, UnfinishedLoadError
 from issuer.names import name_problem
+from issuer.storage.acts import Act
 
 log = structlog.get_logger()
 
@@ -39,6 +43,11 @@ class Upload:
     file: BinaryIO
     new_batch: NewBatch
 
+    @property
+    def fields(self) -> tuple[bytes, ...]:
+        """What decides the result beside the file."""
+        return self.new_batch.name.encode(), self.new_batch.rules.to_text().encode()
+
 
 async def post_upload(context: RequestContext) -> Response:
     """Create a batch from the uploaded file.
@@ -53,8 +62,14 @@ async def post_upload(context: RequestContext) -> Response:
     limits = {"max_files": 1, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
     async with loads, multipart_form(context.request, **limits) as form:
         upload = check_form(form, context.caller.client_id)
-        report = await _load(context, upload)
-    return json_response(show_report(report))
+        if context.idempotency.key is not None:
+            # Not the digest of the body: the boundary between the parts is another one in every request.
+            file = await asyncio.to_thread(digest_of_file, upload.file)
+            context.idempotency.digest = request_digest(file, *upload.fields)
+            await context.idempotency.check()
+        act = context.act(show)
+        await _load(context, upload, act)
+    return act.response
 
 
 def check_form(form: FormData, client_id: UUID | None) -> Upload:
@@ -92,16 +107,17 @@ def check_header(file: BinaryIO, client_id: UUID | None) -> None:
         raise ProblemError(400, message, "missing_csv_columns", detail=str(error)) from error
 
 
-async def _load(context: RequestContext, upload: Upload) -> PreloadReport:
+async def _load(context: RequestContext, upload: Upload, act: Act[PreloadReport]) -> None:
     """Load the codes into a new batch. Batch and codes are stored together or not at all."""
     caller = context.caller
     try:
-        return await preload_csv(
+        await preload_csv(
             context.services.stores,
             upload.file,
             new_batch=upload.new_batch,
             client_id=caller.client_id,
             actor=caller.actor,
+            act=act,
         )
     except UnfinishedLoadError as error:
         # The worker loads them into Redis; until then the batch answers 503, not "no code found".
@@ -115,6 +131,19 @@ async def _load(context: RequestContext, upload: Upload) -> PreloadReport:
             headers={"Retry-After": "5"},
             members={"batch_id": batch_id},
         ) from None
+
+
+def digest_of_file(file: BinaryIO) -> bytes:
+    """Return the SHA-256 of a file, and rewind it."""
+    digest = hashlib.sha256()
+    while block := file.read(READ_BYTES):
+        digest.update(block)
+    file.seek(0)
+    return digest.digest()
+
+
+async def show(report: PreloadReport) -> Response:
+    return json_response(show_report(report))
 
 
 def show_report(report: PreloadReport) -> dict[str, Any]:

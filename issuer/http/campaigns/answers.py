@@ -25,6 +25,7 @@ STATUS: Final = {
     Code.UNAUTHENTICATED: 401,
     Code.PERMISSION_DENIED: 403,
     Code.NOT_FOUND: 404,
+    Code.ABORTED: 409,
     Code.RESOURCE_EXHAUSTED: 429,
     Code.INTERNAL: 500,
     Code.UNAVAILABLE: 503,
@@ -67,8 +68,13 @@ class Failure:
 
     @classmethod
     def of(cls, problem: ProblemError) -> Failure:
-        """Return the failure that a problem stands for. A status without a code of its own is FAILED_PRECONDITION."""
+        """Return the failure that a problem stands for. A status without a code of its own is FAILED_PRECONDITION.
+
+        ABORTED: the same call may succeed later.
+        """
         code = _CODE_OF_STATUS.get(problem.status, Code.FAILED_PRECONDITION)
+        if problem.code == "idempotency_key_in_use":
+            code = Code.ABORTED
         kept = [(name.lower(), value) for name, value in problem.headers.items()]
         return cls(code, problem.error, tuple(header for header in kept if header[0] in _HEADERS))
 

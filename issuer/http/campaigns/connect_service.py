@@ -16,6 +16,7 @@ import structlog
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
+from starlette.responses import Response
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
@@ -46,7 +47,14 @@ from issuer.http.campaigns.codecs import (
 from issuer.http.campaigns.policy import IssuePolicy
 from issuer.http.edge.header_fields import Headers, header_fields
 from issuer.http.fields import is_uuid
-from issuer.http.idempotency import read_idempotency_key
+from issuer.http.idempotency import (
+    REPLAYED,
+    AlreadyAnsweredError,
+    Idempotency,
+    KeyedAct,
+    read_idempotency_key,
+    request_digest,
+)
 from issuer.http.problems.problem import ProblemError
 from issuer.http.rpc.coupon.coupon_connect import CouponServiceASGIApplication
 from issuer.http.rpc.coupon.coupon_pb2 import (
@@ -65,6 +73,7 @@ log = structlog.get_logger()
 METHOD_PATHS: Final = tuple(
     f"/coupon.CouponService/{method}" for method in ("CreateCampaign", "GetCampaign", "IssueCoupon")
 )
+CREATE_PATH: Final = METHOD_PATHS[0]
 MAX_ISSUED: Final = 1_000_000
 """Codes that one answer of GetCampaign lists at most. The REST route lists more of them in pages."""
 MAX_LISTS: Final = 2
@@ -94,7 +103,7 @@ class CouponMethods:
     ) -> CreateCampaignResponse:
         with failures_answered(ctx):
             call = CURRENT_CALL.get()
-            services, key = call.admitted
+            _, key = call.admitted
             call.require(Access.ADMIN)
             if not request.HasField("start_time"):
                 raise InvalidCampaignError("start_time is missing")
@@ -104,10 +113,35 @@ class CouponMethods:
                 starts_at=instant_of(request.start_time),
                 client_id=DEFAULT_CLIENT if key is None or key.client_id is None else key.client_id,
             )
+            return await self._create(call, request, new, ctx)
+
+    async def _create(
+        self,
+        call: AdmittedCall,
+        request: CreateCampaignRequest,
+        new: NewCampaign,
+        ctx: RequestContext[CreateCampaignRequest, CreateCampaignResponse],
+    ) -> CreateCampaignResponse:
+        """Create a campaign, or repeat the answer that is kept for the call's Idempotency-Key, in whatever codec."""
+        services, key = call.admitted
+        client_id, actor = (None, AUTH_OFF_ACTOR) if key is None else (key.client_id, key.actor)
+        idempotency = Idempotency(
+            services.stores.postgres,
+            client_id,
+            CREATE_PATH,
+            read_idempotency_key(call.fields),
+            request_digest(request.SerializeToString(deterministic=True)),
+        )
+        try:
+            await idempotency.check()
+            act = KeyedAct(idempotency, _show_created)
             async with services.loads:
-                actor = AUTH_OFF_ACTOR if key is None else key.actor
-                campaign = await create_campaign(services.stores, new, actor=actor)
-            return CreateCampaignResponse(campaign_id=str(campaign.id))
+                await create_campaign(services.stores, new, actor=actor, act=act)
+            kept = bytes(act.response.body)
+        except AlreadyAnsweredError as done:
+            ctx.response_headers[REPLAYED] = "true"
+            kept = done.answer.body
+        return CreateCampaignResponse.FromString(kept)
 
     async def get_campaign(
         self, request: GetCampaignRequest, ctx: RequestContext[GetCampaignRequest, GetCampaignResponse]
@@ -181,6 +215,10 @@ class CouponMethods:
         finally:
             self._lists_waiting -= 1
         return EncodedMessage(join_message(head, pieces, json=json))
+
+
+async def _show_created(campaign: Campaign) -> Response:
+    return Response(CreateCampaignResponse(campaign_id=str(campaign.id)).SerializeToString())
 
 
 def _sees_codes(key: ApiKey, campaign: Campaign) -> bool:

@@ -73,11 +73,16 @@ async def post_campaign(context: RequestContext) -> Response:
         public=flag_field(values, "public") or False,
         client_id=client_field(values, context.caller),
     )
+
+    async def show(campaign: Campaign) -> Response:
+        response = await campaign_response(context, campaign, 201)
+        response.headers["location"] = f"{PATH}/{campaign.id}"
+        return response
+
+    act = context.act(show)
     async with context.services.loads:
-        campaign = await create_campaign(context.services.stores, new, actor=context.caller.actor)
-    response = await campaign_response(context, campaign, 201)
-    response.headers["location"] = f"{PATH}/{campaign.id}"
-    return response
+        await create_campaign(context.services.stores, new, actor=context.caller.actor, act=act)
+    return act.response
 
 
 async def get_campaign(context: RequestContext) -> Response:

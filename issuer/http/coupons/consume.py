@@ -12,7 +12,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from issuer.coupons.reversal import reverse_use
+from issuer.coupons.reversal import Reversal, reverse_use
 from issuer.engine.calls import Answer
 from issuer.http.auth import Access
 from issuer.http.coupons.consume_answers import is_failed_lookup, look_answer, use_wire
@@ -66,13 +66,19 @@ async def post_consume(context: RequestContext) -> Response:
 
 async def post_reverse(call: RequestContext) -> Response:
     check_query(call.request)
-    done = await reverse_use(
+    act = call.act(show_reversal)
+    await reverse_use(
         call.services.stores,
         str(call.request.path_params["consumption_id"]),
         client_id=call.caller.client_id,
         actor=call.caller.actor,
         wait_s=REVERSAL_WAIT_S,
+        act=act,
     )
+    return act.response
+
+
+async def show_reversal(done: Reversal) -> Response:
     return json_response(
         {
             "reversed": True,
@@ -86,6 +92,6 @@ async def post_reverse(call: RequestContext) -> Response:
 
 OPERATIONS: Final = (
     Operation("GET", CONSUME_PATH, get_consume, Access.USE),
-    Operation("POST", CONSUME_PATH, post_consume, Access.USE),
+    Operation("POST", CONSUME_PATH, post_consume, Access.USE, hot=True),
     Operation("POST", "/coupon/consume/{consumption_id}/reverse", post_reverse, Access.REDEEM),
 )

@@ -31,6 +31,7 @@ from issuer.http.fields import json_response
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
 from issuer.instants import show_instant
+from issuer.storage.acts import Act
 
 log = structlog.get_logger()
 
@@ -66,15 +67,23 @@ async def post_coupon(context: RequestContext) -> Response:
     if requested_id not in (None, client_id):
         raise BOUND_KEY
     terms = CouponTerms(**terms_fields(values, None, context.services.settings.currency))
-    coupon = await _create(context, client_id, values, terms)
-    return json_response(await show_coupon(context, coupon), 201)
+
+    async def show(coupon: Coupon) -> Response:
+        return json_response(await show_coupon(context, coupon), 201)
+
+    act = context.act(show)
+    await _create(context, client_id, values, terms, act)
+    return act.response
 
 
-async def _create(context: RequestContext, client_id: UUID, values: Fields, terms: CouponTerms) -> Coupon:
+async def _create(
+    context: RequestContext, client_id: UUID, values: Fields, terms: CouponTerms, act: Act[Coupon]
+) -> None:
     stores, actor = context.services.stores, context.caller.actor
     if (code := new_code(values)) is not None:
         unambiguous = text_field(values, "alphabet") == AlphabetName.UNAMBIGUOUS
-        return await create_coupon(stores, client_id, code, terms, unambiguous=unambiguous, actor=actor)
+        await create_coupon(stores, client_id, code, terms, unambiguous=unambiguous, actor=actor, act=act)
+        return
     form = code_format(values)
     unambiguous = form.alphabet == AlphabetName.UNAMBIGUOUS
     for draw in range(1, DRAWS + 1):
@@ -82,13 +91,14 @@ async def _create(context: RequestContext, client_id: UUID, values: Fields, term
             code = await asyncio.to_thread(draw_code, form)
             if not is_usable_code(code):
                 raise invalid("codes of this form may have no letters or digits, or may be the word consume")
-            return await create_coupon(stores, client_id, code, terms, unambiguous=unambiguous, actor=actor)
+            await create_coupon(stores, client_id, code, terms, unambiguous=unambiguous, actor=actor, act=act)
         except FewCodesError as error:
             raise invalid(str(error)) from error
         except CouponExistsError:
             if draw == DRAWS:
                 raise
-    raise AssertionError("unreachable")
+        else:
+            return
 
 
 async def _requested_coupon(context: RequestContext, values: Fields, code: str) -> Coupon:

@@ -60,7 +60,7 @@ def _method(name: str, request: str, response: str, summary: str, *errors: int, 
         "coupon service", summary, {200: ok("The response", ref(response))}, 401, 403, 415, 429, 501, 504, *errors,
         operationId=name, requestBody=body(request), **more,
     )  # fmt: skip
-    for status in (400, 401, 403, 404, 429, 500, 501, 503, 504):
+    for status in (400, 401, 403, 404, 409, 429, 500, 501, 503, 504):
         if (answer := post["responses"].get(str(status))) is not None:
             answer["content"] = {**json_content(ref("ConnectError"))["content"], **answer.get("content", {})}
     # The Connect library answers 415 without a body.
@@ -77,7 +77,8 @@ def coupon_service_paths() -> dict[str, Schema]:
         f"/coupon.CouponService/{name}": method
         for name, method in {
             "CreateCampaign": _method(
-                "CreateCampaign", "CreateCampaignRequest", "CreateCampaignResponse", "Create a campaign"
+                "CreateCampaign", "CreateCampaignRequest", "CreateCampaignResponse", "Create a campaign", 409,
+                parameters=[IDEMPOTENCY_KEY | {"description": "A repeat with the same key returns the same campaign"}],
             ),
             "GetCampaign": _method(
                 "GetCampaign", "CampaignRequest", "GetCampaignResponse", "Show a campaign", 404,

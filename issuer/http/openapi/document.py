@@ -11,6 +11,7 @@ from issuer.http.openapi.parts import (
     OPERATOR,
     PAGED,
     body,
+    keeping,
     ok,
     operation,
     path_parameter,
@@ -99,6 +100,14 @@ def _upload() -> Schema:
     )  # fmt: skip
 
 
+def _keyed_paths() -> dict[str, Schema]:
+    """Return all paths. Every POST takes an Idempotency-Key; the coupon service states which of its methods do."""
+    return {
+        path: {**item, "post": keeping(item["post"])} if "post" in item and "CouponService" not in path else item
+        for path, item in _paths().items()
+    }
+
+
 def _paths() -> dict[str, Schema]:
     ledger = ok("A page of redemptions", ref("LedgerPage"))
     code = {"type": "string", "minLength": 1, "examples": ["SUMMER-0001"]}
@@ -169,7 +178,7 @@ def document() -> Schema:
             )
         ],
         "security": [{"apiKey": []}],
-        "paths": _paths(),
+        "paths": _keyed_paths(),
         "components": {
             "schemas": COMPONENTS,
             "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": "An API key (isk_…)"}},

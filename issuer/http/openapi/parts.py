@@ -37,6 +37,7 @@ _TEXT: Final[Schema] = {"schema": {"type": "string"}, "required": True}
 _ERROR_HEADERS: Final[dict[int, Any]] = {
     401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
     403: _RETRY_AFTER,
+    409: _RETRY_AFTER,
     405: {"Allow": {"required": True, "schema": {"type": "string"}}},
     429: {
         "Retry-After": {"description": "Seconds", "required": True, "schema": {"type": "integer", "minimum": 1}},
@@ -64,6 +65,14 @@ IDEMPOTENCY_KEY: Final[Schema] = {
     "in": "header",
     "description": "A repeated request of the same customer in the same batch returns the same result, for 24 hours",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+}
+
+_KEPT: Final[Schema] = {
+    **IDEMPOTENCY_KEY,
+    "description": "A repeat of the request with the same key changes nothing and gets the same answer, for 24 hours",
+}
+REPLAYED: Final[Schema] = {
+    "Idempotency-Replayed": {"description": "Present if this repeats an earlier answer", "schema": {"const": "true"}}
 }
 
 
@@ -101,6 +110,19 @@ def operation(
     if description:
         operation["description"] = description
     return {**operation, "security": []} if public else operation
+
+
+def keeping(post: Schema) -> Schema:
+    """Return a POST with its Idempotency-Key, unless it describes one itself, as hot routes do."""
+    parameters: list[Schema] = post.get("parameters", [])
+    if any(parameter["name"] == IDEMPOTENCY_KEY["name"] for parameter in parameters):
+        return post
+    responses = {
+        status: {**answer, "headers": {**answer.get("headers", {}), **REPLAYED}} if status < "300" else answer
+        for status, answer in post["responses"].items()
+    }
+    refusals = {str(status): problem(status) for status in (409, 422)}
+    return {**post, "parameters": [*parameters, _KEPT], "responses": dict(sorted({**refusals, **responses}.items()))}
 
 
 def ok(description: str, schema: Schema, **more: Any) -> Schema:

@@ -75,6 +75,7 @@ TITLES: Final[dict[str, str]] = {
     "report_timeout": "The report took too long",
     "internal_error": "The server failed to handle the request",
     **{answer.code: answer.error.capitalize() for answer in [*COUPON_HTTP.values(), *HTTP.values()]},
+    "idempotency_key_in_use": "A request with this Idempotency-Key is in progress",
     "idempotency_key_reused": "The Idempotency-Key was used for another request",
 }
 """The title of every `code`, as listed by the docs page and the OpenAPI document."""

@@ -415,7 +415,24 @@ CREATE TABLE stored_secrets (
     changed_at      instant NOT NULL DEFAULT now(),
     PRIMARY KEY (owner, name)
 );
-COMMENT ON TABLE stored_secrets IS 'Secrets that must be readable again, encrypted with ISSUER_SECRET_KEY.'
+COMMENT ON TABLE stored_secrets IS 'Secrets that must be readable again, encrypted with ISSUER_SECRET_KEY.';
+
+CREATE TABLE kept_answers (
+    -- Of the API key; zero: it is bound to no client, or there is none.
+    client_id       uuid NOT NULL,
+    route           text NOT NULL,
+    key             text COLLATE "C" NOT NULL CHECK (length(key) BETWEEN 1 AND 255),
+    -- A request with the same key and another hash is refused.
+    request_sha256  bytea NOT NULL CHECK (length(request_sha256) = 32),
+    -- A failed request may be repeated, so its answer is not kept.
+    status          integer NOT NULL CHECK (status BETWEEN 200 AND 299),
+    headers         jsonb NOT NULL,
+    body            bytea NOT NULL CHECK (length(body) <= 262144),
+    kept_at         instant NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (client_id, route, key)
+);
+COMMENT ON TABLE kept_answers IS 'Answers to Idempotency-Keys, written in the transaction of the act, for 24 hours.';
+CREATE INDEX kept_answers_by_time ON kept_answers (kept_at)
 """
 
 
