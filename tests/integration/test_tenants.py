@@ -245,12 +245,15 @@ async def make_world(api: Api) -> TenantWorld:
 
 
 Snapshot = dict[str, set[str]]
+_READABLE_TABLES: Final = """
+SELECT tablename FROM pg_tables
+WHERE schemaname = 'public' AND has_table_privilege(format('%I.%I', schemaname, tablename), 'SELECT')"""
 
 
 async def snapshot(api: Api) -> Snapshot:
-    """Return every row of every table, and every key of Redis with its value."""
+    """Return every row of every table that the API may read, and every key of Redis with its value."""
     stores = api.services.stores
-    tables = await stores.postgres.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    tables = await stores.postgres.fetch(_READABLE_TABLES)
     found: Snapshot = {}
     for (table,) in tables:
         if table not in BACKGROUND_TABLES:
