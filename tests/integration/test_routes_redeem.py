@@ -253,7 +253,10 @@ async def test_a_body_that_is_cut_off_is_neither_answered_nor_carried_out(api: A
         sent.append(message)
 
     headers = [(b"authorization", api.redeemer["Authorization"].encode())]
-    scope = {"type": "http", "method": "POST", "path": REDEEM, "query_string": b"", "headers": headers, "client": None}
+    scope = {
+        "type": "http", "method": "POST", "path": REDEEM, "raw_path": REDEEM.encode(), "query_string": b"",
+        "headers": headers, "client": None,
+    }  # fmt: skip
     await api.app(scope, receive, send)
     assert (messages, sent) == ([], [])
     assert (await api.redeem(batch, client)).json() == {"code": "A-1"}
