@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,6 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from issuer.networks import parse_networks
 from issuer.rate_limit import RateLimit, parse_limit
 from issuer.server_urls import check_server_url
+
+MAX_LOADS: Final = 3
+"""Uploads, campaigns and jobs that add codes at the same time in one API process: each keeps a core busy."""
 
 
 class Auth(StrEnum):
@@ -78,8 +82,13 @@ class Settings(BaseSettings):
     rate_limit_ip: str | None = Field(None, description="The same for IP addresses only; default: ISSUER_RATE_LIMIT")
     failed_lookup_limit: str = Field(
         "10/m",
-        description="Failed lookups of codes, of each API key without a limit of its own, each IP address and each "
-        "customer; off: unlimited",
+        description="Failed lookups of codes of each IP address, and of each customer of a server whose key has "
+        "a limit of its own; off: unlimited. With ISSUER_AUTH=off addresses are counted only if "
+        "ISSUER_TRUSTED_PROXIES is set",
+    )
+    failed_lookup_limit_public_key: str = Field(
+        "300/m",
+        description="Failed lookups of each public API key without a limit of its own, from all addresses together",
     )
 
     partitions: int = Field(
@@ -124,11 +133,32 @@ class Settings(BaseSettings):
     receive_timeout_s: float = Field(
         10.0, gt=0, description="Time limit for receiving a request's head, and again for its body"
     )
+    upload_timeout_s: float = Field(
+        1_800.0,
+        ge=1,
+        le=86_400,
+        description="Time limit for receiving an upload, and again for adding the codes of an upload or a campaign; an "
+        "upload that arrives too slowly for it is ended early",
+    )
+    max_uploads: int = Field(
+        8, ge=1, description="Uploads that one API process receives at once; one client has at most half of them"
+    )
+    max_reports: int = Field(
+        4, ge=1, description="Reports that one API process writes at once; one client has at most half of them"
+    )
     max_connections: int = Field(
         20_000, ge=1, description="Open connections of one API process; more are closed at once"
     )
+    max_connections_per_address: int = Field(
+        2_000,
+        ge=1,
+        description="Open connections of one IP address to one API process; trusted proxies are not counted",
+    )
     max_event_streams: int = Field(
-        5_000, ge=1, description="Open streams of campaign events of one API process; more are answered 503"
+        5_000,
+        ge=1,
+        description="Open streams of campaign events of one API process; those of one client's campaigns, and of one "
+        "address, are at most half of them",
     )
     shutdown_timeout_s: float = Field(10.0, gt=0, description="Time limit for requests in flight after SIGTERM")
 
@@ -195,11 +225,30 @@ class Settings(BaseSettings):
         return parse_limit(self.failed_lookup_limit)
 
     @property
+    def public_lookup_limit(self) -> RateLimit | None:
+        """The limit of failed lookups of a public key."""
+        return parse_limit(self.failed_lookup_limit_public_key)
+
+    @property
+    def counts_addresses(self) -> bool:
+        """Whether an address stands for a caller also where requests have no key.
+
+        Behind a gateway, which is what `auth = off` is for, it stands for all callers, unless the operator has named
+        the proxies that report the addresses.
+        """
+        return self.auth is Auth.ON or "trusted_proxies" in self.model_fields_set
+
+    @property
+    def postgres_connections(self) -> int:
+        """The largest number of Postgres connections of one API process: the pool, and one for each long work."""
+        return self.postgres_pool_size + MAX_LOADS + self.max_reports
+
+    @property
     def pool_low_water(self) -> int:
         """The number of codes in Redis below which a pool is topped up: half of the high-water mark."""
         return self.pool_high_water // 2
 
-    @field_validator("rate_limit", "rate_limit_ip", "failed_lookup_limit")
+    @field_validator("rate_limit", "rate_limit_ip", "failed_lookup_limit", "failed_lookup_limit_public_key")
     @classmethod
     def _limit_form(cls, value: str | None) -> str | None:
         if value is not None:

@@ -30,7 +30,7 @@ from issuer.batches.revisions import push_batch as push_batch
 from issuer.batches.rules import NO_RULES, Rules
 from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.storage.acts import UNKEPT, Act
-from issuer.storage.postgres import BATCH_NAME_LOCK, Pool, PoolConnection, unavailable_translated
+from issuer.storage.postgres import BATCH_NAME_LOCK, AnyConnection, Pool, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 
@@ -69,13 +69,13 @@ async def create_batch(
     return await _try_push(stores, batch)
 
 
-async def create_batch_in(connection: PoolConnection, new: NewBatch, actor: str) -> Batch:
+async def create_batch_in(connection: AnyConnection, new: NewBatch, actor: str) -> Batch:
     """Create a batch in the caller's transaction; the caller pushes it. Raises InvalidBatchError."""
     name, starts_at, ends_at = check_values(new.name, new.starts_at, new.ends_at)
     return await _insert(connection, name, new.rules, starts_at, ends_at, actor)
 
 
-async def find_open_by_name(connection: PoolConnection, name: str) -> Batch | None:
+async def find_open_by_name(connection: AnyConnection, name: str) -> Batch | None:
     """Return the newest batch of that name that is not expired. Until the transaction ends, no other call that asks
     for the name creates one."""
     name, _, _ = check_values(name, None, None)
@@ -217,7 +217,7 @@ RETURNING paused, ended_at, created_at, revision, redis_revision, freed_at"""
 
 
 async def _insert(
-    connection: PoolConnection,
+    connection: AnyConnection,
     name: str,
     rules: Rules,
     starts_at: datetime | None,
@@ -240,7 +240,7 @@ async def _insert(
     return batch
 
 
-async def _check_ownership(connection: PoolConnection, batch_id: UUID, exists: bool, client_id: UUID | None) -> None:
+async def _check_ownership(connection: AnyConnection, batch_id: UUID, exists: bool, client_id: UUID | None) -> None:
     if not exists:
         raise BatchNotFoundError("no batch found")
     if client_id is None:
@@ -255,12 +255,12 @@ async def _check_ownership(connection: PoolConnection, batch_id: UUID, exists: b
         raise BatchSharedError("other clients have codes in this batch")
 
 
-async def _refuse_start_of_campaign(connection: PoolConnection, batch_id: UUID) -> None:
+async def _refuse_start_of_campaign(connection: AnyConnection, batch_id: UUID) -> None:
     if await connection.fetchval("SELECT EXISTS (SELECT FROM campaigns WHERE batch_id = $1)", batch_id):
         raise InvalidBatchError("starts_at of a campaign is changed with the campaign")
 
 
-async def _update(connection: PoolConnection, batch: Batch, changed: dict[str, Any], actor: str) -> Batch:
+async def _update(connection: AnyConnection, batch: Batch, changed: dict[str, Any], actor: str) -> Batch:
     """Write the changed columns. Redis does not store names, so a new name needs no new revision."""
     for_redis = set(changed) - {"name"}
     new_limits = "rules" in changed and changed["rules"].packed() != batch.rules.packed()

@@ -48,16 +48,10 @@ class FeedUpdate:
 class CampaignFeeds:
     """The feeds of all campaigns with listeners. One per process."""
 
-    def __init__(self, stores: Stores, *, max_listeners: int) -> None:
+    def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._max_listeners = max_listeners
-        self._listeners = 0
         self._feeds: dict[UUID, _Feed] = {}
         self._closed = False
-
-    @property
-    def has_room(self) -> bool:
-        return not self._closed and self._listeners < self._max_listeners
 
     @property
     def polls(self) -> int:
@@ -65,13 +59,9 @@ class CampaignFeeds:
         return len(self._feeds)
 
     async def ticks(self, campaign: Campaign, *, heartbeat_s: float) -> AsyncGenerator[FeedUpdate | None]:
-        """Yield an update now and at each change, and None after `heartbeat_s` without one. Ends with the campaign.
-
-        Ends at once if there is no room for another listener.
-        """
-        if not self.has_room:
+        """Yield an update now and at each change, and None after `heartbeat_s` without one. Ends with the campaign."""
+        if self._closed:
             return
-        self._listeners += 1
         feed = self._feeds.get(campaign.id)
         if feed is None:
             feed = self._feeds[campaign.id] = _Feed(self._stores, campaign)
@@ -92,7 +82,6 @@ class CampaignFeeds:
                 except TimeoutError:
                     yield None
         finally:
-            self._listeners -= 1
             feed.listeners -= 1
             if not feed.listeners:
                 feed.task.cancel()

@@ -201,7 +201,7 @@ class EmbeddedPostgres:
         self._data = directory.postgres
         self._sockets = directory.sockets() / "postgres"
         self._roles = role_name(settings, Process.API), role_name(settings, Process.WORKER)
-        self._connections = 40 + settings.workers * settings.postgres_pool_size
+        self._connections = 40 + settings.workers * settings.postgres_connections
 
     def _url(self, database: str, role: str) -> str:
         return f"postgresql://{role}@/{database}?host={quote(str(self._sockets), safe='')}"

@@ -78,7 +78,7 @@ async def finish_job(stores: Stores, job_id: UUID, *, progress: Progress | None 
 
 
 async def work_on_jobs(stores: Stores, rows: RowWork = UNGUARDED) -> bool:
-    """Run one chunk of the job that has waited longest and that no process runs. For the worker.
+    """Run one chunk of the job that is due and that no process runs. For the worker.
 
     Returns False if there is no such job. `rows`: what becomes of a job that fails with an error. Raises what
     `finish_job` raises.

@@ -146,7 +146,10 @@ async def find_job(
 
 
 async def find_open_ids(postgres: Pool) -> list[UUID]:
-    """Return the ids of the unfinished jobs; the one that has waited longest comes first."""
+    """Return the unfinished jobs in the order in which they are due: first the client that was served longest ago.
+
+    However many jobs a client has, it gets as many chunks as any other.
+    """
     return [UUID(bytes=row["id"].bytes) for row in await postgres.fetch(_OPEN_IDS)]
 
 
@@ -282,4 +285,11 @@ _OPEN: Final = """
 SELECT count(*) AS all_of_them, count(*) FILTER (WHERE client_id = $1) AS of_client
 FROM generation_jobs WHERE finished_at IS NULL
 """
-_OPEN_IDS: Final = "SELECT id FROM generation_jobs WHERE finished_at IS NULL ORDER BY touched_at"
+# A job was served if it was touched after its creation. Finished ones count: otherwise a client that keeps creating
+# small jobs would always be one that was not served yet.
+_OPEN_IDS: Final = """
+SELECT id FROM generation_jobs JOIN LATERAL (
+    SELECT max(served.touched_at) AS served_at FROM generation_jobs served
+    WHERE served.client_id = generation_jobs.client_id AND served.touched_at > served.created_at) client ON true
+WHERE finished_at IS NULL ORDER BY served_at NULLS FIRST, touched_at
+"""

@@ -66,6 +66,12 @@ class IssuerApp(Starlette):
         if services is not None:
             services.feeds.close()
 
+    def count_refusal(self, kind: str, reason: str) -> None:
+        """Count a connection that was refused at the socket."""
+        services: Services | None = self.state.services
+        if services is not None:
+            services.tally.refuse_slot(kind, reason)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:

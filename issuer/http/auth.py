@@ -20,6 +20,7 @@ from issuer.access.api_keys import ApiKey, Scope
 from issuer.access.audit import AUTH_OFF_ACTOR
 from issuer.http.edge.client_address import UNKNOWN
 from issuer.http.edge.header_fields import REPEATED, HeaderFields, header_fields
+from issuer.http.limiting.fair_slots import Tenant, tenant_of
 from issuer.http.problems.problem import ProblemError, not_ready
 from issuer.http.services import Services
 from issuer.http.wire import prebuilt
@@ -84,6 +85,11 @@ class Caller:
     client_id: UUID | None = None
     key: ApiKey | None = None
     address: str = UNKNOWN
+
+    @property
+    def tenant(self) -> Tenant:
+        """The tenant that holds the slots of this caller's work."""
+        return tenant_of(self.key, self.address)
 
 
 def find_key(services: Services, fields: HeaderFields) -> ApiKey | None:

@@ -27,7 +27,7 @@ from issuer.access.kept_answers import (
 from issuer.http.edge.header_fields import HeaderFields
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.storage.acts import Act
-from issuer.storage.postgres import Pool, PoolConnection, unavailable_translated
+from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
 
 _FORM: Final = re.compile(rb"[\x20-\x7e]{1,255}")
 BAD_KEY: Final = invalid(
@@ -84,7 +84,7 @@ class Idempotency:
         assert self.key is not None
         return AnswerKey(self.client_id, self.route, self.key)
 
-    async def check(self, connection: PoolConnection | None = None) -> None:
+    async def check(self, connection: AnyConnection | None = None) -> None:
         """Raise AlreadyAnsweredError if an answer is kept, and ProblemError (422) if it is that of another request."""
         if self.key is None:
             return
@@ -95,7 +95,7 @@ class Idempotency:
             raise ProblemError(422, "idempotency key was used with another request", "idempotency_key_reused")
         raise AlreadyAnsweredError(answer)
 
-    async def lock(self, connection: PoolConnection) -> None:
+    async def lock(self, connection: AnyConnection) -> None:
         """Keep other requests with this key from beginning their act. Raises as `check`, and ProblemError (409)."""
         if self.key is None:
             return
@@ -109,7 +109,7 @@ class Idempotency:
         # Only now: the request that had the lock before may have been answered since the first look.
         await self.check(connection)
 
-    async def keep(self, connection: Pool | PoolConnection, response: Response) -> None:
+    async def keep(self, connection: Pool | AnyConnection, response: Response) -> None:
         """Keep the answer. Raises ProblemError if it is too large: the act must then be rolled back."""
         if self.key is None:
             return
@@ -147,10 +147,10 @@ class KeyedAct(Act[Result]):
         assert self._response is not None, "the act was not carried out"
         return self._response
 
-    async def begin(self, connection: PoolConnection) -> None:
+    async def begin(self, connection: AnyConnection) -> None:
         await self._idempotency.lock(connection)
 
-    async def keep(self, connection: PoolConnection, result: Result) -> None:
+    async def keep(self, connection: AnyConnection, result: Result) -> None:
         self._response = await self._show(result)
         await self._idempotency.keep(connection, self._response)
 

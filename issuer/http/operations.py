@@ -42,6 +42,12 @@ class RequestContext:
         """Return the act of this request. `show` returns the response to its result."""
         return KeyedAct(self.idempotency, show)
 
+    @property
+    def address(self) -> str:
+        """The address of the client, as limits count it; also where no key is needed."""
+        peer = self.request.client
+        return self.services.limits.address_of(None if peer is None else peer.host, self.request.headers.raw)
+
 
 Handler = Callable[[RequestContext], Awaitable[Response]]
 
@@ -52,6 +58,8 @@ class Operation:
 
     A POST keeps its answer for an Idempotency-Key: its handler carries out `context.act(…)`. `hot`: the script keeps
     it. `upload`: the body may be large, and the handler itself sets the digest of the request and calls `check`.
+    `takes_slot`: requests share the connections of the pool, so each holds a slot of operations until its handler is
+    done. False for what may take long, needs no Postgres, or must be answered whatever the others do.
     """
 
     method: str
@@ -59,6 +67,7 @@ class Operation:
     handler: Handler
     access: Access = Access.ADMIN
     upload: bool = False
+    takes_slot: bool = True
     hot: bool = False
 
     @property
@@ -99,7 +108,11 @@ class PathOperations:
         caller = await admit(request, services, operation.access)
         # After the admission: a caller without a valid key is a 401, whatever the size of its body.
         refuse_announced(scope, limit)
-        response = await _answer(operation, request, services, caller)
+        if operation.takes_slot:
+            async with services.operation(caller.tenant):
+                response = await _answer(operation, request, services, caller)
+        else:
+            response = await _answer(operation, request, services, caller)
         await response(scope, receive, send)
 
 

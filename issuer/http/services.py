@@ -14,6 +14,7 @@ from issuer.campaigns.feeds import CampaignFeeds
 from issuer.coupons.locations import CouponLocations
 from issuer.engine.engine import Engine
 from issuer.http.limiting.failed_lookups import FailedLookupLimits
+from issuer.http.limiting.fair_slots import Slots, Tenant
 from issuer.http.limiting.rate_limits import RateLimits
 from issuer.http.metrics.store_metrics import StoreMetrics, read_store_metrics
 from issuer.http.metrics.tally import Tally
@@ -31,8 +32,6 @@ from issuer.storage.stores import Stores
 
 MAX_METRICS_AGE_S = 0.25
 MAX_POOL_METRICS_AGE_S = 1.0
-MAX_UPLOADS = 2
-MAX_REPORTS = 2
 MAX_LOOKUPS = 256
 
 
@@ -54,8 +53,7 @@ class Services:
     limits: RateLimits
     lookup_limits: FailedLookupLimits
     security: SecurityLog
-    loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_UPLOADS))
-    reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_REPORTS))
+    slots: Slots
     look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
     _store_metrics: dict[bool, tuple[float, StoreMetrics]] = field(default_factory=dict)
     _reading_metrics: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -63,6 +61,10 @@ class Services:
 
     def __post_init__(self) -> None:
         self.checks_keys = self.settings.auth is Auth.ON
+
+    def operation(self, tenant: Tenant) -> AbstractAsyncContextManager[None]:
+        """Return the context of short work in Postgres: it waits for a slot as long as for a statement."""
+        return self.slots.operations.hold(tenant, wait_s=self.settings.postgres_timeout_s)
 
     @property
     def knows_keys(self) -> bool:
@@ -102,14 +104,25 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         security = SecurityLog(limits.address_of)
         tally.start()
         campaigns = CampaignCache(stores.postgres)
-        feeds = CampaignFeeds(stores, max_listeners=settings.max_event_streams)
+        feeds, slots = CampaignFeeds(stores), Slots.of(settings, tally.refuse_slot)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         witness = Witness(stores.postgres, engine, stores.guardian)
         async with witness.testifying(), _kept(settings, stores, journal):
             try:
                 locations = CouponLocations(engine)
                 yield Services(
-                    settings, stores, engine, locations, keys, campaigns, feeds, tally, limits, lookup_limits, security
+                    settings,
+                    stores,
+                    engine,
+                    locations,
+                    keys,
+                    campaigns,
+                    feeds,
+                    tally,
+                    limits,
+                    lookup_limits,
+                    security,
+                    slots,
                 )
             finally:
                 security.end_period()

@@ -22,7 +22,12 @@ from issuer.pools.loader import LoadResult, load_pool
 from issuer.pools.memory import RedisMemoryError, check_room, codes_bytes
 from issuer.pools.pool import BatchNotInRedisError, PoolError
 from issuer.storage.acts import UNKEPT, Act
-from issuer.storage.postgres import PoolConnection, PostgresUnavailableError, unavailable_translated
+from issuer.storage.postgres import (
+    AnyConnection,
+    PostgresUnavailableError,
+    own_connection,
+    unavailable_translated,
+)
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 
@@ -71,7 +76,7 @@ async def preload_csv(
     moved out of it. The batch is an existing one, or a new one that is created with its first code: without a new code
     there is none. With `find_by_name` an open batch of that name takes its place. `client_id` is for a file without
     that column, or to reject rows of other clients. With `actor` the audit log gets an entry. All changes in Postgres
-    are one transaction, which keeps the answer to `act`. Uses one Postgres connection.
+    are one transaction, which keeps the answer to `act`. Opens a Postgres connection of its own.
 
     Raises PreloadError (HeaderError, SourceError), BatchNotFoundError, BatchEndedError, InvalidBatchError, MoveError,
     RedisMemoryError and RedisUnavailableError (each: nothing was changed), PostgresUnavailableError (all codes were
@@ -84,7 +89,8 @@ async def preload_csv(
     await load.check_batch()
     async with (
         unavailable_translated(),
-        stores.postgres.acquire() as connection,
+        # Not one of the pool, which serves requests: a load may take minutes.
+        own_connection(stores.settings, timeout_s=stores.settings.postgres_timeout_s) as connection,
         staging_table(connection),
     ):
         await load.read(connection, source)
@@ -125,7 +131,7 @@ class _Load:
         if self._batch_id is not None:
             await check_batch_open(self._stores.postgres, self._batch_id)
 
-    async def read(self, connection: PoolConnection, source: Source | AsyncIterable[bytes]) -> None:
+    async def read(self, connection: AnyConnection, source: Source | AsyncIterable[bytes]) -> None:
         """Copy the valid rows into the staging table. Raises PreloadError."""
         try:
             await copy_rows(connection, self._rows(source))
@@ -143,7 +149,7 @@ class _Load:
             self._show(Phase.READING, size, None)
         yield self._csv.finish()
 
-    async def number(self, connection: PoolConnection, *, dry_run: bool) -> None:
+    async def number(self, connection: AnyConnection, *, dry_run: bool) -> None:
         """In one transaction: remove duplicates, assign seqs, check for room in Redis, insert the codes.
 
         A dry run is rolled back at the end.
@@ -165,7 +171,7 @@ class _Load:
             raise
         await (transaction.rollback() if dry_run else transaction.commit())
 
-    async def _find_batch(self, connection: PoolConnection, new: NewBatch) -> UUID | None:
+    async def _find_batch(self, connection: AnyConnection, new: NewBatch) -> UUID | None:
         found = await find_open_by_name(connection, new.name)
         if found is None:
             return None
@@ -173,7 +179,7 @@ class _Load:
             raise PreloadError(f"batch {found.id} of that name was created meanwhile, with other rules or times")
         return found.id
 
-    async def _insert(self, connection: PoolConnection) -> None:
+    async def _insert(self, connection: AnyConnection) -> None:
         if not self._numbering.additions:
             return
         if self._batch_id is None:

@@ -76,13 +76,17 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     from issuer.http.app import create_app
     from issuer.http.edge.limits import EdgeLimits
     from issuer.http.edge.protocol import guarded_protocol
+    from issuer.http.limiting.connections import ConnectionsByAddress
     from issuer.http.wire import EVERY_ANSWER
 
     app = create_app(settings)
+    protocol = guarded_protocol(
+        EdgeLimits.from_settings(settings), app.fast_paths, ConnectionsByAddress(settings, app.count_refusal)
+    )
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=guarded_protocol(EdgeLimits.from_settings(settings), app.fast_paths),
+        http=protocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
-from issuer.storage.postgres import Pool, PoolConnection, unavailable_translated
+from issuer.storage.postgres import AnyConnection, Pool, PoolConnection, unavailable_translated
 
 Result = TypeVar("Result")
 
@@ -25,10 +25,10 @@ class Act(Generic[Result]):
             await self.begin(connection)
             yield connection
 
-    async def begin(self, connection: PoolConnection) -> None:
+    async def begin(self, connection: AnyConnection) -> None:
         """Raise if the act was carried out before, or is being carried out; nothing is changed then."""
 
-    async def keep(self, connection: PoolConnection, result: Result) -> None:
+    async def keep(self, connection: AnyConnection, result: Result) -> None:
         """Keep the answer to the act, whose result is `result`."""
 
 

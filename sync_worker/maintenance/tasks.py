@@ -136,7 +136,7 @@ class MaintenanceTasks:
             await self._rows.work(SYNC, row, act, version=revisions[row])
 
     async def generate(self) -> None:
-        """Generate one batch of codes for the oldest job that no other process works on."""
+        """Generate one chunk of codes for the job that is due and that no other process works on."""
         await job_runner.work_on_jobs(self._stores, self._rows)
 
     async def free_ended(self) -> None:

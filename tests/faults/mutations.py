@@ -476,4 +476,85 @@ MUTATIONS: Final = (
         (),
         ("tests/integration/test_kept_answers.py",),
     ),
+    Mutation(
+        "a tenant takes all slots",
+        (Edit("issuer/http/limiting/fair_slots.py", "            if held >= free:\n", "            if False:\n"),),
+        (),
+        ("tests/unit/test_fair_slots.py", "tests/integration/test_fair_shares.py"),
+    ),
+    Mutation(
+        "a slow upload holds the slot of a load",
+        (
+            Edit(
+                "issuer/http/admin/uploads.py",
+                "        slots.uploads.hold(caller.tenant),\n",
+                "        slots.uploads.hold(caller.tenant),\n        slots.loads.hold((id(context),)),\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_fair_shares.py",),
+    ),
+    Mutation(
+        "an upload may be as slow as any body",
+        (
+            Edit(
+                "issuer/http/edge/limits.py",
+                "max(MIN_BODY_RATE, announced_bytes / self.body_timeout_s)",
+                "MIN_BODY_RATE",
+            ),
+        ),
+        (),
+        ("tests/integration/test_fair_shares.py",),
+    ),
+    Mutation(
+        "statements of one tenant take all connections of the pool",
+        (Edit("issuer/http/operations.py", "        if operation.takes_slot:\n", "        if False:\n"),),
+        (),
+        ("tests/integration/test_fair_shares.py",),
+    ),
+    Mutation(
+        "the client with the most jobs gets the most chunks",
+        (Edit("issuer/generating/jobs.py", "ORDER BY served_at NULLS FIRST, touched_at", "ORDER BY touched_at"),),
+        (),
+        ("tests/integration/test_fair_shares.py",),
+    ),
+    Mutation(
+        "callers of a public key above its limit are refused before the lookup",
+        (
+            Edit(
+                "issuer/http/limiting/failed_lookups.py",
+                "            found = [self._callers.find(caller.address)]\n",
+                "            found = [self._callers.find(caller.address)]\n"
+                "            found.append(None if key is None else self._public_keys.find(key.id))\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_failed_lookups.py",),
+    ),
+    Mutation(
+        "many addresses have as many attempts with a public key above its limit as below it",
+        (
+            Edit(
+                "issuer/http/limiting/failed_lookups.py",
+                "subject.limit.burst if known is not None and known.is_over(now) else 1",
+                "1",
+            ),
+        ),
+        (),
+        ("tests/integration/test_failed_lookups.py",),
+    ),
+    Mutation(
+        "a campaign of another client is answered differently from one that does not exist",
+        (
+            Edit(
+                "issuer/http/campaigns/events.py",
+                "        if caller.client_id not in (None, campaign.client_id):\n"
+                '            raise CampaignNotFoundError("no campaign found")\n',
+                "        if caller.client_id not in (None, campaign.client_id):\n"
+                '            raise CampaignNotFoundError("not your campaign")\n',
+            ),
+        ),
+        (),
+        ("tests/integration/test_tenants.py",),
+    ),
 )

@@ -385,14 +385,27 @@ async def test_a_feed_reports_the_start_at_once_and_ends_with_the_campaign(api: 
 async def test_listeners_are_bounded(settings: Settings) -> None:
     async with running_app(settings.model_copy(update={"max_event_streams": 1})) as api:
         campaign = (await make(api, public=True))["id"]
-        updates: list[Any] = []
-        listening = asyncio.create_task(listen(api, campaign, 99, updates=updates))
-        await until_all_heard([updates])
+        assert api.services.slots.streams.try_take(("another client", "another address")) is None
         response = await api.client.get(f"{PATH}/{campaign}/events")
-        assert problem(response, 503)["code"] == "too_many_streams"
+        assert problem(response, 503, "too many streams at once")["code"] == "overloaded"
         assert response.headers["retry-after"] == "10"
-        api.app.end_streams()
-        assert len(await listening) == 1
+
+
+async def test_a_stream_ends_after_an_hour(api: Api, monkeypatch: Any) -> None:
+    monkeypatch.setattr("issuer.http.campaigns.events.MAX_STREAM_S", 0)
+    campaign = (await make(api, public=True))["id"]
+    response = await api.client.get(f"{PATH}/{campaign}/events")
+    assert response.text.count("event: counters") == 1
+    assert api.services.slots.streams.used == 0
+
+
+async def test_streams_end_with_the_process(api: Api) -> None:
+    campaign = (await make(api, public=True))["id"]
+    updates: list[Any] = []
+    listening = asyncio.create_task(listen(api, campaign, 99, updates=updates))
+    await until_all_heard([updates])
+    api.app.end_streams()
+    assert len(await listening) == 1
 
 
 async def test_the_stream_of_an_ended_campaign_reports_the_end_and_closes(api: Api) -> None:

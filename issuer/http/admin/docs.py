@@ -36,6 +36,6 @@ async def get_docs(_: RequestContext) -> Response:
 
 
 OPERATIONS = (
-    Operation("GET", "/openapi.json", get_openapi, Access.PUBLIC),
-    Operation("GET", "/docs", get_docs, Access.PUBLIC),
+    Operation("GET", "/openapi.json", get_openapi, Access.PUBLIC, takes_slot=False),
+    Operation("GET", "/docs", get_docs, Access.PUBLIC, takes_slot=False),
 )

@@ -43,7 +43,7 @@ async def post_generate(context: RequestContext) -> Response:
         job = await request_codes(stores, generation, job_id=job_id, bounded=True, act=context.act(show))
     except BatchEndedError as error:
         raise outcome_problem(Outcome.ENDED) from error
-    if generation.count <= MAX_CODES_PER_REQUEST and not job.finished and not context.services.loads.locked():
+    if generation.count <= MAX_CODES_PER_REQUEST and not job.finished:
         job = await _generate_now(context, job)
     if job.state is JobState.FAILED:
         await context.idempotency.forget()
@@ -85,12 +85,18 @@ async def _parse_generation(context: RequestContext, batch_id: UUID, values: dic
 
 
 async def _generate_now(context: RequestContext, job: Job) -> Job:
-    """Run the job. If a store is unavailable or the time is up, return it unfinished: the worker continues it."""
-    stores = context.services.stores
-    async with context.services.loads:
+    """Run the job. If there is no slot, a store is unavailable or the time is up, return it unfinished: the worker
+    continues it.
+    """
+    stores, loads, tenant = context.services.stores, context.services.slots.loads, context.caller.tenant
+    if loads.try_take(tenant) is not None:
+        return job
+    try:
         with suppress(*TRANSIENT_ERRORS, TimeoutError):
             async with asyncio.timeout(stores.settings.postgres_timeout_s):
                 return await finish_job(stores, job.id)
+    finally:
+        loads.release(tenant)
     return await find_job(stores.postgres, job.id)
 
 

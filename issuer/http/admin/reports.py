@@ -19,6 +19,7 @@ from issuer.http.auth import BOUND_KEY
 from issuer.http.fields import check_query, instant_field, query_id
 from issuer.http.operations import Handler, Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
+from issuer.http.reading_pace import ReadingPace
 from issuer.names import text_problem
 from issuer.reports.formats import MEDIA_TYPES, CsvEncoder, Encoder, Format, NdjsonEncoder, encoded
 from issuer.reports.report import REPORTS, TIMES, Filter, Report, Selection
@@ -28,7 +29,6 @@ from issuer.storage.postgres import own_connection
 
 PATH: Final = "/api/v1/reports/"
 _BLOCK_BYTES: Final = 65_536
-_TOO_MANY: Final = ProblemError(503, "too many reports at once", "overloaded", headers={"Retry-After": "10"})
 _TOO_SLOW: Final = ProblemError(
     503,
     "the report took too long",
@@ -100,25 +100,24 @@ class ReportResponse(Response):
 
     A failure before the first rows is answered with a problem. A later failure aborts the response: the last chunk is
     missing, or fewer bytes arrive than Content-Length announces, so no client takes the report for complete. Each
-    response has a Postgres connection of its own and stops when the client disconnects or `report_timeout_s` is over.
+    response has a Postgres connection of its own and stops when the client disconnects, reads more slowly than
+    ReadingPace allows, or `report_timeout_s` is over.
     """
 
     def __init__(self, context: RequestContext, report_request: ReportRequest, headers: dict[str, str]) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._services = context.services
+        self._tenant = context.caller.tenant
         self._report_request = report_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        slots = self._services.reports
-        if slots.locked():
-            # Each report holds a connection to Postgres and takes its share of a core.
-            raise _TOO_MANY
         work = self._send_workbook if self._report_request.format is Format.XLSX else self._send_text
-        async with slots:
+        # Each report holds a connection to Postgres and takes its share of a core.
+        async with self._services.slots.reports.hold(self._tenant):
             try:
                 async with asyncio.timeout(self._services.settings.report_timeout_s):
-                    await _run_until_disconnect(receive, work(send))
+                    await _run_until_disconnect(receive, work(ReadingPace(send)))
             except TimeoutError as error:
                 raise _TOO_SLOW from error
 

@@ -17,6 +17,7 @@ from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.http.edge.limits import UPLOAD_PATH
 from issuer.http.fields import bad_rules, check_query, json_response
 from issuer.http.idempotency import request_digest
+from issuer.http.loading import loading
 from issuer.http.multipart_form import multipart_form
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
@@ -55,20 +56,22 @@ async def post_upload(context: RequestContext) -> Response:
     The form is spooled to disk as it arrives and the codes are read from there, so memory use does not depend on them.
     """
     check_query(context.request)
-    loads = context.services.loads
-    if loads.locked():
-        # Each upload holds a connection to Postgres and keeps a core busy until it ends.
-        raise ProblemError(503, "too many uploads at once", "overloaded", headers={"Retry-After": "10"})
+    slots, caller = context.services.slots, context.caller
     limits = {"max_files": 1, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
-    async with loads, multipart_form(context.request, **limits) as form:
-        upload = check_form(form, context.caller.client_id)
+    async with (
+        slots.uploads.hold(caller.tenant),
+        multipart_form(context.request, **limits) as form,
+    ):
+        upload = check_form(form, caller.client_id)
         if context.idempotency.key is not None:
             # Not the digest of the body: the boundary between the parts is another one in every request.
             file = await asyncio.to_thread(digest_of_file, upload.file)
             context.idempotency.digest = request_digest(file, *upload.fields)
             await context.idempotency.check()
         act = context.act(show)
-        await _load(context, upload, act)
+        # From here on nothing waits for the client.
+        async with loading(context.services, caller.tenant):
+            await _load(context, upload, act)
     return act.response
 
 
@@ -164,4 +167,4 @@ def show_report(report: PreloadReport) -> dict[str, Any]:
     }
 
 
-OPERATIONS = (Operation("POST", UPLOAD_PATH, post_upload, upload=True),)
+OPERATIONS = (Operation("POST", UPLOAD_PATH, post_upload, upload=True, takes_slot=False),)

@@ -16,6 +16,7 @@ from issuer.access.api_keys import ApiKey
 from issuer.http.auth import SCOPES, Access, check_scopes, find_key, missing_key
 from issuer.http.campaigns.answers import CRASHED, Failure
 from issuer.http.edge.header_fields import HeaderFields, Headers
+from issuer.http.limiting.fair_slots import Tenant, tenant_of
 from issuer.http.problems.failures import problem_of
 from issuer.http.problems.problem import ProblemError, forget_raise, not_ready
 from issuer.http.security_log import LOGGED
@@ -58,13 +59,14 @@ def failures_answered(ctx: RequestContext[Any, Any]) -> Iterator[None]:
 
 @dataclass(slots=True)
 class AdmittedCall:
-    """One call on its way through the library. `services` and `key` are set when it is admitted."""
+    """One call on its way through the library. `services`, `key` and `tenant` are set when it is admitted."""
 
     peer: str | None
     headers: Headers
     fields: HeaderFields
     services: Services | None = None
     key: ApiKey | None = None
+    tenant: Tenant = ()
 
     @property
     def admitted(self) -> tuple[Services, ApiKey | None]:
@@ -101,7 +103,9 @@ class AdmissionInterceptor:
             if services is None:
                 raise not_ready()
             call.services, call.key = services, find_key(services, call.fields)
-            await services.limits.admit(call.key, services.limits.address_of(call.peer, call.headers))
+            address = services.limits.address_of(call.peer, call.headers)
+            call.tenant = tenant_of(call.key, address)
+            await services.limits.admit(call.key, address)
             if call.key is None and b"authorization" in call.fields:
                 refusal = missing_key(services, call.fields)
                 if refusal is not None:

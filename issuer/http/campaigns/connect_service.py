@@ -6,7 +6,6 @@ what it does not bound by itself. Ordinary calls of IssueCoupon do not arrive he
 
 from __future__ import annotations
 
-import asyncio
 import re
 from contextlib import suppress
 from typing import Any, Final
@@ -55,6 +54,8 @@ from issuer.http.idempotency import (
     read_idempotency_key,
     request_digest,
 )
+from issuer.http.limiting.fair_slots import LOAD_WAIT_S
+from issuer.http.loading import loading
 from issuer.http.problems.problem import ProblemError
 from issuer.http.rpc.coupon.coupon_connect import CouponServiceASGIApplication
 from issuer.http.rpc.coupon.coupon_pb2 import (
@@ -76,8 +77,6 @@ METHOD_PATHS: Final = tuple(
 CREATE_PATH: Final = METHOD_PATHS[0]
 MAX_ISSUED: Final = 1_000_000
 """Codes that one answer of GetCampaign lists at most. The REST route lists more of them in pages."""
-MAX_LISTS: Final = 2
-MAX_WAITING_LISTS: Final = 16
 CHUNK_BYTES: Final = 262_144
 """Bytes of an answer that are sent at a time: the write time-out is for each of them, not for the whole answer."""
 _NOT_SHOWN: Final = (b"accept-encoding", b"connect-accept-encoding", b"grpc-accept-encoding")
@@ -95,8 +94,6 @@ class CouponMethods:
 
     def __init__(self, policy: IssuePolicy) -> None:
         self._policy = policy
-        self._lists = asyncio.Semaphore(MAX_LISTS)
-        self._lists_waiting = 0
 
     async def create_campaign(
         self, request: CreateCampaignRequest, ctx: RequestContext[CreateCampaignRequest, CreateCampaignResponse]
@@ -135,7 +132,7 @@ class CouponMethods:
         try:
             await idempotency.check()
             act = KeyedAct(idempotency, _show_created)
-            async with services.loads:
+            async with loading(services, call.tenant):
                 await create_campaign(services.stores, new, actor=actor, act=act)
             kept = bytes(act.response.body)
         except AlreadyAnsweredError as done:
@@ -149,7 +146,8 @@ class CouponMethods:
         with failures_answered(ctx):
             call = CURRENT_CALL.get()
             services, key = call.admitted
-            campaign = await self._find(call, request.campaign_id)
+            async with services.operation(call.tenant):
+                campaign = await self._find(call, request.campaign_id)
             head = GetCampaignResponse(
                 campaign_id=str(campaign.id),
                 name=campaign.batch.name,
@@ -158,7 +156,8 @@ class CouponMethods:
             )
             if services.checks_keys and (key is None or not _sees_codes(key, campaign)):
                 return head
-            return await self._with_codes(services, campaign, head, json=_is_json(ctx))  # type: ignore[return-value]
+            async with services.slots.lists.hold(call.tenant, wait_s=LOAD_WAIT_S):
+                return await self._with_codes(services, campaign, head, json=_is_json(ctx))  # type: ignore[return-value]
 
     async def issue_coupon(
         self, request: IssueCouponRequest, ctx: RequestContext[IssueCouponRequest, IssueCouponResponse]
@@ -197,23 +196,14 @@ class CouponMethods:
         self, services: Services, campaign: Campaign, head: GetCampaignResponse, *, json: bool
     ) -> EncodedMessage:
         """Return the answer with the codes, read and encoded in pieces: other requests are served between them."""
-        if self._lists_waiting >= MAX_WAITING_LISTS:
-            raise ConnectError(Code.UNAVAILABLE, "too many campaigns are asked for their codes")
-        self._lists_waiting += 1
-        try:
-            async with self._lists:
-                last = await find_last_issued(services.stores, campaign)
-                if last > MAX_ISSUED:
-                    raise ConnectError(
-                        Code.RESOURCE_EXHAUSTED,
-                        f"{last:,} codes were issued, and more than {MAX_ISSUED:,} are listed in pages only:"
-                        f" GET /api/v1/campaigns/{campaign.id}/codes",
-                    )
-                pieces = [
-                    encode_codes(codes, json=json) async for codes in read_issued_codes(services.stores, campaign, last)
-                ]
-        finally:
-            self._lists_waiting -= 1
+        last = await find_last_issued(services.stores, campaign)
+        if last > MAX_ISSUED:
+            raise ConnectError(
+                Code.RESOURCE_EXHAUSTED,
+                f"{last:,} codes were issued, and more than {MAX_ISSUED:,} are listed in pages only:"
+                f" GET /api/v1/campaigns/{campaign.id}/codes",
+            )
+        pieces = [encode_codes(codes, json=json) async for codes in read_issued_codes(services.stores, campaign, last)]
         return EncodedMessage(join_message(head, pieces, json=json))
 
 

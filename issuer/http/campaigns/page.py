@@ -42,4 +42,4 @@ async def get_page(context: RequestContext) -> Response:
     return Response(text, media_type="text/html", headers=headers)
 
 
-OPERATIONS = (Operation("GET", PATH, get_page, Access.PUBLIC),)
+OPERATIONS = (Operation("GET", PATH, get_page, Access.PUBLIC, takes_slot=False),)

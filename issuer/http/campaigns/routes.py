@@ -34,6 +34,7 @@ from issuer.http.fields import (
     page_query,
     path_id,
 )
+from issuer.http.loading import loading
 from issuer.http.operations import Operation, RequestContext
 from issuer.instants import show_instant
 
@@ -80,7 +81,7 @@ async def post_campaign(context: RequestContext) -> Response:
         return response
 
     act = context.act(show)
-    async with context.services.loads:
+    async with loading(context.services, context.caller.tenant):
         await create_campaign(context.services.stores, new, actor=context.caller.actor, act=act)
     return act.response
 
@@ -108,7 +109,7 @@ async def patch_campaign(context: RequestContext) -> Response:
         total=total_field(values) if "total" in values else None,
     )
     # Few requests may generate codes at the same time. Changes without new codes, such as a pause, never wait.
-    async with nullcontext() if changes.total is None else context.services.loads:
+    async with nullcontext() if changes.total is None else loading(context.services, context.caller.tenant):
         campaign = await change_campaign(
             context.services.stores,
             campaign_id,
@@ -164,7 +165,7 @@ def client_field(values: Mapping[str, Any], caller: Caller) -> UUID:
 
 OPERATIONS = (
     Operation("GET", PATH, get_campaigns),
-    Operation("POST", PATH, post_campaign),
+    Operation("POST", PATH, post_campaign, takes_slot=False),
     Operation("GET", PATH + "/{campaign_id}", get_campaign),
     Operation("PATCH", PATH + "/{campaign_id}", patch_campaign),
     Operation("GET", PATH + "/{campaign_id}/codes", get_codes),

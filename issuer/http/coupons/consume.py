@@ -91,7 +91,7 @@ async def show_reversal(done: Reversal) -> Response:
 
 
 OPERATIONS: Final = (
-    Operation("GET", CONSUME_PATH, get_consume, Access.USE),
-    Operation("POST", CONSUME_PATH, post_consume, Access.USE, hot=True),
+    Operation("GET", CONSUME_PATH, get_consume, Access.USE, takes_slot=False),
+    Operation("POST", CONSUME_PATH, post_consume, Access.USE, hot=True, takes_slot=False),
     Operation("POST", "/coupon/consume/{consumption_id}/reverse", post_reverse, Access.REDEEM),
 )

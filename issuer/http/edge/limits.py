@@ -32,6 +32,7 @@ class EdgeLimits:
     max_body_bytes: int = 65_536
     max_body_bytes_by_path: Mapping[str, int] = field(default_factory=dict)
     receive_timeout_s: float = 10.0
+    body_timeout_s: float = 1_800.0
     max_connections: int = 20_000
     write_timeout_s: float = 30.0
 
@@ -42,8 +43,18 @@ class EdgeLimits:
             max_body_bytes=settings.max_body_bytes,
             max_body_bytes_by_path={UPLOAD_PATH: settings.max_upload_bytes},
             receive_timeout_s=settings.receive_timeout_s,
+            body_timeout_s=settings.upload_timeout_s,
             max_connections=settings.max_connections,
         )
+
+    def body_due_s(self, announced_bytes: int, received_bytes: int) -> float:
+        """Return the time by which more of a body must have arrived.
+
+        A body that is announced must arrive at the rate at which it is complete in time: one that cannot be is refused
+        early, not after `body_timeout_s`.
+        """
+        rate = max(MIN_BODY_RATE, announced_bytes / self.body_timeout_s)
+        return self.receive_timeout_s + min(received_bytes / rate, self.body_timeout_s)
 
     def max_body_bytes_of(self, url: bytes) -> int:
         """Return the largest body that the path of this request target takes."""
@@ -57,6 +68,7 @@ def _refusal(status: int, error: str, code: str) -> bytes:
         *EVERY_ANSWER,
         ("content-type", MEDIA_TYPE),
         ("content-length", str(len(body))),
+        *([("retry-after", "10")] if status in (429, 503) else []),
         ("connection", "close"),
     )
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
@@ -73,3 +85,4 @@ TRAILERS_TOO_LARGE: Final = _refusal(431, "request trailers too large", "head_to
 NOT_IMPLEMENTED: Final = _refusal(501, "method or transfer coding not implemented", "not_implemented")
 VERSION_NOT_SUPPORTED: Final = _refusal(505, "HTTP version not supported", "version_not_supported")
 TOO_MANY_CONNECTIONS: Final = _refusal(503, "too many connections", "too_many_connections")
+TOO_MANY_OF_ADDRESS: Final = _refusal(429, "too many connections of one address", "too_many_connections")

@@ -18,10 +18,11 @@ from typing import Any, ClassVar, Final
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from issuer.http.edge.asgi_cycle import AsgiCycle
+from issuer.http.edge.counted_connection import AddressLimit, CountedConnection
 from issuer.http.edge.deadlines import sweep_deadlines
 from issuer.http.edge.exchange import MAX_FAST_PATH_BODY, Exchange, FastPath
 from issuer.http.edge.header_fields import HeaderFields, header_fields
@@ -32,10 +33,8 @@ from issuer.http.edge.limits import (
     MALFORMED,
     MAX_FIELDS,
     MAX_PIPELINED,
-    MIN_BODY_RATE,
     NO_HOST,
     TIMED_OUT,
-    TOO_MANY_CONNECTIONS,
     TRAILERS_TOO_LARGE,
     EdgeLimits,
 )
@@ -46,7 +45,7 @@ from issuer.http.wire import Wire
 NEVER: Final = float("inf")
 
 
-class GuardedHttpToolsProtocol(HttpToolsProtocol):
+class GuardedHttpToolsProtocol(CountedConnection):
     """HttpToolsProtocol within EdgeLimits. `guarded_protocol` creates a class with its limits."""
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
@@ -98,8 +97,9 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         sweep_deadlines(self.loop, self.server_state, min(1.0, self.limits.receive_timeout_s / 10))
         self.deadline = self.loop.time() + self.limits.receive_timeout_s
-        if len(self.connections) > self.limits.max_connections:
-            self._refuse(TOO_MANY_CONNECTIONS)
+        refusal = self.admission(self.limits.max_connections)
+        if refusal is not None:
+            self._refuse(refusal)
 
     def data_received(self, data: bytes) -> None:
         if self._discarding_input:
@@ -365,7 +365,7 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
     def _client_due(self) -> float:
         """Return when the client must have sent what it owes; NEVER if that is nothing."""
         if self._in_message:
-            return self._received_since + self.limits.receive_timeout_s + self._body_bytes / MIN_BODY_RATE
+            return self._received_since + self.limits.body_due_s(self._announced_bytes, self._body_bytes)
         if self.cycle is None or (self.cycle.response_complete and not self.pipeline):
             return self.loop.time() + self.timeout_keep_alive
         return NEVER
@@ -427,13 +427,16 @@ class GuardedHttpToolsProtocol(HttpToolsProtocol):
 
 
 def guarded_protocol(
-    limits: EdgeLimits, fast_paths: Mapping[bytes, FastPath] | None = None
+    limits: EdgeLimits,
+    fast_paths: Mapping[bytes, FastPath] | None = None,
+    by_address: AddressLimit | None = None,
 ) -> type[GuardedHttpToolsProtocol]:
     """Return a protocol class with these limits and fast paths, for uvicorn's ``http=``."""
     names = {
         "limits": limits,
         "fast_paths": fast_paths or {},
         "request_lines": {path: b"POST %b HTTP/1.1\r\n" % path for path in fast_paths or {}},
+        "by_address": by_address,
         "max_fast_path_body": min(MAX_FAST_PATH_BODY, limits.max_body_bytes),
     }
     return type("GuardedHttpToolsProtocol", (GuardedHttpToolsProtocol,), names)

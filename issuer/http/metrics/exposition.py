@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 from issuer.contract.outcomes import Outcome
 from issuer.http.metrics.store_metrics import StoreMetrics
 from issuer.http.metrics.tally import BOUNDS_S, OutcomeCounts
+from issuer.http.slot_kinds import Refusal, SlotKind
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -23,7 +25,10 @@ INVALID: Final = "INVALID"
 CRASH: Final = "CRASHED"
 """Outcome label of requests that failed with an internal error (500)."""
 
-LIMITS: Final = ("key", "address", "failed_lookups_key", "failed_lookups_address", "failed_lookups_customer")
+LIMITS: Final = (
+    "key", "address", "failed_lookups_key", "failed_lookups_address", "failed_lookups_customer",
+    "failed_lookups_public_key",
+)  # fmt: skip
 """Kinds of rate limits."""
 
 OF_COUPON: Final = "COUPON_"
@@ -34,6 +39,7 @@ NAMES: Final = {
     "issuer_consumptions_total": "Coupon use requests, by outcome",
     "issuer_redeem_seconds": "Time to the response of a redeem, IssueCoupon or coupon use request",
     "issuer_rate_limited_total": "Requests refused by a rate limit, by kind of limit",
+    "issuer_slots_refused_total": "Requests without a slot, by kind, and reason: all slots full, or the client's share",
     "issuer_pool_stock": "Codes of a pool that are not issued yet",
     "issuer_pool_in_redis": "Codes of a pool that are loaded into Redis and not issued yet",
     "issuer_backlog": "Redemptions of a partition that are not in the ledger yet",
@@ -79,6 +85,12 @@ def _counted(counts: OutcomeCounts) -> Iterator[Metric]:
     for kind in LIMITS:
         limited.add_metric([kind], counts.limited.get(kind, 0))
     yield limited
+    refused = CounterMetricFamily(
+        "issuer_slots_refused", NAMES["issuer_slots_refused_total"], labels=["kind", "reason"]
+    )
+    for slot, reason in product(SlotKind, Refusal):
+        refused.add_metric([slot, reason], counts.slots.get(f"{slot} {reason}", 0))
+    yield refused
     seconds = HistogramMetricFamily("issuer_redeem_seconds", NAMES["issuer_redeem_seconds"])
     buckets, below = [], 0
     for bound, count in zip([*map(str, BOUNDS_S), "+Inf"], counts.buckets, strict=True):

@@ -34,24 +34,26 @@ WRITE_EVERY_S: Final = 1.0
 class OutcomeCounts:
     """Requests by outcome and a histogram of their durations in seconds, with one bucket more than BOUNDS_S.
 
-    `limited`: requests refused by a rate limit, by kind of limit.
+    `limited`: requests refused by a rate limit, by kind of limit. `slots`: those refused because there was no slot, by
+    kind of slot and reason.
     """
 
     outcomes: dict[str, int] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     seconds: float = 0.0
 
     def add(self, other: Mapping[str, object]) -> None:
         """Add the content of a file. Raises KeyError, TypeError or ValueError if it is not a tally."""
-        outcomes, limited = other["outcomes"], other["limited"]
+        outcomes, limited, slots = other["outcomes"], other["limited"], other["slots"]
         buckets, seconds = other["buckets"], other["seconds"]
-        if not isinstance(outcomes, dict) or not isinstance(limited, dict):
+        if not isinstance(outcomes, dict) or not isinstance(limited, dict) or not isinstance(slots, dict):
             raise TypeError("not a tally")
         if not isinstance(buckets, list) or not isinstance(seconds, float | int):
             raise TypeError("not a tally")
         sums = [own + added for own, added in zip(self.buckets, buckets, strict=True)]
-        for totals, additions in ((self.outcomes, outcomes), (self.limited, limited)):
+        for totals, additions in ((self.outcomes, outcomes), (self.limited, limited), (self.slots, slots)):
             for name, count in additions.items():
                 totals[name] = totals.get(name, 0) + count
         self.buckets = sums
@@ -85,6 +87,11 @@ class Tally:
     def refuse(self, kind: str) -> None:
         """Count a request refused by a rate limit of this kind."""
         self._own.limited[kind] = self._own.limited.get(kind, 0) + 1
+
+    def refuse_slot(self, kind: str, reason: str) -> None:
+        """Count a request for which there was no slot of this kind."""
+        name = f"{kind} {reason}"
+        self._own.slots[name] = self._own.slots.get(name, 0) + 1
 
     def write(self) -> None:
         """Replace the file atomically: a reader sees either the old counters or the new ones."""

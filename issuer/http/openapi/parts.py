@@ -20,7 +20,7 @@ _ERRORS: Final = {
     413: "The body is too large",
     415: "The media type of the body is not supported",
     422: "The Idempotency-Key was used for another request",
-    429: "Too many requests, failed look-ups or jobs; retry after the time in Retry-After",
+    429: "Too many requests, failed look-ups or jobs, or more at once than a client may have; see Retry-After",
     431: "The request head is too large",
     500: "The server failed to handle the request",
     501: "The compression is not supported",
@@ -33,7 +33,7 @@ _ANYWHERE: Final = (400, 405, 408, 413, 431, 500, 503)
 _GUARDED: Final = (401, 403, 429)
 
 _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
-_TEXT: Final[Schema] = {"schema": {"type": "string"}, "required": True}
+_TEXT: Final[Schema] = {"schema": {"type": "string"}}
 _ERROR_HEADERS: Final[dict[int, Any]] = {
     401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
     403: _RETRY_AFTER,

@@ -90,7 +90,7 @@ CREATE TABLE batches (
 COMMENT ON TABLE batches IS 'Named sets of codes with rules. Redis holds a copy of each until the batch is freed.';
 -- A name finds the open batch; ended batches may share it.
 CREATE INDEX batches_by_name ON batches (name) WHERE ended_at IS NULL;
--- The worker pushes these to Redis; usually there are none.
+CREATE INDEX batches_by_time ON batches (created_at, id) WHERE kind = 'codes';
 CREATE INDEX batches_not_in_redis ON batches (id) WHERE redis_revision < revision;
 
 CREATE TABLE pools (
@@ -146,7 +146,7 @@ CREATE TABLE generation_jobs (
     problem         text,
     actor           text NOT NULL,
     created_at      instant NOT NULL DEFAULT now(),
-    -- When a process last worked on it. The job with the oldest one is next.
+    -- When a process last worked on it. Next is the client for which that is longest ago, then its oldest job.
     touched_at      instant NOT NULL DEFAULT now(),
     finished_at     instant,
     -- When its caller received its id or its result. Until then the same command, repeated, continues this job.
@@ -155,7 +155,8 @@ CREATE TABLE generation_jobs (
 COMMENT ON TABLE generation_jobs IS 'Requests to generate codes, and how many codes of each exist.';
 CREATE INDEX generation_jobs_open ON generation_jobs (touched_at) WHERE finished_at IS NULL;
 CREATE INDEX generation_jobs_by_batch ON generation_jobs (batch_id);
-CREATE INDEX generation_jobs_by_client ON generation_jobs (client_id)
+CREATE INDEX generation_jobs_by_client ON generation_jobs (client_id);
+CREATE INDEX generation_jobs_served ON generation_jobs (client_id, touched_at) WHERE touched_at > created_at
 """
 
 _COUPONS: Final = """
