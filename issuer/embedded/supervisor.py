@@ -254,6 +254,12 @@ async def _crashed_at_a_row(settings: Settings, pid: int) -> bool:
         return False
 
 
+UNCOUNTED_ADDRESSES: Final = (
+    "Failed look-ups of codes are not limited: behind a gateway all callers have one address. Set"
+    " ISSUER_TRUSTED_PROXIES to the gateways that report the addresses of callers, or to none without a gateway"
+)
+
+
 def print_started(started: StartedInstallation, settings: Settings) -> None:
     """Print to stdout and flush: it may be a pipe. The API key is for terminals only: a pipe may end in a log."""
     lines = ["", f"issuer is running at {started.url}"]
@@ -263,6 +269,8 @@ def print_started(started: StartedInstallation, settings: Settings) -> None:
         lines.append(f"The API key is in {started.key_file}")
     else:
         lines.append("API keys are off: every caller that reaches this address may redeem and administer")
+        if not settings.counts_addresses:
+            lines.append(UNCOUNTED_ADDRESSES)
     if settings.appendfsync != "always":
         lines.append(
             "ISSUER_APPENDFSYNC=everysec: a crash of the machine may lose up to 2 s of answered redemptions;"

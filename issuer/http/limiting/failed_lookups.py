@@ -7,13 +7,24 @@ A route that looks a code up for a caller that may enumerate codes does so withi
         if found is None:
             await attempt.failed()
 
-Entering the attempt refuses before anything is looked up. `failed` counts the failed lookup by API key, address and
-customer, over all processes, and answers 429 instead of the result when the limit is already reached. Lookups that find
-a code are not counted. While Redis is unavailable failed lookups cannot be counted, so no code is looked up.
+Entering the attempt refuses before anything is looked up. `failed` counts the failed lookup over all processes, and
+answers 429 instead of the result when the limit is already reached. Lookups that find a code are not counted. While
+Redis is unavailable failed lookups cannot be counted, so no code is looked up.
 
-A caller that sends many requests at once gets at most that many lookups before the first failed one is counted, and its
-bucket gets a negative balance for them: a failed lookup is also counted where no token is left, and the caller is
-refused until the balance is positive again.
+No caller can use up what another one has:
+
+- A caller is an address. A key with a limit of its own belongs to a server, whose address stands for many people: there
+  the caller is the address with this key, its limit is the key's, and each customer that the server names is a caller
+  too, with the limit of the settings.
+- A public key is in many hands, so its failed lookups are counted together as well. Above that limit a right code is
+  still answered, but a failed lookup is a 429 and costs its address all that an address may have: many addresses get
+  the limit of the key, and beyond it about one attempt each in a period.
+- With authentication off behind a gateway all callers have one address: it is only counted if the operator has said by
+  which proxies the addresses are reported.
+
+A caller with no token left gets one more lookup: as long as it fails no more often than the limit allows, a right code
+is answered. A caller that sends many requests at once gets at most MAX_PENDING lookups before the first failed one is
+counted, and its bucket gets a negative balance for them, which is refilled within one period.
 """
 
 from __future__ import annotations
@@ -33,15 +44,15 @@ from issuer.http.limiting.lru_table import LruTable
 from issuer.http.limiting.rate_limits import limit_problem
 from issuer.http.metrics.tally import Tally
 from issuer.http.problems.problem import ProblemError, not_ready
-from issuer.rate_limit import RateLimit, parse_limit
+from issuer.rate_limit import OFF, RateLimit, parse_limit
 from issuer.rate_limits.leases import Leases, RateLimited
 from issuer.rate_limits.token_requests import TokenGrant, TokenRequest
 from issuer.settings import Settings
 
 MAX_SUBJECTS: Final = 65_536
-"""Keys, addresses and customers whose failed lookups a process has in memory. Redis has those of all others."""
-DEBT_S: Final = 3_600.0
-"""The negative balance of a bucket is bounded: it is refilled within this time and the one that fills a bucket."""
+"""Callers, customers and public keys whose failed lookups a process has in memory. Redis has those of all others."""
+MAX_PENDING: Final = 64
+"""Lookups that a caller with failed ones may have in progress at once; more than that if its limit is larger."""
 BUSY_WAIT_S: Final = 1.0
 
 NOT_VALID: Final = ProblemError(404, "code not valid", "code_not_valid")
@@ -58,13 +69,18 @@ def is_operator(key: ApiKey | None) -> bool:
     return key is not None and Scope.ADMIN in key.scopes and key.client_id is None
 
 
-def _owner_of(key: ApiKey | None) -> UUID | int | None:
+def _has_own_limit(key: ApiKey | None) -> bool:
+    """Return whether the key is that of a server, which sends the requests of many people."""
+    return key is not None and key.failed_lookup_limit is not None and Scope.PUBLIC not in key.scopes
+
+
+def _owner_of(key: ApiKey) -> UUID | int:
     """Return the owner of the customer ids that come with this key: two clients may use one id for two people."""
-    return None if key is None else key.client_id or key.id
+    return key.client_id or key.id
 
 
 class _Subject(NamedTuple):
-    """A key, an address or a customer whose failed lookups are counted; `table` keeps them in memory at `place`."""
+    """A caller, a customer or a public key whose failed lookups are counted; `table` keeps them at `place`."""
 
     kind: str
     name: str
@@ -80,27 +96,35 @@ class _Subject(NamedTuple):
 class FailedLookups:
     """The failed lookups of one subject in the memory of this process. A subject without any is never delayed."""
 
-    __slots__ = ("left", "more_at", "pending", "subject")
+    __slots__ = ("left", "more_at", "over", "pending", "subject")
 
     def __init__(self, subject: _Subject) -> None:
         self.subject = subject
         self.pending = 0
         self.left = 0
         self.more_at = 0.0
+        # Over the limit: the last failed lookup found no token.
+        self.over = False
 
     def update(self, grant: TokenGrant, now: float) -> None:
         """Take over what Redis returned for the bucket."""
-        self.left, self.more_at = grant.left, now + grant.wait_s
+        self.left, self.more_at, self.over = grant.left, now + grant.wait_s, grant.given == 0
+
+    def is_over(self, now: float) -> bool:
+        """Return whether the limit is reached and no token has flown in since."""
+        return self.over and now < self.more_at
 
     def wait_s(self, now: float) -> float:
         """Return how long the next lookup must wait. Every pending one counts: it may fail."""
+        if self.is_over(now):
+            return self.more_at - now
         limit = self.subject.limit
+        if self.pending >= max(MAX_PENDING, limit.burst):
+            return BUSY_WAIT_S
         more = 0 if now < self.more_at else 1 + int((now - self.more_at) / limit.interval_s)
         free = min(self.left + more, limit.burst)
         # With more than half of its tokens a caller may send many at once; failed ones are counted all the same.
-        if free > self.pending or free * 2 > limit.burst:
-            return 0.0
-        return BUSY_WAIT_S if free else self.more_at - now
+        return 0.0 if free >= self.pending or free * 2 > limit.burst else BUSY_WAIT_S
 
 
 class LookupSubject(Protocol):
@@ -147,10 +171,12 @@ class FailedLookupLimits:
         self._leases = leases
         self._tally = tally
         self._limit = settings.lookup_limit
+        self._public_limit = settings.public_lookup_limit
+        self._counts_addresses = settings.counts_addresses
         # Whether any of these tables has an entry: most processes never see a failed lookup.
         self._has_entries = False
-        self._keys: LruTable[Hashable, FailedLookups] = LruTable(MAX_SUBJECTS)
-        self._addresses: LruTable[Hashable, FailedLookups] = LruTable(MAX_SUBJECTS)
+        self._public_keys: LruTable[Hashable, FailedLookups] = LruTable(MAX_SUBJECTS)
+        self._callers: LruTable[Hashable, FailedLookups] = LruTable(MAX_SUBJECTS)
         self._customers: LruTable[Hashable, FailedLookups] = LruTable(MAX_SUBJECTS)
         self._now = asyncio.get_running_loop().time
 
@@ -182,40 +208,55 @@ class FailedLookupLimits:
 
     def _known_of(self, caller: LookupSubject) -> list[FailedLookups]:
         """Return the entries of a caller. The subjects themselves are not built: most lookups find their code."""
-        key, found = caller.key, []
-        if key is not None:
-            found.append(self._keys.find(key.id))
-        if key is None or key.failed_lookup_limit is None:
-            found.append(self._addresses.find(caller.address))
-        if caller.customer is not None:
-            found.append(self._customers.find((_owner_of(key), caller.customer)))
+        key = caller.key
+        if _has_own_limit(key):
+            assert key is not None
+            found = [self._callers.find((key.id, caller.address))]
+            if caller.customer is not None:
+                found.append(self._customers.find((_owner_of(key), caller.address, caller.customer)))
+        else:
+            found = [self._callers.find(caller.address)]
         return [lookups for lookups in found if lookups is not None]
 
     def _subjects(self, caller: LookupSubject) -> list[_Subject]:
-        key, customer = caller.key, caller.customer
-        if is_operator(key):
+        """Return who is refused above its limit for failed lookups of this caller."""
+        key, address, limit = caller.key, caller.address, self._limit
+        if is_operator(key) or (key is None and not self._counts_addresses):
             return []
-        subjects = []
-        own = None if key is None else key.failed_lookup_limit
-        limit, key_limit = self._limit, self._limit if own is None else parse_limit(own)
-        if key is not None and key_limit is not None:
-            subjects.append(_Subject("failed_lookups_key", str(key.id), key_limit, self._keys, key.id))
-        if limit is not None and own is None:
-            # A key with a limit of its own belongs to a server, whose address stands for many people.
-            subjects.append(_Subject("failed_lookups_address", caller.address, limit, self._addresses, caller.address))
-        if limit is not None and customer is not None:
+        if not _has_own_limit(key):
+            return [] if limit is None else [_Subject("failed_lookups_address", address, limit, self._callers, address)]
+        assert key is not None
+        subjects, own = [], parse_limit(key.failed_lookup_limit or OFF)
+        if own is not None:
+            name = f"{key.id} {address}"
+            subjects.append(_Subject("failed_lookups_key", name, own, self._callers, (key.id, address)))
+        if limit is not None and caller.customer is not None:
             owner = _owner_of(key)
-            name = f"{owner or ''} {customer.hex()}"
-            subjects.append(_Subject("failed_lookups_customer", name, limit, self._customers, (owner, customer)))
+            name, place = f"{owner} {address} {caller.customer.hex()}", (owner, address, caller.customer)
+            subjects.append(_Subject("failed_lookups_customer", name, limit, self._customers, place))
         return subjects
 
+    def _public_key(self, key: ApiKey | None) -> _Subject | None:
+        """Return a public key as what failed lookups are counted by, over all addresses."""
+        if key is None or not is_public(key):
+            return None
+        own = key.failed_lookup_limit
+        limit = self._public_limit if own is None else parse_limit(own)
+        if limit is None:
+            return None
+        return _Subject("failed_lookups_public_key", str(key.id), limit, self._public_keys, key.id)
+
     async def charge(self, caller: LookupSubject) -> None:
-        """Take one token of each bucket, also of an empty one.
+        """Take the tokens for a failed lookup, also from an empty bucket.
 
         Raises ProblemError: 429 where a bucket was empty, 503 where the failed lookup could not be counted.
         """
-        subjects = self._subjects(caller)
-        grants = await asyncio.gather(*map(self._take, subjects))
+        subjects, public, now = self._subjects(caller), self._public_key(caller.key), self._now()
+        known = None if public is None else self._public_keys.find(public.place)
+        costs = [subject.limit.burst if known is not None and known.is_over(now) else 1 for subject in subjects]
+        if public is not None:
+            subjects, costs = [*subjects, public], [*costs, 1]
+        grants = await asyncio.gather(*map(self._take, subjects, costs))
         if None in grants:
             raise not_ready("a failed lookup could not be counted")
         self._has_entries = True
@@ -229,14 +270,17 @@ class FailedLookupLimits:
         if refused is not None:
             raise refused
 
-    def _take(self, subject: _Subject) -> asyncio.Future[TokenGrant | None]:
+    def _take(self, subject: _Subject, cost: int) -> asyncio.Future[TokenGrant | None]:
         future: asyncio.Future[TokenGrant | None] = asyncio.get_running_loop().create_future()
 
         def take(_: TokenRequest, grant: TokenGrant | None) -> None:
             if not future.done():
                 future.set_result(grant)
 
-        self._leases.send(TokenRequest(subject.bucket, subject.limit, 1, take, debt_s=DEBT_S))
+        # However many lookups fail, the next token is at most one period away; `cost` may add to that.
+        limit = subject.limit
+        debt_s = max(0.001, limit.period_s - 2 * limit.interval_s)
+        self._leases.send(TokenRequest(subject.bucket, limit, cost, take, debt_s=debt_s))
         return future
 
     def _refusal(self, subject: _Subject, wait_s: float) -> ProblemError:
