@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
@@ -16,6 +16,9 @@ from issuer.instants import from_microseconds, to_microseconds
 
 MAX_LIMIT: Final = 1_000
 """Items of one page."""
+
+CHUNK_SIZE: Final = 200
+"""Items of a list without pages that are read and shown at a time: a few ms, after which other tasks run."""
 
 _MAX_CURSOR: Final = 512
 _INT64: Final = 2**63
@@ -39,6 +42,17 @@ class Page(Generic[Item]):
         """Return a page of the first `limit` items. `found` holds up to one more, which shows that a page follows."""
         items = list(found[:limit])
         return cls(items, cursor_after(items[-1]) if len(found) > limit else None)
+
+
+async def all_items(page: Callable[[str | None], Awaitable[Page[Item]]]) -> AsyncIterator[list[Item]]:
+    """Yield the items of every page of a list; `page` returns the page of a cursor."""
+    cursor: str | None = None
+    while True:
+        found = await page(cursor)
+        yield found.items
+        cursor = found.next_cursor
+        if cursor is None:
+            return
 
 
 def encode_cursor(kind: str, position: Sequence[int | UUID | datetime]) -> str:

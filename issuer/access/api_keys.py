@@ -20,6 +20,7 @@ from issuer.access import audit
 from issuer.contract.keys import anonymous_scope
 from issuer.instants import show_instant
 from issuer.names import name_problem
+from issuer.paging import CHUNK_SIZE
 from issuer.rate_limit import OFF, InvalidRateLimitError, parse_limit
 from issuer.storage.postgres import UNAVAILABLE, Pool, PoolConnection, unavailable_translated
 
@@ -153,10 +154,18 @@ async def create_key(
     return key, secret
 
 
-async def list_keys(postgres: Pool) -> list[ApiKey]:
-    """Return all keys, including revoked ones, oldest first."""
-    async with unavailable_translated():
-        return [_from_row(row) for row in await postgres.fetch(f"SELECT {_COLUMNS} FROM api_keys ORDER BY id")]
+async def list_keys(postgres: Pool) -> AsyncIterator[list[ApiKey]]:
+    """Yield all keys, including revoked ones, oldest first, in chunks."""
+    last = 0
+    while True:
+        async with unavailable_translated():
+            rows = await postgres.fetch(
+                f"SELECT {_COLUMNS} FROM api_keys WHERE id > $1 ORDER BY id LIMIT $2", last, CHUNK_SIZE
+            )
+        yield [_from_row(row) for row in rows]
+        if len(rows) < CHUNK_SIZE:
+            return
+        last = rows[-1]["id"]
 
 
 async def revoke_key(postgres: Pool, key_id: int, *, actor: str) -> ApiKey:

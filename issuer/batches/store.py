@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -28,7 +29,7 @@ from issuer.batches.batch import (
 )
 from issuer.batches.revisions import push_batch as push_batch
 from issuer.batches.rules import NO_RULES, Rules
-from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.paging import CHUNK_SIZE, Page, decode_cursor, encode_cursor
 from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import BATCH_NAME_LOCK, AnyConnection, Pool, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
@@ -167,15 +168,22 @@ async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
     return [batch_from_row(row) for row in rows]
 
 
-async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> list[Batch]:
-    """Return every batch that is not expired, oldest first; campaigns are not included."""
-    async with unavailable_translated():
-        rows = await postgres.fetch(
-            f"{_BATCHES} AND {_NOT_CAMPAIGN} AND {_OPEN} AND ($1::uuid IS NULL OR {_OF_CLIENT})"
-            " ORDER BY created_at, id",
-            client_id,
-        )
-    return [batch_from_row(row) for row in rows]
+async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> AsyncGenerator[list[Batch]]:
+    """Yield every batch that is not expired, oldest first, in chunks; campaigns are not included."""
+    created_at, last_id = None, None
+    while True:
+        async with unavailable_translated():
+            rows = await postgres.fetch(
+                f"{_BATCHES} AND {_NOT_CAMPAIGN} AND {_OPEN} AND ($1::uuid IS NULL OR {_OF_CLIENT})"
+                " AND ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))"
+                " ORDER BY created_at, id LIMIT $4",
+                client_id, created_at, last_id, CHUNK_SIZE,
+            )  # fmt: skip
+        if rows:
+            yield [batch_from_row(row) for row in rows]
+        if len(rows) < CHUNK_SIZE:
+            return
+        created_at, last_id = rows[-1]["created_at"], rows[-1]["id"]
 
 
 async def list_batches(

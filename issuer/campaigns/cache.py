@@ -48,6 +48,7 @@ class CampaignCache:
     MAX_MISSING: Final = 10_000
     MAX_CONCURRENT_LOOKUPS: Final = 2
     MAX_LOOKUPS: Final = 256
+    REFRESH_SIZE: Final = 500
 
     def __init__(self, postgres: Pool) -> None:
         self._postgres = postgres
@@ -151,7 +152,14 @@ class CampaignCache:
             assert row is not None
             if (table_state := tuple(row)) != self._table_state:
                 rows = await self._postgres.fetch(_CURRENT)
-                self._known = {known.id: known for known in map(_from_row, rows)}
+                known: dict[str, KnownCampaign] = {}
+                for number, row in enumerate(rows, start=1):
+                    campaign = _from_row(row)
+                    known[campaign.id] = campaign
+                    if number % self.REFRESH_SIZE == 0:
+                        # Other requests are answered meanwhile, however many campaigns there are.
+                        await asyncio.sleep(0)
+                self._known = known
                 self._missing = {}
                 self._table_state = table_state
 

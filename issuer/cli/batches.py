@@ -12,8 +12,9 @@ import typer
 from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.cli.export import add_export
 from issuer.cli.options import instant_option
-from issuer.cli.output import BAD_INPUT, InputError, fail, print_json, run
+from issuer.cli.output import BAD_INPUT, InputError, fail, print_json, print_list, run
 from issuer.names import visible
+from issuer.paging import MAX_LIMIT, Page, all_items
 
 if TYPE_CHECKING:
     from issuer.batches.store import Batch
@@ -40,24 +41,19 @@ def list_command(
     """List the batches that have not expired."""
     from issuer.batches.store import list_batches, open_batches
 
-    async def work(stores: Stores) -> list[Batch]:
-        if not everything:
-            return await open_batches(stores.postgres)
-        listed: list[Batch] = []
-        cursor = None
-        while True:
-            page = await list_batches(stores.postgres, limit=1000, cursor=cursor)
-            listed += page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return listed
+    async def work(stores: Stores) -> None:
+        async def page(cursor: str | None) -> Page[Batch]:
+            return await list_batches(stores.postgres, limit=MAX_LIMIT, cursor=cursor)
 
-    batches = run(work)
-    if as_json:
-        print_json([batch.to_json() for batch in batches])
-        return
-    for batch in batches:
-        typer.echo(f"{batch.id}  {_state(batch):<8}  {visible(batch.name)}")
+        chunks = all_items(page) if everything else open_batches(stores.postgres)
+        await print_list(
+            chunks,
+            as_json=as_json,
+            to_json=lambda batch: batch.to_json(),
+            line=lambda batch: f"{batch.id}  {_state(batch):<8}  {visible(batch.name)}",
+        )
+
+    run(work)
 
 
 add_export(commands, "batches")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import typer
 
 from issuer.cli.options import instant_option
-from issuer.cli.output import CommandError, InputError, print_json, run
+from issuer.cli.output import CommandError, InputError, print_json, print_list, run
 from issuer.names import visible
+from issuer.paging import MAX_LIMIT, Page, all_items
 
 if TYPE_CHECKING:
     from issuer.campaigns.campaign import Campaign
@@ -74,25 +75,23 @@ def list_command(
     from issuer.campaigns.counters import read_available_counters, show_campaign
     from issuer.campaigns.store import list_campaigns
 
-    async def work(stores: Stores) -> list[tuple[Campaign, Counters]]:
-        listed: list[tuple[Campaign, Counters]] = []
-        cursor = None
-        while True:
-            page = await list_campaigns(stores.postgres, limit=1000, cursor=cursor)
-            listed += zip(page.items, await read_available_counters(stores, page.items), strict=True)
-            cursor = page.next_cursor
-            if cursor is None:
-                return listed
-
-    campaigns = [pair for pair in run(work) if everything or pair[1].state is not CampaignState.ENDED]
-    if as_json:
-        print_json([show_campaign(*pair) for pair in campaigns])
-        return
-    for campaign, counters in campaigns:
+    def line(pair: tuple[Campaign, Counters]) -> str:
+        campaign, counters = pair
         issued = "?" if counters.issued is None else f"{counters.issued:,}"
-        typer.echo(
-            f"{campaign.id}  {counters.state:<9}  {issued} of {counters.total:,}  {visible(campaign.batch.name)}"
-        )
+        return f"{campaign.id}  {counters.state:<9}  {issued} of {counters.total:,}  {visible(campaign.batch.name)}"
+
+    async def work(stores: Stores) -> None:
+        async def page(cursor: str | None) -> Page[Campaign]:
+            return await list_campaigns(stores.postgres, limit=MAX_LIMIT, cursor=cursor)
+
+        async def with_counters() -> AsyncIterator[list[tuple[Campaign, Counters]]]:
+            async for campaigns in all_items(page):
+                pairs = zip(campaigns, await read_available_counters(stores, campaigns), strict=True)
+                yield [pair for pair in pairs if everything or pair[1].state is not CampaignState.ENDED]
+
+        await print_list(with_counters(), as_json=as_json, to_json=lambda pair: show_campaign(*pair), line=line)
+
+    run(work)
 
 
 @commands.command()

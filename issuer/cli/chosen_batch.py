@@ -130,7 +130,7 @@ async def end_if_empty(stores: Stores, batch: Batch | None, new: bool) -> None:
 async def _find_by_name(stores: Stores, name: str) -> Batch | None:
     from issuer.batches.store import open_batches
 
-    batches = [batch for batch in await open_batches(stores.postgres) if batch.name == name.strip()]
+    batches = [batch async for chunk in open_batches(stores.postgres) for batch in chunk if batch.name == name.strip()]
     if len(batches) > 1:
         ids = "\n".join(f"  {batch.id}  created {batch.created_at:%Y-%m-%d %H:%M:%S} UTC" for batch in batches)
         raise InputError(f"several batches have the name {name!r}; choose one with --batch-id:\n{ids}")

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from issuer.cli.output import InputError, print_json, run_with_postgres
+from issuer.cli.output import InputError, print_json, print_list, run_with_postgres
 from issuer.names import visible
 
 if TYPE_CHECKING:
@@ -71,16 +71,18 @@ def list_command(as_json: bool = AS_JSON) -> None:
     """List all keys, including revoked ones, without their secrets."""
     from issuer.access.api_keys import list_keys
 
-    keys = run_with_postgres(list_keys)
-    if as_json:
-        print_json([key.to_json() for key in keys])
-        return
-    for key in keys:
-        state = "valid" if key.revoked_at is None else "revoked"
-        bound = f"  client {key.client_id}" if key.client_id else ""
-        limits = f"  rate limit {key.rate_limit}" if key.rate_limit else ""
-        limits += f"  failed-lookup limit {key.failed_lookup_limit}" if key.failed_lookup_limit else ""
-        typer.echo(f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<13}  {visible(key.name)}{bound}{limits}")
+    async def work(postgres: Pool) -> None:
+        await print_list(list_keys(postgres), as_json=as_json, to_json=lambda key: key.to_json(), line=_line)
+
+    run_with_postgres(work)
+
+
+def _line(key: ApiKey) -> str:
+    state = "valid" if key.revoked_at is None else "revoked"
+    bound = f"  client {key.client_id}" if key.client_id else ""
+    limits = f"  rate limit {key.rate_limit}" if key.rate_limit else ""
+    limits += f"  failed-lookup limit {key.failed_lookup_limit}" if key.failed_lookup_limit else ""
+    return f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<13}  {visible(key.name)}{bound}{limits}"
 
 
 @commands.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
@@ -58,6 +58,29 @@ def _escaped(text: str) -> str:
         character if character in "\n" or visible(character) == character else json.dumps(character)[1:-1]
         for character in text
     )
+
+
+async def print_list(
+    chunks: AsyncIterator[Sequence[T]],
+    *,
+    as_json: bool,
+    to_json: Callable[[T], object],
+    line: Callable[[T], str],
+) -> None:
+    """Print a list as it is read, so that memory does not grow with it: one JSON array, or a line for each item."""
+    import orjson
+
+    separator = "["
+    async for chunk in chunks:
+        for item in chunk:
+            if not as_json:
+                typer.echo(line(item))
+                continue
+            text = orjson.dumps(to_json(item), default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+            typer.echo(separator + "\n  " + text.decode().replace("\n", "\n  "), nl=False)
+            separator = ","
+    if as_json:
+        typer.echo("[]" if separator == "[" else "\n]")
 
 
 def command_settings(**overrides: object) -> Settings:

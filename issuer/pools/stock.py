@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from issuer.paging import CHUNK_SIZE
 from issuer.pools.counters import NOT_IN_REDIS, PoolCounters, read_pool_counters
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
@@ -47,16 +48,34 @@ SELECT p.id, p.client_id, p.total, p.final_issued,
   (SELECT count(DISTINCT d.seq) FROM dead_letters d WHERE d.pool_id = p.id AND d.resolved_at IS NULL
     AND NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = d.pool_id AND r.seq = d.seq)
     AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = d.pool_id AND s.seq = d.seq)) AS dead_letters
-FROM pools p WHERE p.batch_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2) ORDER BY p.id"""
+FROM pools p WHERE p.batch_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2) AND p.id > $3 ORDER BY p.id LIMIT $4"""
 
 
 async def batch_stock(stores: Stores, batch_id: UUID, *, client_id: UUID | None = None) -> list[Stock]:
-    """Return the stock of each client of a batch, or of `client_id` alone. Raises PostgresUnavailableError only.
+    """Return the stock of each client of a batch, or of `client_id` alone. Raises PostgresUnavailableError only."""
+    return [pool async for chunk in batch_stock_chunks(stores, batch_id, client_id=client_id) for pool in chunk]
+
+
+async def batch_stock_chunks(
+    stores: Stores, batch_id: UUID, *, client_id: UUID | None = None
+) -> AsyncGenerator[list[Stock]]:
+    """Yield the stock of each client of a batch, or of `client_id` alone, in chunks. Raises PostgresUnavailableError
+    only.
 
     Costs a count of the batch's redemptions in the ledger's primary key.
     """
-    async with unavailable_translated():
-        rows = await stores.postgres.fetch(_POOLS, batch_id, client_id)
+    last = 0
+    while True:
+        async with unavailable_translated():
+            rows = await stores.postgres.fetch(_POOLS, batch_id, client_id, last, CHUNK_SIZE)
+        if rows:
+            yield await _stocks(stores, batch_id, rows)
+        if len(rows) < CHUNK_SIZE:
+            return
+        last = rows[-1]["id"]
+
+
+async def _stocks(stores: Stores, batch_id: UUID, rows: Sequence[Any]) -> list[Stock]:
     clients = [UUID(bytes=row["client_id"].bytes) for row in rows]
     known: Sequence[PoolCounters | None]
     try:

@@ -32,6 +32,7 @@ from issuer.paging import InvalidCursorError
 from issuer.pools.stock import Stock, batch_stock
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
+from tests.support.chunks import gathered
 from tests.support.recording import batch_hash, failing_after, record, reject_all, shop_of, words
 
 SOON = datetime(2100, 1, 1, tzinfo=UTC)
@@ -87,7 +88,7 @@ async def test_invalid_values_of_a_batch_are_refused(stores: Stores, values: dic
     with pytest.raises(InvalidBatchError):
         await change(stores, batch.id, **values)
     assert await find_batch(stores.postgres, batch.id) == batch
-    assert len(await open_batches(stores.postgres)) == 1
+    assert len(await gathered(open_batches(stores.postgres))) == 1
 
 
 async def test_pause_and_times_take_effect_from_the_next_request_on(stores: Stores) -> None:
@@ -155,7 +156,7 @@ async def test_a_client_sees_and_changes_only_its_own_batches(stores: Stores) ->
     async with shop_of(stores, (5, 5)) as shop, shop_of(stores, (5,)) as own:
         mine, other = shop.pools
         (owner,) = own.pools
-        assert [batch.id for batch in await open_batches(stores.postgres, client_id=mine)] == [shop.batch]
+        assert [batch.id for batch in await gathered(open_batches(stores.postgres, client_id=mine))] == [shop.batch]
         assert [batch.id for batch in (await list_batches(stores.postgres, client_id=owner)).items] == [own.batch]
         assert (await find_batch(stores.postgres, shop.batch, client_id=other)).id == shop.batch
         with pytest.raises(BatchNotFoundError):
@@ -204,7 +205,7 @@ async def test_pages_contain_every_batch_once(stores: Stores) -> None:
         if cursor is None:
             break
     assert seen == made[::-1]
-    assert made[3] not in [batch.id for batch in await open_batches(stores.postgres)]
+    assert made[3] not in [batch.id for batch in await gathered(open_batches(stores.postgres))]
 
 
 @pytest.mark.parametrize("cursor", ["x", "", "é", "W10", "A" * 600, "WyJhdWRpdCIsMV0", "WyJiYXRjaGVzIiwxLDJd"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from issuer.cli.output import startup_hint
+from issuer.cli.output import print_json, print_list, startup_hint
 
 
 def test_without_servers_the_hint_names_the_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -16,3 +18,24 @@ def test_without_servers_the_hint_names_the_data_directory(monkeypatch: pytest.M
     assert f"no `issuer up` of this user runs on {tmp_path / 'data'}" in startup_hint()
     monkeypatch.setenv("ISSUER_DATABASE_URL", "postgresql://127.0.0.1/issuer")
     assert startup_hint() == ""
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1], [2, 0, 1], [3, 3]])
+async def test_a_list_printed_in_chunks_is_one_json_document(
+    capsys: pytest.CaptureFixture[str], sizes: list[int]
+) -> None:
+    chunks = [
+        [{"id": f"{at}-{number}", "rules": {"limits": [number]}} for number in range(size)]
+        for at, size in enumerate(sizes)
+    ]
+    print_json([item for chunk in chunks for item in chunk])
+    at_once = capsys.readouterr().out
+
+    async def read() -> AsyncIterator[list[dict[str, Any]]]:
+        for chunk in chunks:
+            yield chunk
+
+    await print_list(read(), as_json=True, to_json=lambda item: item, line=str)
+    assert capsys.readouterr().out == at_once
+    await print_list(read(), as_json=False, to_json=lambda item: item, line=lambda item: item["id"])
+    assert capsys.readouterr().out.split() == [item["id"] for chunk in chunks for item in chunk]

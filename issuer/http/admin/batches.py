@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from starlette.responses import Response
 
 from issuer.batches.store import (
@@ -30,9 +31,10 @@ from issuer.http.fields import (
     rules_field,
 )
 from issuer.http.operations import Operation, RequestContext
+from issuer.http.streamed_array import array_response
 from issuer.instants import show_instant
 from issuer.ledger.redemptions import redemptions_of_batch
-from issuer.pools.stock import batch_stock
+from issuer.pools.stock import Stock, batch_stock_chunks
 
 
 def show_listed(batch: Batch) -> dict[str, Any]:
@@ -54,8 +56,8 @@ async def get_batches(context: RequestContext) -> Response:
     """Return a plain array of the open batches; with `limit` or `cursor`, a page of all batches."""
     client_id = context.caller.client_id
     if not context.request.query_params:
-        batches = await open_batches(context.services.stores.postgres, client_id=client_id)
-        return json_response([show_listed(batch) for batch in batches])
+        batches = open_batches(context.services.stores.postgres, client_id=client_id)
+        return await array_response(context, batches, show_listed)
     limit, cursor = page_query(context.request)
     page = await list_batches(context.services.stores.postgres, client_id=client_id, limit=limit, cursor=cursor)
     return page_response(page, show_batch)
@@ -88,8 +90,10 @@ async def get_batch(context: RequestContext) -> Response:
     check_query(context.request)
     stores, client_id = context.services.stores, context.caller.client_id
     batch = await find_batch(stores.postgres, path_id(context.request, "batch_id"), client_id=client_id)
-    stock = await batch_stock(stores, batch.id, client_id=client_id)
-    return json_response({**show_batch(batch), "stock": [pool.to_json() for pool in stock]})
+    stock = batch_stock_chunks(stores, batch.id, client_id=client_id)
+    # One entry for each client: a batch may have many.
+    before = orjson.dumps(show_batch(batch))[:-1] + b',"stock":'
+    return await array_response(context, stock, Stock.to_json, before=before, after=b"}")
 
 
 async def patch_batch(context: RequestContext) -> Response:
