@@ -176,8 +176,8 @@ class CouponMethods:
     async def _find(self, call: AdmittedCall, campaign_id: str) -> Campaign:
         """Return a campaign to a caller that may ask it for a code or administers it.
 
-        Raises ProblemError and ConnectError. A caller without a key gets the same answer for a campaign that is not
-        public and for one that does not exist.
+        Raises ProblemError and ConnectError. A caller that may not see a campaign gets the same answer as for one that
+        does not exist.
         """
         services, key = call.admitted
         campaign = None
@@ -186,8 +186,7 @@ class CouponMethods:
                 campaign = await find_campaign(services.stores.postgres, UUID(campaign_id))
         if campaign is not None and (campaign.public or not services.checks_keys):
             return campaign
-        if key is None or campaign is not None:
-            call.require(Access.ANY_KEY)
+        call.require(Access.ANY_KEY)
         if campaign is None or (key is not None and key.client_id not in (None, campaign.client_id)):
             raise ConnectError(Code.NOT_FOUND, "no campaign found")
         return campaign
