@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 .PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
-  types secrets coverage soak fuzz mutants docs rpc sbom bench profile clean
+  types secrets coverage soak fuzz mutants docs rpc sbom bench noise profile clean
 
 help: ## Print this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -92,6 +92,9 @@ sbom: $(VENV)/.sbom ## Write dist/sbom/: CycloneDX of what is installed to run, 
 
 bench: $(VENV)/.bench ## Measure everything on this machine (20 minutes); a quick look: ARGS=--quick
 	$(VENV)/bin/python -m loadtest.bench $(ARGS)
+
+noise: $(VENV)/.bench ## Measure what one tenant notices of another one that does all it may (3 minutes)
+	$(VENV)/bin/python -m loadtest.noisy_neighbour $(ARGS)
 
 profile: $(VENV)/.bench ## Write a flame graph of a loaded API process to loadtest/results/
 	$(VENV)/bin/python -m loadtest.profile $(ARGS)

@@ -67,7 +67,8 @@ async def _script(quick: bool) -> dict[str, Any]:
     return figures
 
 
-def _directory() -> Path:
+def bench_directory() -> Path:
+    """Return a new directory for an installation."""
     directory = Path(tempfile.mkdtemp(prefix="issuer-bench-"))
     # Started by root, Postgres runs as another user, which must be able to reach its data directory.
     directory.chmod(0o711)
@@ -82,7 +83,7 @@ async def run(sections: list[str], output: Path, *, quick: bool) -> dict[str, An
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"), "quick": quick, "driver": driver.name,
         "machine": machine(), "versions": versions(), "effort": asdict(effort), "sections": {},
     }  # fmt: skip
-    directory = _directory()
+    directory = bench_directory()
     try:
         bench = Bench(directory, driver, effort)
         with BenchInstallation(directory / "versions") as installation:
