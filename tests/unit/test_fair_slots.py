@@ -77,6 +77,22 @@ async def hold(slots: FairSlots, tenant: Tenant, log: list[Tenant], until: async
         await until.wait()
 
 
+async def test_a_slot_that_is_released_while_its_next_holder_gives_up_stays_free() -> None:
+    slots, never = CountedSlots(1), asyncio.Event()
+    assert slots.try_take(A) is None
+    waiting = [asyncio.create_task(hold(slots, tenant, [], never)) for tenant in (B, C)]
+    await turns()
+    waiting[0].cancel()
+    slots.release(A)
+    await asyncio.gather(waiting[0], return_exceptions=True)
+    await turns()
+    assert slots.used == 1
+    waiting[1].cancel()
+    await asyncio.gather(waiting[1], return_exceptions=True)
+    assert slots.used == 0
+    assert slots.try_take(B) is None
+
+
 async def turns(count: int = 5) -> None:
     """Let every task run that can."""
     for _ in range(count):

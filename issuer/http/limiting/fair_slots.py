@@ -125,10 +125,10 @@ class FairSlots:
             if turn.done() and not turn.cancelled():
                 # The slot was passed on in the moment in which the waiting ended.
                 self.release(tenant)
-            else:
+            elif turn in line:
                 line.remove(turn)
                 if not line:
-                    self._waiting.pop(tenant, None)
+                    del self._waiting[tenant]
             if not isinstance(error, TimeoutError):
                 raise
             refusal = self._refusal(tenant) or Refusal.SHARE
@@ -142,8 +142,11 @@ class FairSlots:
                 return
             tenant = min(ready, key=lambda tenant: self._held.get(tenant[:1], 0))
             line = self._waiting.pop(tenant)
-            self._take(tenant)
-            line.popleft().set_result(None)
+            turn = line.popleft()
+            # One whose waiting was cancelled in this very turn of the loop is still in the line.
+            if not turn.done():
+                self._take(tenant)
+                turn.set_result(None)
             if line:
                 self._waiting[tenant] = line
 
