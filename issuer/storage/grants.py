@@ -41,7 +41,7 @@ TABLES: Final = {
     "installation":     Rights(_FENCE,                                 _FENCE),
     "incarnations":     Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "batches":          Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
-    "pools":            Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
+    "pools":            Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "codes":            Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     # A lock of a row needs UPDATE.
     "client_locks":     Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),

@@ -53,9 +53,8 @@ async def test_every_route_refuses_them(api: Api) -> None:
 async def test_names_of_existing_data_are_shown_with_escapes(api: Api, tmp_path: Path) -> None:
     batch, _ = await api.batch("A")
     night = await campaign(api)
-    postgres = api.services.stores.postgres
-    await postgres.execute("UPDATE batches SET name = $1", HIDDEN)
-    await postgres.execute("UPDATE api_keys SET name = $1", HIDDEN)
+    await api.owner.execute("UPDATE batches SET name = $1", HIDDEN)
+    await api.owner.execute("UPDATE api_keys SET name = $1", HIDDEN)
     page = await api.client.get(f"/c/{night}")
     assert page.status_code == 200
     shown = [page.text]

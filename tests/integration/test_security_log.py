@@ -98,7 +98,7 @@ def test_refusals_on_the_fast_path_and_on_the_asgi_path_are_logged(process: ApiP
             assert response.status_code == status, (path, response.text)
     lines = security_lines(process)
     names = {secrets.redeem: "till 7", secrets.public: "app", secrets.bound_admin: "tenant"}
-    codes = "/api/v1/codes/{code:path}"
+    codes = "/api/v1/codes/{code:code}"
     assert [
         (line["status"], line["reason"], line["method"], line["route"], line["address"],
          line.get("key_name") or line["sent_key"])

@@ -73,7 +73,12 @@ _NEW_COUPON: Final[dict[str, Schema]] = {
 }
 _CHANGE: Final[dict[str, Schema]] = {
     **_OFFER,
-    "availability_count": {"type": "integer", "minimum": 0, "maximum": MAX_USES, "description": "Number of uses"},
+    "availability_count": {
+        "type": ["integer", "null"],
+        "minimum": 0,
+        "maximum": MAX_USES,
+        "description": "Number of uses; null leaves it as it is",
+    },
     "client_id": nullable(NO_UUID),
 }
 _COUPON: Final[dict[str, Schema]] = {
