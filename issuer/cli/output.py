@@ -46,14 +46,16 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 def print_json(value: Any) -> None:
     """Print one JSON document. Values may be UUIDs, datetimes and dataclasses."""
+    typer.echo(_json_text(value))
+
+
+def _json_text(value: Any) -> str:
+    """Return a value as JSON, with the characters that are not seen as JSON escapes, which means the same."""
     import orjson
 
     text = orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
-    typer.echo(text if text.isascii() else _escaped(text))
-
-
-def _escaped(text: str) -> str:
-    """Return the JSON with the characters that are not seen as JSON escapes, which means the same."""
+    if text.isascii():
+        return text
     return "".join(
         character if character in "\n" or visible(character) == character else json.dumps(character)[1:-1]
         for character in text
@@ -68,16 +70,13 @@ async def print_list(
     line: Callable[[T], str],
 ) -> None:
     """Print a list as it is read, so that memory does not grow with it: one JSON array, or a line for each item."""
-    import orjson
-
     separator = "["
     async for chunk in chunks:
         for item in chunk:
             if not as_json:
                 typer.echo(line(item))
                 continue
-            text = orjson.dumps(to_json(item), default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
-            typer.echo(separator + "\n  " + text.decode().replace("\n", "\n  "), nl=False)
+            typer.echo(separator + "\n  " + _json_text(to_json(item)).replace("\n", "\n  "), nl=False)
             separator = ","
     if as_json:
         typer.echo("[]" if separator == "[" else "\n]")
