@@ -30,6 +30,7 @@ def issuer_here(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return CommandInProcess(settings, tmp_path, monkeypatch)
 
 
+@pytest.mark.long
 async def test_a_batch_is_created_changed_and_ended(issuer: Command, stores: Stores) -> None:
     rules = '{"maxpercustomer":2,"timelimit":30}'
     made = (
@@ -217,6 +218,7 @@ async def test_a_closed_pipe_ends_an_export_without_an_error(issuer: Command, st
     assert (process.returncode, err) == (1, b"")
 
 
+@pytest.mark.long
 async def test_the_audit_log_is_verified_against_a_remembered_head(issuer: Command, stores: Stores) -> None:
     for name in ("a", "b"):
         await issuer("batches", "create", "--name", name)

@@ -13,6 +13,7 @@ from issuer.storage.stores import Stores
 from tests.support.command import Command
 
 
+@pytest.mark.long
 async def test_a_campaign_is_created_listed_and_ended(settings: Settings, stores: Stores, tmp_path: Path) -> None:
     issuer = Command(settings, tmp_path)
     words = ["--name", "Concert", "--total", "5", "--starts-at", "2999-01-01T00:00:00+01:00", "--json"]

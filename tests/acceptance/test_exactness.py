@@ -67,6 +67,7 @@ async def test_customers_get_only_codes_of_their_client(service: Service, rush: 
     await check_all_issued(service, batch, stock, issued_in(answers))
 
 
+@pytest.mark.long
 @every_rush
 async def test_codes_added_during_redemptions_are_issued_once(service: Service, rush: Rush) -> None:
     first, second = codes(f"EARLY-{rush.requests}-", rush.stock // 2), codes(f"LATE-{rush.requests}-", rush.stock // 2)

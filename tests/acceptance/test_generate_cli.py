@@ -144,6 +144,7 @@ ONE_CHUNK = "SELECT count(*) > 0 FROM generation_jobs WHERE made > 0"
 ALL_MADE = "SELECT count(*) > 0 FROM generation_jobs WHERE made = count"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "moment",
     [

@@ -241,7 +241,11 @@ async def test_a_load_killed_while_reading_is_completed(preload: Command, stores
 
 
 @pytest.mark.parametrize(
-    ("table", "statement"), [("codes", "INSERT INTO codes"), ("audit_intake", "INSERT INTO audit_intake")]
+    ("table", "statement"),
+    [
+        ("codes", "INSERT INTO codes"),
+        pytest.param("audit_intake", "INSERT INTO audit_intake", marks=pytest.mark.long),
+    ],
 )
 async def test_a_load_killed_within_its_transaction_is_completed(
     preload: Command, stores: Stores, table: str, statement: str

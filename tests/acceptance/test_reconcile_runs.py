@@ -106,7 +106,8 @@ async def without_row(stores: Stores, pool_id: int, seq: int) -> AsyncIterator[N
         await execute("DROP TABLE gone")
 
 
-@pytest.mark.parametrize("count", [3_000, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [100_000])
 async def test_reconcile_holds_during_and_after_redemptions(
     settings: Settings, stores: Stores, tmp_path: Path, count: int
 ) -> None:

@@ -55,7 +55,6 @@ def test_the_printed_command_works_when_it_is_pasted(running: Installation) -> N
     assert json.loads(done.stdout)["code"].startswith("DEMO-")
 
 
-@pytest.mark.long
 def test_a_terminal_is_shown_the_api_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     started = StartedInstallation("http://127.0.0.1:1", "isk_shown", Path("/data/api-key"), None)
     for is_terminal in (False, True):
@@ -66,6 +65,7 @@ def test_a_terminal_is_shown_the_api_key(capsys: pytest.CaptureFixture[str], mon
         assert ("isk_shown" in printed) == is_terminal
 
 
+@pytest.mark.long
 def test_a_restart_continues_with_the_same_data(installation: Installation) -> None:
     installation.start()
     assert redeemed(installation) == "DEMO-0001"
@@ -156,12 +156,14 @@ def test_a_killed_child_is_restarted(running: Installation, name: str) -> None:
     wait_until(works_again, "codes are redeemed again", 60)
 
 
+@pytest.mark.long
 def test_a_long_path_gets_short_sockets(tmp_path: Path) -> None:
     with Installation(tmp_path / ("long-" * 20) / ("name-" * 10)) as installation:
         assert not (installation.data / "run").exists()
         assert redeemed(installation)
 
 
+@pytest.mark.long
 def test_auth_can_be_turned_off(tmp_path: Path) -> None:
     with Installation(tmp_path, "--auth", "off", "--workers", "2") as installation:
         assert "API keys are off" in installation.printed

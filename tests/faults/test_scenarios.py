@@ -22,10 +22,9 @@ recovery requests are refused within a millisecond."""
 
 
 SHORT_ROUND = {
-    "redis_killed", "redis_wiped", "old_data_restored_processes_ahead", "network_api_to_redis", "postgres_killed",
-    "api_killed", "worker_killed_before_ack",
+    "redis_wiped", "network_api_to_redis", "postgres_killed", "api_killed", "worker_killed_before_ack",
 }  # fmt: skip
-"""Each part that can fail, and each verdict of a recovery, once."""
+"""Each part that can fail, once."""
 
 
 @pytest.fixture(scope="module")

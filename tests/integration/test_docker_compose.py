@@ -210,6 +210,7 @@ def test_the_user_of_the_processes_may_do_nothing_else(valkey: ComposeValkey) ->
         admin.acl_log_reset()
 
 
+@pytest.mark.long
 def test_the_processes_work_with_these_rights(
     composed: dict[str, Any], valkey: ComposeValkey, postgres: PostgresServer, directory: Path
 ) -> None:

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 from issuer.settings import Auth, Settings
 from issuer.storage.stores import Stores
 from tests.support.api_process import ApiProcess
@@ -17,6 +19,7 @@ from tests.support.recovery import CLIENT, make_batch
 CONNECTIONS = 10_000
 
 
+@pytest.mark.long
 async def test_ten_thousand_connections_are_served(settings: Settings, stores: Stores, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard >= CONNECTIONS + 500, f"this test needs {CONNECTIONS + 500} open files (ulimit -n), the limit is {hard}"

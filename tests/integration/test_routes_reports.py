@@ -230,6 +230,7 @@ def sessions(settings: Settings) -> list[int]:
     return asyncio.run(fetch())
 
 
+@pytest.mark.long
 def test_a_slow_client_slows_down_the_query_and_memory_stays_bounded(large_ledger: Settings, tmp_path: Path) -> None:
     with large(large_ledger, tmp_path) as process:
         assert httpx.get(f"{process.url}{REPORT}?format=ndjson&to=1980-01-01T00:00:00Z").text == '{"rows":0}\n'

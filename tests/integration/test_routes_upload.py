@@ -172,6 +172,7 @@ async def admin_key(settings: Settings) -> str:
         await close_pool(postgres)
 
 
+@pytest.mark.long
 async def test_memory_use_does_not_grow_with_the_upload(settings: Settings, tmp_path: Path) -> None:
     """In a real process, the 200,000 rows (10 MB) of an upload must not be held in memory."""
     file = tmp_path / "codes.csv"

@@ -79,6 +79,7 @@ def test_an_encoded_password_opens_both_servers(servers: GuardedServers, tmp_pat
     assert done.json == []
 
 
+@pytest.mark.long
 def test_no_failure_shows_the_password(servers: GuardedServers, tmp_path: Path) -> None:
     good = servers.settings(tmp_path, PASSWORD)
     assert run(good, tmp_path, "migrate").status == 0

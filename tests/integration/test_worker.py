@@ -10,6 +10,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
@@ -120,6 +121,7 @@ async def committed(shop: LedgerShop, count: int) -> None:
     await eventually(condition, f"{count} redemptions committed")
 
 
+@pytest.mark.long
 async def test_killed_again_and_again(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     issued = 0
     for _ in range(4):
