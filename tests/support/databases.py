@@ -66,6 +66,16 @@ SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
 ) AS lines(line)
 """
 
+_KEEP_OUT_CHANGED: Final = """
+DO $$
+BEGIN
+    -- Before the tables are emptied: one that a test has dropped or added is no table to empty.
+    IF ({schema}) <> '{expected}' THEN
+        RAISE EXCEPTION 'the schema has changed';
+    END IF;
+END $$;
+"""
+
 
 class MigratedDatabases:
     """Migrated, empty databases of a server, lent to one test at a time.
@@ -85,17 +95,14 @@ class MigratedDatabases:
 
     def take_back(self, url: str) -> None:
         """Close all connections to a database and empty it."""
-        name = url.rpartition("/")[2]
+        # One session for all: to start psql and a backend takes longer than what they do.
+        unchanged = _KEEP_OUT_CHANGED.format(schema=_SCHEMA, expected=self._schema)
         try:
-            self._server.psql(_CLOSE_OTHER_CONNECTIONS, name)
-            # The schema first: a table that a test has dropped or added is no table to empty.
-            if self._server.psql(_SCHEMA, name) == self._schema:
-                self._server.psql(_EMPTY_USED_TABLES, name)
-                self._free.append(url)
-                return
+            self._server.psql(f"{_CLOSE_OTHER_CONNECTIONS};{unchanged}{_EMPTY_USED_TABLES}", url.rpartition("/")[2])
         except subprocess.CalledProcessError:
-            pass
-        drop_database(self._server, url)
+            drop_database(self._server, url)
+        else:
+            self._free.append(url)
 
 
 def create_template(server: PostgresServer) -> None:
