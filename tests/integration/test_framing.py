@@ -340,6 +340,25 @@ def test_a_faulty_body_behind_requests_costs_none_of_their_answers(server: Count
     assert b"connection: close" in answers
 
 
+@pytest.mark.parametrize("behind", [SMUGGLED, b"\0"])
+def test_bytes_behind_a_last_request_cost_no_answer(
+    server: CountingServer, behind: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The parser refuses them without the begin of a message, while the request is being answered."""
+    with server.connect() as connection:
+        for piece in (get(b"/slow", fields=b"Connection: close\r\n"), behind):
+            connection.sendall(piece)
+            # The answer on another connection comes behind what was sent on this one.
+            with server.connect() as other:
+                other.sendall(FOLLOWING)
+                assert status_of(read_all(other)) == 200
+        server.release()
+        answers = read_all(connection)
+    assert status_of(answers) == 200
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert "Exception in ASGI application" not in caplog.text
+
+
 def test_nothing_follows_a_refusal(server: CountingServer, caplog: pytest.LogCaptureFixture) -> None:
     """The application asks for a body that was refused before it asked."""
     with server.connect() as connection:

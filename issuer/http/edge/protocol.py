@@ -92,6 +92,8 @@ class GuardedHttpToolsProtocol(CountedConnection):
         self._exchange: Exchange | None = None
         # After a refusal: nothing more is parsed, what arrives is discarded.
         self._discarding_input = False
+        # A refusal was the last that was sent.
+        self.output_ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -255,7 +257,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self._prepare_scope()
             self._earlier_cycle = self.cycle
             super().on_headers_complete()
-            self.cycle.__class__ = AsgiCycle
+            AsgiCycle.take(self.cycle, self)
         self._has_cycle = True
 
     def _head_refusal(self) -> bytes | None:
@@ -391,8 +393,9 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self.pipeline.popleft()
             cycle = self.cycle = self._earlier_cycle
             self._has_cycle = False
-        if cycle is not None and not self._has_cycle and not cycle.response_complete:
-            # Earlier, valid requests are being answered. Those answers are the last ones of the connection.
+        if cycle is not None and not cycle.response_complete and not (self._has_cycle and self._in_message):
+            # Earlier, valid requests are being answered. Those answers are the last ones of the connection. What is
+            # refused may be no message at all: bytes behind a request that ends the connection.
             cycle.keep_alive = False
             self.deadline = NEVER
             return
@@ -405,6 +408,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
             cycle.message_event.set()
         self.flow.resume_reading()
         self.transport.write(answer)
+        self.output_ended = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.deadline = self.loop.time() + LINGER_S
