@@ -344,7 +344,7 @@ def test_a_faulty_body_behind_requests_costs_none_of_their_answers(server: Count
 def test_bytes_behind_a_last_request_cost_no_answer(
     server: CountingServer, behind: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The parser refuses them without the begin of a message, while the request is being answered."""
+    """They arrive while the request is being answered, and nothing reads them (RFC 9112, section 9.6)."""
     with server.connect() as connection:
         for piece in (get(b"/slow", fields=b"Connection: close\r\n"), behind):
             connection.sendall(piece)

@@ -393,9 +393,8 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self.pipeline.popleft()
             cycle = self.cycle = self._earlier_cycle
             self._has_cycle = False
-        if cycle is not None and not cycle.response_complete and not (self._has_cycle and self._in_message):
-            # Earlier, valid requests are being answered. Those answers are the last ones of the connection. What is
-            # refused may be no message at all: bytes behind a request that ends the connection.
+        if cycle is not None and not self._has_cycle and not cycle.response_complete:
+            # Earlier, valid requests are being answered. Those answers are the last ones of the connection.
             cycle.keep_alive = False
             self.deadline = NEVER
             return
