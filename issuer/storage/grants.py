@@ -56,7 +56,7 @@ TABLES: Final = {
     "dead_letters":     Rights(_LETTERS,                               _LETTERS),
     "quarantined":      Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, INSERT, UPDATE, DELETE"),
     "anomalies":        Rights("SELECT, INSERT, UPDATE (detail)",      "SELECT, INSERT"),
-    "journals":         Rights("SELECT, INSERT, UPDATE",               "SELECT"),
+    "journals":         Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE (replayed_epoch)"),
     "witnesses":        Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
     "workers":          Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
     "task_rows":        Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -14,7 +15,9 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from issuer.journal.segments import host_name
 from issuer.recovery.doctor import examine_roles
+from issuer.recovery.replay import replay_host
 from issuer.settings import Settings
 from issuer.storage.grants import FUNCTIONS, TABLES, Process, split_privileges
 from issuer.storage.migrate import migrate
@@ -163,6 +166,17 @@ async def test_erasure_removes_the_customer_and_nothing_else(database_url: str) 
         after = await owner.fetch("SELECT * FROM redemptions ORDER BY seq")
     assert dict(after[0]) == dict(before[0]) | {"customer_id": None, "key_hash": None}
     assert after[1] == before[1]
+
+
+@pytest.mark.parametrize("process", Process)
+async def test_a_recovery_of_either_process_notes_that_it_replayed_the_journal(
+    database_url: str, process: Process, tmp_path: Path
+) -> None:
+    """Each process recovers Redis, and both may have the setting of the journal's directory."""
+    async with connected(database_url) as owner, connected(url_as(database_url, process)) as connection:
+        await owner.execute("INSERT INTO journals (host, directory, seen_at) VALUES ($1, '/j', now())", host_name())
+        await replay_host(connection, tmp_path, 7)
+        assert await owner.fetchval("SELECT replayed_epoch FROM journals") == 7
 
 
 class Managed:
