@@ -326,36 +326,46 @@ def test_a_continue_is_expected_of_nothing_but_a_body(server: CountingServer) ->
     assert answers.count(b"HTTP/1.1 200") == 2
 
 
+def wait_until_read(server: CountingServer) -> None:
+    """Return once the server has read what was sent: the answer on another connection comes behind it."""
+    with server.connect() as other:
+        other.sendall(FOLLOWING)
+        assert status_of(read_all(other)) == 200
+
+
 def test_a_faulty_body_behind_requests_costs_none_of_their_answers(server: CountingServer) -> None:
     faulty = chunked(b"4\r\nabcde\r\n0\r\n\r\n")
     with server.connect() as connection:
         connection.sendall(get(b"/slow") + get(b"/b") + faulty + SMUGGLED)
-        # The answer on another connection comes behind what was sent on this one.
-        with server.connect() as other:
-            other.sendall(FOLLOWING)
-            assert status_of(read_all(other)) == 200
+        wait_until_read(server)
         server.release()
         answers = read_all(connection)
     assert answers.count(b"HTTP/1.1 200") == answers.count(b"HTTP/1.1 ") == 2
     assert b"connection: close" in answers
 
 
-@pytest.mark.parametrize("behind", [SMUGGLED, b"\0"])
-def test_bytes_behind_a_last_request_cost_no_answer(
-    server: CountingServer, behind: bytes, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("fields", "behind"),
+    [
+        pytest.param(b"Connection: close\r\n", SMUGGLED, id="a request behind the last one"),
+        pytest.param(b"Connection: close\r\n", b"\0", id="a byte behind the last request"),
+        # Refused between two messages.
+        pytest.param(b"", b"\r\n" * EdgeLimits().max_head_bytes, id="endless blank lines"),
+    ],
+)
+def test_what_follows_a_request_costs_it_no_answer(
+    server: CountingServer, fields: bytes, behind: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They arrive while the request is being answered, and nothing reads them (RFC 9112, section 9.6)."""
+    """It arrives while the request is being answered."""
     with server.connect() as connection:
-        for piece in (get(b"/slow", fields=b"Connection: close\r\n"), behind):
+        for piece in (get(b"/slow", fields=fields), behind):
             connection.sendall(piece)
-            # The answer on another connection comes behind what was sent on this one.
-            with server.connect() as other:
-                other.sendall(FOLLOWING)
-                assert status_of(read_all(other)) == 200
+            wait_until_read(server)
         server.release()
         answers = read_all(connection)
     assert status_of(answers) == 200
     assert answers.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answers
     assert "Exception in ASGI application" not in caplog.text
 
 

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
-
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
-class Output(Protocol):
-    """The connection of a cycle. `output_ended`: nothing may be sent any more."""
-
-    output_ended: bool
-
-
 class AsgiCycle(RequestResponseCycle):
-    """A cycle that sends nothing to a closed connection or behind a refusal, and ends one on which a body is uncertain.
+    """A cycle that sends nothing to a closed connection, and ends one on which a body is uncertain.
 
     uvicorn marks only the last of several pipelined requests when a connection ends: the answer to an earlier one would
     be written to a closed transport, which raises. A final answer instead of a `100 Continue` ends
@@ -23,16 +15,8 @@ class AsgiCycle(RequestResponseCycle):
     the body or the next request.
     """
 
-    output: Output
-
-    @classmethod
-    def take(cls, cycle: RequestResponseCycle, output: Output) -> None:
-        """Make a cycle that uvicorn has created one of this class."""
-        cycle.__class__ = cls
-        cast(AsgiCycle, cycle).output = output
-
     async def send(self, message: ASGISendEvent) -> None:
-        if self.transport.is_closing() or self.output.output_ended:
+        if self.transport.is_closing():
             self.disconnected = True
         elif not self.response_started and self.waiting_for_100_continue and self.more_body and not self.body:
             self.keep_alive = False

@@ -92,8 +92,6 @@ class GuardedHttpToolsProtocol(CountedConnection):
         self._exchange: Exchange | None = None
         # After a refusal: nothing more is parsed, what arrives is discarded.
         self._discarding_input = False
-        # A refusal was the last that was sent.
-        self.output_ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -257,7 +255,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self._prepare_scope()
             self._earlier_cycle = self.cycle
             super().on_headers_complete()
-            AsgiCycle.take(self.cycle, self)
+            self.cycle.__class__ = AsgiCycle
         self._has_cycle = True
 
     def _head_refusal(self) -> bytes | None:
@@ -393,8 +391,9 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self.pipeline.popleft()
             cycle = self.cycle = self._earlier_cycle
             self._has_cycle = False
-        if cycle is not None and not self._has_cycle and not cycle.response_complete:
-            # Earlier, valid requests are being answered. Those answers are the last ones of the connection.
+        if cycle is not None and not cycle.response_complete and not (self._has_cycle and self._in_message):
+            # Earlier, valid requests are being answered. Those answers are the last ones of the connection. What is
+            # refused need not be a message: endless blank lines in front of one are refused, too.
             cycle.keep_alive = False
             self.deadline = NEVER
             return
@@ -407,7 +406,6 @@ class GuardedHttpToolsProtocol(CountedConnection):
             cycle.message_event.set()
         self.flow.resume_reading()
         self.transport.write(answer)
-        self.output_ended = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.deadline = self.loop.time() + LINGER_S
