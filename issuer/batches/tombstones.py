@@ -21,7 +21,7 @@ from issuer.batches.windows import read_backlog
 from issuer.contract.events import UndecodableEventError
 from issuer.contract.keys import batch_keys, batch_patterns, partition_keys, partition_of
 from issuer.contract.scripts import EMPTY_POOL
-from issuer.storage.postgres import unavailable_translated
+from issuer.storage.postgres import count_of, unavailable_translated
 from issuer.storage.redis_link import redis_errors_translated
 from issuer.storage.stores import Stores
 from issuer.storage.task_rows import UNGUARDED, RowWork
@@ -129,7 +129,7 @@ async def _free(stores: Stores) -> int:
             names = [keys.pool(pool.client_id) for pool in pools[at : at + _SCAN_BATCH_SIZE]]
             async with redis_errors_translated():
                 await stores.redis.client.unlink(*names)
-    return int(status.rpartition(" ")[2])
+    return count_of(status)
 
 
 async def _find_pools(stores: Stores, batch_id: UUID) -> list[_Pool]:

@@ -12,7 +12,7 @@ import asyncpg
 from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.ledger.anomalies import bigint_or_none
 from issuer.ledger.record import record_redemptions
-from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
+from issuer.storage.postgres import AnyConnection, Pool, count_of, unavailable_translated
 
 MAX_REASON: Final = 2_000
 
@@ -121,7 +121,7 @@ async def remove_resolved(postgres: Pool, days: int, at_most: int) -> int:
     """Remove letters that were resolved more than `days` days ago; return how many. Raises PostgresUnavailableError."""
     async with unavailable_translated():
         status = await postgres.execute(_REMOVE, days, at_most)
-    return int(status.rpartition(" ")[2])
+    return count_of(status)
 
 
 async def _retry(connection: AnyConnection, row: asyncpg.Record) -> str | None:

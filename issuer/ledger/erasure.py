@@ -19,7 +19,7 @@ from uuid import UUID
 from issuer.access import audit
 from issuer.batches.windows import read_backlog
 from issuer.contract.keys import batch_keys, partition_of
-from issuer.storage.postgres import PoolConnection, unavailable_translated
+from issuer.storage.postgres import PoolConnection, count_of, unavailable_translated
 from issuer.storage.redis_link import redis_errors_translated
 from issuer.storage.stores import Stores
 
@@ -79,7 +79,7 @@ async def _erase(stores: Stores, connection: PoolConnection, customer_id: UUID, 
         redemptions=sum(row["count"] for row in rows if not row["of_coupons"]),
         consumptions=sum(row["count"] for row in rows if row["of_coupons"]),
         batches=len(rows),
-        anomalies=int(status.rpartition(" ")[2]),
+        anomalies=count_of(status),
         dead_letters=await connection.fetchval(_DEAD_LETTERS, customer_id.bytes, timeout=_TIMEOUT_S),
     )
     # Before the commit, which destroys the record of which windows are the customer's. Stopped in between, the erasure

@@ -23,7 +23,7 @@ from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
 from issuer.recovery.inspection import BATCH_SIZE, PoolState
-from issuer.storage.postgres import Connection
+from issuer.storage.postgres import Connection, count_of
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
 
 log = structlog.get_logger()
@@ -231,7 +231,7 @@ async def quarantine(
                     f"INSERT INTO quarantined (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_missing(pool)}) missing",
                     pool.pool_id, _count(pool, bound, decision), epoch,
                 )  # fmt: skip
-                pool.quarantined = int(status.rpartition(" ")[2])
+                pool.quarantined = count_of(status)
             pool.issued_after = await postgres.fetchval(_ACCOUNTED, pool.pool_id)
         await postgres.execute(_STORE_DECISION, decision.after_quarantine(bound).to_json())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from issuer.storage.postgres import Pool, unavailable_translated
+from issuer.storage.postgres import Pool, count_of, unavailable_translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +46,4 @@ async def retry_failed_rows(postgres: Pool, *, task: str | None = None, row: str
     """Have failed rows (of all tasks, or as chosen) tried again at once; return how many."""
     async with unavailable_translated():
         status = await postgres.execute(_RETRY, task, row)
-    return int(status.rpartition(" ")[2])
+    return count_of(status)

@@ -30,6 +30,7 @@ from issuer.storage.postgres import (
     WORKER_LOCK,
     Connection,
     PostgresUnavailableError,
+    own_connection,
     unavailable_translated,
 )
 from issuer.storage.redis_link import NotReadyError, RedisUnavailableError, redis_errors_translated
@@ -221,12 +222,8 @@ class TaskRows:
 
 async def crashed_at_a_row(settings: Settings, pid: int) -> bool:
     """Return whether a worker of this host, which has ended, was processing a row. Raises PostgresUnavailableError."""
-    async with unavailable_translated():
-        connection = await asyncpg.connect(settings.database_url.get_secret_value(), timeout=5.0, command_timeout=5.0)
-        try:
-            return bool(await connection.fetchval(_WAS_AT_A_ROW, _process_name(pid)))
-        finally:
-            connection.terminate()
+    async with unavailable_translated(), own_connection(settings, timeout_s=5.0) as connection:
+        return bool(await connection.fetchval(_WAS_AT_A_ROW, _process_name(pid)))
 
 
 def _process_name(pid: int) -> str:
