@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from issuer.cli.options import AS_JSON
 from issuer.cli.output import FAILED, InputError, print_json, run_with_postgres
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from issuer.storage.postgres import Pool
 
 commands = typer.Typer(help="Verify that the audit log is whole.", no_args_is_help=True)
-
-AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 def register(app: typer.Typer) -> None:

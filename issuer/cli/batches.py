@@ -11,7 +11,7 @@ import typer
 
 from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.cli.export import add_export
-from issuer.cli.options import instant_option
+from issuer.cli.options import AS_JSON, instant_option
 from issuer.cli.output import BAD_INPUT, InputError, fail, print_json, print_list, run
 from issuer.names import visible
 from issuer.paging import MAX_LIMIT, Page, all_items
@@ -25,7 +25,6 @@ T = TypeVar("T")
 
 commands = typer.Typer(help="List, show, export, create, pause, change and end batches.", no_args_is_help=True)
 
-AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 BATCH = typer.Argument(..., metavar="BATCH", help="Id of the batch, or its name if no other batch has it.")
 RULES_HELP = 'Rules as JSON, such as {"maxpercustomer":2,"timelimit":30}.'
 

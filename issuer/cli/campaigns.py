@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from issuer.cli.options import instant_option
+from issuer.cli.options import AS_JSON, instant_option
 from issuer.cli.output import CommandError, InputError, print_json, print_list, run
 from issuer.names import visible
 from issuer.paging import MAX_LIMIT, Page, all_items
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(help="Create, list, show and end campaigns.", no_args_is_help=True)
 
-AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 CAMPAIGN = typer.Argument(..., metavar="CAMPAIGN", help="Id of the campaign.")
 
 

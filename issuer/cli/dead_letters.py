@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from issuer.cli.options import AS_JSON
 from issuer.cli.output import FAILED, print_json, run_with_postgres
 
 if TYPE_CHECKING:
     from issuer.storage.postgres import Pool
 
 commands = typer.Typer(help="List and retry events that could not be recorded in the ledger.", no_args_is_help=True)
-
-AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 def register(app: typer.Typer) -> None:

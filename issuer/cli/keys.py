@@ -7,6 +7,7 @@ from uuid import UUID
 
 import typer
 
+from issuer.cli.options import AS_JSON
 from issuer.cli.output import InputError, print_json, print_list, run_with_postgres
 from issuer.names import visible
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from issuer.storage.postgres import Pool
 
 commands = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
-
-AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 def register(app: typer.Typer) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from issuer.cli.options import AS_JSON
 from issuer.cli.output import print_json, run_with_postgres
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from issuer.storage.postgres import Pool
 
 commands = typer.Typer(help="List and retry rows that the worker could not process.", no_args_is_help=True)
-
-AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 def register(app: typer.Typer) -> None:

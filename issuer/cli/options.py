@@ -1,12 +1,16 @@
-"""Options that commands share: text that becomes an id or an instant. A fault names the option."""
+"""Options that commands share, and the ids and instants that the text of options becomes. A fault names the option."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from uuid import UUID
 
+import typer
+
 from issuer.cli.output import InputError
 from issuer.instants import InvalidInstantError, parse_instant
+
+AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 def uuid_option(text: str | None, option: str) -> UUID | None:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import typer
 
+from issuer.cli.options import AS_JSON
 from issuer.cli.output import FAILED, print_json, run
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def reconcile(
     batch_id: UUID | None = typer.Option(None, help="Only the pools of this batch."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Check per pool that ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 

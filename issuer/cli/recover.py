@@ -8,6 +8,7 @@ from uuid import UUID
 
 import typer
 
+from issuer.cli.options import AS_JSON
 from issuer.cli.output import (
     BAD_INPUT,
     CommandError,
@@ -41,9 +42,6 @@ def register(app: typer.Typer) -> None:
     app.add_typer(journal, name="journal")
 
 
-_JSON = typer.Option(False, "--json", help="Print JSON.")
-
-
 def recover(
     dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be done, change nothing."),
     restored: bool = typer.Option(
@@ -52,7 +50,7 @@ def recover(
     margin: int = typer.Option(
         0, "--margin", min=0, help="Quarantine at least this many codes of each pool; it can only raise the number."
     ),
-    as_json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Recover the Redis server and bless it.
 
@@ -114,7 +112,7 @@ def _print_report(report: RecoveryReport, dry_run: bool) -> None:
     console.print(table)
 
 
-def doctor(as_json: bool = _JSON) -> None:
+def doctor(as_json: bool = AS_JSON) -> None:
     """Check the installation: one line per check, with advice if it fails. Exit code 1 if any check fails."""
     from issuer.recovery.doctor import Check, examine
     from issuer.storage.postgres import close_pool, connect_pool
@@ -154,7 +152,7 @@ def max_backlog(
 
 
 def list_quarantined(
-    batch_id: UUID | None = typer.Option(None, "--batch-id", help="Only this batch."), as_json: bool = _JSON
+    batch_id: UUID | None = typer.Option(None, "--batch-id", help="Only this batch."), as_json: bool = AS_JSON
 ) -> None:
     """List quarantined codes, by recovery and pool."""
     from issuer.recovery.quarantine import list_quarantined as read_quarantined
@@ -179,7 +177,7 @@ def release(
     yes: bool = typer.Option(
         False, "--yes", help="Do not ask whether all journals were replayed and no old primary runs."
     ),
-    as_json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Append the quarantined codes of a batch to the tail of their pools.
 
@@ -207,7 +205,7 @@ def release(
 
 def replay(
     directory: Path | None = typer.Argument(None, help="Directory of the segments; default: ISSUER_JOURNAL_DIR."),
-    as_json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Record this host's receipts in the ledger. Safe to repeat."""
     settings = command_settings()

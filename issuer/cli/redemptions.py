@@ -9,6 +9,7 @@ from uuid import UUID
 import typer
 
 from issuer.cli.export import add_export
+from issuer.cli.options import AS_JSON
 from issuer.cli.output import CommandError, print_json, run
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ add_export(commands, "redemptions")
 def erase_customer(
     customer: UUID = typer.Argument(..., metavar="CUSTOMER", help="Id of the customer."),
     yes: bool = typer.Option(False, "--yes", help="Do not ask for confirmation."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Erase a customer's id from the ledger. The redemptions stay, but limits no longer count them."""
     from issuer.access.audit import cli_actor
