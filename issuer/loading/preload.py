@@ -84,8 +84,10 @@ async def preload_csv(
     """
     if batch_id is None and new_batch is None and not dry_run:
         raise ValueError("only a dry run can be done without a batch")
-    load = _Load(stores, batch_id, CodeCsv(client_id), progress, actor)
-    load.new_batch, load.find_by_name, load.move, load.act = new_batch, find_by_name, move, act
+    load = _Load(
+        stores, batch_id, CodeCsv(client_id), progress, actor,
+        new_batch=new_batch, find_by_name=find_by_name, move=move, act=act,
+    )  # fmt: skip
     await load.check_batch()
     async with (
         unavailable_translated(),
@@ -104,17 +106,27 @@ class _Load:
     """One run of `preload_csv`."""
 
     def __init__(
-        self, stores: Stores, batch_id: UUID | None, reader: CodeCsv, progress: Progress | None, actor: str | None
+        self,
+        stores: Stores,
+        batch_id: UUID | None,
+        reader: CodeCsv,
+        progress: Progress | None,
+        actor: str | None,
+        *,
+        new_batch: NewBatch | None,
+        find_by_name: bool,
+        move: bool,
+        act: Act[PreloadReport],
     ) -> None:
         self._stores = stores
         self._batch_id = batch_id
         self._csv = reader
         self._progress = progress
         self._actor = actor
-        self.new_batch: NewBatch | None = None
-        self.find_by_name = False
-        self.move = False
-        self.act: Act[PreloadReport] = UNKEPT
+        self._new_batch = new_batch
+        self._find_by_name = find_by_name
+        self._move = move
+        self._act = act
         self._is_new = False
         self._started = time.monotonic()
         self._numbering = Numbering(Duplicates(), (), "")
@@ -158,14 +170,14 @@ class _Load:
         transaction = connection.transaction()
         await transaction.start()
         try:
-            await self.act.begin(connection)
-            if self._batch_id is None and self.new_batch is not None and self.find_by_name:
-                self._batch_id = await self._find_batch(connection, self.new_batch)
-            self._numbering = await number_rows(connection, self._batch_id, self._csv.clients, move=self.move)
+            await self._act.begin(connection)
+            if self._batch_id is None and self._new_batch is not None and self._find_by_name:
+                self._batch_id = await self._find_batch(connection, self._new_batch)
+            self._numbering = await number_rows(connection, self._batch_id, self._csv.clients, move=self._move)
             await self._check_room()
             if not dry_run:
                 await self._insert(connection)
-                await self.act.keep(connection, self.report(dry_run=False))
+                await self._act.keep(connection, self.report(dry_run=False))
         except BaseException:
             await transaction.rollback()
             raise
@@ -183,8 +195,8 @@ class _Load:
         if not self._numbering.additions:
             return
         if self._batch_id is None:
-            assert self.new_batch is not None, "a load needs a batch"
-            self._batch_id = (await create_batch_in(connection, self.new_batch, self._actor or "unknown")).id
+            assert self._new_batch is not None, "a load needs a batch"
+            self._batch_id = (await create_batch_in(connection, self._new_batch, self._actor or "unknown")).id
             self._is_new = True
         await insert_codes(connection, self._batch_id, self._csv.clients, self._numbering)
         if self._actor is not None:

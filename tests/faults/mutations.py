@@ -437,7 +437,7 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/loading/preload.py",
-                "                await self.act.keep(connection, self.report(dry_run=False))\n",
+                "                await self._act.keep(connection, self.report(dry_run=False))\n",
                 "",
             ),
             Edit(
