@@ -1,15 +1,38 @@
-"""A Redis server of the test's own, which it may stop, wipe and replace."""
+"""The HTTP application, and a Redis server of the test's own, which it may stop, wipe and replace."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.settings import Settings
 from tests.support.servers import RedisServer
+
+if TYPE_CHECKING:
+    from tests.support.api import Api
+    from tests.support.coupons import Till
+
+
+@pytest_asyncio.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """The application in this process, with the `settings` of the module."""
+    from tests.support.api import running_app
+
+    async with running_app(settings) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def till(api: Api) -> Till:
+    """One client's coupons over HTTP."""
+    from tests.support.coupons import Till
+
+    return await Till.of(api)
 
 
 @pytest.fixture

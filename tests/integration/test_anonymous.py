@@ -8,17 +8,15 @@ import uuid
 from issuer.contract.keys import NO_API_KEY, anonymous_scope, idempotency_hash
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
-from issuer.pools.top_up import top_up
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.recovery import (
     CLIENT,
-    blessed_again,
     drain,
     engine_of,
+    lose_data,
     make_batch,
-    ready,
 )
 from tests.support.servers import RedisServer
 
@@ -83,12 +81,7 @@ async def test_an_anonymous_key_survives_a_wiped_redis(own_settings: Settings, o
             scoped = [await engine.redeem(ref, None, idempotency_key="k", key_scope=scope) for scope in scopes]
             assert len({first.code, *(answer.code for answer in scoped)}) == 3
             await drain(stores)
-            own_redis.kill9()
-            own_redis.wipe()
-            own_redis.start()
-            await blessed_again(stores)
-            await top_up(stores)
-            await ready(engine)
+            await lose_data(own_redis, stores, engine)
             assert await engine.redeem(ref, None, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
             again = [await engine.redeem(ref, None, idempotency_key="k", key_scope=scope) for scope in scopes]
             assert again == [Answer(Outcome.REPLAYED, answer.code) for answer in scoped]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,6 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.campaigns import feeds as feeds_module
@@ -31,12 +29,6 @@ from tests.support.databases import migrate_with_roles
 from tests.support.servers import START_LIMIT_S, PostgresServer
 
 PATH = "/api/v1/campaigns"
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def make(api: Api, key: dict[str, str] | None = None, **fields: Any) -> dict[str, Any]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import pytest_asyncio
 
 from issuer.campaigns.campaign import DEFAULT_CLIENT
 from issuer.settings import Auth, Settings
@@ -18,12 +16,6 @@ from tests.support.api import Api, problem, running_app
 from tests.support.coupon_service import PAST, SERVICE, ahead, call, create, failure, issue
 
 CODE = re.compile("[가나다라마바사아자차카타파하0-9]{10}")
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def test_codes_are_issued_until_the_campaign_is_sold_out(api: Api) -> None:

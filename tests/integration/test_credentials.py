@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 import httpx
-import pytest_asyncio
 
 from issuer.settings import Settings
 from tests.support.api import REDEEM, Api, running_app
@@ -48,12 +46,6 @@ ROUTES: Final = {
 
 CONNECT: Final = {"IssueCoupon", "IssueCoupon by the library", "GetCampaign"}
 """Routes whose failures are those of the Connect protocol."""
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def new_secret(api: Api) -> bytes:

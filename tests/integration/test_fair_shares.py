@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,6 @@ from tests.support.servers import wait_until
 PAST = "2020-01-01T00:00:00Z"
 SLOTS_OF_ONE = 4
 """One client's share of the eight uploads that a process receives."""
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 @pytest.fixture

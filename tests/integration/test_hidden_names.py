@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-import pytest_asyncio
 
-from issuer.settings import Settings
-from tests.support.api import Api, problem, running_app
+from tests.support.api import Api, problem
 from tests.support.command import Command
 from tests.support.coupon_service import PAST, SERVICE
 
 HIDDEN = "Summer \u202eelas"
 REFUSAL = "must not contain invisible characters, such as U+202E at 8"
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def campaign(api: Api, **fields: object) -> UUID:

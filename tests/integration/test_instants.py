@@ -23,7 +23,7 @@ from issuer.recovery.answers import restore_answers
 from issuer.settings import Settings
 from issuer.storage.postgres import own_connection
 from issuer.storage.stores import Stores
-from tests.support.api import Api, running_app
+from tests.support.api import Api
 from tests.support.command import CommandInProcess
 from tests.support.coupon_service import call, create, failure
 from tests.support.issuing import LedgerShop, open_shop, plain_client
@@ -35,12 +35,6 @@ FAR = [
 EDGE = "9999-12-29T23:59:59.999500Z"
 """Rounded up it is the last instant."""
 TABLES = ("batches", "pools", "coupons", "campaigns", "generation_jobs", "audit_log")
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def contents(stores: Stores) -> list[Any]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-import pytest_asyncio
-
 from issuer.http.openapi.document import document
-from issuer.settings import Settings
-from tests.support.api import Api, running_app
+from tests.support.api import Api
 
 CONNECT: Final = "/coupon.CouponService/"
 REFUSED: Final = {
@@ -41,12 +38,6 @@ def json_routes() -> Iterator[tuple[str, str, str]]:
             while "$ref" in schema:
                 schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
             yield method.upper(), path, next(iter(schema.get("properties", ("code",))))
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def test_every_route_refuses_what_is_no_strict_json(api: Api) -> None:

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from issuer.access import kept_answers
 from issuer.access.kept_answers import AnswerKey, delete_expired_answers
 from issuer.http.app import OPERATIONS
 from issuer.http.campaigns.connect_service import CREATE_PATH
 from issuer.http.coupons.consume_route import CONSUME_PATH
-from issuer.settings import Settings
-from tests.support.api import UPLOAD, Api, problem, running_app
+from tests.support.api import UPLOAD, Api, problem
 from tests.support.coupon_service import PAST, call, failure
 from tests.support.recording import drain
 
 CLIENT: Final = UUID("cccccccc-0000-4000-8000-000000000003")
 Send = Callable[[str, str], Awaitable[httpx.Response]]
 """Sends the request of an operation: the Idempotency-Key, and a text that makes it another request."""
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 def keyed(api: Api, key: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -12,16 +11,9 @@ import pytest
 
 from issuer.batches.store import create_batch
 from issuer.paging import CHUNK_SIZE
-from issuer.settings import Settings
-from tests.support.api import Api, running_app
+from tests.support.api import Api
 
 COUNT = 3 * CHUNK_SIZE
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 class LongResponse:

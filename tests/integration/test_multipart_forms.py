@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import httpx
 import pytest
-import pytest_asyncio
 
-from issuer.settings import Settings
-from tests.support.api import UPLOAD, Api, problem, running_app
+from tests.support.api import UPLOAD, Api, problem
 from tests.support.coupons import CONSUME, COUPON, Till
 
 NAME = b'form-data; name="product_id"'
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 def part(disposition: bytes = NAME, value: bytes = b"hat", end: bytes = b"--") -> bytes:

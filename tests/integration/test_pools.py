@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from uuid import uuid4
 
 import pytest
@@ -190,11 +191,8 @@ async def test_missing_codes_stop_the_load_and_no_code_is_renumbered(stores: Sto
     assert pool.codes == [f"L{seq}" for seq in range(1, 101)]
     # Other pools are still loaded by the worker.
     await in_postgres_only(stores, other, 10, prefix="M")
-    rows = TaskRows(stores)
-    try:
+    async with aclosing(TaskRows(stores)) as rows:
         assert await top_up(stores, rows) == 10
-    finally:
-        await rows.aclose()
     assert [row.row for row in await list_failed_rows(stores.postgres)] == [str(pool_id)]
 
 
@@ -206,11 +204,8 @@ async def test_a_pool_whose_counters_cannot_be_read_does_not_stop_the_others(sto
     await stores.redis.client.delete(keys.pool(A))
     await stores.redis.client.set(keys.pool(A), "no hash")
     await in_postgres_only(stores, other, 10, prefix="M")
-    rows = TaskRows(stores)
-    try:
+    async with aclosing(TaskRows(stores)) as rows:
         assert await top_up(stores, rows) == 10
-    finally:
-        await rows.aclose()
     (failed,) = await list_failed_rows(stores.postgres)
     assert (failed.task, failed.row) == ("top-up", str(broken))
     assert "WRONGTYPE" in failed.error

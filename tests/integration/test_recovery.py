@@ -31,6 +31,7 @@ from tests.support.recovery import (
     blessed_again,
     drain,
     engine_of,
+    lose_data,
     make_batch,
     ready,
     redeem,
@@ -70,12 +71,7 @@ async def test_a_wiped_redis_quarantines_what_may_be_issued_and_rebuilds_from_th
             await redeem(engine, batch_id, 9)
             await drain(stores)
             lost = await redeem(engine, batch_id, 5)
-            own_redis.kill9()
-            own_redis.wipe()
-            own_redis.start()
-            await blessed_again(stores)
-            await top_up(stores)
-            await ready(engine)
+            await lose_data(own_redis, stores, engine)
             assert await engine.redeem(ref, customer, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
             assert (await engine.redeem(ref, customer)).outcome is Outcome.LIMIT_REACHED
             after = await redeem(engine, batch_id, 3)
@@ -98,12 +94,7 @@ async def test_a_batch_that_cannot_be_read_keeps_no_other_closed_and_loses_nothi
             await drain(stores)
             rules = await stores.postgres.fetchval("SELECT rules::text FROM batches WHERE id = $1", bad)
             await stores.postgres.execute("UPDATE batches SET rules = '{\"nonsense\": 1}' WHERE id = $1", bad)
-            own_redis.kill9()
-            own_redis.wipe()
-            own_redis.start()
-            await blessed_again(stores)
-            await top_up(stores)
-            await ready(engine)
+            await lose_data(own_redis, stores, engine)
             assert [answer.outcome for answer in await redeem(engine, good, 3)] == [Outcome.GRANTED] * 3
             assert (await engine.redeem(ref, customer)).outcome is Outcome.UNKNOWN_BATCH
             # Repaired, and pushed as the worker does: neither the kept answers nor the limits were lost.

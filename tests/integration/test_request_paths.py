@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
 import httpx
 import pytest
-import pytest_asyncio
 
-from issuer.settings import Settings
-from tests.support.api import Api, problem, running_app
+from tests.support.api import Api, problem
 from tests.support.coupons import Till
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def till(api: Api) -> Till:
-    return await Till.of(api)
 
 
 async def call(api: Api, method: str, path: str, headers: dict[str, str]) -> httpx.Response:

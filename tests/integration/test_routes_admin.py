@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import pytest_asyncio
 
 from issuer.http.app import OPERATIONS
 from issuer.http.auth import MISSING_KEY, Access
 from issuer.http.campaigns.connect_service import METHOD_PATHS
 from issuer.http.openapi.document import document
-from issuer.settings import Settings
-from tests.support.api import REDEEM, Api, problem, running_app
+from tests.support.api import REDEEM, Api, problem
 from tests.support.recording import drain
 from tests.support.servers import START_LIMIT_S
 
 PUBLIC = {"/livez", "/readyz", "/healthcheck", "/openapi.json", "/docs"}
 PARTLY_PUBLIC = {"/api/v1/campaigns/{campaign_id}/events", "/c/{campaign_id}"}
 """Routes whose access depends on the campaign; they have their own tests."""
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 def concrete(path: str) -> str:

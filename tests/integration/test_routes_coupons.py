@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 
 from issuer.http.services import MAX_LOOKUPS, Services
 from issuer.settings import Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.coupons import CONSUME, COUPON, Till, working
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def till(api: Api) -> Till:
-    return await Till.of(api)
 
 
 async def rows(services: Services, table: str) -> list[dict[str, Any]]:

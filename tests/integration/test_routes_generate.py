@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from issuer.generating import job_runner
 from issuer.generating import request as request_module
@@ -27,12 +25,6 @@ from tests.support.loading import A, B, check_agreement
 from tests.support.servers import START_LIMIT_S
 
 MANY = MAX_CODES_PER_REQUEST + 1
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def make_batch(api: Api) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import pytest_asyncio
 
 from issuer.batches.revisions import push_batch
 from issuer.batches.rules import parse_rules
@@ -21,12 +20,6 @@ from tests.support.api import REDEEM, Api, problem, running_app
 from tests.support.recording import failing_after
 
 ID = "7A4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def test_each_redemption_gets_a_code_of_its_own_in_order(api: Api) -> None:

@@ -8,7 +8,7 @@ import io
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ import httpx
 import openpyxl
 import orjson
 import pytest
-import pytest_asyncio
 
 from issuer.reports.report import BATCHES, REPORTS, Filter
 from issuer.settings import Auth, Settings
-from tests.support.api import Api, problem, running_app
+from tests.support.api import Api, problem
 from tests.support.api_process import ApiProcess
 from tests.support.databases import clone_database, drop_database
 from tests.support.recording import drain
@@ -32,12 +31,6 @@ from tests.support.service import settings_of
 
 REPORT = "/api/v1/reports/redemptions"
 ROWS = 300_000
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 def objects(text: str) -> list[dict[str, Any]]:

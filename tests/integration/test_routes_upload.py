@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,7 +9,6 @@ from uuid import uuid4
 import httpx
 import psutil
 import pytest
-import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.access.api_keys import create_key
@@ -22,12 +20,6 @@ from tests.support.servers import RedisServer
 
 CLIENT = uuid4()
 GOOD = f"client_id,code\n{CLIENT},A\n"
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def send(api: Api, file: Any = ("codes.csv", GOOD), /, **data: str) -> httpx.Response:

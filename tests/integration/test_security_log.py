@@ -19,7 +19,7 @@ from issuer.http.problems.problem import ProblemError
 from issuer.http.security_log import LINES_PER_ADDRESS, MAX_LINES, MAX_SUMMARIES, SecurityLog
 from issuer.settings import Settings
 from issuer.storage.postgres import close_pool, connect_pool
-from tests.support.api import REDEEM, Api, running_app
+from tests.support.api import REDEEM, Api
 from tests.support.api_process import ApiProcess
 from tests.support.coupon_service import SERVICE
 from tests.support.coupons import CONSUME
@@ -137,12 +137,6 @@ def test_what_one_address_can_write_is_bounded(process: ApiProcess) -> None:
     assert len(single) + sum(line["count"] for line in rest) == 200
     assert len(single) <= LINES_PER_ADDRESS * (len(rest) + 1)
     assert {line["address"] for line in rest} == {"127.0.0.1"}
-
-
-@pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_app(settings) as running:
-        yield running
 
 
 async def test_answers_about_a_code_or_a_batch_are_no_security_events(api: Api) -> None:

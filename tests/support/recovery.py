@@ -22,6 +22,7 @@ from issuer.recovery.opening import GuardedStores
 from issuer.settings import Settings
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
+from tests.support.servers import RedisServer
 
 CLIENT = uuid.UUID(int=7)
 
@@ -94,6 +95,16 @@ async def blessed_again(stores: GuardedStores) -> None:
                 return
             except RedisUnavailableError:
                 await asyncio.sleep(0.02)
+
+
+async def lose_data(server: RedisServer, stores: GuardedStores, engine: Engine) -> None:
+    """Wipe the server under a running process. Returns once it is recovered, its pools are filled and it issues."""
+    server.kill9()
+    server.wipe()
+    server.start()
+    await blessed_again(stores)
+    await top_up(stores)
+    await ready(engine)
 
 
 async def verdict(stores: Stores) -> str:
