@@ -42,10 +42,27 @@ def name_problem(name: str) -> str | None:
     problem = text_problem(name)
     if problem is not None:
         return problem
-    place = next(iter(_unseen(name)), None)
-    if place is None:
-        return None
-    return f"name must not contain invisible characters, such as U+{ord(name[place]):04X} at {place + 1}"
+    unseen = first_unseen(name)
+    return None if unseen is None else f"name must not contain invisible characters, such as {unseen}"
+
+
+def first_unseen(text: str) -> str | None:
+    """Return a character that is not seen and its place, for people: `U+202E at 3`; None: there is none."""
+    place = min(_unseen(text), default=None)
+    return None if place is None else f"U+{ord(text[place]):04X} at {place + 1}"
+
+
+def trimmed(text: str) -> str:
+    """Return the text without white space and without characters that are not seen at its ends."""
+    if text.isascii() and text.isprintable():
+        return text.strip(" ")
+    start, end = 0, len(text)
+    while start < end and _is_trimmed(text[start]):
+        start += 1
+    while end > start and _is_trimmed(text[end - 1]):
+        end -= 1
+    # A selector belongs to the visible character before it.
+    return text[start : end + (start < end < len(text) and _is_selector(text[end]))]
 
 
 def visible(text: str) -> str:
@@ -66,15 +83,28 @@ def _unseen(text: str) -> set[int]:
     return {
         place
         for place, character in enumerate(text)
-        if (unicodedata.category(character) in _UNSEEN or character in _BLANK or _is_selector(character))
+        if _is_unseen(character)
         and not (character in _JOINERS and _joins(text, place))
-        and not (_is_selector(character) and place > 0 and not text[place - 1].isspace())
+        and not (_is_selector(character) and _selects(text, place))
     }
+
+
+def _is_trimmed(character: str) -> bool:
+    return character.isspace() or _is_unseen(character)
+
+
+def _is_unseen(character: str) -> bool:
+    return unicodedata.category(character) in _UNSEEN or character in _BLANK or _is_selector(character)
 
 
 def _joins(text: str, place: int) -> bool:
     before, behind = text[place - 1 : place], text[place + 1 : place + 2]
     return all(side and not side.isascii() and unicodedata.category(side)[0] in _JOINED for side in (before, behind))
+
+
+def _selects(text: str, place: int) -> bool:
+    before = text[place - 1 : place]
+    return bool(before) and not before.isspace() and not _is_selector(before)
 
 
 def _is_selector(character: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -66,6 +67,14 @@ class Incarnations:
         self.blessed: Blessed | None = None
         self.partitions = settings.partitions
         self.max_backlog = settings.max_backlog
+        self._installation_id: UUID | None = None
+
+    @property
+    def installation_id(self) -> UUID:
+        """The id of the installation. Raises PostgresUnavailableError until it was read once."""
+        if self._installation_id is None:
+            raise PostgresUnavailableError("the id of the installation has not been read yet")
+        return self._installation_id
 
     async def start(self) -> None:
         """Create the installation row at the very first start; check that this version fits the data.
@@ -95,8 +104,7 @@ class Incarnations:
             problems.append(f"the data have event format {row['event_format']}, this version knows {EVENT_FORMAT}")
         if problems:
             raise InstallationError("; ".join(problems))
-        self.max_backlog = row["max_backlog"]
-        self._adopt(row["epoch"], row["run_id"])
+        self._read(row)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever the pair changes: connections that were opened before must be closed."""
@@ -106,15 +114,19 @@ class Incarnations:
         """Read the pair from Postgres. Raises PostgresUnavailableError; the cached pair stays valid then."""
         try:
             async with unavailable_translated():
-                row = await self._postgres.fetchrow("SELECT epoch, run_id, max_backlog FROM installation")
+                row = await self._postgres.fetchrow("SELECT id, epoch, run_id, max_backlog FROM installation")
         except asyncpg.PostgresError as error:
             # A missing table, a refused password, a standby: the pair is unknown for now, and the cause may pass.
             raise PostgresUnavailableError(f"{type(error).__name__}: {error}") from error
         if row is None:
             return None
+        self._read(row)
+        return self.blessed
+
+    def _read(self, row: asyncpg.Record) -> None:
+        self._installation_id = UUID(bytes=row["id"].bytes)
         self.max_backlog = row["max_backlog"]
         self._adopt(row["epoch"], row["run_id"])
-        return self.blessed
 
     def _adopt(self, epoch: int, run_id: str | None) -> None:
         pair = Blessed(epoch, run_id) if run_id else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from issuer.ids import Identity, id_of
 from issuer.settings import Settings
 from issuer.storage.incarnation import Incarnations
 from issuer.storage.postgres import Pool
@@ -18,3 +19,7 @@ class Stores:
     postgres: Pool
     incarnations: Incarnations
     redis: Redis
+
+    def identity(self, text: str) -> Identity:
+        """Return the id that a caller gave. Raises InvalidIdError."""
+        return id_of(text, self.incarnations.installation_id)

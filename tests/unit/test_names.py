@@ -36,6 +36,7 @@ HIDDEN = {
     "tag": "a\U000e0061",
     "selector at the start": "\ufe0fa",
     "selector behind a space": "a \ufe0f",
+    "selector behind a selector": "❤\ufe0f\ufe0f",
     "interlinear": "a\ufff9b",
 }
 CONTROL = {"NUL": "a\x00b", "escape": "a\x1b[2Jb", "line feed": "a\nb", "C1": "a\x85b", "line separator": "a\u2028b"}

@@ -1,0 +1,98 @@
+"""Ids that callers give: of clients, of customers and of batches. Every route, file and command reads them here.
+
+An id is a UUID, in any of the forms of `parse_uuid`, or a text of the caller's own, such as `anna@example.org` or
+`band-42`. A text stands for one UUID per installation, so it names the same person wherever it is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from issuer.names import first_unseen, text_problem, trimmed
+
+MAX_ID: Final = 128
+"""Characters of an id that is a text."""
+
+# Invisible characters at the ends are not part of an id, but reading them takes time.
+_MAX_READ: Final = 4 * MAX_ID
+_HYPHENATED: Final = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+_match_uuid: Final = re.compile(
+    rf"(?:[uU][rR][nN]:[uU][uU][iI][dD]:)?{_HYPHENATED}|\{{{_HYPHENATED}\}}|[0-9a-fA-F]{{32}}"
+).fullmatch
+
+
+class InvalidIdError(ValueError):
+    """The text cannot be an id. The message says why, for the caller."""
+
+
+class Identity(NamedTuple):
+    """An id: the 16 bytes of its UUID, and the text it was given as; None: it was given as a UUID."""
+
+    packed: bytes
+    text: str | None
+
+    @property
+    def uuid(self) -> UUID:
+        return UUID(bytes=self.packed)
+
+
+def parse_uuid(text: str) -> UUID | None:
+    """Return the UUID; None: the text is none.
+
+    The forms, each in any case: with hyphens, 32 hexadecimal digits, in braces, as a URN (RFC 9562).
+    """
+    packed = _packed_uuid(text)
+    return None if packed is None else UUID(bytes=packed)
+
+
+def id_text(text: str) -> str:
+    """Return an id that is a text as it is stored: in NFC, without white space and unseen characters at its ends.
+
+    Its case is kept. Raises InvalidIdError.
+    """
+    if len(text) > _MAX_READ:
+        raise InvalidIdError(f"an id must have at most {MAX_ID} characters")
+    text = trimmed(text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    if not text:
+        raise InvalidIdError("an id must not be empty")
+    if len(text) > MAX_ID:
+        raise InvalidIdError(f"an id must have at most {MAX_ID} characters")
+    if text.isascii() and text.isprintable():
+        return text
+    if text_problem(text) is not None:
+        raise InvalidIdError("an id must not contain control characters")
+    unseen = first_unseen(text)
+    if unseen is not None:
+        raise InvalidIdError(f"an id must not contain invisible characters, such as {unseen}")
+    return text
+
+
+def id_of(text: str, installation: UUID) -> Identity:
+    """Return the id that a caller gave. A text becomes UUIDv5 of the installation and the text. Raises InvalidIdError.
+
+    Every redemption comes here, so nothing is built that is not needed.
+    """
+    packed = _packed_uuid(text)
+    if packed is not None:
+        return Identity(packed, None)
+    kept = id_text(text)
+    if kept is not text and kept != text:
+        packed = _packed_uuid(kept)
+        if packed is not None:
+            return Identity(packed, None)
+    digest = bytearray(hashlib.sha1(installation.bytes + kept.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    return Identity(bytes(digest), kept)
+
+
+def _packed_uuid(text: str) -> bytes | None:
+    if _match_uuid(text) is None:
+        return None
+    return bytes.fromhex(text.removesuffix("}")[-36:].lstrip("{").replace("-", ""))
