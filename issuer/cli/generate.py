@@ -21,7 +21,7 @@ from issuer.cli.chosen_batch import (
     end_if_empty,
 )
 from issuer.cli.options import uuid_option
-from issuer.cli.output import BAD_INPUT, CommandError, InputError, fail, print_json, run
+from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run
 from issuer.cli.progress import progress_bars
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError, parse_code_format
 from issuer.generating.word_filter import WordsError, parse_words
@@ -91,12 +91,13 @@ def generate(
     If the command is killed, run it again: it continues its job. Once it has finished, the same command generates as
     many codes again. Exit codes: 0 done; 1 failed; 2 invalid options, or the codes cannot be generated as requested.
     """
+    settings = command_settings()
     try:
         job_id = uuid_option(job, "--job")
         if count is None:
             if job_id is None:
                 raise InputError("give --count, or --job to continue a job")
-            run(lambda stores: _continue_job(stores, job_id, as_json=as_json))
+            run(lambda stores: _continue_job(stores, job_id, as_json=as_json), settings=settings)
             return
         options = GenerateOptions(
             chosen=ChosenBatch.of(name=batch_name, id=batch_id, rules=rules, starts_at=starts_at, ends_at=ends_at),
@@ -115,7 +116,7 @@ def generate(
             job_id=job_id,
             dry_run=dry_run,
         )
-        run(lambda stores: _generate(stores, options, as_json=as_json))
+        run(lambda stores: _generate(stores, options, as_json=as_json), settings=settings)
     except CodeFormatError as error:
         fail(f"{_OPTIONS.get(error.field, f'--{error.field}')}{str(error).removeprefix(error.field)}", BAD_INPUT)
     except InputError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from issuer.cli.output import command_settings, print_json, process_settings, run_plain
+from issuer.cli.output import command_settings, environment_settings, print_json, process_settings, run_plain
 
 
 def register(app: typer.Typer) -> None:
@@ -23,10 +23,10 @@ def register(app: typer.Typer) -> None:
         from issuer.storage.migrate import migrate as migrate_schema
         from issuer.storage.roles import create_roles, roles_sql
 
-        settings = command_settings()
         if print_roles:
-            typer.echo(";\n".join(roles_sql(settings)) + ";")
+            typer.echo(";\n".join(roles_sql(environment_settings())) + ";")
             return
+        settings = command_settings()
         # The URLs of the processes: a role that one of them names gets its password.
         roles = run_plain(lambda: create_roles(process_settings()), settings=settings)
         before = run_plain(lambda: migrate_schema(settings), settings=settings)

@@ -1,15 +1,14 @@
-"""Shared by all commands: connect to the stores, print JSON, report errors.
+"""Shared by all commands: find the installation and connect to its stores, print JSON, report errors.
 
-Exit codes: 0 done, 1 failed (or a check found a fault), 2 invalid input, 130 interrupted.
+Exit codes: 0 done; 1 failed, a check found a fault, or no installation was found; 2 invalid input; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import typer
 from pydantic import SecretStr
@@ -29,6 +28,9 @@ FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
+SERVER_URLS: Final = ("redis_url", "database_url", "owner_database_url")
+"""The settings that name servers."""
+
 
 class InputError(Exception):
     """The input is invalid or cannot be carried out. Exit code 2; the message is written for a person."""
@@ -38,9 +40,11 @@ class CommandError(Exception):
     """The command failed. Exit code 1; the message is written for a person."""
 
 
-def fail(message: str, code: int = FAILED) -> NoReturn:
-    """Print `error: …` on stderr, without secrets and unseen characters, and exit."""
+def fail(message: str, code: int = FAILED, *, hint: str | None = None) -> NoReturn:
+    """Print `error: …` and perhaps `hint: …` on stderr, without secrets and unseen characters, and exit."""
     typer.echo(f"error: {visible(masked(message))}", err=True)
+    if hint is not None:
+        typer.echo(f"hint: {visible(masked(hint))}", err=True)
     raise typer.Exit(code)
 
 
@@ -82,27 +86,46 @@ async def print_list(
         typer.echo("[]" if separator == "[" else "\n]")
 
 
+START_HINT: Final = (
+    "start one here with `issuer up`, or change to the directory where it was started (ISSUER_DATA_DIR names another"
+    " data directory); for servers of your own set ISSUER_DATABASE_URL and ISSUER_REDIS_URL"
+)
+
+
 def command_settings(**overrides: object) -> Settings:
     """Return the settings of a command, which works with the role that owns the tables."""
     return process_settings(**overrides).as_owner()
 
 
 def process_settings(**overrides: object) -> Settings:
-    """Return the settings that the processes have.
+    """Return the settings that the processes have, or exit where there is no installation: see `find_installation`."""
+    settings = environment_settings(**overrides)
+    found = find_installation(settings)
+    if found is None:
+        fail(f"no issuer runs here: {DataDirectory(settings.data_dir).absence()}", hint=START_HINT)
+    return found
 
-    If the environment names neither Redis nor Postgres and an `issuer up` of this user runs on the data directory, they
-    are the settings of that installation: a second terminal needs no configuration.
-    """
+
+def environment_settings(**overrides: object) -> Settings:
+    """Return the settings of the environment. Invalid ones end the command with exit code 2."""
     try:
-        settings = load_settings(**overrides)
+        return load_settings(**overrides)
     except SettingsError as error:
         fail(str(error), BAD_INPUT)
-    if _servers_are_named():
-        return settings
+
+
+def find_installation(settings: Settings) -> Settings | None:
+    """Return the settings with the servers of the installation; None if there is none.
+
+    Servers that the environment names are used. Otherwise they are those of the `issuer up` of this user that runs on
+    the data directory: a second terminal needs no configuration. Nothing is tried at the default addresses: what listens there may belong to another program.
+    """
     directory = DataDirectory(settings.data_dir)
     running = directory.running()
-    if running is None:
-        return settings
+    named = {name for name in SERVER_URLS if name in settings.model_fields_set}
+    # `issuer up` itself may use a server that the environment names.
+    if running is None or any(getattr(settings, name).get_secret_value() != getattr(running, name) for name in named):
+        return settings if named else None
     return settings.model_copy(
         update={
             "redis_url": SecretStr(running.redis_url),
@@ -194,26 +217,10 @@ def _describe(error: Exception) -> str:
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return f"{text}: the role lacks a right. Commands need ISSUER_OWNER_DATABASE_URL, and its role owns the tables"
     if isinstance(error, PostgresUnavailableError):
-        return f"Postgres is unavailable: {text}{startup_hint()}"
+        return f"Postgres is unavailable: {text}"
     if isinstance(error, RedisUnavailableError):
-        return f"Redis is unavailable: {text}{startup_hint()}"
+        return f"Redis is unavailable: {text}"
     return text
-
-
-def startup_hint() -> str:
-    """Return a hint if no server is configured and no `issuer up` runs; otherwise an empty text."""
-    directory = load_settings().data_dir
-    if _servers_are_named() or DataDirectory(directory).running() is not None:
-        return ""
-    return (
-        f"\nno `issuer up` of this user runs on {directory.absolute()} (ISSUER_DATA_DIR), and neither"
-        " ISSUER_REDIS_URL nor ISSUER_DATABASE_URL is set: start one, or set both"
-    )
-
-
-def _servers_are_named() -> bool:
-    names = ("ISSUER_REDIS_URL", "ISSUER_DATABASE_URL", "ISSUER_OWNER_DATABASE_URL")
-    return any(os.environ.get(name) for name in names)
 
 
 def _known_failures() -> tuple[type[Exception], ...]:

@@ -23,7 +23,7 @@ from issuer.cli.chosen_batch import (
     ChosenBatch,
 )
 from issuer.cli.options import uuid_option
-from issuer.cli.output import BAD_INPUT, CommandError, InputError, fail, print_json, run
+from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run
 from issuer.cli.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -62,13 +62,15 @@ def preload(
     """
     from issuer.loading.report import UnfinishedLoadError
 
+    settings = command_settings()
     try:
         chosen = ChosenBatch.of(name=batch_name, id=batch_id, rules=rules, starts_at=starts_at, ends_at=ends_at)
         client_id = uuid_option(client, "--client")
         with ExitStack() as files:
             source = files.enter_context(_open_source(file))
             report = run(
-                lambda stores: _load(stores, chosen, source, client_id, move=move, dry_run=dry_run, silent=as_json)
+                lambda stores: _load(stores, chosen, source, client_id, move=move, dry_run=dry_run, silent=as_json),
+                settings=settings,
             )
     except InputError as error:
         fail(str(error), BAD_INPUT)

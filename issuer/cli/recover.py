@@ -187,6 +187,7 @@ def release(
     from issuer.batches.store import BatchNotFoundError
     from issuer.recovery.quarantine import release as release_quarantined
 
+    settings = command_settings()
     if not yes and not typer.confirm("Were all journals replayed, and does no old primary with these codes run?"):
         raise typer.Exit(1)
 
@@ -196,7 +197,7 @@ def release(
         except BatchNotFoundError as error:
             raise InputError(str(error)) from error
 
-    released = run(work)
+    released = run(work, settings=settings)
     if as_json:
         print_json({"released": released})
     else:

@@ -10,7 +10,7 @@ import typer
 
 from issuer.cli.export import add_export
 from issuer.cli.options import AS_JSON
-from issuer.cli.output import CommandError, print_json, run
+from issuer.cli.output import CommandError, command_settings, print_json, run
 
 if TYPE_CHECKING:
     from issuer.ledger.erasure import Erasure
@@ -37,6 +37,7 @@ def erase_customer(
     from issuer.ledger.erasure import BacklogNotEmptyError
     from issuer.ledger.erasure import erase_customer as erase
 
+    settings = command_settings()
     if not yes:
         typer.confirm("This cannot be undone. Erase the id?", abort=True, err=True)
 
@@ -46,7 +47,7 @@ def erase_customer(
         except BacklogNotEmptyError as error:
             raise CommandError(f"nothing was erased: {error}") from error
 
-    erasure = run(work)
+    erasure = run(work, settings=settings)
     if as_json:
         print_json(asdict(erasure))
     else:

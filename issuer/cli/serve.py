@@ -6,8 +6,8 @@ import asyncio
 
 import typer
 
-from issuer.cli.output import BAD_INPUT, fail, run_plain
-from issuer.settings import Auth, SettingsError, load_settings
+from issuer.cli.output import SERVER_URLS, environment_settings, fail, run_plain
+from issuer.settings import Auth
 
 
 def register(app: typer.Typer) -> None:
@@ -25,10 +25,12 @@ def register(app: typer.Typer) -> None:
         from issuer.processes.children import ChildError
         from issuer.storage.incarnation import refuse_foreign_data
 
-        try:
-            settings = load_settings(host=host, port=port, workers=workers, auth=auth)
-        except SettingsError as error:
-            fail(str(error), BAD_INPUT)
+        settings = environment_settings(host=host, port=port, workers=workers, auth=auth)
+        if not settings.model_fields_set.intersection(SERVER_URLS):
+            fail(
+                "`issuer serve` has no servers: set ISSUER_DATABASE_URL and ISSUER_REDIS_URL",
+                hint="`issuer up` runs everything, with servers of its own",
+            )
         run_plain(lambda: refuse_foreign_data(settings), settings=settings)
         configure_logs(settings.log_level, name="api")
         warn_of_unknown_variables()

@@ -17,7 +17,8 @@ setting is logged at the start, with the nearest setting. Options of a command (
 `--auth`, `--data-dir`) take precedence over the environment.
 
 `issuer up` uses its embedded servers unless `ISSUER_REDIS_URL` or `ISSUER_DATABASE_URL` is set. Without either, a
-command connects to the `issuer up` that runs on `ISSUER_DATA_DIR`, if there is one.
+command connects to the `issuer up` that runs on `ISSUER_DATA_DIR`. If none does, the command says `no issuer runs here`
+and ends with exit code 1: commands and `issuer serve` use a default address only beside one that is set.
 
 This page is generated from the code (`make docs`).
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from issuer.cli.output import BAD_INPUT, CommandError, fail
-from issuer.settings import Auth, Settings, SettingsError, load_settings
+from issuer.cli.output import CommandError, environment_settings
+from issuer.settings import Auth, Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -21,10 +21,7 @@ def register(app: typer.Typer) -> None:
         auth: Auth | None = typer.Option(None, help="Check API keys [ISSUER_AUTH, on]."),
     ) -> None:
         """Run Redis, Postgres, the HTTP service and the sync worker until Ctrl-C."""
-        try:
-            settings = load_settings(data_dir=data_dir, host=host, port=port, workers=workers, auth=auth)
-        except SettingsError as error:
-            fail(str(error), BAD_INPUT)
+        settings = environment_settings(data_dir=data_dir, host=host, port=port, workers=workers, auth=auth)
         _run(settings, demo=demo)
 
 

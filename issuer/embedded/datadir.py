@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,13 @@ class RunningInstallation:
     owner_database_url: str
     partitions: int
     pool_high_water: int
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"with the id {uid}"
 
 
 class DataDirectory:
@@ -138,6 +146,17 @@ class DataDirectory:
             return RunningInstallation(**json.loads(self._running.read_text()))
         except (OSError, ValueError, TypeError):
             return None
+
+    def absence(self) -> str:
+        """Return why `running` finds no installation, for a person."""
+        if not os.access(self.path, os.F_OK):
+            return f"there is no data directory {self.path}"
+        owner = self.path.stat().st_uid
+        if os.geteuid() not in (0, owner):
+            return f"the data directory {self.path} belongs to the user {_user_name(owner)}"
+        if self.is_in_use():
+            return f"`issuer up` is still starting on {self.path}"
+        return f"`issuer up` is not running on {self.path}"
 
     def sockets(self) -> Path:
         """Return the directory for unix sockets: in the data directory or, if that path is too long, in /tmp.

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from issuer.cli.output import print_json, print_list, startup_hint
-
-
-def test_without_servers_the_hint_names_the_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ISSUER_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.delenv("ISSUER_REDIS_URL", raising=False)
-    monkeypatch.delenv("ISSUER_DATABASE_URL", raising=False)
-    assert f"no `issuer up` of this user runs on {tmp_path / 'data'}" in startup_hint()
-    monkeypatch.setenv("ISSUER_DATABASE_URL", "postgresql://127.0.0.1/issuer")
-    assert startup_hint() == ""
+from issuer.cli.output import print_json, print_list
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [1], [2, 0, 1], [3, 3]])
