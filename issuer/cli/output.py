@@ -118,7 +118,8 @@ def find_installation(settings: Settings) -> Settings | None:
     """Return the settings with the servers of the installation; None if there is none.
 
     Servers that the environment names are used. Otherwise they are those of the `issuer up` of this user that runs on
-    the data directory: a second terminal needs no configuration. Nothing is tried at the default addresses: what listens there may belong to another program.
+    the data directory: a second terminal needs no configuration. The default addresses are not tried: what listens
+    there may belong to another program.
     """
     directory = DataDirectory(settings.data_dir)
     running = directory.running()
