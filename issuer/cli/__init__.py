@@ -9,6 +9,7 @@ from issuer.cli import (
     audit,
     batches,
     campaigns,
+    clients,
     coupons,
     dead_letters,
     generate,
@@ -48,8 +49,8 @@ def issuer(
 
 
 _MODULES = (
-    up, serve, migrate, preload, generate, batches, campaigns, coupons, keys, redemptions, reconcile, dead_letters,
-    audit, maintenance, recover, secrets,
+    up, serve, migrate, preload, generate, batches, campaigns, clients, coupons, keys, redemptions, reconcile,
+    dead_letters, audit, maintenance, recover, secrets,
 )  # fmt: skip
 for _module in _MODULES:
     _module.register(app)

@@ -20,7 +20,7 @@ from issuer.cli.chosen_batch import (
     ChosenBatch,
     end_if_empty,
 )
-from issuer.cli.options import uuid_option
+from issuer.cli.options import client_option, uuid_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run
 from issuer.cli.progress import progress_bars
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError, parse_code_format
@@ -43,7 +43,7 @@ class GenerateOptions:
     """The options of one run, parsed."""
 
     chosen: ChosenBatch
-    client_id: UUID | None
+    client: str | None
     code_format: CodeFormat
     count: int
     job_id: UUID | None
@@ -101,7 +101,7 @@ def generate(
             return
         options = GenerateOptions(
             chosen=ChosenBatch.of(name=batch_name, id=batch_id, rules=rules, starts_at=starts_at, ends_at=ends_at),
-            client_id=uuid_option(client, "--client"),
+            client=client,
             code_format=_parse_format(
                 unlucky_words,
                 length=length,
@@ -145,8 +145,9 @@ async def _generate(stores: Stores, options: GenerateOptions, *, as_json: bool) 
     try:
         # Before a batch is created.
         options.code_format.check_space(options.count)
+        client_id = await client_option(stores.postgres, options.client)
         batch, new = await options.chosen.find_or_create(stores, dry_run=options.dry_run)
-        request = await _build_request(stores, options, batch)
+        request = await _build_request(stores, options, client_id, batch)
         if options.dry_run:
             await _show_forecast(stores, request, batch, as_json=as_json)
             return
@@ -164,11 +165,12 @@ async def _generate(stores: Stores, options: GenerateOptions, *, as_json: bool) 
         raise CommandError(f"nothing was generated: {error}") from error
 
 
-async def _build_request(stores: Stores, options: GenerateOptions, batch: Batch | None) -> GenerationRequest:
+async def _build_request(
+    stores: Stores, options: GenerateOptions, client_id: UUID | None, batch: Batch | None
+) -> GenerationRequest:
     from issuer.access.audit import cli_actor
     from issuer.generating.request import GenerationRequest, find_only_client
 
-    client_id = options.client_id
     if client_id is None and batch is not None:
         client_id = await find_only_client(stores.postgres, batch.id)
     batch_id = UUID(int=0) if batch is None else batch.id

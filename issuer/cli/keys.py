@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import typer
 
-from issuer.cli.options import AS_JSON
+from issuer.cli.options import AS_JSON, client_option
 from issuer.cli.output import InputError, print_json, print_list, run_with_postgres
 from issuer.names import visible
 
@@ -26,7 +25,9 @@ def register(app: typer.Typer) -> None:
 def create(
     name: str = typer.Option(..., help="Purpose of the key; the audit log shows it."),
     scope: list[str] = typer.Option(..., help="redeem, admin or public; repeat the option for several scopes."),
-    client: UUID | None = typer.Option(None, help="Bind the key to this client."),
+    client: str | None = typer.Option(
+        None, help="Bind the key to this client: a UUID, or the text of a registered one."
+    ),
     rate_limit: str | None = typer.Option(
         None, help="Limit of requests: 100/s, 6000/m, 100/s,burst=500, or off; default: ISSUER_RATE_LIMIT."
     ),
@@ -46,7 +47,7 @@ def create(
                 postgres,
                 name=name,
                 scopes=scope,
-                client_id=client,
+                client_id=await client_option(postgres, client),
                 rate_limit=rate_limit,
                 failed_lookup_limit=failed_lookup_limit,
                 actor=cli_actor(),

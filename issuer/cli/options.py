@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import typer
 
 from issuer.cli.output import InputError
+from issuer.ids import InvalidIdError
 from issuer.instants import InvalidInstantError, parse_instant
+
+if TYPE_CHECKING:
+    from issuer.storage.postgres import Pool
 
 AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
@@ -21,6 +26,16 @@ def uuid_option(text: str | None, option: str) -> UUID | None:
         return UUID(text)
     except ValueError as error:
         raise InputError(f"{option}: not a UUID") from error
+
+
+async def client_option(postgres: Pool, text: str | None) -> UUID | None:
+    """Return the client that an option names. Raises InputError."""
+    from issuer.clients.registry import ClientNotFoundError, known_client
+
+    try:
+        return None if text is None else await known_client(postgres, text)
+    except (ClientNotFoundError, InvalidIdError) as error:
+        raise InputError(str(error)) from error
 
 
 def instant_option(text: str | None, option: str) -> datetime | None:

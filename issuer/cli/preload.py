@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
-from uuid import UUID
 
 import typer
 
@@ -22,7 +21,7 @@ from issuer.cli.chosen_batch import (
     STARTS_AT,
     ChosenBatch,
 )
-from issuer.cli.options import uuid_option
+from issuer.cli.options import client_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run
 from issuer.cli.progress import progress_bars
 
@@ -43,7 +42,10 @@ def preload(
     batch_name: str | None = BATCH_NAME,
     batch_id: str | None = BATCH_ID,
     rules: str | None = RULES,
-    client: str | None = typer.Option(None, help="Client id, for a file without a client_id column."),
+    client: str | None = typer.Option(None, help="The client, for a file without a client_id column."),
+    create_clients: bool = typer.Option(
+        False, "--create-clients", help="Register the clients that the file names by a text and that are unknown."
+    ),
     starts_at: str | None = STARTS_AT,
     ends_at: str | None = ENDS_AT,
     move: bool = typer.Option(
@@ -65,11 +67,19 @@ def preload(
     settings = command_settings()
     try:
         chosen = ChosenBatch.of(name=batch_name, id=batch_id, rules=rules, starts_at=starts_at, ends_at=ends_at)
-        client_id = uuid_option(client, "--client")
         with ExitStack() as files:
             source = files.enter_context(_open_source(file))
             report = run(
-                lambda stores: _load(stores, chosen, source, client_id, move=move, dry_run=dry_run, silent=as_json),
+                lambda stores: _load(
+                    stores,
+                    chosen,
+                    source,
+                    client,
+                    create_clients=create_clients,
+                    move=move,
+                    dry_run=dry_run,
+                    silent=as_json,
+                ),
                 settings=settings,
             )
     except InputError as error:
@@ -84,8 +94,9 @@ async def _load(
     stores: Stores,
     chosen: ChosenBatch,
     source: BinaryIO,
-    client_id: UUID | None,
+    client: str | None,
     *,
+    create_clients: bool,
     move: bool,
     dry_run: bool,
     silent: bool,
@@ -96,6 +107,7 @@ async def _load(
     from issuer.loading.preload import PreloadError, preload_csv
     from issuer.pools.memory import RedisMemoryError
 
+    client_id = await client_option(stores.postgres, client)
     batch = await chosen.find(stores)
     try:
         with progress_bars(_size(source), silent=silent) as progress:
@@ -106,6 +118,7 @@ async def _load(
                 new_batch=None if batch else chosen.new_batch(),
                 find_by_name=True,
                 client_id=client_id,
+                create_clients=create_clients,
                 move=move,
                 dry_run=dry_run,
                 progress=progress,
@@ -180,6 +193,8 @@ def _lines(report: PreloadReport) -> Iterator[str]:
         yield f"  line {rejection.line:,}: {rejection.reason}"
     if report.rejected > MAX_SHOWN_ROWS:
         yield f"  … and {report.rejected - MAX_SHOWN_ROWS:,} more; --json lists the first 1,000"
+    for text in report.created_clients:
+        yield f"client {text!r} was registered"
     for pool in report.pools[:MAX_SHOWN_POOLS]:
         in_redis = "would be in Redis" if report.dry_run else "in Redis"
         yield f"client {pool.client_id}: {pool.loaded:,} new, {pool.total:,} in total, {pool.in_redis:,} {in_redis}"

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from issuer.http.admin import audit, batches, docs, generation, health, redemptions, reports, uploads
+from issuer.http.admin import audit, batches, clients, docs, generation, health, redemptions, reports, uploads
 from issuer.http.campaigns import events as campaign_events
 from issuer.http.campaigns import page as campaign_page
 from issuer.http.campaigns import routes as campaigns
@@ -38,6 +38,7 @@ from issuer.settings import Settings
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *uploads.OPERATIONS,
     *batches.OPERATIONS,
+    *clients.OPERATIONS,
     *campaigns.OPERATIONS,
     *campaign_events.OPERATIONS,
     *campaign_page.OPERATIONS,

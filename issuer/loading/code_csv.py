@@ -16,30 +16,24 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import merge
 from itertools import islice
 from typing import Final
-from uuid import UUID
 
+from issuer.ids import Identity, InvalidIdError
 from issuer.loading.bounded_lines import LINE_BYTES, OVERLONG, BoundedLines
-from issuer.loading.csv_header import CsvColumns, CsvError, header_error, parse_header
+from issuer.loading.csv_header import CsvColumns, header_error, parse_header
+from issuer.loading.file_clients import FileClients, NoClientError, OtherClientError
 
 MAX_ROW_LINES: Final = 100
 MAX_CODE_CHARACTERS: Final = 255
-MAX_CLIENTS: Final = 10_000
-"""Clients of one file; each has a pool."""
 MAX_REJECTIONS: Final = 1_000
 """Rejections that are reported with line and reason; further ones are only counted."""
 
-_MAX_SPELLINGS: Final = 2 * MAX_CLIENTS
 # Codes that need no escaping for COPY: printable ASCII except quote, comma and backslash, without surrounding spaces.
 _plain_code = re.compile(rb"[!#-+\--\[\]-~](?:[ !#-+\--\[\]-~]{0,253}[!#-+\--\[\]-~])?").fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 _not_utf8 = re.compile(r"[\ud800-\udfff]").search
-_uuid = re.compile(r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{12}").fullmatch
-
-
-class TooManyClientsError(CsvError):
-    """The file has more than MAX_CLIENTS clients."""
 
 
 class Reason(StrEnum):
@@ -48,6 +42,7 @@ class Reason(StrEnum):
     TOO_FEW_COLUMNS = "too few columns"
     TOO_MANY_COLUMNS = "more columns than the header"
     BAD_CLIENT_ID = "bad client id"
+    NO_CLIENT = "no client"
     OTHER_CLIENT = "not the client whose codes are being loaded"
     EMPTY = "empty code"
     TOO_LONG = "code over 255 characters"
@@ -71,32 +66,23 @@ class _RowError(Exception):
         self.reason = reason
 
 
-@dataclass(slots=True)
-class _Client:
-    index: int
-    count: int = 0
-
-
 class CodeCsv:
     """One file. `feed` it block by block, then `finish` it; both return rows in the text format of COPY.
 
     A row consists of its first line in the file, the index of its client in `clients`, its number among the accepted
-    rows of that client (1, 2, …), and the code. With `client_id`, only that client's rows
-    are accepted; the file then needs no client column, and an empty field means that client.
+    rows of that client (1, 2, …), and the code. Where `clients` have a default, the file needs no client column, and an
+    empty field means that client.
     """
 
-    def __init__(self, client_id: UUID | None = None) -> None:
-        self.clients: list[UUID] = []
+    def __init__(self, clients: FileClients) -> None:
+        self.clients = clients
         self.accepted = 0
         self.rejected = 0
         self.rejections: list[Rejection] = []
-        self._only = client_id
         self._columns: CsvColumns | None = None
         self._lines = BoundedLines()
         self._line = 0
         self._unfinished: list[bytes] = []
-        self._known: dict[UUID, _Client] = {}
-        self._spellings: dict[bytes, _Client] = {}
 
     def check_header(self, head: bytes) -> None:
         """Read the header at the beginning of a file, before the file is fed. Raises CsvHeaderError."""
@@ -116,6 +102,12 @@ class CodeCsv:
         if self._columns is None:
             raise header_error()
         return rows
+
+    def reject_rows(self, count: int, shown: Sequence[Rejection]) -> None:
+        """Reject rows that were accepted: `count` of them; `shown` are the first of them, in the order of lines."""
+        self.accepted -= count
+        self.rejected += count
+        self.rejections = list(islice(merge(self.rejections, shown, key=lambda row: row.line), MAX_REJECTIONS))
 
     def _parse(self, lines: list[bytes], *, final: bool) -> bytes:
         if self._unfinished:
@@ -140,8 +132,8 @@ class CodeCsv:
     def _parse_plain(self, lines: list[bytes], start: int, columns: CsvColumns, rows: list[bytes]) -> int:
         """Parse lines up to the first with a quote; return its index. Every row passes here, so the loop is tight."""
         width, code_at, client_at = columns.width, columns.code, columns.client or 0
-        spelling = self._spellings.get
-        only_client = self._only_client() if columns.client is None else None
+        spelling = self.clients.recall
+        only_client = self.clients.default if columns.client is None else None
         at, accepted = start, self.accepted
         for at in range(start, len(lines)):
             line = lines[at]
@@ -205,38 +197,24 @@ class CodeCsv:
         if any(field.strip() for field in fields[columns.width :]):
             raise _RowError(Reason.TOO_MANY_COLUMNS)
         spelled = "" if columns.client is None else fields[columns.client]
-        client_id = self._parse_client(spelled.strip(" \t"), columns)
+        identity = self._find_client(spelled)
         code = _check_code(fields[columns.code].strip(" \t"))
-        client = self._client(client_id, spelled)
+        client = self.clients.add(identity, spelled)
         self.accepted += 1
         client.count += 1
         escaped = code.replace("\\", "\\\\").encode()
         return b"%d\t%d\t%d\t%b\n" % (self._line, client.index, client.count, escaped)
 
-    def _parse_client(self, text: str, columns: CsvColumns) -> UUID:
-        if self._only is not None and (columns.client is None or not text):
-            return self._only
-        if not _uuid(text):
-            raise _RowError(Reason.BAD_CLIENT_ID)
-        client_id = UUID(text)
-        if self._only not in (None, client_id):
-            raise _RowError(Reason.OTHER_CLIENT)
-        return client_id
-
-    def _client(self, client_id: UUID, spelled: str) -> _Client:
-        """Return the client, registered on first use. Raises TooManyClientsError."""
-        client = self._known.get(client_id)
-        if client is None:
-            if len(self.clients) == MAX_CLIENTS:
-                raise TooManyClientsError(f"more than {MAX_CLIENTS:,} clients in one file")
-            client = self._known[client_id] = _Client(len(self.clients))
-            self.clients.append(client_id)
-        if len(self._spellings) < _MAX_SPELLINGS:
-            self._spellings[spelled.encode("utf-8", "surrogateescape")] = client
-        return client
-
-    def _only_client(self) -> _Client | None:
-        return None if self._only is None else self._known.get(self._only)
+    def _find_client(self, spelled: str) -> Identity:
+        """Return the client of a row. Raises _RowError."""
+        try:
+            return self.clients.find(spelled)
+        except OtherClientError as error:
+            raise _RowError(Reason.OTHER_CLIENT) from error
+        except NoClientError as error:
+            raise _RowError(Reason.NO_CLIENT) from error
+        except InvalidIdError as error:
+            raise _RowError(Reason.BAD_CLIENT_ID) from error
 
     def _reject(self, reason: Reason) -> None:
         self.rejected += 1
@@ -249,7 +227,7 @@ class CodeCsv:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line.strip():
             return
-        self._columns = parse_header(line, needs_client=self._only is None)
+        self._columns = parse_header(line, needs_client=not self.clients.has_default)
 
 
 def _check_code(code: str) -> str:

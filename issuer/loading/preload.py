@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Any, Final, Protocol
 from uuid import UUID
 
 from issuer.access import audit
 from issuer.batches.batch import NewBatch
 from issuer.batches.store import check_batch_open, create_batch_in, find_open_by_name, push_batch
+from issuer.clients.registry import register_clients, unregistered
+from issuer.ids import Identity
 from issuer.loading.code_csv import CodeCsv
 from issuer.loading.csv_header import CsvError, CsvHeaderError
 from issuer.loading.duplicates import Duplicates
+from issuer.loading.file_clients import FileClients
+from issuer.loading.new_clients import clients_to_create, reject_clients
 from issuer.loading.progress import Phase, Progress
 from issuer.loading.report import PoolReport, PreloadReport, UnfinishedLoadError
 from issuer.loading.staging import Numbering, copy_rows, insert_codes, number_rows, staging_table
@@ -64,6 +68,8 @@ async def preload_csv(
     new_batch: NewBatch | None = None,
     find_by_name: bool = False,
     client_id: UUID | None = None,
+    default_client: UUID | None = None,
+    create_clients: bool = False,
     move: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -74,9 +80,11 @@ async def preload_csv(
 
     Codes that their client has in another batch are not added. With `move` those that an ended batch did not issue are
     moved out of it. The batch is an existing one, or a new one that is created with its first code: without a new code
-    there is none. With `find_by_name` an open batch of that name takes its place. `client_id` is for a file without
-    that column, or to reject rows of other clients. With `actor` the audit log gets an entry. All changes in Postgres
-    are one transaction, which keeps the answer to `act`. Opens a Postgres connection of its own.
+    there is none. With `find_by_name` an open batch of that name takes its place. With `client_id` rows of other
+    clients are rejected; that one, or else `default_client`, is the client of rows that name none. Rows of a client
+    that is named by a text and not registered are rejected, unless `create_clients` registers it. With `actor` the
+    audit log gets an entry. All changes in Postgres are one transaction, which keeps the answer to `act`. Opens a
+    Postgres connection of its own.
 
     Raises PreloadError (HeaderError, SourceError), BatchNotFoundError, BatchEndedError, InvalidBatchError, MoveError,
     RedisMemoryError and RedisUnavailableError (each: nothing was changed), PostgresUnavailableError (all codes were
@@ -84,9 +92,10 @@ async def preload_csv(
     """
     if batch_id is None and new_batch is None and not dry_run:
         raise ValueError("only a dry run can be done without a batch")
+    clients = FileClients(stores.identity, only=client_id, default=default_client)
     load = _Load(
-        stores, batch_id, CodeCsv(client_id), progress, actor,
-        new_batch=new_batch, find_by_name=find_by_name, move=move, act=act,
+        stores, batch_id, CodeCsv(clients), progress, actor,
+        new_batch=new_batch, find_by_name=find_by_name, create_clients=create_clients, move=move, act=act,
     )  # fmt: skip
     await load.check_batch()
     async with (
@@ -115,6 +124,7 @@ class _Load:
         *,
         new_batch: NewBatch | None,
         find_by_name: bool,
+        create_clients: bool,
         move: bool,
         act: Act[PreloadReport],
     ) -> None:
@@ -125,6 +135,8 @@ class _Load:
         self._actor = actor
         self._new_batch = new_batch
         self._find_by_name = find_by_name
+        self._create_clients = create_clients
+        self._new_clients: Sequence[Identity] = ()
         self._move = move
         self._act = act
         self._is_new = False
@@ -173,7 +185,15 @@ class _Load:
             await self._act.begin(connection)
             if self._batch_id is None and self._new_batch is not None and self._find_by_name:
                 self._batch_id = await self._find_batch(connection, self._new_batch)
-            self._numbering = await number_rows(connection, self._batch_id, self._csv.clients, move=self._move)
+            clients = self._csv.clients
+            unknown = await unregistered(connection, list(clients.texts))
+            if unknown and not self._create_clients:
+                await reject_clients(connection, self._csv, unknown)
+            without = () if self._create_clients else unknown
+            self._numbering = await number_rows(
+                connection, self._batch_id, clients.ids, without=without, move=self._move
+            )
+            self._new_clients = clients_to_create(clients, unknown, self._numbering)
             await self._check_room()
             if not dry_run:
                 await self._insert(connection)
@@ -198,7 +218,8 @@ class _Load:
             assert self._new_batch is not None, "a load needs a batch"
             self._batch_id = (await create_batch_in(connection, self._new_batch, self._actor or "unknown")).id
             self._is_new = True
-        await insert_codes(connection, self._batch_id, self._csv.clients, self._numbering)
+        self._new_clients = await register_clients(connection, self._new_clients, self._actor or "unknown")
+        await insert_codes(connection, self._batch_id, self._csv.clients.ids, self._numbering)
         if self._actor is not None:
             report = self.report(dry_run=False)
             detail: dict[str, Any] = {"rows": report.rows, "loaded": report.loaded, "rejected": report.rejected}
@@ -215,7 +236,7 @@ class _Load:
     async def _check_room(self) -> None:
         """Raise RedisMemoryError if the codes do not fit. Codes beyond the high-water mark stay in Postgres."""
         additions = self._numbering.additions
-        totals = {self._csv.clients[addition.client]: addition.base + addition.count for addition in additions}
+        totals = {self._csv.clients.ids[addition.client]: addition.base + addition.count for addition in additions}
         codes = sum(addition.count for addition in additions)
         if not codes:
             return
@@ -234,7 +255,7 @@ class _Load:
             rows = await self._stores.postgres.fetch(
                 "SELECT id FROM pools WHERE batch_id = $1 AND client_id = ANY ($2) AND total > 0 ORDER BY id",
                 self._batch_id,
-                self._csv.clients,
+                self._csv.clients.ids,
             )
         batch_id, loaded = self._batch_id, 0
 
@@ -253,7 +274,7 @@ class _Load:
                 return await load_pool_of_batch(self._stores, batch_id, pool_id, progress=progress)
 
         results = await asyncio.gather(*(load(row["id"]) for row in rows), return_exceptions=True)
-        added = {self._csv.clients[addition.client]: addition.count for addition in self._numbering.additions}
+        added = {self._csv.clients.ids[addition.client]: addition.count for addition in self._numbering.additions}
         self._pools = [
             PoolReport(result.pool.client_id, added.get(result.pool.client_id, 0), result.pool.total, result.in_redis)
             for result in results
@@ -273,7 +294,9 @@ class _Load:
         if dry_run:
             high = self._stores.settings.pool_high_water
             pools = [
-                PoolReport(reader.clients[new.client], new.count, new.base + new.count, min(new.base + new.count, high))
+                PoolReport(
+                    reader.clients.ids[new.client], new.count, new.base + new.count, min(new.base + new.count, high)
+                )
                 for new in numbering.additions
             ]
         return PreloadReport(
@@ -290,6 +313,7 @@ class _Load:
             other_batches=numbering.duplicates.other_batches,
             rows_in_other_batches=numbering.duplicates.rows,
             moved=numbering.moved,
+            created_clients=[str(client.text) for client in self._new_clients],
             pools=pools,
             redis_bytes=self._redis_bytes,
             seconds=round(time.monotonic() - self._started, 3),

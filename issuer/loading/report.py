@@ -63,6 +63,8 @@ class PreloadReport:
     """The first 1,000 of these rows."""
     moved: Sequence[OtherBatch] = ()
     """The ended batches from which codes were taken over; these codes are counted in `loaded`."""
+    created_clients: Sequence[str] = ()
+    """The clients that the load registered, by their texts."""
     pools: list[PoolReport] = field(default_factory=list)
     redis_bytes: int = 0
     """Estimated Redis memory of the codes that this load pushes."""

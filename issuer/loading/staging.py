@@ -5,7 +5,7 @@ All tables are temporary tables of one connection, so a load that is killed leav
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -86,18 +86,36 @@ async def copy_rows(connection: AnyConnection, rows: AsyncIterator[bytes]) -> No
     await connection.copy_to_table("staged", source=rows, format="text", timeout=FILE_TIMEOUT_S)
 
 
+async def remove_rows(
+    connection: AnyConnection, clients: Sequence[int], *, limit: int
+) -> tuple[int, list[tuple[int, int]]]:
+    """Remove the rows of clients, given by their indexes. Return how many, and of the first the line and the client."""
+    rows = await connection.fetch(
+        "SELECT row, client FROM staged WHERE client = ANY ($1) ORDER BY row LIMIT $2", clients, limit,
+        timeout=FILE_TIMEOUT_S,
+    )  # fmt: skip
+    removed = await connection.execute("DELETE FROM staged WHERE client = ANY ($1)", clients, timeout=FILE_TIMEOUT_S)
+    return count_of(removed), [(row["row"], row["client"]) for row in rows]
+
+
 async def number_rows(
-    connection: AnyConnection, batch_id: UUID | None, clients: Sequence[UUID], *, move: bool = False
+    connection: AnyConnection,
+    batch_id: UUID | None,
+    clients: Sequence[UUID],
+    *,
+    without: Collection[UUID] = (),
+    move: bool = False,
 ) -> Numbering:
     """Find duplicates (the first row of the file wins) and number the new codes, in the caller's transaction.
 
-    Until the transaction ends, no other session can assign seqs in the batch or add codes of these clients. With `move`
+    Until the transaction ends, no other session can assign seqs in the batch or add codes of these clients, of which
+    those in `without` have no rows. With `move`
     unissued codes of batches that have ended are taken out of them and are new; raises what `take_unissued` raises.
     """
     await connection.execute(TUNE)
     if batch_id is not None:
         await lock_seqs(connection, batch_id)
-    await lock_clients(connection, clients)
+    await lock_clients(connection, [client for client in clients if client not in without])
     totals = await _totals(connection, batch_id, clients)
     await refuse_duplicates(connection, batch_id, clients)
     moved = await take_unissued(connection, batch_id, clients) if move else ()

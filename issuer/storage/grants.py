@@ -43,6 +43,7 @@ TABLES: Final = {
     "batches":          Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
     "pools":            Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "codes":            Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "clients":          Rights("SELECT, INSERT, UPDATE (name)",        "SELECT"),
     # A lock of a row needs UPDATE.
     "client_locks":     Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "generation_jobs":  Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),

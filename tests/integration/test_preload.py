@@ -129,7 +129,7 @@ async def test_random_files_match_a_model(stores: Stores) -> None:
 async def test_invalid_rows_do_not_affect_other_rows(stores: Stores) -> None:
     batch = await new_batch(stores)
     data = (
-        csv_of(codes("A", 2)) + b"unknown,X\n" + csv_of([(A, "")]).partition(b"\n")[2] + b"%s,GOOD\n" % str(B).encode()
+        csv_of(codes("A", 2)) + b"a\x00b,X\n" + csv_of([(A, "")]).partition(b"\n")[2] + b"%s,GOOD\n" % str(B).encode()
     )
     report = await preload_csv(stores, io.BytesIO(data), batch_id=batch.id)
     assert (report.rows, report.loaded, report.rejected) == (5, 3, 2)

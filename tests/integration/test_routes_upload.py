@@ -44,6 +44,7 @@ async def test_an_upload_reports_the_result_of_each_row(api: Api) -> None:
         "duplicates_in_batch": 0,
         "duplicates_in_other_batches": 0,
         "rejected": 2,
+        "created_clients": [],
         "other_batches": [],
         "rows_in_other_batches": [],
     }

@@ -10,7 +10,7 @@ LAYERS: Final = (
     "storage",
     "pools",
     "rate_limits access journal engine",
-    "batches ledger loading generating",
+    "clients batches ledger loading generating",
     "coupons campaigns loyalty holds",
     "reports webhooks recovery",
     "http",

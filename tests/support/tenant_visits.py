@@ -13,12 +13,14 @@ import httpx
 import openpyxl
 from starlette.routing import Route
 
+from issuer.clients.registry import create_client
 from issuer.contract.keys import partition_keys
 from issuer.coupons.coupon import CouponTerms
 from issuer.coupons.store import create_coupon
 from issuer.coupons.uses import consumption_id
 from issuer.http.auth import Access
 from issuer.http.operations import PathOperations
+from issuer.ids import Identity
 from issuer.reports.formats import MEDIA_TYPES, Format
 from tests.support.api import REDEEM, UPLOAD, Api
 from tests.support.recording import drain
@@ -149,6 +151,11 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", "/api/v1/reports/consumptions"): coupon_reports("consumptions", "customer_id"),
     ("GET", "/api/v1/reports/coupons"): coupon_reports("coupons"),
     ("GET", "/api/v1/reports/batches"): reports("batches"),
+    # The owner is registered.
+    ("GET", "/api/v1/clients"): [Visit(SILENT, "/api/v1/clients")],
+    ("POST", "/api/v1/clients"): [Visit(REFUSED, "/api/v1/clients", json={"id": "new-band"})],
+    ("GET", "/api/v1/clients/{client_id}"): [Visit(REFUSED, "/api/v1/clients/{owner}")],
+    ("PATCH", "/api/v1/clients/{client_id}"): [Visit(REFUSED, "/api/v1/clients/{owner}", json={"name": "Taken"})],
     ("GET", "/api/v1/batches"): [
         Visit(SILENT, "/api/v1/batches"), Visit(SILENT, "/api/v1/batches", {"limit": "1000"}),
     ],
@@ -247,6 +254,7 @@ async def make_world(api: Api) -> TenantWorld:
         new = {"name": name, "total": 3, "starts_at": _PAST, "client_id": str(owner), "public": public}
         campaigns.append((await api.client.post("/api/v1/campaigns", json=new, headers=api.admin)).json()["id"])
     stores = api.services.stores
+    await create_client(stores, Identity(owner.bytes, None), name=TenantWorld.NAME, actor="test")
     await create_coupon(stores, owner, TenantWorld.coupon, CouponTerms(available=TenantWorld.COUNTS[0]), actor="test")
     use = {"code": TenantWorld.coupon, "client_id": str(owner), "customer_id": str(customer)}
     used = (await api.client.post("/coupon/consume/", json=use, headers=api.redeemer)).json()

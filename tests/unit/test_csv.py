@@ -10,27 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from issuer.ids import id_of
 from issuer.loading.bounded_lines import LINE_BYTES
-from issuer.loading.code_csv import (
-    MAX_CLIENTS,
-    MAX_REJECTIONS,
-    MAX_ROW_LINES,
-    CodeCsv,
-    Reason,
-    TooManyClientsError,
-)
+from issuer.loading.code_csv import MAX_REJECTIONS, MAX_ROW_LINES, CodeCsv, Reason, Rejection
 from issuer.loading.csv_header import CsvHeaderError
+from issuer.loading.file_clients import MAX_CLIENTS, FileClients, TooManyClientsError
 
 A = UUID("11111111-1111-4111-8111-111111111111")
 B = UUID("22222222-2222-4222-8222-222222222222")
+INSTALLATION = UUID("33333333-3333-4333-8333-333333333333")
 HEADER = b"client_id,code\n"
 
 
 class Read:
     """The result of parsing a file."""
 
-    def __init__(self, data: bytes, *, client_id: UUID | None = None, block: int = 1 << 20) -> None:
-        self.csv = CodeCsv(client_id)
+    def __init__(
+        self, data: bytes, *, client_id: UUID | None = None, default: UUID | None = None, block: int = 1 << 20
+    ) -> None:
+        self.csv = CodeCsv(FileClients(lambda text: id_of(text, INSTALLATION), only=client_id, default=default))
         blocks = [data[at : at + block] for at in range(0, len(data), block)]
         copied = b"".join([*(self.csv.feed(block) for block in blocks), self.csv.finish()])
         self.rows = [self._row(line) for line in copied.decode().split("\n")[:-1]]
@@ -39,7 +37,7 @@ class Read:
 
     def _row(self, line: str) -> tuple[int, UUID, int, str]:
         row, client, number, code = line.split("\t")
-        return int(row), self.csv.clients[int(client)], int(number), code.replace("\\\\", "\\")
+        return int(row), self.csv.clients.ids[int(client)], int(number), code.replace("\\\\", "\\")
 
     def _check_numbers(self) -> None:
         lines = [row[0] for row in self.rows]
@@ -97,9 +95,9 @@ def test_valid_rows_are_accepted(data: bytes, codes: list[str]) -> None:
     [
         (str(A).encode(), Reason.TOO_FEW_COLUMNS),
         (row("X,Y")[:-1], Reason.TOO_MANY_COLUMNS),
-        (b"not-a-uuid,X", Reason.BAD_CLIENT_ID),
-        (b",X", Reason.BAD_CLIENT_ID),
-        (b"{%s},X" % str(A).encode(), Reason.BAD_CLIENT_ID),
+        (b"x" * 129 + b",X", Reason.BAD_CLIENT_ID),
+        (b",X", Reason.NO_CLIENT),
+        ("a\u202eb,X".encode(), Reason.BAD_CLIENT_ID),
         (b"\xff,X", Reason.BAD_CLIENT_ID),
         (row("")[:-1], Reason.EMPTY),
         (row('" "')[:-1], Reason.EMPTY),
@@ -195,8 +193,33 @@ def test_a_header_with_a_duplicate_column_is_refused() -> None:
 def test_a_file_without_a_client_column_uses_the_given_client() -> None:
     read = Read(b"n,code\n1,X1\n2,X2\n3,\n", client_id=A)
     assert read.codes == ["X1", "X2"]
-    assert read.csv.clients == [A]
+    assert read.csv.clients.ids == [A]
     assert read.rejections == [(4, Reason.EMPTY.value)]
+
+
+def test_a_client_may_be_a_text_or_a_uuid_in_any_form() -> None:
+    lines = f"client_id,code\nband-42,X1\n\u00a0band-42\u200b,X2\n{{{A}}},X3\n{A.hex},X4\n,X5\na\u202eb,X6\n"
+    read = Read(lines.encode())
+    band = id_of("band-42", INSTALLATION).uuid
+    assert [row[1] for row in read.rows] == [band, band, A, A]
+    assert read.csv.clients.texts == {band: "band-42"}
+    assert read.rejections == [(6, Reason.NO_CLIENT.value), (7, Reason.BAD_CLIENT_ID.value)]
+
+
+def test_rows_that_name_no_client_are_of_the_default() -> None:
+    read = Read(HEADER + row("X1", B) + b",X2\n" + row("X3", A), default=A)
+    assert [(row[1], row[3]) for row in read.rows] == [(B, "X1"), (A, "X2"), (A, "X3")]
+    assert Read(b"code\nX1\n", default=A).csv.clients.ids == [A]
+    # A key's own client needs no registration, so its text is not asked for.
+    band = id_of("band-42", INSTALLATION).uuid
+    assert Read(HEADER + b"band-42,X1\n", client_id=band, default=A).csv.clients.texts == {}
+
+
+def test_rejected_rows_are_listed_in_the_order_of_lines() -> None:
+    read = Read(HEADER + row("X1") + row("") + row("X2"))
+    read.csv.reject_rows(2, [Rejection(2, "unknown"), Rejection(4, "unknown")])
+    assert [rejection.line for rejection in read.csv.rejections] == [2, 3, 4]
+    assert (read.csv.accepted, read.csv.rejected) == (0, 3)
 
 
 def test_rows_of_other_clients_are_rejected() -> None:
@@ -213,7 +236,7 @@ def test_all_rejections_are_counted_but_only_the_first_are_listed() -> None:
 
 def test_too_many_clients_are_refused() -> None:
     lines = b"".join(row("X", UUID(int=number)) for number in range(MAX_CLIENTS))
-    assert len(Read(HEADER + lines).csv.clients) == MAX_CLIENTS
+    assert len(Read(HEADER + lines).csv.clients.ids) == MAX_CLIENTS
     with pytest.raises(TooManyClientsError, match="more than 10,000 clients"):
         Read(HEADER + lines + row("X", A))
 

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Final
-from uuid import UUID
 
 import structlog
 from starlette.datastructures import FormData, UploadFile
@@ -24,6 +23,7 @@ from issuer.http.problems.problem import ProblemError, invalid
 from issuer.loading.bounded_lines import LINE_BYTES
 from issuer.loading.code_csv import CodeCsv
 from issuer.loading.csv_header import CsvHeaderError
+from issuer.loading.file_clients import FileClients
 from issuer.loading.preload import READ_BYTES, preload_csv
 from issuer.loading.report import PreloadReport, UnfinishedLoadError
 from issuer.names import name_problem
@@ -43,11 +43,12 @@ class Upload:
 
     file: BinaryIO
     new_batch: NewBatch
+    create_clients: bool
 
     @property
     def fields(self) -> tuple[bytes, ...]:
         """What decides the result beside the file."""
-        return self.new_batch.name.encode(), self.new_batch.rules.to_text().encode()
+        return self.new_batch.name.encode(), self.new_batch.rules.to_text().encode(), b"%d" % self.create_clients
 
 
 async def post_upload(context: RequestContext) -> Response:
@@ -62,7 +63,7 @@ async def post_upload(context: RequestContext) -> Response:
         slots.uploads.hold(caller.tenant),
         multipart_form(context.request, **limits) as form,
     ):
-        upload = check_form(form, caller.client_id)
+        upload = check_form(context, form)
         if context.idempotency.key is not None:
             # Not the digest of the body: the boundary between the parts is another one in every request.
             file = await asyncio.to_thread(digest_of_file, upload.file)
@@ -75,7 +76,7 @@ async def post_upload(context: RequestContext) -> Response:
     return act.response
 
 
-def check_form(form: FormData, client_id: UUID | None) -> Upload:
+def check_form(context: RequestContext, form: FormData) -> Upload:
     """Check the form before anything is created. Raises ProblemError for the first fault found."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
@@ -95,16 +96,19 @@ def check_form(form: FormData, client_id: UUID | None) -> Upload:
         parsed = parse_rules_text(rules)
     except RulesError as error:
         raise bad_rules(error) from error
-    check_header(file.file, client_id)
-    return Upload(file.file, NewBatch(name, parsed))
+    check_header(context, file.file)
+    create_clients = form.get("create_clients", "false")
+    if create_clients not in ("true", "false"):
+        raise invalid("create_clients must be true or false")
+    return Upload(file.file, NewBatch(name, parsed), create_clients == "true")
 
 
-def check_header(file: BinaryIO, client_id: UUID | None) -> None:
+def check_header(context: RequestContext, file: BinaryIO) -> None:
     """Check the header row and rewind the file. Raises ProblemError if a column is missing."""
     head = file.read(LINE_BYTES)
     file.seek(0)
     try:
-        CodeCsv(client_id).check_header(head)
+        CodeCsv(FileClients(context.services.stores.identity, only=context.caller.client_id)).check_header(head)
     except CsvHeaderError as error:
         message = "CSV must contain 'code' and 'client_id' columns"
         raise ProblemError(400, message, "missing_csv_columns", detail=str(error)) from error
@@ -119,6 +123,7 @@ async def _load(context: RequestContext, upload: Upload, act: Act[PreloadReport]
             upload.file,
             new_batch=upload.new_batch,
             client_id=caller.client_id,
+            create_clients=upload.create_clients,
             actor=caller.actor,
             act=act,
         )
@@ -159,6 +164,7 @@ def show_report(report: PreloadReport) -> dict[str, Any]:
         "duplicates_in_batch": report.duplicates_in_batch,
         "duplicates_in_other_batches": report.duplicates_in_other_batches,
         "rejected": report.rejected,
+        "created_clients": report.created_clients,
         "rejections": [{"line": row.line, "reason": str(row.reason)} for row in report.rejections[:SHOWN_ROWS]],
         "other_batches": [asdict(batch) for batch in report.other_batches],
         "rows_in_other_batches": [

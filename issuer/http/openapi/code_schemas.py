@@ -88,6 +88,9 @@ CODES: Final[dict[str, Schema]] = {
         "properties": {
             "file": {"type": "string", "contentMediaType": "application/octet-stream", "description": "A CSV file"},
             "batch_name": NAME,
+            "create_clients": {
+                "enum": ["true", "false"], "default": "false", "description": "Register unknown clients of the file",
+            },
             "rules": {
                 "type": "string", "contentMediaType": "application/json", "description": "Rules as a JSON object",
             },
@@ -106,6 +109,9 @@ CODES: Final[dict[str, Schema]] = {
             "duplicates_in_file": count("Rows whose code is in an earlier row of the client"),
             "duplicates_in_batch": count("Rows whose code the client already has in the batch"),
             "duplicates_in_other_batches": count("Rows whose code the client already has in another batch"),
+            "created_clients": {
+                "type": "array", "items": {"type": "string"}, "description": "Clients that were registered",
+            },
             "rejected": count("Rows that are not valid"),
             "rejections": {
                 "type": "array",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from issuer import __version__
 from issuer.http.openapi.campaigns import campaign_paths, coupon_service_paths
+from issuer.http.openapi.clients import client_paths
 from issuer.http.openapi.coupons import coupon_paths
 from issuer.http.openapi.operating import operating_paths
 from issuer.http.openapi.parts import (
@@ -120,6 +121,7 @@ def _paths() -> dict[str, Schema]:
             "get": operation("batches", "List the redemptions of a batch", {200: ledger}, 404,
                               operationId="batchRedemptions", parameters=PAGED),
         },
+        **client_paths(),
         **campaign_paths(),
         **coupon_service_paths(),
         "/api/v1/batches/{batch_id}/codes/generate": {"parameters": [path_parameter("batch_id")], "post": _generate()},
@@ -168,6 +170,7 @@ def document() -> Schema:
             for name in (
                 "redeem",
                 "coupons",
+                "clients",
                 "batches",
                 "campaigns",
                 "coupon service",

@@ -6,6 +6,7 @@ from typing import Final
 
 from issuer.http.openapi.batch_schemas import BATCHES
 from issuer.http.openapi.campaign_schemas import CAMPAIGNS
+from issuer.http.openapi.clients import CLIENTS
 from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
 from issuer.http.openapi.shapes import CODE, COUNT, INSTANT, UUID, Schema, count, described, nullable, page, shape
@@ -42,6 +43,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     "Redemption": shape({"batchid": UUID, "clientid": UUID, "customerid": UUID}, closed=False),
     "Redeemed": shape({"code": CODE}),
     **COUPONS,
+    **CLIENTS,
     **BATCHES,
     **CAMPAIGNS,
     **CODES,

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
 from issuer.campaigns.cache import LookUpsBusyError
 from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
+from issuer.clients.registry import ClientExistsError, ClientNotFoundError, InvalidClientError
 from issuer.contract.outcomes import COUPON_HTTP, Outcome
 from issuer.coupons.coupon import (
     CouponDeletedError,
@@ -24,6 +25,7 @@ from issuer.generating.code_source import FewCodesError
 from issuer.generating.jobs import JobIdReusedError, JobNotFoundError, TooManyJobsError
 from issuer.http.problems.problem import ProblemError, invalid, not_ready, outcome_problem
 from issuer.http.strict_json import InvalidJsonError
+from issuer.ids import InvalidIdError
 from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.loading.preload import PreloadError
 from issuer.paging import InvalidCursorError
@@ -52,6 +54,10 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     BatchEndedError: lambda error: ProblemError(409, str(error), "batch_ended"),
     BatchSharedError: lambda error: ProblemError(403, str(error), "batch_shared"),
     InvalidBatchError: lambda error: invalid(str(error)),
+    ClientNotFoundError: lambda error: ProblemError(404, str(error), "client_not_found"),
+    ClientExistsError: lambda error: ProblemError(409, str(error), "id_taken"),
+    InvalidClientError: lambda error: invalid(str(error)),
+    InvalidIdError: lambda error: invalid(str(error), "invalid_id"),
     CouponNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH, COUPON_HTTP),
     CouponExistsError: lambda error: ProblemError(409, str(error), "coupon_exists"),
     CouponDeletedError: lambda error: ProblemError(409, str(error), "coupon_deleted"),

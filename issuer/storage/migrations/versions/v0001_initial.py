@@ -13,6 +13,7 @@ from typing import Final
 from alembic import op
 
 from issuer.storage.migrations import audit_schema
+from issuer.storage.migrations.clients_schema import CLIENTS
 from issuer.storage.migrations.owner_functions import OWNER_FUNCTIONS
 
 revision = "0001"
@@ -125,11 +126,6 @@ CREATE TABLE codes (
 );
 COMMENT ON TABLE codes IS
     'All codes that were loaded or generated. A row stays when its code is redeemed; a code that was not can be moved.';
-
-CREATE TABLE client_locks (
-    client_id       uuid PRIMARY KEY
-);
-COMMENT ON TABLE client_locks IS 'Clients with codes. A transaction that adds codes of a client locks its row.';
 
 CREATE TABLE generation_jobs (
     id              uuid PRIMARY KEY,
@@ -440,7 +436,7 @@ CREATE INDEX kept_answers_by_time ON kept_answers (kept_at)
 def upgrade() -> None:
     chapters = (
         _INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES, _ACCESS,
-        OWNER_FUNCTIONS,
+        CLIENTS, OWNER_FUNCTIONS,
     )  # fmt: skip
     for chapter in chapters:
         for statement in chapter.split(";\n"):

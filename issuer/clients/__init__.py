@@ -1,0 +1,1 @@
+"""Registered clients: the ids that operators gave them, and their names."""

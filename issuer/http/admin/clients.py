@@ -1,0 +1,78 @@
+"""/api/v1/clients: register, list, show and rename clients."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from issuer.clients.registry import (
+    Client,
+    ClientNotFoundError,
+    create_client,
+    find_client,
+    list_clients,
+    rename_client,
+)
+from issuer.http.auth import Access
+from issuer.http.fields import check_query, json_object, json_response, name_field, page_query, page_response, path_id
+from issuer.http.operations import Operation, RequestContext
+from issuer.http.problems.problem import invalid
+
+PATH = "/api/v1/clients"
+
+
+async def get_clients(context: RequestContext) -> Response:
+    """Return a page of the registered clients; a bound key sees its own."""
+    limit, cursor = page_query(context.request)
+    page = await list_clients(
+        context.services.stores.postgres, client_id=context.caller.client_id, limit=limit, cursor=cursor
+    )
+    return page_response(page, Client.to_json)
+
+
+async def post_client(context: RequestContext) -> Response:
+    check_query(context.request)
+    values = await json_object(context.request, ("id", "name"))
+    if not isinstance(values.get("id"), str):
+        raise invalid("id must be a string: a UUID, or a text such as band-42")
+    stores = context.services.stores
+
+    async def show(client: Client) -> Response:
+        response = json_response(client.to_json(), 201)
+        response.headers["location"] = f"{PATH}/{client.id}"
+        return response
+
+    act = context.act(show)
+    await create_client(
+        stores,
+        stores.identity(values["id"]),
+        name=None if values.get("name") is None else name_field(values),
+        actor=context.caller.actor,
+        act=act,
+    )
+    return act.response
+
+
+async def get_client(context: RequestContext) -> Response:
+    check_query(context.request)
+    client_id = path_id(context.request, "client_id")
+    if context.caller.client_id not in (None, client_id):
+        raise ClientNotFoundError("no client found")
+    return json_response((await find_client(context.services.stores.postgres, client_id)).to_json())
+
+
+async def patch_client(context: RequestContext) -> Response:
+    check_query(context.request)
+    client_id = path_id(context.request, "client_id")
+    values = await json_object(context.request, ("name",))
+    client = await rename_client(
+        context.services.stores.postgres, client_id, name_field(values), actor=context.caller.actor
+    )
+    return json_response(client.to_json())
+
+
+OPERATIONS = (
+    Operation("GET", PATH, get_clients),
+    Operation("POST", PATH, post_client, Access.OPERATOR),
+    Operation("GET", PATH + "/{client_id}", get_client),
+    Operation("PATCH", PATH + "/{client_id}", patch_client, Access.OPERATOR),
+)
