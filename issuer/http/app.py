@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from issuer.http.admin import audit, batches, clients, docs, generation, health, redemptions, reports, uploads
 from issuer.http.campaigns import events as campaign_events
@@ -31,7 +31,7 @@ from issuer.http.operations import Operation, PathOperations
 from issuer.http.problems.failures import FAILURES
 from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
 from issuer.http.redeem.route import REDEEM_PATH, RedeemExchange, RedeemRoute
-from issuer.http.request_path import routed_path
+from issuer.http.request_path import routed_path, with_and_without_slash
 from issuer.http.services import Services, open_services
 from issuer.settings import Settings
 
@@ -118,11 +118,16 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
         },
         lifespan=lifespan,
     )
-    app.hot_routes = {route.path: route for route in (redeem, consume, issue)}
+    app.hot_routes = {path: route for route in (redeem, consume, issue) for path in with_and_without_slash(route.path)}
+    fast_paths = {
+        REDEEM_PATH: FastPath(partial(RedeemExchange, redeem)),
+        CONSUME_PATH: FastPath(consume.exchange, takes_query=True),
+        ISSUE_PATH: FastPath(issue.exchange),
+    }
     app.fast_paths = {
-        REDEEM_PATH.encode(): FastPath(partial(RedeemExchange, redeem)),
-        CONSUME_PATH.encode(): FastPath(consume.exchange, takes_query=True),
-        ISSUE_PATH.encode(): FastPath(issue.exchange),
+        spelled.encode(): fast_path
+        for path, fast_path in fast_paths.items()
+        for spelled in with_and_without_slash(path)
     }
     app.state.services = None
     # A redirect would be built from the Host header, which the client chooses.
@@ -135,9 +140,21 @@ def make_routes(redeem: RedeemRoute, coupon_service: CouponServiceApp) -> list[R
     by_path: dict[str, list[Operation]] = defaultdict(list)
     for operation in OPERATIONS:
         by_path[operation.path].append(operation)
-    routes = [Route(path, PathOperations(operations), name=path) for path, operations in by_path.items()]
-    calls = [Route(path, coupon_service, methods=["POST"], name=path) for path in METHOD_PATHS]
-    return [Route(REDEEM_PATH, redeem, methods=["POST"], name=REDEEM_PATH), *calls, *routes]
+    routes = [
+        *_posted(REDEEM_PATH, redeem),
+        *(route for path in METHOD_PATHS for route in _posted(path, coupon_service)),
+    ]
+    for path, operations in by_path.items():
+        is_lenient = any(operation.lenient for operation in operations)
+        methods = PathOperations(operations)
+        routes += (Route(spelled, methods) for spelled in (with_and_without_slash(path) if is_lenient else (path,)))
+    return routes
+
+
+def _posted(path: str, app: ASGIApp) -> Iterator[Route]:
+    """Yield the routes of a path of a predecessor that is no operation."""
+    for spelled in with_and_without_slash(path):
+        yield Route(spelled, app, methods=["POST"])
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:

@@ -19,6 +19,8 @@ from issuer.instants import InvalidInstantError, parse_instant
 from issuer.paging import MAX_LIMIT, Page
 
 DEFAULT_LIMIT: Final = 100
+PAGED: Final = ("limit", "cursor")
+"""The query parameters of a paged list."""
 UUID_FORM: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 
 
@@ -48,20 +50,18 @@ def _id(text: str, name: str) -> UUID:
     return UUID(text)
 
 
-def check_query(request: Request, *names: str) -> None:
-    """Refuse unknown and repeated query parameters, so that a misspelled name is never ignored."""
+def check_query(request: Request, names: Collection[str], *, lenient: bool = False) -> None:
+    """Refuse repeated query parameters, and unless `lenient` unknown ones, so that a misspelled name is not ignored."""
     for name in request.query_params:
-        if name not in names:
-            raise invalid(
-                f"unknown query parameter {quoted_name(name)}" + (f"; known are {', '.join(names)}" if names else "")
-            )
         if len(request.query_params.getlist(name)) > 1:
-            raise invalid(f"query parameter {name} is given more than once")
+            raise invalid(f"query parameter {quoted_name(name)} is given more than once")
+        if name not in names and not lenient:
+            known = f"known are {', '.join(names)}" if names else "this path takes none"
+            raise invalid(f"unknown query parameter {quoted_name(name)}; {known}")
 
 
-def page_query(request: Request, *others: str) -> tuple[int, str | None]:
-    """Return `limit` and `cursor` of a paged list; `others` are further parameters of the operation."""
-    check_query(request, "limit", "cursor", *others)
+def page_query(request: Request) -> tuple[int, str | None]:
+    """Return `limit` and `cursor` of a paged list."""
     text = request.query_params.get("limit", str(DEFAULT_LIMIT))
     if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) or not 1 <= int(text) <= MAX_LIMIT:
         raise invalid(f"limit must be a whole number from 1 to {MAX_LIMIT}")

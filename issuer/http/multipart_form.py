@@ -13,6 +13,7 @@ from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from issuer.http.fields import quoted_name
 from issuer.http.problems.problem import invalid
 
 _NOT_UTF_8 = "the form is not UTF-8"
@@ -57,7 +58,7 @@ async def multipart_form(
 ) -> AsyncIterator[FormData]:
     """Read a multipart form and remove its files at the end; one without fields, if the body is of another type.
 
-    Raises ProblemError (400) for a form that cannot be read.
+    Raises ProblemError (400) for a form that cannot be read or has a name twice.
     """
     form = FormData()
     if is_multipart(request):
@@ -73,6 +74,10 @@ async def multipart_form(
             if not parser.is_complete:
                 await form.close()
                 raise MultiPartException("the form has no end")
+            for name in form:
+                if len(form.getlist(name)) > 1:
+                    await form.close()
+                    raise MultiPartException(f"{quoted_name(name)} is given more than once")
         except MultiPartException as error:
             raise invalid(error.message) from error
     try:

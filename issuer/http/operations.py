@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from issuer.http.auth import Access, Caller, admit, find_key
 from issuer.http.edge.header_fields import header_fields
+from issuer.http.fields import check_query
 from issuer.http.idempotency import (
     AlreadyAnsweredError,
     Idempotency,
@@ -58,6 +59,8 @@ class Operation:
 
     A POST keeps its answer for an Idempotency-Key: its handler carries out `context.act(…)`. `hot`: the script keeps
     it. `upload`: the body may be large, and the handler itself sets the digest of the request and calls `check`.
+    `query`: the parameters that the query may have. `lenient`: the path of a predecessor, whose clients must not have
+    to change: unknown parameters and fields are ignored, and the path may end with a slash or without one.
     `takes_slot`: requests share the connections of the pool, so each holds a slot of operations until its handler is
     done. False for what may take long, needs no Postgres, or must be answered whatever the others do.
     """
@@ -67,6 +70,8 @@ class Operation:
     handler: Handler
     access: Access = Access.ADMIN
     upload: bool = False
+    query: tuple[str, ...] = ()
+    lenient: bool = False
     takes_slot: bool = True
     hot: bool = False
 
@@ -128,11 +133,13 @@ async def _digest(request: Request) -> bytes:
     body, (media_type, options) = await request.body(), parse_options_header(request.headers.get("content-type"))
     if boundary := options.get(b"boundary"):
         body = body.replace(boundary, b"")
-    return request_digest(request.scope["path"].encode(), request.scope["query_string"], media_type, body)
+    path = request.scope["path"].rstrip("/").encode()
+    return request_digest(path, request.scope["query_string"], media_type, body)
 
 
 async def _answer(operation: Operation, request: Request, services: Services, caller: Caller) -> Response:
     """Return the response of the handler, or the one that is kept for the request's Idempotency-Key."""
+    check_query(request, operation.query, lenient=operation.lenient)
     key = read_idempotency_key(header_fields(request.headers.raw)) if operation.keeps_answers else None
     route = f"{operation.method} {operation.path}"
     idempotency = Idempotency(services.stores.postgres, caller.client_id, route, key)

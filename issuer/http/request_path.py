@@ -36,6 +36,11 @@ class CodeConvertor(Convertor[str]):
 register_url_convertor("code", CodeConvertor())
 
 
+def with_and_without_slash(path: str) -> tuple[str, str]:
+    """Return a path of a predecessor's route as it is and with its other end: a slash there makes no difference."""
+    return path, path[:-1] if path.endswith("/") else path + "/"
+
+
 def has_dot_segment(text: str) -> bool:
     """Return whether a part between slashes or backslashes is `.` or `..`. Proxies and clients remove such parts."""
     return _DOT_SEGMENT.search(text) is not None

@@ -42,6 +42,8 @@ async def sender_of(api: Api, path: str) -> Send:
     """Return how a request of the operation is sent."""
     if path == UPLOAD:
         return lambda key, text: upload(api, key, text)
+    if path == "/api/v1/clients":
+        return lambda key, text: post(api, key, path, {"id": text})
     if path == "/api/v1/batches":
         return lambda key, text: post(api, key, path, {"name": text})
     if path == "/api/v1/batches/{batch_id}/codes/generate":

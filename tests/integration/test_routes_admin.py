@@ -41,23 +41,26 @@ async def test_every_route_requires_a_key_with_its_scope_unless_it_is_public(api
     seen = set()
     lacking = {Access.REDEEM: api.admin, Access.ADMIN: api.redeemer, Access.OPERATOR: api.redeemer}
     for route in api.app.routes:
-        if route.path in METHOD_PATHS or route.path in PARTLY_PUBLIC:  # type: ignore[attr-defined]
+        if route.path in PARTLY_PUBLIC or route.path.removesuffix("/") in METHOD_PATHS:  # type: ignore[attr-defined]
             continue
         path = concrete(route.path)  # type: ignore[attr-defined]
-        methods = ["POST"] if path == REDEEM else list(route.app.operations)  # type: ignore[attr-defined]
+        is_redeem = path.removesuffix("/") == REDEEM
+        methods = ["POST"] if is_redeem else list(route.app.operations)  # type: ignore[attr-defined]
         for method in methods:
             seen.add((method, path))
-            if path in PUBLIC:
+            if path in PUBLIC or path.removesuffix("/") in PUBLIC:
                 assert (await api.client.request(method, path)).status_code < 300
                 continue
             response = await api.client.request(method, path)
             problem(response, 401, "missing or unknown api key")
             assert "www-authenticate" in response.headers
-            access = Access.REDEEM if path == REDEEM else route.app.operations[method].access  # type: ignore[attr-defined]
+            access = Access.REDEEM if is_redeem else route.app.operations[method].access  # type: ignore[attr-defined]
             if access in lacking:
                 refused = await api.client.request(method, path, headers=lacking[access])
                 assert problem(refused, 403)["code"] == "scope_missing"
-    assert len(seen) == len(OPERATIONS) + 1 - len(PARTLY_PUBLIC)
+    spelled_twice = {operation.path for operation in OPERATIONS if operation.lenient}
+    twins = sum(operation.path in spelled_twice for operation in OPERATIONS)
+    assert len(seen) == len(OPERATIONS) + twins + 2 - len(PARTLY_PUBLIC)
     public = {operation.path for operation in OPERATIONS if operation.access is Access.PUBLIC}
     assert public == PUBLIC | PARTLY_PUBLIC
 
@@ -90,7 +93,7 @@ async def test_a_constant_problem_keeps_no_traceback_of_earlier_requests(api: Ap
 
 async def test_unknown_paths_and_methods_are_answered_with_problems(api: Api) -> None:
     assert problem(await api.get("/no/such/path"), 404, "not found")["code"] == "not_found"
-    problem(await api.get("/api/v1/batches/"), 404)
+    problem(await api.get("/api/v1/audit/"), 404)
     response = await api.client.request("PUT", "/api/v1/batches", headers=api.admin)
     problem(response, 405)
     assert response.headers["allow"] == "GET, HEAD, POST"
@@ -129,14 +132,18 @@ async def test_batches_are_listed_in_pages_newest_first(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=1001", "limit=x", "limit=", "limit=1&limit=2", "cursor=x", "cursor=", "cursor=%00", "limt=1",
-     "limit=-1", "limit=1.5", "limit=%D9%A1", "cursor=" + "a" * 600, "%FF=1"],
+    ["limt=1", "%FF=1", "limit=0", "limit=1001", "limit=x", "limit=", "limit=1&limit=2", "cursor=x", "cursor=",
+     "cursor=%00", "limit=-1", "limit=1.5", "limit=%D9%A1", "cursor=" + "a" * 600],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "path", ["/api/v1/batches", "/api/v1/audit", f"/api/v1/customers/{UUID(int=5)}/redemptions", "/api/v1/codes/X"]
 )
 async def test_invalid_list_queries_are_refused(api: Api, path: str, query: str) -> None:
-    problem(await api.get(f"{path}?{query}"), 400)
+    answer = await api.get(f"{path}?{query}")
+    if path == "/api/v1/batches" and query in ("limt=1", "%FF=1"):
+        assert answer.json() == [], "a predecessor's path ignores what it does not know"
+    else:
+        problem(answer, 400)
 
 
 async def test_a_batch_is_created_shown_and_changed(api: Api) -> None:

@@ -255,7 +255,7 @@ BAD: list[dict[str, Any]] = [
     {"availability_count": 1, "discount_variable": "101"}, {"availability_count": 1, "code": "- -"},
     {"availability_count": 1, "code": "consume"}, {"availability_count": 1, "code": "x" * 256},
     {"availability_count": 1, "code": "a\x00b"}, {"availability_count": 1, "code_length": 0},
-    {"availability_count": 1, "code": "abc", "prefix": "x"}, {"availability_count": 1, "typo": "x"},
+    {"availability_count": 1, "code": "abc", "prefix": "x"},
     {"availability_count": 1, "rules": {"maxpercustomer": -1}}, {"availability_count": 1, "client_id": "x"},
 ]  # fmt: skip
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from issuer.access.audit import AuditEntry, list_entries
 from issuer.http.auth import Access
-from issuer.http.fields import page_query, page_response
+from issuer.http.fields import PAGED, page_query, page_response
 from issuer.http.operations import Operation, RequestContext
 from issuer.instants import show_instant
 
@@ -31,4 +31,4 @@ async def get_audit(context: RequestContext) -> Response:
     return page_response(page, show_entry)
 
 
-OPERATIONS = (Operation("GET", "/api/v1/audit", get_audit, Access.OPERATOR),)
+OPERATIONS = (Operation("GET", "/api/v1/audit", get_audit, Access.OPERATOR, query=PAGED),)

@@ -19,7 +19,7 @@ from issuer.batches.store import (
 )
 from issuer.http.admin.redemptions import show_redemption
 from issuer.http.fields import (
-    check_query,
+    PAGED,
     flag_field,
     instant_field,
     json_object,
@@ -55,7 +55,7 @@ def show_batch(batch: Batch) -> dict[str, Any]:
 async def get_batches(context: RequestContext) -> Response:
     """Return a plain array of the open batches; with `limit` or `cursor`, a page of all batches."""
     client_id = context.caller.client_id
-    if not context.request.query_params:
+    if context.request.query_params.keys().isdisjoint(PAGED):
         batches = open_batches(context.services.stores.postgres, client_id=client_id)
         return await array_response(context, batches, show_listed)
     limit, cursor = page_query(context.request)
@@ -64,7 +64,6 @@ async def get_batches(context: RequestContext) -> Response:
 
 
 async def post_batch(context: RequestContext) -> Response:
-    check_query(context.request)
     values = await json_object(context.request, ("name", "rules", "starts_at", "ends_at"))
 
     async def show(batch: Batch) -> Response:
@@ -87,7 +86,6 @@ async def post_batch(context: RequestContext) -> Response:
 
 
 async def get_batch(context: RequestContext) -> Response:
-    check_query(context.request)
     stores, client_id = context.services.stores, context.caller.client_id
     batch = await find_batch(stores.postgres, path_id(context.request, "batch_id"), client_id=client_id)
     stock = batch_stock_chunks(stores, batch.id, client_id=client_id)
@@ -98,7 +96,6 @@ async def get_batch(context: RequestContext) -> Response:
 
 async def patch_batch(context: RequestContext) -> Response:
     """Change a batch. The response is sent once the change is in effect."""
-    check_query(context.request)
     batch_id = path_id(context.request, "batch_id")
     values = await json_object(context.request, ("name", "rules", "starts_at", "ends_at", "paused", "expired"))
     changes = BatchChanges(
@@ -129,9 +126,9 @@ async def get_batch_redemptions(context: RequestContext) -> Response:
 
 
 OPERATIONS = (
-    Operation("GET", "/api/v1/batches", get_batches),
+    Operation("GET", "/api/v1/batches", get_batches, query=PAGED, lenient=True),
     Operation("POST", "/api/v1/batches", post_batch),
     Operation("GET", "/api/v1/batches/{batch_id}", get_batch),
     Operation("PATCH", "/api/v1/batches/{batch_id}", patch_batch),
-    Operation("GET", "/api/v1/batches/{batch_id}/redemptions", get_batch_redemptions),
+    Operation("GET", "/api/v1/batches/{batch_id}/redemptions", get_batch_redemptions, query=PAGED),
 )

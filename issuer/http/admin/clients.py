@@ -13,7 +13,7 @@ from issuer.clients.registry import (
     rename_client,
 )
 from issuer.http.auth import Access
-from issuer.http.fields import check_query, json_object, json_response, name_field, page_query, page_response, path_id
+from issuer.http.fields import PAGED, json_object, json_response, name_field, page_query, page_response, path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
 
@@ -30,7 +30,6 @@ async def get_clients(context: RequestContext) -> Response:
 
 
 async def post_client(context: RequestContext) -> Response:
-    check_query(context.request)
     values = await json_object(context.request, ("id", "name"))
     if not isinstance(values.get("id"), str):
         raise invalid("id must be a string: a UUID, or a text such as band-42")
@@ -53,7 +52,6 @@ async def post_client(context: RequestContext) -> Response:
 
 
 async def get_client(context: RequestContext) -> Response:
-    check_query(context.request)
     client_id = path_id(context.request, "client_id")
     if context.caller.client_id not in (None, client_id):
         raise ClientNotFoundError("no client found")
@@ -61,7 +59,6 @@ async def get_client(context: RequestContext) -> Response:
 
 
 async def patch_client(context: RequestContext) -> Response:
-    check_query(context.request)
     client_id = path_id(context.request, "client_id")
     values = await json_object(context.request, ("name",))
     client = await rename_client(
@@ -71,7 +68,7 @@ async def patch_client(context: RequestContext) -> Response:
 
 
 OPERATIONS = (
-    Operation("GET", PATH, get_clients),
+    Operation("GET", PATH, get_clients, query=PAGED),
     Operation("POST", PATH, post_client, Access.OPERATOR),
     Operation("GET", PATH + "/{client_id}", get_client),
     Operation("PATCH", PATH + "/{client_id}", patch_client, Access.OPERATOR),

@@ -15,7 +15,7 @@ from issuer.generating.code_format import FIELDS, CodeFormatError, parse_code_fo
 from issuer.generating.job_runner import finish_job
 from issuer.generating.jobs import Job, JobState, find_job, request_codes
 from issuer.generating.request import GenerationRequest, find_only_client
-from issuer.http.fields import check_query, id_field, json_object, json_response, path_id
+from issuer.http.fields import id_field, json_object, json_response, path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, outcome_problem
 from issuer.loading.preload import TRANSIENT_ERRORS
@@ -26,7 +26,6 @@ MAX_CODES_PER_REQUEST: Final = 10_000
 
 async def post_generate(context: RequestContext) -> Response:
     """Generate codes: 201 once all are in the batch, 202 if the worker still has to generate some or all of them."""
-    check_query(context.request)
     batch_id = path_id(context.request, "batch_id")
     values = await json_object(context.request, ("count", "client_id", "job_id", *FIELDS))
     job_id = id_field(values, "job_id")
@@ -56,7 +55,6 @@ async def post_generate(context: RequestContext) -> Response:
 
 
 async def get_job(context: RequestContext) -> Response:
-    check_query(context.request)
     batch_id, job_id = path_id(context.request, "batch_id"), path_id(context.request, "job_id")
     job = await find_job(
         context.services.stores.postgres, job_id, batch_id=batch_id, client_id=context.caller.client_id

@@ -70,7 +70,7 @@ async def get_metrics(context: RequestContext) -> Response:
 OPERATIONS = (
     Operation("GET", "/livez", get_livez, Access.PUBLIC, takes_slot=False),
     Operation("GET", "/readyz", get_readyz, Access.PUBLIC, takes_slot=False),
-    Operation("GET", "/healthcheck", get_healthcheck, Access.PUBLIC, takes_slot=False),
+    Operation("GET", "/healthcheck", get_healthcheck, Access.PUBLIC, lenient=True, takes_slot=False),
     # The metrics show the stock of every client, so only the operator may read them.
     Operation("GET", "/metrics", get_metrics, Access.OPERATOR, takes_slot=False),
 )

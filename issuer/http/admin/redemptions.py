@@ -8,7 +8,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from issuer.http.auth import Access
-from issuer.http.fields import check_query, json_response, page_query, page_response, path_id
+from issuer.http.fields import PAGED, json_response, page_query, page_response, path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError
 from issuer.instants import show_instant
@@ -72,7 +72,6 @@ async def get_customer_redemptions(context: RequestContext) -> Response:
 
 async def delete_customer(context: RequestContext) -> Response:
     """Erase a customer's id from the ledger. The redemptions stay and are still counted."""
-    check_query(context.request)
     customer_id = path_id(context.request, "customer_id")
     erasure = await erase_customer(
         context.services.stores, customer_id, actor=context.caller.actor, wait_s=BACKLOG_WAIT_S
@@ -82,7 +81,7 @@ async def delete_customer(context: RequestContext) -> Response:
 
 OPERATIONS = (
     # A code may contain any character, including slashes.
-    Operation("GET", "/api/v1/codes/{code:code}", get_code),
-    Operation("GET", "/api/v1/customers/{customer_id}/redemptions", get_customer_redemptions),
+    Operation("GET", "/api/v1/codes/{code:code}", get_code, query=PAGED),
+    Operation("GET", "/api/v1/customers/{customer_id}/redemptions", get_customer_redemptions, query=PAGED),
     Operation("DELETE", "/api/v1/customers/{customer_id}", delete_customer, Access.OPERATOR),
 )

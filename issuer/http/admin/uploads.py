@@ -14,7 +14,7 @@ from starlette.responses import Response
 from issuer.batches.batch import NewBatch
 from issuer.batches.rules import RulesError, parse_rules_text
 from issuer.http.edge.limits import UPLOAD_PATH
-from issuer.http.fields import bad_rules, check_query, json_response
+from issuer.http.fields import bad_rules, json_response
 from issuer.http.idempotency import request_digest
 from issuer.http.loading import loading
 from issuer.http.multipart_form import multipart_form
@@ -56,7 +56,6 @@ async def post_upload(context: RequestContext) -> Response:
 
     The form is spooled to disk as it arrives and the codes are read from there, so memory use does not depend on them.
     """
-    check_query(context.request)
     slots, caller = context.services.slots, context.caller
     limits = {"max_files": 1, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
     async with (
@@ -173,4 +172,4 @@ def show_report(report: PreloadReport) -> dict[str, Any]:
     }
 
 
-OPERATIONS = (Operation("POST", UPLOAD_PATH, post_upload, upload=True, takes_slot=False),)
+OPERATIONS = (Operation("POST", UPLOAD_PATH, post_upload, upload=True, lenient=True, takes_slot=False),)

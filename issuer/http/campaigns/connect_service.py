@@ -238,7 +238,9 @@ class CouponServiceApp:
             AdmittedCall(scope["client"][0] if scope.get("client") else None, headers, header_fields(headers))
         )
         try:
-            await self._app({**scope, "headers": allowed}, receive, in_pieces(send))
+            # A slash at the end makes no difference on the paths of predecessors; the library would answer 404.
+            path = scope["path"].removesuffix("/")
+            await self._app({**scope, "path": path, "headers": allowed}, receive, in_pieces(send))
         except Exception:
             # The caller has its answer, or has closed the connection.
             log.exception("a call of the coupon service failed", path=scope["path"])

@@ -16,7 +16,7 @@ from issuer.campaigns.feeds import FeedUpdate
 from issuer.campaigns.store import find_campaign
 from issuer.http.auth import Access, admit
 from issuer.http.campaigns.routes import PATH
-from issuer.http.fields import check_query, path_id
+from issuer.http.fields import path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.services import Services
 from issuer.instants import from_ms, show_instant
@@ -100,7 +100,6 @@ class EventStream(StreamingResponse):
 
 
 async def get_events(context: RequestContext) -> Response:
-    check_query(context.request)
     return EventStream(context, await visible_campaign(context))
 
 

@@ -15,7 +15,6 @@ from issuer.campaigns.counters import read_available_counters
 from issuer.campaigns.feeds import FeedUpdate
 from issuer.http.auth import Access
 from issuer.http.campaigns.events import show_tick, visible_campaign
-from issuer.http.fields import check_query
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.page_headers import page_headers
 from issuer.names import visible
@@ -32,7 +31,6 @@ def _page() -> tuple[Template, dict[str, str]]:
 
 async def get_page(context: RequestContext) -> Response:
     """Return the page of a public campaign. Any other campaign is a 404, for every caller."""
-    check_query(context.request)
     campaign = await visible_campaign(context, public_only=True)
     (counters,) = await read_available_counters(context.services.stores, [campaign])
     page, headers = _page()

@@ -24,7 +24,7 @@ from issuer.campaigns.store import (
 from issuer.generating.code_format import CodeFormat
 from issuer.http.auth import BOUND_KEY, Caller
 from issuer.http.fields import (
-    check_query,
+    PAGED,
     flag_field,
     id_field,
     instant_field,
@@ -60,7 +60,6 @@ async def get_campaigns(context: RequestContext) -> Response:
 
 async def post_campaign(context: RequestContext) -> Response:
     """Create a campaign. The response is sent once all its codes exist and it can issue them."""
-    check_query(context.request)
     values = await json_object(context.request, ("name", "total", "starts_at", "code_format", "public", "client_id"))
     starts_at = instant_field(values, "starts_at")
     if starts_at is None:
@@ -87,13 +86,11 @@ async def post_campaign(context: RequestContext) -> Response:
 
 
 async def get_campaign(context: RequestContext) -> Response:
-    check_query(context.request)
     return await campaign_response(context, await own_campaign(context))
 
 
 async def patch_campaign(context: RequestContext) -> Response:
     """Change a campaign. The response is sent once the change is in effect."""
-    check_query(context.request)
     campaign_id = path_id(context.request, "campaign_id")
     values = await json_object(context.request, ("name", "starts_at", "paused", "public", "ended", "total"))
     if "starts_at" in values and values["starts_at"] is None:
@@ -164,9 +161,9 @@ def client_field(values: Mapping[str, Any], caller: Caller) -> UUID:
 
 
 OPERATIONS = (
-    Operation("GET", PATH, get_campaigns),
+    Operation("GET", PATH, get_campaigns, query=PAGED),
     Operation("POST", PATH, post_campaign, takes_slot=False),
     Operation("GET", PATH + "/{campaign_id}", get_campaign),
     Operation("PATCH", PATH + "/{campaign_id}", patch_campaign),
-    Operation("GET", PATH + "/{campaign_id}/codes", get_codes),
+    Operation("GET", PATH + "/{campaign_id}/codes", get_codes, query=PAGED),
 )

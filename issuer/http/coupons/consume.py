@@ -16,11 +16,11 @@ from issuer.coupons.reversal import Reversal, reverse_use
 from issuer.engine.calls import Answer
 from issuer.http.auth import Access
 from issuer.http.coupons.consume_answers import is_failed_lookup, look_answer, use_wire
-from issuer.http.coupons.consume_request import FIELDS, find_client, read_consume_request, submit
+from issuer.http.coupons.consume_request import find_client, read_consume_request, submit
 from issuer.http.coupons.consume_route import CONSUME_PATH, COUNTED
 from issuer.http.coupons.fields import read_fields
 from issuer.http.edge.header_fields import header_fields
-from issuer.http.fields import check_query, json_response
+from issuer.http.fields import json_response
 from issuer.http.idempotency import read_idempotency_key
 from issuer.http.limiting.failed_lookups import is_public
 from issuer.http.metrics.exposition import INVALID
@@ -33,7 +33,7 @@ REVERSAL_WAIT_S: Final = 5.0
 
 async def _ask(context: RequestContext, *, look: bool) -> Answer:
     key = None if look else read_idempotency_key(header_fields(context.request.headers.raw))
-    request = read_consume_request(await read_fields(context.request, FIELDS))
+    request = read_consume_request(await read_fields(context.request))
     caller, services = context.caller, context.services
     with services.lookup_limits.attempt(caller.key, caller.address, request.customer) as attempt:
         client_id = await find_client(services, request, caller.client_id)
@@ -65,7 +65,6 @@ async def post_consume(context: RequestContext) -> Response:
 
 
 async def post_reverse(call: RequestContext) -> Response:
-    check_query(call.request)
     act = call.act(show_reversal)
     await reverse_use(
         call.services.stores,
@@ -91,7 +90,7 @@ async def show_reversal(done: Reversal) -> Response:
 
 
 OPERATIONS: Final = (
-    Operation("GET", CONSUME_PATH, get_consume, Access.USE, takes_slot=False),
-    Operation("POST", CONSUME_PATH, post_consume, Access.USE, hot=True, takes_slot=False),
-    Operation("POST", "/coupon/consume/{consumption_id}/reverse", post_reverse, Access.REDEEM),
+    Operation("GET", CONSUME_PATH, get_consume, Access.USE, lenient=True, takes_slot=False),
+    Operation("POST", CONSUME_PATH, post_consume, Access.USE, hot=True, lenient=True, takes_slot=False),
+    Operation("POST", "/coupon/consume/{consumption_id}/reverse", post_reverse, Access.REDEEM, lenient=True),
 )

@@ -20,16 +20,14 @@ from issuer.http.coupons.fields import (
     body_fields,
     code_field,
     id_field,
-    merge_fields,
     query_fields,
+    refuse_twice,
     text_field,
 )
 from issuer.http.fields import UUID_FORM
 from issuer.http.problems.problem import outcome_problem
 from issuer.http.services import Services
 from issuer.storage.postgres import unavailable_translated
-
-FIELDS: Final = ("code", "product_id", "customer_id", "order_id", "client_id")
 
 NO_ORDER: Final = encode_order("")
 _NOT_FOUND: Final = Answer(Outcome.UNKNOWN_BATCH)
@@ -77,7 +75,7 @@ def _query(url: bytes, names: tuple[str, ...]) -> Fields:
     Requests for one coupon repeat the same query with the same fields. The caller must not change the result.
     """
     query = query_fields(url.partition(b"?")[2].decode("ascii", "replace"))
-    merge_fields(query, dict.fromkeys(names), FIELDS)
+    refuse_twice(query, names)
     return query
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from itertools import count
@@ -39,28 +39,23 @@ find one at most, on average."""
 _WHOLE: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 FORMAT_FIELDS: Final = ("code_length", "prefix", "suffix", "pattern", "alphabet", "check")
-TERMS_FIELDS: Final = (
-    "expiry_date", "availability_count", "product_id", "promo_type", "discount_fixed", "currency",
-    "discount_variable", "rules", "paused",
-)  # fmt: skip
 
 Fields = dict[str, Any]
 
 
-async def read_fields(request: Request, known: Collection[str]) -> Fields:
-    """Return all fields of the query and the body.
+async def read_fields(request: Request) -> Fields:
+    """Return all fields of the query and the body, also those that no operation knows.
 
     Absent, empty and null mean the same, except in a change: there an absent field keeps its value.
     """
     query = query_fields(request.url.query)
     if is_multipart(request):
         async with multipart_form(request, max_files=0, max_fields=MAX_FIELDS) as form:
-            body = _without_duplicates(
-                (name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)
-            )
+            body = {name: value for name, value in form.items() if not isinstance(value, UploadFile)}
     else:
         body = body_fields(await request.body())
-    return merge_fields(query, body, known)
+    refuse_twice(query, body)
+    return query | body
 
 
 def query_fields(query: str) -> Fields:
@@ -89,15 +84,10 @@ def body_fields(body: bytes) -> Fields:
     return fields
 
 
-def merge_fields(query: Fields, body: Fields, known: Collection[str]) -> Fields:
-    """Merge query and body. Raises ProblemError for an unknown field and for one that is in both."""
-    if twice := query.keys() & body.keys():
-        raise invalid(f"{sorted(twice)[0]} is given more than once")
-    values = query | body
-    for name in values:
-        if name not in known:
-            raise invalid(f"unknown field {quoted_name(name)}; known are {', '.join(known)}")
-    return values
+def refuse_twice(query: Fields, names: Iterable[str]) -> None:
+    """Raise ProblemError for a field that is in the query and also in the body, which has fields with these names."""
+    if twice := query.keys() & names:
+        raise invalid(f"{quoted_name(min(twice))} is given more than once")
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

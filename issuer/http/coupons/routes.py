@@ -15,8 +15,6 @@ from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_source import FewCodesError, draw_code
 from issuer.http.auth import BOUND_KEY, Access
 from issuer.http.coupons.fields import (
-    FORMAT_FIELDS,
-    TERMS_FIELDS,
     Fields,
     code_field,
     code_format,
@@ -59,7 +57,7 @@ async def show_coupon(context: RequestContext, coupon: Coupon) -> dict[str, Any]
 
 
 async def post_coupon(context: RequestContext) -> Response:
-    values = await read_fields(context.request, ("code", *FORMAT_FIELDS, *TERMS_FIELDS, "client_id"))
+    values = await read_fields(context.request)
     requested_id = id_field(values, "client_id")
     client_id = context.caller.client_id or requested_id
     if client_id is None:
@@ -112,7 +110,7 @@ async def _requested_coupon(context: RequestContext, values: Fields, code: str) 
 
 
 async def get_coupon(context: RequestContext) -> Response:
-    values = await read_fields(context.request, ("code", "client_id"))
+    values = await read_fields(context.request)
     with context.services.lookup_limits.attempt(context.caller.key, context.caller.address) as attempt:
         try:
             coupon = await _requested_coupon(context, values, code_field(values))
@@ -124,7 +122,7 @@ async def get_coupon(context: RequestContext) -> Response:
 
 async def put_coupon(context: RequestContext) -> Response:
     """Change a coupon. Absent fields keep their values; the response is sent once the change is in effect."""
-    values = await read_fields(context.request, (*TERMS_FIELDS, "client_id"))
+    values = await read_fields(context.request)
     coupon = await _requested_coupon(context, values, code_field(context.request.path_params))
     currency = context.services.settings.currency
     coupon = await change_coupon(
@@ -134,16 +132,16 @@ async def put_coupon(context: RequestContext) -> Response:
 
 
 async def remove_coupon(context: RequestContext) -> Response:
-    values = await read_fields(context.request, ("client_id",))
+    values = await read_fields(context.request)
     coupon = await _requested_coupon(context, values, code_field(context.request.path_params))
     coupon = await delete_coupon(context.services.stores, coupon, actor=context.caller.actor)
     return json_response(await show_coupon(context, coupon))
 
 
 OPERATIONS: Final = (
-    Operation("POST", "/coupon/", post_coupon),
-    Operation("GET", "/coupon/", get_coupon, Access.ANY_KEY),
+    Operation("POST", "/coupon/", post_coupon, lenient=True),
+    Operation("GET", "/coupon/", get_coupon, Access.ANY_KEY, lenient=True),
     # A code may contain any character, including slashes.
-    Operation("PUT", "/coupon/{code:code}/", put_coupon),
-    Operation("DELETE", "/coupon/{code:code}/", remove_coupon),
+    Operation("PUT", "/coupon/{code:code}/", put_coupon, lenient=True),
+    Operation("DELETE", "/coupon/{code:code}/", remove_coupon, lenient=True),
 )

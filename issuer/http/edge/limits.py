@@ -41,7 +41,7 @@ class EdgeLimits:
         return cls(
             max_head_bytes=settings.max_header_bytes,
             max_body_bytes=settings.max_body_bytes,
-            max_body_bytes_by_path={UPLOAD_PATH: settings.max_upload_bytes},
+            max_body_bytes_by_path=dict.fromkeys((UPLOAD_PATH, UPLOAD_PATH + "/"), settings.max_upload_bytes),
             receive_timeout_s=settings.receive_timeout_s,
             body_timeout_s=settings.upload_timeout_s,
             max_connections=settings.max_connections,

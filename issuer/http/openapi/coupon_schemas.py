@@ -108,10 +108,12 @@ _USE: Final[dict[str, Schema]] = {
 _NO_REASON: Final[dict[str, Schema]] = {"reason": {"type": "null"}, "reason_code": {"type": "null"}}
 
 COUPONS: Final[dict[str, Schema]] = {
-    "NewCoupon": shape(_NEW_COUPON, optional=tuple(name for name in _NEW_COUPON if name != "availability_count")),
-    "CouponChange": shape(_CHANGE, optional=tuple(_CHANGE)),
+    "NewCoupon": shape(
+        _NEW_COUPON, optional=tuple(name for name in _NEW_COUPON if name != "availability_count"), closed=False
+    ),
+    "CouponChange": shape(_CHANGE, optional=tuple(_CHANGE), closed=False),
     "Coupon": shape(_COUPON),
-    "Use": shape(_USE, optional=tuple(_USE)),
+    "Use": shape(_USE, optional=tuple(_USE), closed=False),
     "Consumed": shape({"consumed": {"const": True}, "consumption_id": CONSUMPTION_ID, **_TERMS}),
     "Validity": {
         "oneOf": [
