@@ -6,10 +6,13 @@ script's time in ms, ``c`` the call id (32 hex digits), ``n`` the number of rede
     ``R <pool id> <first seq> <count>\\n`` then, for each of the `count` redemptions, in seq order,
     code length (2 bytes, big-endian), code (UTF-8), who (the result of `encode_who`)
 
-and for each coupon, since version 2 (an entry without coupons still has version 1),
+and for each coupon
 
     ``C <pool id> <first number> <count> <number of the terms>\\n`` then, for each of the `count` uses, in order,
     who, length of the order's id (2 bytes, big-endian), that id (UTF-8; the result of `encode_order`)
+
+``who`` is its length (2 bytes, big-endian, without themselves), flags, the customer's id, the number of the API key, 16
+bytes of hash if a flag says so, and to its end the text that the caller gave as the customer's id, if it was none.
 
 Behind the script a use of a coupon is treated as a redemption whose seq is the number of the use.
 """
@@ -24,12 +27,13 @@ from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as DriverUUID
 
-EVENT_FORMAT: Final = 2
-"""The newest version that this program writes. It reads this version and all earlier ones."""
+EVENT_FORMAT: Final = 3
+"""The version that this program writes. No release has written an earlier one, so it reads no other."""
 
-_WHO = struct.Struct(">BB16sI")
+_WHO = struct.Struct(">HB16sI")
 _WHO_LENGTH: Final = 21
-"""The value of the first byte when no hash follows the other fields."""
+"""The length of `who` when nothing follows the number of the API key."""
+_KEY_HASH_LENGTH: Final = 16
 _HAS_KEY: Final = 1
 _NO_CUSTOMER: Final = 2
 _ANONYMOUS: Final = bytes(16)
@@ -39,10 +43,17 @@ class UndecodableEventError(ValueError):
     """An entry that is not an event of a known version. The worker moves it to the dead letters."""
 
 
-def encode_who(customer_id: bytes | None, api_key_id: int, key_hash: bytes | None) -> bytes:
-    """Encode who redeemed: the customer's 16 bytes, number of the API key (0: none), hash of the Idempotency-Key."""
+def encode_who(
+    customer_id: bytes | None, api_key_id: int, key_hash: bytes | None, customer_text: str | None = None
+) -> bytes:
+    """Encode who redeemed: the customer's 16 bytes, number of the API key (0: none), hash of the Idempotency-Key.
+
+    `customer_text`: what the caller gave as the customer's id; None: a UUID.
+    """
     flags = (_HAS_KEY if key_hash else 0) | (0 if customer_id else _NO_CUSTOMER)
     tail = key_hash or b""
+    if customer_text is not None:
+        tail += customer_text.encode()
     return _WHO.pack(_WHO_LENGTH + len(tail), flags, customer_id or _ANONYMOUS, api_key_id) + tail
 
 
@@ -57,6 +68,7 @@ class Redemption:
     """One redemption or one use of a coupon, as an event has it. `redeemed_at_ms` is the time of Redis.
 
     `terms`: 0 for a redemption; for a use the number of the terms that applied to it (and `code` is '').
+    `customer_text`: what the caller gave as the customer's id; '': a UUID, or nothing.
     """
 
     pool_id: int
@@ -70,6 +82,7 @@ class Redemption:
     epoch: int
     terms: int = 0
     order_id: str = ""
+    customer_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,7 @@ class RedemptionColumns:
     epochs: list[int] = field(default_factory=list)
     terms: list[int] = field(default_factory=list)
     order_ids: list[str] = field(default_factory=list)
+    customer_texts: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.pool_ids)
@@ -108,7 +122,7 @@ class RedemptionColumns:
         """Return the lists in the order of the fields."""
         return (
             self.pool_ids, self.seqs, self.codes, self.customer_ids, self.at_ms, self.call_ids, self.key_hashes,
-            self.api_key_ids, self.epochs, self.terms, self.order_ids,
+            self.api_key_ids, self.epochs, self.terms, self.order_ids, self.customer_texts,
         )  # fmt: skip
 
     def append(self, redemption: Redemption) -> None:
@@ -123,6 +137,7 @@ class RedemptionColumns:
         self.epochs.append(redemption.epoch)
         self.terms.append(redemption.terms)
         self.order_ids.append(redemption.order_id)
+        self.customer_texts.append(redemption.customer_text)
 
     def take(self, indexes: Iterable[int]) -> RedemptionColumns:
         """Return the redemptions at these positions, in this order."""
@@ -153,7 +168,7 @@ def decode_columns(fields: Mapping[bytes, bytes], into: RedemptionColumns) -> tu
     before = len(into)
     try:
         version = int(fields[b"v"])
-        if not 1 <= version <= EVENT_FORMAT:
+        if version != EVENT_FORMAT:
             raise UndecodableEventError(f"event version {version} is not known")
         epoch, at_ms, count = int(fields[b"e"]), int(fields[b"t"]), int(fields[b"n"])
         _decode_data(fields[b"d"], into, epoch, at_ms, DriverUUID(fields[b"c"].decode()))
@@ -187,7 +202,7 @@ def _decode_data(data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, c
         pool_id, first_seq, pool_count = int(pool), int(first), int(count)
         at = newline + 1
         # No redemption is smaller than one without a code: a forged count must not make the worker allocate.
-        if not 0 < pool_count <= (end - at) // (_WHO_LENGTH + 3):
+        if not 0 < pool_count <= (end - at) // (_WHO_LENGTH + 4):
             raise ValueError(f"{pool_count} redemptions in {end - at} bytes")
         if terms:
             at = _decode_uses(data, at, pool_count, into)
@@ -206,35 +221,39 @@ def _decode_data(data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, c
 def _decode_codes(data: bytes, at: int, count: int, into: RedemptionColumns) -> int:
     """Decode the redemptions of one pool; return the position behind them."""
     unpack, end = _WHO.unpack_from, len(data)
-    add_code, add_customer = into.codes.append, into.customer_ids.append
+    add_code, add_customer, add_text = into.codes.append, into.customer_ids.append, into.customer_texts.append
     add_key_hash, add_api_key = into.key_hashes.append, into.api_key_ids.append
     for _ in range(count):
         code_end = at + 2 + ((data[at] << 8) | data[at + 1])
         length, flags, customer, api_key_id = unpack(data, code_end)
         add_code(data[at + 2 : code_end].decode())
-        at = code_end + 1 + length
-        if length < _WHO_LENGTH or at > end:
+        tail = code_end + 2 + _WHO_LENGTH
+        hash_end = tail + _KEY_HASH_LENGTH if flags & _HAS_KEY else tail
+        at = code_end + 2 + length
+        if not hash_end <= at <= end:
             raise ValueError("cut in the middle of a redemption")
         add_customer(None if flags & _NO_CUSTOMER else DriverUUID(customer))
-        add_key_hash(data[code_end + 1 + _WHO_LENGTH : at] if flags & _HAS_KEY else None)
+        add_key_hash(data[tail:hash_end] if flags & _HAS_KEY else None)
         add_api_key(api_key_id)
+        add_text("" if hash_end == at else data[hash_end:at].decode())
     return at
 
 
 def _decode_uses(data: bytes, at: int, count: int, into: RedemptionColumns) -> int:
     """Decode the uses of one coupon; return the position behind them."""
     unpack, end = _WHO.unpack_from, len(data)
-    add_order, add_customer = into.order_ids.append, into.customer_ids.append
+    add_order, add_customer, add_text = into.order_ids.append, into.customer_ids.append, into.customer_texts.append
     add_key_hash, add_api_key = into.key_hashes.append, into.api_key_ids.append
     for _ in range(count):
         length, flags, customer, api_key_id = unpack(data, at)
-        who_end = at + 1 + length
-        key_hash = data[at + 1 + _WHO_LENGTH : who_end] if flags & _HAS_KEY else None
+        tail, who_end = at + 2 + _WHO_LENGTH, at + 2 + length
+        hash_end = tail + _KEY_HASH_LENGTH if flags & _HAS_KEY else tail
         at = who_end + 2 + ((data[who_end] << 8) | data[who_end + 1])
-        if length < _WHO_LENGTH or at > end:
+        if hash_end > who_end or at > end:
             raise ValueError("cut in the middle of a use")
         add_order(data[who_end + 2 : at].decode())
         add_customer(None if flags & _NO_CUSTOMER else DriverUUID(customer))
-        add_key_hash(key_hash)
+        add_key_hash(data[tail:hash_end] if flags & _HAS_KEY else None)
         add_api_key(api_key_id)
+        add_text("" if hash_end == who_end else data[hash_end:who_end].decode())
     return at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from issuer.contract.keys import IDEMPOTENCY_TTL_MS, BatchKeys, PartitionKeys, partition_keys
@@ -26,11 +26,15 @@ LOOK: Final = 0x2000
 # None of these classes is frozen: creating a frozen instance takes three times as long, and there is one per request.
 @dataclass(slots=True)
 class Answer:
-    """The answer to one request. `code` for GRANTED and REPLAYED, `retry_at_ms` (Redis' time) for LIMIT_REACHED."""
+    """The answer to one request. `code` for GRANTED and REPLAYED, `retry_at_ms` (Redis' time) for LIMIT_REACHED.
+
+    `at_ms`: of GRANTED and REPLAYED with a code, when it was issued (Redis' time).
+    """
 
     outcome: Outcome
     code: str = ""
     retry_at_ms: int | None = None
+    at_ms: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -179,11 +183,11 @@ def _arguments(
     return keys, [len(batches), len(pools), bytes(pool_batches), IDEMPOTENCY_TTL_MS, *packed]
 
 
-def parse_answers(joined: bytes) -> list[Answer]:
-    """Return the answers of the script to the requests of a call, in their order. Raises ValueError."""
+def parse_answers(joined: bytes, now_ms: int) -> list[Answer]:
+    """Return the answers of the script, which ran at `now_ms`, to the requests of a call. Raises ValueError."""
     answers, _, coupons = joined.partition(b"\x1e")
     uses = [_parse_uses(text) for text in coupons.split(b"\x1f")] if coupons else []
-    return [_parse_answer(text, uses) for text in answers.split(b"\x1f")]
+    return [_parse_answer(text, uses, now_ms) for text in answers.split(b"\x1f")]
 
 
 def _parse_uses(text: bytes) -> CouponUses:
@@ -191,22 +195,23 @@ def _parse_uses(text: bytes) -> CouponUses:
     return CouponUses(int(pool_id), call_id.decode(), terms)
 
 
-def _parse_answer(text: bytes, uses: list[CouponUses]) -> Answer:
+def _parse_answer(text: bytes, uses: list[CouponUses], now_ms: int) -> Answer:
     """Parse one answer. An unknown status is an error, never a default."""
     if text.startswith(b"GRANTED "):
-        return Answer(Outcome.GRANTED, text[8:].decode())
+        return Answer(Outcome.GRANTED, text[8:].decode(), None, now_ms)
     if text.startswith(b"USED"):
         status, which, number = text.split(b" ")
-        return UseAnswer(_USED[status], "", None, int(number), uses[int(which) - 1])
+        return UseAnswer(_USED[status], "", None, 0, int(number), uses[int(which) - 1])
     plain = _PLAIN.get(text)
     if plain is not None:
         return plain
     status, _, rest = text.partition(b" ")
     if status == b"REPLAYED":
-        return Answer(Outcome.REPLAYED, rest.decode())
+        at_ms, _, code = rest.partition(b" ")
+        return Answer(Outcome.REPLAYED, code.decode(), None, int(at_ms))
     if status == b"USABLE":
         remaining, _, terms = rest.partition(b" ")
-        return LookAnswer(Outcome.USABLE, "", None, int(remaining), terms)
+        return LookAnswer(Outcome.USABLE, "", None, 0, int(remaining), terms)
     if status == b"LIMIT_REACHED":
         return Answer(Outcome.LIMIT_REACHED, retry_at_ms=int(rest) if rest else None)
     raise ValueError(f"redeem.lua returned {text!r}, which is no known answer")

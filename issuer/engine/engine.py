@@ -127,6 +127,7 @@ class Engine:
         api_key_id: int = 0,
         idempotency_key: str | None = None,
         key_scope: bytes = NO_API_KEY,
+        customer_text: str | None = None,
     ) -> Answer:
         """Redeem one code of `pool` for a customer (16 bytes; None: without a customer, so without limits).
 
@@ -134,7 +135,9 @@ class Engine:
         it may be unknown whether a code was issued; a request with the same Idempotency-Key gets it.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.submit(future, pool, customer_id, api_key_id, idempotency_key, key_scope=key_scope)
+        self.submit(
+            future, pool, customer_id, api_key_id, idempotency_key, key_scope=key_scope, customer_text=customer_text
+        )
         return await future
 
     def submit(
@@ -147,11 +150,13 @@ class Engine:
         wish: bytes = b"",
         order: bytes = b"",
         key_scope: bytes = NO_API_KEY,
+        customer_text: str | None = None,
     ) -> None:
         """Submit a request without a coroutine: the answer is put into `slot`, at once or when it arrives.
 
         `wish` (`coupon_wish`) and `order` (`encode_order`): for a `pool` with the flag USE or LOOK, and for no other.
         `key_scope`: of the Idempotency-Key of a request without a customer (`anonymous_scope`).
+        `customer_text`: what the caller gave as the customer's id, for the ledger; None: a UUID.
         """
         if not self._sender.is_connected:
             slot.set_result(NOT_READY)
@@ -163,7 +168,7 @@ class Engine:
         key_hash = None
         if idempotency_key is not None:
             key_hash = idempotency_hash(customer_id, idempotency_key, key_scope)
-        who = encode_who(customer_id, api_key_id, key_hash)
+        who = encode_who(customer_id, api_key_id, key_hash, customer_text)
         if wish:
             who = wish + who + order
         give_up_at = asyncio.get_running_loop().time() + self._timeout_s

@@ -249,13 +249,14 @@ class CallSender:
 
     def _answer(self, call: Call, reply: list[bytes], replicated: bool) -> None:
         """Put the answers of the script into the slots of a call."""
-        now_ms, entry_id, joined = reply[1].split(b"\x1e", 2)
+        now, entry_id, joined = reply[1].split(b"\x1e", 2)
+        now_ms = int(now)
         if entry_id:
             self.is_refused = False
-            self._seen_ms[call.partition] = max(self._seen_ms.get(call.partition, 0), int(now_ms))
+            self._seen_ms[call.partition] = max(self._seen_ms.get(call.partition, 0), now_ms)
         if len(reply) > 3:
-            self._clocks.note(call.partition, int(now_ms), int(reply[3]))
-        for waiting, answer in zip(call.waiting, parse_answers(joined), strict=True):
+            self._clocks.note(call.partition, now_ms, int(reply[3]))
+        for waiting, answer in zip(call.waiting, parse_answers(joined, now_ms), strict=True):
             if waiting.slot.done():
                 continue
             # Granted, but perhaps lost with the primary: the client may ask again with the same Idempotency-Key.

@@ -60,7 +60,9 @@ _ARRAYS: Final = (
 )
 _COLUMNS: Final = "pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch"
 _OF_CODES: Final = 9
-"""The first columns of an event. A redemption has no others, so for most events the rest is not sent."""
+"""The first columns of an event, those of a redemption: for most events the rest is not sent."""
+_OF_USES: Final = 11
+"""The first columns of an event, those of a consumption. Behind them is the text of the customer."""
 _CODE_EVENTS: Final = f"unnest({_ARRAYS}) AS e({_COLUMNS})"
 _EVENTS: Final = f"unnest({_ARRAYS}, $10::int[], $11::text[]) WITH ORDINALITY AS e({_COLUMNS}, terms, order_id, place)"
 _AT: Final = "(timestamptz 'epoch' + e.at_ms * interval '1 millisecond')"
@@ -124,6 +126,19 @@ FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS e(pool_id, seq, place
 CROSS JOIN LATERAL (
   SELECT * FROM quarantined WHERE quarantined.pool_id = e.pool_id AND quarantined.seq = e.seq LIMIT 1 FOR UPDATE
 ) s"""
+
+# Only what the ledger has: the text of a customer whose id was erased does not come back with a repeated event.
+# ORDER BY prevents a deadlock of two workers.
+_INSERT_CUSTOMERS: Final = """
+INSERT INTO customers (id, client_id, text)
+SELECT e.id, p.client_id, e.text
+FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::text[]) AS e(pool_id, seq, id, text)
+CROSS JOIN LATERAL (SELECT client_id FROM pools WHERE pools.id = e.pool_id LIMIT 1) p
+CROSS JOIN LATERAL (
+  SELECT FROM ledger r WHERE r.pool_id = e.pool_id AND r.seq = e.seq AND r.customer_id = e.id LIMIT 1
+) r
+ORDER BY e.id, p.client_id
+ON CONFLICT (id, client_id) DO NOTHING"""
 
 _UNSETTLED: Final = """
 SELECT EXISTS (SELECT FROM quarantined) AS quarantined,
@@ -215,9 +230,11 @@ class _Recorder:
         try:
             async with self.connection.transaction():
                 if columns.terms[0]:
-                    inserted = await self.connection.fetchval(_INSERT_CONSUMPTIONS, *columns.columns())
+                    inserted = await self.connection.fetchval(_INSERT_CONSUMPTIONS, *columns.columns()[:_OF_USES])
                 else:
                     inserted = await self.connection.fetchval(_INSERT_REDEMPTIONS, *columns.columns()[:_OF_CODES])
+                if inserted and any(columns.customer_texts):
+                    await self._insert_customers(columns)
         except DATA_ERRORS as error:
             if len(columns) == 1:
                 self._refuse(places[0], error)
@@ -230,8 +247,12 @@ class _Recorder:
         if inserted < len(columns):
             await self._compare(places, columns, len(columns) - inserted)
 
+    async def _insert_customers(self, columns: RedemptionColumns) -> None:
+        rows = zip(columns.pool_ids, columns.seqs, columns.customer_ids, columns.customer_texts, strict=True)
+        await self.connection.execute(_INSERT_CUSTOMERS, *zip(*(row for row in rows if row[-1]), strict=True))
+
     async def _compare(self, places: Sequence[int], columns: RedemptionColumns, not_inserted: int) -> None:
-        differences = await self.connection.fetch(_DIFFERENCES, *columns.columns())
+        differences = await self.connection.fetch(_DIFFERENCES, *columns.columns()[:_OF_USES])
         self.recorded.duplicates += not_inserted - len(differences)
         for row in differences:
             place = places[row["place"]]

@@ -52,6 +52,7 @@ TABLES: Final = {
     "campaigns":        Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
     "redemptions":      Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "consumptions":     Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "customers":        Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "reversals":        Rights("SELECT, INSERT, UPDATE (returned_at)", "SELECT, UPDATE (returned_at)"),
     "ledger":           Rights("SELECT",                               "SELECT"),
     "dead_letters":     Rights(_LETTERS,                               _LETTERS),

@@ -64,6 +64,9 @@ wishes = st.builds(
     st.sampled_from(("", "order-1", "ö" * 255)), st.sampled_from((False, False, True)),
 )  # fmt: skip
 
+# The longest is longer than a byte can count.
+texts = st.sampled_from((None, None, "anna", "夏" * 128))
+
 
 @st.composite
 def requests(draw: st.DrawFn) -> ScriptRequest:
@@ -73,7 +76,8 @@ def requests(draw: st.DrawFn) -> ScriptRequest:
     key = draw(st.sampled_from((None, None, "a", "b"))) if customer else None
     # One in eight wants a coupon where a batch is, or a code where a coupon is.
     wish = draw(wishes) if draw(st.integers(0, 7)) == 0 else None
-    return ScriptRequest(batch, client, customer, key, draw(st.sampled_from((0, 7, 2**31))), wish)
+    text = draw(texts) if customer else None
+    return ScriptRequest(batch, client, customer, key, draw(st.sampled_from((0, 7, 2**31))), wish, customer_text=text)
 
 
 @st.composite
@@ -83,7 +87,8 @@ def uses(draw: st.DrawFn) -> ScriptRequest:
     wish = draw(st.none() | wishes) if draw(st.integers(0, 7)) == 0 else draw(wishes)
     # The route sends no key with a look.
     key = draw(st.sampled_from((None, None, "a", "b"))) if customer and not (wish and wish.look) else None
-    return ScriptRequest(coupon, CLIENTS[0], customer, key, draw(st.sampled_from((0, 7))), wish)
+    text = draw(texts) if customer else None
+    return ScriptRequest(coupon, CLIENTS[0], customer, key, draw(st.sampled_from((0, 7))), wish, customer_text=text)
 
 
 class RedeemMachine(RuleBasedStateMachine):
@@ -176,6 +181,7 @@ class RedeemMachine(RuleBasedStateMachine):
         assert result.status == "DONE"
         assert (result.now_ms, result.host_ms) == (decision.now_ms, self.model.host_ms)
         assert list(result.answers) == decision.answers
+        assert [answer.at_ms for answer in result.answers] == [answer.at_ms for answer in decision.answers]
         self.check_event(call, result, decision)
         if not decision.grants:
             assert self.partition.snapshot() == before
@@ -196,6 +202,7 @@ class RedeemMachine(RuleBasedStateMachine):
                 assert redemption.customer_id == grant.request.customer
                 assert redemption.key_hash == grant.request.key_hash
                 assert redemption.api_key_id == grant.request.api_key_id
+                assert redemption.customer_text == (grant.request.customer_text or "")
                 assert redemption.terms == grant.terms
                 assert redemption.order_id == (grant.request.wish.order if grant.request.wish else "")
                 assert (redemption.redeemed_at_ms, redemption.call_id) == (decision.now_ms, call.call_id)

@@ -42,12 +42,23 @@ class LedgerShop:
         return next(iter(self.pools.values()))
 
     def redeem(
-        self, count: int = 1, *, client_id: UUID | None = None, key: str | None = None, customer: UUID | None = None
+        self,
+        count: int = 1,
+        *,
+        client_id: UUID | None = None,
+        key: str | None = None,
+        customer: UUID | None = None,
+        text: str | None = None,
     ) -> list[ScriptAnswer]:
-        """Send one script call with `count` requests, each of another customer unless one is named."""
+        """Send one script call with `count` requests, each of another customer unless one is named, by id or text."""
         self.partition.epoch = self.stores.redis.epoch
         wanted = client_id or next(iter(self.pools))
-        requests = [ScriptRequest(self.batch, wanted, customer or uuid.uuid4(), key, 7) for _ in range(count)]
+        if text is not None:
+            customer = self.stores.identity(text).uuid
+        requests = [
+            ScriptRequest(self.batch, wanted, customer or uuid.uuid4(), key, 7, customer_text=text)
+            for _ in range(count)
+        ]
         return list(self.partition.redeem_now(*requests).answers)
 
     def redeem_in_calls(self, calls: int, count: int) -> int:

@@ -35,7 +35,7 @@ class ModelBatch:
     coupon: CouponState | None = None
     pools: dict[UUID, ModelPool] = field(default_factory=dict)
     history: dict[UUID, list[int]] = field(default_factory=dict)
-    kept: dict[tuple[UUID, str], tuple[UUID, str, str]] = field(default_factory=dict)
+    kept: dict[tuple[UUID, str], tuple[UUID, str, str, int]] = field(default_factory=dict)
 
     def refusal(self, now_ms: int) -> str | None:
         if self.ended or (self.ends_at_ms is not None and now_ms >= self.ends_at_ms):
@@ -124,9 +124,9 @@ class Model:
             return ScriptAnswer("UNKNOWN_BATCH")
         customer, pool = request.customer, batch.pools.get(request.client)
         if customer and request.key and (kept := batch.kept.get((customer, request.key))):
-            client, order, code = kept
+            client, order, code, at_ms = kept
             same = (client, order) == (request.client, request.wish.order if request.wish else "")
-            return ScriptAnswer("REPLAYED", code) if same else ScriptAnswer("KEY_REUSED")
+            return ScriptAnswer("REPLAYED", code, 0 if request.wish else at_ms) if same else ScriptAnswer("KEY_REUSED")
         if word := batch.refusal(now_ms):
             return ScriptAnswer(word)
         coupon, wish = batch.coupon, request.wish
@@ -160,5 +160,5 @@ class Model:
             batch.history.setdefault(request.customer, []).append(decision.now_ms)
             if request.key:
                 order = request.wish.order if request.wish else ""
-                batch.kept[request.customer, request.key] = (request.client, order, code)
+                batch.kept[request.customer, request.key] = (request.client, order, code, decision.now_ms)
         return ScriptAnswer("GRANTED", code)

@@ -60,6 +60,7 @@ class ScriptRequest:
     api_key_id: int = 0
     wish: CouponWish | None = None
     bound: bool = False
+    customer_text: str | None = None
 
     @property
     def key_hash(self) -> bytes | None:
@@ -70,7 +71,8 @@ class ScriptRequest:
 
     @property
     def who(self) -> bytes:
-        who = encode_who(self.customer.bytes if self.customer else None, self.api_key_id, self.key_hash)
+        customer_id = self.customer.bytes if self.customer else None
+        who = encode_who(customer_id, self.api_key_id, self.key_hash, self.customer_text)
         if self.wish is None:
             return who
         folded, product, order = (
@@ -87,10 +89,14 @@ class ScriptRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScriptAnswer:
-    """The answer to one request: its word, and what follows it (a code, a time in ms, or nothing)."""
+    """The answer to one request: its word, and what follows it (a code, a time in ms, or nothing).
+
+    `at_ms`: when a code that is REPLAYED was issued.
+    """
 
     word: str
     detail: str = ""
+    at_ms: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,9 @@ def decode_result(values: list[bytes]) -> Result:
 
 def _answer(text: str, details: Sequence[str]) -> ScriptAnswer:
     word, _, detail = text.partition(" ")
+    if word == "REPLAYED":
+        at_ms, _, code = detail.partition(" ")
+        return ScriptAnswer(word, code, int(at_ms))
     if word not in ("USED", "USED_BEFORE"):
         return ScriptAnswer(word, detail)
     which, number = detail.split(" ")

@@ -128,7 +128,7 @@ def test_answers_about_coupons_are_decoded() -> None:
         b'USED 1 14\x1fUSED_BEFORE 2 15\x1fUSABLE 9 {"code":"A B"}\x1fWRONG_PRODUCT'
         b'\x1e3 %b {"code":"A B"}\x1f4 %b {"a":"b c"}' % (call_id.encode(), call_id.encode())
     )
-    granted, replayed, usable, refused = parse_answers(joined)
+    granted, replayed, usable, refused = parse_answers(joined, 1_700_000_000_000)
     assert granted == UseAnswer(Outcome.GRANTED, number=14, uses=uses)
     assert replayed == UseAnswer(Outcome.REPLAYED, number=15, uses=CouponUses(4, call_id, b'{"a":"b c"}'))
     assert usable == LookAnswer(Outcome.USABLE, remaining=9, terms=b'{"code":"A B"}')

@@ -22,8 +22,13 @@ from issuer.contract.events import (
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300).filter(lambda text: len(text.encode()) < 65_536)
 customers = st.none() | st.uuids()
-key_hashes = st.none() | st.binary(min_size=1, max_size=32)
+key_hashes = st.none() | st.binary(min_size=16, max_size=16)
 rows_of_pools = st.tuples(texts, customers, key_hashes, st.integers(0, 2**32 - 1))
+
+
+def text_of(customer: UUID | None) -> str | None:
+    """Return what a caller gave for every second customer: an id of up to 512 bytes."""
+    return None if customer is None or customer.int % 2 else "夏" * (1 + customer.int % 128) + "😀" * 30
 
 
 def encode(pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None, int]]]]) -> bytes:
@@ -34,7 +39,7 @@ def encode(pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None
         for code, customer, key_hash, api_key_id in rows:
             text = code.encode()
             data += len(text).to_bytes(2) + text
-            data += encode_who(customer.bytes if customer else None, api_key_id, key_hash)
+            data += encode_who(customer.bytes if customer else None, api_key_id, key_hash, text_of(customer))
     return data
 
 
@@ -44,7 +49,7 @@ pools = st.lists(
 
 
 def entry(data: bytes, count: int, call_id: UUID) -> dict[bytes, bytes]:
-    return {b"v": b"1", b"e": b"7", b"t": b"1700000000123", b"c": call_id.hex.encode(), b"n": b"%d" % count, b"d": data}
+    return {b"v": b"3", b"e": b"7", b"t": b"1700000000123", b"c": call_id.hex.encode(), b"n": b"%d" % count, b"d": data}
 
 
 @given(pools, st.uuids())
@@ -52,7 +57,18 @@ def test_round_trip(
     given_pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None, int]]]], call_id: UUID
 ) -> None:
     expected = [
-        Redemption(pool, first + i, code, customer, 1700000000123, call_id, key_hash, api_key, 7)
+        Redemption(
+            pool,
+            first + i,
+            code,
+            customer,
+            1700000000123,
+            call_id,
+            key_hash,
+            api_key,
+            7,
+            customer_text=text_of(customer) or "",
+        )
         for pool, first, rows in given_pools
         for i, (code, customer, key_hash, api_key) in enumerate(rows)
     ]
@@ -90,13 +106,27 @@ def test_an_event_carries_uses_of_coupons_behind_redemptions(
     for pool, first, terms, rows in given_coupons:
         data += b"C %d %d %d %d\n" % (pool, first, len(rows), terms)
         for i, (order, customer, key_hash, api_key_id) in enumerate(rows):
-            data += encode_who(customer.bytes if customer else None, api_key_id, key_hash) + encode_order(order)
+            who = encode_who(customer.bytes if customer else None, api_key_id, key_hash, text_of(customer))
+            data += who + encode_order(order)
             expected.append(
-                Redemption(pool, first + i, "", customer, 1700000000123, call_id, key_hash, api_key_id, 7, terms, order)
+                Redemption(
+                    pool,
+                    first + i,
+                    "",
+                    customer,
+                    1700000000123,
+                    call_id,
+                    key_hash,
+                    api_key_id,
+                    7,
+                    terms,
+                    order,
+                    text_of(customer) or "",
+                )
             )
     redemptions = sum(len(rows) for _, _, rows in given_pools)
     columns = RedemptionColumns()
-    fields = entry(data, redemptions + len(expected), call_id) | {b"v": b"2"}
+    fields = entry(data, redemptions + len(expected), call_id)
     assert decode_columns(fields, columns) == (7, redemptions + len(expected))
     assert list(columns.redemptions())[redemptions:] == expected
     assert decode_event(fields).redemptions[redemptions:] == expected
@@ -118,7 +148,7 @@ def test_arbitrary_bytes_raise_nothing_else(fields: dict[bytes, bytes]) -> None:
 @given(st.data())
 def test_a_damaged_event_is_refused_or_decoded_and_leaves_no_half_rows(data: st.DataObject) -> None:
     rows: list[tuple[str, UUID | None, bytes | None, int]] = [
-        ("code", uuid.UUID(int=5), b"k" * 16, 3), ("öde", None, None, 0)
+        ("code", uuid.UUID(int=5), b"k" * 16, 3), ("öde", uuid.UUID(int=6), None, 0)
     ]  # fmt: skip
     fields = entry(encode([(1, 10, rows), (2, 20, rows)]), 4, uuid.UUID(int=9))
     name = data.draw(names)
@@ -148,8 +178,8 @@ def test_a_damaged_event_is_refused_or_decoded_and_leaves_no_half_rows(data: st.
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({b"v": b"3"}, "event version 3 is not known"),
-        ({b"v": b"0"}, "event version 0 is not known"),
+        ({b"v": b"4"}, "event version 4 is not known"),
+        ({b"v": b"2"}, "event version 2 is not known"),
         ({b"d": b"C 1 1 1\n" + bytes(40)}, "unknown kind"),
         ({b"d": b"C 1 1 1 0\n" + bytes(40)}, "unknown kind"),
         ({b"d": b"C 1 1 1000 1\n" + bytes(40)}, "redemptions in"),

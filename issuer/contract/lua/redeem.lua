@@ -23,7 +23,7 @@
 --          joined by US;
 --          detail = pool id SP call id SP terms, once for all uses of a coupon in the call; which = its place, from 1;
 --          answer = one of
---          GRANTED code, REPLAYED code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
+--          GRANTED code, REPLAYED ms code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
 --          LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT, WRONG_PRODUCT,
 --          USED which SP number, USED_BEFORE which SP number, USABLE left SP terms
 -- Cost: 7 commands, 1 for each batch, 5 for each pool and 2 for each coupon. Windows and kept answers add 2 reads for up
@@ -173,13 +173,13 @@ local new_answers, sizes, details = {}, {}, {}
 local function replay(pool, key, order)
   local answer = values[key]
   if not answer then return nil end
-  local pool_id, seq, code_from = string.match(answer, '^(%d+) (%d+) %d+ ()')
+  local pool_id, seq, at_ms, code_from = string.match(answer, '^(%d+) (%d+) (%d+) ()')
   if pool_id ~= pool.id then return 'KEY_REUSED' end
   if pool.coupon then
     if sub(answer, code_from, code_from + #order - 1) ~= order then return 'KEY_REUSED' end
     details[#details + 1] = pool_id .. ' ' .. sub(answer, code_from + #order)
     answer = 'USED_BEFORE ' .. #details .. ' ' .. seq
-  else answer = 'REPLAYED ' .. sub(answer, code_from) end
+  else answer = 'REPLAYED ' .. at_ms .. ' ' .. sub(answer, code_from) end
   replayed_key = key
   return answer
 end
@@ -226,9 +226,10 @@ local function refusal(pool, window, product)
   if granted >= room then return 'BACKLOG_FULL' end
 end
 
--- Returns the order of a use: `who` begins with its length, and the order follows it.
+-- Returns the order of a use: `who` begins with its length (2 bytes), and the order follows it.
 local function order_of(who)
-  return sub(who, 2 + byte(who))
+  local high, low = byte(who, 1, 2)
+  return sub(who, 3 + high * 256 + low)
 end
 
 local function grant(pool, window, key, who)
@@ -298,13 +299,12 @@ for r = 1, request_count do
 end
 answers = table.concat(answers, US) .. RS .. table.concat(details, US)
 
-local data, version = {}, '1'
+local data = {}
 for p = 1, pool_count do
   local pool = pools[p]
   if pool.taken > 0 then
     local coupon = pool.coupon
     if coupon then
-      version = '2'
       data[#data + 1] = format('C %s %.0f %d %s\n', pool.id, pool.issued + 1, pool.taken, coupon.terms)
     else data[#data + 1] = format('R %s %.0f %d\n', pool.id, pool.issued + 1, pool.taken) end
     data[#data + 1] = table.concat(pool.parts)
@@ -358,7 +358,7 @@ backlog = format('%.0f', backlog + granted)
 -- that answers INCONSISTENT and issues nothing.
 -- A server that stops at any of these writes has all of them afterwards or none: the append-only file and the replicas
 -- get them as one transaction.
-local id = call('XADD', KEYS[2], '*', 'v', version, 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
+local id = call('XADD', KEYS[2], '*', 'v', '3', 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
 for p = 1, pool_count do
   if pools[p].taken > 0 and not pools[p].coupon then call('LPOP', KEYS[list_base + p], pools[p].taken) end
 end

@@ -30,10 +30,12 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC
     WITH redeemed AS (
       UPDATE redemptions r SET customer_id = NULL, key_hash = NULL WHERE r.customer_id = erased RETURNING r.batch_id),
     used AS (
-      UPDATE consumptions c SET customer_id = NULL, key_hash = NULL WHERE c.customer_id = erased RETURNING c.pool_id)
+      UPDATE consumptions c SET customer_id = NULL, key_hash = NULL WHERE c.customer_id = erased RETURNING c.pool_id),
+    named AS (DELETE FROM customers WHERE id = erased)
     SELECT redeemed.batch_id, count(*), false FROM redeemed GROUP BY redeemed.batch_id
     UNION ALL
     SELECT p.batch_id, count(*), true FROM used JOIN pools p ON p.id = used.pool_id GROUP BY p.batch_id; END;
 COMMENT ON FUNCTION erase_customer IS
-    'Erase a customer id from the ledger, with the hashes of the Idempotency-Keys, which were computed with it.'
+    'Erase a customer id from the ledger, with the hashes of the Idempotency-Keys, which were computed with it, and the
+text that was given as the id.'
 """
