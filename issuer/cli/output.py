@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import typer
-from pydantic import SecretStr
 
-from issuer.embedded.datadir import DataDirectory
-from issuer.logs import configure_logs, masked
 from issuer.names import visible
-from issuer.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from issuer.embedded.datadir import DataDirectory
+    from issuer.settings import Settings
     from issuer.storage.postgres import Pool
     from issuer.storage.stores import Stores
 
@@ -41,11 +41,18 @@ class CommandError(Exception):
 
 
 def fail(message: str, code: int = FAILED, *, hint: str | None = None) -> NoReturn:
-    """Print `error: …` and perhaps `hint: …` on stderr, without secrets and unseen characters, and exit."""
+    """Print an error and exit."""
+    print_error(message, hint=hint)
+    raise typer.Exit(code)
+
+
+def print_error(message: str, *, hint: str | None = None) -> None:
+    """Print `error: …` and perhaps `hint: …` on stderr, without secrets and unseen characters."""
+    from issuer.logs import masked
+
     typer.echo(f"error: {visible(masked(message))}", err=True)
     if hint is not None:
         typer.echo(f"hint: {visible(masked(hint))}", err=True)
-    raise typer.Exit(code)
 
 
 def print_json(value: Any) -> None:
@@ -99,6 +106,8 @@ def command_settings(**overrides: object) -> Settings:
 
 def process_settings(**overrides: object) -> Settings:
     """Return the settings that the processes have, or exit where there is no installation: see `find_installation`."""
+    from issuer.embedded.datadir import DataDirectory
+
     settings = environment_settings(**overrides)
     found = find_installation(settings)
     if found is None:
@@ -108,6 +117,8 @@ def process_settings(**overrides: object) -> Settings:
 
 def environment_settings(**overrides: object) -> Settings:
     """Return the settings of the environment. Invalid ones end the command with exit code 2."""
+    from issuer.settings import SettingsError, load_settings
+
     try:
         return load_settings(**overrides)
     except SettingsError as error:
@@ -121,6 +132,10 @@ def find_installation(settings: Settings) -> Settings | None:
     the data directory: a second terminal needs no configuration. The default addresses are not tried: what listens
     there may belong to another program.
     """
+    from pydantic import SecretStr
+
+    from issuer.embedded.datadir import DataDirectory
+
     directory = DataDirectory(settings.data_dir)
     running = directory.running()
     named = {name for name in SERVER_URLS if name in settings.model_fields_set}
@@ -142,6 +157,8 @@ def find_installation(settings: Settings) -> Settings | None:
 
 def _secret_of_data(directory: DataDirectory) -> SecretStr | None:
     """Return the secret key that `issuer up` has created."""
+    from pydantic import SecretStr
+
     try:
         return SecretStr(directory.secret_key.read_text().strip())
     except OSError:
@@ -191,6 +208,8 @@ def run_with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
 
 def run_plain(work: Callable[[], Awaitable[T]], *, settings: Settings | None = None) -> T:
     """Like `run`, for a command that opens its own connections."""
+    from issuer.logs import configure_logs
+
     configure_logs("warning" if settings is None or settings.log_level == "info" else settings.log_level)
 
     async def awaited() -> T:

@@ -188,8 +188,9 @@ def release(
     from issuer.recovery.quarantine import release as release_quarantined
 
     settings = command_settings()
-    if not yes and not typer.confirm("Were all journals replayed, and does no old primary with these codes run?"):
-        raise typer.Exit(1)
+    if not yes:
+        question = "Were all journals replayed, and does no old primary with these codes run?"
+        typer.confirm(question, abort=True, err=True)
 
     async def work(stores: Stores) -> int:
         try:

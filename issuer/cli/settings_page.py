@@ -13,8 +13,8 @@ HEAD: Final = """# Settings
 
 Every setting is an environment variable. `issuer serve`, `issuer up`, the commands and `python -m sync_worker` read the
 same ones. If any is invalid, all problems are reported together and nothing starts. An `ISSUER_` variable that is not a
-setting is logged at the start, with the nearest setting. Options of a command (`--host`, `--port`, `--workers`,
-`--auth`, `--data-dir`) take precedence over the environment.
+setting is reported by every process and command, with the nearest setting. Options of a command (`--host`, `--port`,
+`--workers`, `--auth`, `--data-dir`) take precedence over the environment.
 
 `issuer up` uses its embedded servers unless `ISSUER_REDIS_URL` or `ISSUER_DATABASE_URL` is set. Without either, a
 command connects to the `issuer up` that runs on `ISSUER_DATA_DIR`. If none does, the command says `no issuer runs here`

@@ -11,9 +11,10 @@ from binascii import b2a_base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from issuer.engine.calls import CouponUses
+if TYPE_CHECKING:
+    from issuer.engine.calls import CouponUses
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 _RAW: Final = struct.Struct(">QQQ")

@@ -74,7 +74,7 @@ class CommandInProcess:
         self._monkeypatch = monkeypatch
 
     def __call__(self, *words: str) -> Done:
-        from issuer.cli import app, output
+        from issuer.cli import app
 
         with self._monkeypatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("ISSUER_")]:
@@ -83,7 +83,7 @@ class CommandInProcess:
                 patch.setenv(name, value)
             patch.chdir(self.directory)
             # A command configures the logs of its whole process.
-            patch.setattr(output, "configure_logs", lambda *_: None)
+            patch.setattr("issuer.logs.configure_logs", lambda *_, **__: None)
             with capture_logs():
                 result = CliRunner().invoke(app, [*self.name, *words], prog_name="issuer")
         if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -6,8 +6,30 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from issuer.cli import app
 from issuer.cli.output import print_json, print_list
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        ("batchs", "No such command 'batchs'. Did you mean 'batches'?", "issuer --help"),
+        ("batches show", "Missing argument 'BATCH'.", "issuer batches show --help"),
+        ("keys create --nam x", "No such option: --nam (Possible options: --name)", "issuer keys create --help"),
+    ],
+)
+def test_errors_of_usage_look_as_all_errors_do(words: str, error: str, hint: str) -> None:
+    done = CliRunner().invoke(app, words.split(), prog_name="issuer")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"error: {error}\nhint: {hint}\n"
+
+
+def test_a_group_without_a_command_prints_its_help() -> None:
+    done = CliRunner().invoke(app, ["batches"], prog_name="issuer")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: issuer batches")
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [1], [2, 0, 1], [3, 3]])
