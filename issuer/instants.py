@@ -8,6 +8,7 @@ Python's calendar as `infinity`, and read that back without an offset. The schem
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -31,8 +32,17 @@ class OutOfBoundsError(InvalidInstantError):
         super().__init__(_OUTSIDE)
 
 
+# In a form or a query an unencoded + is a space.
+_SPACE_FOR_PLUS: Final = re.compile(r"(\S+[T ]\S+) ([0-9]{2}(?::?[0-9]{2})?)", re.ASCII)
+
+
 def parse_instant(text: str) -> datetime:
-    """Parse ISO 8601 text such as 2026-06-01T00:00:00+02:00, as `in_utc` does. Raises InvalidInstantError."""
+    """Parse ISO 8601 text such as 2026-06-01T00:00:00+02:00, as `in_utc` does. Raises InvalidInstantError.
+
+    A space in place of the + is read as one.
+    """
+    if (match := _SPACE_FOR_PLUS.fullmatch(text)) is not None:
+        text = f"{match[1]}+{match[2]}"
     try:
         value = datetime.fromisoformat(text)
     except ValueError as error:
@@ -65,15 +75,18 @@ def instant_of_timestamp(seconds: int, nanoseconds: int) -> datetime:
         raise OutOfBoundsError from error
 
 
+def instant_of_day(year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> datetime:
+    """Return the instant of a time in UTC, by default of 00:00. Raises InvalidInstantError if there is no such one."""
+    try:
+        value = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+    except ValueError as error:
+        raise InvalidInstantError("there is no such day or time") from error
+    return in_utc(value)
+
+
 def instant_after_day(year: int, month: int, day: int) -> datetime:
     """Return the first instant after a day in UTC. Raises InvalidInstantError if there is no such day."""
-    try:
-        start = datetime(year, month, day, tzinfo=UTC)
-    except ValueError as error:
-        raise InvalidInstantError("there is no such day") from error
-    if start > LAST - timedelta(days=1):
-        raise OutOfBoundsError
-    return in_utc(start + timedelta(days=1))
+    return in_utc(instant_of_day(year, month, day) + timedelta(days=1))
 
 
 def to_microseconds(value: datetime) -> int:

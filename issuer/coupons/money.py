@@ -49,7 +49,7 @@ def show_decimal(value: Decimal) -> str:
 
 def _decimal(text: str) -> Decimal:
     if _DECIMAL.fullmatch(text.strip()) is None:
-        raise MoneyError('must be a decimal number as text, such as "5.00"')
+        raise MoneyError("must be a decimal number such as 5.00")
     value = Decimal(text.strip())
     if value == 0:
         raise MoneyError("must be above 0")

@@ -125,3 +125,58 @@ async def test_a_name_that_is_given_twice_is_refused_on_their_paths_too(api: Api
     for form in forms:
         assert "more than once" in problem(await send.post(UPLOAD, files=form, headers=api.admin), 400)["error"]
     problem(await send.get("/api/v1/batches?limit=1&limit=2", headers=api.admin), 400)
+
+
+async def test_amounts_may_be_json_numbers_and_keep_their_digits(till: Till) -> None:
+    for number, shown in (("20", "20"), ("20.10", "20.10"), ("0.07", "0.07"), ("1e1", "10"), ("999999999999.99",) * 2):
+        body = f'{{"availability_count": 5, "discount_fixed": {number}, "discount_variable": 12.50}}'
+        made = await till.api.client.post(COUPON, content=body, headers=till.admin)
+        assert (made.json()["discount_fixed"], made.json()["discount_variable"]) == (shown, "12.50")
+        used = await till.use(made.json()["code"])
+        assert used.json()["discount_fixed"] == shown
+        changed = await till.api.client.put(
+            f"{COUPON}{made.json()['code']}/", content='{"discount_fixed": 1.10}', headers=till.admin
+        )
+        assert changed.json()["discount_fixed"] == "1.10"
+
+
+async def test_dates_of_their_clients_are_read(api: Api, till: Till) -> None:
+    for text, shown in (
+        ("2030-01-15T18:00:00+01:00", "2030-01-15T17:00:00.000Z"), ("2030-01-15 12:30:00", "2030-01-15T12:30:00.000Z"),
+        ("9999-12-31", None), ("9999-12-31 23:59:59", None),
+    ):  # fmt: skip
+        # As it stands, so that the + is a space for the server.
+        form = f"availability_count=1&expiry_date={text.replace(' ', '%20')}"
+        headers = till.admin | {"content-type": "application/x-www-form-urlencoded"}
+        made = await api.client.post(COUPON, content=form, headers=headers)
+        assert (made.status_code, made.json().get("expiry_date")) == (201, shown), text
+        made = await api.client.post(f"{COUPON}?{form}", headers=till.admin)
+        assert (made.status_code, made.json().get("expiry_date")) == (201, shown), text
+    for query in ("from=2026-06-01T00:00:00+02:00", "to=2026-06-01T00:00:00+0200"):
+        assert (await api.get(f"/api/v1/reports/redemptions?{query}")).status_code == 200
+
+
+async def test_a_byte_order_mark_before_json_is_ignored_on_every_route(api: Api, till: Till) -> None:
+    """As PowerShell and some editors write it."""
+    batch, client = await api.batch("A-1")
+    key = api.admin | {"content-type": "application/json"}
+
+    async def send(method: str, path: str, text: str, headers: dict[str, str] = key) -> Any:
+        answer = await api.client.request(method, path, content="\ufeff" + text, headers=headers)
+        assert answer.status_code in (200, 201), (path, answer.text)
+        return answer.json()
+
+    wish = f'{{"batchid": "{batch}", "clientid": "{client}", "customerid": "{uuid4()}"}}'
+    assert await send("POST", REDEEM, wish, api.redeemer) == {"code": "A-1"}
+    assert (await send("POST", "/api/v1/batches", '{"name": "B"}'))["name"] == "B"
+    assert (await send("PATCH", f"/api/v1/batches/{batch}", '{"name": "C"}'))["name"] == "C"
+    assert (await send("POST", COUPON, '{"code": "SAVE", "availability_count": 1}', till.admin))["code"] == "SAVE"
+    assert (await send("POST", CONSUME, '{"code": "SAVE"}', till.till))["consumed"] is True
+    new = '{"name": "C", "total": 1, "startTime": "2020-01-01T00:00:00Z"}'
+    campaign = (await send("POST", f"{SERVICE}/CreateCampaign", new))["campaignId"]
+    asked = f'{{"campaignId": "{campaign}"}}'
+    issued = await send("POST", f"{SERVICE}/IssueCoupon", asked, api.redeemer | {"content-type": "application/json"})
+    assert (await send("POST", f"{SERVICE}/GetCampaign", asked))["issuedCodes"] == [issued["code"]]
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    answer = await api.client.post(COUPON, content="\ufeffavailability_count=1", headers=till.admin | form)
+    assert answer.status_code == 201, answer.text

@@ -53,6 +53,7 @@ def test_a_coupon_id_depends_on_client_and_fully_folded_code() -> None:
 
 
 DAY_TWO = datetime(1970, 1, 2, tzinfo=UTC)
+HALF_PAST = datetime(2030, 1, 15, 12, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -62,15 +63,23 @@ DAY_TWO = datetime(1970, 1, 2, tzinfo=UTC)
         ("31-dec-2029", datetime(2030, 1, 1, tzinfo=UTC)), ("2028-02-29", datetime(2028, 3, 1, tzinfo=UTC)),
         ("2030-01-15T18:00:00+01:00", datetime(2030, 1, 15, 17, tzinfo=UTC)),
         ("2030-01-15T18:00:00Z", datetime(2030, 1, 15, 18, tzinfo=UTC)), ("29-Dec-9999", LAST), ("1970-01-01", DAY_TWO),
+        ("2030-01-15T18:00:00 01:00", datetime(2030, 1, 15, 17, tzinfo=UTC)),
+        ("2030-01-15 18:00 0100", datetime(2030, 1, 15, 17, tzinfo=UTC)), ("2030-01-15 12:30:00", HALF_PAST),
+        ("2030-01-15 12:30", HALF_PAST), ("2030-01-15T12:30:00", HALF_PAST), ("15-Jan-2030 12:30:00", HALF_PAST),
+        ("9999-12-31", None), ("31-Dec-9999", None), ("9999-12-31 23:59:59", None),
     ],
 )  # fmt: skip
-def test_an_expiry_date_is_parsed(text: str, instant: datetime) -> None:
+def test_an_expiry_date_is_parsed(text: str, instant: datetime | None) -> None:
     assert parse_expiry(text) == instant
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "31-Feb-2030", "2029-02-29", "15-Jan-30", "15-Jän-2030", "2030-01-15T18:00:00", "30-Dec-9999"]
-)
+    "text",
+    [
+        "", "soon", "31-Feb-2030", "2029-02-29", "15-Jan-30", "15-Jän-2030", "15-Foo-2030", "2030-01-15 24:30",
+        "2030-01-15 12", "30-Dec-9999", "9999-12-30 00:00:01", "9999-12-31T23:59:59Z", "2030-01-15 18:00 1:00",
+    ],
+)  # fmt: skip
 def test_an_invalid_expiry_date_is_refused(text: str) -> None:
     with pytest.raises(InvalidInstantError):
         parse_expiry(text)

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from issuer.campaigns.campaign import InvalidCampaignError
 from issuer.http.rpc.coupon.coupon_pb2 import GetCampaignResponse, IssueCouponRequest
-from issuer.http.strict_json import parse_object
+from issuer.http.strict_json import parse_object, without_mark
 from issuer.instants import OutOfBoundsError, instant_of_timestamp
 
 
@@ -52,11 +52,12 @@ class JsonCodec(BinaryCodec):
         super().__init__(google_protobuf_json_codec())
 
     def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
+        text = bytes(data)
         if message_class is IssueCouponRequest:
-            return IssueCouponRequest(campaign_id=read_campaign_id(bytes(data), json=True))
+            return IssueCouponRequest(campaign_id=read_campaign_id(text, json=True))
         # The library alone would read a list or a string as a message without fields.
-        parse_object(bytes(data))
-        return super().decode(data, message_class)
+        parse_object(text)
+        return super().decode(without_mark(text), message_class)
 
     def _encode(self, message: Message) -> bytes:
         return to_json(message)

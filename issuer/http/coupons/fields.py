@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -27,15 +26,17 @@ from issuer.http.fields import bad_rules, quoted_name
 from issuer.http.multipart_form import is_multipart, multipart_form
 from issuer.http.problems.problem import invalid
 from issuer.http.request_path import has_dot_segment
-from issuer.http.strict_json import parse_object, unique_members
+from issuer.http.strict_json import parse_object, unique_members, without_mark
 from issuer.instants import InvalidInstantError
 from issuer.names import text_problem
 
 MAX_FIELDS: Final = 50
 MAX_CODE_CHARACTERS: Final = 255
-MIN_SPACE: Final = 1_000 * SAFE_ATTEMPTS
-"""Codes that a code of a coupon is drawn from, at least: of a thousand coupons of one form, a million random attempts
-find one at most, on average."""
+MAX_DIGITS: Final = 20
+"""Digits of a decimal number that are read; no amount or percentage has as many."""
+MIN_SPACE: Final = 500 * SAFE_ATTEMPTS
+"""Codes that a code of a coupon is drawn from, at least: of five hundred coupons of one form, a million random attempts
+find one at most, on average. The example of the predecessor, six characters of the default alphabet, is above it."""
 _WHOLE: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 FORMAT_FIELDS: Final = ("code_length", "prefix", "suffix", "pattern", "alphabet", "check")
@@ -53,7 +54,7 @@ async def read_fields(request: Request) -> Fields:
         async with multipart_form(request, max_files=0, max_fields=MAX_FIELDS) as form:
             body = {name: value for name, value in form.items() if not isinstance(value, UploadFile)}
     else:
-        body = body_fields(await request.body())
+        body = body_fields(await request.body(), exact=True)
     refuse_twice(query, body)
     return query | body
 
@@ -62,18 +63,18 @@ def query_fields(query: str) -> Fields:
     return _without_duplicates(_pairs(query)) if query else {}
 
 
-def body_fields(body: bytes) -> Fields:
+def body_fields(body: bytes, *, exact: bool = False) -> Fields:
     """Parse a body as JSON if it starts with a brace, otherwise as a form: no form starts like that.
 
-    Raises InvalidJsonError and ProblemError.
+    `exact`: numbers of JSON are not floats, as in `parse_object`. Raises InvalidJsonError and ProblemError.
     """
     if body.startswith(b"{"):
-        return parse_object(body)
+        return parse_object(body, exact=exact)
     if not body:
         return {}
-    text = body.strip()
-    if text.startswith((b"{", BOM_UTF8)):
-        return parse_object(body)
+    text = without_mark(body).strip()
+    if text.startswith(b"{"):
+        return parse_object(text, exact=exact)
     try:
         fields = _without_duplicates(_pairs(text.decode()))
     except UnicodeDecodeError as error:
@@ -220,7 +221,7 @@ def terms_fields(values: Mapping[str, Any], before: CouponTerms | None, currency
         if name in values:
             terms[name] = text_field(values, name)
     if "discount_variable" in values:
-        terms["discount_variable"] = _percentage(text_field(values, "discount_variable"))
+        terms["discount_variable"] = _percentage(decimal_field(values, "discount_variable"))
     if "discount_fixed" in values or "currency" in values:
         terms["discount_fixed"], terms["currency"] = _money(values, before, currency)
     if "rules" in values:
@@ -237,6 +238,17 @@ def _expiry(text: str | None) -> datetime | None:
         raise invalid(f"expiry_date: {error}") from error
 
 
+def decimal_field(values: Mapping[str, Any], name: str) -> str | None:
+    """Return a decimal number as text, given as text or as a JSON number; None if it is empty, null or absent."""
+    value = values.get(name)
+    if isinstance(value, Decimal) and abs(value.adjusted()) < MAX_DIGITS:
+        # Without an exponent, which would also write out numbers of any length.
+        return f"{value:f}"
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        return str(value)
+    return text_field(values, name)
+
+
 def _percentage(text: str | None) -> Decimal | None:
     try:
         return None if text is None else parse_percentage(text)
@@ -250,7 +262,7 @@ def _money(values: Mapping[str, Any], before: CouponTerms | None, default: str) 
         currency = parse_currency(currency or (before and before.currency) or default)
     except MoneyError as error:
         raise invalid(f"currency {error}") from error
-    amount = text_field(values, "discount_fixed")
+    amount = decimal_field(values, "discount_fixed")
     if "discount_fixed" not in values and before is not None and before.discount_fixed is not None:
         amount = f"{before.discount_fixed:f}"
     try:

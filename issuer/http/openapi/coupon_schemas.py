@@ -29,25 +29,37 @@ _TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_NAME}
 _DECIMAL: Final[Schema] = {
     "type": ["string", "null"],
     "pattern": "^([0-9]{1,12}([.][0-9]{1,4})?)?$",
-    "description": "A decimal number as text",
     "examples": ["5.00"],
 }
+_AMOUNT: Final = "An amount of `currency`"
+_PERCENTAGE: Final = "A percentage"
+
+
+def _asked(description: str) -> Schema:
+    """Return the schema of a decimal number in a request."""
+    number = {"type": "number", "exclusiveMinimum": 0}
+    return described({"anyOf": [_DECIMAL, number]}, f"{description}, as text or as a JSON number; no digit is lost")
+
+
 _TERMS: Final[dict[str, Schema]] = {
     "code": CODE,
     "product_id": described(_TEXT, "The product that the coupon is for"),
     "promo_type": described(_TEXT, "A label of the promotion"),
-    "discount_fixed": described(_DECIMAL, "An amount of `currency` as text, never a JSON number"),
+    "discount_fixed": described(_DECIMAL, f"{_AMOUNT}, as text"),
     "currency": {"enum": [*CURRENCIES, None], "description": "An ISO 4217 code"},
-    "discount_variable": described(_DECIMAL, "A percentage as text"),
+    "discount_variable": described(_DECIMAL, f"{_PERCENTAGE}, as text"),
 }
 _OFFER: Final[dict[str, Schema]] = {
     "expiry_date": {
         "type": ["string", "null"],
-        "description": "A day (15-Jan-2030 or 2030-01-15), valid until its end in UTC, or a time with an offset",
+        "description": "A day (15-Jan-2030 or 2030-01-15), valid until its end in UTC; or a time, in UTC if it has no "
+        "offset; 9999-12-31: without end",
         "examples": ["15-Jan-2030"],
     },
     "availability_count": {"type": "integer", "minimum": 1, "maximum": MAX_USES, "description": "Number of uses"},
-    **{name: _TERMS[name] for name in ("product_id", "promo_type", "discount_fixed", "currency", "discount_variable")},
+    **{name: _TERMS[name] for name in ("product_id", "promo_type", "currency")},
+    "discount_fixed": _asked(_AMOUNT),
+    "discount_variable": _asked(_PERCENTAGE),
     "rules": described(nullable(ref("Rules")), "Limits per customer"),
     "paused": {"type": ["boolean", "null"], "description": "true: uses are refused"},
 }
@@ -56,7 +68,7 @@ _NEW_COUPON: Final[dict[str, Schema]] = {
     "code_length": whole(
         1,
         255,
-        "Number of drawn characters; 12 if absent. At least 7, or what makes 10⁹ codes of another alphabet",
+        "Number of drawn characters; 12 if absent. At least 6, or what makes 500,000,000 codes of another alphabet",
     ),
     "prefix": described(_TEXT, "Text before the drawn characters"),
     "suffix": described(_TEXT, "Text after the drawn characters"),
@@ -87,6 +99,7 @@ _COUPON: Final[dict[str, Schema]] = {
     "code": CODE,
     "code_length": COUNT,
     **_OFFER,
+    **{name: _TERMS[name] for name in ("discount_fixed", "discount_variable")},
     "expiry_date": described(nullable(INSTANT), "The first instant at which the coupon is no longer valid"),
     "availability_count": count("Number of uses"),
     "rules": ref("ShownRules"),
