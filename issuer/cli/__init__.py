@@ -15,6 +15,7 @@ from issuer.cli.output import BAD_INPUT, FAILED, print_error
 
 MODULES: Final = {
     "up": "up",
+    "status": "status",
     "serve": "serve",
     "migrate": "migrate",
     "preload": "preload",

@@ -73,6 +73,14 @@ def _json_text(value: Any) -> str:
     )
 
 
+def print_fields(*fields: tuple[str, str | None]) -> None:
+    """Print one object: a line for each field, with the values in one column. A field without a value is left out."""
+    given = [(name, value) for name, value in fields if value is not None]
+    width = max(len(name) for name, _ in given)
+    for name, value in given:
+        typer.echo(f"{name:<{width}}  {visible(value)}")
+
+
 async def print_list(
     chunks: AsyncIterator[Sequence[T]],
     *,

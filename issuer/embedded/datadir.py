@@ -33,6 +33,7 @@ class RunningInstallation:
     owner_database_url: str
     partitions: int
     pool_high_water: int
+    started_at: str
 
 
 def _user_name(uid: int) -> str:

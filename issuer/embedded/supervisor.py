@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ from pydantic import SecretStr
 
 from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
+from issuer.instants import show_instant
 from issuer.processes.api import ListenError, api_spec, listen, shared_metrics, url_of
 from issuer.processes.children import Child, ChildError, ChildSpec
 from issuer.processes.launch import launch_command
@@ -119,6 +121,7 @@ class Supervisor:
                 owner_database_url=settings.as_owner().database_url.get_secret_value(),
                 partitions=settings.partitions,
                 pool_high_water=settings.pool_high_water,
+                started_at=show_instant(datetime.now(UTC)),
             )
         )
         await self._start_processes(settings, self._listener)

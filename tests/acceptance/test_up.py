@@ -130,6 +130,16 @@ def test_a_used_port_is_reported_and_leaves_no_process(running: Installation, tm
     assert not (tmp_path / "other" / "redis" / "redis.pid").exists()
 
 
+def test_the_status_is_that_of_the_installation(running: Installation) -> None:
+    # An API process reports within a second.
+    wait_until(lambda: running.command("status").returncode == 0, "everything runs", 60)
+    shown = json.loads(running.command("status", "--json").stdout)
+    assert (shown["ready"], shown["problems"]) == (True, [])
+    assert shown["up"] == {"url": running.url, "pid": running.pid, "data_dir": str(running.data)}
+    assert shown["open"] == {"batches": 1, "campaigns": 0, "coupons": 0}
+    assert (len(shown["api_processes"]), len(shown["workers"])) == (1, 1)
+
+
 def test_commands_in_a_second_terminal_find_the_installation(running: Installation) -> None:
     done = running.command("batches", "list", "--json")
     assert done.returncode == 0, done.stderr
