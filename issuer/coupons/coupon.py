@@ -34,10 +34,6 @@ class CouponDeletedError(CouponError):
     """The coupon was deleted, which is final."""
 
 
-class CouponUsedError(CouponError):
-    """The coupon has more uses already than the change would leave available."""
-
-
 class ManyClientsError(CouponError):
     """More than one client has a coupon with this code."""
 
@@ -89,7 +85,7 @@ class CouponTerms:
 
 @dataclass(frozen=True, slots=True)
 class Coupon:
-    """One coupon. `uses` is the number of seqs: available, reversed, and quarantined ones that were released."""
+    """One coupon."""
 
     id: UUID
     pool_id: int
@@ -104,10 +100,6 @@ class Coupon:
     updated_at: datetime
     opened: bool
     final_issued: int | None
-
-    @property
-    def uses(self) -> int:
-        return self.terms.available + self.reversed + self.released
 
     @property
     def expired(self) -> bool:

@@ -19,7 +19,6 @@ from issuer.coupons.coupon import (
     CouponExistsError,
     CouponNotFoundError,
     CouponTerms,
-    CouponUsedError,
     ManyClientsError,
     coupon_from_row,
 )
@@ -119,12 +118,19 @@ async def find_coupons(postgres: Pool, code: str, *, client_id: UUID | None = No
     return [coupon_from_row(row) for row in rows]
 
 
-async def count_numbered_uses(stores: Stores, coupon: Coupon) -> int:
-    """Return how many uses have a seq, including quarantined ones. Raises RedisUnavailableError."""
-    if coupon.final_issued is not None:
-        return coupon.final_issued
-    (counters,) = await read_pool_counters(stores.redis, [(coupon.id, coupon.client_id)])
-    return (counters or NOT_IN_REDIS).issued
+async def count_used(stores: Stores, coupon: Coupon) -> int:
+    """Return how many uses count against the number available. Raises RedisUnavailableError.
+
+    Those that were granted and not reversed, and quarantined ones that were not released. They are more than are
+    available if the number was lowered later.
+    """
+    if not coupon.opened:
+        return 0
+    numbered = coupon.final_issued
+    if numbered is None:
+        (counters,) = await read_pool_counters(stores.redis, [(coupon.id, coupon.client_id)])
+        numbered = (counters or NOT_IN_REDIS).issued
+    return numbered - coupon.reversed - coupon.released
 
 
 async def change_coupon(
@@ -132,8 +138,8 @@ async def change_coupon(
 ) -> Coupon:
     """Change terms of a coupon. Return it when Redis has the change, which counts from the next request on.
 
-    `changes` returns the new values; it is called with the current terms while the coupon is locked. Raises what it
-    raises, CouponDeletedError, CouponUsedError (fewer uses than already taken), PostgresUnavailableError. On
+    `changes` returns the new values; it is called with the current terms while the coupon is locked. Fewer uses than
+    were taken already stop the coupon. Raises what `changes` raises, CouponDeletedError, PostgresUnavailableError. On
     RedisUnavailableError the change may be stored; the worker then pushes it.
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
@@ -141,14 +147,9 @@ async def change_coupon(
         terms = replace(before.terms, **changes(before.terms)).with_currency()
         if before.ended_at is not None:
             raise CouponDeletedError("the coupon was deleted, and that is final")
-        lowered = terms.available < before.terms.available
-        if lowered:
-            await _check_used(stores, before, terms)
         if terms != before.terms:
             await _update(connection, before, terms, actor)
     await push_batch(stores, coupon.id)
-    if lowered:
-        await _catch_up(stores, coupon)
     return await _read_coupon(stores.postgres, coupon.id)
 
 
@@ -167,36 +168,6 @@ async def delete_coupon(stores: Stores, coupon: Coupon, *, actor: str) -> Coupon
             await audit.record(connection, actor=actor, action="coupon.delete", subject=subject, detail=detail)
     await push_batch(stores, coupon.id)
     return await _read_coupon(stores.postgres, coupon.id)
-
-
-async def _check_used(stores: Stores, coupon: Coupon, terms: CouponTerms) -> None:
-    used = await count_numbered_uses(stores, coupon) - coupon.reversed - coupon.released
-    if terms.available < used:
-        raise CouponUsedError(f"{used} uses of the coupon were taken already: availability_count cannot be lower")
-
-
-async def _catch_up(stores: Stores, coupon: Coupon) -> None:
-    """Raise the availability if uses were taken between the check and the change that lowered it."""
-    # Count in this order: a reversal in between adds a use, and no use can be taken while there are too few.
-    numbered = await count_numbered_uses(stores, coupon)
-    coupon = await _read_coupon(stores.postgres, coupon.id)
-    missing = numbered - coupon.uses
-    if missing > 0:
-        async with unavailable_translated():
-            # Only if it was not changed again: that call does its own check. Reversals may have been added, too.
-            await stores.postgres.execute(_CATCH_UP, coupon.id, coupon.terms.available, missing)
-        await push_batch(stores, coupon.id)
-
-
-_CATCH_UP: Final = """
-WITH coupon AS (
-  UPDATE coupons SET available = available + $3 WHERE batch_id = $1 AND available = $2
-  RETURNING batch_id, pool_id, available + reversed + released AS uses
-), pool AS (
-  UPDATE pools SET total = greatest(total, uses), loaded = CASE WHEN opened THEN greatest(total, uses) ELSE loaded END
-  FROM coupon WHERE pools.id = coupon.pool_id
-)
-UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id"""
 
 
 async def _lock_coupon(connection: PoolConnection, batch_id: UUID) -> Coupon:

@@ -21,7 +21,7 @@ from issuer.coupons.coupon import Coupon, CouponTerms
 from issuer.coupons.folding import coupon_id, fold, fold_fully
 from issuer.coupons.locations import CouponLocations
 from issuer.coupons.reversal import AlreadyReversedError, reverse_use
-from issuer.coupons.store import change_coupon, count_numbered_uses, create_coupon, find_coupon
+from issuer.coupons.store import change_coupon, count_used, create_coupon, find_coupon
 from issuer.coupons.uses import use_id
 from issuer.engine.calls import Answer, UseAnswer
 from issuer.engine.engine import Engine
@@ -65,7 +65,7 @@ def granted(answers: list[Answer]) -> list[str]:
 
 async def remaining(stores: Stores) -> int:
     coupon = await find_coupon(stores.postgres, CODE, client_id=CLIENT)
-    return max(0, coupon.uses - await count_numbered_uses(stores, coupon))
+    return max(0, coupon.terms.available - await count_used(stores, coupon))
 
 
 async def balanced(stores: Stores) -> None:

@@ -10,7 +10,7 @@ import structlog
 from starlette.responses import Response
 
 from issuer.coupons.coupon import Coupon, CouponExistsError, CouponNotFoundError, CouponTerms
-from issuer.coupons.store import change_coupon, count_numbered_uses, create_coupon, delete_coupon, find_coupon
+from issuer.coupons.store import change_coupon, count_used, create_coupon, delete_coupon, find_coupon
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_source import FewCodesError, draw_code
 from issuer.http.auth import BOUND_KEY, Access
@@ -38,9 +38,8 @@ DRAWS: Final = 5
 
 
 async def show_coupon(context: RequestContext, coupon: Coupon) -> dict[str, Any]:
-    remaining = coupon.terms.available
-    if coupon.opened:
-        remaining = max(0, coupon.uses - await count_numbered_uses(context.services.stores, coupon))
+    used = await count_used(context.services.stores, coupon)
+    remaining = max(0, coupon.terms.available - used)
     return {
         "id": coupon.id,
         "client_id": coupon.client_id,
@@ -49,6 +48,7 @@ async def show_coupon(context: RequestContext, coupon: Coupon) -> dict[str, Any]
         **coupon.terms.to_json(),
         "valid": remaining > 0 and not coupon.expired and not coupon.terms.paused,
         "remaining": remaining,
+        "used": used,
         "reversed": coupon.reversed,
         "deleted": coupon.ended_at is not None,
         "created_at": show_instant(coupon.created_at),

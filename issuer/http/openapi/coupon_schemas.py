@@ -89,7 +89,7 @@ _CHANGE: Final[dict[str, Schema]] = {
         "type": ["integer", "null"],
         "minimum": 0,
         "maximum": MAX_USES,
-        "description": "Number of uses; null leaves it as it is",
+        "description": "Number of uses; null leaves it as it is. No more than were used stops the coupon",
     },
     "client_id": nullable(NO_UUID),
 }
@@ -106,6 +106,7 @@ _COUPON: Final[dict[str, Schema]] = {
     "paused": {"type": "boolean", "description": "true: uses are refused"},
     "valid": {"type": "boolean", "description": "Neither expired nor paused nor used up"},
     "remaining": count("Uses that are left"),
+    "used": count("Uses that count against `availability_count`; more than that if it was lowered later"),
     "reversed": count("Uses that were reversed"),
     "deleted": {"type": "boolean"},
     "created_at": INSTANT,

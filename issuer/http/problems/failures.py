@@ -16,7 +16,6 @@ from issuer.coupons.coupon import (
     CouponDeletedError,
     CouponExistsError,
     CouponNotFoundError,
-    CouponUsedError,
     ManyClientsError,
 )
 from issuer.coupons.reversal import AlreadyReversedError, ConsumptionNotFoundError
@@ -61,7 +60,6 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     CouponNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH, COUPON_HTTP),
     CouponExistsError: lambda error: ProblemError(409, str(error), "coupon_exists"),
     CouponDeletedError: lambda error: ProblemError(409, str(error), "coupon_deleted"),
-    CouponUsedError: lambda error: ProblemError(409, str(error), "coupon_in_use"),
     ManyClientsError: lambda error: ProblemError(409, str(error), "client_id_needed"),
     ConsumptionNotFoundError: lambda error: ProblemError(404, str(error), "consumption_not_found"),
     AlreadyReversedError: lambda error: ProblemError(409, str(error), "already_reversed"),

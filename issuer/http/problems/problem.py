@@ -57,7 +57,6 @@ TITLES: Final[dict[str, str]] = {
     "too_many_failed_lookups": "Too many look-ups of codes that do not exist",
     "coupon_exists": "The client already has a coupon with this code",
     "coupon_deleted": "The coupon was deleted; this is final",
-    "coupon_in_use": "More uses were consumed than the new availability_count allows",
     "client_id_needed": "Several clients have this coupon: client_id is required",
     "consumption_not_found": "The consumption does not exist",
     "already_reversed": "The consumption was already reversed",

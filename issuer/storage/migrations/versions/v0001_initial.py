@@ -167,7 +167,7 @@ CREATE TABLE coupons (
     fully_folded    text COLLATE "C" NOT NULL CHECK (fully_folded <> ''),
     -- Whether look-ups may use fully_folded: the alphabet of the code allows it.
     unambiguous     boolean NOT NULL,
-    -- Uses in all = available + reversed + released; never fewer than were numbered.
+    -- Uses in all = available + reversed + released; fewer than were numbered if the coupon was stopped.
     available       bigint NOT NULL CHECK (available >= 0),
     reversed        bigint NOT NULL DEFAULT 0 CHECK (reversed >= 0),
     released        bigint NOT NULL DEFAULT 0 CHECK (released >= 0),
