@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
-from pydantic import SecretStr
 
 from issuer.settings import Settings
 from tests.support.databases import (
@@ -17,6 +16,7 @@ from tests.support.databases import (
     drop_database,
     empty_database,
     fresh_redis_url,
+    settings_for,
 )
 from tests.support.programs import require
 from tests.support.servers import PostgresServer, RedisServer
@@ -92,13 +92,7 @@ def database_url(migrated_databases: MigratedDatabases) -> Iterator[str]:
 @pytest.fixture
 def settings(redis_url: str, database_url: str, tmp_path: Path) -> Settings:
     """Settings that point to this test's databases. Change some with `settings.model_copy(update={…})`."""
-    return Settings(
-        redis_url=SecretStr(redis_url),
-        database_url=SecretStr(database_url),
-        partitions=4,
-        max_backlog=100_000,
-        data_dir=tmp_path / ".issuer",
-    )
+    return settings_for(redis_url, database_url, tmp_path)
 
 
 @pytest_asyncio.fixture

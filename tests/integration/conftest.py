@@ -11,6 +11,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from issuer.settings import Settings
+from tests.support.databases import MigratedDatabases, fresh_redis_url, settings_for
 from tests.support.servers import RedisServer
 
 if TYPE_CHECKING:
@@ -27,12 +28,43 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared_settings(
+    redis_server: RedisServer, migrated_databases: MigratedDatabases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """Settings that point to databases of the module's own."""
+    database_url = migrated_databases.lend()
+    yield settings_for(fresh_redis_url(redis_server), database_url, tmp_path_factory.mktemp("shared"))
+    migrated_databases.take_back(database_url)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_api(shared_settings: Settings) -> AsyncIterator[Api]:
+    """One application for several tests of a module: to start one takes as long as twenty requests.
+
+    For tests that touch only what they create, and run in the event loop of the module:
+    `@pytest.mark.asyncio(loop_scope="module")`.
+    """
+    from tests.support.api import running_app
+
+    async with running_app(shared_settings) as running:
+        yield running
+
+
 @pytest_asyncio.fixture
 async def till(api: Api) -> Till:
     """One client's coupons over HTTP."""
     from tests.support.coupons import Till
 
     return await Till.of(api)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared_till(shared_api: Api) -> Till:
+    """Coupons of a client of this test's own on the shared application."""
+    from tests.support.coupons import Till
+
+    return await Till.of(shared_api)
 
 
 @pytest.fixture

@@ -170,9 +170,10 @@ async def test_each_client_has_keys_of_its_own(api: Api) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "é", "x" * 256, "a\x00b"])
-async def test_invalid_keys_are_refused(api: Api, key: str) -> None:
-    headers = [(name.encode(), value.encode()) for name, value in api.admin.items()]
-    answer = await api.client.post(
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_keys_are_refused(shared_api: Api, key: str) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in shared_api.admin.items()]
+    answer = await shared_api.client.post(
         "/api/v1/batches", json={"name": "x"}, headers=[*headers, (b"Idempotency-Key", key.encode())]
     )
     assert problem(answer, 400)["code"] == "invalid_idempotency_key"

@@ -33,13 +33,14 @@ async def answers(api: Api, till: Till, content_type: bytes, body: bytes) -> lis
     "charset",
     ["undefined", "punycode", "idna", "hex", "zip", "utf-7", "utf-16", "latin-1", "unicode_escape", "x", "", "\xff"],
 )
-async def test_another_charset_is_a_400(api: Api, charset: str) -> None:
-    till = await Till.of(api)
-    await till.make("FORM")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_another_charset_is_a_400(shared_api: Api, charset: str) -> None:
+    shared_till = await Till.of(shared_api)
+    await shared_till.make("FORM")
     content_type = f"multipart/form-data; boundary=b; charset={charset}".encode("latin-1")
-    for response in await answers(api, till, content_type, part()):
+    for response in await answers(shared_api, shared_till, content_type, part()):
         problem(response, 400, "the form is not UTF-8")
-    assert (await till.show("FORM"))["product_id"] is None
+    assert (await shared_till.show("FORM"))["product_id"] is None
 
 
 @pytest.mark.parametrize(
@@ -49,10 +50,11 @@ async def test_another_charset_is_a_400(api: Api, charset: str) -> None:
         b'Multipart/Form-Data; charset="UTF-8"; boundary="b"', b"MULTIPART/FORM-DATA;boundary=b",
     ],
 )  # fmt: skip
-async def test_utf_8_is_read(api: Api, content_type: bytes) -> None:
-    till = await Till.of(api)
-    await till.make("FORM", product_id="hät")
-    changed, used, upload = await answers(api, till, content_type, part(value="hät".encode()))
+@pytest.mark.asyncio(loop_scope="module")
+async def test_utf_8_is_read(shared_api: Api, content_type: bytes) -> None:
+    shared_till = await Till.of(shared_api)
+    await shared_till.make("FORM", product_id="hät")
+    changed, used, upload = await answers(shared_api, shared_till, content_type, part(value="hät".encode()))
     assert (changed.status_code, changed.json()["product_id"]) == (200, "hät")
     assert used.status_code == 200
     problem(upload, 400, "No CSV file provided")
@@ -81,10 +83,11 @@ FAULTY = {
 
 
 @pytest.mark.parametrize(("content_type", "body"), FAULTY.values(), ids=FAULTY.keys())
-async def test_a_form_that_cannot_be_read_is_a_400(api: Api, content_type: bytes, body: bytes) -> None:
-    till = await Till.of(api)
-    await till.make("FORM")
-    for response in await answers(api, till, content_type, body):
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_form_that_cannot_be_read_is_a_400(shared_api: Api, content_type: bytes, body: bytes) -> None:
+    shared_till = await Till.of(shared_api)
+    await shared_till.make("FORM")
+    for response in await answers(shared_api, shared_till, content_type, body):
         problem(response, 400)
-    shown = await till.show("FORM")
+    shown = await shared_till.show("FORM")
     assert (shown["product_id"], shown["remaining"]) == (None, 3)

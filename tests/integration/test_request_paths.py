@@ -43,15 +43,17 @@ async def call(api: Api, method: str, path: str, headers: dict[str, str]) -> htt
         "/livez%2F", "/livez%3F", "/livez%23",
     ],
 )  # fmt: skip
-async def test_an_encoded_path_is_another_path(api: Api, path: str) -> None:
-    assert (await call(api, "GET", path, api.admin)).status_code in (400, 404)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_encoded_path_is_another_path(shared_api: Api, path: str) -> None:
+    assert (await call(shared_api, "GET", path, shared_api.admin)).status_code in (400, 404)
 
 
 @pytest.mark.parametrize(
     "path", ["/api/v1%2Fcode/redeem", "/api/v1/code%2fredeem", "/coupon/consume%2F", "/coupon%2Fconsume/"]
 )
-async def test_an_encoded_slash_does_not_lead_to_a_hot_route(api: Api, path: str) -> None:
-    assert (await call(api, "POST", path, api.redeemer)).status_code in (404, 405)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_encoded_slash_does_not_lead_to_a_hot_route(shared_api: Api, path: str) -> None:
+    assert (await call(shared_api, "POST", path, shared_api.redeemer)).status_code in (404, 405)
 
 
 @pytest.mark.parametrize(
@@ -61,31 +63,36 @@ async def test_an_encoded_slash_does_not_lead_to_a_hot_route(api: Api, path: str
         "/coupon/x/..%2F/", "/coupon/..%5cx/", "/./livez", "/x/../livez", "/livez/..", "/livez/.", "/coupon/%2e/",
     ],
 )  # fmt: skip
-async def test_a_segment_of_dots_is_a_400(api: Api, path: str) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_segment_of_dots_is_a_400(shared_api: Api, path: str) -> None:
     for method in ("GET", "PUT", "POST"):
-        problem(await call(api, method, path, api.admin), 400, "the path has . or .. as a segment")
+        problem(await call(shared_api, method, path, shared_api.admin), 400, "the path has . or .. as a segment")
 
 
 @pytest.mark.parametrize("path", ["/coupon/100%/", "/coupon/%zz/", "/livez%", "/api/v1/codes/%2"])
-async def test_a_percent_sign_that_encodes_nothing_is_a_400(api: Api, path: str) -> None:
-    problem(await call(api, "GET", path, api.admin), 400, "the path has a percent sign that encodes nothing")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_percent_sign_that_encodes_nothing_is_a_400(shared_api: Api, path: str) -> None:
+    problem(
+        await call(shared_api, "GET", path, shared_api.admin), 400, "the path has a percent sign that encodes nothing"
+    )
 
 
 @pytest.mark.parametrize("code", ["A/B", "A\\B", "50%", "a.b", "...", "A%2FB", "ä ö", "A?B#C", "A.//.B", "consume/x"])
-async def test_a_code_of_any_characters_has_a_path(api: Api, till: Till, code: str) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_code_of_any_characters_has_a_path(shared_api: Api, shared_till: Till, code: str) -> None:
     if code == "...":
         code = "...x"
-    await till.make(code)
+    await shared_till.make(code)
     encoded = "".join(f"%{byte:02X}" for byte in code.encode())
     for path in (f"/coupon/{encoded}/", f"/coupon/{encoded.lower()}/"):
-        response = await call(api, "PUT", path, till.admin)
+        response = await call(shared_api, "PUT", path, shared_till.admin)
         assert (response.status_code, response.json()["code"]) == (200, code)
     if "/" in code and "%" not in code:
-        assert (await call(api, "PUT", f"/coupon/{code}/", till.admin)).status_code == 200
-    batch, _ = await api.batch(code)
-    found = (await call(api, "GET", f"/api/v1/codes/{encoded}", api.admin)).json()
+        assert (await call(shared_api, "PUT", f"/coupon/{code}/", shared_till.admin)).status_code == 200
+    batch, _ = await shared_api.batch(code)
+    found = (await call(shared_api, "GET", f"/api/v1/codes/{encoded}", shared_api.admin)).json()
     assert [place["batch_id"] for place in found["items"]] == [str(batch)]
-    assert (await call(api, "DELETE", f"/coupon/{encoded}/", till.admin)).json()["deleted"] is True
+    assert (await call(shared_api, "DELETE", f"/coupon/{encoded}/", shared_till.admin)).json()["deleted"] is True
 
 
 async def test_a_code_that_is_not_utf_8_is_a_400(api: Api, till: Till) -> None:
@@ -95,8 +102,14 @@ async def test_a_code_that_is_not_utf_8_is_a_400(api: Api, till: Till) -> None:
 
 
 @pytest.mark.parametrize("code", ["..", "../x", "x/..", "x/../y", "./x", "..\\x"])
-async def test_a_code_has_no_segment_of_dots(api: Api, till: Till, code: str) -> None:
-    problem(await api.client.post("/coupon/", json={"code": code, "availability_count": 1}, headers=till.admin), 400)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_code_has_no_segment_of_dots(shared_api: Api, shared_till: Till, code: str) -> None:
+    problem(
+        await shared_api.client.post(
+            "/coupon/", json={"code": code, "availability_count": 1}, headers=shared_till.admin
+        ),
+        400,
+    )
 
 
 async def test_the_path_is_checked_before_the_key(api: Api) -> None:

@@ -138,8 +138,9 @@ async def test_batches_are_listed_in_pages_newest_first(api: Api) -> None:
 @pytest.mark.parametrize(
     "path", ["/api/v1/batches", "/api/v1/audit", f"/api/v1/customers/{UUID(int=5)}/redemptions", "/api/v1/codes/X"]
 )
-async def test_invalid_list_queries_are_refused(api: Api, path: str, query: str) -> None:
-    answer = await api.get(f"{path}?{query}")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_list_queries_are_refused(shared_api: Api, path: str, query: str) -> None:
+    answer = await shared_api.get(f"{path}?{query}")
     if path == "/api/v1/batches" and query in ("limt=1", "%FF=1"):
         assert answer.json() == [], "a predecessor's path ignores what it does not know"
     else:
@@ -177,17 +178,19 @@ async def test_a_batch_is_created_shown_and_changed(api: Api) -> None:
      b'{"name": "a", "starts_at": "2026-01-02T00:00:00Z", "ends_at": "2026-01-01T00:00:00Z"}',
      b'{"name": "' + b"a" * 256 + b'"}', b'{"name": 1' + b"0" * 5_000 + b"}"],
 )  # fmt: skip
-async def test_invalid_batches_are_refused_and_not_created(api: Api, body: bytes) -> None:
-    problem(await api.client.post("/api/v1/batches", content=body, headers=api.admin), 400)
-    assert (await api.get("/api/v1/batches")).json() == []
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_batches_are_refused_and_not_created(shared_api: Api, body: bytes) -> None:
+    problem(await shared_api.client.post("/api/v1/batches", content=body, headers=shared_api.admin), 400)
+    assert (await shared_api.get("/api/v1/batches")).json() == []
 
 
 @pytest.mark.parametrize(
     "body", [{"paused": 1}, {"paused": None}, {"expired": "yes"}, {"name": None}, {"id": "x"}, {"rules": 5}]
 )
-async def test_invalid_changes_are_refused(api: Api, body: Any) -> None:
-    batch, _ = await api.batch("A")
-    problem(await api.client.patch(f"/api/v1/batches/{batch}", json=body, headers=api.admin), 400)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_changes_are_refused(shared_api: Api, body: Any) -> None:
+    batch, _ = await shared_api.batch("A")
+    problem(await shared_api.client.patch(f"/api/v1/batches/{batch}", json=body, headers=shared_api.admin), 400)
 
 
 async def test_an_ended_batch_stays_ended(api: Api) -> None:
@@ -201,10 +204,11 @@ async def test_an_ended_batch_stays_ended(api: Api) -> None:
 
 
 @pytest.mark.parametrize("bad", ["x", "%00", "%FF", "1" * 300, UUID(int=5).hex])
-async def test_invalid_ids_in_the_path_are_refused(api: Api, bad: str) -> None:
-    problem(await api.get(f"/api/v1/batches/{bad}"), 400, "invalid batch_id format")
-    problem(await api.get(f"/api/v1/customers/{bad}/redemptions"), 400, "invalid customer_id format")
-    problem(await api.get(f"/api/v1/batches/{uuid4()}"), 404, "no batch found")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_ids_in_the_path_are_refused(shared_api: Api, bad: str) -> None:
+    problem(await shared_api.get(f"/api/v1/batches/{bad}"), 400, "invalid batch_id format")
+    problem(await shared_api.get(f"/api/v1/customers/{bad}/redemptions"), 400, "invalid customer_id format")
+    problem(await shared_api.get(f"/api/v1/batches/{uuid4()}"), 404, "no batch found")
 
 
 async def test_stock_and_ledger_of_a_batch(api: Api) -> None:

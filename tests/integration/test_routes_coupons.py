@@ -40,15 +40,18 @@ async def test_a_form_creates_a_coupon_with_a_drawn_code_of_the_given_length(api
 
 
 @pytest.mark.parametrize("encoding", ["form", "multipart", "json", "query"])
-async def test_query_form_multipart_and_json_are_equivalent(api: Api, till: Till, encoding: str) -> None:
-    await till.make("SAVE20", product_id="shoe", discount_fixed="5.00", currency="USD")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_query_form_multipart_and_json_are_equivalent(shared_api: Api, shared_till: Till, encoding: str) -> None:
+    await shared_till.make("SAVE20", product_id="shoe", discount_fixed="5.00", currency="USD")
     fields = {"product_id": "shoe", "customer_id": str(uuid4()), "order_id": "order 1/ä"}
     encodings: dict[str, dict[str, Any]] = {
         "form": {"data": fields}, "json": {"json": fields}, "query": {},
         "multipart": {"files": {name: (None, value) for name, value in fields.items()}},
     }  # fmt: skip
     params = {"code": "SAVE20"} | (fields if encoding == "query" else {})
-    response = await api.client.post(CONSUME, params=params, headers=till.till, **encodings[encoding])
+    response = await shared_api.client.post(
+        CONSUME, params=params, headers=shared_till.till, **encodings[encoding]
+    )
     assert response.status_code == 200, response.text
     used = response.json()
     assert len(used.pop("consumption_id")) == 32
@@ -291,21 +294,28 @@ BAD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("body", BAD, ids=str)
-async def test_invalid_input_is_a_400_and_creates_nothing(api: Api, till: Till, body: dict[str, Any]) -> None:
-    problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
-    assert await rows(api.services, "coupons") == []
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_input_is_a_400_and_creates_nothing(
+    shared_api: Api, shared_till: Till, body: dict[str, Any]
+) -> None:
+    before = await rows(shared_api.services, "coupons")
+    problem(await shared_api.client.post(COUPON, json=body, headers=shared_till.admin), 400)
+    assert await rows(shared_api.services, "coupons") == before
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded"])
 @pytest.mark.parametrize("body", [b"&", b"&&&", b" & ", b" ", b"\r\n"], ids=ascii)
-async def test_a_body_without_fields_is_a_400(api: Api, till: Till, body: bytes, content_type: str) -> None:
-    await till.make("EMPTY")
-    headers = till.admin | {"Content-Type": content_type}
-    problem(await api.client.put(f"{COUPON}EMPTY/", content=body, headers=headers), 400)
-    problem(await api.client.request("DELETE", f"{COUPON}EMPTY/", content=body, headers=headers), 400)
-    headers = till.till | {"Content-Type": content_type}
-    problem(await api.client.post(CONSUME, params={"code": "EMPTY"}, content=body, headers=headers), 400)
-    shown = await till.show("EMPTY")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_body_without_fields_is_a_400(
+    shared_api: Api, shared_till: Till, body: bytes, content_type: str
+) -> None:
+    await shared_till.make("EMPTY")
+    headers = shared_till.admin | {"Content-Type": content_type}
+    problem(await shared_api.client.put(f"{COUPON}EMPTY/", content=body, headers=headers), 400)
+    problem(await shared_api.client.request("DELETE", f"{COUPON}EMPTY/", content=body, headers=headers), 400)
+    headers = shared_till.till | {"Content-Type": content_type}
+    problem(await shared_api.client.post(CONSUME, params={"code": "EMPTY"}, content=body, headers=headers), 400)
+    shown = await shared_till.show("EMPTY")
     assert (shown["remaining"], shown["deleted"]) == (3, False)
 
 
@@ -450,14 +460,16 @@ async def test_a_code_that_cannot_be_looked_up_is_not_drawn(api: Api, till: Till
         ({"code_length": 28, "alphabet": "aAbB"}, "code_length needs at least 29 characters"),
     ],
 )
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_code_that_could_be_found_by_trial_is_not_drawn(
-    api: Api, till: Till, form: dict[str, Any], error: str
+    shared_api: Api, shared_till: Till, form: dict[str, Any], error: str
 ) -> None:
     body = {"availability_count": 1, **form}
-    found = problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
+    before = await rows(shared_api.services, "coupons")
+    found = problem(await shared_api.client.post(COUPON, json=body, headers=shared_till.admin), 400)
     assert error in found["error"]
     assert "one of 500,000,000" in found["error"]
-    assert await rows(api.services, "coupons") == []
+    assert await rows(shared_api.services, "coupons") == before
 
 
 @pytest.mark.parametrize("form", [{"code_length": 6}, {"pattern": "A-#########", "alphabet": "numeric"}, {"code": "G"}])

@@ -156,12 +156,15 @@ async def test_other_requests_are_answered_while_unlucky_words_are_checked(
         ({"count": 5, "unlucky_words": ["x"]}, "unlucky_words each must have 2 to 64"),
     ],
 )
-async def test_invalid_requests_are_refused_and_generate_nothing(api: Api, body: dict[str, Any], error: str) -> None:
-    batch = await make_batch(api)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_requests_are_refused_and_generate_nothing(
+    shared_api: Api, body: dict[str, Any], error: str
+) -> None:
+    batch = await make_batch(shared_api)
     body = {"client_id": str(A), **body} if "client_id" not in body else body
-    found = problem(await generate(api, batch, **{k: v for k, v in body.items() if v is not None}), 400)
+    found = problem(await generate(shared_api, batch, **{k: v for k, v in body.items() if v is not None}), 400)
     assert found["error"].startswith(error)
-    assert (await api.get(f"/api/v1/batches/{batch}")).json()["stock"] == []
+    assert (await shared_api.get(f"/api/v1/batches/{batch}")).json()["stock"] == []
 
 
 async def test_unknown_and_ended_batches_are_refused(api: Api) -> None:

@@ -142,8 +142,9 @@ async def test_every_format(api: Api) -> None:
     ["format=pdf", "format=", "format=csv&format=csv", "count=1", "batch_id=x", "client_id=", "customer_id=%00",
      "from=yesterday", "from=2026-01-01", "to=2026-01-01T00:00:00", "colour=red", "limit=5"],
 )  # fmt: skip
-async def test_invalid_report_queries_are_refused(api: Api, query: str) -> None:
-    problem(await api.get(f"{REPORT}?{query}"), 400)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_report_queries_are_refused(shared_api: Api, query: str) -> None:
+    problem(await shared_api.get(f"{REPORT}?{query}"), 400)
 
 
 async def test_each_report_has_its_own_filters(api: Api) -> None:

@@ -97,11 +97,12 @@ BAD: list[tuple[str, Any, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("file", "data", "error"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+@pytest.mark.asyncio(loop_scope="module")
 async def test_invalid_uploads_are_refused_and_create_no_batch(
-    api: Api, file: Any, data: dict[str, str], error: str
+    shared_api: Api, file: Any, data: dict[str, str], error: str
 ) -> None:
-    problem(await send(api, file, **data), 400, error)
-    assert (await api.get("/api/v1/batches?limit=10")).json()["items"] == []
+    problem(await send(shared_api, file, **data), 400, error)
+    assert (await shared_api.get("/api/v1/batches?limit=10")).json()["items"] == []
 
 
 @pytest.mark.parametrize(
@@ -113,16 +114,18 @@ async def test_unreadable_spreadsheet_exports_are_refused_with_a_hint(api: Api, 
 
 
 @pytest.mark.parametrize("rules", ["x", "[]", '{"max": 1}', '{"maxpercustomer": "1"}', '{"limits": [{}]}', "\x00"])
-async def test_invalid_rules_are_refused(api: Api, rules: str) -> None:
-    response = await send(api, batch_name="S", rules=rules)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_rules_are_refused(shared_api: Api, rules: str) -> None:
+    response = await send(shared_api, batch_name="S", rules=rules)
     assert problem(response, 400)["code"] == "invalid_rules"
     assert "rules" in response.json()["error"]
-    assert (await api.get("/api/v1/batches")).json() == []
+    assert (await shared_api.get("/api/v1/batches")).json() == []
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "a\nb", "n" * 256])
-async def test_invalid_names_are_refused(api: Api, name: str) -> None:
-    problem(await send(api, batch_name=name), 400)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_invalid_names_are_refused(shared_api: Api, name: str) -> None:
+    problem(await send(shared_api, batch_name=name), 400)
 
 
 # Starlette leaves it to the garbage collector to close the file of an incomplete part.
@@ -140,8 +143,9 @@ async def test_invalid_names_are_refused(api: Api, name: str) -> None:
         ("application/x-www-form-urlencoded", b"file=%ff%00&batch_name=S"),
     ],
 )  # fmt: skip
-async def test_a_body_that_is_no_form_is_a_400(api: Api, media: str, body: bytes) -> None:
-    response = await api.client.post(UPLOAD, content=body, headers={**api.admin, "Content-Type": media})
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_body_that_is_no_form_is_a_400(shared_api: Api, media: str, body: bytes) -> None:
+    response = await shared_api.client.post(UPLOAD, content=body, headers={**shared_api.admin, "Content-Type": media})
     problem(response, 400)
 
 

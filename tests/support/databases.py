@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import subprocess
+from pathlib import Path
 from typing import Final
 
 from pydantic import SecretStr
@@ -147,3 +148,14 @@ def drop_database(server: PostgresServer, url: str) -> None:
 def fresh_redis_url(server: RedisServer) -> str:
     """Return the URL of a database number that no test of this process has used."""
     return server.url(next(_numbers) % REDIS_DATABASES)
+
+
+def settings_for(redis_url: str, database_url: str, directory: Path) -> Settings:
+    """Return settings that point to these databases, with few partitions."""
+    return Settings(
+        redis_url=SecretStr(redis_url),
+        database_url=SecretStr(database_url),
+        partitions=4,
+        max_backlog=100_000,
+        data_dir=directory / ".issuer",
+    )
