@@ -46,10 +46,19 @@ def name_problem(name: str) -> str | None:
     return None if unseen is None else f"name must not contain invisible characters, such as {unseen}"
 
 
-def first_unseen(text: str) -> str | None:
-    """Return a character that is not seen and its place, for people: `U+202E at 3`; None: there is none."""
-    place = min(_unseen(text), default=None)
-    return None if place is None else f"U+{ord(text[place]):04X} at {place + 1}"
+def first_unseen(text: str, *, spaces: bool = False) -> str | None:
+    """Return a character that is not seen, its name and its place, for people: `U+200B ZERO WIDTH SPACE at 3`.
+
+    None: there is none. With `spaces` also one that looks like a space and is none.
+    """
+    if text.isascii() and text.isprintable():
+        return None
+    unseen = _unseen(text)
+    for place, character in enumerate(text):
+        if place in unseen or (spaces and character != " " and character.isspace()):
+            named = f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+            return f"{named} at {place + 1}"
+    return None
 
 
 def trimmed(text: str) -> str:
@@ -63,6 +72,13 @@ def trimmed(text: str) -> str:
         end -= 1
     # A selector belongs to the visible character before it.
     return text[start : end + (start < end < len(text) and _is_selector(text[end]))]
+
+
+def without_unseen(text: str) -> str:
+    """Return the text as look-ups of codes read it: trimmed, and without what is not seen between the others."""
+    text = trimmed(text)
+    unseen = _unseen(text)
+    return text if not unseen else "".join(character for place, character in enumerate(text) if place not in unseen)
 
 
 def visible(text: str) -> str:

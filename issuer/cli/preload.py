@@ -1,4 +1,4 @@
-"""`issuer preload`: load a CSV file of codes into a batch."""
+"""`issuer preload`: load a file of codes into a batch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def preload(
-    file: str = typer.Argument(..., metavar="FILE", help="CSV file with a header; - reads standard input."),
+    file: str = typer.Argument(..., metavar="FILE", help="CSV or .xlsx file with a header; - reads standard input."),
     batch_name: str | None = BATCH_NAME,
     batch_id: str | None = BATCH_ID,
     rules: str | None = RULES,
@@ -46,6 +46,7 @@ def preload(
     create_clients: bool = typer.Option(
         False, "--create-clients", help="Register the clients that the file names by a text and that are unknown."
     ),
+    sheet: str | None = typer.Option(None, help="Name of the sheet of a workbook; default: the first."),
     starts_at: str | None = STARTS_AT,
     ends_at: str | None = ENDS_AT,
     move: bool = typer.Option(
@@ -56,13 +57,13 @@ def preload(
     dry_run: bool = typer.Option(False, "--dry-run", help="Check and count all rows, change nothing."),
     as_json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
 ) -> None:
-    """Load codes from a CSV file with the columns client_id and code.
+    """Load codes from a CSV file or workbook (.xlsx) with the columns client_id and code.
 
     A client has a code once: codes that it has in another batch are counted, not loaded. So loading the same file again
     adds nothing; it completes an interrupted load. A new batch is created with its first code. Exit codes: 0 loaded,
-    even if rows were rejected; 1 failed; 2 invalid options or file.
+    even if rows were rejected; 1 failed, also if no row is valid; 2 invalid options.
     """
-    from issuer.loading.report import UnfinishedLoadError
+    from issuer.loading.report import NothingLoadedError, UnfinishedLoadError
 
     settings = command_settings()
     try:
@@ -76,6 +77,7 @@ def preload(
                     source,
                     client,
                     create_clients=create_clients,
+                    sheet=sheet,
                     move=move,
                     dry_run=dry_run,
                     silent=as_json,
@@ -84,6 +86,9 @@ def preload(
             )
     except InputError as error:
         fail(str(error), BAD_INPUT)
+    except NothingLoadedError as error:
+        _show(error.report, as_json=as_json)
+        fail(str(error))
     except UnfinishedLoadError as error:
         _show(error.report, as_json=as_json)
         fail(f"{error}. The worker will load the rest; or run the same command again.")
@@ -97,21 +102,23 @@ async def _load(
     client: str | None,
     *,
     create_clients: bool,
+    sheet: str | None,
     move: bool,
     dry_run: bool,
     silent: bool,
 ) -> PreloadReport:
     from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchEndedError, BatchNotFoundError, InvalidBatchError
+    from issuer.loading.errors import CodeFileError, PreloadError
     from issuer.loading.moves import MoveError
-    from issuer.loading.preload import PreloadError, preload_csv
+    from issuer.loading.preload import preload_file
     from issuer.pools.memory import RedisMemoryError
 
     client_id = await client_option(stores.postgres, client)
     batch = await chosen.find(stores)
     try:
         with progress_bars(_size(source), silent=silent) as progress:
-            return await preload_csv(
+            return await preload_file(
                 stores,
                 source if _size(source) is not None else _read_pipe(source),
                 batch_id=batch.id if batch else None,
@@ -119,11 +126,14 @@ async def _load(
                 find_by_name=True,
                 client_id=client_id,
                 create_clients=create_clients,
+                sheet=sheet,
                 move=move,
                 dry_run=dry_run,
                 progress=progress,
                 actor=cli_actor(),
             )
+    except CodeFileError as error:
+        raise CommandError(f"nothing was loaded: {error}") from error
     except (BatchNotFoundError, BatchEndedError, InvalidBatchError, PreloadError) as error:
         raise InputError(str(error)) from error
     except (RedisMemoryError, MoveError) as error:

@@ -24,11 +24,11 @@ async def create_demo(stores: Stores) -> None:
     """Create the demo batch. Stopped half-way, a repetition completes the same batch."""
     from issuer.batches.rules import parse_rules
     from issuer.batches.store import find_or_create_batch
-    from issuer.loading.preload import preload_csv
+    from issuer.loading.preload import preload_file
 
     batch, _ = await find_or_create_batch(stores, name=NAME, rules=parse_rules(RULES), actor=ACTOR)
     lines = ["client_id,code", *(f"{CLIENT_ID},DEMO-{number:04d}" for number in range(1, CODES + 1))]
-    await preload_csv(stores, io.BytesIO("\n".join(lines).encode()), batch_id=batch.id, actor=ACTOR)
+    await preload_file(stores, io.BytesIO("\n".join(lines).encode()), batch_id=batch.id, actor=ACTOR)
 
 
 @dataclass(frozen=True, slots=True)

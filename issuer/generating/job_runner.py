@@ -176,7 +176,7 @@ async def _load_pool(stores: Stores, connection: AnyConnection, job: Job, progre
 
 
 async def _draw_rows(source: CodeSource, count: int) -> AsyncIterator[bytes]:
-    """Draw codes and yield them as rows for the staging table, in the format of CodeCsv: row, client, number, code."""
+    """Draw codes and yield them as rows for the staging table, in the format of CodeRows: row, client, number, code."""
     for done in range(0, count, CANCEL_CHECK_SIZE):
         codes = await asyncio.to_thread(source.draw, min(CANCEL_CHECK_SIZE, count - done))
         yield (

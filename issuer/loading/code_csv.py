@@ -1,12 +1,9 @@
-"""Parse a CSV file of codes as it arrives: bytes in, rows for COPY out. Memory does not grow with the file.
+"""Parse a text file of codes as it arrives: bytes in, rows for COPY out. Memory does not grow with the file.
 
-An invalid row is rejected with its line and reason and does not affect other rows. The rules:
-
-* The header names the columns, in any order and case; ``client_id`` and ``code`` are read, other columns are ignored.
-* A code is text exactly as written, without surrounding spaces and tabs: ``007`` stays ``007``.
-* Quotes follow RFC 4180. A quoted field of an ignored column may contain line breaks. A quote that is not closed within
-  100 lines and 64 kB, or whose row is then invalid, rejects only its own line.
-* A byte order mark, CRLF, blank lines, and empty columns beyond those of the header are accepted.
+What programs write as CSV is understood as it is: UTF-8 and UTF-16, with and without a byte order mark; lines that end
+with LF, CRLF or CR; columns separated by commas, semicolons or tabs, or by what a first line `sep=…` says. Quotes
+follow RFC 4180. A quoted field of an ignored column may contain line breaks. A quote that is not closed within 100
+lines and 64 kB, or whose row is then invalid, rejects only its own line.
 """
 
 from __future__ import annotations
@@ -14,100 +11,46 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from heapq import merge
 from itertools import islice
 from typing import Final
 
-from issuer.ids import Identity, InvalidIdError
 from issuer.loading.bounded_lines import LINE_BYTES, OVERLONG, BoundedLines
-from issuer.loading.csv_header import CsvColumns, header_error, parse_header
-from issuer.loading.file_clients import FileClients, NoClientError, OtherClientError
+from issuer.loading.code_rows import CodeRows, Reason, RowError
+from issuer.loading.columns import REQUIRED, Columns, empty_file, split_header
+from issuer.loading.errors import HeaderRowError
+from issuer.loading.text_encoding import Utf8Blocks
 
 MAX_ROW_LINES: Final = 100
-MAX_CODE_CHARACTERS: Final = 255
-MAX_REJECTIONS: Final = 1_000
-"""Rejections that are reported with line and reason; further ones are only counted."""
 
 # Codes that need no escaping for COPY: printable ASCII except quote, comma and backslash, without surrounding spaces.
 _plain_code = re.compile(rb"[!#-+\--\[\]-~](?:[ !#-+\--\[\]-~]{0,253}[!#-+\--\[\]-~])?").fullmatch
-_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
-_not_utf8 = re.compile(r"[\ud800-\udfff]").search
-
-
-class Reason(StrEnum):
-    """Why a row was rejected."""
-
-    TOO_FEW_COLUMNS = "too few columns"
-    TOO_MANY_COLUMNS = "more columns than the header"
-    BAD_CLIENT_ID = "bad client id"
-    NO_CLIENT = "no client"
-    OTHER_CLIENT = "not the client whose codes are being loaded"
-    EMPTY = "empty code"
-    TOO_LONG = "code over 255 characters"
-    CONTROL_CHARACTER = "control character in the code"
-    NOT_UTF8 = "invalid UTF-8"
-    BAD_QUOTES = "quotes do not match"
-    LINE_TOO_LONG = "line over 65,536 bytes"
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A rejected row: its line in the file, counting from 1, and the reason."""
-
-    line: int
-    reason: str
-
-
-class _RowError(Exception):
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
+_quoted_field = re.compile(rb'="([^"]*)"|"([^"]*)"|"=""([^"]*)"""').fullmatch
+_separator_line = re.compile(rb'"?sep=([^\w"\r\n])"?[ ,;\t]*', re.IGNORECASE).fullmatch
 
 
 class CodeCsv:
-    """One file. `feed` it block by block, then `finish` it; both return rows in the text format of COPY.
+    """One file. `feed` it block by block, then `finish` it; both return rows for COPY, as `rows` numbers them."""
 
-    A row consists of its first line in the file, the index of its client in `clients`, its number among the accepted
-    rows of that client (1, 2, …), and the code. Where `clients` have a default, the file needs no client column, and an
-    empty field means that client.
-    """
-
-    def __init__(self, clients: FileClients) -> None:
-        self.clients = clients
-        self.accepted = 0
-        self.rejected = 0
-        self.rejections: list[Rejection] = []
-        self._columns: CsvColumns | None = None
+    def __init__(self, rows: CodeRows) -> None:
+        self.rows = rows
+        self._columns: Columns | None = None
+        self._separator: bytes | None = None
+        self._blocks = Utf8Blocks()
         self._lines = BoundedLines()
         self._line = 0
         self._unfinished: list[bytes] = []
 
-    def check_header(self, head: bytes) -> None:
-        """Read the header at the beginning of a file, before the file is fed. Raises CsvHeaderError."""
-        for line in head.split(b"\n"):
-            self._read_header(line.removesuffix(b"\r"))
-            if self._columns is not None:
-                return
-        raise header_error()
-
     def feed(self, block: bytes) -> bytes:
-        """Parse the next bytes. Raises CsvError."""
-        return self._parse(self._lines.feed(block), final=False)
+        """Parse the next bytes. Raises CodeFileError."""
+        return self._parse(self._lines.feed(self._blocks.feed(block)), final=False)
 
     def finish(self) -> bytes:
-        """Parse what is left; call this once, at the end of the file. Raises CsvError."""
-        rows = self._parse(self._lines.finish(), final=True)
+        """Parse what is left; call this once, at the end of the file. Raises CodeFileError."""
+        rows = self._parse(self._lines.feed(self._blocks.finish()), final=False)
+        rows += self._parse(self._lines.finish(), final=True)
         if self._columns is None:
-            raise header_error()
+            raise empty_file()
         return rows
-
-    def reject_rows(self, count: int, shown: Sequence[Rejection]) -> None:
-        """Reject rows that were accepted: `count` of them; `shown` are the first of them, in the order of lines."""
-        self.accepted -= count
-        self.rejected += count
-        self.rejections = list(islice(merge(self.rejections, shown, key=lambda row: row.line), MAX_REJECTIONS))
 
     def _parse(self, lines: list[bytes], *, final: bool) -> bytes:
         if self._unfinished:
@@ -129,18 +72,18 @@ class CodeCsv:
                 at += used
         return b"".join(rows)
 
-    def _parse_plain(self, lines: list[bytes], start: int, columns: CsvColumns, rows: list[bytes]) -> int:
-        """Parse lines up to the first with a quote; return its index. Every row passes here, so the loop is tight."""
-        width, code_at, client_at = columns.width, columns.code, columns.client or 0
-        spelling = self.clients.recall
-        only_client = self.clients.default if columns.client is None else None
-        at, accepted = start, self.accepted
+    def _parse_plain(self, lines: list[bytes], start: int, columns: Columns, rows: list[bytes]) -> int:
+        """Parse lines up to the first with unusual quotes; return its index. All rows pass here: the loop is tight."""
+        width, code_at, client_at, separator = columns.width, columns.code, columns.client or 0, self._separator
+        checked, spelling = self.rows, self.rows.clients.recall
+        only_client = checked.clients.default if columns.client is None else None
+        at, accepted = start, checked.accepted
         for at in range(start, len(lines)):
             line = lines[at]
-            if b'"' in line:
+            fields = line.split(separator) if b'"' not in line else _unquoted(line.split(separator))
+            if fields is None:
                 break
             self._line += 1
-            fields = line.split(b",")
             if len(fields) == width and (client := only_client or spelling(fields[client_at])):
                 code = fields[code_at]
                 if _plain_code(code):
@@ -148,29 +91,29 @@ class CodeCsv:
                     client.count += 1
                     rows.append(b"%d\t%d\t%d\t%b\n" % (self._line, client.index, client.count, code))
                     continue
-            self.accepted = accepted
+            checked.accepted = accepted
             self._parse_unusual(line, fields, columns, rows)
-            accepted = self.accepted
+            accepted = checked.accepted
         else:
             at = len(lines)
-        self.accepted = accepted
+        checked.accepted = accepted
         return at
 
-    def _parse_unusual(self, line: bytes, fields: list[bytes], columns: CsvColumns, rows: list[bytes]) -> None:
-        """Parse a line without quotes that the fast loop did not accept: append its row, or reject it."""
-        if not line.strip():
+    def _parse_unusual(self, line: bytes, fields: list[bytes], columns: Columns, rows: list[bytes]) -> None:
+        """Parse a line that the fast loop did not accept: append its row, or reject it."""
+        if line is OVERLONG:
+            self.rows.reject(self._line, RowError(Reason.LINE_TOO_LONG))
             return
-        try:
-            if line is OVERLONG:
-                raise _RowError(Reason.LINE_TOO_LONG)
-            rows.append(self._row([field.decode("utf-8", "surrogateescape") for field in fields], columns))
-        except _RowError as error:
-            self._reject(error.reason)
+        rows.append(self.rows.add(self._line, [field.decode("utf-8", "surrogateescape") for field in fields], columns))
 
-    def _parse_quoted(self, lines: list[bytes], at: int, columns: CsvColumns, rows: list[bytes], *, final: bool) -> int:
+    def _parse_quoted(self, lines: list[bytes], at: int, columns: Columns, rows: list[bytes], *, final: bool) -> int:
         """Parse the row that begins at a line with a quote. Return how many lines it has; 0: more are needed."""
+        assert self._separator is not None, "the header was read"
         row_lines: list[bytes] = []
-        reader = csv.reader(_decode_row(lines, at, row_lines), strict=True, skipinitialspace=True)
+        reader = csv.reader(
+            _decode_row(lines, at, row_lines),
+            strict=True, skipinitialspace=True, delimiter=self._separator.decode(),
+        )  # fmt: skip
         self._line += 1
         try:
             fields = next(reader)
@@ -181,65 +124,35 @@ class CodeCsv:
             fields = []
         if not fields or (len(row_lines) > 1 and not columns.fit(fields)):
             # Reject only this line: the next ones may be valid rows that the open quote has swallowed.
-            self._reject(Reason.BAD_QUOTES)
+            self.rows.reject(self._line, RowError(Reason.BAD_QUOTES))
             return 1
-        try:
-            rows.append(self._row(fields, columns))
-        except _RowError as error:
-            self._reject(error.reason)
+        rows.append(self.rows.add(self._line, fields, columns))
         self._line += len(row_lines) - 1
         return len(row_lines)
 
-    def _row(self, fields: Sequence[str], columns: CsvColumns) -> bytes:
-        """Return the numbered row. Raises _RowError."""
-        if len(fields) <= max(columns.code, columns.client or 0):
-            raise _RowError(Reason.TOO_FEW_COLUMNS)
-        if any(field.strip() for field in fields[columns.width :]):
-            raise _RowError(Reason.TOO_MANY_COLUMNS)
-        spelled = "" if columns.client is None else fields[columns.client]
-        identity = self._find_client(spelled)
-        code = _check_code(fields[columns.code].strip(" \t"))
-        client = self.clients.add(identity, spelled)
-        self.accepted += 1
-        client.count += 1
-        escaped = code.replace("\\", "\\\\").encode()
-        return b"%d\t%d\t%d\t%b\n" % (self._line, client.index, client.count, escaped)
-
-    def _find_client(self, spelled: str) -> Identity:
-        """Return the client of a row. Raises _RowError."""
-        try:
-            return self.clients.find(spelled)
-        except OtherClientError as error:
-            raise _RowError(Reason.OTHER_CLIENT) from error
-        except NoClientError as error:
-            raise _RowError(Reason.NO_CLIENT) from error
-        except InvalidIdError as error:
-            raise _RowError(Reason.BAD_CLIENT_ID) from error
-
-    def _reject(self, reason: Reason) -> None:
-        self.rejected += 1
-        if len(self.rejections) < MAX_REJECTIONS:
-            self.rejections.append(Rejection(self._line, reason.value))
-
     def _read_header(self, line: bytes) -> None:
         self._line += 1
-        if self._line == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line is OVERLONG:
+            raise HeaderRowError(f"{REQUIRED}; the first line is over {LINE_BYTES:,} bytes")
         if not line.strip():
             return
-        self._columns = parse_header(line, needs_client=not self.clients.has_default)
+        if self._separator is None and (named := _separator_line(line)):
+            self._separator = named[1]
+            return
+        self._columns, self._separator = split_header(
+            line, self._separator, needs_client=not self.rows.clients.has_default
+        )
 
 
-def _check_code(code: str) -> str:
-    if not code.strip():
-        raise _RowError(Reason.EMPTY if not _control(code) else Reason.CONTROL_CHARACTER)
-    if _not_utf8(code):
-        raise _RowError(Reason.NOT_UTF8)
-    if len(code) > MAX_CODE_CHARACTERS:
-        raise _RowError(Reason.TOO_LONG)
-    if _control(code):
-        raise _RowError(Reason.CONTROL_CHARACTER)
-    return code
+def _unquoted(fields: list[bytes]) -> list[bytes] | None:
+    """Return the fields without quotes around them, as in ``"A1"`` and Excel's ``="0012"``; None: there are others."""
+    for at, field in enumerate(fields):
+        if b'"' in field:
+            found = _quoted_field(field)
+            if found is None:
+                return None
+            fields[at] = found[found.lastindex or 0]
+    return fields
 
 
 def _decode_row(lines: list[bytes], at: int, row_lines: list[bytes]) -> Iterator[str]:

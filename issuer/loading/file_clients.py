@@ -8,14 +8,14 @@ from typing import Final
 from uuid import UUID
 
 from issuer.ids import Identity
-from issuer.loading.csv_header import CsvError
+from issuer.loading.errors import CodeFileError
 
 MAX_CLIENTS: Final = 10_000
 """Clients of one file; each has a pool."""
 _MAX_SPELLINGS: Final = 2 * MAX_CLIENTS
 
 
-class TooManyClientsError(CsvError):
+class TooManyClientsError(CodeFileError):
     """The file has more than MAX_CLIENTS clients."""
 
 
@@ -65,9 +65,8 @@ class FileClients:
         """The client of rows that name none, if there was one such row."""
         return None if self._default is None else self._known.get(self._default)
 
-    def find(self, spelled: str) -> Identity:
+    def find(self, text: str) -> Identity:
         """Return the client of a row. Raises InvalidIdError, NoClientError, OtherClientError."""
-        text = spelled.strip(" \t")
         if not text:
             if self._default is None:
                 raise NoClientError("the row names no client")

@@ -7,22 +7,22 @@ from uuid import UUID
 
 from issuer.clients.registry import unknown_client
 from issuer.ids import Identity
-from issuer.loading.code_csv import MAX_REJECTIONS, CodeCsv, Rejection
+from issuer.loading.code_rows import MAX_REJECTIONS, CodeRows, Rejection
 from issuer.loading.file_clients import FileClients
 from issuer.loading.staging import Numbering, remove_rows
 from issuer.storage.postgres import AnyConnection
 
 
-async def reject_clients(connection: AnyConnection, reader: CodeCsv, unknown: Collection[UUID]) -> None:
+async def reject_clients(connection: AnyConnection, rows: CodeRows, unknown: Collection[UUID]) -> None:
     """Remove the rows of unknown clients from the staging table, and count them as rejected."""
-    clients = reader.clients
+    clients = rows.clients
     reasons = {
         index: f"{unknown_client(clients.texts[client_id])}, or --create-clients (upload field create_clients=true)"
         for index, client_id in enumerate(clients.ids)
         if client_id in unknown
     }
-    count, rows = await remove_rows(connection, list(reasons), limit=MAX_REJECTIONS)
-    reader.reject_rows(count, [Rejection(row, reasons[client]) for row, client in rows])
+    count, removed = await remove_rows(connection, list(reasons), limit=MAX_REJECTIONS)
+    rows.reject_rows(count, [Rejection(line, reasons[client]) for line, client in removed])
 
 
 def clients_to_create(clients: FileClients, unknown: Collection[UUID], numbering: Numbering) -> list[Identity]:

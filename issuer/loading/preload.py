@@ -1,10 +1,11 @@
-"""Preload a CSV file of codes into a batch: check the rows, number them in Postgres in one transaction, load Redis."""
+"""Preload a file of codes into a batch: check the rows, number them in Postgres in one transaction, load Redis."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -13,13 +14,14 @@ from issuer.batches.batch import NewBatch
 from issuer.batches.store import check_batch_open, create_batch_in, find_open_by_name, push_batch
 from issuer.clients.registry import register_clients, unregistered
 from issuer.ids import Identity
-from issuer.loading.code_csv import CodeCsv
-from issuer.loading.csv_header import CsvError, CsvHeaderError
+from issuer.loading.code_file import checked_rows
+from issuer.loading.code_rows import CodeRows
 from issuer.loading.duplicates import Duplicates
+from issuer.loading.errors import PreloadError, SourceError
 from issuer.loading.file_clients import FileClients
 from issuer.loading.new_clients import clients_to_create, reject_clients
 from issuer.loading.progress import Phase, Progress
-from issuer.loading.report import PoolReport, PreloadReport, UnfinishedLoadError
+from issuer.loading.report import NothingLoadedError, PoolReport, PreloadReport, UnfinishedLoadError
 from issuer.loading.staging import Numbering, copy_rows, insert_codes, number_rows, staging_table
 from issuer.pools.counters import codes_to_load
 from issuer.pools.loader import LoadResult, load_pool
@@ -42,25 +44,13 @@ TRANSIENT_ERRORS: Final = (PoolError, RedisMemoryError, RedisUnavailableError, P
 """Errors that may prevent loading codes into Redis for a while; a later attempt can succeed."""
 
 
-class PreloadError(Exception):
-    """The load as a whole is refused and nothing was changed. The message is written for the caller."""
-
-
-class HeaderError(PreloadError):
-    """The file does not begin with a line that names the columns."""
-
-
-class SourceError(PreloadError):
-    """The file could not be read to its end."""
-
-
 class Source(Protocol):
     """A file opened for reading bytes."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
-async def preload_csv(
+async def preload_file(
     stores: Stores,
     source: Source | AsyncIterable[bytes],
     *,
@@ -70,31 +60,32 @@ async def preload_csv(
     client_id: UUID | None = None,
     default_client: UUID | None = None,
     create_clients: bool = False,
+    sheet: str | None = None,
     move: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
     actor: str | None = None,
     act: Act[PreloadReport] = UNKEPT,
 ) -> PreloadReport:
-    """Add the codes of a CSV file to a batch. Loading the same file again adds nothing and completes an earlier load.
+    """Add the codes of a file to a batch. Loading the same file again adds nothing and completes an earlier load.
 
     Codes that their client has in another batch are not added. With `move` those that an ended batch did not issue are
     moved out of it. The batch is an existing one, or a new one that is created with its first code: without a new code
     there is none. With `find_by_name` an open batch of that name takes its place. With `client_id` rows of other
     clients are rejected; that one, or else `default_client`, is the client of rows that name none. Rows of a client
-    that is named by a text and not registered are rejected, unless `create_clients` registers it. With `actor` the
-    audit log gets an entry. All changes in Postgres are one transaction, which keeps the answer to `act`. Opens a
-    Postgres connection of its own.
+    that is named by a text and not registered are rejected, unless `create_clients` registers it. `sheet` chooses one
+    of a workbook. With `actor` the audit log gets an entry. All changes in Postgres are one transaction, which keeps
+    the answer to `act`. Opens a Postgres connection of its own.
 
-    Raises PreloadError (HeaderError, SourceError), BatchNotFoundError, BatchEndedError, InvalidBatchError, MoveError,
-    RedisMemoryError and RedisUnavailableError (each: nothing was changed), PostgresUnavailableError (all codes were
-    added or none), and UnfinishedLoadError (all were added).
+    Raises PreloadError, NothingLoadedError if no row is valid, BatchNotFoundError, BatchEndedError, InvalidBatchError,
+    MoveError, RedisMemoryError and RedisUnavailableError (each: nothing was changed), PostgresUnavailableError (all
+    codes were added or none), and UnfinishedLoadError (all were added).
     """
     if batch_id is None and new_batch is None and not dry_run:
         raise ValueError("only a dry run can be done without a batch")
     clients = FileClients(stores.identity, only=client_id, default=default_client)
     load = _Load(
-        stores, batch_id, CodeCsv(clients), progress, actor,
+        stores, batch_id, CodeRows(clients), progress, actor, sheet=sheet,
         new_batch=new_batch, find_by_name=find_by_name, create_clients=create_clients, move=move, act=act,
     )  # fmt: skip
     await load.check_batch()
@@ -112,16 +103,17 @@ async def preload_csv(
 
 
 class _Load:
-    """One run of `preload_csv`."""
+    """One run of `preload_file`."""
 
     def __init__(
         self,
         stores: Stores,
         batch_id: UUID | None,
-        reader: CodeCsv,
+        rows: CodeRows,
         progress: Progress | None,
         actor: str | None,
         *,
+        sheet: str | None,
         new_batch: NewBatch | None,
         find_by_name: bool,
         create_clients: bool,
@@ -130,7 +122,8 @@ class _Load:
     ) -> None:
         self._stores = stores
         self._batch_id = batch_id
-        self._csv = reader
+        self._rows = rows
+        self._sheet = sheet
         self._progress = progress
         self._actor = actor
         self._new_batch = new_batch
@@ -157,26 +150,21 @@ class _Load:
 
     async def read(self, connection: AnyConnection, source: Source | AsyncIterable[bytes]) -> None:
         """Copy the valid rows into the staging table. Raises PreloadError."""
-        try:
-            await copy_rows(connection, self._rows(source))
-        except CsvHeaderError as error:
-            raise HeaderError(str(error)) from error
-        except CsvError as error:
-            raise PreloadError(str(error)) from error
+        # Closed here: a process that reads a workbook must not outlive a load that fails.
+        async with aclosing(checked_rows(self._read(source), self._rows, self._sheet)) as rows:
+            await copy_rows(connection, rows)
 
-    async def _rows(self, source: Source | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    async def _read(self, source: Source | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         size = 0
         async for block in _blocks(source):
-            if rows := self._csv.feed(block):
-                yield rows
             size += len(block)
             self._show(Phase.READING, size, None)
-        yield self._csv.finish()
+            yield block
 
     async def number(self, connection: AnyConnection, *, dry_run: bool) -> None:
         """In one transaction: remove duplicates, assign seqs, check for room in Redis, insert the codes.
 
-        A dry run is rolled back at the end.
+        A dry run is rolled back at the end. Raises NothingLoadedError if no row is valid.
         """
         self._show(Phase.NUMBERING, 0, None)
         transaction = connection.transaction()
@@ -185,10 +173,12 @@ class _Load:
             await self._act.begin(connection)
             if self._batch_id is None and self._new_batch is not None and self._find_by_name:
                 self._batch_id = await self._find_batch(connection, self._new_batch)
-            clients = self._csv.clients
+            clients = self._rows.clients
             unknown = await unregistered(connection, list(clients.texts))
             if unknown and not self._create_clients:
-                await reject_clients(connection, self._csv, unknown)
+                await reject_clients(connection, self._rows, unknown)
+            if not self._rows.accepted:
+                raise NothingLoadedError(self.report(dry_run=False))
             without = () if self._create_clients else unknown
             self._numbering = await number_rows(
                 connection, self._batch_id, clients.ids, without=without, move=self._move
@@ -219,7 +209,7 @@ class _Load:
             self._batch_id = (await create_batch_in(connection, self._new_batch, self._actor or "unknown")).id
             self._is_new = True
         self._new_clients = await register_clients(connection, self._new_clients, self._actor or "unknown")
-        await insert_codes(connection, self._batch_id, self._csv.clients.ids, self._numbering)
+        await insert_codes(connection, self._batch_id, self._rows.clients.ids, self._numbering)
         if self._actor is not None:
             report = self.report(dry_run=False)
             detail: dict[str, Any] = {"rows": report.rows, "loaded": report.loaded, "rejected": report.rejected}
@@ -236,7 +226,7 @@ class _Load:
     async def _check_room(self) -> None:
         """Raise RedisMemoryError if the codes do not fit. Codes beyond the high-water mark stay in Postgres."""
         additions = self._numbering.additions
-        totals = {self._csv.clients.ids[addition.client]: addition.base + addition.count for addition in additions}
+        totals = {self._rows.clients.ids[addition.client]: addition.base + addition.count for addition in additions}
         codes = sum(addition.count for addition in additions)
         if not codes:
             return
@@ -255,7 +245,7 @@ class _Load:
             rows = await self._stores.postgres.fetch(
                 "SELECT id FROM pools WHERE batch_id = $1 AND client_id = ANY ($2) AND total > 0 ORDER BY id",
                 self._batch_id,
-                self._csv.clients.ids,
+                self._rows.clients.ids,
             )
         batch_id, loaded = self._batch_id, 0
 
@@ -274,7 +264,7 @@ class _Load:
                 return await load_pool_of_batch(self._stores, batch_id, pool_id, progress=progress)
 
         results = await asyncio.gather(*(load(row["id"]) for row in rows), return_exceptions=True)
-        added = {self._csv.clients.ids[addition.client]: addition.count for addition in self._numbering.additions}
+        added = {self._rows.clients.ids[addition.client]: addition.count for addition in self._numbering.additions}
         self._pools = [
             PoolReport(result.pool.client_id, added.get(result.pool.client_id, 0), result.pool.total, result.in_redis)
             for result in results
@@ -289,7 +279,7 @@ class _Load:
 
     def report(self, *, dry_run: bool) -> PreloadReport:
         """Return the report of the steps done so far."""
-        numbering, reader = self._numbering, self._csv
+        numbering, reader = self._numbering, self._rows
         pools = self._pools
         if dry_run:
             high = self._stores.settings.pool_high_water

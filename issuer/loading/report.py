@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from issuer.loading.code_csv import Rejection
+from issuer.loading.code_rows import Rejection
+
+_NAMED: Final = 3
+"""Rejected rows that the message about a load without a valid row names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,19 @@ class PreloadReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as the command line prints it."""
         return asdict(self)
+
+
+class NothingLoadedError(Exception):
+    """No row of the file is valid: nothing was changed. The message says why; `report` has the first rows."""
+
+    def __init__(self, report: PreloadReport) -> None:
+        shown = "; ".join(f"line {row.line:,}: {row.reason}" for row in report.rejections[:_NAMED])
+        more = f"; and {report.rejected - _NAMED:,} more" if report.rejected > _NAMED else ""
+        rows = (
+            f"none of {report.rows:,} rows is valid: {shown}{more}" if report.rows else "the file has no rows of codes"
+        )
+        super().__init__(f"nothing was loaded: {rows}")
+        self.report = report
 
 
 class UnfinishedLoadError(Exception):

@@ -16,6 +16,7 @@ import pytest
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.command import Command, CommandInProcess, kill_when
+from tests.support.input_files import CLIENT, workbook
 from tests.support.loading import A, B, check_agreement, codes, csv_of, issue, load, new_batch, pool_in_redis
 
 RULES: Final = '{"maxpercustomer":2,"timelimit":30}'
@@ -61,20 +62,24 @@ async def test_a_file_is_read_from_a_path_or_standard_input(preload: Command, st
     assert piped["loaded"] == 2
     file = preload.write(b"\xef\xbb\xbfCode ; x\r\n")
     refused = await preload(file, "--batch-id", str(batch.id))
-    assert refused.status == 2
-    assert refused.err.startswith("error: CSV must contain 'code' and 'client_id' columns; ")
+    assert refused.status == 1
+    assert refused.err.startswith("error: nothing was loaded: CSV must contain 'code' and 'client_id' columns; ")
+    book = preload.write(workbook(("X3",), (4,)), "codes.csv")
+    assert (await preload(book, "--batch-id", str(batch.id), "--json")).json["loaded"] == 2
     assert (await check_agreement(stores, batch.id, A)).codes == ["X1", "X2"]
+    assert (await check_agreement(stores, batch.id, CLIENT)).codes == ["X3", "4"]
 
 
 async def test_a_refused_file_leaves_no_open_batch(preload: Command, stores: Stores) -> None:
     refused = await preload(preload.write(b"client_id;code\nX\n"), "--batch-name", "Summer Sale", "--rules", RULES)
-    assert refused.status == 2
+    assert (refused.status, "rejected" in refused.out) == (1, True)
+    assert refused.err == "error: nothing was loaded: none of 1 rows is valid: line 2: too few columns\n"
     assert not await stores.postgres.fetchval("SELECT count(*) FROM batches WHERE ended_at IS NULL")
     file = preload.write(csv_of(codes("A", 3)))
     report = (await preload(file, "--batch-name", "Summer Sale", "--rules", '{"maxpercustomer":1}', "--json")).json
     assert (report["new_batch"], report["loaded"]) == (True, 3)
     # A batch with codes stays open, whatever is wrong with the next file.
-    assert (await preload(preload.write(b"x\n", "bad.csv"), "--batch-name", "Summer Sale")).status == 2
+    assert (await preload(preload.write(b"x\n", "bad.csv"), "--batch-name", "Summer Sale")).status == 1
     assert await stores.postgres.fetchval(
         "SELECT ended_at IS NULL FROM batches WHERE id = $1", UUID(report["batch_id"])
     )

@@ -12,7 +12,7 @@ from tests.support.command import Command
 from tests.support.coupon_service import PAST, SERVICE
 
 HIDDEN = "Summer \u202eelas"
-REFUSAL = "must not contain invisible characters, such as U+202E at 8"
+REFUSAL = "must not contain invisible characters, such as U+202E RIGHT-TO-LEFT OVERRIDE at 8"
 
 
 async def campaign(api: Api, **fields: object) -> UUID:

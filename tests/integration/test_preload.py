@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from issuer.batches.store import BatchChanges, BatchEndedError, BatchNotFoundError, change_batch
 from issuer.contract.keys import batch_keys, partition_of
 from issuer.loading.duplicates import CREATE_REFUSED, FORCE_PROBES, REFUSE_IN_BATCH, REFUSE_OWNED
-from issuer.loading.preload import HeaderError, PreloadError, SourceError, preload_csv
+from issuer.loading.errors import HeaderRowError, PreloadError, SourceError
+from issuer.loading.preload import preload_file
 from issuer.loading.progress import Phase
 from issuer.loading.report import UnfinishedLoadError
 from issuer.loading.staging import TUNE, staging_table
@@ -131,7 +132,7 @@ async def test_invalid_rows_do_not_affect_other_rows(stores: Stores) -> None:
     data = (
         csv_of(codes("A", 2)) + b"a\x00b,X\n" + csv_of([(A, "")]).partition(b"\n")[2] + b"%s,GOOD\n" % str(B).encode()
     )
-    report = await preload_csv(stores, io.BytesIO(data), batch_id=batch.id)
+    report = await preload_file(stores, io.BytesIO(data), batch_id=batch.id)
     assert (report.rows, report.loaded, report.rejected) == (5, 3, 2)
     assert [(rejection.line, rejection.reason) for rejection in report.rejections] == [
         (4, "bad client id"), (5, "empty code")
@@ -175,7 +176,7 @@ async def test_a_code_loaded_concurrently_for_two_clients_is_stored_once(stores:
 async def test_a_dry_run_counts_and_changes_nothing(stores: Stores) -> None:
     batch = await new_batch(stores)
     data = csv_of([*codes("A", 50), *codes("A", 20)]) + b"x\n"
-    report = await preload_csv(stores, io.BytesIO(data), batch_id=batch.id, dry_run=True)
+    report = await preload_file(stores, io.BytesIO(data), batch_id=batch.id, dry_run=True)
     assert report.dry_run
     assert (report.loaded, report.duplicates_in_file, report.rejected) == (50, 20, 1)
     assert [(pool.loaded, pool.total) for pool in report.pools] == [(50, 50)]
@@ -185,21 +186,21 @@ async def test_a_dry_run_counts_and_changes_nothing(stores: Stores) -> None:
 
 
 async def test_a_dry_run_needs_no_batch(stores: Stores) -> None:
-    report = await preload_csv(stores, io.BytesIO(csv_of(codes("A", 50))), batch_id=None, dry_run=True)
+    report = await preload_file(stores, io.BytesIO(csv_of(codes("A", 50))), batch_id=None, dry_run=True)
     assert report.loaded == 50
     with pytest.raises(ValueError, match="only a dry run"):
-        await preload_csv(stores, io.BytesIO(b""), batch_id=None)
+        await preload_file(stores, io.BytesIO(b""), batch_id=None)
 
 
 async def test_an_invalid_file_is_refused_and_nothing_is_stored(stores: Stores) -> None:
     batch = await new_batch(stores)
-    with pytest.raises(HeaderError, match="CSV must contain 'code' and 'client_id' columns"):
-        await preload_csv(stores, io.BytesIO(b"a,b\n1,2\n"), batch_id=batch.id)
+    with pytest.raises(HeaderRowError, match="CSV must contain 'code' and 'client_id' columns"):
+        await preload_file(stores, io.BytesIO(b"a,b\n1,2\n"), batch_id=batch.id)
     many = csv_of([(uuid4(), "X") for _ in range(10_001)])
     with pytest.raises(PreloadError, match="more than 10,000 clients"):
-        await preload_csv(stores, io.BytesIO(many), batch_id=batch.id)
+        await preload_file(stores, io.BytesIO(many), batch_id=batch.id)
     with pytest.raises(BatchNotFoundError):
-        await preload_csv(stores, io.BytesIO(csv_of(codes("A", 1))), batch_id=uuid4())
+        await preload_file(stores, io.BytesIO(csv_of(codes("A", 1))), batch_id=uuid4())
     assert await _is_empty(stores)
     assert (await load(stores, batch, codes("A", 10))).loaded == 10
 
@@ -223,9 +224,9 @@ async def test_a_source_in_pieces_is_loaded_and_a_broken_one_is_refused(stores: 
             raise ConnectionResetError("the client disconnected")
 
     with pytest.raises(SourceError, match="the client disconnected"):
-        await preload_csv(stores, pieces(50_000), batch_id=batch.id)
+        await preload_file(stores, pieces(50_000), batch_id=batch.id)
     assert await _is_empty(stores)
-    report = await preload_csv(stores, pieces(len(data)), batch_id=batch.id)
+    report = await preload_file(stores, pieces(len(data)), batch_id=batch.id)
     assert report.loaded == 5_000
 
 
@@ -238,7 +239,7 @@ async def test_a_cancelled_load_stores_nothing(stores: Stores) -> None:
             numbering.set()
 
     source = io.BytesIO(csv_of(codes("A", 20_000)))
-    task = asyncio.create_task(preload_csv(stores, source, batch_id=batch.id, progress=progress))
+    task = asyncio.create_task(preload_file(stores, source, batch_id=batch.id, progress=progress))
     await numbering.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -251,7 +252,7 @@ async def test_progress_is_reported(stores: Stores) -> None:
     batch = await new_batch(stores)
     steps: list[tuple[Phase, int, int | None]] = []
     data = csv_of(codes("A", 9_000))
-    await preload_csv(
+    await preload_file(
         stores, io.BytesIO(data), batch_id=batch.id, progress=lambda phase, done, of: steps.append((phase, done, of))
     )
     read = [done for phase, done, _ in steps if phase is Phase.READING]
@@ -262,7 +263,7 @@ async def test_progress_is_reported(stores: Stores) -> None:
 async def test_a_batch_that_is_missing_in_redis_is_pushed(stores: Stores) -> None:
     batch_id = uuid4()
     await stores.postgres.execute("INSERT INTO batches (id, name) VALUES ($1, 'incomplete')", batch_id)
-    report = await preload_csv(stores, io.BytesIO(csv_of(codes("A", 10))), batch_id=batch_id)
+    report = await preload_file(stores, io.BytesIO(csv_of(codes("A", 10))), batch_id=batch_id)
     assert report.pools[0].in_redis == 10
     await check_agreement(stores, batch_id, A)
 
@@ -282,7 +283,7 @@ async def test_a_pool_lost_in_redis_is_reported_and_not_recreated(stores: Stores
 async def test_a_load_is_in_the_audit_log(stores: Stores) -> None:
     batch = await new_batch(stores)
     source = io.BytesIO(csv_of(codes("A", 10)))
-    await preload_csv(stores, source, batch_id=batch.id, actor="cli:ann")
+    await preload_file(stores, source, batch_id=batch.id, actor="cli:ann")
     row = await stores.postgres.fetchrow("SELECT actor, subject, detail FROM audit_log WHERE action = 'codes.load'")
     assert row is not None
     assert (row["actor"], row["subject"]) == ("cli:ann", f"batch:{batch.id}")

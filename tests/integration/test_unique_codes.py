@@ -20,14 +20,14 @@ from issuer.generating.jobs import JobState
 from issuer.generating.request import GenerationRequest
 from issuer.ledger.reconcile import reconcile
 from issuer.loading.moves import MoveError
-from issuer.loading.preload import preload_csv
+from issuer.loading.preload import preload_file
 from issuer.loading.report import OtherBatch, PreloadReport, RowInOtherBatch
 from issuer.storage.stores import Stores
 from tests.support.loading import A, B, check_agreement, codes, codes_in_postgres, csv_of, issue, load, new_batch
 
 
 async def load_new(stores: Stores, rows: list[tuple[UUID, str]], name: str = "new", **options: Any) -> PreloadReport:
-    return await preload_csv(stores, io.BytesIO(csv_of(rows)), new_batch=NewBatch(name), actor="test", **options)
+    return await preload_file(stores, io.BytesIO(csv_of(rows)), new_batch=NewBatch(name), actor="test", **options)
 
 
 async def end(stores: Stores, batch: Batch) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from issuer.batches.store import Batch, create_batch
 from issuer.contract.keys import batch_keys, partition_of
-from issuer.loading.preload import preload_csv
+from issuer.loading.preload import preload_file
 from issuer.loading.report import PreloadReport
 from issuer.storage.stores import Stores
 
@@ -31,7 +31,7 @@ async def new_batch(stores: Stores, name: str = "Summer Sale") -> Batch:
 
 
 async def load(stores: Stores, batch: Batch, rows: Iterable[tuple[UUID, str]]) -> PreloadReport:
-    return await preload_csv(stores, io.BytesIO(csv_of(rows)), batch_id=batch.id)
+    return await preload_file(stores, io.BytesIO(csv_of(rows)), batch_id=batch.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from issuer.ids import id_of
 from issuer.loading.bounded_lines import LINE_BYTES
-from issuer.loading.code_csv import MAX_REJECTIONS, MAX_ROW_LINES, CodeCsv, Reason, Rejection
-from issuer.loading.csv_header import CsvHeaderError
+from issuer.loading.code_csv import MAX_ROW_LINES, CodeCsv
+from issuer.loading.code_rows import MAX_REJECTIONS, CodeRows, Reason, Rejection
+from issuer.loading.errors import HeaderRowError
 from issuer.loading.file_clients import MAX_CLIENTS, FileClients, TooManyClientsError
+from issuer.names import first_unseen, trimmed
 
 A = UUID("11111111-1111-4111-8111-111111111111")
 B = UUID("22222222-2222-4222-8222-222222222222")
@@ -28,9 +30,10 @@ class Read:
     def __init__(
         self, data: bytes, *, client_id: UUID | None = None, default: UUID | None = None, block: int = 1 << 20
     ) -> None:
-        self.csv = CodeCsv(FileClients(lambda text: id_of(text, INSTALLATION), only=client_id, default=default))
+        self.csv = CodeRows(FileClients(lambda text: id_of(text, INSTALLATION), only=client_id, default=default))
+        reader = CodeCsv(self.csv)
         blocks = [data[at : at + block] for at in range(0, len(data), block)]
-        copied = b"".join([*(self.csv.feed(block) for block in blocks), self.csv.finish()])
+        copied = b"".join([*(reader.feed(block) for block in blocks), reader.finish()])
         self.rows = [self._row(line) for line in copied.decode().split("\n")[:-1]]
         self.rejections = [(rejection.line, rejection.reason) for rejection in self.csv.rejections]
         self._check_numbers()
@@ -70,7 +73,8 @@ def row(code: bytes | str, client: UUID = A) -> bytes:
         (b'"Code","client-id"\nX1,%s\n' % str(A).encode(), ["X1"]),
         (b"\n\r\n" + HEADER + b"\n\n" + row("X1") + b"   \n\n", ["X1"]),
         (HEADER + row("0007") + row("1e5") + row("=1+1"), ["0007", "1e5", "=1+1"]),
-        (HEADER + row(" \t X 1 \t"), ["X 1"]),
+        (HEADER + row(" \t X 1 \t") + row("\ufeffX2\u200b\u00a0") + row("X3\x1f"), ["X 1", "X2", "X3"]),
+        (HEADER + row('="0012"') + row('"=""00,13"""') + row('="A""B"'), ["0012", "00,13", 'A"B']),
         (HEADER + row('"X,1"') + row('"X""2"') + row('" X3 "') + row(' "X4"'), ["X,1", 'X"2', "X3", "X4"]),
         (HEADER + row('X"1'), ['X"1']),
         (HEADER + row("X\\1") + row("\\N") + row("\\."), ["X\\1", "\\N", "\\."]),
@@ -80,6 +84,15 @@ def row(code: bytes | str, client: UUID = A) -> bytes:
         (HEADER + row("X1").replace(b"-", b""), ["X1"]),
         (HEADER + row("x" * 255) + row("é" * 255), ["x" * 255, "é" * 255]),
         (b'code,note,client_id\nX1,"a\nb,c",%s\nX2,n,%s' % (str(A).encode(), str(A).encode()), ["X1", "X2"]),
+        (HEADER + b",\n , ,\n" + row("X1") + b'"",""\n', ["X1"]),
+        (HEADER.replace(b"\n", b"\r") + row("X1").replace(b"\n", b"\r") + row("X2")[:-1], ["X1", "X2"]),
+        ((HEADER + row("X1") + row('"X;2"')).replace(b",", b";"), ["X1", "X;2"]),
+        ((HEADER + row("X1") + row("X,2")).replace(b",", b"\t").replace(b"X\t2", b"X,2"), ["X1", "X,2"]),
+        (b"sep=;\n" + (HEADER + row("X1")).replace(b",", b";"), ["X1"]),
+        (b"sep=|\r\n" + (HEADER + row("X1")).replace(b",", b"|"), ["X1"]),
+        ((HEADER + row("Ω") + row("X1")).decode().encode("utf-16"), ["Ω", "X1"]),
+        (b"\xfe\xff" + (HEADER + row("X1")).decode().encode("utf-16-be"), ["X1"]),
+        ((HEADER + row("X1")).decode().encode("utf-16-le"), ["X1"]),
         (HEADER, []),
     ],
 )  # fmt: skip
@@ -98,7 +111,7 @@ def test_valid_rows_are_accepted(data: bytes, codes: list[str]) -> None:
         (b"x" * 129 + b",X", Reason.BAD_CLIENT_ID),
         (b",X", Reason.NO_CLIENT),
         ("a\u202eb,X".encode(), Reason.BAD_CLIENT_ID),
-        (b"\xff,X", Reason.BAD_CLIENT_ID),
+        (b"\xff,X", Reason.NOT_UTF8),
         (row("")[:-1], Reason.EMPTY),
         (row('" "')[:-1], Reason.EMPTY),
         (row("\u00a0")[:-1], Reason.EMPTY),
@@ -106,8 +119,9 @@ def test_valid_rows_are_accepted(data: bytes, codes: list[str]) -> None:
         (row("é" * 256)[:-1], Reason.TOO_LONG),
         (row("a\x00b")[:-1], Reason.CONTROL_CHARACTER),
         (row("a\tb")[:-1], Reason.CONTROL_CHARACTER),
-        (row("\x1e")[:-1], Reason.CONTROL_CHARACTER),
-        (row("X\x1f")[:-1], Reason.CONTROL_CHARACTER),
+        (row("\x1e")[:-1], Reason.EMPTY),
+        (row("a\u200bb")[:-1], f"{Reason.HIDDEN_CHARACTER}: U+200B ZERO WIDTH SPACE at 2"),
+        (row("a\u00a0b")[:-1], f"{Reason.HIDDEN_CHARACTER}: U+00A0 NO-BREAK SPACE at 2"),
         (row("a\x7fb")[:-1], Reason.CONTROL_CHARACTER),
         (row("a\u0085b")[:-1], Reason.CONTROL_CHARACTER),
         (row("a\rb")[:-1], Reason.CONTROL_CHARACTER),
@@ -119,10 +133,10 @@ def test_valid_rows_are_accepted(data: bytes, codes: list[str]) -> None:
     ],
 )
 @pytest.mark.parametrize("block", [5, 1 << 20])
-def test_an_invalid_row_is_rejected_alone(bad: bytes, reason: Reason, block: int) -> None:
+def test_an_invalid_row_is_rejected_alone(bad: bytes, reason: str, block: int) -> None:
     read = Read(HEADER + row("X1") + bad + b"\n" + row("X2") + row("X3"), block=block)
     assert read.codes == ["X1", "X2", "X3"]
-    assert read.rejections == [(3, reason.value)]
+    assert read.rejections == [(3, str(reason))]
 
 
 def test_an_open_quote_does_not_swallow_the_next_rows() -> None:
@@ -158,35 +172,37 @@ def test_a_row_of_several_lines_is_rejected_as_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "advice"),
     [
-        b"", b"\n\n", b"code\n", b"client_id\n", b"client_id,a;code\n", b"\xff\n", b'"client_id,code\n', row("X1"),
-        b"x" * 100_000,
-    ],
-)  # fmt: skip
-def test_an_invalid_header_is_refused(data: bytes) -> None:
-    with pytest.raises(CsvHeaderError, match=r"^CSV must contain 'code' and 'client_id' columns$"):
-        Read(data)
-
-
-@pytest.mark.parametrize(
-    ("data", "hint"),
-    [
-        (b"client_id;code\n", "semicolons"),
-        (b"\xef\xbb\xbfclient_id;code\r\n", "semicolons"),
-        (b"client_id\tcode\n", "tabs"),
-        ("client_id,code\n".encode("utf-16"), "UTF-16"),
-        ("client_id,code\n".encode("utf-16-be"), "UTF-16"),
-        ("client_id;code\n".encode("utf-16-le"), "UTF-16"),
+        (b"", "the file is empty"),
+        (b"\n\n", "the file is empty"),
+        (b"code\n", "the first row has 'code'; for the client: client_id, client, or give the client"),
+        (b"client_id\n", "the first row has 'client_id'; understood for the code: code, codes, coupon code, "),
+        (b"Klient;Gutscheincode\n", "the first row has 'Klient', 'Gutscheincode'; understood for the code: "),
+        (b"\xff\n", "the first row has '�'"),
+        (b'"client_id,code\n', "the quotes of the first line do not match"),
+        (row("X1"), f"the first row has '{A}', 'X1'"),
+        (b"x" * 100_000, "the first line is over 65,536 bytes"),
     ],
 )
-def test_an_invalid_header_is_refused_with_a_hint(data: bytes, hint: str) -> None:
-    with pytest.raises(CsvHeaderError, match=rf"^CSV must contain 'code' and 'client_id' columns; .*{hint}"):
+def test_an_invalid_header_is_refused_with_what_it_has(data: bytes, advice: str) -> None:
+    with pytest.raises(HeaderRowError, match=r"^CSV must contain 'code' and 'client_id' columns; ") as refused:
         Read(data)
+    assert advice in str(refused.value)
+
+
+@pytest.mark.parametrize("client", ["client_id", "clientid", "Client ID", "CLIENT-ID", "client", " Client "])
+@pytest.mark.parametrize("code", ["code", "Code", "CODES", "Coupon code", "voucher_code"])
+def test_a_column_may_be_spelled_as_people_do(client: str, code: str) -> None:
+    assert Read(f"{code},note,{client}\nX1,n,{A}\n".encode()).codes == ["X1"]
+
+
+def test_the_best_name_counts_where_several_columns_could_be_meant() -> None:
+    assert Read(f"client,codes,code,client_id\nacme,C0,X1,{A}\n".encode()).codes == ["X1"]
 
 
 def test_a_header_with_a_duplicate_column_is_refused() -> None:
-    with pytest.raises(CsvHeaderError, match="more than one column 'code'"):
+    with pytest.raises(HeaderRowError, match="more than one column 'code'"):
         Read(b"client_id,code,Code\n")
 
 
@@ -241,9 +257,13 @@ def test_too_many_clients_are_refused() -> None:
         Read(HEADER + lines + row("X", A))
 
 
+def is_code(text: str) -> bool:
+    return first_unseen(trimmed(text), spaces=True) is None and not text.startswith("=") and bool(trimmed(text))
+
+
 good_code = st.text(
     st.characters(min_codepoint=32, max_codepoint=0x2FFF, exclude_categories=("Cc", "Cs")), min_size=1, max_size=40
-).filter(lambda text: bool(text.strip()))  # fmt: skip
+).filter(is_code)
 
 
 @settings(deadline=None)
@@ -252,9 +272,7 @@ def test_rows_of_the_csv_module_are_parsed(rows: list[tuple[UUID, str]], block: 
     text = io.StringIO()
     csv.writer(text).writerows([["client_id", "code"], *rows])
     read = Read(text.getvalue().encode(), block=block)
-    assert [(client, code) for _, client, _, code in read.rows] == [
-        (client, code.strip(" \t")) for client, code in rows
-    ]
+    assert [(client, code) for _, client, _, code in read.rows] == [(client, trimmed(code)) for client, code in rows]
 
 
 junk = st.one_of(

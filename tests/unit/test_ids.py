@@ -53,9 +53,9 @@ def test_white_space_and_unseen_characters_at_the_ends_are_no_part_of_an_id() ->
         ("an\x00na", "an id must not contain control characters"),
         ("an\tna", "an id must not contain control characters"),
         ("an\ud800na", "an id must not contain control characters"),
-        ("an\u200bna", "an id must not contain invisible characters, such as U+200B at 3"),
-        ("an\xadna", "an id must not contain invisible characters, such as U+00AD at 3"),
-        ("a\u202en\u200bna", "an id must not contain invisible characters, such as U+202E at 2"),
+        ("an\u200bna", "an id must not contain invisible characters, such as U+200B ZERO WIDTH SPACE at 3"),
+        ("an\xadna", "an id must not contain invisible characters, such as U+00AD SOFT HYPHEN at 3"),
+        ("a\u202en\u200bna", "an id must not contain invisible characters, such as U+202E RIGHT-TO-LEFT OVERRIDE at 2"),
     ],
 )
 def test_what_cannot_be_an_id_is_refused_with_the_reason(text: str, why: str) -> None:

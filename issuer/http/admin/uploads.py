@@ -1,4 +1,4 @@
-"""POST /api/v1/codes/upload: create a batch from a CSV file, unless its client has all of the codes already."""
+"""POST /api/v1/codes/upload: create a batch from a file of codes, unless its client has all of the codes already."""
 
 from __future__ import annotations
 
@@ -19,22 +19,17 @@ from issuer.http.idempotency import request_digest
 from issuer.http.loading import loading
 from issuer.http.multipart_form import multipart_form
 from issuer.http.operations import Operation, RequestContext
+from issuer.http.problems.failures import SHOWN_ROWS
 from issuer.http.problems.problem import ProblemError, invalid
-from issuer.loading.bounded_lines import LINE_BYTES
-from issuer.loading.code_csv import CodeCsv
-from issuer.loading.csv_header import CsvHeaderError
-from issuer.loading.file_clients import FileClients
-from issuer.loading.preload import READ_BYTES, preload_csv
+from issuer.loading.preload import READ_BYTES, preload_file
 from issuer.loading.report import PreloadReport, UnfinishedLoadError
-from issuer.names import name_problem
+from issuer.names import name_problem, text_problem
 from issuer.storage.acts import Act
 
 log = structlog.get_logger()
 
 MAX_FIELDS: Final = 20
 MAX_FIELD_BYTES: Final = 65_536
-SHOWN_ROWS: Final = 100
-"""Rejected rows, and rows in other batches, that are shown one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +39,14 @@ class Upload:
     file: BinaryIO
     new_batch: NewBatch
     create_clients: bool
+    sheet: str | None
 
     @property
     def fields(self) -> tuple[bytes, ...]:
         """What decides the result beside the file."""
-        return self.new_batch.name.encode(), self.new_batch.rules.to_text().encode(), b"%d" % self.create_clients
+        rules = self.new_batch.rules.to_text()
+        sheet = self.sheet or ""
+        return self.new_batch.name.encode(), rules.encode(), b"%d" % self.create_clients, sheet.encode()
 
 
 async def post_upload(context: RequestContext) -> Response:
@@ -62,7 +60,7 @@ async def post_upload(context: RequestContext) -> Response:
         slots.uploads.hold(caller.tenant),
         multipart_form(context.request, **limits) as form,
     ):
-        upload = check_form(context, form)
+        upload = check_form(form)
         if context.idempotency.key is not None:
             # Not the digest of the body: the boundary between the parts is another one in every request.
             file = await asyncio.to_thread(digest_of_file, upload.file)
@@ -75,13 +73,11 @@ async def post_upload(context: RequestContext) -> Response:
     return act.response
 
 
-def check_form(context: RequestContext, form: FormData) -> Upload:
+def check_form(form: FormData) -> Upload:
     """Check the form before anything is created. Raises ProblemError for the first fault found."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise invalid("No CSV file provided", "no_csv_file")
-    if not (file.filename or "").lower().endswith(".csv"):
-        raise invalid("File must be a CSV", "not_a_csv_file")
     name = form.get("batch_name")
     if not isinstance(name, str) or not name.strip():
         raise invalid("Batch name is required", "no_batch_name")
@@ -95,34 +91,30 @@ def check_form(context: RequestContext, form: FormData) -> Upload:
         parsed = parse_rules_text(rules)
     except RulesError as error:
         raise bad_rules(error) from error
-    check_header(context, file.file)
     create_clients = form.get("create_clients", "false")
     if create_clients not in ("true", "false"):
         raise invalid("create_clients must be true or false")
-    return Upload(file.file, NewBatch(name, parsed), create_clients == "true")
+    return Upload(file.file, NewBatch(name, parsed), create_clients == "true", _sheet(form))
 
 
-def check_header(context: RequestContext, file: BinaryIO) -> None:
-    """Check the header row and rewind the file. Raises ProblemError if a column is missing."""
-    head = file.read(LINE_BYTES)
-    file.seek(0)
-    try:
-        CodeCsv(FileClients(context.services.stores.identity, only=context.caller.client_id)).check_header(head)
-    except CsvHeaderError as error:
-        message = "CSV must contain 'code' and 'client_id' columns"
-        raise ProblemError(400, message, "missing_csv_columns", detail=str(error)) from error
+def _sheet(form: FormData) -> str | None:
+    sheet = form.get("sheet", "")
+    if not isinstance(sheet, str) or (sheet and text_problem(sheet) is not None):
+        raise invalid("sheet must be the name of a sheet")
+    return sheet or None
 
 
 async def _load(context: RequestContext, upload: Upload, act: Act[PreloadReport]) -> None:
     """Load the codes into a new batch. Batch and codes are stored together or not at all."""
     caller = context.caller
     try:
-        await preload_csv(
+        await preload_file(
             context.services.stores,
             upload.file,
             new_batch=upload.new_batch,
             client_id=caller.client_id,
             create_clients=upload.create_clients,
+            sheet=upload.sheet,
             actor=caller.actor,
             act=act,
         )

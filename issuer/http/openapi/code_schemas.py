@@ -86,11 +86,16 @@ CODES: Final[dict[str, Schema]] = {
     "Upload": {
         "type": "object",
         "properties": {
-            "file": {"type": "string", "contentMediaType": "application/octet-stream", "description": "A CSV file"},
+            "file": {
+                "type": "string",
+                "contentMediaType": "application/octet-stream",
+                "description": "CSV or .xlsx, recognised by its content",
+            },
             "batch_name": NAME,
             "create_clients": {
                 "enum": ["true", "false"], "default": "false", "description": "Register unknown clients of the file",
             },
+            "sheet": {"type": "string", "maxLength": 255, "description": "A sheet of a workbook; default: the first"},
             "rules": {
                 "type": "string", "contentMediaType": "application/json", "description": "Rules as a JSON object",
             },

@@ -26,13 +26,19 @@ from issuer.http.problems.problem import ProblemError, invalid, not_ready, outco
 from issuer.http.strict_json import InvalidJsonError
 from issuer.ids import InvalidIdError
 from issuer.ledger.erasure import BacklogNotEmptyError
-from issuer.loading.preload import PreloadError
+from issuer.loading.columns import REQUIRED
+from issuer.loading.errors import HeaderRowError, PreloadError
+from issuer.loading.file_kind import FileKindError
+from issuer.loading.report import NothingLoadedError
 from issuer.paging import InvalidCursorError
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
 from issuer.reports.spool import ReportTooLargeError, WorkbookError
 from issuer.storage.postgres import PostgresUnavailableError
 from issuer.storage.redis_link import RedisUnavailableError
+
+SHOWN_ROWS: Final = 100
+"""Rows of a file that an answer shows one by one."""
 
 _Make = Callable[[Any], ProblemError]
 
@@ -44,6 +50,13 @@ def _redis_unavailable(_: Exception) -> ProblemError:
 def postgres_unavailable() -> ProblemError:
     """Return the 503 of an operation that needs Postgres."""
     return ProblemError(503, "postgres unavailable", "postgres_unavailable", headers={"Retry-After": "1"})
+
+
+def _nothing_loaded(error: NothingLoadedError) -> ProblemError:
+    report = error.report
+    rows = [{"line": row.line, "reason": row.reason} for row in report.rejections[:SHOWN_ROWS]]
+    members = {"rows": report.rows, "rejected": report.rejected, "rejections": rows}
+    return ProblemError(400, str(error), "no_valid_rows", members=members)
 
 
 UNPARSABLE: Final = invalid("cannot parse json", "unparsable_json")
@@ -70,6 +83,9 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
     RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
     PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
+    HeaderRowError: lambda error: ProblemError(400, REQUIRED, "missing_csv_columns", detail=str(error)),
+    FileKindError: lambda error: ProblemError(400, "File must be a CSV", "not_a_csv_file", detail=str(error)),
+    NothingLoadedError: _nothing_loaded,
     CodeFormatError: lambda error: invalid(str(error)),
     CodeSpaceError: lambda error: ProblemError(
         400, str(error), "code_space_too_small", members={"length_needed": error.length}

@@ -1,0 +1,93 @@
+"""The columns of a file of codes: its header names them, in any order and in the spellings that people use."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from issuer.loading.errors import HeaderRowError
+from issuer.names import visible
+
+CODE_NAMES: Final = ("code", "codes", "coupon code", "voucher code", "promo code", "discount code")
+CLIENT_NAMES: Final = ("client_id", "client")
+"""What a column may be called, the best name first. Case, spaces, dashes and underscores do not matter."""
+SEPARATORS: Final = (b",", b";", b"\t")
+REQUIRED: Final = "CSV must contain 'code' and 'client_id' columns"
+_MAX_SHOWN: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The number of columns, and the positions of the code and the client (None: the file has no such column)."""
+
+    width: int
+    code: int
+    client: int | None
+
+    def fit(self, fields: Sequence[str]) -> bool:
+        """Return whether a row of several lines is plausible: its line breaks are in ignored columns only."""
+        positions = (self.code, self.code if self.client is None else self.client)
+        used = [fields[at] for at in positions if at < len(fields)]
+        return len(fields) == self.width and not any("\n" in field for field in used)
+
+
+def find_columns(cells: Sequence[str], *, needs_client: bool) -> Columns:
+    """Return the columns that a header row names. Raises HeaderRowError, also for a missing client if one is needed."""
+    keys = [_key(cell) for cell in cells]
+    code, client = _find(cells, keys, CODE_NAMES), _find(cells, keys, CLIENT_NAMES)
+    if code is None or (client is None and needs_client):
+        raise HeaderRowError(f"{REQUIRED}; {_advice(cells, code, needs_client=needs_client)}")
+    return Columns(len(cells), code, client)
+
+
+def split_header(line: bytes, separator: bytes | None, *, needs_client: bool) -> tuple[Columns, bytes]:
+    """Return the columns of a header line and its separator: the given one, or the first that gives the columns.
+
+    Raises HeaderRowError.
+    """
+    text = line.decode("utf-8", "replace")
+    best: HeaderRowError | None = None
+    most = 0
+    for candidate in SEPARATORS if separator is None else (separator,):
+        try:
+            cells = next(csv.reader([text], strict=True, skipinitialspace=True, delimiter=candidate.decode()))
+        except csv.Error:
+            continue
+        try:
+            return find_columns(cells, needs_client=needs_client), candidate
+        except HeaderRowError as error:
+            # Of several ways to read the line, the one with most cells shows best what it has.
+            if len(cells) > most:
+                best, most = error, len(cells)
+    raise best or HeaderRowError(f"{REQUIRED}; the quotes of the first line do not match")
+
+
+def empty_file() -> HeaderRowError:
+    """Return the error for a file without any row."""
+    return HeaderRowError(f"{REQUIRED}; the file is empty")
+
+
+def _key(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def _find(cells: Sequence[str], keys: Sequence[str], names: Sequence[str]) -> int | None:
+    for name in names:
+        places = [place for place, key in enumerate(keys) if key == _key(name)]
+        if len(places) > 1:
+            raise HeaderRowError(f"the file has more than one column {cells[places[0]].strip()!r}")
+        if places:
+            return places[0]
+    return None
+
+
+def _advice(cells: Sequence[str], code: int | None, *, needs_client: bool) -> str:
+    shown = ", ".join(repr(visible(cell.strip())[:40]) for cell in cells[:_MAX_SHOWN] if cell.strip())
+    advice = [f"the first row has {shown or 'no names'}"]
+    if code is None:
+        advice.append(f"understood for the code: {', '.join(CODE_NAMES)}")
+    if needs_client:
+        advice.append(f"for the client: {', '.join(CLIENT_NAMES)}, or give the client of all codes")
+    return "; ".join(advice)
