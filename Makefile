@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 .PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
-  types secrets coverage soak fuzz mutants docs rpc sbom bench noise profile clean
+  types secrets coverage soak fuzz mutants docs rpc viewer sbom bench noise profile clean
 
 help: ## Print this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +77,9 @@ rpc: $(VENV)/.dev ## Generate the coupon service's code from proto/coupon/coupon
 	PATH="$(VENV)/bin:$$PATH" $(VENV)/bin/python -m grpc_tools.protoc -I proto \
 	  --python_out=issuer/http/rpc --pyi_out=issuer/http/rpc \
 	  --connectrpc_out=issuer/http/rpc --connectrpc_opt=protobuf=google coupon/coupon.proto
+
+viewer: $(VENV)/bin/python ## Write the vendored API viewer from its npm package, as origin.json pins it
+	$(VENV)/bin/python deploy/viewer.py
 
 sbom: $(VENV)/.sbom ## Write dist/sbom/: CycloneDX of what is installed to run, notices; fails for a licence that is not permissive
 	rm -rf dist/sbom

@@ -2,9 +2,9 @@
 
     python deploy/sbom.py BOM PIP_REPORT PACKAGES NOTICES
 
-BOM is changed in place: each component gets the SHA-256 of the archive that pip installed, from PIP_REPORT. NOTICES
-gets the licence texts that are in PACKAGES, a site-packages folder. Exit code 1 if a component has no licence, or one
-that is not permissive.
+BOM is changed in place: each component gets the SHA-256 of the archive that pip installed, from PIP_REPORT, and what
+is vendored is added. NOTICES gets the licence texts that are in PACKAGES, a site-packages folder, and those of what is
+vendored. Exit code 1 if a component has no licence, or one that is not permissive.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from base64 import b64decode
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,8 @@ NAMES: Final = {
     "public domain": "CC0-1.0",
 }
 """Licences that a package names in its own words, in lower case."""
+VENDORED: Final = (Path(__file__).parents[1] / "issuer" / "http" / "docs" / "swagger_ui",)
+"""Folders with files of an npm package, described by `origin.json` (see deploy/viewer.py)."""
 _TEXT_NAME: Final = re.compile(r"(licen[cs]e|copying|notice)[^/]*", re.IGNORECASE)
 
 
@@ -98,6 +101,22 @@ def add_hashes(bom: dict[str, Any], report: dict[str, Any]) -> list[str]:
     return lacking
 
 
+def vendored_component(folder: Path) -> dict[str, Any]:
+    """Return the component that a folder of vendored files comes from."""
+    origin = json.loads((folder / "origin.json").read_text())
+    digest = b64decode(origin["integrity"].removeprefix("sha512-")).hex()
+    purl = f"pkg:npm/{origin['name']}@{origin['version']}"
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": origin["name"],
+        "version": origin["version"],
+        "purl": purl,
+        "licenses": [{"license": {"id": origin["licence"]}}],
+        "hashes": [{"alg": "SHA-512", "content": digest}],
+    }
+
+
 def texts_of(package: Distribution) -> list[str]:
     """Return the licence texts and notices that a package ships, each once."""
     texts = []
@@ -112,16 +131,20 @@ def notices(bom: dict[str, Any], packages: Path) -> str:
     """Return the third-party notices: each component with its licence and the texts that it ships."""
     shipped = {normal(package.name): package for package in distributions(path=[str(packages)])}
     parts = []
+    texts = {normal(name): texts_of(package) for name, package in shipped.items()}
+    for folder in VENDORED:
+        files = [file for file in sorted(folder.iterdir()) if _TEXT_NAME.search(file.name) and file.suffix != ".py"]
+        texts[normal(vendored_component(folder)["name"])] = [file.read_text().strip() for file in files]
     for component in sorted(bom["components"], key=lambda component: normal(component["name"])):
         title = f"{component['name']} {component.get('version', '')} ({' / '.join(licences_of(component))})"
-        package = shipped.get(normal(component["name"]))
-        parts.append("\n\n".join([f"{title}\n{'=' * len(title)}", *(texts_of(package) if package else ())]))
+        parts.append("\n\n".join([f"{title}\n{'=' * len(title)}", *texts.get(normal(component["name"]), ())]))
     return "\n\n\n".join(parts) + "\n"
 
 
 def main(bom_path: Path, report_path: Path, packages: Path, notices_path: Path) -> int:
     bom: dict[str, Any] = json.loads(bom_path.read_text())
     lacking = add_hashes(bom, json.loads(report_path.read_text()))
+    bom["components"] += [vendored_component(folder) for folder in VENDORED]
     bom_path.write_text(json.dumps(bom, indent=2, sort_keys=True) + "\n")
     notices_path.write_text(notices(bom, packages))
     faults = [fault for component in bom["components"] if (fault := fault_of(component))]

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from issuer.http.admin import audit, batches, clients, docs, generation, health, redemptions, reports, uploads
+from issuer.http.admin import audit, batches, clients, generation, health, redemptions, reports, uploads
 from issuer.http.campaigns import events as campaign_events
 from issuer.http.campaigns import page as campaign_page
 from issuer.http.campaigns import routes as campaigns
@@ -25,9 +25,11 @@ from issuer.http.campaigns.policy import IssuePolicy
 from issuer.http.coupons import consume
 from issuer.http.coupons import routes as coupons
 from issuer.http.coupons.consume_route import CONSUME_PATH, ConsumeRoute
+from issuer.http.docs import routes as docs
 from issuer.http.edge.exchange import FastPath
 from issuer.http.hot_exchange import HotRoute
 from issuer.http.operations import Operation, PathOperations
+from issuer.http.pages import assets
 from issuer.http.problems.failures import FAILURES
 from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
 from issuer.http.redeem.route import REDEEM_PATH, RedeemExchange, RedeemRoute
@@ -52,6 +54,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *docs.OPERATIONS,
 )
 """Every operation but redeem and the coupon service. Where paths overlap, the first one counts."""
+
+
+FILES: Final = assets.OPERATIONS
+"""What pages load. It is no part of the API."""
 
 
 class IssuerApp(Starlette):
@@ -138,7 +144,7 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
 def make_routes(redeem: RedeemRoute, coupon_service: CouponServiceApp) -> list[Route]:
     """Return one route for each path, so that a 405 can name all of its methods."""
     by_path: dict[str, list[Operation]] = defaultdict(list)
-    for operation in OPERATIONS:
+    for operation in (*OPERATIONS, *FILES):
         by_path[operation.path].append(operation)
     routes = [
         *_posted(REDEEM_PATH, redeem),

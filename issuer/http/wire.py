@@ -14,7 +14,8 @@ from issuer.instants import from_ms, show_instant
 
 EVERY_ANSWER: Final = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
 """Headers of every answer of the server, beside the date: answers have codes and keys in them, so no cache keeps them
-and no browser takes them for another type. The server adds them to its own lines, which it builds once per second."""
+and no browser takes them for another type. The server adds them to its own lines, which it builds once per second. An
+answer on the ASGI path that has a cache-control of its own, such as a file that a page loads, replaces the first."""
 
 
 @dataclass(frozen=True, slots=True)

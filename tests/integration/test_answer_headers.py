@@ -11,6 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from issuer.http.pages.assets import KEPT
 from issuer.settings import Settings
 from tests.support.api_process import ApiProcess
 from tests.support.keys import make_key
@@ -61,6 +62,9 @@ def test_every_answer_is_kept_by_no_cache(api: ApiProcess, settings: Settings) -
         for what, (status, answer) in answers.items():
             assert answer.status_code == status, what
             check(answer.headers)
+        asset = http.get(answers["the docs"][1].text.partition('<script src="')[2].partition('"')[0])
+        assert asset.headers.get_list("cache-control") == [KEPT]
+        assert asset.headers.get_list("x-content-type-options") == ["nosniff"]
         for what in ("a page", "the docs"):
             headers = answers[what][1].headers
             assert headers["referrer-policy"] == "no-referrer"

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-from typing import Any
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pytest
 
-from issuer.http.app import OPERATIONS
+from issuer.http.app import FILES, OPERATIONS
 from issuer.http.auth import MISSING_KEY, Access
 from issuer.http.campaigns.connect_service import METHOD_PATHS
 from issuer.http.openapi.document import document
+from issuer.http.pages.assets import KEPT
+from issuer.http.problems.problem import TITLES
 from tests.support.api import REDEEM, Api, problem
 from tests.support.recording import drain
 from tests.support.servers import START_LIMIT_S
 
+ORIGIN: Final = json.loads(files("issuer.http.docs.swagger_ui").joinpath("origin.json").read_text())
 PUBLIC = {"/livez", "/readyz", "/healthcheck", "/openapi.json", "/docs"}
 PARTLY_PUBLIC = {"/api/v1/campaigns/{campaign_id}/events", "/c/{campaign_id}"}
 """Routes whose access depends on the campaign; they have their own tests."""
@@ -41,7 +47,8 @@ async def test_every_route_requires_a_key_with_its_scope_unless_it_is_public(api
     seen = set()
     lacking = {Access.REDEEM: api.admin, Access.ADMIN: api.redeemer, Access.OPERATOR: api.redeemer}
     for route in api.app.routes:
-        if route.path in PARTLY_PUBLIC or route.path.removesuffix("/") in METHOD_PATHS:  # type: ignore[attr-defined]
+        template = route.path.removesuffix("/")  # type: ignore[attr-defined]
+        if template in PARTLY_PUBLIC or template in METHOD_PATHS or template == FILES[0].path:
             continue
         path = concrete(route.path)  # type: ignore[attr-defined]
         is_redeem = path.removesuffix("/") == REDEEM
@@ -297,17 +304,29 @@ async def test_a_revoked_key_is_refused_soon(api: Api) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_the_docs_page_is_self_contained(api: Api) -> None:
+async def test_the_docs_page_loads_only_files_of_this_server_which_browsers_keep(api: Api) -> None:
     response = await api.client.get("/docs")
     assert response.headers["content-type"].startswith("text/html")
-    assert "http://" not in response.text
-    assert "https://" not in response.text
-    assert "default-src 'none'" in response.headers["content-security-policy"]
-    assert "unsafe" not in response.headers["content-security-policy"]
-    # Elements and attributes that the policy would not let run.
-    assert re.findall(r"<(?:style|script)[ >]", response.text) == ["<style>", "<script>"]
-    assert not re.search(r"""\s(?:on\w+|style)=["']""", response.text)
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    # No element or attribute that the policy would not let run, and nothing of another server.
+    assert not re.search(r"""<style|<script>|\s(?:on\w+|style)=|https?://""", response.text)
     assert (await api.client.get("/openapi.json")).json() == document()
+    paths = re.findall(r'(?:src|href)="(/assets/[^"]+)"', response.text)
+    assert len(paths) == 4
+    for path in paths:
+        packed, plain = [await api.client.get(path, headers={"accept-encoding": coding}) for coding in ("gzip", "br")]
+        assert (packed.headers["content-encoding"], "content-encoding" in plain.headers) == ("gzip", False)
+        assert packed.content == plain.content
+        assert (plain.headers["cache-control"], plain.headers["vary"]) == (KEPT, "Accept-Encoding")
+        digest = sha256(plain.content).hexdigest()
+        assert path.split("/")[2] == digest[:16]
+        name = path.rpartition("/")[2]
+        # What is vendored is what its project published.
+        assert ORIGIN["files"].get(name, digest) == digest
+        problem(await api.client.get(f"/assets/{'0' * 16}/{name}"), 404)
+    assert f'id="problem-{min(TITLES)}"' in response.text
 
 
 async def test_ids_are_shown_in_lower_case(api: Api) -> None:

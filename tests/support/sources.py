@@ -10,9 +10,9 @@ ROOT: Final = Path(__file__).parents[2]
 FOLDERS: Final = (
     ".ci", ".github", "deploy", "docs", "examples", "issuer", "loadtest", "proto", "sync_worker", "tests",
 )  # fmt: skip
-GENERATED: Final = ("docs/benchmark", "issuer/http/rpc/coupon", "loadtest/results")
-"""What `make rpc` and `make bench` write."""
-SUFFIXES: Final = {".py", ".md", ".lua", ".sql", ".html", ".proto", ".toml", ".yml", ".yaml", ""}
+GENERATED: Final = ("docs/benchmark", "issuer/http/docs/swagger_ui/", "issuer/http/rpc/coupon", "loadtest/results")
+"""What `make rpc`, `make viewer` and `make bench` write."""
+SUFFIXES: Final = {".py", ".md", ".lua", ".sql", ".html", ".css", ".js", ".proto", ".toml", ".yml", ".yaml", ""}
 
 
 def source_files() -> Iterator[Path]:

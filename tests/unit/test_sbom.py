@@ -89,6 +89,12 @@ def test_a_file_gets_hashes_and_notices(sbom: ModuleType, tmp_path: Path, capsys
     ]
     written = json.loads(paths[0].read_text())["components"]
     assert written[0]["hashes"] == [{"alg": "SHA-256", "content": "ab" * 32}]
-    assert "Permission is hereby granted ©" in paths[3].read_text()
+    notices = paths[3].read_text()
+    assert "Permission is hereby granted ©" in notices
+    # What is vendored is listed as well, with the texts of what it bundles.
+    assert [one["purl"] for one in written[2:]] == [f"pkg:npm/swagger-ui-dist@{written[2]['version']}"]
+    assert len(written[2]["hashes"][0]["content"]) == 128
+    for text in ("Apache License", "SmartBear", "jedwatson"):
+        assert text in notices
     paths[0].write_text(json.dumps({"components": [first]}))
     assert sbom.main(*paths) == 0

@@ -16,7 +16,7 @@ from issuer.campaigns.feeds import FeedUpdate
 from issuer.http.auth import Access
 from issuer.http.campaigns.events import show_tick, visible_campaign
 from issuer.http.operations import Operation, RequestContext
-from issuer.http.page_headers import page_headers
+from issuer.http.pages.headers import inline_headers
 from issuer.names import visible
 
 PATH: Final = "/c/{campaign_id}"
@@ -26,7 +26,7 @@ PATH: Final = "/c/{campaign_id}"
 def _page() -> tuple[Template, dict[str, str]]:
     """Return the page and its headers."""
     text = files("issuer.http.campaigns").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(text), page_headers(text)
+    return Template(text), inline_headers(text)
 
 
 async def get_page(context: RequestContext) -> Response:

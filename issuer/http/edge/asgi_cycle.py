@@ -20,6 +20,9 @@ class AsgiCycle(RequestResponseCycle):
             self.disconnected = True
         elif not self.response_started and self.waiting_for_100_continue and self.more_body and not self.body:
             self.keep_alive = False
+        if message["type"] == "http.response.start" and any(name == b"cache-control" for name, _ in message["headers"]):
+            # What the answer says replaces what the server says of every answer.
+            self.default_headers = [header for header in self.default_headers if header[0] != b"cache-control"]
         await super().send(message)
 
     async def receive(self) -> ASGIReceiveEvent:

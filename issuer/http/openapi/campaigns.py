@@ -57,7 +57,7 @@ def campaign_paths() -> dict[str, Schema]:
 def _method(name: str, request: str, response: str, summary: str, *errors: int, **more: Any) -> Schema:
     """Return a method of the coupon service, called with JSON."""
     post = operation(
-        "coupon service", summary, {200: ok("The response", ref(response))}, 401, 403, 415, 429, 501, 504, *errors,
+        "coupon-service", summary, {200: ok("The response", ref(response))}, 401, 403, 415, 429, 501, 504, *errors,
         operationId=name, requestBody=body(request), **more,
     )  # fmt: skip
     for status in (400, 401, 403, 404, 409, 429, 500, 501, 503, 504):

@@ -174,7 +174,7 @@ def document() -> Schema:
                 "clients",
                 "batches",
                 "campaigns",
-                "coupon service",
+                "coupon-service",
                 "codes",
                 "customers",
                 "reports",

@@ -1,0 +1,1 @@
+"""HTML pages: their templates, headers and the files that they load."""

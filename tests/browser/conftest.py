@@ -1,0 +1,54 @@
+"""A real API process and a headless Chromium, shared by all tests of this folder.
+
+Set SCREENSHOTS=<directory> to save screenshots there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import pytest_asyncio
+from playwright.async_api import async_playwright, expect
+
+from issuer.access.api_keys import create_key
+from issuer.recovery.opening import open_stores
+from tests.support.api_process import ApiProcess
+from tests.support.browser import FLAGS, BrowserStage
+from tests.support.databases import clone_database
+from tests.support.programs import require
+from tests.support.servers import START_LIMIT_S, PostgresServer, RedisServer
+from tests.support.service import settings_of
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def site(
+    redis_server: RedisServer, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[BrowserStage]:
+    """The API process and the browser of all tests here: each takes longer to start than a test."""
+    chromium = require("chromium")
+    expect.set_options(timeout=START_LIMIT_S * 1_000)
+    settings = settings_of(redis_server, clone_database(postgres_server))
+    async with open_stores(settings) as stores:
+        _, secret = await create_key(stores.postgres, name="test", scopes=["admin"], actor="test")
+    with ApiProcess(settings, tmp_path_factory.mktemp("browser")) as api:
+        await asyncio.to_thread(api.wait_until_ready)
+        headers = {"authorization": f"Bearer {secret}"}
+        async with httpx.AsyncClient(base_url=api.url, headers=headers) as http, async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+            try:
+                yield BrowserStage(http, browser, api.url)
+            finally:
+                await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def stage(site: BrowserStage) -> AsyncIterator[BrowserStage]:
+    """The same for one test, which must leave no error on a page."""
+    site.errors.clear()
+    yield site
+    for context in site.browser.contexts:
+        await context.close()
+    assert site.errors == []
