@@ -74,7 +74,7 @@ def configure_logs(level: str, *, name: str = "", terminal: bool | None = None) 
         structlog.contextvars.merge_contextvars,
         add_name,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
         structlog.processors.format_exc_info,
         mask_secrets,
     ]

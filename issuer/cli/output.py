@@ -32,12 +32,20 @@ SERVER_URLS: Final = ("redis_url", "database_url", "owner_database_url")
 """The settings that name servers."""
 
 
-class InputError(Exception):
-    """The input is invalid or cannot be carried out. Exit code 2; the message is written for a person."""
-
-
 class CommandError(Exception):
-    """The command failed. Exit code 1; the message is written for a person."""
+    """The command failed. Exit code 1; the message is written for a person, and the hint says what to do."""
+
+    status = FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(CommandError):
+    """The input is invalid or cannot be carried out. Exit code 2."""
+
+    status = BAD_INPUT
 
 
 def fail(message: str, code: int = FAILED, *, hint: str | None = None) -> NoReturn:
@@ -225,8 +233,8 @@ def run_plain(work: Callable[[], Awaitable[T]], *, settings: Settings | None = N
 
     try:
         return asyncio.run(awaited())
-    except InputError as error:
-        fail(str(error), BAD_INPUT)
+    except CommandError as error:
+        fail(str(error), error.status, hint=error.hint)
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
     except Exception as error:
@@ -261,7 +269,6 @@ def _known_failures() -> tuple[type[Exception], ...]:
     from issuer.storage.redis_link import RedisUnavailableError
 
     return (
-        CommandError,
         InstallationError,
         SchemaError,
         PostgresUnavailableError,

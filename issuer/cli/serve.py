@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run the HTTP service. Needs ISSUER_REDIS_URL, ISSUER_DATABASE_URL and a worker (`python -m sync_worker`)."""
         from issuer.logs import configure_logs, warn_of_unknown_variables
-        from issuer.processes.api import ListenError, listen, run_api, shared_metrics, url_of
+        from issuer.processes.api import ListenError, PortInUseError, listen, run_api, shared_metrics, url_of
         from issuer.processes.api import serve as serve_with_children
         from issuer.processes.children import ChildError
         from issuer.storage.incarnation import refuse_foreign_data
@@ -37,7 +37,8 @@ def register(app: typer.Typer) -> None:
         try:
             listener = listen(settings.host, settings.port)
         except ListenError as error:
-            fail(str(error))
+            hint = "choose another port: issuer serve --port 9000" if isinstance(error, PortInUseError) else None
+            fail(str(error), hint=hint)
         typer.echo(f"listening on {url_of(listener)}", err=True)
         if settings.workers == 1:
             run_api(settings, listener)

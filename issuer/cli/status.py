@@ -56,7 +56,9 @@ def _fields(found: Status, settings: Settings) -> dict[str, Any]:
 
 def _print(found: Status, fields: dict[str, Any]) -> None:
     def count(processes: Any) -> str:
-        return "?" if processes is None else f"{len(processes)} processes" if processes else "none"
+        if processes is None:
+            return "?"
+        return f"{len(processes)} process{'' if len(processes) == 1 else 'es'}" if processes else "none"
 
     up = fields["up"]
     opened = found.open or {}

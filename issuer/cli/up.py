@@ -31,7 +31,7 @@ def _run(settings: Settings, *, demo: bool) -> None:
     from issuer.embedded.datadir import DataDirectoryError
     from issuer.embedded.supervisor import Supervisor
     from issuer.logs import configure_logs, warn_of_unknown_variables
-    from issuer.processes.api import ListenError
+    from issuer.processes.api import ListenError, PortInUseError
     from issuer.processes.children import ChildError
 
     async def supervise() -> None:
@@ -39,6 +39,10 @@ def _run(settings: Settings, *, demo: bool) -> None:
         warn_of_unknown_variables()
         try:
             await Supervisor(settings, demo=demo).run()
+        except PortInUseError as error:
+            raise CommandError(
+                str(error), hint='choose another port: issuer up --port 9000, or make up ARGS="--port 9000"'
+            ) from error
         except (MissingBinaryError, ChildError, DataDirectoryError, ListenError) as error:
             raise CommandError(str(error)) from error
 

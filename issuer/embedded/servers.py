@@ -234,6 +234,7 @@ class EmbeddedPostgres:
             _give_all(self._data, user)
 
     def _create_data(self, user: str | None) -> None:
+        log.info("creating the Postgres data directory; this takes some seconds, once", directory=str(self._data))
         # Under another name until it is complete: a killed initdb leaves a directory that looks complete.
         new = self._data.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)

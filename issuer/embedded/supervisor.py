@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,7 @@ from pydantic import SecretStr
 
 from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
+from issuer.embedded.started import StartedInstallation, log_issued, print_started
 from issuer.instants import show_instant
 from issuer.processes.api import ListenError, api_spec, listen, shared_metrics, url_of
 from issuer.processes.children import Child, ChildError, ChildSpec
@@ -37,16 +37,6 @@ PORT_WAIT_S: Final = 15.0
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass(frozen=True, slots=True)
-class StartedInstallation:
-    """What is printed once everything runs."""
-
-    url: str
-    api_key: str | None
-    key_file: Path
-    curl: str | None
-
-
 class Supervisor:
     """One `issuer up`. A server that ISSUER_REDIS_URL or ISSUER_DATABASE_URL names replaces an embedded one.
 
@@ -62,6 +52,7 @@ class Supervisor:
         self._processes: list[Child] = []
         self._listener: socket.socket | None = None
         self._opened = ExitStack()
+        self._metrics: Path | None = None
         self._failed: asyncio.Future[ChildError]
 
     async def run(self) -> None:
@@ -80,7 +71,12 @@ class Supervisor:
         try:
             if await self._first(starting, stopped) is starting:
                 print_started(starting.result(), self._settings)
-                await self._first(stopped)
+                assert self._metrics is not None
+                logging = asyncio.create_task(log_issued(self._metrics), name="log-issued")
+                try:
+                    (await self._first(stopped, logging)).result()
+                finally:
+                    logging.cancel()
         finally:
             stopped.cancel()
             starting.cancel()
@@ -106,6 +102,7 @@ class Supervisor:
         from issuer.storage.migrate import migrate
         from issuer.storage.roles import create_roles
 
+        log.info("migrating the database")
         for problem in (await create_roles(settings)).problems:
             log.warning("the Postgres roles are incomplete", problem=problem)
         await migrate(settings)
@@ -124,6 +121,7 @@ class Supervisor:
                 started_at=show_instant(datetime.now(UTC)),
             )
         )
+        log.info("starting the API and the worker")
         await self._start_processes(settings, self._listener)
         return started
 
@@ -150,6 +148,7 @@ class Supervisor:
             valkey = EmbeddedValkey(self._directory, self._settings)
             servers.append(valkey)
             found["redis_url"] = SecretStr(valkey.url)
+        log.info("starting the servers", names=[server.name for server in servers], data=str(self._directory.path))
         self._servers = [Child(self._server_spec(server), self._failed) for server in servers]
         await self._start_all(self._servers)
         return self._settings.model_copy(update=found)
@@ -180,6 +179,7 @@ class Supervisor:
 
         api_key = await self._api_key(stores) if self._settings.auth is Auth.ON else None
         if self._demo and not self._directory.demo.exists():
+            log.info("creating the demo batch")
             await create_demo(stores)
             self._directory.write_private(self._directory.demo, "created\n")
         pool = await find_pool(stores.postgres)
@@ -221,6 +221,7 @@ class Supervisor:
             "ISSUER_WORKERS": str(settings.workers),
             **self._opened.enter_context(shared_metrics(settings)),
         }
+        self._metrics = Path(environment["ISSUER_METRICS_DIR"])
         worker = ChildSpec(
             name="sync_worker",
             command=lambda: launch_command([sys.executable, "-m", "sync_worker"], death_signal=signal.SIGTERM),
@@ -255,32 +256,3 @@ async def _crashed_at_a_row(settings: Settings, pid: int) -> bool:
         return await crashed_at_a_row(settings, pid)
     except PostgresUnavailableError:
         return False
-
-
-UNCOUNTED_ADDRESSES: Final = (
-    "Failed look-ups of codes are not limited: behind a gateway all callers have one address. Set"
-    " ISSUER_TRUSTED_PROXIES to the gateways that report the addresses of callers, or to none without a gateway"
-)
-
-
-def print_started(started: StartedInstallation, settings: Settings) -> None:
-    """Print to stdout and flush: it may be a pipe. The API key is for terminals only: a pipe may end in a log."""
-    lines = ["", f"issuer is running at {started.url}"]
-    if started.api_key is not None and sys.stdout.isatty():
-        lines.append(f"API key (also in {started.key_file}): {started.api_key}")
-    elif started.api_key is not None:
-        lines.append(f"The API key is in {started.key_file}")
-    else:
-        lines.append("API keys are off: every caller that reaches this address may redeem and administer")
-        if not settings.counts_addresses:
-            lines.append(UNCOUNTED_ADDRESSES)
-    if settings.appendfsync != "always":
-        lines.append(
-            "ISSUER_APPENDFSYNC=everysec: a crash of the machine may lose up to 2 s of answered redemptions;"
-            " as many codes are then quarantined"
-        )
-    if started.curl is not None:
-        lines += ["", "Redeem a code:", "", f"  {started.curl}"]
-    else:
-        lines += ["", "There is no batch to redeem from yet: issuer preload codes.csv --batch-name 'First'"]
-    print(*lines, "", "Ctrl-C stops everything.", "", sep="\n", flush=True)

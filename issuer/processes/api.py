@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import math
 import os
 import signal
@@ -38,6 +39,10 @@ class ListenError(Exception):
     """The API cannot listen on the address. The message says why."""
 
 
+class PortInUseError(ListenError):
+    """Another process listens on the address."""
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on the address; port 0 picks a free port. Raises ListenError."""
     try:
@@ -51,10 +56,9 @@ def listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        if port != 0 and "in use" in reason:
-            reason = "another process listens there; choose another --port"
-        raise ListenError(f"cannot listen on {host}:{port}: {reason}") from error
+        if port != 0 and error.errno == errno.EADDRINUSE:
+            raise PortInUseError(f"cannot listen on {host}:{port}: another process listens there") from error
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     return listener
 
 
@@ -156,10 +160,9 @@ def api_spec(settings: Settings, listener: socket.socket, number: int, environme
 
 @contextmanager
 def shared_metrics(settings: Settings) -> Iterator[dict[str, str]]:
-    """Yield the environment in which API processes add up their counters: a directory that the parent removes."""
-    if settings.metrics_dir is not None or settings.workers == 1:
-        # The processes inherit the operator's directory. A single process needs none.
-        yield {}
+    """Yield the environment in which API processes add up their counters: a directory, removed unless it was set."""
+    if settings.metrics_dir is not None:
+        yield {"ISSUER_METRICS_DIR": str(settings.metrics_dir)}
         return
     with tempfile.TemporaryDirectory(prefix="issuer-metrics-") as directory:
         yield {"ISSUER_METRICS_DIR": directory}

@@ -16,7 +16,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from issuer.embedded.supervisor import StartedInstallation, print_started
+from issuer.embedded.started import StartedInstallation, print_started
 from issuer.settings import Settings
 from tests.support.installation import Installation, gone
 from tests.support.programs import require
@@ -63,6 +63,17 @@ def test_a_terminal_is_shown_the_api_key(capsys: pytest.CaptureFixture[str], mon
         printed = capsys.readouterr().out
         assert "/data/api-key" in printed
         assert ("isk_shown" in printed) == is_terminal
+        assert "API documentation: http://127.0.0.1:1/docs" in printed
+
+
+def test_issued_codes_are_logged_in_sums(running: Installation) -> None:
+    first = redeemed(running)
+    wait_until(lambda: '"event": "issued"' in running.logged, "the codes are logged", 60)
+    lines = [json.loads(line) for line in running.logged.splitlines()]
+    events = [line["event"] for line in lines]
+    assert sum(line["codes"] for line in lines if line["event"] == "issued") > 0
+    assert events.index("starting the servers") < events.index("migrating the database") < events.index("issued")
+    assert not any(first in str(line) for line in lines)
 
 
 @pytest.mark.long
@@ -126,7 +137,10 @@ def test_a_used_port_is_reported_and_leaves_no_process(running: Installation, tm
     port = running.url.rpartition(":")[2]
     other = running.command("up", "--data-dir", str(tmp_path / "other"), "--port", port)
     assert other.returncode == 1
-    assert f"127.0.0.1:{port}: another process listens there" in other.stderr
+    assert other.stderr.endswith(
+        f"error: cannot listen on 127.0.0.1:{port}: another process listens there\n"
+        'hint: choose another port: issuer up --port 9000, or make up ARGS="--port 9000"\n'
+    )
     assert not (tmp_path / "other" / "redis" / "redis.pid").exists()
 
 

@@ -60,6 +60,15 @@ class OutcomeCounts:
         self.seconds += seconds
 
 
+def read_tallies(directory: Path) -> OutcomeCounts:
+    """Return the counts of all processes that write to the directory, as of their last second."""
+    total = OutcomeCounts()
+    for file in directory.glob("api-*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            total.add(orjson.loads(file.read_bytes()))
+    return total
+
+
 class Tally:
     """The counters of this process. `count` is called on the hot path and takes well under a microsecond."""
 
@@ -103,15 +112,12 @@ class Tally:
 
     def total(self) -> OutcomeCounts:
         """Return the counts of all processes that share the directory; of this one alone if there is none."""
-        total = OutcomeCounts()
         if self._file is None:
+            total = OutcomeCounts()
             total.add(asdict(self._own))
             return total
         self.write()
-        for file in self._file.parent.glob("api-*.json"):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                total.add(orjson.loads(file.read_bytes()))
-        return total
+        return read_tallies(self._file.parent)
 
     def start(self) -> None:
         if self._file is not None:
