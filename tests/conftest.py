@@ -18,11 +18,14 @@ from tests.support.databases import (
     fresh_redis_url,
     settings_for,
 )
+from tests.support.plain_logs import plain_logs
 from tests.support.programs import require
 from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from issuer.recovery.opening import GuardedStores
+
+plain_logs()
 
 pytest_plugins = ("tests.support.distribution", "tests.support.skips")
 

@@ -49,9 +49,7 @@ async def test_query_form_multipart_and_json_are_equivalent(shared_api: Api, sha
         "multipart": {"files": {name: (None, value) for name, value in fields.items()}},
     }  # fmt: skip
     params = {"code": "SAVE20"} | (fields if encoding == "query" else {})
-    response = await shared_api.client.post(
-        CONSUME, params=params, headers=shared_till.till, **encodings[encoding]
-    )
+    response = await shared_api.client.post(CONSUME, params=params, headers=shared_till.till, **encodings[encoding])
     assert response.status_code == 200, response.text
     used = response.json()
     assert len(used.pop("consumption_id")) == 32

@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from issuer.logs import configure_logs, masked
+from tests.support.plain_logs import plain_logs
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,7 @@ def _restored() -> Iterator[None]:
     handlers, level = logging.root.handlers[:], logging.root.level
     yield
     logging.root.handlers[:], logging.root.level = handlers, level
-    structlog.reset_defaults()
+    plain_logs()
 
 
 @pytest.mark.parametrize(

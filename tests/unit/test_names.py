@@ -13,6 +13,7 @@ import typer
 from issuer.cli.output import fail, print_json
 from issuer.logs import configure_logs
 from issuer.names import name_problem, text_problem, visible
+from tests.support.plain_logs import plain_logs
 
 HIDDEN = {
     "right-to-left override": "Summer\u202eretniW",
@@ -106,7 +107,7 @@ def test_logs_and_errors_show_what_is_not_seen(capsys: pytest.CaptureFixture[str
         configure_logs("info", terminal=True)
         structlog.get_logger().info("created", batch="a\u202eb\x1b[2J", lines="one\ntwo")
     finally:
-        structlog.reset_defaults()
+        plain_logs()
     with pytest.raises(typer.Exit):
         fail("batch a\u202eb\x1b[2J")
     text = capsys.readouterr().err
