@@ -12,6 +12,7 @@ from typing import Final
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from issuer.ids import id_text
 from issuer.networks import parse_networks
 from issuer.rate_limit import RateLimit, parse_limit
 from issuer.server_urls import check_server_url
@@ -68,6 +69,11 @@ class Settings(BaseSettings):
     auth: Auth = Field(
         Auth.ON,
         description="Whether API keys are required; `off` is for use behind a gateway that checks callers (on, off)",
+    )
+    default_client: str | None = Field(
+        None,
+        description="Client of requests, rows and commands that name none, where the API key is bound to none: a UUID, "
+        "or the text of a registered client; default: none, under `issuer up --demo` the demo client",
     )
     trusted_proxies: str = Field(
         "127.0.0.1",
@@ -254,6 +260,11 @@ class Settings(BaseSettings):
         if value is not None:
             parse_limit(value)
         return value
+
+    @field_validator("default_client")
+    @classmethod
+    def _id_form(cls, value: str | None) -> str | None:
+        return None if value is None else id_text(value)
 
     @field_validator("trusted_proxies")
     @classmethod

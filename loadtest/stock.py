@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Final
 from uuid import uuid4
 
+from issuer.batches.batch import NewBatch
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import create_batch
 from issuer.coupons.coupon import CouponTerms
@@ -43,7 +44,7 @@ FROM codes WHERE pool_id = $1 AND seq <= $2
 
 async def make_pool(stores: Stores, codes: int, *, used: int = 0) -> Target:
     """Create a batch with a pool of `codes` codes, loaded to the high-water mark; `used` are in the ledger."""
-    batch_id = (await create_batch(stores, name="benchmark", rules=parse_rules(ONE_EACH), actor="cli:bench")).id
+    batch_id = (await create_batch(stores, NewBatch("benchmark", parse_rules(ONE_EACH)), actor="cli:bench")).id
     client_id = uuid4()
     async with stores.postgres.acquire() as connection:
         pool_id = await connection.fetchval(

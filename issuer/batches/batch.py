@@ -12,12 +12,24 @@ import asyncpg
 import orjson
 
 from issuer.batches.rules import NO_RULES, Rules, parse_rules
+from issuer.ids import parse_uuid
 from issuer.instants import InvalidInstantError, in_utc, show_instant
 from issuer.names import name_problem
+
+BATCHES: Final = "SELECT * FROM batches WHERE kind = 'codes'"
+"""Selects batches. Coupons have a row in `batches` too, but are not listed as batches."""
+OF_CLIENT: Final = "EXISTS (SELECT FROM pools WHERE pools.batch_id = batches.id AND pools.client_id = $1)"
+NOT_CAMPAIGN: Final = "NOT EXISTS (SELECT FROM campaigns WHERE campaigns.batch_id = batches.id)"
+"""Campaigns are listed separately: a caller that redeems from a batch cannot use them."""
+OPEN: Final = "ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
 
 
 class BatchNotFoundError(LookupError):
     """The batch does not exist, or the caller may not see it."""
+
+
+class BatchIdTakenError(Exception):
+    """A batch, a coupon or a campaign has the id that was chosen for a new batch. Nothing more is said about it."""
 
 
 class BatchEndedError(Exception):
@@ -89,6 +101,8 @@ class NewBatch:
     rules: Rules = NO_RULES
     starts_at: datetime | None = None
     ends_at: datetime | None = None
+    id: UUID | None = None
+    """Chosen by the caller; None: a random one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +157,8 @@ def check_values(
 def check_name(name: str) -> None:
     """Raise InvalidBatchError unless this can be a name."""
     problem = name_problem(name)
+    if problem is None and parse_uuid(name) is not None:
+        problem = "name must not have the form of a UUID: it would be taken for an id"
     if problem:
         raise InvalidBatchError(problem)
 

@@ -11,14 +11,11 @@ from uuid import UUID, uuid4
 import structlog
 
 from issuer.access import audit
-from issuer.batches.batch import UNSET as UNSET
-from issuer.batches.batch import Batch as Batch
-from issuer.batches.batch import BatchChanges as BatchChanges
-from issuer.batches.batch import BatchEndedError as BatchEndedError
-from issuer.batches.batch import BatchNotFoundError as BatchNotFoundError
-from issuer.batches.batch import BatchSharedError as BatchSharedError
-from issuer.batches.batch import InvalidBatchError as InvalidBatchError
 from issuer.batches.batch import (
+    BATCHES,
+    NOT_CAMPAIGN,
+    OF_CLIENT,
+    OPEN,
     NewBatch,
     Unset,
     batch_from_row,
@@ -27,43 +24,39 @@ from issuer.batches.batch import (
     find_changed_values,
     show_value,
 )
+from issuer.batches.batch import UNSET as UNSET
+from issuer.batches.batch import Batch as Batch
+from issuer.batches.batch import BatchChanges as BatchChanges
+from issuer.batches.batch import BatchEndedError as BatchEndedError
+from issuer.batches.batch import BatchIdTakenError as BatchIdTakenError
+from issuer.batches.batch import BatchNotFoundError as BatchNotFoundError
+from issuer.batches.batch import BatchSharedError as BatchSharedError
+from issuer.batches.batch import InvalidBatchError as InvalidBatchError
+from issuer.batches.named import find_open_by_name
 from issuer.batches.revisions import push_batch as push_batch
-from issuer.batches.rules import NO_RULES, Rules
 from issuer.paging import CHUNK_SIZE, Page, decode_cursor, encode_cursor
 from issuer.storage.acts import UNKEPT, Act
-from issuer.storage.postgres import BATCH_NAME_LOCK, AnyConnection, Pool, unavailable_translated
+from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 
-# Coupons have a row in `batches` too, but are not listed as batches.
-_BATCHES: Final = "SELECT * FROM batches WHERE kind = 'codes'"
-_OF_CLIENT: Final = "EXISTS (SELECT FROM pools WHERE pools.batch_id = batches.id AND pools.client_id = $1)"
-_NOT_CAMPAIGN: Final = "NOT EXISTS (SELECT FROM campaigns WHERE campaigns.batch_id = batches.id)"
-"""Campaigns are listed separately: a caller that redeems from a batch cannot use them."""
-_OPEN: Final = "ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"
+_INSERT: Final = """
+INSERT INTO batches (id, name, rules, starts_at, ends_at) VALUES ($1, $2, $3::text::jsonb, $4, $5)
+ON CONFLICT (id) DO NOTHING RETURNING paused, ended_at, created_at, revision, redis_revision, freed_at"""
 
 
 async def create_batch(
-    stores: Stores,
-    *,
-    name: str,
-    rules: Rules = NO_RULES,
-    starts_at: datetime | None = None,
-    ends_at: datetime | None = None,
-    client_id: UUID | None = None,
-    actor: str,
-    act: Act[Batch] = UNKEPT,
+    stores: Stores, new: NewBatch, *, client_id: UUID | None = None, actor: str, act: Act[Batch] = UNKEPT
 ) -> Batch:
     """Create a batch. With `client_id` it gets an empty pool of that client, so that the client's keys can see it.
 
-    Raises InvalidBatchError and PostgresUnavailableError. If Redis is unavailable the batch is created all the same
-    and the worker pushes it later; `in_redis` shows which.
+    Raises InvalidBatchError, BatchIdTakenError and PostgresUnavailableError. If Redis is unavailable the batch is
+    created all the same and the worker pushes it later; `in_redis` shows which.
     """
-    name, starts_at, ends_at = check_values(name, starts_at, ends_at)
     async with act.transaction(stores.postgres) as connection:
-        batch = await _insert(connection, name, rules, starts_at, ends_at, actor)
+        batch = await create_batch_in(connection, new, actor)
         if client_id is not None:
             await connection.execute("INSERT INTO pools (batch_id, client_id) VALUES ($1, $2)", batch.id, client_id)
         await act.keep(connection, batch)
@@ -71,37 +64,32 @@ async def create_batch(
 
 
 async def create_batch_in(connection: AnyConnection, new: NewBatch, actor: str) -> Batch:
-    """Create a batch in the caller's transaction; the caller pushes it. Raises InvalidBatchError."""
+    """Create a batch in the caller's transaction; the caller pushes it. Raises InvalidBatchError, BatchIdTakenError."""
     name, starts_at, ends_at = check_values(new.name, new.starts_at, new.ends_at)
-    return await _insert(connection, name, new.rules, starts_at, ends_at, actor)
+    batch_id = new.id or uuid4()
+    row = await connection.fetchrow(_INSERT, batch_id, name, new.rules.to_text(), starts_at, ends_at)
+    if row is None:
+        raise BatchIdTakenError("the id is taken")
+    batch = Batch(batch_id, name, new.rules, starts_at, ends_at, **dict(row))
+    detail = {
+        "name": name,
+        "rules": new.rules.to_json(),
+        "starts_at": show_value(starts_at),
+        "ends_at": show_value(ends_at),
+    }
+    await audit.record(connection, actor=actor, action="batch.create", subject=f"batch:{batch.id}", detail=detail)
+    return batch
 
 
-async def find_open_by_name(connection: AnyConnection, name: str) -> Batch | None:
-    """Return the newest batch of that name that is not expired. Until the transaction ends, no other call that asks
-    for the name creates one."""
-    name, _, _ = check_values(name, None, None)
-    await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", BATCH_NAME_LOCK, name)
-    row = await connection.fetchrow(f"{_BATCHES} AND name = $1 AND {_OPEN} ORDER BY created_at DESC, id LIMIT 1", name)
-    return batch_from_row(row) if row else None
-
-
-async def find_or_create_batch(
-    stores: Stores,
-    *,
-    name: str,
-    rules: Rules = NO_RULES,
-    starts_at: datetime | None = None,
-    ends_at: datetime | None = None,
-    actor: str,
-) -> tuple[Batch, bool]:
+async def find_or_create_batch(stores: Stores, new: NewBatch, *, actor: str) -> tuple[Batch, bool]:
     """Return the newest batch of that name that is not expired, unchanged, or else a new one (True).
 
     Concurrent calls return the same batch. Raises what `create_batch` raises.
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        batch = found = await find_open_by_name(connection, name)
+        batch = found = await find_open_by_name(connection, new.name)
         if batch is None:
-            batch = await create_batch_in(connection, NewBatch(name, rules, starts_at, ends_at), actor)
+            batch = await create_batch_in(connection, new, actor)
     return await _try_push(stores, batch), found is None
 
 
@@ -123,7 +111,7 @@ async def change_batch(
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         # Not FOR UPDATE: that would wait for every load that adds a pool.
-        row = await connection.fetchrow(f"{_BATCHES} AND id = $1 FOR NO KEY UPDATE", batch_id)
+        row = await connection.fetchrow(f"{BATCHES} AND id = $1 FOR NO KEY UPDATE", batch_id)
         await _check_ownership(connection, batch_id, row is not None, client_id)
         assert row is not None
         if not of_campaign and not isinstance(changes.starts_at, Unset):
@@ -144,7 +132,7 @@ async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None =
     """Return a batch. Raises BatchNotFoundError, also if `client_id` has no pool in it."""
     async with unavailable_translated():
         row = await postgres.fetchrow(
-            f"{_BATCHES} AND id = $2 AND ($1::uuid IS NULL OR {_OF_CLIENT})", client_id, batch_id
+            f"{BATCHES} AND id = $2 AND ($1::uuid IS NULL OR {OF_CLIENT})", client_id, batch_id
         )
     if row is None:
         raise BatchNotFoundError("no batch found")
@@ -154,18 +142,11 @@ async def find_batch(postgres: Pool, batch_id: UUID, *, client_id: UUID | None =
 async def check_batch_open(postgres: Pool, batch_id: UUID) -> None:
     """Raise BatchNotFoundError, or BatchEndedError if no codes can be added any more."""
     async with unavailable_translated():
-        is_open = await postgres.fetchval(f"SELECT {_OPEN} FROM batches WHERE kind = 'codes' AND id = $1", batch_id)
+        is_open = await postgres.fetchval(f"SELECT {OPEN} FROM batches WHERE kind = 'codes' AND id = $1", batch_id)
     if is_open is None:
         raise BatchNotFoundError("no batch found")
     if not is_open:
         raise BatchEndedError("the batch has ended: no codes can be added")
-
-
-async def find_batches_by_name(postgres: Pool, name: str) -> list[Batch]:
-    """Return every batch of that name that was not ended, newest first."""
-    async with unavailable_translated():
-        rows = await postgres.fetch(f"{_BATCHES} AND name = $1 AND ended_at IS NULL ORDER BY created_at DESC, id", name)
-    return [batch_from_row(row) for row in rows]
 
 
 async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> AsyncGenerator[list[Batch]]:
@@ -174,7 +155,7 @@ async def open_batches(postgres: Pool, *, client_id: UUID | None = None) -> Asyn
     while True:
         async with unavailable_translated():
             rows = await postgres.fetch(
-                f"{_BATCHES} AND {_NOT_CAMPAIGN} AND {_OPEN} AND ($1::uuid IS NULL OR {_OF_CLIENT})"
+                f"{BATCHES} AND {NOT_CAMPAIGN} AND {OPEN} AND ($1::uuid IS NULL OR {OF_CLIENT})"
                 " AND ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))"
                 " ORDER BY created_at, id LIMIT $4",
                 client_id, created_at, last_id, CHUNK_SIZE,
@@ -196,7 +177,7 @@ async def list_batches(
     created_at, last_id = decode_cursor("batches", cursor, (datetime, UUID)) if cursor else (None, None)
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"{_BATCHES} AND {_NOT_CAMPAIGN} AND ($1::uuid IS NULL OR {_OF_CLIENT})"
+            f"{BATCHES} AND {NOT_CAMPAIGN} AND ($1::uuid IS NULL OR {OF_CLIENT})"
             " AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))"
             " ORDER BY created_at DESC, id DESC LIMIT $4",
             client_id, created_at, last_id, limit + 1,
@@ -217,35 +198,6 @@ async def _try_push(stores: Stores, batch: Batch) -> Batch:
         )
         return batch
     return replace(batch, redis_revision=batch.revision)
-
-
-_INSERT: Final = """
-INSERT INTO batches (id, name, rules, starts_at, ends_at) VALUES ($1, $2, $3::text::jsonb, $4, $5)
-RETURNING paused, ended_at, created_at, revision, redis_revision, freed_at"""
-
-
-async def _insert(
-    connection: AnyConnection,
-    name: str,
-    rules: Rules,
-    starts_at: datetime | None,
-    ends_at: datetime | None,
-    actor: str,
-) -> Batch:
-    batch_id = uuid4()
-    row = await connection.fetchrow(
-        _INSERT, batch_id, name, rules.to_text(), starts_at, ends_at,
-    )  # fmt: skip
-    assert row is not None
-    batch = Batch(batch_id, name, rules, starts_at, ends_at, **dict(row))
-    detail = {
-        "name": name,
-        "rules": rules.to_json(),
-        "starts_at": show_value(starts_at),
-        "ends_at": show_value(ends_at),
-    }
-    await audit.record(connection, actor=actor, action="batch.create", subject=f"batch:{batch.id}", detail=detail)
-    return batch
 
 
 async def _check_ownership(connection: AnyConnection, batch_id: UUID, exists: bool, client_id: UUID | None) -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from issuer.access import audit
-from issuer.batches.batch import Unset, check_times, check_values
+from issuer.batches.batch import NewBatch, Unset, check_times, check_values
 from issuer.batches.store import (
     UNSET,
     BatchChanges,
@@ -103,7 +103,9 @@ async def create_campaign(stores: Stores, new: NewCampaign, *, actor: str, act: 
     Raises InvalidCampaignError, RedisMemoryError, PoolError, RedisUnavailableError and PostgresUnavailableError. Then,
     and when it is cancelled, the campaign does not exist: its incomplete batch is ended.
     """
-    batch = await create_batch(stores, name=new.name, starts_at=new.starts_at, client_id=new.client_id, actor=actor)
+    batch = await create_batch(
+        stores, NewBatch(new.name, starts_at=new.starts_at), client_id=new.client_id, actor=actor
+    )
     try:
         async with unavailable_translated():
             await stores.postgres.execute(

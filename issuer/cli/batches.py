@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 import typer
 
+from issuer.batches.batch import NewBatch
 from issuer.batches.rules import RulesError, parse_rules_text
+from issuer.cli.chosen_batch import BATCH, named_batch
 from issuer.cli.export import add_export
-from issuer.cli.options import AS_JSON, instant_option
+from issuer.cli.options import AS_JSON, client_option, instant_option, uuid_option
 from issuer.cli.output import BAD_INPUT, InputError, fail, print_json, print_list, run
 from issuer.names import visible
 from issuer.paging import MAX_LIMIT, Page, all_items
@@ -25,7 +26,6 @@ T = TypeVar("T")
 
 commands = typer.Typer(help="List, show, export, create, pause, change and end batches.", no_args_is_help=True)
 
-BATCH = typer.Argument(..., metavar="BATCH", help="Id of the batch, or its name if no other batch has it.")
 RULES_HELP = 'Rules as JSON, such as {"maxpercustomer":2,"timelimit":30}.'
 
 
@@ -64,7 +64,7 @@ def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
     from issuer.pools.stock import batch_stock
 
     async def work(stores: Stores) -> tuple[Batch, list[Stock]]:
-        shown = await _find(stores, batch)
+        shown = await named_batch(stores.postgres, batch)
         return shown, await batch_stock(stores, shown.id)
 
     shown, stock = run(_report_refusals(work))
@@ -82,6 +82,8 @@ def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
 @commands.command()
 def create(
     name: str = typer.Option(..., help="Name of the batch."),
+    batch_id: str | None = typer.Option(None, "--id", help="Id of the batch (UUID); default: a random one."),
+    client: str | None = typer.Option(None, help="Client that sees the batch before it has codes."),
     rules: str = typer.Option("", help=RULES_HELP),
     starts_at: str | None = typer.Option(None, help="No code is issued before this time; ISO 8601 with an offset."),
     ends_at: str | None = typer.Option(None, help="No code is issued from this time on; ISO 8601 with an offset."),
@@ -92,13 +94,15 @@ def create(
     from issuer.batches.store import create_batch
 
     async def work(stores: Stores) -> Batch:
+        new = NewBatch(
+            name,
+            parse_rules_text(rules),
+            instant_option(starts_at, "--starts-at"),
+            instant_option(ends_at, "--ends-at"),
+            uuid_option(batch_id, "--id"),
+        )
         return await create_batch(
-            stores,
-            name=name,
-            rules=parse_rules_text(rules),
-            starts_at=instant_option(starts_at, "--starts-at"),
-            ends_at=instant_option(ends_at, "--ends-at"),
-            actor=cli_actor(),
+            stores, new, client_id=await client_option(stores.postgres, client), actor=cli_actor()
         )
 
     _show_result(run(_report_refusals(work)), as_json)
@@ -141,7 +145,7 @@ def _change(batch: str, values: dict[str, Any], as_json: bool) -> None:
     changes = BatchChanges(**values)
 
     async def work(stores: Stores) -> Batch:
-        current = await _find(stores, batch)
+        current = await named_batch(stores.postgres, batch)
         if current.ended_at is not None and not changes.expired:
             # Refuse it even if nothing would change: an operator who resumes a batch expects it to issue codes.
             raise BatchEndedError("the batch was ended; that is final")
@@ -150,31 +154,15 @@ def _change(batch: str, values: dict[str, Any], as_json: bool) -> None:
     _show_result(run(_report_refusals(work)), as_json)
 
 
-async def _find(stores: Stores, batch: str) -> Batch:
-    from issuer.batches.store import find_batch, find_batches_by_name
-
-    try:
-        batch_id = UUID(batch)
-    except ValueError:
-        named = await find_batches_by_name(stores.postgres, batch)
-        if not named:
-            raise InputError(f"no batch found with the id or name {batch!r} (give the id of an ended batch)") from None
-        if len(named) > 1:
-            ids = ", ".join(str(one.id) for one in named)
-            raise InputError(f"{len(named)} batches have the name {batch!r}: {ids}") from None
-        return named[0]
-    return await find_batch(stores.postgres, batch_id)
-
-
 def _report_refusals(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stores], Awaitable[T]]:
     """Return the work with refusals that the operator can correct turned into InputError."""
 
     async def checked(stores: Stores) -> T:
-        from issuer.batches.store import BatchEndedError, BatchNotFoundError, InvalidBatchError
+        from issuer.batches.store import BatchEndedError, BatchIdTakenError, BatchNotFoundError, InvalidBatchError
 
         try:
             return await work(stores)
-        except (BatchEndedError, BatchNotFoundError, InvalidBatchError, RulesError) as error:
+        except (BatchEndedError, BatchIdTakenError, BatchNotFoundError, InvalidBatchError, RulesError) as error:
             raise InputError(str(error)) from error
 
     return checked

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from issuer.cli.options import AS_JSON, client_option, instant_option
+from issuer.cli.options import AS_JSON, client_option, default_client_option, instant_option
 from issuer.cli.output import CommandError, InputError, print_json, print_list, run
 from issuer.names import visible
 from issuer.paging import MAX_LIMIT, Page, all_items
@@ -34,7 +34,9 @@ def create(
     total: int = typer.Option(..., help="Number of codes."),
     starts_at: str = typer.Option(..., help="No code is issued before this time; ISO 8601 with an offset."),
     public: bool = typer.Option(False, "--public", help="Issue codes without an API key."),
-    client: str | None = typer.Option(None, help="Client that owns the codes; default: a client for all campaigns."),
+    client: str | None = typer.Option(
+        None, help="Client that owns the codes; default: ISSUER_DEFAULT_CLIENT, or a client for all campaigns."
+    ),
     length: int | None = typer.Option(None, help="Random characters of a code; default: 10."),
     alphabet: str | None = typer.Option(
         None,
@@ -58,7 +60,9 @@ def create(
             starts_at=start,
             code_format=parse_campaign_format({field: value for field, value in options.items() if value is not None}),
             public=public,
-            client_id=await client_option(stores.postgres, client) or DEFAULT_CLIENT,
+            client_id=await client_option(stores.postgres, client)
+            or await default_client_option(stores)
+            or DEFAULT_CLIENT,
         )
         return await create_campaign(stores, new, actor=cli_actor())
 

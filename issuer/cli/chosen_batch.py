@@ -1,4 +1,4 @@
-"""The batch that a command adds codes to: an existing one, by id or name, or a new one."""
+"""The batch of a command, by name or id; and the one that a command adds codes to: an existing one, or a new one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from issuer.batches.batch import NewBatch
 from issuer.batches.rules import Rules, RulesError, parse_rules_text
 from issuer.cli.options import instant_option, uuid_option
 from issuer.cli.output import InputError
+from issuer.ids import parse_uuid
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from issuer.batches.named import AmbiguousNameError
     from issuer.batches.store import Batch
+    from issuer.storage.postgres import Pool
     from issuer.storage.stores import Stores
 
+BATCH: Final[Any] = typer.Argument(..., metavar="BATCH", help="Name or id of the batch.")
 BATCH_NAME: Final[Any] = typer.Option(
     None, help="Name of a batch that has not expired; without such a batch a new one is created."
 )
-BATCH_ID: Final[Any] = typer.Option(None, help="Id of an existing batch.")
+BATCH_ID: Final[Any] = typer.Option(
+    None, help="Id of a batch (UUID); without such a batch a new one with this id is created, called --batch-name."
+)
 RULES: Final[Any] = typer.Option(
     None, help='Rules of a new batch as JSON, such as {"maxpercustomer":2,"timelimit":30}.'
 )
@@ -55,52 +61,51 @@ class ChosenBatch:
             starts_at=instant_option(starts_at, "--starts-at"),
             ends_at=instant_option(ends_at, "--ends-at"),
         )
-        if (name is None) == (id is None):
-            raise InputError("give either --batch-name or --batch-id")
+        if name is None and id is None:
+            raise InputError("give --batch-name or --batch-id")
         return chosen
 
     async def find(self, stores: Stores) -> Batch | None:
         """Return the batch; None: it has to be created. Raises InputError."""
+        from issuer.batches.named import AmbiguousNameError, find_named_batch
         from issuer.batches.store import BatchNotFoundError, find_batch
 
         try:
             if self.id is not None:
                 return self._check_unchanged(await find_batch(stores.postgres, self.id))
-        except BatchNotFoundError as error:
-            raise InputError(f"no batch has the id {self.id}") from error
-        assert self.name is not None
-        existing = await _find_by_name(stores, self.name)
-        return existing and self._check_unchanged(existing)
+            assert self.name is not None
+            batch = await find_named_batch(stores.postgres, self.name)
+        except BatchNotFoundError:
+            return None
+        except AmbiguousNameError as error:
+            raise ambiguous(error, "--batch-id") from error
+        return None if batch.expired else self._check_unchanged(batch)
 
     def new_batch(self) -> NewBatch:
         """Return the values of the batch to create."""
-        assert self.name is not None
-        return NewBatch(self.name, self.rules or Rules(), self.starts_at, self.ends_at)
+        name = self.name if self.name is not None else f"batch {self.id}"
+        return NewBatch(name, self.rules or Rules(), self.starts_at, self.ends_at, self.id)
 
     async def find_or_create(self, stores: Stores, *, dry_run: bool = False) -> tuple[Batch | None, bool]:
         """Return the batch and whether it is new; None for a dry run with a new batch. Raises InputError."""
         from issuer.access.audit import cli_actor
-        from issuer.batches.store import InvalidBatchError, find_or_create_batch
+        from issuer.batches.store import BatchIdTakenError, InvalidBatchError, create_batch, find_or_create_batch
 
         existing = await self.find(stores)
         if existing is not None or dry_run:
             return existing, existing is None
-        assert self.name is not None
         try:
-            batch, new = await find_or_create_batch(
-                stores,
-                name=self.name,
-                rules=self.rules or Rules(),
-                starts_at=self.starts_at,
-                ends_at=self.ends_at,
-                actor=cli_actor(),
-            )
-        except InvalidBatchError as error:
+            if self.id is not None:
+                return await create_batch(stores, self.new_batch(), actor=cli_actor()), True
+            batch, new = await find_or_create_batch(stores, self.new_batch(), actor=cli_actor())
+        except (InvalidBatchError, BatchIdTakenError) as error:
             raise InputError(str(error)) from error
         return (batch if new else self._check_unchanged(batch)), new
 
     def _check_unchanged(self, batch: Batch) -> Batch:
         """Return the batch. Raise InputError for options that differ from it: adding codes changes nothing else."""
+        if self.id is not None and self.name not in (None, batch.name):
+            raise InputError(f"batch {batch.id} has the name {batch.name!r}; omit --batch-name")
         if self.rules is not None and self.rules != batch.rules:
             raise InputError(
                 f"batch {batch.id} has other rules. To change them: issuer batches set-rules {batch.id} '…'"
@@ -127,14 +132,26 @@ async def end_if_empty(stores: Stores, batch: Batch | None, new: bool) -> None:
             await change_batch(stores, batch.id, BatchChanges(expired=True), actor=cli_actor())
 
 
-async def _find_by_name(stores: Stores, name: str) -> Batch | None:
-    from issuer.batches.store import open_batches
+async def named_batch(postgres: Pool, given: str, *, client_id: UUID | None = None) -> Batch:
+    """Return the batch with this name or id. Raises InputError."""
+    from issuer.batches.named import AmbiguousNameError, find_named_batch
+    from issuer.batches.store import BatchNotFoundError, find_batch
 
-    batches = [batch async for chunk in open_batches(stores.postgres) for batch in chunk if batch.name == name.strip()]
-    if len(batches) > 1:
-        ids = "\n".join(f"  {batch.id}  created {batch.created_at:%Y-%m-%d %H:%M:%S} UTC" for batch in batches)
-        raise InputError(f"several batches have the name {name!r}; choose one with --batch-id:\n{ids}")
-    return batches[0] if batches else None
+    batch_id = parse_uuid(given)
+    try:
+        if batch_id is not None:
+            return await find_batch(postgres, batch_id, client_id=client_id)
+        return await find_named_batch(postgres, given, client_id=client_id)
+    except BatchNotFoundError as error:
+        raise InputError(f"no batch found with the name or id {given!r}") from error
+    except AmbiguousNameError as error:
+        raise ambiguous(error, "the id") from error
+
+
+def ambiguous(error: AmbiguousNameError, instead: str) -> InputError:
+    """Return the refusal of a name that several open batches have."""
+    ids = "\n".join(f"  {batch.id}  created {batch.created_at:%Y-%m-%d %H:%M:%S} UTC" for batch in error.batches)
+    return InputError(f"several batches have the name {error.name!r}; choose one with {instead}:\n{ids}")
 
 
 def _parse_rules(text: str | None) -> Rules | None:

@@ -20,7 +20,7 @@ from issuer.cli.chosen_batch import (
     ChosenBatch,
     end_if_empty,
 )
-from issuer.cli.options import client_option, uuid_option
+from issuer.cli.options import client_option, default_client_option, uuid_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run
 from issuer.cli.progress import progress_bars
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError, parse_code_format
@@ -60,7 +60,8 @@ def generate(
     batch_name: str | None = BATCH_NAME,
     batch_id: str | None = BATCH_ID,
     client: str | None = typer.Option(
-        None, help="Client that owns the codes; default: the only client of the batch, or a new one."
+        None,
+        help="Client that owns the codes; default: the only client of the batch, ISSUER_DEFAULT_CLIENT, or a new one.",
     ),
     rules: str | None = RULES,
     starts_at: str | None = STARTS_AT,
@@ -141,12 +142,14 @@ async def _generate(stores: Stores, options: GenerateOptions, *, as_json: bool) 
     from issuer.pools.memory import RedisMemoryError
 
     batch: Batch | None = None
-    new = False
+    discard = False
     try:
         # Before a batch is created.
         options.code_format.check_space(options.count)
         client_id = await client_option(stores.postgres, options.client)
         batch, new = await options.chosen.find_or_create(stores, dry_run=options.dry_run)
+        # A batch whose id was chosen is left open: the corrected command names the same id.
+        discard = new and options.chosen.id is None
         request = await _build_request(stores, options, client_id, batch)
         if options.dry_run:
             await _show_forecast(stores, request, batch, as_json=as_json)
@@ -155,13 +158,13 @@ async def _generate(stores: Stores, options: GenerateOptions, *, as_json: bool) 
             typer.echo(_describe_start(job, abandoned), err=True)
             await _finish(stores, job, new=new, as_json=as_json)
     except (BatchNotFoundError, BatchEndedError, CodeSpaceError, FewCodesError, JobIdReusedError) as error:
-        await end_if_empty(stores, batch, new)
+        await end_if_empty(stores, batch, discard)
         raise InputError(str(error)) from error
     except CodeFormatError:
-        await end_if_empty(stores, batch, new)
+        await end_if_empty(stores, batch, discard)
         raise
     except RedisMemoryError as error:
-        await end_if_empty(stores, batch, new)
+        await end_if_empty(stores, batch, discard)
         raise CommandError(f"nothing was generated: {error}") from error
 
 
@@ -173,6 +176,7 @@ async def _build_request(
 
     if client_id is None and batch is not None:
         client_id = await find_only_client(stores.postgres, batch.id)
+    client_id = client_id or await default_client_option(stores)
     batch_id = UUID(int=0) if batch is None else batch.id
     return GenerationRequest(batch_id, client_id or uuid4(), options.code_format, options.count, cli_actor())
 

@@ -14,6 +14,7 @@ from issuer.instants import InvalidInstantError, parse_instant
 
 if TYPE_CHECKING:
     from issuer.storage.postgres import Pool
+    from issuer.storage.stores import Stores
 
 AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
@@ -26,6 +27,16 @@ def uuid_option(text: str | None, option: str) -> UUID | None:
         return UUID(text)
     except ValueError as error:
         raise InputError(f"{option}: not a UUID") from error
+
+
+async def default_client_option(stores: Stores) -> UUID | None:
+    """Return the client of what names none. Raises InputError."""
+    from issuer.clients.registry import ClientNotFoundError, default_client
+
+    try:
+        return await default_client(stores)
+    except ClientNotFoundError as error:
+        raise InputError(str(error)) from error
 
 
 async def client_option(postgres: Pool, text: str | None) -> UUID | None:

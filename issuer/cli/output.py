@@ -167,6 +167,7 @@ def find_installation(settings: Settings) -> Settings | None:
             "secret_key": settings.secret_key or _secret_of_data(directory),
             "partitions": running.partitions,
             "pool_high_water": running.pool_high_water,
+            "default_client": settings.default_client or running.default_client,
         }
     )
 

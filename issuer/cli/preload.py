@@ -21,7 +21,7 @@ from issuer.cli.chosen_batch import (
     STARTS_AT,
     ChosenBatch,
 )
-from issuer.cli.options import client_option
+from issuer.cli.options import client_option, default_client_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run
 from issuer.cli.progress import progress_bars
 
@@ -42,7 +42,9 @@ def preload(
     batch_name: str | None = BATCH_NAME,
     batch_id: str | None = BATCH_ID,
     rules: str | None = RULES,
-    client: str | None = typer.Option(None, help="The client, for a file without a client_id column."),
+    client: str | None = typer.Option(
+        None, help="The client, for a file without a client_id column; default: ISSUER_DEFAULT_CLIENT."
+    ),
     create_clients: bool = typer.Option(
         False, "--create-clients", help="Register the clients that the file names by a text and that are unknown."
     ),
@@ -108,7 +110,7 @@ async def _load(
     silent: bool,
 ) -> PreloadReport:
     from issuer.access.audit import cli_actor
-    from issuer.batches.store import BatchEndedError, BatchNotFoundError, InvalidBatchError
+    from issuer.batches.store import BatchEndedError, BatchIdTakenError, BatchNotFoundError, InvalidBatchError
     from issuer.loading.errors import CodeFileError, PreloadError
     from issuer.loading.moves import MoveError
     from issuer.loading.preload import preload_file
@@ -125,6 +127,7 @@ async def _load(
                 new_batch=None if batch else chosen.new_batch(),
                 find_by_name=True,
                 client_id=client_id,
+                default_client=None if client_id else await default_client_option(stores),
                 create_clients=create_clients,
                 sheet=sheet,
                 move=move,
@@ -134,7 +137,7 @@ async def _load(
             )
     except CodeFileError as error:
         raise CommandError(f"nothing was loaded: {error}") from error
-    except (BatchNotFoundError, BatchEndedError, InvalidBatchError, PreloadError) as error:
+    except (BatchNotFoundError, BatchEndedError, BatchIdTakenError, InvalidBatchError, PreloadError) as error:
         raise InputError(str(error)) from error
     except (RedisMemoryError, MoveError) as error:
         raise CommandError(f"nothing was loaded: {error}") from error

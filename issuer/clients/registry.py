@@ -141,6 +141,18 @@ async def known_client(postgres: Pool | AnyConnection, given: str) -> UUID:
     return UUID(bytes=found.bytes)
 
 
+async def default_client(stores: Stores) -> UUID | None:
+    """Return the client of what names none; None: there is no such client.
+
+    Raises ClientNotFoundError, PostgresUnavailableError.
+    """
+    given = stores.settings.default_client
+    try:
+        return None if given is None else await known_client(stores.postgres, given)
+    except ClientNotFoundError as error:
+        raise ClientNotFoundError(f"ISSUER_DEFAULT_CLIENT: {error}") from error
+
+
 def unknown_client(text: str) -> str:
     """Return why a text names no client, and what registers it."""
     return f"unknown client {text!r}: issuer clients create {quote(text)}"

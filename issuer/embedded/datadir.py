@@ -34,6 +34,7 @@ class RunningInstallation:
     partitions: int
     pool_high_water: int
     started_at: str
+    default_client: str | None
 
 
 def _user_name(uid: int) -> str:

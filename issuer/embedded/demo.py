@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Final
 from uuid import UUID, uuid4
 
+from issuer.ids import Identity
 from issuer.storage.postgres import Pool
 from issuer.storage.stores import Stores
 
 NAME: Final = "Demo"
 CLIENT_ID: Final = UUID("d3300000-0000-4000-8000-000000000001")
+CLIENT_NAME: Final = "Demo shop"
 CODES: Final = 1_000
 RULES: Final = {"maxpercustomer": 2, "timelimit": 30}
 ACTOR: Final = "cli:up --demo"
@@ -22,11 +25,15 @@ ACTOR: Final = "cli:up --demo"
 
 async def create_demo(stores: Stores) -> None:
     """Create the demo batch. Stopped half-way, a repetition completes the same batch."""
+    from issuer.batches.batch import NewBatch
     from issuer.batches.rules import parse_rules
     from issuer.batches.store import find_or_create_batch
+    from issuer.clients.registry import ClientExistsError, create_client
     from issuer.loading.preload import preload_file
 
-    batch, _ = await find_or_create_batch(stores, name=NAME, rules=parse_rules(RULES), actor=ACTOR)
+    with suppress(ClientExistsError):
+        await create_client(stores, Identity(CLIENT_ID.bytes, None), name=CLIENT_NAME, actor=ACTOR)
+    batch, _ = await find_or_create_batch(stores, NewBatch(NAME, parse_rules(RULES)), actor=ACTOR)
     lines = ["client_id,code", *(f"{CLIENT_ID},DEMO-{number:04d}" for number in range(1, CODES + 1))]
     await preload_file(stores, io.BytesIO("\n".join(lines).encode()), batch_id=batch.id, actor=ACTOR)
 

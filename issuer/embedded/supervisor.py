@@ -45,6 +45,10 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings, *, demo: bool) -> None:
+        from issuer.embedded.demo import CLIENT_ID
+
+        if demo and settings.default_client is None:
+            settings = settings.model_copy(update={"default_client": str(CLIENT_ID)})
         self._settings = settings
         self._demo = demo
         self._directory = DataDirectory(settings.data_dir)
@@ -119,6 +123,7 @@ class Supervisor:
                 partitions=settings.partitions,
                 pool_high_water=settings.pool_high_water,
                 started_at=show_instant(datetime.now(UTC)),
+                default_client=settings.default_client,
             )
         )
         log.info("starting the API and the worker")
@@ -219,6 +224,7 @@ class Supervisor:
             "ISSUER_OWNER_DATABASE_URL": "",
             "ISSUER_AUTH": settings.auth.value,
             "ISSUER_WORKERS": str(settings.workers),
+            "ISSUER_DEFAULT_CLIENT": settings.default_client or "",
             **self._opened.enter_context(shared_metrics(settings)),
         }
         self._metrics = Path(environment["ISSUER_METRICS_DIR"])

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from issuer.access import audit
 from issuer.batches.batch import NewBatch
-from issuer.batches.store import check_batch_open, create_batch_in, find_open_by_name, push_batch
+from issuer.batches.named import find_open_by_name
+from issuer.batches.store import check_batch_open, create_batch_in, push_batch
 from issuer.clients.registry import register_clients, unregistered
 from issuer.ids import Identity
 from issuer.loading.code_file import checked_rows
@@ -77,9 +78,9 @@ async def preload_file(
     of a workbook. With `actor` the audit log gets an entry. All changes in Postgres are one transaction, which keeps
     the answer to `act`. Opens a Postgres connection of its own.
 
-    Raises PreloadError, NothingLoadedError if no row is valid, BatchNotFoundError, BatchEndedError, InvalidBatchError,
-    MoveError, RedisMemoryError and RedisUnavailableError (each: nothing was changed), PostgresUnavailableError (all
-    codes were added or none), and UnfinishedLoadError (all were added).
+    Raises PreloadError, NothingLoadedError if no row is valid, BatchNotFoundError, BatchEndedError, BatchIdTakenError,
+    InvalidBatchError, MoveError, RedisMemoryError and RedisUnavailableError (each: nothing was changed),
+    PostgresUnavailableError (all codes were added or none), and UnfinishedLoadError (all were added).
     """
     if batch_id is None and new_batch is None and not dry_run:
         raise ValueError("only a dry run can be done without a batch")
@@ -194,7 +195,7 @@ class _Load:
         await (transaction.rollback() if dry_run else transaction.commit())
 
     async def _find_batch(self, connection: AnyConnection, new: NewBatch) -> UUID | None:
-        found = await find_open_by_name(connection, new.name)
+        found = await find_open_by_name(connection, new.name) if new.id is None else None
         if found is None:
             return None
         if (found.rules, found.starts_at, found.ends_at) != (new.rules, new.starts_at, new.ends_at):

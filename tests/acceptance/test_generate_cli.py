@@ -87,13 +87,13 @@ async def test_a_dry_run_changes_nothing(generate: Command, stores: Stores) -> N
     ("words", "message"),
     [
         (("--batch-name", "X"), "give --count, or --job to continue a job"),
-        (("--count", "5"), "give either --batch-name or --batch-id"),
+        (("--count", "5"), "give --batch-name or --batch-id"),
         (("--count", "5", "--batch-name", "X", "--length", "0"), "--length must be 1 to 255"),
         (("--count", "5", "--batch-name", "X", "--alphabet", "aa"), "--alphabet contains 'a' more than once"),
         (("--count", "5", "--batch-name", "X", "--pattern", "A#", "--length", "5"), "--length cannot be given beside"),
         (("--count", "5", "--batch-name", "X", "--unlucky-words", "none.txt"), "cannot read none.txt"),
-        (("--count", "5", "--batch-name", "X", "--client", "x"), "--client: not a UUID"),
-        (("--count", "5", "--batch-id", str(UUID(int=5))), f"no batch has the id {UUID(int=5)}"),
+        (("--count", "5", "--batch-name", "X", "--client", "x"), "unknown client 'x': issuer clients create x"),
+        (("--count", "5", "--batch-name", str(UUID(int=5))), "name must not have the form of a UUID"),
         (("--job", str(UUID(int=5))), f"no job has the id {UUID(int=5)}"),
         (
             ("--count", "1001", "--batch-name", "X", "--length", "4", "--alphabet", "numeric"),

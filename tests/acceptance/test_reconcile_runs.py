@@ -16,6 +16,7 @@ from uuid import UUID
 
 import pytest
 
+from issuer.batches.batch import NewBatch
 from issuer.batches.store import create_batch
 from issuer.contract.outcomes import Outcome
 from issuer.engine.engine import Engine
@@ -112,7 +113,7 @@ async def test_reconcile_holds_during_and_after_redemptions(
     settings: Settings, stores: Stores, tmp_path: Path, count: int
 ) -> None:
     settings = settings.model_copy(update={"redeem_timeout_ms": 10_000})
-    batch = await create_batch(stores, name="run", actor="test")
+    batch = await create_batch(stores, NewBatch("run"), actor="test")
     half = count // 2
     await load(stores, batch, codes("A", half) + codes("B", half, B))
     reconcile = Reconcile(settings)

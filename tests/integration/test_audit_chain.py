@@ -21,6 +21,7 @@ from issuer.access.audit_chain import (
     read_head,
     verify,
 )
+from issuer.batches.batch import NewBatch
 from issuer.batches.store import create_batch
 from issuer.settings import Settings
 from issuer.storage.postgres import Pool, close_pool, connect_pool
@@ -149,7 +150,7 @@ async def test_a_change_of_the_log_is_refused_to_its_owner(postgres: Pool, state
 async def test_four_writers_at_the_same_time_write_one_chain(postgres: Pool, stores: Stores) -> None:
     """Acts of several kinds, each with locks of its own: none deadlocks, none forks the chain."""
     before = (await verify(postgres)).entries
-    batch = await create_batch(stores, name="shared", actor="test")
+    batch = await create_batch(stores, NewBatch("shared"), actor="test")
     failed = asyncio.Event()
 
     async def many_records() -> None:

@@ -10,6 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from issuer.access.audit import list_entries
+from issuer.batches.batch import NewBatch
+from issuer.batches.named import find_named_batch
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import (
     Batch,
@@ -21,7 +23,6 @@ from issuer.batches.store import (
     change_batch,
     create_batch,
     find_batch,
-    find_batches_by_name,
     find_or_create_batch,
     list_batches,
     open_batches,
@@ -42,8 +43,8 @@ async def change(stores: Stores, batch_id: UUID, client_id: UUID | None = None, 
     return await change_batch(stores, batch_id, BatchChanges(**values), client_id=client_id, actor="test")
 
 
-async def make(stores: Stores, name: str = "drop", **values: Any) -> Batch:
-    return await create_batch(stores, name=name, actor="test", **values)
+async def make(stores: Stores, name: str = "drop", client_id: UUID | None = None, **values: Any) -> Batch:
+    return await create_batch(stores, NewBatch(name, **values), client_id=client_id, actor="test")
 
 
 async def test_a_new_batch_is_stored_in_postgres_and_redis(stores: Stores) -> None:
@@ -183,12 +184,12 @@ async def test_a_batch_created_for_a_client_is_visible_to_it(stores: Stores) -> 
 
 
 async def test_find_or_create_returns_the_newest_open_batch_of_a_name(stores: Stores) -> None:
-    first = await make(stores, "same", ends_at=datetime(2020, 1, 1, tzinfo=UTC))
-    made = await asyncio.gather(*[find_or_create_batch(stores, name="same", actor="test") for _ in range(4)])
+    await make(stores, "same", ends_at=datetime(2020, 1, 1, tzinfo=UTC))
+    made = await asyncio.gather(*[find_or_create_batch(stores, NewBatch("same"), actor="test") for _ in range(4)])
     assert len({batch.id for batch, _ in made}) == 1
     assert sorted(new for _, new in made) == [False, False, False, True]
     second = made[0][0]
-    assert {batch.id for batch in await find_batches_by_name(stores.postgres, "same")} == {first.id, second.id}
+    assert await find_named_batch(stores.postgres, "same") == second
 
 
 async def test_pages_contain_every_batch_once(stores: Stores) -> None:

@@ -96,7 +96,7 @@ async def test_an_invalid_campaign_is_refused(api: Api) -> None:
         {"name": ""}, {"name": None}, {"total": 0}, {"total": -1}, {"total": True}, {"total": "5"},
         {"total": 5_000_001},
         {"starts_at": None}, {"starts_at": "soon"}, {"starts_at": "2026-01-01T00:00:00"}, {"public": "yes"},
-        {"client_id": "x"}, {"code_format": 5}, {"code_format": {"length": 0}}, {"code_format": {"lengh": 5}},
+        {"client_id": "x" * 129}, {"code_format": 5}, {"code_format": {"length": 0}}, {"code_format": {"lengh": 5}},
         {"code_format": {"length": 1}}, {"code_format": {"alphabet": "A"}}, {"more": 1},
     ):  # fmt: skip
         response = await api.client.post(PATH, json={**good, **wrong}, headers=api.admin)

@@ -13,6 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
+from issuer.batches.batch import NewBatch
 from issuer.batches.store import create_batch
 from issuer.generating.code_format import parse_code_format
 from issuer.generating.job_runner import work_on_jobs
@@ -287,7 +288,7 @@ async def test_the_worker_generates_for_each_client_in_turn(stores: Stores, monk
     monkeypatch.setattr("issuer.generating.job_runner.BATCH_SIZE", 2)
     many, few, form = uuid4(), uuid4(), parse_code_format({"length": 12})
     batches = {
-        client: (await create_batch(stores, name="B", client_id=client, actor="test")).id for client in (many, few)
+        client: (await create_batch(stores, NewBatch("B"), client_id=client, actor="test")).id for client in (many, few)
     }
 
     async def order(client: UUID, count: int) -> None:

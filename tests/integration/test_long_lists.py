@@ -9,6 +9,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from issuer.batches.batch import NewBatch
 from issuer.batches.store import create_batch
 from issuer.paging import CHUNK_SIZE
 from tests.support.api import Api
@@ -69,7 +70,7 @@ async def test_others_are_answered_while_all_batches_are_listed(api: Api) -> Non
 
 
 async def test_others_are_answered_while_the_stock_of_many_clients_is_shown(api: Api) -> None:
-    batch = await create_batch(api.services.stores, name="Many clients", client_id=uuid4(), actor="test")
+    batch = await create_batch(api.services.stores, NewBatch("Many clients"), client_id=uuid4(), actor="test")
     await api.services.stores.postgres.execute(
         "INSERT INTO pools (batch_id, client_id) SELECT $1, gen_random_uuid() FROM generate_series(2, $2)",
         batch.id, COUNT,

@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from issuer.access.audit import list_entries
+from issuer.batches.batch import NewBatch
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import BatchChanges, BatchNotFoundError, change_batch, create_batch
 from issuer.ledger.erasure import BacklogNotEmptyError, Erasure, erase_customer
@@ -193,5 +194,5 @@ async def test_without_redis_its_figures_are_unknown(settings: Settings, tmp_pat
                 await erase_customer(stores, uuid4(), actor="test")
             with pytest.raises(RedisUnavailableError):
                 await change_batch(stores, shop.batch, BatchChanges(paused=True), actor="test")
-            batch = await create_batch(stores, name="made without Redis", actor="test")
+            batch = await create_batch(stores, NewBatch("made without Redis"), actor="test")
             assert not batch.in_redis

@@ -287,7 +287,7 @@ BAD: list[dict[str, Any]] = [
     {"availability_count": 1, "code": "consume"}, {"availability_count": 1, "code": "x" * 256},
     {"availability_count": 1, "code": "a\x00b"}, {"availability_count": 1, "code_length": 0},
     {"availability_count": 1, "code": "abc", "prefix": "x"},
-    {"availability_count": 1, "rules": {"maxpercustomer": -1}}, {"availability_count": 1, "client_id": "x"},
+    {"availability_count": 1, "rules": {"maxpercustomer": -1}}, {"availability_count": 1, "client_id": "x" * 129},
 ]  # fmt: skip
 
 

@@ -146,7 +146,7 @@ async def test_other_requests_are_answered_while_unlucky_words_are_checked(
         ({"count": True}, "count must be a whole number"),
         ({"count": 1.5}, "count must be a whole number"),
         ({"count": 5, "client_id": None}, "client_id is needed: the batch has no client yet"),
-        ({"count": 5, "client_id": "x"}, "invalid client_id format"),
+        ({"count": 5, "client_id": 7}, "client_id must be a string"),
         ({"count": 5, "job_id": "x"}, "invalid job_id format"),
         ({"count": 5, "lenght": 5}, "unknown field 'lenght'"),
         ({"count": 5, "length": "5"}, "length must be a whole number"),
@@ -185,7 +185,7 @@ async def test_a_bound_key_generates_codes_of_its_own_client_only(api: Api) -> N
     problem(await generate(api, shared, bound, count=5), 404, "no batch found")
     problem(await api.get(f"/api/v1/batches/{shared}/jobs/{foreign['id']}", bound), 404, "no job found")
     mine = (await api.client.post("/api/v1/batches", json={"name": "Mine"}, headers=bound)).json()["id"]
-    problem(await generate(api, mine, bound, count=5, client_id=str(B)), 404, "no batch found")
+    problem(await generate(api, mine, bound, count=5, client_id=str(B)), 403, "the api key is bound to one client")
     response = await generate(api, mine, bound, count=5)
     assert (response.status_code, response.json()["client_id"]) == (201, str(A))
     assert (await api.get(response.headers["location"], bound)).status_code == 200

@@ -157,7 +157,7 @@ async def test_unissued_codes_of_an_ended_batch_are_moved_exactly_once(stores: S
 
 
 async def test_codes_of_a_batch_that_is_not_drained_are_not_moved(stores: Stores) -> None:
-    old = await create_batch(stores, name="Old", ends_at=datetime(2020, 1, 1, tzinfo=UTC), actor="test")
+    old = await create_batch(stores, NewBatch("Old", ends_at=datetime(2020, 1, 1, tzinfo=UTC)), actor="test")
     # As a loader left them, while the batch was open.
     await stores.postgres.execute("INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, 1)", old.id, A)
     await stores.postgres.execute(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from issuer.batches.batch import NewBatch
 from issuer.batches.store import Batch, create_batch
 from issuer.contract.keys import batch_keys, partition_of
 from issuer.loading.preload import preload_file
@@ -27,7 +28,7 @@ def codes(prefix: str, count: int, client: UUID = A, first: int = 1) -> list[tup
 
 
 async def new_batch(stores: Stores, name: str = "Summer Sale") -> Batch:
-    return await create_batch(stores, name=name, actor="test")
+    return await create_batch(stores, NewBatch(name), actor="test")
 
 
 async def load(stores: Stores, batch: Batch, rows: Iterable[tuple[UUID, str]]) -> PreloadReport:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+from issuer.batches.batch import NewBatch
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import create_batch
 from issuer.contract.keys import GROUP, partition_keys
@@ -32,7 +33,7 @@ class SimulatedCrashError(Exception):
 
 
 async def make_batch(stores: Stores, codes: int, rules: dict[str, object] | None = None) -> UUID:
-    batch = await create_batch(stores, name="drop", rules=parse_rules(rules), actor="test")
+    batch = await create_batch(stores, NewBatch("drop", parse_rules(rules)), actor="test")
     pool_id = await stores.postgres.fetchval(
         "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id", batch.id, CLIENT, codes
     )

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from issuer.batches.batch import NewBatch
 from issuer.batches.store import (
     UNSET,
     Batch,
@@ -21,6 +22,7 @@ from issuer.http.admin.redemptions import show_redemption
 from issuer.http.fields import (
     PAGED,
     flag_field,
+    id_field,
     instant_field,
     json_object,
     json_response,
@@ -30,6 +32,7 @@ from issuer.http.fields import (
     path_id,
     rules_field,
 )
+from issuer.http.naming import CLIENT_FIELDS, named_client
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.streamed_array import array_response
 from issuer.instants import show_instant
@@ -64,7 +67,7 @@ async def get_batches(context: RequestContext) -> Response:
 
 
 async def post_batch(context: RequestContext) -> Response:
-    values = await json_object(context.request, ("name", "rules", "starts_at", "ends_at"))
+    values = await json_object(context.request, ("id", "name", "rules", "starts_at", "ends_at", *CLIENT_FIELDS))
 
     async def show(batch: Batch) -> Response:
         response = json_response(show_batch(batch), 201)
@@ -74,11 +77,14 @@ async def post_batch(context: RequestContext) -> Response:
     act = context.act(show)
     await create_batch(
         context.services.stores,
-        name=name_field(values),
-        rules=rules_field(values),
-        starts_at=instant_field(values, "starts_at"),
-        ends_at=instant_field(values, "ends_at"),
-        client_id=context.caller.client_id,
+        NewBatch(
+            name_field(values),
+            rules_field(values),
+            instant_field(values, "starts_at"),
+            instant_field(values, "ends_at"),
+            id_field(values, "id"),
+        ),
+        client_id=await named_client(context, values),
         actor=context.caller.actor,
         act=act,
     )

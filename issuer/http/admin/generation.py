@@ -9,13 +9,15 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from issuer.batches.store import BatchEndedError, BatchNotFoundError, find_batch
+from issuer.batches.store import BatchEndedError, find_batch
+from issuer.clients.registry import default_client
 from issuer.contract.outcomes import Outcome
 from issuer.generating.code_format import FIELDS, CodeFormatError, parse_code_format
 from issuer.generating.job_runner import finish_job
 from issuer.generating.jobs import Job, JobState, find_job, request_codes
 from issuer.generating.request import GenerationRequest, find_only_client
 from issuer.http.fields import id_field, json_object, json_response, path_id
+from issuer.http.naming import CLIENT_FIELDS, named_client
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, outcome_problem
 from issuer.loading.preload import TRANSIENT_ERRORS
@@ -27,7 +29,7 @@ MAX_CODES_PER_REQUEST: Final = 10_000
 async def post_generate(context: RequestContext) -> Response:
     """Generate codes: 201 once all are in the batch, 202 if the worker still has to generate some or all of them."""
     batch_id = path_id(context.request, "batch_id")
-    values = await json_object(context.request, ("count", "client_id", "job_id", *FIELDS))
+    values = await json_object(context.request, ("count", *CLIENT_FIELDS, "job_id", *FIELDS))
     job_id = id_field(values, "job_id")
     stores = context.services.stores
     try:
@@ -63,20 +65,19 @@ async def get_job(context: RequestContext) -> Response:
 
 
 async def _parse_generation(context: RequestContext, batch_id: UUID, values: dict[str, Any]) -> GenerationRequest:
-    """Parse the body. For a bound key, the batches of other clients and the other clients do not exist."""
+    """Parse the body. For a bound key, the batches of other clients do not exist."""
     # In a thread: folding a thousand words takes some ms.
     code_format = await asyncio.to_thread(parse_code_format, {name: values[name] for name in FIELDS if name in values})
-    count, client_id, caller = values.get("count"), id_field(values, "client_id"), context.caller
+    count, caller = values.get("count"), context.caller
     if isinstance(count, bool) or not isinstance(count, int):
         raise CodeFormatError("count", "must be a whole number")
     postgres = context.services.stores.postgres
     await find_batch(postgres, batch_id, client_id=caller.client_id)
-    if caller.client_id is not None:
-        if client_id not in (None, caller.client_id):
-            raise BatchNotFoundError("no batch found")
-        client_id = caller.client_id
-    if client_id is None:
-        client_id = await find_only_client(postgres, batch_id)
+    client_id = (
+        await named_client(context, values)
+        or await find_only_client(postgres, batch_id)
+        or await default_client(context.services.stores)
+    )
     if client_id is None:
         raise CodeFormatError("client_id", "is needed: the batch has no client yet")
     return GenerationRequest(batch_id, client_id, code_format, count, caller.actor)

@@ -10,13 +10,11 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from issuer.batches.store import find_batch
-from issuer.http.auth import BOUND_KEY
 from issuer.http.fields import instant_field, query_id
+from issuer.http.naming import BATCH_FIELDS, CLIENT_FIELDS, named_batch, named_client
 from issuer.http.operations import Handler, Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.reading_pace import ReadingPace
@@ -38,6 +36,10 @@ _TOO_SLOW: Final = ProblemError(
 )
 
 
+NAMED: Final = {Filter.BATCH: BATCH_FIELDS, Filter.CLIENT: CLIENT_FIELDS}
+"""The filters that two parameters set: one takes a name or an id, the other an id."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
     """A parsed request. `count`: end a CSV with its number of rows, as the other formats always do."""
@@ -48,20 +50,28 @@ class ReportRequest:
     count: bool
 
 
-def parse_request(request: Request, report: Report, client_id: UUID | None) -> ReportRequest:
-    """Parse the query. A bound key selects its own client and may name no other. Raises ProblemError."""
+async def parse_request(context: RequestContext, report: Report) -> ReportRequest:
+    """Parse the query. A bound key selects its own client and may name no other.
+
+    Raises ProblemError, BatchNotFoundError and AmbiguousNameError: an unknown batch, or one of another client, is a 404
+    as in the list of redemptions, not an empty report.
+    """
+    request, client_id = context.request, context.caller.client_id
     query = request.query_params
     selection: dict[Filter, UUID | datetime | str] = {}
     for name in report.filters:
         value: UUID | datetime | str | None
-        if name is Filter.CODE:
+        if name is Filter.BATCH:
+            batch = await named_batch(context, query, client_id=client_id)
+            value = None if batch is None else batch.id
+        elif name is Filter.CLIENT:
+            value = await named_client(context, query)
+        elif name is Filter.CODE:
             value = _code(query.get(name))
         else:
             value = instant_field(query, name) if name in TIMES else query_id(request, name)
         if value is not None:
             selection[name] = value
-    if client_id is not None and selection.setdefault(Filter.CLIENT, client_id) != client_id:
-        raise BOUND_KEY
     if query.get("format", Format.CSV) not in [*Format]:
         raise invalid(f"format must be one of {', '.join(Format)}")
     if query.get("count", "false") not in ("true", "false"):
@@ -75,12 +85,13 @@ def _code(text: str | None) -> str | None:
     return text
 
 
+def parameters(report: Report) -> list[str]:
+    """Return the query parameters of a report's filters: `batch` beside `batch_id`, `client` beside `client_id`."""
+    return [name for filter_ in report.filters for name in NAMED.get(filter_, (str(filter_),))]
+
+
 async def get_report(context: RequestContext, report: Report) -> Response:
-    report_request = parse_request(context.request, report, context.caller.client_id)
-    batch_id = report_request.selection.get(Filter.BATCH)
-    if isinstance(batch_id, UUID):
-        # An unknown batch, or one of another client, is a 404 as in the list of redemptions, not an empty report.
-        await find_batch(context.services.stores.postgres, batch_id, client_id=context.caller.client_id)
+    report_request = await parse_request(context, report)
     headers = {
         "content-disposition": f'attachment; filename="{report.name}.{report_request.format}"',
         "content-type": MEDIA_TYPES[report_request.format]
@@ -184,6 +195,6 @@ def _handler(report: Report) -> Handler:
 
 
 OPERATIONS = tuple(
-    Operation("GET", PATH + report.name, _handler(report), query=(*report.filters, "format", "count"))
+    Operation("GET", PATH + report.name, _handler(report), query=(*parameters(report), "format", "count"))
     for report in REPORTS.values()
 )

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, Final
 
 import structlog
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from issuer.batches.batch import NewBatch
-from issuer.batches.rules import RulesError, parse_rules_text
+from issuer.batches.batch import Batch, BatchNotFoundError, NewBatch
+from issuer.batches.rules import NO_RULES, Rules, RulesError, parse_rules_text
+from issuer.clients.registry import default_client
 from issuer.http.edge.limits import UPLOAD_PATH
 from issuer.http.fields import bad_rules, json_response
 from issuer.http.idempotency import request_digest
 from issuer.http.loading import loading
 from issuer.http.multipart_form import multipart_form
+from issuer.http.naming import BATCH_FIELDS, named_batch
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.failures import SHOWN_ROWS
 from issuer.http.problems.problem import ProblemError, invalid
+from issuer.ids import parse_uuid
 from issuer.loading.preload import READ_BYTES, preload_file
 from issuer.loading.report import PreloadReport, UnfinishedLoadError
 from issuer.names import name_problem, text_problem
@@ -37,20 +41,24 @@ class Upload:
     """An upload that passed every check that does not read the codes."""
 
     file: BinaryIO
-    new_batch: NewBatch
+    batch: Mapping[str, str]
+    """The fields that name an existing batch; empty: it is a new one."""
+    name: str | None
+    rules: Rules | None
     create_clients: bool
     sheet: str | None
 
     @property
     def fields(self) -> tuple[bytes, ...]:
         """What decides the result beside the file."""
-        rules = self.new_batch.rules.to_text()
-        sheet = self.sheet or ""
-        return self.new_batch.name.encode(), rules.encode(), b"%d" % self.create_clients, sheet.encode()
+        rules = (self.rules or NO_RULES).to_text()
+        named = (f"{name}={value}" for name, value in sorted(self.batch.items()))
+        parts = (self.name or "", rules, str(self.create_clients), self.sheet or "", *named)
+        return tuple(text.encode() for text in parts)
 
 
 async def post_upload(context: RequestContext) -> Response:
-    """Create a batch from the uploaded file.
+    """Create a batch from the uploaded file, or add its codes to an existing one.
 
     The form is spooled to disk as it arrives and the codes are read from there, so memory use does not depend on them.
     """
@@ -66,10 +74,11 @@ async def post_upload(context: RequestContext) -> Response:
             file = await asyncio.to_thread(digest_of_file, upload.file)
             context.idempotency.digest = request_digest(file, *upload.fields)
             await context.idempotency.check()
+        batch = await find_existing(context, upload)
         act = context.act(show)
         # From here on nothing waits for the client.
         async with loading(context.services, caller.tenant):
-            await _load(context, upload, act)
+            await _load(context, upload, batch, act)
     return act.response
 
 
@@ -78,23 +87,19 @@ def check_form(form: FormData) -> Upload:
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise invalid("No CSV file provided", "no_csv_file")
-    name = form.get("batch_name")
-    if not isinstance(name, str) or not name.strip():
-        raise invalid("Batch name is required", "no_batch_name")
-    problem = name_problem(name)
-    if problem is not None:
-        raise invalid(f"batch_{problem}")
+    batch = {name: value for name in BATCH_FIELDS if isinstance(value := form.get(name), str)}
+    name = _name(form, is_needed=not batch)
     rules = form.get("rules", "")
     if not isinstance(rules, str):
         raise invalid("rules must be a JSON object", "invalid_rules")
     try:
-        parsed = parse_rules_text(rules)
+        parsed = parse_rules_text(rules) if rules.strip() else None
     except RulesError as error:
         raise bad_rules(error) from error
     create_clients = form.get("create_clients", "false")
     if create_clients not in ("true", "false"):
         raise invalid("create_clients must be true or false")
-    return Upload(file.file, NewBatch(name, parsed), create_clients == "true", _sheet(form))
+    return Upload(file.file, batch, name, parsed, create_clients == "true", _sheet(form))
 
 
 def _sheet(form: FormData) -> str | None:
@@ -104,15 +109,55 @@ def _sheet(form: FormData) -> str | None:
     return sheet or None
 
 
-async def _load(context: RequestContext, upload: Upload, act: Act[PreloadReport]) -> None:
-    """Load the codes into a new batch. Batch and codes are stored together or not at all."""
+def _name(form: FormData, *, is_needed: bool) -> str | None:
+    """Return the name of a new batch. Raises ProblemError."""
+    name = form.get("batch_name")
+    if not isinstance(name, str) or not name.strip():
+        if is_needed:
+            raise invalid("Batch name is required", "no_batch_name")
+        return None
+    problem = name_problem(name)
+    if problem is not None:
+        raise invalid(f"batch_{problem}")
+    return name
+
+
+async def find_existing(context: RequestContext, upload: Upload) -> Batch | NewBatch:
+    """Return the batch that gets the codes: the one that the upload names, or else the values of a new one.
+
+    Raises ProblemError for a name or rules that differ from those of the batch: adding codes changes nothing else.
+    """
+    new = NewBatch(upload.name or "", upload.rules or NO_RULES)
+    if not upload.batch:
+        return new
+    try:
+        batch = await named_batch(context, upload.batch, client_id=context.caller.client_id)
+    except BatchNotFoundError:
+        if upload.name is None or "batch_id" not in upload.batch:
+            raise
+        # Of another client, it is taken: then no batch is created.
+        return replace(new, id=parse_uuid(upload.batch["batch_id"]))
+    assert batch is not None
+    if upload.name not in (None, batch.name):
+        raise invalid("batch_name is not the name of the batch")
+    if upload.rules not in (None, batch.rules):
+        raise invalid(
+            "rules are not those of the batch; PATCH /api/v1/batches/{batch_id} changes them", "invalid_rules"
+        )
+    return batch
+
+
+async def _load(context: RequestContext, upload: Upload, batch: Batch | NewBatch, act: Act[PreloadReport]) -> None:
+    """Load the codes. A new batch and its codes are stored together or not at all."""
     caller = context.caller
     try:
         await preload_file(
             context.services.stores,
             upload.file,
-            new_batch=upload.new_batch,
+            batch_id=batch.id if isinstance(batch, Batch) else None,
+            new_batch=batch if isinstance(batch, NewBatch) else None,
             client_id=caller.client_id,
+            default_client=None if caller.client_id else await default_client(context.services.stores),
             create_clients=upload.create_clients,
             sheet=upload.sheet,
             actor=caller.actor,

@@ -25,6 +25,7 @@ from issuer.access.audit import AUTH_OFF_ACTOR
 from issuer.campaigns.campaign import DEFAULT_CLIENT, Campaign, CampaignNotFoundError, InvalidCampaignError
 from issuer.campaigns.issued import find_last_issued, read_issued_codes
 from issuer.campaigns.store import NewCampaign, create_campaign, find_campaign
+from issuer.clients.registry import default_client
 from issuer.http.auth import Access
 from issuer.http.campaigns.admission import (
     CURRENT_CALL,
@@ -100,7 +101,7 @@ class CouponMethods:
     ) -> CreateCampaignResponse:
         with failures_answered(ctx):
             call = CURRENT_CALL.get()
-            _, key = call.admitted
+            services, key = call.admitted
             call.require(Access.ADMIN)
             if not request.HasField("start_time"):
                 raise InvalidCampaignError("start_time is missing")
@@ -108,7 +109,7 @@ class CouponMethods:
                 name=request.name,
                 total=request.total,
                 starts_at=instant_of(request.start_time),
-                client_id=DEFAULT_CLIENT if key is None or key.client_id is None else key.client_id,
+                client_id=(key and key.client_id) or await default_client(services.stores) or DEFAULT_CLIENT,
             )
             return await self._create(call, request, new, ctx)
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
-from uuid import UUID
 
 from starlette.responses import Response
 
@@ -22,11 +21,9 @@ from issuer.campaigns.store import (
     list_campaigns,
 )
 from issuer.generating.code_format import CodeFormat
-from issuer.http.auth import BOUND_KEY, Caller
 from issuer.http.fields import (
     PAGED,
     flag_field,
-    id_field,
     instant_field,
     json_object,
     json_response,
@@ -35,6 +32,7 @@ from issuer.http.fields import (
     path_id,
 )
 from issuer.http.loading import loading
+from issuer.http.naming import CLIENT_FIELDS, owner_of_codes
 from issuer.http.operations import Operation, RequestContext
 from issuer.instants import show_instant
 
@@ -60,7 +58,7 @@ async def get_campaigns(context: RequestContext) -> Response:
 
 async def post_campaign(context: RequestContext) -> Response:
     """Create a campaign. The response is sent once all its codes exist and it can issue them."""
-    values = await json_object(context.request, ("name", "total", "starts_at", "code_format", "public", "client_id"))
+    values = await json_object(context.request, ("name", "total", "starts_at", "code_format", "public", *CLIENT_FIELDS))
     starts_at = instant_field(values, "starts_at")
     if starts_at is None:
         raise InvalidCampaignError("starts_at is missing")
@@ -71,7 +69,7 @@ async def post_campaign(context: RequestContext) -> Response:
         # In a thread: folding a thousand words takes some ms.
         code_format=await asyncio.to_thread(format_field, values),
         public=flag_field(values, "public") or False,
-        client_id=client_field(values, context.caller),
+        client_id=await owner_of_codes(context, values) or DEFAULT_CLIENT,
     )
 
     async def show(campaign: Campaign) -> Response:
@@ -148,16 +146,6 @@ def format_field(values: Mapping[str, Any]) -> CodeFormat:
     if value is not None and not isinstance(value, dict):
         raise InvalidCampaignError("code_format must be an object")
     return parse_campaign_format(value or {})
-
-
-def client_field(values: Mapping[str, Any], caller: Caller) -> UUID:
-    """Return the owner of the codes: the client of a bound key, the client named in the request, or DEFAULT_CLIENT."""
-    client_id = id_field(values, "client_id")
-    if client_id is None:
-        return caller.client_id or DEFAULT_CLIENT
-    if caller.client_id not in (None, client_id):
-        raise BOUND_KEY
-    return client_id
 
 
 OPERATIONS = (

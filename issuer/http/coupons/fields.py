@@ -27,6 +27,7 @@ from issuer.http.multipart_form import is_multipart, multipart_form
 from issuer.http.problems.problem import invalid
 from issuer.http.request_path import has_dot_segment
 from issuer.http.strict_json import parse_object, unique_members, without_mark
+from issuer.ids import parse_uuid
 from issuer.instants import InvalidInstantError
 from issuer.names import text_problem
 
@@ -142,6 +143,8 @@ def new_code(values: Mapping[str, Any]) -> str | None:
         raise invalid(
             "code must have letters or digits, must not be the word consume, nor have . or .. between slashes"
         )
+    if parse_uuid(code) is not None:
+        raise invalid("code must not have the form of a UUID: it would be taken for an id")
     for name in FORMAT_FIELDS:
         if name not in ("code_length", "alphabet") and values.get(name) not in (None, ""):
             raise invalid(f"{name} is for codes that are drawn, and code is given")

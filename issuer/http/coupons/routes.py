@@ -13,12 +13,11 @@ from issuer.coupons.coupon import Coupon, CouponExistsError, CouponNotFoundError
 from issuer.coupons.store import change_coupon, count_used, create_coupon, delete_coupon, find_coupon
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_source import FewCodesError, draw_code
-from issuer.http.auth import BOUND_KEY, Access
+from issuer.http.auth import Access
 from issuer.http.coupons.fields import (
     Fields,
     code_field,
     code_format,
-    id_field,
     is_usable_code,
     new_code,
     read_fields,
@@ -26,6 +25,7 @@ from issuer.http.coupons.fields import (
     text_field,
 )
 from issuer.http.fields import json_response
+from issuer.http.naming import owner_of_codes
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
 from issuer.instants import show_instant
@@ -58,12 +58,9 @@ async def show_coupon(context: RequestContext, coupon: Coupon) -> dict[str, Any]
 
 async def post_coupon(context: RequestContext) -> Response:
     values = await read_fields(context.request)
-    requested_id = id_field(values, "client_id")
-    client_id = context.caller.client_id or requested_id
+    client_id = await owner_of_codes(context, {"client_id": text_field(values, "client_id")})
     if client_id is None:
         raise invalid("client_id is required where the api key is bound to no client")
-    if requested_id not in (None, client_id):
-        raise BOUND_KEY
     terms = CouponTerms(**terms_fields(values, None, context.services.settings.currency))
 
     async def show(coupon: Coupon) -> Response:
@@ -100,7 +97,8 @@ async def _create(
 
 
 async def _requested_coupon(context: RequestContext, values: Fields, code: str) -> Coupon:
-    requested_id = id_field(values, "client_id")
+    requested = text_field(values, "client_id")
+    requested_id = None if requested is None else context.services.stores.identity(requested).uuid
     client_id = context.caller.client_id or requested_id
     postgres = context.services.stores.postgres
     if requested_id not in (None, client_id):

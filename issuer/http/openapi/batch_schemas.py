@@ -6,6 +6,7 @@ from typing import Final
 
 from issuer.batches.rules import MAX_DAYS, MAX_LIMITS, MAX_REDEMPTIONS, MAX_SECONDS
 from issuer.http.openapi.shapes import (
+    CLIENT,
     CODE,
     INSTANT,
     NAME,
@@ -82,7 +83,15 @@ BATCHES: Final[dict[str, Schema]] = {
     "BatchWithStock": shape(
         {**_BATCH, "stock": {"type": "array", "items": ref("Stock"), "description": "One entry per client"}}
     ),
-    "NewBatch": shape(_FIELDS, optional=("rules", "starts_at", "ends_at")),
+    "NewBatch": shape(
+        {
+            "id": described(nullable(UUID), "Chosen by the caller; null: a random one"),
+            **_FIELDS,
+            "client": described(nullable(CLIENT), "A client that sees the batch before it has codes: a text or a UUID"),
+            "client_id": described(nullable(CLIENT), "The same as `client`"),
+        },
+        optional=("id", "rules", "starts_at", "ends_at", "client", "client_id"),
+    ),
     "BatchChange": shape(
         {
             **_FIELDS,

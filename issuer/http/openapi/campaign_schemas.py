@@ -7,6 +7,7 @@ from typing import Final
 from issuer.campaigns.campaign import MAX_CODES_OF_CAMPAIGN, CampaignState
 from issuer.http.openapi.code_schemas import CODE_FORMAT
 from issuer.http.openapi.shapes import (
+    CLIENT,
     CODE,
     INSTANT,
     NAME,
@@ -51,7 +52,8 @@ _NEW_CAMPAIGN: Final[dict[str, Schema]] = {
     "total": _TOTAL,
     "starts_at": _STARTS_AT,
     "public": _PUBLIC,
-    "client_id": described(nullable(UUID), "The owner of the codes. Only for API keys that are not bound to a client"),
+    "client": described(nullable(CLIENT), "The owner of the codes: a text or a UUID. A bound key has its own client"),
+    "client_id": described(nullable(CLIENT), "The same as `client`"),
     "code_format": described(
         nullable(shape(_FORMAT, optional=tuple(_FORMAT))),
         "The format of the generated codes. By default 10 Korean syllables and digits",
@@ -75,7 +77,7 @@ _COUPON_CAMPAIGN: Final[dict[str, Schema]] = {
 
 CAMPAIGNS: Final[dict[str, Schema]] = {
     "Campaign": shape(_CAMPAIGN),
-    "NewCampaign": shape(_NEW_CAMPAIGN, optional=("public", "client_id", "code_format")),
+    "NewCampaign": shape(_NEW_CAMPAIGN, optional=("public", "client", "client_id", "code_format")),
     "CampaignChange": shape(_CHANGE, optional=tuple(_CHANGE)),
     "IssuedCode": shape(
         {

@@ -8,6 +8,8 @@ from issuer.generating.code_format import MAX_CODES
 from issuer.generating.jobs import JobState
 from issuer.generating.word_filter import MAX_WORDS
 from issuer.http.openapi.shapes import (
+    BATCH,
+    CLIENT,
     CODE,
     COUNT,
     INSTANT,
@@ -66,7 +68,8 @@ _CODES: Final[Schema] = {
     "type": "integer", "minimum": 1, "maximum": MAX_CODES, "description": "Number of codes to add to the batch",
 }  # fmt: skip
 _GENERATION: Final[dict[str, Schema]] = {
-    "client_id": described(UUID, "The owner of the codes. Optional if the batch has one client"),
+    "client": described(CLIENT, "The owner of the codes: a text or a UUID. Optional if the batch has one client"),
+    "client_id": described(CLIENT, "The same as `client`"),
     "job_id": described(UUID, "An id chosen by the caller. The same request with the same id is the same job"),
     **_CHARACTERS,
 }
@@ -91,7 +94,13 @@ CODES: Final[dict[str, Schema]] = {
                 "contentMediaType": "application/octet-stream",
                 "description": "CSV or .xlsx, recognised by its content",
             },
-            "batch_name": NAME,
+            "batch_name": described(
+                NAME, "Name of a new batch; needed unless `batch_id` or `batch` names an existing one"
+            ),
+            "batch_id": described(
+                UUID, "An existing batch, whose `batch_name` and `rules` may be left out; or the id of the new batch"
+            ),
+            "batch": described(BATCH, "Name or id of an existing batch"),
             "create_clients": {
                 "enum": ["true", "false"], "default": "false", "description": "Register unknown clients of the file",
             },
@@ -100,7 +109,7 @@ CODES: Final[dict[str, Schema]] = {
                 "type": "string", "contentMediaType": "application/json", "description": "Rules as a JSON object",
             },
         },
-        "required": ["file", "batch_name"],
+        "required": ["file"],
     },
     "Uploaded": shape(
         {

@@ -7,6 +7,7 @@ from typing import Final
 from issuer.coupons.coupon import MAX_USES
 from issuer.coupons.money import CURRENCIES
 from issuer.http.openapi.shapes import (
+    CLIENT,
     CODE,
     COUNT,
     INSTANT,
@@ -24,6 +25,7 @@ from issuer.names import MAX_NAME
 
 CONSUMPTION_ID: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{32}$"}
 NO_UUID: Final[Schema] = {"anyOf": [UUID, {"const": ""}]}
+NO_CLIENT: Final[Schema] = {"anyOf": [CLIENT, {"const": ""}]}
 """A UUID; an empty text counts as absent."""
 _TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_NAME}
 _DECIMAL: Final[Schema] = {
@@ -81,7 +83,9 @@ _NEW_COUPON: Final[dict[str, Schema]] = {
         "description": "The last drawn character is a check character (Luhn mod N)",
     },
     **_OFFER,
-    "client_id": described(nullable(NO_UUID), "Required unless the API key is bound to a client"),
+    "client_id": described(
+        nullable(NO_CLIENT), "Required unless the API key is bound to a client or there is a default"
+    ),
 }
 _CHANGE: Final[dict[str, Schema]] = {
     **_OFFER,

@@ -54,7 +54,7 @@ def _batches() -> Schema:
             "first. With `limit` or `cursor` it is a page of all batches, newest first.",
         ),
         "post": operation(
-            "batches", "Create a batch", created, operationId="createBatch", requestBody=body("NewBatch")
+            "batches", "Create a batch", created, 404, 409, operationId="createBatch", requestBody=body("NewBatch")
         ),
     }  # fmt: skip
 

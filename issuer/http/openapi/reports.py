@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.openapi.parts import operation
-from issuer.http.openapi.shapes import CODE, INSTANT, UUID, Schema
+from issuer.http.openapi.shapes import BATCH, CLIENT, CODE, INSTANT, UUID, Schema
 from issuer.reports.formats import MEDIA_TYPES, Format
 from issuer.reports.report import REPORTS, TIMES, Filter, Report
 
@@ -26,9 +26,14 @@ def _query(name: str, schema: Schema, description: str = "") -> Schema:
     return {**parameter, "description": description} if description else parameter
 
 
-def _filter(name: Filter) -> Schema:
+def _filter(name: Filter) -> list[Schema]:
+    """Return the parameters of a filter."""
+    if name is Filter.BATCH:
+        return [_query("batch", BATCH, "Name or id of a batch"), _query("batch_id", UUID)]
+    if name is Filter.CLIENT:
+        return [_query("client", CLIENT, "The text of a registered client, or a UUID"), _query("client_id", CLIENT)]
     schema = INSTANT if name in TIMES else CODE if name is Filter.CODE else UUID
-    return _query(name, schema, _FILTERS.get(name, ""))
+    return [_query(name, schema, _FILTERS.get(name, ""))]
 
 
 def _report(report: Report) -> Schema:
@@ -37,12 +42,12 @@ def _report(report: Report) -> Schema:
         "headers": {"Content-Disposition": {"schema": {"type": "string"}}},
         "content": {MEDIA_TYPES[format_]: {"schema": schema} for format_, schema in _CONTENTS.items()},
     }
-    errors = [404] if Filter.BATCH in report.filters else []
+    errors = [404, 409] if Filter.BATCH in report.filters else [404]
     return operation(
         "reports", f"Export {report.name}", {200: answer}, *errors,
         operationId=f"report{report.name.capitalize()}",
         parameters=[
-            *(_filter(name) for name in report.filters),
+            *(parameter for name in report.filters for parameter in _filter(name)),
             _query("format", {"enum": [*Format], "default": Format.CSV}),
             _query("count", {"type": "boolean", "default": False},
                    "true: a CSV ends with a row that contains the number of rows, as the other formats always do"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from issuer.ids import MAX_ID
 from issuer.instants import BOUNDS
 from issuer.names import MAX_NAME
 
@@ -73,4 +74,8 @@ INSTANT: Final[Schema] = {
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 UNSURE_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 0}
 NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": NAME_PATTERN}
+BATCH: Final[Schema] = {**NAME, "description": "Name or id of a batch"}
+CLIENT: Final[Schema] = {
+    "type": "string", "minLength": 1, "maxLength": MAX_ID, "description": "The text of a client, or its UUID",
+}  # fmt: skip
 CODE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255}

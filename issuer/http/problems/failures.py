@@ -7,7 +7,14 @@ from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
 
-from issuer.batches.store import BatchEndedError, BatchNotFoundError, BatchSharedError, InvalidBatchError
+from issuer.batches.named import AmbiguousNameError
+from issuer.batches.store import (
+    BatchEndedError,
+    BatchIdTakenError,
+    BatchNotFoundError,
+    BatchSharedError,
+    InvalidBatchError,
+)
 from issuer.campaigns.cache import LookUpsBusyError
 from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
 from issuer.clients.registry import ClientExistsError, ClientNotFoundError, InvalidClientError
@@ -64,6 +71,10 @@ UNPARSABLE: Final = invalid("cannot parse json", "unparsable_json")
 FAILURES: Final[dict[type[Exception], _Make]] = {
     BatchNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH),
     BatchEndedError: lambda error: ProblemError(409, str(error), "batch_ended"),
+    BatchIdTakenError: lambda error: ProblemError(409, str(error), "id_taken"),
+    AmbiguousNameError: lambda error: ProblemError(
+        409, str(error), "ambiguous_name", detail="give batch_id", members={"batch_ids": error.ids}
+    ),
     BatchSharedError: lambda error: ProblemError(403, str(error), "batch_shared"),
     InvalidBatchError: lambda error: invalid(str(error)),
     ClientNotFoundError: lambda error: ProblemError(404, str(error), "client_not_found"),

@@ -41,6 +41,7 @@ TITLES: Final[dict[str, str]] = {
     "client_not_found": "The client is not registered",
     "invalid_id": "The id is neither a UUID nor a usable text",
     "id_taken": "The id is taken",
+    "ambiguous_name": "Several open batches have this name",
     "batch_shared": "Other clients have codes in this batch",
     "batch_ended": "The batch has ended; this is final",
     "load_refused": "The codes cannot be loaded",

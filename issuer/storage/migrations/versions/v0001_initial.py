@@ -88,8 +88,8 @@ CREATE TABLE batches (
     freed_at        instant
 );
 COMMENT ON TABLE batches IS 'Named sets of codes with rules. Redis holds a copy of each until the batch is freed.';
--- A name finds the open batch; ended batches may share it.
-CREATE INDEX batches_by_name ON batches (name) WHERE ended_at IS NULL;
+-- A name finds the open batch or, if there is none, the newest one.
+CREATE INDEX batches_by_name ON batches (name, created_at) WHERE kind = 'codes';
 CREATE INDEX batches_by_time ON batches (created_at, id) WHERE kind = 'codes';
 CREATE INDEX batches_not_in_redis ON batches (id) WHERE redis_revision < revision;
 
