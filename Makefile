@@ -121,20 +121,20 @@ $(VENV)/bin/python:
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing issuer and its dependencies into $(VENV)"
-	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e .
+	@deploy/install.sh $(VENV) ''
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing issuer and the dependencies of its tests into $(VENV)"
-	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@deploy/install.sh $(VENV) '[dev]'
 	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.sbom: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing the SBOM generator into $(VENV)"
-	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[sbom]'
+	@deploy/install.sh $(VENV) '[sbom]'
 	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing issuer and the dependencies of its benchmark into $(VENV)"
-	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	@deploy/install.sh $(VENV) '[bench]'
 	@touch $@ $(VENV)/.runtime
