@@ -26,6 +26,7 @@ from issuer.http.edge.counted_connection import AddressLimit, CountedConnection
 from issuer.http.edge.deadlines import sweep_deadlines
 from issuer.http.edge.exchange import MAX_FAST_PATH_BODY, Exchange, FastPath
 from issuer.http.edge.header_fields import HeaderFields, header_fields
+from issuer.http.edge.http2_refusal import PREFACE, Http2Refusal
 from issuer.http.edge.limits import (
     BODY_TOO_LARGE,
     HEAD_TOO_LARGE,
@@ -104,7 +105,10 @@ class GuardedHttpToolsProtocol(CountedConnection):
     def data_received(self, data: bytes) -> None:
         if self._discarding_input:
             return
-        if not self._in_head:
+        if self.cycle is None and not self._in_message and data.startswith(PREFACE):
+            self._discarding_input, self.deadline = True, self.loop.time() + self.limits.receive_timeout_s
+            Http2Refusal(self, self.transport).data_received(data.removeprefix(PREFACE))
+        elif not self._in_head:
             self._feed_body(data)
         elif self._head_bytes + len(data) > self.limits.max_head_bytes:
             self._feed_slices(data)
