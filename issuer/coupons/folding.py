@@ -6,6 +6,8 @@ import unicodedata
 from typing import Final
 from uuid import UUID, uuid5
 
+from issuer.names import without_unseen
+
 _NAMESPACE: Final = UUID("6f0b6c3e-8d2a-5b7e-9a41-0c5d2f7e1b36")
 _DASHES: Final = "Pd"
 _MINUS: Final = "\u2212"
@@ -13,15 +15,15 @@ _ALIKE: Final = str.maketrans({"o": "0", "i": "1", "l": "1"})
 
 
 def fold(code: str) -> str:
-    """Return the code without case, spaces and dashes, which look-ups ignore."""
-    if code.isascii():
+    """Return the code without case, spaces, dashes and invisible characters, which look-ups ignore."""
+    if code.isascii() and code.isprintable():
         # Most codes: the same result at a tenth of the cost.
         return "".join(code.lower().split()).replace("-", "")
     folded, before = code, ""
     # Removing characters may let others combine, which changes the next normalization: repeat until nothing changes.
     while folded != before:
         before = folded
-        text = unicodedata.normalize("NFKC", before).casefold()
+        text = unicodedata.normalize("NFKC", without_unseen(before)).casefold()
         folded = unicodedata.normalize("NFKC", "".join(filter(_is_significant, text)))
     return folded
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from issuer.batches.store import find_batch
+from issuer.names import without_unseen
 from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
 from issuer.storage.postgres import Pool, unavailable_translated
@@ -107,7 +108,11 @@ async def redemptions_of_customer(
 async def places_of_code(
     stores: Stores, code: str, *, client_id: UUID | None = None, limit: int = 100, cursor: str | None = None
 ) -> Page[CodePlace]:
-    """Return a page of the batches that have this code, and what became of it in each. Raises InvalidCursorError."""
+    """Return a page of the batches that have this code, and what became of it in each.
+
+    Invisible characters in it are ignored, which come along with a paste. Raises InvalidCursorError.
+    """
+    code = without_unseen(code)
     (after,) = decode_cursor("code", cursor, (UUID,)) if cursor else (None,)
     if not _storable(code):
         return Page([], None)

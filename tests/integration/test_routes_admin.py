@@ -233,7 +233,9 @@ async def test_stock_and_ledger_of_a_batch(api: Api) -> None:
     assert page["items"][0]["customer_id"] == str(customer)
     mine = (await api.get(f"/api/v1/customers/{customer}/redemptions")).json()
     assert [item["seq"] for item in mine["items"]] == [2, 1]
-    states = [(await api.get(f"/api/v1/codes/{code}")).json()["items"][0]["state"] for code in ("A", "C", "D%2FE")]
+    states = [
+        (await api.get(f"/api/v1/codes/{code}")).json()["items"][0]["state"] for code in ("A%E2%80%8B", "C", "D%2FE")
+    ]
     assert states == ["redeemed", "backlog", "available"]
     problem(await api.get("/api/v1/codes/F"), 404, "no code found")
     problem(await api.get("/api/v1/codes/%00"), 404, "no code found")

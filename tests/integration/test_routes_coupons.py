@@ -183,7 +183,7 @@ async def test_a_deleted_coupon_stays_deleted_and_its_history_stays(api: Api, ti
 
 async def test_a_code_is_found_regardless_of_case_spaces_and_dashes(till: Till) -> None:
     await till.make("Straße 5-B")
-    for typed in ("straße5b", "STRASSE 5 b", "stra-sse–5B", " ＳTRASSE5B "):
+    for typed in ("straße5b", "STRASSE 5 b", "stra-sse–5B", " ＳTRASSE5B ", "\ufeffStraße\u200b5B\n"):
         assert (await till.use(typed)).status_code in (200, 409), typed
     assert (await till.show("strasse5b"))["remaining"] == 0
 
@@ -356,6 +356,10 @@ async def test_an_invalid_code_is_a_400(api: Api, till: Till) -> None:
             problem(await api.client.request(method, f"{COUPON}{path}/", headers=till.admin), 400)
     problem(await api.client.get(COUPON, params={"code": "a\x00"}, headers=till.till), 400)
     problem(await api.client.put(f"{COUPON}unknown/", headers=till.admin), 404)
+    hidden = problem(
+        await api.client.post(COUPON, json={"code": "A\u200b1", "availability_count": 1}, headers=till.admin), 400
+    )
+    assert hidden["error"] == "code must not contain invisible characters, such as U+200B ZERO WIDTH SPACE at 2"
 
 
 async def test_a_customer_can_be_erased(api: Api, till: Till) -> None:

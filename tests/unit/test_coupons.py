@@ -26,6 +26,7 @@ codes = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
     [
         ("SAVE-20", "save20"), (" save 20 ", "save20"), ("S–A—V‐E−20", "save20"), ("ＳＡＶＥ２０", "save20"),
         ("Straße", "strasse"), ("ÄÖÜ", "äöü"), ("a\tb\u00a0c\u2003d", "abcd"), ("ΣΑΣ", "σασ"), ("- -", ""),
+        ("\ufeffSAVE\u200b20\u200e", "save20"), ("\u2060save20\r\n", "save20"),
     ],
 )  # fmt: skip
 def test_a_code_is_folded(typed: str, folded: str) -> None:

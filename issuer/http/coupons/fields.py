@@ -29,7 +29,7 @@ from issuer.http.request_path import has_dot_segment
 from issuer.http.strict_json import parse_object, unique_members, without_mark
 from issuer.ids import parse_uuid
 from issuer.instants import InvalidInstantError
-from issuer.names import text_problem
+from issuer.names import first_unseen, text_problem, trimmed, without_unseen
 
 MAX_FIELDS: Final = 50
 MAX_CODE_CHARACTERS: Final = 255
@@ -122,9 +122,9 @@ def text_field(values: Mapping[str, Any], name: str) -> str | None:
 
 
 def code_field(values: Mapping[str, Any]) -> str:
-    """Return the code of an existing coupon. Raises ProblemError if it is missing."""
-    code = text_field(values, "code")
-    if code is None:
+    """Return the code of an existing coupon, as pasted. Raises ProblemError if it is missing."""
+    code = without_unseen(text_field(values, "code") or "")
+    if not code:
         raise invalid("code is required")
     return code
 
@@ -136,9 +136,11 @@ def is_usable_code(code: str) -> bool:
 
 def new_code(values: Mapping[str, Any]) -> str | None:
     """Return the code of a new coupon; None if it is to be drawn."""
-    code = text_field(values, "code")
-    if code is None:
+    code = trimmed(text_field(values, "code") or "")
+    if not code:
         return None
+    if (unseen := first_unseen(code, spaces=True)) is not None:
+        raise invalid(f"code must not contain invisible characters, such as {unseen}")
     if not is_usable_code(code):
         raise invalid(
             "code must have letters or digits, must not be the word consume, nor have . or .. between slashes"

@@ -17,7 +17,7 @@ def _query(name: str, schema: Schema, description: str = "", *, required: bool =
     return {"name": name, "in": "query", "required": required, "schema": schema, "description": description}
 
 
-_CODE: Final = _query("code", CODE, "Case, spaces and dashes are ignored", required=True)
+_CODE: Final = _query("code", CODE, "Case, spaces, dashes and invisible characters are ignored", required=True)
 _CLIENT: Final = _query(
     "client_id", NO_UUID, "Required if the API key is not bound to a client and several clients have this code"
 )
