@@ -15,7 +15,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,8 @@ NOISE_ADDRESS: Final = "127.0.0.2"
 NEIGHBOUR_ADDRESS: Final = "127.0.0.3"
 REDEMPTIONS_PER_S: Final = 100
 UPLOAD_ROWS: Final = 2_000
+PATIENCE_S: Final = 20.0
+"""How long the tenant waits for an answer."""
 SETTLE_S: Final = 5.0
 """Time for the noise to reach its full strength."""
 
@@ -113,8 +115,9 @@ async def _at_rate(
     async def one(due: float) -> None:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         try:
-            answer = str((await send()).status_code)
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(PATIENCE_S):
+                answer = str((await send()).status_code)
+        except (httpx.HTTPError, TimeoutError) as error:
             answer = type(error).__name__
         measured.times_s.append(time.monotonic() - due)
         measured.answers[answer] += 1
@@ -169,7 +172,8 @@ async def run(seconds: float, rounds: int, directory: Path) -> dict[str, Any]:
         )  # fmt: skip
         own_admin, own_redeem = await _keys(installation, quiet.client_id, "admin", "redeem")
         await asyncio.sleep(SETTLE_S)
-        transport = httpx.AsyncHTTPTransport(local_address=NEIGHBOUR_ADDRESS)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        transport = httpx.AsyncHTTPTransport(local_address=NEIGHBOUR_ADDRESS, limits=limits)
         async with httpx.AsyncClient(base_url=installation.running.url, transport=transport, timeout=60) as client:
             tenant = QuietTenant(
                 client, quiet, {"Authorization": f"Bearer {own_admin}"}, {"Authorization": f"Bearer {own_redeem}"}
@@ -177,10 +181,9 @@ async def run(seconds: float, rounds: int, directory: Path) -> dict[str, Any]:
             await tenant.measure(2)
             results: dict[str, Any] = {"machine": machine(), "seconds": seconds, "rounds": []}
             for number in range(rounds):
-                alone = await tenant.measure(seconds)
-                async with noise_of(options, directory) as answers:
-                    beside = await tenant.measure(seconds)
-                for case, measured in (("alone", alone), ("beside noise", beside)):
+                for case, noise in (("alone", nullcontext({})), ("beside noise", noise_of(options, directory))):
+                    async with noise as answers:
+                        measured = await tenant.measure(seconds)
                     results["rounds"].append({"case": case} | {name: _figures(one) for name, one in measured.items()})
                     _show(number, case, measured)
                 results["rounds"][-1]["noise"] = answers
