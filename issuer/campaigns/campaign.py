@@ -13,13 +13,15 @@ import asyncpg
 import orjson
 
 from issuer.batches.batch import Batch, batch_from_row
+from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_format import CodeFormat, CodeFormatError, parse_code_format
 
 DEFAULT_CLIENT: Final = UUID("686f7573-6500-4000-8000-000000000000")
 """The client of campaigns that are created without one."""
 MAX_CODES_OF_CAMPAIGN: Final = 5_000_000
-SYLLABLES_AND_DIGITS: Final = "가나다라마바사아자차카타파하0123456789"
-DEFAULT_FORMAT: Final = CodeFormat(length=10, alphabet=SYLLABLES_AND_DIGITS)
+DEFAULT_FORMAT: Final = CodeFormat(length=10, alphabet=AlphabetName.UNAMBIGUOUS)
+RPC_FORMAT: Final = CodeFormat(length=10, alphabet="가나다라마바사아자차카타파하0123456789")
+"""The format that clients of the coupon service expect; a call of it cannot choose another one."""
 
 
 class CampaignNotFoundError(LookupError):

@@ -40,7 +40,7 @@ def create(
     length: int | None = typer.Option(None, help="Random characters of a code; default: 10."),
     alphabet: str | None = typer.Option(
         None,
-        help="Characters, or numeric, alphabetic, alphanumeric, unambiguous; default: Korean syllables and digits.",
+        help="Characters, or numeric, alphabetic, alphanumeric, unambiguous; default: unambiguous.",
     ),
     prefix: str | None = typer.Option(None, help="Text before the random characters."),
     as_json: bool = AS_JSON,

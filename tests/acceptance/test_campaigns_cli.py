@@ -39,7 +39,7 @@ async def test_invalid_options_are_refused_in_one_line(settings: Settings, store
     for option, value, message in (
         ("--total", "0", "total must be 1 to 5,000,000"), ("--name", " ", "name must not be empty"),
         ("--starts-at", "soon", "--starts-at: not an ISO 8601 time"), ("--alphabet", "A", "code_format: alphabet"),
-        ("--length", "1", "code_format: there are 24 codes"),
+        ("--length", "1", "code_format: there are 30 codes"),
     ):  # fmt: skip
         words = [word for pair in (good | {option: value}).items() for word in pair]
         done = await issuer("campaigns", "create", *words)

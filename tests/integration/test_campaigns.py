@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,6 +89,8 @@ async def test_codes_have_the_format_of_their_campaign(api: Api) -> None:
     assert len(code) == 14
     made = await make(api, code_format={"pattern": "AB-####-####"})
     assert len((await issue(api, made["id"]))["code"]) == 12
+    # People type a code: by default it has no letters and digits that look alike.
+    assert re.fullmatch("[2-9A-HJKMNP-TV-Z]{10}", (await issue(api, (await make(api))["id"]))["code"])
 
 
 async def test_an_invalid_campaign_is_refused(api: Api) -> None:

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from issuer.access.api_keys import ApiKey
 from issuer.access.api_keys import Scope as KeyScope
 from issuer.access.audit import AUTH_OFF_ACTOR
-from issuer.campaigns.campaign import DEFAULT_CLIENT, Campaign, CampaignNotFoundError, InvalidCampaignError
+from issuer.campaigns.campaign import DEFAULT_CLIENT, RPC_FORMAT, Campaign, CampaignNotFoundError, InvalidCampaignError
 from issuer.campaigns.issued import find_last_issued, read_issued_codes
 from issuer.campaigns.store import NewCampaign, create_campaign, find_campaign
 from issuer.clients.registry import default_client
@@ -109,6 +109,7 @@ class CouponMethods:
                 name=request.name,
                 total=request.total,
                 starts_at=instant_of(request.start_time),
+                code_format=RPC_FORMAT,
                 client_id=(key and key.client_id) or await default_client(services.stores) or DEFAULT_CLIENT,
             )
             return await self._create(call, request, new, ctx)
