@@ -56,7 +56,7 @@ _NEW_CAMPAIGN: Final[dict[str, Schema]] = {
     "client_id": described(nullable(CLIENT), "The same as `client`"),
     "code_format": described(
         nullable(shape(_FORMAT, optional=tuple(_FORMAT))),
-        "The format of the generated codes. By default 10 Korean syllables and digits",
+        "The format of the generated codes. By default 10 characters of the alphabet `unambiguous`",
     ),
 }
 _CHANGE: Final[dict[str, Schema]] = {
@@ -70,8 +70,8 @@ _CHANGE: Final[dict[str, Schema]] = {
 _COUPON_CAMPAIGN: Final[dict[str, Schema]] = {
     "campaignId": {"type": "string"},
     "name": {"type": "string"},
-    "total": {"type": "integer"},
-    "startTime": {"type": "string"},
+    "total": count("Number of codes of the campaign"),
+    "startTime": {"type": "string", "description": "Codes are issued from this time on"},
     "issuedCodes": {"type": "array", "items": CODE, "description": "Only shown to API keys with the scope `admin`"},
 }
 
@@ -87,7 +87,12 @@ CAMPAIGNS: Final[dict[str, Schema]] = {
         }
     ),
     "CreateCampaignRequest": shape(
-        {"name": NAME, "total": _TOTAL, "startTime": {"type": "string", "format": "date-time"}}, closed=False
+        {
+            "name": NAME,
+            "total": _TOTAL,
+            "startTime": {"type": "string", "format": "date-time", "description": "Codes are issued from this time on"},
+        },
+        closed=False,
     ),
     "CreateCampaignResponse": shape({"campaignId": UUID}),
     "CampaignRequest": shape({"campaignId": {"type": ["string", "null"]}}, optional=("campaignId",), closed=False),
@@ -95,11 +100,21 @@ CAMPAIGNS: Final[dict[str, Schema]] = {
     "IssueCouponResponse": shape(
         {
             "code": {"type": "string", "description": "Empty if `error` is set"},
-            "error": {"enum": ["", "not found", "not started", "paused", "ended", "sold out"]},
+            "error": {
+                "enum": ["", "not found", "not started", "paused", "ended", "sold out"],
+                "description": "Why there is no code; empty: there is one",
+            },
         }
     ),
     "ConnectError": {
-        **shape({"code": {"type": "string"}, "message": {"type": "string"}}, optional=("message",), closed=False),
+        **shape(
+            {
+                "code": {"type": "string", "description": "A code of the Connect protocol, such as `unavailable`"},
+                "message": {"type": "string", "description": "The `error` of the problem on other routes"},
+            },
+            optional=("message",),
+            closed=False,
+        ),
         "description": "An error of the Connect protocol",
     },
 }

@@ -21,7 +21,8 @@ def campaign_paths() -> dict[str, Schema]:
     return {
         "/api/v1/campaigns": {
             "get": operation("campaigns", "List campaigns", {200: ok("A page, newest first", ref("CampaignPage"))},
-                              operationId="listCampaigns", parameters=PAGED),
+                              operationId="listCampaigns", parameters=PAGED,
+                              description="With their counters. A key that is bound to a client sees its campaigns."),
             "post": operation("campaigns", "Create a campaign", {201: created}, 507, operationId="createCampaign",
                                requestBody=body("NewCampaign"),
                                description="The response is sent once all codes are generated and can be issued."),
@@ -29,7 +30,8 @@ def campaign_paths() -> dict[str, Schema]:
         "/api/v1/campaigns/{campaign_id}": {
             **one,
             "get": operation("campaigns", "Show a campaign", {200: ok("The campaign", ref("Campaign"))}, 404,
-                              operationId="showCampaign"),
+                              operationId="showCampaign", description="With its counters. Those of Redis are null "
+                              "while Redis is unavailable."),
             "patch": operation("campaigns", "Change a campaign", {200: ok("The new state", ref("Campaign"))}, 404,
                                 409, 507, operationId="changeCampaign", requestBody=body("CampaignChange"),
                                 description="The response is sent once the change is in effect, except for `public`, "
@@ -38,7 +40,8 @@ def campaign_paths() -> dict[str, Schema]:
         "/api/v1/campaigns/{campaign_id}/codes": {
             **one,
             "get": operation("campaigns", "List the issued codes", {200: ok("A page, in order", ref("IssuedCodePage"))},
-                              404, operationId="issuedCodes", parameters=PAGED),
+                              404, operationId="issuedCodes", parameters=PAGED,
+                              description="In the order of issue, including those that are not in the ledger yet."),
         },
         "/api/v1/campaigns/{campaign_id}/events": {
             **one,
@@ -49,7 +52,8 @@ def campaign_paths() -> dict[str, Schema]:
         "/c/{campaign_id}": {
             **one,
             "get": operation("campaigns", "Show the page of a public campaign", {200: html}, 404,
-                              operationId="campaignPage", public=True),
+                              operationId="campaignPage", public=True,
+                              description="A page that counts down and requests a code. Any other campaign is a 404."),
         },
     }  # fmt: skip
 
@@ -79,6 +83,7 @@ def coupon_service_paths() -> dict[str, Schema]:
             "CreateCampaign": _method(
                 "CreateCampaign", "CreateCampaignRequest", "CreateCampaignResponse", "Create a campaign", 409,
                 parameters=[IDEMPOTENCY_KEY | {"description": "A repeat with the same key returns the same campaign"}],
+                description="The response is sent once all codes are generated and can be issued.",
             ),
             "GetCampaign": _method(
                 "GetCampaign", "CampaignRequest", "GetCampaignResponse", "Show a campaign", 404,

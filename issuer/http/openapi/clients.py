@@ -53,7 +53,8 @@ def client_paths() -> dict[str, Schema]:
         "/api/v1/clients/{client_id}": {
             "parameters": [path_parameter("client_id")],
             "get": operation(
-                "clients", "Show a client", {200: ok("The client", ref("Client"))}, 404, operationId="showClient"
+                "clients", "Show a client", {200: ok("The client", ref("Client"))}, 404,
+                operationId="showClient", description="A key that is bound to a client sees that one.",
             ),
             "patch": operation(
                 "clients", "Rename a client", {200: ok("The client", ref("Client"))}, 404,

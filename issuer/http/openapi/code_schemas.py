@@ -74,10 +74,11 @@ _GENERATION: Final[dict[str, Schema]] = {
     **_CHARACTERS,
 }
 _NO_LENGTH: Final[dict[str, Schema]] = {
-    "length": {"type": "null"},
-    "prefix": {"enum": [None, ""]},
-    "suffix": {"enum": [None, ""]},
+    "length": {"type": "null", "description": "The pattern says how many characters are drawn"},
+    "prefix": {"enum": [None, ""], "description": "Part of the pattern"},
+    "suffix": {"enum": [None, ""], "description": "Part of the pattern"},
 }
+_NO_PATTERN: Final[Schema] = {"type": "null", "description": "Instead of `length`, `prefix` and `suffix`"}
 _OPTIONAL: Final = (*_GENERATION, *_WITH_LENGTH)
 _OTHER_BATCHES: Final[Schema] = {
     "type": "array",
@@ -113,7 +114,10 @@ CODES: Final[dict[str, Schema]] = {
     },
     "Uploaded": shape(
         {
-            "message": {"enum": ["Codes uploaded successfully", "No new codes: no batch was created"]},
+            "message": {
+                "enum": ["Codes uploaded successfully", "No new codes: no batch was created"],
+                "description": "The result for people",
+            },
             "batch_id": described(nullable(UUID), "null: `loaded` is 0, so no batch was created"),
             "rows": count(
                 "Rows of the file: loaded + duplicates_in_file + duplicates_in_batch + duplicates_in_other_batches"
@@ -144,7 +148,7 @@ CODES: Final[dict[str, Schema]] = {
     "Generation": {
         "anyOf": [
             shape(
-                {"count": _CODES, "pattern": {"type": "null"}, **absent_or_null({**_GENERATION, **_WITH_LENGTH})},
+                {"count": _CODES, "pattern": _NO_PATTERN, **absent_or_null({**_GENERATION, **_WITH_LENGTH})},
                 optional=("pattern", *_OPTIONAL),
             ),
             shape(
@@ -158,10 +162,12 @@ CODES: Final[dict[str, Schema]] = {
             "id": UUID,
             "batch_id": UUID,
             "client_id": UUID,
-            "state": {"enum": [*JobState]},
+            "state": {"enum": [*JobState], "description": "What the job does now"},
             "count": count("Number of codes requested"),
             "made": count("Number of codes generated so far"),
-            "format": shape(CODE_FORMAT, optional=(*_WITH_LENGTH, "pattern")),
+            "format": described(
+                shape(CODE_FORMAT, optional=(*_WITH_LENGTH, "pattern")), "The format of the generated codes"
+            ),
             "problem": {"type": ["string", "null"], "description": "Why the job failed; null: it did not"},
             "warning": {"type": ["string", "null"], "description": "Set if codes of this format are easy to enumerate"},
             "created_at": INSTANT,

@@ -132,13 +132,22 @@ COUPONS: Final[dict[str, Schema]] = {
     "CouponChange": shape(_CHANGE, optional=tuple(_CHANGE), closed=False),
     "Coupon": shape(_COUPON),
     "Use": shape(_USE, optional=tuple(_USE), closed=False),
-    "Consumed": shape({"consumed": {"const": True}, "consumption_id": CONSUMPTION_ID, **_TERMS}),
+    "Consumed": shape(
+        {"consumed": {"const": True, "description": "The use was granted"}, "consumption_id": CONSUMPTION_ID, **_TERMS}
+    ),
     "Validity": {
         "oneOf": [
-            shape({"valid": {"const": True}, **_NO_REASON, "remaining": COUNT, **_TERMS}),
             shape(
                 {
-                    "valid": {"const": False},
+                    "valid": {"const": True, "description": "It can be used now"},
+                    **_NO_REASON,
+                    "remaining": COUNT,
+                    **_TERMS,
+                }
+            ),
+            shape(
+                {
+                    "valid": {"const": False, "description": "It cannot be used now"},
                     "reason": {"type": "string"},
                     "reason_code": {"type": "string"},
                     "retry_at": INSTANT,
@@ -149,7 +158,7 @@ COUPONS: Final[dict[str, Schema]] = {
     },
     "Reversal": shape(
         {
-            "reversed": {"const": True},
+            "reversed": {"const": True, "description": "The use is available again"},
             "consumption_id": CONSUMPTION_ID,
             "code": CODE,
             "order_id": nullable(NAME),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.openapi.coupon_schemas import CONSUMPTION_ID, NO_UUID
-from issuer.http.openapi.parts import IDEMPOTENCY_KEY, ok, operation, path_parameter
+from issuer.http.openapi.parts import IDEMPOTENCY_KEY, example_content, ok, operation, path_parameter
 from issuer.http.openapi.shapes import CODE, Schema, ref
 
 _ENCODINGS: Final = "Fields may be in the query, in a form (urlencoded or multipart), or in JSON as shown here."
@@ -29,7 +29,7 @@ _ORDER: Final = _query(
 
 
 def _body(name: str, *, required: bool = True) -> Schema:
-    return {"required": required, "description": _ENCODINGS, "content": {"application/json": {"schema": ref(name)}}}
+    return {"required": required, "description": _ENCODINGS, **example_content(name)}
 
 
 def coupon_paths() -> dict[str, Schema]:
@@ -45,7 +45,8 @@ def coupon_paths() -> dict[str, Schema]:
     return {
         "/coupon/": {
             "post": operation("coupons", "Create a coupon", {201: coupon}, 409, operationId="createCoupon",
-                              requestBody=_body("NewCoupon")),
+                              requestBody=_body("NewCoupon"),
+                              description="The response is sent once the coupon can be used."),
             "get": operation("coupons", "Show a coupon", {200: coupon}, 404, 409, operationId="showCoupon",
                              parameters=[_CODE, _CLIENT], description="Requires the scope `redeem` or `admin`."),
         },

@@ -54,7 +54,8 @@ def _batches() -> Schema:
             "first. With `limit` or `cursor` it is a page of all batches, newest first.",
         ),
         "post": operation(
-            "batches", "Create a batch", created, 404, 409, operationId="createBatch", requestBody=body("NewBatch")
+            "batches", "Create a batch", created, 404, 409, operationId="createBatch", requestBody=body("NewBatch"),
+            description="The batch has no codes yet: generate or upload some.",
         ),
     }  # fmt: skip
 
@@ -65,6 +66,8 @@ def _batch() -> Schema:
         "get": operation(
             "batches", "Show a batch with its stock", {200: ok("The batch", ref("BatchWithStock"))}, 404,
             operationId="showBatch",
+            description="The stock has one entry for each client with codes in the batch; a key that is bound to a "
+            "client sees that one.",
         ),
         "patch": operation(
             "batches", "Change a batch", {200: ok("The changed batch", ref("Batch"))}, 404, 409,
@@ -120,7 +123,8 @@ def _paths() -> dict[str, Schema]:
         "/api/v1/batches/{batch_id}/redemptions": {
             "parameters": [path_parameter("batch_id")],
             "get": operation("batches", "List the redemptions of a batch", {200: ledger}, 404,
-                              operationId="batchRedemptions", parameters=PAGED),
+                              operationId="batchRedemptions", parameters=PAGED,
+                              description="What the ledger has, pool by pool in the order of issue."),
         },
         **client_paths(),
         **campaign_paths(),
@@ -129,18 +133,20 @@ def _paths() -> dict[str, Schema]:
         "/api/v1/batches/{batch_id}/jobs/{job_id}": {
             "parameters": [path_parameter("batch_id"), path_parameter("job_id")],
             "get": operation("codes", "Show a generation job", {200: ok("The job", ref("GenerationJob"))}, 404,
-                              operationId="showJob"),
+                              operationId="showJob", description="How far the job is, and why it failed."),
         },
         "/api/v1/codes/upload": {"post": _upload()},
         "/api/v1/codes/{code}": {
             "parameters": [path_parameter("code", code)],
             "get": operation("codes", "Look up a code", {200: ok("The batches that contain it", ref("CodePage"))},
-                              404, operationId="showCode", parameters=PAGED),
+                              404, operationId="showCode", parameters=PAGED,
+                              description="Where the code is, whether it was issued, and to which customer."),
         },
         "/api/v1/customers/{customer_id}/redemptions": {
             "parameters": [path_parameter("customer_id")],
             "get": operation("customers", "List the redemptions of a customer", {200: ledger},
-                              operationId="customerRedemptions", parameters=PAGED),
+                              operationId="customerRedemptions", parameters=PAGED,
+                              description="What the ledger has, newest first."),
         },
         "/api/v1/customers/{customer_id}": {
             "parameters": [path_parameter("customer_id")],

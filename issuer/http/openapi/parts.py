@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from issuer.http.openapi.examples import EXAMPLES
+from issuer.http.openapi.fields import FIELDS
 from issuer.http.openapi.shapes import UUID, Schema, ref
 from issuer.http.problems.problem import MEDIA_TYPE
 from issuer.paging import MAX_LIMIT
@@ -77,7 +79,8 @@ REPLAYED: Final[Schema] = {
 
 
 def path_parameter(name: str, schema: Schema = UUID) -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": schema}
+    described = {"description": FIELDS[name]} if name in FIELDS else {}
+    return {"name": name, "in": "path", "required": True, **described, "schema": schema}
 
 
 def json_content(schema: Schema, media_type: str = "application/json") -> Schema:
@@ -85,7 +88,15 @@ def json_content(schema: Schema, media_type: str = "application/json") -> Schema
 
 
 def body(name: str, media_type: str = "application/json") -> Schema:
-    return {"required": True, **json_content(ref(name), media_type)}
+    return {"required": True, **example_content(name, media_type)}
+
+
+def example_content(name: str, media_type: str = "application/json") -> Schema:
+    """Return the content of a request with the example of its schema."""
+    content = json_content(ref(name), media_type)
+    if name in EXAMPLES:
+        content["content"][media_type]["example"] = EXAMPLES[name]
+    return content
 
 
 def problem(status: int) -> Schema:

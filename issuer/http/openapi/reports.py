@@ -18,22 +18,25 @@ _FILTERS: Final = {
     Filter.CODE: "The code of a coupon; case, spaces and dashes are ignored",
     Filter.FROM: "Start of the period, inclusive",
     Filter.TO: "End of the period, exclusive",
+    Filter.BATCH: "Only rows of this batch",
+    Filter.CLIENT: "Only rows of this client",
+    Filter.CUSTOMER: "Only rows of this customer",
 }
 
 
-def _query(name: str, schema: Schema, description: str = "") -> Schema:
-    parameter = {"name": name, "in": "query", "schema": schema}
-    return {**parameter, "description": description} if description else parameter
+def _query(name: str, schema: Schema, description: str) -> Schema:
+    return {"name": name, "in": "query", "schema": schema, "description": description}
 
 
 def _filter(name: Filter) -> list[Schema]:
     """Return the parameters of a filter."""
     if name is Filter.BATCH:
-        return [_query("batch", BATCH, "Name or id of a batch"), _query("batch_id", UUID)]
+        return [_query("batch", BATCH, "Name or id of a batch"), _query("batch_id", UUID, _FILTERS[name])]
     if name is Filter.CLIENT:
-        return [_query("client", CLIENT, "The text of a registered client, or a UUID"), _query("client_id", CLIENT)]
+        text = "The text of a registered client, or a UUID"
+        return [_query("client", CLIENT, text), _query("client_id", CLIENT, _FILTERS[name])]
     schema = INSTANT if name in TIMES else CODE if name is Filter.CODE else UUID
-    return [_query(name, schema, _FILTERS.get(name, ""))]
+    return [_query(name, schema, _FILTERS[name])]
 
 
 def _report(report: Report) -> Schema:
@@ -48,7 +51,7 @@ def _report(report: Report) -> Schema:
         operationId=f"report{report.name.capitalize()}",
         parameters=[
             *(parameter for name in report.filters for parameter in _filter(name)),
-            _query("format", {"enum": [*Format], "default": Format.CSV}),
+            _query("format", {"enum": [*Format], "default": Format.CSV}, "The format of the file"),
             _query("count", {"type": "boolean", "default": False},
                    "true: a CSV ends with a row that contains the number of rows, as the other formats always do"),
         ],

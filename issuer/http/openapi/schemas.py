@@ -9,19 +9,32 @@ from issuer.http.openapi.campaign_schemas import CAMPAIGNS
 from issuer.http.openapi.clients import CLIENTS
 from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
-from issuer.http.openapi.shapes import CODE, COUNT, INSTANT, UUID, Schema, count, described, nullable, page, shape
+from issuer.http.openapi.shapes import CODE, INSTANT, UUID, Schema, count, described, nullable, page, shape
 from issuer.http.problems.problem import TITLES
 
-_STATE: Final[Schema] = {"enum": ["ready", "not ready"]}
+_STATE: Final[Schema] = {"enum": ["ready", "not ready"], "description": "Whether it can be used now"}
 _LAG: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
+
+_WORKER: Final = shape(
+    {
+        "seen_at": described(nullable(INSTANT), "The last heartbeat of any worker"),
+        "seen_seconds_ago": described(_LAG, "Seconds since that heartbeat; null: there was none"),
+        "lag_events": described(_LAG, "Events that are not in the ledger yet"),
+        "lag_seconds": described(_LAG, "Age of the oldest of them"),
+    }
+)
 
 COMPONENTS: Final[dict[str, Schema]] = {
     "Problem": {
         **shape(
             {
-                "type": {"type": "string", "format": "uri-reference"},
+                "type": {
+                    "type": "string", "format": "uri-reference", "description": "Where `/docs` lists this `code`",
+                },
                 "title": {"type": "string", "description": "The title of the `code`"},
-                "status": {"type": "integer", "minimum": 400, "maximum": 599},
+                "status": {
+                    "type": "integer", "minimum": 400, "maximum": 599, "description": "The HTTP status of the answer",
+                },
                 "detail": {"type": "string", "description": "A message for people; its wording may change"},
                 "error": {"type": "string", "description": "A plain string that integrations compare with"},
                 "code": {
@@ -59,12 +72,12 @@ COMPONENTS: Final[dict[str, Schema]] = {
     ),
     "AuditEntry": shape(
         {
-            "id": COUNT,
-            "at": INSTANT,
+            "id": count("Position in the audit trail, from 1 without gaps"),
+            "at": described(INSTANT, "When it was done"),
             "actor": {"type": "string", "description": "An API key or a command line user", "examples": ["key:1:shop"]},
-            "action": {"type": "string", "examples": ["batch.create"]},
+            "action": {"type": "string", "description": "What was done", "examples": ["batch.create"]},
             "subject": {"type": "string", "description": "The object that was changed"},
-            "detail": {"type": "object"},
+            "detail": {"type": "object", "description": "The values that were set"},
             "hash": {
                 "type": "string",
                 "pattern": "^[0-9a-f]{64}$",
@@ -72,24 +85,22 @@ COMPONENTS: Final[dict[str, Schema]] = {
             },
         }
     ),
-    "Alive": shape({"status": {"const": "alive"}}),
+    "Alive": shape({"status": {"const": "alive", "description": "The process answers"}}),
     "Readiness": shape(
         {
             "status": _STATE,
             "redis": _STATE,
             "postgres": _STATE,
             "api_keys": described(_STATE, "Whether the process has loaded the API keys"),
-            "worker": shape(
-                {
-                    "seen_at": described(nullable(INSTANT), "The last heartbeat of any worker"),
-                    "seen_seconds_ago": _LAG,
-                    "lag_events": described(_LAG, "Events that are not in the ledger yet"),
-                    "lag_seconds": described(_LAG, "Age of the oldest of them"),
-                }
-            ),
+            "worker": described(_WORKER, "The worker, which records redemptions in the ledger"),
         }
     ),
-    "Health": shape({"status": {"enum": ["healthy", "unhealthy"]}, "message": {"type": "string"}}),
+    "Health": shape(
+        {
+            "status": {"enum": ["healthy", "unhealthy"], "description": "Whether Redis and Postgres are available"},
+            "message": {"type": "string", "description": "The same for people"},
+        }
+    ),
     "BatchPage": page("Batch"),
     "CampaignPage": page("Campaign"),
     "IssuedCodePage": page("IssuedCode"),

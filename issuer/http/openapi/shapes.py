@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from issuer.http.openapi.fields import FIELDS
 from issuer.ids import MAX_ID
 from issuer.instants import BOUNDS
 from issuer.names import MAX_NAME
@@ -38,10 +39,24 @@ def unsure_count(description: str) -> Schema:
 
 
 def shape(properties: dict[str, Schema], *, optional: tuple[str, ...] = (), closed: bool = True) -> Schema:
-    """Return the schema of an object. `closed`: other members are not allowed."""
+    """Return the schema of an object. `closed`: other members are not allowed.
+
+    A property without a description of its own gets that of FIELDS.
+    """
+    properties = {name: meaning(name, schema) for name, schema in properties.items()}
     required = [name for name in properties if name not in optional]
     schema: Schema = {"type": "object", "properties": properties, "additionalProperties": not closed}
     return {**schema, "required": required} if required else schema
+
+
+def meaning(name: str, schema: Schema) -> Schema:
+    """Return the schema of a field with a description: its own, that of the schema in it, or the one in FIELDS."""
+    inner = schema["anyOf"][0] if "anyOf" in schema else schema
+    own = schema.get("description") or inner.get("description")
+    # That of INSTANT says how a time is written, not which one it is.
+    if own is None or (own == INSTANT["description"] and name in FIELDS):
+        own = FIELDS.get(name)
+    return schema if own is None else described(schema, own)
 
 
 def absent_or_null(properties: dict[str, Schema]) -> dict[str, Schema]:
@@ -64,7 +79,12 @@ def whole(least: int, most: int, description: str) -> Schema:
     return {"type": ["integer", "null"], "minimum": least, "maximum": most, "description": description}
 
 
-UUID: Final[Schema] = {"type": "string", "format": "uuid", "pattern": UUID_PATTERN}
+UUID: Final[Schema] = {
+    "type": "string",
+    "format": "uuid",
+    "pattern": UUID_PATTERN,
+    "examples": ["7a4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"],
+}
 INSTANT: Final[Schema] = {
     "type": "string",
     "format": "date-time",
@@ -73,9 +93,16 @@ INSTANT: Final[Schema] = {
 }
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 UNSURE_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 0}
-NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": NAME_PATTERN}
+NAME: Final[Schema] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_NAME,
+    "pattern": NAME_PATTERN,
+    "examples": ["Summer tour"],
+}
 BATCH: Final[Schema] = {**NAME, "description": "Name or id of a batch"}
 CLIENT: Final[Schema] = {
     "type": "string", "minLength": 1, "maxLength": MAX_ID, "description": "The text of a client, or its UUID",
+    "examples": ["band-42"],
 }  # fmt: skip
-CODE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255}
+CODE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255, "examples": ["SUMMER-0001"]}

@@ -1,0 +1,45 @@
+"""An example of each request body, by the name of its schema. Tests send those that need no other id to the API.
+
+`client_id` and the ids of customers are the caller's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_BATCH: Final = "0d9b6f0e-6c1f-4a53-9c56-5d0c2f2b7a11"
+_CLIENT: Final = "7a4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"
+_CUSTOMER: Final = "c2a1d0b4-3f58-4e0c-8a57-6f1f0f4f2d21"
+_CAMPAIGN: Final = "5b1c2d3e-4f5a-4b6c-8d7e-9f0a1b2c3d4e"
+
+EXAMPLES: Final[dict[str, Any]] = {
+    "BatchChange": {"rules": {"maxpercustomer": 2, "timelimit": 30}, "ends_at": "2031-09-01T00:00:00+02:00"},
+    "CampaignChange": {"total": 80},
+    "CampaignRequest": {"campaignId": _CAMPAIGN},
+    "ClientChange": {"name": "Band 42 (Tokyo)"},
+    "CouponChange": {"availability_count": 200, "expiry_date": "2031-01-31"},
+    "CreateCampaignRequest": {"name": "Night market", "total": 50, "startTime": "2026-06-01T11:00:00Z"},
+    "Generation": {"count": 100, "client_id": _CLIENT, "length": 10, "prefix": "SUMMER-"},
+    "NewBatch": {
+        "name": "Summer tour",
+        "rules": {"maxpercustomer": 1, "timelimit": 0, "limits": [{"max": 1, "seconds": 3600}]},
+        "ends_at": "2030-09-01T00:00:00+02:00",
+    },
+    "NewCampaign": {"name": "Night market", "total": 50, "starts_at": "2026-06-01T20:00:00+09:00", "public": True},
+    "NewClient": {"id": "band-42", "name": "Band 42"},
+    "NewCoupon": {
+        "code": "WELCOME-5",
+        "availability_count": 100,
+        "client_id": _CLIENT,
+        "discount_fixed": "5.00",
+        "currency": "EUR",
+        "expiry_date": "2030-12-31",
+    },
+    "Redemption": {"batchid": _BATCH, "clientid": _CLIENT, "customerid": _CUSTOMER},
+    "Upload": {
+        "file": f"client_id,code\n{_CLIENT},SUMMER-0001\n{_CLIENT},SUMMER-0002\n",
+        "batch_name": "Summer tour",
+        "rules": '{"maxpercustomer": 1, "timelimit": 0}',
+    },
+    "Use": {"code": "WELCOME-5", "customer_id": _CUSTOMER, "order_id": "A-1001", "client_id": _CLIENT},
+}

@@ -1,0 +1,43 @@
+"""The examples of the OpenAPI document, sent to the API as a reader of /docs sends them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from issuer.http.openapi.document import document
+from tests.support.api import Api
+
+NAMES_NOTHING: Final = {"redeem", "GetCampaign"}
+"""The examples of these operations name a batch or a campaign that does not exist."""
+CREATE: Final = {
+    "createBatch": "batch_id", "createCampaign": "campaign_id", "createClient": "client_id", "createCoupon": "code",
+}  # fmt: skip
+
+
+async def test_the_api_accepts_the_example_of_every_request(api: Api) -> None:
+    key = await api.key("admin", "redeem")
+    operations: list[tuple[str, str, dict[str, Any]]] = [
+        (method, path, operation)
+        for path, item in document()["paths"].items()
+        for method, operation in item.items()
+        if "requestBody" in operation
+    ]
+    found: dict[str, str] = {}
+    answers: dict[str, int] = {}
+    # What others need is created first.
+    for method, path, operation in sorted(operations, key=lambda one: one[2]["operationId"] not in CREATE):
+        name = operation["operationId"]
+        ((media_type, content),) = operation["requestBody"]["content"].items()
+        example, url = content["example"], path.format_map(found)
+        if media_type == "application/json":
+            response = await api.client.request(method, url, json=example, headers=key)
+        else:
+            fields = {field: value for field, value in example.items() if field != "file"}
+            files = {"file": ("codes.csv", example["file"])}
+            response = await api.client.request(method, url, data=fields, files=files, headers=key)
+        answers[name] = response.status_code
+        if name in CREATE:
+            created = response.json()
+            found[CREATE[name]] = created["code" if name == "createCoupon" else "id"]
+    refused = {name: status for name, status in answers.items() if status >= 300}
+    assert refused == dict.fromkeys(NAMES_NOTHING, 404)
