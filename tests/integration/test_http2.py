@@ -24,7 +24,7 @@ def server() -> Iterator[CountingServer]:
         yield running
 
 
-def test_a_grpc_client_is_told_what_to_use_instead(server: CountingServer) -> None:
+def test_a_grpc_client_gets_the_name_of_what_to_use_instead(server: CountingServer) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         call = channel.unary_unary(
             "/coupon.CouponService/IssueCoupon", request_serializer=IssueCouponRequest.SerializeToString

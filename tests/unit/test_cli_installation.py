@@ -99,7 +99,9 @@ def test_servers_that_the_environment_names_count(monkeypatch: pytest.MonkeyPatc
 
     directory = DataDirectory(tmp_path / ".issuer")
     directory.acquire()
-    directory.announce(RunningInstallation(pid=1, url="", partitions=3, pool_high_water=10, started_at="", **urls))
+    directory.announce(
+        RunningInstallation(pid=1, url="", partitions=3, pool_high_water=10, started_at="", default_client=None, **urls)
+    )
     # Another installation than the one that runs here.
     assert find_installation(load_settings()) == load_settings()
     monkeypatch.delenv("ISSUER_OWNER_DATABASE_URL")
