@@ -27,16 +27,13 @@ ORDER BY ({OPEN}) DESC, ended_at IS NULL DESC, created_at DESC, id LIMIT $3"""
 
 
 class AmbiguousNameError(LookupError):
-    """Several open batches have the name. `ids`: those of the newest ones."""
+    """Several open batches have the name. `ids`: those of the newest ones; `batches`: these, if they were read."""
 
-    def __init__(self, name: str, batches: Sequence[Batch]) -> None:
+    def __init__(self, name: str, ids: Sequence[UUID], batches: Sequence[Batch] = ()) -> None:
         super().__init__("several batches have this name")
         self.name = name
+        self.ids = [str(batch_id) for batch_id in ids]
         self.batches = batches
-
-    @property
-    def ids(self) -> list[str]:
-        return [str(batch.id) for batch in self.batches]
 
 
 async def find_named_batch(postgres: Pool, name: str, *, client_id: UUID | None = None) -> Batch:
@@ -49,7 +46,7 @@ async def find_named_batch(postgres: Pool, name: str, *, client_id: UUID | None 
     batches = [batch_from_row(row) for row in rows]
     still_open = [batch for batch in batches if not batch.expired]
     if len(still_open) > 1:
-        raise AmbiguousNameError(name, still_open)
+        raise AmbiguousNameError(name, [batch.id for batch in still_open], still_open)
     if not batches:
         raise BatchNotFoundError("no batch found")
     return batches[0]

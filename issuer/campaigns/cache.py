@@ -7,7 +7,6 @@ just created, or that ended long ago, is looked up once; an unknown id is rememb
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from issuer.storage.look_ups import LookUps
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
 
 log = structlog.get_logger()
@@ -36,29 +36,18 @@ class KnownCampaign:
     public: bool
 
 
-class LookUpsBusyError(Exception):
-    """Too many campaigns that this process does not have are being looked up."""
-
-
 class CampaignCache:
     """Campaigns by id. A change of `public` takes effect within 1 s; while Postgres is unavailable nothing changes."""
 
     POLL_S: Final = 0.5
-    MISSING_S: Final = 1.0
-    MAX_MISSING: Final = 10_000
-    MAX_CONCURRENT_LOOKUPS: Final = 2
-    MAX_LOOKUPS: Final = 256
     REFRESH_SIZE: Final = 500
 
     def __init__(self, postgres: Pool) -> None:
         self._postgres = postgres
         self._known: dict[str, KnownCampaign] = {}
-        self._missing: dict[str, float] = {}
-        self._look_ups: dict[str, asyncio.Task[KnownCampaign | None]] = {}
-        self._slots = asyncio.Semaphore(self.MAX_CONCURRENT_LOOKUPS)
+        self._look_ups: LookUps[UUID, KnownCampaign] = LookUps(self._look_up, "campaigns")
         self._table_state: tuple[Any, ...] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._callbacks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Read the campaigns and start to watch them. If Postgres is unavailable the cache starts empty and retries."""
@@ -68,13 +57,11 @@ class CampaignCache:
 
     async def aclose(self) -> None:
         """Stop watching and cancel all look-ups; their callbacks are not called."""
-        tasks: set[asyncio.Task[Any]] = {*self._look_ups.values(), *self._callbacks}
         if self._task is not None:
-            tasks.add(self._task)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._look_ups.aclose()
 
     def find(self, campaign_id: str) -> KnownCampaign | None:
         """Return the campaign with this id (a UUID in lower case) if the cache has it. Costs one dict look-up."""
@@ -85,46 +72,23 @@ class CampaignCache:
 
         Concurrent calls for one id share one query. Raises PostgresUnavailableError, LookUpsBusyError.
         """
-        text = str(campaign_id)
-        known = self._known.get(text)
-        if known is not None or self._missing.get(text, 0.0) > time.monotonic():
-            return known
-        task = self._look_ups.get(text)
-        if task is None:
-            if len(self._look_ups) >= self.MAX_LOOKUPS:
-                raise LookUpsBusyError("too many unknown campaigns are being looked up")
-            task = self._look_ups[text] = asyncio.create_task(self._look_up(campaign_id), name="look-up-campaign")
-            task.add_done_callback(lambda _: self._look_ups.pop(text, None))
-        # A cancelled caller must not cancel the look-up for the others.
-        return await asyncio.shield(task)
+        known = self._known.get(str(campaign_id))
+        return known or await self._look_ups.find(campaign_id)
 
     def start_look_up(self, campaign_id: UUID, then: Callable[[KnownCampaign | Exception | None], None]) -> None:
         """Start `look_up` for a caller that cannot await it: `then` gets the result, unless the cache is closed."""
-
-        async def run() -> None:
-            try:
-                result: KnownCampaign | Exception | None = await self.look_up(campaign_id)
-            except Exception as error:
-                result = error
-            then(result)
-
-        task = asyncio.create_task(run(), name="wait-for-campaign")
-        self._callbacks.add(task)
-        task.add_done_callback(self._callbacks.discard)
+        self._look_ups.start(campaign_id, then)
 
     async def _look_up(self, campaign_id: UUID) -> KnownCampaign | None:
-        text, table_state = str(campaign_id), self._table_state
-        async with self._slots, unavailable_translated():
+        table_state = self._table_state
+        async with unavailable_translated():
             row = await self._postgres.fetchrow(f"{_KNOWN} WHERE batch_id = $1 AND ready_at IS NOT NULL", campaign_id)
         if row is None:
-            if len(self._missing) >= self.MAX_MISSING:
-                self._missing.clear()
-            self._missing[text] = time.monotonic() + self.MISSING_S
             return None
         known = _from_row(row)
         if table_state == self._table_state:
             # Otherwise a refresh in between may have read a later state of this campaign.
-            self._known[text] = known
+            self._known[known.id] = known
         return known
 
     async def _watch(self) -> None:
@@ -160,7 +124,7 @@ class CampaignCache:
                         # Other requests are answered meanwhile, however many campaigns there are.
                         await asyncio.sleep(0)
                 self._known = known
-                self._missing = {}
+                self._look_ups.forget()
                 self._table_state = table_state
 
 

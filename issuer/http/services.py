@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field
 
 from issuer.access.api_keys import KeyRing
+from issuer.batches.name_cache import BatchNameCache
 from issuer.campaigns.cache import CampaignCache
 from issuer.campaigns.feeds import CampaignFeeds
 from issuer.coupons.locations import CouponLocations
@@ -47,6 +48,7 @@ class Services:
     engine: Engine
     coupons: CouponLocations
     keys: KeyRing
+    batch_names: BatchNameCache
     campaigns: CampaignCache
     feeds: CampaignFeeds
     tally: Tally
@@ -103,7 +105,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         limits, lookup_limits = RateLimits(settings, leases, tally), FailedLookupLimits(settings, leases, tally)
         security = SecurityLog(limits.address_of)
         tally.start()
-        campaigns = CampaignCache(stores.postgres)
+        batch_names, campaigns = BatchNameCache(stores.postgres), CampaignCache(stores.postgres)
+        batch_names.start()
         feeds, slots = CampaignFeeds(stores), Slots.of(settings, tally.refuse_slot)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         witness = Witness(stores.postgres, engine, stores.guardian)
@@ -116,6 +119,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     engine,
                     locations,
                     keys,
+                    batch_names,
                     campaigns,
                     feeds,
                     tally,
@@ -128,7 +132,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 security.end_period()
                 # The engine first: what is in flight is answered while everything else still works.
                 await engine.aclose()
-                await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
+                await asyncio.gather(keys.aclose(), batch_names.aclose(), campaigns.aclose(), feeds.aclose())
                 await tally.aclose()
 
 

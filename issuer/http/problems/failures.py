@@ -15,7 +15,6 @@ from issuer.batches.store import (
     BatchSharedError,
     InvalidBatchError,
 )
-from issuer.campaigns.cache import LookUpsBusyError
 from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
 from issuer.clients.registry import ClientExistsError, ClientNotFoundError, InvalidClientError
 from issuer.contract.outcomes import COUPON_HTTP, Outcome
@@ -41,6 +40,7 @@ from issuer.paging import InvalidCursorError
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
 from issuer.reports.spool import ReportTooLargeError, WorkbookError
+from issuer.storage.look_ups import LookUpsBusyError
 from issuer.storage.postgres import PostgresUnavailableError
 from issuer.storage.redis_link import RedisUnavailableError
 
