@@ -51,6 +51,10 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
             False, "--raw", help="csv: write text unchanged. Without it, text that a spreadsheet would read as a"
             " formula gets an apostrophe in front.",
         ),
+        excel: bool = typer.Option(
+            False, "--excel", help="csv for a double click in Excel: byte order mark, semicolons, codes such as 0012"
+            " stay text. Where Excel separates by commas, take --format xlsx.",
+        ),
     ) -> None:  # fmt: skip
         try:
             start, end = instant_option(from_, "--from"), instant_option(to, "--to")
@@ -63,19 +67,22 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
         for name in selection:
             if name not in report.filters:
                 fail(f"{report.name} cannot be filtered with {_OPTIONS[name]}", BAD_INPUT)
+        if excel and (raw or format_ is not Format.CSV):
+            fail("--excel is for csv, without --raw", BAD_INPUT)
         if format_ is Format.XLSX and output is None:
             fail("xlsx needs a file: give --output", BAD_INPUT)
-        _export(_Export(report, format_, output, guard=not raw), selection)
+        _export(_Export(report, format_, output, guard=not raw, excel=excel), selection)
 
 
 class _Export:
     """One run of the command."""
 
-    def __init__(self, report: Report, format_: Format, output: Path | None, *, guard: bool) -> None:
+    def __init__(self, report: Report, format_: Format, output: Path | None, *, guard: bool, excel: bool) -> None:
         self.report = report
         self.format = format_
         self.output = output
         self.guard = guard
+        self.excel = excel
 
     async def to_file(self, rows: Rows, output: Path) -> int:
         """Write to a temporary file and rename it: a file with the final name is always a complete export."""
@@ -109,7 +116,7 @@ class _Export:
     async def text(self, rows: Rows, file: BinaryIO) -> int:
         """Write CSV or NDJSON; return the number of rows."""
         csv = self.format is Format.CSV
-        encoder = CsvEncoder(self.report, guard=self.guard) if csv else NdjsonEncoder(self.report)
+        encoder = CsvEncoder(self.report, guard=self.guard, excel=self.excel) if csv else NdjsonEncoder(self.report)
         async with aclosing(encoded(rows, encoder)) as pieces:
             async for piece in pieces:
                 file.write(piece)

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from abc import ABC, abstractmethod
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from datetime import datetime
@@ -33,6 +34,11 @@ _FORMULA: Final = re.compile(f"(?:(?<![^;,\t\r\n])(?=[{_SKIPPED}]*[{_SIGNS}])|\\
 """The places where a cell with a formula could begin: at the start of a text and behind each character that a program
 may take for a separator of cells, whatever separates them here."""
 
+# What Excel may turn into a number, a date or a time, in any language: digits with at most one word, such as `0012`,
+# `1E5`, `MAR1` and `3 p`.
+_OTHERS: Final = "-+.,:/'\u2019 \u20ac$\u00a3\u00a5%\\d"
+_CONVERTED: Final = re.compile(rf"(?=\D*\d)[{_OTHERS}]*[^\W\d_]{{0,9}}[{_OTHERS}]*")
+
 COUNT_LABEL: Final = "# rows"
 
 
@@ -57,6 +63,13 @@ def guard_formula(text: str) -> str:
     Different texts stay different: one that has such an apostrophe already gets another.
     """
     return text if _ORDINARY.fullmatch(text) else _FORMULA.sub("'", text)
+
+
+def excel_text(text: str) -> str | None:
+    """Return the formula that keeps a text as it is in Excel; None: it needs none, or is a formula to be guarded."""
+    if not _CONVERTED.fullmatch(text) or guard_formula(text) != text:
+        return None
+    return f'="{text}"'
 
 
 def plain(value: Any) -> Any:
@@ -99,25 +112,36 @@ class Encoder(ABC):
 class CsvEncoder(Encoder):
     """RFC 4180 in UTF-8, but with LF line ends. With `count` the last row states the number of rows.
 
-    With `guard` a text that a spreadsheet would read as a formula gets an apostrophe before it.
+    With `guard` a text that a spreadsheet would read as a formula gets an apostrophe before it. With `excel` a double
+    click opens the file in Excel as it is: it has a byte order mark, semicolons and CRLF, and a text that Excel would
+    turn into a number or a date is a formula that is nothing but this text.
     """
 
-    def __init__(self, report: Report, *, guard: bool = True, count: bool = False) -> None:
+    def __init__(self, report: Report, *, guard: bool = True, count: bool = False, excel: bool = False) -> None:
         super().__init__(report)
         self._guard = guard
         self._count = count
+        self._excel = excel
 
     def begin(self) -> bytes:
-        return _lines([self.columns])
+        return (BOM_UTF8 if self._excel else b"") + self._lines([self.columns])
 
     def end(self) -> bytes:
-        return _lines([[COUNT_LABEL, self.rows, *[None] * (len(self.columns) - 2)]]) if self._count else b""
+        return self._lines([[COUNT_LABEL, self.rows, *[None] * (len(self.columns) - 2)]]) if self._count else b""
 
     def _encoded(self, rows: list[list[Any]]) -> bytes:
-        return _lines([self._cell(value) for value in row] for row in rows)
+        return self._lines([self._cell(value) for value in row] for row in rows)
+
+    def _lines(self, rows: Iterable[Iterable[object]]) -> bytes:
+        lines = io.StringIO()
+        separator, end = (";", "\r\n") if self._excel else (",", "\n")
+        csv.writer(lines, delimiter=separator, lineterminator=end).writerows(rows)
+        return lines.getvalue().encode()
 
     def _cell(self, value: Any) -> object:
         if isinstance(value, str):
+            if self._excel and (converted := excel_text(value)) is not None:
+                return converted
             return guard_formula(value) if self._guard else value
         if isinstance(value, bool):
             return "true" if value else "false"
@@ -149,9 +173,3 @@ async def encoded(rows: Rows, encoder: Encoder) -> AsyncGenerator[bytes, None]:
             yield beginning + encoder.add(chunk)
             beginning = b""
         yield beginning + encoder.end()
-
-
-def _lines(rows: Iterable[Iterable[object]]) -> bytes:
-    lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows(rows)
-    return lines.getvalue().encode()

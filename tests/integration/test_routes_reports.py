@@ -20,6 +20,9 @@ import openpyxl
 import orjson
 import pytest
 
+from issuer.loading.code_csv import CodeCsv
+from issuer.loading.code_rows import CodeRows
+from issuer.loading.file_clients import FileClients
 from issuer.reports.report import BATCHES, REPORTS, Filter
 from issuer.settings import Auth, Settings
 from tests.support.api import Api, problem
@@ -132,9 +135,24 @@ async def test_every_format(api: Api) -> None:
     book = openpyxl.load_workbook(io.BytesIO(response.content))
     assert [row[2] for row in book["redemptions"].iter_rows(values_only=True)] == ["code", "=A", "+B", "C"]
     assert [*book["total"].iter_rows(values_only=True)] == [("rows", 3)]
+    problem(await api.get(f"{REPORT}?format=xlsx&excel=true"), 400, "excel=true is for format=csv")
     head = await api.client.head(f"{REPORT}?format=xlsx", headers=api.admin)
     assert (head.status_code, head.content) == (200, b"")
     assert "content-length" not in head.headers
+
+
+async def test_a_csv_for_excel_keeps_the_codes_and_can_be_loaded_again(api: Api) -> None:
+    batch, client = await api.batch("0012", "MAR1", "=A")
+    for _ in range(3):
+        await api.redeem(batch, client)
+    await drain(api.services.stores)
+    data = (await api.get(f"{REPORT}?excel=true&count=true")).content
+    assert data.startswith(b"\xef\xbb\xbfbatch_id;client_id;code;")
+    assert [line.split(b";")[2] for line in data.split(b"\r\n")[1:4]] == [b'"=""0012"""', b'"=""MAR1"""', b"'=A"]
+    rows = CodeRows(FileClients(api.services.stores.identity))
+    reader = CodeCsv(rows)
+    copied = reader.feed(data.replace(b"'=A", b"A")) + reader.finish()
+    assert [line.split(b"\t")[3] for line in copied.splitlines()] == [b"0012", b"MAR1", b"A"]
 
 
 @pytest.mark.parametrize(

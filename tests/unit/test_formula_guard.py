@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from issuer.reports.formats import guard_formula
+from issuer.reports.formats import excel_text, guard_formula
 
 GUARDED = {
     "=1+1": "'=1+1",
@@ -89,3 +89,19 @@ def test_no_program_finds_a_formula(cells: list[str], delimiter: str, quoted: bo
         for cell in row:
             shown = re.sub('^[\\s\u200b"]+', "", cell)
             assert not shown.startswith(("=", "+", "-", "@", "＝")), (cell, line.getvalue())
+
+
+@pytest.mark.parametrize(
+    "text", ["0012", "1E5", "12-3", "1/2", "MAR1", "1. März", "3 p", "10:30", "SUMMER-0001", "5 €"]
+)
+def test_what_excel_would_convert_is_written_as_a_text(text: str) -> None:
+    assert excel_text(text) == f'="{text}"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "A1B2", "Summer Sale", "2026-11-27T22:03:42Z", "d3300000-0000-4000-8000-0000000a0001", "-1", "=1", "+49 1"],
+)
+def test_other_texts_are_written_as_they_are(text: str) -> None:
+    """Formulas are guarded, not wrapped: what is behind their sign is not looked at."""
+    assert excel_text(text) is None

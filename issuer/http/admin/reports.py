@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -42,12 +43,16 @@ NAMED: Final = {Filter.BATCH: BATCH_FIELDS, Filter.CLIENT: CLIENT_FIELDS}
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """A parsed request. `count`: end a CSV with its number of rows, as the other formats always do."""
+    """A parsed request.
+
+    `count`: end a CSV with its number of rows, as the other formats always do. `excel`: a CSV as Excel needs it.
+    """
 
     report: Report
     format: Format
     selection: Selection
     count: bool
+    excel: bool
 
 
 async def parse_request(context: RequestContext, report: Report) -> ReportRequest:
@@ -74,9 +79,17 @@ async def parse_request(context: RequestContext, report: Report) -> ReportReques
             selection[name] = value
     if query.get("format", Format.CSV) not in [*Format]:
         raise invalid(f"format must be one of {', '.join(Format)}")
-    if query.get("count", "false") not in ("true", "false"):
-        raise invalid("count must be true or false")
-    return ReportRequest(report, Format(query.get("format", Format.CSV)), selection, query.get("count") == "true")
+    format_ = Format(query.get("format", Format.CSV))
+    count, excel = _flag(query, "count"), _flag(query, "excel")
+    if excel and format_ is not Format.CSV:
+        raise invalid("excel=true is for format=csv")
+    return ReportRequest(report, format_, selection, count, excel)
+
+
+def _flag(query: QueryParams, name: str) -> bool:
+    if query.get(name, "false") not in ("true", "false"):
+        raise invalid(f"{name} must be true or false")
+    return query.get(name) == "true"
 
 
 def _code(text: str | None) -> str | None:
@@ -164,7 +177,7 @@ class ReportResponse(Response):
         report_request = self._report_request
         if report_request.format is Format.NDJSON:
             return NdjsonEncoder(report_request.report)
-        return CsvEncoder(report_request.report, count=report_request.count)
+        return CsvEncoder(report_request.report, count=report_request.count, excel=report_request.excel)
 
 
 async def _run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
@@ -195,6 +208,6 @@ def _handler(report: Report) -> Handler:
 
 
 OPERATIONS = tuple(
-    Operation("GET", PATH + report.name, _handler(report), query=(*parameters(report), "format", "count"))
+    Operation("GET", PATH + report.name, _handler(report), query=(*parameters(report), "format", "count", "excel"))
     for report in REPORTS.values()
 )

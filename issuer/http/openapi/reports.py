@@ -54,6 +54,8 @@ def _report(report: Report) -> Schema:
             _query("format", {"enum": [*Format], "default": Format.CSV}, "The format of the file"),
             _query("count", {"type": "boolean", "default": False},
                    "true: a CSV ends with a row that contains the number of rows, as the other formats always do"),
+            _query("excel", {"type": "boolean", "default": False},
+                   "true: a CSV for a double click in Excel: byte order mark, semicolons, codes such as 0012 kept"),
         ],
         description=f"{report.summary}. Columns: {', '.join(f'`{column}`' for column in report.columns)}.",
     )  # fmt: skip
