@@ -14,6 +14,7 @@ from issuer.cli.chosen_batch import BATCH, named_batch
 from issuer.cli.export import add_export
 from issuer.cli.options import AS_JSON, client_option, instant_option, uuid_option
 from issuer.cli.output import BAD_INPUT, InputError, fail, print_json, print_list, run
+from issuer.cli.tables import print_table, shown_time
 from issuer.names import visible
 from issuer.paging import MAX_LIMIT, Page, all_items
 
@@ -49,7 +50,15 @@ def list_command(
             chunks,
             as_json=as_json,
             to_json=lambda batch: batch.to_json(),
-            line=lambda batch: f"{batch.id}  {_state(batch):<8}  {visible(batch.name)}",
+            headers=("id", "state", "starts", "ends", "name"),
+            row=lambda batch: (
+                str(batch.id),
+                _state(batch),
+                shown_time(batch.starts_at),
+                shown_time(batch.ends_at),
+                batch.name,
+            ),
+            empty="no batches yet: see `issuer preload --help` and `issuer generate --help`",
         )
 
     run(work)
@@ -72,11 +81,9 @@ def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
         print_json(shown.to_json() | {"stock": [pool.to_json() for pool in stock]})
         return
     _print_batch(shown)
-    for pool in stock:
-        figures = {
-            name: "?" if value is None else value for name, value in pool.to_json().items() if name != "client_id"
-        }
-        typer.echo(f"client {pool.client_id}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
+    names = ("total", "in_redis", "issued", "ledger", "backlog", "quarantined", "dead_letters")
+    rows = [(str(pool.client_id), *(getattr(pool, name) for name in names)) for pool in stock]
+    print_table(("client", *names), rows, empty="no codes yet: see `issuer preload --help`")
 
 
 @commands.command()

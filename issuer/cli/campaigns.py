@@ -10,6 +10,7 @@ import typer
 
 from issuer.cli.options import AS_JSON, client_option, default_client_option, instant_option
 from issuer.cli.output import CommandError, InputError, print_json, print_list, run
+from issuer.cli.tables import Cell, shown_time
 from issuer.names import visible
 from issuer.paging import MAX_LIMIT, Page, all_items
 
@@ -78,10 +79,10 @@ def list_command(
     from issuer.campaigns.counters import read_available_counters, show_campaign
     from issuer.campaigns.store import list_campaigns
 
-    def line(pair: tuple[Campaign, Counters]) -> str:
+    def row(pair: tuple[Campaign, Counters]) -> tuple[Cell, ...]:
         campaign, counters = pair
-        issued = "?" if counters.issued is None else f"{counters.issued:,}"
-        return f"{campaign.id}  {counters.state:<9}  {issued} of {counters.total:,}  {visible(campaign.batch.name)}"
+        start = shown_time(campaign.batch.starts_at)
+        return str(campaign.id), counters.state.value, start, counters.issued, counters.total, campaign.batch.name
 
     async def work(stores: Stores) -> None:
         async def page(cursor: str | None) -> Page[Campaign]:
@@ -92,7 +93,14 @@ def list_command(
                 pairs = zip(campaigns, await read_available_counters(stores, campaigns), strict=True)
                 yield [pair for pair in pairs if everything or pair[1].state is not CampaignState.ENDED]
 
-        await print_list(with_counters(), as_json=as_json, to_json=lambda pair: show_campaign(*pair), line=line)
+        await print_list(
+            with_counters(),
+            as_json=as_json,
+            to_json=lambda pair: show_campaign(*pair),
+            headers=("id", "state", "starts", "issued", "total", "name"),
+            row=row,
+            empty="no campaigns: see `issuer campaigns create --help`",
+        )
 
     run(work)
 

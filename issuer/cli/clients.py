@@ -56,7 +56,9 @@ def list_command(as_json: bool = AS_JSON) -> None:
             all_items(page),
             as_json=as_json,
             to_json=lambda client: client.to_json(),
-            line=lambda client: f"{client.id}  {visible(client.text or '-'):<20}  {visible(client.name)}",
+            headers=("id", "text", "name"),
+            row=lambda client: (str(client.id), client.text or "-", client.name),
+            empty="no clients are registered: see `issuer clients create --help`",
         )
 
     run(work)

@@ -9,6 +9,7 @@ import typer
 
 from issuer.cli.options import AS_JSON
 from issuer.cli.output import FAILED, print_json, run_with_postgres
+from issuer.cli.tables import print_table, shown_time
 
 if TYPE_CHECKING:
     from issuer.storage.postgres import Pool
@@ -37,11 +38,17 @@ def list_command(
     if as_json:
         print_json([asdict(letter) for letter in letters])
         return
-    for letter in letters:
-        subject = "whole event" if letter.seq is None else f"pool {letter.pool_id} seq {letter.seq}"
-        state = "resolved" if letter.resolved_at else "waiting"
-        at = f"{letter.created_at:%Y-%m-%dT%H:%M:%SZ}"
-        typer.echo(f"{letter.id:>6}  {at}  {state:<8}  {subject:<24}  {letter.reason}")
+    rows = [
+        (
+            str(letter.id),
+            shown_time(letter.created_at),
+            "resolved" if letter.resolved_at else "waiting",
+            "whole event" if letter.seq is None else f"pool {letter.pool_id} seq {letter.seq}",
+            letter.reason,
+        )
+        for letter in letters
+    ]
+    print_table(("id", "at", "state", "subject", "reason"), rows, empty="no dead letters")
 
 
 @commands.command()

@@ -20,7 +20,7 @@ from issuer.cli.chosen_batch import (
     ChosenBatch,
     end_if_empty,
 )
-from issuer.cli.options import client_option, default_client_option, uuid_option
+from issuer.cli.options import AS_JSON, client_option, default_client_option, uuid_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run
 from issuer.cli.progress import progress_bars
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError, parse_code_format
@@ -85,7 +85,7 @@ def generate(
         None, help="Id of a job to continue; or the id of the new job, which makes the command repeatable."
     ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show examples, change nothing."),
-    as_json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Generate random codes and load them.
 

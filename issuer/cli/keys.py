@@ -72,17 +72,28 @@ def list_command(as_json: bool = AS_JSON) -> None:
     from issuer.access.api_keys import list_keys
 
     async def work(postgres: Pool) -> None:
-        await print_list(list_keys(postgres), as_json=as_json, to_json=lambda key: key.to_json(), line=_line)
+        await print_list(
+            list_keys(postgres),
+            as_json=as_json,
+            to_json=lambda key: key.to_json(),
+            headers=("id", "state", "scopes", "client", "rate limit", "failed lookups", "name"),
+            row=_row,
+            empty="no keys yet: see `issuer keys create --help`",
+        )
 
     run_with_postgres(work)
 
 
-def _line(key: ApiKey) -> str:
-    state = "valid" if key.revoked_at is None else "revoked"
-    bound = f"  client {key.client_id}" if key.client_id else ""
-    limits = f"  rate limit {key.rate_limit}" if key.rate_limit else ""
-    limits += f"  failed-lookup limit {key.failed_lookup_limit}" if key.failed_lookup_limit else ""
-    return f"{key.id:>4}  {state:<7}  {','.join(sorted(key.scopes)):<13}  {visible(key.name)}{bound}{limits}"
+def _row(key: ApiKey) -> tuple[str, ...]:
+    return (
+        str(key.id),
+        "valid" if key.revoked_at is None else "revoked",
+        ",".join(sorted(key.scopes)),
+        str(key.client_id or "-"),
+        str(key.rate_limit or "-"),
+        str(key.failed_lookup_limit or "-"),
+        key.name,
+    )
 
 
 @commands.command()

@@ -9,6 +9,7 @@ import typer
 
 from issuer.cli.options import AS_JSON
 from issuer.cli.output import print_json, run_with_postgres
+from issuer.cli.tables import print_table, shown_time
 
 if TYPE_CHECKING:
     from issuer.storage.failed_rows import FailedRow
@@ -35,15 +36,19 @@ def list_command(
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    for row in rows:
-        times = f"{row.failures} since {row.first_at:%Y-%m-%dT%H:%M:%SZ}, next {row.retry_at:%Y-%m-%dT%H:%M:%SZ}"
-        typer.echo(f"{row.task:<18}  {row.row or '(the task itself)':<36}  {times}  {row.error}")
+    shown = [
+        (one.task, one.row or "(the task itself)", one.failures, shown_time(one.first_at), shown_time(one.retry_at),
+         one.error)
+        for one in rows
+    ]  # fmt: skip
+    print_table(("task", "row", "failures", "since", "next attempt", "error"), shown, empty="no failed rows")
 
 
 @commands.command()
 def retry(
     task: str | None = typer.Option(None, help="Only rows of this task."),
     row: str | None = typer.Option(None, help="Only the row with this id."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Have failed rows tried again now, for example once their cause is repaired."""
     from issuer.storage.failed_rows import retry_failed_rows
@@ -51,4 +56,8 @@ def retry(
     async def work(postgres: Pool) -> int:
         return await retry_failed_rows(postgres, task=task, row=row)
 
-    typer.echo(f"{run_with_postgres(work)} rows are tried again now")
+    count = run_with_postgres(work)
+    if as_json:
+        print_json({"rows": count})
+    else:
+        typer.echo(f"{count} rows are tried again now")

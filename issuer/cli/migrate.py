@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from issuer.cli.options import AS_JSON
 from issuer.cli.output import command_settings, environment_settings, print_json, process_settings, run_plain
 
 
@@ -13,7 +14,7 @@ def register(app: typer.Typer) -> None:
         print_roles: bool = typer.Option(
             False, "--print-roles", help="Print the SQL that creates the roles, for an administrator; change nothing."
         ),
-        as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+        as_json: bool = AS_JSON,
     ) -> None:
         """Migrate the database to this program's schema. Safe to repeat and to run on several hosts at once.
 
@@ -24,7 +25,11 @@ def register(app: typer.Typer) -> None:
         from issuer.storage.roles import create_roles, roles_sql
 
         if print_roles:
-            typer.echo(";\n".join(roles_sql(environment_settings())) + ";")
+            statements = roles_sql(environment_settings())
+            if as_json:
+                print_json(statements)
+            else:
+                typer.echo(";\n".join(statements) + ";")
             return
         settings = command_settings()
         # The URLs of the processes: a role that one of them names gets its password.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import typer
 
+from issuer.cli.tables import Cell, Table
 from issuer.names import visible
 
 if TYPE_CHECKING:
@@ -94,19 +95,23 @@ async def print_list(
     *,
     as_json: bool,
     to_json: Callable[[T], object],
-    line: Callable[[T], str],
+    headers: Sequence[str],
+    row: Callable[[T], Sequence[Cell]],
+    empty: str,
 ) -> None:
-    """Print a list as it is read, so that memory does not grow with it: one JSON array, or a line for each item."""
+    """Print a list as it is read, so that memory does not grow with it: one JSON array, or a table."""
+    if not as_json:
+        table = Table(headers, empty=empty)
+        async for chunk in chunks:
+            table.add([row(item) for item in chunk])
+        table.close()
+        return
     separator = "["
     async for chunk in chunks:
         for item in chunk:
-            if not as_json:
-                typer.echo(line(item))
-                continue
             typer.echo(separator + "\n  " + _json_text(to_json(item)).replace("\n", "\n  "), nl=False)
             separator = ","
-    if as_json:
-        typer.echo("[]" if separator == "[" else "\n]")
+    typer.echo("[]" if separator == "[" else "\n]")
 
 
 START_HINT: Final = (

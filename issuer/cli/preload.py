@@ -21,7 +21,7 @@ from issuer.cli.chosen_batch import (
     STARTS_AT,
     ChosenBatch,
 )
-from issuer.cli.options import client_option, default_client_option
+from issuer.cli.options import AS_JSON, client_option, default_client_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run
 from issuer.cli.progress import progress_bars
 
@@ -57,7 +57,7 @@ def preload(
         help="Move codes of the file that a batch which has ended did not issue, instead of refusing them.",
     ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Check and count all rows, change nothing."),
-    as_json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Load codes from a CSV file or workbook (.xlsx) with the columns client_id and code.
 

@@ -20,7 +20,7 @@ from issuer.cli.output import (
     run,
     run_plain,
 )
-from issuer.names import visible
+from issuer.cli.tables import print_table, shown_time
 
 if TYPE_CHECKING:
     from issuer.ledger.record import RecordResult
@@ -90,26 +90,21 @@ async def _recover(settings: Settings, options: RecoveryOptions) -> RecoveryRepo
 
 
 def _print_report(report: RecoveryReport, dry_run: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
     verb = "would be" if dry_run else "was"
-    console.print(f"verdict: [bold]{report.verdict}[/bold]; the server {verb} blessed with epoch {report.epoch}")
+    typer.echo(f"verdict: {report.verdict}; the server {verb} blessed with epoch {report.epoch}")
     for reason in report.reasons:
-        console.print(f"  because {reason}")
+        typer.echo(f"  because {reason}")
     if report.verdict == "loss":
-        console.print(f"drained from the stream: {report.drained}; replayed from the journal: {report.replayed}")
+        typer.echo(f"drained from the stream: {report.drained}; replayed from the journal: {report.replayed}")
     for host in report.journals_not_seen:
-        console.print(f"[yellow]journal of host {host} not replayed: run `issuer journal replay` there[/yellow]")
-    table = Table("pool", "batch", "client", "ledger", "issued before", "issued after", "quarantined")
-    for pool in report.pools:
-        before = "-" if pool.issued_before is None else f"{pool.issued_before}"
-        table.add_row(
-            f"{pool.pool_id}", f"{pool.batch_id}", f"{pool.client_id}", f"{pool.accounted}", before,
-            f"{pool.issued_after}", f"{pool.quarantined}",
-        )  # fmt: skip
-    console.print(table)
+        typer.echo(f"journal of host {host} not replayed: run `issuer journal replay` there")
+    headers = ("pool", "batch", "client", "ledger", "issued before", "issued after", "quarantined")
+    rows = [
+        (str(pool.pool_id), str(pool.batch_id), str(pool.client_id), pool.accounted,
+         "-" if pool.issued_before is None else pool.issued_before, pool.issued_after, pool.quarantined)
+        for pool in report.pools
+    ]  # fmt: skip
+    print_table(headers, rows, empty="no pools")
 
 
 def doctor(as_json: bool = AS_JSON) -> None:
@@ -140,15 +135,18 @@ def doctor(as_json: bool = AS_JSON) -> None:
 def max_backlog(
     bound: int = typer.Argument(min=1, max=1_000_000_000, help="Redemptions in the backlog of one partition."),
     wait_s: float = typer.Option(30.0, "--wait", min=0, help="Seconds to wait until the backlog is below a new bound."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Change the bound of the backlog, and thus of the codes that are quarantined when Redis is lost."""
     from issuer.access.audit import cli_actor
     from issuer.recovery.backlog import set_max_backlog
 
-    if run(lambda stores: set_max_backlog(stores, bound, wait_s=wait_s, actor=cli_actor())):
-        typer.echo(f"the backlog of each partition is bounded by {bound}")
-    else:
+    if not run(lambda stores: set_max_backlog(stores, bound, wait_s=wait_s, actor=cli_actor())):
         fail(f"a backlog is still above {bound}; Redis enforces the new bound. Repeat the command when it has shrunk.")
+    if as_json:
+        print_json({"max_backlog": bound})
+    else:
+        typer.echo(f"the backlog of each partition is bounded by {bound}")
 
 
 def list_quarantined(
@@ -161,14 +159,13 @@ def list_quarantined(
     if as_json:
         print_json(pools)
         return
-    for pool in pools:
-        typer.echo(
-            f"{visible(pool.batch_name)} ({pool.batch_id}), client {pool.client_id}: {pool.held} held,"
-            f" {pool.released} released, seqs {pool.first_seq}-{pool.last_seq},"
-            f" since {pool.quarantined_at:%Y-%m-%d %H:%M} (epoch {pool.epoch})"
-        )
-    if not pools:
-        typer.echo("no codes are quarantined")
+    rows = [
+        (pool.batch_name, str(pool.batch_id), str(pool.client_id), pool.held, pool.released,
+         f"{pool.first_seq}-{pool.last_seq}", shown_time(pool.quarantined_at), pool.epoch)
+        for pool in pools
+    ]  # fmt: skip
+    headers = ("name", "batch", "client", "held", "released", "seqs", "since", "epoch")
+    print_table(headers, rows, empty="no codes are quarantined")
 
 
 def release(

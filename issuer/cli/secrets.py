@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from issuer.cli.output import BAD_INPUT, command_settings, fail, run_with_postgres
+from issuer.cli.options import AS_JSON
+from issuer.cli.output import BAD_INPUT, command_settings, fail, print_json, run_with_postgres
 
 if TYPE_CHECKING:
     from issuer.storage.postgres import Pool
@@ -19,14 +20,18 @@ def register(app: typer.Typer) -> None:
     app.add_typer(secrets, name="secrets")
 
 
-def new_key() -> None:
+def new_key(as_json: bool = AS_JSON) -> None:
     """Print a random key for ISSUER_SECRET_KEY."""
     from issuer.access.secrets import new_key as random_key
 
-    typer.echo(random_key())
+    key = random_key()
+    if as_json:
+        print_json({"key": key})
+    else:
+        typer.echo(key)
 
 
-def rotate() -> None:
+def rotate(as_json: bool = AS_JSON) -> None:
     """Encrypt every stored secret with the first key of ISSUER_SECRET_KEY, which lists the older keys after it.
 
     Afterwards the older keys are not needed. Safe to repeat.
@@ -52,4 +57,7 @@ def rotate() -> None:
         rotated = run_with_postgres(work)
     except SecretKeyError as error:
         fail(str(error))
-    typer.echo(f"{rotated} secrets encrypted with the key {keys.current.hex()}")
+    if as_json:
+        print_json({"rotated": rotated, "key": keys.current.hex()})
+    else:
+        typer.echo(f"{rotated} secrets encrypted with the key {keys.current.hex()}")

@@ -62,7 +62,7 @@ async def test_a_batch_is_created_changed_and_ended(issuer: Command, stores: Sto
         shown = (await issuer("batches", "show", str(shop.batch), "--json")).json
         (pool,) = shown["stock"]
         assert (pool["total"], pool["in_redis"], pool["issued"], pool["backlog"]) == (100, 100, 0, 0)
-        assert "total 100" in (await issuer("batches", "show", str(shop.batch))).out
+        assert (await issuer("batches", "show", str(shop.batch))).out.splitlines()[-1].split()[1:3] == ["100", "100"]
     assert (await issuer("batches", "expire", "Summer Sale", "--json")).json["expired"] is True
     assert made["id"] not in (await issuer("batches", "list")).out
     assert made["id"] in (await issuer("batches", "list", "--all")).out
@@ -153,7 +153,7 @@ async def test_keys_are_created_listed_and_revoked(issuer: Command, stores: Stor
     assert (await issuer("keys", "revoke", str(made["id"]), "--json")).json["revoked_at"] is not None
     text = (await issuer("keys", "list")).out
     assert "revoked" in text
-    assert "rate limit 500/s  failed-lookup limit off" in text
+    assert text.splitlines()[-1].split()[-3:] == ["500/s", "off", "other"]
     assert secret not in text
     assert made["secret"] not in text
 

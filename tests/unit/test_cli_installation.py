@@ -20,6 +20,12 @@ from issuer.settings import load_settings
 
 WITHOUT_INSTALLATION: Final = {("up",), ("serve",), ("secrets", "new-key")}
 """Commands that start one, or need none."""
+NO_JSON: Final = {
+    ("up",),
+    ("serve",),
+    *((report, "export") for report in ("batches", "coupons", "consumptions", "redemptions")),
+}
+"""Commands that run until they are stopped, or write a report in the format of --format."""
 VALUES: Final = {
     "starts_at": "2030-01-01T00:00:00Z",
     "scope": "redeem",
@@ -70,6 +76,15 @@ def test_every_command_says_first_that_no_issuer_runs_here(tmp_path: Path, monke
         assert warning == "warning: ISSUER_DATABASE_ULR is not a setting; ISSUER_DATABASE_URL is", words
         assert first == f"error: no issuer runs here: there is no data directory {tmp_path / '.issuer'}", words
         assert hint.startswith("hint: start one here with `issuer up`")
+
+
+def test_every_command_that_prints_data_prints_json_on_request() -> None:
+    without = {
+        words
+        for words, command in _commands(typer.main.get_command(app))
+        if not any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert without == NO_JSON
 
 
 def test_serve_does_not_connect_to_a_default_address() -> None:

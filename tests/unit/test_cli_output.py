@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from issuer.cli import app
 from issuer.cli.output import print_json, print_list
+from issuer.cli.tables import Table, print_table
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,36 @@ async def test_a_list_printed_in_chunks_is_one_json_document(
         for chunk in chunks:
             yield chunk
 
-    await print_list(read(), as_json=True, to_json=lambda item: item, line=str)
-    assert capsys.readouterr().out == at_once
-    await print_list(read(), as_json=False, to_json=lambda item: item, line=lambda item: item["id"])
-    assert capsys.readouterr().out.split() == [item["id"] for chunk in chunks for item in chunk]
+    async def show(*, as_json: bool) -> str:
+        await print_list(
+            read(),
+            as_json=as_json,
+            to_json=lambda item: item,
+            headers=("id",),
+            row=lambda item: (item["id"],),
+            empty="no items: see `issuer --help`",
+        )
+        return capsys.readouterr().out
+
+    assert await show(as_json=True) == at_once
+    ids = [item["id"] for chunk in chunks for item in chunk]
+    assert (await show(as_json=False)).split() == (["id", *ids] if ids else [])
+
+
+def test_a_table_aligns_what_people_see(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(("name", "codes", "client"), empty="")
+    table.add([("한국", 5, "a"), ("Sommer\u202e", 1_234_567, "b")])
+    table.add([("a longer name than before", None, "c")])
+    table.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "name              codes  client",
+        "한국                  5  a",
+        "Sommer\\u202e  1,234,567  b",
+        "a longer name than before          ?  c",
+    ]
+
+
+def test_an_empty_table_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("id",), [], empty="no batches yet: see `issuer preload --help`")
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "no batches yet: see `issuer preload --help`\n")
