@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from issuer.ids import id_text
 from issuer.networks import parse_networks
+from issuer.origins import parse_origins
 from issuer.rate_limit import RateLimit, parse_limit
 from issuer.server_urls import check_server_url
 
@@ -79,6 +80,11 @@ class Settings(BaseSettings):
         "127.0.0.1",
         description="Proxies whose X-Forwarded-For or Forwarded header is trusted, so that limits count the callers "
         "behind them: addresses and networks, comma-separated; `none`, or `*` for all",
+    )
+    cors_origins: str = Field(
+        "",
+        description="Sites whose pages may call the routes of public API keys from a browser: origins such as "
+        "`https://shop.example`, comma-separated; empty: none",
     )
     rate_limit: str = Field(
         "off",
@@ -270,6 +276,12 @@ class Settings(BaseSettings):
     @classmethod
     def _proxy_networks(cls, value: str) -> str:
         parse_networks(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _web_origins(cls, value: str) -> str:
+        parse_origins(value)
         return value
 
     @field_validator("redis_url")

@@ -25,6 +25,7 @@ from issuer.http.campaigns.policy import IssuePolicy
 from issuer.http.coupons import consume
 from issuer.http.coupons import routes as coupons
 from issuer.http.coupons.consume_route import CONSUME_PATH, ConsumeRoute
+from issuer.http.cross_origin import ROUTES, CrossOrigin
 from issuer.http.docs import routes as docs
 from issuer.http.edge.exchange import FastPath
 from issuer.http.hot_exchange import HotRoute
@@ -66,6 +67,7 @@ class IssuerApp(Starlette):
     hot_routes: Mapping[str, HotRoute]
     fast_paths: Mapping[bytes, FastPath]
     """Requests that take the fast path, by path."""
+    cross_origin: CrossOrigin | None
 
     def end_streams(self) -> None:
         """End the requests that do not end by themselves."""
@@ -81,15 +83,22 @@ class IssuerApp(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            cross_origin = self.cross_origin
             try:
-                scope["path"] = routed_path(scope["raw_path"])
+                path = scope["path"] = routed_path(scope["raw_path"])
+                if cross_origin is not None and ROUTES.fullmatch(path) is None:
+                    cross_origin = None
+                if cross_origin is not None and await cross_origin.preflight(scope, send, self.state.services):
+                    return
             except ProblemError as problem:
                 await problem.response()(scope, receive, send)
                 return
             if scope["method"] == "POST":
-                route = self.hot_routes.get(scope["path"])
+                route = self.hot_routes.get(path)
                 if route is not None and await route.serve(scope, receive, send):
                     return
+            if cross_origin is not None:
+                send = cross_origin.marking(send, scope, self.state.services)
         await super().__call__(scope, receive, send)
 
 
@@ -135,6 +144,9 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
         for path, fast_path in fast_paths.items()
         for spelled in with_and_without_slash(path)
     }
+    app.cross_origin = CrossOrigin.of(settings)
+    for route in (redeem, consume, issue):
+        route.cross_origin = app.cross_origin if ROUTES.fullmatch(route.path) else None
     app.state.services = None
     # A redirect would be built from the Host header, which the client chooses.
     app.router.redirect_slashes = False

@@ -27,6 +27,7 @@ from issuer.access.api_keys import ApiKey, Scope
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.http.auth import check_scopes, find_key
+from issuer.http.cross_origin import CrossOrigin
 from issuer.http.edge.exchange import Connection, Exchange
 from issuer.http.edge.header_fields import HeaderFields, header_fields
 from issuer.http.metrics.exposition import CRASH, INVALID
@@ -60,6 +61,7 @@ class HotExchange(Exchange):
 
     def begin(self) -> None:
         self.started = time.perf_counter()
+        self.key = None
         self.services = services = self.route.services
         if services is None:
             self.refuse(NOT_READY)
@@ -131,6 +133,9 @@ class HotExchange(Exchange):
 
     def finish(self, outcome: str, wire: Wire) -> None:
         """Send the answer and count the request under `outcome`."""
+        cross_origin = self.route.cross_origin
+        if cross_origin is not None:
+            wire = cross_origin.marked(wire, self.fields, self.key)
         self.connection.respond(self, wire)
         services = self.services
         if services is not None:
@@ -170,6 +175,7 @@ class HotRoute(ABC):
 
     def __init__(self) -> None:
         self.services: Services | None = None
+        self.cross_origin: CrossOrigin | None = None
 
     @abstractmethod
     def exchange(self, connection: Connection, fields: HeaderFields) -> HotExchange | None:

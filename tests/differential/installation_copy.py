@@ -31,7 +31,7 @@ from tests.support.worker_process import record_everything
 _copies: Final = itertools.count(1)
 
 LISTENERS: Final[Mapping[str, dict[str, Any]]] = {
-    "keys": {"failed_lookup_limit": "off"},
+    "keys": {"failed_lookup_limit": "off", "cors_origins": "https://example.org"},
     "anonymous": {"failed_lookup_limit": "off", "auth": Auth.OFF},
     "limited": {"failed_lookup_limit": DAILY, "rate_limit_ip": DAILY},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 LAYERS: Final = (
-    "instants names ids paging networks rate_limit server_urls settings logs",
+    "instants names ids paging networks origins rate_limit server_urls settings logs",
     "contract",
     "storage",
     "pools",

@@ -42,6 +42,7 @@ TITLES: Final[dict[str, str]] = {
     "invalid_id": "The id is neither a UUID nor a usable text",
     "id_taken": "The id is taken",
     "ambiguous_name": "Several open batches have this name",
+    "origin_refused": "Pages of this site may not call the API from a browser",
     "batch_shared": "Other clients have codes in this batch",
     "batch_ended": "The batch has ended; this is final",
     "load_refused": "The codes cannot be loaded",
