@@ -12,7 +12,7 @@ from uuid import UUID
 
 import typer
 
-from issuer.cli.options import instant_option
+from issuer.cli.options import identity_option, instant_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, run_with_postgres
 from issuer.names import text_problem
 from issuer.reports.formats import CsvEncoder, Format, NdjsonEncoder, encoded
@@ -41,8 +41,8 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
     def export(
         format_: Format = typer.Option(Format.CSV, "--format", help="csv, ndjson or xlsx."),
         batch_id: UUID | None = typer.Option(None, help="Only rows of this batch."),
-        client: UUID | None = typer.Option(None, help="Only rows of this client."),
-        customer: UUID | None = typer.Option(None, help="Only rows of this customer."),
+        client: str | None = typer.Option(None, help="Only rows of this client: a UUID or a text."),
+        customer: str | None = typer.Option(None, help="Only rows of this customer: a UUID or a text."),
         code: str | None = typer.Option(None, help="Only rows of the coupon with this code."),
         from_: str | None = typer.Option(None, "--from", help="Only rows from this time on; ISO 8601 with an offset."),
         to: str | None = typer.Option(None, "--to", help="Only rows before this time."),
@@ -139,7 +139,12 @@ def _export(export: _Export, selection: Selection) -> None:
     limit_s = command_settings().report_timeout_s
 
     async def work(postgres: Pool) -> int | None:
-        rows = read_rows(postgres.acquire(), export.report, selection, timeout_s=limit_s)
+        ids = {
+            name: await identity_option(postgres, str(selection[name]), _OPTIONS[name])
+            for name in (Filter.CLIENT, Filter.CUSTOMER)
+            if name in selection
+        }
+        rows = read_rows(postgres.acquire(), export.report, {**selection, **ids}, timeout_s=limit_s)
         async with aclosing(rows):
             return await (export.to_stdout(rows) if export.output is None else export.to_file(rows, export.output))
 

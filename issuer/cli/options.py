@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from issuer.cli.output import InputError
-from issuer.ids import InvalidIdError
+from issuer.ids import InvalidIdError, id_of, parse_uuid
 from issuer.instants import InvalidInstantError, parse_instant
 
 if TYPE_CHECKING:
@@ -21,12 +21,20 @@ AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
 def uuid_option(text: str | None, option: str) -> UUID | None:
     """Parse the UUID of an option. Raises InputError."""
-    if text is None:
-        return None
+    found = None if text is None else parse_uuid(text)
+    if text is not None and found is None:
+        raise InputError(f"{option}: not a UUID")
+    return found
+
+
+async def identity_option(postgres: Pool, text: str, option: str) -> UUID:
+    """Return the id of a client or customer that an option names, known or not. Raises InputError."""
+    from issuer.storage.incarnation import read_installation_id
+
     try:
-        return UUID(text)
-    except ValueError as error:
-        raise InputError(f"{option}: not a UUID") from error
+        return id_of(text, await read_installation_id(postgres)).uuid
+    except InvalidIdError as error:
+        raise InputError(f"{option}: {error}") from error
 
 
 async def default_client_option(stores: Stores) -> UUID | None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from issuer.cli.options import AS_JSON
+from issuer.cli.options import AS_JSON, client_option
 from issuer.cli.output import (
     BAD_INPUT,
     CommandError,
@@ -170,7 +170,7 @@ def list_quarantined(
 
 def release(
     batch_id: UUID = typer.Argument(help="Id of the batch."),
-    client: UUID | None = typer.Option(None, "--client", help="Only codes of this client."),
+    client: str | None = typer.Option(None, "--client", help="Only codes of this client."),
     yes: bool = typer.Option(
         False, "--yes", help="Do not ask whether all journals were replayed and no old primary runs."
     ),
@@ -191,7 +191,8 @@ def release(
 
     async def work(stores: Stores) -> int:
         try:
-            return await release_quarantined(stores, batch_id, client_id=client, actor=cli_actor())
+            client_id = await client_option(stores.postgres, client)
+            return await release_quarantined(stores, batch_id, client_id=client_id, actor=cli_actor())
         except BatchNotFoundError as error:
             raise InputError(str(error)) from error
 

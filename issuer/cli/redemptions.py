@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import typer
 
 from issuer.cli.export import add_export
 from issuer.cli.options import AS_JSON
-from issuer.cli.output import CommandError, command_settings, print_json, run
+from issuer.cli.output import CommandError, InputError, command_settings, print_json, run
+from issuer.ids import InvalidIdError
 
 if TYPE_CHECKING:
     from issuer.ledger.erasure import Erasure
@@ -28,7 +28,7 @@ add_export(commands, "redemptions")
 
 @commands.command("erase-customer")
 def erase_customer(
-    customer: UUID = typer.Argument(..., metavar="CUSTOMER", help="Id of the customer."),
+    customer: str = typer.Argument(..., metavar="CUSTOMER", help="Id of the customer, as callers give it."),
     yes: bool = typer.Option(False, "--yes", help="Do not ask for confirmation."),
     as_json: bool = AS_JSON,
 ) -> None:
@@ -43,7 +43,9 @@ def erase_customer(
 
     async def work(stores: Stores) -> Erasure:
         try:
-            return await erase(stores, customer, actor=cli_actor())
+            return await erase(stores, stores.identity(customer).uuid, actor=cli_actor())
+        except InvalidIdError as error:
+            raise InputError(f"CUSTOMER: {error}") from error
         except BacklogNotEmptyError as error:
             raise CommandError(f"nothing was erased: {error}") from error
 

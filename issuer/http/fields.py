@@ -15,39 +15,54 @@ from starlette.responses import Response
 from issuer.batches.rules import Rules, RulesError, parse_rules
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.strict_json import parse_object
+from issuer.ids import Identity, InvalidIdError, parse_uuid
 from issuer.instants import InvalidInstantError, parse_instant
 from issuer.paging import MAX_LIMIT, Page
+from issuer.storage.stores import Stores
 
 DEFAULT_LIMIT: Final = 100
 PAGED: Final = ("limit", "cursor")
 """The query parameters of a paged list."""
-UUID_FORM: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 
 
 def json_response(content: object, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
-def is_uuid(text: str) -> bool:
-    """Return whether the text is a UUID in the form that the API writes."""
-    return UUID_FORM.fullmatch(text) is not None
+def bad_id(name: str, why: str | None = None) -> ProblemError:
+    """Return the 400 for an id. `why`: what is wrong with one that may be a text."""
+    problem = invalid(f"invalid {name} format", f"invalid_{name}")
+    problem.detail = why and f"{name}: {why}"
+    return problem
 
 
 def path_id(request: Request, name: str) -> UUID:
-    """Return an id of the path, such as batch_id or job_id."""
-    return _id(str(request.path_params[name]), name)
+    """Return an id of the path that is a UUID, such as batch_id or job_id."""
+    return uuid_of(request.path_params[name], name)
 
 
 def query_id(request: Request, name: str) -> UUID | None:
-    """Return an id of the query, or None if the parameter is absent."""
+    """Return an id of the query that is a UUID, or None if the parameter is absent."""
     text = request.query_params.get(name)
-    return None if text is None else _id(text, name)
+    return None if text is None else uuid_of(text, name)
 
 
-def _id(text: str, name: str) -> UUID:
-    if not is_uuid(text):
-        raise invalid(f"invalid {name} format", f"invalid_{name}")
-    return UUID(text)
+def uuid_of(value: object, name: str) -> UUID:
+    """Return an id that is a UUID, in any form. Raises ProblemError."""
+    found = parse_uuid(value) if isinstance(value, str) else None
+    if found is None:
+        raise bad_id(name)
+    return found
+
+
+def identify(stores: Stores, value: object, name: str) -> Identity:
+    """Return the id of a client or customer, which may be a text of the caller's own. Raises ProblemError."""
+    if not isinstance(value, str):
+        raise bad_id(name, "an id is a string")
+    try:
+        return stores.identity(value)
+    except InvalidIdError as error:
+        raise bad_id(name, str(error)) from error
 
 
 def check_query(request: Request, names: Collection[str], *, lenient: bool = False) -> None:
@@ -85,13 +100,15 @@ async def json_object(request: Request, known: Collection[str]) -> dict[str, Any
 
 
 def id_field(values: Mapping[str, Any], name: str) -> UUID | None:
-    """Return an id of a body; None if it is null or absent."""
+    """Return an id of a body that is a UUID; None if it is null or absent."""
     value = values.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str) or UUID_FORM.fullmatch(value) is None:
-        raise invalid(f"invalid {name} format", f"invalid_{name}")
-    return UUID(value)
+    return None if value is None else uuid_of(value, name)
+
+
+def identity_field(stores: Stores, values: Mapping[str, Any], name: str) -> UUID | None:
+    """Return the id of a client or customer in a query or body; None if it is null or absent."""
+    value = values.get(name)
+    return None if value is None else identify(stores, value, name).uuid
 
 
 def name_field(values: Mapping[str, Any]) -> str:

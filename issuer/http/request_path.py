@@ -1,7 +1,7 @@
 """The path of a request, as routes compare it.
 
-A path is compared as it was sent. Only a code in it is decoded, after the route is found: `%2F` is part of a segment
-and no separator (RFC 3986, section 2.2), so the rules of a proxy and the routes read the same segments.
+A path is compared as it was sent. Only a code or an id in it is decoded, after the route is found: `%2F` is part of a
+segment and no separator (RFC 3986, section 2.2), so the rules of a proxy and the routes read the same segments.
 """
 
 from __future__ import annotations
@@ -18,21 +18,28 @@ _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|$)")
 
 
-class CodeConvertor(Convertor[str]):
-    """A code in a path. It may contain any character; slashes may be encoded or not."""
+class IdConvertor(Convertor[str]):
+    """An id in a path that may be a text of the caller's own. Slashes in it are encoded."""
 
-    regex = ".*"
+    regex = "[^/]+"
 
     def convert(self, value: str) -> str:
         try:
             return unquote(value, errors="strict")
         except UnicodeDecodeError as error:
-            raise invalid("the code in the path is not UTF-8") from error
+            raise invalid("the path is not UTF-8") from error
 
     def to_string(self, value: str) -> str:
         raise NotImplementedError
 
 
+class CodeConvertor(IdConvertor):
+    """A code in a path. It may contain any character; slashes may be encoded or not."""
+
+    regex = ".*"
+
+
+register_url_convertor("id", IdConvertor())
 register_url_convertor("code", CodeConvertor())
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from issuer.batches.store import find_batch
+from issuer.ids import redemption_id
 from issuer.names import without_unseen
 from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
@@ -30,20 +31,25 @@ class CodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One redemption in the ledger. `customer_id` None: erased, or redeemed without a customer id."""
+    """One redemption in the ledger. `customer_id` None: erased, or redeemed without a customer id.
 
+    `customer`: the text that the caller gave as the id; None: a UUID.
+    """
+
+    redemption_id: UUID
     batch_id: UUID
     client_id: UUID
     pool_id: int
     seq: int
     code: str
     customer_id: UUID | None
+    customer: str | None
     redeemed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class CodePlace:
-    """One code in one batch. Customer and time are known once it is in the ledger."""
+    """One code in one batch. The redemption, its customer and its time are known once it is in the ledger."""
 
     batch_id: UUID
     batch_name: str
@@ -51,13 +57,17 @@ class CodePlace:
     seq: int
     code: str
     state: CodeState
+    redemption_id: UUID | None
     customer_id: UUID | None
+    customer: str | None
     redeemed_at: datetime | None
 
 
 _ENTRIES: Final = """
-SELECT r.batch_id, p.client_id, r.pool_id, r.seq, r.code, r.customer_id, r.redeemed_at
-FROM redemptions r JOIN pools p ON p.id = r.pool_id"""
+SELECT i.id AS installation, r.batch_id, p.client_id, r.pool_id, r.seq, r.code, r.customer_id, u.text AS customer,
+  r.redeemed_at
+FROM redemptions r JOIN pools p ON p.id = r.pool_id CROSS JOIN installation i
+LEFT JOIN customers u ON u.id = r.customer_id AND u.client_id = p.client_id"""
 
 _OF_BATCH: Final = f"""{_ENTRIES}
 WHERE r.pool_id = ANY(SELECT id FROM pools WHERE batch_id = $1 AND ($2::uuid IS NULL OR client_id = $2))
@@ -70,13 +80,14 @@ WHERE r.customer_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2)
 ORDER BY r.redeemed_at DESC, r.pool_id DESC, r.seq DESC LIMIT $6"""
 
 _OF_CODE: Final = """
-SELECT c.batch_id, b.name AS batch_name, p.client_id, c.seq, c.code, r.customer_id, r.redeemed_at,
-  p.opened, p.final_issued,
+SELECT c.batch_id, b.name AS batch_name, p.client_id, c.seq, c.code, r.customer_id, u.text AS customer,
+  r.redeemed_at, p.opened, p.final_issued,
   r.seq IS NOT NULL AS redeemed,
   EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq) AS quarantined,
   EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq AND d.resolved_at IS NULL) AS dead
 FROM codes c JOIN pools p ON p.id = c.pool_id JOIN batches b ON b.id = c.batch_id
 LEFT JOIN redemptions r ON r.pool_id = c.pool_id AND r.seq = c.seq
+LEFT JOIN customers u ON u.id = r.customer_id AND u.client_id = p.client_id
 WHERE c.code = $1 AND ($2::uuid IS NULL OR p.client_id = $2) AND ($3::uuid IS NULL OR c.batch_id > $3)
 ORDER BY c.batch_id LIMIT $4"""
 
@@ -120,7 +131,8 @@ async def places_of_code(
         rows = await stores.postgres.fetch(_OF_CODE, code, client_id, after, limit + 1)
     # After the ledger: a redemption that is recorded in between is shown as "backlog", never as "available".
     issued = await _issued(stores, [row for row in rows if not row["redeemed"]])
-    places = [_place(row, issued.get(_uuid(row["batch_id"]))) for row in rows]
+    installation = stores.incarnations.installation_id
+    places = [_place(row, issued.get(_uuid(row["batch_id"])), installation) for row in rows]
     return Page.of(places, limit, lambda last: encode_cursor("code", (last.batch_id,)))
 
 
@@ -150,7 +162,7 @@ def _state(row: Any, issued: int | None) -> CodeState:
     return CodeState.BACKLOG if row["seq"] <= issued else CodeState.AVAILABLE
 
 
-def _place(row: Any, issued: int | None) -> CodePlace:
+def _place(row: Any, issued: int | None, installation: UUID) -> CodePlace:
     return CodePlace(
         batch_id=_uuid(row["batch_id"]),
         batch_name=row["batch_name"],
@@ -158,19 +170,23 @@ def _place(row: Any, issued: int | None) -> CodePlace:
         seq=row["seq"],
         code=row["code"],
         state=_state(row, issued),
+        redemption_id=redemption_id(row["batch_id"], row["code"], installation) if row["redeemed"] else None,
         customer_id=_optional_uuid(row["customer_id"]),
+        customer=row["customer"],
         redeemed_at=row["redeemed_at"],
     )
 
 
 def _entry(row: Any) -> LedgerEntry:
     return LedgerEntry(
+        redemption_id=redemption_id(row["batch_id"], row["code"], _uuid(row["installation"])),
         batch_id=_uuid(row["batch_id"]),
         client_id=_uuid(row["client_id"]),
         pool_id=row["pool_id"],
         seq=row["seq"],
         code=row["code"],
         customer_id=_optional_uuid(row["customer_id"]),
+        customer=row["customer"],
         redeemed_at=row["redeemed_at"],
     )
 

@@ -14,6 +14,7 @@ import orjson
 from issuer.batches.rules import parse_rules
 from issuer.coupons.folding import fold
 from issuer.coupons.uses import consumption_id
+from issuer.ids import redemption_id
 
 
 class Filter(StrEnum):
@@ -69,6 +70,11 @@ def _shown_use(text: str) -> str:
     return consumption_id(int(pool_id), int(seq), call_id)
 
 
+def _shown_redemption(text: str) -> UUID:
+    installation, batch_id, code = text.split(" ", 2)
+    return redemption_id(batch_id, code, UUID(installation))
+
+
 def _shown_rules(text: str) -> dict[str, Any]:
     return parse_rules(orjson.loads(text)).to_json()
 
@@ -78,19 +84,21 @@ REDEMPTIONS: Final = Report(
     summary="Redemptions in the ledger: one row per redemption, in order of pool and seq",
     filters=(Filter.BATCH, Filter.CLIENT, Filter.CUSTOMER, Filter.FROM, Filter.TO),
     columns=(
-        "batch_id", "client_id", "code", "customer_id", "redeemed_at", "seq", "recorded_at", "api_key_id",
-        "idempotency_key_hash",
+        "batch_id", "client_id", "code", "customer_id", "customer", "redeemed_at", "seq", "recorded_at", "api_key_id",
+        "idempotency_key_hash", "redemption_id",
     ),
     query="""
-SELECT r.batch_id, p.client_id, r.code, r.customer_id, r.redeemed_at, r.seq, r.recorded_at, r.api_key_id,
-  r.key_hash AS idempotency_key_hash
-FROM redemptions r JOIN pools p ON p.id = r.pool_id
+SELECT r.batch_id, p.client_id, r.code, r.customer_id, t.text AS customer, r.redeemed_at, r.seq, r.recorded_at,
+  r.api_key_id, r.key_hash AS idempotency_key_hash, concat_ws(' ', i.id, r.batch_id, r.code) AS redemption_id
+FROM redemptions r JOIN pools p ON p.id = r.pool_id CROSS JOIN installation i
+LEFT JOIN customers t ON t.id = r.customer_id AND t.client_id = p.client_id
 WHERE ($1::uuid IS NULL OR r.pool_id = ANY(SELECT id FROM pools WHERE batch_id = $1))
   AND ($2::uuid IS NULL OR r.pool_id = ANY(SELECT id FROM pools WHERE client_id = $2))
   AND ($3::uuid IS NULL OR r.customer_id = $3)
   AND ($4::timestamptz IS NULL OR r.redeemed_at >= $4)
   AND ($5::timestamptz IS NULL OR r.redeemed_at < $5)
 ORDER BY r.pool_id, r.seq""",
+    shown={"redemption_id": _shown_redemption},
 )  # fmt: skip
 
 BATCHES: Final = Report(
@@ -124,17 +132,18 @@ CONSUMPTIONS: Final = Report(
     "and the time of its reversal, if it was reversed",
     filters=(Filter.CODE, Filter.CLIENT, Filter.CUSTOMER, Filter.FROM, Filter.TO),
     columns=(
-        "consumption_id", "client_id", "code", "customer_id", "order_id", "consumed_at", "seq", "product_id",
-        "promo_type", "discount_fixed", "currency", "discount_variable", "reversed_at", "recorded_at", "api_key_id",
-        "idempotency_key_hash",
+        "consumption_id", "client_id", "code", "customer_id", "customer", "order_id", "consumed_at", "seq",
+        "product_id", "promo_type", "discount_fixed", "currency", "discount_variable", "reversed_at", "recorded_at",
+        "api_key_id", "idempotency_key_hash",
     ),
     query="""
 SELECT concat_ws(' ', u.pool_id, u.seq, replace(u.call_id::text, '-', '')) AS consumption_id, c.client_id, c.code,
-  u.customer_id, u.order_id, u.consumed_at, u.seq, t.terms->>'product_id' AS product_id,
+  u.customer_id, n.text AS customer, u.order_id, u.consumed_at, u.seq, t.terms->>'product_id' AS product_id,
   t.terms->>'promo_type' AS promo_type, t.terms->>'discount_fixed' AS discount_fixed,
   t.terms->>'currency' AS currency, t.terms->>'discount_variable' AS discount_variable, v.reversed_at, u.recorded_at,
   u.api_key_id, u.key_hash AS idempotency_key_hash
 FROM consumptions u JOIN coupons c ON c.pool_id = u.pool_id
+LEFT JOIN customers n ON n.id = u.customer_id AND n.client_id = c.client_id
 LEFT JOIN coupon_terms t ON t.pool_id = u.pool_id AND t.number = u.terms
 LEFT JOIN reversals v ON v.pool_id = u.pool_id AND v.seq = u.seq
 WHERE ($1::text IS NULL OR u.pool_id = ANY(SELECT pool_id FROM coupons WHERE folded = $1))

@@ -25,6 +25,10 @@ from issuer.storage.postgres import Pool, PostgresUnavailableError, close_pool, 
 log = structlog.get_logger()
 
 
+class UnknownInstallationError(PostgresUnavailableError):
+    """The installation row has not been read yet, because Postgres was unavailable since the start."""
+
+
 class InstallationError(Exception):
     """The data have another format than this version knows, so it must not change them."""
 
@@ -45,6 +49,15 @@ async def refuse_foreign_data(settings: Settings) -> None:
             await Incarnations(settings, postgres).start()
     finally:
         await close_pool(postgres)
+
+
+async def read_installation_id(postgres: Pool) -> UUID:
+    """Return the id of the installation, for a command that needs nothing else of it."""
+    async with unavailable_translated():
+        found = await postgres.fetchval("SELECT id FROM installation")
+    if found is None:
+        raise InstallationError("the installation was never started")
+    return UUID(bytes=found.bytes)
 
 
 _CREATE_INSTALLATION: Final = """
@@ -71,9 +84,9 @@ class Incarnations:
 
     @property
     def installation_id(self) -> UUID:
-        """The id of the installation. Raises PostgresUnavailableError until it was read once."""
+        """The id of the installation. Raises UnknownInstallationError until it was read once."""
         if self._installation_id is None:
-            raise PostgresUnavailableError("the id of the installation has not been read yet")
+            raise UnknownInstallationError("the id of the installation has not been read yet")
         return self._installation_id
 
     async def start(self) -> None:

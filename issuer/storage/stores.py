@@ -21,5 +21,5 @@ class Stores:
     redis: Redis
 
     def identity(self, text: str) -> Identity:
-        """Return the id that a caller gave. Raises InvalidIdError."""
+        """Return the id that a caller gave. Raises InvalidIdError, UnknownInstallationError."""
         return id_of(text, self.incarnations.installation_id)

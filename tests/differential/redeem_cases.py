@@ -26,7 +26,9 @@ def key_header(draw: Draw, request: RequestDraft, weights: dict[str, int]) -> No
 
 
 def customer_of(draw: Draw) -> str:
-    """Return a new customer, or one that nearby cases have too."""
+    """Return a new customer, or one that nearby cases have too; some have a text."""
+    if draw.happens(0.15):
+        return draw.one_of((f"customer {draw.recent(10, 6)}", "Zoe\u0308", " anna@example.org\u200b"))
     return draw.uuid() if draw.happens(0.5) else f"dddddddd-0000-4000-8000-{draw.recent(10, 6):012d}"
 
 

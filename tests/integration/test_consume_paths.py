@@ -70,7 +70,7 @@ REFUSED: Final[dict[str, tuple[int, str, dict[str, Any], bytes]]] = {
     "nothing": (400, "invalid_request", {}, b""),
     "twice": (400, "invalid_request", {"code": "CASH", **MINE}, b"code=CASH"),
     "twice in json": (400, "unparsable_json", MINE, b'{"code": "CASH", "code": "CASH"}'),
-    "customer": (400, "invalid_customer_id", {"code": "CASH", **MINE}, b"customer_id=7"),
+    "customer": (400, "invalid_customer_id", {"code": "CASH", **MINE}, b"customer_id=7%00a"),
     "number": (400, "invalid_request", {"code": "CASH", **MINE}, b'{"product_id": 7}'),
     "not json": (400, "unparsable_json", {"code": "CASH", **MINE}, b"{"),
     "not utf-8": (400, "invalid_request", {"code": "CASH", **MINE}, b"product_id=%ff"),

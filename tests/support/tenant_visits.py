@@ -174,11 +174,11 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", "/api/v1/codes/{code:code}"): [
         Visit(REFUSED, "/api/v1/codes/{code}"), Visit(REFUSED, "/api/v1/codes/{shared_code}"),
     ],
-    ("GET", "/api/v1/customers/{customer_id}/redemptions"): [
+    ("GET", "/api/v1/customers/{customer_id:id}/redemptions"): [
         # Answered as for an unknown customer.
         Visit(SILENT, "/api/v1/customers/{customer}/redemptions"),
     ],
-    ("DELETE", "/api/v1/customers/{customer_id}"): [Visit(REFUSED, "/api/v1/customers/{customer}")],
+    ("DELETE", "/api/v1/customers/{customer_id:id}"): [Visit(REFUSED, "/api/v1/customers/{customer}")],
     ("POST", UPLOAD): [Visit(OWN, UPLOAD, file="client_id,code\n{owner},NEW-1\n{caller},NEW-2\n")],
     ("POST", REDEEM): [
         Visit(REFUSED, REDEEM, json=redemption("{theirs}", "{owner}")),

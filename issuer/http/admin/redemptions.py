@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any, Final
+from uuid import UUID
 
 from starlette.responses import Response
 
 from issuer.http.auth import Access
-from issuer.http.fields import PAGED, json_response, page_query, page_response, path_id
+from issuer.http.fields import PAGED, identify, json_response, page_query, page_response
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError
 from issuer.instants import show_instant
@@ -21,11 +22,13 @@ BACKLOG_WAIT_S: Final = 5.0
 
 def show_redemption(entry: LedgerEntry) -> dict[str, Any]:
     return {
+        "redemption_id": entry.redemption_id,
         "batch_id": entry.batch_id,
         "client_id": entry.client_id,
         "seq": entry.seq,
         "code": entry.code,
         "customer_id": entry.customer_id,
+        "customer": entry.customer,
         "redeemed_at": show_instant(entry.redeemed_at),
     }
 
@@ -38,7 +41,9 @@ def show_place(place: CodePlace) -> dict[str, Any]:
         "seq": place.seq,
         "code": place.code,
         "state": place.state,
+        "redemption_id": place.redemption_id,
         "customer_id": place.customer_id,
+        "customer": place.customer,
         "redeemed_at": None if place.redeemed_at is None else show_instant(place.redeemed_at),
     }
 
@@ -62,7 +67,7 @@ async def get_customer_redemptions(context: RequestContext) -> Response:
     limit, cursor = page_query(context.request)
     page = await redemptions_of_customer(
         context.services.stores.postgres,
-        path_id(context.request, "customer_id"),
+        _customer(context),
         client_id=context.caller.client_id,
         limit=limit,
         cursor=cursor,
@@ -72,16 +77,19 @@ async def get_customer_redemptions(context: RequestContext) -> Response:
 
 async def delete_customer(context: RequestContext) -> Response:
     """Erase a customer's id from the ledger. The redemptions stay and are still counted."""
-    customer_id = path_id(context.request, "customer_id")
     erasure = await erase_customer(
-        context.services.stores, customer_id, actor=context.caller.actor, wait_s=BACKLOG_WAIT_S
+        context.services.stores, _customer(context), actor=context.caller.actor, wait_s=BACKLOG_WAIT_S
     )
     return json_response(asdict(erasure))
+
+
+def _customer(context: RequestContext) -> UUID:
+    return identify(context.services.stores, context.request.path_params["customer_id"], "customer_id").uuid
 
 
 OPERATIONS = (
     # A code may contain any character, including slashes.
     Operation("GET", "/api/v1/codes/{code:code}", get_code, query=PAGED),
-    Operation("GET", "/api/v1/customers/{customer_id}/redemptions", get_customer_redemptions, query=PAGED),
-    Operation("DELETE", "/api/v1/customers/{customer_id}", delete_customer, Access.OPERATOR),
+    Operation("GET", "/api/v1/customers/{customer_id:id}/redemptions", get_customer_redemptions, query=PAGED),
+    Operation("DELETE", "/api/v1/customers/{customer_id:id}", delete_customer, Access.OPERATOR),
 )

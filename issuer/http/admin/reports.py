@@ -14,14 +14,14 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from issuer.http.fields import instant_field, query_id
+from issuer.http.fields import identity_field, instant_field
 from issuer.http.naming import BATCH_FIELDS, CLIENT_FIELDS, named_batch, named_client
 from issuer.http.operations import Handler, Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.reading_pace import ReadingPace
 from issuer.names import text_problem
 from issuer.reports.formats import MEDIA_TYPES, CsvEncoder, Encoder, Format, NdjsonEncoder, encoded
-from issuer.reports.report import REPORTS, TIMES, Filter, Report, Selection
+from issuer.reports.report import REPORTS, Filter, Report, Selection
 from issuer.reports.rows import Rows, read_rows
 from issuer.reports.spool import workbook
 from issuer.storage.postgres import own_connection
@@ -73,8 +73,10 @@ async def parse_request(context: RequestContext, report: Report) -> ReportReques
             value = await named_client(context, query)
         elif name is Filter.CODE:
             value = _code(query.get(name))
+        elif name is Filter.CUSTOMER:
+            value = identity_field(context.services.stores, query, name)
         else:
-            value = instant_field(query, name) if name in TIMES else query_id(request, name)
+            value = instant_field(query, name)
         if value is not None:
             selection[name] = value
     if query.get("format", Format.CSV) not in [*Format]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from typing import Any, Final
-from uuid import UUID
 
 import structlog
 from connectrpc.code import Code
@@ -46,7 +45,6 @@ from issuer.http.campaigns.codecs import (
 )
 from issuer.http.campaigns.policy import IssuePolicy
 from issuer.http.edge.header_fields import Headers, header_fields
-from issuer.http.fields import is_uuid
 from issuer.http.idempotency import (
     REPLAYED,
     AlreadyAnsweredError,
@@ -68,6 +66,7 @@ from issuer.http.rpc.coupon.coupon_pb2 import (
     IssueCouponResponse,
 )
 from issuer.http.services import Services
+from issuer.ids import parse_uuid
 from issuer.settings import Settings
 
 log = structlog.get_logger()
@@ -183,9 +182,10 @@ class CouponMethods:
         """
         services, key = call.admitted
         campaign = None
-        if is_uuid(campaign_id):
+        known_id = parse_uuid(campaign_id)
+        if known_id is not None:
             with suppress(CampaignNotFoundError):
-                campaign = await find_campaign(services.stores.postgres, UUID(campaign_id))
+                campaign = await find_campaign(services.stores.postgres, known_id)
         if campaign is not None and (campaign.public or not services.checks_keys):
             return campaign
         call.require(Access.ANY_KEY)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import ClassVar, Final
-from uuid import UUID
 
 from issuer.access.api_keys import Scope
 from issuer.campaigns.cache import KnownCampaign
@@ -29,13 +28,13 @@ from issuer.http.campaigns.codecs import read_campaign_id
 from issuer.http.campaigns.policy import IssuePolicy
 from issuer.http.edge.exchange import Connection
 from issuer.http.edge.header_fields import HeaderFields
-from issuer.http.fields import UUID_FORM
 from issuer.http.hot_exchange import HotExchange, HotRoute
 from issuer.http.idempotency import read_idempotency_key
 from issuer.http.metrics.exposition import INVALID
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.services import Services
 from issuer.http.wire import Wire
+from issuer.ids import parse_uuid
 
 ISSUE_PATH: Final = "/coupon.CouponService/IssueCoupon"
 
@@ -98,12 +97,11 @@ class IssueExchange(HotExchange):
             raise invalid(f"unmarshal message: {error}") from error
         idempotency_key = read_idempotency_key(self.fields)
         campaign = services.campaigns.find(campaign_id)
-        if campaign is None and UUID_FORM.fullmatch(campaign_id):
-            services.campaigns.start_look_up(
-                UUID(campaign_id), lambda found: self._looked_up(services, found, idempotency_key)
-            )
-        else:
+        named = parse_uuid(campaign_id) if campaign is None else None
+        if named is None:
             self._submit(services, campaign, idempotency_key)
+        else:
+            services.campaigns.start_look_up(named, lambda found: self._looked_up(services, found, idempotency_key))
 
     def _looked_up(
         self, services: Services, found: KnownCampaign | Exception | None, idempotency_key: str | None

@@ -12,10 +12,10 @@ from issuer.engine.calls import PoolRef
 from issuer.engine.pool_refs import PoolRefs
 from issuer.http.auth import MISSING_KEY, SCOPES, WRONG_SCOPE, Access
 from issuer.http.campaigns.answers import UNKNOWN, Failure, IssueResult, issue_result_of
-from issuer.http.fields import UUID_FORM
 from issuer.http.metrics.exposition import INVALID
 from issuer.http.problems.problem import ProblemError
 from issuer.http.services import Services
+from issuer.ids import parse_uuid
 
 
 class IssuePolicy:
@@ -61,7 +61,8 @@ class IssuePolicy:
         """
         started, outcome = time.perf_counter(), INVALID
         try:
-            known = await services.campaigns.look_up(UUID(campaign_id)) if UUID_FORM.fullmatch(campaign_id) else None
+            named = parse_uuid(campaign_id)
+            known = None if named is None else await services.campaigns.look_up(named)
             campaign = self.permitted(services, known, key)
             if isinstance(campaign, ProblemError):
                 raise campaign

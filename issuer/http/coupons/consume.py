@@ -33,8 +33,8 @@ REVERSAL_WAIT_S: Final = 5.0
 
 async def _ask(context: RequestContext, *, look: bool) -> Answer:
     key = None if look else read_idempotency_key(header_fields(context.request.headers.raw))
-    request = read_consume_request(await read_fields(context.request))
     caller, services = context.caller, context.services
+    request = read_consume_request(services.stores, await read_fields(context.request))
     with services.lookup_limits.attempt(caller.key, caller.address, request.customer) as attempt:
         client_id = await find_client(services, request, caller.client_id)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

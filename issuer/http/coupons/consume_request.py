@@ -19,17 +19,19 @@ from issuer.http.coupons.fields import (
     Fields,
     body_fields,
     code_field,
-    id_field,
     query_fields,
     refuse_twice,
     text_field,
 )
-from issuer.http.fields import UUID_FORM
+from issuer.http.fields import identify
 from issuer.http.problems.problem import outcome_problem
 from issuer.http.services import Services
+from issuer.ids import Identity, InvalidIdError, id_of
 from issuer.storage.postgres import unavailable_translated
+from issuer.storage.stores import Stores
 
 NO_ORDER: Final = encode_order("")
+_ANONYMOUS: Final = (None, None)
 _NOT_FOUND: Final = Answer(Outcome.UNKNOWN_BATCH)
 
 
@@ -43,29 +45,32 @@ class ConsumeRequest:
     customer: bytes | None
     order: bytes
     client_id: UUID | None
+    customer_text: str | None = None
 
 
-def read_consume_request(values: Fields) -> ConsumeRequest:
+def read_consume_request(stores: Stores, values: Fields) -> ConsumeRequest:
     """Check the fields. Raises ProblemError. Values that many requests share are checked once."""
-    code, client = values.get("code"), values.get("client_id")
+    code = values.get("code")
     product = text_field(values, "product_id") if "product_id" in values else None
     order = text_field(values, "order_id") if "order_id" in values else None
+    customer_id, customer_text = _customer(stores, values)
     return ConsumeRequest(
         _code(code) if type(code) is str else code_field(values),
         product.encode() if product else b"",
-        _customer(values),
+        customer_id,
         encode_order(order) if order else NO_ORDER,
-        _client(client) if type(client) is str else id_field(values, "client_id"),
+        _client(stores, values),
+        customer_text,
     )
 
 
-def read_small_request(url: bytes, body: bytes) -> ConsumeRequest:
+def read_small_request(stores: Stores, url: bytes, body: bytes) -> ConsumeRequest:
     """Read a request that is no multipart form, from its target and its body.
 
     Raises InvalidJsonError and ProblemError.
     """
     fields = body_fields(body)
-    return read_consume_request(_query(url, tuple(fields)) | fields)
+    return read_consume_request(stores, _query(url, tuple(fields)) | fields)
 
 
 @lru_cache(maxsize=1024)
@@ -85,18 +90,26 @@ def _code(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _client(text: str) -> UUID | None:
-    return id_field({"client_id": text}, "client_id")
+def _client_id(text: str, installation: UUID) -> UUID:
+    return id_of(text, installation).uuid
 
 
-def _customer(values: Fields) -> bytes | None:
-    """Return the 16 bytes of the id. It is hardly ever the same twice, so a cache or a UUID object would only cost."""
+def _client(stores: Stores, values: Fields) -> UUID | None:
+    text = values.get("client_id")
+    if text is None or text == "":
+        return None
+    try:
+        return _client_id(text, stores.incarnations.installation_id)
+    except (InvalidIdError, TypeError):
+        # With the reason, also for what is no string.
+        return identify(stores, text, "client_id").uuid
+
+
+def _customer(stores: Stores, values: Fields) -> Identity | tuple[None, None]:
+    """Return the id and its text. It is hardly ever the same twice, so a cache or a UUID object would only cost."""
     text = values.get("customer_id")
-    if type(text) is str and UUID_FORM.fullmatch(text) is not None:
-        return bytes.fromhex(text.replace("-", ""))
-    # Absent, null or empty; anything else raises.
-    assert id_field(values, "customer_id") is None
-    return None
+    # Absent, null or empty.
+    return _ANONYMOUS if text is None or text == "" else identify(stores, text, "customer_id")
 
 
 async def find_client(services: Services, request: ConsumeRequest, bound_to: UUID | None) -> UUID | None:
@@ -142,4 +155,6 @@ def submit(
     wish = location.wish(product) if product else location.bare_wish
     pool = location.look if look else location.use
     key_id, key_scope = (0, NO_API_KEY) if key is None else (key.id, key.anonymous_scope)
-    services.engine.submit(slot, pool, request.customer, key_id, idempotency_key, wish, request.order, key_scope)
+    services.engine.submit(
+        slot, pool, request.customer, key_id, idempotency_key, wish, request.order, key_scope, request.customer_text
+    )

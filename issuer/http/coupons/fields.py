@@ -30,6 +30,7 @@ from issuer.http.strict_json import parse_object, unique_members, without_mark
 from issuer.ids import parse_uuid
 from issuer.instants import InvalidInstantError
 from issuer.names import first_unseen, text_problem, trimmed, without_unseen
+from issuer.storage.stores import Stores
 
 MAX_FIELDS: Final = 50
 MAX_CODE_CHARACTERS: Final = 255
@@ -176,9 +177,9 @@ def flag_field(values: Mapping[str, Any], name: str) -> bool | None:
     return bool(value == "true")
 
 
-def id_field(values: Mapping[str, Any], name: str) -> UUID | None:
-    """Return an id; None if it is empty, null or absent."""
-    return None if values.get(name) == "" else fields.id_field(values, name)
+def identity_field(stores: Stores, values: Mapping[str, Any], name: str) -> UUID | None:
+    """Return the id of a client or customer; None if it is empty, null or absent."""
+    return None if values.get(name) == "" else fields.identity_field(stores, values, name)
 
 
 def code_format(values: Mapping[str, Any]) -> CodeFormat:

@@ -18,6 +18,7 @@ from issuer.http.coupons.fields import (
     Fields,
     code_field,
     code_format,
+    identity_field,
     is_usable_code,
     new_code,
     read_fields,
@@ -97,8 +98,7 @@ async def _create(
 
 
 async def _requested_coupon(context: RequestContext, values: Fields, code: str) -> Coupon:
-    requested = text_field(values, "client_id")
-    requested_id = None if requested is None else context.services.stores.identity(requested).uuid
+    requested_id = identity_field(context.services.stores, values, "client_id")
     client_id = context.caller.client_id or requested_id
     postgres = context.services.stores.postgres
     if requested_id not in (None, client_id):

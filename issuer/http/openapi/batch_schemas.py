@@ -8,6 +8,7 @@ from issuer.batches.rules import MAX_DAYS, MAX_LIMITS, MAX_REDEMPTIONS, MAX_SECO
 from issuer.http.openapi.shapes import (
     CLIENT,
     CODE,
+    CUSTOMER_TEXT,
     INSTANT,
     NAME,
     UUID,
@@ -114,11 +115,13 @@ BATCHES: Final[dict[str, Schema]] = {
     ),
     "LedgerEntry": shape(
         {
+            "redemption_id": described(UUID, "Derived from the batch and the code"),
             "batch_id": UUID,
             "client_id": UUID,
             "seq": count("Position of the code in its pool, from 1"),
             "code": CODE,
             "customer_id": described(nullable(UUID), "null: erased, or redeemed without a customer id"),
+            "customer": CUSTOMER_TEXT,
             "redeemed_at": INSTANT,
         }
     ),

@@ -12,6 +12,7 @@ from issuer.http.openapi.shapes import (
     CLIENT,
     CODE,
     COUNT,
+    CUSTOMER_TEXT,
     INSTANT,
     NAME,
     UUID,
@@ -185,7 +186,9 @@ CODES: Final[dict[str, Schema]] = {
                 "enum": [*CodeState],
                 "description": "`backlog`: redeemed, not in the ledger yet; `unknown`: Redis is unavailable",
             },
+            "redemption_id": described(nullable(UUID), "The id of the redemption; null: not in the ledger"),
             "customer_id": nullable(UUID),
+            "customer": CUSTOMER_TEXT,
             "redeemed_at": nullable(INSTANT),
         }
     ),

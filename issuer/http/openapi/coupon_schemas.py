@@ -7,9 +7,9 @@ from typing import Final
 from issuer.coupons.coupon import MAX_USES
 from issuer.coupons.money import CURRENCIES
 from issuer.http.openapi.shapes import (
-    CLIENT,
     CODE,
     COUNT,
+    GIVEN_ID,
     INSTANT,
     NAME,
     UUID,
@@ -24,9 +24,8 @@ from issuer.http.openapi.shapes import (
 from issuer.names import MAX_NAME
 
 CONSUMPTION_ID: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{32}$"}
-NO_UUID: Final[Schema] = {"anyOf": [UUID, {"const": ""}]}
-NO_CLIENT: Final[Schema] = {"anyOf": [CLIENT, {"const": ""}]}
-"""A UUID; an empty text counts as absent."""
+NO_ID: Final[Schema] = {"anyOf": [GIVEN_ID, {"const": ""}]}
+"""An id; an empty text counts as absent."""
 _TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_NAME}
 _DECIMAL: Final[Schema] = {
     "type": ["string", "null"],
@@ -83,9 +82,7 @@ _NEW_COUPON: Final[dict[str, Schema]] = {
         "description": "The last drawn character is a check character (Luhn mod N)",
     },
     **_OFFER,
-    "client_id": described(
-        nullable(NO_CLIENT), "Required unless the API key is bound to a client or there is a default"
-    ),
+    "client_id": described(nullable(NO_ID), "Required unless the API key is bound to a client or there is a default"),
 }
 _CHANGE: Final[dict[str, Schema]] = {
     **_OFFER,
@@ -95,7 +92,7 @@ _CHANGE: Final[dict[str, Schema]] = {
         "maximum": MAX_USES,
         "description": "Number of uses; null leaves it as it is. No more than were used stops the coupon",
     },
-    "client_id": nullable(NO_UUID),
+    "client_id": nullable(NO_ID),
 }
 _COUPON: Final[dict[str, Schema]] = {
     "id": UUID,
@@ -119,9 +116,9 @@ _COUPON: Final[dict[str, Schema]] = {
 _USE: Final[dict[str, Schema]] = {
     "code": _TEXT,
     "product_id": _TEXT,
-    "customer_id": described(nullable(NO_UUID), "The customer whose limits apply; absent: no limits apply"),
+    "customer_id": described(nullable(NO_ID), "The customer whose limits apply; absent: no limits apply"),
     "order_id": described(_TEXT, "The caller's id of the order, recorded in the ledger"),
-    "client_id": described(nullable(NO_UUID), "The owner of the coupon, if several clients have this code"),
+    "client_id": described(nullable(NO_ID), "The owner of the coupon, if several clients have this code"),
 }
 _NO_REASON: Final[dict[str, Schema]] = {"reason": {"type": "null"}, "reason_code": {"type": "null"}}
 

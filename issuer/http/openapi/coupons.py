@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from issuer.http.openapi.coupon_schemas import CONSUMPTION_ID, NO_UUID
+from issuer.http.openapi.coupon_schemas import CONSUMPTION_ID, NO_ID
 from issuer.http.openapi.parts import IDEMPOTENCY_KEY, example_content, ok, operation, path_parameter
 from issuer.http.openapi.shapes import CODE, Schema, ref
 
@@ -19,10 +19,10 @@ def _query(name: str, schema: Schema, description: str = "", *, required: bool =
 
 _CODE: Final = _query("code", CODE, "Case, spaces, dashes and invisible characters are ignored", required=True)
 _CLIENT: Final = _query(
-    "client_id", NO_UUID, "Required if the API key is not bound to a client and several clients have this code"
+    "client_id", NO_ID, "Required if the API key is not bound to a client and several clients have this code"
 )
 _PRODUCT: Final = _query("product_id", {"type": "string", "maxLength": 255}, "Must be the product of the coupon")
-_CUSTOMER: Final = _query("customer_id", NO_UUID, "The customer whose limits apply; absent: no limits apply")
+_CUSTOMER: Final = _query("customer_id", NO_ID, "The customer whose limits apply; absent: no limits apply")
 _ORDER: Final = _query(
     "order_id", {"type": "string", "maxLength": 255}, "The caller's id of the order, recorded in the ledger"
 )

@@ -19,7 +19,7 @@ from issuer.http.openapi.parts import (
 )
 from issuer.http.openapi.reports import report_paths
 from issuer.http.openapi.schemas import COMPONENTS
-from issuer.http.openapi.shapes import Schema, ref
+from issuer.http.openapi.shapes import GIVEN_ID, Schema, ref
 
 
 def _redeem() -> Schema:
@@ -143,13 +143,13 @@ def _paths() -> dict[str, Schema]:
                               description="Where the code is, whether it was issued, and to which customer."),
         },
         "/api/v1/customers/{customer_id}/redemptions": {
-            "parameters": [path_parameter("customer_id")],
+            "parameters": [path_parameter("customer_id", GIVEN_ID)],
             "get": operation("customers", "List the redemptions of a customer", {200: ledger},
                               operationId="customerRedemptions", parameters=PAGED,
                               description="What the ledger has, newest first."),
         },
         "/api/v1/customers/{customer_id}": {
-            "parameters": [path_parameter("customer_id")],
+            "parameters": [path_parameter("customer_id", GIVEN_ID)],
             "delete": operation("customers", "Erase a customer id", {200: ok("What was erased", ref("Erasure"))},
                                  operationId="eraseCustomer",
                                  description="The redemptions stay in the ledger without the id, and still count. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.openapi.parts import operation
-from issuer.http.openapi.shapes import BATCH, CLIENT, CODE, INSTANT, UUID, Schema
+from issuer.http.openapi.shapes import BATCH, CLIENT, CODE, GIVEN_ID, INSTANT, UUID, Schema
 from issuer.reports.formats import MEDIA_TYPES, Format
 from issuer.reports.report import REPORTS, TIMES, Filter, Report
 
@@ -35,7 +35,7 @@ def _filter(name: Filter) -> list[Schema]:
     if name is Filter.CLIENT:
         text = "The text of a registered client, or a UUID"
         return [_query("client", CLIENT, text), _query("client_id", CLIENT, _FILTERS[name])]
-    schema = INSTANT if name in TIMES else CODE if name is Filter.CODE else UUID
+    schema = INSTANT if name in TIMES else CODE if name is Filter.CODE else GIVEN_ID
     return [_query(name, schema, _FILTERS[name])]
 
 

@@ -85,6 +85,18 @@ UUID: Final[Schema] = {
     "pattern": UUID_PATTERN,
     "examples": ["7a4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"],
 }
+GIVEN_ID: Final[Schema] = {
+    "type": "string",
+    "minLength": 1,
+    "description": "A UUID (with or without hyphens, in braces, as a URN), or a text of the caller's own: at most "
+    f"{MAX_ID} characters, none of them a control character or invisible; white space at its ends is ignored",
+    "examples": ["anna@example.org", "1b4e28ba-2fa1-41d2-883f-0016d3cca427"],
+}
+"""The id of a client or customer in a request."""
+CUSTOMER_TEXT: Final[Schema] = {
+    "type": ["string", "null"],
+    "description": "The text that was given as the id of the customer; null: it was a UUID, or is erased",
+}
 INSTANT: Final[Schema] = {
     "type": "string",
     "format": "date-time",

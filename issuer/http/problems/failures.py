@@ -40,6 +40,7 @@ from issuer.paging import InvalidCursorError
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
 from issuer.reports.spool import ReportTooLargeError, WorkbookError
+from issuer.storage.incarnation import UnknownInstallationError
 from issuer.storage.look_ups import LookUpsBusyError
 from issuer.storage.postgres import PostgresUnavailableError
 from issuer.storage.redis_link import RedisUnavailableError
@@ -114,6 +115,7 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     ),
     PoolError: lambda error: not_ready(str(error)),
     RedisUnavailableError: _redis_unavailable,
+    UnknownInstallationError: lambda _: not_ready("Postgres has not been reached yet"),
     PostgresUnavailableError: lambda _: postgres_unavailable(),
     ClientDisconnect: lambda _: ProblemError(400, "the client went away", "malformed_request"),
 }

@@ -8,12 +8,9 @@ import orjson
 
 from issuer.contract.outcomes import HTTP, Outcome
 from issuer.engine.calls import Answer
-from issuer.http.problems.problem import invalid, outcome_problem
-from issuer.http.wire import Wire, granted_head, limit_problem, prebuilt, to_wire
+from issuer.http.problems.problem import outcome_problem
+from issuer.http.wire import Wire, granted_head, limit_problem, to_wire
 
-BAD_BATCH: Final = prebuilt(invalid("invalid batch_id format", "invalid_batch_id"))
-BAD_CLIENT: Final = prebuilt(invalid("invalid client_id format", "invalid_client_id"))
-BAD_CUSTOMER: Final = prebuilt(invalid("invalid customer_id format", "invalid_customer_id"))
 REFUSALS: Final = {outcome: to_wire(outcome_problem(outcome)) for outcome in HTTP}
 
 

@@ -6,7 +6,6 @@ No request or response objects, no validation library, no Postgres: bytes in, on
 from __future__ import annotations
 
 from typing import ClassVar, Final
-from uuid import UUID
 
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import BOUND, Answer, PoolRef
@@ -14,11 +13,13 @@ from issuer.engine.pool_refs import PoolRefs
 from issuer.http.auth import BOUND_KEY, SCOPES, Access
 from issuer.http.edge.exchange import Connection
 from issuer.http.edge.header_fields import HeaderFields
-from issuer.http.fields import UUID_FORM
+from issuer.http.fields import identify, uuid_of
 from issuer.http.hot_exchange import HotExchange, HotRoute
 from issuer.http.idempotency import read_idempotency_key
-from issuer.http.redeem.answers import BAD_BATCH, BAD_CLIENT, BAD_CUSTOMER, answer_wire
+from issuer.http.redeem.answers import answer_wire
+from issuer.http.services import Services
 from issuer.http.strict_json import parse_object
+from issuer.ids import MAX_ID
 
 REDEEM_PATH: Final = "/api/v1/code/redeem"
 NO_CODE: Final = Answer(Outcome.SOLD_OUT)
@@ -49,7 +50,7 @@ class RedeemExchange(HotExchange):
 
     def receive(self, body: bytes) -> None:
         members = parse_object(body)
-        batch, client, customer = members.get("batchid"), members.get("clientid"), members.get("customerid")
+        batch, client = members.get("batchid"), members.get("clientid")
         services, key = self.services, self.key
         assert services is not None
         bound_to = None if key is None else key.client_id
@@ -57,26 +58,26 @@ class RedeemExchange(HotExchange):
         # Ids in the cache were valid when they were added.
         pool = pools.find((batch, client)) if type(batch) is str and type(client) is str else None
         if pool is None:
-            if type(batch) is not str or UUID_FORM.fullmatch(batch) is None:
-                self.refuse(BAD_BATCH)
-                return
-            if type(client) is not str or UUID_FORM.fullmatch(client) is None:
-                self.refuse(BAD_CLIENT)
-                return
-        if type(customer) is not str or UUID_FORM.fullmatch(customer) is None:
-            self.refuse(BAD_CUSTOMER)
-            return
-        assert batch is not None
-        assert client is not None
+            pool = new_pool(services, pools, batch, client, flags=0 if bound_to is None else BOUND)
+        customer = identify(services.stores, members.get("customerid"), "customer_id")
         idempotency_key = read_idempotency_key(self.fields)
-        if bound_to is not None and UUID(client) != bound_to:
+        if bound_to is not None and identify(services.stores, client, "client_id").packed != bound_to.bytes:
             # Nothing of another client is looked up, so the answer reveals nothing about it.
             self.log_refusal(BOUND_KEY)
             self.set_result(NO_CODE)
             return
-        if pool is None:
-            ref = services.engine.pool_ref(UUID(batch), UUID(client), flags=0 if bound_to is None else BOUND)
-            pool = pools.add(services.engine, (batch, client), ref)
         services.engine.submit(
-            self, pool, bytes.fromhex(customer.replace("-", "")), 0 if key is None else key.id, idempotency_key
+            self, pool, customer.packed, 0 if key is None else key.id, idempotency_key, customer_text=customer.text
         )
+
+
+def new_pool(
+    services: Services, pools: PoolRefs[tuple[str, str], PoolRef], batch: object, client: object, *, flags: int
+) -> PoolRef:
+    """Return the pool that a request names, and cache it. Raises ProblemError for what is no id."""
+    batch_id = uuid_of(batch, "batch_id")
+    pool = services.engine.pool_ref(batch_id, identify(services.stores, client, "client_id").uuid, flags=flags)
+    # A spelling with many invisible characters would fill the memory.
+    if isinstance(batch, str) and isinstance(client, str) and len(client) <= MAX_ID:
+        pools.add(services.engine, (batch, client), pool)
+    return pool
