@@ -18,10 +18,13 @@ from issuer.storage.stores import Stores
 class Stock:
     """One pool. `in_redis`, `issued` and `backlog` are None while Redis is unavailable.
 
+    `client_name` None: the client is not registered.
+
     ledger + backlog + quarantined + dead_letters = issued, except for redemptions made while the figures were read.
     """
 
     client_id: UUID
+    client_name: str | None
     pool_id: int
     total: int
     in_redis: int | None
@@ -41,7 +44,8 @@ class Stock:
 # Released seqs stay quarantined: they are spent, and their codes have new seqs. A seq counts in one place: the ledger
 # before the quarantine, the quarantine before the dead letters.
 _POOLS: Final = """
-SELECT p.id, p.client_id, p.total, p.final_issued,
+SELECT p.id, p.client_id, (SELECT name FROM clients WHERE clients.id = p.client_id) AS client_name,
+  p.total, p.final_issued,
   (SELECT count(*) FROM ledger r WHERE r.pool_id = p.id) AS ledger,
   (SELECT count(*) FROM quarantined s WHERE s.pool_id = p.id AND NOT EXISTS
     (SELECT FROM ledger r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)) AS quarantined,
@@ -93,6 +97,7 @@ def _stock(row: Any, client_id: UUID, counters: PoolCounters | None) -> Stock:
         issued = row["final_issued"]
     return Stock(
         client_id=client_id,
+        client_name=row["client_name"],
         pool_id=row["id"],
         total=row["total"],
         in_redis=in_redis,

@@ -1,4 +1,4 @@
-"""Look-ups in Postgres of what a process does not have in memory, bounded however many callers guess."""
+"""Look-ups in Postgres of what a process does not have in memory, also of what does not exist: both are bounded."""
 
 from __future__ import annotations
 

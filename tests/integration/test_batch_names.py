@@ -1,4 +1,4 @@
-"""The names of batches in memory: what a name stands for, when that changes, and what guesses cost."""
+"""The names of batches in memory: what a name stands for, when that changes, and what unknown ones cost."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_a_name_keeps_its_meaning_while_postgres_is_unavailable(
     assert cache.find(summer) == (batch,)
 
 
-async def test_guesses_cost_one_query_each_and_are_bounded() -> None:
+async def test_look_ups_of_what_does_not_exist_are_bounded() -> None:
     asked: list[int] = []
     answered = asyncio.Event()
 
