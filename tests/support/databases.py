@@ -34,32 +34,30 @@ END $$
 """
 
 _EMPTY_USED_TABLES: Final = """
--- The audit log is append-only: its triggers refuse a TRUNCATE.
+-- The audit log is append-only: its triggers refuse this. Rows are deleted whatever refers to them.
 SET session_replication_role = replica;
 DO $$
 DECLARE
     name text;
     used boolean;
-    names text[] := '{}';
 BEGIN
     FOR name IN
         SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'
             AND tablename NOT IN ('alembic_version', 'audit_ends')
     LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM %s)', name) INTO used;
-        IF used THEN
-            names := names || name;
+        IF pg_relation_size(name::regclass) > 1000000 THEN
+            EXECUTE format('TRUNCATE %s CASCADE', name);
+        ELSIF used THEN
+            EXECUTE format('DELETE FROM %s', name);
         END IF;
     END LOOP;
-    IF names <> '{}' THEN
-        EXECUTE 'TRUNCATE ' || array_to_string(names, ', ') || ' CASCADE';
-    END IF;
     UPDATE audit_ends SET id = 0, hash = decode(repeat('00', 32), 'hex') WHERE id <> 0;
     PERFORM setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false)
     FROM pg_sequences WHERE schemaname = 'public' AND last_value IS NOT NULL;
 END $$
 """
-"""Looking first is quicker: a test writes into a few of the tables."""
+"""To delete a few rows is ten times as quick as TRUNCATE, which creates the files of a table and its indexes anew."""
 
 _SCHEMA: Final = """
 SELECT concat_ws(' ',
