@@ -91,6 +91,7 @@ class Coupon:
     pool_id: int
     client_id: UUID
     code: str
+    case_sensitive: bool
     terms: CouponTerms
     reversed: int
     released: int
@@ -130,6 +131,7 @@ def coupon_from_row(row: asyncpg.Record) -> Coupon:
         pool_id=row["pool_id"],
         client_id=UUID(bytes=row["client_id"].bytes),
         code=row["code"],
+        case_sensitive=row["case_sensitive"],
         terms=terms,
         reversed=row["reversed"],
         released=row["released"],

@@ -22,13 +22,20 @@ from issuer.coupons.coupon import (
     ManyClientsError,
     coupon_from_row,
 )
-from issuer.coupons.folding import coupon_id, fold, fold_fully
+from issuer.coupons.folding import case_sensitive_id, coupon_id, fold, fold_fully
 from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
 from issuer.pools.loader import load_pool
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
 from issuer.storage.acts import UNKEPT, Act
-from issuer.storage.postgres import Pool, PoolConnection, PostgresUnavailableError, unavailable_translated
+from issuer.storage.postgres import (
+    COUPON_LOCK,
+    Pool,
+    PoolConnection,
+    PostgresUnavailableError,
+    lock_of,
+    unavailable_translated,
+)
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 
@@ -41,9 +48,12 @@ ON CONFLICT (id) DO NOTHING RETURNING id"""
 _INSERT_POOL: Final = "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id"
 
 _INSERT_COUPON: Final = """
-INSERT INTO coupons (batch_id, pool_id, client_id, code, folded, fully_folded, unambiguous, available, product_id,
-  promo_type, discount_fixed, currency, discount_variable)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
+INSERT INTO coupons (batch_id, pool_id, client_id, code, folded, fully_folded, unambiguous, case_sensitive,
+  available, product_id, promo_type, discount_fixed, currency, discount_variable)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"""
+
+_CONFUSED: Final = """
+SELECT EXISTS (SELECT FROM coupons WHERE client_id = $1 AND fully_folded = $2 AND NOT (case_sensitive AND $3))"""
 
 _INSERT_TERMS: Final = "INSERT INTO coupon_terms (pool_id, number, terms) VALUES ($1, $2, $3)"
 
@@ -55,30 +65,35 @@ async def create_coupon(
     terms: CouponTerms,
     *,
     unambiguous: bool = False,
+    case_sensitive: bool = False,
     actor: str,
     act: Act[Coupon] = UNKEPT,
 ) -> Coupon:
     """Create a coupon. It is created once Postgres has stored it; the worker pushes it later if Redis is unavailable.
 
-    `unambiguous`: look-ups read O as 0, and I and L as 1. Raises CouponExistsError, also for a code that differs from
-    an existing one of the client only in these letters, and PostgresUnavailableError.
+    `unambiguous`: look-ups read O as 0, and I and L as 1. `case_sensitive`, which excludes that: they distinguish upper
+    and lower case. Raises CouponExistsError, also for a code that differs from an existing one of the client only in
+    these letters or in case, unless both coupons are case-sensitive, and PostgresUnavailableError.
     """
-    folded = fold(code)
-    fully_folded, terms = fold_fully(folded), terms.with_currency()
-    batch_id = coupon_id(client_id, fully_folded)
+    folded, fully_folded = fold(code, case_sensitive=case_sensitive), fold_fully(fold(code))
+    terms, ignoring_case = terms.with_currency(), coupon_id(client_id, fully_folded)
+    batch_id = case_sensitive_id(client_id, folded) if case_sensitive else ignoring_case
     async with act.transaction(stores.postgres) as connection:
-        inserted = await connection.fetchval(
+        # Of two coupons that could be confused, the second one sees the first.
+        await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", *lock_of(COUPON_LOCK, ignoring_case))
+        confused = await connection.fetchval(_CONFUSED, client_id, fully_folded, case_sensitive)
+        if confused or not await connection.fetchval(
             _INSERT_BATCH, batch_id, code, terms.rules.to_text(), terms.expires_at, terms.paused
-        )
-        if inserted is None:
+        ):
             raise CouponExistsError("the client has, or had, a coupon with this code or one that reads like it")
         pool_id = await connection.fetchval(_INSERT_POOL, batch_id, client_id, terms.available)
         await connection.execute(
-            _INSERT_COUPON, batch_id, pool_id, client_id, code, folded, fully_folded, unambiguous, terms.available,
-            terms.product_id, terms.promo_type, terms.discount_fixed, terms.currency, terms.discount_variable,
+            _INSERT_COUPON, batch_id, pool_id, client_id, code, folded, fully_folded, unambiguous,
+            case_sensitive, terms.available, terms.product_id, terms.promo_type, terms.discount_fixed, terms.currency,
+            terms.discount_variable,
         )  # fmt: skip
         await _store_terms(connection, pool_id, 1, terms, code)
-        detail = {"code": code, "client_id": client_id, **terms.to_json()}
+        detail = {"code": code, "client_id": client_id, "case_sensitive": case_sensitive, **terms.to_json()}
         await audit.record(connection, actor=actor, action="coupon.create", subject=f"coupon:{batch_id}", detail=detail)
         coupon = await _read_coupon(connection, batch_id)
         await act.keep(connection, coupon)
@@ -111,9 +126,10 @@ async def find_coupons(postgres: Pool, code: str, *, client_id: UUID | None = No
     folded = fold(code)
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"{COUPONS} WHERE c.fully_folded = $1 AND (c.unambiguous OR c.folded = $2)"
-            " AND ($3::uuid IS NULL OR c.client_id = $3) LIMIT 2",
-            fold_fully(folded), folded, client_id,
+            f"{COUPONS} WHERE c.fully_folded = $1"
+            " AND (c.unambiguous OR c.folded = CASE WHEN c.case_sensitive THEN $2 ELSE $3 END)"
+            " AND ($4::uuid IS NULL OR c.client_id = $4) LIMIT 2",
+            fold_fully(folded), fold(code, case_sensitive=True), folded, client_id,
         )  # fmt: skip
     return [coupon_from_row(row) for row in rows]
 

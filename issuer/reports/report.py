@@ -126,6 +126,10 @@ ORDER BY b.created_at DESC, b.id DESC""",
     shown={"rules": _shown_rules},
 )  # fmt: skip
 
+# $1 is folded without case: of the case-sensitive coupons, those that it reads like are found.
+_CODE: Final = """
+c.fully_folded = translate($1, 'oil', '011') AND (c.folded = $1 OR c.case_sensitive)"""
+
 CONSUMPTIONS: Final = Report(
     name="consumptions",
     summary="Uses of coupons in the ledger: one row per use, in order of coupon and seq, with the terms at that time, "
@@ -136,7 +140,7 @@ CONSUMPTIONS: Final = Report(
         "product_id", "promo_type", "discount_fixed", "currency", "discount_variable", "reversed_at", "recorded_at",
         "api_key_id", "idempotency_key_hash",
     ),
-    query="""
+    query=f"""
 SELECT concat_ws(' ', u.pool_id, u.seq, replace(u.call_id::text, '-', '')) AS consumption_id, c.client_id, c.code,
   u.customer_id, n.text AS customer, u.order_id, u.consumed_at, u.seq, t.terms->>'product_id' AS product_id,
   t.terms->>'promo_type' AS promo_type, t.terms->>'discount_fixed' AS discount_fixed,
@@ -146,7 +150,7 @@ FROM consumptions u JOIN coupons c ON c.pool_id = u.pool_id
 LEFT JOIN customers n ON n.id = u.customer_id AND n.client_id = c.client_id
 LEFT JOIN coupon_terms t ON t.pool_id = u.pool_id AND t.number = u.terms
 LEFT JOIN reversals v ON v.pool_id = u.pool_id AND v.seq = u.seq
-WHERE ($1::text IS NULL OR u.pool_id = ANY(SELECT pool_id FROM coupons WHERE folded = $1))
+WHERE ($1::text IS NULL OR u.pool_id = ANY(SELECT pool_id FROM coupons c WHERE {_CODE}))
   AND ($2::uuid IS NULL OR u.pool_id = ANY(SELECT pool_id FROM coupons WHERE client_id = $2))
   AND ($3::uuid IS NULL OR u.customer_id = $3)
   AND ($4::timestamptz IS NULL OR u.consumed_at >= $4)
@@ -165,14 +169,14 @@ COUPONS: Final = Report(
         "currency", "discount_variable", "rules", "paused", "expired", "created_at", "updated_at", "deleted_at",
         "consumed", "reversed",
     ),
-    query="""
+    query=f"""
 SELECT c.client_id, c.code, b.ends_at AS expiry_date, c.available AS availability_count, c.product_id, c.promo_type,
   c.discount_fixed::text AS discount_fixed, c.currency, c.discount_variable::text AS discount_variable,
   b.rules::text AS rules, b.paused, b.ended_at IS NOT NULL OR coalesce(b.ends_at <= now(), false) AS expired,
   b.created_at, c.updated_at, b.ended_at AS deleted_at,
   (SELECT count(*) FROM consumptions u WHERE u.pool_id = c.pool_id) AS consumed, c.reversed
 FROM coupons c JOIN batches b ON b.id = c.batch_id
-WHERE ($1::text IS NULL OR c.folded = $1)
+WHERE ($1::text IS NULL OR {_CODE})
   AND ($2::uuid IS NULL OR c.client_id = $2)
   AND ($3::timestamptz IS NULL OR b.created_at >= $3)
   AND ($4::timestamptz IS NULL OR b.created_at < $4)

@@ -48,6 +48,8 @@ WORKER_LOCK: Final = 0x1554000A
 """Of one session of a worker: held by its connection as long as the process lives."""
 ANSWER_LOCK: Final = 0x1554000B
 """Of one Idempotency-Key of administrative requests: held by the transaction of the act."""
+COUPON_LOCK: Final = 0x1554000C
+"""Of one code of a client, without its case: held by the transaction that creates a coupon with it."""
 
 UNAVAILABLE: Final = (
     OSError,

@@ -67,7 +67,7 @@ HOSTS: Final = ("http://your-ango-server", "http://localhost:3000", "{{ BASE_URL
 
 
 @dataclass(frozen=True)
-class Target:
+class PasteTarget:
     """A running installation. `key` None: it runs without keys."""
 
     url: str
@@ -94,18 +94,18 @@ class Target:
 
 
 @pytest.fixture(params=["keys", "no keys", pytest.param("issuer up", marks=pytest.mark.long)])
-def target(request: pytest.FixtureRequest, tmp_path: Path, settings: Settings) -> Iterator[Target]:
+def target(request: pytest.FixtureRequest, tmp_path: Path, settings: Settings) -> Iterator[PasteTarget]:
     """An API process with keys and one without them; `issuer up` with the key that it prints."""
     require("curl")
     if request.param == "issuer up":
         with Installation(tmp_path) as installation:
-            yield Target(installation.url, installation.api_key)
+            yield PasteTarget(installation.url, installation.api_key)
         return
     auth = Auth.ON if request.param == "keys" else Auth.OFF
     process = ApiProcess(settings.model_copy(update={"auth": auth}), tmp_path, ISSUER_DEFAULT_CLIENT=CLIENT)
     with process:
         process.wait_until_ready()
-        yield Target(process.url, created_key(process.environment) if auth is Auth.ON else None)
+        yield PasteTarget(process.url, created_key(process.environment) if auth is Auth.ON else None)
 
 
 def created_key(environment: dict[str, str]) -> str:
@@ -115,13 +115,13 @@ def created_key(environment: dict[str, str]) -> str:
     return str(json.loads(created.stdout)["secret"])
 
 
-def test_the_command_lines_of_their_readmes_work(target: Target, tmp_path: Path) -> None:
+def test_the_command_lines_of_their_readmes_work(target: PasteTarget, tmp_path: Path) -> None:
     codes(target, tmp_path)
     coupons(target)
     campaigns(target)
 
 
-def codes(target: Target, tmp_path: Path) -> None:
+def codes(target: PasteTarget, tmp_path: Path) -> None:
     """What Ango's seed creates, with its own ids, then its three commands."""
     target.send("POST", "/api/v1/clients", json={"id": CLIENT, "name": "Band 42"})
     batch = {"id": BATCH, "name": "Winter Batch", "rules": {"maxpercustomer": 1, "timelimit": 30}}
@@ -147,7 +147,7 @@ def codes(target: Target, tmp_path: Path) -> None:
     assert target.paste(REDEEM, (BATCH, summer["id"])) == {"code": "SUMMER-1"}
 
 
-def coupons(target: Target) -> None:
+def coupons(target: PasteTarget) -> None:
     """The coupon manager's five commands. Its README uses a code that it does not create: AYSB23X2."""
     made = target.paste(GENERATE)
     assert (len(made["code"]), made["availability_count"], made["discount_fixed"]) == (6, 1024, "20")
@@ -163,7 +163,7 @@ def coupons(target: Target) -> None:
     assert target.paste(CONSUME)["error"] == "coupon used up"
 
 
-def campaigns(target: Target) -> None:
+def campaigns(target: PasteTarget) -> None:
     """The campaign service's three commands; the ids in its README are those of earlier answers."""
     campaign = ("b2c7f597", target.paste(CREATE_CAMPAIGN)["campaignId"])
     issued = target.paste(ISSUE, campaign)

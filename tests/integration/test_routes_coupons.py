@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 
 from issuer.http.services import MAX_LOOKUPS, Services
@@ -186,6 +187,56 @@ async def test_a_code_is_found_regardless_of_case_spaces_and_dashes(till: Till) 
     for typed in ("straße5b", "STRASSE 5 b", "stra-sse–5B", " ＳTRASSE5B ", "\ufeffStraße\u200b5B\n"):
         assert (await till.use(typed)).status_code in (200, 409), typed
     assert (await till.show("strasse5b"))["remaining"] == 0
+
+
+async def test_coupons_may_differ_in_case_only_if_each_is_case_sensitive(api: Api, till: Till) -> None:
+    """As those of the predecessor, which draws codes from letters of both cases."""
+    for code in ("Save", "SAVE"):
+        assert (await till.make(code, uses=2, case_sensitive=True))["case_sensitive"] is True
+    await till.make("Other")
+    for code, case_sensitive in (("save", False), ("S-ave", True), ("OTHER", True), ("other", False)):
+        body = {"code": code, "availability_count": 1, "case_sensitive": case_sensitive}
+        assert problem(await api.client.post(COUPON, json=body, headers=till.admin), 409)["code"] == "coupon_exists"
+
+    assert (await till.use("Save")).json()["code"] == "Save"
+    # On the other path, with spaces and dashes, and without naming the client.
+    form = {"files": {"code": (None, "S av-e")}}
+    assert (await api.client.post(CONSUME, headers=till.till, **form)).json()["code"] == "Save"  # type: ignore[arg-type]
+    found = await api.client.post(CONSUME, params={"code": "SAVE"}, headers=api.redeemer)
+    assert found.json()["code"] == "SAVE"
+    for code, left in (("Save", 0), ("SAVE", 1)):
+        assert ((await till.show(code))["code"], (await till.show(code))["remaining"]) == (code, left)
+    assert (await till.look("SAVE"))["remaining"] == 1
+    problem(await till.use("Save"), 409, "coupon used up")
+    for code in ("save", "sAVE"):
+        problem(await till.use(code), 404, "no coupon found")
+        assert (await till.look(code))["reason_code"] == "coupon_not_found"
+        problem(await api.client.get(COUPON, params={"code": code}, headers=till.till), 404)
+        problem(await till.change(code, paused=True), 404)
+    key = {"customer_id": str(uuid4()), "key": "order-1"}
+    first = await till.use("SAVE", **key)
+    again = await till.use("SAVE", **key)
+    assert (again.headers["Idempotency-Replayed"], again.json()) == ("true", first.json())
+
+    assert (await till.change("SAVE", case_sensitive=True, availability_count=9)).json()["remaining"] == 7
+    refused = problem(await till.change("SAVE", case_sensitive=False, paused=True), 409)
+    assert (refused["code"], (await till.show("SAVE"))["paused"]) == ("case_sensitivity_fixed", False)
+    problem(await till.change("OTHER", case_sensitive=True), 409)
+    assert (await api.client.delete(f"{COUPON}Save/", headers=till.admin)).json()["code"] == "Save"
+    problem(await till.use("Save"), 410)
+    assert (await till.use("SAVE")).status_code == 200
+    report = await api.get("/api/v1/reports/coupons?format=ndjson&code=save")
+    assert sorted(line["code"] for line in map(orjson.loads, report.text.splitlines()[:-1])) == ["SAVE", "Save"]
+
+
+async def test_coupons_of_one_code_with_and_without_case_are_never_both_created(api: Api, till: Till) -> None:
+    bodies = [
+        {"code": code, "availability_count": 1, "case_sensitive": case_sensitive}
+        for code, case_sensitive in (("race", False), ("Race", True), ("RACE", True)) * 3
+    ]
+    answers = await asyncio.gather(*(api.client.post(COUPON, json=body, headers=till.admin) for body in bodies))
+    created = sorted(answer.json()["code"] for answer in answers if answer.status_code == 201)
+    assert created in (["race"], ["RACE", "Race"])
 
 
 async def test_o_is_read_as_0_only_with_the_unambiguous_alphabet(api: Api, till: Till) -> None:

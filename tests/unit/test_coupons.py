@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from issuer.contract.outcomes import Outcome
 from issuer.coupons.expiry import parse_expiry
-from issuer.coupons.folding import coupon_id, fold, fold_fully
+from issuer.coupons.folding import case_sensitive_id, coupon_id, fold, fold_fully
 from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse_percentage, show_decimal
 from issuer.coupons.uses import consumption_id, parse_consumption_id, use_id
 from issuer.engine.calls import Answer, CouponUses, LookAnswer, UseAnswer, parse_answers
@@ -43,6 +43,14 @@ def test_folding_twice_changes_nothing(code: str) -> None:
 def test_ascii_and_unicode_folding_agree(code: str) -> None:
     # A non-ASCII character that folding keeps selects the Unicode path.
     assert fold(code) == fold(code + "ß").removesuffix("ss")
+
+
+def test_a_code_may_be_folded_with_its_case() -> None:
+    for typed in ("Save-20", " S ave20", "Save‐20\u200b", "Ｓａｖｅ２０"):
+        assert fold(typed, case_sensitive=True) == "Save20"
+    client = UUID(int=1)
+    assert case_sensitive_id(client, "save20") != coupon_id(client, "save20")
+    assert len({case_sensitive_id(client, text) for text in ("Save", "SAVE")}) == 2
 
 
 def test_a_coupon_id_depends_on_client_and_fully_folded_code() -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from starlette.responses import Response
 
+from issuer.contract.outcomes import Outcome
 from issuer.coupons.reversal import Reversal, reverse_use
 from issuer.engine.calls import Answer
 from issuer.http.auth import Access
@@ -37,9 +38,12 @@ async def _ask(context: RequestContext, *, look: bool) -> Answer:
     request = read_consume_request(services.stores, await read_fields(context.request))
     with services.lookup_limits.attempt(caller.key, caller.address, request.customer) as attempt:
         client_id = await find_client(services, request, caller.client_id)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        submit(services, future, request, client_id, caller.key, key, look=look)
-        given = await future
+        for case_sensitive in (False, True):
+            future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            submit(services, future, request, client_id, caller.key, key, look=look, case_sensitive=case_sensitive)
+            given = await future
+            if given.outcome is not Outcome.UNKNOWN_BATCH:
+                break
         if is_failed_lookup(given.outcome, public=is_public(caller.key)):
             await attempt.failed()
         return given

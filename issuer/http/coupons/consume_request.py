@@ -146,12 +146,17 @@ def submit(
     idempotency_key: str | None,
     *,
     look: bool = False,
+    case_sensitive: bool = False,
 ) -> None:
-    """Submit a use, or a look, to the engine, which puts the answer into `slot`."""
+    """Submit a use, or a look, to the engine, which puts the answer into `slot`.
+
+    No client has both a coupon with a code and a case-sensitive one that reads like it: where the one is unknown, the
+    other may exist, and the order in which they are asked for makes no difference.
+    """
     if client_id is None:
         slot.set_result(_NOT_FOUND)
         return
-    location, product = services.coupons.find(client_id, request.code), request.product
+    location, product = services.coupons.find(client_id, request.code, case_sensitive=case_sensitive), request.product
     wish = location.wish(product) if product else location.bare_wish
     pool = location.look if look else location.use
     key_id, key_scope = (0, NO_API_KEY) if key is None else (key.id, key.anonymous_scope)

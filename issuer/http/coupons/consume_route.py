@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import ClassVar, Final
+from uuid import UUID
 
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
@@ -43,7 +44,7 @@ class ConsumeRoute(HotRoute):
 class ConsumeExchange(HotExchange):
     """One use. As a LookupSubject it is whom failed lookups are counted for."""
 
-    __slots__ = ("_answered", "_lookups", "_task", "_url", "customer")
+    __slots__ = ("_answered", "_lookups", "_submitted", "_task", "_url", "customer")
 
     scopes = SCOPES[Access.USE]
     customer: bytes | None
@@ -53,6 +54,8 @@ class ConsumeExchange(HotExchange):
         super().__init__(route, connection, fields)
         self._url = connection.url
         self._lookups: Sequence[FailedLookups] = ()
+        # What was submitted, while the coupon may still be a case-sensitive one.
+        self._submitted: tuple[ConsumeRequest, UUID, str | None] | None = None
         # The engine has answered; the client may have to wait until a failed lookup is counted.
         self._answered = False
 
@@ -75,7 +78,14 @@ class ConsumeExchange(HotExchange):
         if bound_to is None and request.client_id is None:
             self._start(self._find_and_submit(services, request, idempotency_key), "find-coupon")
         else:
-            submit(services, self, request, named_client(request, bound_to), key, idempotency_key)
+            self._submit(services, request, named_client(request, bound_to), idempotency_key)
+
+    def _submit(
+        self, services: Services, request: ConsumeRequest, client_id: UUID | None, idempotency_key: str | None
+    ) -> None:
+        if client_id is not None:
+            self._submitted = request, client_id, idempotency_key
+        submit(services, self, request, client_id, self.key, idempotency_key)
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
         self._task = asyncio.get_running_loop().create_task(work, name=name)
@@ -87,7 +97,7 @@ class ConsumeExchange(HotExchange):
                 # Nothing was sent to Redis yet, and no answer can be sent to the client.
                 self.finish(Outcome.NOT_READY, COUPON_NOT_READY)
             else:
-                submit(services, self, request, client_id, self.key, idempotency_key)
+                self._submit(services, request, client_id, idempotency_key)
         except Exception as error:
             self.fail(error)
 
@@ -95,15 +105,23 @@ class ConsumeExchange(HotExchange):
         return self._answered or self.response_complete
 
     def set_result(self, answer: Answer) -> None:
-        self._answered = True
         outcome = answer.outcome
         try:
+            if outcome is Outcome.UNKNOWN_BATCH and self._submitted is not None:
+                self._submit_case_sensitive(*self._submitted)
+                return
+            self._answered = True
             if outcome is not Outcome.GRANTED and is_failed_lookup(outcome, public=is_public(self.key)):
                 self._start(self._count_failed_lookup(answer), "count-failed-lookup")
             else:
                 self.finish(outcome, use_wire(answer))
         except Exception as error:
             self.fail(error)
+
+    def _submit_case_sensitive(self, request: ConsumeRequest, client_id: UUID, idempotency_key: str | None) -> None:
+        assert self.services is not None
+        self._submitted = None
+        submit(self.services, self, request, client_id, self.key, idempotency_key, case_sensitive=True)
 
     async def _count_failed_lookup(self, answer: Answer) -> None:
         """Count it, then answer: a caller over the limit gets a 429 instead, whatever the lookup found."""

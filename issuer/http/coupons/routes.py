@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from issuer.http.coupons.fields import (
     Fields,
     code_field,
     code_format,
+    flag_field,
     identity_field,
     is_usable_code,
     new_code,
@@ -28,12 +30,18 @@ from issuer.http.coupons.fields import (
 from issuer.http.fields import json_response
 from issuer.http.naming import owner_of_codes
 from issuer.http.operations import Operation, RequestContext
-from issuer.http.problems.problem import invalid
+from issuer.http.problems.problem import ProblemError, invalid
 from issuer.instants import show_instant
 from issuer.storage.acts import Act
 
 log = structlog.get_logger()
 
+CASE_IS_DECIDED: Final = ProblemError(
+    409,
+    "case_sensitive is decided when a coupon is created",
+    "case_sensitivity_fixed",
+    detail="the place of a coupon in Redis depends on it: create another coupon, and stop or delete this one",
+)
 DRAWS: Final = 5
 """Draws before giving up: that many codes in a row that are taken mean that nearly all of the form are."""
 
@@ -46,6 +54,7 @@ async def show_coupon(context: RequestContext, coupon: Coupon) -> dict[str, Any]
         "client_id": coupon.client_id,
         "code": coupon.code,
         "code_length": len(coupon.code),
+        "case_sensitive": coupon.case_sensitive,
         **coupon.terms.to_json(),
         "valid": remaining > 0 and not coupon.expired and not coupon.terms.paused,
         "remaining": remaining,
@@ -75,19 +84,23 @@ async def post_coupon(context: RequestContext) -> Response:
 async def _create(
     context: RequestContext, client_id: UUID, values: Fields, terms: CouponTerms, act: Act[Coupon]
 ) -> None:
-    stores, actor = context.services.stores, context.caller.actor
+    case_sensitive = flag_field(values, "case_sensitive") or False
+    create = partial(
+        create_coupon, context.services.stores, client_id, case_sensitive=case_sensitive, actor=context.caller.actor,
+        act=act,
+    )  # fmt: skip
     if (code := new_code(values)) is not None:
-        unambiguous = text_field(values, "alphabet") == AlphabetName.UNAMBIGUOUS
-        await create_coupon(stores, client_id, code, terms, unambiguous=unambiguous, actor=actor, act=act)
+        unambiguous = text_field(values, "alphabet") == AlphabetName.UNAMBIGUOUS and not case_sensitive
+        await create(code, terms, unambiguous=unambiguous)
         return
     form = code_format(values)
-    unambiguous = form.alphabet == AlphabetName.UNAMBIGUOUS
+    unambiguous = form.alphabet == AlphabetName.UNAMBIGUOUS and not case_sensitive
     for draw in range(1, DRAWS + 1):
         try:
             code = await asyncio.to_thread(draw_code, form)
             if not is_usable_code(code):
                 raise invalid("codes of this form may have no letters or digits, or may be the word consume")
-            await create_coupon(stores, client_id, code, terms, unambiguous=unambiguous, actor=actor, act=act)
+            await create(code, terms, unambiguous=unambiguous)
         except FewCodesError as error:
             raise invalid(str(error)) from error
         except CouponExistsError:
@@ -122,6 +135,8 @@ async def put_coupon(context: RequestContext) -> Response:
     """Change a coupon. Absent fields keep their values; the response is sent once the change is in effect."""
     values = await read_fields(context.request)
     coupon = await _requested_coupon(context, values, code_field(context.request.path_params))
+    if flag_field(values, "case_sensitive") not in (None, coupon.case_sensitive):
+        raise CASE_IS_DECIDED
     currency = context.services.settings.currency
     coupon = await change_coupon(
         context.services.stores, coupon, lambda terms: terms_fields(values, terms, currency), actor=context.caller.actor

@@ -81,6 +81,10 @@ _NEW_COUPON: Final[dict[str, Schema]] = {
         "type": ["boolean", "null"],
         "description": "The last drawn character is a check character (Luhn mod N)",
     },
+    "case_sensitive": {
+        "type": ["boolean", "null"],
+        "description": "true: look-ups distinguish upper and lower case. Cannot be changed",
+    },
     **_OFFER,
     "client_id": described(nullable(NO_ID), "Required unless the API key is bound to a client or there is a default"),
 }
@@ -99,6 +103,7 @@ _COUPON: Final[dict[str, Schema]] = {
     "client_id": UUID,
     "code": CODE,
     "code_length": COUNT,
+    "case_sensitive": {"type": "boolean", "description": "Look-ups distinguish upper and lower case"},
     **_OFFER,
     **{name: _TERMS[name] for name in ("discount_fixed", "discount_variable")},
     "expiry_date": described(nullable(INSTANT), "The first instant at which the coupon is no longer valid"),

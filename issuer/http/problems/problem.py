@@ -59,6 +59,7 @@ TITLES: Final[dict[str, str]] = {
     "rate_limited": "Too many requests",
     "too_many_failed_lookups": "Too many look-ups of codes that do not exist",
     "coupon_exists": "The client already has a coupon with this code",
+    "case_sensitivity_fixed": "Whether case counts cannot be changed",
     "coupon_deleted": "The coupon was deleted; this is final",
     "client_id_needed": "Several clients have this coupon: client_id is required",
     "consumption_not_found": "The consumption does not exist",

@@ -162,11 +162,13 @@ CREATE TABLE coupons (
     pool_id         bigint NOT NULL UNIQUE REFERENCES pools,
     client_id       uuid NOT NULL,
     code            text COLLATE "C" NOT NULL CHECK (code <> ''),
-    -- The code without what a look-up ignores (case, spaces, dashes); fully_folded also reads O as 0, and I and L as 1.
+    -- The code without what a look-up ignores: spaces, dashes and, unless case_sensitive, case. fully_folded is always
+    -- without case, and also reads O as 0, and I and L as 1.
     folded          text COLLATE "C" NOT NULL CHECK (folded <> ''),
     fully_folded    text COLLATE "C" NOT NULL CHECK (fully_folded <> ''),
     -- Whether look-ups may use fully_folded: the alphabet of the code allows it.
     unambiguous     boolean NOT NULL,
+    case_sensitive  boolean NOT NULL DEFAULT false,
     -- Uses in all = available + reversed + released; fewer than were numbered if the coupon was stopped.
     available       bigint NOT NULL CHECK (available >= 0),
     reversed        bigint NOT NULL DEFAULT 0 CHECK (reversed >= 0),
@@ -180,11 +182,12 @@ CREATE TABLE coupons (
     -- The current number in coupon_terms.
     terms           integer NOT NULL DEFAULT 1,
     updated_at      instant NOT NULL DEFAULT now(),
-    -- A client has no two coupons that a customer could confuse.
-    UNIQUE (client_id, fully_folded)
+    CHECK (NOT (case_sensitive AND unambiguous))
 );
 COMMENT ON TABLE coupons IS 'Codes that may be used many times: batches of kind coupon.';
 CREATE INDEX coupons_by_code ON coupons (fully_folded);
+-- A client has no two coupons that a customer could confuse, but those that differ in case and are case_sensitive.
+CREATE UNIQUE INDEX coupons_of_client ON coupons (client_id, fully_folded) WHERE NOT case_sensitive;
 
 CREATE TABLE coupon_terms (
     pool_id         bigint NOT NULL REFERENCES pools,
