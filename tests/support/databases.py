@@ -57,7 +57,7 @@ BEGIN
     FROM pg_sequences WHERE schemaname = 'public' AND last_value IS NOT NULL;
 END $$
 """
-"""To delete a few rows is ten times as quick as TRUNCATE, which creates the files of a table and its indexes anew."""
+"""To delete a few rows is ten times as quick as TRUNCATE, which creates the files of a table and its indexes."""
 
 _SCHEMA: Final = """
 SELECT concat_ws(' ',
