@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from issuer.campaigns.campaign import Campaign
+from issuer.instants import show_instant
 from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.pools.counters import read_pool_counters
 from issuer.storage.postgres import unavailable_translated
@@ -34,6 +35,11 @@ class IssuedCode:
     seq: int
     code: str
     issued_at: datetime | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the code as the API and the command line show it."""
+        issued_at = None if self.issued_at is None else show_instant(self.issued_at)
+        return {"seq": self.seq, "code": self.code, "issued_at": issued_at}
 
 
 async def find_last_issued(stores: Stores, campaign: Campaign) -> int:

@@ -13,6 +13,7 @@ import structlog
 
 from issuer.access import audit
 from issuer.batches.batch import NewBatch, Unset, check_times, check_values
+from issuer.batches.named import MAX_NAMED, AmbiguousNameError
 from issuer.batches.store import (
     UNSET,
     BatchChanges,
@@ -168,6 +169,23 @@ async def find_campaign(
     if row is None:
         raise CampaignNotFoundError("no campaign found")
     return campaign_from_row(row)
+
+
+async def find_named_campaign(postgres: Pool, name: str) -> Campaign:
+    """Return the campaign of that name which has not ended. Raises CampaignNotFoundError and AmbiguousNameError."""
+    async with unavailable_translated():
+        rows = await postgres.fetch(
+            f"{_CAMPAIGNS} AND b.name = $2 AND b.ended_at IS NULL ORDER BY c.created_at DESC LIMIT $3",
+            None, name, MAX_NAMED,
+        )  # fmt: skip
+    if not rows:
+        raise CampaignNotFoundError("no campaign found")
+    campaigns = [campaign_from_row(row) for row in rows]
+    if len(campaigns) > 1:
+        raise AmbiguousNameError(
+            name, [campaign.id for campaign in campaigns], [campaign.batch for campaign in campaigns]
+        )
+    return campaigns[0]
 
 
 async def list_campaigns(

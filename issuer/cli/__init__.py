@@ -25,6 +25,7 @@ MODULES: Final = {
     "coupons": "coupons",
     "consumptions": "coupons",
     "clients": "clients",
+    "jobs": "jobs",
     "keys": "keys",
     "redemptions": "redemptions",
     "reconcile": "reconcile",

@@ -1,16 +1,17 @@
-"""`issuer campaigns`: create, list, show and end campaigns."""
+"""`issuer campaigns`: create, list, show, change, pause, extend and end campaigns, and list their codes."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from issuer.cli.chosen_batch import ambiguous
 from issuer.cli.options import AS_JSON, client_option, default_client_option, instant_option
 from issuer.cli.output import CommandError, InputError, print_json, print_list, run
 from issuer.cli.tables import Cell, shown_time
+from issuer.ids import parse_uuid
 from issuer.names import visible
 from issuer.paging import MAX_LIMIT, Page, all_items
 
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from issuer.campaigns.counters import Counters
     from issuer.storage.stores import Stores
 
+T = TypeVar("T")
 
-commands = typer.Typer(help="Create, list, show and end campaigns.", no_args_is_help=True)
+commands = typer.Typer(help="Create, list, show, change and end campaigns, and list their codes.", no_args_is_help=True)
 
-CAMPAIGN = typer.Argument(..., metavar="CAMPAIGN", help="Id of the campaign.")
+CAMPAIGN = typer.Argument(..., metavar="CAMPAIGN", help="Name or id of the campaign.")
 
 
 def register(app: typer.Typer) -> None:
@@ -106,42 +108,129 @@ def list_command(
 
 
 @commands.command()
-def show(campaign: UUID = CAMPAIGN, as_json: bool = AS_JSON) -> None:
+def show(campaign: str = CAMPAIGN, as_json: bool = AS_JSON) -> None:
     """Show a campaign and its counters."""
-    from issuer.campaigns.store import find_campaign
-
-    _show_one(lambda stores: find_campaign(stores.postgres, campaign), as_json)
+    _show_one(lambda stores: _find(stores, campaign), as_json)
 
 
 @commands.command()
-def end(campaign: UUID = CAMPAIGN, as_json: bool = AS_JSON) -> None:
+def codes(campaign: str = CAMPAIGN, as_json: bool = AS_JSON) -> None:
+    """List the issued codes of a campaign in the order of issue."""
+    from issuer.campaigns.issued import IssuedCode, read_issued_page
+
+    async def work(stores: Stores) -> None:
+        found = await _find(stores, campaign)
+
+        async def page(cursor: str | None) -> Page[IssuedCode]:
+            return await read_issued_page(stores, found, limit=MAX_LIMIT, cursor=cursor)
+
+        await print_list(
+            all_items(page),
+            as_json=as_json,
+            to_json=lambda code: code.to_json(),
+            headers=("seq", "code", "issued"),
+            row=lambda code: (str(code.seq), code.code, shown_time(code.issued_at)),
+            empty="no codes were issued yet",
+        )
+
+    run(_refusals_reported(work))
+
+
+@commands.command()
+def change(
+    campaign: str = CAMPAIGN,
+    name: str | None = typer.Option(None, help="New name."),
+    starts_at: str | None = typer.Option(None, help="New start; ISO 8601 with an offset."),
+    public: bool | None = typer.Option(None, "--public/--not-public", help="Issue codes without an API key."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Change the name or the start of a campaign, or whether it is public. Returns when the change counts."""
+
+    def values() -> dict[str, Any]:
+        return {"name": name, "starts_at": instant_option(starts_at, "--starts-at"), "public": public}
+
+    _change(campaign, values, as_json)
+
+
+@commands.command()
+def extend(
+    campaign: str = CAMPAIGN,
+    total: int = typer.Option(..., help="New number of codes, with those that were issued."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Add codes to a campaign. Returns when they are generated; if it is interrupted, the worker generates them."""
+    _change(campaign, lambda: {"total": total}, as_json)
+
+
+@commands.command()
+def pause(campaign: str = CAMPAIGN, as_json: bool = AS_JSON) -> None:
+    """Issue no codes until the campaign is resumed."""
+    _change(campaign, lambda: {"paused": True}, as_json)
+
+
+@commands.command()
+def resume(campaign: str = CAMPAIGN, as_json: bool = AS_JSON) -> None:
+    """Issue codes again after a pause."""
+    _change(campaign, lambda: {"paused": False}, as_json)
+
+
+@commands.command()
+def end(campaign: str = CAMPAIGN, as_json: bool = AS_JSON) -> None:
     """End a campaign. This is final: its remaining codes are never issued."""
+    _change(campaign, lambda: {"ended": True}, as_json)
+
+
+def _change(campaign: str, values: Callable[[], dict[str, Any]], as_json: bool) -> None:
     from issuer.access.audit import cli_actor
     from issuer.campaigns.store import CampaignChanges, change_campaign
 
-    changes = CampaignChanges(ended=True)
-    _show_one(lambda stores: change_campaign(stores, campaign, changes, actor=cli_actor()), as_json)
+    async def work(stores: Stores) -> Campaign:
+        changes = CampaignChanges(**values())
+        return await change_campaign(stores, (await _find(stores, campaign)).id, changes, actor=cli_actor())
+
+    _show_one(work, as_json)
 
 
-def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> None:
-    """Run the work and print the campaign; a refusal that the operator can correct is an InputError."""
+async def _find(stores: Stores, campaign: str) -> Campaign:
+    from issuer.campaigns.store import find_campaign, find_named_campaign
+
+    campaign_id = parse_uuid(campaign)
+    if campaign_id is not None:
+        return await find_campaign(stores.postgres, campaign_id)
+    return await find_named_campaign(stores.postgres, campaign)
+
+
+def _refusals_reported(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stores], Awaitable[T]]:
+    """Return the work with refusals that the operator can correct turned into InputError."""
+    from issuer.batches.named import AmbiguousNameError
     from issuer.batches.store import BatchEndedError, InvalidBatchError
     from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
-    from issuer.campaigns.counters import read_available_counters, show_campaign
     from issuer.pools.memory import RedisMemoryError
     from issuer.pools.pool import PoolError
 
-    async def checked(stores: Stores) -> tuple[Campaign, Counters]:
+    async def checked(stores: Stores) -> T:
         try:
-            campaign = await work(stores)
+            return await work(stores)
+        except AmbiguousNameError as error:
+            raise ambiguous(error, "the id") from error
         except (CampaignNotFoundError, InvalidCampaignError, InvalidBatchError, BatchEndedError) as error:
             raise InputError(str(error)) from error
         except (RedisMemoryError, PoolError) as error:
             raise CommandError(str(error)) from error
+
+    return checked
+
+
+def _show_one(work: Callable[[Stores], Awaitable[Campaign]], as_json: bool) -> None:
+    """Run the work and print the campaign."""
+    from issuer.campaigns.counters import read_available_counters, show_campaign
+
+    async def with_counters(stores: Stores) -> tuple[Campaign, Counters]:
+        campaign = await work(stores)
         (counters,) = await read_available_counters(stores, [campaign])
         return campaign, counters
 
-    campaign, counters = run(checked)
+    campaign, counters = run(_refusals_reported(with_counters))
     fields = show_campaign(campaign, counters)
     if as_json:
         print_json(fields)

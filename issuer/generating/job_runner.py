@@ -22,6 +22,7 @@ from issuer.generating.jobs import (
     end_job,
     find_job,
     find_open_ids,
+    lock_job,
     request_codes,
     touch,
     try_job_lock,
@@ -147,6 +148,10 @@ async def _insert(connection: AnyConnection, job: Job) -> Job:
     """Insert the staged codes that are new, with seqs, and count them in the job, in one transaction."""
     request = job.request
     async with connection.transaction():
+        # An operator may have cancelled it; who cancels it now waits for this chunk.
+        job = await lock_job(connection, job.id)
+        if job.finished:
+            return job
         if await connection.fetchval("SELECT ended_at IS NOT NULL FROM batches WHERE id = $1", request.batch_id):
             return await end_job(connection, job.id, JobState.FAILED, "the batch has ended")
         clients = [request.client_id]

@@ -167,9 +167,15 @@ async def count_generated(connection: AnyConnection, job_id: UUID, added: int) -
 
 async def end_job(connection: AnyConnection, job_id: UUID, state: JobState, problem: str | None = None) -> Job:
     """End a job as done or failed; the first end stays."""
-    return await _update(
-        connection, "state = $2, problem = $3, finished_at = coalesce(finished_at, now())", job_id, state.value, problem
-    )
+    return await _update(connection, _END, job_id, state.value, problem)
+
+
+async def lock_job(connection: AnyConnection, job_id: UUID) -> Job:
+    """Return a job, which no other transaction changes until this one ends. Raises JobNotFoundError."""
+    row = await connection.fetchrow(f"{JOB_SELECT} WHERE id = $1 FOR UPDATE", job_id)
+    if row is None:
+        raise JobNotFoundError(f"no job has the id {job_id}")
+    return job_from_row(row)
 
 
 async def mark_announced(postgres: Pool, job_id: UUID) -> None:
@@ -276,6 +282,9 @@ async def _update(connection: AnyConnection, assignments: str, job_id: UUID, *va
 _COLUMNS: Final = (
     "id, batch_id, client_id, format::text, count, made, state, problem, actor, created_at, touched_at, finished_at"
 )
+_END: Final = """
+state = CASE WHEN finished_at IS NULL THEN $2 ELSE state END,
+problem = CASE WHEN finished_at IS NULL THEN $3 ELSE problem END, finished_at = coalesce(finished_at, now())"""
 JOB_SELECT: Final = f"SELECT {_COLUMNS} FROM generation_jobs"
 _INSERT: Final = f"""
 INSERT INTO generation_jobs (id, batch_id, client_id, format, spelling, count, actor, announced_at)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.support.command import Command
+from tests.support.command import Command, CommandInProcess
+from tests.support.issuing import LedgerShop, plain_client
 
 
 @pytest.mark.long
@@ -32,6 +35,36 @@ async def test_a_campaign_is_created_listed_and_ended(settings: Settings, stores
     assert (await issuer("campaigns", "end", made["id"], "--json")).json["state"] == "ended"
     assert (await issuer("campaigns", "list", "--json")).json == []
     assert [one["id"] for one in (await issuer("campaigns", "list", "--all", "--json")).json] == [made["id"]]
+
+
+def test_a_campaign_is_changed_by_its_name(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer = CommandInProcess(settings, tmp_path, monkeypatch, "campaigns")
+    made = issuer("create", "--name", "Concert", "--total", "5", "--starts-at", "2026-01-01T00:00:00Z", "--json").json
+    empty = issuer("codes", "Concert")
+    assert (empty.out, empty.err) == ("", "no codes were issued yet\n")
+    assert issuer("pause", "Concert", "--json").json["state"] == "paused"
+    assert issuer("resume", made["id"], "--json").json["state"] == "open"
+    assert issuer("extend", "Concert", "--total", "7", "--json").json["total"] == 7
+    refused = issuer("extend", "Concert", "--total", "6")
+    assert (refused.status, refused.out) == (2, "")
+    changed = issuer("change", "Concert", "--name", "Tour", "--public", "--json").json
+    assert (changed["name"], changed["public"]) == ("Tour", True)
+    assert issuer("show", "Concert").err == "error: no campaign found\n"
+
+    asyncio.run(_issue(settings, made))
+    codes = issuer("codes", "Tour", "--json").json
+    assert [code["seq"] for code in codes] == [1, 2]
+    assert issuer("codes", "Tour").out.splitlines()[1].split() == ["1", codes[0]["code"], "-"]
+    issuer("create", "--name", "Tour", "--total", "1", "--starts-at", "2026-01-01T00:00:00Z")
+    twins = issuer("end", "Tour")
+    assert twins.status == 2
+    assert made["id"] in twins.err
+
+
+async def _issue(settings: Settings, campaign: dict[str, Any]) -> None:
+    async with open_stores(settings) as stores:
+        with plain_client(settings.redis_url.get_secret_value()) as client:
+            LedgerShop(stores, client, UUID(campaign["id"]), {UUID(campaign["client_id"]): 1}).redeem(2)
 
 
 @pytest.mark.long

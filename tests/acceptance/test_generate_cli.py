@@ -11,6 +11,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from issuer.generating.code_format import CodeFormat
+from issuer.generating.jobs import Job, request_codes
+from issuer.generating.request import GenerationRequest
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.command import Command, CommandInProcess, ended, kill_when
@@ -29,6 +33,27 @@ def generate(settings: Settings, tmp_path: Path) -> Command:
 @pytest.fixture
 def generate_here(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandInProcess:
     return CommandInProcess(settings, tmp_path, monkeypatch, "generate")
+
+
+def test_a_job_is_listed_and_cancelled(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer = CommandInProcess(settings, tmp_path, monkeypatch)
+    none = issuer("jobs", "list")
+    assert (none.out, none.err) == ("", "no jobs are unfinished; --all lists the others\n")
+    batch = issuer("batches", "create", "--name", "Sale", "--json").json["id"]
+    job = asyncio.run(_requested(settings, UUID(batch)))
+    assert issuer("jobs", "list").out.splitlines()[1].split()[:4] == [str(job.id), "waiting", "0", "2,000"]
+    assert issuer("jobs", "list", "--json").json == [issuer("jobs", "show", str(job.id), "--json").json]
+    cancelled = issuer("jobs", "cancel", str(job.id), "--json").json
+    assert (cancelled["state"], cancelled["problem"]) == ("failed", "it was cancelled")
+    again = issuer("jobs", "cancel", str(job.id))
+    assert (again.status, again.err) == (2, "error: the job is failed already, with 0 codes\n")
+    assert [one["id"] for one in issuer("jobs", "list", "--all", "--json").json] == [str(job.id)]
+    assert issuer("jobs", "show", str(uuid4())).status == 2
+
+
+async def _requested(settings: Settings, batch_id: UUID) -> Job:
+    async with open_stores(settings) as stores:
+        return await request_codes(stores, GenerationRequest(batch_id, A, CodeFormat(length=8), 2_000, "test"))
 
 
 async def test_the_command_creates_batch_client_and_codes(generate: Command, stores: Stores) -> None:

@@ -16,6 +16,7 @@ from issuer.generating import job_runner
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError
 from issuer.generating.code_source import FewCodesError
 from issuer.generating.command_job import command_job
+from issuer.generating.job_control import JobFinishedError, cancel_job, list_jobs
 from issuer.generating.job_runner import finish_job, generate_codes, work_on_jobs
 from issuer.generating.jobs import (
     MAX_OPEN_JOBS_OF_CLIENT,
@@ -24,6 +25,7 @@ from issuer.generating.jobs import (
     JobNotFoundError,
     JobState,
     TooManyJobsError,
+    end_job,
     find_job,
     mark_announced,
     request_codes,
@@ -336,6 +338,32 @@ async def test_the_end_of_a_batch_fails_its_jobs(stores: Stores, monkeypatch: py
         (JobState.FAILED, "the batch has ended", 100),
         (JobState.FAILED, "the batch has ended", 0),
     ]
+
+
+async def test_a_cancelled_job_adds_no_more_codes(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_runner, "BATCH_SIZE", 700)
+    batch = await new_batch(stores)
+    job = await request_codes(stores, make_request(batch.id, 2_000))
+    assert await work_on_jobs(stores)
+    assert [one.id for one in (await list_jobs(stores.postgres, finished=False)).items] == [job.id]
+    cancelled = await cancel_job(stores.postgres, job.id, actor="test")
+    assert (cancelled.state, cancelled.made, cancelled.problem) == (JobState.FAILED, 700, "it was cancelled")
+    # The worker that was about to start, and a command that waits for the job.
+    assert not await work_on_jobs(stores)
+    assert await finish_job(stores, job.id) == cancelled
+    # A runner that has read the job before.
+    async with stores.postgres.acquire() as connection:
+        chunk = await job_runner._generate_chunk(connection, job, await job_runner._source_of(job))
+        assert chunk == cancelled
+        ended = await end_job(connection, job.id, JobState.DONE)
+    assert ended == cancelled
+    assert len(await codes_in_postgres(stores, batch.id, A)) == 700
+    with pytest.raises(JobFinishedError, match="failed already, with 700 codes"):
+        await cancel_job(stores.postgres, job.id, actor="test")
+    assert (await list_jobs(stores.postgres, finished=False)).items == []
+    assert (await list_jobs(stores.postgres, finished=True)).items == [cancelled]
+    actions = [entry.action for entry in (await list_entries(stores.postgres)).items]
+    assert actions.count("codes.generate.cancel") == 1
 
 
 async def test_a_repeated_request_continues_the_job_of_a_killed_command(stores: Stores) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from issuer.campaigns.campaign import DEFAULT_CLIENT, Campaign, InvalidCampaignError, parse_campaign_format
 from issuer.campaigns.counters import read_available_counters, show_campaign
-from issuer.campaigns.issued import IssuedCode, read_issued_page
+from issuer.campaigns.issued import read_issued_page
 from issuer.campaigns.store import (
     CampaignChanges,
     NewCampaign,
@@ -34,17 +34,8 @@ from issuer.http.fields import (
 from issuer.http.loading import loading
 from issuer.http.naming import CLIENT_FIELDS, owner_of_codes
 from issuer.http.operations import Operation, RequestContext
-from issuer.instants import show_instant
 
 PATH = "/api/v1/campaigns"
-
-
-def show_issued(code: IssuedCode) -> dict[str, Any]:
-    return {
-        "seq": code.seq,
-        "code": code.code,
-        "issued_at": None if code.issued_at is None else show_instant(code.issued_at),
-    }
 
 
 async def get_campaigns(context: RequestContext) -> Response:
@@ -119,7 +110,7 @@ async def get_codes(context: RequestContext) -> Response:
     """Return a page of the issued codes, in the order of issue."""
     limit, cursor = page_query(context.request)
     page = await read_issued_page(context.services.stores, await own_campaign(context), limit=limit, cursor=cursor)
-    return json_response({"items": [show_issued(code) for code in page.items], "next_cursor": page.next_cursor})
+    return json_response({"items": [code.to_json() for code in page.items], "next_cursor": page.next_cursor})
 
 
 async def own_campaign(context: RequestContext) -> Campaign:
