@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -44,11 +45,11 @@ def _copy(mutation: Mutation, to: Path) -> None:
 
 
 def _run(command: list[str], directory: Path) -> tuple[int, str]:
-    """Run a command in the copy, whose packages take precedence because it is the working directory."""
+    """Run a command in the copy, whose packages take precedence, also in the processes that it starts elsewhere."""
     try:
         done = subprocess.run(
             launch_command(command, death_signal=signal.SIGTERM), cwd=directory, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=LIMIT_S,
+            capture_output=True, text=True, timeout=LIMIT_S, env=os.environ | {"PYTHONPATH": str(directory)},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return 1, TIMED_OUT

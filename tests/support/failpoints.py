@@ -5,6 +5,7 @@ Nothing in the program knows of it: Python runs the module `sitecustomize` of PY
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 DEADLY = "deadly"
@@ -38,4 +39,4 @@ def plant_deadly_batches(directory: Path) -> dict[str, str]:
     """Return what the environment of the worker needs. A batch with the name `deadly segfault` ends it in that way."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "sitecustomize.py").write_text(_SITE)
-    return {"PYTHONPATH": str(directory)}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH", "")]))}
