@@ -29,7 +29,10 @@ log = structlog.get_logger()
 PREFIX: Final = "isk_"
 _CHANNEL: Final = "issuer_api_keys"
 _MAX_SECRET: Final = 128
-_COLUMNS: Final = "id, name, scopes, client_id, created_at, revoked_at, rate_limit, failed_lookup_limit"
+_COLUMNS: Final = (
+    "id, name, scopes, client_id, created_at, revoked_at, rate_limit, failed_lookup_limit,"
+    " (SELECT name FROM clients WHERE clients.id = api_keys.client_id) AS client_name"
+)
 
 
 class Scope(StrEnum):
@@ -64,6 +67,7 @@ class ApiKey:
     revoked_at: datetime | None
     rate_limit: str | None = None
     failed_lookup_limit: str | None = None
+    client_name: str | None = None
     anonymous_scope: bytes = field(init=False)
     """The scope of Idempotency-Keys in requests without a customer. Computed once: the hot path reads it."""
 
@@ -83,6 +87,7 @@ class ApiKey:
             "name": self.name,
             "scopes": sorted(self.scopes),
             "client_id": None if self.client_id is None else str(self.client_id),
+            "client_name": self.client_name,
             "rate_limit": self.rate_limit,
             "failed_lookup_limit": self.failed_lookup_limit,
             "created_at": show_instant(self.created_at),
@@ -191,7 +196,7 @@ def _from_row(row: asyncpg.Record) -> ApiKey:
     client_id = None if row["client_id"] is None else UUID(bytes=row["client_id"].bytes)
     return ApiKey(
         row["id"], row["name"], scopes, client_id, row["created_at"], row["revoked_at"], row["rate_limit"],
-        row["failed_lookup_limit"],
+        row["failed_lookup_limit"], row["client_name"],
     )  # fmt: skip
 
 

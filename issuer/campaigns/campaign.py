@@ -52,6 +52,7 @@ class Campaign:
 
     batch: Batch
     client_id: UUID
+    client_name: str | None
     code_format: CodeFormat
     public: bool
     is_ready: bool
@@ -89,6 +90,7 @@ def campaign_from_row(row: asyncpg.Record) -> Campaign:
     return Campaign(
         batch=batch_from_row(row),
         client_id=UUID(bytes=row["client_id"].bytes),
+        client_name=row["client_name"],
         code_format=parse_code_format(orjson.loads(row["code_format"])),
         public=row["public"],
         is_ready=row["ready_at"] is not None,

@@ -45,6 +45,7 @@ def show_campaign(campaign: Campaign, counters: Counters) -> dict[str, Any]:
         "paused": campaign.batch.paused,
         "public": campaign.public,
         "client_id": campaign.client_id,
+        "client_name": campaign.client_name,
         "code_format": show_format(campaign.code_format),
         "created_at": show_instant(campaign.batch.created_at),
     }

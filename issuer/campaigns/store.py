@@ -55,7 +55,7 @@ log = structlog.get_logger()
 
 _CAMPAIGNS: Final = """
 SELECT b.*, c.client_id, c.code_format, c.public, c.ready_at, p.id AS pool_id, p.total, p.final_issued,
-  c.created_at AS campaign_created_at
+  c.created_at AS campaign_created_at, (SELECT name FROM clients WHERE clients.id = c.client_id) AS client_name
 FROM campaigns c JOIN batches b ON b.id = c.batch_id
 JOIN pools p ON p.batch_id = c.batch_id AND p.client_id = c.client_id
 WHERE ($1::uuid IS NULL OR c.client_id = $1)"""

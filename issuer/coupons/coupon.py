@@ -90,6 +90,7 @@ class Coupon:
     id: UUID
     pool_id: int
     client_id: UUID
+    client_name: str | None
     code: str
     case_sensitive: bool
     terms: CouponTerms
@@ -109,7 +110,8 @@ class Coupon:
 
 
 COUPONS: Final = """
-SELECT c.*, b.ends_at, b.ended_at, b.paused, b.rules, b.created_at, p.opened, p.final_issued
+SELECT c.*, b.ends_at, b.ended_at, b.paused, b.rules, b.created_at, p.opened, p.final_issued,
+  (SELECT name FROM clients WHERE clients.id = c.client_id) AS client_name
 FROM coupons c JOIN batches b ON b.id = c.batch_id JOIN pools p ON p.id = c.pool_id"""
 
 
@@ -130,6 +132,7 @@ def coupon_from_row(row: asyncpg.Record) -> Coupon:
         id=UUID(bytes=row["batch_id"].bytes),
         pool_id=row["pool_id"],
         client_id=UUID(bytes=row["client_id"].bytes),
+        client_name=row["client_name"],
         code=row["code"],
         case_sensitive=row["case_sensitive"],
         terms=terms,

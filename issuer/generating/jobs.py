@@ -74,6 +74,8 @@ class Job:
     problem: str | None
     created_at: datetime
     finished_at: datetime | None
+    batch_name: str
+    client_name: str | None
 
     @property
     def finished(self) -> bool:
@@ -84,7 +86,9 @@ class Job:
         return {
             "id": str(self.id),
             "batch_id": str(self.request.batch_id),
+            "batch_name": self.batch_name,
             "client_id": str(self.request.client_id),
+            "client_name": self.client_name,
             "state": self.state.value,
             "count": self.request.count,
             "made": self.made,
@@ -220,6 +224,8 @@ def job_from_row(row: asyncpg.Record) -> Job:
         problem=row["problem"],
         created_at=row["created_at"],
         finished_at=row["finished_at"],
+        batch_name=row["batch_name"],
+        client_name=row["client_name"],
     )
 
 
@@ -280,7 +286,9 @@ async def _update(connection: AnyConnection, assignments: str, job_id: UUID, *va
 
 
 _COLUMNS: Final = (
-    "id, batch_id, client_id, format::text, count, made, state, problem, actor, created_at, touched_at, finished_at"
+    "id, batch_id, client_id, format::text, count, made, state, problem, actor, created_at, touched_at, finished_at,"
+    " (SELECT name FROM batches WHERE batches.id = generation_jobs.batch_id) AS batch_name,"
+    " (SELECT name FROM clients WHERE clients.id = generation_jobs.client_id) AS client_name"
 )
 _END: Final = """
 state = CASE WHEN finished_at IS NULL THEN $2 ELSE state END,

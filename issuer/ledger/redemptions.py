@@ -38,7 +38,9 @@ class LedgerEntry:
 
     redemption_id: UUID
     batch_id: UUID
+    batch_name: str
     client_id: UUID
+    client_name: str | None
     pool_id: int
     seq: int
     code: str
@@ -54,6 +56,7 @@ class CodePlace:
     batch_id: UUID
     batch_name: str
     client_id: UUID
+    client_name: str | None
     seq: int
     code: str
     state: CodeState
@@ -64,9 +67,10 @@ class CodePlace:
 
 
 _ENTRIES: Final = """
-SELECT i.id AS installation, r.batch_id, p.client_id, r.pool_id, r.seq, r.code, r.customer_id, u.text AS customer,
-  r.redeemed_at
-FROM redemptions r JOIN pools p ON p.id = r.pool_id CROSS JOIN installation i
+SELECT i.id AS installation, r.batch_id, b.name AS batch_name, p.client_id, k.name AS client_name, r.pool_id,
+  r.seq, r.code, r.customer_id, u.text AS customer, r.redeemed_at
+FROM redemptions r JOIN pools p ON p.id = r.pool_id JOIN batches b ON b.id = r.batch_id CROSS JOIN installation i
+LEFT JOIN clients k ON k.id = p.client_id
 LEFT JOIN customers u ON u.id = r.customer_id AND u.client_id = p.client_id"""
 
 _OF_BATCH: Final = f"""{_ENTRIES}
@@ -80,12 +84,13 @@ WHERE r.customer_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2)
 ORDER BY r.redeemed_at DESC, r.pool_id DESC, r.seq DESC LIMIT $6"""
 
 _OF_CODE: Final = """
-SELECT c.batch_id, b.name AS batch_name, p.client_id, c.seq, c.code, r.customer_id, u.text AS customer,
-  r.redeemed_at, p.opened, p.final_issued,
+SELECT c.batch_id, b.name AS batch_name, p.client_id, k.name AS client_name, c.seq, c.code, r.customer_id,
+  u.text AS customer, r.redeemed_at, p.opened, p.final_issued,
   r.seq IS NOT NULL AS redeemed,
   EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq) AS quarantined,
   EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq AND d.resolved_at IS NULL) AS dead
 FROM codes c JOIN pools p ON p.id = c.pool_id JOIN batches b ON b.id = c.batch_id
+LEFT JOIN clients k ON k.id = p.client_id
 LEFT JOIN redemptions r ON r.pool_id = c.pool_id AND r.seq = c.seq
 LEFT JOIN customers u ON u.id = r.customer_id AND u.client_id = p.client_id
 WHERE c.code = $1 AND ($2::uuid IS NULL OR p.client_id = $2) AND ($3::uuid IS NULL OR c.batch_id > $3)
@@ -167,6 +172,7 @@ def _place(row: Any, issued: int | None, installation: UUID) -> CodePlace:
         batch_id=_uuid(row["batch_id"]),
         batch_name=row["batch_name"],
         client_id=_uuid(row["client_id"]),
+        client_name=row["client_name"],
         seq=row["seq"],
         code=row["code"],
         state=_state(row, issued),
@@ -181,7 +187,9 @@ def _entry(row: Any) -> LedgerEntry:
     return LedgerEntry(
         redemption_id=redemption_id(row["batch_id"], row["code"], _uuid(row["installation"])),
         batch_id=_uuid(row["batch_id"]),
+        batch_name=row["batch_name"],
         client_id=_uuid(row["client_id"]),
+        client_name=row["client_name"],
         pool_id=row["pool_id"],
         seq=row["seq"],
         code=row["code"],

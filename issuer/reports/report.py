@@ -85,12 +85,14 @@ REDEMPTIONS: Final = Report(
     filters=(Filter.BATCH, Filter.CLIENT, Filter.CUSTOMER, Filter.FROM, Filter.TO),
     columns=(
         "batch_id", "client_id", "code", "customer_id", "customer", "redeemed_at", "seq", "recorded_at", "api_key_id",
-        "idempotency_key_hash", "redemption_id",
+        "idempotency_key_hash", "redemption_id", "batch_name", "client_name",
     ),
     query="""
 SELECT r.batch_id, p.client_id, r.code, r.customer_id, t.text AS customer, r.redeemed_at, r.seq, r.recorded_at,
-  r.api_key_id, r.key_hash AS idempotency_key_hash, concat_ws(' ', i.id, r.batch_id, r.code) AS redemption_id
-FROM redemptions r JOIN pools p ON p.id = r.pool_id CROSS JOIN installation i
+  r.api_key_id, r.key_hash AS idempotency_key_hash, concat_ws(' ', i.id, r.batch_id, r.code) AS redemption_id,
+  b.name AS batch_name, k.name AS client_name
+FROM redemptions r JOIN pools p ON p.id = r.pool_id JOIN batches b ON b.id = r.batch_id CROSS JOIN installation i
+LEFT JOIN clients k ON k.id = p.client_id
 LEFT JOIN customers t ON t.id = r.customer_id AND t.client_id = p.client_id
 WHERE ($1::uuid IS NULL OR r.pool_id = ANY(SELECT id FROM pools WHERE batch_id = $1))
   AND ($2::uuid IS NULL OR r.pool_id = ANY(SELECT id FROM pools WHERE client_id = $2))
@@ -138,15 +140,16 @@ CONSUMPTIONS: Final = Report(
     columns=(
         "consumption_id", "client_id", "code", "customer_id", "customer", "order_id", "consumed_at", "seq",
         "product_id", "promo_type", "discount_fixed", "currency", "discount_variable", "reversed_at", "recorded_at",
-        "api_key_id", "idempotency_key_hash",
+        "api_key_id", "idempotency_key_hash", "client_name",
     ),
     query=f"""
 SELECT concat_ws(' ', u.pool_id, u.seq, replace(u.call_id::text, '-', '')) AS consumption_id, c.client_id, c.code,
   u.customer_id, n.text AS customer, u.order_id, u.consumed_at, u.seq, t.terms->>'product_id' AS product_id,
   t.terms->>'promo_type' AS promo_type, t.terms->>'discount_fixed' AS discount_fixed,
   t.terms->>'currency' AS currency, t.terms->>'discount_variable' AS discount_variable, v.reversed_at, u.recorded_at,
-  u.api_key_id, u.key_hash AS idempotency_key_hash
+  u.api_key_id, u.key_hash AS idempotency_key_hash, k.name AS client_name
 FROM consumptions u JOIN coupons c ON c.pool_id = u.pool_id
+LEFT JOIN clients k ON k.id = c.client_id
 LEFT JOIN customers n ON n.id = u.customer_id AND n.client_id = c.client_id
 LEFT JOIN coupon_terms t ON t.pool_id = u.pool_id AND t.number = u.terms
 LEFT JOIN reversals v ON v.pool_id = u.pool_id AND v.seq = u.seq
@@ -167,15 +170,16 @@ COUPONS: Final = Report(
     columns=(
         "client_id", "code", "expiry_date", "availability_count", "product_id", "promo_type", "discount_fixed",
         "currency", "discount_variable", "rules", "paused", "expired", "created_at", "updated_at", "deleted_at",
-        "consumed", "reversed",
+        "consumed", "reversed", "client_name",
     ),
     query=f"""
 SELECT c.client_id, c.code, b.ends_at AS expiry_date, c.available AS availability_count, c.product_id, c.promo_type,
   c.discount_fixed::text AS discount_fixed, c.currency, c.discount_variable::text AS discount_variable,
   b.rules::text AS rules, b.paused, b.ended_at IS NOT NULL OR coalesce(b.ends_at <= now(), false) AS expired,
   b.created_at, c.updated_at, b.ended_at AS deleted_at,
-  (SELECT count(*) FROM consumptions u WHERE u.pool_id = c.pool_id) AS consumed, c.reversed
-FROM coupons c JOIN batches b ON b.id = c.batch_id
+  (SELECT count(*) FROM consumptions u WHERE u.pool_id = c.pool_id) AS consumed, c.reversed,
+  k.name AS client_name
+FROM coupons c JOIN batches b ON b.id = c.batch_id LEFT JOIN clients k ON k.id = c.client_id
 WHERE ($1::text IS NULL OR {_CODE})
   AND ($2::uuid IS NULL OR c.client_id = $2)
   AND ($3::timestamptz IS NULL OR b.created_at >= $3)

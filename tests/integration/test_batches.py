@@ -29,6 +29,8 @@ from issuer.batches.store import (
     push_batch,
 )
 from issuer.batches.tombstones import free_ended_batches
+from issuer.clients.registry import create_client
+from issuer.ids import Identity
 from issuer.paging import InvalidCursorError
 from issuer.pools.stock import Stock, batch_stock
 from issuer.storage.redis_link import RedisUnavailableError
@@ -230,8 +232,10 @@ async def test_stock_accounts_for_every_seq(stores: Stores) -> None:
         await stores.postgres.execute(
             "INSERT INTO quarantined (pool_id, seq, epoch) VALUES ($1, 11, 1), ($1, 7, 1)", shop.pool_id
         )
+        await create_client(stores, Identity(first.bytes, None), name="Band 42", actor="test")
         expected = Stock(
             first,
+            "Band 42",
             shop.pools[first],
             total=50,
             in_redis=35,
@@ -243,7 +247,7 @@ async def test_stock_accounts_for_every_seq(stores: Stores) -> None:
         )
         assert await batch_stock(stores, shop.batch) == [
             expected,
-            Stock(second, shop.pools[second], 10, 8, 2, 0, 2, 0, 0),
+            Stock(second, None, shop.pools[second], 10, 8, 2, 0, 2, 0, 0),
         ]
 
 

@@ -133,6 +133,7 @@ async def test_the_default_client_is_that_of_whatever_names_none(settings: Setti
         campaign = {"name": "Drop", "total": 1, "starts_at": "2020-01-01T00:00:00Z"}
         created = (await api.client.post("/api/v1/campaigns", json=campaign, headers=api.admin)).json()
         assert created["client_id"] == default
+        assert (created["client_name"], shown["stock"][0]["client_name"]) == ("band-42", "band-42")
         # A bound key has its own client, whatever the default is.
         bound = await api.key("admin", client_id=other)
         mine = (await api.client.post("/api/v1/campaigns", json=campaign, headers=bound)).json()

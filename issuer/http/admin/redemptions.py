@@ -24,7 +24,9 @@ def show_redemption(entry: LedgerEntry) -> dict[str, Any]:
     return {
         "redemption_id": entry.redemption_id,
         "batch_id": entry.batch_id,
+        "batch_name": entry.batch_name,
         "client_id": entry.client_id,
+        "client_name": entry.client_name,
         "seq": entry.seq,
         "code": entry.code,
         "customer_id": entry.customer_id,
@@ -38,6 +40,7 @@ def show_place(place: CodePlace) -> dict[str, Any]:
         "batch_id": place.batch_id,
         "batch_name": place.batch_name,
         "client_id": place.client_id,
+        "client_name": place.client_name,
         "seq": place.seq,
         "code": place.code,
         "state": place.state,

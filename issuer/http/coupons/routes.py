@@ -52,6 +52,7 @@ async def show_coupon(context: RequestContext, coupon: Coupon) -> dict[str, Any]
     return {
         "id": coupon.id,
         "client_id": coupon.client_id,
+        "client_name": coupon.client_name,
         "code": coupon.code,
         "code_length": len(coupon.code),
         "case_sensitive": coupon.case_sensitive,

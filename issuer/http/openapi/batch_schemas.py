@@ -7,6 +7,7 @@ from typing import Final
 from issuer.batches.rules import MAX_DAYS, MAX_LIMITS, MAX_REDEMPTIONS, MAX_SECONDS
 from issuer.http.openapi.shapes import (
     CLIENT,
+    CLIENT_NAME,
     CODE,
     CUSTOMER_TEXT,
     INSTANT,
@@ -104,6 +105,7 @@ BATCHES: Final[dict[str, Schema]] = {
     "Stock": shape(
         {
             "client_id": UUID,
+            "client_name": CLIENT_NAME,
             "total": count("Codes of the client in this batch"),
             "in_redis": unsure_count("Codes loaded into Redis and not issued yet"),
             "issued": unsure_count("Seq of the last issued code: ledger + backlog + quarantined + dead_letters"),
@@ -117,7 +119,9 @@ BATCHES: Final[dict[str, Schema]] = {
         {
             "redemption_id": described(UUID, "Derived from the batch and the code"),
             "batch_id": UUID,
+            "batch_name": NAME,
             "client_id": UUID,
+            "client_name": CLIENT_NAME,
             "seq": count("Position of the code in its pool, from 1"),
             "code": CODE,
             "customer_id": described(nullable(UUID), "null: erased, or redeemed without a customer id"),

@@ -8,6 +8,7 @@ from issuer.campaigns.campaign import MAX_CODES_OF_CAMPAIGN, CampaignState
 from issuer.http.openapi.code_schemas import CODE_FORMAT
 from issuer.http.openapi.shapes import (
     CLIENT,
+    CLIENT_NAME,
     CODE,
     INSTANT,
     NAME,
@@ -44,6 +45,7 @@ _CAMPAIGN: Final[dict[str, Schema]] = {
     "paused": {"type": "boolean"},
     "public": _PUBLIC,
     "client_id": UUID,
+    "client_name": CLIENT_NAME,
     "code_format": {"type": "object", "description": "The format of the generated codes"},
     "created_at": INSTANT,
 }

@@ -10,6 +10,7 @@ from issuer.generating.word_filter import MAX_WORDS
 from issuer.http.openapi.shapes import (
     BATCH,
     CLIENT,
+    CLIENT_NAME,
     CODE,
     COUNT,
     CUSTOMER_TEXT,
@@ -162,7 +163,9 @@ CODES: Final[dict[str, Schema]] = {
         {
             "id": UUID,
             "batch_id": UUID,
+            "batch_name": NAME,
             "client_id": UUID,
+            "client_name": CLIENT_NAME,
             "state": {"enum": [*JobState], "description": "What the job does now"},
             "count": count("Number of codes requested"),
             "made": count("Number of codes generated so far"),
@@ -180,6 +183,7 @@ CODES: Final[dict[str, Schema]] = {
             "batch_id": UUID,
             "batch_name": NAME,
             "client_id": UUID,
+            "client_name": CLIENT_NAME,
             "seq": count("Position of the code in its pool, from 1"),
             "code": CODE,
             "state": {

@@ -7,6 +7,7 @@ from typing import Final
 from issuer.coupons.coupon import MAX_USES
 from issuer.coupons.money import CURRENCIES
 from issuer.http.openapi.shapes import (
+    CLIENT_NAME,
     CODE,
     COUNT,
     GIVEN_ID,
@@ -101,6 +102,7 @@ _CHANGE: Final[dict[str, Schema]] = {
 _COUPON: Final[dict[str, Schema]] = {
     "id": UUID,
     "client_id": UUID,
+    "client_name": CLIENT_NAME,
     "code": CODE,
     "code_length": COUNT,
     "case_sensitive": {"type": "boolean", "description": "Look-ups distinguish upper and lower case"},

@@ -117,4 +117,5 @@ CLIENT: Final[Schema] = {
     "type": "string", "minLength": 1, "maxLength": MAX_ID, "description": "The text of a client, or its UUID",
     "examples": ["band-42"],
 }  # fmt: skip
+CLIENT_NAME: Final[Schema] = {"type": ["string", "null"], "description": "Name of the client; null: not registered"}
 CODE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255, "examples": ["SUMMER-0001"]}
