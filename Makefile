@@ -35,7 +35,7 @@ test-long: $(VENV)/.dev ## Only the tests marked long, which make test leaves ou
 	$(PYTEST) $(PARALLEL) -m long $(ARGS)
 
 test-unit: $(VENV)/.dev ## While editing: nothing is started (10 seconds); one file: ARGS=tests/unit/test_rules.py
-	$(PYTEST) -q $(or $(ARGS),tests/unit tests/conformance -m "not servers and not long")
+	$(PYTEST) -q $(or $(ARGS),-n 2 --dist loadgroup tests/unit tests/conformance -m "not servers and not long")
 
 test-integration: $(VENV)/.dev ## One part of the program on real Valkey, Redis and PostgreSQL servers
 	$(PYTEST) $(PARALLEL) $(SHORT) $(or $(ARGS),tests/integration tests/conformance)

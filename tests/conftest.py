@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from issuer.recovery.opening import GuardedStores
 
 plain_logs()
+# While editing a few examples suffice: each run draws others. CI draws more.
+hypothesis.settings.register_profile("issuer", max_examples=100 if os.environ.get("CI") else 25)
+hypothesis.settings.load_profile("issuer")
 
 pytest_plugins = ("tests.support.distribution", "tests.support.skips")
 

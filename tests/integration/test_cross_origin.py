@@ -73,7 +73,7 @@ async def test_a_page_reads_the_answers_that_its_public_key_gets(shop: Api) -> N
         assert not readable(await ask("GET" if path == "/livez" else "POST", path, both, json={}))
 
 
-async def test_a_browser_is_told_what_it_may_send(shop: Api, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_browser_learns_what_it_may_send(shop: Api, capsys: pytest.CaptureFixture[str]) -> None:
     async def preflight(path: str, origin: str = SHOP) -> httpx.Response:
         return await shop.client.request("OPTIONS", path, headers={"origin": origin, **ASKED})
 
