@@ -107,6 +107,29 @@ def test_a_head_over_the_limit_is_refused(server: CountingServer, head: bytes) -
     assert problem_of(answer)["code"] == "head_too_large"
 
 
+@pytest.mark.parametrize(("size", "status"), [(12_000, 200), (20_000, 431), (60_000, 431)])
+def test_a_head_behind_a_body_has_the_same_limit(server: CountingServer, size: int, status: int) -> None:
+    """What arrives before it, in one piece with it, neither counts for it nor hides it."""
+    body, following = b"x" * 10_000, get(f"/{size}", f"X-Long: {'a' * size}")
+    with server.connect() as connection:
+        connection.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10000\r\n\r\n")
+        # Now the server has taken in the head: the next piece begins with the body.
+        assert status_of(connection.recv(65_536)) == 100
+        connection.sendall(body + following)
+        # A refusal behind a request that is not answered yet has no answer: it ends the connection.
+        assert statuses_of(read_all(connection)) in ([200, status], [200])
+        assert server.app.seen.count(f"/{size}") == (status == 200)
+    with server.connect() as connection:
+        connection.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n" + body + following[:6_000])
+        assert status_of(connection.recv(65_536)) == 200
+        connection.sendall(following[6_000:])
+        assert statuses_of(read_all(connection)) == [status]
+
+
+def statuses_of(answers: bytes) -> list[int]:
+    return [int(answer[:3]) for answer in answers.split(b"HTTP/1.1 ")[1:]]
+
+
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
 def test_90_mb_of_headers_are_neither_read_nor_kept(server: CountingServer, start: bytes) -> None:
     piece = b"a" * 65_536 if start.endswith(b"X: ") else (b"X-Some-Header: " + b"v" * 60 + b"\r\n") * 800

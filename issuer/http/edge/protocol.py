@@ -40,7 +40,7 @@ from issuer.http.edge.limits import (
     EdgeLimits,
 )
 from issuer.http.edge.offered_upgrade import make_parser, parser_after_offer
-from issuer.http.edge.request_head import has_request_line, head_refusal, is_host
+from issuer.http.edge.request_head import has_request_line, head_refusal, head_size, is_host
 from issuer.http.wire import Wire
 
 NEVER: Final = float("inf")
@@ -67,20 +67,19 @@ class GuardedHttpToolsProtocol(CountedConnection):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.parser = make_parser(self)
-        # The pieces that hold the head that is being received, and whether they begin with it.
+        # The pieces that hold the head that is being received, whether they begin with it, and whether a message has
+        # ended in the last one.
         self._received = b""
-        self._is_first = True
+        self._is_first, self._has_ended = True, False
         # Whether the message offers an upgrade; the parser then ends it at its head.
         self._has_offer = False
         # When the client must have sent what it owes; NEVER while the server owes an answer.
         self.deadline = NEVER
         self._received_since = 0.0
-        self._in_head = True
-        self._in_message = False
+        self._in_head, self._in_message = True, False
         # Whether the message that is being received has a cycle, so a handler that answers it.
         self._has_cycle = False
-        self._head_bytes = 0
-        self._body_bytes = 0
+        self._head_bytes = self._body_bytes = 0
         # Of a message whose head is complete: bytes since the last ones of its body, so chunk sizes and trailers.
         self._trailing_bytes = 0
         self._max_body_bytes = self.limits.max_body_bytes
@@ -114,8 +113,6 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self._feed_slices(data)
         else:
             self._feed(data)
-            if self._in_head:
-                self._head_bytes += len(data)
 
     def _feed_slices(self, data: bytes) -> None:
         """Feed a large piece in slices, so that the parser never holds more of a head than is allowed."""
@@ -126,8 +123,6 @@ class GuardedHttpToolsProtocol(CountedConnection):
                 self._feed_body(part)
             else:
                 self._feed(part)
-                if self._in_head:
-                    self._head_bytes += len(part)
             if self._discarding_input:
                 return
             if self._in_head and self._head_bytes > self.limits.max_head_bytes:
@@ -153,6 +148,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self._received, self._is_first = data, True
         else:
             self._received = self._received + data if self._in_head else data
+        self._has_ended = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -163,6 +159,9 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self._feed_behind_offers(data, offer.args[0])
         if not self._in_message or not self._in_head:
             self._received = b""
+        # A head behind the end of a message begins somewhere in this piece: `_head_refusal` measures it.
+        if self._in_head and not self._has_ended:
+            self._head_bytes += len(data)
 
     def _feed_behind_offers(self, data: bytes, at: int) -> None:
         """Feed a piece from `at` on, where a message that offers an upgrade has its rest, to parsers of their own."""
@@ -266,6 +265,9 @@ class GuardedHttpToolsProtocol(CountedConnection):
         method, url = self.parser.get_method(), self.url
         if not has_request_line(self._received, method, url, is_first=self._is_first):
             return MALFORMED
+        most = self.limits.max_head_bytes
+        if len(self._received) > most and head_size(url, self.headers) > most:
+            return HEAD_TOO_LARGE
         return head_refusal(method, self.parser.get_http_version(), url, self.headers)
 
     def _is_ordinary(self, path: FastPath, fields: HeaderFields) -> bool:
@@ -312,7 +314,8 @@ class GuardedHttpToolsProtocol(CountedConnection):
         if self._has_offer:
             return
         # The next bytes are a head again, even after a refusal.
-        self._in_head, self._in_message, self._is_first, self._head_bytes = True, False, False, 0
+        self._in_head = self._has_ended = True
+        self._in_message, self._is_first, self._head_bytes = False, False, 0
         if self._discarding_input:
             return
         exchange = self._exchange

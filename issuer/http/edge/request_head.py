@@ -24,6 +24,11 @@ def is_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
+def head_size(url: bytes, headers: Headers) -> int:
+    """Return the size of a head in bytes, without method and version."""
+    return len(url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in headers)
+
+
 def has_request_line(received: bytes, method: bytes, url: bytes, *, is_first: bool) -> bool:
     """Return whether the request line names HTTP. The parser also takes RTSP, and a request line that ends early.
 
