@@ -224,6 +224,10 @@ async def test_entries_of_the_last_30_days_cannot_be_cut(postgres: Pool) -> None
     await acts(postgres, 2)
     with pytest.raises(asyncpg.RestrictViolationError, match="last 30 days"):
         await cut(postgres, 29)
+    # With a time that is not known to be long ago, every entry would be one that is old enough.
+    for older_than in ("NULL", "'infinity'"):
+        with pytest.raises(asyncpg.RestrictViolationError, match="last 30 days"):
+            await postgres.fetchval(f"SELECT audit_cut({older_than}, 1000)")
     assert (await verify(postgres)).entries == 2
 
 

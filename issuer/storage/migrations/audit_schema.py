@@ -97,7 +97,7 @@ DECLARE
     removed audit_ends;
     cut audit_log;
 BEGIN
-    IF older_than > now() - interval '30 days' THEN
+    IF older_than IS NULL OR older_than > now() - interval '30 days' THEN
         RAISE EXCEPTION 'audit entries of the last 30 days are kept' USING ERRCODE = 'restrict_violation';
     END IF;
     SELECT * INTO STRICT removed FROM audit_ends WHERE which = 'removed' FOR UPDATE;
