@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from issuer.batches.batch import BatchEndedError
 from issuer.generating.code_source import CodeSource, FewCodesError
 from issuer.generating.jobs import (
     Job,
@@ -147,18 +148,19 @@ async def _generate_chunk(connection: AnyConnection, job: Job, source: CodeSourc
 async def _insert(connection: AnyConnection, job: Job) -> Job:
     """Insert the staged codes that are new, with seqs, and count them in the job, in one transaction."""
     request = job.request
-    async with connection.transaction():
-        # An operator may have cancelled it; who cancels it now waits for this chunk.
-        job = await lock_job(connection, job.id)
-        if job.finished:
-            return job
-        if await connection.fetchval("SELECT ended_at IS NOT NULL FROM batches WHERE id = $1", request.batch_id):
-            return await end_job(connection, job.id, JobState.FAILED, "the batch has ended")
-        clients = [request.client_id]
-        numbering = await number_rows(connection, request.batch_id, clients)
-        await insert_codes(connection, request.batch_id, clients, numbering)
-        added = sum(addition.count for addition in numbering.additions)
-        return await count_generated(connection, job.id, added)
+    try:
+        async with connection.transaction():
+            # An operator may have cancelled it; who cancels it now waits for this chunk.
+            job = await lock_job(connection, job.id)
+            if job.finished:
+                return job
+            clients = [request.client_id]
+            numbering = await number_rows(connection, request.batch_id, clients)
+            await insert_codes(connection, request.batch_id, clients, numbering)
+            added = sum(addition.count for addition in numbering.additions)
+            return await count_generated(connection, job.id, added)
+    except BatchEndedError:
+        return await end_job(connection, job.id, JobState.FAILED, "the batch has ended")
 
 
 async def _load_pool(stores: Stores, connection: AnyConnection, job: Job, progress: Progress) -> Job:

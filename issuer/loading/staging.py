@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from issuer.batches.batch import BatchEndedError
 from issuer.loading.duplicates import Duplicates, count_duplicates, refuse_duplicates
 from issuer.loading.moves import take_unissued
 from issuer.loading.report import OtherBatch
@@ -47,6 +48,9 @@ _RAISE_TOTALS: Final = """
 UPDATE pools SET total = p.base + p.count FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS p (id, base, count)
 WHERE pools.id = p.id AND pools.total = p.base
 """
+# The end of a batch waits for this lock, and the load for a running end: so no code is added to a batch that has ended,
+# of which none would ever be issued. Taken last, since a pause and every other change of the batch waits for it, too.
+_LOCK_OPEN: Final = "SELECT ended_at IS NOT NULL FROM batches WHERE id = $1 FOR SHARE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ async def insert_codes(
 ) -> None:
     """Insert the codes that `number_rows` numbered, after each pool's total, and raise the totals; same transaction.
 
-    Raises PoolChangedError: the transaction must then be rolled back.
+    Raises BatchEndedError and PoolChangedError: the transaction must then be rolled back.
     """
     additions = numbering.additions
     if not additions:
@@ -157,6 +161,8 @@ async def insert_codes(
     raised = await connection.execute(_RAISE_TOTALS, pools, bases, counts, timeout=FILE_TIMEOUT_S)
     if count_of(raised) != len(additions):
         raise PoolChangedError(f"batch {batch_id}: the total of a pool changed while codes were added")
+    if await connection.fetchval(_LOCK_OPEN, batch_id):
+        raise BatchEndedError("the batch has ended: no codes can be added")
 
 
 async def _totals(connection: AnyConnection, batch_id: UUID | None, clients: Sequence[UUID]) -> dict[UUID, int]:

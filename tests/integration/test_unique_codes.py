@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from issuer.batches.batch import NewBatch
-from issuer.batches.store import Batch, BatchChanges, change_batch, create_batch
+from issuer.batches.store import Batch, BatchChanges, BatchEndedError, change_batch, create_batch
 from issuer.batches.tombstones import free_ended_batches
 from issuer.campaigns.store import NewCampaign, create_campaign
 from issuer.generating.code_format import CodeSpaceError, parse_code_format
@@ -90,14 +90,38 @@ async def test_loads_of_different_clients_do_not_wait_for_each_other(stores: Sto
         await connection.execute("SELECT FROM client_locks WHERE client_id = $1 FOR NO KEY UPDATE", A)
         assert (await load(stores, batch_of_b, codes("B", 10, B))).loaded == 10
         waiting = asyncio.create_task(load(stores, batch_of_a, codes("N", 10)))
-        async with asyncio.timeout(30):
-            while not await stores.postgres.fetchval(
-                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
-                " AND wait_event_type = 'Lock' AND query LIKE '%FROM client_locks%')"
-            ):
-                await asyncio.sleep(0.01)
+        await until_blocked(stores)
         assert not waiting.done()
     assert (await waiting).loaded == 10
+
+
+async def until_blocked(stores: Stores, sessions: int = 1) -> None:
+    """Wait until so many sessions wait for the lock of a client."""
+    async with asyncio.timeout(30):
+        while sessions > await stores.postgres.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock' AND query LIKE '%client_locks%'"
+        ):
+            await asyncio.sleep(0.01)
+
+
+async def test_no_code_is_added_to_a_batch_that_ends_meanwhile(stores: Stores) -> None:
+    """Neither loaded nor generated: the codes would never be issued, and their client could load them nowhere else."""
+    one, two = await new_batch(stores), await new_batch(stores)
+    await load(stores, one, codes("A", 5))
+    async with stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM client_locks WHERE client_id = $1 FOR NO KEY UPDATE", A)
+        loading = asyncio.create_task(load(stores, one, codes("N", 10)))
+        generating = asyncio.create_task(generate_codes(stores, generation(two.id, 10)))
+        await until_blocked(stores, 2)
+        await end(stores, one)
+        await drained(stores, two)
+    with pytest.raises(BatchEndedError):
+        await loading
+    job = await generating
+    assert (job.state, job.made, job.problem) == (JobState.FAILED, 0, "the batch has ended")
+    assert await count(stores, "codes") == 5
+    assert (await load_new(stores, codes("N", 10))).loaded == 10
 
 
 DIGITS: Final = [(A, f"{number:04d}") for number in range(900)]
