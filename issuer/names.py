@@ -7,6 +7,7 @@ beyond ASCII, and a variation selector behind a visible character.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
@@ -21,6 +22,8 @@ _BLANK: Final = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 _JOINERS: Final = "\u200c\u200d"
 _JOINED: Final = frozenset("LMS")
 """Categories of the characters that joiners join, by their first letter."""
+
+_DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|$)")
 
 
 def text_problem(text: str) -> str | None:
@@ -125,3 +128,8 @@ def _selects(text: str, place: int) -> bool:
 
 def _is_selector(character: str) -> bool:
     return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+
+
+def has_dot_segment(text: str) -> bool:
+    """Return whether a part between slashes or backslashes is `.` or `..`. Proxies and clients remove such parts."""
+    return _DOT_SEGMENT.search(text) is not None

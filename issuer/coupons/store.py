@@ -23,6 +23,7 @@ from issuer.coupons.coupon import (
     coupon_from_row,
 )
 from issuer.coupons.folding import case_sensitive_id, coupon_id, fold, fold_fully
+from issuer.instants import show_instant
 from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
 from issuer.pools.loader import load_pool
 from issuer.pools.memory import RedisMemoryError
@@ -147,6 +148,28 @@ async def count_used(stores: Stores, coupon: Coupon) -> int:
         (counters,) = await read_pool_counters(stores.redis, [(coupon.id, coupon.client_id)])
         numbered = (counters or NOT_IN_REDIS).issued
     return numbered - coupon.reversed - coupon.released
+
+
+async def show_coupon(stores: Stores, coupon: Coupon) -> dict[str, Any]:
+    """Return a coupon as the API and the command line show it. Raises RedisUnavailableError."""
+    used = await count_used(stores, coupon)
+    remaining = max(0, coupon.terms.available - used)
+    return {
+        "id": coupon.id,
+        "client_id": coupon.client_id,
+        "client_name": coupon.client_name,
+        "code": coupon.code,
+        "code_length": len(coupon.code),
+        "case_sensitive": coupon.case_sensitive,
+        **coupon.terms.to_json(),
+        "valid": remaining > 0 and not coupon.expired and not coupon.terms.paused,
+        "remaining": remaining,
+        "used": used,
+        "reversed": coupon.reversed,
+        "deleted": coupon.ended_at is not None,
+        "created_at": show_instant(coupon.created_at),
+        "updated_at": show_instant(coupon.updated_at),
+    }
 
 
 async def change_coupon(

@@ -12,7 +12,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from issuer.batches.rules import Rules, RulesError, parse_rules
+from issuer.batches.rules import Rules, parse_rules
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.strict_json import parse_object
 from issuer.ids import Identity, InvalidIdError, parse_uuid
@@ -119,15 +119,8 @@ def name_field(values: Mapping[str, Any]) -> str:
 
 
 def rules_field(values: Mapping[str, Any]) -> Rules:
-    """Return the rules of a body; without limits if they are null or absent."""
-    try:
-        return parse_rules(values.get("rules"))
-    except RulesError as error:
-        raise bad_rules(error) from error
-
-
-def bad_rules(error: RulesError) -> ProblemError:
-    return invalid(str(error), "invalid_rules")
+    """Return the rules of a body; without limits if they are null or absent. Raises RulesError."""
+    return parse_rules(values.get("rules"))
 
 
 def instant_field(values: Mapping[str, Any], name: str) -> datetime | None:

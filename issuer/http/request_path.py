@@ -13,9 +13,9 @@ from urllib.parse import unquote
 from starlette.convertors import Convertor, register_url_convertor
 
 from issuer.http.problems.problem import invalid
+from issuer.names import has_dot_segment
 
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|$)")
 
 
 class IdConvertor(Convertor[str]):
@@ -46,11 +46,6 @@ register_url_convertor("code", CodeConvertor())
 def with_and_without_slash(path: str) -> tuple[str, str]:
     """Return a path of a predecessor's route as it is and with its other end: a slash there makes no difference."""
     return path, path[:-1] if path.endswith("/") else path + "/"
-
-
-def has_dot_segment(text: str) -> bool:
-    """Return whether a part between slashes or backslashes is `.` or `..`. Proxies and clients remove such parts."""
-    return _DOT_SEGMENT.search(text) is not None
 
 
 def routed_path(raw: bytes) -> str:

@@ -18,6 +18,7 @@ from issuer.contract.events import encode_order
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.contract.outcomes import Outcome
 from issuer.coupons.coupon import Coupon, CouponTerms
+from issuer.coupons.fields import terms_fields
 from issuer.coupons.folding import coupon_id, fold, fold_fully
 from issuer.coupons.locations import CouponLocations
 from issuer.coupons.reversal import AlreadyReversedError, reverse_use
@@ -25,7 +26,6 @@ from issuer.coupons.store import change_coupon, count_used, create_coupon, find_
 from issuer.coupons.uses import use_id
 from issuer.engine.calls import Answer, UseAnswer
 from issuer.engine.engine import Engine
-from issuer.http.coupons.fields import terms_fields
 from issuer.journal.segments import Journal
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile

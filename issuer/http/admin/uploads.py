@@ -13,10 +13,10 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from issuer.batches.batch import Batch, BatchNotFoundError, NewBatch
-from issuer.batches.rules import NO_RULES, Rules, RulesError, parse_rules_text
+from issuer.batches.rules import NO_RULES, Rules, parse_rules_text
 from issuer.clients.registry import default_client
 from issuer.http.edge.limits import UPLOAD_PATH
-from issuer.http.fields import bad_rules, json_response
+from issuer.http.fields import json_response
 from issuer.http.idempotency import request_digest
 from issuer.http.loading import loading
 from issuer.http.multipart_form import multipart_form
@@ -83,7 +83,7 @@ async def post_upload(context: RequestContext) -> Response:
 
 
 def check_form(form: FormData) -> Upload:
-    """Check the form before anything is created. Raises ProblemError for the first fault found."""
+    """Check the form before anything is created. Raises ProblemError or RulesError for the first fault found."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise invalid("No CSV file provided", "no_csv_file")
@@ -92,10 +92,7 @@ def check_form(form: FormData) -> Upload:
     rules = form.get("rules", "")
     if not isinstance(rules, str):
         raise invalid("rules must be a JSON object", "invalid_rules")
-    try:
-        parsed = parse_rules_text(rules) if rules.strip() else None
-    except RulesError as error:
-        raise bad_rules(error) from error
+    parsed = parse_rules_text(rules) if rules.strip() else None
     create_clients = form.get("create_clients", "false")
     if create_clients not in ("true", "false"):
         raise invalid("create_clients must be true or false")

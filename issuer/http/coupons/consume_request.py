@@ -13,16 +13,10 @@ from issuer.contract.events import encode_order
 from issuer.contract.keys import NO_API_KEY
 from issuer.contract.outcomes import COUPON_HTTP, Outcome
 from issuer.coupons.coupon import CouponNotFoundError
+from issuer.coupons.fields import Fields, code_field, text_field
 from issuer.coupons.store import find_coupon
 from issuer.engine.calls import Answer, Slot
-from issuer.http.coupons.fields import (
-    Fields,
-    body_fields,
-    code_field,
-    query_fields,
-    refuse_twice,
-    text_field,
-)
+from issuer.http.coupons.fields import body_fields, query_fields, refuse_twice
 from issuer.http.fields import identify
 from issuer.http.problems.problem import outcome_problem
 from issuer.http.services import Services
@@ -49,7 +43,7 @@ class ConsumeRequest:
 
 
 def read_consume_request(stores: Stores, values: Fields) -> ConsumeRequest:
-    """Check the fields. Raises ProblemError. Values that many requests share are checked once."""
+    """Check the fields. Raises InvalidCouponError, InvalidIdError. Values that many requests share are checked once."""
     code = values.get("code")
     product = text_field(values, "product_id") if "product_id" in values else None
     order = text_field(values, "order_id") if "order_id" in values else None

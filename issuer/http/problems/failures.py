@@ -8,6 +8,7 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect
 
 from issuer.batches.named import AmbiguousNameError
+from issuer.batches.rules import RulesError
 from issuer.batches.store import (
     BatchEndedError,
     BatchIdTakenError,
@@ -24,6 +25,7 @@ from issuer.coupons.coupon import (
     CouponNotFoundError,
     ManyClientsError,
 )
+from issuer.coupons.fields import InvalidCouponError
 from issuer.coupons.reversal import AlreadyReversedError, ConsumptionNotFoundError
 from issuer.generating.code_format import CodeFormatError, CodeSpaceError
 from issuer.generating.code_source import FewCodesError
@@ -85,6 +87,8 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     CouponNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH, COUPON_HTTP),
     CouponExistsError: lambda error: ProblemError(409, str(error), "coupon_exists"),
     CouponDeletedError: lambda error: ProblemError(409, str(error), "coupon_deleted"),
+    InvalidCouponError: lambda error: invalid(str(error)),
+    RulesError: lambda error: invalid(str(error), "invalid_rules"),
     ManyClientsError: lambda error: ProblemError(409, str(error), "client_id_needed"),
     ConsumptionNotFoundError: lambda error: ProblemError(404, str(error), "consumption_not_found"),
     AlreadyReversedError: lambda error: ProblemError(409, str(error), "already_reversed"),
