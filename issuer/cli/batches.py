@@ -82,8 +82,8 @@ def show(batch: str = BATCH, as_json: bool = AS_JSON) -> None:
         return
     _print_batch(shown)
     names = ("total", "in_redis", "issued", "ledger", "backlog", "quarantined", "dead_letters")
-    rows = [(str(pool.client_id), *(getattr(pool, name) for name in names)) for pool in stock]
-    print_table(("client", *names), rows, empty="no codes yet: see `issuer preload --help`")
+    rows = [(str(pool.client_id), pool.client_name or "-", *(getattr(pool, name) for name in names)) for pool in stock]
+    print_table(("client", "name", *names), rows, empty="no codes yet: see `issuer preload --help`")
 
 
 @commands.command()

@@ -84,7 +84,9 @@ def list_command(
     def row(pair: tuple[Campaign, Counters]) -> tuple[Cell, ...]:
         campaign, counters = pair
         start = shown_time(campaign.batch.starts_at)
-        return str(campaign.id), counters.state.value, start, counters.issued, counters.total, campaign.batch.name
+        client = campaign.client_name or str(campaign.client_id)
+        figures = (counters.issued, counters.total)
+        return str(campaign.id), counters.state.value, start, *figures, client, campaign.batch.name
 
     async def work(stores: Stores) -> None:
         async def page(cursor: str | None) -> Page[Campaign]:
@@ -99,7 +101,7 @@ def list_command(
             with_counters(),
             as_json=as_json,
             to_json=lambda pair: show_campaign(*pair),
-            headers=("id", "state", "starts", "issued", "total", "name"),
+            headers=("id", "state", "starts", "issued", "total", "client", "name"),
             row=row,
             empty="no campaigns: see `issuer campaigns create --help`",
         )

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from issuer.storage.stores import Stores
 
 BATCH: Final[Any] = typer.Argument(..., metavar="BATCH", help="Name or id of the batch.")
+ANY_BATCH: Final[Any] = typer.Option(
+    None, "--batch", "--batch-id", help="Only this batch, campaign or coupon: its name, code or id."
+)
 BATCH_NAME: Final[Any] = typer.Option(
     None, help="Name of a batch that has not expired; without such a batch a new one is created."
 )
@@ -146,6 +149,41 @@ async def named_batch(postgres: Pool, given: str, *, client_id: UUID | None = No
         raise InputError(f"no batch found with the name or id {given!r}") from error
     except AmbiguousNameError as error:
         raise ambiguous(error, "the id") from error
+
+
+async def any_batch(postgres: Pool, given: str | None) -> UUID | None:
+    """Return the id of the batch, campaign or coupon with this name, code or id; None if None is given.
+
+    A name finds a batch first, then a campaign, then a coupon. Raises InputError.
+    """
+    from issuer.batches.named import AmbiguousNameError, find_named_batch
+    from issuer.batches.store import BatchNotFoundError
+    from issuer.campaigns.campaign import CampaignNotFoundError
+    from issuer.campaigns.store import find_named_campaign
+    from issuer.coupons.coupon import CouponNotFoundError, ManyClientsError
+    from issuer.coupons.store import find_coupon
+    from issuer.storage.postgres import unavailable_translated
+
+    if given is None:
+        return None
+    batch_id = parse_uuid(given)
+    if batch_id is not None:
+        async with unavailable_translated():
+            if await postgres.fetchval("SELECT EXISTS (SELECT FROM batches WHERE id = $1)", batch_id):
+                return batch_id
+        raise InputError(f"no batch, campaign or coupon has the id {batch_id}")
+    try:
+        with suppress(BatchNotFoundError):
+            return (await find_named_batch(postgres, given)).id
+        with suppress(CampaignNotFoundError):
+            return (await find_named_campaign(postgres, given)).id
+        with suppress(CouponNotFoundError):
+            return (await find_coupon(postgres, given)).id
+    except AmbiguousNameError as error:
+        raise ambiguous(error, "the id") from error
+    except ManyClientsError as error:
+        raise InputError("several clients have a coupon with this code: give its id") from error
+    raise InputError(f"no batch, campaign or coupon has the name {given!r}")
 
 
 def ambiguous(error: AmbiguousNameError, instead: str) -> InputError:

@@ -8,10 +8,10 @@ import sys
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
-from uuid import UUID
 
 import typer
 
+from issuer.cli.chosen_batch import ANY_BATCH, any_batch
 from issuer.cli.options import identity_option, instant_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, run_with_postgres
 from issuer.names import text_problem
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from issuer.storage.postgres import Pool
 
 _OPTIONS: Final = {
-    Filter.BATCH: "--batch-id",
+    Filter.BATCH: "--batch",
     Filter.CLIENT: "--client",
     Filter.CUSTOMER: "--customer",
     Filter.CODE: "--code",
@@ -40,7 +40,7 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
     @commands.command("export", help=f"{report.summary}. The number of rows is printed to stderr at the end.")
     def export(
         format_: Format = typer.Option(Format.CSV, "--format", help="csv, ndjson or xlsx."),
-        batch_id: UUID | None = typer.Option(None, help="Only rows of this batch."),
+        batch: str | None = ANY_BATCH,
         client: str | None = typer.Option(None, help="Only rows of this client: a UUID or a text."),
         customer: str | None = typer.Option(None, help="Only rows of this customer: a UUID or a text."),
         code: str | None = typer.Option(None, help="Only rows of the coupon with this code."),
@@ -60,7 +60,7 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
             start, end = instant_option(from_, "--from"), instant_option(to, "--to")
         except InputError as error:
             fail(str(error), BAD_INPUT)
-        values = (batch_id, client, customer, code, start, end)
+        values = (batch, client, customer, code, start, end)
         selection = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not None}
         if code is not None and text_problem(code) is not None:
             fail("--code: must be the code of a coupon", BAD_INPUT)
@@ -144,6 +144,10 @@ def _export(export: _Export, selection: Selection) -> None:
             for name in (Filter.CLIENT, Filter.CUSTOMER)
             if name in selection
         }
+        if Filter.BATCH in selection:
+            batch_id = await any_batch(postgres, str(selection[Filter.BATCH]))
+            assert batch_id is not None
+            ids[Filter.BATCH] = batch_id
         rows = read_rows(postgres.acquire(), export.report, {**selection, **ids}, timeout_s=limit_s)
         async with aclosing(rows):
             return await (export.to_stdout(rows) if export.output is None else export.to_file(rows, export.output))

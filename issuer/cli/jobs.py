@@ -44,7 +44,7 @@ def list_command(
             headers=("id", "state", "made", "count", "created", "batch", "client", "problem"),
             row=lambda job: (
                 str(job.id), job.state.value, job.made, job.request.count, shown_time(job.created_at),
-                str(job.request.batch_id), str(job.request.client_id), job.problem or "-",
+                job.batch_name, job.client_name or str(job.request.client_id), job.problem or "-",
             ),
             empty="no jobs are unfinished; --all lists the others" if not everything else "no jobs yet",
         )  # fmt: skip
@@ -88,7 +88,7 @@ def _show_one(work: Callable[[Pool], Awaitable[Job]], as_json: bool) -> None:
         ("job", str(job.id)),
         ("state", job.state.value),
         ("codes", f"{job.made:,} of {job.request.count:,}"),
-        ("batch", str(job.request.batch_id)),
-        ("client", str(job.request.client_id)),
+        ("batch", f"{job.request.batch_id} {job.batch_name}"),
+        ("client", f"{job.request.client_id} {job.client_name or ''}".rstrip()),
         ("problem", job.problem),
     )

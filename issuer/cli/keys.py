@@ -89,7 +89,7 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         str(key.id),
         "valid" if key.revoked_at is None else "revoked",
         ",".join(sorted(key.scopes)),
-        str(key.client_id or "-"),
+        key.client_name or str(key.client_id or "-"),
         str(key.rate_limit or "-"),
         str(key.failed_lookup_limit or "-"),
         key.name,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import typer
 
+from issuer.cli.chosen_batch import ANY_BATCH, any_batch
 from issuer.cli.options import AS_JSON
 from issuer.cli.output import FAILED, print_json, run
 
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def reconcile(
-    batch_id: UUID | None = typer.Option(None, help="Only the pools of this batch."),
+    batch: str | None = ANY_BATCH,
     as_json: bool = AS_JSON,
 ) -> None:
     """Check per pool that ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
@@ -28,16 +28,11 @@ def reconcile(
     Also checks that no client has a code more than once. Exit code 0: it all holds; 1: it does not.
     May run while codes are redeemed; changes nothing.
     """
-    from issuer.cli.output import InputError
     from issuer.ledger.reconcile import Reconciliation
     from issuer.ledger.reconcile import reconcile as balance
 
     async def work(stores: Stores) -> Reconciliation:
-        if batch_id is not None and not await stores.postgres.fetchval(
-            "SELECT EXISTS (SELECT FROM batches WHERE id = $1)", batch_id
-        ):
-            raise InputError(f"no batch has the id {batch_id}")
-        return await balance(stores, batch_id=batch_id)
+        return await balance(stores, batch_id=await any_batch(stores.postgres, batch))
 
     result = run(work)
     if as_json:

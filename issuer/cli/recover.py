@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import typer
 
+from issuer.cli.chosen_batch import ANY_BATCH, any_batch
 from issuer.cli.options import AS_JSON, client_option
 from issuer.cli.output import (
     BAD_INPUT,
@@ -24,6 +24,7 @@ from issuer.cli.tables import print_table, shown_time
 
 if TYPE_CHECKING:
     from issuer.ledger.record import RecordResult
+    from issuer.recovery.quarantine import QuarantinedRange
     from issuer.recovery.recovery import RecoveryOptions, RecoveryReport
     from issuer.settings import Settings
     from issuer.storage.stores import Stores
@@ -149,13 +150,14 @@ def max_backlog(
         typer.echo(f"the backlog of each partition is bounded by {bound}")
 
 
-def list_quarantined(
-    batch_id: UUID | None = typer.Option(None, "--batch-id", help="Only this batch."), as_json: bool = AS_JSON
-) -> None:
+def list_quarantined(batch: str | None = ANY_BATCH, as_json: bool = AS_JSON) -> None:
     """List quarantined codes, by recovery and pool."""
     from issuer.recovery.quarantine import list_quarantined as read_quarantined
 
-    pools = run(lambda stores: read_quarantined(stores, batch_id))
+    async def work(stores: Stores) -> list[QuarantinedRange]:
+        return await read_quarantined(stores, await any_batch(stores.postgres, batch))
+
+    pools = run(work)
     if as_json:
         print_json(pools)
         return
@@ -169,7 +171,7 @@ def list_quarantined(
 
 
 def release(
-    batch_id: UUID = typer.Argument(help="Id of the batch."),
+    batch: str = typer.Argument(metavar="BATCH", help="Name or id of the batch or campaign, or code of the coupon."),
     client: str | None = typer.Option(None, "--client", help="Only codes of this client."),
     yes: bool = typer.Option(
         False, "--yes", help="Do not ask whether all journals were replayed and no old primary runs."
@@ -192,6 +194,8 @@ def release(
     async def work(stores: Stores) -> int:
         try:
             client_id = await client_option(stores.postgres, client)
+            batch_id = await any_batch(stores.postgres, batch)
+            assert batch_id is not None
             return await release_quarantined(stores, batch_id, client_id=client_id, actor=cli_actor())
         except BatchNotFoundError as error:
             raise InputError(str(error)) from error

@@ -7,13 +7,17 @@ import csv
 import io
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import openpyxl
 import pytest
 
 from issuer.access.api_keys import digest
+from issuer.campaigns.store import NewCampaign, create_campaign
+from issuer.coupons.coupon import CouponTerms
+from issuer.coupons.store import create_coupon
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.command import Command, CommandInProcess
@@ -242,3 +246,29 @@ def test_what_is_no_head_exits_with_2(issuer_here: CommandInProcess, head: str) 
     done = issuer_here("audit", "verify", "--head", head)
     assert (done.status, done.out) == (2, "")
     assert "ID:HASH" in done.err
+
+
+async def test_commands_take_batches_campaigns_and_coupons_by_name(issuer: Command, stores: Stores) -> None:
+    shop = (await issuer("clients", "create", "band-42", "--name", "Band 42", "--json")).json
+    chosen = str(uuid4())
+    made = await issuer("batches", "create", "--id", chosen, "--name", "Summer", "--client", "band-42", "--json")
+    assert made.json["id"] == chosen
+    await create_coupon(stores, UUID(shop["id"]), "SAVE-20", CouponTerms(available=5), actor="test")
+    new = NewCampaign("Drop", 3, datetime(2020, 1, 1, tzinfo=UTC), client_id=UUID(shop["id"]))
+    campaign = await create_campaign(stores, new, actor="test")
+
+    for name, batch_id in (("Summer", chosen), ("Drop", str(campaign.id)), (chosen.upper(), chosen)):
+        report = (await issuer("reconcile", "--batch", name, "--json")).json
+        assert {pool["batch_id"] for pool in report["pools"]} == {batch_id}
+    coupons = (await issuer("reconcile", "--batch", "save 20", "--json")).json
+    assert [pool["client_id"] for pool in coupons["pools"]] == [shop["id"]]
+    listed = await issuer("campaigns", "list")
+    assert "Band 42" in listed.out
+    assert "Band 42" in (await issuer("batches", "show", "Summer")).out
+    taken = await issuer("batches", "create", "--id", chosen, "--name", "Other")
+    assert (taken.status, taken.err.splitlines()[0]) == (2, "error: the id is taken")
+    assert (await issuer("batches", "create", "--name", "Summer", "--json")).status == 0
+    twice = await issuer("batches", "pause", "Summer")
+    assert twice.status == 2
+    assert "several batches have the name 'Summer'; choose one with the id" in twice.err
+    assert chosen in twice.err

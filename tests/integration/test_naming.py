@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from issuer.settings import Settings
-from tests.support.api import UPLOAD, Api, problem, running_app
+from tests.support.api import REDEEM, UPLOAD, Api, problem, running_app
 
 BATCHES = "/api/v1/batches"
 REPORT = "/api/v1/reports/batches"
@@ -134,6 +134,9 @@ async def test_the_default_client_is_that_of_whatever_names_none(settings: Setti
         created = (await api.client.post("/api/v1/campaigns", json=campaign, headers=api.admin)).json()
         assert created["client_id"] == default
         assert (created["client_name"], shown["stock"][0]["client_name"]) == ("band-42", "band-42")
+        redemption = {"batchid": report["batch_id"], "customerid": "anna"}
+        for key, code in ((api.redeemer, "A1"), (await api.key("redeem", client_id=other), "A2")):
+            assert (await api.client.post(REDEEM, json=redemption, headers=key)).json() == {"code": code}
         # A bound key has its own client, whatever the default is.
         bound = await api.key("admin", client_id=other)
         mine = (await api.client.post("/api/v1/campaigns", json=campaign, headers=bound)).json()

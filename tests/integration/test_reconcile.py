@@ -211,6 +211,9 @@ async def test_the_command(shop: LedgerShop, settings: Settings) -> None:
     assert status == 1
     shown = orjson.loads(output)
     assert shown["pools"][0]["missing"] == [6, 12]
+    name = await shop.stores.postgres.fetchval("SELECT name FROM batches")
+    status, output = await run_command(settings, "reconcile", "--batch", name, "--json")
+    assert (status, orjson.loads(output)["pools"]) == (1, shown["pools"])
     status, output = await run_command(settings, "reconcile", "--batch-id", str(uuid.uuid4()))
     assert status == 2, output
 

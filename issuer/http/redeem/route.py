@@ -54,6 +54,8 @@ class RedeemExchange(HotExchange):
         services, key = self.services, self.key
         assert services is not None
         bound_to = None if key is None else key.client_id
+        if client is None:
+            client = services.settings.default_client if bound_to is None else str(bound_to)
         pools = self.route.pools if bound_to is None else self.route.bound_pools
         # Ids in the cache were valid when they were added.
         pool = pools.find((batch, client)) if type(batch) is str and type(client) is str else None
