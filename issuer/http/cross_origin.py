@@ -59,7 +59,7 @@ class CrossOrigin:
     def of(cls, settings: Settings) -> CrossOrigin | None:
         """Return what the settings admit; None: nothing."""
         origins: Iterable[bytes] = (origin.encode() for origin in parse_origins(settings.cors_origins))
-        headers = {
+        headers: dict[bytes, HeaderList] = {
             origin: (
                 (b"access-control-allow-origin", origin),
                 (b"access-control-expose-headers", _EXPOSED),

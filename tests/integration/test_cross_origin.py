@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from issuer.http.app import OPERATIONS
 from issuer.http.auth import Access
-from issuer.http.campaigns.events import PATH as CAMPAIGNS
+from issuer.http.campaigns.routes import PATH as CAMPAIGNS
 from issuer.http.coupons.consume_route import CONSUME_PATH
 from issuer.http.cross_origin import ROUTES
 from issuer.origins import parse_origins

@@ -96,7 +96,7 @@ async def test_loads_of_different_clients_do_not_wait_for_each_other(stores: Sto
 
 
 async def until_blocked(stores: Stores, sessions: int = 1) -> None:
-    """Wait until so many sessions wait for the lock of a client."""
+    """Wait until that number of sessions waits for the lock of a client."""
     async with asyncio.timeout(30):
         while sessions > await stores.postgres.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
