@@ -14,7 +14,7 @@ from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.ledger.record import RecordResult
 from issuer.settings import Settings
 from issuer.storage.incarnation import Blessed
-from issuer.storage.postgres import SESSION, Connection
+from issuer.storage.postgres import SESSION, Connection, connect
 
 log = structlog.get_logger()
 
@@ -61,12 +61,12 @@ class LedgerWriter:
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             limit_ms = int(self._settings.postgres_timeout_s * 1000)
-            self._connection = await asyncpg.connect(
-                self._settings.database_url.get_secret_value(),
-                timeout=min(10.0, self._settings.postgres_timeout_s),
-                command_timeout=self._settings.postgres_timeout_s,
+            self._connection = await connect(
+                self._settings,
+                timeout_s=min(10.0, self._settings.postgres_timeout_s),
+                limit_s=self._settings.postgres_timeout_s,
                 # An ack removes the event from Redis, so the commit must be on disk: SESSION sets synchronous_commit.
-                server_settings=SESSION
+                session=SESSION
                 | {
                     "application_name": "issuer sync_worker",
                     # Postgres ends what this process has given up, and what a frozen worker holds.

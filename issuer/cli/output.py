@@ -197,8 +197,10 @@ def run(work: Callable[[Stores], Awaitable[T]], *, settings: Settings | None = N
     async def work_with_stores() -> T:
         from issuer.recovery.opening import open_stores
         from issuer.storage.migrate import check_schema
+        from issuer.storage.pooling import refuse_pooling
         from issuer.storage.postgres import close_pool, connect_pool
 
+        await refuse_pooling(settings)
         postgres = await connect_pool(settings, size=1)
         try:
             await check_schema(postgres)
@@ -216,8 +218,10 @@ def run_with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
 
     async def work_with_postgres() -> T:
         from issuer.storage.migrate import check_schema
+        from issuer.storage.pooling import refuse_pooling
         from issuer.storage.postgres import close_pool, connect_pool
 
+        await refuse_pooling(settings)
         postgres = await connect_pool(settings, size=2)
         try:
             await check_schema(postgres)
@@ -271,11 +275,13 @@ def _known_failures() -> tuple[type[Exception], ...]:
 
     from issuer.storage.incarnation import InstallationError
     from issuer.storage.migrate import SchemaError
+    from issuer.storage.pooling import PoolingError
     from issuer.storage.postgres import UNAVAILABLE, PostgresUnavailableError
     from issuer.storage.redis_link import RedisUnavailableError
 
     return (
         InstallationError,
+        PoolingError,
         SchemaError,
         PostgresUnavailableError,
         RedisUnavailableError,

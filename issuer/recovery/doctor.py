@@ -16,6 +16,7 @@ from issuer.settings import Settings
 from issuer.storage.failed_rows import count_failed_rows, list_failed_rows
 from issuer.storage.grants import Process
 from issuer.storage.migrate import SchemaError, check_schema
+from issuer.storage.pooling import pooling_problem
 from issuer.storage.postgres import Pool, PostgresUnavailableError, own_connection, unavailable_translated
 from issuer.storage.redis_link import Link, RedisUnavailableError, time_ms
 from issuer.storage.roles import excess_rights, lacking_rights
@@ -42,6 +43,11 @@ async def examine(settings: Settings, postgres: Pool) -> list[Check]:
     """
     checks: list[Check] = []
     try:
+        problem = await pooling_problem(settings)
+        found = problem or "each connection is one session"
+        checks.append(Check("postgres sessions", problem is None, found, "see docs/deployment.md, PgBouncer"))
+        if problem is not None:
+            return checks
         async with unavailable_translated():
             checks += [check async for check in _postgres(settings, postgres)]
     except PostgresUnavailableError as error:

@@ -20,6 +20,7 @@ from issuer.contract.events import EVENT_FORMAT
 from issuer.contract.keys import KEY_FORMAT
 from issuer.settings import Settings
 from issuer.storage.migrate import SchemaError, check_schema
+from issuer.storage.pooling import PoolingError, refuse_pooling
 from issuer.storage.postgres import Pool, PostgresUnavailableError, close_pool, connect_pool, unavailable_translated
 
 log = structlog.get_logger()
@@ -95,8 +96,9 @@ class Incarnations:
         Raises InstallationError if it does not, PostgresUnavailableError if that cannot be determined.
         """
         try:
+            await refuse_pooling(self._settings)
             await check_schema(self._postgres)
-        except SchemaError as error:
+        except (PoolingError, SchemaError) as error:
             raise InstallationError(str(error)) from error
         async with unavailable_translated():
             await self._postgres.execute(

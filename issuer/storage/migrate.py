@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from issuer.settings import Settings
+from issuer.storage.pooling import refuse_pooling
 from issuer.storage.postgres import MIGRATION_LOCK, Pool, unavailable_translated
 from issuer.storage.roles import EXISTING_ROLES, OWNS_DATABASE, grant_statements, role_names
 
@@ -85,13 +86,15 @@ async def migrate(settings: Settings) -> str | None:
     setting owner_database_url.
 
     Safe to run from several processes at the same time and to kill at any moment. Raises SchemaError when the database
-    is newer than that, PostgresUnavailableError when it cannot be reached.
+    is newer than that, PoolingError, PostgresUnavailableError when it cannot be reached.
     """
     # Imported here: the API calls check_schema only and need not load SQLAlchemy.
     from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
+
+    await refuse_pooling(settings.as_owner())
 
     async def connect() -> Any:
         # asyncpg parses the URL, as everywhere else, so sslmode, sockets and service files mean the same.

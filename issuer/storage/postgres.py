@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -78,11 +78,22 @@ SESSION: Final = {
     # The statement of a killed process: until it ends, its locks would block the process that continues the work.
     "client_connection_check_interval": "1s",
 }
-"""Settings of every session. A commit is on disk before it is answered, whatever the server's default is."""
+"""Settings of every session. A commit is on disk before it is answered, whatever the server's default is.
+
+They are set when the session begins, not in the startup message: a pooler refuses parameters there that it does not
+know.
+"""
 
 
 class PostgresUnavailableError(Exception):
     """Postgres cannot be reached or did not answer in time. The statement may or may not have taken effect."""
+
+
+class _PoolConnection(asyncpg.Connection):
+    """A connection of a pool. What resets it on its return sets SESSION again, in the same round trip."""
+
+    def get_reset_query(self) -> str:
+        return f"{super().get_reset_query()}\n{_set(SESSION)}"
 
 
 async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None = None) -> Pool:
@@ -97,19 +108,38 @@ async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None
         max_size=size,
         timeout=min(limit_s, 10.0),
         command_timeout=limit_s,
-        server_settings=SESSION,
+        connection_class=_PoolConnection,
+        init=_begin_session,
     )
+
+
+async def _begin_session(connection: AnyConnection) -> None:
+    await connection.execute(_set(SESSION))
+
+
+def _set(session: Mapping[str, str]) -> str:
+    return "".join(f"SET {name} = '{value}';\n" for name, value in session.items())
+
+
+async def connect(
+    settings: Settings, *, timeout_s: float, limit_s: float, session: Mapping[str, str] = SESSION
+) -> Connection:
+    """Return a new connection with these settings of its session. `limit_s` bounds each statement."""
+    connection = await asyncpg.connect(
+        settings.database_url.get_secret_value(), timeout=timeout_s, command_timeout=limit_s
+    )
+    try:
+        await connection.execute(_set(session))
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 @asynccontextmanager
 async def own_connection(settings: Settings, *, timeout_s: float = 3600.0) -> AsyncIterator[Connection]:
     """Open a connection outside any pool, for one long piece of work. Its session locks end with the block."""
-    connection = await asyncpg.connect(
-        settings.database_url.get_secret_value(),
-        timeout=10.0,
-        command_timeout=timeout_s,
-        server_settings=SESSION,
-    )
+    connection = await connect(settings, timeout_s=10.0, limit_s=timeout_s)
     try:
         yield connection
     finally:

@@ -30,6 +30,7 @@ from issuer.storage.postgres import (
     WORKER_LOCK,
     Connection,
     PostgresUnavailableError,
+    connect,
     own_connection,
     unavailable_translated,
 )
@@ -205,10 +206,8 @@ class TaskRows:
         settings = self._stores.settings
         # A lost mark costs one more crash, so it need not wait for the disk.
         options = SESSION | {"synchronous_commit": "off", "application_name": "issuer sync_worker rows"}
-        connection = await asyncpg.connect(
-            settings.database_url.get_secret_value(), timeout=min(10.0, settings.postgres_timeout_s),
-            command_timeout=settings.postgres_timeout_s, server_settings=options,
-        )  # fmt: skip
+        limit_s = settings.postgres_timeout_s
+        connection = await connect(settings, timeout_s=min(10.0, limit_s), limit_s=limit_s, session=options)
         try:
             session = secrets.randbelow(2**31 - 1) + 1
             await connection.execute("SELECT pg_advisory_lock($1, $2)", WORKER_LOCK, session)

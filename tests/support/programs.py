@@ -29,6 +29,7 @@ PROGRAMS: Final = {
         Program("chromium", "chromium", "the pages in a browser"),
         Program("docker-compose", "docker-compose", "that docker-compose accepts docker-compose.yml"),
         Program("openssl", "openssl", "TLS to Redis and PostgreSQL"),
+        Program("pgbouncer", "pgbouncer", "that the service works behind PgBouncer"),
         Program("wrk", "wrk", "the benchmark's figures with wrk as driver"),
         Program("curl", "curl", "that the curl commands we print and document work when pasted"),
     )
