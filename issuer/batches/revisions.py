@@ -5,7 +5,8 @@ The steps run under the batch's PUSH_LOCK. The process may be killed after any o
 2. Write what redeem.lua reads. Set `rebuilding`, so that the batch answers 503 from here on, if the rules changed, or
    if they changed before and a use was reversed, or if a reversed use has the same time as the next one could have.
 3. Write the windows that the new rules need, from the stream, the dead letters and the ledger.
-4. Repeat step 2 without `rebuilding`: the batch is open under the new rules.
+4. Open pools that an import has taken back, then repeat step 2 without `rebuilding`: the batch is open under the new
+   rules.
 5. Set `redis_revision`: this revision need not be pushed again.
 """
 
@@ -22,6 +23,7 @@ from issuer.batches.batch_revision import FOR_REDIS, BatchRevision
 from issuer.batches.reversals import PendingReversal, find_pending_reversals, mark_returned, return_uses
 from issuer.batches.windows import fenced_writer, read_backlog, write_windows
 from issuer.contract.keys import partition_keys, partition_of
+from issuer.pools.loader import reopen_pool
 from issuer.storage.postgres import PUSH_LOCK, PoolConnection, advisory_lock, lock_of, unavailable_translated
 from issuer.storage.redis_link import redis_errors_translated, time_ms
 
@@ -34,6 +36,10 @@ log = structlog.get_logger()
 
 _UNPUSHED: Final = f"{FOR_REDIS} WHERE id = $1 AND redis_revision < revision"
 _MARK_PUSHED: Final = "UPDATE batches SET redis_revision = $2 WHERE id = $1 AND redis_revision < $2"
+
+_TAKEN_BACK: Final = """
+SELECT id FROM pools WHERE batch_id = $1 AND NOT opened AND EXISTS (
+  SELECT FROM redemptions r WHERE r.pool_id = pools.id) ORDER BY id"""
 
 
 async def push_batch(stores: Stores, batch_id: UUID) -> None:
@@ -104,6 +110,9 @@ async def _open(
     """
     if reversals:
         await return_uses(stores.redis, revision.batch_id, reversals)
+    for row in await connection.fetch(_TAKEN_BACK, revision.batch_id):
+        # Until then its list has the order before the import.
+        await reopen_pool(stores, row["id"])
     await revision.put(stores.redis)
     if reversals:
         await mark_returned(connection, reversals)

@@ -41,6 +41,12 @@ _TO_DRAIN: Final = """
 SELECT id, revision FROM batches WHERE ended_at IS NOT NULL AND drained_at IS NULL AND redis_revision = revision
 ORDER BY ended_at"""
 
+# A pool that was never opened issued nothing here: what the ledger has of it was imported.
+_FINAL: Final = """
+UPDATE pools SET final_issued = CASE WHEN opened THEN $2 ELSE
+  coalesce((SELECT max(seq) FROM redemptions WHERE pool_id = $1), 0) END
+WHERE id = $1"""
+
 _MARK_DRAINED: Final = "UPDATE batches SET drained_at = now() WHERE id = $1 AND drained_at IS NULL"
 
 # One hour longer than results are kept, because the clocks of Postgres and Redis may differ.
@@ -111,7 +117,7 @@ async def _drain(stores: Stores, batch_id: UUID, in_stream: set[int]) -> int:
     _, windows, _ = batch_patterns(partition, batch_id)
     await _unlink_matching(stores, windows)
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        await connection.executemany("UPDATE pools SET final_issued = $2 WHERE id = $1", issued)
+        await connection.executemany(_FINAL, issued)
         await connection.execute(_MARK_DRAINED, batch_id)
     log.info("ended batch drained", batch_id=str(batch_id), pools=len(pools))
     return 1

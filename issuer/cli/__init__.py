@@ -26,6 +26,7 @@ MODULES: Final = {
     "consumptions": "coupons",
     "clients": "clients",
     "jobs": "jobs",
+    "import": "importing",
     "keys": "keys",
     "redemptions": "redemptions",
     "reconcile": "reconcile",

@@ -36,7 +36,7 @@ def progress_bars(size: int | None, *, silent: bool = False) -> Iterator[Progres
 class _Bars:
     """Progress bars that show one phase after the other."""
 
-    _UNITS: Final = {"reading": "kB/s", "generating": "codes/s", "loading": "codes/s"}
+    _UNITS: Final = {"reading": "kB/s", "importing": "codes/s", "generating": "codes/s", "loading": "codes/s"}
 
     def __init__(self, bars: Progress, size: int | None) -> None:
         self._bars = bars

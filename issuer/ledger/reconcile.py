@@ -137,6 +137,11 @@ def _is_lost(facts: asyncpg.Record) -> bool:
     return bool(facts["opened"]) and facts["final_issued"] is None
 
 
+def _imported(facts: asyncpg.Record) -> int:
+    """Return up to which seq a pool that is not opened is used: its codes were issued by another service."""
+    return 0 if facts["opened"] else facts["highest"] or 0
+
+
 async def _read_snapshot(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> _PartitionSnapshot:
     """Read `issued` of all pools and the stream in one MULTI."""
     keys = partition_keys(partition)
@@ -180,8 +185,8 @@ async def _balance(
     balances: dict[int, PoolBalance] = {}
     for row in rows:
         issued = seen.issued[row["id"]]
-        if issued is None:
-            issued = facts[row["id"]]["final_issued"] or 0
+        if issued is None or not facts[row["id"]]["opened"]:
+            issued = facts[row["id"]]["final_issued"] or _imported(facts[row["id"]])
         balances[row["id"]] = PoolBalance(row["id"], row["batch_id"], row["name"], row["client_id"], issued)
     ids = list(balances)
     bounds = [balance.issued for balance in balances.values()]

@@ -11,6 +11,7 @@ class Phase(StrEnum):
 
     GENERATING = "generating"
     READING = "reading"
+    IMPORTING = "importing"
     NUMBERING = "numbering"
     LOADING = "loading"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,6 +65,15 @@ async def load_pool(
     return LoadResult(pool, loader.loaded, loader.issued, loader.pushed)
 
 
+async def reopen_pool(stores: Stores, pool_id: int) -> None:
+    """Open a pool behind what the ledger has of it. Nothing happens if its batch is not in Redis or has ended there.
+
+    Raises the other PoolErrors, RedisUnavailableError, PostgresUnavailableError.
+    """
+    with suppress(BatchNotInRedisError, PoolClosedError):
+        await PoolLoader(stores, await find_pool(stores, pool_id), None).open()
+
+
 @dataclass(frozen=True, slots=True)
 class _CodeRun:
     first: int
@@ -97,9 +107,12 @@ class PoolLoader:
             unavailable_translated(),
             self._stores.postgres.acquire() as connection,
             advisory_lock(connection, RECOVERY_LOCK, shared=True),
+            connection.transaction(),
         ):
+            # An import that records used codes of the pool holds its row until the ledger has them.
+            await connection.execute(_LOCK, self._pool.id)
             issued = await connection.fetchval(_ACCOUNTED, self._pool.id)
-            await self._run(OPEN_POOL, self._keys, (self._pool.id, issued, self._pool.total))
+            await self._run(OPEN_POOL, (*self._keys, self._codes_key), (self._pool.id, issued, self._pool.total))
             await connection.execute(_MARK, self._pool.id)
 
     async def load(self, most: int | None, *, give_way: bool) -> None:
@@ -189,6 +202,7 @@ async def _drop(task: asyncio.Task[_CodeRun] | None) -> None:
         await asyncio.wait([task])
 
 
+_LOCK: Final = "SELECT FROM pools WHERE id = $1 FOR NO KEY UPDATE"
 _ACCOUNTED: Final = """
 SELECT greatest(0, (SELECT max(seq) FROM ledger WHERE pool_id = $1),
     (SELECT max(seq) FROM quarantined WHERE pool_id = $1), (SELECT max(seq) FROM dead_letters WHERE pool_id = $1))

@@ -286,6 +286,15 @@ async def _rebuild_pools(
     link: CommandSender, postgres: Connection, mark: PartitionMark, pools: Sequence[PoolState]
 ) -> None:
     opened = [pool for pool in pools if pool.opened]
+    # An import has taken them back: what is in Redis has the order before it.
+    for pool in pools:
+        if not pool.opened and pool.issued_before is not None:
+            keys = batch_keys(pool.partition, pool.batch_id)
+            (reply,) = await link.call(
+                [("UNLINK", keys.pool(pool.client_id), keys.codes(pool.client_id))], timeout_s=TIMEOUT_S
+            )
+            if isinstance(reply, Exception):
+                raise RedisRefusedError(str(reply)) from reply
     for at in range(0, len(opened), BATCH_SIZE):
         calls: list[tuple[Sequence[str | bytes], Sequence[Value]]] = []
         for pool in opened[at : at + BATCH_SIZE]:

@@ -46,6 +46,7 @@ TABLES: Final = {
     "clients":          Rights("SELECT, INSERT, UPDATE (name)",        "SELECT"),
     # A lock of a row needs UPDATE.
     "client_locks":     Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
+    "imported_batches": Rights("",                                     ""),
     "generation_jobs":  Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
     "coupons":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "coupon_terms":     Rights("SELECT, INSERT",                       "SELECT"),

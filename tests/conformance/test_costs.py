@@ -103,6 +103,7 @@ CASES: Final[list[tuple[Script, str, int, Act, Act]]] = [
      lambda p: p.load(BATCH, CLIENT, 11, ["a", "b"], total=12)),
     (scripts.LOAD_CODES, "4 without codes", 4, nothing, lambda p: p.load(BATCH, CLIENT, 11, [], total=12)),
     (scripts.OPEN_POOL, "4 commands", 4, nothing, lambda p: p.open_pool(BATCH, OTHER_CLIENT, 8)),
+    (scripts.OPEN_POOL, "5 for a pool that is reset", 5, nothing, lambda p: p.open_pool(BATCH, CLIENT, 7, issued=99)),
     (scripts.PUT_BATCH, "3 commands", 3, nothing, lambda p: p.put_batch(BATCH, revision=2)),
     (scripts.PUT_BATCH, "4 for a coupon", 4, nothing, lambda p: p.put_batch(BATCH, revision=2, coupon=CouponState(3))),
     (scripts.PUT_WINDOWS, "2 commands, and 1 for each window", 2 + 2, close_batch, put_two_windows),

@@ -19,8 +19,11 @@ def test_open_pool(partition: Partition) -> None:
     assert partition.open_pool(BATCH, CLIENT, 7) == ["UNKNOWN_BATCH"]
     partition.put_batch(BATCH)
     assert partition.open_pool(BATCH, CLIENT, 7, issued=40, total=50) == ["DONE", "40", "40"]
-    assert partition.open_pool(BATCH, CLIENT, 7, issued=41, total=50) == ["DONE", "40", "40"]
     assert partition.load(BATCH, CLIENT, 41, ["a"], total=50) == ["DONE", "41", "40"]
+    assert partition.open_pool(BATCH, CLIENT, 7, issued=40, total=50) == ["DONE", "41", "40"]
+    assert codes_of(partition) == [b"a"]
+    assert partition.open_pool(BATCH, CLIENT, 7, issued=43, total=50) == ["DONE", "43", "43"]
+    assert codes_of(partition) == []
     refuses_another_epoch(partition, lambda: partition.open_pool(BATCH, OTHER_CLIENT, 8))
     partition.put_batch(BATCH, revision=2, state="ended")
     assert partition.open_pool(BATCH, OTHER_CLIENT, 8) == ["ENDED"]

@@ -10,7 +10,7 @@ LAYERS: Final = (
     "storage",
     "pools",
     "rate_limits access journal engine",
-    "clients batches ledger loading generating",
+    "clients batches ledger loading generating importing",
     "coupons campaigns loyalty holds",
     "reports webhooks recovery",
     "http",

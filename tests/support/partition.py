@@ -111,7 +111,8 @@ class Partition:
         return _words(self.run(scripts.RETURN_USES, keys, args))
 
     def open_pool(self, batch: UUID, client: UUID, pool_id: int, *, issued: int = 0, total: int = 0) -> list[str]:
-        keys = [self.keys.state, self.batch(batch).batch, self.batch(batch).pool(client)]
+        names = self.batch(batch)
+        keys = [self.keys.state, names.batch, names.pool(client), names.codes(client)]
         return _words(self.run(scripts.OPEN_POOL, keys, [self.epoch, pool_id, issued, total]))
 
     def load(self, batch: UUID, client: UUID, first_seq: int, codes: Sequence[str], *, total: int) -> list[str]:

@@ -1,0 +1,1 @@
+"""Taking over what another service has: its batches, its codes and their customers."""
