@@ -2,6 +2,7 @@
 # ARGS are passed on: make up ARGS="--port 9000 --workers 2", make test ARGS="tests/unit -k rules"
 
 VENV := .venv
+CATALOGUES := issuer/http/pages/catalogues
 PYTEST := $(VENV)/bin/pytest
 PARALLEL := -n auto --dist loadgroup
 SHORT := -m "not long"
@@ -12,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 .PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
-  types secrets coverage soak fuzz mutants docs rpc viewer sbom bench noise profile clean
+  types secrets coverage soak fuzz mutants docs rpc viewer messages sbom bench noise profile clean
 
 help: ## Print this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +81,12 @@ rpc: $(VENV)/.dev ## Generate the coupon service's code from proto/coupon/coupon
 
 viewer: $(VENV)/bin/python ## Write the vendored API viewer from its npm package, as origin.json pins it
 	$(VENV)/bin/python deploy/viewer.py
+
+messages: $(VENV)/.dev ## Bring the catalogues of the pages up to date with the templates
+	$(VENV)/bin/pybabel -q extract -F $(CATALOGUES)/babel.cfg --omit-header --no-location -o $(CATALOGUES)/pages.pot issuer
+	for file in $(CATALOGUES)/*.po; do $(VENV)/bin/pybabel -q update -i $(CATALOGUES)/pages.pot -o $$file \
+	  -l $$(basename $$file .po) --no-fuzzy-matching --ignore-obsolete --omit-header --width 110; done
+	rm $(CATALOGUES)/pages.pot
 
 sbom: $(VENV)/.sbom ## Write dist/sbom/: CycloneDX of what is installed to run, notices; fails for a licence that is not permissive
 	rm -rf dist/sbom

@@ -30,7 +30,7 @@ from issuer.http.docs import routes as docs
 from issuer.http.edge.exchange import FastPath
 from issuer.http.hot_exchange import HotRoute
 from issuer.http.operations import Operation, PathOperations
-from issuer.http.pages import assets
+from issuer.http.pages import assets, start
 from issuer.http.problems.failures import FAILURES
 from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
 from issuer.http.redeem.route import REDEEM_PATH, RedeemExchange, RedeemRoute
@@ -53,6 +53,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *audit.OPERATIONS,
     *health.OPERATIONS,
     *docs.OPERATIONS,
+    *start.OPERATIONS,
 )
 """Every operation but redeem and the coupon service. Where paths overlap, the first one counts."""
 

@@ -61,6 +61,7 @@ class Operation:
     it. `upload`: the body may be large, and the handler itself sets the digest of the request and calls `check`.
     `query`: the parameters that the query may have. `lenient`: the path of a predecessor, whose clients must not have
     to change: unknown parameters and fields are ignored, and the path may end with a slash or without one.
+    `page`: people open it, and those who pass its link on append parameters, which are ignored.
     `takes_slot`: requests share the connections of the pool, so each holds a slot of operations until its handler is
     done. False for what may take long, needs no Postgres, or must be answered whatever the others do.
     """
@@ -72,6 +73,7 @@ class Operation:
     upload: bool = False
     query: tuple[str, ...] = ()
     lenient: bool = False
+    page: bool = False
     takes_slot: bool = True
     hot: bool = False
 
@@ -139,7 +141,8 @@ async def _digest(request: Request) -> bytes:
 
 async def _answer(operation: Operation, request: Request, services: Services, caller: Caller) -> Response:
     """Return the response of the handler, or the one that is kept for the request's Idempotency-Key."""
-    check_query(request, operation.query, lenient=operation.lenient)
+    if not operation.page:
+        check_query(request, operation.query, lenient=operation.lenient)
     key = read_idempotency_key(header_fields(request.headers.raw)) if operation.keeps_answers else None
     route = f"{operation.method} {operation.path}"
     idempotency = Idempotency(services.stores.postgres, caller.client_id, route, key)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
+from uuid import uuid4
 
 import pytest
 from playwright.async_api import expect
 
 from tests.support.browser import DESKTOP, PHONE, BrowserStage, screenshot
-from tests.support.coupon_service import ahead
+from tests.support.coupon_service import PAST, ahead
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -106,3 +107,29 @@ async def test_the_page_shows_a_pause_and_the_end_as_they_happen(stage: BrowserS
     await stage.change(campaign, ended=True)
     await expect(page.locator("#ended")).to_be_visible()
     await screenshot(page, "phone-ended")
+
+
+async def test_pages_are_in_the_language_of_the_browser(stage: BrowserStage) -> None:
+    campaign = await stage.create(total=1200, starts_at=ahead(3_600))
+    page = await stage.open(campaign, locale="de-DE", timezone_id="Europe/Berlin", **PHONE)
+    await expect(page.get_by_text("Beginnt in")).to_be_visible()
+    # The month by the language of the page, the time by the clock of the visitor.
+    await expect(page.locator("#start")).to_have_text(re.compile(r"\d\d\.\d\d\.\d{4}, \d\d:\d\d:\d\d"))
+    await screenshot(page, "phone-german")
+    await stage.change(campaign, starts_at=PAST)
+    await expect(page.get_by_text("Noch 1.200 von 1.200")).to_be_visible()
+    await page.get_by_role("button", name="Code abholen").tap()
+    await expect(page.get_by_role("status")).to_have_text("Sie haben einen Code.")
+
+    start = await stage.visit("/", locale="de-DE", **PHONE)
+    await expect(start.get_by_role("link", name="Dokumentation der API")).to_be_visible()
+    await expect(start.locator("pre")).to_contain_text(stage.url)
+    await screenshot(start, "phone-start")
+    start = await stage.visit("/", color_scheme="dark", **DESKTOP)
+    await expect(start.get_by_role("link", name="API documentation")).to_be_visible()
+    await screenshot(start, "desktop-start")
+    unknown = await stage.visit(f"/c/{uuid4()}", status=404, **PHONE)
+    await expect(unknown.get_by_role("heading", name="Nothing is here")).to_be_visible()
+    await screenshot(unknown, "phone-unknown")
+    # Chromium reports the status of the page as an error.
+    stage.errors[:] = [error for error in stage.errors if "status of 404" not in error]

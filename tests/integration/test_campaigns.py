@@ -269,7 +269,7 @@ async def test_tenants(api: Api) -> None:
 async def test_a_public_campaign_needs_no_key_as_soon_as_it_is_public(api: Api) -> None:
     campaign = (await make(api, total=100))["id"]
     failure(await call(api, "IssueCoupon", {}, campaignId=campaign), 401, "unauthenticated")
-    problem(await api.client.get(f"/c/{campaign}"), 404)
+    assert (await api.client.get(f"/c/{campaign}")).status_code == 404
     problem(await api.client.get(f"{PATH}/{campaign}/events"), 401)
     problem(await api.client.get(f"{PATH}/{uuid4()}/events"), 401)
     problem(await api.client.get(f"{PATH}/{campaign}/events", headers=api.redeemer), 403)
@@ -301,7 +301,7 @@ async def test_a_campaign_that_could_not_be_created_is_ended(api: Api) -> None:
     (only,) = (await api.get(PATH)).json()["items"]
     assert only["state"] == "ended"
     assert (await issue(api, only["id"]))["error"] == "not found"
-    problem(await api.client.get(f"/c/{only['id']}"), 404)
+    assert (await api.client.get(f"/c/{only['id']}")).status_code == 404
 
 
 async def test_one_response_lists_a_bounded_number_of_codes(api: Api, monkeypatch: Any) -> None:
@@ -325,6 +325,25 @@ async def test_the_page_escapes_names(api: Api) -> None:
     assert "unsafe" not in response.headers["content-security-policy"]
     data = json.loads(response.text.partition('type="application/json">')[2].partition("</script>")[0])
     assert (data["id"], data["state"], data["remaining"]) == (campaign, "open", 3)
+
+
+async def test_a_page_that_is_not_public_looks_like_one_that_does_not_exist(api: Api) -> None:
+    hidden = (await make(api))["id"]
+    german = {"accept-language": "de-AT, en;q=0.5"}
+    pages = [await api.client.get(f"/c/{id_}", headers=german) for id_ in (hidden, uuid4(), "no-id")]
+    for page in pages:
+        assert (page.status_code, page.text) == (404, pages[0].text)
+        assert page.headers["content-type"].startswith("text/html")
+        assert (page.headers["content-language"], page.headers["vary"]) == ("de", "Accept-Language")
+        assert "script-src 'none'" in page.headers["content-security-policy"]
+    assert '<html lang="de">' in pages[0].text
+    assert "Hier ist nichts" in pages[0].text
+    for id_ in (hidden, uuid4(), "no-id"):
+        response = await api.client.get(f"/c/{id_}", headers={"accept": "application/json"})
+        assert problem(response, 404)["code"] == "campaign_not_found"
+    public = (await make(api, public=True))["id"]
+    # A parameter that was appended where the link was passed on changes nothing.
+    assert "Code abholen" in (await api.client.get(f"/c/{public}?utm_source=mail&utm_source=news", headers=german)).text
 
 
 async def listen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import re
 from hashlib import sha256
@@ -23,7 +24,7 @@ from tests.support.recording import drain
 from tests.support.servers import START_LIMIT_S
 
 ORIGIN: Final = json.loads(files("issuer.http.docs.swagger_ui").joinpath("origin.json").read_text())
-PUBLIC = {"/livez", "/readyz", "/healthcheck", "/openapi.json", "/docs"}
+PUBLIC = {"/livez", "/readyz", "/healthcheck", "/openapi.json", "/docs", "/"}
 PARTLY_PUBLIC = {"/api/v1/campaigns/{campaign_id}/events", "/c/{campaign_id}"}
 """Routes whose access depends on the campaign; they have their own tests."""
 
@@ -338,3 +339,15 @@ async def test_ids_are_shown_in_lower_case(api: Api) -> None:
     shown = (await api.get(f"/api/v1/batches/{str(batch).upper()}")).json()
     assert UUID(shown["id"]) == batch
     assert shown["id"] == str(batch)
+
+
+async def test_the_start_page_shows_the_address_by_which_it_was_called(api: Api) -> None:
+    response = await api.client.get("/", headers={"host": "codes.example:8443", "accept-language": "de"})
+    assert response.headers["content-type"].startswith("text/html")
+    assert "unsafe" not in response.headers["content-security-policy"]
+    assert "curl http://codes.example:8443/api/v1/batches" in response.text
+    assert "Bearer $KEY" in html.unescape(response.text)
+    assert [path for path in ("/docs", "/openapi.json", "/readyz") if f'href="{path}"' not in response.text] == []
+    assert '<html lang="de">' in response.text
+    behind = await api.client.get("/", headers={"host": "a'<b>&", "x-forwarded-proto": "https"})
+    assert "<b>" not in behind.text

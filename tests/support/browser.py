@@ -59,6 +59,9 @@ class BrowserStage:
 
 async def screenshot(page: Page, name: str) -> None:
     """Check that nothing is wider than the screen; save a screenshot if SCREENSHOTS is set."""
-    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    size = page.viewport_size
+    assert size is not None
+    # The width of the screen, not innerWidth: that one grows with the page on a phone.
+    assert await page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     if directory := os.environ.get("SCREENSHOTS"):
         await page.screenshot(path=Path(directory) / f"{name}.png")

@@ -144,6 +144,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", "/readyz"): [Visit(PUBLIC, "/readyz")],
     ("GET", "/healthcheck"): [Visit(PUBLIC, "/healthcheck")],
     ("GET", "/openapi.json"): [Visit(PUBLIC, "/openapi.json")],
+    ("GET", "/"): [Visit(PUBLIC, "/")],
     ("GET", "/docs"): [Visit(PUBLIC, "/docs")],
     ("GET", "/metrics"): [Visit(REFUSED, "/metrics")],
     ("GET", "/api/v1/audit"): [Visit(REFUSED, "/api/v1/audit")],

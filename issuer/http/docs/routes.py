@@ -48,5 +48,5 @@ async def get_docs(context: RequestContext) -> Response:
 
 OPERATIONS = (
     Operation("GET", "/openapi.json", get_openapi, Access.PUBLIC, takes_slot=False),
-    Operation("GET", "/docs", get_docs, Access.PUBLIC, takes_slot=False),
+    Operation("GET", "/docs", get_docs, Access.PUBLIC, takes_slot=False, page=True),
 )

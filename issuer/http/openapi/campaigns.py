@@ -6,6 +6,7 @@ from typing import Any
 
 from issuer.http.openapi.parts import IDEMPOTENCY_KEY, PAGED, body, json_content, ok, operation, path_parameter
 from issuer.http.openapi.shapes import Schema, ref
+from issuer.http.problems.problem import MEDIA_TYPE
 
 
 def campaign_paths() -> dict[str, Schema]:
@@ -16,7 +17,12 @@ def campaign_paths() -> dict[str, Schema]:
         "description": "A stream of server-sent events",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
-    html = {"description": "The page", "content": {"text/html": {"schema": {"type": "string"}}}}
+    page: Schema = {"text/html": {"schema": {"type": "string"}}}
+    html = {"description": "The page", "content": page}
+    unknown = {
+        "description": "No public campaign",
+        "content": {**page, **json_content(ref("Problem"), MEDIA_TYPE)["content"]},
+    }
     one = {"parameters": [path_parameter("campaign_id")]}
     return {
         "/api/v1/campaigns": {
@@ -51,9 +57,11 @@ def campaign_paths() -> dict[str, Schema]:
         },
         "/c/{campaign_id}": {
             **one,
-            "get": operation("campaigns", "Show the page of a public campaign", {200: html}, 404,
+            "get": operation("campaigns", "Show the page of a public campaign", {200: html, 404: unknown},
                               operationId="campaignPage", public=True,
-                              description="A page that counts down and requests a code. Any other campaign is a 404."),
+                              description="A page that counts down and requests a code, in the language that "
+                              "Accept-Language asks for. The 404 of any other campaign is a page, or a problem "
+                              "if Accept names JSON alone."),
         },
     }  # fmt: skip
 

@@ -35,6 +35,8 @@ def operating_paths() -> dict[str, Schema]:
                                             {200: ok("OpenAPI 3.1", {"type": "object"})},
                                             operationId="openapi", public=True,
                                             description="OpenAPI 3.1 with JSON Schema 2020-12.")},
+        "/": {"get": operation("operating", "Show what this server is", {200: html}, operationId="start", public=True,
+                               description="A page that leads to `/docs`; it shows neither keys nor data.")},
         "/docs": {"get": operation("operating", "Show this document as a page", {200: html},
                                     operationId="docs", public=True,
                                     description="It takes an API key and sends requests.")},

@@ -18,12 +18,6 @@ def page_headers(*, style: str, script: str, more: str = "") -> dict[str, str]:
     return {"content-security-policy": policy, "referrer-policy": "no-referrer"}
 
 
-def inline_headers(text: str) -> dict[str, str]:
-    """Return the headers of a page with one `<style>` and one `<script>` without attributes."""
-    return page_headers(style=_hash(text, "style"), script=_hash(text, "script"))
-
-
-def _hash(text: str, tag: str) -> str:
-    """Return the CSP source expression for the content of an element."""
-    inside = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-    return f"'sha256-{b64encode(sha256(inside.encode()).digest()).decode()}'"
+def hash_source(content: str) -> str:
+    """Return the CSP source expression for the content of a `<style>` or `<script>`."""
+    return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"

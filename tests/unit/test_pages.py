@@ -1,0 +1,116 @@
+"""Templates of pages, their messages and their language."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+import pytest
+from babel.messages.catalog import Catalog
+from babel.messages.extract import extract_from_dir
+from babel.messages.pofile import read_po
+
+from issuer.http.pages.assets import accepts_gzip
+from issuer.http.pages.languages import LANGUAGES, SOURCE, language_of, translations_of
+from issuer.http.pages.page import prefers_json
+from issuer.http.pages.templates import template
+
+HTTP: Final = Path(__file__).parents[2] / "issuer" / "http"
+CATALOGUES: Final = HTTP / "pages" / "catalogues"
+TEMPLATES: Final = sorted(path for path in HTTP.rglob("*.html") if path.name != "docs.html")
+"""All but /docs, which is in English as the document that it shows."""
+TRANSLATED: Final = re.compile(r"{%-? *trans\b.*?{%-? *endtrans *-?%}|{%.*?%}|{{.*?}}|{#.*?#}", re.DOTALL)
+SHOWN_ATTRIBUTES: Final = ("alt", "aria-label", "aria-description", "content", "placeholder", "title")
+
+
+class Texts(HTMLParser):
+    """The texts of a page that a visitor sees or hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta" or ("name", "description") in attrs:
+            self.found += [value for name, value in attrs if name in SHOWN_ATTRIBUTES and value]
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(data)
+
+
+def messages() -> set[str]:
+    found = extract_from_dir(HTTP, [("**.html", "jinja2")], {"**.html": {"newstyle_gettext": "true"}})
+    return {message for _, _, message, *_ in found if isinstance(message, str)}
+
+
+def catalogue(language: str) -> Catalog:
+    return read_po(BytesIO((CATALOGUES / f"{language}.po").read_bytes()), locale=language)
+
+
+def test_every_message_is_translated_into_every_language() -> None:
+    wanted = messages()
+    assert len(wanted) > 40
+    assert {path.stem for path in CATALOGUES.glob("*.po")} == {*LANGUAGES} - {SOURCE}
+    for language in {*LANGUAGES} - {SOURCE}:
+        found = {str(message.id): message for message in catalogue(language) if message.id}
+        assert found.keys() == wanted, f"make messages, then translate {language}.po"
+        for text, message in found.items():
+            assert message.string, text
+            assert not message.fuzzy, text
+            # The values that are put into it.
+            places = re.compile(r"%\(\w+\)s|\{\w+\}")
+            assert sorted(places.findall(str(message.string))) == sorted(places.findall(text))
+            assert translations_of(language).gettext(text) == message.string
+
+
+def test_no_text_of_a_page_is_outside_the_catalogue() -> None:
+    assert len(TEMPLATES) >= 4
+    bare = {}
+    for path in TEMPLATES:
+        texts = Texts()
+        texts.feed(TRANSLATED.sub("", path.read_text()))
+        # The name of the program is none.
+        if words := [text.strip() for text in texts.found if re.search(r"[^\W\d_]", text) and text.strip() != "issuer"]:
+            bare[path.name] = words
+        for script in path.parent.glob("page.js"):
+            # Constants of the language and of the coupon service.
+            known = ["use strict", "not started", "sold out", "not found"]
+            literals = re.findall(r'"([^"\n]*\w\w \w\w[^"\n]*)"', script.read_text())
+            bare |= {script.name: literals} if literals != known else {}
+    assert bare == {}
+
+
+@pytest.mark.parametrize(
+    ("accept_language", "language"),
+    [
+        ("", "en"), ("de", "de"), ("de-AT,de;q=0.9,en;q=0.8", "de"), ("fr, de;q=0.5, en;q=0.4", "de"), ("DE_ch", "en"),
+        ("en;q=0.4, de;q=0.5", "de"), ("de;q=0, en", "en"), ("de;q=x", "en"), ("ja,*", "en"), (",;q=1,\xff", "en"),
+    ],
+)  # fmt: skip
+def test_a_visitor_gets_the_language_of_the_browser(accept_language: str, language: str) -> None:
+    assert language_of(accept_language) == language
+
+
+def test_numbers_and_dates_follow_the_language() -> None:
+    instant = datetime(2026, 6, 1, 20, 5, tzinfo=timezone(timedelta(hours=9)))
+    shown = {
+        language: template("campaigns/page.html", language).render(
+            lang=language, style="", script="", name="<b>", total=12345, starts_at=instant, data={}
+        )
+        for language in LANGUAGES
+    }
+    assert "12,345 codes from 1 June 2026 11:05 UTC on" in shown["en"]
+    assert "12.345 Codes ab 1 Juni 2026 11:05 UTC" in shown["de"]
+    assert all("<title>&lt;b&gt;</title>" in text for text in shown.values())
+
+
+def test_headers_are_read_as_their_standard_says() -> None:
+    assert [accepts_gzip(text) for text in ("gzip", "br, gzip;q=0.5", "*")] == [True] * 3
+    assert [accepts_gzip(text) for text in ("", "br", "gzip;q=0", "gzip;q=0, *", "gzip;q=x")] == [False] * 5
+    assert [prefers_json(text) for text in ("application/json", "application/problem+json;q=0.9")] == [True] * 2
+    browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    assert [prefers_json(text) for text in ("", "*/*", browser, "application/json, text/html")] == [False] * 4
