@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from issuer.http.edge.limits import EdgeLimits
-from tests.support.counting_server import CountingServer
+from issuer.http.edge.protocol import guarded_protocol
+from tests.support.counting_server import Counting, CountingServer
+from tests.support.edge_server import EdgeServer
 from tests.support.raw_http import read_all, status_of
 
 LIMITS = EdgeLimits(
@@ -292,6 +294,36 @@ def test_connections_over_the_limit_are_refused() -> None:
             assert status_of(connection.recv(65_536)) == 200
         with small.connect() as connection:
             assert problem_of(read_all(connection))["code"] == "too_many_connections"
+
+
+class OthersThan:
+    """An AddressLimit that refuses one address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def take(self, peer: str | None) -> bool:
+        return peer != self._address
+
+    def release(self, peer: str | None) -> None:
+        assert peer != self._address
+
+    def note_full(self) -> None:
+        """Nothing is counted."""
+
+
+def test_refused_connections_of_one_address_leave_room_for_others() -> None:
+    """A refused connection is kept for a while, so that its client receives the answer."""
+    protocol = guarded_protocol(replace(LIMITS, max_connections=8), by_address=OthersThan("127.0.0.2"))
+    with EdgeServer(Counting(), protocol) as small, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            refused = stack.enter_context(
+                socket.create_connection(("127.0.0.1", small.port), timeout=20, source_address=("127.0.0.2", 0))
+            )
+            assert status_of(read_all(refused)) == 429
+        with small.connect() as connection:
+            connection.sendall(get())
+            assert status_of(read_all(connection)) == 200
 
 
 def test_pipelined_requests_are_answered_in_order_and_a_bad_one_ends_them(server: CountingServer) -> None:

@@ -43,6 +43,14 @@ class CountedConnection(HttpToolsProtocol):
         self._is_counted = by_address.take(self._peer)
         return None if self._is_counted else TOO_MANY_OF_ADDRESS
 
+    def make_room(self, max_connections: int) -> None:
+        """Close a refused connection at once where most places are taken.
+
+        Refused ones that linger are connections, too: those of one address must not take the places of all others.
+        """
+        if 2 * len(self.connections) > max_connections:
+            self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._is_counted and self.by_address is not None:

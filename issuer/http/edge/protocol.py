@@ -83,8 +83,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
         # Of a message whose head is complete: bytes since the last ones of its body, so chunk sizes and trailers.
         self._trailing_bytes = 0
         self._max_body_bytes = self.limits.max_body_bytes
-        self._announced_bytes = 0
-        self._hosts = 0
+        self._announced_bytes = self._hosts = 0
         self._has_expect_header = False
         # The cycle before that of the message that is being received.
         self._earlier_cycle: RequestResponseCycle | None = None
@@ -100,6 +99,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
         refusal = self.admission(self.limits.max_connections)
         if refusal is not None:
             self._refuse(refusal)
+            self.make_room(self.limits.max_connections)
 
     def data_received(self, data: bytes) -> None:
         if self._discarding_input:
