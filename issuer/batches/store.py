@@ -112,8 +112,10 @@ async def change_batch(
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         # Not FOR UPDATE: that would wait for every load that adds a pool.
         row = await connection.fetchrow(f"{BATCHES} AND id = $1 FOR NO KEY UPDATE", batch_id)
-        await _check_ownership(connection, batch_id, row is not None, client_id)
-        assert row is not None
+        if row is None:
+            raise BatchNotFoundError("no batch found")
+        if client_id is not None:
+            await check_sole_owner(connection, batch_id, client_id)
         if not of_campaign and not isinstance(changes.starts_at, Unset):
             await _refuse_start_of_campaign(connection, batch_id)
         batch = batch_from_row(row)
@@ -200,15 +202,13 @@ async def _try_push(stores: Stores, batch: Batch) -> Batch:
     return replace(batch, redis_revision=batch.revision)
 
 
-async def _check_ownership(connection: AnyConnection, batch_id: UUID, exists: bool, client_id: UUID | None) -> None:
-    if not exists:
-        raise BatchNotFoundError("no batch found")
-    if client_id is None:
-        return
-    clients = await connection.fetchrow(
-        "SELECT bool_or(client_id = $2) AS mine, bool_or(client_id <> $2) AS shared FROM pools WHERE batch_id = $1",
-        batch_id, client_id,
-    )  # fmt: skip
+async def check_sole_owner(postgres: Pool | AnyConnection, batch_id: UUID, client_id: UUID) -> None:
+    """Raise BatchNotFoundError if the client has no pool in the batch, BatchSharedError if another one has."""
+    async with unavailable_translated():
+        clients = await postgres.fetchrow(
+            "SELECT bool_or(client_id = $2) AS mine, bool_or(client_id <> $2) AS shared FROM pools WHERE batch_id = $1",
+            batch_id, client_id,
+        )  # fmt: skip
     if clients is None or not clients["mine"]:
         raise BatchNotFoundError("no batch found")
     if clients["shared"]:

@@ -55,6 +55,10 @@ async def test_a_batch_keeps_the_id_that_its_creator_chose(api: Api) -> None:
         report = (await upload(api, "code\nB1\n", other, batch_id=new, batch_name="B")).json()
         assert (report["batch_id"], report["loaded"]) == (new, loaded)
 
+    # Where others have codes, a key of one client learns none of them: a batch has a code once.
+    assert (await upload(api, f"client_id,code\n{uuid4()},SECRET\n", batch_id=chosen)).json()["loaded"] == 1
+    assert problem(await upload(api, "code\nSECRET\nA4\n", bound, batch_id=chosen), 403)["code"] == "batch_shared"
+
 
 async def test_a_name_is_that_of_one_open_batch_of_the_client(api: Api) -> None:
     client = uuid4()

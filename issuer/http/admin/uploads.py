@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from issuer.batches.batch import Batch, BatchNotFoundError, NewBatch
 from issuer.batches.rules import NO_RULES, Rules, parse_rules_text
+from issuer.batches.store import check_sole_owner
 from issuer.clients.registry import default_client
 from issuer.http.edge.limits import UPLOAD_PATH
 from issuer.http.fields import json_response
@@ -135,6 +136,9 @@ async def find_existing(context: RequestContext, upload: Upload) -> Batch | NewB
         # Of another client, it is taken: then no batch is created.
         return replace(new, id=parse_uuid(upload.batch["batch_id"]))
     assert batch is not None
+    if (client_id := context.caller.client_id) is not None:
+        # A batch has a code once: the report would say which codes the others have.
+        await check_sole_owner(context.services.stores.postgres, batch.id, client_id)
     if upload.name not in (None, batch.name):
         raise invalid("batch_name is not the name of the batch")
     if upload.rules not in (None, batch.rules):
