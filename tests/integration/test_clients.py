@@ -51,6 +51,7 @@ async def test_a_client_is_registered_once_listed_and_renamed(api: Api) -> None:
     assert first == band
 
     path = f"{CLIENTS}/{band['id']}"
+    assert (await api.get(f"{CLIENTS}/band-42")).json() == band
     changed = (await api.client.patch(path, json={"name": "The Band"}, headers=api.admin)).json()
     assert changed == {**band, "name": "The Band"}
     assert problem(await api.get(f"{CLIENTS}/{uuid4()}"), 404)["code"] == "client_not_found"

@@ -155,8 +155,8 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     # The owner is registered.
     ("GET", "/api/v1/clients"): [Visit(SILENT, "/api/v1/clients")],
     ("POST", "/api/v1/clients"): [Visit(REFUSED, "/api/v1/clients", json={"id": "new-band"})],
-    ("GET", "/api/v1/clients/{client_id}"): [Visit(REFUSED, "/api/v1/clients/{owner}")],
-    ("PATCH", "/api/v1/clients/{client_id}"): [Visit(REFUSED, "/api/v1/clients/{owner}", json={"name": "Taken"})],
+    ("GET", "/api/v1/clients/{client_id:id}"): [Visit(REFUSED, "/api/v1/clients/{owner}")],
+    ("PATCH", "/api/v1/clients/{client_id:id}"): [Visit(REFUSED, "/api/v1/clients/{owner}", json={"name": "Taken"})],
     ("GET", "/api/v1/batches"): [
         Visit(SILENT, "/api/v1/batches"), Visit(SILENT, "/api/v1/batches", {"limit": "1000"}),
     ],

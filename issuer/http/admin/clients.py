@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from starlette.responses import Response
 
 from issuer.clients.registry import (
@@ -13,7 +15,7 @@ from issuer.clients.registry import (
     rename_client,
 )
 from issuer.http.auth import Access
-from issuer.http.fields import PAGED, json_object, json_response, name_field, page_query, page_response, path_id
+from issuer.http.fields import PAGED, identify, json_object, json_response, name_field, page_query, page_response
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
 
@@ -52,14 +54,14 @@ async def post_client(context: RequestContext) -> Response:
 
 
 async def get_client(context: RequestContext) -> Response:
-    client_id = path_id(context.request, "client_id")
+    client_id = _client(context)
     if context.caller.client_id not in (None, client_id):
         raise ClientNotFoundError("no client found")
     return json_response((await find_client(context.services.stores.postgres, client_id)).to_json())
 
 
 async def patch_client(context: RequestContext) -> Response:
-    client_id = path_id(context.request, "client_id")
+    client_id = _client(context)
     values = await json_object(context.request, ("name",))
     client = await rename_client(
         context.services.stores.postgres, client_id, name_field(values), actor=context.caller.actor
@@ -67,9 +69,13 @@ async def patch_client(context: RequestContext) -> Response:
     return json_response(client.to_json())
 
 
+def _client(context: RequestContext) -> UUID:
+    return identify(context.services.stores, context.request.path_params["client_id"], "client_id").uuid
+
+
 OPERATIONS = (
     Operation("GET", PATH, get_clients, query=PAGED),
     Operation("POST", PATH, post_client, Access.OPERATOR),
-    Operation("GET", PATH + "/{client_id}", get_client),
-    Operation("PATCH", PATH + "/{client_id}", patch_client, Access.OPERATOR),
+    Operation("GET", PATH + "/{client_id:id}", get_client),
+    Operation("PATCH", PATH + "/{client_id:id}", patch_client, Access.OPERATOR),
 )

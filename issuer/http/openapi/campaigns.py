@@ -29,7 +29,7 @@ def campaign_paths() -> dict[str, Schema]:
             "get": operation("campaigns", "List campaigns", {200: ok("A page, newest first", ref("CampaignPage"))},
                               operationId="listCampaigns", parameters=PAGED,
                               description="With their counters. A key that is bound to a client sees its campaigns."),
-            "post": operation("campaigns", "Create a campaign", {201: created}, 507, operationId="createCampaign",
+            "post": operation("campaigns", "Create a campaign", {201: created}, 404, 507, operationId="createCampaign",
                                requestBody=body("NewCampaign"),
                                description="The response is sent once all codes are generated and can be issued."),
         },

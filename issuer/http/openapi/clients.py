@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.openapi.parts import OPERATOR, PAGED, body, ok, operation, path_parameter
-from issuer.http.openapi.shapes import INSTANT, NAME, UUID, Schema, described, nullable, page, ref, shape
+from issuer.http.openapi.shapes import CLIENT, INSTANT, NAME, UUID, Schema, described, nullable, page, ref, shape
 from issuer.ids import MAX_ID
 
 _TEXT: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_ID, "examples": ["band-42"]}
@@ -51,7 +51,7 @@ def client_paths() -> dict[str, Schema]:
             ),
         },
         "/api/v1/clients/{client_id}": {
-            "parameters": [path_parameter("client_id")],
+            "parameters": [path_parameter("client_id", CLIENT)],
             "get": operation(
                 "clients", "Show a client", {200: ok("The client", ref("Client"))}, 404,
                 operationId="showClient", description="A key that is bound to a client sees that one.",

@@ -44,7 +44,7 @@ def coupon_paths() -> dict[str, Schema]:
     }
     return {
         "/coupon/": {
-            "post": operation("coupons", "Create a coupon", {201: coupon}, 409, operationId="createCoupon",
+            "post": operation("coupons", "Create a coupon", {201: coupon}, 404, 409, operationId="createCoupon",
                               requestBody=_body("NewCoupon"),
                               description="The response is sent once the coupon can be used."),
             "get": operation("coupons", "Show a coupon", {200: coupon}, 404, 409, operationId="showCoupon",

@@ -96,7 +96,7 @@ def _generate() -> Schema:
 
 def _upload() -> Schema:
     return operation(
-        "codes", "Upload codes", {200: ok("The result by row", ref("Uploaded"))}, 409, 507,
+        "codes", "Upload codes", {200: ok("The result by row", ref("Uploaded"))}, 404, 409, 507,
         operationId="uploadCodes", requestBody=body("Upload", "multipart/form-data"),
         description="Creates a batch from a CSV file or a workbook (.xlsx) with the columns `client_id` and `code`. "
         "Invalid rows are counted, the first 100 are listed with a reason, and all other rows are loaded; if no row is "
