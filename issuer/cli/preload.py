@@ -49,6 +49,7 @@ def preload(
         False, "--create-clients", help="Register the clients that the file names by a text and that are unknown."
     ),
     sheet: str | None = typer.Option(None, help="Name of the sheet of a workbook; default: the first."),
+    attributes: str = typer.Option("", help="Columns that are kept and issued with the code, such as pin,seat."),
     starts_at: str | None = STARTS_AT,
     ends_at: str | None = ENDS_AT,
     move: bool = typer.Option(
@@ -80,6 +81,7 @@ def preload(
                     client,
                     create_clients=create_clients,
                     sheet=sheet,
+                    attributes=attributes,
                     move=move,
                     dry_run=dry_run,
                     silent=as_json,
@@ -105,12 +107,14 @@ async def _load(
     *,
     create_clients: bool,
     sheet: str | None,
+    attributes: str,
     move: bool,
     dry_run: bool,
     silent: bool,
 ) -> PreloadReport:
     from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchEndedError, BatchIdTakenError, BatchNotFoundError, InvalidBatchError
+    from issuer.loading.columns import parse_attributes
     from issuer.loading.errors import CodeFileError, PreloadError
     from issuer.loading.moves import MoveError
     from issuer.loading.preload import preload_file
@@ -130,6 +134,7 @@ async def _load(
                 default_client=None if client_id else await default_client_option(stores),
                 create_clients=create_clients,
                 sheet=sheet,
+                attributes=parse_attributes(attributes),
                 move=move,
                 dry_run=dry_run,
                 progress=progress,

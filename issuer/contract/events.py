@@ -4,7 +4,8 @@ One stream entry carries all redemptions of one script call. Its fields: ``v`` v
 script's time in ms, ``c`` the call id (32 hex digits), ``n`` the number of redemptions, ``d`` the data: for each pool
 
     ``R <pool id> <first seq> <count>\\n`` then, for each of the `count` redemptions, in seq order,
-    code length (2 bytes, big-endian), code (UTF-8), who (the result of `encode_who`)
+    length of the element (2 bytes, big-endian), element (a code, perhaps with attributes: `issuer.contract.elements`),
+    who (the result of `encode_who`)
 
 and for each coupon
 
@@ -26,6 +27,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as DriverUUID
+
+from issuer.contract.elements import ATTRIBUTES_MARK, code_of
 
 EVENT_FORMAT: Final = 3
 """The version that this program writes. No release has written an earlier one, so it reads no other."""
@@ -193,6 +196,8 @@ def decode_redemptions(data: bytes, *, epoch: int, at_ms: int, call_id: UUID) ->
 
 def _decode_data(data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, call_id: UUID) -> None:
     at, end = 0, len(data)
+    # Looked for once, not in each redemption: hardly any event has attributes. Other bytes may be the mark, too.
+    may_have_attributes = ATTRIBUTES_MARK in data
     while at < end:
         newline = data.index(b"\n", at)
         kind, pool, first, count, *more = data[at:newline].split(b" ")
@@ -209,6 +214,8 @@ def _decode_data(data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, c
             into.codes.extend([""] * pool_count)
         else:
             at = _decode_codes(data, at, pool_count, into)
+            if may_have_attributes:
+                into.codes[-pool_count:] = map(code_of, into.codes[-pool_count:])
             into.order_ids.extend([""] * pool_count)
         into.terms.extend([terms] * pool_count)
         into.pool_ids.extend([pool_id] * pool_count)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from issuer.contract.elements import ATTRIBUTES_MARK
 from issuer.contract.keys import IDEMPOTENCY_TTL_MS, BatchKeys, PartitionKeys, partition_keys
 from issuer.contract.outcomes import Outcome
 from issuer.contract.scripts import REDEEM
@@ -35,6 +36,13 @@ class Answer:
     code: str = ""
     retry_at_ms: int | None = None
     at_ms: int = field(default=0, compare=False)
+
+
+@dataclass(slots=True)
+class AttributedAnswer(Answer):
+    """A code that has attributes, GRANTED or REPLAYED. `attributes`: a JSON object."""
+
+    attributes: bytes = b""
 
 
 @dataclass(slots=True)
@@ -187,12 +195,23 @@ def parse_answers(joined: bytes, now_ms: int) -> list[Answer]:
     """Return the answers of the script, which ran at `now_ms`, to the requests of a call. Raises ValueError."""
     answers, _, coupons = joined.partition(b"\x1e")
     uses = [_parse_uses(text) for text in coupons.split(b"\x1f")] if coupons else []
-    return [_parse_answer(text, uses, now_ms) for text in answers.split(b"\x1f")]
+    # One look at all answers, not one at each: hardly any have attributes.
+    parse = _parse_attributed if ATTRIBUTES_MARK in answers else _parse_answer
+    return [parse(text, uses, now_ms) for text in answers.split(b"\x1f")]
 
 
 def _parse_uses(text: bytes) -> CouponUses:
     pool_id, call_id, terms = text.split(b" ", 2)
     return CouponUses(int(pool_id), call_id.decode(), terms)
+
+
+def _parse_attributed(text: bytes, uses: list[CouponUses], now_ms: int) -> Answer:
+    """Parse one answer, whose code may have attributes."""
+    text, mark, attributes = text.partition(ATTRIBUTES_MARK)
+    answer = _parse_answer(text, uses, now_ms)
+    if not mark:
+        return answer
+    return AttributedAnswer(answer.outcome, answer.code, None, answer.at_ms, attributes)
 
 
 def _parse_answer(text: bytes, uses: list[CouponUses], now_ms: int) -> Answer:

@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
+
 from issuer.batches.store import find_batch
 from issuer.ids import redemption_id
 from issuer.names import without_unseen
@@ -47,6 +49,7 @@ class LedgerEntry:
     customer_id: UUID | None
     customer: str | None
     redeemed_at: datetime
+    attributes: dict[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,13 @@ class CodePlace:
     customer_id: UUID | None
     customer: str | None
     redeemed_at: datetime | None
+    attributes: dict[str, str] | None
 
 
 _ENTRIES: Final = """
 SELECT i.id AS installation, r.batch_id, b.name AS batch_name, p.client_id, k.name AS client_name, r.pool_id,
-  r.seq, r.code, r.customer_id, u.text AS customer, r.redeemed_at
+  r.seq, r.code, r.customer_id, u.text AS customer, r.redeemed_at,
+  (SELECT c.attributes::text FROM codes c WHERE c.pool_id = r.pool_id AND c.seq = r.seq) AS attributes
 FROM redemptions r JOIN pools p ON p.id = r.pool_id JOIN batches b ON b.id = r.batch_id CROSS JOIN installation i
 LEFT JOIN clients k ON k.id = p.client_id
 LEFT JOIN customers u ON u.id = r.customer_id AND u.client_id = p.client_id"""
@@ -85,7 +90,7 @@ ORDER BY r.redeemed_at DESC, r.pool_id DESC, r.seq DESC LIMIT $6"""
 
 _OF_CODE: Final = """
 SELECT c.batch_id, b.name AS batch_name, p.client_id, k.name AS client_name, c.seq, c.code, r.customer_id,
-  u.text AS customer, r.redeemed_at, p.opened, p.final_issued,
+  c.attributes::text AS attributes, u.text AS customer, r.redeemed_at, p.opened, p.final_issued,
   r.seq IS NOT NULL AS redeemed,
   EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq) AS quarantined,
   EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq AND d.resolved_at IS NULL) AS dead
@@ -180,6 +185,7 @@ def _place(row: Any, issued: int | None, installation: UUID) -> CodePlace:
         customer_id=_optional_uuid(row["customer_id"]),
         customer=row["customer"],
         redeemed_at=row["redeemed_at"],
+        attributes=_attributes(row),
     )
 
 
@@ -196,7 +202,12 @@ def _entry(row: Any) -> LedgerEntry:
         customer_id=_optional_uuid(row["customer_id"]),
         customer=row["customer"],
         redeemed_at=row["redeemed_at"],
+        attributes=_attributes(row),
     )
+
+
+def _attributes(row: Any) -> dict[str, str] | None:
+    return None if row["attributes"] is None else orjson.loads(row["attributes"])
 
 
 def _storable(text: str) -> bool:

@@ -76,6 +76,7 @@ class CodeCsv:
         """Parse lines up to the first with unusual quotes; return its index. All rows pass here: the loop is tight."""
         width, code_at, client_at, separator = columns.width, columns.code, columns.client or 0, self._separator
         checked, spelling = self.rows, self.rows.clients.recall
+        plain = not columns.attributes
         only_client = checked.clients.default if columns.client is None else None
         at, accepted = start, checked.accepted
         for at in range(start, len(lines)):
@@ -84,7 +85,7 @@ class CodeCsv:
             if fields is None:
                 break
             self._line += 1
-            if len(fields) == width and (client := only_client or spelling(fields[client_at])):
+            if len(fields) == width and plain and (client := only_client or spelling(fields[client_at])):
                 code = fields[code_at]
                 if _plain_code(code):
                     accepted += 1
@@ -139,9 +140,7 @@ class CodeCsv:
         if self._separator is None and (named := _separator_line(line)):
             self._separator = named[1]
             return
-        self._columns, self._separator = split_header(
-            line, self._separator, needs_client=not self.rows.clients.has_default
-        )
+        self._columns, self._separator = split_header(line, self._separator, self.rows.find_columns)
 
 
 def _unquoted(fields: list[bytes]) -> list[bytes] | None:

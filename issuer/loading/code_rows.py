@@ -17,12 +17,16 @@ from heapq import merge
 from itertools import islice
 from typing import Final
 
+import orjson
+
 from issuer.ids import Identity, InvalidIdError
-from issuer.loading.columns import Columns
+from issuer.loading.columns import Columns, find_columns
 from issuer.loading.file_clients import FileClients, NoClientError, OtherClientError
 from issuer.names import first_unseen, trimmed
 
 MAX_CODE_CHARACTERS: Final = 255
+MAX_ATTRIBUTES_BYTES: Final = 1_024
+"""Of the JSON object with the attributes of a code."""
 MAX_REJECTIONS: Final = 1_000
 """Rejections that are reported with line and reason; further ones are only counted."""
 
@@ -45,6 +49,8 @@ class Reason(StrEnum):
     TOO_LONG = "code over 255 characters"
     CONTROL_CHARACTER = "control character in the code"
     HIDDEN_CHARACTER = "invisible character in the code"
+    CONTROL_CHARACTER_IN_ATTRIBUTE = "control character in an attribute"
+    ATTRIBUTES_TOO_LONG = "attributes over 1,024 bytes"
     NOT_UTF8 = "invalid UTF-8"
     BAD_QUOTES = "quotes do not match"
     LINE_TOO_LONG = "line over 65,536 bytes"
@@ -77,11 +83,13 @@ class CodeRows:
 
     A row for COPY consists of its first line in the file, the index of its client in `clients`, its number among the
     accepted rows of that client (1, 2, …), and the code. Where `clients` have a default, the file needs no client
-    column, and an empty field means that client.
+    column, and an empty field means that client. With `attributes`, the names of columns, their fields follow as a JSON
+    object.
     """
 
-    def __init__(self, clients: FileClients) -> None:
+    def __init__(self, clients: FileClients, attributes: Sequence[str] = ()) -> None:
         self.clients = clients
+        self.attributes = attributes
         self.accepted = 0
         self.rejected = 0
         self.rejections: list[Rejection] = []
@@ -95,6 +103,10 @@ class CodeRows:
         except RowError as error:
             self.reject(line, error)
             return b""
+
+    def find_columns(self, cells: Sequence[str]) -> Columns:
+        """Return the columns that a header row names. Raises HeaderRowError."""
+        return find_columns(cells, needs_client=not self.clients.has_default, attributes=self.attributes)
 
     def reject(self, line: int, error: RowError) -> None:
         self.rejected += 1
@@ -115,11 +127,24 @@ class CodeRows:
         spelled = "" if columns.client is None else fields[columns.client]
         identity = self._find_client(field_text(spelled))
         code = check_code(field_text(fields[columns.code]))
+        attributes = self._attributes(fields, columns) if columns.attributes else b""
         client = self.clients.add(identity, spelled)
         self.accepted += 1
         client.count += 1
-        escaped = code.replace("\\", "\\\\").encode()
-        return b"%d\t%d\t%d\t%b\n" % (line, client.index, client.count, escaped)
+        return b"%d\t%d\t%d\t%b%b\n" % (line, client.index, client.count, _escaped(code.encode()), attributes)
+
+    def _attributes(self, fields: Sequence[str], columns: Columns) -> bytes:
+        """Return the last column for COPY."""
+        texts = (field_text(fields[at]) if at < len(fields) else "" for at in columns.attributes)
+        found = {name: text for name, text in zip(self.attributes, texts, strict=True) if text}
+        if not found:
+            return b"\t\\N"
+        if any(map(_control, found.values())):
+            raise RowError(Reason.CONTROL_CHARACTER_IN_ATTRIBUTE)
+        json = orjson.dumps(found)
+        if len(json) > MAX_ATTRIBUTES_BYTES:
+            raise RowError(Reason.ATTRIBUTES_TOO_LONG)
+        return b"\t" + _escaped(json)
 
     def _find_client(self, text: str) -> Identity:
         try:
@@ -130,6 +155,10 @@ class CodeRows:
             raise RowError(Reason.NO_CLIENT) from error
         except InvalidIdError as error:
             raise RowError(Reason.BAD_CLIENT_ID) from error
+
+
+def _escaped(text: bytes) -> bytes:
+    return text.replace(b"\\", b"\\\\")
 
 
 def field_text(field: str) -> str:

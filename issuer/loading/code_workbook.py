@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from issuer.loading.code_rows import BadCell, CodeRows
-from issuer.loading.columns import Columns, empty_file, find_columns
+from issuer.loading.columns import Columns, empty_file
 from issuer.loading.errors import CodeFileError
 from issuer.loading.file_kind import FileKindError
 
@@ -55,7 +55,7 @@ async def _checked(process: Process, rows: CodeRows) -> AsyncIterator[bytes]:
             number, cells = orjson.loads(line)
             fields = [cell if isinstance(cell, str) else BadCell(cell[0]) for cell in cells]
             if columns is None:
-                columns = find_columns(fields, needs_client=not rows.clients.has_default)
+                columns = rows.find_columns(fields)
             else:
                 # A row ends with its last cell that is not empty.
                 fields.extend([""] * (columns.width - len(fields)))

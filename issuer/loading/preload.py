@@ -62,6 +62,7 @@ async def preload_file(
     default_client: UUID | None = None,
     create_clients: bool = False,
     sheet: str | None = None,
+    attributes: Sequence[str] = (),
     move: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -75,8 +76,9 @@ async def preload_file(
     there is none. With `find_by_name` an open batch of that name takes its place. With `client_id` rows of other
     clients are rejected; that one, or else `default_client`, is the client of rows that name none. Rows of a client
     that is named by a text and not registered are rejected, unless `create_clients` registers it. `sheet` chooses one
-    of a workbook. With `actor` the audit log gets an entry. All changes in Postgres are one transaction, which keeps
-    the answer to `act`. Opens a Postgres connection of its own.
+    of a workbook; `attributes` are the columns that are kept with the codes. With `actor` the audit log gets an entry.
+    All changes in Postgres are one transaction, which keeps the answer to `act`. Opens a Postgres connection of its
+    own.
 
     Raises PreloadError, NothingLoadedError if no row is valid, BatchNotFoundError, BatchEndedError, BatchIdTakenError,
     InvalidBatchError, MoveError, RedisMemoryError and RedisUnavailableError (each: nothing was changed),
@@ -86,7 +88,7 @@ async def preload_file(
         raise ValueError("only a dry run can be done without a batch")
     clients = FileClients(stores.identity, only=client_id, default=default_client)
     load = _Load(
-        stores, batch_id, CodeRows(clients), progress, actor, sheet=sheet,
+        stores, batch_id, CodeRows(clients, attributes), progress, actor, sheet=sheet,
         new_batch=new_batch, find_by_name=find_by_name, create_clients=create_clients, move=move, act=act,
     )  # fmt: skip
     await load.check_batch()
@@ -153,7 +155,7 @@ class _Load:
         """Copy the valid rows into the staging table. Raises PreloadError."""
         # Closed here: a process that reads a workbook must not outlive a load that fails.
         async with aclosing(checked_rows(self._read(source), self._rows, self._sheet)) as rows:
-            await copy_rows(connection, rows)
+            await copy_rows(connection, rows, with_attributes=bool(self._rows.attributes))
 
     async def _read(self, source: Source | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         size = 0

@@ -20,26 +20,27 @@ from issuer.storage.postgres import FILE_TIMEOUT_S, AnyConnection, count_of
 
 _CREATE: Final = """
 DROP TABLE IF EXISTS pg_temp.staged;
-CREATE TEMPORARY TABLE staged (row bigint, client integer, number bigint, code text COLLATE "C")
+CREATE TEMPORARY TABLE staged (row bigint, client integer, number bigint, code text COLLATE "C", attributes jsonb)
 """
 TUNE: Final = "SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL enable_hashagg = off"
 
 _CREATE_KEPT: Final = """
 CREATE TEMPORARY TABLE kept ON COMMIT DROP AS
-SELECT client, row_number() OVER (PARTITION BY client ORDER BY row) AS number, code FROM staged s
+SELECT client, row_number() OVER (PARTITION BY client ORDER BY row) AS number, code, attributes FROM staged s
 WHERE NOT EXISTS (SELECT 1 FROM refused r WHERE r.row = s.row)
 """
-_COUNTS: Final = (
-    "SELECT client, count(*) AS count, sum(octet_length(code)) AS bytes FROM {table} GROUP BY client ORDER BY 1"
-)
+_COUNTS: Final = """
+SELECT client, count(*) AS count, sum(octet_length(code) + coalesce(octet_length(attributes::text), 0)) AS bytes
+FROM {table} GROUP BY client ORDER BY 1
+"""
 
 _NEW_POOLS: Final = """
 INSERT INTO pools (batch_id, client_id) SELECT $1, client_id FROM unnest($2::uuid[]) AS client_id
 ON CONFLICT (batch_id, client_id) DO NOTHING
 """
 _INSERT: Final = """
-INSERT INTO codes (pool_id, seq, batch_id, client_id, code)
-SELECT p.pool_id, p.base + k.number, $1, p.client_id, k.code
+INSERT INTO codes (pool_id, seq, batch_id, client_id, code, attributes)
+SELECT p.pool_id, p.base + k.number, $1, p.client_id, k.code, k.attributes
 FROM {table} k JOIN unnest($2::integer[], $3::uuid[], $4::bigint[], $5::bigint[])
 AS p (client, client_id, pool_id, base) USING (client)
 """
@@ -85,9 +86,10 @@ async def staging_table(connection: AnyConnection) -> AsyncIterator[None]:
             await connection.execute("DROP TABLE IF EXISTS pg_temp.staged", timeout=FILE_TIMEOUT_S)
 
 
-async def copy_rows(connection: AnyConnection, rows: AsyncIterator[bytes]) -> None:
-    """Copy rows in the format of CodeCsv into the staging table."""
-    await connection.copy_to_table("staged", source=rows, format="text", timeout=FILE_TIMEOUT_S)
+async def copy_rows(connection: AnyConnection, rows: AsyncIterator[bytes], *, with_attributes: bool = False) -> None:
+    """Copy rows in the format of CodeRows into the staging table."""
+    columns = ("row", "client", "number", "code", *(("attributes",) if with_attributes else ()))
+    await connection.copy_to_table("staged", source=rows, columns=columns, format="text", timeout=FILE_TIMEOUT_S)
 
 
 async def remove_rows(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from issuer.contract.elements import ELEMENT
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import LOAD_CODES, OPEN_POOL, Script
 from issuer.pools.memory import RedisMemoryError, is_out_of_memory
@@ -212,10 +213,11 @@ _MARK: Final = """
 WITH marked AS (UPDATE pools SET opened = true WHERE id = $1 AND NOT opened RETURNING batch_id)
 UPDATE batches b SET revision = revision + 1 FROM marked WHERE b.id = marked.batch_id AND b.kind = 'coupon'"""
 
-# One value instead of thousands of rows: a code has no control characters, so US separates them. Quarantined seqs are
+# One value instead of thousands of rows: an element has no US, so it separates them. Quarantined seqs are
 # below the `issued` of Redis, so a load never meets one; should that ever happen, the load stops before it is issued.
-_NEXT_CODES: Final = """
-SELECT count(*) AS count, string_agg(convert_to(code, 'UTF8'), '\\x1f'::bytea ORDER BY seq) AS codes,
+_NEXT_CODES: Final = f"""
+SELECT count(*) AS count,
+    string_agg(convert_to({ELEMENT.format(table="codes")}, 'UTF8'), '\\x1f'::bytea ORDER BY seq) AS codes,
     (SELECT count(*) FROM quarantined
      WHERE pool_id = $1 AND seq BETWEEN $2 AND $3 AND released_at IS NULL) AS quarantined
 FROM codes WHERE pool_id = $1 AND seq BETWEEN $2 AND $3

@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from issuer.batches.windows import find_dead_letters, find_pool_ids
+from issuer.contract.elements import ELEMENT
 from issuer.contract.events import encode_order
 from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys
 from issuer.storage.postgres import Connection
@@ -15,11 +16,14 @@ from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value
 _BATCH_SIZE: Final = 1_000
 _TIMEOUT_S: Final = 60.0
 
-_ANSWERS: Final = """
-SELECT key_hash, pool_id, seq, NULL AS order_id, code, (extract(epoch FROM redeemed_at) * 1000)::bigint AS at_ms
-FROM redemptions
-WHERE pool_id = ANY($1) AND key_hash IS NOT NULL
-  AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
+# The code is that of the ledger, whatever became of the row in codes.
+_OF_REDEMPTION: Final = "r.code || coalesce(chr(29) || c.attributes::text, '')"
+_ANSWERS: Final = f"""
+SELECT r.key_hash, r.pool_id, r.seq, NULL AS order_id, {_OF_REDEMPTION} AS code,
+  (extract(epoch FROM r.redeemed_at) * 1000)::bigint AS at_ms
+FROM redemptions r LEFT JOIN codes c ON c.pool_id = r.pool_id AND c.seq = r.seq
+WHERE r.pool_id = ANY($1) AND r.key_hash IS NOT NULL
+  AND r.redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
 UNION ALL
 SELECT c.key_hash, c.pool_id, c.seq, coalesce(c.order_id, ''),
   concat_ws(' ', replace(c.call_id::text, '-', ''), t.terms::text),
@@ -29,6 +33,7 @@ WHERE c.pool_id = ANY($1) AND c.key_hash IS NOT NULL
   AND c.consumed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
 ORDER BY at_ms"""
 
+_ELEMENT: Final = f"SELECT {ELEMENT.format(table='codes')} FROM codes WHERE pool_id = $1 AND seq = $2 AND code = $3"
 _TERMS: Final = "SELECT terms::text FROM coupon_terms WHERE pool_id = $1 AND number = $2"
 
 
@@ -48,7 +53,10 @@ async def restore_answers(
             keep_ms = _keep_ms(letter.redeemed_at_ms, host_ms)
             if letter.key_hash is not None and keep_ms > 0:
                 order_id, code = None, letter.code
-                if letter.terms:
+                if not letter.terms:
+                    element = await connection.fetchval(_ELEMENT, letter.pool_id, letter.seq, letter.code)
+                    code = letter.code if element is None else element
+                else:
                     terms = await connection.fetchval(_TERMS, letter.pool_id, letter.terms)
                     if terms is None:
                         continue

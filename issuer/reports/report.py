@@ -85,12 +85,13 @@ REDEMPTIONS: Final = Report(
     filters=(Filter.BATCH, Filter.CLIENT, Filter.CUSTOMER, Filter.FROM, Filter.TO),
     columns=(
         "batch_id", "client_id", "code", "customer_id", "customer", "redeemed_at", "seq", "recorded_at", "api_key_id",
-        "idempotency_key_hash", "redemption_id", "batch_name", "client_name",
+        "idempotency_key_hash", "redemption_id", "batch_name", "client_name", "attributes",
     ),
     query="""
 SELECT r.batch_id, p.client_id, r.code, r.customer_id, t.text AS customer, r.redeemed_at, r.seq, r.recorded_at,
   r.api_key_id, r.key_hash AS idempotency_key_hash, concat_ws(' ', i.id, r.batch_id, r.code) AS redemption_id,
-  b.name AS batch_name, k.name AS client_name
+  b.name AS batch_name, k.name AS client_name,
+  (SELECT c.attributes::text FROM codes c WHERE c.pool_id = r.pool_id AND c.seq = r.seq) AS attributes
 FROM redemptions r JOIN pools p ON p.id = r.pool_id JOIN batches b ON b.id = r.batch_id CROSS JOIN installation i
 LEFT JOIN clients k ON k.id = p.client_id
 LEFT JOIN customers t ON t.id = r.customer_id AND t.client_id = p.client_id
@@ -100,7 +101,7 @@ WHERE ($1::uuid IS NULL OR r.pool_id = ANY(SELECT id FROM pools WHERE batch_id =
   AND ($4::timestamptz IS NULL OR r.redeemed_at >= $4)
   AND ($5::timestamptz IS NULL OR r.redeemed_at < $5)
 ORDER BY r.pool_id, r.seq""",
-    shown={"redemption_id": _shown_redemption},
+    shown={"redemption_id": _shown_redemption, "attributes": orjson.loads},
 )  # fmt: skip
 
 BATCHES: Final = Report(

@@ -77,7 +77,8 @@ async def test_a_repeated_file_probes_the_index_despite_stale_statistics(stores:
     rows = codes("NEW", 2_000)
     await load(stores, new, rows)
     async with stores.postgres.acquire() as connection, staging_table(connection):
-        await connection.copy_records_to_table("staged", records=[(n, 0, n, code) for n, (_, code) in enumerate(rows)])
+        records = [(n, 0, n, code, None) for n, (_, code) in enumerate(rows)]
+        await connection.copy_records_to_table("staged", records=records)
         for statement, value in ((REFUSE_IN_BATCH, new.id), (REFUSE_OWNED, [A])):
             async with connection.transaction():
                 await connection.execute(TUNE + ";" + CREATE_REFUSED + ";" + FORCE_PROBES)

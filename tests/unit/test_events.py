@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from issuer.contract.elements import ATTRIBUTES_MARK
 from issuer.contract.events import (
     Redemption,
     RedemptionColumns,
@@ -20,7 +21,9 @@ from issuer.contract.events import (
     encode_who,
 )
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300).filter(lambda text: len(text.encode()) < 65_536)
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=300).filter(
+    lambda text: len(text.encode()) < 65_536
+)
 customers = st.none() | st.uuids()
 key_hashes = st.none() | st.binary(min_size=16, max_size=16)
 rows_of_pools = st.tuples(texts, customers, key_hashes, st.integers(0, 2**32 - 1))
@@ -32,12 +35,12 @@ def text_of(customer: UUID | None) -> str | None:
 
 
 def encode(pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None, int]]]]) -> bytes:
-    """Encode redemptions as redeem.lua does."""
+    """Encode redemptions as redeem.lua does. Every second code has attributes."""
     data = b""
     for pool_id, first_seq, rows in pools:
         data += b"R %d %d %d\n" % (pool_id, first_seq, len(rows))
         for code, customer, key_hash, api_key_id in rows:
-            text = code.encode()
+            text = code.encode() + (ATTRIBUTES_MARK + b'{"pin": "1"}') * (api_key_id % 2)
             data += len(text).to_bytes(2) + text
             data += encode_who(customer.bytes if customer else None, api_key_id, key_hash, text_of(customer))
     return data

@@ -32,6 +32,7 @@ def show_redemption(entry: LedgerEntry) -> dict[str, Any]:
         "customer_id": entry.customer_id,
         "customer": entry.customer,
         "redeemed_at": show_instant(entry.redeemed_at),
+        **show_attributes(entry.attributes),
     }
 
 
@@ -48,7 +49,13 @@ def show_place(place: CodePlace) -> dict[str, Any]:
         "customer_id": place.customer_id,
         "customer": place.customer,
         "redeemed_at": None if place.redeemed_at is None else show_instant(place.redeemed_at),
+        **show_attributes(place.attributes),
     }
+
+
+def show_attributes(attributes: dict[str, str] | None) -> dict[str, Any]:
+    """Return the field `attributes` of a code; none, if it has none."""
+    return {} if attributes is None else {"attributes": attributes}
 
 
 async def get_code(context: RequestContext) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, Final
 
@@ -26,6 +26,8 @@ from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.failures import SHOWN_ROWS
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.ids import parse_uuid
+from issuer.loading.columns import parse_attributes
+from issuer.loading.errors import PreloadError
 from issuer.loading.preload import READ_BYTES, preload_file
 from issuer.loading.report import PreloadReport, UnfinishedLoadError
 from issuer.names import name_problem, text_problem
@@ -48,13 +50,14 @@ class Upload:
     rules: Rules | None
     create_clients: bool
     sheet: str | None
+    attributes: Sequence[str]
 
     @property
     def fields(self) -> tuple[bytes, ...]:
         """What decides the result beside the file."""
         rules = (self.rules or NO_RULES).to_text()
         named = (f"{name}={value}" for name, value in sorted(self.batch.items()))
-        parts = (self.name or "", rules, str(self.create_clients), self.sheet or "", *named)
+        parts = (self.name or "", rules, str(self.create_clients), self.sheet or "", ",".join(self.attributes), *named)
         return tuple(text.encode() for text in parts)
 
 
@@ -97,7 +100,17 @@ def check_form(form: FormData) -> Upload:
     create_clients = form.get("create_clients", "false")
     if create_clients not in ("true", "false"):
         raise invalid("create_clients must be true or false")
-    return Upload(file.file, batch, name, parsed, create_clients == "true", _sheet(form))
+    return Upload(file.file, batch, name, parsed, create_clients == "true", _sheet(form), _attributes(form))
+
+
+def _attributes(form: FormData) -> Sequence[str]:
+    attributes = form.get("attributes", "")
+    if not isinstance(attributes, str):
+        raise invalid("attributes must be names of columns")
+    try:
+        return parse_attributes(attributes)
+    except PreloadError as error:
+        raise invalid(str(error)) from error
 
 
 def _sheet(form: FormData) -> str | None:
@@ -161,6 +174,7 @@ async def _load(context: RequestContext, upload: Upload, batch: Batch | NewBatch
             default_client=None if caller.client_id else await default_client(context.services.stores),
             create_clients=upload.create_clients,
             sheet=upload.sheet,
+            attributes=upload.attributes,
             actor=caller.actor,
             act=act,
         )

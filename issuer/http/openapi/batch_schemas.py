@@ -6,6 +6,7 @@ from typing import Final
 
 from issuer.batches.rules import MAX_DAYS, MAX_LIMITS, MAX_REDEMPTIONS, MAX_SECONDS
 from issuer.http.openapi.shapes import (
+    ATTRIBUTES,
     CLIENT,
     CLIENT_NAME,
     CODE,
@@ -127,6 +128,8 @@ BATCHES: Final[dict[str, Schema]] = {
             "customer_id": described(nullable(UUID), "null: erased, or redeemed without a customer id"),
             "customer": CUSTOMER_TEXT,
             "redeemed_at": INSTANT,
-        }
+            "attributes": ATTRIBUTES,
+        },
+        optional=("attributes",),
     ),
 }

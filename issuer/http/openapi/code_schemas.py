@@ -8,6 +8,7 @@ from issuer.generating.code_format import MAX_CODES
 from issuer.generating.jobs import JobState
 from issuer.generating.word_filter import MAX_WORDS
 from issuer.http.openapi.shapes import (
+    ATTRIBUTES,
     BATCH,
     CLIENT,
     CLIENT_NAME,
@@ -108,6 +109,11 @@ CODES: Final[dict[str, Schema]] = {
                 "enum": ["true", "false"], "default": "false", "description": "Register unknown clients of the file",
             },
             "sheet": {"type": "string", "maxLength": 255, "description": "A sheet of a workbook; default: the first"},
+            "attributes": {
+                "type": "string",
+                "description": "Columns that are kept and issued with the code, separated by commas",
+                "examples": ["pin,seat"],
+            },
             "rules": {
                 "type": "string", "contentMediaType": "application/json", "description": "Rules as a JSON object",
             },
@@ -194,6 +200,8 @@ CODES: Final[dict[str, Schema]] = {
             "customer_id": nullable(UUID),
             "customer": CUSTOMER_TEXT,
             "redeemed_at": nullable(INSTANT),
-        }
+            "attributes": ATTRIBUTES,
+        },
+        optional=("attributes",),
     ),
 }  # fmt: skip

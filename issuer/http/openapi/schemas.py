@@ -9,7 +9,19 @@ from issuer.http.openapi.campaign_schemas import CAMPAIGNS
 from issuer.http.openapi.clients import CLIENTS
 from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
-from issuer.http.openapi.shapes import CODE, GIVEN_ID, INSTANT, UUID, Schema, count, described, nullable, page, shape
+from issuer.http.openapi.shapes import (
+    ATTRIBUTES,
+    CODE,
+    GIVEN_ID,
+    INSTANT,
+    UUID,
+    Schema,
+    count,
+    described,
+    nullable,
+    page,
+    shape,
+)
 from issuer.http.problems.problem import TITLES
 
 _STATE: Final[Schema] = {"enum": ["ready", "not ready"], "description": "Whether it can be used now"}
@@ -55,7 +67,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
         "description": "An error as problem details (RFC 9457)",
     },
     "Redemption": shape({"batchid": UUID, "clientid": GIVEN_ID, "customerid": GIVEN_ID}, closed=False),
-    "Redeemed": shape({"code": CODE}),
+    "Redeemed": shape({"code": CODE, "attributes": ATTRIBUTES}, optional=("attributes",)),
     **COUPONS,
     **CLIENTS,
     **BATCHES,

@@ -118,4 +118,10 @@ CLIENT: Final[Schema] = {
     "examples": ["band-42"],
 }  # fmt: skip
 CLIENT_NAME: Final[Schema] = {"type": ["string", "null"], "description": "Name of the client; null: not registered"}
+ATTRIBUTES: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": {"type": "string"},
+    "description": "Columns of the file that were kept with the code; absent if it has none",
+    "examples": [{"pin": "4711", "seat": "12 A"}],
+}
 CODE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255, "examples": ["SUMMER-0001"]}

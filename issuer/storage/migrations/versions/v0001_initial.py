@@ -119,6 +119,7 @@ CREATE TABLE codes (
     batch_id        uuid NOT NULL,
     client_id       uuid NOT NULL,
     code            text COLLATE "C" NOT NULL,
+    attributes      jsonb,
     PRIMARY KEY (pool_id, seq),
     -- A client has a code once, whatever batch it is in. The prefix finds a code in a batch, whatever pool it is in.
     UNIQUE (code, client_id)
