@@ -14,6 +14,7 @@ import structlog
 from issuer.batches.revisions import push_batch
 from issuer.coupons.coupon import CouponError
 from issuer.coupons.uses import ConsumptionId, parse_consumption_id
+from issuer.instants import show_instant
 from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
 from issuer.storage.acts import UNKEPT, Act
@@ -42,6 +43,16 @@ class Reversal:
     code: str
     order_id: str | None
     reversed_at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reversal as the API and the command line show it."""
+        return {
+            "reversed": True,
+            "consumption_id": self.consumption_id,
+            "code": self.code,
+            "order_id": self.order_id,
+            "reversed_at": show_instant(self.reversed_at),
+        }
 
 
 _COUPON: Final = """

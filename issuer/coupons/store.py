@@ -24,6 +24,7 @@ from issuer.coupons.coupon import (
 )
 from issuer.coupons.folding import case_sensitive_id, coupon_id, fold, fold_fully
 from issuer.instants import show_instant
+from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.pools.counters import NOT_IN_REDIS, read_pool_counters
 from issuer.pools.loader import load_pool
 from issuer.pools.memory import RedisMemoryError
@@ -141,18 +142,48 @@ async def count_used(stores: Stores, coupon: Coupon) -> int:
     Those that were granted and not reversed, and quarantined ones that were not released. They are more than are
     available if the number was lowered later.
     """
-    if not coupon.opened:
-        return 0
-    numbered = coupon.final_issued
-    if numbered is None:
-        (counters,) = await read_pool_counters(stores.redis, [(coupon.id, coupon.client_id)])
-        numbered = (counters or NOT_IN_REDIS).issued
-    return numbered - coupon.reversed - coupon.released
+    (used,) = await count_used_of_each(stores, [coupon])
+    return used
+
+
+async def count_used_of_each(stores: Stores, coupons: Sequence[Coupon]) -> list[int]:
+    """Return `count_used` of each of the coupons, read at once."""
+    in_redis = [coupon for coupon in coupons if coupon.opened and coupon.final_issued is None]
+    found = await read_pool_counters(stores.redis, [(coupon.id, coupon.client_id) for coupon in in_redis])
+    issued = {coupon.id: (counters or NOT_IN_REDIS).issued for coupon, counters in zip(in_redis, found, strict=True)}
+    return [
+        issued.get(coupon.id, coupon.final_issued or 0) - coupon.reversed - coupon.released if coupon.opened else 0
+        for coupon in coupons
+    ]
+
+
+async def list_coupons(
+    postgres: Pool, *, client_id: UUID | None, ended: bool, limit: int = 100, cursor: str | None = None
+) -> Page[Coupon]:
+    """Return one page of the coupons, oldest first; with `ended` also expired and deleted ones.
+
+    Raises InvalidCursorError and PostgresUnavailableError.
+    """
+    (after,) = decode_cursor("coupons", cursor, (int,)) if cursor else (0,)
+    async with unavailable_translated():
+        rows = await postgres.fetch(_LIST, after, client_id, ended, limit + 1)
+    coupons = [coupon_from_row(row) for row in rows]
+    return Page.of(coupons, limit, lambda last: encode_cursor("coupons", (last.pool_id,)))
+
+
+_LIST: Final = f"""
+{COUPONS} WHERE c.pool_id > $1 AND ($2::uuid IS NULL OR c.client_id = $2)
+  AND ($3 OR b.ended_at IS NULL AND (b.ends_at IS NULL OR b.ends_at > now()))
+ORDER BY c.pool_id LIMIT $4"""
 
 
 async def show_coupon(stores: Stores, coupon: Coupon) -> dict[str, Any]:
     """Return a coupon as the API and the command line show it. Raises RedisUnavailableError."""
-    used = await count_used(stores, coupon)
+    return show_with_uses(coupon, await count_used(stores, coupon))
+
+
+def show_with_uses(coupon: Coupon, used: int) -> dict[str, Any]:
+    """Return a coupon as `show_coupon` does, with what `count_used` returned."""
     remaining = max(0, coupon.terms.available - used)
     return {
         "id": coupon.id,

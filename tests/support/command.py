@@ -71,12 +71,12 @@ class CommandInProcess:
         self.name = name
         self.directory = directory
         self._settings = settings
-        self._monkeypatch = monkeypatch
+        self.monkeypatch = monkeypatch
 
     def __call__(self, *words: str) -> Done:
         from issuer.cli import app
 
-        with self._monkeypatch.context() as patch:
+        with self.monkeypatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("ISSUER_")]:
                 patch.delenv(name)
             for name, value in environment_of(self._settings, COLUMNS="200").items():

@@ -26,7 +26,6 @@ from issuer.http.idempotency import read_idempotency_key
 from issuer.http.limiting.failed_lookups import is_public
 from issuer.http.metrics.exposition import INVALID
 from issuer.http.operations import Operation, RequestContext
-from issuer.instants import show_instant
 
 REVERSAL_WAIT_S: Final = 5.0
 """How long a reversal waits for its consumption to reach the ledger."""
@@ -82,15 +81,7 @@ async def post_reverse(call: RequestContext) -> Response:
 
 
 async def show_reversal(done: Reversal) -> Response:
-    return json_response(
-        {
-            "reversed": True,
-            "consumption_id": done.consumption_id,
-            "code": done.code,
-            "order_id": done.order_id,
-            "reversed_at": show_instant(done.reversed_at),
-        }
-    )
+    return json_response(done.to_json())
 
 
 OPERATIONS: Final = (
