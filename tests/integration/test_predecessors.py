@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from issuer.http.app import OPERATIONS
 from tests.support.api import REDEEM, UPLOAD, Api, problem
@@ -180,3 +181,35 @@ async def test_a_byte_order_mark_before_json_is_ignored_on_every_route(api: Api,
     form = {"content-type": "application/x-www-form-urlencoded"}
     answer = await api.client.post(COUPON, content="\ufeffavailability_count=1", headers=till.admin | form)
     assert answer.status_code == 201, answer.text
+
+
+async def test_ids_are_read_in_each_form_of_a_uuid_on_their_paths(api: Api, till: Till) -> None:
+    batch, client = await api.batch(*(f"A-{number}" for number in range(4)))
+    new = {"name": "C", "total": 4, "startTime": "2020-01-01T00:00:00Z"}
+    campaign = UUID(
+        (await api.client.post(f"{SERVICE}/CreateCampaign", json=new, headers=api.admin)).json()["campaignId"]
+    )
+    await till.make("SAVE", uses=8, rules={"maxpercustomer": 4})
+    customer = uuid4()
+    forms: list[Callable[[UUID], str]] = [
+        str,
+        lambda one: one.hex.upper(),
+        lambda one: f"{{{one}}}",
+        lambda one: one.urn,
+    ]
+    for form in forms:
+        wish = {"batchid": form(batch), "clientid": form(client), "customerid": form(customer)}
+        assert (await api.client.post(REDEEM, json=wish, headers=api.redeemer)).status_code == 200, wish
+        use = {"code": "save", "client_id": form(till.client_id), "customer_id": form(customer)}
+        assert (await api.client.post(CONSUME, data=use, headers=api.redeemer)).status_code == 200, use
+        multipart = {name: (None, value) for name, value in use.items()}
+        look = await api.client.get(CONSUME, params=use, headers=api.redeemer)
+        assert look.status_code == 200, look.text
+        asked = {"campaignId": form(campaign)}
+        for method, key in (("IssueCoupon", api.redeemer), ("GetCampaign", api.admin)):
+            answer = await api.client.post(f"{SERVICE}/{method}", json=asked, headers=key)
+            assert answer.status_code == 200, (method, asked, answer.text)
+    refused = await api.client.post(CONSUME, files=multipart, headers=api.redeemer)
+    problem(refused, 403, "rule conditions not met")
+    shown = await api.client.get(f"/api/v1/customers/{customer}/redemptions", headers=api.admin)
+    assert shown.status_code == 200

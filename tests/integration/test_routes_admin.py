@@ -92,6 +92,16 @@ def test_the_openapi_document_has_exactly_the_routes_of_the_app() -> None:
     assert documented == routed | {("POST", path) for path in (REDEEM, *METHOD_PATHS)}
 
 
+def test_the_openapi_document_has_exactly_the_query_parameters_of_the_app() -> None:
+    paths = document()["paths"]
+    for operation in OPERATIONS:
+        item = paths[re.sub(r":\w+}", "}", operation.path)]
+        described = [*item.get("parameters", []), *item[operation.method.lower()].get("parameters", [])]
+        names = {parameter["name"] for parameter in described if parameter["in"] == "query"}
+        # A predecessor's path takes its fields in the query, too.
+        assert set(operation.query) <= names if operation.lenient else set(operation.query) == names, operation.path
+
+
 async def test_a_constant_problem_keeps_no_traceback_of_earlier_requests(api: Api) -> None:
     for _ in range(3):
         assert (await api.client.get("/api/v1/batches")).status_code == 401
