@@ -15,7 +15,18 @@ KEYS = {
     "redeem": 30, "acme redeem": 30, "boreal redeem": 4, "all": 5, "admin": 3, "acme public": 12, "limited": 2,
     "limited admin": 1, "enumerating": 3, "revoked": 2, "unknown": 2, "none": 2,
 }  # fmt: skip
-CODES = {"OPEN": 50, "HAT": 8, "ONCE": 10, "FEW": 4, "PAUSED": 4, "EXPIRED": 6, "SHARED": 4, "NONE": 6}
+CODES = {
+    "OPEN": 50,
+    "HAT": 8,
+    "ONCE": 10,
+    "FEW": 4,
+    "PAUSED": 4,
+    "EXPIRED": 6,
+    "SHARED": 4,
+    "Cased": 6,
+    "CASED": 2,
+    "NONE": 6,
+}
 
 assert CODES.keys() == {*COUPON_CODES, "NONE"}
 

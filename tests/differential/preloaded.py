@@ -38,7 +38,7 @@ class Preloaded:
     campaigns: dict[str, str]
 
 
-COUPON_CODES: Final = ("OPEN", "HAT", "ONCE", "FEW", "PAUSED", "EXPIRED", "SHARED")
+COUPON_CODES: Final = ("OPEN", "HAT", "ONCE", "FEW", "PAUSED", "EXPIRED", "Cased", "CASED", "SHARED")
 
 
 async def preload(settings: Settings, stock: int) -> Preloaded:
@@ -130,5 +130,7 @@ async def _coupons(api: Api, stock: int) -> None:
     await coupon("FEW", SMALL_STOCK)
     await coupon("PAUSED", paused=True)
     await coupon("EXPIRED", expiry_date="2020-01-01")
+    await coupon("Cased", case_sensitive=True)
+    await coupon("CASED", case_sensitive=True, product_id="hat")
     await coupon("SHARED")
     await coupon("SHARED", client=BOREAL)
