@@ -97,8 +97,8 @@ async def test_a_code_of_any_characters_has_a_path(shared_api: Api, shared_till:
 
 async def test_a_code_that_is_not_utf_8_is_a_400(api: Api, till: Till) -> None:
     for path in ("/coupon/%FF/", "/coupon/%C3/", "/coupon/%ED%A0%80/", "/coupon/%C0%AF/"):
-        problem(await call(api, "PUT", path, till.admin), 400, "the code in the path is not UTF-8")
-    problem(await call(api, "GET", "/api/v1/codes/%FF", api.admin), 400, "the code in the path is not UTF-8")
+        problem(await call(api, "PUT", path, till.admin), 400, "the path is not UTF-8")
+    problem(await call(api, "GET", "/api/v1/codes/%FF", api.admin), 400, "the path is not UTF-8")
 
 
 @pytest.mark.parametrize("code", ["..", "../x", "x/..", "x/../y", "./x", "..\\x"])
