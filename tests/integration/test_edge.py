@@ -332,6 +332,26 @@ def test_pipelined_requests_are_answered_in_order_and_a_bad_one_ends_them(server
     assert answer.count(b"HTTP/1.1") == 2
 
 
+def test_a_request_that_others_wait_behind_learns_that_its_client_has_left() -> None:
+    """A stream of events would go on, and hold its place, without a listener."""
+    begun, left = threading.Event(), threading.Event()
+
+    async def stream(_: Any, receive: Any, __: Any) -> None:
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    with EdgeServer(stream, guarded_protocol(LIMITS)) as server:
+        with server.connect() as connection:
+            connection.sendall(get("/first", close=False) + get("/second", close=False))
+            assert begun.wait(20)
+        try:
+            assert left.wait(20)
+        finally:
+            server.server.force_exit = True
+
+
 def test_endless_pipelining_is_bounded(server: CountingServer) -> None:
     """While the first request is being served, no more than a piece of what follows is taken in."""
     with server.connect() as connection:

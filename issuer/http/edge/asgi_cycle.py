@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 
 class AsgiCycle(RequestResponseCycle):
@@ -30,3 +32,24 @@ class AsgiCycle(RequestResponseCycle):
             # Refused meanwhile: nothing may follow the refusal.
             self.waiting_for_100_continue = False
         return await super().receive()
+
+
+class ServedCycles(HttpToolsProtocol):
+    """HttpToolsProtocol that tells the request that is being served of the end of its connection.
+
+    uvicorn tells the last one that arrived. One that later ones wait behind would never know, and go on: a stream of
+    events without a listener.
+    """
+
+    _served: RequestResponseCycle | None = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        served = self._served
+        if served is not None and not served.response_complete:
+            served.disconnected = True
+            served.message_event.set()

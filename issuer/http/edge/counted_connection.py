@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
+from issuer.http.edge.asgi_cycle import ServedCycles
 from issuer.http.edge.limits import TOO_MANY_CONNECTIONS, TOO_MANY_OF_ADDRESS
 
 
@@ -25,7 +24,7 @@ class AddressLimit(Protocol):
         ...
 
 
-class CountedConnection(HttpToolsProtocol):
+class CountedConnection(ServedCycles):
     """HttpToolsProtocol with an AddressLimit, which is asked by `admission` and notes the end."""
 
     by_address: ClassVar[AddressLimit | None] = None
