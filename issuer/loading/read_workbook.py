@@ -26,6 +26,8 @@ from issuer.loading.file_kind import kind_of_archive
 
 MAX_EXPANDED_BYTES: Final = 1 << 30
 """Of all parts of the workbook. zipfile reads no more of a part than its size in the directory says."""
+MAX_OUTPUT_BYTES: Final = 1 << 30
+"""Of all rows. Every cell may show the same long text, of which the workbook has one."""
 MAX_PARTS: Final = 2_000
 MAX_SHEETS: Final = 1_000
 MAX_ROWS: Final = 1_048_576
@@ -120,11 +122,14 @@ def _number_text(value: float, shown_as: str) -> str | list[str]:
 
 def encoded(rows: Iterable[tuple[int, list[str | list[str]]]]) -> Iterator[bytes]:
     """Yield the lines of the output, whatever happens while the rows are read."""
-    count = 0
+    count = size = 0
     try:
         for row in rows:
-            count += 1
-            yield orjson.dumps(row) + b"\n"
+            line = orjson.dumps(row) + b"\n"
+            count, size = count + 1, size + len(line)
+            if size > MAX_OUTPUT_BYTES:
+                raise WorkbookReadError(f"its cells have more than {MAX_OUTPUT_BYTES >> 20:,} MB; {_SAVE_AS}")
+            yield line
         yield orjson.dumps({"rows": count})
     except OtherKindError as error:
         yield orjson.dumps({"kind": str(error)})

@@ -22,6 +22,7 @@ def read(data: bytes) -> list[Any]:
         ("MAX_EXPANDED_BYTES", "it expands to more than"),
         ("MAX_PARTS", "it expands to more than"),
         ("MAX_SHEETS", "it has more than 1 sheets"),
+        ("MAX_OUTPUT_BYTES", "its cells have more than"),
     ],
 )
 def test_a_workbook_beyond_a_limit_is_refused(monkeypatch: pytest.MonkeyPatch, limit: str, error: str) -> None:
