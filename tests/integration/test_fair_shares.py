@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -25,6 +27,7 @@ from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.api import UPLOAD, Api, problem, running_app
 from tests.support.api_process import ApiProcess
+from tests.support.coupon_service import SERVICE, create
 from tests.support.raw_http import read_answer, status_of
 from tests.support.servers import wait_until
 
@@ -71,7 +74,7 @@ async def test_slow_uploads_of_one_tenant_leave_room_for_others(api: Api, settin
             assert first_line(connection) == b"HTTP/1.1 100 Continue"
         assert first_line(opened.enter_context(begin_upload(process, slow))).startswith(b"HTTP/1.1 429 ")
         async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
-            files = {"file": ("c.csv", f"client_id,code\n{uuid4()},A\n")}
+            files = {"file": ("c.csv", "code\nA\n")}
             uploaded = await client.post(UPLOAD, files=files, data={"batch_name": "B"}, headers=other)
             assert uploaded.status_code == 200, uploaded.text
             # Campaigns share their slots with what uploads do after their file has arrived.
@@ -192,6 +195,88 @@ async def test_streams_of_one_address_leave_room_for_others(settings: Settings) 
         assert (api.services.slots.streams.used, api.services.slots.streams_of_address.used) == (0, 0)
 
 
+async def test_a_load_whose_time_ends_does_not_claim_that_nothing_was_added(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time ends while the codes are on their way to Redis, behind the commit."""
+    limits: list[asyncio.Timeout] = []
+
+    def timeout(_: float) -> asyncio.Timeout:
+        limits.append(asyncio.timeout(None))
+        return limits[0]
+
+    async def slow(*_: Any, **__: Any) -> None:
+        limits[0].reschedule(asyncio.get_running_loop().time())
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("issuer.http.loading.asyncio", SimpleNamespace(timeout=timeout))
+    monkeypatch.setattr("issuer.loading.preload.load_pool_of_batch", slow)
+    files = {"file": ("c.csv", f"client_id,code\n{uuid4()},A\n")}
+    answer = problem(
+        await api.client.post(UPLOAD, files=files, data={"batch_name": "B"}, headers=api.admin),
+        503,
+        "adding the codes took too long",
+    )
+    assert await api.owner.fetchval("SELECT count(*) FROM codes") == 1
+    assert "nothing was added" not in answer["detail"]
+    monkeypatch.undo()
+    again = await api.client.post(UPLOAD, files=files, data={"batch_name": "B"}, headers=api.admin)
+    assert (again.json()["loaded"], again.json()["duplicates_in_other_batches"]) == (0, 1)
+
+
+async def test_a_list_of_codes_holds_its_slot_until_it_was_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in memory as a whole: many clients that read slowly must not fill it."""
+    campaign, slots = await create(api), api.services.slots.lists
+    reads, reading, more = [0], asyncio.Event(), asyncio.Event()
+
+    async def send(_: Any) -> None:
+        reads.append(slots.used)
+        reading.set()
+        await more.wait()
+
+    slow = asyncio.create_task(list_codes(api, campaign, send))
+    await reading.wait()
+    more.set()
+    await slow
+    assert (max(reads), slots.used) == (1, 0)
+
+    # The pace of a report counts here, too: with no time left the first piece is the last one.
+    monkeypatch.setattr("issuer.http.reading_pace.GRACE_S", -1e9)
+    sent = []
+
+    async def note(message: Any) -> None:
+        sent.append(message)
+
+    await list_codes(api, campaign, note)
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert slots.used == 0
+
+
+async def list_codes(api: Api, campaign: str, send: Any) -> None:
+    """Ask for the issued codes of a campaign over ASGI."""
+    path, body = f"{SERVICE}/GetCampaign", f'{{"campaignId": "{campaign}"}}'.encode()
+    headers = {"host": "issuer", "content-type": "application/json", **api.admin}
+
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if not messages:
+            # The client stays.
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    await api.app(asgi_scope(path, "192.0.2.1", "POST", headers), receive, send)
+
+
+def asgi_scope(path: str, address: str, method: str = "GET", headers: Mapping[str, str] = MappingProxyType({})) -> Any:
+    return {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "client": (address, 1), "server": ("issuer", 80), "state": {},
+    }  # fmt: skip
+
+
 class EventListener:
     """A listener to a campaign's events from an address, over ASGI."""
 
@@ -209,12 +294,6 @@ class EventListener:
         return listener
 
     async def _listen(self, api: Api, path: str, address: str) -> None:
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
-            "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": [],
-            "client": (address, 1), "server": ("issuer", 80), "state": {},
-        }  # fmt: skip
-
         async def receive() -> dict[str, Any]:
             await self._left.wait()
             return {"type": "http.disconnect"}
@@ -224,7 +303,7 @@ class EventListener:
                 self.status = message["status"]
                 self._begun.set()
 
-        await api.app(scope, receive, send)
+        await api.app(asgi_scope(path, address), receive, send)
 
     async def close(self) -> None:
         self._left.set()

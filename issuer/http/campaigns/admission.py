@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
@@ -59,7 +59,10 @@ def failures_answered(ctx: RequestContext[Any, Any]) -> Iterator[None]:
 
 @dataclass(slots=True)
 class AdmittedCall:
-    """One call on its way through the library. `services`, `key` and `tenant` are set when it is admitted."""
+    """One call on its way through the library. `services`, `key` and `tenant` are set when it is admitted.
+
+    `until_sent` ends when the answer was sent: memory and slots are held as long.
+    """
 
     peer: str | None
     headers: Headers
@@ -67,6 +70,7 @@ class AdmittedCall:
     services: Services | None = None
     key: ApiKey | None = None
     tenant: Tenant = ()
+    until_sent: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
     def admitted(self) -> tuple[Services, ApiKey | None]:

@@ -56,6 +56,7 @@ from issuer.http.idempotency import (
 from issuer.http.limiting.fair_slots import LOAD_WAIT_S
 from issuer.http.loading import loading
 from issuer.http.problems.problem import ProblemError
+from issuer.http.reading_pace import ReadingPace, SlowReaderError
 from issuer.http.rpc.coupon.coupon_connect import CouponServiceASGIApplication
 from issuer.http.rpc.coupon.coupon_pb2 import (
     CreateCampaignRequest,
@@ -157,8 +158,8 @@ class CouponMethods:
             )
             if services.checks_keys and (key is None or not _sees_codes(key, campaign)):
                 return head
-            async with services.slots.lists.hold(call.tenant, wait_s=LOAD_WAIT_S):
-                return await self._with_codes(services, campaign, head, json=_is_json(ctx))  # type: ignore[return-value]
+            await call.until_sent.enter_async_context(services.slots.lists.hold(call.tenant, wait_s=LOAD_WAIT_S))
+            return await self._with_codes(services, campaign, head, json=_is_json(ctx))  # type: ignore[return-value]
 
     async def issue_coupon(
         self, request: IssueCouponRequest, ctx: RequestContext[IssueCouponRequest, IssueCouponResponse]
@@ -236,13 +237,15 @@ class CouponServiceApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = scope["headers"]
         allowed = allowed_headers(headers, trailers="http.response.trailers" in scope.get("extensions", {}))
-        CURRENT_CALL.set(
-            AdmittedCall(scope["client"][0] if scope.get("client") else None, headers, header_fields(headers))
-        )
+        call = AdmittedCall(scope["client"][0] if scope.get("client") else None, headers, header_fields(headers))
+        CURRENT_CALL.set(call)
         try:
             # A slash at the end makes no difference on the paths of predecessors; the library would answer 404.
             path = scope["path"].removesuffix("/")
-            await self._app({**scope, "path": path, "headers": allowed}, receive, in_pieces(send))
+            async with call.until_sent:
+                await self._app({**scope, "path": path, "headers": allowed}, receive, in_pieces(ReadingPace(send)))
+        except SlowReaderError as error:
+            log.warning("a client reads its answer too slowly; it was broken off", reason=str(error))
         except Exception:
             # The caller has its answer, or has closed the connection.
             log.exception("a call of the coupon service failed", path=scope["path"])
