@@ -16,7 +16,8 @@ TOO_SLOW: Final = ProblemError(
     503,
     "adding the codes took too long",
     "load_timeout",
-    detail="nothing was added; send fewer codes at a time",
+    # The time may end behind the commit: the worker then loads into Redis what was stored.
+    detail="it is open whether the codes were added: the same request again adds none of them twice",
     headers={"Retry-After": "60"},
 )
 
