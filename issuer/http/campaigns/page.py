@@ -34,7 +34,9 @@ async def get_page(context: RequestContext) -> Response:
     except CampaignNotFoundError:
         if prefers_json(request.headers.get("accept", "")):
             raise
-        return _UNKNOWN.response(request, 404)
+        unknown = _UNKNOWN.response(request, 404)
+        unknown.headers["vary"] = "Accept, Accept-Language"
+        return unknown
     (counters,) = await read_available_counters(context.services.stores, [campaign])
     return _CAMPAIGN.response(
         request,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from issuer.http.openapi.parts import IDEMPOTENCY_KEY, PAGED, body, json_content, ok, operation, path_parameter
 from issuer.http.openapi.shapes import Schema, ref
 from issuer.http.problems.problem import MEDIA_TYPE
+
+_OPTIONAL: Final[list[Schema]] = [{"apiKey": []}, {}]
+"""A public campaign needs no key."""
 
 
 def campaign_paths() -> dict[str, Schema]:
@@ -94,11 +97,12 @@ def coupon_service_paths() -> dict[str, Schema]:
                 description="The response is sent once all codes are generated and can be issued.",
             ),
             "GetCampaign": _method(
-                "GetCampaign", "CampaignRequest", "GetCampaignResponse", "Show a campaign", 404,
+                "GetCampaign", "CampaignRequest", "GetCampaignResponse", "Show a campaign", 404, security=_OPTIONAL,
                 description="Requires the scope `redeem` or `admin`; a public campaign requires no API key.",
             ),
             "IssueCoupon": _method(
                 "IssueCoupon", "CampaignRequest", "IssueCouponResponse", "Request a code", parameters=[key],
+                security=_OPTIONAL,
                 description="Requires the scope `redeem`; a public campaign requires no API key.",
             ),
         }.items()
