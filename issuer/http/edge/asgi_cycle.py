@@ -35,9 +35,9 @@ class AsgiCycle(RequestResponseCycle):
 
 
 class ServedCycles(HttpToolsProtocol):
-    """HttpToolsProtocol that tells the request that is being served of the end of its connection.
+    """HttpToolsProtocol whose end of a connection reaches the request that is being served.
 
-    uvicorn tells the last one that arrived. One that later ones wait behind would never know, and go on: a stream of
+    uvicorn notifies the last one that arrived. One that later ones wait behind would never know, and go on: a stream of
     events without a listener.
     """
 
