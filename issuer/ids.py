@@ -63,6 +63,7 @@ def id_text(text: str) -> str:
         raise InvalidIdError("an id must not be empty")
     if len(text) > MAX_ID:
         raise InvalidIdError(f"an id must have at most {MAX_ID} characters")
+    # The common case, as `id_text` would return it.
     if text.isascii() and text.isprintable():
         return text
     if text_problem(text) is not None:
@@ -81,6 +82,9 @@ def id_of(text: str, installation: UUID) -> Identity:
     packed = _packed_uuid(text)
     if packed is not None:
         return Identity(packed, None)
+    # The common case, as `id_text` would return it.
+    if text.isascii() and text.isprintable() and 0 < len(text) <= MAX_ID and text[0] != " " != text[-1]:
+        return Identity(_derive(text, installation), text)
     kept = id_text(text)
     if kept != text:
         packed = _packed_uuid(kept)

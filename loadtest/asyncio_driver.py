@@ -34,6 +34,7 @@ class LoadOptions:
     customer: str | None
     keys: bool
     coupon: bool
+    texts: bool
     think_ms: int
     run: str
 
@@ -67,7 +68,8 @@ class _Requests:
         else:
             target = random.choice(options.targets)
         self._sent += 1
-        customer = options.customer or str(UUID(int=random.getrandbits(128)))
+        new = UUID(int=random.getrandbits(128))
+        customer = options.customer or (f"{new.hex[:20]}-@s1.example.org" if options.texts else str(new))
         if self._campaigns:
             body = f'{{"campaignId":"{target[0]}"}}'
         elif options.coupon:

@@ -49,6 +49,8 @@ class Load:
     keys: bool = False
     coupon: bool = False
     """The URL is that of a coupon use; the targets name the client."""
+    texts: bool = False
+    """New customers have texts as ids, as long as a UUID."""
     think_ms: int = 0
     """Mean pause of a connection between a response and its next request."""
     run: str = field(default_factory=lambda: os.urandom(4).hex())
@@ -137,7 +139,7 @@ class WrkDriver:
                 self._program, "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT),
                 load.url, "--", path_of(load), targets.name, str(load.per_target),
                 str(load.customer or "-"), "1" if load.keys else "0", str(load.think_ms), load.run,
-                load.api_key or "-", "1" if load.coupon else "0",
+                load.api_key or "-", "1" if load.coupon else "0", "1" if load.texts else "0",
             ]  # fmt: skip
             return _sent(*await _run(command))
 
@@ -154,7 +156,7 @@ class BundledDriver:
             "targets": [[str(target.batch_id), str(target.client_id)] for target in load.targets],
             "seconds": load.seconds, "connections": load.connections, "api_key": load.api_key,
             "per_target": load.per_target, "customer": str(load.customer) if load.customer else None,
-            "keys": load.keys, "coupon": load.coupon, "think_ms": load.think_ms, "run": load.run,
+            "keys": load.keys, "coupon": load.coupon, "texts": load.texts, "think_ms": load.think_ms, "run": load.run,
         }  # fmt: skip
         with tempfile.NamedTemporaryFile("w", prefix="load-", suffix=".json") as file:
             json.dump(options, file)

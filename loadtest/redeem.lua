@@ -4,7 +4,8 @@
 -- Arguments after "--": path, targets file (lines of batch id and client id), requests per target (0: a random target
 -- for each request), customer (a UUID, or - for a new one per request), keys (1: a new Idempotency-Key per request),
 -- mean think time in ms (0: none; otherwise random, at most twice that), run id (8 hex digits), API key (or -), coupon
--- (1: the path is a coupon use, and the body names its client and the customer).
+-- (1: the path is a coupon use, and the body names its client and the customer), texts (1: a new customer has a text of
+-- 36 characters as its id, not a UUID).
 -- At the end it prints one line of JSON after the word RESULT.
 
 local bit = require("bit")
@@ -44,6 +45,7 @@ function init(args)
   if args[4] ~= "-" then fixed_customer = args[4] end
   -- The first digits of the customer are pseudo-random, so that inserts hit the index of the ledger as in production.
   customer_tail = string.format("-%s-4%03x-8%s-%s%04x\"}", run:sub(1, 4), number, run:sub(5, 7), run, number)
+  if args[10] == "1" then customer_tail = string.format('-%s%04x@s1.example.org"}', run, number) end
   key_tail = "-" .. run .. "-" .. number
   head = template(args[1], args[8], args[9] == "1")
   if think_ms > 0 then

@@ -77,6 +77,7 @@ def aims(results: Results) -> list[Aim]:
             _ratio(results, "headline", "redeem, Idempotency-Key", "redeem"), 0.85),
         Aim("rate limiting on ÷ off",
             _ratio(results, "rate limit", "rate limit by key and address", "no rate limit"), 0.9),
+        Aim("redeem by text ÷ by UUID", _ratio(results, "ids", "redeem by text", "redeem by UUID"), 0.95),
         Aim("consume ÷ redeem", _ratio(results, "coupons", "consume", "redeem"), 0.9),
         Aim(f"{fresh[1] or 'large used pool'} ÷ fresh small ones", _ratio(results, "pools", fresh[1], fresh[0]), 0.9),
         Aim(f"{batches[1] or 'many batches'} ÷ 1 batch", _ratio(results, "batches", batches[1], batches[0]), 0.7),

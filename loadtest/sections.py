@@ -71,6 +71,23 @@ async def headline(bench: Bench) -> list[Measured]:
     return rounds
 
 
+async def ids(bench: Bench) -> list[Measured]:
+    """Redeem for customers whose ids are UUIDs, and for customers whose ids are texts."""
+    effort, rounds = bench.effort, []
+    with BenchInstallation(bench.directory / "ids") as installation:
+        server = MeasuredInstallation.of_installation(installation)
+        for number in range(effort.rounds):
+            async with installation.stores() as stores:
+                targets = await make_pools(stores, 2, effort.short_stock)
+                await settle(stores)
+            cases = [("redeem by UUID", targets[0], False), ("redeem by text", targets[1], True)]
+            # What comes second finds a larger ledger.
+            for name, target, texts in cases if number % 2 == 0 else reversed(cases):
+                load = bench.load(installation, [target], effort.short_seconds, texts=texts)
+                rounds.append(await bench.measure(name, load, server))
+    return rounds
+
+
 async def half_rate(bench: Bench, installation: BenchInstallation, maximum_per_s: float) -> list[Measured]:
     """Measure redeem at half of the maximum rate, on connections that pause between requests."""
     connections, target_per_s = 2 * CONNECTIONS, maximum_per_s / 2
@@ -269,6 +286,7 @@ SECTIONS = {
     "connections": connections,
     "batches": batches,
     "pools": pools,
+    "ids": ids,
     "coupons": coupons,
     "campaign": campaign,
 }

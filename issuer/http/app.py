@@ -33,6 +33,7 @@ from issuer.http.operations import Operation, PathOperations
 from issuer.http.pages import assets, start
 from issuer.http.problems.failures import FAILURES
 from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
+from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH, RedemptionExchange, RedemptionRoute
 from issuer.http.redeem.route import REDEEM_PATH, RedeemExchange, RedeemRoute
 from issuer.http.request_path import routed_path, with_and_without_slash
 from issuer.http.services import Services, open_services
@@ -107,7 +108,8 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
     """Return the application. It starts without Redis and Postgres and answers 503 until they are available."""
     settings = settings or Settings()
     policy = IssuePolicy()
-    redeem, consume, issue = RedeemRoute(), ConsumeRoute(), IssueRoute(policy)
+    redeem, consume, issue, redemption = RedeemRoute(), ConsumeRoute(), IssueRoute(policy), RedemptionRoute()
+    hot_routes = (redeem, consume, issue, redemption)
     coupon_service = CouponServiceApp(policy, settings)
 
     @asynccontextmanager
@@ -122,10 +124,12 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
 
     def _share(services: Services | None) -> None:
         app.state.services = services
-        redeem.services = consume.services = issue.services = coupon_service.services = services
+        coupon_service.services = services
+        for route in hot_routes:
+            route.services = services
 
     app = IssuerApp(
-        routes=make_routes(redeem, coupon_service),
+        routes=make_routes(redeem, redemption, coupon_service),
         exception_handlers={
             ProblemError: answer_problem,
             HTTPException: _answer_http_exception,
@@ -134,19 +138,18 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
         },
         lifespan=lifespan,
     )
-    app.hot_routes = {path: route for route in (redeem, consume, issue) for path in with_and_without_slash(route.path)}
+    app.hot_routes = {path: route for route in hot_routes for path in _spelled(route.path)}
     fast_paths = {
         REDEEM_PATH: FastPath(partial(RedeemExchange, redeem)),
         CONSUME_PATH: FastPath(consume.exchange, takes_query=True),
         ISSUE_PATH: FastPath(issue.exchange),
+        REDEMPTIONS_PATH: FastPath(partial(RedemptionExchange, redemption)),
     }
     app.fast_paths = {
-        spelled.encode(): fast_path
-        for path, fast_path in fast_paths.items()
-        for spelled in with_and_without_slash(path)
+        spelled.encode(): fast_path for path, fast_path in fast_paths.items() for spelled in _spelled(path)
     }
     app.cross_origin = CrossOrigin.of(settings)
-    for route in (redeem, consume, issue):
+    for route in hot_routes:
         route.cross_origin = app.cross_origin if ROUTES.fullmatch(route.path) else None
     app.state.services = None
     # A redirect would be built from the Host header, which the client chooses.
@@ -154,13 +157,14 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
     return app
 
 
-def make_routes(redeem: RedeemRoute, coupon_service: CouponServiceApp) -> list[Route]:
+def make_routes(redeem: RedeemRoute, redemption: RedemptionRoute, coupon_service: CouponServiceApp) -> list[Route]:
     """Return one route for each path, so that a 405 can name all of its methods."""
     by_path: dict[str, list[Operation]] = defaultdict(list)
     for operation in (*OPERATIONS, *FILES):
         by_path[operation.path].append(operation)
     routes = [
         *_posted(REDEEM_PATH, redeem),
+        *_posted(REDEMPTIONS_PATH, redemption),
         *(route for path in METHOD_PATHS for route in _posted(path, coupon_service)),
     ]
     for path, operations in by_path.items():
@@ -171,9 +175,14 @@ def make_routes(redeem: RedeemRoute, coupon_service: CouponServiceApp) -> list[R
 
 
 def _posted(path: str, app: ASGIApp) -> Iterator[Route]:
-    """Yield the routes of a path of a predecessor that is no operation."""
-    for spelled in with_and_without_slash(path):
+    """Yield the routes of a path that is no operation."""
+    for spelled in _spelled(path):
         yield Route(spelled, app, methods=["POST"])
+
+
+def _spelled(path: str) -> tuple[str, ...]:
+    """Return the spellings of the path of a hot route: a predecessor's path also with its other end."""
+    return (path,) if path == REDEMPTIONS_PATH else with_and_without_slash(path)
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:

@@ -93,10 +93,15 @@ def page_response(page: Page[Any], show: Callable[[Any], object]) -> Response:
 async def json_object(request: Request, known: Collection[str]) -> dict[str, Any]:
     """Return the body as a JSON object. Raises InvalidJsonError, and ProblemError for an unknown field."""
     value = parse_object(await request.body())
-    for key in value:
-        if key not in known:
-            raise invalid(f"unknown field {quoted_name(key)}; known are {', '.join(known)}")
+    refuse_unknown(value, known)
     return value
+
+
+def refuse_unknown(values: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise ProblemError for an unknown field, so that a misspelled name is not ignored."""
+    for name in values:
+        if name not in known:
+            raise invalid(f"unknown field {quoted_name(name)}; known are {', '.join(known)}")
 
 
 def id_field(values: Mapping[str, Any], name: str) -> UUID | None:

@@ -66,18 +66,20 @@ CRASHED: Final = to_wire(ProblemError(500, "internal error", "internal_error"))
 
 _MAX_LENGTHS: Final = 1_024
 _granted: dict[int, Head] = {}
+_created: dict[int, Head] = {}
 _replayed: dict[int, Head] = {}
 
 
-def granted_head(length: int, outcome: Outcome) -> Head:
-    """Return the head of a 200 with a JSON body of this length, for GRANTED or REPLAYED."""
-    heads = _granted if outcome is Outcome.GRANTED else _replayed
+def granted_head(length: int, outcome: Outcome, *, created: bool = False) -> Head:
+    """Return the head of an answer with a JSON body of this length: 200, or with `created` 201, for GRANTED, and 200
+    for REPLAYED."""
+    heads = _replayed if outcome is Outcome.REPLAYED else _created if created else _granted
     head = heads.get(length)
     if head is None:
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
         if outcome is Outcome.REPLAYED:
             headers.append((b"idempotency-replayed", b"true"))
-        head = make_head(200, headers)
+        head = make_head(201 if heads is _created else 200, headers)
         if len(heads) < _MAX_LENGTHS:
             heads[length] = head
     return head

@@ -127,16 +127,15 @@ CROSS JOIN LATERAL (
   SELECT * FROM quarantined WHERE quarantined.pool_id = e.pool_id AND quarantined.seq = e.seq LIMIT 1 FOR UPDATE
 ) s"""
 
-# Only what the ledger has: the text of a customer whose id was erased does not come back with a repeated event.
 # ORDER BY prevents a deadlock of two workers.
 _INSERT_CUSTOMERS: Final = """
 INSERT INTO customers (id, client_id, text)
 SELECT e.id, p.client_id, e.text
 FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::text[]) AS e(pool_id, seq, id, text)
 CROSS JOIN LATERAL (SELECT client_id FROM pools WHERE pools.id = e.pool_id LIMIT 1) p
-CROSS JOIN LATERAL (
-  SELECT FROM ledger r WHERE r.pool_id = e.pool_id AND r.seq = e.seq AND r.customer_id = e.id LIMIT 1
-) r
+WHERE $5 OR EXISTS (
+  SELECT FROM ledger r WHERE r.pool_id = e.pool_id AND r.seq = e.seq AND r.customer_id = e.id
+)
 ORDER BY e.id, p.client_id
 ON CONFLICT (id, client_id) DO NOTHING"""
 
@@ -234,7 +233,7 @@ class _Recorder:
                 else:
                     inserted = await self.connection.fetchval(_INSERT_REDEMPTIONS, *columns.columns()[:_OF_CODES])
                 if inserted and any(columns.customer_texts):
-                    await self._insert_customers(columns)
+                    await self._insert_customers(columns, all_new=inserted == len(columns))
         except DATA_ERRORS as error:
             if len(columns) == 1:
                 self._refuse(places[0], error)
@@ -247,9 +246,14 @@ class _Recorder:
         if inserted < len(columns):
             await self._compare(places, columns, len(columns) - inserted)
 
-    async def _insert_customers(self, columns: RedemptionColumns) -> None:
-        rows = zip(columns.pool_ids, columns.seqs, columns.customer_ids, columns.customer_texts, strict=True)
-        await self.connection.execute(_INSERT_CUSTOMERS, *zip(*(row for row in rows if row[-1]), strict=True))
+    async def _insert_customers(self, columns: RedemptionColumns, *, all_new: bool) -> None:
+        """Record the texts of customers. Unless `all_new`, of those only that the ledger names: the text of a customer
+        whose id was erased does not come back with a repeated event."""
+        if not all(columns.customer_texts):
+            columns = columns.take(at for at, text in enumerate(columns.customer_texts) if text)
+        await self.connection.execute(
+            _INSERT_CUSTOMERS, columns.pool_ids, columns.seqs, columns.customer_ids, columns.customer_texts, all_new
+        )
 
     async def _compare(self, places: Sequence[int], columns: RedemptionColumns, not_inserted: int) -> None:
         differences = await self.connection.fetch(_DIFFERENCES, *columns.columns()[:_OF_USES])

@@ -9,7 +9,7 @@ from typing import Final
 
 import httptools
 
-from tests.differential import consume_cases, issue_cases, redeem_cases
+from tests.differential import consume_cases, issue_cases, redeem_cases, redemption_cases
 from tests.differential.case import Case, Draw, Framing, RequestDraft
 from tests.differential.issue_cases import ODD_CALLS, settle_timeout
 from tests.differential.odd_framing import ODD_FRAMING
@@ -17,9 +17,10 @@ from tests.differential.odd_headers import ODD_HEADERS
 from tests.differential.odd_json import odd_text
 from tests.differential.preloaded import Preloaded
 
-PRODUCTS: Final = {"redeem": 10, "consume": 10, "issue": 9}
+PRODUCTS: Final = {"redeem": 10, "redemption": 7, "consume": 10, "issue": 9}
 _GOOD: Final = {
     "redeem": redeem_cases.good_request,
+    "redemption": redemption_cases.good_request,
     "consume": consume_cases.good_request,
     "issue": issue_cases.good_request,
 }

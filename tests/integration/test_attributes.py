@@ -42,6 +42,9 @@ async def test_attributes_are_issued_with_the_code_and_listed(api: Api) -> None:
     first, replayed = [await api.redeem(batch, CLIENT, customer, **key) for _ in range(2)]
     attributes = {"pin": "0012", "seat_no": "12 A"}
     assert first.json() == replayed.json() == {"code": "A1", "attributes": attributes}
+    named = {"batch_id": batch, "client_id": str(CLIENT), "customer_id": str(customer)}
+    again = await api.client.post("/api/v1/redemptions", json=named, headers={**api.redeemer, **key})
+    assert (again.json()["code"], again.json()["attributes"]) == ("A1", attributes)
     # Without attributes the answer is byte for byte what it is in any batch.
     assert (await api.redeem(batch, CLIENT)).content == b'{"code":"A2"}'
     assert (await api.redeem(batch, CLIENT)).json() == {"code": "A3", "attributes": {"pin": PIN}}

@@ -19,6 +19,7 @@ from issuer.http.campaigns.connect_service import METHOD_PATHS
 from issuer.http.openapi.document import document
 from issuer.http.pages.assets import KEPT
 from issuer.http.problems.problem import TITLES
+from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH
 from tests.support.api import REDEEM, Api, problem
 from tests.support.recording import drain
 from tests.support.servers import START_LIMIT_S
@@ -52,7 +53,7 @@ async def test_every_route_requires_a_key_with_its_scope_unless_it_is_public(api
         if template in PARTLY_PUBLIC or template in METHOD_PATHS or template == FILES[0].path:
             continue
         path = concrete(route.path)  # type: ignore[attr-defined]
-        is_redeem = path.removesuffix("/") == REDEEM
+        is_redeem = path.removesuffix("/") in (REDEEM, REDEMPTIONS_PATH)
         methods = ["POST"] if is_redeem else list(route.app.operations)  # type: ignore[attr-defined]
         for method in methods:
             seen.add((method, path))
@@ -68,7 +69,7 @@ async def test_every_route_requires_a_key_with_its_scope_unless_it_is_public(api
                 assert problem(refused, 403)["code"] == "scope_missing"
     spelled_twice = {operation.path for operation in OPERATIONS if operation.lenient}
     twins = sum(operation.path in spelled_twice for operation in OPERATIONS)
-    assert len(seen) == len(OPERATIONS) + twins + 2 - len(PARTLY_PUBLIC)
+    assert len(seen) == len(OPERATIONS) + twins + 3 - len(PARTLY_PUBLIC)
     public = {operation.path for operation in OPERATIONS if operation.access is Access.PUBLIC}
     assert public == PUBLIC | PARTLY_PUBLIC
 
@@ -89,7 +90,7 @@ def test_the_openapi_document_has_exactly_the_routes_of_the_app() -> None:
         if method != "parameters"
     }
     routed = {(operation.method, re.sub(":(code|id)}", "}", operation.path)) for operation in OPERATIONS}
-    assert documented == routed | {("POST", path) for path in (REDEEM, *METHOD_PATHS)}
+    assert documented == routed | {("POST", path) for path in (REDEEM, REDEMPTIONS_PATH, *METHOD_PATHS)}
 
 
 def test_the_openapi_document_has_exactly_the_query_parameters_of_the_app() -> None:

@@ -20,6 +20,7 @@ from issuer.coupons.store import create_coupon
 from issuer.coupons.uses import consumption_id
 from issuer.http.auth import Access
 from issuer.http.operations import PathOperations
+from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH
 from issuer.http.request_path import with_and_without_slash
 from issuer.ids import Identity
 from issuer.reports.formats import MEDIA_TYPES, Format
@@ -186,6 +187,10 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
         Visit(REFUSED, REDEEM, json=redemption("{theirs}", "{owner}")),
         Visit(REFUSED, REDEEM, json=redemption("{shared}", "{owner}")),
     ],
+    ("POST", REDEMPTIONS_PATH): [
+        Visit(REFUSED, REDEMPTIONS_PATH, json={**named, "client": "{owner}", "customer": "{customer}"})
+        for named in ({"batch_id": "{theirs}"}, {"batch": TenantWorld.NAME}, {"batch": "Shared"})
+    ],
     ("POST", "/coupon/"): [
         Visit(REFUSED, "/coupon/", json={"code": "NEW", "availability_count": 1, "client_id": "{owner}"}),
         Visit(OWN, "/coupon/", json={"code": "NEW", "availability_count": 1, "client_id": "{caller}"}),
@@ -240,11 +245,11 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
 
 async def make_world(api: Api) -> TenantWorld:
     owner, caller, customer = uuid4(), uuid4(), uuid4()
-    rows = [(owner, f"THEIRS-{number}") for number in range(1, 4)]
+    rows = [(owner, f"THEIRS-{number}") for number in range(1, 9)]
     theirs = (
         await api.upload(rows, name=TenantWorld.NAME, rules=f'{{"maxpercustomer": {TenantWorld.COUNTS[1]}}}')
     ).json()["batch_id"]
-    rows = [(owner, f"THEIRS-SHARED-{number}") for number in range(1, 4)]
+    rows = [(owner, f"THEIRS-SHARED-{number}") for number in range(1, 9)]
     shared = (await api.upload([*rows, (caller, "SHARED-1"), (caller, "SHARED-2")], name="Shared")).json()["batch_id"]
     mine, _ = await api.batch("MINE-1", client=caller)
     for batch, client in ((theirs, owner), (shared, owner), (shared, caller)):
@@ -298,6 +303,7 @@ def text_of(response: httpx.Response) -> str:
 
 ACCESS_OF_OTHERS: Final = {
     ("POST", REDEEM): Access.REDEEM,
+    ("POST", REDEMPTIONS_PATH): Access.REDEEM,
     ("POST", _SERVICE + "CreateCampaign"): Access.ADMIN,
     ("POST", _SERVICE + "GetCampaign"): Access.ANY_KEY,
     ("POST", _SERVICE + "IssueCoupon"): Access.REDEEM,

@@ -11,6 +11,7 @@ from issuer.http.openapi.parts import (
     IDEMPOTENCY_KEY,
     OPERATOR,
     PAGED,
+    REPLAYED,
     body,
     keeping,
     ok,
@@ -22,21 +23,32 @@ from issuer.http.openapi.schemas import COMPONENTS
 from issuer.http.openapi.shapes import GIVEN_ID, Schema, ref
 
 
-def _redeem() -> Schema:
-    replayed = {
-        "Idempotency-Replayed": {
-            "description": "Present if this is a replay of an earlier redemption",
-            "schema": {"const": "true"},
-        }
+def _redemptions() -> Schema:
+    answers = {
+        201: ok("The redemption", ref("Redemption")),
+        200: ok("The earlier redemption with the same Idempotency-Key", ref("Redemption"), headers=REPLAYED),
     }
     return operation(
-        "redeem", "Redeem a code", {200: ok("The issued code", ref("Redeemed"), headers=replayed)}, 404, 409, 410, 422,
+        "redeem", "Issue a code to a customer", answers, 404, 409, 410, 422,
+        operationId="redemptions",
+        parameters=[IDEMPOTENCY_KEY],
+        requestBody=body("RedemptionRequest"),
+        description="Issues one code of the client's pool to the customer. Requires the scope `redeem`. `batch`, "
+        "`client` and `customer` take a name or an id, `batch_id`, `client_id` and `customer_id` an id; one of each "
+        "pair is enough, and two that differ are a 400. Without a client it is that of the key, or the default client. "
+        "A 403 with the code `limit_reached` contains in `retry_at` and Retry-After when the limit admits the customer "
+        "again; both are absent if the limit is indefinite.",
+    )  # fmt: skip
+
+
+def _redeem() -> Schema:
+    return operation(
+        "redeem", "Redeem a code", {200: ok("The issued code", ref("Redeemed"), headers=REPLAYED)}, 404, 409, 410, 422,
         operationId="redeem",
         parameters=[IDEMPOTENCY_KEY],
-        requestBody=body("Redemption"),
-        description="Issues one code of the client's pool to the customer. Requires the scope `redeem`. A 403 with the "
-        "code `limit_reached` contains in `retry_at` and Retry-After when the limit admits the customer again; both "
-        "are absent if the limit is indefinite.",
+        requestBody=body("Redeem"),
+        description="The route of the predecessor's clients: as `POST /api/v1/redemptions`, which answers more. "
+        "Requires the scope `redeem`.",
     )  # fmt: skip
 
 
@@ -117,6 +129,7 @@ def _paths() -> dict[str, Schema]:
     ledger = ok("A page of redemptions", ref("LedgerPage"))
     code = {"type": "string", "minLength": 1, "examples": ["SUMMER-0001"]}
     return {
+        "/api/v1/redemptions": {"post": _redemptions()},
         "/api/v1/code/redeem": {"post": _redeem()},
         "/api/v1/batches": _batches(),
         "/api/v1/batches/{batch_id}": _batch(),

@@ -35,7 +35,8 @@ EXAMPLES: Final[dict[str, Any]] = {
         "currency": "EUR",
         "expiry_date": "2030-12-31",
     },
-    "Redemption": {"batchid": _BATCH, "clientid": _CLIENT, "customerid": _CUSTOMER},
+    "Redeem": {"batchid": _BATCH, "clientid": _CLIENT, "customerid": _CUSTOMER},
+    "RedemptionRequest": {"batch": "Summer tour", "client": "band-42", "customer": "anna@example.org"},
     "Upload": {
         "file": f"client_id,code\n{_CLIENT},SUMMER-0001\n{_CLIENT},SUMMER-0002\n",
         "batch_name": "Summer tour",

@@ -11,6 +11,8 @@ from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
 from issuer.http.openapi.shapes import (
     ATTRIBUTES,
+    BATCH,
+    CLIENT,
     CODE,
     GIVEN_ID,
     INSTANT,
@@ -66,7 +68,28 @@ COMPONENTS: Final[dict[str, Schema]] = {
         ),
         "description": "An error as problem details (RFC 9457)",
     },
-    "Redemption": shape({"batchid": UUID, "clientid": GIVEN_ID, "customerid": GIVEN_ID}, closed=False),
+    "RedemptionRequest": shape(
+        {
+            "batch": nullable(BATCH),
+            "batch_id": nullable(UUID),
+            "client": nullable(CLIENT),
+            "client_id": nullable(CLIENT),
+            "customer": described(nullable(GIVEN_ID), "The customer: a text of the caller's own, or a UUID"),
+            "customer_id": described(nullable(GIVEN_ID), "The same as `customer`"),
+        },
+        optional=("batch", "batch_id", "client", "client_id", "customer", "customer_id"),
+    ),
+    "Redemption": shape(
+        {
+            "redemption_id": described(UUID, "Derived from the batch and the code"),
+            "code": CODE,
+            "batch_id": UUID,
+            "redeemed_at": INSTANT,
+            "attributes": ATTRIBUTES,
+        },
+        optional=("attributes",),
+    ),
+    "Redeem": shape({"batchid": UUID, "clientid": GIVEN_ID, "customerid": GIVEN_ID}, closed=False),
     "Redeemed": shape({"code": CODE, "attributes": ATTRIBUTES}, optional=("attributes",)),
     **COUPONS,
     **CLIENTS,

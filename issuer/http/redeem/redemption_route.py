@@ -1,0 +1,156 @@
+"""POST /api/v1/redemptions: one code for one customer, all named as the caller names them.
+
+It redeems as the predecessor's route does (`issuer.http.redeem.route`) and answers more. No request waits for Postgres,
+but the first ones that use the name of a batch: its meaning is then kept in memory (`issuer.batches.name_cache`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+from uuid import UUID
+
+from issuer.batches.name_cache import BatchName
+from issuer.batches.named import AmbiguousNameError
+from issuer.contract.outcomes import Outcome
+from issuer.engine.calls import BOUND, Answer, PoolRef
+from issuer.engine.pool_refs import PoolRefs
+from issuer.http.auth import BOUND_KEY, SCOPES, Access
+from issuer.http.edge.exchange import Connection
+from issuer.http.edge.header_fields import HeaderFields
+from issuer.http.hot_exchange import HotExchange, HotRoute
+from issuer.http.idempotency import read_idempotency_key
+from issuer.http.problems.problem import invalid
+from issuer.http.redeem.answers import redemption_wire, refusal_wire
+from issuer.http.redeem.redemption_request import RedemptionRequest, read_redemption_request
+from issuer.http.redeem.route import NO_CODE
+from issuer.http.services import Services
+from issuer.http.strict_json import parse_object
+from issuer.http.wire import Wire
+from issuer.names import MAX_NAME
+
+REDEMPTIONS_PATH: Final = "/api/v1/redemptions"
+NO_BATCH: Final = Answer(Outcome.UNKNOWN_BATCH)
+TWO_BATCHES: Final = "batch and batch_id name two batches"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPool:
+    """A pool, and the id of its batch as an answer has it."""
+
+    pool: PoolRef
+    batch_id: str
+
+
+class RedemptionRoute(HotRoute):
+    """The route, with the pools that its requests named: by batch, client, and whether the key is bound."""
+
+    path: ClassVar[str] = REDEMPTIONS_PATH
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools: PoolRefs[tuple[UUID, bytes, bool], NamedPool] = PoolRefs()
+
+    def exchange(self, connection: Connection, fields: HeaderFields) -> HotExchange:
+        return RedemptionExchange(self, connection, fields)
+
+
+class RedemptionExchange(HotExchange):
+    """One redemption."""
+
+    __slots__ = ("_batch_id", "_has_query")
+
+    route: RedemptionRoute
+    scopes = SCOPES[Access.REDEEM]
+    _batch_id: str
+
+    def __init__(self, route: RedemptionRoute, connection: Connection, fields: HeaderFields) -> None:
+        super().__init__(route, connection, fields)
+        self._has_query = b"?" in connection.url
+
+    def receive(self, body: bytes) -> None:
+        services, key = self.services, self.key
+        assert services is not None
+        if self._has_query:
+            raise invalid("unknown query parameter; this path takes none")
+        bound_to = None if key is None else key.client_id
+        request = read_redemption_request(services, parse_object(body), bound_to)
+        idempotency_key = read_idempotency_key(self.fields)
+        if bound_to is not None and request.client != bound_to.bytes:
+            # Nothing of another client is looked up, so the answer reveals nothing about it.
+            self.log_refusal(BOUND_KEY)
+            self.set_result(NO_CODE)
+        elif request.batch_name is None:
+            assert request.batch_id is not None
+            self._submit(services, request, request.batch_id, idempotency_key)
+        else:
+            self._find_batch(services, request, request.batch_name, idempotency_key)
+
+    def _find_batch(
+        self, services: Services, request: RedemptionRequest, name: str, idempotency_key: str | None
+    ) -> None:
+        if len(name) > MAX_NAME or "\0" in name:
+            self.set_result(NO_BATCH)
+            return
+        named: BatchName = (request.client, name)
+        ids = services.batch_names.find(named)
+        if ids is None:
+            services.batch_names.start_look_up(
+                named, lambda found: self._looked_up(services, request, found, idempotency_key)
+            )
+        else:
+            self._choose(services, request, ids, idempotency_key)
+
+    def _looked_up(
+        self,
+        services: Services,
+        request: RedemptionRequest,
+        found: tuple[UUID, ...] | Exception | None,
+        idempotency_key: str | None,
+    ) -> None:
+        if self.response_complete:
+            return
+        try:
+            if isinstance(found, Exception):
+                raise found
+            if found is None:
+                self.set_result(NO_BATCH)
+            else:
+                self._choose(services, request, found, idempotency_key)
+        except Exception as error:
+            self.fail(error)
+
+    def _choose(
+        self, services: Services, request: RedemptionRequest, ids: tuple[UUID, ...], idempotency_key: str | None
+    ) -> None:
+        """Redeem in the batch that the name stands for. Raises ProblemError, AmbiguousNameError."""
+        if request.batch_id is not None:
+            if request.batch_id not in ids:
+                raise invalid(TWO_BATCHES)
+            ids = (request.batch_id,)
+        if len(ids) > 1:
+            raise AmbiguousNameError(request.batch_name or "", ids)
+        self._submit(services, request, ids[0], idempotency_key)
+
+    def _submit(
+        self, services: Services, request: RedemptionRequest, batch_id: UUID, idempotency_key: str | None
+    ) -> None:
+        key, customer = self.key, request.customer
+        is_bound = key is not None and key.client_id is not None
+        place = (batch_id, request.client, is_bound)
+        named = self.route.pools.find(place)
+        if named is None:
+            client_id = UUID(bytes=request.client)
+            pool = services.engine.pool_ref(batch_id, client_id, flags=BOUND if is_bound else 0)
+            named = self.route.pools.add(services.engine, place, NamedPool(pool, str(batch_id)))
+        self._batch_id = named.batch_id
+        services.engine.submit(
+            self, named.pool, customer.packed, 0 if key is None else key.id, idempotency_key,
+            customer_text=customer.text,
+        )  # fmt: skip
+
+    def answer_wire(self, answer: Answer) -> Wire:
+        if answer.outcome is not Outcome.GRANTED and answer.outcome is not Outcome.REPLAYED:
+            return refusal_wire(answer)
+        assert self.services is not None
+        return redemption_wire(answer, self._batch_id, self.services.stores.incarnations.installation_id)
