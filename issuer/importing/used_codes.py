@@ -27,7 +27,7 @@ CREATE TEMPORARY TABLE imported_rows (
     row bigint, client integer, number bigint, code text COLLATE "C", customer uuid, customer_text text COLLATE "C",
     used_at timestamptz
 )"""
-STAGE: Final = "INSERT INTO staged SELECT row, client, number, code FROM imported_rows"
+STAGE: Final = "INSERT INTO staged (row, client, number, code) SELECT row, client, number, code FROM imported_rows"
 
 # The used codes of the batch. `recorded`: the epoch of the redemption that the ledger has of the seq; `last`: the
 # highest seq of the pool that is accounted for; `fresh`: to be recorded. What Redis has issued of a pool that is opened

@@ -94,6 +94,7 @@ class PoolLoader:
         keys = batch_keys(partition, pool.batch_id)
         self._keys = (partition_keys(partition).state, keys.batch, keys.pool(pool.client_id))
         self._codes_key = keys.codes(pool.client_id)
+        self._resets = b"0"
         self.loaded = self.issued = self.pushed = 0
 
     async def open(self) -> None:
@@ -156,9 +157,10 @@ class PoolLoader:
         return _CodeRun(first, last, codes)
 
     async def _push(self, first: int, codes: Sequence[bytes]) -> bool:
-        """Return whether the codes were pushed; if not, another loader has pushed codes in the meantime."""
-        reply = await self._run(LOAD_CODES, (*self._keys, self._codes_key), (first, self._pool.total, *codes))
-        self.loaded, self.issued = int(reply[1]), int(reply[2])
+        """Return whether the codes were pushed; if not, another loader has pushed some, or the pool was reset."""
+        keys, total = (*self._keys, self._codes_key), self._pool.total
+        reply = await self._run(LOAD_CODES, keys, (first, total, self._resets, *codes))
+        self.loaded, self.issued, self._resets = int(reply[1]), int(reply[2]), reply[3]
         if reply[0] == b"OUT_OF_STEP":
             return False
         self.pushed += len(codes)

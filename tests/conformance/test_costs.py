@@ -103,7 +103,7 @@ CASES: Final[list[tuple[Script, str, int, Act, Act]]] = [
      lambda p: p.load(BATCH, CLIENT, 11, ["a", "b"], total=12)),
     (scripts.LOAD_CODES, "4 without codes", 4, nothing, lambda p: p.load(BATCH, CLIENT, 11, [], total=12)),
     (scripts.OPEN_POOL, "4 commands", 4, nothing, lambda p: p.open_pool(BATCH, OTHER_CLIENT, 8)),
-    (scripts.OPEN_POOL, "5 for a pool that is reset", 5, nothing, lambda p: p.open_pool(BATCH, CLIENT, 7, issued=99)),
+    (scripts.OPEN_POOL, "6 for a pool that is reset", 6, nothing, lambda p: p.open_pool(BATCH, CLIENT, 7, issued=99)),
     (scripts.PUT_BATCH, "3 commands", 3, nothing, lambda p: p.put_batch(BATCH, revision=2)),
     (scripts.PUT_BATCH, "4 for a coupon", 4, nothing, lambda p: p.put_batch(BATCH, revision=2, coupon=CouponState(3))),
     (scripts.PUT_WINDOWS, "2 commands, and 1 for each window", 2 + 2, close_batch, put_two_windows),
@@ -184,7 +184,7 @@ def add_batch(partition: Partition, batch: UUID, codes: int) -> None:
     assert partition.put_batch(batch, LIMITS) == ["DONE"]
     assert partition.open_pool(batch, CLIENT, batch.int, total=codes) == ["DONE", "0", "0"]
     texts = [f"code-{seq}" for seq in range(1, codes + 1)]
-    assert partition.load(batch, CLIENT, 1, texts, total=codes) == ["DONE", str(codes), "0"]
+    assert partition.load(batch, CLIENT, 1, texts, total=codes) == ["DONE", str(codes), "0", "0"]
 
 
 def test_the_commands_of_a_redemption_depend_neither_on_stock_nor_on_history(

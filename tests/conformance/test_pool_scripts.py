@@ -19,11 +19,13 @@ def test_open_pool(partition: Partition) -> None:
     assert partition.open_pool(BATCH, CLIENT, 7) == ["UNKNOWN_BATCH"]
     partition.put_batch(BATCH)
     assert partition.open_pool(BATCH, CLIENT, 7, issued=40, total=50) == ["DONE", "40", "40"]
-    assert partition.load(BATCH, CLIENT, 41, ["a"], total=50) == ["DONE", "41", "40"]
+    assert partition.load(BATCH, CLIENT, 41, ["a"], total=50) == ["DONE", "41", "40", "0"]
     assert partition.open_pool(BATCH, CLIENT, 7, issued=40, total=50) == ["DONE", "41", "40"]
     assert codes_of(partition) == [b"a"]
     assert partition.open_pool(BATCH, CLIENT, 7, issued=43, total=50) == ["DONE", "43", "43"]
     assert codes_of(partition) == []
+    assert partition.load(BATCH, CLIENT, 44, ["b"], total=50) == ["OUT_OF_STEP", "43", "43", "1"]
+    assert partition.load(BATCH, CLIENT, 44, ["b"], total=50, resets=1) == ["DONE", "44", "43", "1"]
     refuses_another_epoch(partition, lambda: partition.open_pool(BATCH, OTHER_CLIENT, 8))
     partition.put_batch(BATCH, revision=2, state="ended")
     assert partition.open_pool(BATCH, OTHER_CLIENT, 8) == ["ENDED"]
@@ -34,12 +36,12 @@ def test_load_codes(partition: Partition) -> None:
     partition.put_batch(BATCH)
     assert partition.load(BATCH, CLIENT, 1, ["a"], total=1) == ["NO_POOL"]
     partition.open_pool(BATCH, CLIENT, POOL_ID, total=3)
-    assert partition.load(BATCH, CLIENT, 1, ["a", "b"], total=3) == ["DONE", "2", "0"]
-    assert partition.load(BATCH, CLIENT, 1, ["a", "b"], total=3) == ["OUT_OF_STEP", "2", "0"]
-    assert partition.load(BATCH, CLIENT, 4, ["d"], total=3) == ["OUT_OF_STEP", "2", "0"]
-    assert partition.load(BATCH, CLIENT, 3, [], total=9_001) == ["DONE", "2", "0"]
+    assert partition.load(BATCH, CLIENT, 1, ["a", "b"], total=3) == ["DONE", "2", "0", "0"]
+    assert partition.load(BATCH, CLIENT, 1, ["a", "b"], total=3) == ["OUT_OF_STEP", "2", "0", "0"]
+    assert partition.load(BATCH, CLIENT, 4, ["d"], total=3) == ["OUT_OF_STEP", "2", "0", "0"]
+    assert partition.load(BATCH, CLIENT, 3, [], total=9_001) == ["DONE", "2", "0", "0"]
     many = [f"m{seq}" for seq in range(3, 9_002)]
-    assert partition.load(BATCH, CLIENT, 3, many, total=3) == ["DONE", "9001", "0"]
+    assert partition.load(BATCH, CLIENT, 3, many, total=3) == ["DONE", "9001", "0", "0"]
     assert codes_of(partition) == [b"a", b"b", *(code.encode() for code in many)]
     assert partition.client.hget(partition.batch(BATCH).pool(CLIENT), "total") == b"9001"
     refuses_another_epoch(partition, lambda: partition.load(BATCH, CLIENT, 9_002, ["x"], total=9_002))
@@ -60,7 +62,7 @@ def test_rebuild_pool(shop: Partition) -> None:
     assert codes_of(shop) == []
     shop.epoch = 2
     assert shop.bless() == ["DONE"]
-    assert shop.load(BATCH, CLIENT, 5, ["code-5"], total=10) == ["DONE", "5", "4"]
+    assert shop.load(BATCH, CLIENT, 5, ["code-5"], total=10) == ["DONE", "5", "4", "0"]
     assert shop.redeem_now(new_customer(), new_customer()).answers == (
         ScriptAnswer("GRANTED", "code-5"),
         ScriptAnswer("REFILLING"),

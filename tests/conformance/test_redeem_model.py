@@ -263,11 +263,11 @@ class RedeemMachine(RuleBasedStateMachine):
             del pool.codes[len(pool.codes) - count :]
             return
         pool.loaded = upto
-        assert said == ["DONE", str(pool.loaded), str(pool.issued)]
+        assert said == ["DONE", str(pool.loaded), str(pool.issued), "0"]
         for wrong in (first if codes else pool.loaded, pool.loaded + 2):
             before = self.partition.snapshot()
             said = self.partition.load(batch_id, client, wrong, ["never"], total=total)
-            assert said == ["OUT_OF_STEP", str(pool.loaded), str(pool.issued)]
+            assert said == ["OUT_OF_STEP", str(pool.loaded), str(pool.issued), "0"]
             assert self.partition.snapshot() == before
 
     @rule(

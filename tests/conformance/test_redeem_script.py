@@ -122,7 +122,7 @@ def test_large_numbers_keep_every_digit(partition: Partition, seq: int) -> None:
     pool_id, total = 2**62 + 1, seq + 2
     partition.put_batch(BATCH)
     assert partition.open_pool(BATCH, CLIENT, pool_id, issued=seq, total=total) == ["DONE", str(seq), str(seq)]
-    assert partition.load(BATCH, CLIENT, seq + 1, ["a", "b"], total=total) == ["DONE", str(total), str(seq)]
+    assert partition.load(BATCH, CLIENT, seq + 1, ["a", "b"], total=total) == ["DONE", str(total), str(seq), "0"]
     request = new_customer("key")
     assert partition.redeem_now(request, new_customer()).answers == (
         ScriptAnswer("GRANTED", "a"), ScriptAnswer("GRANTED", "b"),
@@ -142,7 +142,7 @@ def test_a_call_of_thousands(partition: Partition) -> None:
     partition.put_batch(uuid.UUID(int=9), [ScriptLimit(1, 0)])
     total = first + count
     assert partition.open_pool(BATCH, CLIENT, pool_id, issued=first, total=total) == ["DONE", str(first), str(first)]
-    assert partition.load(BATCH, CLIENT, first + 1, codes, total=total) == ["DONE", str(total), str(first)]
+    assert partition.load(BATCH, CLIENT, first + 1, codes, total=total) == ["DONE", str(total), str(first), "0"]
     call = call_of(partition, *(new_customer(f"key {number}") for number in range(count)))
     assert partition.redeem(call).answers == tuple(ScriptAnswer("GRANTED", code) for code in codes)
     ((_, event),) = partition.events()

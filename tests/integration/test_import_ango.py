@@ -19,11 +19,13 @@ from issuer.importing.ango import import_ango
 from issuer.importing.report import ImportRefusedError, ImportReport
 from issuer.ledger.reconcile import reconcile
 from issuer.pools.top_up import top_up
+from issuer.recovery.opening import GuardedStores
+from issuer.recovery.recovery import RecoveryOptions
 from issuer.settings import Settings
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 from tests.support.ango import LOOSE_TABLES, Ango
-from tests.support.api import Api
+from tests.support.api import Api, until_status
 from tests.support.command import Command, kill_when
 from tests.support.databases import drop_database, empty_database
 from tests.support.loading import A, B, check_agreement, pool_in_redis
@@ -212,7 +214,10 @@ async def test_a_repeat_adds_what_is_new_and_changes_nothing(api: Api, stores: S
     await _balanced(stores)
 
 
-async def test_the_push_of_a_batch_opens_the_pools_that_were_taken_back(api: Api, stores: Stores, ango: Ango) -> None:
+@pytest.mark.parametrize("healed", ["push", "recovery"])
+async def test_pools_that_a_killed_import_has_taken_back_are_opened_before_their_batch(
+    healed: str, api: Api, stores: GuardedStores, ango: Ango
+) -> None:
     await ango.batch(BATCH, {})
     await ango.fill(BATCH, A, 20)
     await _import(stores, ango)
@@ -224,7 +229,15 @@ async def test_the_push_of_a_batch_opens_the_pools_that_were_taken_back(api: Api
     assert await pool_in_redis(stores, BATCH, A) == before
     assert (await api.redeem(BATCH, A)).status_code == 503
     await _balanced(stores)
-    await push_batch(stores, BATCH)
+    if healed == "push":
+        await push_batch(stores, BATCH)
+        there = await pool_in_redis(stores, BATCH, A)
+        assert there is not None
+        assert (there.issued, there.codes) == (11, [])
+    else:
+        await stores.guardian.check(RecoveryOptions(restored=True))
+        assert await pool_in_redis(stores, BATCH, A) is None
+        await until_status(api, "/readyz", 200)
     assert await top_up(stores) == 9
     assert (await check_agreement(stores, BATCH, A)).issued == 11
     issued = await _issue_all(api, BATCH, A)
@@ -258,11 +271,13 @@ async def test_a_killed_import_is_completed_by_the_next(
     )  # fmt: skip
     command = Command(settings, tmp_path, "import", "ango", ango.dsn)
 
-    async def reached() -> bool:
-        return bool(await stores.postgres.fetchval("SELECT count(*) FROM imported_batches"))
+    for imported in (1, 2):
 
-    for _ in range(2):
-        await kill_when(command.start(), reached)
+        async def reached(imported: int = imported) -> bool:
+            return bool(await stores.postgres.fetchval("SELECT count(*) = $1 FROM imported_batches", imported))
+
+        with command.start() as process:
+            await kill_when(process, reached)
         await _balanced(stores)
     done = (await command("--json")).json
     assert done["codes"] + done["unchanged"] == 20_000

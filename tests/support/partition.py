@@ -115,10 +115,12 @@ class Partition:
         keys = [self.keys.state, names.batch, names.pool(client), names.codes(client)]
         return _words(self.run(scripts.OPEN_POOL, keys, [self.epoch, pool_id, issued, total]))
 
-    def load(self, batch: UUID, client: UUID, first_seq: int, codes: Sequence[str], *, total: int) -> list[str]:
+    def load(
+        self, batch: UUID, client: UUID, first_seq: int, codes: Sequence[str], *, total: int, resets: int = 0
+    ) -> list[str]:
         names = self.batch(batch)
         keys = [self.keys.state, names.batch, names.pool(client), names.codes(client)]
-        return _words(self.run(scripts.LOAD_CODES, keys, [self.epoch, first_seq, total, *codes]))
+        return _words(self.run(scripts.LOAD_CODES, keys, [self.epoch, first_seq, total, resets, *codes]))
 
     def rebuild_pool(self, batch: UUID, client: UUID, pool_id: int, *, issued: int, total: int) -> list[str]:
         names = self.batch(batch)

@@ -22,7 +22,7 @@ def stock(partition: Partition) -> None:
     assert partition.put_batch(BATCH, [ScriptLimit(2, MONTH_MS)]) == ["DONE"]
     assert partition.open_pool(BATCH, CLIENT, POOL_ID, total=10) == ["DONE", "0", "0"]
     codes = [f"code-{seq}" for seq in range(1, 11)]
-    assert partition.load(BATCH, CLIENT, 1, codes, total=10) == ["DONE", "10", "0"]
+    assert partition.load(BATCH, CLIENT, 1, codes, total=10) == ["DONE", "10", "0", "0"]
 
 
 def new_customer(key: str | None = None, client: UUID = CLIENT) -> ScriptRequest:
