@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
+from issuer.contract.events import EVENT_FORMAT, encode_who
 from issuer.contract.keys import GROUP
 from issuer.contract.scripts import REMOVE_CONSUMERS
 from issuer.recovery.opening import open_stores
@@ -178,8 +179,8 @@ async def test_entries_of_a_frozen_worker_are_claimed(shop: LedgerShop, settings
 
 def add_bad_entries(shop: LedgerShop) -> int:
     """Add entries that no script writes, among good ones. Return how many."""
-    good = {"v": "1", "e": "1", "t": "1700000000000", "c": uuid.uuid4().hex, "n": "1"}
-    who = b"\x15\x00" + bytes(16) + bytes(4)
+    good = {"v": str(EVENT_FORMAT), "e": "1", "t": "1700000000000", "c": uuid.uuid4().hex, "n": "1"}
+    who = encode_who(bytes(16), 0, None)
 
     def data(pool: int | str, seq: int | str, code: bytes) -> bytes:
         return f"R {pool} {seq} 1\n".encode() + len(code).to_bytes(2) + code + who
@@ -187,7 +188,7 @@ def add_bad_entries(shop: LedgerShop) -> int:
     pool = shop.pool_id
     entries: list[dict[str, str | bytes]] = [
         {"x": "y"},
-        {**good, "v": "3", "d": data(pool, 1, b"a")},
+        {**good, "v": str(EVENT_FORMAT + 1), "d": data(pool, 1, b"a")},
         {**good, "n": "2", "d": data(pool, 1, b"a")},
         {**good, "d": b"R 1"},
         {**good, "d": data(pool, 4_001, b"\xff\xfe")},
@@ -200,9 +201,9 @@ def add_bad_entries(shop: LedgerShop) -> int:
         {**good, "t": "9" * 18, "d": data(pool, 4_004, f"{pool}-4004-{shop.batch.hex[:6]}".encode())},
         {**good, "d": data(pool, 4_005, b"long" * 10_000)},
         {**good, "c": "not hexadecimal", "d": data(pool, 1, b"a")},
-        {**good, "v": "2", "d": f"C {pool} 4006 1 1\n".encode() + who + b"\0\0"},
-        {**good, "v": "2", "d": b"C 987654 1 1 1\n" + who + b"\0\x05order"},
-        {**good, "v": "2", "d": f"C {pool} 4007 1 1\n".encode() + who + b"\0\x05cut"},
+        {**good, "d": f"C {pool} 4006 1 1\n".encode() + who + b"\0\0"},
+        {**good, "d": b"C 987654 1 1 1\n" + who + b"\0\x05order"},
+        {**good, "d": f"C {pool} 4007 1 1\n".encode() + who + b"\0\x05cut"},
     ]
     for fields in entries:
         shop.client.xadd(shop.keys.stream, fields)  # type: ignore[arg-type]
