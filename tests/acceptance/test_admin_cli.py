@@ -104,7 +104,7 @@ async def test_a_batch_is_created_changed_and_ended(issuer: Command, stores: Sto
             ("batches", "export", "--customer", "12345678-1234-4234-8234-123456789abc"),
             "cannot be filtered with --customer",
         ),
-        (("redemptions", "erase-customer", "x"), "x"),
+        (("redemptions", "erase-customer", "x" * 129, "--yes"), "CUSTOMER: an id must have at most 128 characters"),
     ],
 )
 def test_invalid_input_exits_with_2_and_one_line(
