@@ -98,13 +98,13 @@ def test_the_shell_session_in_the_docs_succeeds(service: Service) -> None:
     script = f"""
 set -euo pipefail
 curl() {{ command curl -sS --fail-with-body "$@"; echo; }}
-URL={service.url} KEY={service.api_key}
+URL={service.url} KEY={service.api_key} CLIENT={uuid.uuid4()}
 {session}"""
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line]
     made, drawn, shown, valid, used, reversed_use, more, deleted = answers
-    assert (made["code"], made["currency"], made["expiry_date"]) == ("SAVE-20", "EUR", "2030-01-16T00:00:00.000Z")
+    assert (made["code"], made["currency"], made["expiry_date"]) == ("SAVE-20", "EUR", "2099-01-16T00:00:00.000Z")
     assert (len(drawn["code"]), drawn["discount_fixed"], drawn["rules"]["maxpercustomer"]) == (10, "750", 1)
     assert (shown["remaining"], valid["valid"], valid["remaining"]) == (100, True, 100)
     assert (used["consumed"], used["discount_fixed"], used["discount_variable"]) == (True, "5.00", "10")

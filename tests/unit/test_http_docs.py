@@ -13,7 +13,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 
 def test_every_path_is_documented() -> None:
     text = TEXT.replace("$BATCH", "{batch_id}").replace("$CUSTOMER", "{customer_id}").replace("$JOB", "{job_id}")
-    text = text.replace("$CLIENT", "{client_id}")
+    text = text.replace("$BAND", "{client_id}")
     assert [path for path in document()["paths"] if path not in text] == []
 
 
