@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Final
 from uuid import UUID
 
@@ -25,16 +26,16 @@ from issuer.http.problems.problem import ProblemError, not_ready
 from issuer.http.services import Services
 from issuer.http.wire import prebuilt
 
-MISSING_KEY: Final = prebuilt(
-    ProblemError(
-        401,
-        "missing or unknown api key",
-        "unauthorized",
-        detail="send the header Authorization: Bearer <API key>",
-        headers={"WWW-Authenticate": 'Bearer realm="issuer"'},
-    )
+
+def _unauthorized(detail: str) -> ProblemError:
+    headers = {"WWW-Authenticate": 'Bearer realm="issuer"'}
+    return prebuilt(ProblemError(401, "missing or unknown api key", "unauthorized", detail=detail, headers=headers))
+
+
+MISSING_KEY: Final = _unauthorized("send the header Authorization: Bearer <API key>")
+UNKNOWN_KEY: Final = _unauthorized(
+    "the key in the header Authorization is not valid here: it is mistyped, revoked or of another installation"
 )
-WRONG_SCOPE: Final = prebuilt(ProblemError(403, "the api key lacks the scope for this", "scope_missing"))
 BOUND_KEY: Final = ProblemError(403, "the api key is bound to one client", "bound_key")
 MANY_CREDENTIALS: Final = prebuilt(
     ProblemError(
@@ -112,7 +113,16 @@ def missing_key(services: Services, fields: HeaderFields) -> ProblemError | None
         return None
     if fields.get(b"authorization") is REPEATED:
         return MANY_CREDENTIALS
-    return MISSING_KEY if services.keys.loaded else KEYS_NOT_LOADED
+    if not services.keys.loaded:
+        return KEYS_NOT_LOADED
+    return MISSING_KEY if fields.get(b"authorization") is None else UNKNOWN_KEY
+
+
+@cache
+def wrong_scope(key: frozenset[Scope], needed: frozenset[Scope]) -> ProblemError:
+    """Return the refusal of a key with these scopes where it needs another one: built once for each pair of sets."""
+    detail = f"it needs the scope {' or '.join(sorted(needed))}, and the key has {' and '.join(sorted(key))}"
+    return prebuilt(ProblemError(403, "the api key lacks the scope for this", "scope_missing", detail=detail))
 
 
 def check_scopes(
@@ -121,7 +131,7 @@ def check_scopes(
     """Return the refusal of a request with this `key`, as `find_key` found it; None: it has one of the `scopes`."""
     if key is None:
         return missing_key(services, fields)
-    return WRONG_SCOPE if key.scopes.isdisjoint(scopes) else None
+    return wrong_scope(key.scopes, scopes) if key.scopes.isdisjoint(scopes) else None
 
 
 async def admit(request: Request, services: Services, access: Access) -> Caller:

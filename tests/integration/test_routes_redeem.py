@@ -187,7 +187,9 @@ async def test_a_missing_or_unknown_key_is_a_401_before_any_other_check(shared_a
 
 async def test_an_admin_key_does_not_redeem(api: Api) -> None:
     response = await api.client.post(REDEEM, content=b"{}", headers=api.admin)
-    assert problem(response, 403)["code"] == "scope_missing"
+    refused = problem(response, 403)
+    assert refused["code"] == "scope_missing"
+    assert refused["detail"] == "it needs the scope redeem, and the key has admin"
 
 
 async def test_the_scheme_of_the_key_may_be_in_any_case(api: Api) -> None:

@@ -10,7 +10,7 @@ from issuer.campaigns.cache import KnownCampaign
 from issuer.contract.keys import NO_API_KEY
 from issuer.engine.calls import PoolRef
 from issuer.engine.pool_refs import PoolRefs
-from issuer.http.auth import MISSING_KEY, SCOPES, WRONG_SCOPE, Access
+from issuer.http.auth import MISSING_KEY, SCOPES, Access, wrong_scope
 from issuer.http.campaigns.answers import UNKNOWN, Failure, IssueResult, issue_result_of
 from issuer.http.metrics.exposition import INVALID
 from issuer.http.problems.problem import ProblemError
@@ -39,7 +39,7 @@ class IssuePolicy:
         if key is None:
             return MISSING_KEY
         if key.scopes.isdisjoint(SCOPES[Access.REDEEM]):
-            return WRONG_SCOPE
+            return wrong_scope(key.scopes, SCOPES[Access.REDEEM])
         if campaign is None or key.client_id not in (None, campaign.client_id):
             return None
         return campaign
