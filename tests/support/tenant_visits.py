@@ -20,6 +20,7 @@ from issuer.coupons.store import create_coupon
 from issuer.coupons.uses import consumption_id
 from issuer.http.auth import Access
 from issuer.http.operations import PathOperations
+from issuer.http.pages.assets import ASSETS
 from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH
 from issuer.http.request_path import with_and_without_slash
 from issuer.ids import Identity
@@ -147,6 +148,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", "/healthcheck"): [Visit(PUBLIC, "/healthcheck")],
     ("GET", "/openapi.json"): [Visit(PUBLIC, "/openapi.json")],
     ("GET", "/"): [Visit(PUBLIC, "/")],
+    ("GET", "/assets/{digest}/{name}"): [Visit(PUBLIC, ASSETS["docs.js"].path)],
     ("GET", "/docs"): [Visit(PUBLIC, "/docs")],
     ("GET", "/metrics"): [Visit(REFUSED, "/metrics")],
     ("GET", "/api/v1/audit"): [Visit(REFUSED, "/api/v1/audit")],

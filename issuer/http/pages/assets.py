@@ -54,7 +54,7 @@ class Asset:
     def __init__(self, package: str, file: str) -> None:
         self._file = files(package).joinpath(file)
         self.name = file.removesuffix(".gz")
-        _assets[self.name] = self
+        ASSETS[self.name] = self
 
     @cached_property
     def file(self) -> Compressible:
@@ -68,7 +68,8 @@ class Asset:
         return PATH.format(digest=sha256(gzip.decompress(self.file.compressed)).hexdigest()[:16], name=self.name)
 
 
-_assets: dict[str, Asset] = {}
+ASSETS: Final[dict[str, Asset]] = {}
+"""Every file that pages load, by name."""
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
@@ -82,7 +83,7 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 
 async def get_asset(context: RequestContext) -> Response:
-    asset = _assets.get(context.request.path_params["name"])
+    asset = ASSETS.get(context.request.path_params["name"])
     if asset is None or asset.path != context.request.scope["path"]:
         raise status_problem(404)
     return asset.file.response(context.request, {"cache-control": KEPT})
