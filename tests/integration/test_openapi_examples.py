@@ -7,7 +7,7 @@ from typing import Any, Final
 from issuer.http.openapi.document import document
 from tests.support.api import Api
 
-NAMES_NOTHING: Final = {"redeem", "GetCampaign"}
+NAMES_NOTHING: Final = {"redeem", "redemptions", "GetCampaign"}
 """The examples of these operations name a batch or a campaign that does not exist."""
 CREATE: Final = {
     "createBatch": "batch_id", "createCampaign": "campaign_id", "createClient": "client_id", "createCoupon": "code",
