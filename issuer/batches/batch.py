@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-import asyncpg
 import orjson
 
 from issuer.batches.rules import NO_RULES, Rules, parse_rules
 from issuer.ids import parse_uuid
 from issuer.instants import InvalidInstantError, in_utc, show_instant
 from issuer.names import name_problem
+
+if TYPE_CHECKING:
+    import asyncpg
 
 BATCHES: Final = "SELECT * FROM batches WHERE kind = 'codes'"
 """Selects batches. Coupons have a row in `batches` too, but are not listed as batches."""

@@ -113,7 +113,7 @@ def live(random: Random, target: FuzzTarget) -> FuzzRequest:
 
 
 def unknown_path(random: Random, target: FuzzTarget) -> FuzzRequest:
-    path = random.choice((b"/", b"/nothing?a=b", b"//livez", b"/livez%2F", b"http://issuer/nothing"))
+    path = random.choice((b"/nothing", b"/nothing?a=b", b"//livez", b"/livez%2F", b"http://issuer/nothing"))
     return FuzzRequest(framed(random, head_lines(b"POST", path, target.key), b"x" * random.randrange(3_000)), 404)
 
 

@@ -159,7 +159,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self._feed_behind_offers(data, offer.args[0])
         if not self._in_message or not self._in_head:
             self._received = b""
-        # A head behind the end of a message begins somewhere in this piece: `_head_refusal` measures it.
+        # A head behind the end of a message begins somewhere in this piece: `on_headers_complete` measures it.
         if self._in_head and not self._has_ended:
             self._head_bytes += len(data)
 
@@ -233,10 +233,11 @@ class GuardedHttpToolsProtocol(CountedConnection):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(MALFORMED)
             return
-        if len(self.headers) > MAX_FIELDS:
+        limits = self.limits
+        most = limits.max_head_bytes
+        if len(self.headers) > MAX_FIELDS or (len(self._received) > most and head_size(self.url, self.headers) > most):
             self._refuse(HEAD_TOO_LARGE)
             return
-        limits = self.limits
         self._max_body_bytes = limits.max_body_bytes
         if self._announced_bytes > limits.max_body_bytes:
             self._max_body_bytes = limits.max_body_bytes_of(self.url)
@@ -265,9 +266,6 @@ class GuardedHttpToolsProtocol(CountedConnection):
         method, url = self.parser.get_method(), self.url
         if not has_request_line(self._received, method, url, is_first=self._is_first):
             return MALFORMED
-        most = self.limits.max_head_bytes
-        if len(self._received) > most and head_size(url, self.headers) > most:
-            return HEAD_TOO_LARGE
         return head_refusal(method, self.parser.get_http_version(), url, self.headers)
 
     def _is_ordinary(self, path: FastPath, fields: HeaderFields) -> bool:
