@@ -25,6 +25,7 @@ from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_setti
 from issuer.cli.progress import progress_bars
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError, parse_code_format
 from issuer.generating.word_filter import WordsError, parse_words
+from issuer.names import visible
 
 if TYPE_CHECKING:
     from issuer.batches.store import Batch
@@ -172,11 +173,18 @@ async def _build_request(
     stores: Stores, options: GenerateOptions, client_id: UUID | None, batch: Batch | None
 ) -> GenerationRequest:
     from issuer.access.audit import cli_actor
+    from issuer.clients.registry import client_label, client_names
     from issuer.generating.request import GenerationRequest, find_only_client
 
     if client_id is None and batch is not None:
         client_id = await find_only_client(stores.postgres, batch.id)
-    client_id = client_id or await default_client_option(stores)
+    if client_id is None and (client_id := await default_client_option(stores)) is not None:
+        name = (await client_names(stores.postgres, [client_id])).get(client_id)
+        typer.echo(
+            f"no client was given: the codes are of the default client {visible(client_label(client_id, name))}"
+            " (ISSUER_DEFAULT_CLIENT)",
+            err=True,
+        )
     batch_id = UUID(int=0) if batch is None else batch.id
     return GenerationRequest(batch_id, client_id or uuid4(), options.code_format, options.count, cli_actor())
 
@@ -218,13 +226,15 @@ async def _finish(stores: Stores, job: Job, *, new: bool, as_json: bool) -> None
 
 
 def _show(job: Job, stock: Stock, *, new: bool, seconds: float, as_json: bool) -> None:
+    from issuer.clients.registry import client_label
+
     warning = job.request.code_format.check_space(job.request.count)
     if as_json:
         report = {"new_batch": new, "total": stock.total, "in_redis": stock.in_redis, "warning": warning}
         print_json({**job.to_json(), **report, **_space(job.request), "seconds": round(seconds, 3)})
         return
     typer.echo(f"batch      {job.request.batch_id}{' (new)' if new else ''}")
-    typer.echo(f"client     {job.request.client_id}")
+    typer.echo(f"client     {visible(client_label(job.request.client_id, job.client_name))}")
     typer.echo(f"generated  {job.made:>14,}")
     typer.echo(f"total      {stock.total:>14,}")
     if stock.in_redis is not None:

@@ -24,6 +24,7 @@ from issuer.cli.chosen_batch import (
 from issuer.cli.options import AS_JSON, client_option, default_client_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, print_json, run
 from issuer.cli.progress import progress_bars
+from issuer.names import visible
 
 if TYPE_CHECKING:
     from issuer.loading.report import PreloadReport
@@ -189,6 +190,8 @@ def _show(report: PreloadReport, *, as_json: bool) -> None:
 
 
 def _lines(report: PreloadReport) -> Iterator[str]:
+    from issuer.clients.registry import client_label
+
     if report.batch_id is not None:
         yield f"batch                  {report.batch_id}{' (new)' if report.new_batch else ''}"
     elif report.dry_run and report.loaded:
@@ -206,6 +209,10 @@ def _lines(report: PreloadReport) -> Iterator[str]:
         yield f"  line {row.line:,}: in batch {row.batch_id} {row.batch_name!r}"
     for batch in report.moved:
         yield f"moved                  {batch.codes:>12,} from batch {batch.batch_id} {batch.batch_name!r}"
+    if report.nothing_new:
+        yield "nothing new: all codes are in the batch already"
+    for owner in report.owners_in_batch:
+        yield f"  {owner.count:,} of the client {visible(str(owner))}"
     yield f"rejected               {report.rejected:>12,}"
     for rejection in report.rejections[:MAX_SHOWN_ROWS]:
         yield f"  line {rejection.line:,}: {rejection.reason}"
@@ -213,9 +220,15 @@ def _lines(report: PreloadReport) -> Iterator[str]:
         yield f"  … and {report.rejected - MAX_SHOWN_ROWS:,} more; --json lists the first 1,000"
     for text in report.created_clients:
         yield f"client {text!r} was registered"
+    if (default := report.default_client) is not None:
+        yield (
+            f"rows without a client: {default.count:,}, given to the default client {visible(str(default))}"
+            " (ISSUER_DEFAULT_CLIENT)"
+        )
     for pool in report.pools[:MAX_SHOWN_POOLS]:
         in_redis = "would be in Redis" if report.dry_run else "in Redis"
-        yield f"client {pool.client_id}: {pool.loaded:,} new, {pool.total:,} in total, {pool.in_redis:,} {in_redis}"
+        client = visible(client_label(pool.client_id, pool.client_name))
+        yield f"client {client}: {pool.loaded:,} new, {pool.total:,} in total, {pool.in_redis:,} {in_redis}"
     if len(report.pools) > MAX_SHOWN_POOLS:
         yield f"… and {len(report.pools) - MAX_SHOWN_POOLS:,} more clients; --json lists all"
     yield f"Redis memory           {report.redis_bytes / 1e6:>12,.2f} MB (estimate)"

@@ -153,6 +153,18 @@ async def default_client(stores: Stores) -> UUID | None:
         raise ClientNotFoundError(f"ISSUER_DEFAULT_CLIENT: {error}") from error
 
 
+async def client_names(postgres: Pool | AnyConnection, client_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the names of those of the clients that are registered. Raises PostgresUnavailableError."""
+    async with unavailable_translated():
+        rows = await postgres.fetch("SELECT id, name FROM clients WHERE id = ANY ($1)", client_ids)
+    return {UUID(bytes=row["id"].bytes): row["name"] for row in rows}
+
+
+def client_label(client_id: UUID, name: str | None) -> str:
+    """Return a client for people: `Demo shop (d3300000-…)`, or the id alone."""
+    return str(client_id) if name is None else f"{name} ({client_id})"
+
+
 def unknown_client(text: str) -> str:
     """Return why a text names no client, and what registers it."""
     return f"unknown client {text!r}: issuer clients create {quote(text)}"

@@ -93,6 +93,13 @@ class CodeRows:
         self.accepted = 0
         self.rejected = 0
         self.rejections: list[Rejection] = []
+        self._names_clients = True
+        self._unnamed = 0
+
+    @property
+    def without_client(self) -> int:
+        """The accepted rows that name no client."""
+        return self._unnamed if self._names_clients else self.accepted
 
     def add(self, line: int, fields: Sequence[str], columns: Columns) -> bytes:
         """Return the numbered row; nothing, if it is blank or rejected. Raises TooManyClientsError."""
@@ -106,7 +113,9 @@ class CodeRows:
 
     def find_columns(self, cells: Sequence[str]) -> Columns:
         """Return the columns that a header row names. Raises HeaderRowError."""
-        return find_columns(cells, needs_client=not self.clients.has_default, attributes=self.attributes)
+        columns = find_columns(cells, needs_client=not self.clients.has_default, attributes=self.attributes)
+        self._names_clients = columns.client is not None
+        return columns
 
     def reject(self, line: int, error: RowError) -> None:
         self.rejected += 1
@@ -125,10 +134,13 @@ class CodeRows:
         if not all(map(_blank, fields[columns.width :])):
             raise RowError(Reason.TOO_MANY_COLUMNS)
         spelled = "" if columns.client is None else fields[columns.client]
-        identity = self._find_client(field_text(spelled))
+        named = field_text(spelled)
+        identity = self._find_client(named)
         code = check_code(field_text(fields[columns.code]))
         attributes = self._attributes(fields, columns) if columns.attributes else b""
-        client = self.clients.add(identity, spelled)
+        # An empty field is not remembered: its rows are counted here, which the fast loop for known spellings skips.
+        client = self.clients.add(identity, spelled if named else None)
+        self._unnamed += not named
         self.accepted += 1
         client.count += 1
         return b"%d\t%d\t%d\t%b%b\n" % (line, client.index, client.count, _escaped(code.encode()), attributes)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from issuer.loading.report import OtherBatch, RowInOtherBatch
+from issuer.loading.report import ClientReport, OtherBatch, RowInOtherBatch
 from issuer.storage.postgres import FILE_TIMEOUT_S, AnyConnection
 
 MAX_ROWS: Final = 1_000
 """Rows in other batches that are reported one by one; further ones are only counted."""
+MAX_OWNERS: Final = 20
 MAX_OTHER_BATCHES: Final = 20
 """Other batches that are reported by name, those with most of the codes first."""
 
@@ -81,6 +82,14 @@ _ROWS_IN_OTHERS: Final = """
 SELECT r.row, b.id, b.name FROM refused r JOIN batches b ON b.id = r.batch_id
 WHERE r.batch_id IS DISTINCT FROM $1 ORDER BY r.row LIMIT $2
 """
+# One probe for each row, as REFUSE_IN_BATCH.
+_OWNERS: Final = """
+SELECT owner AS id, min(c.name) AS name, count(*) AS codes FROM (
+    SELECT (SELECT c.client_id FROM codes c WHERE c.code = s.code AND c.batch_id = $1 LIMIT 1) AS owner
+    FROM refused r JOIN staged s ON s.row = r.row WHERE r.batch_id = $1 OFFSET 0
+) AS owned LEFT JOIN clients c ON c.id = owner
+WHERE owner <> ALL ($2::uuid[]) GROUP BY owner ORDER BY codes DESC, owner LIMIT $3
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,16 @@ async def refuse_duplicates(connection: AnyConnection, batch_id: UUID | None, cl
     if await connection.fetchval(_HAVE_CODES, clients):
         await connection.execute(REFUSE_OWNED, clients, timeout=FILE_TIMEOUT_S)
     await connection.execute(_ALLOW_JOINS)
+
+
+async def owners_in_batch(
+    connection: AnyConnection, batch_id: UUID | None, clients: Sequence[UUID]
+) -> list[ClientReport]:
+    """Return other clients than `clients` that have codes of the file in the batch, at most MAX_OWNERS."""
+    await connection.execute(FORCE_PROBES)
+    rows = await connection.fetch(_OWNERS, batch_id, clients, MAX_OWNERS, timeout=FILE_TIMEOUT_S)
+    await connection.execute(_ALLOW_JOINS)
+    return [ClientReport(UUID(bytes=row["id"].bytes), row["name"], row["codes"]) for row in rows]
 
 
 async def count_duplicates(connection: AnyConnection, batch_id: UUID | None) -> Duplicates:

@@ -50,6 +50,8 @@ class FileClients:
         self._identify = identify
         self._only = only
         self._default = only or default
+        self.given_default = None if only is not None else default
+        """The client that rows without one get because there is no better one, not because the caller named it."""
         self._known: dict[UUID, FileClient] = {}
         self._spellings: dict[bytes, FileClient] = {}
         self.recall: Callable[[bytes], FileClient | None] = self._spellings.get
@@ -76,8 +78,11 @@ class FileClients:
             raise OtherClientError("the row is of another client")
         return identity
 
-    def add(self, identity: Identity, spelled: str) -> FileClient:
-        """Return the client for its next row; number it if this is its first one. Raises TooManyClientsError."""
+    def add(self, identity: Identity, spelled: str | None) -> FileClient:
+        """Return the client for its next row; number it if this is its first one. Raises TooManyClientsError.
+
+        `spelled`: what `recall` is to know the client by.
+        """
         client_id = identity.uuid
         client = self._known.get(client_id)
         if client is None:
@@ -87,6 +92,6 @@ class FileClients:
             self.ids.append(client_id)
             if identity.text is not None and self._only is None:
                 self.texts[client_id] = identity.text
-        if len(self._spellings) < _MAX_SPELLINGS:
+        if spelled is not None and len(self._spellings) < _MAX_SPELLINGS:
             self._spellings[spelled.encode("utf-8", "surrogateescape")] = client
         return client

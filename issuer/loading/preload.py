@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -13,7 +13,7 @@ from issuer.access import audit
 from issuer.batches.batch import NewBatch
 from issuer.batches.named import find_open_by_name
 from issuer.batches.store import check_batch_open, create_batch_in, push_batch
-from issuer.clients.registry import register_clients, unregistered
+from issuer.clients.registry import client_names, register_clients, unregistered
 from issuer.ids import Identity
 from issuer.loading.code_file import checked_rows
 from issuer.loading.code_rows import CodeRows
@@ -22,7 +22,7 @@ from issuer.loading.errors import PreloadError, SourceError
 from issuer.loading.file_clients import FileClients
 from issuer.loading.new_clients import clients_to_create, reject_clients
 from issuer.loading.progress import Phase, Progress
-from issuer.loading.report import NothingLoadedError, PoolReport, PreloadReport, UnfinishedLoadError
+from issuer.loading.report import ClientReport, NothingLoadedError, PoolReport, PreloadReport, UnfinishedLoadError
 from issuer.loading.staging import Numbering, copy_rows, insert_codes, number_rows, staging_table
 from issuer.pools.counters import codes_to_load
 from issuer.pools.loader import LoadResult, load_pool
@@ -133,6 +133,7 @@ class _Load:
         self._find_by_name = find_by_name
         self._create_clients = create_clients
         self._new_clients: Sequence[Identity] = ()
+        self._names: Mapping[UUID, str] = {}
         self._move = move
         self._act = act
         self._is_new = False
@@ -190,6 +191,10 @@ class _Load:
             await self._check_room()
             if not dry_run:
                 await self._insert(connection)
+            # Those that a dry run would register are called by their texts.
+            new_names = {client.uuid: str(client.text) for client in self._new_clients}
+            self._names = new_names | await client_names(connection, clients.ids)
+            if not dry_run:
                 await self._act.keep(connection, self.report(dry_run=False))
         except BaseException:
             await transaction.rollback()
@@ -269,9 +274,10 @@ class _Load:
         results = await asyncio.gather(*(load(row["id"]) for row in rows), return_exceptions=True)
         added = {self._rows.clients.ids[addition.client]: addition.count for addition in self._numbering.additions}
         self._pools = [
-            PoolReport(result.pool.client_id, added.get(result.pool.client_id, 0), result.pool.total, result.in_redis)
+            PoolReport(client, self._names.get(client), added.get(client, 0), result.pool.total, result.in_redis)
             for result in results
             if isinstance(result, LoadResult)
+            for client in (result.pool.client_id,)
         ]
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in failures:
@@ -280,17 +286,26 @@ class _Load:
         if failures:
             raise UnfinishedLoadError(self.report(dry_run=False), str(failures[0])) from failures[0]
 
+    def _client(self, client_id: UUID, count: int) -> ClientReport:
+        return ClientReport(client_id, self._names.get(client_id), count)
+
     def report(self, *, dry_run: bool) -> PreloadReport:
         """Return the report of the steps done so far."""
         numbering, reader = self._numbering, self._rows
         pools = self._pools
+        clients = [self._client(reader.clients.ids[new.client], new.count) for new in numbering.additions]
+        default = reader.clients.given_default
         if dry_run:
             high = self._stores.settings.pool_high_water
             pools = [
                 PoolReport(
-                    reader.clients.ids[new.client], new.count, new.base + new.count, min(new.base + new.count, high)
+                    client.client_id,
+                    client.client_name,
+                    new.count,
+                    new.base + new.count,
+                    min(new.base + new.count, high),
                 )
-                for new in numbering.additions
+                for client, new in zip(clients, numbering.additions, strict=True)
             ]
         return PreloadReport(
             batch_id=self._batch_id,
@@ -305,6 +320,9 @@ class _Load:
             rejections=list(reader.rejections),
             other_batches=numbering.duplicates.other_batches,
             rows_in_other_batches=numbering.duplicates.rows,
+            owners_in_batch=numbering.owners,
+            default_client=self._client(default, unnamed) if default and (unnamed := reader.without_client) else None,
+            clients=clients,
             moved=numbering.moved,
             created_clients=[str(client.text) for client in self._new_clients],
             pools=pools,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
+from issuer.clients.registry import client_label
 from issuer.loading.code_rows import Rejection
 
 _NAMED: Final = 3
@@ -14,10 +15,23 @@ _NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
+class ClientReport:
+    """A client, and how many rows or codes of the file are counted for it. `client_name` None: it has none."""
+
+    client_id: UUID
+    client_name: str | None
+    count: int
+
+    def __str__(self) -> str:
+        return client_label(self.client_id, self.client_name)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolReport:
     """The effect of a load on one pool. `total` and `in_redis` are the state after it; of a dry run, as it would be."""
 
     client_id: UUID
+    client_name: str | None
     loaded: int
     total: int
     in_redis: int
@@ -64,6 +78,12 @@ class PreloadReport:
     """The batches with most of `duplicates_in_other_batches`, at most 20."""
     rows_in_other_batches: Sequence[RowInOtherBatch] = ()
     """The first 1,000 of these rows."""
+    owners_in_batch: Sequence[ClientReport] = ()
+    """Of a load without a new code: the clients beside those of the file that have its codes in the batch."""
+    default_client: ClientReport | None = None
+    """The default client, and how many valid rows named none and so became its rows; None: there is no such row."""
+    clients: Sequence[ClientReport] = ()
+    """The clients that got codes, each with the number of its new ones."""
     moved: Sequence[OtherBatch] = ()
     """The ended batches from which codes were taken over; these codes are counted in `loaded`."""
     created_clients: Sequence[str] = ()
@@ -72,6 +92,12 @@ class PreloadReport:
     redis_bytes: int = 0
     """Estimated Redis memory of the codes that this load pushes."""
     seconds: float = 0.0
+
+    @property
+    def nothing_new(self) -> bool:
+        """Whether the batch has every code of the file already."""
+        others = self.loaded or self.duplicates_in_other_batches or self.rejected
+        return self.duplicates_in_batch > 0 and not others
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as the command line prints it."""

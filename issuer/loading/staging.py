@@ -12,9 +12,9 @@ from typing import Final
 from uuid import UUID
 
 from issuer.batches.batch import BatchEndedError
-from issuer.loading.duplicates import Duplicates, count_duplicates, refuse_duplicates
+from issuer.loading.duplicates import Duplicates, count_duplicates, owners_in_batch, refuse_duplicates
 from issuer.loading.moves import take_unissued
-from issuer.loading.report import OtherBatch
+from issuer.loading.report import ClientReport, OtherBatch
 from issuer.pools.pool import PoolChangedError, lock_clients, lock_seqs
 from issuer.storage.postgres import FILE_TIMEOUT_S, AnyConnection, count_of
 
@@ -73,6 +73,8 @@ class Numbering:
     table: str
     moved: Sequence[OtherBatch] = ()
     """The ended batches from which codes were taken over; these codes are among the new ones."""
+    owners: Sequence[ClientReport] = ()
+    """Where no code is new: the clients beside those of the file that have its codes in the batch."""
 
 
 @asynccontextmanager
@@ -135,7 +137,9 @@ async def number_rows(
         PoolAddition(row["client"], row["count"], int(row["bytes"]), totals.get(clients[row["client"]], 0))
         for row in rows
     ]
-    return Numbering(duplicates, additions, table, moved)
+    is_repeat = duplicates.in_batch and not additions
+    owners = await owners_in_batch(connection, batch_id, clients) if is_repeat else ()
+    return Numbering(duplicates, additions, table, moved, owners)
 
 
 async def insert_codes(

@@ -63,6 +63,24 @@ async def test_a_load_is_reported(preload: Command, stores: Stores) -> None:
         assert (report["batch_id"], report["new_batch"], report["loaded"]) == (chosen, new, int(new))
 
 
+async def test_rows_of_the_default_client_are_reported_as_such(preload: Command, settings: Settings) -> None:
+    preload.environment["ISSUER_DEFAULT_CLIENT"] = str(A)
+    await Command(settings, preload.directory, "clients", "create")(str(A), "--name", "Demo shop")
+    file = preload.write(f"client,code\n,X1\n \t,X2\n{A},X3\n{B},Y\n".encode())
+    shown = (await preload(file, "--batch-name", "Summer")).out
+    given = f"given to the default client Demo shop ({A}) (ISSUER_DEFAULT_CLIENT)"
+    assert f"rows without a client: 2, {given}\n" in shown
+    assert f"client Demo shop ({A}): 3 new, 3 in total, 3 in Redis\n" in shown
+    assert f"client {B}: 1 new, 1 in total, 1 in Redis\n" in shown
+    bare = preload.write(b"code\nX1\nX2\n", "bare.csv")
+    shown = (await preload(bare, "--batch-name", "Summer")).out
+    assert f"rows without a client: 2, {given}\n" in shown
+    assert "nothing new: all codes are in the batch already\n" in shown
+    shown = (await preload(bare, "--batch-name", "Summer", "--client", str(B))).out
+    assert f"nothing new: all codes are in the batch already\n  2 of the client Demo shop ({A})\n" in shown
+    assert "ISSUER_DEFAULT_CLIENT" not in shown
+
+
 async def test_a_file_is_read_from_a_path_or_standard_input(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     bare = b"code\nX1\nX2\n"

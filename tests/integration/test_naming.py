@@ -126,7 +126,17 @@ async def test_the_default_client_is_that_of_whatever_names_none(settings: Setti
 
         report = (await upload(api, f"client_id,code\n,A1\n{other},A2\n", batch_name="Summer")).json()
         assert (report["loaded"], report["rejected"]) == (2, 0)
-        assert (await upload(api, "code\nA3\n", batch_name="Autumn")).json()["loaded"] == 1
+        given = {"client_id": default, "client_name": "band-42", "count": 1}
+        assert (report["default_client"], report["clients"]) == (
+            given,
+            [given, {"client_id": str(other), "client_name": None, "count": 1}],
+        )
+        assert (await upload(api, "code\nA3\n", batch_name="Autumn")).json()["default_client"] == given
+        again = (await upload(api, f"client_id,code\n{other},A1\n", batch_id=report["batch_id"])).json()
+        assert (again["message"], again["owners_in_batch"]) == (
+            "Nothing new: all codes are in the batch already",
+            [given],
+        )
         shown = (await api.get(f"{BATCHES}/{report['batch_id']}")).json()
         assert {stock["client_id"] for stock in shown["stock"]} == {default, str(other)}
         empty = (await create(api, name="Empty")).json()["id"]

@@ -46,6 +46,9 @@ async def test_an_upload_reports_the_result_of_each_row(api: Api) -> None:
         "duplicates_in_other_batches": 0,
         "rejected": 2,
         "created_clients": [],
+        "clients": [{"client_id": str(CLIENT), "client_name": None, "count": 2}],
+        "default_client": None,
+        "owners_in_batch": [],
         "other_batches": [],
         "rows_in_other_batches": [],
     }

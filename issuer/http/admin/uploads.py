@@ -205,9 +205,17 @@ async def show(report: PreloadReport) -> Response:
     return json_response(show_report(report))
 
 
+def _message(report: PreloadReport) -> str:
+    if report.loaded:
+        return "Codes uploaded successfully"
+    if report.nothing_new:
+        return "Nothing new: all codes are in the batch already"
+    return "No new codes: no batch was created" if report.batch_id is None else "No new codes"
+
+
 def show_report(report: PreloadReport) -> dict[str, Any]:
     return {
-        "message": "Codes uploaded successfully" if report.loaded else "No new codes: no batch was created",
+        "message": _message(report),
         "batch_id": report.batch_id,
         "rows": report.rows,
         "loaded": report.loaded,
@@ -217,6 +225,9 @@ def show_report(report: PreloadReport) -> dict[str, Any]:
         "rejected": report.rejected,
         "created_clients": report.created_clients,
         "rejections": [{"line": row.line, "reason": str(row.reason)} for row in report.rejections[:SHOWN_ROWS]],
+        "clients": [asdict(client) for client in report.clients[:SHOWN_ROWS]],
+        "default_client": None if report.default_client is None else asdict(report.default_client),
+        "owners_in_batch": [asdict(client) for client in report.owners_in_batch],
         "other_batches": [asdict(batch) for batch in report.other_batches],
         "rows_in_other_batches": [
             {"line": row.line, "batch_id": row.batch_id} for row in report.rows_in_other_batches[:SHOWN_ROWS]

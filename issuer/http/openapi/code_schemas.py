@@ -89,6 +89,9 @@ _OTHER_BATCHES: Final[Schema] = {
     "items": shape({"batch_id": UUID, "batch_name": NAME, "codes": COUNT}),
 }
 
+_CLIENT_REPORT: Final = shape({"client_id": UUID, "client_name": CLIENT_NAME, "count": COUNT})
+_CLIENT_REPORTS: Final[Schema] = {"type": "array", "maxItems": 100, "items": _CLIENT_REPORT}
+
 CODES: Final[dict[str, Schema]] = {
     "Upload": {
         "type": "object",
@@ -123,7 +126,12 @@ CODES: Final[dict[str, Schema]] = {
     "Uploaded": shape(
         {
             "message": {
-                "enum": ["Codes uploaded successfully", "No new codes: no batch was created"],
+                "enum": [
+                    "Codes uploaded successfully",
+                    "Nothing new: all codes are in the batch already",
+                    "No new codes: no batch was created",
+                    "No new codes",
+                ],
                 "description": "The result for people",
             },
             "batch_id": described(nullable(UUID), "null: `loaded` is 0, so no batch was created"),
@@ -144,6 +152,15 @@ CODES: Final[dict[str, Schema]] = {
                 "items": shape({"line": COUNT, "reason": {"type": "string"}}),
                 "description": "The first 100 rejected rows",
             },
+            "clients": described(_CLIENT_REPORTS, "The first 100 clients that got codes, with the number of new ones"),
+            "default_client": described(
+                nullable(_CLIENT_REPORT),
+                "The client `ISSUER_DEFAULT_CLIENT`, and the number of rows that named no client and became its rows;"
+                " null: there are none",
+            ),
+            "owners_in_batch": described(
+                _CLIENT_REPORTS, "Where no code is new: other clients that have codes of the file in the batch"
+            ),
             "other_batches": described(_OTHER_BATCHES, "The batches with most of `duplicates_in_other_batches`"),
             "rows_in_other_batches": {
                 "type": "array",
