@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 
 from issuer.settings import Settings
 from tests.support.api import Api
+from tests.support.servers import START_LIMIT_S
 from tests.support.worker_process import WorkerProcess
 
 COUPON = "/coupon/"
@@ -68,4 +70,10 @@ class Till:
         return await self.api.client.put(f"{COUPON}{code}/", json=fields, headers=self.admin)
 
     async def reverse(self, consumption_id: str, headers: dict[str, str] | None = None) -> httpx.Response:
-        return await self.api.client.post(f"{CONSUME}{consumption_id}/reverse", headers=headers or self.till)
+        """Reverse a use; on a busy machine the worker may not have recorded it yet, which is a 503."""
+        async with asyncio.timeout(START_LIMIT_S):
+            while True:
+                path = f"{CONSUME}{consumption_id}/reverse"
+                response = await self.api.client.post(path, headers=headers or self.till)
+                if response.status_code != 503:
+                    return response
