@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_SHOWN_ROWS: Final = 20
 MAX_SHOWN_POOLS: Final = 20
+MAX_SAME_REASON: Final = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -116,7 +117,7 @@ async def _load(
     from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchEndedError, BatchIdTakenError, BatchNotFoundError, InvalidBatchError
     from issuer.loading.columns import parse_attributes
-    from issuer.loading.errors import CodeFileError, PreloadError
+    from issuer.loading.errors import CodeFileError, HeaderRowError, PreloadError
     from issuer.loading.moves import MoveError
     from issuer.loading.preload import preload_file
     from issuer.pools.memory import RedisMemoryError
@@ -141,6 +142,9 @@ async def _load(
                 progress=progress,
                 actor=cli_actor(),
             )
+    except HeaderRowError as error:
+        hint = "--client CLIENT names the client of all codes of a file" if error.needs_client else None
+        raise CommandError(f"nothing was loaded: {error}", hint=hint) from error
     except CodeFileError as error:
         raise CommandError(f"nothing was loaded: {error}") from error
     except (BatchNotFoundError, BatchEndedError, BatchIdTakenError, InvalidBatchError, PreloadError) as error:
@@ -214,10 +218,7 @@ def _lines(report: PreloadReport) -> Iterator[str]:
     for owner in report.owners_in_batch:
         yield f"  {owner.count:,} of the client {visible(str(owner))}"
     yield f"rejected               {report.rejected:>12,}"
-    for rejection in report.rejections[:MAX_SHOWN_ROWS]:
-        yield f"  line {rejection.line:,}: {rejection.reason}"
-    if report.rejected > MAX_SHOWN_ROWS:
-        yield f"  … and {report.rejected - MAX_SHOWN_ROWS:,} more; --json lists the first 1,000"
+    yield from _rejection_lines(report)
     for text in report.created_clients:
         yield f"client {text!r} was registered"
     if (default := report.default_client) is not None:
@@ -234,3 +235,22 @@ def _lines(report: PreloadReport) -> Iterator[str]:
     yield f"Redis memory           {report.redis_bytes / 1e6:>12,.2f} MB (estimate)"
     rate = f" ({report.loaded / report.seconds:,.0f} codes/s)" if report.seconds and report.loaded else ""
     yield f"seconds                {report.seconds:>12,.1f}{rate}"
+
+
+def _rejection_lines(report: PreloadReport) -> Iterator[str]:
+    """Yield rejected rows by their reasons, the first rows of each: a mistake that is repeated must not hide others."""
+    lines: dict[str, list[int]] = {}
+    for row in report.rejections:
+        lines.setdefault(row.reason, []).append(row.line)
+    shown = told = 0
+    for reason, same in lines.items():
+        if shown >= MAX_SHOWN_ROWS:
+            break
+        for line in same[:MAX_SAME_REASON]:
+            yield f"  line {line:,}: {visible(reason)}"
+        if (more := len(same) - MAX_SAME_REASON) > 0:
+            yield f"  … and {more:,} more row{'' if more == 1 else 's'} with the same reason"
+        shown += min(len(same), MAX_SAME_REASON)
+        told += len(same)
+    if report.rejected > told:
+        yield f"  … and {report.rejected - told:,} more rows; --json lists the first 1,000"

@@ -16,8 +16,7 @@ from typing import Final
 
 from issuer.loading.bounded_lines import LINE_BYTES, OVERLONG, BoundedLines
 from issuer.loading.code_rows import CodeRows, Reason, RowError
-from issuer.loading.columns import REQUIRED, Columns, empty_file, split_header
-from issuer.loading.errors import HeaderRowError
+from issuer.loading.columns import Columns, empty_file, no_header, split_header
 from issuer.loading.text_encoding import Utf8Blocks
 
 MAX_ROW_LINES: Final = 100
@@ -134,7 +133,7 @@ class CodeCsv:
     def _read_header(self, line: bytes) -> None:
         self._line += 1
         if line is OVERLONG:
-            raise HeaderRowError(f"{REQUIRED}; the first line is over {LINE_BYTES:,} bytes")
+            raise no_header(f"the first line is over {LINE_BYTES:,} bytes")
         if not line.strip():
             return
         if self._separator is None and (named := _separator_line(line)):

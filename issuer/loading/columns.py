@@ -14,7 +14,6 @@ CODE_NAMES: Final = ("code", "codes", "coupon code", "voucher code", "promo code
 CLIENT_NAMES: Final = ("client_id", "client")
 """What a column may be called, the best name first. Case, spaces, dashes and underscores do not matter."""
 SEPARATORS: Final = (b",", b";", b"\t")
-REQUIRED: Final = "CSV must contain 'code' and 'client_id' columns"
 MAX_ATTRIBUTES: Final = 16
 _MAX_SHOWN: Final = 20
 
@@ -53,7 +52,7 @@ def find_columns(cells: Sequence[str], *, needs_client: bool, attributes: Sequen
     keys = [_key(cell) for cell in cells]
     code, client = _find(cells, keys, CODE_NAMES), _find(cells, keys, CLIENT_NAMES)
     if code is None or (client is None and needs_client):
-        raise HeaderRowError(f"{REQUIRED}; {_advice(cells, code, needs_client=needs_client)}")
+        raise HeaderRowError(_advice(cells, keys, needs_client=needs_client), needs_client=needs_client)
     return Columns(len(cells), code, client, [_find_attribute(cells, keys, name) for name in attributes])
 
 
@@ -78,12 +77,17 @@ def split_header(
             # Of several ways to read the line, the one with most cells shows best what it has.
             if len(cells) > most:
                 best, most = error, len(cells)
-    raise best or HeaderRowError(f"{REQUIRED}; the quotes of the first line do not match")
+    raise best or no_header("the quotes of the first line do not match")
+
+
+def no_header(reason: str) -> HeaderRowError:
+    """Return the error for a file without a first row that can be read."""
+    return HeaderRowError(f"the file has no header: {reason}")
 
 
 def empty_file() -> HeaderRowError:
     """Return the error for a file without any row."""
-    return HeaderRowError(f"{REQUIRED}; the file is empty")
+    return no_header("it is empty")
 
 
 def _key(name: str) -> str:
@@ -112,10 +116,11 @@ def _found(cells: Sequence[str]) -> str:
     return f"the first row has {shown or 'no names'}"
 
 
-def _advice(cells: Sequence[str], code: int | None, *, needs_client: bool) -> str:
-    advice = [_found(cells)]
-    if code is None:
-        advice.append(f"understood for the code: {', '.join(CODE_NAMES)}")
+def _advice(cells: Sequence[str], keys: Sequence[str], *, needs_client: bool) -> str:
+    wanted = "the columns 'code' and 'client_id'" if needs_client else "a column 'code'"
+    is_header = any(_key(name) in keys for name in (*CODE_NAMES, *CLIENT_NAMES))
+    advice = [f"the file needs {wanted}", _found(cells) + ("" if is_header else ": is the header line missing?")]
+    advice.append(f"understood for the code: {', '.join(CODE_NAMES)}")
     if needs_client:
-        advice.append(f"for the client: {', '.join(CLIENT_NAMES)}, or give the client of all codes")
+        advice.append(f"understood for the client: {', '.join(CLIENT_NAMES)}")
     return "; ".join(advice)

@@ -16,4 +16,8 @@ class CodeFileError(PreloadError):
 
 
 class HeaderRowError(CodeFileError):
-    """The first row does not name the required columns."""
+    """The first row does not name the required columns. `needs_client`: one for the client is among these."""
+
+    def __init__(self, message: str, *, needs_client: bool = False) -> None:
+        super().__init__(message)
+        self.needs_client = needs_client

@@ -13,11 +13,16 @@ from issuer.loading.staging import Numbering, remove_rows
 from issuer.storage.postgres import AnyConnection
 
 
-async def reject_clients(connection: AnyConnection, rows: CodeRows, unknown: Collection[UUID]) -> None:
-    """Remove the rows of unknown clients from the staging table, and count them as rejected."""
+async def reject_clients(
+    connection: AnyConnection, rows: CodeRows, unknown: Collection[UUID], *, create_option: str
+) -> None:
+    """Remove the rows of unknown clients from the staging table, and count them as rejected.
+
+    `create_option`: what their caller may give to have them registered.
+    """
     clients = rows.clients
     reasons = {
-        index: f"{unknown_client(clients.texts[client_id])}, or --create-clients (upload field create_clients=true)"
+        index: f"{unknown_client(clients.texts[client_id])}, or {create_option}"
         for index, client_id in enumerate(clients.ids)
         if client_id in unknown
     }

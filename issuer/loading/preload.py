@@ -61,6 +61,7 @@ async def preload_file(
     client_id: UUID | None = None,
     default_client: UUID | None = None,
     create_clients: bool = False,
+    create_option: str = "--create-clients",
     sheet: str | None = None,
     attributes: Sequence[str] = (),
     move: bool = False,
@@ -75,7 +76,8 @@ async def preload_file(
     moved out of it. The batch is an existing one, or a new one that is created with its first code: without a new code
     there is none. With `find_by_name` an open batch of that name takes its place. With `client_id` rows of other
     clients are rejected; that one, or else `default_client`, is the client of rows that name none. Rows of a client
-    that is named by a text and not registered are rejected, unless `create_clients` registers it. `sheet` chooses one
+    that is named by a text and not registered are rejected, unless `create_clients` registers it, which
+    their reasons call `create_option`. `sheet` chooses one
     of a workbook; `attributes` are the columns that are kept with the codes. With `actor` the audit log gets an entry.
     All changes in Postgres are one transaction, which keeps the answer to `act`. Opens a Postgres connection of its
     own.
@@ -89,7 +91,8 @@ async def preload_file(
     clients = FileClients(stores.identity, only=client_id, default=default_client)
     load = _Load(
         stores, batch_id, CodeRows(clients, attributes), progress, actor, sheet=sheet,
-        new_batch=new_batch, find_by_name=find_by_name, create_clients=create_clients, move=move, act=act,
+        new_batch=new_batch, find_by_name=find_by_name, create_clients=create_clients, create_option=create_option,
+        move=move, act=act,
     )  # fmt: skip
     await load.check_batch()
     async with (
@@ -120,6 +123,7 @@ class _Load:
         new_batch: NewBatch | None,
         find_by_name: bool,
         create_clients: bool,
+        create_option: str,
         move: bool,
         act: Act[PreloadReport],
     ) -> None:
@@ -132,6 +136,7 @@ class _Load:
         self._new_batch = new_batch
         self._find_by_name = find_by_name
         self._create_clients = create_clients
+        self._create_option = create_option
         self._new_clients: Sequence[Identity] = ()
         self._names: Mapping[UUID, str] = {}
         self._move = move
@@ -180,7 +185,7 @@ class _Load:
             clients = self._rows.clients
             unknown = await unregistered(connection, list(clients.texts))
             if unknown and not self._create_clients:
-                await reject_clients(connection, self._rows, unknown)
+                await reject_clients(connection, self._rows, unknown, create_option=self._create_option)
             if not self._rows.accepted:
                 raise NothingLoadedError(self.report(dry_run=False))
             without = () if self._create_clients else unknown

@@ -53,6 +53,18 @@ async def test_a_load_is_reported(preload: Command, stores: Stores) -> None:
     assert "line 55: unknown client 'band-42': issuer clients create band-42, or --create-clients" in shown.out
     assert "duplicates in the batch" in shown.out
     assert shown.err == ""
+    assert "upload field" not in shown.out
+    many = ["client_id,code", *["band-42,X"] * 30, f"{A},", *["band-43,X"] * 6]
+    unknown = "unknown client 'band-{0}': issuer clients create band-{0}, or --create-clients"
+    expected = [
+        *(f"  line {line}: {unknown.format(42)}" for line in range(2, 7)),
+        "  … and 25 more rows with the same reason",
+        "  line 32: empty code",
+        *(f"  line {line}: {unknown.format(43)}" for line in range(33, 38)),
+        "  … and 1 more row with the same reason",
+    ]
+    refused = await preload(preload.write("\n".join(many).encode(), "many.csv"), "--batch-id", str(batch_id))
+    assert "\n".join(expected) in refused.out
     created = (await preload(file, "--batch-id", str(batch_id), "--create-clients", "--json")).json
     assert (created["loaded"], created["created_clients"]) == (1, ["band-42"])
 
@@ -89,7 +101,8 @@ async def test_a_file_is_read_from_a_path_or_standard_input(preload: Command, st
     file = preload.write(b"\xef\xbb\xbfCode ; x\r\n")
     refused = await preload(file, "--batch-id", str(batch.id))
     assert refused.status == 1
-    assert refused.err.startswith("error: nothing was loaded: CSV must contain 'code' and 'client_id' columns; ")
+    assert refused.err.startswith("error: nothing was loaded: the file needs the columns 'code' and 'client_id'; ")
+    assert refused.err.endswith("\nhint: --client CLIENT names the client of all codes of a file\n")
     book = preload.write(workbook(("X3",), (4,)), "codes.csv")
     assert (await preload(book, "--batch-id", str(batch.id), "--json")).json["loaded"] == 2
     assert (await check_agreement(stores, batch.id, A)).codes == ["X1", "X2"]

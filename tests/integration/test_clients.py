@@ -73,8 +73,7 @@ async def test_rows_of_unknown_clients_are_rejected_unless_they_are_to_be_create
     assert (report["loaded"], report["rejected"], report["created_clients"]) == (2, 3, [])
     assert report["rejections"][0] == {
         "line": 3,
-        "reason": "unknown client 'band 43': issuer clients create 'band 43', or --create-clients"
-        " (upload field create_clients=true)",
+        "reason": "unknown client 'band 43': issuer clients create 'band 43', or the upload field create_clients=true",
     }
     assert [row["line"] for row in report["rejections"]] == [3, 5, 6]
     # Nothing is kept of a client that was refused.

@@ -195,7 +195,7 @@ async def test_a_dry_run_needs_no_batch(stores: Stores) -> None:
 
 async def test_an_invalid_file_is_refused_and_nothing_is_stored(stores: Stores) -> None:
     batch = await new_batch(stores)
-    with pytest.raises(HeaderRowError, match="CSV must contain 'code' and 'client_id' columns"):
+    with pytest.raises(HeaderRowError, match="the file needs the columns 'code' and 'client_id'"):
         await preload_file(stores, io.BytesIO(b"a,b\n1,2\n"), batch_id=batch.id)
     many = csv_of([(uuid4(), "X") for _ in range(10_001)])
     with pytest.raises(PreloadError, match="more than 10,000 clients"):

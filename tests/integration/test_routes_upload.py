@@ -118,8 +118,9 @@ async def test_a_file_is_recognised_by_its_content(api: Api) -> None:
     assert (refusal["code"], "no sheet 'May'" in refusal["error"]) == ("load_refused", True)
     refusal = problem(await send(api, ("codes.csv", b"Kunde;Code\nx;y\n"), batch_name="S"), 400)
     assert refusal["detail"] == (
-        "CSV must contain 'code' and 'client_id' columns; the first row has 'Kunde', 'Code'; for the client: client_id,"
-        " client, or give the client of all codes"
+        "the file needs the columns 'code' and 'client_id'; the first row has 'Kunde', 'Code'; understood for the code:"
+        " code, codes, coupon code, voucher code, promo code, discount code; understood for the client: client_id,"
+        " client"
     )
 
 

@@ -13,7 +13,8 @@ import openpyxl
 import xlsxwriter
 
 CLIENT: Final = UUID("11111111-1111-4111-8111-111111111111")
-_MISSING: Final = "CSV must contain 'code' and 'client_id' columns; "
+_CODE_NAMES: Final = "; understood for the code: code, codes, coupon code, voucher code, promo code, discount code"
+_NAMES: Final = f"{_CODE_NAMES}; understood for the client: client_id, client"
 _SAVE: Final = "save it as .xlsx or as CSV UTF-8"
 
 
@@ -110,10 +111,10 @@ FILES: Final = (
     InputFile("header ClientID;Code", text("A1", separator=";", header="ClientID,Code"), ("A1",)),
     InputFile("header Client ID, Coupon code", text("A1", header="Client ID,Coupon code"), ("A1",)),
     InputFile("codes only, client given", b"Code\r\nA1\r\nA2\r\n", ("A1", "A2"), client=CLIENT),
-    InputFile("codes only, no client", b"Code\r\nA1\r\n", message=_MISSING + "the first row has 'Code'; for the "
-              "client: client_id, client, or give the client of all codes"),
-    InputFile("codes without a header", b"A1\r\nA2\r\n", client=CLIENT, message=_MISSING + "the first row has 'A1'; "
-              "understood for the code: code, codes, coupon code, voucher code, promo code, discount code"),
+    InputFile("codes only, no client", b"Code\r\nA1\r\n", message="the file needs the columns 'code' and "
+              f"'client_id'; the first row has 'Code'{_NAMES}"),
+    InputFile("codes without a header", b"A1\r\nA2\r\n", client=CLIENT, message="the file needs a column 'code'; the "
+              f"first row has 'A1': is the header line missing?{_CODE_NAMES}"),
     InputFile('="0012" of Excel', text('="0012"', '"=""0013"""'), ("0012", "0013")),
     InputFile("blank rows, empty columns", text("A1,,") + b",,,\n\n  \n" + text("A2,,")[len(text()) :], ("A1", "A2")),
     InputFile("invisible characters at the ends", text("\ufeffA1", "A2\u200b", "\u00a0A3 "), ("A1", "A2", "A3")),
@@ -124,7 +125,7 @@ FILES: Final = (
     InputFile("no valid row", text("", "A\u200b2"), message="nothing was loaded: none of 2 rows is valid: line 2: "
               "empty code; line 3: invisible character in the code: U+200B ZERO WIDTH SPACE at 2"),
     InputFile("only a header", text(), message="nothing was loaded: the file has no rows of codes"),
-    InputFile("empty file", b"", message=_MISSING + "the file is empty"),
+    InputFile("empty file", b"", message="the file has no header: it is empty"),
     InputFile(".xlsx: texts and numbers", _CELLS, ("A1", "12", "13", "0012", "0014", "B")),
     InputFile(".xlsx: no texts", _NO_TEXT, ("A1",), 6, "line 3: the cell is not a text: a date or time"),
     InputFile(".xlsx: leading zeros by format", padded_workbook(), ("00012",), 1,
@@ -133,9 +134,8 @@ FILES: Final = (
     InputFile(".xlsx: a sheet by name", workbook(("A1",), title="Mai"), ("A1",), sheet="Mai"),
     InputFile(".xlsx: an unknown sheet", workbook(("A1",)), sheet="Juni", message="the workbook cannot be read: it has "
               "no sheet 'Juni', only 'Codes', 'Other'"),
-    InputFile(".xlsx: no header", workbook(("A1",), header=("Kunde", "Nr")), message=_MISSING + "the first row has "
-              "'Kunde', 'Nr'; understood for the code: code, codes, coupon code, voucher code, promo code, discount "
-              "code; for the client: client_id, client, or give the client of all codes"),
+    InputFile(".xlsx: no header", workbook(("A1",), header=("Kunde", "Nr")), message="the file needs the "
+              f"columns 'code' and 'client_id'; the first row has 'Kunde', 'Nr': is the header line missing?{_NAMES}"),
     InputFile(".xlsx: cut off", workbook(("A1",))[:-200], message="the workbook cannot be read: it is damaged or "
               "incomplete; save it as CSV UTF-8"),
     InputFile(".xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),

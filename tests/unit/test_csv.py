@@ -174,21 +174,31 @@ def test_a_row_of_several_lines_is_rejected_as_one() -> None:
 @pytest.mark.parametrize(
     ("data", "advice"),
     [
-        (b"", "the file is empty"),
-        (b"\n\n", "the file is empty"),
-        (b"code\n", "the first row has 'code'; for the client: client_id, client, or give the client"),
-        (b"client_id\n", "the first row has 'client_id'; understood for the code: code, codes, coupon code, "),
-        (b"Klient;Gutscheincode\n", "the first row has 'Klient', 'Gutscheincode'; understood for the code: "),
-        (b"\xff\n", "the first row has '�'"),
+        (b"", "has no header: it is empty"),
+        (b"\n\n", "has no header: it is empty"),
+        (b"code\n", "the first row has 'code'; understood for the code: code, codes, coupon code, "),
+        (b"client_id\n", "discount code; understood for the client: client_id, client"),
+        (b"Klient;Gutscheincode\n", "the first row has 'Klient', 'Gutscheincode': is the header line missing?; under"),
+        (b"\xff\n", "needs the columns 'code' and 'client_id'; the first row has '�': is the header line missing?"),
         (b'"client_id,code\n', "the quotes of the first line do not match"),
         (row("X1"), f"the first row has '{A}', 'X1'"),
         (b"x" * 100_000, "the first line is over 65,536 bytes"),
     ],
 )
 def test_an_invalid_header_is_refused_with_what_it_has(data: bytes, advice: str) -> None:
-    with pytest.raises(HeaderRowError, match=r"^CSV must contain 'code' and 'client_id' columns; ") as refused:
+    with pytest.raises(HeaderRowError, match=r"^the file (needs|has no header)") as refused:
         Read(data)
     assert advice in str(refused.value)
+
+
+def test_a_client_is_not_asked_for_where_it_is_given() -> None:
+    with pytest.raises(HeaderRowError) as refused:
+        Read(b"client_id,nr\n", client_id=A)
+    assert str(refused.value) == (
+        "the file needs a column 'code'; the first row has 'client_id', 'nr'; understood for the code: code, codes,"
+        " coupon code, voucher code, promo code, discount code"
+    )
+    assert not refused.value.needs_client
 
 
 @pytest.mark.parametrize("client", ["client_id", "clientid", "Client ID", "CLIENT-ID", "client", " Client "])

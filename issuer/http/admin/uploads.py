@@ -173,6 +173,7 @@ async def _load(context: RequestContext, upload: Upload, batch: Batch | NewBatch
             client_id=caller.client_id,
             default_client=None if caller.client_id else await default_client(context.services.stores),
             create_clients=upload.create_clients,
+            create_option="the upload field create_clients=true",
             sheet=upload.sheet,
             attributes=upload.attributes,
             actor=caller.actor,

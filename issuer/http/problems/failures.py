@@ -34,7 +34,6 @@ from issuer.http.problems.problem import ProblemError, invalid, not_ready, outco
 from issuer.http.strict_json import InvalidJsonError
 from issuer.ids import InvalidIdError
 from issuer.ledger.erasure import BacklogNotEmptyError
-from issuer.loading.columns import REQUIRED
 from issuer.loading.errors import HeaderRowError, PreloadError
 from issuer.loading.file_kind import FileKindError
 from issuer.loading.report import NothingLoadedError
@@ -99,7 +98,9 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     InvalidCursorError: lambda _: invalid("invalid cursor", "invalid_cursor"),
     RedisMemoryError: lambda error: ProblemError(507, str(error), "does_not_fit"),
     PreloadError: lambda error: ProblemError(400, str(error), "load_refused"),
-    HeaderRowError: lambda error: ProblemError(400, REQUIRED, "missing_csv_columns", detail=str(error)),
+    HeaderRowError: lambda error: ProblemError(
+        400, "CSV must contain 'code' and 'client_id' columns", "missing_csv_columns", detail=str(error)
+    ),
     FileKindError: lambda error: ProblemError(400, "File must be a CSV", "not_a_csv_file", detail=str(error)),
     NothingLoadedError: _nothing_loaded,
     CodeFormatError: lambda error: invalid(str(error)),
