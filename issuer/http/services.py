@@ -12,6 +12,7 @@ from issuer.access.api_keys import KeyRing
 from issuer.batches.name_cache import BatchNameCache
 from issuer.campaigns.cache import CampaignCache
 from issuer.campaigns.feeds import CampaignFeeds
+from issuer.clients.registered import RegisteredClients
 from issuer.coupons.locations import CouponLocations
 from issuer.engine.engine import Engine
 from issuer.http.limiting.failed_lookups import FailedLookupLimits
@@ -49,6 +50,7 @@ class Services:
     coupons: CouponLocations
     keys: KeyRing
     batch_names: BatchNameCache
+    registered_clients: RegisteredClients
     campaigns: CampaignCache
     feeds: CampaignFeeds
     tally: Tally
@@ -107,6 +109,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         tally.start()
         batch_names, campaigns = BatchNameCache(stores.postgres), CampaignCache(stores.postgres)
         batch_names.start()
+        registered_clients = RegisteredClients(stores.postgres)
         feeds, slots = CampaignFeeds(stores), Slots.of(settings, tally.refuse_slot)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         witness = Witness(stores.postgres, engine, stores.guardian)
@@ -120,6 +123,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     locations,
                     keys,
                     batch_names,
+                    registered_clients,
                     campaigns,
                     feeds,
                     tally,
@@ -132,7 +136,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 security.end_period()
                 # The engine first: what is in flight is answered while everything else still works.
                 await engine.aclose()
-                await asyncio.gather(keys.aclose(), batch_names.aclose(), campaigns.aclose(), feeds.aclose())
+                await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
+                await asyncio.gather(batch_names.aclose(), registered_clients.aclose())
                 await tally.aclose()
 
 

@@ -85,9 +85,33 @@ async def test_names_and_ids_mean_the_same(api: Api) -> None:
     assert (ambiguous["code"], set(ambiguous["batch_ids"])) == ("ambiguous_name", {str(batch), str(twice)})
     chosen = {"batch": "Summer", "batch_id": str(twice), "client": "band-42", "customer": "a"}
     assert (await post(api, chosen)).json()["code"] == "B-1"
-    for key, body in ((bound, {"client": "band-43"}), (await api.key("redeem", client_id=uuid4()), {})):
-        answer = await post(api, {"batch": "Summer", "customer": "a", **body}, key)
-        assert answer.status_code == 404
+    foreign = problem(await post(api, {"batch": "Summer", "client": "band-43", "customer": "a"}, bound), 403)
+    assert (foreign["code"], foreign["detail"]) == ("bound_key", "the api key is bound to another client")
+    unbatched = await post(
+        api, {"batch": "Summer", "customer": "a"}, await api.key("redeem", client_id=(other := uuid4()))
+    )
+    assert problem(unbatched, 404)["detail"] == f"no batch 'Summer' of the client {other}"
+
+
+async def test_an_unknown_client_is_told_apart_from_a_batch_without_codes(api: Api) -> None:
+    batch, _ = await api.batch("A-1")
+    bound = await api.key("redeem", client_id=api.services.stores.identity("band-42").uuid)
+    for named in ({"batch": "Nowhere"}, {"batch": str(batch)}):
+        body = {**named, "client": "band-42", "customer": "a"}
+        refusal = problem(await post(api, body), 404)
+        assert refusal["code"] == "client_not_found"
+        assert refusal["detail"] == "unknown client 'band-42': issuer clients create band-42"
+        assert problem(await post(api, body, bound), 404)["code"] != "client_not_found"
+    api.services.registered_clients._look_ups.forget()
+    assert (await api.client.post("/api/v1/clients", json={"id": "band-42"}, headers=api.admin)).status_code == 201
+    for named, code in (({"batch": "Nowhere"}, "batch_not_found"), ({"batch": str(batch)}, "sold_out")):
+        assert problem(await post(api, {**named, "client": "band-42", "customer": "a"}), 404)["code"] == code
+    assert problem(await post(api, {"batch": "Nowhere", "client": "band-42", "customer": "a"}), 404)["detail"] == (
+        "no batch 'Nowhere' of the client band-42"
+    )
+    assert (
+        problem(await post(api, {"batch": ID, "client": "band-42", "customer": "a"}), 404)["detail"] == f"no batch {ID}"
+    )
 
 
 @pytest.mark.parametrize(

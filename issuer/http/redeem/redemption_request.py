@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from issuer.contract.outcomes import Outcome
 from issuer.http.fields import bad_id, identify, refuse_unknown, uuid_of
 from issuer.http.naming import BATCH_FIELDS, CLIENT_FIELDS
-from issuer.http.problems.problem import invalid
+from issuer.http.problems.problem import ProblemError, invalid, outcome_problem
 from issuer.http.services import Services
 from issuer.ids import Identity, parse_uuid
+from issuer.names import MAX_NAME
 
 CUSTOMER_FIELDS: Final = ("customer", "customer_id")
 FIELDS: Final = (*BATCH_FIELDS, *CLIENT_FIELDS, *CUSTOMER_FIELDS)
@@ -20,11 +22,15 @@ FIELDS: Final = (*BATCH_FIELDS, *CLIENT_FIELDS, *CUSTOMER_FIELDS)
 # Not frozen: creating a frozen instance takes three times as long, and there is one per request.
 @dataclass(slots=True)
 class RedemptionRequest:
-    """A request. `batch_name` None: `batch_id` alone names the batch; both: the name must stand for the id."""
+    """A request. `batch_name` None: `batch_id` alone names the batch; both: the name must stand for the id.
+
+    `client_text`: what the request calls its client by; None: a UUID, or nothing.
+    """
 
     batch_name: str | None
     batch_id: UUID | None
     client: bytes
+    client_text: str | None
     customer: Identity
 
 
@@ -44,7 +50,17 @@ def read_redemption_request(services: Services, values: Mapping[str, Any], bound
     customer = _either(services, values, *CUSTOMER_FIELDS)
     if customer is None:
         raise bad_id("customer_id", "customer is required")
-    return RedemptionRequest(name, batch_id, packed, customer)
+    return RedemptionRequest(name, batch_id, packed, client and client.text, customer)
+
+
+def unknown_batch(request: RedemptionRequest) -> ProblemError:
+    """Return the refusal of a batch that does not exist, by what the request calls it."""
+    name = request.batch_name
+    problem = outcome_problem(Outcome.UNKNOWN_BATCH)
+    problem.detail = f"no batch {str(request.batch_id) if name is None else repr(name[:MAX_NAME])}"
+    if name is not None:
+        problem.detail += f" of the client {request.client_text or UUID(bytes=request.client)}"
+    return problem
 
 
 def _batch(named: object, given_id: object) -> tuple[str | None, UUID | None]:

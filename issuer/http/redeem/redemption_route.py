@@ -1,7 +1,8 @@
 """POST /api/v1/redemptions: one code for one customer, all named as the caller names them.
 
 It redeems as the predecessor's route does (`issuer.http.redeem.route`) and answers more. No request waits for Postgres,
-but the first ones that use the name of a batch: its meaning is then kept in memory (`issuer.batches.name_cache`).
+but the first ones that use the name of a batch: its meaning is then kept in memory (`issuer.batches.name_cache`); and
+refusals that may be due to a client that is not registered (`issuer.clients.registered`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from uuid import UUID
 
 from issuer.batches.name_cache import BatchName
 from issuer.batches.named import AmbiguousNameError
+from issuer.clients.registry import unknown_client
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import BOUND, Answer, PoolRef
 from issuer.engine.pool_refs import PoolRefs
@@ -20,17 +22,19 @@ from issuer.http.edge.exchange import Connection
 from issuer.http.edge.header_fields import HeaderFields
 from issuer.http.hot_exchange import HotExchange, HotRoute
 from issuer.http.idempotency import read_idempotency_key
-from issuer.http.problems.problem import invalid
+from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.redeem.answers import redemption_wire, refusal_wire
-from issuer.http.redeem.redemption_request import RedemptionRequest, read_redemption_request
-from issuer.http.redeem.route import NO_CODE
+from issuer.http.redeem.redemption_request import RedemptionRequest, read_redemption_request, unknown_batch
 from issuer.http.services import Services
 from issuer.http.strict_json import parse_object
-from issuer.http.wire import Wire
+from issuer.http.wire import Wire, prebuilt
 from issuer.names import MAX_NAME
 
 REDEMPTIONS_PATH: Final = "/api/v1/redemptions"
 NO_BATCH: Final = Answer(Outcome.UNKNOWN_BATCH)
+OTHER_CLIENT: Final = prebuilt(
+    ProblemError(403, BOUND_KEY.error, BOUND_KEY.code, detail="the api key is bound to another client")
+)
 TWO_BATCHES: Final = "batch and batch_id name two batches"
 
 
@@ -58,11 +62,12 @@ class RedemptionRoute(HotRoute):
 class RedemptionExchange(HotExchange):
     """One redemption."""
 
-    __slots__ = ("_batch_id", "_has_query")
+    __slots__ = ("_batch_id", "_has_query", "_request")
 
     route: RedemptionRoute
     scopes = SCOPES[Access.REDEEM]
     _batch_id: str
+    _request: RedemptionRequest
 
     def __init__(self, route: RedemptionRoute, connection: Connection, fields: HeaderFields) -> None:
         super().__init__(route, connection, fields)
@@ -74,12 +79,11 @@ class RedemptionExchange(HotExchange):
         if self._has_query:
             raise invalid("unknown query parameter; this path takes none")
         bound_to = None if key is None else key.client_id
-        request = read_redemption_request(services, parse_object(body), bound_to)
+        self._request = request = read_redemption_request(services, parse_object(body), bound_to)
         idempotency_key = read_idempotency_key(self.fields)
         if bound_to is not None and request.client != bound_to.bytes:
             # Nothing of another client is looked up, so the answer reveals nothing about it.
-            self.log_refusal(BOUND_KEY)
-            self.set_result(NO_CODE)
+            self.refuse(OTHER_CLIENT)
         elif request.batch_name is None:
             assert request.batch_id is not None
             self._submit(services, request, request.batch_id, idempotency_key)
@@ -149,7 +153,39 @@ class RedemptionExchange(HotExchange):
             customer_text=customer.text,
         )  # fmt: skip
 
+    def set_result(self, answer: Answer) -> None:
+        if answer.outcome is Outcome.SOLD_OUT or answer.outcome is Outcome.UNKNOWN_BATCH:
+            self._refuse_after_look_up(answer)
+        else:
+            super().set_result(answer)
+
+    def _refuse_after_look_up(self, answer: Answer) -> None:
+        """Refuse a request for which there is no code: as one for an unknown client, if its client is not registered.
+
+        The holder of a bound key is not told which clients there are.
+        """
+        services, client, text = self.services, self._request.client, self._request.client_text
+        assert services is not None
+        is_bound = self.key is not None and self.key.client_id is not None
+        if text is None or is_bound or services.registered_clients.knows(client):
+            super().set_result(answer)
+            return
+
+        def refuse(found: bool | Exception | None) -> None:
+            if self.response_complete:
+                return
+            if found is None:
+                problem = ProblemError(404, unknown_client(text), "client_not_found")
+                self.finish(answer.outcome, self.problem_wire(problem))
+            else:
+                # Also where Postgres does not answer: then the refusal says less.
+                HotExchange.set_result(self, answer)
+
+        services.registered_clients.start_look_up(client, refuse)
+
     def answer_wire(self, answer: Answer) -> Wire:
+        if answer.outcome is Outcome.UNKNOWN_BATCH:
+            return self.problem_wire(unknown_batch(self._request))
         if answer.outcome is not Outcome.GRANTED and answer.outcome is not Outcome.REPLAYED:
             return refusal_wire(answer)
         assert self.services is not None
