@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import typer
@@ -114,10 +115,17 @@ async def print_list(
     typer.echo("[]" if separator == "[" else "\n]")
 
 
-START_HINT: Final = (
-    "start one here with `issuer up`, or change to the directory where it was started (ISSUER_DATA_DIR names another"
-    " data directory); for servers of your own set ISSUER_DATABASE_URL and ISSUER_REDIS_URL"
-)
+def start_hint() -> str:
+    """Return how to start an installation or to find one: in a clone of this project, `make up` starts it."""
+    try:
+        in_clone = "issuer up" in Path("Makefile").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        in_clone = False
+    command = "make up" if in_clone else "issuer up"
+    return (
+        f"start one here with `{command}`, or change to the directory where it was started (ISSUER_DATA_DIR names"
+        " another data directory); for servers of your own set ISSUER_DATABASE_URL and ISSUER_REDIS_URL"
+    )
 
 
 def command_settings(**overrides: object) -> Settings:
@@ -132,7 +140,7 @@ def process_settings(**overrides: object) -> Settings:
     settings = environment_settings(**overrides)
     found = find_installation(settings)
     if found is None:
-        fail(f"no issuer runs here: {DataDirectory(settings.data_dir).absence()}", hint=START_HINT)
+        fail(f"no issuer runs here: {DataDirectory(settings.data_dir).absence()}", hint=start_hint())
     return found
 
 

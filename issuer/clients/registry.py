@@ -32,6 +32,9 @@ class ClientNotFoundError(LookupError):
 class ClientExistsError(Exception):
     """A client with this id is registered already."""
 
+    def __init__(self, client_id: UUID) -> None:
+        super().__init__(f"the client {client_id} is registered already")
+
 
 class InvalidClientError(ValueError):
     """A value of a client is invalid; the message says why."""
@@ -79,7 +82,7 @@ async def create_client(
     async with act.transaction(stores.postgres) as connection:
         row = await _insert(connection, identity, name, actor)
         if row is None:
-            raise ClientExistsError("a client with this id is registered already")
+            raise ClientExistsError(identity.uuid)
         client = _from_row(row)
         await act.keep(connection, client)
     return client

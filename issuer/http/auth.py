@@ -36,6 +36,7 @@ MISSING_KEY: Final = _unauthorized("send the header Authorization: Bearer <API k
 UNKNOWN_KEY: Final = _unauthorized(
     "the key in the header Authorization is not valid here: it is mistyped, revoked or of another installation"
 )
+WRONG_SCHEME: Final = _unauthorized("the header Authorization has another scheme: send Authorization: Bearer <API key>")
 BOUND_KEY: Final = ProblemError(403, "the api key is bound to one client", "bound_key")
 MANY_CREDENTIALS: Final = prebuilt(
     ProblemError(
@@ -115,7 +116,11 @@ def missing_key(services: Services, fields: HeaderFields) -> ProblemError | None
         return MANY_CREDENTIALS
     if not services.keys.loaded:
         return KEYS_NOT_LOADED
-    return MISSING_KEY if fields.get(b"authorization") is None else UNKNOWN_KEY
+    authorization = fields.get(b"authorization")
+    if authorization is None:
+        return MISSING_KEY
+    scheme, space, _ = authorization.partition(b" ")
+    return WRONG_SCHEME if space and scheme.lower() != b"bearer" else UNKNOWN_KEY
 
 
 @cache

@@ -38,7 +38,8 @@ async def test_a_client_is_registered_once_listed_and_renamed(api: Api) -> None:
     assert (band["text"], band["name"]) == ("band-42", "Band 42")
     assert (await api.get(response.headers["location"])).json() == band
     assert (await register(api, key, id="  band-42 ", name="Band 42")).headers["idempotency-replayed"] == "true"
-    assert problem(await register(api, id="band-42"), 409)["code"] == "id_taken"
+    taken = problem(await register(api, id="band-42"), 409)
+    assert (taken["code"], taken["error"]) == ("id_taken", f"the client {band['id']} is registered already")
 
     shop = str(uuid4())
     assert problem(await register(api, id=shop), 400, "name is needed for a client that has only a UUID")

@@ -176,12 +176,16 @@ async def test_two_idempotency_keys_are_refused(api: Api) -> None:
     problem(await api.client.post(REDEEM, json=body, headers=headers), 400)
 
 
-@pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer ", "Bearer isk_no", "Basic abc", "Bearer clé"])
+@pytest.mark.parametrize(
+    "value", [None, "", "Bearer", "Bearer ", "Bearer isk_no", "Basic abc", "Token isk_no", "Bearer clé"]
+)
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_missing_or_unknown_key_is_a_401_before_any_other_check(shared_api: Api, value: str | None) -> None:
     headers = {} if value is None else {"Authorization": value.encode("latin-1")}
     response = await shared_api.client.post(REDEEM, content=b"no json", headers=headers)  # type: ignore[arg-type]
-    problem(response, 401, "missing or unknown api key")
+    refusal = problem(response, 401, "missing or unknown api key")
+    names_scheme = "another scheme: send Authorization: Bearer <API key>" in refusal["detail"]
+    assert names_scheme is (value in ("Basic abc", "Token isk_no"))
     assert response.headers["www-authenticate"].startswith("Bearer")
 
 

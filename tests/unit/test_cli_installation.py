@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from issuer.cli import app
-from issuer.cli.output import find_installation
+from issuer.cli.output import find_installation, start_hint
 from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.settings import load_settings
 
@@ -76,6 +76,15 @@ def test_every_command_says_first_that_no_issuer_runs_here(tmp_path: Path, monke
         assert warning == "warning: ISSUER_DATABASE_ULR is not a setting; ISSUER_DATABASE_URL is", words
         assert first == f"error: no issuer runs here: there is no data directory {tmp_path / '.issuer'}", words
         assert hint.startswith("hint: start one here with `issuer up`")
+
+
+def test_in_a_clone_the_hint_names_make_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = Path(__file__).parents[2]
+    assert start_hint().startswith("start one here with `issuer up`")
+    (tmp_path / "Makefile").write_text("all:\n\ttrue\n")
+    assert start_hint().startswith("start one here with `issuer up`")
+    monkeypatch.chdir(clone)
+    assert start_hint().startswith("start one here with `make up`, or change")
 
 
 def test_every_command_that_prints_data_prints_json_on_request() -> None:
