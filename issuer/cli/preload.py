@@ -242,7 +242,7 @@ def _rejection_lines(report: PreloadReport) -> Iterator[str]:
     lines: dict[str, list[int]] = {}
     for row in report.rejections:
         lines.setdefault(row.reason, []).append(row.line)
-    shown = told = 0
+    shown = counted = 0
     for reason, same in lines.items():
         if shown >= MAX_SHOWN_ROWS:
             break
@@ -251,6 +251,6 @@ def _rejection_lines(report: PreloadReport) -> Iterator[str]:
         if (more := len(same) - MAX_SAME_REASON) > 0:
             yield f"  … and {more:,} more row{'' if more == 1 else 's'} with the same reason"
         shown += min(len(same), MAX_SAME_REASON)
-        told += len(same)
-    if report.rejected > told:
-        yield f"  … and {report.rejected - told:,} more rows; --json lists the first 1,000"
+        counted += len(same)
+    if report.rejected > counted:
+        yield f"  … and {report.rejected - counted:,} more rows; --json lists the first 1,000"

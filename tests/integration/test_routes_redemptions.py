@@ -93,7 +93,7 @@ async def test_names_and_ids_mean_the_same(api: Api) -> None:
     assert problem(unbatched, 404)["detail"] == f"no batch 'Summer' of the client {other}"
 
 
-async def test_an_unknown_client_is_told_apart_from_a_batch_without_codes(api: Api) -> None:
+async def test_an_unknown_client_is_distinguished_from_a_batch_without_codes(api: Api) -> None:
     batch, _ = await api.batch("A-1")
     bound = await api.key("redeem", client_id=api.services.stores.identity("band-42").uuid)
     for named in ({"batch": "Nowhere"}, {"batch": str(batch)}):

@@ -89,7 +89,9 @@ _OTHER_BATCHES: Final[Schema] = {
     "items": shape({"batch_id": UUID, "batch_name": NAME, "codes": COUNT}),
 }
 
-_CLIENT_REPORT: Final = shape({"client_id": UUID, "client_name": CLIENT_NAME, "count": COUNT})
+_CLIENT_REPORT: Final = shape(
+    {"client_id": UUID, "client_name": CLIENT_NAME, "count": count("The number of rows or codes")}
+)
 _CLIENT_REPORTS: Final[Schema] = {"type": "array", "maxItems": 100, "items": _CLIENT_REPORT}
 
 CODES: Final[dict[str, Schema]] = {

@@ -162,7 +162,7 @@ class RedemptionExchange(HotExchange):
     def _refuse_after_look_up(self, answer: Answer) -> None:
         """Refuse a request for which there is no code: as one for an unknown client, if its client is not registered.
 
-        The holder of a bound key is not told which clients there are.
+        The holder of a bound key does not learn which clients there are.
         """
         services, client, text = self.services, self._request.client, self._request.client_text
         assert services is not None
