@@ -97,11 +97,11 @@ def _load(client: blocking.Redis, pool: PoolRef, pool_id: int, codes: int, limit
         BLESS_PARTITION.text, 2, partition.state, partition.stream, EPOCH, KEY_FORMAT, 10**9, 0, GROUP, "script alone"
     )
     client.eval(PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "", "")
-    keys = [partition.state, pool.batch.batch, pool.pool_key]
+    keys = [partition.state, pool.batch.batch, pool.pool_key, pool.codes_key]
     client.eval(OPEN_POOL.text, len(keys), *keys, EPOCH, pool_id, 0, codes)
     for first in range(1, codes + 1, BATCH_SIZE):
         some = [f"CODE-{pool_id:05d}-{seq:09d}" for seq in range(first, min(first + BATCH_SIZE, codes + 1))]
-        client.eval(LOAD_CODES.text, len(keys) + 1, *keys, pool.codes_key, EPOCH, first, codes, *some)
+        client.eval(LOAD_CODES.text, len(keys), *keys, EPOCH, first, codes, 0, *some)
 
 
 def _pool() -> PoolRef:

@@ -66,7 +66,7 @@ async def test_a_batch_is_created_changed_and_ended(issuer: Command, stores: Sto
         shown = (await issuer("batches", "show", str(shop.batch), "--json")).json
         (pool,) = shown["stock"]
         assert (pool["total"], pool["in_redis"], pool["issued"], pool["backlog"]) == (100, 100, 0, 0)
-        assert (await issuer("batches", "show", str(shop.batch))).out.splitlines()[-1].split()[1:3] == ["100", "100"]
+        assert (await issuer("batches", "show", str(shop.batch))).out.splitlines()[-1].split()[2:4] == ["100", "100"]
     assert (await issuer("batches", "expire", "Summer Sale", "--json")).json["expired"] is True
     assert made["id"] not in (await issuer("batches", "list")).out
     assert made["id"] in (await issuer("batches", "list", "--all")).out

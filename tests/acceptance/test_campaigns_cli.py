@@ -30,8 +30,8 @@ async def test_a_campaign_is_created_listed_and_ended(settings: Settings, stores
     assert f"page /c/{made['id']}" in (await issuer("campaigns", "show", made["id"])).out
     assert (await issuer("campaigns", "list", "--json")).json == [made]
     header, line = (await issuer("campaigns", "list")).out.splitlines()
-    assert header.split() == ["id", "state", "starts", "issued", "total", "name"]
-    assert line.split() == [made["id"], "before", "2998-12-31", "23:00Z", "0", "5", "Concert"]
+    assert header.split() == ["id", "state", "starts", "issued", "total", "client", "name"]
+    assert line.split() == [made["id"], "before", "2998-12-31", "23:00Z", "0", "5", made["client_id"], "Concert"]
     assert (await issuer("campaigns", "end", made["id"], "--json")).json["state"] == "ended"
     assert (await issuer("campaigns", "list", "--json")).json == []
     assert [one["id"] for one in (await issuer("campaigns", "list", "--all", "--json")).json] == [made["id"]]
