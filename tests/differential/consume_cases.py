@@ -73,7 +73,8 @@ def place_fields(draw: Draw, request: RequestDraft, fields: dict[str, str]) -> N
         request.headers.append((b"Content-Type", b"application/json"))
     elif kind == "form":
         request.body = draw.one_of((urlencode(body), odd_form(draw, body))).encode()
-        request.headers.append((b"Content-Type", b"application/x-www-form-urlencoded"))
+        sent_as = draw.one_of((b"application/x-www-form-urlencoded",) * 9 + (b"application/json",))
+        request.headers.append((b"Content-Type", sent_as))
     else:
         parts = [
             f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in body.items()

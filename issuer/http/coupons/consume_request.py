@@ -58,12 +58,12 @@ def read_consume_request(stores: Stores, values: Fields) -> ConsumeRequest:
     )
 
 
-def read_small_request(stores: Stores, url: bytes, body: bytes) -> ConsumeRequest:
-    """Read a request that is no multipart form, from its target and its body.
+def read_small_request(stores: Stores, url: bytes, body: bytes, content_type: bytes) -> ConsumeRequest:
+    """Read a request that is no multipart form, from its target, its body and the header that says what that is.
 
     Raises InvalidJsonError and ProblemError.
     """
-    fields = body_fields(body)
+    fields = body_fields(body, content_type)
     return read_consume_request(stores, _query(url, tuple(fields)) | fields)
 
 

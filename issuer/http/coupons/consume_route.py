@@ -70,7 +70,7 @@ class ConsumeExchange(HotExchange):
         services, key = self.services, self.key
         assert services is not None
         idempotency_key = read_idempotency_key(self.fields)
-        request = read_small_request(services.stores, self._url, body)
+        request = read_small_request(services.stores, self._url, body, self.fields.get(b"content-type", b""))
         self.customer = request.customer
         # Before the look-up: a caller over the limit must not learn whether its code exists.
         self._lookups = services.lookup_limits.begin(self)

@@ -31,7 +31,8 @@ async def read_fields(request: Request) -> Fields:
         async with multipart_form(request, max_files=0, max_fields=MAX_FIELDS) as form:
             body = {name: value for name, value in form.items() if not isinstance(value, UploadFile)}
     else:
-        body = body_fields(await request.body(), exact=True)
+        content_type = request.headers.get("content-type", "").encode("latin-1")
+        body = body_fields(await request.body(), content_type, exact=True)
     refuse_twice(query, body)
     return query | body
 
@@ -40,8 +41,8 @@ def query_fields(query: str) -> Fields:
     return _without_duplicates(_pairs(query)) if query else {}
 
 
-def body_fields(body: bytes, *, exact: bool = False) -> Fields:
-    """Parse a body as JSON if it starts with a brace, otherwise as a form: no form starts like that.
+def body_fields(body: bytes, content_type: bytes, *, exact: bool = False) -> Fields:
+    """Parse a body as JSON if it starts with a brace, which no form does, or is sent as JSON; otherwise as a form.
 
     `exact`: numbers of JSON are not floats, as in `parse_object`. Raises InvalidJsonError and ProblemError.
     """
@@ -50,7 +51,8 @@ def body_fields(body: bytes, *, exact: bool = False) -> Fields:
     if not body:
         return {}
     text = without_mark(body).strip()
-    if text.startswith(b"{"):
+    # Read as a form, any other text would be unknown fields, and ignored.
+    if text.startswith(b"{") or content_type[:16].lower() == b"application/json":
         return parse_object(text, exact=exact)
     try:
         fields = _without_duplicates(_pairs(text.decode()))
