@@ -17,8 +17,8 @@ from issuer.names import first_unseen, text_problem, trimmed
 MAX_ID: Final = 128
 """Characters of an id that is a text."""
 
-# Invisible characters at the ends are not part of an id, but reading them takes time.
-_MAX_READ: Final = 4 * MAX_ID
+MAX_READ: Final = 4 * MAX_ID
+"""Characters that are read: invisible ones at the ends are not part of an id, but reading them takes time."""
 _HYPHENATED: Final = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 _match_uuid: Final = re.compile(
     rf"(?:[uU][rR][nN]:[uU][uU][iI][dD]:)?{_HYPHENATED}|\{{{_HYPHENATED}\}}|[0-9a-fA-F]{{32}}"
@@ -54,7 +54,7 @@ def id_text(text: str) -> str:
 
     Its case is kept. Raises InvalidIdError.
     """
-    if len(text) > _MAX_READ:
+    if len(text) > MAX_READ:
         raise InvalidIdError(f"an id must have at most {MAX_ID} characters")
     text = trimmed(text)
     if not text.isascii():

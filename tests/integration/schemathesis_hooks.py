@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from datetime import datetime
 from typing import Any
 
@@ -11,11 +10,13 @@ import schemathesis
 from hypothesis import strategies as st
 
 from issuer.campaigns.campaign import MAX_CODES_OF_CAMPAIGN
+from issuer.ids import InvalidIdError, id_text, parse_uuid
+from issuer.names import name_problem
 
 FEW_CODES = 20
 # A batch with codes: without real ids every redemption would be answered with "no batch found".
-BATCH, CLIENT = os.environ.get("KNOWN_BATCH", ""), os.environ.get("KNOWN_CLIENT", "")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+BATCH, NAME, CLIENT = (os.environ.get(f"KNOWN_{what}", "") for what in ("BATCH", "NAME", "CLIENT"))
+REDEEMING = ("/api/v1/code/redeem", "/api/v1/redemptions")
 
 
 def _instant(moment: datetime, offset: str) -> str:
@@ -32,15 +33,27 @@ schemathesis.openapi.format(
 )
 
 
+def _known(field: str, value: str) -> str:
+    """Return what names the known batch or its client in this field. A value that cannot be in it stays."""
+    if field in ("batchid", "batch_id"):
+        return value if parse_uuid(value) is None else BATCH
+    if field == "batch":
+        return value if name_problem(value) else NAME
+    if field in ("clientid", "client", "client_id"):
+        try:
+            id_text(value)
+        except InvalidIdError:
+            return value
+        return CLIENT
+    return value
+
+
 @schemathesis.hook  # type: ignore[untyped-decorator]
 def map_body(context: Any, body: Any) -> Any:
-    """Replace the ids of a redemption by those of the known batch. Values that are no ids stay."""
-    if BATCH and context.operation.path == "/api/v1/code/redeem" and isinstance(body, dict):
-        for field, known in (("batchid", BATCH), ("clientid", CLIENT)):
-            value = body.get(field)
-            if isinstance(value, str) and _UUID.fullmatch(value):
-                body[field] = known
-    return body
+    """Replace the batch and the client of a redemption by the known ones."""
+    if not BATCH or context.operation.path not in REDEEMING or not isinstance(body, dict):
+        return body
+    return {field: _known(field, value) if isinstance(value, str) else value for field, value in body.items()}
 
 
 @schemathesis.hook  # type: ignore[untyped-decorator]

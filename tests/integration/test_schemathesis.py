@@ -41,7 +41,7 @@ def make_batch(api: ApiProcess, key: str) -> dict[str, str]:
         timeout=60,
     )
     assert response.status_code == 200, response.text
-    return {"KNOWN_BATCH": response.json()["batch_id"], "KNOWN_CLIENT": client}
+    return {"KNOWN_BATCH": response.json()["batch_id"], "KNOWN_NAME": "Known", "KNOWN_CLIENT": client}
 
 
 def run_schemathesis(api: ApiProcess, key: str, directory: Path, *options: str, **environment: str) -> str:

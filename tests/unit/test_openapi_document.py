@@ -34,6 +34,11 @@ def fields(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield from fields(part, place)
 
 
+def admits(name: str, value: object) -> bool:
+    schema = {"components": DOCUMENT["components"], "$ref": f"#/components/schemas/{name}"}
+    return jsonschema_rs.Draft202012Validator(schema).is_valid(value)
+
+
 def schemas() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from DOCUMENT["components"]["schemas"].items()
     for name, operation in operations():
@@ -67,3 +72,18 @@ def test_every_request_has_an_example_that_its_schema_admits() -> None:
             if errors := [error.message for error in validator.iter_errors(content["example"])]:
                 faults[name] = "; ".join(errors)
     assert faults == {}
+
+
+def test_the_schemas_admit_what_the_lenient_routes_take_and_no_more() -> None:
+    text = {"code": "A-1", "availability_count": " 5", "paused": "true", "discount_fixed": "5.00", "rules": ""}
+    numbers = {"code": "A-1", "availability_count": 5, "code_length": 256, "discount_fixed": 5.5, "unknown": []}
+    drawn = {"availability_count": 5, "code_length": "12", "check": "true"}
+    for coupon in (text, numbers, drawn):
+        assert admits("NewCoupon", coupon)
+    for fault in ({"code_length": 256}, {"availability_count": "many"}, {"check": ""}, {"discount_fixed": 0}):
+        assert not admits("NewCoupon", drawn | fault)
+    assert not admits("NewCoupon", text | {"prefix": "B-"}), "beside a code"
+    redemption = {"batchid": "0d9b6f0e-6c1f-4a53-9c56-5d0c2f2b7a11", "customerid": "\tanna "}
+    assert admits("Redeem", redemption)
+    for unseen in ("", " \u0002", "x" * 513):
+        assert not admits("Redeem", redemption | {"customerid": unseen})

@@ -22,7 +22,7 @@ CLIENTS: Final[dict[str, Schema]] = {
     ),
     "NewClient": shape(
         {
-            "id": described(_TEXT, "A text of the caller's own, or a UUID"),
+            "id": described(CLIENT, "A text of the caller's own, or a UUID"),
             "name": described(nullable(NAME), "For people; default: the text. Needed with a UUID"),
         },
         optional=("name",),

@@ -20,14 +20,15 @@ from issuer.http.openapi.shapes import (
     nullable,
     ref,
     shape,
-    whole,
 )
 from issuer.names import MAX_NAME
 
 CONSUMPTION_ID: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{32}$"}
 NO_ID: Final[Schema] = {"anyOf": [GIVEN_ID, {"const": ""}]}
 """An id; an empty text counts as absent."""
-_TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_NAME}
+_SPACE: Final = "[\\s\\u001c-\\u001f\\u0085]"
+_TEXT: Final[Schema] = {"type": ["string", "null"], "pattern": f"^{_SPACE}*[\\s\\S]{{0,{MAX_NAME}}}{_SPACE}*$"}
+"""A text; white space at its ends does not count."""
 _DECIMAL: Final[Schema] = {
     "type": ["string", "null"],
     "pattern": "^([0-9]{1,12}([.][0-9]{1,4})?)?$",
@@ -37,10 +38,23 @@ _AMOUNT: Final = "An amount of `currency`"
 _PERCENTAGE: Final = "A percentage"
 
 
+def _whole(least: int, most: int, description: str, *, needed: bool = False) -> Schema:
+    """Return the schema of a whole number in a request. Unless `needed`, null and an empty text count as absent."""
+    digits = f"^\\s*0*[0-9]{{{int(needed)},{len(str(most))}}}\\s*$"
+    number = {"type": "integer" if needed else ["integer", "null"], "minimum": least, "maximum": most}
+    text = {"type": "string", "pattern": digits}
+    return described({"anyOf": [number, text]}, f"{description}. A JSON number, or its digits as text")
+
+
+def _flag(description: str) -> Schema:
+    return described({"enum": [True, False, None, "true", "false"]}, description)
+
+
 def _asked(description: str) -> Schema:
     """Return the schema of a decimal number in a request."""
+    text = {**_DECIMAL, "pattern": "^\\s*([0-9]{1,12}([.][0-9]{1,4})?)?\\s*$"}
     number = {"type": "number", "exclusiveMinimum": 0}
-    return described({"anyOf": [_DECIMAL, number]}, f"{description}, as text or as a JSON number; no digit is lost")
+    return described({"anyOf": [text, number]}, f"{description}, as text or as a JSON number; no digit is lost")
 
 
 _TERMS: Final[dict[str, Schema]] = {
@@ -51,6 +65,7 @@ _TERMS: Final[dict[str, Schema]] = {
     "currency": {"enum": [*CURRENCIES, None], "description": "An ISO 4217 code"},
     "discount_variable": described(_DECIMAL, f"{_PERCENTAGE}, as text"),
 }
+_USES: Final = "Number of uses"
 _OFFER: Final[dict[str, Schema]] = {
     "expiry_date": {
         "type": ["string", "null"],
@@ -58,16 +73,27 @@ _OFFER: Final[dict[str, Schema]] = {
         "offset; 9999-12-31: without end",
         "examples": ["15-Jan-2030"],
     },
-    "availability_count": {"type": "integer", "minimum": 1, "maximum": MAX_USES, "description": "Number of uses"},
-    **{name: _TERMS[name] for name in ("product_id", "promo_type", "currency")},
+    "availability_count": _whole(1, MAX_USES, _USES, needed=True),
+    **{name: _TERMS[name] for name in ("product_id", "promo_type")},
+    "currency": {"enum": [*CURRENCIES, "", None], "description": "An ISO 4217 code"},
     "discount_fixed": _asked(_AMOUNT),
     "discount_variable": _asked(_PERCENTAGE),
-    "rules": described(nullable(ref("Rules")), "Limits per customer"),
-    "paused": {"type": ["boolean", "null"], "description": "true: uses are refused"},
+    "rules": described(
+        {"anyOf": [ref("Rules"), {"enum": [None, ""]}]}, "Limits per customer; in a query or a form as JSON text"
+    ),
+    "paused": _flag("true: uses are refused"),
 }
-_NEW_COUPON: Final[dict[str, Schema]] = {
-    "code": described(_TEXT, "If absent, a code is drawn"),
-    "code_length": whole(
+_OF_NEW: Final[dict[str, Schema]] = {
+    "alphabet": described(
+        _TEXT, "`numeric`, `alphabetic`, `alphanumeric`, `unambiguous`, or the characters themselves"
+    ),
+    "case_sensitive": _flag("true: look-ups distinguish upper and lower case. Cannot be changed"),
+    **_OFFER,
+    "client_id": described(nullable(NO_ID), "Required unless the API key is bound to a client or there is a default"),
+}
+_DRAWN: Final[dict[str, Schema]] = {
+    "code": {"type": ["string", "null"], "pattern": "^\\s*$", "description": "Absent or empty: a code is drawn"},
+    "code_length": _whole(
         1,
         255,
         "Number of drawn characters; 12 if absent. At least 6, or what makes 500,000,000 codes of another alphabet",
@@ -75,28 +101,22 @@ _NEW_COUPON: Final[dict[str, Schema]] = {
     "prefix": described(_TEXT, "Text before the drawn characters"),
     "suffix": described(_TEXT, "Text after the drawn characters"),
     "pattern": described(_TEXT, "Each # is replaced by a drawn character"),
-    "alphabet": described(
-        _TEXT, "`numeric`, `alphabetic`, `alphanumeric`, `unambiguous`, or the characters themselves"
-    ),
-    "check": {
-        "type": ["boolean", "null"],
-        "description": "The last drawn character is a check character (Luhn mod N)",
-    },
-    "case_sensitive": {
-        "type": ["boolean", "null"],
-        "description": "true: look-ups distinguish upper and lower case. Cannot be changed",
-    },
-    **_OFFER,
-    "client_id": described(nullable(NO_ID), "Required unless the API key is bound to a client or there is a default"),
+    "check": _flag("The last drawn character is a check character (Luhn mod N)"),
+    **_OF_NEW,
+}
+_NOTHING: Final[Schema] = {"enum": [None, ""], "description": "Only for a code that is drawn"}
+_GIVEN: Final[dict[str, Schema]] = {
+    "code": described(CODE, "The code"),
+    "code_length": {"description": "Ignored: the code is given"},
+    **dict.fromkeys(("prefix", "suffix", "pattern", "check"), _NOTHING),
+    **_OF_NEW,
 }
 _CHANGE: Final[dict[str, Schema]] = {
     **_OFFER,
-    "availability_count": {
-        "type": ["integer", "null"],
-        "minimum": 0,
-        "maximum": MAX_USES,
-        "description": "Number of uses; null leaves it as it is. No more than were used stops the coupon",
-    },
+    "availability_count": _whole(
+        0, MAX_USES, f"{_USES}; null leaves it as it is. No more than were used stops the coupon"
+    ),
+    "case_sensitive": _flag("Cannot be changed: refused unless it is what the coupon has"),
     "client_id": nullable(NO_ID),
 }
 _COUPON: Final[dict[str, Schema]] = {
@@ -106,10 +126,9 @@ _COUPON: Final[dict[str, Schema]] = {
     "code": CODE,
     "code_length": COUNT,
     "case_sensitive": {"type": "boolean", "description": "Look-ups distinguish upper and lower case"},
-    **_OFFER,
-    **{name: _TERMS[name] for name in ("discount_fixed", "discount_variable")},
     "expiry_date": described(nullable(INSTANT), "The first instant at which the coupon is no longer valid"),
-    "availability_count": count("Number of uses"),
+    "availability_count": count(_USES),
+    **{name: schema for name, schema in _TERMS.items() if name != "code"},
     "rules": ref("ShownRules"),
     "paused": {"type": "boolean", "description": "true: uses are refused"},
     "valid": {"type": "boolean", "description": "Neither expired nor paused nor used up"},
@@ -130,9 +149,12 @@ _USE: Final[dict[str, Schema]] = {
 _NO_REASON: Final[dict[str, Schema]] = {"reason": {"type": "null"}, "reason_code": {"type": "null"}}
 
 COUPONS: Final[dict[str, Schema]] = {
-    "NewCoupon": shape(
-        _NEW_COUPON, optional=tuple(name for name in _NEW_COUPON if name != "availability_count"), closed=False
-    ),
+    "NewCoupon": {
+        "anyOf": [
+            shape(_GIVEN, optional=tuple(_GIVEN.keys() - {"code", "availability_count"}), closed=False),
+            shape(_DRAWN, optional=tuple(_DRAWN.keys() - {"availability_count"}), closed=False),
+        ]
+    },
     "CouponChange": shape(_CHANGE, optional=tuple(_CHANGE), closed=False),
     "Coupon": shape(_COUPON),
     "Use": shape(_USE, optional=tuple(_USE), closed=False),

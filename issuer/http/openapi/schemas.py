@@ -89,7 +89,15 @@ COMPONENTS: Final[dict[str, Schema]] = {
         },
         optional=("attributes",),
     ),
-    "Redeem": shape({"batchid": UUID, "clientid": GIVEN_ID, "customerid": GIVEN_ID}, closed=False),
+    "Redeem": shape(
+        {
+            "batchid": UUID,
+            "clientid": described(nullable(GIVEN_ID), "The client: that of the key, or the default one, if absent"),
+            "customerid": GIVEN_ID,
+        },
+        optional=("clientid",),
+        closed=False,
+    ),
     "Redeemed": shape({"code": CODE, "attributes": ATTRIBUTES}, optional=("attributes",)),
     **COUPONS,
     **CLIENTS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from issuer.http.openapi.fields import FIELDS
-from issuer.ids import MAX_ID
+from issuer.ids import MAX_ID, MAX_READ
 from issuer.instants import BOUNDS
 from issuer.names import MAX_NAME
 
@@ -88,6 +88,8 @@ UUID: Final[Schema] = {
 GIVEN_ID: Final[Schema] = {
     "type": "string",
     "minLength": 1,
+    "maxLength": MAX_READ,
+    "pattern": f"[^{_CONTROL}\\s]",
     "description": "A UUID (with or without hyphens, in braces, as a URN), or a text of the caller's own: at most "
     f"{MAX_ID} characters, none of them a control character or invisible; white space at its ends is ignored",
     "examples": ["anna@example.org", "1b4e28ba-2fa1-41d2-883f-0016d3cca427"],
@@ -113,10 +115,7 @@ NAME: Final[Schema] = {
     "examples": ["Summer tour"],
 }
 BATCH: Final[Schema] = {**NAME, "description": "Name or id of a batch"}
-CLIENT: Final[Schema] = {
-    "type": "string", "minLength": 1, "maxLength": MAX_ID, "description": "The text of a client, or its UUID",
-    "examples": ["band-42"],
-}  # fmt: skip
+CLIENT: Final[Schema] = {**GIVEN_ID, "description": "The text of a client, or its UUID", "examples": ["band-42"]}
 CLIENT_NAME: Final[Schema] = {"type": ["string", "null"], "description": "Name of the client; null: not registered"}
 ATTRIBUTES: Final[Schema] = {
     "type": "object",
