@@ -31,6 +31,11 @@ class Case:
     """What a probed connection is sent when the answers are there. Sent with the request it would be a race: a server
     that has answered by then refuses these bytes with an answer of their own, one that has not with `close`."""
 
+    @property
+    def waits_for_continue(self) -> bool:
+        """Whether a request says that it does."""
+        return any(b"\r\nexpect:" in piece.lower() for piece in self.pieces)
+
 
 class Framing(Enum):
     """How the body is sent. `NONE`: neither a length nor chunks."""
