@@ -37,7 +37,7 @@ from loadtest.stock import make_pool, settle
 
 NOISE_ADDRESS: Final = "127.0.0.2"
 NEIGHBOUR_ADDRESS: Final = "127.0.0.3"
-REDEMPTIONS_PER_S: Final = 100
+REDEMPTIONS_PER_S: Final = 25
 UPLOAD_ROWS: Final = 2_000
 PATIENCE_S: Final = 20.0
 """How long the tenant waits for an answer."""
