@@ -79,7 +79,11 @@ def test_the_hash_is_that_of_the_documented_form() -> None:
         (("DELETE FROM audit_log WHERE id = 3",), "entry 3 is missing; the next one is 4"),
         (("DELETE FROM audit_log WHERE id = 1",), "entry 1 is missing; the next one is 2"),
         (
-            ("DELETE FROM audit_log WHERE id = 3", "UPDATE audit_log SET id = id - 1 WHERE id > 3"),
+            (
+                "DELETE FROM audit_log WHERE id = 3",
+                "UPDATE audit_log SET id = id + 100 WHERE id > 3",
+                "UPDATE audit_log SET id = id - 101 WHERE id > 3",
+            ),
             "entry 3 is not the one",
         ),
         (
