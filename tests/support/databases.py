@@ -59,6 +59,12 @@ END $$
 """
 """To delete a few rows is ten times as quick as TRUNCATE, which creates the files of a table and its indexes."""
 
+_EMPTIED: Final = """
+SELECT string_agg(quote_ident(relname), ', ') FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    AND relkind = 'r' AND relname NOT IN ('alembic_version', 'audit_ends') AND pg_relation_size(oid) > 0
+"""
+"""The tables that still have pages. VACUUM takes them: the next test finds its rows in the order of insertion."""
+
 _SCHEMA: Final = """
 SELECT concat_ws(' ',
     (SELECT sum(xmin::text::bigint) FROM pg_attribute WHERE attrelid >= 16384),
@@ -101,20 +107,22 @@ class MigratedDatabases:
         """Close all connections to a database and empty it."""
         unchanged = _KEEP_OUT_CHANGED.format(schema=_SCHEMA, expected=self._schema)
         try:
-            execute(url, f"{_CLOSE_OTHER_CONNECTIONS};{unchanged}{_EMPTY_USED_TABLES}")
+            _empty(url, f"{_CLOSE_OTHER_CONNECTIONS};{unchanged}{_EMPTY_USED_TABLES}")
         except asyncpg.PostgresError:
             drop_database(self._server, url)
         else:
             self._free.append(url)
 
 
-def execute(url: str, sql: str) -> None:
-    """Run statements in one session, in a fraction of the time that psql takes to start."""
+def _empty(url: str, sql: str) -> None:
+    """Run the statements and vacuum in one session, in a fraction of the time that psql takes to start."""
 
     async def run() -> None:
         connection = await asyncpg.connect(url, timeout=STOP_LIMIT_S)
         try:
             await connection.execute(sql, timeout=STOP_LIMIT_S)
+            if emptied := await connection.fetchval(_EMPTIED):
+                await connection.execute(f"VACUUM (INDEX_CLEANUP ON) {emptied}", timeout=STOP_LIMIT_S)
         finally:
             connection.terminate()
 
