@@ -8,21 +8,15 @@ name keeps its meaning.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Final
 from uuid import UUID
-
-import asyncpg
-import structlog
 
 from issuer.batches.batch import NOT_CAMPAIGN, OPEN
 from issuer.batches.named import MAX_NAMED
 from issuer.storage.look_ups import LookUps
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
-
-log = structlog.get_logger()
+from issuer.storage.table_watch import TableWatch
 
 BatchName = tuple[bytes, str]
 """The 16 bytes of a client's id, and the name."""
@@ -64,18 +58,15 @@ class BatchNameCache:
         self._postgres = postgres
         self._known: dict[BatchName, KnownName] = {}
         self._look_ups: LookUps[BatchName, tuple[UUID, ...]] = LookUps(self._look_up, "batches")
-        self._task: asyncio.Task[None] | None = None
+        self._watch = TableWatch(self._refresh, self.POLL_S, "names of batches")
 
     def start(self) -> None:
         """Start to watch the names in use."""
-        self._task = asyncio.create_task(self._watch(), name="batch-name-cache")
+        self._watch.start()
 
     async def aclose(self) -> None:
         """Stop watching and cancel all look-ups; their callbacks are not called."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._watch.aclose()
         await self._look_ups.aclose()
 
     def find(self, name: BatchName) -> tuple[UUID, ...] | None:
@@ -105,24 +96,6 @@ class BatchNameCache:
             del self._known[next(iter(self._known))]
         self._known[name] = KnownName(found[name])
         return found[name]
-
-    async def _watch(self) -> None:
-        unavailable = False
-        while True:
-            await asyncio.sleep(self.POLL_S)
-            try:
-                await self._refresh()
-            except (PostgresUnavailableError, asyncpg.PostgresError) as error:
-                if not unavailable:
-                    log.warning("Postgres is unavailable; keeping the names of batches", error=str(error))
-                unavailable = True
-            except Exception:
-                # The watch must not end: no change of a name would ever count again.
-                if not unavailable:
-                    log.exception("the names of batches cannot be read; keeping the known ones")
-                unavailable = True
-            else:
-                unavailable = False
 
     async def _refresh(self) -> None:
         """Read the names in use again. What was added meanwhile is as new as this."""

@@ -14,12 +14,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-import structlog
 
 from issuer.storage.look_ups import LookUps
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
-
-log = structlog.get_logger()
+from issuer.storage.table_watch import TableWatch
 
 _TABLE_STATE: Final = "SELECT count(*), sum(revision)::bigint FROM campaigns"
 _KNOWN: Final = "SELECT batch_id, client_id, public FROM campaigns"
@@ -47,20 +45,17 @@ class CampaignCache:
         self._known: dict[str, KnownCampaign] = {}
         self._look_ups: LookUps[UUID, KnownCampaign] = LookUps(self._look_up, "campaigns")
         self._table_state: tuple[Any, ...] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._watch = TableWatch(self._refresh, self.POLL_S, "campaigns")
 
     async def start(self) -> None:
         """Read the campaigns and start to watch them. If Postgres is unavailable the cache starts empty and retries."""
         with suppress(PostgresUnavailableError, asyncpg.PostgresError):
             await self._refresh()
-        self._task = asyncio.create_task(self._watch(), name="campaign-cache")
+        self._watch.start()
 
     async def aclose(self) -> None:
         """Stop watching and cancel all look-ups; their callbacks are not called."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._watch.aclose()
         await self._look_ups.aclose()
 
     def find(self, campaign_id: str) -> KnownCampaign | None:
@@ -90,24 +85,6 @@ class CampaignCache:
             # Otherwise a refresh in between may have read a later state of this campaign.
             self._known[known.id] = known
         return known
-
-    async def _watch(self) -> None:
-        unavailable = False
-        while True:
-            await asyncio.sleep(self.POLL_S)
-            try:
-                await self._refresh()
-            except (PostgresUnavailableError, asyncpg.PostgresError) as error:
-                if not unavailable:
-                    log.warning("Postgres is unavailable; keeping the loaded campaigns", error=str(error))
-                unavailable = True
-            except Exception:
-                # The watch must not end: a change of `public` would never take effect again.
-                if not unavailable:
-                    log.exception("the campaigns cannot be read; keeping the loaded ones")
-                unavailable = True
-            else:
-                unavailable = False
 
     async def _refresh(self) -> None:
         """Read the campaigns if one was created or changed since the last refresh."""

@@ -176,7 +176,7 @@ async def test_a_campaign_whose_creator_was_killed_can_be_completed_or_ended(api
 def count_failed_looks(cache: CampaignCache, monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     """Return a list that gets an entry for each refresh of the cache that fails."""
     failures: list[Exception] = []
-    refresh = cache._refresh
+    refresh = cache._watch._refresh
 
     async def watched() -> None:
         try:
@@ -185,7 +185,7 @@ def count_failed_looks(cache: CampaignCache, monkeypatch: pytest.MonkeyPatch) ->
             failures.append(error)
             raise
 
-    monkeypatch.setattr(cache, "_refresh", watched)
+    monkeypatch.setattr(cache._watch, "_refresh", watched)
     return failures
 
 
