@@ -16,10 +16,12 @@ from issuer.clients.registry import default_client, known_client
 from issuer.http.auth import BOUND_KEY
 from issuer.http.operations import RequestContext
 from issuer.http.problems.problem import invalid
+from issuer.http.wire import prebuilt
 from issuer.ids import parse_uuid
 
 CLIENT_FIELDS: Final = ("client", "client_id")
 BATCH_FIELDS: Final = ("batch", "batch_id")
+TWO_BATCHES: Final = prebuilt(invalid("batch and batch_id name two batches"))
 
 
 def text_field(values: Mapping[str, Any], name: str) -> str | None:
@@ -28,6 +30,19 @@ def text_field(values: Mapping[str, Any], name: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise invalid(f"{name} must be a string")
+
+
+def batch_given(name: str | None, batch_id: UUID | None) -> tuple[str | None, UUID | None]:
+    """Return the name and the id by which `batch` and `batch_id` name a batch: `batch` may be an id, too.
+
+    Raises ProblemError (400) for two different ids. With a name and an id the name must stand for the id.
+    """
+    named = None if name is None else parse_uuid(name)
+    if named is None:
+        return name, batch_id
+    if batch_id not in (None, named):
+        raise TWO_BATCHES
+    return None, named
 
 
 async def named_client(context: RequestContext, values: Mapping[str, Any]) -> UUID | None:
@@ -69,10 +84,7 @@ async def named_batch(
     batch_id = None if id_text is None else parse_uuid(id_text)
     if id_text is not None and batch_id is None:
         raise invalid("invalid batch_id format", "invalid_batch_id")
-    if name is not None and (named := parse_uuid(name)) is not None:
-        if batch_id not in (None, named):
-            raise invalid("batch and batch_id name two batches")
-        batch_id, name = named, None
+    name, batch_id = batch_given(name, batch_id)
     if name is None:
         return None if batch_id is None else await find_batch(postgres, batch_id, client_id=client_id)
     if "\0" in name:
@@ -80,6 +92,6 @@ async def named_batch(
     if batch_id is not None:
         batch = await find_batch(postgres, batch_id, client_id=client_id)
         if batch.name != name:
-            raise invalid("batch and batch_id name two batches")
+            raise TWO_BATCHES
         return batch
     return await find_named_batch(postgres, name, client_id=client_id)

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from issuer.contract.outcomes import Outcome
 from issuer.http.fields import bad_id, identify, refuse_unknown, uuid_of
-from issuer.http.naming import BATCH_FIELDS, CLIENT_FIELDS
+from issuer.http.naming import BATCH_FIELDS, CLIENT_FIELDS, batch_given
 from issuer.http.problems.problem import ProblemError, invalid, outcome_problem
 from issuer.http.services import Services
-from issuer.ids import Identity, parse_uuid
+from issuer.ids import Identity
 from issuer.names import MAX_NAME
 
 CUSTOMER_FIELDS: Final = ("customer", "customer_id")
@@ -72,12 +72,7 @@ def _batch(named: object, given_id: object) -> tuple[str | None, UUID | None]:
         return None, batch_id
     if not isinstance(named, str):
         raise bad_id("batch_id", "batch is a string")
-    found = parse_uuid(named)
-    if found is None:
-        return named, batch_id
-    if batch_id not in (None, found):
-        raise invalid("batch and batch_id name two batches")
-    return None, found
+    return batch_given(named, batch_id)
 
 
 def _either(services: Services, values: Mapping[str, Any], name: str, id_name: str) -> Identity | None:

@@ -22,6 +22,7 @@ from issuer.http.edge.exchange import Connection
 from issuer.http.edge.header_fields import HeaderFields
 from issuer.http.hot_exchange import HotExchange, HotRoute
 from issuer.http.idempotency import read_idempotency_key
+from issuer.http.naming import TWO_BATCHES
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.redeem.answers import redemption_wire, refusal_wire
 from issuer.http.redeem.redemption_request import RedemptionRequest, read_redemption_request, unknown_batch
@@ -35,7 +36,6 @@ NO_BATCH: Final = Answer(Outcome.UNKNOWN_BATCH)
 OTHER_CLIENT: Final = prebuilt(
     ProblemError(403, BOUND_KEY.error, BOUND_KEY.code, detail="the api key is bound to another client")
 )
-TWO_BATCHES: Final = "batch and batch_id name two batches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class RedemptionExchange(HotExchange):
         """Redeem in the batch that the name stands for. Raises ProblemError, AmbiguousNameError."""
         if request.batch_id is not None:
             if request.batch_id not in ids:
-                raise invalid(TWO_BATCHES)
+                raise TWO_BATCHES
             ids = (request.batch_id,)
         if len(ids) > 1:
             raise AmbiguousNameError(request.batch_name or "", ids)
