@@ -20,8 +20,9 @@ MAX_ID: Final = 128
 MAX_READ: Final = 4 * MAX_ID
 """Characters that are read: invisible ones at the ends are not part of an id, but reading them takes time."""
 _HYPHENATED: Final = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+# The common form is first: the others are only tried where it does not match.
 _match_uuid: Final = re.compile(
-    rf"(?:[uU][rR][nN]:[uU][uU][iI][dD]:)?{_HYPHENATED}|\{{{_HYPHENATED}\}}|[0-9a-fA-F]{{32}}"
+    rf"{_HYPHENATED}|[0-9a-fA-F]{{32}}|\{{{_HYPHENATED}\}}|[uU][rR][nN]:[uU][uU][iI][dD]:{_HYPHENATED}"
 ).fullmatch
 
 
