@@ -93,17 +93,19 @@ class Comparison:
 
 
 def _open_ended(reply: Reply) -> Reply:
-    """Return a reply without whether it ends the connection.
+    """Return a reply without whether its first refusal ends the connection, and without what comes behind it.
 
-    A refusal of a request that waits for `100 Continue` ends it if it comes before the body does, which is a race.
+    A refusal of a request that waits for `100 Continue` ends the connection if it comes before the body does, which is
+    a race: only where it comes later is what follows the body answered.
     """
-    answers = tuple(
-        replace(answer, headers=tuple(header for header in answer.headers if header != (b"connection", b"close")))
-        if answer.status >= 400
-        else answer
-        for answer in reply.answers
-    )
-    return replace(reply, answers=answers, closed=False)
+    answers: list[RawAnswer] = []
+    for answer in reply.answers:
+        if answer.status >= 400:
+            kept = tuple(header for header in answer.headers if header != (b"connection", b"close"))
+            answers.append(replace(answer, headers=kept))
+            break
+        answers.append(answer)
+    return replace(reply, answers=tuple(answers), closed=False)
 
 
 def _all(case: Case, reply: Reply, placeholders: Placeholders) -> list[Comparable]:
