@@ -208,9 +208,9 @@ def run(work: Callable[[Stores], Awaitable[T]], *, settings: Settings | None = N
         from issuer.storage.pooling import refuse_pooling
         from issuer.storage.postgres import close_pool, connect_pool
 
-        await refuse_pooling(settings)
         postgres = await connect_pool(settings, size=1)
         try:
+            await refuse_pooling(settings, postgres)
             await check_schema(postgres)
         finally:
             await close_pool(postgres)
@@ -229,9 +229,9 @@ def run_with_postgres(work: Callable[[Pool], Awaitable[T]]) -> T:
         from issuer.storage.pooling import refuse_pooling
         from issuer.storage.postgres import close_pool, connect_pool
 
-        await refuse_pooling(settings)
         postgres = await connect_pool(settings, size=2)
         try:
+            await refuse_pooling(settings, postgres)
             await check_schema(postgres)
             return await work(postgres)
         finally:

@@ -96,7 +96,7 @@ class Incarnations:
         Raises InstallationError if it does not, PostgresUnavailableError if that cannot be determined.
         """
         try:
-            await refuse_pooling(self._settings)
+            await refuse_pooling(self._settings, self._postgres)
             await check_schema(self._postgres)
         except (PoolingError, SchemaError) as error:
             raise InstallationError(str(error)) from error

@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from issuer.settings import Settings
-from issuer.storage.postgres import Connection, unavailable_translated
+from issuer.storage.postgres import Connection, Pool, unavailable_translated
 
 ROUNDS: Final = 5
 """Attempts to see two connections share a session. A pooler assigns the session that was returned last, so one
@@ -54,10 +54,27 @@ async def pooling_problem(settings: Settings) -> str | None:
     return None
 
 
-async def refuse_pooling(settings: Settings) -> None:
-    """Raise PoolingError if the connections of this database URL are no sessions."""
+async def refuse_pooling(settings: Settings, postgres: Pool | None = None) -> None:
+    """Raise PoolingError if the connections of this database URL are no sessions.
+
+    With a pool of that URL, one look at a connection of the pool is enough where there is no pooler. Raises
+    PostgresUnavailableError.
+    """
+    if postgres is not None and await _reaches_server(postgres):
+        return
     if (problem := await pooling_problem(settings)) is not None:
         raise PoolingError(problem)
+
+
+async def _reaches_server(postgres: Pool) -> bool:
+    """Return whether a connection is seen to have a session of its own; False: perhaps not, `pooling_problem` says."""
+    async with unavailable_translated():
+        try:
+            async with postgres.acquire() as connection, connection.transaction():
+                # A pooler invents the process id that its clients receive.
+                return bool(await connection.fetchval(_BACKEND) == connection.get_server_pid())
+        except asyncpg.PostgresError:
+            return False
 
 
 async def _shares_session(settings: Settings, first: Connection, mine: int) -> bool:
