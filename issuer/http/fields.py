@@ -41,12 +41,6 @@ def path_id(request: Request, name: str) -> UUID:
     return uuid_of(request.path_params[name], name)
 
 
-def query_id(request: Request, name: str) -> UUID | None:
-    """Return an id of the query that is a UUID, or None if the parameter is absent."""
-    text = request.query_params.get(name)
-    return None if text is None else uuid_of(text, name)
-
-
 def uuid_of(value: object, name: str) -> UUID:
     """Return an id that is a UUID, in any form. Raises ProblemError."""
     found = parse_uuid(value) if isinstance(value, str) else None

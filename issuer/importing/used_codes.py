@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -91,19 +90,6 @@ WHERE u.fresh AND u.customer_text IS NOT NULL ORDER BY 1, 2 ON CONFLICT (id, cli
 # As if the rules had changed: the push of this revision writes the windows, which then have these redemptions.
 _NEW_WINDOWS: Final = """
 UPDATE batches SET revision = revision + 1, rules_revision = revision + 1 WHERE id = $1"""
-
-
-@dataclass(frozen=True, slots=True)
-class CodeRow:
-    """One row for `imported_rows`. `used_at` None: the code is not used."""
-
-    row: int
-    client: int
-    number: int
-    code: str
-    customer: UUID | None
-    customer_text: str | None
-    used_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
