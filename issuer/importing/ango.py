@@ -20,7 +20,7 @@ from issuer.batches.batch import BatchEndedError, NewBatch
 from issuer.batches.revisions import push_batch
 from issuer.batches.store import create_batch_in
 from issuer.clients.registry import register_clients, unregistered
-from issuer.ids import Identity, parse_uuid
+from issuer.ids import parse_uuid
 from issuer.importing.ango_rows import AngoRows
 from issuer.importing.ango_source import AngoSource, SourceBatch, open_ango
 from issuer.importing.ango_values import BadRulesError, name_of, rules_of
@@ -142,8 +142,9 @@ class _Import:
         if batch is None or new is None or new.id is None:
             count = 0
             async for row in rows:
+                if count == 0:
+                    self.report.list(key, row["code"], problem)
                 count += 1
-                self.report.list(key, row["code"], problem) if count == 1 else None
             self.report.skipped += count
             return
         reader = AngoRows(self._stores.identity, new.id, self.report, self._now)
@@ -217,8 +218,8 @@ class _Import:
             await self._skip_ended(connection, new.id, reader)
             return None
         unknown = await unregistered(connection, list(clients.texts))
-        texts = [Identity(client.bytes, clients.texts[client]) for client in unknown]
-        report.clients += len(await register_clients(connection, texts, self._actor))
+        named = [clients.identity(client) for client in unknown]
+        report.clients += len(await register_clients(connection, named, self._actor))
         await connection.execute(STAGE, timeout=FILE_TIMEOUT_S)
         numbering = await number_rows(connection, new.id, clients.ids)
         await insert_codes(connection, new.id, clients.ids, numbering)

@@ -67,6 +67,10 @@ class FileClients:
         """The client of rows that name none, if there was one such row."""
         return None if self._default is None else self._known.get(self._default)
 
+    def identity(self, client_id: UUID) -> Identity:
+        """Return a client that the file names by a text, with that text."""
+        return Identity(client_id.bytes, self.texts[client_id])
+
     def find(self, text: str) -> Identity:
         """Return the client of a row. Raises InvalidIdError, NoClientError, OtherClientError."""
         if not text:

@@ -33,4 +33,4 @@ async def reject_clients(
 def clients_to_create(clients: FileClients, unknown: Collection[UUID], numbering: Numbering) -> list[Identity]:
     """Return the unknown clients that get codes."""
     with_codes = (clients.ids[addition.client] for addition in numbering.additions)
-    return [Identity(client.bytes, clients.texts[client]) for client in with_codes if client in unknown]
+    return [clients.identity(client) for client in with_codes if client in unknown]

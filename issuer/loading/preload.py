@@ -76,11 +76,10 @@ async def preload_file(
     moved out of it. The batch is an existing one, or a new one that is created with its first code: without a new code
     there is none. With `find_by_name` an open batch of that name takes its place. With `client_id` rows of other
     clients are rejected; that one, or else `default_client`, is the client of rows that name none. Rows of a client
-    that is named by a text and not registered are rejected, unless `create_clients` registers it, which
-    their reasons call `create_option`. `sheet` chooses one
-    of a workbook; `attributes` are the columns that are kept with the codes. With `actor` the audit log gets an entry.
-    All changes in Postgres are one transaction, which keeps the answer to `act`. Opens a Postgres connection of its
-    own.
+    that is named by a text and not registered are rejected, unless `create_clients` registers it, which their reasons
+    call `create_option`. `sheet` chooses one of a workbook; `attributes` are the columns that are kept with the codes.
+    With `actor` the audit log gets an entry. All changes in Postgres are one transaction, which keeps the answer to
+    `act`. Opens a Postgres connection of its own.
 
     Raises PreloadError, NothingLoadedError if no row is valid, BatchNotFoundError, BatchEndedError, BatchIdTakenError,
     InvalidBatchError, MoveError, RedisMemoryError and RedisUnavailableError (each: nothing was changed),
