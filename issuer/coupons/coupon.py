@@ -12,8 +12,8 @@ import asyncpg
 import orjson
 
 from issuer.batches.rules import NO_RULES, Rules, parse_rules
-from issuer.coupons.money import show_decimal
 from issuer.instants import show_instant
+from issuer.money import show_decimal
 
 MAX_USES: Final = 10**12
 

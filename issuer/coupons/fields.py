@@ -16,11 +16,11 @@ from issuer.batches.rules import Rules, parse_rules, parse_rules_text
 from issuer.coupons.coupon import MAX_USES, CouponError, CouponTerms
 from issuer.coupons.expiry import parse_expiry
 from issuer.coupons.folding import count_folded, fold
-from issuer.coupons.money import MoneyError, parse_amount, parse_currency, parse_percentage
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_format import SAFE_ATTEMPTS, CodeFormat, CodeFormatError
 from issuer.ids import parse_uuid
 from issuer.instants import InvalidInstantError
+from issuer.money import MoneyError, parse_amount, parse_currency, parse_percentage
 from issuer.names import first_unseen, has_dot_segment, text_problem, trimmed, without_unseen
 
 MAX_CODE_CHARACTERS: Final = 255

@@ -35,6 +35,9 @@ _FENCE: Final = "SELECT, INSERT, UPDATE (epoch, run_id, recovering)"
 # also takes the id out of the detail of anomalies.
 _LETTERS: Final = "SELECT, INSERT, UPDATE (resolved_at), DELETE"
 
+# Both processes run the executor of points: the API for requests, the worker for what is due and for orders of shops.
+_POINTS: Final = "SELECT, INSERT, UPDATE, DELETE"
+
 TABLES: Final = {
     #                          API                                     worker
     "alembic_version":  Rights("SELECT",                               "SELECT"),
@@ -66,6 +69,16 @@ TABLES: Final = {
     "api_keys":         Rights("SELECT",                               ""),
     "stored_secrets":   Rights("",                                     ""),
     "kept_answers":     Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
+    "members":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
+    "loyalty_programs": Rights("SELECT, INSERT, UPDATE",               "SELECT"),
+    "program_terms":    Rights("SELECT, INSERT",                       "SELECT"),
+    "accounts":         Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
+    "buckets":          Rights(_POINTS,                                _POINTS),
+    "points_holds":     Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
+    "pending_points":   Rights(_POINTS,                                _POINTS),
+    "entries":          Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "orders":           Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
+    "moves":            Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "audit_log":        Rights("SELECT",                               ""),
     "audit_ends":       Rights("SELECT",                               "SELECT"),
     "audit_intake":     Rights("INSERT",                               ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 LAYERS: Final = (
-    "instants names ids paging networks origins rate_limit server_urls settings logs",
+    "instants names ids money paging networks origins rate_limit server_urls settings logs",
     "contract",
     "storage",
     "pools",
@@ -18,5 +18,5 @@ LAYERS: Final = (
 )
 """A package imports only from the lines above its own and from the packages to its left (docs/architecture.md).
 
-`loyalty`, `holds` and `webhooks` are reserved for planned features: they have a place, but no code yet.
+`holds` and `webhooks` are reserved for planned features: they have a place, but no code yet.
 """

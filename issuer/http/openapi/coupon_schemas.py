@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.coupons.coupon import MAX_USES
-from issuer.coupons.money import CURRENCIES
 from issuer.http.openapi.shapes import (
     CLIENT_NAME,
     CODE,
@@ -21,6 +20,7 @@ from issuer.http.openapi.shapes import (
     ref,
     shape,
 )
+from issuer.money import CURRENCIES
 from issuer.names import MAX_NAME
 
 CONSUMPTION_ID: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{32}$"}

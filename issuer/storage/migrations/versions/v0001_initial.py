@@ -12,7 +12,7 @@ from typing import Final
 
 from alembic import op
 
-from issuer.storage.migrations import audit_schema, clients_schema, customer_schema, import_schema
+from issuer.storage.migrations import audit_schema, clients_schema, customer_schema, import_schema, loyalty_chapters
 from issuer.storage.migrations.owner_functions import OWNER_FUNCTIONS
 
 revision = "0001"
@@ -439,7 +439,7 @@ CREATE INDEX kept_answers_by_time ON kept_answers (kept_at)
 def upgrade() -> None:
     chapters = (
         _INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, customer_schema.CUSTOMERS, _UNRECORDED,
-        _PROCESSES, _ACCESS, clients_schema.CLIENTS, import_schema.IMPORTS, OWNER_FUNCTIONS,
+        _PROCESSES, _ACCESS, clients_schema.CLIENTS, import_schema.IMPORTS, *loyalty_chapters.CHAPTERS, OWNER_FUNCTIONS,
     )  # fmt: skip
     for chapter in chapters:
         for statement in chapter.split(";\n"):

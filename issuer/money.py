@@ -1,4 +1,4 @@
-"""Decimal numbers of coupons: amounts of money in a currency, and percentages. Never a float."""
+"""Decimal numbers: amounts of money in a currency, and percentages. Never a float."""
 
 from __future__ import annotations
 
@@ -59,3 +59,16 @@ def _decimal(text: str) -> Decimal:
 def _places(value: Decimal) -> int:
     exponent = value.as_tuple().exponent
     return -exponent if isinstance(exponent, int) else 0
+
+
+def to_minor(amount: Decimal, currency: str) -> int:
+    """Return an amount of `parse_amount` in minor units, such as cents. Raises MoneyError if ISO 4217 has none."""
+    exponent = CURRENCIES[currency]
+    if exponent is None:
+        raise MoneyError(f"{currency} has no minor units")
+    return int(amount.scaleb(exponent))
+
+
+def from_minor(minor: int, currency: str) -> Decimal:
+    """Return the amount of `to_minor`, with all decimals of the currency."""
+    return Decimal(minor).scaleb(-(CURRENCIES[currency] or 0))

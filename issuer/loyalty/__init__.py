@@ -1,0 +1,1 @@
+"""Loyalty: programs, accounts of points, and the ledger of their entries."""

@@ -1,0 +1,7 @@
+"""Loyalty in the schema: its chapters, in the order in which they are created."""
+
+from typing import Final
+
+from issuer.storage.migrations import loyalty_schema, members_schema
+
+CHAPTERS: Final = (members_schema.MEMBERS, loyalty_schema.LOYALTY)
