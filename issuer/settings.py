@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
+from email.headerregistry import Address
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from issuer.ids import id_text
+from issuer.mail_server import MailServer, parse_mail_server, parse_mailbox
 from issuer.networks import parse_networks
 from issuer.origins import parse_origins
 from issuer.rate_limit import RateLimit, parse_limit
@@ -137,6 +139,20 @@ class Settings(BaseSettings):
         description="Currency of a coupon's discount_fixed if none is given (ISO 4217)",
     )
 
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="Server that sends mail: smtp://user:password@host:587 (encrypted by STARTTLS, except to this host "
+        "or with ?starttls=off) or smtps://; default: no mail is sent, and staff read login codes with "
+        "`issuer loyalty login-code`",
+    )
+    mail_from: str | None = Field(
+        None,
+        validate_default=True,
+        description="Sender of mail, needed with ISSUER_SMTP_URL: points@shop.example, or "
+        "`The Shop <points@shop.example>`",
+    )
+    mail_reply_to: str | None = Field(None, description="Address for replies to mail; default: that of the sender")
+
     max_body_bytes: int = Field(65_536, ge=1_024, description="Size limit of a request body, uploads excepted")
     max_upload_bytes: int = Field(1_073_741_824, ge=1_024, description="Size limit of an uploaded CSV file")
     max_header_bytes: int = Field(
@@ -222,6 +238,21 @@ class Settings(BaseSettings):
         return self.model_copy(update={"database_url": self.owner_database_url or self.database_url})
 
     @property
+    def mail_server(self) -> MailServer | None:
+        """The server that sends mail; None: no mail is sent."""
+        return None if self.smtp_url is None else parse_mail_server(self.smtp_url.get_secret_value())
+
+    @property
+    def mail_sender(self) -> Address | None:
+        """The sender of mail."""
+        return None if self.mail_from is None else parse_mailbox(self.mail_from)
+
+    @property
+    def mail_reply_address(self) -> Address | None:
+        """The address for replies to mail."""
+        return None if self.mail_reply_to is None else parse_mailbox(self.mail_reply_to)
+
+    @property
     def key_limit(self) -> RateLimit | None:
         """The rate limit of each API key without a limit of its own."""
         return parse_limit(self.rate_limit)
@@ -282,6 +313,22 @@ class Settings(BaseSettings):
     @classmethod
     def _web_origins(cls, value: str) -> str:
         parse_origins(value)
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp_form(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_mail_server(value.get_secret_value())
+        return value
+
+    @field_validator("mail_from", "mail_reply_to")
+    @classmethod
+    def _mailbox_form(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            parse_mailbox(value)
+        elif info.field_name == "mail_from" and info.data.get("smtp_url") is not None:
+            raise ValueError("is needed with ISSUER_SMTP_URL")
         return value
 
     @field_validator("redis_url")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 LAYERS: Final = (
-    "instants names ids money paging networks origins rate_limit server_urls settings logs",
+    "instants names ids money paging networks origins rate_limit server_urls mail_server settings logs",
     "contract",
     "storage",
     "pools",
     "rate_limits access journal engine",
-    "clients batches ledger loading generating importing",
+    "mail sessions clients batches ledger loading generating importing",
     "coupons campaigns loyalty holds",
     "reports webhooks recovery",
     "http",
