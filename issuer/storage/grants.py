@@ -79,6 +79,8 @@ TABLES: Final = {
     "entries":          Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "orders":           Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "moves":            Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
+    "rewards":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
+    "purchases":        Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "audit_log":        Rights("SELECT",                               ""),
     "audit_ends":       Rights("SELECT",                               "SELECT"),
     "audit_intake":     Rights("INSERT",                               ""),

@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from issuer.storage.migrations import loyalty_schema, members_schema
+from issuer.storage.migrations import loyalty_schema, members_schema, rewards_schema
 
-CHAPTERS: Final = (members_schema.MEMBERS, loyalty_schema.LOYALTY)
+CHAPTERS: Final = (members_schema.MEMBERS, loyalty_schema.LOYALTY, rewards_schema.REWARDS, rewards_schema.PURCHASES)
