@@ -128,6 +128,7 @@ class Engine:
         idempotency_key: str | None = None,
         key_scope: bytes = NO_API_KEY,
         customer_text: str | None = None,
+        give_up_at: float | None = None,
     ) -> Answer:
         """Redeem one code of `pool` for a customer (16 bytes; None: without a customer, so without limits).
 
@@ -136,7 +137,14 @@ class Engine:
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.submit(
-            future, pool, customer_id, api_key_id, idempotency_key, key_scope=key_scope, customer_text=customer_text
+            future,
+            pool,
+            customer_id,
+            api_key_id,
+            idempotency_key,
+            key_scope=key_scope,
+            customer_text=customer_text,
+            give_up_at=give_up_at,
         )
         return await future
 
@@ -151,12 +159,14 @@ class Engine:
         order: bytes = b"",
         key_scope: bytes = NO_API_KEY,
         customer_text: str | None = None,
+        give_up_at: float | None = None,
     ) -> None:
         """Submit a request without a coroutine: the answer is put into `slot`, at once or when it arrives.
 
         `wish` (`coupon_wish`) and `order` (`encode_order`): for a `pool` with the flag USE or LOOK, and for no other.
         `key_scope`: of the Idempotency-Key of a request without a customer (`anonymous_scope`).
         `customer_text`: what the caller gave as the customer's id, for the ledger; None: a UUID.
+        `give_up_at`: the time of the event loop after which no script may run for it; None: after the redeem time-out.
         """
         if not self._sender.is_connected:
             slot.set_result(NOT_READY)
@@ -171,7 +181,8 @@ class Engine:
         who = encode_who(customer_id, api_key_id, key_hash, customer_text)
         if wish:
             who = wish + who + order
-        give_up_at = asyncio.get_running_loop().time() + self._timeout_s
+        if give_up_at is None:
+            give_up_at = asyncio.get_running_loop().time() + self._timeout_s
         if not queue:
             # With others in the queue the task is awake: it sends until the queue is empty.
             self._arrived.set()
