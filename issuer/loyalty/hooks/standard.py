@@ -1,0 +1,38 @@
+"""Deliveries of any other software, signed as https://www.standardwebhooks.com describes: Zapier, n8n, own scripts.
+
+    {"type": "order.paid", "data": {"order_id": "A-1001", "amount": "12.50", "currency": "EUR", "email": "…"}}
+    {"type": "order.refunded", "data": {"order_id": "A-1001", "refund_id": "R-1", "amount": "2.50"}}
+
+The customer is named by `email`, `phone`, `ref` or `card`. A refund without an amount is one of the whole order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from issuer.loyalty.hooks.body import ShopBodyError, amount_of, currency_of, id_of, member, parse_body, text_of
+from issuer.loyalty.hooks.events import MAX_TEXT, Delivery, OrderPaid, OrderReduced, OrderRefunded, ShopCustomer
+
+
+def read_delivery(headers: Mapping[str, str], raw: bytes) -> Delivery:
+    """Return what a delivery says. Raises ShopBodyError."""
+    body, id_ = parse_body(raw), headers.get("webhook-id", "")
+    topic, data = (text_of(body, "type") or "")[:MAX_TEXT], member(body, "data")
+    if topic == "order.paid":
+        customer = ShopCustomer(**{name: text_of(data, name) for name in ("email", "phone", "ref", "card")})
+        if not customer:
+            raise ShopBodyError("data needs one of email, phone, ref and card")
+        amount = amount_of(data, "amount")
+        if amount < 0:
+            raise ShopBodyError("amount must not be negative")
+        return Delivery(id_, topic, (OrderPaid(id_of(data, "order_id"), amount, currency_of(data), customer),))
+    if topic == "order.refunded":
+        order_id = id_of(data, "order_id")
+        if data.get("amount") is None:
+            return Delivery(id_, topic, (OrderReduced(order_id),))
+        amount = amount_of(data, "amount")
+        if amount <= 0:
+            raise ShopBodyError("amount must be above 0")
+        refund_id = id_ if data.get("refund_id") is None else id_of(data, "refund_id")
+        return Delivery(id_, topic, (OrderRefunded(order_id, refund_id, amount),))
+    return Delivery(id_, topic, note="the topic is unknown")
