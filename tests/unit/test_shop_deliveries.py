@@ -244,7 +244,13 @@ def test_secrets() -> None:
         with pytest.raises(ShopSecretError, match=where):
             new_secret(kind)
         check_secret(kind, SECRETS[kind])
-    for kind, bad in ((SQUARE, "short"), (SQUARE, " padded-secret"), (SQUARE, "s\u00e9cret-secret"),
-              XXQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), (STANDARD, "whsec_AAAA")):  # fmt: skip
+    for kind, bad in (
+        (SQUARE, "short"),
+        (SQUARE, " padded-secret"),
+        (SQUARE, "s\u00e9cret-secret"),
+        (SQUARE, "x" * 256),
+        (STANDARD, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        (STANDARD, "whsec_AAAA"),
+    ):
         with pytest.raises(ShopSecretError):
             check_secret(kind, bad)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from issuer.coupons.money import CURRENCIES
 from issuer.loyalty.hooks.events import MAX_TEXT
+from issuer.money import CURRENCIES
 from issuer.names import text_problem
 
 MAX_AMOUNT: Final = Decimal(10**12)

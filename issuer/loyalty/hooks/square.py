@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
-from issuer.coupons.money import CURRENCIES
 from issuer.loyalty.hooks.body import Json, ShopBodyError, currency_of, id_of, member, parse_body, text_of
 from issuer.loyalty.hooks.events import MAX_TEXT, Delivery, OrderPaid, OrderRefunded, ShopCustomer, ShopEvent
+from issuer.money import CURRENCIES
 
 COMPLETED: Final = "COMPLETED"
 
