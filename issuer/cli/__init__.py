@@ -33,6 +33,7 @@ MODULES: Final = {
     "dead-letters": "dead_letters",
     "audit": "audit",
     "maintenance": "maintenance",
+    "backup": "backup",
     "recover": "recover",
     "doctor": "recover",
     "max-backlog": "recover",

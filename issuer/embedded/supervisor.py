@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
-from issuer.embedded.started import StartedInstallation, log_issued, print_started
+from issuer.embedded.started import StartedInstallation, log_issued, print_servers, print_started
 from issuer.instants import show_instant
 from issuer.processes.api import ListenError, api_spec, listen, shared_metrics, url_of
 from issuer.processes.children import Child, ChildError, ChildSpec
@@ -41,18 +41,21 @@ class Supervisor:
     """One `issuer up`. A server that ISSUER_REDIS_URL or ISSUER_DATABASE_URL names replaces an embedded one.
 
     Start: Postgres and Redis together, migration, blessing, demo batch, API, worker. Stop in reverse: the API first, so
-    that nothing new is redeemed, then the worker after its current batch, then the servers.
+    that nothing new is redeemed, then the worker after its current batch, then the servers. With `servers_only` the
+    servers run and nothing else, on whatever data: a restore fills them.
     """
 
-    def __init__(self, settings: Settings, *, demo: bool) -> None:
+    def __init__(self, settings: Settings, *, demo: bool, servers_only: bool = False) -> None:
         from issuer.embedded.demo import CLIENT_ID
 
         if demo and settings.default_client is None:
             settings = settings.model_copy(update={"default_client": str(CLIENT_ID)})
         self._settings = settings
         self._demo = demo
+        self._servers_only = servers_only
         self._directory = DataDirectory(settings.data_dir)
         self._servers: list[Child] = []
+        self._postgres: EmbeddedPostgres | None = None
         self._processes: list[Child] = []
         self._listener: socket.socket | None = None
         self._opened = ExitStack()
@@ -71,10 +74,15 @@ class Supervisor:
             loop.add_signal_handler(number, stop.set)
         self._directory.acquire()
         stopped = asyncio.create_task(stop.wait(), name="stop")
-        starting = asyncio.create_task(self._start(), name="start")
+        start = self._start_only_servers() if self._servers_only else self._start()
+        starting = asyncio.create_task(start, name="start")
         try:
-            if await self._first(starting, stopped) is starting:
-                print_started(starting.result(), self._settings)
+            if await self._first(starting, stopped) is not starting:
+                return
+            if (started := starting.result()) is None:
+                await self._first(stopped)
+            else:
+                print_started(started, self._settings)
                 assert self._metrics is not None
                 logging = asyncio.create_task(log_issued(self._metrics), name="log-issued")
                 try:
@@ -98,6 +106,11 @@ class Supervisor:
             raise self._failed.result()
         return next(task for task in tasks if task in done)
 
+    async def _start_only_servers(self) -> None:
+        settings = await self._start_servers()
+        self._announce(settings, url="")
+        print_servers(None if self._postgres is None else self._postgres.client_environment())
+
     async def _start(self) -> StartedInstallation:
         self._listener = await self._listen()
         url = url_of(self._listener)
@@ -112,6 +125,12 @@ class Supervisor:
         await migrate(settings)
         async with open_stores(settings.as_owner()) as stores:
             started = await self._prepare(stores, url)
+        self._announce(settings, url)
+        log.info("starting the API and the worker")
+        await self._start_processes(settings, self._listener)
+        return started
+
+    def _announce(self, settings: Settings, url: str) -> None:
         self._directory.announce(
             RunningInstallation(
                 pid=os.getpid(),
@@ -126,9 +145,6 @@ class Supervisor:
                 default_client=settings.default_client,
             )
         )
-        log.info("starting the API and the worker")
-        await self._start_processes(settings, self._listener)
-        return started
 
     async def _listen(self) -> socket.socket:
         # The API of a killed run ends with it, but first answers the requests in flight.
@@ -146,9 +162,9 @@ class Supervisor:
         found: dict[str, SecretStr] = {}
         servers: list[EmbeddedServer] = []
         if not os.environ.get("ISSUER_DATABASE_URL"):
-            postgres = EmbeddedPostgres(self._directory, self._settings)
-            servers.append(postgres)
-            found |= postgres.urls()
+            self._postgres = EmbeddedPostgres(self._directory, self._settings)
+            servers.append(self._postgres)
+            found |= self._postgres.urls()
         if not os.environ.get("ISSUER_REDIS_URL"):
             valkey = EmbeddedValkey(self._directory, self._settings)
             servers.append(valkey)
@@ -248,6 +264,7 @@ class Supervisor:
             await asyncio.gather(*(child.stop() for child in children))
         if self._listener is not None:
             self._listener.close()
+        if self._listener is not None or self._servers_only:
             self._directory.withdraw()
         if self._servers:
             log.info("stopped")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import stat
 import subprocess
@@ -11,14 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import pytest
 
 from issuer.embedded.started import StartedInstallation, print_started
 from issuer.settings import Settings
-from tests.support.installation import Installation, gone
+from tests.support.installation import Installation, gone, redeemed
 from tests.support.programs import require
 from tests.support.servers import wait_until
 
@@ -36,16 +34,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """A running installation for the tests that leave it running."""
     with Installation(tmp_path_factory.mktemp("up")) as installation:
         yield installation
-
-
-def redeemed(installation: Installation) -> str:
-    """Send the printed request for a new customer; return the code, or nothing if there is none."""
-    words = shlex.split(installation.curl)
-    (url,) = (word for word in words if word.startswith("http"))
-    body = json.loads(words[words.index("-d") + 1]) | {"customerid": str(uuid4())}
-    headers = {"Authorization": f"Bearer {installation.api_key}"} if "Authorization" in installation.curl else {}
-    response = httpx.post(url, json=body, headers=headers, timeout=60)
-    return str(response.json()["code"]) if response.status_code == 200 else ""
 
 
 def test_the_printed_command_works_when_it_is_pasted(running: Installation) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+from uuid import uuid4
 
+import httpx
 import psutil
 
 from tests.support.environment import clean_environment
@@ -132,6 +136,16 @@ class Installation:
     ) -> None:
         if self.process is not None:
             self.signal(signal.SIGTERM)
+
+
+def redeemed(installation: Installation) -> str:
+    """Send the printed request for a new customer; return the code, or nothing if there is none."""
+    words = shlex.split(installation.curl)
+    (url,) = (word for word in words if word.startswith("http"))
+    body = json.loads(words[words.index("-d") + 1]) | {"customerid": str(uuid4())}
+    headers = {"Authorization": f"Bearer {installation.api_key}"} if "Authorization" in installation.curl else {}
+    response = httpx.post(url, json=body, headers=headers, timeout=60)
+    return str(response.json()["code"]) if response.status_code == 200 else ""
 
 
 def gone(processes: list[psutil.Process]) -> bool:

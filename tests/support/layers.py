@@ -14,7 +14,7 @@ LAYERS: Final = (
     "coupons campaigns loyalty holds",
     "reports webhooks recovery",
     "http",
-    "processes embedded cli __main__",
+    "processes embedded backups cli __main__",
 )
 """A package imports only from the lines above its own and from the packages to its left (docs/architecture.md).
 
