@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 .PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
-  types secrets coverage soak fuzz mutants docs rpc viewer messages sbom bench noise profile clean
+  types secrets coverage soak fuzz mutants terraform-check docs rpc viewer messages sbom bench noise profile clean
 
 help: ## Print this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,11 @@ fuzz: $(VENV)/.dev ## Fuzz the framing of HTTP through raw sockets: make fuzz AR
 
 mutants: $(VENV)/.dev ## Break a promise in a copy of the program and report which test fails
 	$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
+
+terraform-check: $(VENV)/bin/python ## Check deploy/terraform/ against the types of Linode's provider
+	$(VENV)/bin/python -m venv dist/terraform-check
+	dist/terraform-check/bin/python -m pip install --quiet -r deploy/terraform/requirements.txt
+	dist/terraform-check/bin/python deploy/terraform/check.py deploy/terraform/linode
 
 docs: $(VENV)/.dev ## Write docs/settings.md from the settings table
 	$(VENV)/bin/python -m issuer.cli.settings_page > docs/settings.md

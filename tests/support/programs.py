@@ -28,6 +28,8 @@ PROGRAMS: Final = {
         Program("redis-server", "redis-server", "everything on Redis 7 (Valkey runs without it), TLS to Redis"),
         Program("chromium", "chromium", "the pages in a browser"),
         Program("docker-compose", "docker-compose", "that docker-compose accepts docker-compose.yml"),
+        Program("cloud-init", "cloud-init", "that cloud-init accepts deploy/cloud-init.yaml"),
+        Program("systemd-analyze", "systemd", "that systemd accepts the units of deploy/cloud-init.yaml"),
         Program("openssl", "openssl", "TLS to Redis and PostgreSQL"),
         Program("pgbouncer", "pgbouncer", "that the service works behind PgBouncer"),
         Program("wrk", "wrk", "the benchmark's figures with wrk as driver"),

@@ -1,0 +1,109 @@
+"""deploy/cloud-init.yaml and deploy/terraform/ fit the program and each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from issuer.embedded.supervisor import SERVER_STOP_LIMIT_S, WORKER_STOP_LIMIT_S
+from issuer.settings import Settings, unknown_variables
+from tests.support.server_files import (
+    CLOUD_INIT,
+    ROOT,
+    TERRAFORM,
+    cloud_config,
+    labelled,
+    terraform,
+    unit,
+    units,
+    variables,
+    written_files,
+)
+
+MAX_USER_DATA_BYTES = 16_384
+"""The smallest limit among the providers (EC2)."""
+SERVICES = sorted(name for name in units() if name.endswith(".service"))
+
+
+def test_the_file_is_small_enough_for_every_provider() -> None:
+    assert CLOUD_INIT.read_text().startswith("#cloud-config\n")
+    assert len(CLOUD_INIT.read_bytes()) < MAX_USER_DATA_BYTES
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_unit_runs_as_root_or_gains_a_right(name: str) -> None:
+    service = unit(name)["Service"]
+    assert service["User"] in {user["name"] for user in cloud_config()["users"] if isinstance(user, dict)}
+    assert (service["NoNewPrivileges"], service["CapabilityBoundingSet"]) == ("yes", "")
+    assert (service["ProtectSystem"], service["ProtectHome"], service["PrivateDevices"]) == ("strict", "yes", "yes")
+
+
+def test_the_service_is_stopped_in_order_and_in_time() -> None:
+    service = unit("issuer.service")["Service"]
+    assert service["ExecStart"] == "/opt/issuer/bin/issuer up"
+    # Postgres would otherwise get its signal before the API has answered what is in flight.
+    assert service["KillMode"] == "mixed"
+    needed_s = Settings().shutdown_timeout_s + WORKER_STOP_LIMIT_S + SERVER_STOP_LIMIT_S
+    assert float(service["TimeoutStopSec"]) > needed_s
+    assert service["Restart"] == "always"
+
+
+def test_the_settings_exist_and_their_file_is_private() -> None:
+    settings = variables("/etc/issuer/issuer.env")
+    assert unknown_variables(settings) == []
+    assert settings["ISSUER_DATA_DIR"].startswith(f"/var/lib/{unit('issuer.service')['Service']['StateDirectory']}/")
+    (file,) = (file for file in cloud_config()["write_files"] if file["path"] == "/etc/issuer/issuer.env")
+    assert file["permissions"] == "0600"
+
+
+def test_what_is_started_is_installed_or_written() -> None:
+    files = {file["path"]: file.get("permissions") for file in cloud_config()["write_files"]}
+    started = {unit(name)["Service"]["ExecStart"].split()[0] for name in SERVICES} | {cloud_config()["runcmd"][0][0]}
+    assert {path for path in started if path != "/opt/issuer/bin/issuer"} <= set(files)
+    assert all(files[path] == "0755" for path in started & set(files))
+    setup = written_files()["/usr/local/sbin/issuer-setup"]
+    for name in units():
+        if name.endswith(".timer") or name == "issuer.service":
+            assert name.removesuffix(".service") in setup, name
+
+
+def resource(kind: str) -> dict[str, Any]:
+    """The arguments of the only resource of that type."""
+    return labelled([labelled(terraform("main.tf")["resource"])[kind]])["server"]
+
+
+def terraform_variables() -> dict[str, dict[str, Any]]:
+    return labelled(terraform("variables.tf")["variable"])
+
+
+def test_terraform_fills_in_what_names_the_server() -> None:
+    (found,) = terraform("main.tf")["locals"]
+    assert set(found["server"]) == set(variables("/etc/issuer/server.env"))
+    for name in found["server"]:
+        assert CLOUD_INIT.read_text().count(f"\n      {name}=") == 1, name
+
+
+def test_only_the_web_is_open_to_the_world() -> None:
+    rules = resource("linode_firewall")
+    assert rules["inbound_policy"] == '"DROP"'
+    opened = {rule["protocol"]: rule.get("ports") for rule in rules["inbound"]}
+    assert opened == {'"TCP"': '"80, 443"', '"UDP"': '"443"', '"ICMP"': None}
+    (ssh,) = rules["dynamic"]
+    (rule,) = ssh['"inbound"']["content"]
+    assert (rule["ports"], rule["ipv4"], rule["ipv6"]) == ('"22"', "${local.ssh_v4}", "${local.ssh_v6}")
+
+
+def test_a_change_of_the_user_data_does_not_replace_the_machine() -> None:
+    (lifecycle,) = resource("linode_instance")["lifecycle"]
+    assert set(lifecycle["ignore_changes"]) >= {"metadata", "image"}
+
+
+def test_every_variable_is_used_described_and_documented() -> None:
+    texts = {path.name: path.read_text() for path in TERRAFORM.glob("*.tf")}
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    for name, variable in terraform_variables().items():
+        assert any(f"var.{name}" in text for file, text in texts.items() if file != "variables.tf"), name
+        assert variable["description"], name
+        assert f"`{name}`" in page, name
+    assert terraform_variables()["token"]["sensitive"] is True
