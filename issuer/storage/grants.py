@@ -81,6 +81,7 @@ TABLES: Final = {
     "moves":            Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "rewards":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "purchases":        Rights("SELECT, INSERT, UPDATE",               "SELECT"),
+    "staff":            Rights("SELECT, UPDATE (tries, locked_until)", ""),
     "audit_log":        Rights("SELECT",                               ""),
     "audit_ends":       Rights("SELECT",                               "SELECT"),
     "audit_intake":     Rights("INSERT",                               ""),

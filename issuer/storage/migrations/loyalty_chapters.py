@@ -2,6 +2,12 @@
 
 from typing import Final
 
-from issuer.storage.migrations import loyalty_schema, members_schema, rewards_schema
+from issuer.storage.migrations import loyalty_schema, members_schema, rewards_schema, staff_schema
 
-CHAPTERS: Final = (members_schema.MEMBERS, loyalty_schema.LOYALTY, rewards_schema.REWARDS, rewards_schema.PURCHASES)
+CHAPTERS: Final = (
+    members_schema.MEMBERS,
+    loyalty_schema.LOYALTY,
+    rewards_schema.REWARDS,
+    rewards_schema.PURCHASES,
+    staff_schema.STAFF,
+)
