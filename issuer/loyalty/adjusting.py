@@ -5,7 +5,7 @@ from __future__ import annotations
 from issuer.loyalty.account import EntryOp, PointsBucket
 from issuer.loyalty.book import Book
 from issuer.loyalty.days import expiry_of
-from issuer.loyalty.operations import Adjust
+from issuer.loyalty.operations import Adjust, SetPoints
 from issuer.loyalty.outcome import RefusalCode
 
 
@@ -23,3 +23,10 @@ def adjust(book: Book, operation: Adjust) -> None:
         raise book.refuse(RefusalCode.INSUFFICIENT_POINTS, points)
     taken = book.take_or_owe(points)
     book.post(EntryOp.ADJUST_DOWN, points, reason=operation.reason, buckets=taken)
+
+
+def set_points(book: Book, operation: SetPoints) -> None:
+    """Adjust available − debt to a number; it becomes negative, which is a debt, only if the number is."""
+    difference = operation.points - (book.available - book.debt)
+    if difference:
+        adjust(book, Adjust(difference, operation.reason, allow_debt=True))

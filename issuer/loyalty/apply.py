@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import assert_never
 
 from issuer.loyalty.account import AccountState
-from issuer.loyalty.adjusting import adjust
+from issuer.loyalty.adjusting import adjust, set_points
 from issuer.loyalty.book import Book, RefusedError
 from issuer.loyalty.due import do_due
 from issuer.loyalty.earning import earn
@@ -17,6 +17,7 @@ from issuer.loyalty.operations import (
     Operation,
     PlaceHold,
     ReleaseHold,
+    SetPoints,
     Spend,
     Sweep,
     TakeBack,
@@ -74,6 +75,8 @@ def _post(book: Book, operation: Operation) -> TransferIn | None:
             undo(book, operation)
         case Adjust():
             adjust(book, operation)
+        case SetPoints():
+            set_points(book, operation)
         case TransferOut():
             return transfer_out(book, operation)
         case TransferIn():

@@ -121,6 +121,17 @@ class Adjust:
 
 
 @dataclass(frozen=True, slots=True)
+class SetPoints:
+    """Adjust available − debt to `points`, which may be negative. The same number again changes nothing.
+
+    The difference is computed under the lock of the account, so two that are sent at once do not add up.
+    """
+
+    points: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TransferOut:
     """Move points to another account. `merge`: move everything instead: points, debt, pending points and lifetime."""
 
@@ -148,5 +159,16 @@ class Sweep:
 
 
 Operation = (
-    Earn | Spend | PlaceHold | CaptureHold | ReleaseHold | TakeBack | Undo | Adjust | TransferOut | TransferIn | Sweep
+    Earn
+    | Spend
+    | PlaceHold
+    | CaptureHold
+    | ReleaseHold
+    | TakeBack
+    | Undo
+    | Adjust
+    | SetPoints
+    | TransferOut
+    | TransferIn
+    | Sweep
 )
