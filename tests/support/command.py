@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 import psutil
@@ -19,21 +17,10 @@ from typer.testing import CliRunner
 
 from issuer.settings import Settings
 from tests.support.environment import environment_of
+from tests.support.forked_commands import Done, run_forked
 from tests.support.installation import issuer_command
 
 LIMIT_S: Final = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.status == 0, self.err
-        return json.loads(self.out)
 
 
 class Command:
@@ -53,8 +40,8 @@ class Command:
         )  # fmt: skip
 
     async def __call__(self, *words: str, stdin: bytes | None = None) -> Done:
-        with self.start(*words, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE) as process:
-            return await ended(process, stdin)
+        command = (*self.name, *words)
+        return await asyncio.to_thread(run_forked, command, self.environment, self.directory, stdin)
 
     def write(self, data: bytes, name: str = "codes.csv") -> str:
         (self.directory / name).write_bytes(data)
