@@ -20,10 +20,11 @@ MAX_ID: Final = 128
 MAX_READ: Final = 4 * MAX_ID
 """Characters that are read: invisible ones at the ends are not part of an id, but reading them takes time."""
 _HYPHENATED: Final = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
-# The common form is first: the others are only tried where it does not match.
 _match_uuid: Final = re.compile(
-    rf"{_HYPHENATED}|[0-9a-fA-F]{{32}}|\{{{_HYPHENATED}\}}|[uU][rR][nN]:[uU][uU][iI][dD]:{_HYPHENATED}"
+    rf"[0-9a-fA-F]{{32}}|\{{{_HYPHENATED}\}}|[uU][rR][nN]:[uU][uU][iI][dD]:{_HYPHENATED}"
 ).fullmatch
+"""Matches the forms with other lengths than the common one."""
+_OTHER_LENGTHS: Final = (32, 38, 45)
 
 
 class InvalidIdError(ValueError):
@@ -111,8 +112,17 @@ def _derive(text: str, installation: UUID) -> bytes:
 
 
 def _packed_uuid(text: str) -> bytes | None:
-    if _match_uuid(text) is None:
+    size = len(text)
+    if size == 36:
+        # The common form. `fromhex` skips white space and `replace` any hyphen, and either makes it too short.
+        if text[8] == text[13] == text[18] == text[23] == "-":
+            try:
+                packed = bytes.fromhex(text.replace("-", ""))
+            except ValueError:
+                return None
+            if len(packed) == 16:
+                return packed
         return None
-    if len(text) != 36:
-        text = text.removesuffix("}")[-36:].lstrip("{")
-    return bytes.fromhex(text.replace("-", ""))
+    if size not in _OTHER_LENGTHS or _match_uuid(text) is None:
+        return None
+    return bytes.fromhex(text.removesuffix("}")[-36:].lstrip("{").replace("-", ""))
