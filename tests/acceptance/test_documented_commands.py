@@ -16,7 +16,6 @@ from tests.support.installation import Installation
 from tests.support.programs import require
 
 LIMIT_S: Final = 300.0
-FIRST_READ: Final = ("README.md", "docs/tutorial.md")
 
 
 @pytest.fixture
@@ -27,9 +26,8 @@ def clone(tmp_path: Path) -> Iterator[Installation]:
         yield installation
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=() if page in FIRST_READ else pytest.mark.long) for page in PAGES]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_succeed(clone: Installation, page: str) -> None:
     require("curl")
     session = session_of(page).replace("http://127.0.0.1:8000", clone.url)

@@ -53,6 +53,7 @@ async def test_more_customers_than_codes_issue_each_code_once(service: Service, 
     await check_all_issued(service, batch, stock, issued_in(answers))
 
 
+@pytest.mark.long
 @every_rush
 async def test_customers_get_only_codes_of_their_client(service: Service, rush: Rush) -> None:
     stock = codes(f"TWO-A-{rush.requests}-", rush.stock // 2) + codes(f"TWO-B-{rush.requests}-", rush.stock // 2, B)
@@ -187,6 +188,7 @@ async def test_a_sliding_window_holds_under_load(service: Service) -> None:
     await service.reconcile()
 
 
+@pytest.mark.long
 @every_rush
 async def test_retries_with_keys_get_the_same_code(service: Service, rush: Rush) -> None:
     stock = codes(f"KEY-{rush.requests}-", rush.stock)

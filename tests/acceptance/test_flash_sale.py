@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("requests", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
-@pytest.mark.parametrize("options", [[], ["--binary"]], ids=["json", "binary"])
+@pytest.mark.parametrize("options", [[], pytest.param(["--binary"], marks=pytest.mark.long)], ids=["json", "binary"])
 async def test_the_flash_sale_is_exact(service: Service, options: list[str], requests: int) -> None:
     command = [sys.executable, "examples/flash_sale.py", "--url", service.url, "--key", service.api_key, *options]
     command += ["--requests", str(requests), "--connections", str(requests // 10)]
@@ -66,6 +66,7 @@ async def many_connections(service: Service, count: int) -> AsyncIterator[Coupon
         yield client
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("requests", [1_000, pytest.param(5_000, marks=pytest.mark.long)])
 async def test_a_killed_api_process_loses_answers_but_no_codes(service: Service, requests: int) -> None:
     """Customers see at most 50 codes, because answers are lost with the process; the ledger has exactly 50."""

@@ -67,6 +67,7 @@ async def _is_committed(stores: Stores) -> bool:
     return bool(await stores.postgres.fetchval("SELECT count(*) FROM kept_answers"))
 
 
+@pytest.mark.long
 async def test_an_upload_killed_before_its_answer_is_repeated(settings: Settings, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as own_redis:
         off = settings.model_copy(update={"auth": Auth.OFF, "redis_url": SecretStr(own_redis.url())})

@@ -283,6 +283,7 @@ async def test_a_load_killed_while_reading_is_completed(preload: Command, stores
     await _check_second_run(preload, stores, file, committed=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("table", "statement"),
     [
@@ -303,6 +304,7 @@ async def test_a_load_killed_within_its_transaction_is_completed(
     await _check_second_run(preload, stores, file, committed=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("client", "count"),
     [(A, 0), pytest.param(A, 1, marks=pytest.mark.long), pytest.param(B, 10_000, marks=pytest.mark.long)],

@@ -148,6 +148,7 @@ def test_commands_in_a_second_terminal_find_the_installation(running: Installati
     assert "Demo" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["valkey-server", "postgres", "issuer.processes.api", "sync_worker"])
 def test_a_killed_child_is_restarted(running: Installation, name: str) -> None:
     first, restarts = redeemed(running), running.logged.count("child works again")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--partitions=4", 2), ("start", 2)])
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("start", 2)])
 def test_the_worker_command_takes_no_arguments(argument: str, status: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sync_worker", argument], capture_output=True, text=True, timeout=30

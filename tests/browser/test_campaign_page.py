@@ -50,6 +50,7 @@ async def test_the_countdown_ends_in_a_code_and_the_next_visitor_sees_sold_out(s
     await expect(phone.locator("#code")).to_have_text(code or "")
 
 
+@pytest.mark.long
 async def test_an_open_page_shows_sold_out_once_the_last_code_is_issued(stage: BrowserStage) -> None:
     campaign = await stage.create(total=2)
     one, two, late = [await stage.open(campaign) for _ in range(3)]
@@ -66,6 +67,7 @@ async def test_an_open_page_shows_sold_out_once_the_last_code_is_issued(stage: B
     await screenshot(late, "phone-sold-out")
 
 
+@pytest.mark.long
 async def test_a_lost_response_costs_no_second_code(stage: BrowserStage) -> None:
     campaign = await stage.create(total=5)
     page = await stage.open(campaign)

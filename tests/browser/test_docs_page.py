@@ -12,6 +12,7 @@ from tests.support.browser import DESKTOP, PHONE, BrowserStage, screenshot
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
+@pytest.mark.long
 async def test_a_reader_enters_a_key_and_creates_a_batch(stage: BrowserStage) -> None:
     page = await stage.visit("/docs", **DESKTOP)
     operation = page.locator("#operations-batches-createBatch")

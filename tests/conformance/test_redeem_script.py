@@ -133,6 +133,7 @@ def test_large_numbers_keep_every_digit(partition: Partition, seq: int) -> None:
     assert partition.redeem_now(new_customer()).answers == (ScriptAnswer("SOLD_OUT"),)
 
 
+@pytest.mark.long
 @servers_only(Gap.SPEED)
 def test_a_call_of_thousands(partition: Partition) -> None:
     """The longest codes there are, seqs beyond 2^31, pool ids beyond 2^53, windows and answers in several pieces."""

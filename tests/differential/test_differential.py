@@ -214,6 +214,7 @@ def test_a_planted_difference_of_answers_is_found(preloaded: Preloaded, pair: Pa
         check_answers(result)
 
 
+@pytest.mark.long
 def test_a_planted_difference_of_ledgers_is_found(preloaded: Preloaded, pair: Pair, tmp_path: Path) -> None:
     """An Idempotency-Key that is answered well and not recorded shows in the ledger alone."""
     chosen = with_new_keys(case for case in cases(SEED, COUNT, preloaded) if case.title in PRODUCTS)

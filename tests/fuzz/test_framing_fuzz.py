@@ -16,7 +16,7 @@ from tests.fuzz.requests import FuzzTarget
 from tests.fuzz.sessions import make_session
 
 SEED: Final = int(os.environ.get("FUZZ_SEED", "1"))
-SHORT: Final = 2_000
+SHORT: Final = 1_200
 LONG: Final = 40_000
 REACHED: Final = {200, 400, 401, 404, 405, 408, 431, 501, 505}
 """Statuses that a short run gets, so that it tests more than refusals of one kind."""

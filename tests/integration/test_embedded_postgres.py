@@ -49,6 +49,7 @@ async def ready(server: EmbeddedServer, process: subprocess.Popen[bytes], log: P
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.long
 async def test_a_statement_of_a_killed_server_does_not_prevent_its_restart(
     directory: DataDirectory, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def privileges(pid: int) -> dict[str, int]:
     return {name: int(value, 16) for name, value in found.items() if name.startswith("Cap")}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the servers as another user")
 def test_postgres_is_copied_for_a_user_that_cannot_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = binaries.postgres_binaries()

@@ -148,6 +148,7 @@ async def test_backslashes_and_other_alphabets_are_stored_as_drawn(stores: Store
     assert set("".join(code[2:] for code in pool.codes)) == set(form.characters)
 
 
+@pytest.mark.long
 async def test_a_job_fails_if_all_codes_of_its_format_exist(stores: Stores) -> None:
     batch = await new_batch(stores)
     job = await request_codes(stores, make_request(batch.id, 500, TIGHT))

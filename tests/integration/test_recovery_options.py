@@ -148,7 +148,9 @@ def recover_command(settings: Settings) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("table", ["incarnations", "quarantined", "batches"])
+@pytest.mark.parametrize(
+    "table", ["incarnations", *(pytest.param(table, marks=pytest.mark.long) for table in ("quarantined", "batches"))]
+)
 async def test_a_frozen_recovery_is_replaced_and_does_not_continue(
     own_settings: Settings, own_redis: RedisServer, table: str
 ) -> None:

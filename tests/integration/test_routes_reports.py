@@ -261,6 +261,7 @@ def test_a_slow_client_slows_down_the_query_and_memory_stays_bounded(large_ledge
         wait_until(lambda: sessions(large_ledger) == [], "the transaction has ended")
 
 
+@pytest.mark.long
 def test_an_aborted_report_is_an_incomplete_response(large_ledger: Settings, tmp_path: Path) -> None:
     with large(large_ledger, tmp_path) as process:
         with httpx.stream("GET", f"{process.url}{REPORT}", timeout=60) as response:
@@ -282,6 +283,7 @@ async def terminate(settings: Settings, pid: int) -> None:
         await connection.close()
 
 
+@pytest.mark.long
 def test_a_disconnected_client_leaves_no_session_and_no_file(large_ledger: Settings, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()

@@ -276,6 +276,7 @@ async def test_postgres_stopped_and_started(settings: Settings, tmp_path: Path) 
                     assert worker.terminate() == 0
 
 
+@pytest.mark.long
 async def test_sigterm_while_postgres_hangs_is_bounded(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem(5)
     async with locked(shop, "redemptions"):
