@@ -18,6 +18,7 @@ from starlette.responses import Response
 from issuer.access.kept_answers import (
     AnswerKey,
     AnswerTooLargeError,
+    KeptAct,
     KeptAnswer,
     find_answer,
     forget_answer,
@@ -26,7 +27,6 @@ from issuer.access.kept_answers import (
 )
 from issuer.http.edge.header_fields import HeaderFields
 from issuer.http.problems.problem import ProblemError, invalid
-from issuer.storage.acts import Act
 from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
 
 _FORM: Final = re.compile(rb"[\x20-\x7e]{1,255}")
@@ -89,8 +89,11 @@ class Idempotency:
         if self.key is None:
             return
         answer = await find_answer(connection or self.postgres, self.answer_key)
-        if answer is None:
-            return
+        if answer is not None:
+            self.compare(answer)
+
+    def compare(self, answer: KeptAnswer) -> None:
+        """Raise as `check` does for an answer that is kept."""
         if answer.request_sha256 != self.digest:
             raise ProblemError(422, "idempotency key was used with another request", "idempotency_key_reused")
         raise AlreadyAnsweredError(answer)
@@ -111,15 +114,19 @@ class Idempotency:
 
     async def keep(self, connection: Pool | AnyConnection, response: Response) -> None:
         """Keep the answer. Raises ProblemError if it is too large: the act must then be rolled back."""
-        if self.key is None:
-            return
+        if self.key is not None:
+            await keep_answer(connection, self.answer_key, self.kept(response))
+            self.is_kept = True
+
+    def kept(self, response: Response) -> KeptAnswer:
+        """Return the answer as it is kept. Raises ProblemError if it is too large."""
         headers = {name: value for name, value in response.headers.items() if name != "content-length"}
         answer = KeptAnswer(self.digest, response.status_code, headers, bytes(response.body))
         try:
-            await keep_answer(connection, self.answer_key, answer)
+            answer.check_size()
         except AnswerTooLargeError as error:
             raise invalid("the answer is too large to be kept: send the request without Idempotency-Key") from error
-        self.is_kept = True
+        return answer
 
     async def replace(self, response: Response) -> None:
         """Keep the final answer to an act that went on after its transaction."""
@@ -134,8 +141,11 @@ class Idempotency:
             self.is_kept = False
 
 
-class KeyedAct(Act[Result]):
-    """An act whose answer is kept if the request has an Idempotency-Key. `response` is that answer."""
+class KeyedAct(KeptAct[Result]):
+    """An act whose answer is kept if the request has an Idempotency-Key. `response` is that answer.
+
+    What carries it out uses either `begin` and `keep`, or with the acts of other requests `compare` and `render`.
+    """
 
     def __init__(self, idempotency: Idempotency, show: Callable[[Result], Awaitable[Response]]) -> None:
         self._idempotency = idempotency
@@ -149,6 +159,18 @@ class KeyedAct(Act[Result]):
 
     async def begin(self, connection: AnyConnection) -> None:
         await self._idempotency.lock(connection)
+
+    @property
+    def answer_key(self) -> AnswerKey | None:
+        return None if self._idempotency.key is None else self._idempotency.answer_key
+
+    def compare(self, answer: KeptAnswer) -> None:
+        self._idempotency.compare(answer)
+
+    async def render(self, result: Result) -> KeptAnswer:
+        self._response = await self._show(result)
+        self._idempotency.is_kept = True
+        return self._idempotency.kept(self._response)
 
     async def keep(self, connection: AnyConnection, result: Result) -> None:
         self._response = await self._show(result)

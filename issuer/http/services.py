@@ -22,6 +22,7 @@ from issuer.http.metrics.store_metrics import StoreMetrics, read_store_metrics
 from issuer.http.metrics.tally import Tally
 from issuer.http.security_log import SecurityLog
 from issuer.journal.segments import Journal
+from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.rate_limits.leases import Leases
 from issuer.recovery.journal_keeper import JournalKeeper
 from issuer.recovery.opening import open_stores
@@ -58,6 +59,7 @@ class Services:
     lookup_limits: FailedLookupLimits
     security: SecurityLog
     slots: Slots
+    loyalty: LoyaltyExecutor
     look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
     _store_metrics: dict[bool, tuple[float, StoreMetrics]] = field(default_factory=dict)
     _reading_metrics: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -111,6 +113,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         batch_names.start()
         registered_clients = RegisteredClients(stores.postgres)
         feeds, slots = CampaignFeeds(stores), Slots.of(settings, tally.refuse_slot)
+        loyalty = LoyaltyExecutor(stores.postgres, timeout_s=settings.postgres_timeout_s)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         witness = Witness(stores.postgres, engine, stores.guardian)
         async with witness.testifying(), _kept(settings, stores, journal):
@@ -131,11 +134,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     lookup_limits,
                     security,
                     slots,
+                    loyalty,
                 )
             finally:
                 security.end_period()
                 # The engine first: what is in flight is answered while everything else still works.
-                await engine.aclose()
+                await asyncio.gather(engine.aclose(), loyalty.aclose())
                 await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
                 await asyncio.gather(batch_names.aclose(), registered_clients.aclose())
                 await tally.aclose()

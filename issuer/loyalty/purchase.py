@@ -14,8 +14,8 @@ from issuer.engine.calls import Answer
 from issuer.ids import Identity
 from issuer.instants import show_instant
 from issuer.loyalty.account import MoveState
-from issuer.loyalty.executor import NO_ACTOR, Actor
 from issuer.loyalty.reward import Reward
+from issuer.loyalty.work import NO_ACTOR, Actor
 
 if TYPE_CHECKING:
     import asyncpg

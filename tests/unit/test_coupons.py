@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from issuer.contract.outcomes import Outcome
 from issuer.coupons.expiry import parse_expiry
 from issuer.coupons.folding import case_sensitive_id, coupon_id, fold, fold_fully
-from issuer.money import MoneyError, parse_amount, parse_currency, parse_percentage, show_decimal
 from issuer.coupons.uses import consumption_id, parse_consumption_id, use_id
 from issuer.engine.calls import Answer, CouponUses, LookAnswer, UseAnswer, parse_answers
 from issuer.instants import LAST, InvalidInstantError
+from issuer.money import MoneyError, parse_amount, parse_currency, parse_percentage, show_decimal
 
 codes = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 

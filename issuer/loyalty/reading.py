@@ -1,0 +1,218 @@
+"""Reads for a gathered transaction: the accounts are locked in the order of their ids, then all of them are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from issuer.instants import from_ms, to_ms
+from issuer.loyalty.account import (
+    AccountState,
+    EntryId,
+    EntryOp,
+    Hold,
+    HoldState,
+    MoveState,
+    Order,
+    OrderKey,
+    Pending,
+    PointsBucket,
+    PointsEntry,
+)
+from issuer.loyalty.program import Program, ProgramState
+from issuer.loyalty.terms import OnRefund, Terms, parse_terms
+from issuer.loyalty.work import Work
+from issuer.storage.postgres import AnyConnection
+
+MAX_TERMS: Final = 10_000
+"""Versions of terms that a process keeps in memory; beyond, it forgets all of them."""
+
+# The rows are locked as they leave the sort, so two transactions never wait for each other.
+_LOCK: Final = """
+SELECT a.id, a.program_id, a.seq, a.available, a.held, a.pending, a.debt, a.lifetime, a.day, a.day_earned, a.day_spent,
+  a.touched_at, p.client_id, p.name, p.unit, p.timezone, p.state, p.terms_number, p.created_at
+FROM accounts a JOIN loyalty_programs p ON p.id = a.program_id
+WHERE a.id = ANY($1::bigint[]) ORDER BY a.id FOR NO KEY UPDATE OF a"""
+
+# A statement of its own: its snapshot is taken when the locks are held, and so is its clock.
+_READ: Final = """
+SELECT 'bucket' AS kind, account_id, points, expires_at, NULL::timestamptz AS available_at, NULL::bigint AS earned_by,
+  NULL::bigint AS seq, NULL::uuid AS id, NULL::text AS buckets
+FROM buckets WHERE account_id = ANY($1::bigint[])
+UNION ALL
+SELECT 'pending', account_id, points, expires_at, available_at, earned_by, earned_seq, NULL, NULL
+FROM pending_points WHERE account_id = ANY($1::bigint[])
+UNION ALL
+SELECT 'hold', account_id, points, expires_at, NULL, NULL, seq, id, buckets::text
+FROM points_holds WHERE account_id = ANY($1::bigint[]) AND state = 'open'
+UNION ALL
+SELECT 'clock', 0, 0, clock_timestamp(), NULL, NULL, NULL, NULL, NULL"""
+
+_ORDERS: Final = """
+SELECT a.id AS asking, o.* FROM unnest($1::bigint[], $2::text[], $3::text[]) AS named (account_id, source, order_id)
+JOIN accounts a ON a.id = named.account_id
+JOIN orders o ON (o.program_id, o.source, o.order_id) = (a.program_id, named.source, named.order_id)"""
+
+_ENTRIES: Final = """
+SELECT named.asking, e.*, e.buckets::text AS taken, coalesce((
+    SELECT sum(r.points) FROM entries r WHERE r.account_id = e.account_id AND r.reverses_seq = e.seq
+      AND r.op IN ('undo', 'take_back', 'take_back_pending')), 0)::bigint AS reversed
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS named (asking, account_id, seq)
+JOIN entries e ON (e.account_id, e.seq) = (named.account_id, named.seq)"""
+
+_SETTLED_HOLDS: Final = """
+SELECT id, account_id, points, captured, expires_at, state, seq FROM points_holds
+WHERE id = ANY($1::uuid[]) AND state <> 'open'"""
+
+_MOVES: Final = "SELECT id, from_account, state FROM moves WHERE id = ANY($1::uuid[])"
+
+_TERMS: Final = "SELECT terms::text FROM program_terms WHERE program_id = $1 AND number = $2"
+
+
+def buckets_text(buckets: Iterable[PointsBucket]) -> str:
+    """Return the JSON of buckets as the tables keep it."""
+    return orjson.dumps([(to_ms(bucket.expires_at), bucket.points) for bucket in buckets]).decode()
+
+
+def buckets_of(text: str | None) -> tuple[PointsBucket, ...]:
+    """Return the buckets of `buckets_text`."""
+    return () if text is None else tuple(PointsBucket(from_ms(ms), points) for ms, points in orjson.loads(text))
+
+
+def entry_of(row: asyncpg.Record, buckets: str | None) -> PointsEntry:
+    """Return the entry of a row of `entries`. `buckets`: its column as text."""
+    return PointsEntry(
+        row["seq"], EntryOp(row["op"]), row["points"], row["available"], row["held"], row["pending"], row["debt"],
+        row["lifetime"], row["terms_number"], row["occurred_at"],
+        order=None if row["order_id"] is None else (row["order_source"], row["order_id"]),
+        reason=row["reason"], reverses_seq=row["reverses_seq"], hold_id=row["hold_id"], move_id=row["move_id"],
+        buckets=buckets_of(buckets),
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What belongs to one account, or is named by an operation on it."""
+
+    buckets: list[PointsBucket] = field(default_factory=list)
+    pendings: list[Pending] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
+    orders: dict[OrderKey, Order] = field(default_factory=dict)
+    entries: dict[EntryId, PointsEntry] = field(default_factory=dict)
+    reversed: dict[EntryId, int] = field(default_factory=dict)
+    moves: dict[UUID, MoveState] = field(default_factory=dict)
+
+    def state(self, row: asyncpg.Record) -> AccountState:
+        return AccountState(
+            row["id"], row["seq"], row["available"], row["held"], row["pending"], row["debt"], row["lifetime"],
+            tuple(sorted(self.buckets)), tuple(self.pendings), tuple(self.holds),
+            row["day"], row["day_earned"], row["day_spent"], row["touched_at"],
+            self.orders, self.entries, self.reversed, self.moves,
+        )  # fmt: skip
+
+
+class ReadAccounts(NamedTuple):
+    """The accounts of a transaction, by id, and its clock."""
+
+    states: dict[int, AccountState]
+    programs: dict[int, Program]
+    now: datetime
+
+
+class Reader:
+    """Reads the accounts of works. Terms never change, so a process reads each version once."""
+
+    def __init__(self) -> None:
+        self._terms: dict[tuple[UUID, int], Terms] = {}
+
+    async def read(self, connection: AnyConnection, works: Sequence[Work]) -> ReadAccounts:
+        """Lock the accounts of the works, then read them. An account that does not exist is left out."""
+        ids = sorted({account_id for work in works for account_id in work.account_ids})
+        rows = await connection.fetch(_LOCK, ids)
+        programs = {row["id"]: await self._program(connection, row) for row in rows}
+        parts = {row["id"]: _Parts() for row in rows}
+        now = await _read_parts(connection, parts)
+        await _read_named(connection, [work for work in works if work.account_id in parts], parts)
+        return ReadAccounts({row["id"]: parts[row["id"]].state(row) for row in rows}, programs, now)
+
+    async def _program(self, connection: AnyConnection, row: asyncpg.Record) -> Program:
+        key = (row["program_id"], row["terms_number"])
+        terms = self._terms.get(key)
+        if terms is None:
+            if len(self._terms) >= MAX_TERMS:
+                self._terms.clear()
+            terms = parse_terms(orjson.loads(await connection.fetchval(_TERMS, *key)), row["unit"])
+            self._terms[key] = terms
+        return Program(
+            row["program_id"], row["client_id"], row["name"], row["unit"], row["timezone"], ProgramState(row["state"]),
+            row["terms_number"], terms, row["created_at"],
+        )  # fmt: skip
+
+
+async def _read_parts(connection: AnyConnection, parts: dict[int, _Parts]) -> datetime:
+    """Read what belongs to the accounts. Return the clock."""
+    now = None
+    for row in await connection.fetch(_READ, list(parts)):
+        kind, points, expires_at = row["kind"], row["points"], row["expires_at"]
+        if kind == "clock":
+            now = expires_at
+            continue
+        part = parts[row["account_id"]]
+        if kind == "bucket":
+            part.buckets.append(PointsBucket(expires_at, points))
+        elif kind == "pending":
+            earned = EntryId(row["earned_by"], row["seq"])
+            part.pendings.append(Pending(earned, points, row["available_at"], expires_at))
+        else:
+            part.holds.append(Hold(row["id"], points, expires_at, buckets_of(row["buckets"]), row["seq"]))
+    assert isinstance(now, datetime)
+    return now
+
+
+async def _read_named(connection: AnyConnection, works: Sequence[Work], parts: dict[int, _Parts]) -> None:
+    """Read what operations name: entries with their orders, orders with their first entries, settled holds, moves."""
+    orders = {(work.account_id, *work.order_key) for work in works if work.order_key is not None}
+    entries = {(work.account_id, work.account_id, work.entry_seq) for work in works if work.entry_seq is not None}
+    if entries:
+        await _read_entries(connection, entries, parts)
+        orders |= {
+            (account_id, *entry.order)
+            for account_id, _, seq in entries
+            if (entry := parts[account_id].entries.get(EntryId(account_id, seq))) is not None
+            and entry.order is not None
+        }
+    if orders:
+        rows = await connection.fetch(_ORDERS, *zip(*orders, strict=True))
+        for row in rows:
+            parts[row["asking"]].orders[row["source"], row["order_id"]] = Order(
+                row["amount_minor"], row["points"], row["account_id"], EntryId(row["earned_by"], row["earned_seq"]),
+                row["refunded_minor"], row["reversed"], OnRefund(row["on_refund"]),
+            )  # fmt: skip
+        await _read_entries(connection, {(row["asking"], row["earned_by"], row["earned_seq"]) for row in rows}, parts)
+    if holds := [work.hold_id for work in works if work.hold_id is not None]:
+        for row in await connection.fetch(_SETTLED_HOLDS, holds):
+            if (part := parts.get(row["account_id"])) is not None:
+                state, captured = HoldState(row["state"]), row["captured"]
+                part.holds.append(Hold(row["id"], row["points"], row["expires_at"], (), row["seq"], state, captured))
+    if moves := [work.move_id for work in works if work.move_id is not None]:
+        for row in await connection.fetch(_MOVES, moves):
+            if (part := parts.get(row["from_account"])) is not None:
+                part.moves[row["id"]] = MoveState(row["state"])
+
+
+async def _read_entries(
+    connection: AnyConnection, named: Collection[tuple[int, int, int]], parts: dict[int, _Parts]
+) -> None:
+    """Read entries, each named by the account that asks for it, and its own account and seq."""
+    if not named:
+        return
+    for row in await connection.fetch(_ENTRIES, *zip(*named, strict=True)):
+        part, entry_id = parts[row["asking"]], EntryId(row["account_id"], row["seq"])
+        part.entries[entry_id] = entry_of(row, row["taken"])
+        part.reversed[entry_id] = row["reversed"]

@@ -1,0 +1,118 @@
+"""One gathered transaction: works are decided about one after the other, then everything is written at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from issuer.access.kept_answers import AnswerKey, KeptAnswer, find_answers, keep_answers
+from issuer.loyalty.account import AccountState
+from issuer.loyalty.apply import apply
+from issuer.loyalty.outcome import Applied, Refusal, RefusalCode, Transferred
+from issuer.loyalty.reading import ReadAccounts, Reader
+from issuer.loyalty.work import PointsOutcome, Work
+from issuer.loyalty.writing import WriteConflictError, Writes
+from issuer.storage.postgres import AnyConnection, PostgresUnavailableError
+
+MAX_ATTEMPTS: Final = 5
+"""A transaction is repeated when another one has committed the same order or key meanwhile. Each repeat sees that."""
+
+Settled = PointsOutcome | Exception
+
+
+async def run_transaction(connection: AnyConnection, reader: Reader, works: Sequence[Work]) -> list[Settled]:
+    """Carry out the works in one transaction, and return the outcome or the error of each once it is committed.
+
+    Works on one account are decided about in their order, each on what the one before has left. An error of one work
+    changes nothing and is no error of the others. Raises the driver's errors; after one of the commit the outcome is
+    unknown.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            async with connection.transaction():
+                return await _Transaction(connection, works).run(reader)
+        except WriteConflictError:
+            continue
+    raise PostgresUnavailableError("other transactions have changed the same orders or keys again and again")
+
+
+@dataclass(slots=True)
+class _Transaction:
+    connection: AnyConnection
+    works: Sequence[Work]
+    writes: Writes = field(default_factory=Writes)
+    states: dict[int, AccountState] = field(default_factory=dict)
+    answers: dict[AnswerKey, KeptAnswer] = field(default_factory=dict)
+
+    async def run(self, reader: Reader) -> list[Settled]:
+        alone = self.works[0] if self.works[0].is_alone else None
+        if alone is not None:
+            await alone.act.begin(self.connection)
+        read = await reader.read(self.connection, self.works)
+        self.states = dict(read.states)
+        # Behind the locks: the answer of a repeat is found once its first request has committed.
+        found = await self._find_answers()
+        settled = [await self._settle(work, read, found) for work in self.works]
+        for account_id, state in self.states.items():
+            if state is not read.states[account_id]:
+                self.writes.add_changes(read.states[account_id], state, read.programs[account_id])
+        await self.writes.write(self.connection)
+        if self.answers and not await keep_answers(self.connection, self.answers):
+            raise WriteConflictError("kept_answers")
+        if alone is not None and not isinstance(settled[0], Refusal | Exception) and not alone.dry_run:
+            await alone.act.keep(self.connection, settled[0])
+        return settled
+
+    async def _find_answers(self) -> Mapping[AnswerKey, KeptAnswer]:
+        keys = [act.answer_key for work in self.works if (act := work.kept_act) is not None and act.answer_key]
+        return await find_answers(self.connection, keys) if keys else {}
+
+    async def _settle(self, work: Work, read: ReadAccounts, found: Mapping[AnswerKey, KeptAnswer]) -> Settled:
+        """Decide about one work. Its changes count only if its answer can be kept."""
+        try:
+            act = work.kept_act
+            key = None if act is None else act.answer_key
+            if act is not None and key is not None and key in found:
+                act.compare(found[key])
+            outcome, states = self._decide(work, read)
+            if isinstance(outcome, Refusal) or work.dry_run:
+                return outcome
+            if act is not None and key is not None:
+                self.answers[key] = await act.render(outcome)
+        except Exception as error:
+            return error
+        self._adopt(work, read, states, outcome)
+        return outcome
+
+    def _decide(self, work: Work, read: ReadAccounts) -> tuple[PointsOutcome, dict[int, AccountState]]:
+        """Return the outcome of a work and the new states of its accounts."""
+        if any(account_id not in self.states for account_id in work.account_ids):
+            return Refusal(RefusalCode.ACCOUNT_NOT_FOUND), {}
+        account_id, target_id, program = work.account_id, work.target_id, read.programs[work.account_id]
+        outcome = apply(self.states[account_id], work.operation, read.now, program)
+        if isinstance(outcome, Refusal):
+            return outcome, {}
+        if target_id is None:
+            return outcome, {account_id: outcome.state}
+        if target_id == account_id or read.programs[target_id].id != program.id:
+            return Refusal(RefusalCode.OTHER_PROGRAM), {}
+        assert outcome.moved is not None, "only a transfer has a target"
+        received = apply(self.states[target_id], outcome.moved, read.now, program)
+        if isinstance(received, Refusal):
+            return received, {}
+        return Transferred(outcome, received), {account_id: outcome.state, target_id: received.state}
+
+    def _adopt(
+        self, work: Work, read: ReadAccounts, states: Mapping[int, AccountState], outcome: Applied | Transferred
+    ) -> None:
+        """Make the new states those that the next work is decided on, and remember what is to be written."""
+        self.states.update(states)
+        both = (outcome.source, outcome.target) if isinstance(outcome, Transferred) else (outcome,)
+        for account_id, applied in zip(work.account_ids, both, strict=True):
+            if applied.replayed:
+                continue
+            for entry in applied.entries:
+                self.writes.add_entry(account_id, entry, work.actor)
+        if not both[0].replayed:
+            self.writes.add_move(work, read.programs[work.account_id], both[0].state)

@@ -1,0 +1,124 @@
+"""The gathering executor on a real Postgres: one transaction for many operations, each decided as if it were alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from issuer.loyalty.account import EntryOp
+from issuer.loyalty.executor import LoyaltyExecutor, PointsBusyError
+from issuer.loyalty.operations import (
+    Adjust,
+    CaptureHold,
+    Earn,
+    MoveKind,
+    NewMove,
+    Operation,
+    OrderRef,
+    PlaceHold,
+    ReleaseHold,
+    Spend,
+    Sweep,
+    TakeBack,
+    Undo,
+)
+from issuer.loyalty.outcome import Applied, Refusal, RefusalCode, Transferred
+from issuer.loyalty.reconcile import reconcile_points
+from issuer.settings import Settings
+from tests.support.points import PointsDesk, points_desk
+
+
+async def applied(desk: PointsDesk, account_id: int, operation: Operation) -> Applied:
+    outcome = await desk.executor.execute(account_id, operation)
+    assert isinstance(outcome, Applied), outcome
+    return outcome
+
+
+async def refused(desk: PointsDesk, account_id: int, operation: Operation) -> RefusalCode:
+    outcome = await desk.executor.execute(account_id, operation)
+    assert isinstance(outcome, Refusal), outcome
+    return outcome.code
+
+
+async def test_operations_that_arrive_together_share_a_transaction_and_are_decided_one_by_one(
+    settings: Settings,
+) -> None:
+    async with points_desk(settings) as desk:
+        account = await desk.account()
+        await applied(desk, account, Earn(70))
+        outcomes = await asyncio.gather(*(desk.executor.execute(account, Spend(1)) for _ in range(200)))
+        granted = [outcome for outcome in outcomes if isinstance(outcome, Applied)]
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+        assert len(granted) == 70
+        assert Counter(refusal.code for refusal in refusals) == {RefusalCode.INSUFFICIENT_POINTS: 130}
+        assert [one.entry.seq for one in granted if one.entry is not None] == list(range(2, 72))
+        assert await desk.row(account) == (71, 0, 0, 0, 0)
+        stamps = await desk.postgres.fetchval("SELECT count(DISTINCT occurred_at) FROM entries WHERE op = 'spend'")
+        assert stamps <= 2  # The first spend began a transaction by itself; the others shared the next one.
+        audit = await reconcile_points(desk.postgres)
+        assert (audit.holds, audit.accounts, audit.entries) == (True, 1, 71)
+
+
+async def test_every_kind_of_operation_is_stored_and_read_back(settings: Settings) -> None:
+    async with points_desk(settings, expiry={"months": 12}) as desk:
+        account, other = await desk.accounts(2)
+        order = OrderRef("shop", "A-1", 10_000)
+        earned = await applied(desk, account, Earn(order=order))
+        assert earned.state.available == 100
+        again = await applied(desk, account, Earn(order=order))
+        assert (again.replayed, again.entry) == (True, earned.entry)
+        differs = Earn(order=OrderRef("shop", "A-1", 9_999))
+        assert await refused(desk, account, differs) is RefusalCode.ORDER_DIFFERS
+        assert await refused(desk, other, Earn(order=order)) is RefusalCode.ORDER_DIFFERS
+        hold = uuid4()
+        until = datetime.now(UTC) + timedelta(hours=1)
+        await applied(desk, account, PlaceHold(hold, 30, until))
+        captured = await applied(desk, account, CaptureHold(hold, 20))
+        assert [entry.op for entry in captured.entries] == [EntryOp.CAPTURE, EntryOp.RELEASE]
+        assert await refused(desk, account, ReleaseHold(hold)) is RefusalCode.HOLD_SETTLED
+        assert captured.entry is not None
+        undone = await applied(desk, account, Undo(captured.entry.seq, 5))
+        assert undone.state.available == 85
+        assert undone.state.buckets == earned.state.buckets[:0] + tuple(
+            bucket._replace(points=85) for bucket in earned.state.buckets
+        )
+        assert await refused(desk, account, Undo(captured.entry.seq, 16)) is RefusalCode.ALREADY_REVERSED
+        taken = await applied(desk, account, TakeBack(order, 10_000))
+        assert (taken.state.available, taken.state.debt) == (0, 15)
+        assert await refused(desk, account, TakeBack(order)) is RefusalCode.ALREADY_REVERSED
+        await applied(desk, account, Adjust(40, "goodwill"))
+        move = NewMove(uuid4(), MoveKind.TRANSFER)
+        moved = await desk.executor.transfer(account, other, 10, move=move)
+        assert isinstance(moved, Transferred)
+        assert (moved.source.state.available, moved.target.state.available) == (15, 10)
+        merged = await desk.executor.transfer(other, account, 0, move=NewMove(uuid4(), MoveKind.MERGE))
+        assert isinstance(merged, Transferred)
+        assert merged.target.state.available == 25
+        assert (await applied(desk, account, Sweep())).entries == ()
+        assert (await reconcile_points(desk.postgres)).problems == []
+
+
+async def test_a_dry_run_answers_and_changes_nothing(settings: Settings) -> None:
+    async with points_desk(settings) as desk:
+        account = await desk.account()
+        outcome = await desk.executor.execute(account, Earn(5), dry_run=True)
+        assert isinstance(outcome, Applied)
+        assert outcome.state.available == 5
+        assert await desk.row(account) == (0, 0, 0, 0, 0)
+
+
+async def test_more_operations_than_may_wait_are_refused(settings: Settings) -> None:
+    async with points_desk(settings) as desk:
+        account = await desk.account()
+        executor = LoyaltyExecutor(desk.postgres, timeout_s=10.0, max_waiting=2)
+        first = [asyncio.create_task(executor.execute(account, Earn(1))) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(PointsBusyError):
+            await executor.execute(account, Earn(1))
+        assert len(await asyncio.gather(*first)) == 2
+        assert await refused(desk, 999, Earn(1)) is RefusalCode.ACCOUNT_NOT_FOUND
+        await executor.aclose()
