@@ -17,7 +17,7 @@ class SlotKind(StrEnum):
     CONNECTIONS = "connections"
 
 
-class Refusal(StrEnum):
+class SlotRefusal(StrEnum):
     """Why there is no slot: all are taken, or the tenant has its share."""
 
     FULL = "full"

@@ -17,7 +17,7 @@ from issuer.storage.acts import Act
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks for an operation, for its entries. Nothing is known of a command or the worker."""
+    """The caller of an operation, for its entries. Nothing is known of a command or the worker."""
 
     api_key_id: int | None = None
     key_hash: bytes | None = None

@@ -51,7 +51,7 @@ def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLConte
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     options = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 2"
     options += " -addext subjectAltName=DNS:localhost"
-    command: list[str] = [require("openssl"), "req", "-x509", *options.split(), "-keyout", str(key), "-out", str(cert)]
+    command = [str(require("openssl")), "req", "-x509", *options.split(), "-keyout", str(key), "-out", str(cert)]
     subprocess.run(command, check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

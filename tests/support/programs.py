@@ -11,7 +11,7 @@ import pytest
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class NeededProgram:
     """A program by its name on the PATH.
 
     `package` is its package on Debian and Ubuntu; `shows` is what no test shows without it.
@@ -25,15 +25,15 @@ class Program:
 PROGRAMS: Final = {
     program.name: program
     for program in (
-        Program("redis-server", "redis-server", "everything on Redis 7 (Valkey runs without it), TLS to Redis"),
-        Program("chromium", "chromium", "the pages in a browser"),
-        Program("docker-compose", "docker-compose", "that docker-compose accepts docker-compose.yml"),
-        Program("cloud-init", "cloud-init", "that cloud-init accepts deploy/cloud-init.yaml"),
-        Program("systemd-analyze", "systemd", "that systemd accepts the units of deploy/cloud-init.yaml"),
-        Program("openssl", "openssl", "TLS to Redis and PostgreSQL"),
-        Program("pgbouncer", "pgbouncer", "that the service works behind PgBouncer"),
-        Program("wrk", "wrk", "the benchmark's figures with wrk as driver"),
-        Program("curl", "curl", "that the curl commands we print and document work when pasted"),
+        NeededProgram("redis-server", "redis-server", "everything on Redis 7 (Valkey runs without it), TLS to Redis"),
+        NeededProgram("chromium", "chromium", "the pages in a browser"),
+        NeededProgram("docker-compose", "docker-compose", "that docker-compose accepts docker-compose.yml"),
+        NeededProgram("cloud-init", "cloud-init", "that cloud-init accepts deploy/cloud-init.yaml"),
+        NeededProgram("systemd-analyze", "systemd", "that systemd accepts the units of deploy/cloud-init.yaml"),
+        NeededProgram("openssl", "openssl", "TLS to Redis and PostgreSQL"),
+        NeededProgram("pgbouncer", "pgbouncer", "that the service works behind PgBouncer"),
+        NeededProgram("wrk", "wrk", "the benchmark's figures with wrk as driver"),
+        NeededProgram("curl", "curl", "that the curl commands we print and document work when pasted"),
     )
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from issuer.http.limiting.fair_slots import MAX_WAITING_OF_TENANT, FairSlots, Tenant
 from issuer.http.problems.problem import ProblemError
-from issuer.http.slot_kinds import Refusal, SlotKind
+from issuer.http.slot_kinds import SlotKind, SlotRefusal
 
 A, B, C, D = ("a",), ("b",), ("c",), ("d",)
 LONG_S = 60.0
@@ -17,7 +17,7 @@ LONG_S = 60.0
 
 class CountedSlots(FairSlots):
     def __init__(self, total: int, per_tenant: int | None = None) -> None:
-        self.refused: Counter[Refusal] = Counter()
+        self.refused: Counter[SlotRefusal] = Counter()
         super().__init__(
             SlotKind.UPLOADS, total, lambda _, refusal: self.refused.update([refusal]), per_tenant=per_tenant
         )
@@ -42,11 +42,11 @@ def test_one_tenant_leaves_slots_to_the_next(total: int, taken: list[int]) -> No
 def test_a_refusal_says_whose_fault_it_is() -> None:
     slots = CountedSlots(3)
     assert slots.take_all(A) == 2
-    assert slots.try_take(A) is Refusal.SHARE
+    assert slots.try_take(A) is SlotRefusal.SHARE
     assert slots.try_take(B) is None
-    assert slots.try_take(C) is Refusal.FULL
-    assert slots.refused == {Refusal.SHARE: 2, Refusal.FULL: 1}
-    for refusal, status, code in ((Refusal.SHARE, 429, "share_used"), (Refusal.FULL, 503, "overloaded")):
+    assert slots.try_take(C) is SlotRefusal.FULL
+    assert slots.refused == {SlotRefusal.SHARE: 2, SlotRefusal.FULL: 1}
+    for refusal, status, code in ((SlotRefusal.SHARE, 429, "share_used"), (SlotRefusal.FULL, 503, "overloaded")):
         problem = slots.problem(refusal)
         assert (problem.status, problem.code, problem.headers) == (status, code, {"Retry-After": "10"})
 
@@ -133,7 +133,7 @@ async def test_a_wait_that_is_too_long_ends_in_a_refusal() -> None:
     slots.release(A)
     async with slots.hold(B):
         assert slots.used == 1
-    assert slots.refused == {Refusal.FULL: 2}
+    assert slots.refused == {SlotRefusal.FULL: 2}
 
 
 async def test_the_line_of_a_tenant_is_bounded() -> None:

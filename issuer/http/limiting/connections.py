@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from issuer.http.edge.client_address import Proxies
 from issuer.http.limiting.fair_slots import CountRefusal, FairSlots, Tenant
-from issuer.http.slot_kinds import Refusal, SlotKind
+from issuer.http.slot_kinds import SlotKind, SlotRefusal
 from issuer.networks import counted_as, parse_networks
 from issuer.settings import Settings
 
@@ -38,7 +38,7 @@ class ConnectionsByAddress:
 
     def note_full(self) -> None:
         """Count a connection that was refused because the process has too many."""
-        self._count(SlotKind.CONNECTIONS, Refusal.FULL)
+        self._count(SlotKind.CONNECTIONS, SlotRefusal.FULL)
 
     def _tenant(self, peer: str | None) -> Tenant | None:
         return None if peer is None or self._is_proxy(peer) else (counted_as(peer),)

@@ -16,7 +16,7 @@ from typing import Final
 
 from issuer.access.api_keys import ApiKey
 from issuer.http.problems.problem import ProblemError
-from issuer.http.slot_kinds import Refusal, SlotKind
+from issuer.http.slot_kinds import SlotKind, SlotRefusal
 from issuer.settings import MAX_LOADS, Settings
 
 MAX_LISTS: Final = 3
@@ -29,7 +29,7 @@ Tenant = tuple[Hashable, ...]
 """The tenant, and within it, where one tenant serves many, on whose behalf: each has its share of the one before."""
 
 
-CountRefusal = Callable[[SlotKind, Refusal], None]
+CountRefusal = Callable[[SlotKind, SlotRefusal], None]
 
 
 class FairSlots:
@@ -57,7 +57,7 @@ class FairSlots:
         # Of each tenant in order of arrival; the tenant that was served last is the last one.
         self._waiting: dict[Tenant, deque[asyncio.Future[None]]] = {}
 
-    def try_take(self, tenant: Tenant) -> Refusal | None:
+    def try_take(self, tenant: Tenant) -> SlotRefusal | None:
         """Take a slot, to be returned with `release`. Returns why there is none, which is counted."""
         refusal = self._refusal(tenant)
         if refusal is None:
@@ -87,23 +87,23 @@ class FairSlots:
         finally:
             self.release(tenant)
 
-    def problem(self, refusal: Refusal) -> ProblemError:
+    def problem(self, refusal: SlotRefusal) -> ProblemError:
         """Return the answer to a refused request."""
         headers = {"Retry-After": str(self._retry_after_s)}
-        if refusal is Refusal.FULL:
+        if refusal is SlotRefusal.FULL:
             return ProblemError(503, f"too many {self.kind} at once", "overloaded", headers=headers)
         return ProblemError(429, f"too many {self.kind} of one client at once", "share_used", headers=headers)
 
-    def _refusal(self, tenant: Tenant) -> Refusal | None:
+    def _refusal(self, tenant: Tenant) -> SlotRefusal | None:
         free = self.total - self.used
         if free <= 0:
-            return Refusal.FULL
+            return SlotRefusal.FULL
         if self._held.get(tenant[:1], 0) >= self._per_tenant:
-            return Refusal.SHARE
+            return SlotRefusal.SHARE
         for part in _parts(tenant):
             held = self._held.get(part, 0)
             if held >= free:
-                return Refusal.SHARE
+                return SlotRefusal.SHARE
             free -= held
         return None
 
@@ -131,7 +131,7 @@ class FairSlots:
                     del self._waiting[tenant]
             if not isinstance(error, TimeoutError):
                 raise
-            refusal = self._refusal(tenant) or Refusal.SHARE
+            refusal = self._refusal(tenant) or SlotRefusal.SHARE
             self._count(self.kind, refusal)
             raise self.problem(refusal) from None
 

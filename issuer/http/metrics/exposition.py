@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from issuer.contract.outcomes import Outcome
 from issuer.http.metrics.store_metrics import StoreMetrics
 from issuer.http.metrics.tally import BOUNDS_S, OutcomeCounts
-from issuer.http.slot_kinds import Refusal, SlotKind
+from issuer.http.slot_kinds import SlotKind, SlotRefusal
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -88,7 +88,7 @@ def _counted(counts: OutcomeCounts) -> Iterator[Metric]:
     refused = CounterMetricFamily(
         "issuer_slots_refused", NAMES["issuer_slots_refused_total"], labels=["kind", "reason"]
     )
-    for slot, reason in product(SlotKind, Refusal):
+    for slot, reason in product(SlotKind, SlotRefusal):
         refused.add_metric([slot, reason], counts.slots.get(f"{slot} {reason}", 0))
     yield refused
     seconds = HistogramMetricFamily("issuer_redeem_seconds", NAMES["issuer_redeem_seconds"])
