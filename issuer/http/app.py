@@ -30,9 +30,10 @@ from issuer.http.docs import routes as docs
 from issuer.http.edge.exchange import FastPath
 from issuer.http.hot_exchange import HotRoute
 from issuer.http.operations import Operation, PathOperations
-from issuer.http.pages import assets, start
+from issuer.http.pages import assets, language, start
+from issuer.http.pages.errors import error_page, shows_pages
 from issuer.http.problems.failures import FAILURES
-from issuer.http.problems.problem import ProblemError, answer_crash, answer_problem, status_problem
+from issuer.http.problems.problem import ProblemError, crash_problem, forget_raise, status_problem
 from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH, RedemptionExchange, RedemptionRoute
 from issuer.http.redeem.route import REDEEM_PATH, RedeemExchange, RedeemRoute
 from issuer.http.request_path import routed_path, with_and_without_slash
@@ -61,6 +62,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 
 FILES: Final = assets.OPERATIONS
 """What pages load. It is no part of the API."""
+
+PAGES: Final[tuple[Operation, ...]] = (*language.OPERATIONS,)
+"""Pages with forms, for people. They are no part of the API either."""
 
 
 class IssuerApp(Starlette):
@@ -131,10 +135,11 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
     app = IssuerApp(
         routes=make_routes(redeem, redemption, coupon_service),
         exception_handlers={
-            ProblemError: answer_problem,
-            HTTPException: _answer_http_exception,
-            **{kind: _answer_failure(make) for kind, make in FAILURES.items()},
-            Exception: answer_crash,
+            ProblemError: _answer_problem,
+            HTTPException: _answering(_http_problem),
+            **{kind: _answering(make) for kind, make in FAILURES.items()},
+            # The response does not reveal the cause; the log has it.
+            Exception: _answering(crash_problem),
         },
         lifespan=lifespan,
     )
@@ -160,7 +165,7 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
 def make_routes(redeem: RedeemRoute, redemption: RedemptionRoute, coupon_service: CouponServiceApp) -> list[Route]:
     """Return one route for each path, so that a 405 can name all of its methods."""
     by_path: dict[str, list[Operation]] = defaultdict(list)
-    for operation in (*OPERATIONS, *FILES):
+    for operation in (*OPERATIONS, *FILES, *PAGES):
         by_path[operation.path].append(operation)
     routes = [
         *_posted(REDEEM_PATH, redeem),
@@ -185,14 +190,25 @@ def _spelled(path: str) -> tuple[str, ...]:
     return (path,) if path == REDEMPTIONS_PATH else with_and_without_slash(path)
 
 
-async def _answer_http_exception(_: Request, error: Exception) -> Response:
-    """Answer what Starlette itself refuses: an unknown path or method, a form that cannot be read."""
-    assert isinstance(error, HTTPException)
-    return status_problem(error.status_code, error.detail, error.headers).response()
+def _show(request: Request, problem: ProblemError) -> Response:
+    """Return the answer that shows a problem: a page where a person has opened one."""
+    return error_page(request, problem) if shows_pages(request) else problem.response()
 
 
-def _answer_failure(make: Callable[[Any], ProblemError]) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def answer(_: Request, error: Exception) -> Response:
-        return make(error).response()
+async def _answer_problem(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ProblemError):
+        raise TypeError(f"not a problem: {error!r}")
+    forget_raise(error)
+    return _show(request, error)
+
+
+def _http_problem(error: HTTPException) -> ProblemError:
+    """Return the problem for what Starlette itself refuses: an unknown path or method, a form that cannot be read."""
+    return status_problem(error.status_code, error.detail, error.headers)
+
+
+def _answering(make: Callable[[Any], ProblemError]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def answer(request: Request, error: Exception) -> Response:
+        return _show(request, make(error))
 
     return answer

@@ -144,13 +144,13 @@ async def admit(request: Request, services: Services, access: Access) -> Caller:
 
     Raises ProblemError: 429, 400, 401, 403, or 503 while the keys are unknown.
     """
-    if access is Access.PUBLIC:
-        return Caller("anonymous")
     headers = request.headers.raw
-    fields = header_fields(headers)
-    key = find_key(services, fields)
     peer = request.client.host if request.client is not None else None
     address = services.limits.address_of(peer, headers)
+    if access is Access.PUBLIC:
+        return Caller("anonymous", address=address)
+    fields = header_fields(headers)
+    key = find_key(services, fields)
     await services.limits.admit(key, address)
     refusal = check_scopes(services, fields, key, SCOPES[access])
     if refusal is not None:

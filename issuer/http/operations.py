@@ -61,7 +61,8 @@ class Operation:
     it. `upload`: the body may be large, and the handler itself sets the digest of the request and calls `check`.
     `query`: the parameters that the query may have. `lenient`: the path of a predecessor, whose clients must not have
     to change: unknown parameters and fields are ignored, and the path may end with a slash or without one.
-    `page`: people open it, and those who pass its link on append parameters, which are ignored.
+    `page`: people open it, and those who pass its link on append parameters, which are ignored; its refusals are pages
+    too, and no answer of it is kept.
     `takes_slot`: requests share the connections of the pool, so each holds a slot of operations until its handler is
     done. False for what may take long, needs no Postgres, or must be answered whatever the others do.
     """
@@ -79,7 +80,7 @@ class Operation:
 
     @property
     def keeps_answers(self) -> bool:
-        return self.method == "POST" and not self.hot
+        return self.method == "POST" and not self.hot and not self.page
 
 
 class PathOperations:
@@ -88,6 +89,7 @@ class PathOperations:
     def __init__(self, operations: Sequence[Operation]) -> None:
         self.path = operations[0].path
         self.operations = {operation.method: operation for operation in operations}
+        self.is_page = any(operation.page for operation in operations)
         self.allow = ", ".join(sorted(self.operations | ({"HEAD": None} if "GET" in self.operations else {})))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

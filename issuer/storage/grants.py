@@ -68,6 +68,8 @@ TABLES: Final = {
     "task_rows":        Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
     "api_keys":         Rights("SELECT",                               ""),
     "stored_secrets":   Rights("",                                     ""),
+    "sessions":         Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
+    "login_tokens":     Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
     "kept_answers":     Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
     "members":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "loyalty_programs": Rights("SELECT, INSERT, UPDATE",               "SELECT"),

@@ -26,6 +26,8 @@ from issuer.pools import top_up
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
 from issuer.recovery.witness import forget_witnesses
+from issuer.sessions.login_tokens import delete_expired_tokens
+from issuer.sessions.session_store import delete_expired_sessions
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
@@ -177,8 +179,9 @@ class MaintenanceTasks:
                 pass
         while await remove_resolved(postgres, settings.dead_letter_retention_days, EXPIRED_BATCH_SIZE):
             pass
-        while await delete_expired_answers(postgres, EXPIRED_BATCH_SIZE):
-            pass
+        for delete_expired in (delete_expired_answers, delete_expired_sessions, delete_expired_tokens):
+            while await delete_expired(postgres, EXPIRED_BATCH_SIZE):
+                pass
 
     async def log_audit_head(self) -> None:
         """Log the head of the audit log when it has changed: logs are kept outside of the database."""

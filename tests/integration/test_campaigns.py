@@ -334,7 +334,7 @@ async def test_a_page_that_is_not_public_looks_like_one_that_does_not_exist(api:
     for page in pages:
         assert (page.status_code, page.text) == (404, pages[0].text)
         assert page.headers["content-type"].startswith("text/html")
-        assert (page.headers["content-language"], page.headers["vary"]) == ("de", "Accept, Accept-Language")
+        assert (page.headers["content-language"], page.headers["vary"]) == ("de", "Accept, Accept-Language, Cookie")
         assert "script-src 'none'" in page.headers["content-security-policy"]
     assert '<html lang="de">' in pages[0].text
     assert "Hier ist nichts" in pages[0].text

@@ -18,6 +18,7 @@ from issuer.contract.keys import partition_keys
 from issuer.coupons.coupon import CouponTerms
 from issuer.coupons.store import create_coupon
 from issuer.coupons.uses import consumption_id
+from issuer.http.app import PAGES
 from issuer.http.auth import Access
 from issuer.http.operations import PathOperations
 from issuer.http.pages.assets import ASSETS
@@ -326,8 +327,11 @@ def access_of(api: Api, method: str, path: str) -> Access:
 
 
 def routed(api: Api) -> set[tuple[str, str]]:
-    """Return every method of every route of the application; a path that may end in two ways is one route."""
-    found, paths = set(), set[str]()
+    """Return every method of every route of the application; a path that may end in two ways is one route.
+
+    Without pages with forms: an API key gives them no rights.
+    """
+    found, paths = set(), {operation.path for operation in PAGES}
     for route in api.app.routes:
         assert isinstance(route, Route), f"unknown kind of route: {route}"
         if paths.intersection(with_and_without_slash(route.path)):

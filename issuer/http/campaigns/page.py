@@ -35,7 +35,7 @@ async def get_page(context: RequestContext) -> Response:
         if prefers_json(request.headers.get("accept", "")):
             raise
         unknown = _UNKNOWN.response(request, 404)
-        unknown.headers["vary"] = "Accept, Accept-Language"
+        unknown.headers["vary"] = "Accept, Accept-Language, Cookie"
         return unknown
     (counters,) = await read_available_counters(context.services.stores, [campaign])
     return _CAMPAIGN.response(

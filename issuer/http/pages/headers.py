@@ -9,13 +9,18 @@ from typing import Final
 SELF: Final = "'self'"
 
 
-def page_headers(*, style: str, script: str, more: str = "") -> dict[str, str]:
-    """Return the headers of a page. `style`, `script`: CSP source expressions; `more`: further directives."""
+def page_headers(*, style: str, script: str, more: str = "", forms: bool = False) -> dict[str, str]:
+    """Return the headers of a page. `style`, `script`: CSP source expressions; `more`: further directives.
+
+    `forms`: the page has forms, which its own origin receives. Such a page sends its own origin a Referer and, with it,
+    a true Origin: with no-referrer the Origin of a form is `null`, which proves nothing. Other origins get neither.
+    """
+    form_action, referrer = (SELF, "same-origin") if forms else ("'none'", "no-referrer")
     policy = (
         f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; {more}"
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"base-uri 'none'; form-action {form_action}; frame-ancestors 'none'"
     )
-    return {"content-security-policy": policy, "referrer-policy": "no-referrer"}
+    return {"content-security-policy": policy, "referrer-policy": referrer}
 
 
 def hash_source(content: str) -> str:

@@ -15,9 +15,15 @@ from babel.core import negotiate_locale
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.support import NullTranslations, Translations
+from starlette.requests import Request
+
+from issuer.http.pages.cookies import read_cookie
 
 SOURCE: Final = "en"
-LANGUAGES: Final = (SOURCE, "de")
+NAMES: Final = {SOURCE: "English", "de": "Deutsch"}
+"""Each language in its own words."""
+LANGUAGES: Final = tuple(NAMES)
+LANGUAGE_COOKIE: Final = "language"
 MAX_RANGES: Final = 20
 """Languages of one Accept-Language that are looked at."""
 
@@ -36,6 +42,12 @@ def language_of(accept_language: str) -> str:
     # The sort is stable: of equal weights the first one counts.
     preferred = [name for _, name in sorted(ranges, key=lambda one: -one[0])]
     return negotiate_locale(preferred, LANGUAGES, sep="-") or SOURCE
+
+
+def language_for(request: Request) -> str:
+    """Return the language of a visitor: the one that was chosen on a page, or that of the browser."""
+    chosen = read_cookie(request, LANGUAGE_COOKIE)
+    return chosen if chosen in LANGUAGES else language_of(request.headers.get("accept-language", ""))
 
 
 @cache

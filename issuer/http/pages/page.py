@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from issuer.http.pages.headers import hash_source, page_headers
-from issuer.http.pages.languages import language_of
+from issuer.http.pages.languages import language_for
 from issuer.http.pages.templates import template
 
 STYLE: Final = "pages/page.css"
@@ -24,13 +24,14 @@ def prefers_json(accept: str) -> bool:
 
 
 class LocalizedPage:
-    """A page of a template that extends `pages/base.html`. `script`: a file with its script, if it has one.
+    """A page of a template that extends `pages/base.html`. `script`: a file with its script, if it has one; `forms`:
+    whether it has forms.
 
     The policy admits the contents of the two files and nothing else: a hash of them, not of what was rendered.
     """
 
-    def __init__(self, name: str, script: str | None = None) -> None:
-        self._name, self._script_file = name, script
+    def __init__(self, name: str, script: str | None = None, *, forms: bool = False) -> None:
+        self._name, self._script_file, self._forms = name, script, forms
 
     @cached_property
     def _style(self) -> str:
@@ -44,13 +45,13 @@ class LocalizedPage:
     @cached_property
     def _headers(self) -> dict[str, str]:
         script = hash_source(self._script) if self._script else "'none'"
-        return page_headers(style=hash_source(self._style), script=script)
+        return page_headers(style=hash_source(self._style), script=script, forms=self._forms)
 
     def response(self, request: Request, status: int = 200, **values: Any) -> Response:
         """Return the page with these values."""
-        language = language_of(request.headers.get("accept-language", ""))
+        language = language_for(request)
         text = template(self._name, language).render(
             lang=language, style=Markup(self._style), script=Markup(self._script), **values
         )
-        headers = {**self._headers, "content-language": language, "vary": "Accept-Language"}
+        headers = {**self._headers, "content-language": language, "vary": "Accept-Language, Cookie"}
         return Response(text, status, media_type="text/html", headers=headers)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import cache, partial
 
-from babel.dates import format_datetime
+from babel.dates import format_date, format_datetime, format_timedelta
 from babel.numbers import format_decimal
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -17,11 +17,22 @@ def show_instant(instant: datetime, language: str) -> str:
     return format_datetime(instant.astimezone(UTC), "d MMMM y HH:mm 'UTC'", locale=language)
 
 
+def show_duration(seconds: int, language: str) -> str:
+    """Return a duration for people: the nearest unit is enough."""
+    return format_timedelta(seconds, threshold=1.5, locale=language)
+
+
+def show_date(day: date, language: str) -> str:
+    """Return a date for people."""
+    return format_date(day, "d MMMM y", locale=language)
+
+
 @cache
 def _environment(language: str) -> Environment:
     environment = Environment(
         loader=PackageLoader("issuer.http", package_path="."),
-        autoescape=True,
+        # Text is the body of a mail.
+        autoescape=lambda name: name is None or not name.endswith(".txt"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -30,6 +41,8 @@ def _environment(language: str) -> Environment:
     environment.install_gettext_translations(translations_of(language), newstyle=True)  # type: ignore[attr-defined]
     environment.filters["number"] = partial(format_decimal, locale=language)
     environment.filters["instant"] = partial(show_instant, language=language)
+    environment.filters["duration"] = partial(show_duration, language=language)
+    environment.filters["date"] = partial(show_date, language=language)
     return environment
 
 

@@ -11,7 +11,6 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
 from issuer.contract.outcomes import COUPON_HTTP, HTTP, HttpAnswer, Outcome
@@ -82,6 +81,8 @@ TITLES: Final[dict[str, str]] = {
     "load_timeout": "Adding the codes took too long",
     "internal_error": "The server failed to handle the request",
     **{answer.code: answer.error.capitalize() for answer in [*COUPON_HTTP.values(), *HTTP.values()]},
+    "cross_site": "The form was sent by another site",
+    "stale_form": "The form is not valid any more",
     "idempotency_key_in_use": "A request with this Idempotency-Key is in progress",
     "idempotency_key_reused": "The Idempotency-Key was used for another request",
 }
@@ -173,14 +174,6 @@ def forget_raise(error: ProblemError) -> None:
     error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
-async def answer_problem(_: Request, error: Exception) -> Response:
-    """Exception handler for ProblemError."""
-    if not isinstance(error, ProblemError):
-        raise TypeError(f"not a problem: {error!r}")
-    forget_raise(error)
-    return error.response()
-
-
-async def answer_crash(_: Request, __: Exception) -> Response:
-    """Exception handler for unexpected exceptions. The response does not reveal the cause; the log has it."""
-    return ProblemError(500, "internal error", "internal_error").response()
+def crash_problem(_: Exception) -> ProblemError:
+    """Return the 500 for an unexpected exception."""
+    return ProblemError(500, "internal error", "internal_error")

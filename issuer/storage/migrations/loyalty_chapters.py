@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from issuer.storage.migrations import loyalty_schema, members_schema, rewards_schema, staff_schema
+from issuer.storage.migrations import loyalty_schema, members_schema, rewards_schema, sessions_schema, staff_schema
 
 CHAPTERS: Final = (
     members_schema.MEMBERS,
@@ -10,4 +10,5 @@ CHAPTERS: Final = (
     rewards_schema.REWARDS,
     rewards_schema.PURCHASES,
     staff_schema.STAFF,
+    sessions_schema.SESSIONS,
 )

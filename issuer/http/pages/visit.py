@@ -1,0 +1,107 @@
+"""A visit: one request of a browser to pages with forms, with its session, if it is signed in.
+
+The cookie of such pages is a random token. Before the login it is stored nowhere: it binds the forms, and the code of a
+login, to the browser. The login puts a new one in its place, which a row in `sessions` knows by its hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from starlette.responses import Response
+
+from issuer.http.operations import RequestContext
+from issuer.http.pages.cookies import SameSite, delete_cookie, read_cookie, set_cookie
+from issuer.http.pages.forms import FORM_TOKEN, STALE_FORM, read_form
+from issuer.http.pages.languages import NAMES, language_for
+from issuer.http.pages.page import LocalizedPage
+from issuer.sessions.session_store import LIMITS, LoginSession, SessionKind, begin_session, end_session, find_session
+from issuer.sessions.tokens import form_token, is_form_token, new_token, token_hash
+from issuer.storage.postgres import PoolConnection
+
+VISITOR_S: Final = 3_600
+"""How long a browser keeps the token of a visitor who does not sign in."""
+NOTICE: Final = "notice"
+NOTICE_S: Final = 60
+
+
+@dataclass(slots=True)
+class PageVisit:
+    """A request, the browser's token and its session. `page` and `redirect` return the responses."""
+
+    context: RequestContext
+    kind: SessionKind
+    program_id: UUID | None
+    token: str
+    session: LoginSession | None
+    _cookie_age_s: int | None = None
+    """How long the browser is to keep the token; 0: not any longer; None: as before."""
+
+    @property
+    def language(self) -> str:
+        return language_for(self.context.request)
+
+    async def form(self) -> Mapping[str, str]:
+        """Return the fields of the form that this browser sends. Raises ProblemError: 403, 400, 415."""
+        fields = await read_form(self.context.request)
+        if not is_form_token(fields.get(FORM_TOKEN, ""), self.token):
+            raise STALE_FORM
+        return fields
+
+    def page(self, page: LocalizedPage, status: int = 200, **values: Any) -> Response:
+        """Return a page whose template extends `pages/form_base.html`."""
+        request = self.context.request
+        notice = read_cookie(request, NOTICE)
+        response = page.response(
+            request, status, form_token=form_token(self.token), notice=notice, languages=NAMES,
+            path=request.scope["path"], **values,
+        )  # fmt: skip
+        if notice is not None:
+            delete_cookie(request, response, NOTICE)
+        return self._with_token(response)
+
+    def redirect(self, path: str, notice: str | None = None) -> Response:
+        """Return the redirect after a form. `notice`: what the next page says, by the name in its template."""
+        request, response = self.context.request, Response(status_code=303, headers={"location": path})
+        if notice is not None:
+            set_cookie(request, response, NOTICE, notice, max_age_s=NOTICE_S)
+        return self._with_token(response)
+
+    async def sign_in(self, connection: PoolConnection, owner: str, detail: Mapping[str, Any] | None = None) -> None:
+        """Begin a session in the caller's transaction; the browser gets a new token, and its old one is of no use."""
+        await end_session(connection, self.token)
+        self.token = await begin_session(connection, self.kind, owner, program_id=self.program_id, detail=detail)
+        self._cookie_age_s = int(LIMITS[self.kind].absolute.total_seconds())
+
+    async def sign_out(self) -> None:
+        """End the session of this browser."""
+        await end_session(self.context.services.stores.postgres, self.token)
+        self.session, self._cookie_age_s = None, 0
+
+    def _with_token(self, response: Response) -> Response:
+        request, name, age_s = self.context.request, cookie_name(self.kind, self.program_id), self._cookie_age_s
+        same_site: SameSite = "lax" if self.kind is SessionKind.MEMBER else "strict"
+        if age_s == 0:
+            delete_cookie(request, response, name)
+        elif age_s is not None:
+            set_cookie(request, response, name, self.token, max_age_s=age_s, same_site=same_site)
+        return response
+
+
+def cookie_name(kind: SessionKind, program_id: UUID | None) -> str:
+    """Return the name of the cookie: pages of two programs in one browser have a session each."""
+    return str(kind) if program_id is None else f"{kind}-{program_id.hex}"
+
+
+async def open_visit(context: RequestContext, kind: SessionKind, program_id: UUID | None = None) -> PageVisit:
+    """Return the visit of a request. Raises ProblemError (429) over the rate limit of its address."""
+    services = context.services
+    await services.limits.admit(None, context.caller.address)
+    token = read_cookie(context.request, cookie_name(kind, program_id))
+    if token is None or token_hash(token) is None:
+        return PageVisit(context, kind, program_id, new_token(), None, VISITOR_S)
+    session = await find_session(services.stores.postgres, token, kind, program_id)
+    return PageVisit(context, kind, program_id, token, session)

@@ -1,0 +1,1 @@
+"""Sessions of people who use pages, and the tokens with which they sign in."""
