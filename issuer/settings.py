@@ -153,6 +153,26 @@ class Settings(BaseSettings):
     )
     mail_reply_to: str | None = Field(None, description="Address for replies to mail; default: that of the sender")
 
+    card_font: Path | None = Field(
+        None, description="TrueType font of printed cards, for scripts that the built-in one lacks; default: Vera"
+    )
+    apple_pass_certificate: Path | None = Field(
+        None, description="Apple Wallet: certificate of the pass type, in PEM; default: no passes"
+    )
+    apple_pass_key: Path | None = Field(None, description="Apple Wallet: RSA key of that certificate, in PEM")
+    apple_intermediate_certificate: Path | None = Field(
+        None, description="Apple Wallet: the intermediate certificate of Apple that signed it (WWDR), in PEM"
+    )
+    google_wallet_key: Path | None = Field(
+        None, description="Google Wallet: JSON file with the key of a service account; default: no links"
+    )
+    google_wallet_issuer: str | None = Field(
+        None, pattern="^[0-9]{1,30}$", description="Google Wallet: id of the issuer in the console"
+    )
+    google_wallet_logo: str | None = Field(
+        None, pattern="^https://", description="Google Wallet: address of the logo of the programs"
+    )
+
     max_body_bytes: int = Field(65_536, ge=1_024, description="Size limit of a request body, uploads excepted")
     max_upload_bytes: int = Field(1_073_741_824, ge=1_024, description="Size limit of an uploaded CSV file")
     max_header_bytes: int = Field(
