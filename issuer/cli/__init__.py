@@ -23,6 +23,7 @@ MODULES: Final = {
     "batches": "batches",
     "campaigns": "campaigns",
     "coupons": "coupons",
+    "loyalty": "loyalty",
     "consumptions": "coupons",
     "clients": "clients",
     "jobs": "jobs",

@@ -8,6 +8,7 @@ import sys
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
+from uuid import UUID
 
 import typer
 
@@ -15,8 +16,9 @@ from issuer.cli.chosen_batch import ANY_BATCH, any_batch
 from issuer.cli.options import identity_option, instant_option
 from issuer.cli.output import BAD_INPUT, CommandError, InputError, command_settings, fail, run_with_postgres
 from issuer.names import text_problem
+from issuer.reports.catalogue import REPORTS
 from issuer.reports.formats import CsvEncoder, Format, NdjsonEncoder, encoded
-from issuer.reports.report import REPORTS, Filter, Report
+from issuer.reports.report import Filter, Report
 
 if TYPE_CHECKING:
     from issuer.reports.report import Selection
@@ -28,6 +30,7 @@ _OPTIONS: Final = {
     Filter.CLIENT: "--client",
     Filter.CUSTOMER: "--customer",
     Filter.CODE: "--code",
+    Filter.PROGRAM: "--program",
     Filter.FROM: "--from",
     Filter.TO: "--to",
 }
@@ -44,6 +47,7 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
         client: str | None = typer.Option(None, help="Only rows of this client: a UUID or a text."),
         customer: str | None = typer.Option(None, help="Only rows of this customer: a UUID or a text."),
         code: str | None = typer.Option(None, help="Only rows of the coupon with this code."),
+        program: str | None = typer.Option(None, help="Only rows of this program: its name or id."),
         from_: str | None = typer.Option(None, "--from", help="Only rows from this time on; ISO 8601 with an offset."),
         to: str | None = typer.Option(None, "--to", help="Only rows before this time."),
         output: Path | None = typer.Option(None, "--output", "-o", help="File to write; default: stdout."),
@@ -60,7 +64,7 @@ def add_export(commands: typer.Typer, report_name: str) -> None:
             start, end = instant_option(from_, "--from"), instant_option(to, "--to")
         except InputError as error:
             fail(str(error), BAD_INPUT)
-        values = (batch, client, customer, code, start, end)
+        values = (batch, client, customer, code, program, start, end)
         selection = {name: value for name, value in zip(_OPTIONS, values, strict=True) if value is not None}
         if code is not None and text_problem(code) is not None:
             fail("--code: must be the code of a coupon", BAD_INPUT)
@@ -148,6 +152,8 @@ def _export(export: _Export, selection: Selection) -> None:
             batch_id = await any_batch(postgres, str(selection[Filter.BATCH]))
             assert batch_id is not None
             ids[Filter.BATCH] = batch_id
+        if Filter.PROGRAM in selection:
+            ids[Filter.PROGRAM] = await _program(postgres, str(selection[Filter.PROGRAM]), ids.get(Filter.CLIENT))
         rows = read_rows(postgres.acquire(), export.report, {**selection, **ids}, timeout_s=limit_s)
         async with aclosing(rows):
             return await (export.to_stdout(rows) if export.output is None else export.to_file(rows, export.output))
@@ -156,3 +162,10 @@ def _export(export: _Export, selection: Selection) -> None:
     if count is None:
         raise typer.Exit(1)
     typer.echo(f"{count} {export.report.name}", err=True)
+
+
+async def _program(postgres: Pool, given: str, client_id: UUID | None) -> UUID:
+    """Return the id of the program that an option names. Raises InputError."""
+    from issuer.cli.loyalty.chosen import named_program
+
+    return (await named_program(postgres, given, client_id)).id

@@ -29,6 +29,7 @@ from issuer.http.cross_origin import ROUTES, CrossOrigin
 from issuer.http.docs import routes as docs
 from issuer.http.edge.exchange import FastPath
 from issuer.http.hot_exchange import HotRoute
+from issuer.http.loyalty.operations import LOYALTY
 from issuer.http.operations import Operation, PathOperations
 from issuer.http.pages import assets, language, start
 from issuer.http.pages.errors import error_page, shows_pages
@@ -51,6 +52,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *redemptions.OPERATIONS,
     *consume.OPERATIONS,
     *coupons.OPERATIONS,
+    *LOYALTY,
     *reports.OPERATIONS,
     *audit.OPERATIONS,
     *health.OPERATIONS,

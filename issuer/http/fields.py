@@ -84,9 +84,12 @@ def page_response(page: Page[Any], show: Callable[[Any], object]) -> Response:
     return json_response({"items": [show(item) for item in page.items], "next_cursor": page.next_cursor})
 
 
-async def json_object(request: Request, known: Collection[str]) -> dict[str, Any]:
-    """Return the body as a JSON object. Raises InvalidJsonError, and ProblemError for an unknown field."""
-    value = parse_object(await request.body())
+async def json_object(request: Request, known: Collection[str], *, exact: bool = False) -> dict[str, Any]:
+    """Return the body as a JSON object. Raises InvalidJsonError, and ProblemError for an unknown field.
+
+    `exact`: a number with a fraction is the Decimal that was written, as in `parse_object`.
+    """
+    value = parse_object(await request.body(), exact=exact)
     refuse_unknown(value, known)
     return value
 

@@ -27,6 +27,7 @@ from issuer.access.kept_answers import (
 )
 from issuer.http.edge.header_fields import HeaderFields
 from issuer.http.problems.problem import ProblemError, invalid
+from issuer.storage.acts import Act
 from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
 
 _FORM: Final = re.compile(rb"[\x20-\x7e]{1,255}")
@@ -175,6 +176,28 @@ class KeyedAct(KeptAct[Result]):
     async def keep(self, connection: AnyConnection, result: Result) -> None:
         self._response = await self._show(result)
         await self._idempotency.keep(connection, self._response)
+
+
+class DryRunError(Exception):
+    """An act was carried out up to its end, and its transaction is rolled back. `response`: what would be answered."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__("the act was tried only")
+        self.response = response
+
+
+class DryAct(Act[Result]):
+    """An act that is tried: its checks are made, and at the end DryRunError rolls it back. No answer is kept."""
+
+    def __init__(self, show: Callable[[Result], Awaitable[Response]]) -> None:
+        self._show = show
+
+    @property
+    def response(self) -> Response:
+        raise AssertionError("an act that is tried ends with DryRunError")
+
+    async def keep(self, connection: AnyConnection, result: Result) -> None:
+        raise DryRunError(await self._show(result))
 
 
 def replay(answer: KeptAnswer) -> Response:

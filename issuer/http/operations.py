@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
@@ -16,6 +16,8 @@ from issuer.http.edge.header_fields import header_fields
 from issuer.http.fields import check_query
 from issuer.http.idempotency import (
     AlreadyAnsweredError,
+    DryAct,
+    DryRunError,
     Idempotency,
     KeyedAct,
     read_idempotency_key,
@@ -23,11 +25,13 @@ from issuer.http.idempotency import (
     request_digest,
 )
 from issuer.http.problems.failures import problem_of
-from issuer.http.problems.problem import ProblemError, not_ready, status_problem
+from issuer.http.problems.problem import ProblemError, invalid, not_ready, status_problem
 from issuer.http.security_log import LOGGED
 from issuer.http.services import Services
 
 Result = TypeVar("Result")
+DRY_RUN: Final = "dry_run"
+"""The query parameter of a write that is only tried, and with a hyphen the header of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,11 @@ class RequestContext:
     services: Services
     caller: Caller
     idempotency: Idempotency
+    dry_run: bool = False
 
-    def act(self, show: Callable[[Result], Awaitable[Response]]) -> KeyedAct[Result]:
+    def act(self, show: Callable[[Result], Awaitable[Response]]) -> KeyedAct[Result] | DryAct[Result]:
         """Return the act of this request. `show` returns the response to its result."""
-        return KeyedAct(self.idempotency, show)
+        return DryAct(show) if self.dry_run else KeyedAct(self.idempotency, show)
 
     @property
     def address(self) -> str:
@@ -61,6 +66,7 @@ class Operation:
     it. `upload`: the body may be large, and the handler itself sets the digest of the request and calls `check`.
     `query`: the parameters that the query may have. `lenient`: the path of a predecessor, whose clients must not have
     to change: unknown parameters and fields are ignored, and the path may end with a slash or without one.
+    `tries`: with `?dry_run=true` it changes nothing and is answered as if it had: its handler uses `context.act(…)`.
     `page`: people open it, and those who pass its link on append parameters, which are ignored; its refusals are pages
     too, and no answer of it is kept.
     `takes_slot`: requests share the connections of the pool, so each holds a slot of operations until its handler is
@@ -77,6 +83,12 @@ class Operation:
     page: bool = False
     takes_slot: bool = True
     hot: bool = False
+    tries: bool = False
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """All parameters that the query may have."""
+        return (*self.query, DRY_RUN) if self.tries else self.query
 
     @property
     def keeps_answers(self) -> bool:
@@ -144,20 +156,33 @@ async def _digest(request: Request) -> bytes:
 async def _answer(operation: Operation, request: Request, services: Services, caller: Caller) -> Response:
     """Return the response of the handler, or the one that is kept for the request's Idempotency-Key."""
     if not operation.page:
-        check_query(request, operation.query, lenient=operation.lenient)
-    key = read_idempotency_key(header_fields(request.headers.raw)) if operation.keeps_answers else None
+        check_query(request, operation.parameters, lenient=operation.lenient)
+    dry_run = operation.tries and _is_dry_run(request)
+    # What is only tried keeps no answer, so that its key is free for the request that is meant.
+    key = read_idempotency_key(header_fields(request.headers.raw)) if operation.keeps_answers and not dry_run else None
     route = f"{operation.method} {operation.path}"
     idempotency = Idempotency(services.stores.postgres, caller.client_id, route, key)
     try:
         if key is not None and not operation.upload:
             idempotency.digest = await _digest(request)
             await idempotency.check()
-        response = await operation.handler(RequestContext(request, services, caller, idempotency))
+        response = await operation.handler(RequestContext(request, services, caller, idempotency, dry_run))
     except AlreadyAnsweredError as done:
         return replay(done.answer)
+    except DryRunError as tried:
+        response = tried.response
+    if dry_run:
+        response.headers["dry-run"] = "true"
     if key is not None and response.status_code < 300 and not idempotency.is_kept:
         raise RuntimeError(f"{route} has not kept its answer")
     return response
+
+
+def _is_dry_run(request: Request) -> bool:
+    value = request.query_params.get(DRY_RUN, "false")
+    if value not in ("true", "false"):
+        raise invalid(f"{DRY_RUN} must be true or false")
+    return value == "true"
 
 
 def refuse_announced(scope: Scope, limit: int) -> None:

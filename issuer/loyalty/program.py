@@ -9,9 +9,11 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
+from issuer.ids import parse_uuid
 from issuer.instants import show_instant
 from issuer.loyalty.terms import POINTS, Terms
 from issuer.money import MoneyError, parse_currency
+from issuer.names import name_problem
 
 MAX_NAME: Final = 200
 
@@ -48,8 +50,8 @@ class Program:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "id": self.id,
-            "client_id": self.client_id,
+            "id": str(self.id),
+            "client_id": str(self.client_id),
             "name": self.name,
             "unit": self.unit,
             "timezone": self.timezone,
@@ -62,6 +64,13 @@ class Program:
 
 class InvalidProgramError(ValueError):
     """A field of a program is not valid. The message says why."""
+
+
+class ProgramExistsError(Exception):
+    """The client has a program of this name that has not ended."""
+
+    def __init__(self) -> None:
+        super().__init__("the client has a program with this name")
 
 
 class ProgramNotFoundError(Exception):
@@ -105,6 +114,11 @@ def parse_timezone(value: str) -> str:
 def parse_name(value: str) -> str:
     """Return the name of a program without outer spaces. Raises InvalidProgramError."""
     name = value.strip()
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-        raise InvalidProgramError(f"name must have 1 to {MAX_NAME} printable characters")
+    problem = name_problem(name)
+    if problem is not None:
+        raise InvalidProgramError(problem)
+    if len(name) > MAX_NAME:
+        raise InvalidProgramError(f"name must have at most {MAX_NAME} characters")
+    if parse_uuid(name) is not None:
+        raise InvalidProgramError("name must not have the form of a UUID: it would be taken for an id")
     return name

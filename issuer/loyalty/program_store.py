@@ -15,6 +15,7 @@ from issuer.instants import EPOCH
 from issuer.loyalty.program import (
     Program,
     ProgramEndedError,
+    ProgramExistsError,
     ProgramNotFoundError,
     ProgramState,
     parse_name,
@@ -64,11 +65,17 @@ async def create_program(
     actor: str,
     act: Act[Program] = UNKEPT,
 ) -> Program:
-    """Create a program. `terms` were parsed for its `unit`. Raises InvalidProgramError, PostgresUnavailableError."""
+    """Create a program. `terms` were parsed for its `unit`. Raises InvalidProgramError, ProgramExistsError.
+
+    Raises PostgresUnavailableError, too.
+    """
     values = (client_id, parse_name(name), parse_unit(unit), parse_timezone(timezone))
     async with act.transaction(postgres) as connection:
         program_id = uuid4()
-        await connection.execute(_INSERT, program_id, *values)
+        try:
+            await connection.execute(_INSERT, program_id, *values)
+        except asyncpg.UniqueViolationError as error:
+            raise ProgramExistsError from error
         await connection.execute(_INSERT_TERMS, program_id, 1, _text(terms))
         program = await _read(connection, program_id)
         await _record(connection, program, "program.create", actor)
@@ -127,7 +134,10 @@ async def change_program(
             await connection.execute(_INSERT_TERMS, program.id, after.terms_number, _text(terms))
         if after != before:
             values = (after.name, after.timezone, after.state, after.terms_number)
-            await connection.execute(_UPDATE, program.id, *values)
+            try:
+                await connection.execute(_UPDATE, program.id, *values)
+            except asyncpg.UniqueViolationError as error:
+                raise ProgramExistsError from error
             await _record(connection, after, "program.change", actor)
         await act.keep(connection, after)
         return after

@@ -19,6 +19,7 @@ from issuer.ids import redemption_id
 
 class Filter(StrEnum):
     """A filter of a report. CODE is the code of a coupon, in any case and without regard to spaces and dashes.
+    PROGRAM is the id of a program, of which a request gives that or its name.
 
     FROM is inclusive, TO is exclusive.
     """
@@ -27,6 +28,7 @@ class Filter(StrEnum):
     CLIENT = "client_id"
     CUSTOMER = "customer_id"
     CODE = "code"
+    PROGRAM = "program"
     FROM = "from"
     TO = "to"
 
@@ -188,6 +190,3 @@ WHERE ($1::text IS NULL OR {_CODE})
 ORDER BY b.created_at DESC, b.id DESC""",
     shown={"rules": _shown_rules},
 )  # fmt: skip
-
-REPORTS: Final[dict[str, Report]] = {report.name: report for report in (REDEMPTIONS, CONSUMPTIONS, COUPONS, BATCHES)}
-"""Every report by its name, which is the same over HTTP, on the command line and in the documentation."""

@@ -56,7 +56,8 @@ TABLES: Final = {
     "campaigns":        Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
     "redemptions":      Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "consumptions":     Rights("SELECT, INSERT",                       "SELECT, INSERT"),
-    "customers":        Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    # The erasure of a member removes the text.
+    "customers":        Rights("SELECT, INSERT, DELETE",               "SELECT, INSERT"),
     "reversals":        Rights("SELECT, INSERT, UPDATE (returned_at)", "SELECT, UPDATE (returned_at)"),
     "ledger":           Rights("SELECT",                               "SELECT"),
     "dead_letters":     Rights(_LETTERS,                               _LETTERS),

@@ -7,6 +7,7 @@ from typing import Final
 
 from issuer.http.openapi.document import document
 from tests.support.api import Api
+from tests.support.loyalty import LoyaltyShop
 
 CONNECT: Final = "/coupon.CouponService/"
 REFUSED: Final = {
@@ -47,7 +48,10 @@ async def test_every_route_refuses_what_is_no_strict_json(api: Api) -> None:
     created = await api.client.post(
         f"{CONNECT}CreateCampaign", json={"name": "A", "total": 1, "startTime": "2020-01-01T00:00:00Z"}, headers=key
     )
+    shop = await LoyaltyShop.of(api)
     ids = {
+        "program": shop.path.rpartition("/")[2],
+        "member": shop.anna,
         "batch_id": str(batch),
         "campaign_id": created.json()["campaignId"],
         "code": "SAVE",

@@ -11,6 +11,7 @@ NAMES_NOTHING: Final = {"redeem", "redemptions", "GetCampaign"}
 """The examples of these operations name a batch or a campaign that does not exist."""
 CREATE: Final = {
     "createBatch": "batch_id", "createCampaign": "campaign_id", "createClient": "client_id", "createCoupon": "code",
+    "createProgram": "program", "createMember": "member",
 }  # fmt: skip
 
 

@@ -19,8 +19,9 @@ from issuer.batches.rules import parse_rules
 from issuer.batches.store import BatchChanges, change_batch
 from issuer.http.admin.batches import show_batch
 from issuer.reports import spool
+from issuer.reports.catalogue import REPORTS
 from issuer.reports.formats import guard_formula
-from issuer.reports.report import BATCHES, REDEMPTIONS, REPORTS, Filter, Report
+from issuer.reports.report import BATCHES, REDEMPTIONS, Filter, Report
 from issuer.reports.rows import Row, Rows
 from issuer.reports.spool import ReportTooLargeError, WorkbookError, workbook
 from issuer.storage.postgres import PostgresUnavailableError

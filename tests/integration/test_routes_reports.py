@@ -23,7 +23,8 @@ import pytest
 from issuer.loading.code_csv import CodeCsv
 from issuer.loading.code_rows import CodeRows
 from issuer.loading.file_clients import FileClients
-from issuer.reports.report import BATCHES, REPORTS, Filter
+from issuer.reports.catalogue import REPORTS
+from issuer.reports.report import BATCHES, Filter
 from issuer.settings import Auth, Settings
 from tests.support.api import Api, problem
 from tests.support.api_process import ApiProcess

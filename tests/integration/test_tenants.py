@@ -23,11 +23,8 @@ from issuer.reports.formats import Format
 from issuer.settings import Settings
 from tests.support.api import Api, running_app
 from tests.support.tenant_visits import (
-    OWN,
-    REFUSED,
     VISITS,
     TenantWorld,
-    Visit,
     access_of,
     call,
     filled,
@@ -35,6 +32,7 @@ from tests.support.tenant_visits import (
     routed,
     text_of,
 )
+from tests.support.visits import OWN, REFUSED, Visit
 
 BACKGROUND_TABLES: Final = {"incarnations", "witnesses", "workers", "journals", "audit_ends"}
 """Tables that the processes write continuously without any request, and the ends of the audit log, which every act of

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 from uuid import UUID, uuid4
 
@@ -27,19 +26,9 @@ from issuer.http.request_path import with_and_without_slash
 from issuer.ids import Identity
 from issuer.reports.formats import MEDIA_TYPES, Format
 from tests.support.api import REDEEM, UPLOAD, Api
+from tests.support.loyalty_visits import LOYALTY_VISITS, MEMBER_REF, PROGRAM_NAME, make_programs
 from tests.support.recording import drain
-
-
-class Expected(Enum):
-    """The expected response. In any case it must not contain anything of the other client."""
-
-    REFUSED = "404 or 403; the same request succeeds with the key of the operator"
-    SILENT = "200, with objects of the caller only"
-    PUBLIC = "200, without a key"
-    OWN = "2xx; creates an object, and changes nothing of the other client"
-
-
-REFUSED, SILENT, PUBLIC, OWN = Expected
+from tests.support.visits import OWN, PUBLIC, REFUSED, SILENT, Visit
 
 
 @dataclass(frozen=True)
@@ -56,6 +45,9 @@ class TenantWorld:
     job: str
     campaign: str
     public_campaign: str
+    program: str
+    own_program: str
+    member: str
 
     coupon: str = "THEIRS-COUPON"
     code: str = "THEIRS-1"
@@ -67,8 +59,8 @@ class TenantWorld:
 
     def facts(self) -> set[str]:
         """Return the texts that no response to another client may contain: ids, codes and names."""
-        ids = (self.owner, self.theirs, self.customer, self.consumption, self.job, self.campaign)
-        return {*map(str, ids), "THEIRS-", self.NAME}
+        ids = (self.owner, self.theirs, self.customer, self.consumption, self.job, self.campaign, self.program)
+        return {*map(str, ids), self.member, "THEIRS-", self.NAME, PROGRAM_NAME, MEMBER_REF}
 
     def found_in(self, text: str) -> list[str]:
         """Return which facts a text contains, and which counts, as numbers of their own."""
@@ -78,30 +70,13 @@ class TenantWorld:
     def unknown(self) -> TenantWorld:
         """Return the same world with ids and codes that do not exist in the place of those of the owner."""
         owner, theirs, customer = uuid4(), uuid4(), uuid4()
-        job, campaign, public_campaign = (str(uuid4()) for _ in range(3))
+        job, campaign, public_campaign, program, member = (str(uuid4()) for _ in range(5))
         return replace(
             self, owner=owner, theirs=theirs, customer=customer, job=job, campaign=campaign,
             public_campaign=public_campaign, consumption=consumption_id(7, 7, uuid4().hex), coupon="UNKNOWN-COUPON",
             code="UNKNOWN-1", shared_code="UNKNOWN-SHARED-1",
+            program=program, member=member,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One request. Attributes of the world in braces are filled in; `file` is uploaded."""
-
-    expected: Expected
-    path: str
-    query: dict[str, str] = field(default_factory=dict)
-    json: dict[str, Any] | None = None
-    file: str = ""
-    endless: bool = False
-    """Whether a permitted request has a response without an end."""
-
-    @property
-    def names_shared(self) -> bool:
-        """Whether it is for an object in which the caller has a part, so that it may know that the object exists."""
-        return "{shared}" in self.path or "{shared}" in str(self.json)
 
 
 def reports(name: str, *filters: str) -> list[Visit]:
@@ -209,6 +184,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ],
     ("PUT", "/coupon/{code:code}/"): coupon_visits("/coupon/{coupon}/", availability_count=9),
     ("DELETE", "/coupon/{code:code}/"): coupon_visits("/coupon/{coupon}/"),
+    **LOYALTY_VISITS,
     ("GET", "/api/v1/campaigns"): [Visit(SILENT, "/api/v1/campaigns")],
     ("POST", "/api/v1/campaigns"): [
         Visit(REFUSED, "/api/v1/campaigns", json={**_CAMPAIGN, "client_id": "{owner}"}),
@@ -272,8 +248,9 @@ async def make_world(api: Api) -> TenantWorld:
     for number in range(stores.redis.partitions):
         await stores.redis.client.delete(partition_keys(number).stream)
     return TenantWorld(
-        owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"], *campaigns
-    )
+        owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"], *campaigns,
+        **await make_programs(api, owner, caller),
+    )  # fmt: skip
 
 
 def filled(value: Any, world: TenantWorld) -> Any:

@@ -19,9 +19,11 @@ from issuer.http.naming import BATCH_FIELDS, CLIENT_FIELDS, named_batch, named_c
 from issuer.http.operations import Handler, Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.reading_pace import ReadingPace
+from issuer.loyalty.named_programs import find_named_program
 from issuer.names import text_problem
+from issuer.reports.catalogue import REPORTS
 from issuer.reports.formats import MEDIA_TYPES, CsvEncoder, Encoder, Format, NdjsonEncoder, encoded
-from issuer.reports.report import REPORTS, Filter, Report, Selection
+from issuer.reports.report import Filter, Report, Selection
 from issuer.reports.rows import Rows, read_rows
 from issuer.reports.spool import workbook
 from issuer.storage.postgres import own_connection
@@ -62,7 +64,7 @@ async def parse_request(context: RequestContext, report: Report) -> ReportReques
     as in the list of redemptions, not an empty report.
     """
     request, client_id = context.request, context.caller.client_id
-    query = request.query_params
+    query, postgres = request.query_params, context.services.stores.postgres
     selection: dict[Filter, UUID | datetime | str] = {}
     for name in report.filters:
         value: UUID | datetime | str | None
@@ -71,6 +73,9 @@ async def parse_request(context: RequestContext, report: Report) -> ReportReques
             value = None if batch is None else batch.id
         elif name is Filter.CLIENT:
             value = await named_client(context, query)
+        elif name is Filter.PROGRAM:
+            given = query.get(name)
+            value = None if given is None else (await find_named_program(postgres, given, client_id=client_id)).id
         elif name is Filter.CODE:
             value = _code(query.get(name))
         elif name is Filter.CUSTOMER:

@@ -6,6 +6,7 @@ from issuer import __version__
 from issuer.http.openapi.campaigns import campaign_paths, coupon_service_paths
 from issuer.http.openapi.clients import client_paths
 from issuer.http.openapi.coupons import coupon_paths
+from issuer.http.openapi.loyalty import loyalty_paths
 from issuer.http.openapi.operating import operating_paths
 from issuer.http.openapi.parts import (
     IDEMPOTENCY_KEY,
@@ -169,6 +170,7 @@ def _paths() -> dict[str, Schema]:
                                  + OPERATOR),
         },
         **coupon_paths(),
+        **loyalty_paths(),
         **report_paths(),
         **operating_paths(),
     }  # fmt: skip
@@ -190,6 +192,7 @@ def document() -> Schema:
             for name in (
                 "redeem",
                 "coupons",
+                "loyalty",
                 "clients",
                 "batches",
                 "campaigns",

@@ -13,13 +13,18 @@ _CUSTOMER: Final = "c2a1d0b4-3f58-4e0c-8a57-6f1f0f4f2d21"
 _CAMPAIGN: Final = "5b1c2d3e-4f5a-4b6c-8d7e-9f0a1b2c3d4e"
 
 EXAMPLES: Final[dict[str, Any]] = {
+    "Adjustment": {"points": -20, "reason": "counted twice"},
     "BatchChange": {"rules": {"maxpercustomer": 2, "timelimit": 30}, "ends_at": "2031-09-01T00:00:00+02:00"},
     "CampaignChange": {"total": 80},
     "CampaignRequest": {"campaignId": _CAMPAIGN},
+    "Capture": {"points": 30},
     "ClientChange": {"name": "Band 42 (Tokyo)"},
     "CouponChange": {"availability_count": 200, "expiry_date": "2031-01-31"},
     "CreateCampaignRequest": {"name": "Night market", "total": 50, "startTime": "2026-06-01T11:00:00Z"},
+    "Earn": {"amount": "12.50", "currency": "EUR", "order_id": "A-1001", "source": "shop"},
+    "EntryReversal": {"points": 10, "reason": "returned"},
     "Generation": {"count": 100, "client_id": _CLIENT, "length": 10, "prefix": "SUMMER-"},
+    "MemberChange": {"phone": "+44 20 7946 0958", "marketing": True},
     "NewBatch": {
         "name": "Summer tour",
         "rules": {"maxpercustomer": 1, "timelimit": 0, "limits": [{"max": 1, "seconds": 3600}]},
@@ -27,6 +32,18 @@ EXAMPLES: Final[dict[str, Any]] = {
     },
     "NewCampaign": {"name": "Night market", "total": 50, "starts_at": "2026-06-01T20:00:00+09:00", "public": True},
     "NewClient": {"id": "band-42", "name": "Band 42"},
+    "NewHold": {"points": 50, "reason": "checkout"},
+    "NewMember": {"ref": "kunde-7", "email": "anna@example.org", "name": "Anna", "locale": "de-AT", "marketing": False},
+    "NewProgram": {
+        "name": "Tea club",
+        "client_id": _CLIENT,
+        "timezone": "Europe/London",
+        "terms": {
+            "earn": {"points": 1, "per": "1.00", "currency": "EUR"},
+            "expiry": {"end_of_year": 1},
+            "tiers": [{"name": "gold", "lifetime": 1000}],
+        },
+    },
     "NewCoupon": {
         "code": "WELCOME-5",
         "availability_count": 100,
@@ -35,8 +52,11 @@ EXAMPLES: Final[dict[str, Any]] = {
         "currency": "EUR",
         "expiry_date": "2030-12-31",
     },
+    "ProgramChange": {"terms": {"pending_days": 14}},
     "Redeem": {"batchid": _BATCH, "clientid": _CLIENT, "customerid": _CUSTOMER},
     "RedemptionRequest": {"batch": "Summer tour", "client": "band-42", "customer": "anna@example.org"},
+    "Refund": {"order_id": "A-1001", "source": "shop", "amount_refunded": "2.50"},
+    "Spend": {"points": 50, "reason": "cup of tea"},
     "Upload": {
         "file": f"client_id,code\n{_CLIENT},SUMMER-0001\n{_CLIENT},SUMMER-0002\n",
         "batch_name": "Summer tour",

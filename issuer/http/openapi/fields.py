@@ -16,12 +16,16 @@ FIELDS: Final[dict[str, str]] = {
     "consumption_id": "Id of the use, for its reversal",
     "customer_id": "The caller's own id of the customer",
     "customerid": "The caller's own id of the customer, whose limits apply",
+    "hold_id": "Id of the hold",
     "job_id": "Id of the generation job",
+    "member": "Id of the member, or the caller's own `ref`",
     "order_id": "The caller's id of the order",
     "product_id": "The product that the coupon is for",
+    "program": "Name or id of the program",
     # Names and texts
     "batch_name": "Name of the batch",
     "code": "The code",
+    "currency": "An ISO 4217 code; default: that of the terms",
     "name": "A name for people; it need not be unique",
     # Numbers
     "code_length": "Number of characters of the code",

@@ -6,8 +6,9 @@ from typing import Final
 
 from issuer.http.openapi.parts import operation
 from issuer.http.openapi.shapes import BATCH, CLIENT, CODE, GIVEN_ID, INSTANT, UUID, Schema
+from issuer.reports.catalogue import REPORTS
 from issuer.reports.formats import MEDIA_TYPES, Format
-from issuer.reports.report import REPORTS, TIMES, Filter, Report
+from issuer.reports.report import TIMES, Filter, Report
 
 _CONTENTS: Final[dict[Format, Schema]] = {
     Format.CSV: {"type": "string"},
@@ -21,6 +22,7 @@ _FILTERS: Final = {
     Filter.BATCH: "Only rows of this batch",
     Filter.CLIENT: "Only rows of this client",
     Filter.CUSTOMER: "Only rows of this customer",
+    Filter.PROGRAM: "Name or id of a program",
 }
 
 
@@ -45,7 +47,7 @@ def _report(report: Report) -> Schema:
         "headers": {"Content-Disposition": {"schema": {"type": "string"}}},
         "content": {MEDIA_TYPES[format_]: {"schema": schema} for format_, schema in _CONTENTS.items()},
     }
-    errors = [404, 409] if Filter.BATCH in report.filters else [404]
+    errors = [404, 409] if {Filter.BATCH, Filter.PROGRAM} & {*report.filters} else [404]
     return operation(
         "reports", f"Export {report.name}", {200: answer}, *errors,
         operationId=f"report{report.name.capitalize()}",

@@ -9,6 +9,7 @@ from issuer.http.openapi.campaign_schemas import CAMPAIGNS
 from issuer.http.openapi.clients import CLIENTS
 from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
+from issuer.http.openapi.loyalty_schemas import FIGURE, LOYALTY
 from issuer.http.openapi.shapes import (
     ATTRIBUTES,
     BATCH,
@@ -59,12 +60,20 @@ COMPONENTS: Final[dict[str, Schema]] = {
                 "retry_at": described(INSTANT, "When the limit admits the customer again"),
                 "batch_id": described(UUID, "The batch that was created although the request failed"),
                 "batch_ids": {"type": "array", "items": UUID, "description": "The open batches of this name"},
+                "program_ids": {"type": "array", "items": UUID, "description": "The programs of this name"},
+                "member_id": described(UUID, "The member that has this ref or e-mail"),
+                "available": described(FIGURE, "Points that can be spent"),
+                "required": described(FIGURE, "Points that were asked for"),
+                "debt": described(FIGURE, "The debt, while which nothing can be spent"),
                 "job_id": described(UUID, "The job that failed"),
                 "length_needed": {
                     "type": "integer", "minimum": 1, "description": "A code length that provides enough codes",
                 },
             },
-            optional=("retry_at", "batch_id", "batch_ids", "job_id", "length_needed"),
+            optional=(
+                "retry_at", "batch_id", "batch_ids", "program_ids", "member_id", "available", "required", "debt",
+                "job_id", "length_needed",
+            ),
         ),
         "description": "An error as problem details (RFC 9457)",
     },
@@ -100,6 +109,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     ),
     "Redeemed": shape({"code": CODE, "attributes": ATTRIBUTES}, optional=("attributes",)),
     **COUPONS,
+    **LOYALTY,
     **CLIENTS,
     **BATCHES,
     **CAMPAIGNS,

@@ -37,6 +37,19 @@ from issuer.ledger.erasure import BacklogNotEmptyError
 from issuer.loading.errors import HeaderRowError, PreloadError
 from issuer.loading.file_kind import FileKindError
 from issuer.loading.report import NothingLoadedError
+from issuer.loyalty.amounts import InvalidAmountError, OtherCurrencyError
+from issuer.loyalty.executor import PointsBusyError
+from issuer.loyalty.member import InvalidMemberError, MemberExistsError, MemberNotFoundError
+from issuer.loyalty.named_programs import AmbiguousProgramError
+from issuer.loyalty.orders import OrderNotFoundError
+from issuer.loyalty.program import (
+    InvalidProgramError,
+    ProgramEndedError,
+    ProgramExistsError,
+    ProgramNotFoundError,
+    ProgramPausedError,
+)
+from issuer.loyalty.terms import TermsError
 from issuer.paging import InvalidCursorError
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
@@ -68,6 +81,11 @@ def _nothing_loaded(error: NothingLoadedError) -> ProblemError:
     return ProblemError(400, str(error), "no_valid_rows", members=members)
 
 
+def _member_exists(error: MemberExistsError) -> ProblemError:
+    members = {} if error.member_id is None else {"member_id": str(error.member_id)}
+    return ProblemError(409, str(error), "member_exists", members=members)
+
+
 UNPARSABLE: Final = invalid("cannot parse json", "unparsable_json")
 
 FAILURES: Final[dict[type[Exception], _Make]] = {
@@ -92,6 +110,22 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     ConsumptionNotFoundError: lambda error: ProblemError(404, str(error), "consumption_not_found"),
     AlreadyReversedError: lambda error: ProblemError(409, str(error), "already_reversed"),
     CampaignNotFoundError: lambda error: ProblemError(404, str(error), "campaign_not_found"),
+    ProgramNotFoundError: lambda error: ProblemError(404, str(error), "program_not_found"),
+    ProgramExistsError: lambda error: ProblemError(409, str(error), "program_exists"),
+    ProgramPausedError: lambda error: ProblemError(409, str(error), "program_paused"),
+    ProgramEndedError: lambda error: ProblemError(409, str(error), "program_ended"),
+    AmbiguousProgramError: lambda error: ProblemError(
+        409, str(error), "ambiguous_name", detail="give its id", members={"program_ids": error.ids}
+    ),
+    InvalidProgramError: lambda error: invalid(str(error), "invalid_program"),
+    TermsError: lambda error: invalid(str(error), "invalid_terms"),
+    InvalidAmountError: lambda error: invalid(str(error), "invalid_amount"),
+    OtherCurrencyError: lambda error: invalid(str(error), "other_currency"),
+    MemberNotFoundError: lambda error: ProblemError(404, str(error), "member_not_found"),
+    MemberExistsError: _member_exists,
+    OrderNotFoundError: lambda error: ProblemError(404, str(error), "order_not_found"),
+    InvalidMemberError: lambda error: invalid(str(error), "invalid_member"),
+    PointsBusyError: lambda _: outcome_problem(Outcome.OVERLOADED),
     LookUpsBusyError: lambda _: outcome_problem(Outcome.OVERLOADED),
     InvalidCampaignError: lambda error: invalid(str(error), "invalid_campaign"),
     InvalidJsonError: lambda _: UNPARSABLE,

@@ -28,6 +28,8 @@ CREATE TABLE loyalty_programs (
     created_at      instant NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE loyalty_programs IS 'Loyalty programs, each of one client.';
+-- Requests name a program by its id or its name.
+CREATE UNIQUE INDEX loyalty_programs_by_name ON loyalty_programs (client_id, name) WHERE state <> 'ended';
 CREATE INDEX loyalty_programs_of_client ON loyalty_programs (client_id, created_at, id);
 
 CREATE TABLE program_terms (

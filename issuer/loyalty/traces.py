@@ -1,0 +1,126 @@
+"""Everything that is stored about a member, table by table: what an export reads, and what an erasure removes.
+
+A table that refers to a member or to its account has a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from issuer.instants import show_instant
+from issuer.loyalty.member import Member, member_from_row
+from issuer.storage.postgres import AnyConnection
+
+_WHO: Final = """
+WITH who AS (SELECT $1::uuid[] AS members, $2::bigint[] AS accounts, $3::text[] AS emails)
+"""
+"""What a person is found by: members with those that were merged into them, accounts, folded addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What one table has about a person. `erase` None: it stays, since it names the member by id only."""
+
+    name: str
+    read: str
+    erase: str | None = None
+
+
+TRACES: Final = (
+    Trace(
+        "accounts",
+        "SELECT a.id AS account_id, p.name AS program, p.unit, a.available, a.held, a.pending, a.debt, a.lifetime,"
+        " a.created_at FROM who, accounts a JOIN loyalty_programs p ON p.id = a.program_id"
+        " WHERE a.id = ANY (who.accounts) ORDER BY a.id",
+    ),
+    Trace(
+        "entries",
+        "SELECT e.account_id, e.seq, e.op, e.points, e.available, e.held, e.pending, e.debt, e.lifetime,"
+        " e.order_source, e.order_id, e.reason, e.reverses_seq, e.hold_id, e.move_id, e.terms_number, e.occurred_at"
+        " FROM who, entries e WHERE e.account_id = ANY (who.accounts) ORDER BY e.account_id, e.seq",
+    ),
+    Trace(
+        "orders",
+        "SELECT o.source, o.order_id, o.amount_minor, o.refunded_minor, o.points, o.reversed, o.account_id"
+        " FROM who, orders o WHERE o.account_id = ANY (who.accounts) ORDER BY o.source, o.order_id",
+    ),
+    Trace(
+        "holds",
+        "SELECT h.id, h.account_id, h.points, h.captured, h.expires_at, h.state FROM who, points_holds h"
+        " WHERE h.account_id = ANY (who.accounts) ORDER BY h.expires_at",
+    ),
+    Trace(
+        "moves",
+        "SELECT m.id, m.kind, m.points, m.state, m.reward_id, m.code, m.from_account, m.to_account, m.created_at"
+        " FROM who, moves m WHERE m.from_account = ANY (who.accounts) OR m.to_account = ANY (who.accounts)"
+        " ORDER BY m.created_at",
+    ),
+    # The text of a ref is the id of the customer to whom rewards are issued. The ledger keeps the UUID alone.
+    Trace(
+        "customer",
+        "SELECT c.id, c.text FROM who, members m JOIN customers c ON c.client_id = m.client_id AND c.text = m.ref"
+        " WHERE m.id = ANY (who.members)",
+        "DELETE FROM customers c USING who, members m"
+        " WHERE m.id = ANY (who.members) AND c.client_id = m.client_id AND c.text = m.ref",
+    ),
+    # An answer may have the member as it was. A repeat of its request is refused once the member is erased.
+    Trace(
+        "kept_answers",
+        "SELECT k.route, k.kept_at FROM who, kept_answers k WHERE k.route LIKE '% /api/v1/loyalty/%' AND EXISTS ("
+        " SELECT FROM unnest(who.members) AS m (id) WHERE position(convert_to(m.id::text, 'UTF8') IN k.body) > 0)",
+        "DELETE FROM kept_answers k USING who WHERE k.route LIKE '% /api/v1/loyalty/%' AND EXISTS ("
+        " SELECT FROM unnest(who.members) AS m (id) WHERE position(convert_to(m.id::text, 'UTF8') IN k.body) > 0)",
+    ),
+)  # fmt: skip
+
+_MEMBERS: Final = "SELECT * FROM members WHERE id = $1 OR merged_into = $1 ORDER BY id <> $1, created_at"
+_ACCOUNTS: Final = "SELECT id FROM accounts WHERE member_id = ANY ($1)"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A member, those that were merged into it, and their accounts in all programs of the client."""
+
+    members: list[Member]
+    account_ids: list[int]
+    emails: list[str]
+
+    @classmethod
+    async def of(cls, connection: AnyConnection, member: Member) -> Person:
+        rows = await connection.fetch(_MEMBERS, member.id)
+        members = [member_from_row(row) for row in rows]
+        accounts = await connection.fetch(_ACCOUNTS, [one.id for one in members])
+        emails = [row["email_folded"] for row in rows if row["email_folded"] is not None]
+        return cls(members, [row["id"] for row in accounts], emails)
+
+    @property
+    def values(self) -> tuple[list[UUID], list[int], list[str]]:
+        return [one.id for one in self.members], self.account_ids, self.emails
+
+
+async def export_person(connection: AnyConnection, member: Member) -> dict[str, Any]:
+    """Return everything that is stored about a member. The connection is in a transaction of one snapshot."""
+    person = await Person.of(connection, member)
+    found: dict[str, Any] = {"members": [one.to_json() for one in person.members]}
+    for trace in TRACES:
+        rows = await connection.fetch(_WHO + trace.read, *person.values)
+        found[trace.name] = [_plain(dict(row)) for row in rows]
+    return found
+
+
+async def erase_traces(connection: AnyConnection, person: Person) -> None:
+    """Remove what the other tables have about a person, before `members` forgets how to find it."""
+    for trace in TRACES:
+        if trace.erase is not None:
+            await connection.execute(_WHO + trace.erase, *person.values)
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: show_instant(value) if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
+        for name, value in row.items()
+    }
