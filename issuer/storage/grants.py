@@ -85,6 +85,8 @@ TABLES: Final = {
     "rewards":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "purchases":        Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "staff":            Rights("SELECT, UPDATE (tries, locked_until)", ""),
+    # An erasure of a member, which the API does, deletes its cards.
+    "cards":            Rights(_POINTS,                                "SELECT"),
     "audit_log":        Rights("SELECT",                               ""),
     "audit_ends":       Rights("SELECT",                               "SELECT"),
     "audit_intake":     Rights("INSERT",                               ""),

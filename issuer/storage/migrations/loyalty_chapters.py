@@ -2,7 +2,14 @@
 
 from typing import Final
 
-from issuer.storage.migrations import loyalty_schema, members_schema, rewards_schema, sessions_schema, staff_schema
+from issuer.storage.migrations import (
+    cards_schema,
+    loyalty_schema,
+    members_schema,
+    rewards_schema,
+    sessions_schema,
+    staff_schema,
+)
 
 CHAPTERS: Final = (
     members_schema.MEMBERS,
@@ -11,4 +18,5 @@ CHAPTERS: Final = (
     rewards_schema.PURCHASES,
     staff_schema.STAFF,
     sessions_schema.SESSIONS,
+    cards_schema.CARDS,
 )
