@@ -14,7 +14,7 @@ FORMAT: Final = CodeFormat(length=12, check=True)
 """11 characters drawn and one to check them. With a million cards one number in 10 ** 10 exists, so that guessing finds
 none within the limit of failed lookups."""
 MAX_TYPED: Final = 64
-"""Characters of a number that are read, with the spaces and hyphens of whoever typed it."""
+"""Characters of a number that are read, with spaces and hyphens."""
 _GROUP: Final = 4
 _LUHN: Final = LuhnModN(FORMAT.characters)
 

@@ -64,7 +64,7 @@ def test_an_apple_pass_is_whole_and_openssl_verifies_its_signature(keys: WalletK
 
 
 def verify(folder: Path, root: Path) -> subprocess.CompletedProcess[bytes]:
-    command = [require("openssl"), "smime", "-verify", "-inform", "DER", "-in", "signature", "-content", "manifest",
+    command = [str(require("openssl")), "smime", "-verify", "-inform", "DER", "-in", "signature", "-content", "manifest",
                "-CAfile", str(root), "-purpose", "any"]  # fmt: skip
     return subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
 
