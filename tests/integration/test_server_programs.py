@@ -33,14 +33,20 @@ def test_cloud_init_accepts_the_file() -> None:
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     systemd_analyze = require("systemd-analyze")
     for name, text in units().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         # It looks for the programs, which are not installed here.
         (tmp_path / name).write_text(text.replace("/opt/issuer/bin/issuer", "/bin/true").replace(
             "/usr/local/bin/issuer-check", "/bin/true"
         ))  # fmt: skip
-    done = run(systemd_analyze, "verify", "--man=no", *sorted(tmp_path.iterdir()))
+    files = sorted(path for path in tmp_path.iterdir() if path.is_file())
+    done = run(systemd_analyze, "verify", "--man=no", *files)
     assert (done.returncode, done.stderr) == (0, "")
-    (tmp_path / "wrong.service").write_text("[Service]\nExecStart=/bin/true\nKillMod=mixed\n")
-    assert "KillMod" in run(systemd_analyze, "verify", "--man=no", tmp_path / "wrong.service").stderr
+    for service in (path for path in files if path.suffix == ".service"):
+        rated = run(systemd_analyze, "security", "--offline=true", "--no-pager", "--threshold=25", service)
+        assert rated.returncode == 0, rated.stdout
+    (tmp_path / "issuer.service.d" / "rights.conf").write_text("[Service]\nKillMod=mixed\n")
+    assert "KillMod" in run(systemd_analyze, "verify", "--man=no", tmp_path / "issuer.service").stderr
+    assert run(systemd_analyze, "security", "--offline=true", "--threshold=25", tmp_path / "issuer.service").returncode
 
 
 def test_caddy_accepts_its_file(tmp_path: Path) -> None:

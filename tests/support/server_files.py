@@ -32,17 +32,24 @@ def variables(path: str) -> dict[str, str]:
     return {name: value.strip("'") for name, _, value in lines}
 
 
+UNITS: Final = Path("/etc/systemd/system")
+
+
 def units() -> dict[str, str]:
-    """The units of systemd, by name."""
-    files = written_files().items()
-    return {Path(path).name: text for path, text in files if Path(path).parent.name == "system"}
+    """The units of systemd and their drop-ins, by path below the directory of units."""
+    files = ((Path(path), text) for path, text in written_files().items())
+    return {str(path.relative_to(UNITS)): text for path, text in files if path.is_relative_to(UNITS)}
 
 
 def unit(name: str) -> dict[str, dict[str, str]]:
-    """A unit of systemd, by section; of a repeated line the last."""
+    """A unit of systemd with its drop-ins, by section; of a repeated line the last."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(units()[name])
+    # `issuer-.service.d` is of all units whose name begins with `issuer-`.
+    common = f"{name.partition('-')[0]}-.service.d/" if "-" in name else None
+    for path, text in units().items():
+        if path in (name, f"{name}.d/rights.conf", f"{common}rights.conf"):
+            parser.read_string(text)
     return {section: dict(parser[section]) for section in parser.sections()}
 
 

@@ -24,6 +24,7 @@ from tests.support.server_files import (
 MAX_USER_DATA_BYTES = 16_384
 """The smallest limit among the providers (EC2)."""
 SERVICES = sorted(name for name in units() if name.endswith(".service"))
+"""Without drop-ins, which are files in directories."""
 
 
 def test_the_file_is_small_enough_for_every_provider() -> None:
@@ -37,6 +38,8 @@ def test_no_unit_runs_as_root_or_gains_a_right(name: str) -> None:
     assert service["User"] in {user["name"] for user in cloud_config()["users"] if isinstance(user, dict)}
     assert (service["NoNewPrivileges"], service["CapabilityBoundingSet"]) == ("yes", "")
     assert (service["ProtectSystem"], service["ProtectHome"], service["PrivateDevices"]) == ("strict", "yes", "yes")
+    # All run as one user: the end of one would remove the shared memory of Postgres.
+    assert "RemoveIPC" not in service
 
 
 def test_the_service_is_stopped_in_order_and_in_time() -> None:
