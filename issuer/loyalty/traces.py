@@ -30,6 +30,10 @@ class Trace:
     erase: str | None = None
 
 
+_ADDRESSED: Final = """
+(t.member_id = ANY (who.members) OR t.email_folded = ANY (who.emails)) AND t.program_id IN (
+  SELECT p.id FROM loyalty_programs p JOIN members m ON m.client_id = p.client_id WHERE m.id = ANY (who.members))"""
+
 TRACES: Final = (
     Trace(
         "accounts",
@@ -58,6 +62,19 @@ TRACES: Final = (
         "SELECT m.id, m.kind, m.points, m.state, m.reward_id, m.code, m.from_account, m.to_account, m.created_at"
         " FROM who, moves m WHERE m.from_account = ANY (who.accounts) OR m.to_account = ANY (who.accounts)"
         " ORDER BY m.created_at",
+    ),
+    Trace(
+        "sessions",
+        "SELECT s.kind, s.program_id, s.began_at, s.expires_at FROM who, sessions s"
+        " WHERE s.kind = 'member' AND s.owner = ANY (who.members::text[]) ORDER BY s.began_at",
+        "DELETE FROM sessions s USING who WHERE s.kind = 'member' AND s.owner = ANY (who.members::text[])",
+    ),
+    # Another client's program may have sent one to the same address.
+    Trace(
+        "login_tokens",
+        "SELECT t.purpose, t.program_id, t.email, t.created_at, t.expires_at FROM who, login_tokens t"
+        f" WHERE {_ADDRESSED}",
+        f"DELETE FROM login_tokens t USING who WHERE {_ADDRESSED}",
     ),
     # The text of a ref is the id of the customer to whom rewards are issued. The ledger keeps the UUID alone.
     Trace(

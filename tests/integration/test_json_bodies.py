@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
+from uuid import uuid4
 
 from issuer.http.openapi.document import document
 from tests.support.api import Api
@@ -50,6 +51,8 @@ async def test_every_route_refuses_what_is_no_strict_json(api: Api) -> None:
     )
     shop = await LoyaltyShop.of(api)
     ids = {
+        "entry": "1-1",
+        "hold_id": str(uuid4()),
         "program": shop.path.rpartition("/")[2],
         "member": shop.anna,
         "batch_id": str(batch),

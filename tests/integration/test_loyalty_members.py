@@ -131,11 +131,26 @@ async def test_members_are_found_changed_joined_and_shown_with_their_balance(api
     assert (await api.get(f"{PROGRAMS}/{tea['id']}/members/{berta['id']}", admin)).json() == berta
 
 
+async def sign_in(api: Api, program: str, member: str) -> None:
+    """Give the member a session, and a token that is on its way to its address; to the same one from another client."""
+    await api.owner.execute(
+        "INSERT INTO sessions (hash, kind, owner, expires_at, ends_at)"
+        " VALUES (sha256('a'), 'member', $1, now() + interval '1 h', now() + interval '1 h')",
+        member,
+    )
+    for place, one in enumerate((program, str(uuid4()))):
+        await api.owner.execute(
+            "INSERT INTO login_tokens (hash, purpose, program_id, code_hash, email, email_folded, expires_at) VALUES"
+            " (sha256($1::text::bytea), 'login', $2, sha256('c'), $3, $3, now() + interval '1 h')",
+            str(place), UUID(one), "annb@example.org",
+        )  # fmt: skip
+
+
 async def test_an_erased_member_leaves_no_trace_of_the_person(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """Nor do logs and audit log have one before."""
     client = uuid4()
     key = await api.key("admin", "redeem", client_id=client)
-    await post(api, PROGRAMS, {"name": "Tea"}, key)
+    tea = (await post(api, PROGRAMS, {"name": "Tea"}, key)).json()
     members = f"{PROGRAMS}/Tea/members"
     with structlog.testing.capture_logs() as logs:
         anna = (await post(api, members, ANNA, key, **{"Idempotency-Key": "a"})).json()
@@ -144,6 +159,10 @@ async def test_an_erased_member_leaves_no_trace_of_the_person(api: Api, capsys: 
         problem(await post(api, members, {"email": "annb@example.org"}, key), 409)
         problem(await patch(api, path, {"email": "smith@"}, key), 400)
         await items(api, f"{members}?q=smith", key)
+        await sign_in(api, tea["id"], anna["id"])
+        exported = (await api.get(path + "/export", key)).json()
+        assert [one["email"] for one in (exported["members"] + exported["login_tokens"])] == ["annb@example.org"] * 2
+        assert [len(exported[name]) for name in ("accounts", "entries", "sessions", "kept_answers")] == [1, 0, 1, 1]
         tried = await api.client.delete(path + "?dry_run=true", headers=key)
         assert tried.json()["erased_at"] is not None
         assert (await api.get(path, key)).json()["erased_at"] is None
@@ -161,6 +180,8 @@ async def test_an_erased_member_leaves_no_trace_of_the_person(api: Api, capsys: 
     assert (await post(api, members, ANNA, key)).status_code == 201
     await api.client.delete(f"{members}/kunde-7", headers=key)
 
+    # The other client's token is still on its way.
+    assert len(await api.owner.fetch("DELETE FROM login_tokens RETURNING hash")) == 1
     audit = str(await api.owner.fetch("SELECT * FROM audit_log")).lower()
     assert "member.create" in audit
     assert f"member:{UUID(anna['id'])}" in audit

@@ -11,8 +11,15 @@ NAMES_NOTHING: Final = {"redeem", "redemptions", "GetCampaign"}
 """The examples of these operations name a batch or a campaign that does not exist."""
 CREATE: Final = {
     "createBatch": "batch_id", "createCampaign": "campaign_id", "createClient": "client_id", "createCoupon": "code",
-    "createProgram": "program", "createMember": "member",
+    "createProgram": "program", "createMember": "member", "earnPoints": "earned",
+    "spendPoints": "entry", "holdPoints": "hold_id",
 }  # fmt: skip
+
+
+def _id_of(name: str, created: dict[str, Any]) -> str:
+    if name in ("earnPoints", "spendPoints", "holdPoints"):
+        created = created["hold" if name == "holdPoints" else "entry"]
+    return str(created["code" if name == "createCoupon" else "id"])
 
 
 async def test_the_api_accepts_the_example_of_every_request(api: Api) -> None:
@@ -39,6 +46,6 @@ async def test_the_api_accepts_the_example_of_every_request(api: Api) -> None:
         answers[name] = response.status_code
         if name in CREATE:
             created = response.json()
-            found[CREATE[name]] = created["code" if name == "createCoupon" else "id"]
+            found[CREATE[name]] = _id_of(name, created)
     refused = {name: status for name, status in answers.items() if status >= 300}
     assert refused == dict.fromkeys(NAMES_NOTHING, 404)

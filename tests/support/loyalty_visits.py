@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from issuer.http.loyalty.entries import ENTRIES_PATH
+from issuer.http.loyalty.holds import HOLD_PATH, HOLDS_PATH
 from issuer.http.loyalty.requests import MEMBER_PATH, MEMBERS_PATH, PROGRAM_PATH, PROGRAMS_PATH
+from issuer.http.loyalty.reversals import REFUNDS_PATH, REVERSE_PATH
+from issuer.instants import LAST
 from issuer.loyalty.member_store import create_member
+from issuer.loyalty.operations import Adjust, Earn, OrderRef, PlaceHold, Spend
+from issuer.loyalty.outcome import Applied
 from issuer.loyalty.program_store import create_program
 from issuer.loyalty.terms import parse_terms
 from issuer.reports.formats import Format
@@ -27,7 +33,15 @@ async def make_programs(api: Api, owner: UUID, caller: UUID) -> dict[str, str]:
     mine = await create_program(postgres, caller, "Own points", terms, actor="test")
     member = {"ref": MEMBER_REF, "email": "THEIRS-anna@example.org", "phone": "+442079460958", "name": "THEIRS-Anna"}
     found = await create_member(postgres, theirs, member, actor="test")
-    return {"program": str(theirs.id), "own_program": str(mine.id), "member": str(found.member.id)}
+    execute, hold, released = api.services.loyalty.execute, uuid4(), uuid4()
+    await execute(found.account_id, Adjust(10_000, "test"))
+    order = OrderRef("shop", "THEIRS-ORDER", 100_000)
+    for operation in (Earn(order=order), Spend(100), PlaceHold(hold, 100, LAST), PlaceHold(released, 100, LAST)):
+        assert isinstance(await execute(found.account_id, operation), Applied)
+    return {
+        "program": str(theirs.id), "own_program": str(mine.id), "member": str(found.member.id),
+        "entry": f"{found.account_id}-3", "hold": str(hold), "released": str(released),
+    }  # fmt: skip
 
 
 def of_member(path: str, **body: Any) -> list[Visit]:
@@ -59,6 +73,22 @@ LOYALTY_VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", MEMBER_PATH + "/export"): of_member(MEMBER_PATH + "/export"),
     ("GET", PROGRAM_PATH + "/stats"): [Visit(REFUSED, _PROGRAM + "/stats")],
     **{("GET", f"/api/v1/reports/{name}"): points_reports(name) for name in ("points", "members")},
+    ("GET", ENTRIES_PATH): of_member(ENTRIES_PATH),
+    ("POST", MEMBER_PATH + "/earn"): [
+        *of_member(MEMBER_PATH + "/earn", points=5),
+        *of_member(MEMBER_PATH + "/earn", amount="5.00", order_id="THEIRS-NEW"),
+    ],
+    ("POST", MEMBER_PATH + "/spend"): of_member(MEMBER_PATH + "/spend", points=5),
+    ("POST", MEMBER_PATH + "/adjust"): of_member(MEMBER_PATH + "/adjust", points=5, reason="test"),
+    ("POST", HOLDS_PATH): of_member(HOLDS_PATH, points=5),
+    ("POST", HOLD_PATH + "/capture"): [Visit(REFUSED, _MEMBER + "/holds/{hold}/capture", json={"points": 50})],
+    ("POST", HOLD_PATH + "/release"): [Visit(REFUSED, _MEMBER + "/holds/{released}/release")],
+    ("POST", REVERSE_PATH): [Visit(REFUSED, _MEMBER + "/entries/{entry}/reverse", json={"points": 5})],
+    ("POST", REFUNDS_PATH): [
+        Visit(
+            REFUSED, _PROGRAM + "/refunds", json={"source": "shop", "order_id": "THEIRS-ORDER", "amount_refunded": "1"}
+        ),
+    ],
     # Last: nothing is left of the member.
     ("DELETE", MEMBER_PATH): of_member(MEMBER_PATH),
 }

@@ -48,6 +48,9 @@ class TenantWorld:
     program: str
     own_program: str
     member: str
+    entry: str
+    hold: str
+    released: str
 
     coupon: str = "THEIRS-COUPON"
     code: str = "THEIRS-1"
@@ -70,12 +73,12 @@ class TenantWorld:
     def unknown(self) -> TenantWorld:
         """Return the same world with ids and codes that do not exist in the place of those of the owner."""
         owner, theirs, customer = uuid4(), uuid4(), uuid4()
-        job, campaign, public_campaign, program, member = (str(uuid4()) for _ in range(5))
+        job, campaign, public_campaign, program, member, hold = (str(uuid4()) for _ in range(6))
         return replace(
             self, owner=owner, theirs=theirs, customer=customer, job=job, campaign=campaign,
             public_campaign=public_campaign, consumption=consumption_id(7, 7, uuid4().hex), coupon="UNKNOWN-COUPON",
             code="UNKNOWN-1", shared_code="UNKNOWN-SHARED-1",
-            program=program, member=member,
+            program=program, member=member, hold=hold, released=hold, entry="777-3",
         )  # fmt: skip
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from issuer.http.loyalty import members, programs, stats
+from issuer.http.loyalty import entries, holds, members, points, programs, reversals, stats
 from issuer.http.operations import Operation
 
-LOYALTY: Final[tuple[Operation, ...]] = (*programs.OPERATIONS, *stats.OPERATIONS, *members.OPERATIONS)
+LOYALTY: Final[tuple[Operation, ...]] = (
+    *programs.OPERATIONS,
+    *stats.OPERATIONS,
+    *members.OPERATIONS,
+    *points.OPERATIONS,
+    *holds.OPERATIONS,
+    *reversals.OPERATIONS,
+    *entries.OPERATIONS,
+)

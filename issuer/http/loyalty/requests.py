@@ -48,7 +48,7 @@ async def member_of(context: RequestContext, program: Program, *, erased: bool =
 
 
 def actor_of(context: RequestContext) -> Actor:
-    """Return who asks, as the entries of an operation record it."""
+    """Return the caller as the entries of an operation record it."""
     key, idempotency_key = context.caller.key, context.idempotency.key
     return Actor(
         None if key is None else key.id,
@@ -86,6 +86,8 @@ async def executed(
     """Execute an operation; one that is only tried keeps no answer. Raises ProblemError for a refusal."""
     keeps = context.idempotency.key is not None and not context.dry_run
     act = KeyedAct(context.idempotency, show) if keeps else None
+    # The executor has one connection for all: requests that share a transaction must not wait for slots.
+    await context.end_slot()
     outcome = await context.services.loyalty.execute(
         account_id, operation, actor=actor_of(context), act=act or UNKEPT, dry_run=context.dry_run
     )

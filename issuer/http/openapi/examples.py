@@ -21,7 +21,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "ClientChange": {"name": "Band 42 (Tokyo)"},
     "CouponChange": {"availability_count": 200, "expiry_date": "2031-01-31"},
     "CreateCampaignRequest": {"name": "Night market", "total": 50, "startTime": "2026-06-01T11:00:00Z"},
-    "Earn": {"amount": "12.50", "currency": "EUR", "order_id": "A-1001", "source": "shop"},
+    "Earn": {"amount": "142.50", "currency": "EUR", "order_id": "A-1001", "source": "shop"},
     "EntryReversal": {"points": 10, "reason": "returned"},
     "Generation": {"count": 100, "client_id": _CLIENT, "length": 10, "prefix": "SUMMER-"},
     "MemberChange": {"phone": "+44 20 7946 0958", "marketing": True},

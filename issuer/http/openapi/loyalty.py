@@ -153,4 +153,65 @@ def _member_paths() -> dict[str, Schema]:
 
 
 def _points_paths() -> dict[str, Schema]:
-    return {}
+    entry = {
+        "name": "entry", "in": "path", "required": True, "description": "Id of an entry of the member",
+        "schema": {"type": "string", "examples": ["12-3"]},
+    }  # fmt: skip
+    of_member = [_PROGRAM, _MEMBER]
+    of_hold = [*of_member, path_parameter("hold_id")]
+    refund = "Refunds of an order are cumulative: ten of 1 take as much as one of 10. What is spent already is a debt, "
+    refund += "or written off, as the terms say. "
+    return {
+        MEMBER + "/entries": {
+            "parameters": of_member,
+            "get": operation(
+                _TAG, "List the entries of a member", {200: ok("A page, newest first", ref("PointsEntryPage"))}, 404,
+                409, operationId="listEntries", parameters=PAGED,
+                description="Behind them those of members that were merged into it. " + _ANY,
+            ),
+        },
+        MEMBER + "/earn": {
+            "parameters": of_member,
+            "post": _posted(
+                "Earn points", "Earn", "earnPoints",
+                "`points`, or what an order earns: `amount` and `order_id`. An order earns once, without a limit of "
+                "time; with another amount it is a 409 `order_differs`. " + _TILL,
+            ),
+        },
+        MEMBER + "/spend": {
+            "parameters": of_member,
+            "post": _posted("Spend points", "Spend", "spendPoints", "All of them or none, the soonest expiry first. "
+                            "A 403 `insufficient_points` has `available`, `required` and `debt`. " + _TILL),
+        },
+        MEMBER + "/adjust": {
+            "parameters": of_member,
+            "post": _posted("Adjust points", "Adjustment", "adjustPoints",
+                            "Adds points, or takes them; the entry has the reason."),
+        },
+        MEMBER + "/holds": {
+            "parameters": of_member,
+            "post": _posted("Hold points", "NewHold", "holdPoints",
+                            "Reserves points until they are captured, released, or the hold expires. " + _TILL,
+                            answer="PostedHold"),
+        },
+        MEMBER + "/holds/{hold_id}/capture": {
+            "parameters": of_hold,
+            "post": _posted("Capture a hold", "Capture", "captureHold", "Once. What is not captured is released. "
+                            + _TILL, status=200, needs_body=False),
+        },
+        MEMBER + "/holds/{hold_id}/release": {
+            "parameters": of_hold,
+            "post": _posted("Release a hold", "", "releaseHold", "Once. Its points keep their expiry. " + _TILL,
+                            status=200),
+        },
+        MEMBER + "/entries/{entry}/reverse": {
+            "parameters": [*of_member, entry],
+            "post": _posted("Reverse an entry", "EntryReversal", "reverseEntry",
+                            "The earn of an order by `amount_refunded`, a spend by `points`; the rest without both. "
+                            + refund + _TILL, needs_body=False),
+        },
+        PROGRAMS + "/{program}/refunds": {
+            "parameters": [_PROGRAM],
+            "post": _posted("Refund an order", "Refund", "refundOrder", refund + _TILL),
+        },
+    }  # fmt: skip

@@ -85,6 +85,7 @@ TITLES: Final[dict[str, str]] = {
     "holds_open": "The account has open holds",
     "order_differs": "The order is known with another amount or member",
     "order_not_found": "The order is not known",
+    "refund_above_order": "The refund is above what is left of the order",
     "no_earn_rate": "The terms have no earn rate",
     "reason_needed": "A reason is needed",
     "move_settled": "The purchase or transfer is settled",

@@ -1,0 +1,72 @@
+"""`issuer loyalty`, with the answers and the audit entries of the HTTP routes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from issuer.settings import Settings
+from tests.support.command import CommandInProcess
+
+
+@pytest.fixture
+def loyalty(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandInProcess:
+    return CommandInProcess(settings, tmp_path, monkeypatch, "loyalty")
+
+
+def test_an_operator_runs_a_program_from_its_terms_to_the_erasure_of_a_member(
+    loyalty: CommandInProcess, settings: Settings
+) -> None:
+    clients = CommandInProcess(settings, loyalty.directory, loyalty.monkeypatch, "clients")
+    assert clients("create", "tea-house").status == 0
+    terms = '{"earn":{"points":1,"per":"1.00","currency":"GBP"},"min_spend":5}'
+    words = ("--name", "Tea club", "--client", "tea-house", "--timezone", "Europe/London", "--terms", terms, "--json")
+    program = loyalty("programs", "create", *words).json
+    assert program["terms"]["min_spend"] == 5
+    changed = loyalty("programs", "change", "Tea club", "--terms", '{"min_spend":2}', "--json").json
+    assert (changed["terms_number"], changed["terms"]) == (2, {**program["terms"], "min_spend": 2})
+    row = loyalty("programs", "list").out.splitlines()[1].split()
+    assert row == ["Tea", "club", "points", "active", "2", "Europe/London", "tea-house", program["id"]]
+
+    anna = loyalty(
+        "members", "create", "Tea club", "--ref", "c-7", "--name", "Anna", "--email", "a@example.org", "--json"
+    )
+    assert loyalty("members", "show", "Tea club", "c-7", "--json").json == anna.json
+    assert loyalty("members", "change", program["id"], "c-7", "--email", "", "--json").json["email"] is None
+    taken = loyalty("members", "create", "Tea club", "--ref", "c-7")
+    assert (taken.status, taken.err) == (2, "error: another member has this ref\n")
+
+    entries = ("entries", "earn", "Tea club", "c-7", "30")
+    assert loyalty(*entries, "--dry-run").out == "entry 1-1: earn 30; available would be 30, debt 0\n"
+    assert loyalty(*entries).out == "entry 1-1: earn 30; available is 30, debt 0\n"
+    refused = loyalty("entries", "spend", "Tea club", "c-7", "31")
+    assert (refused.status, refused.err) == (1, "error: insufficient points: 30 available, debt 0\n")
+    assert loyalty("entries", "spend", "Tea club", "c-7", "10", "--json").json["balance"]["available"] == 20
+    adjusted = loyalty("entries", "adjust", "Tea club", "c-7", "--reason", "counted twice", "--", "-25")
+    assert adjusted.status == 1
+    as_debt = ("--reason", "counted twice", "--allow-debt", "--", "-25")
+    assert loyalty("entries", "adjust", "Tea club", "c-7", *as_debt).out.endswith("available is 0, debt 5\n")
+    listed = loyalty("entries", "list", "Tea club", "c-7", "--json").json
+    assert [(entry["op"], entry["change"]) for entry in listed] == [("adjust_down", -25), ("spend", -10), ("earn", 30)]
+    assert loyalty("members", "list", "Tea club", "-q", "ann").out.splitlines()[1].split()[:6] == [
+        "Anna", "c-7", "-", "0", "0", "5",
+    ]  # fmt: skip
+    stats = loyalty("programs", "stats", "Tea club", "--json").json
+    assert (stats["total"]["earned"], stats["redemption_rate"], stats["debts"]["points"]) == (30, "0.3333", 5)
+    exported = loyalty("programs", "export", "--program", "Tea club", "--format", "ndjson")
+    assert exported.out.count('"entry_id"') == 3
+    assert loyalty("members", "erase", "Tea club", "c-7", "--yes").out == f"member {anna.json['id']} is erased\n"
+    assert loyalty("members", "show", "Tea club", "c-7").status == 2
+
+
+def test_invalid_input_exits_with_2_and_says_what_is_wrong(loyalty: CommandInProcess) -> None:
+    for words, what in (
+        (("programs", "create", "--name", "Tea"), "give --client, or set ISSUER_DEFAULT_CLIENT"),
+        (("programs", "show", "Tea"), "no program has the name or id 'Tea'"),
+        (("programs", "create", "--name", "T", "--client", "unknown"), "issuer clients create unknown"),
+        (("members", "list", "Tea"), "issuer loyalty programs list"),
+    ):
+        done = loyalty(*words)
+        assert (done.status, done.out) == (2, "")
+        assert what in done.err
