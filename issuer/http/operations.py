@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -34,6 +35,10 @@ DRY_RUN: Final = "dry_run"
 """The query parameter of a write that is only tried, and with a hyphen the header of its answer."""
 
 
+async def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class RequestContext:
     """One request to one operation."""
@@ -43,6 +48,8 @@ class RequestContext:
     caller: Caller
     idempotency: Idempotency
     dry_run: bool = False
+    end_slot: Callable[[], Awaitable[None]] = _nothing
+    """Release the slot of this request before its handler is done: what follows needs no connection of its own."""
 
     def act(self, show: Callable[[Result], Awaitable[Response]]) -> KeyedAct[Result] | DryAct[Result]:
         """Return the act of this request. `show` returns the response to its result."""
@@ -129,11 +136,10 @@ class PathOperations:
         caller = await admit(request, services, operation.access)
         # After the admission: a caller without a valid key is a 401, whatever the size of its body.
         refuse_announced(scope, limit)
-        if operation.takes_slot:
-            async with services.operation(caller.tenant):
-                response = await _answer(operation, request, services, caller)
-        else:
-            response = await _answer(operation, request, services, caller)
+        async with AsyncExitStack() as slot:
+            if operation.takes_slot:
+                await slot.enter_async_context(services.operation(caller.tenant))
+            response = await _answer(operation, request, services, caller, slot.aclose)
         await response(scope, receive, send)
 
 
@@ -153,7 +159,13 @@ async def _digest(request: Request) -> bytes:
     return request_digest(path, request.scope["query_string"], media_type, body)
 
 
-async def _answer(operation: Operation, request: Request, services: Services, caller: Caller) -> Response:
+async def _answer(
+    operation: Operation,
+    request: Request,
+    services: Services,
+    caller: Caller,
+    end_slot: Callable[[], Awaitable[None]],
+) -> Response:
     """Return the response of the handler, or the one that is kept for the request's Idempotency-Key."""
     if not operation.page:
         check_query(request, operation.parameters, lenient=operation.lenient)
@@ -166,7 +178,7 @@ async def _answer(operation: Operation, request: Request, services: Services, ca
         if key is not None and not operation.upload:
             idempotency.digest = await _digest(request)
             await idempotency.check()
-        response = await operation.handler(RequestContext(request, services, caller, idempotency, dry_run))
+        response = await operation.handler(RequestContext(request, services, caller, idempotency, dry_run, end_slot))
     except AlreadyAnsweredError as done:
         return replay(done.answer)
     except DryRunError as tried:
