@@ -228,6 +228,12 @@ class Settings(BaseSettings):
     dead_letter_retention_days: int = Field(
         30, ge=1, description="Days after which a dead letter that was resolved is removed"
     )
+    hook_retention_days: int = Field(
+        90,
+        ge=1,
+        description="Days after which a delivery of a shop is removed, and for which orders wait for their customers "
+        "to join",
+    )
     metrics_dir: Path | None = Field(
         None,
         description="Directory in which the API processes of one host add up their counters for /metrics; "

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from issuer.http.auth import Access, Caller, admit, find_key
 from issuer.http.edge.header_fields import header_fields
+from issuer.http.edge.limits import MAX_DELIVERY_BYTES
 from issuer.http.fields import check_query
 from issuer.http.idempotency import (
     AlreadyAnsweredError,
@@ -29,6 +30,7 @@ from issuer.http.problems.failures import problem_of
 from issuer.http.problems.problem import ProblemError, invalid, not_ready, status_problem
 from issuer.http.security_log import LOGGED
 from issuer.http.services import Services
+from issuer.settings import Settings
 
 Result = TypeVar("Result")
 DRY_RUN: Final = "dry_run"
@@ -78,6 +80,7 @@ class Operation:
     too, and no answer of it is kept.
     `takes_slot`: requests share the connections of the pool, so each holds a slot of operations until its handler is
     done. False for what may take long, needs no Postgres, or must be answered whatever the others do.
+    `delivery`: a shop sends it, signed instead of with a key; it may be large, and counts once by an id of its own.
     """
 
     method: str
@@ -90,6 +93,7 @@ class Operation:
     page: bool = False
     takes_slot: bool = True
     hot: bool = False
+    delivery: bool = False
     tries: bool = False
 
     @property
@@ -99,7 +103,13 @@ class Operation:
 
     @property
     def keeps_answers(self) -> bool:
-        return self.method == "POST" and not self.hot and not self.page
+        return self.method == "POST" and not self.hot and not self.page and not self.delivery
+
+    def max_bytes(self, settings: Settings) -> int:
+        """Return the largest body of a request."""
+        if self.delivery:
+            return max(settings.max_body_bytes, MAX_DELIVERY_BYTES)
+        return settings.max_upload_bytes if self.upload else settings.max_body_bytes
 
 
 class PathOperations:
@@ -130,8 +140,7 @@ class PathOperations:
     async def _serve(
         self, operation: Operation, services: Services, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        settings = services.settings
-        limit = settings.max_upload_bytes if operation.upload else settings.max_body_bytes
+        limit = operation.max_bytes(services.settings)
         request = Request(scope, _bounded(receive, limit), send)
         caller = await admit(request, services, operation.access)
         # After the admission: a caller without a valid key is a 401, whatever the size of its body.
@@ -167,7 +176,7 @@ async def _answer(
     end_slot: Callable[[], Awaitable[None]],
 ) -> Response:
     """Return the response of the handler, or the one that is kept for the request's Idempotency-Key."""
-    if not operation.page:
+    if not operation.page and not operation.delivery:
         check_query(request, operation.parameters, lenient=operation.lenient)
     dry_run = operation.tries and _is_dry_run(request)
     # What is only tried keeps no answer, so that its key is free for the request that is meant.

@@ -15,6 +15,7 @@ class SlotKind(StrEnum):
     OPERATIONS = "operations"
     STREAMS = "streams"
     CONNECTIONS = "connections"
+    HOOKS = "hooks"
 
 
 class SlotRefusal(StrEnum):

@@ -13,6 +13,8 @@ from issuer.access import audit
 from issuer.ids import parse_uuid
 from issuer.loyalty.account import AccountState, open_account
 from issuer.loyalty.balances import read_balance
+from issuer.loyalty.hooks.customer_keys import customer_keys
+from issuer.loyalty.hooks.inbox import release_for_member
 from issuer.loyalty.member import (
     InvalidMemberError,
     Member,
@@ -101,6 +103,7 @@ async def create_member_in(
     member = await _read(connection, member_id)
     await _record(connection, member, "member.create", actor, {"program": str(program.id), "set": sorted(given)})
     account_id = await open_account(connection, program, member_id)
+    await release_for_member(connection, customer_keys(member.client_id, email=member.email, ref=ref), member_id)
     return MemberWithBalance(member, account_id, AccountState(account_id))
 
 
@@ -144,6 +147,9 @@ async def change_member(
         if after != before or "marketing" in given:
             await _update(connection, after, says_marketing="marketing" in given)
             await _record(connection, after, "member.change", actor, {"set": sorted(given)})
+            await release_for_member(
+                connection, customer_keys(after.client_id, email=after.email, ref=after.ref), after.id
+            )
         balance = await read_balance(connection, program, found.account_id)
         changed = MemberWithBalance(await _read(connection, before.id), found.account_id, balance)
         await act.keep(connection, changed)

@@ -12,6 +12,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from issuer.instants import show_instant
+from issuer.loyalty.hooks.customer_keys import KEY_SQL
+from issuer.loyalty.hooks.inbox import FORGOTTEN
 from issuer.loyalty.member import Member, member_from_row
 from issuer.storage.postgres import AnyConnection
 
@@ -33,6 +35,10 @@ class Trace:
 _ADDRESSED: Final = """
 (t.member_id = ANY (who.members) OR t.email_folded = ANY (who.emails)) AND t.program_id IN (
   SELECT p.id FROM loyalty_programs p JOIN members m ON m.client_id = p.client_id WHERE m.id = ANY (who.members))"""
+
+_IN_INBOX: Final = f"""i.member_id = ANY (who.members) OR i.customer_keys && ARRAY(
+  SELECT {KEY_SQL} FROM members m, LATERAL (VALUES ('email', m.email_folded), ('ref', m.ref)) AS n (name, value)
+  WHERE m.id = ANY (who.members) AND n.value IS NOT NULL)"""
 
 TRACES: Final = (
     Trace(
@@ -83,6 +89,12 @@ TRACES: Final = (
         " WHERE m.id = ANY (who.members)",
         "DELETE FROM customers c USING who, members m"
         " WHERE m.id = ANY (who.members) AND c.client_id = m.client_id AND c.text = m.ref",
+    ),
+    Trace(
+        "shop_deliveries",
+        f"SELECT i.topic, i.order_id, i.received_at, i.state, i.note FROM who, hook_inbox i WHERE {_IN_INBOX}"
+        " ORDER BY i.id",
+        f"UPDATE hook_inbox AS i SET {FORGOTTEN} FROM who WHERE ({_IN_INBOX}) AND i.topic <> 'customers/redact'",
     ),
     # An answer may have the member as it was. A repeat of its request is refused once the member is erased.
     Trace(

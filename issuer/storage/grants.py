@@ -57,7 +57,7 @@ TABLES: Final = {
     "redemptions":      Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "consumptions":     Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     # The erasure of a member removes the text.
-    "customers":        Rights("SELECT, INSERT, DELETE",               "SELECT, INSERT"),
+    "customers":        Rights("SELECT, INSERT, DELETE",               "SELECT, INSERT, DELETE"),
     "reversals":        Rights("SELECT, INSERT, UPDATE (returned_at)", "SELECT, UPDATE (returned_at)"),
     "ledger":           Rights("SELECT",                               "SELECT"),
     "dead_letters":     Rights(_LETTERS,                               _LETTERS),
@@ -68,11 +68,12 @@ TABLES: Final = {
     "workers":          Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
     "task_rows":        Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
     "api_keys":         Rights("SELECT",                               ""),
-    "stored_secrets":   Rights("",                                     ""),
     "sessions":         Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
     "login_tokens":     Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
+    "stored_secrets":   Rights("SELECT, INSERT, UPDATE, DELETE",       ""),
     "kept_answers":     Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
-    "members":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
+    # The worker erases a customer whom a shop asks to erase, if the API has not.
+    "members":          Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
     "loyalty_programs": Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "program_terms":    Rights("SELECT, INSERT",                       "SELECT"),
     "accounts":         Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
@@ -82,6 +83,10 @@ TABLES: Final = {
     "entries":          Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "orders":           Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "moves":            Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
+    "hook_endpoints":   Rights("SELECT, INSERT, UPDATE",               "SELECT"),
+    "hook_inbox":       Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE, DELETE"),
+    "hook_refunds":     Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "hook_taxed_orders": Rights("SELECT, INSERT",                      "SELECT, INSERT"),
     "rewards":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "purchases":        Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "staff":            Rights("SELECT, UPDATE (tries, locked_until)", ""),
@@ -89,7 +94,7 @@ TABLES: Final = {
     "cards":            Rights(_POINTS,                                "SELECT"),
     "audit_log":        Rights("SELECT",                               ""),
     "audit_ends":       Rights("SELECT",                               "SELECT"),
-    "audit_intake":     Rights("INSERT",                               ""),
+    "audit_intake":     Rights("INSERT",                               "INSERT"),
 }  # fmt: skip
 """Tables and views of the schema."""
 

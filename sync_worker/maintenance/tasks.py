@@ -22,6 +22,8 @@ from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.scripts import REMOVE_CONSUMERS
 from issuer.generating import job_runner
 from issuer.ledger.dead_letters import remove_resolved
+from issuer.loyalty.executor import LoyaltyExecutor
+from issuer.loyalty.hooks import inbox
 from issuer.pools import top_up
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
@@ -32,6 +34,7 @@ from issuer.storage.postgres import PostgresUnavailableError, unavailable_transl
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
 from issuer.storage.task_rows import WHOLE_TASK, TaskRows
+from sync_worker.maintenance import hook_inbox
 from sync_worker.worker import BackOff, WorkerProgress, pause
 
 log = structlog.get_logger()
@@ -106,6 +109,7 @@ class MaintenanceTasks:
         self._progress = progress
         self._thorough_at = 0.0
         self._audit_head: AuditHead | None = None
+        self._loyalty = LoyaltyExecutor(stores.postgres, timeout_s=stores.settings.postgres_timeout_s)
 
     def all(self) -> tuple[MaintenanceTask, ...]:
         tasks: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
@@ -113,6 +117,7 @@ class MaintenanceTasks:
             (SYNC, 1.0, self.sync_batches),
             (job_runner.TASK, 0.2, self.generate),
             (tombstones.TASK, 5.0, self.free_ended),
+            (inbox.TASK, 2.0, self.process_inbox),
             ("heartbeat", 1.0, self.report_heartbeat),
             ("remove-consumers", 600.0, self.remove_consumers),
             ("forget-witnesses", 600.0, self.forget_witnesses),
@@ -143,6 +148,9 @@ class MaintenanceTasks:
 
     async def free_ended(self) -> None:
         await tombstones.free_ended_batches(self._stores, self._rows)
+
+    async def process_inbox(self) -> None:
+        await hook_inbox.process_inbox(self._stores, self._loyalty, self._rows)
 
     async def report_heartbeat(self) -> None:
         """Write the row in `workers` that shows that this worker runs, and how far the ledger is behind."""
@@ -182,6 +190,8 @@ class MaintenanceTasks:
         for delete_expired in (delete_expired_answers, delete_expired_sessions, delete_expired_tokens):
             while await delete_expired(postgres, EXPIRED_BATCH_SIZE):
                 pass
+        while await inbox.remove_expired_deliveries(postgres, settings.hook_retention_days, EXPIRED_BATCH_SIZE):
+            pass
 
     async def log_audit_head(self) -> None:
         """Log the head of the audit log when it has changed: logs are kept outside of the database."""

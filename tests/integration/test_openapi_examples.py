@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import pytest
+from pydantic import SecretStr
+
+from issuer.access.secrets import new_key
 from issuer.http.openapi.document import document
+from issuer.settings import Settings
 from tests.support.api import Api
 
 NAMES_NOTHING: Final = {"redeem", "redemptions", "GetCampaign"}
@@ -12,7 +17,7 @@ NAMES_NOTHING: Final = {"redeem", "redemptions", "GetCampaign"}
 CREATE: Final = {
     "createBatch": "batch_id", "createCampaign": "campaign_id", "createClient": "client_id", "createCoupon": "code",
     "createProgram": "program", "createMember": "member", "earnPoints": "earned",
-    "spendPoints": "entry", "holdPoints": "hold_id",
+    "spendPoints": "entry", "holdPoints": "hold_id", "createHook": "hook",
 }  # fmt: skip
 
 
@@ -20,6 +25,11 @@ def _id_of(name: str, created: dict[str, Any]) -> str:
     if name in ("earnPoints", "spendPoints", "holdPoints"):
         created = created["hold" if name == "holdPoints" else "entry"]
     return str(created["code" if name == "createCoupon" else "id"])
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"secret_key": SecretStr(new_key())})
 
 
 async def test_the_api_accepts_the_example_of_every_request(api: Api) -> None:

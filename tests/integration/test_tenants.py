@@ -15,8 +15,10 @@ from typing import Any, Final
 import httpx
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
 from issuer.access.api_keys import revoke_key
+from issuer.access.secrets import new_key
 from issuer.contract.keys import limit_key
 from issuer.http.auth import SCOPES, Access
 from issuer.reports.formats import Format
@@ -45,7 +47,8 @@ SOON_EXPIRED_MS: Final = 60_000
 @pytest_asyncio.fixture
 async def api(settings: Settings) -> AsyncIterator[Api]:
     # What is expected of each caller must not depend on how many callers failed before it.
-    async with running_app(settings.model_copy(update={"failed_lookup_limit": "off"})) as running:
+    changes = {"failed_lookup_limit": "off", "secret_key": SecretStr(new_key())}
+    async with running_app(settings.model_copy(update=changes)) as running:
         running.redeemer = running.admin = await running.key("admin", "redeem")
         yield running
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from issuer.http.edge.limits import DELIVERY_PATH
 from issuer.http.loyalty.entries import ENTRIES_PATH
 from issuer.http.loyalty.holds import HOLD_PATH, HOLDS_PATH
+from issuer.http.loyalty.hooks import HOOK_PATH, HOOKS_PATH
 from issuer.http.loyalty.requests import MEMBER_PATH, MEMBERS_PATH, PROGRAM_PATH, PROGRAMS_PATH
 from issuer.http.loyalty.reversals import REFUNDS_PATH, REVERSE_PATH
 from issuer.instants import LAST
@@ -22,6 +24,9 @@ from tests.support.visits import OWN, REFUSED, SILENT, Visit
 PROGRAM_NAME: Final = "Their points"
 MEMBER_REF: Final = "THEIRS-ANNA"
 _TERMS: Final = {"earn": {"points": 1, "per": "1.00", "currency": "EUR"}}
+_HOOK: Final = """
+INSERT INTO hook_endpoints (id, client_id, program_id, kind, source)
+VALUES (gen_random_uuid(), $2, $1, 'standard', 'THEIRS-shop') RETURNING id"""
 _PROGRAM: Final = PROGRAMS_PATH + "/{program}"
 _MEMBER: Final = _PROGRAM + "/members/{member}"
 
@@ -33,12 +38,14 @@ async def make_programs(api: Api, owner: UUID, caller: UUID) -> dict[str, str]:
     mine = await create_program(postgres, caller, "Own points", terms, actor="test")
     member = {"ref": MEMBER_REF, "email": "THEIRS-anna@example.org", "phone": "+442079460958", "name": "THEIRS-Anna"}
     found = await create_member(postgres, theirs, member, actor="test")
+    hook = await api.owner.fetchval(_HOOK, theirs.id, owner)
     execute, hold, released = api.services.loyalty.execute, uuid4(), uuid4()
     await execute(found.account_id, Adjust(10_000, "test"))
     order = OrderRef("shop", "THEIRS-ORDER", 100_000)
     for operation in (Earn(order=order), Spend(100), PlaceHold(hold, 100, LAST), PlaceHold(released, 100, LAST)):
         assert isinstance(await execute(found.account_id, operation), Applied)
     return {
+        "hook": str(hook),
         "program": str(theirs.id), "own_program": str(mine.id), "member": str(found.member.id),
         "entry": f"{found.account_id}-3", "hold": str(hold), "released": str(released),
     }  # fmt: skip
@@ -47,6 +54,11 @@ async def make_programs(api: Api, owner: UUID, caller: UUID) -> dict[str, str]:
 def of_member(path: str, **body: Any) -> list[Visit]:
     """Return the request for the member of the other client."""
     return [Visit(REFUSED, _MEMBER + path.removeprefix(MEMBER_PATH), json=body or None)]
+
+
+def of_hook(path: str = "") -> list[Visit]:
+    """Return the request for the hook of the other client."""
+    return [Visit(REFUSED, _PROGRAM + "/hooks/{hook}" + path)]
 
 
 def points_reports(name: str) -> list[Visit]:
@@ -89,6 +101,14 @@ LOYALTY_VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
             REFUSED, _PROGRAM + "/refunds", json={"source": "shop", "order_id": "THEIRS-ORDER", "amount_refunded": "1"}
         ),
     ],
+    ("GET", HOOKS_PATH): [Visit(REFUSED, _PROGRAM + "/hooks")],
+    ("POST", HOOKS_PATH): [Visit(REFUSED, _PROGRAM + "/hooks", json={"kind": "standard"})],
+    ("GET", HOOK_PATH): of_hook(),
+    ("POST", HOOK_PATH + "/rotate"): [Visit(REFUSED, _PROGRAM + "/hooks/{hook}/rotate", json={})],
+    ("GET", HOOK_PATH + "/inbox"): of_hook("/inbox"),
+    ("DELETE", HOOK_PATH): of_hook(),
+    # Signed with the secret of the hook; without a signature it is refused with every key.
+    ("POST", DELIVERY_PATH + "{endpoint}"): [],
     # Last: nothing is left of the member.
     ("DELETE", MEMBER_PATH): of_member(MEMBER_PATH),
 }

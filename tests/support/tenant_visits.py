@@ -47,6 +47,7 @@ class TenantWorld:
     public_campaign: str
     program: str
     own_program: str
+    hook: str
     member: str
     entry: str
     hold: str
@@ -75,7 +76,7 @@ class TenantWorld:
         owner, theirs, customer = uuid4(), uuid4(), uuid4()
         job, campaign, public_campaign, program, member, hold = (str(uuid4()) for _ in range(6))
         return replace(
-            self, owner=owner, theirs=theirs, customer=customer, job=job, campaign=campaign,
+            self, hook=str(uuid4()), owner=owner, theirs=theirs, customer=customer, job=job, campaign=campaign,
             public_campaign=public_campaign, consumption=consumption_id(7, 7, uuid4().hex), coupon="UNKNOWN-COUPON",
             code="UNKNOWN-1", shared_code="UNKNOWN-SHARED-1",
             program=program, member=member, hold=hold, released=hold, entry="777-3",

@@ -13,6 +13,9 @@ from issuer.http.wire import EVERY_ANSWER
 from issuer.settings import Settings
 
 UPLOAD_PATH: Final = "/api/v1/codes/upload"
+DELIVERY_PATH: Final = "/hooks/"
+"""What the paths of deliveries of shops begin with."""
+MAX_DELIVERY_BYTES: Final = 1_048_576
 
 MIN_BODY_RATE: Final = 16_384
 """Bytes per second at which a body must arrive on average, after the first `receive_timeout_s`."""
@@ -59,6 +62,8 @@ class EdgeLimits:
     def max_body_bytes_of(self, url: bytes) -> int:
         """Return the largest body that the path of this request target takes."""
         path = url.partition(b"?")[0].decode("ascii", "replace")
+        if path.startswith(DELIVERY_PATH):
+            return max(self.max_body_bytes, MAX_DELIVERY_BYTES)
         return self.max_body_bytes_by_path.get(path, self.max_body_bytes)
 
 

@@ -24,6 +24,8 @@ MAX_LISTS: Final = 3
 LOAD_WAIT_S: Final = 30.0
 """Longest wait for the slot of a load."""
 MAX_WAITING_OF_TENANT: Final = 256
+MAX_DELIVERIES: Final = 16
+"""Deliveries of shops that are received at the same time."""
 
 Tenant = tuple[Hashable, ...]
 """The tenant, and within it, where one tenant serves many, on whose behalf: each has its share of the one before."""
@@ -166,6 +168,7 @@ class Slots:
     operations: FairSlots
     streams: FairSlots
     streams_of_address: FairSlots
+    hooks: FairSlots
 
     @classmethod
     def of(cls, settings: Settings, count: CountRefusal) -> Slots:
@@ -178,6 +181,7 @@ class Slots:
             operations=FairSlots(SlotKind.OPERATIONS, settings.postgres_pool_size - 1, count, retry_after_s=1),
             streams=FairSlots(SlotKind.STREAMS, settings.max_event_streams, count),
             streams_of_address=FairSlots(SlotKind.STREAMS, settings.max_event_streams, count),
+            hooks=FairSlots(SlotKind.HOOKS, MAX_DELIVERIES, count, retry_after_s=5),
         )
 
 

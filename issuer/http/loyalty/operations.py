@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from issuer.http.loyalty import entries, holds, members, points, programs, reversals, stats
+from issuer.http.loyalty import deliveries, entries, holds, hooks, members, points, programs, reversals, stats
 from issuer.http.operations import Operation
 
 LOYALTY: Final[tuple[Operation, ...]] = (
@@ -15,4 +15,6 @@ LOYALTY: Final[tuple[Operation, ...]] = (
     *holds.OPERATIONS,
     *reversals.OPERATIONS,
     *entries.OPERATIONS,
+    *hooks.OPERATIONS,
+    *deliveries.OPERATIONS,
 )

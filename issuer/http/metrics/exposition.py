@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from issuer.contract.outcomes import Outcome
+from issuer.http.metrics.hook_outcome import HookOutcome
 from issuer.http.metrics.store_metrics import StoreMetrics
 from issuer.http.metrics.tally import BOUNDS_S, OutcomeCounts
 from issuer.http.slot_kinds import SlotKind, SlotRefusal
@@ -40,6 +41,7 @@ NAMES: Final = {
     "issuer_redeem_seconds": "Time to the response of a redeem, IssueCoupon or coupon use request",
     "issuer_rate_limited_total": "Requests refused by a rate limit, by kind of limit",
     "issuer_slots_refused_total": "Requests without a slot, by kind, and reason: all slots full, or the client's share",
+    "issuer_hook_deliveries_total": "Deliveries of shops, by outcome; unsigned ones were refused",
     "issuer_pool_stock": "Codes of a pool that are not issued yet",
     "issuer_pool_in_redis": "Codes of a pool that are loaded into Redis and not issued yet",
     "issuer_backlog": "Redemptions of a partition that are not in the ledger yet",
@@ -91,6 +93,12 @@ def _counted(counts: OutcomeCounts) -> Iterator[Metric]:
     for slot, reason in product(SlotKind, SlotRefusal):
         refused.add_metric([slot, reason], counts.slots.get(f"{slot} {reason}", 0))
     yield refused
+    deliveries = CounterMetricFamily(
+        "issuer_hook_deliveries", NAMES["issuer_hook_deliveries_total"], labels=["outcome"]
+    )
+    for delivered in HookOutcome:
+        deliveries.add_metric([delivered], counts.deliveries.get(delivered, 0))
+    yield deliveries
     seconds = HistogramMetricFamily("issuer_redeem_seconds", NAMES["issuer_redeem_seconds"])
     buckets, below = [], 0
     for bound, count in zip([*map(str, BOUNDS_S), "+Inf"], counts.buckets, strict=True):

@@ -35,25 +35,26 @@ class OutcomeCounts:
     """Requests by outcome and a histogram of their durations in seconds, with one bucket more than BOUNDS_S.
 
     `limited`: requests refused by a rate limit, by kind of limit. `slots`: those refused because there was no slot, by
-    kind of slot and reason.
+    kind of slot and reason. `deliveries`: those of shops, by outcome.
     """
 
     outcomes: dict[str, int] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
+    deliveries: dict[str, int] = field(default_factory=dict)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     seconds: float = 0.0
 
     def add(self, other: Mapping[str, object]) -> None:
         """Add the content of a file. Raises KeyError, TypeError or ValueError if it is not a tally."""
-        outcomes, limited, slots = other["outcomes"], other["limited"], other["slots"]
         buckets, seconds = other["buckets"], other["seconds"]
-        if not isinstance(outcomes, dict) or not isinstance(limited, dict) or not isinstance(slots, dict):
-            raise TypeError("not a tally")
+        counted = [(getattr(self, name), other[name]) for name in ("outcomes", "limited", "slots", "deliveries")]
         if not isinstance(buckets, list) or not isinstance(seconds, float | int):
             raise TypeError("not a tally")
         sums = [own + added for own, added in zip(self.buckets, buckets, strict=True)]
-        for totals, additions in ((self.outcomes, outcomes), (self.limited, limited), (self.slots, slots)):
+        for totals, additions in counted:
+            if not isinstance(additions, dict):
+                raise TypeError("not a tally")
             for name, count in additions.items():
                 totals[name] = totals.get(name, 0) + count
         self.buckets = sums
@@ -101,6 +102,10 @@ class Tally:
         """Count a request for which there was no slot of this kind."""
         name = f"{kind} {reason}"
         self._own.slots[name] = self._own.slots.get(name, 0) + 1
+
+    def count_delivery(self, outcome: str) -> None:
+        """Count a delivery of a shop."""
+        self._own.deliveries[outcome] = self._own.deliveries.get(outcome, 0) + 1
 
     def write(self) -> None:
         """Replace the file atomically: a reader sees either the old counters or the new ones."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from issuer import __version__
 from issuer.http.openapi.campaigns import campaign_paths, coupon_service_paths
 from issuer.http.openapi.clients import client_paths
 from issuer.http.openapi.coupons import coupon_paths
+from issuer.http.openapi.hooks import hook_paths
 from issuer.http.openapi.loyalty import loyalty_paths
 from issuer.http.openapi.operating import operating_paths
 from issuer.http.openapi.parts import (
@@ -118,10 +122,14 @@ def _upload() -> Schema:
     )  # fmt: skip
 
 
+_NO_KEY: Final = re.compile("CouponService|^/hooks/")
+"""Paths of requests that keep no answer for an Idempotency-Key, or describe it themselves."""
+
+
 def _keyed_paths() -> dict[str, Schema]:
     """Return all paths. Every POST takes an Idempotency-Key; the coupon service states which of its methods do."""
     return {
-        path: {**item, "post": keeping(item["post"])} if "post" in item and "CouponService" not in path else item
+        path: {**item, "post": keeping(item["post"])} if "post" in item and not _NO_KEY.search(path) else item
         for path, item in _paths().items()
     }
 
@@ -171,6 +179,7 @@ def _paths() -> dict[str, Schema]:
         },
         **coupon_paths(),
         **loyalty_paths(),
+        **hook_paths(),
         **report_paths(),
         **operating_paths(),
     }  # fmt: skip

@@ -32,6 +32,8 @@ EXAMPLES: Final[dict[str, Any]] = {
     },
     "NewCampaign": {"name": "Night market", "total": 50, "starts_at": "2026-06-01T20:00:00+09:00", "public": True},
     "NewClient": {"id": "band-42", "name": "Band 42"},
+    "HookRotation": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
+    "NewHook": {"kind": "standard", "keeps_unknown": True},
     "NewHold": {"points": 50, "reason": "checkout"},
     "NewMember": {"ref": "kunde-7", "email": "anna@example.org", "name": "Anna", "locale": "de-AT", "marketing": False},
     "NewProgram": {

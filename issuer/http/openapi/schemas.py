@@ -9,6 +9,7 @@ from issuer.http.openapi.campaign_schemas import CAMPAIGNS
 from issuer.http.openapi.clients import CLIENTS
 from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
+from issuer.http.openapi.hooks import HOOKS
 from issuer.http.openapi.loyalty_schemas import FIGURE, LOYALTY
 from issuer.http.openapi.shapes import (
     ATTRIBUTES,
@@ -110,6 +111,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     "Redeemed": shape({"code": CODE, "attributes": ATTRIBUTES}, optional=("attributes",)),
     **COUPONS,
     **LOYALTY,
+    **HOOKS,
     **CLIENTS,
     **BATCHES,
     **CAMPAIGNS,

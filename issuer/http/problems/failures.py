@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
 
+from issuer.access.secrets import SecretKeyError
 from issuer.batches.named import AmbiguousNameError
 from issuer.batches.rules import RulesError
 from issuer.batches.store import (
@@ -39,6 +40,7 @@ from issuer.loading.file_kind import FileKindError
 from issuer.loading.report import NothingLoadedError
 from issuer.loyalty.amounts import InvalidAmountError, OtherCurrencyError
 from issuer.loyalty.executor import PointsBusyError
+from issuer.loyalty.hooks.endpoint import HookExistsError, HookNotFoundError, InvalidHookError
 from issuer.loyalty.member import InvalidMemberError, MemberExistsError, MemberNotFoundError
 from issuer.loyalty.named_programs import AmbiguousProgramError
 from issuer.loyalty.orders import OrderNotFoundError
@@ -152,6 +154,10 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     WorkbookError: lambda error: ProblemError(
         503, "the workbook could not be written", "report_failed", detail=str(error), headers={"Retry-After": "60"}
     ),
+    HookNotFoundError: lambda error: ProblemError(404, str(error), "hook_not_found"),
+    HookExistsError: lambda error: ProblemError(409, str(error), "hook_exists"),
+    InvalidHookError: lambda error: invalid(str(error)),
+    SecretKeyError: lambda error: ProblemError(503, str(error), "secrets_unavailable", headers={"Retry-After": "60"}),
     PoolError: lambda error: not_ready(str(error)),
     RedisUnavailableError: _redis_unavailable,
     UnknownInstallationError: lambda _: not_ready("Postgres has not been reached yet"),

@@ -26,7 +26,6 @@ class ShopCustomer:
     """
 
     email: str | None = None
-    phone: str | None = None
     ref: str | None = None
     card: str | None = None
 
@@ -34,7 +33,7 @@ class ShopCustomer:
         return "ShopCustomer(…)"
 
     def __bool__(self) -> bool:
-        return any((self.email, self.phone, self.ref, self.card))
+        return any((self.email, self.ref, self.card))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,10 @@ class OrderRefunded:
 
 
 @dataclass(frozen=True, slots=True)
-class OrderReduced:
-    """All refunds of an order so far come to `amount`; None: the whole order was refunded or cancelled."""
+class OrderCancelled:
+    """The order was cancelled, or refunded as a whole: what is left of it counts no longer."""
 
     order_id: str
-    amount: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class DataRequested:
     customer: ShopCustomer
 
 
-OrderEvent: TypeAlias = OrderPaid | OrderRefunded | OrderReduced
+OrderEvent: TypeAlias = OrderPaid | OrderRefunded | OrderCancelled
 ShopEvent: TypeAlias = OrderEvent | CustomerErased | DataRequested
 
 MAX_TEXT: Final = 255

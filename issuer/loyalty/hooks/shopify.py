@@ -27,8 +27,8 @@ from issuer.loyalty.hooks.events import (
     CustomerErased,
     DataRequested,
     Delivery,
+    OrderCancelled,
     OrderPaid,
-    OrderReduced,
     OrderRefunded,
     ShopCustomer,
     ShopEvent,
@@ -84,7 +84,7 @@ def _order_cancelled(order: Json) -> ShopEvent | str:
     status = text_of(order, "financial_status")
     if status not in WAS_PAID:
         return f"the order was not paid: its financial_status is {status}"
-    return OrderReduced(id_of(order, "id"))
+    return OrderCancelled(id_of(order, "id"))
 
 
 def _redact(request: Json) -> ShopEvent | str:
@@ -99,7 +99,6 @@ def _customer(values: Json) -> ShopCustomer:
     customer = member(values, "customer")
     return ShopCustomer(
         email=text_of(values, "email") or text_of(customer, "email"),
-        phone=text_of(values, "phone") or text_of(customer, "phone"),
         ref=f"shopify:{id_of(customer, 'id')}" if customer.get("id") is not None else None,
     )
 

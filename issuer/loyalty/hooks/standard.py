@@ -3,7 +3,7 @@
     {"type": "order.paid", "data": {"order_id": "A-1001", "amount": "12.50", "currency": "EUR", "email": "…"}}
     {"type": "order.refunded", "data": {"order_id": "A-1001", "refund_id": "R-1", "amount": "2.50"}}
 
-The customer is named by `email`, `phone`, `ref` or `card`. A refund without an amount is one of the whole order.
+The customer is named by `email`, `ref` or `card`. A refund without an amount is one of the whole order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from issuer.loyalty.hooks.body import ShopBodyError, amount_of, currency_of, id_of, member, parse_body, text_of
-from issuer.loyalty.hooks.events import MAX_TEXT, Delivery, OrderPaid, OrderReduced, OrderRefunded, ShopCustomer
+from issuer.loyalty.hooks.events import MAX_TEXT, Delivery, OrderCancelled, OrderPaid, OrderRefunded, ShopCustomer
 
 
 def read_delivery(headers: Mapping[str, str], raw: bytes) -> Delivery:
@@ -19,9 +19,9 @@ def read_delivery(headers: Mapping[str, str], raw: bytes) -> Delivery:
     body, id_ = parse_body(raw), headers.get("webhook-id", "")
     topic, data = (text_of(body, "type") or "")[:MAX_TEXT], member(body, "data")
     if topic == "order.paid":
-        customer = ShopCustomer(**{name: text_of(data, name) for name in ("email", "phone", "ref", "card")})
+        customer = ShopCustomer(**{name: text_of(data, name) for name in ("email", "ref", "card")})
         if not customer:
-            raise ShopBodyError("data needs one of email, phone, ref and card")
+            raise ShopBodyError("data needs one of email, ref and card")
         amount = amount_of(data, "amount")
         if amount < 0:
             raise ShopBodyError("amount must not be negative")
@@ -29,7 +29,7 @@ def read_delivery(headers: Mapping[str, str], raw: bytes) -> Delivery:
     if topic == "order.refunded":
         order_id = id_of(data, "order_id")
         if data.get("amount") is None:
-            return Delivery(id_, topic, (OrderReduced(order_id),))
+            return Delivery(id_, topic, (OrderCancelled(order_id),))
         amount = amount_of(data, "amount")
         if amount <= 0:
             raise ShopBodyError("amount must be above 0")

@@ -1,7 +1,7 @@
 """Deliveries of WooCommerce, as https://developer.woocommerce.com/docs/apis/rest-api/v3/webhooks/ describes them.
 
-A delivery has the whole order, with all refunds so far. So a delivery that arrives late, or twice, takes nothing back
-that a later one has not taken back already.
+A delivery has the whole order, with all refunds so far. Each refund has an id and counts once, so a delivery that
+arrives late or twice changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from issuer.loyalty.hooks.body import (
     text_of,
     total_of,
 )
-from issuer.loyalty.hooks.events import Delivery, OrderEvent, OrderPaid, OrderReduced, ShopCustomer, ShopKind
+from issuer.loyalty.hooks.events import (
+    Delivery,
+    OrderCancelled,
+    OrderEvent,
+    OrderPaid,
+    OrderRefunded,
+    ShopCustomer,
+    ShopKind,
+)
 from issuer.loyalty.hooks.signatures import SIGNATURE_HEADERS
 
 TOPICS: Final = frozenset({"order.created", "order.updated"})
@@ -50,17 +58,22 @@ def read_delivery(headers: Mapping[str, str], raw: bytes) -> Delivery:
 
 
 def _events(order: Json) -> tuple[OrderEvent, ...]:
+    """Return what an order says. It does not say which part of a refund is tax or shipping: the order's parts count."""
     order_id, status = id_of(order, "id"), text_of(order, "status")
-    total, refunded = amount_of(order, "total"), -total_of(members(order, "refunds"), "total")
+    total, refunds = amount_of(order, "total"), members(order, "refunds")
     amount = max(total - amount_of(order, "total_tax") - amount_of(order, "shipping_total"), Decimal(0))
     if status == "refunded" or (status in ENDED and order.get("date_paid_gmt") is not None):
-        return (OrderReduced(order_id),)
+        return (OrderCancelled(order_id),)
     events: list[OrderEvent] = []
     if status in PAID:
         events.append(OrderPaid(order_id, amount, currency_of(order), _customer(order)))
-    if refunded > 0:
-        # The order does not say which part of a refund is tax or shipping: the parts of the order count.
-        events.append(OrderReduced(order_id, None if refunded >= total else amount * refunded / total))
+    if -total_of(refunds, "total") >= total > 0:
+        events.append(OrderCancelled(order_id))
+    elif total > 0:
+        events += [
+            OrderRefunded(order_id, id_of(refund, "id"), -amount_of(refund, "total") * amount / total)
+            for refund in refunds
+        ]
     return tuple(events)
 
 
@@ -68,7 +81,6 @@ def _customer(order: Json) -> ShopCustomer:
     billing, customer_id = member(order, "billing"), order.get("customer_id")
     return ShopCustomer(
         email=text_of(billing, "email"),
-        phone=text_of(billing, "phone"),
         # 0 is a guest.
         ref=f"woocommerce:{id_of(order, 'customer_id')}" if customer_id not in (None, 0) else None,
     )

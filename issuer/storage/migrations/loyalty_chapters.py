@@ -4,6 +4,7 @@ from typing import Final
 
 from issuer.storage.migrations import (
     cards_schema,
+    hooks_schema,
     loyalty_schema,
     members_schema,
     rewards_schema,
@@ -19,4 +20,5 @@ CHAPTERS: Final = (
     staff_schema.STAFF,
     sessions_schema.SESSIONS,
     cards_schema.CARDS,
+    hooks_schema.HOOKS,
 )
