@@ -90,6 +90,7 @@ class MoveState(StrEnum):
 class AccountState:
     """What decides about an operation. All of it is read under the lock of the account.
 
+    `merged_seq`: the latest entry when a merge moved everything to another account, where it has to be reversed.
     `holds`: the open ones, and those that an operation names. `orders`, `entries`, `reversed`, `moves`: only those that
     an operation names; `reversed`: points of an entry that were reversed before, by its id.
     """
@@ -108,6 +109,7 @@ class AccountState:
     day_earned: int = 0
     day_spent: int = 0
     touched_at: datetime = EPOCH
+    merged_seq: int = 0
     orders: Mapping[OrderKey, Order] = field(default_factory=dict)
     entries: Mapping[EntryId, PointsEntry] = field(default_factory=dict)
     reversed: Mapping[EntryId, int] = field(default_factory=dict)

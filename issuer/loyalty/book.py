@@ -54,6 +54,7 @@ class Book:
         self.reversed = dict(state.reversed)
         self.moves = dict(state.moves)
         self.today: Final = max(local_day(self.now, self.zone), state.day)
+        self.merged_seq = state.merged_seq
         is_new_day = self.today > state.day
         self.day_earned = 0 if is_new_day else state.day_earned
         self.day_spent = 0 if is_new_day else state.day_spent
@@ -132,6 +133,7 @@ class Book:
             day_earned=self.day_earned,
             day_spent=self.day_spent,
             touched_at=self.now,
+            merged_seq=self.merged_seq,
             orders=self.orders,
             reversed=self.reversed,
             moves=self.moves,

@@ -36,7 +36,7 @@ MAX_TERMS: Final = 10_000
 # The rows are locked as they leave the sort, so two transactions never wait for each other.
 _LOCK: Final = """
 SELECT a.id, a.program_id, a.seq, a.available, a.held, a.pending, a.debt, a.lifetime, a.day, a.day_earned, a.day_spent,
-  a.touched_at, p.client_id, p.name, p.unit, p.timezone, p.state, p.terms_number, p.created_at
+  a.touched_at, a.merged_seq, p.client_id, p.name, p.unit, p.timezone, p.state, p.terms_number, p.created_at
 FROM accounts a JOIN loyalty_programs p ON p.id = a.program_id
 WHERE a.id = ANY($1::bigint[]) ORDER BY a.id FOR NO KEY UPDATE OF a"""
 
@@ -113,7 +113,7 @@ class _Parts:
             row["id"], row["seq"], row["available"], row["held"], row["pending"], row["debt"], row["lifetime"],
             tuple(sorted(self.buckets)), tuple(self.pendings), tuple(self.holds),
             row["day"], row["day_earned"], row["day_spent"], row["touched_at"],
-            self.orders, self.entries, self.reversed, self.moves,
+            row["merged_seq"], self.orders, self.entries, self.reversed, self.moves,
         )  # fmt: skip
 
 

@@ -46,8 +46,9 @@ def undo(book: Book, operation: Undo) -> None:
             raise book.refuse(RefusalCode.NOT_REVERSIBLE)
         take_back(book, TakeBack(OrderRef(*entry.order), reason=operation.reason))
         return
-    if entry.op not in (*_DEBITS, *_EARNS) or entry.move_id != operation.move_id:
-        # A purchase is undone with its move only.
+    is_movable = entry.move_id == operation.move_id and entry.seq > book.before.merged_seq
+    if entry.op not in (*_DEBITS, *_EARNS) or not is_movable:
+        # A purchase is undone with its move only, and what a merge has moved is not here any more.
         raise book.refuse(RefusalCode.NOT_REVERSIBLE)
     before = book.reversed.get(entry_id, 0)
     left = entry.points - before

@@ -42,6 +42,7 @@ def _merge_out(book: Book, operation: TransferOut) -> TransferIn:
     debt, book.debt = book.debt, 0
     if debt:
         book.post(EntryOp.DEBT_OUT, debt, **values)
+    book.merged_seq = book.seq
     return TransferIn(operation.move, taken, debt, pendings, lifetime, operation.reason)
 
 

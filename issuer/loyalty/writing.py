@@ -31,9 +31,9 @@ SELECT c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c1
 FROM {rows}""",
     ),
     "changed_accounts": (
-        "bigint bigint bigint bigint bigint bigint bigint date bigint bigint timestamptz timestamptz",
+        "bigint bigint bigint bigint bigint bigint bigint date bigint bigint timestamptz timestamptz bigint",
         """UPDATE accounts a SET seq = c2, available = c3, held = c4, pending = c5, debt = c6, lifetime = c7, day = c8,
-  day_earned = c9, day_spent = c10, due_at = c11, touched_at = c12
+  day_earned = c9, day_spent = c10, due_at = c11, touched_at = c12, merged_seq = c13
 FROM {rows} WHERE a.id = c1""",
     ),
     "put_buckets": (
@@ -59,7 +59,8 @@ ON CONFLICT (earned_by, earned_seq) DO UPDATE SET account_id = excluded.account_
         "uuid bigint bigint bigint timestamptz text text bigint",
         """INSERT INTO points_holds (id, account_id, points, captured, expires_at, state, buckets, seq)
 SELECT c1, c2, c3, c4, c5, c6, c7::jsonb, c8 FROM {rows}
-ON CONFLICT (id) DO UPDATE SET captured = excluded.captured, state = excluded.state""",
+ON CONFLICT (id) DO UPDATE SET captured = excluded.captured, state = excluded.state
+WHERE points_holds.account_id = excluded.account_id""",
     ),
     "new_orders": (
         "uuid text text bigint bigint bigint bigint bigint text",
@@ -129,6 +130,7 @@ class Writes:
         self.add(
             "changed_accounts", after.id, after.seq, after.available, after.held, after.pending, after.debt,
             after.lifetime, after.day, after.day_earned, after.day_spent, after.due_at, after.touched_at,
+            after.merged_seq,
         )  # fmt: skip
         self._add_buckets(after.id, before.buckets, after.buckets)
         pendings = {pending.earned: pending for pending in before.pendings}

@@ -61,6 +61,8 @@ CREATE TABLE accounts (
     due_at          instant NOT NULL DEFAULT '9999-12-30T00:00:00Z',
     -- Of the latest operation. The clock of an account never runs backwards, whatever the host's does.
     touched_at      instant NOT NULL DEFAULT '1970-01-01T00:00:00Z',
+    -- The latest entry when a merge moved everything to another account; 0: none has.
+    merged_seq      bigint NOT NULL DEFAULT 0,
     created_at      instant NOT NULL DEFAULT now(),
     CHECK (debt = 0 OR available = 0)
 ) WITH (fillfactor = 80);
