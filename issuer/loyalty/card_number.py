@@ -11,8 +11,8 @@ from issuer.generating.code_source import CodeSource
 from issuer.generating.luhn import LuhnModN
 
 FORMAT: Final = CodeFormat(length=12, check=True)
-"""11 characters drawn and one to check them. With a million cards one number in 10 ** 10 exists, so that guessing finds
-none within the limit of failed lookups."""
+"""11 characters drawn and one to check them. With a million cards one number in 10 ** 10 exists: within the limit of
+failed lookups none is found by chance."""
 MAX_TYPED: Final = 64
 """Characters of a number that are read, with spaces and hyphens."""
 _GROUP: Final = 4

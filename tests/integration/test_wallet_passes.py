@@ -64,8 +64,8 @@ def test_an_apple_pass_is_whole_and_openssl_verifies_its_signature(keys: WalletK
 
 
 def verify(folder: Path, root: Path) -> subprocess.CompletedProcess[bytes]:
-    command = [str(require("openssl")), "smime", "-verify", "-inform", "DER", "-in", "signature", "-content", "manifest",
-               "-CAfile", str(root), "-purpose", "any"]  # fmt: skip
+    options = "-verify -inform DER -in signature -content manifest -purpose any"
+    command = [str(require("openssl")), "smime", *options.split(), "-CAfile", str(root)]
     return subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
 
 

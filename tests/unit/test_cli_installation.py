@@ -24,6 +24,8 @@ NO_JSON: Final = {
     ("up",),
     ("serve",),
     *((report, "export") for report in ("batches", "coupons", "consumptions", "redemptions")),
+    ("loyalty", "members", "export"),
+    ("loyalty", "programs", "export"),
 }
 """Commands that run until they are stopped, or write a report in the format of --format."""
 VALUES: Final = {
@@ -33,6 +35,7 @@ VALUES: Final = {
     "total": "1",
     "key": "1",
     "bound": "1",
+    "delivery": "1",
 }
 """Valid values of required parameters. The others take any UUID."""
 

@@ -103,7 +103,7 @@ def list_command(program: str = PROGRAM, client: str | None = CLIENT, as_json: b
 
 
 @commands.command()
-def revoke(hook: str = HOOK) -> None:
+def revoke(hook: str = HOOK, as_json: bool = AS_JSON) -> None:
     """Revoke a hook, which is final. What has arrived is processed."""
 
     async def work(stores: Stores) -> HookEndpoint:
@@ -112,7 +112,11 @@ def revoke(hook: str = HOOK) -> None:
 
         return await revoke_endpoint(stores.postgres, await _endpoint(stores, hook), actor=cli_actor())
 
-    typer.echo(f"hook {_run(work).id} is revoked")
+    revoked = _run(work)
+    if as_json:
+        print_json(revoked.to_json())
+    else:
+        typer.echo(f"hook {revoked.id} is revoked")
 
 
 @commands.command()
@@ -152,23 +156,31 @@ def inbox(
 
 
 @commands.command()
-def retry(delivery: int = typer.Argument(..., help="Id of a refused delivery.")) -> None:
+def retry(delivery: int = typer.Argument(..., help="Id of a refused delivery."), as_json: bool = AS_JSON) -> None:
     """Have a refused delivery processed again, for example after the terms were changed."""
     from issuer.loyalty.hooks.inbox import retry_delivery
 
     if not _run(lambda stores: retry_delivery(stores.postgres, delivery)):
         raise InputError(f"delivery {delivery} is not refused, or its content is not kept")
-    typer.echo(f"delivery {delivery} is processed again")
+    if as_json:
+        print_json({"id": delivery, "retried": True})
+    else:
+        typer.echo(f"delivery {delivery} is processed again")
 
 
 @commands.command()
-def settle(delivery: int = typer.Argument(..., help="Id of a delivery in the state asks.")) -> None:
+def settle(
+    delivery: int = typer.Argument(..., help="Id of a delivery in the state asks."), as_json: bool = AS_JSON
+) -> None:
     """Note that you have answered what a delivery asks for, such as a customer's data."""
     from issuer.loyalty.hooks.inbox import settle_request
 
     if not _run(lambda stores: settle_request(stores.postgres, delivery)):
         raise InputError(f"delivery {delivery} asks for nothing")
-    typer.echo(f"delivery {delivery} is settled")
+    if as_json:
+        print_json({"id": delivery, "settled": True})
+    else:
+        typer.echo(f"delivery {delivery} is settled")
 
 
 def _read_secret(from_stdin: bool) -> str | None:

@@ -10,7 +10,7 @@ import typer
 from issuer.cli.export import add_export
 from issuer.cli.loyalty.chosen import CLIENT, MEMBER, PROGRAM, chosen_member, chosen_program, run_checked
 from issuer.cli.options import AS_JSON
-from issuer.cli.output import print_fields, print_json, print_list
+from issuer.cli.output import command_settings, print_fields, print_json, print_list
 from issuer.paging import MAX_LIMIT, Page, all_items
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def erase(
     as_json: bool = AS_JSON,
 ) -> None:
     """Erase the personal data of a member in all programs of the client. Accounts and their entries stay."""
+    command_settings()
     if not yes:
         typer.confirm("Erase the member? Nothing brings its data back.", abort=True, err=True)
 
