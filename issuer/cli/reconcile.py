@@ -25,18 +25,23 @@ def reconcile(
 ) -> None:
     """Check per pool that ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 
-    Also checks that no client has a code more than once. Exit code 0: it all holds; 1: it does not.
+    Also checks that no client has a code more than once and, without --batch, that every points move has its entries
+    and its code. Exit code 0: it all holds; 1: it does not.
     May run while codes are redeemed; changes nothing.
     """
     from issuer.ledger.reconcile import Reconciliation
     from issuer.ledger.reconcile import reconcile as balance
+    from issuer.loyalty.move_audit import MoveProblem, find_wrong_moves
 
-    async def work(stores: Stores) -> Reconciliation:
-        return await balance(stores, batch_id=await any_batch(stores.postgres, batch))
+    async def work(stores: Stores) -> tuple[Reconciliation, list[MoveProblem]]:
+        batch_id = await any_batch(stores.postgres, batch)
+        moves = [] if batch_id is not None else await find_wrong_moves(stores)
+        return await balance(stores, batch_id=batch_id), moves
 
-    result = run(work)
+    result, moves = run(work)
     if as_json:
-        print_json(result.to_json())
+        holds = result.holds and not moves
+        print_json(result.to_json() | {"holds": holds, "moves": [move.to_json() for move in moves]})
     else:
         for pool in result.pools:
             _show(pool)
@@ -45,9 +50,11 @@ def reconcile(
         for code in result.repeated:
             batches = ", ".join(map(str, code.batch_ids))
             typer.echo(f"WRONG client {code.client_id} has the code {code.code!r} more than once: batches {batches}")
+        for move in moves:
+            typer.echo(f"WRONG points move {move.move_id}: {move.problem}")
         wrong = sum(not pool.holds for pool in result.pools)
         typer.echo(f"{len(result.pools)} pools, {wrong} wrong" if wrong else f"{len(result.pools)} pools, all balanced")
-    if not result.holds:
+    if moves or not result.holds:
         raise typer.Exit(FAILED)
 
 
