@@ -23,6 +23,7 @@ from issuer.http.metrics.tally import Tally
 from issuer.http.security_log import SecurityLog
 from issuer.journal.segments import Journal
 from issuer.loyalty.executor import LoyaltyExecutor
+from issuer.loyalty.purchases import Purchases
 from issuer.rate_limits.leases import Leases
 from issuer.recovery.journal_keeper import JournalKeeper
 from issuer.recovery.opening import open_stores
@@ -60,6 +61,7 @@ class Services:
     security: SecurityLog
     slots: Slots
     loyalty: LoyaltyExecutor
+    purchases: Purchases
     look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
     _store_metrics: dict[bool, tuple[float, StoreMetrics]] = field(default_factory=dict)
     _reading_metrics: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -115,8 +117,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         feeds, slots = CampaignFeeds(stores), Slots.of(settings, tally.refuse_slot)
         loyalty = LoyaltyExecutor(stores.postgres, timeout_s=settings.postgres_timeout_s)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
+        purchases = Purchases(stores, engine, loyalty)
         witness = Witness(stores.postgres, engine, stores.guardian)
-        async with witness.testifying(), _kept(settings, stores, journal):
+        async with witness.testifying(), _kept(settings, stores, journal), purchases.continuing():
             try:
                 locations = CouponLocations(engine)
                 yield Services(
@@ -135,6 +138,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     security,
                     slots,
                     loyalty,
+                    purchases,
                 )
             finally:
                 security.end_period()

@@ -14,6 +14,7 @@ from issuer.engine.calls import Answer
 from issuer.ids import Identity
 from issuer.instants import show_instant
 from issuer.loyalty.account import MoveState
+from issuer.loyalty.amounts import show_points
 from issuer.loyalty.reward import Reward
 from issuer.loyalty.work import NO_ACTOR, Actor
 
@@ -65,13 +66,13 @@ class Purchase:
     def is_settled(self) -> bool:
         return self.state is not MoveState.DEBITED
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the purchase as the API and the command line show it. It never changes once it is settled."""
+    def to_json(self, unit: str) -> dict[str, Any]:
+        """Return the purchase as the API and the command line show it: always the same once it is settled."""
         shown: dict[str, Any] = {
             "id": str(self.id),
             "reward_id": str(self.reward_id),
             "batch_id": str(self.batch_id),
-            "points": self.points,
+            "points": show_points(self.points, unit),
             "state": str(self.state),
             "code": self.code,
         }

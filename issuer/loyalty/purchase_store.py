@@ -101,9 +101,13 @@ async def finish_purchase(postgres: Pool, move_id: UUID, code: str) -> None:
     Raises PostgresUnavailableError.
     """
     async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
-        # In the order of an undo, which locks the move first.
-        if await connection.fetchval(_DONE, move_id, code) is not None:
-            await connection.execute(_CLOSE, move_id)
+        await _record_code(connection, move_id, code)
+
+
+async def _record_code(connection: AnyConnection, move_id: UUID, code: str) -> None:
+    # The move first, as an undo locks them.
+    if await connection.fetchval(_DONE, move_id, code) is not None:
+        await connection.execute(_CLOSE, move_id)
 
 
 async def find_request(postgres: Pool, request_key: bytes) -> asyncpg.Record | None:

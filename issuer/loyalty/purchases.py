@@ -11,7 +11,9 @@ it looks whether a code was issued, and continues with step 2. docs/decisions/00
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -68,10 +70,12 @@ class Purchases:
     async def buy(self, new: NewPurchase) -> Bought | Refusal:
         """Buy a reward, durably: what is returned is settled, or is continued in the background (`answer` UNKNOWN).
 
-        A Refusal changed nothing. Raises RequestKeyReusedError, PostgresUnavailableError.
+        A Refusal changed nothing. Raises RequestKeyReusedError, RewardUnavailableError, PostgresUnavailableError.
         """
         if new.request is not None and (known := await self._find_known(new.request)) is not None:
             return known
+        # Only now: a repeat is answered also when the reward has ended since.
+        new.reward.check_available(datetime.now(UTC))
         attempt = await self._debit(new)
         if attempt is None:
             assert new.request is not None
@@ -110,8 +114,18 @@ class Purchases:
         _report(attempts, failures)
         return len(attempts)
 
-    async def run(self) -> None:
-        """Continue unsettled moves until this is cancelled."""
+    @asynccontextmanager
+    async def continuing(self) -> AsyncIterator[None]:
+        """Continue unsettled moves in the background until the block ends."""
+        task = asyncio.create_task(self._run(), name="unsettled-purchases")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
         while True:
             try:
                 full = await self.continue_unsettled() == BATCH_SIZE

@@ -33,12 +33,13 @@ from issuer.storage.postgres import AnyConnection
 MAX_TERMS: Final = 10_000
 """Versions of terms that a process keeps in memory; beyond, it forgets all of them."""
 
-# The rows are locked as they leave the sort, so two transactions never wait for each other.
+# The rows are locked as they leave the sort, so two transactions never wait for each other. An account that was merged
+# while this waited for its lock is left out, too.
 _LOCK: Final = """
 SELECT a.id, a.program_id, a.seq, a.available, a.held, a.pending, a.debt, a.lifetime, a.day, a.day_earned, a.day_spent,
   a.touched_at, a.merged_seq, p.client_id, p.name, p.unit, p.timezone, p.state, p.terms_number, p.created_at
 FROM accounts a JOIN loyalty_programs p ON p.id = a.program_id
-WHERE a.id = ANY($1::bigint[]) ORDER BY a.id FOR NO KEY UPDATE OF a"""
+WHERE a.id = ANY($1::bigint[]) AND a.merged_into IS NULL ORDER BY a.id FOR NO KEY UPDATE OF a"""
 
 # A statement of its own: its snapshot is taken when the locks are held, and so is its clock.
 _READ: Final = """

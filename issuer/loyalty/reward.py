@@ -9,6 +9,7 @@ from uuid import UUID
 
 from issuer.batches.batch import UNSET, Unset
 from issuer.instants import InvalidInstantError, in_utc, show_instant
+from issuer.loyalty.amounts import show_points
 from issuer.names import name_problem
 
 if TYPE_CHECKING:
@@ -58,13 +59,13 @@ class Reward:
             return False
         return True
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the reward as the API and the command line show it."""
+    def to_json(self, unit: str) -> dict[str, Any]:
+        """Return the reward as the API and the command line show it. `unit`: of the program."""
         return {
             "id": str(self.id),
             "program_id": str(self.program_id),
             "name": self.name,
-            "cost": self.cost,
+            "cost": show_points(self.cost, unit),
             "batch_id": str(self.batch_id),
             "starts_at": None if self.starts_at is None else show_instant(self.starts_at),
             "ends_at": None if self.ends_at is None else show_instant(self.ends_at),

@@ -59,31 +59,29 @@ async def create_reward(
 
 
 async def change_reward(
-    postgres: Pool, program_id: UUID, reward_id: UUID, changes: RewardChanges, *, actor: str
+    postgres: Pool,
+    program_id: UUID,
+    reward_id: UUID,
+    changes: RewardChanges,
+    *,
+    actor: str,
+    act: Act[Reward] = UNKEPT,
 ) -> Reward:
     """Change a reward. Purchases that were begun keep the cost and the batch that they began with.
 
     Raises RewardNotFoundError, InvalidRewardError and PostgresUnavailableError.
     """
-    async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
+    async with act.transaction(postgres) as connection:
         row = await connection.fetchrow(f"{_REWARDS} AND id = $2 FOR NO KEY UPDATE", program_id, reward_id)
         if row is None:
             raise RewardNotFoundError("no reward found")
         reward = reward_from_row(row)
         changed = changes.values(reward)
-        if not changed:
-            return reward
-        if "batch_id" in changed:
-            await _check_batch(connection, program_id, changed["batch_id"])
-        assignments = ", ".join(f"{column} = ${place}" for place, column in enumerate(changed, start=2))
-        await connection.execute(f"UPDATE rewards SET {assignments} WHERE id = $1", reward_id, *changed.values())
-        detail = {
-            column: {"from": _shown(getattr(reward, column)), "to": _shown(value)} for column, value in changed.items()
-        }
-        await audit.record(
-            connection, actor=actor, action="reward.change", subject=f"reward:{reward.id}", detail=detail
-        )
-    return replace(reward, **changed)
+        if changed:
+            await _update(connection, reward, changed, actor)
+        reward = replace(reward, **changed)
+        await act.keep(connection, reward)
+    return reward
 
 
 async def find_reward(postgres: Pool | AnyConnection, program_id: UUID, reward_id: UUID) -> Reward:
@@ -108,6 +106,15 @@ async def list_rewards(
         )  # fmt: skip
     rewards = [reward_from_row(row) for row in rows]
     return Page.of(rewards, limit, lambda last: encode_cursor("rewards", (last.created_at, last.id)))
+
+
+async def _update(connection: AnyConnection, reward: Reward, changed: dict[str, Any], actor: str) -> None:
+    if "batch_id" in changed:
+        await _check_batch(connection, reward.program_id, changed["batch_id"])
+    assignments = ", ".join(f"{column} = ${place}" for place, column in enumerate(changed, start=2))
+    await connection.execute(f"UPDATE rewards SET {assignments} WHERE id = $1", reward.id, *changed.values())
+    detail = {column: {"from": _shown(getattr(reward, column)), "to": _shown(changed[column])} for column in changed}
+    await audit.record(connection, actor=actor, action="reward.change", subject=f"reward:{reward.id}", detail=detail)
 
 
 async def _check_batch(connection: AnyConnection, program_id: UUID, batch_id: UUID) -> None:

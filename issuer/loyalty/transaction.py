@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +14,7 @@ from issuer.loyalty.outcome import Applied, Refusal, RefusalCode, Transferred
 from issuer.loyalty.reading import ReadAccounts, Reader
 from issuer.loyalty.work import PointsOutcome, Work
 from issuer.loyalty.writing import WriteConflictError, Writes
-from issuer.storage.postgres import AnyConnection, PostgresUnavailableError
+from issuer.storage.postgres import UNAVAILABLE, AnyConnection, PostgresUnavailableError
 
 MAX_ATTEMPTS: Final = 5
 """A transaction is repeated when another one has committed the same order or key meanwhile. Each repeat sees that."""
@@ -34,7 +35,27 @@ async def run_transaction(connection: AnyConnection, reader: Reader, works: Sequ
                 return await _Transaction(connection, works).run(reader)
         except WriteConflictError:
             continue
+        except _ActFailedError as failed:
+            return [failed.error]
     raise PostgresUnavailableError("other transactions have changed the same orders or keys again and again")
+
+
+class _ActFailedError(Exception):
+    """The act of a work has refused it, by an error that is no driver's: the transaction is rolled back."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def _act_failures() -> Iterator[None]:
+    try:
+        yield
+    except (*UNAVAILABLE, PostgresUnavailableError):
+        raise
+    except Exception as error:
+        raise _ActFailedError(error) from error
 
 
 @dataclass(slots=True)
@@ -48,7 +69,8 @@ class _Transaction:
     async def run(self, reader: Reader) -> list[Settled]:
         alone = self.works[0] if self.works[0].is_alone else None
         if alone is not None:
-            await alone.act.begin(self.connection)
+            with _act_failures():
+                await alone.act.begin(self.connection)
         read = await reader.read(self.connection, self.works)
         self.states = dict(read.states)
         # Behind the locks: the answer of a repeat is found once its first request has committed.
@@ -61,7 +83,8 @@ class _Transaction:
         if self.answers and not await keep_answers(self.connection, self.answers):
             raise WriteConflictError("kept_answers")
         if alone is not None and not isinstance(settled[0], Refusal | Exception) and not alone.dry_run:
-            await alone.act.keep(self.connection, settled[0])
+            with _act_failures():
+                await alone.act.keep(self.connection, settled[0])
         return settled
 
     async def _find_answers(self) -> Mapping[AnswerKey, KeptAnswer]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,7 +20,10 @@ from issuer.loyalty.reward import (
 )
 from issuer.loyalty.rewards import change_reward, create_reward, find_reward, list_rewards
 from issuer.loyalty.terms import parse_terms
+from issuer.recovery.opening import open_stores
+from issuer.settings import Settings
 from issuer.storage.stores import Stores
+from tests.support.command import CommandInProcess
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
 
@@ -81,3 +86,30 @@ def test_values_of_a_reward_are_checked() -> None:
         NewReward(" ", 1, uuid4())
     with pytest.raises(InvalidRewardError, match="later"):
         NewReward("A mug", 1, uuid4(), NOON, NOON)
+
+
+def test_rewards_on_the_command_line(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = str(uuid4())
+    programs = CommandInProcess(settings, tmp_path, monkeypatch, "loyalty", "programs")
+    programs("create", "--name", "Beans", "--client", client)
+    asyncio.run(_make_batch(settings, UUID(client)))
+    issuer = CommandInProcess(settings, tmp_path, monkeypatch, "loyalty", "rewards")
+    made = issuer("create", "Beans", "--name", "A mug", "--cost", "50", "--batch", "Mugs", "--json").json
+    assert (made["name"], made["cost"], made["available"]) == ("A mug", 50, True)
+    changed = issuer("change", "Beans", made["id"], "--cost", "60", "--ends-at", "2020-01-01T00:00:00Z", "--json").json
+    assert (changed["cost"], changed["available"]) == (60, False)
+    assert issuer("show", "Beans", made["id"], "--json").json == changed
+    assert issuer("list", "Beans", "--json").json == [changed]
+    assert "A mug" in issuer("list", "Beans").out
+    for words, message in (
+        (("show", "Beans", str(uuid4())), "no reward found"),
+        (("create", "Beans", "--name", "B", "--cost", "0", "--batch", "Mugs"), "--cost must be a whole number"),
+    ):
+        refused = issuer(*words)
+        assert refused.status == 2
+        assert message in refused.err
+
+
+async def _make_batch(settings: Settings, client_id: UUID) -> None:
+    async with open_stores(settings) as stores:
+        await new_batch(stores, client_id)

@@ -9,13 +9,19 @@ from issuer.http.edge.limits import DELIVERY_PATH
 from issuer.http.loyalty.entries import ENTRIES_PATH
 from issuer.http.loyalty.holds import HOLD_PATH, HOLDS_PATH
 from issuer.http.loyalty.hooks import HOOK_PATH, HOOKS_PATH
+from issuer.http.loyalty.merges import MERGE_PATH
+from issuer.http.loyalty.purchases import PURCHASES_PATH
 from issuer.http.loyalty.requests import MEMBER_PATH, MEMBERS_PATH, PROGRAM_PATH, PROGRAMS_PATH
 from issuer.http.loyalty.reversals import REFUNDS_PATH, REVERSE_PATH
+from issuer.http.loyalty.rewards import REWARD_PATH, REWARDS_PATH
+from issuer.http.loyalty.transfers import TRANSFERS_PATH
 from issuer.instants import LAST
 from issuer.loyalty.member_store import create_member
 from issuer.loyalty.operations import Adjust, Earn, OrderRef, PlaceHold, Spend
 from issuer.loyalty.outcome import Applied
 from issuer.loyalty.program_store import create_program
+from issuer.loyalty.reward import NewReward
+from issuer.loyalty.rewards import create_reward
 from issuer.loyalty.terms import parse_terms
 from issuer.reports.formats import Format
 from tests.support.api import Api
@@ -23,6 +29,7 @@ from tests.support.visits import OWN, REFUSED, SILENT, Visit
 
 PROGRAM_NAME: Final = "Their points"
 MEMBER_REF: Final = "THEIRS-ANNA"
+OTHER_REF: Final = "THEIRS-BERTA"
 _TERMS: Final = {"earn": {"points": 1, "per": "1.00", "currency": "EUR"}}
 _HOOK: Final = """
 INSERT INTO hook_endpoints (id, client_id, program_id, kind, source)
@@ -31,8 +38,8 @@ _PROGRAM: Final = PROGRAMS_PATH + "/{program}"
 _MEMBER: Final = _PROGRAM + "/members/{member}"
 
 
-async def make_programs(api: Api, owner: UUID, caller: UUID) -> dict[str, str]:
-    """Create a program of each client, and a member of the owner's. Return the ids for the world."""
+async def make_programs(api: Api, owner: UUID, caller: UUID, batch: UUID) -> dict[str, str]:
+    """Create a program of each client, members and a reward of the owner's (codes: `batch`). Return their ids."""
     postgres, terms = api.services.stores.postgres, parse_terms(_TERMS, "points")
     theirs = await create_program(postgres, owner, PROGRAM_NAME, terms, actor="test")
     mine = await create_program(postgres, caller, "Own points", terms, actor="test")
@@ -44,10 +51,12 @@ async def make_programs(api: Api, owner: UUID, caller: UUID) -> dict[str, str]:
     order = OrderRef("shop", "THEIRS-ORDER", 100_000)
     for operation in (Earn(order=order), Spend(100), PlaceHold(hold, 100, LAST), PlaceHold(released, 100, LAST)):
         assert isinstance(await execute(found.account_id, operation), Applied)
+    await create_member(postgres, theirs, {"ref": OTHER_REF}, actor="test")
+    reward = await create_reward(postgres, theirs.id, NewReward("THEIRS-mug", 5, batch), actor="test")
     return {
         "hook": str(hook),
         "program": str(theirs.id), "own_program": str(mine.id), "member": str(found.member.id),
-        "entry": f"{found.account_id}-3", "hold": str(hold), "released": str(released),
+        "entry": f"{found.account_id}-3", "hold": str(hold), "released": str(released), "reward": str(reward.id),
     }  # fmt: skip
 
 
@@ -109,6 +118,20 @@ LOYALTY_VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("DELETE", HOOK_PATH): of_hook(),
     # Signed with the secret of the hook; without a signature it is refused with every key.
     ("POST", DELIVERY_PATH + "{endpoint}"): [],
+    ("GET", REWARDS_PATH): [Visit(REFUSED, _PROGRAM + "/rewards")],
+    ("POST", REWARDS_PATH): [
+        Visit(REFUSED, _PROGRAM + "/rewards", json={"name": "A mug", "cost": 1, "batch_id": "{theirs}"})
+    ],
+    ("GET", REWARD_PATH): [Visit(REFUSED, _PROGRAM + "/rewards/{reward}")],
+    ("PATCH", REWARD_PATH): [Visit(REFUSED, _PROGRAM + "/rewards/{reward}", json={"cost": 6})],
+    ("GET", PURCHASES_PATH): of_member(PURCHASES_PATH),
+    ("POST", PURCHASES_PATH): [
+        Visit(REFUSED, _MEMBER + "/purchases", {"dry_run": "true"}, json={"reward": "{reward}"})
+    ],
+    ("POST", TRANSFERS_PATH): [
+        Visit(REFUSED, _PROGRAM + "/transfers", json={"from": MEMBER_REF, "to": OTHER_REF, "points": 1})
+    ],
+    ("POST", MERGE_PATH): [Visit(REFUSED, f"{_PROGRAM}/members/{OTHER_REF}/merge", json={"into": "{member}"})],
     # Last: nothing is left of the member.
     ("DELETE", MEMBER_PATH): of_member(MEMBER_PATH),
 }

@@ -52,6 +52,7 @@ class TenantWorld:
     entry: str
     hold: str
     released: str
+    reward: str
 
     coupon: str = "THEIRS-COUPON"
     code: str = "THEIRS-1"
@@ -74,12 +75,12 @@ class TenantWorld:
     def unknown(self) -> TenantWorld:
         """Return the same world with ids and codes that do not exist in the place of those of the owner."""
         owner, theirs, customer = uuid4(), uuid4(), uuid4()
-        job, campaign, public_campaign, program, member, hold = (str(uuid4()) for _ in range(6))
+        job, campaign, public_campaign, program, member, hold, reward = (str(uuid4()) for _ in range(7))
         return replace(
             self, hook=str(uuid4()), owner=owner, theirs=theirs, customer=customer, job=job, campaign=campaign,
             public_campaign=public_campaign, consumption=consumption_id(7, 7, uuid4().hex), coupon="UNKNOWN-COUPON",
             code="UNKNOWN-1", shared_code="UNKNOWN-SHARED-1",
-            program=program, member=member, hold=hold, released=hold, entry="777-3",
+            program=program, member=member, hold=hold, released=hold, entry="777-3", reward=reward,
         )  # fmt: skip
 
 
@@ -253,7 +254,7 @@ async def make_world(api: Api) -> TenantWorld:
         await stores.redis.client.delete(partition_keys(number).stream)
     return TenantWorld(
         owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"], *campaigns,
-        **await make_programs(api, owner, caller),
+        **await make_programs(api, owner, caller, UUID(theirs)),
     )  # fmt: skip
 
 

@@ -61,11 +61,13 @@ def run_checked(work: Callable[[Stores], Awaitable[T]]) -> T:
         from issuer.loyalty.amounts import InvalidAmountError, OtherCurrencyError
         from issuer.loyalty.member import InvalidMemberError, MemberExistsError, MemberNotFoundError
         from issuer.loyalty.program import InvalidProgramError, ProgramEndedError, ProgramExistsError
+        from issuer.loyalty.reward import InvalidRewardError, RewardNotFoundError
         from issuer.loyalty.terms import TermsError
 
         correctable = (
             InvalidAmountError, OtherCurrencyError, InvalidMemberError, MemberExistsError, MemberNotFoundError,
-            InvalidProgramError, ProgramEndedError, ProgramExistsError, TermsError,
+            InvalidProgramError, ProgramEndedError, ProgramExistsError, TermsError, InvalidRewardError,
+            RewardNotFoundError,
         )  # fmt: skip
         try:
             return await work(stores)

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from issuer.http.loyalty import deliveries, entries, holds, hooks, members, points, programs, reversals, stats
+from issuer.http.loyalty import (
+    deliveries,
+    entries,
+    holds,
+    hooks,
+    members,
+    merges,
+    points,
+    programs,
+    purchases,
+    reversals,
+    rewards,
+    stats,
+    transfers,
+)
 from issuer.http.operations import Operation
 
 LOYALTY: Final[tuple[Operation, ...]] = (
@@ -17,4 +31,8 @@ LOYALTY: Final[tuple[Operation, ...]] = (
     *entries.OPERATIONS,
     *hooks.OPERATIONS,
     *deliveries.OPERATIONS,
+    *rewards.OPERATIONS,
+    *purchases.OPERATIONS,
+    *transfers.OPERATIONS,
+    *merges.OPERATIONS,
 )

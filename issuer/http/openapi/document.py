@@ -24,6 +24,7 @@ from issuer.http.openapi.parts import (
     path_parameter,
 )
 from issuer.http.openapi.reports import report_paths
+from issuer.http.openapi.rewards import reward_paths
 from issuer.http.openapi.schemas import COMPONENTS
 from issuer.http.openapi.shapes import GIVEN_ID, Schema, ref
 
@@ -180,6 +181,7 @@ def _paths() -> dict[str, Schema]:
         **coupon_paths(),
         **loyalty_paths(),
         **hook_paths(),
+        **reward_paths(),
         **report_paths(),
         **operating_paths(),
     }  # fmt: skip

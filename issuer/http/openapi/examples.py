@@ -46,6 +46,11 @@ EXAMPLES: Final[dict[str, Any]] = {
             "tiers": [{"name": "gold", "lifetime": 1000}],
         },
     },
+    "NewMerge": {"into": "kunde-8", "reason": "one person"},
+    "NewPurchase": {"reward": "2c9a5f0e-8d1b-4c3e-9f4a-6b7c8d9e0f12"},
+    "NewReward": {"name": "A mug", "cost": 50, "batch_id": _BATCH},
+    "NewTransfer": {"from": "kunde-7", "to": "kunde-8", "points": 20, "reason": "a gift"},
+    "RewardChange": {"cost": 60, "ends_at": "2031-09-01T00:00:00+02:00"},
     "NewCoupon": {
         "code": "WELCOME-5",
         "availability_count": 100,

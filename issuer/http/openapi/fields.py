@@ -24,6 +24,7 @@ FIELDS: Final[dict[str, str]] = {
     "order_id": "The caller's id of the order",
     "product_id": "The product that the coupon is for",
     "program": "Name or id of the program",
+    "reward_id": "Id of the reward",
     # Names and texts
     "batch_name": "Name of the batch",
     "code": "The code",

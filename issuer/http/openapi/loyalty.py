@@ -7,8 +7,8 @@ from typing import Any, Final
 from issuer.http.openapi.parts import PAGED, body, ok, operation, path_parameter
 from issuer.http.openapi.shapes import GIVEN_ID, INSTANT, NAME, Schema, ref
 
-_PROGRAM: Final = path_parameter("program", {**NAME, "examples": ["Tea club"]})
-_MEMBER: Final = path_parameter("member", GIVEN_ID)
+PROGRAM_PARAMETER: Final = path_parameter("program", {**NAME, "examples": ["Tea club"]})
+MEMBER_PARAMETER: Final = path_parameter("member", GIVEN_ID)
 _TILL: Final = "Requires the scope `redeem`."
 _ANY: Final = "Requires the scope `redeem` or `admin`."
 _TAG: Final = "loyalty"
@@ -82,7 +82,7 @@ def _program_paths() -> dict[str, Schema]:
             ),
         },
         PROGRAMS + "/{program}/stats": {
-            "parameters": [_PROGRAM],
+            "parameters": [PROGRAM_PARAMETER],
             "get": operation(
                 _TAG, "Show the figures of a program", {200: ok("The figures", ref("ProgramStats"))}, 404, 409,
                 operationId="programStats",
@@ -95,7 +95,7 @@ def _program_paths() -> dict[str, Schema]:
             ),
         },
         PROGRAMS + "/{program}": {
-            "parameters": [_PROGRAM],
+            "parameters": [PROGRAM_PARAMETER],
             "get": operation(
                 _TAG, "Show a program", {200: program}, 404, 409, operationId="showProgram", description=_ANY,
             ),
@@ -111,7 +111,7 @@ def _member_paths() -> dict[str, Schema]:
     member = ok("The member with its balance", ref("Member"))
     return {
         MEMBERS: {
-            "parameters": [_PROGRAM],
+            "parameters": [PROGRAM_PARAMETER],
             "get": operation(
                 _TAG, "List or find members", {200: ok("A page", ref("MemberPage"))}, 404, 409,
                 operationId="listMembers", parameters=[*_SEARCH, *PAGED],
@@ -125,7 +125,7 @@ def _member_paths() -> dict[str, Schema]:
             ),
         },
         MEMBER + "/export": {
-            "parameters": [_PROGRAM, _MEMBER],
+            "parameters": [PROGRAM_PARAMETER, MEMBER_PARAMETER],
             "get": operation(
                 _TAG, "Export a member", {200: ok("What is stored", ref("PersonExport"))}, 404, 409,
                 operationId="exportMember",
@@ -133,7 +133,7 @@ def _member_paths() -> dict[str, Schema]:
             ),
         },
         MEMBER: {
-            "parameters": [_PROGRAM, _MEMBER],
+            "parameters": [PROGRAM_PARAMETER, MEMBER_PARAMETER],
             "get": operation(
                 _TAG, "Show a member", {200: member}, 404, 409, operationId="showMember",
                 description="A member that was merged into another one is shown as that one. " + _ANY,
@@ -157,7 +157,7 @@ def _points_paths() -> dict[str, Schema]:
         "name": "entry", "in": "path", "required": True, "description": "Id of an entry of the member",
         "schema": {"type": "string", "examples": ["12-3"]},
     }  # fmt: skip
-    of_member = [_PROGRAM, _MEMBER]
+    of_member = [PROGRAM_PARAMETER, MEMBER_PARAMETER]
     of_hold = [*of_member, path_parameter("hold_id")]
     refund = "Refunds of an order are cumulative: ten of 1 take as much as one of 10. What is spent already is a debt, "
     refund += "or written off, as the terms say. "
@@ -211,7 +211,7 @@ def _points_paths() -> dict[str, Schema]:
                             + refund + _TILL, needs_body=False),
         },
         PROGRAMS + "/{program}/refunds": {
-            "parameters": [_PROGRAM],
+            "parameters": [PROGRAM_PARAMETER],
             "post": _posted("Refund an order", "Refund", "refundOrder", refund + _TILL),
         },
     }  # fmt: skip

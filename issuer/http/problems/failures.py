@@ -42,6 +42,7 @@ from issuer.loyalty.amounts import InvalidAmountError, OtherCurrencyError
 from issuer.loyalty.executor import PointsBusyError
 from issuer.loyalty.hooks.endpoint import HookExistsError, HookNotFoundError, InvalidHookError
 from issuer.loyalty.member import InvalidMemberError, MemberExistsError, MemberNotFoundError
+from issuer.loyalty.merging import MembersMergedError, PurchaseInProgressError
 from issuer.loyalty.named_programs import AmbiguousProgramError
 from issuer.loyalty.orders import OrderNotFoundError
 from issuer.loyalty.program import (
@@ -51,6 +52,8 @@ from issuer.loyalty.program import (
     ProgramNotFoundError,
     ProgramPausedError,
 )
+from issuer.loyalty.purchases import RequestKeyReusedError
+from issuer.loyalty.reward import InvalidRewardError, RewardNotFoundError, RewardUnavailableError
 from issuer.loyalty.terms import TermsError
 from issuer.paging import InvalidCursorError
 from issuer.pools.memory import RedisMemoryError
@@ -128,6 +131,14 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     OrderNotFoundError: lambda error: ProblemError(404, str(error), "order_not_found"),
     InvalidMemberError: lambda error: invalid(str(error), "invalid_member"),
     PointsBusyError: lambda _: outcome_problem(Outcome.OVERLOADED),
+    InvalidRewardError: lambda error: invalid(str(error)),
+    RewardNotFoundError: lambda error: ProblemError(404, str(error), "reward_not_found"),
+    RewardUnavailableError: lambda error: ProblemError(409, str(error), "reward_unavailable"),
+    RequestKeyReusedError: lambda error: ProblemError(422, str(error), "idempotency_key_reused"),
+    MembersMergedError: lambda error: ProblemError(409, str(error), "members_merged"),
+    PurchaseInProgressError: lambda error: ProblemError(
+        409, str(error), "purchase_in_progress", headers={"Retry-After": "5"}
+    ),
     LookUpsBusyError: lambda _: outcome_problem(Outcome.OVERLOADED),
     InvalidCampaignError: lambda error: invalid(str(error), "invalid_campaign"),
     InvalidJsonError: lambda _: UNPARSABLE,

@@ -63,6 +63,8 @@ CREATE TABLE accounts (
     touched_at      instant NOT NULL DEFAULT '1970-01-01T00:00:00Z',
     -- The latest entry when a merge moved everything to another account; 0: none has.
     merged_seq      bigint NOT NULL DEFAULT 0,
+    -- The account that has everything since a merge. A merged account takes no operation.
+    merged_into     bigint,
     created_at      instant NOT NULL DEFAULT now(),
     CHECK (debt = 0 OR available = 0)
 ) WITH (fillfactor = 80);
