@@ -575,4 +575,22 @@ MUTATIONS: Final = (
         (),
         ("tests/integration/test_tenants.py",),
     ),
+    Mutation(
+        "a purchase that is continued does not look whether its code was issued",
+        (Edit("issuer/loyalty/purchases.py", "issued.get(attempt.key_hash)", "None"),),
+        (),
+        ("tests/integration/test_purchases.py",),
+    ),
+    Mutation(
+        "an attempt whose lease has ended undoes a purchase",
+        (
+            Edit(
+                "issuer/loyalty/purchase_store.py",
+                "if await connection.fetchval(_LOCK_ATTEMPT, self._move_id) != self._attempt:",
+                "if await connection.fetchval(_LOCK_ATTEMPT, self._move_id) is None:",
+            ),
+        ),
+        (),
+        ("tests/integration/test_purchases.py",),
+    ),
 )
