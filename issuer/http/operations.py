@@ -28,7 +28,7 @@ from issuer.http.idempotency import (
 )
 from issuer.http.problems.failures import problem_of
 from issuer.http.problems.problem import ProblemError, invalid, not_ready, status_problem
-from issuer.http.security_log import LOGGED
+from issuer.http.security_log import is_logged
 from issuer.http.services import Services
 from issuer.settings import Settings
 
@@ -133,7 +133,7 @@ class PathOperations:
             await self._serve(operation, services, scope, receive, send)
         except Exception as error:
             problem = problem_of(error)
-            if problem is not None and problem.status in LOGGED:
+            if problem is not None and is_logged(problem):
                 log_refusal(services, problem, self.path, scope)
             raise
 
@@ -179,8 +179,10 @@ async def _answer(
     if not operation.page and not operation.delivery:
         check_query(request, operation.parameters, lenient=operation.lenient)
     dry_run = operation.tries and _is_dry_run(request)
-    # What is only tried keeps no answer, so that its key is free for the request that is meant.
-    key = read_idempotency_key(header_fields(request.headers.raw)) if operation.keeps_answers and not dry_run else None
+    key = read_idempotency_key(header_fields(request.headers.raw)) if operation.keeps_answers else None
+    if dry_run:
+        # What is only tried keeps no answer, so that its key is free for the request that is meant.
+        key = None
     route = f"{operation.method} {operation.path}"
     idempotency = Idempotency(services.stores.postgres, caller.client_id, route, key)
     try:

@@ -1,7 +1,7 @@
 """The security log: every request that is answered 401, 403 or 429 for who sends it, as a line of the process's log.
 
 A line names reason, method, route, address and key, never a credential, a path or a code. Refusals that say something
-about a code or a batch (limit reached, not started) are answers, not security events, and are only counted.
+about a code, a batch or an account (limit reached, not started, too few points) are answers, not security events.
 
 What an attacker can make a process write is bounded. In each period of 10 s the first LINES_PER_ADDRESS refusals of an
 address have a line each, MAX_LINES in all; the others are counted and summed up at its end.
@@ -23,12 +23,19 @@ from issuer.http.problems.problem import ProblemError
 log = structlog.get_logger()
 
 LOGGED: Final = frozenset({401, 403, 429})
+ANSWERS: Final = frozenset({"insufficient_points", "limit_reached", "below_minimum"})
+"""Codes of refusals with such a status that say something about an account, not about the caller."""
 PERIOD_S: Final = 10.0
 LINES_PER_ADDRESS: Final = 5
 MAX_LINES: Final = 100
 MAX_SUMMARIES: Final = 20
 MAX_ADDRESSES: Final = 10_000
 """Addresses that are counted one by one in a period; further ones only in the sum."""
+
+
+def is_logged(problem: ProblemError) -> bool:
+    """Whether a refusal is a line of the security log."""
+    return problem.status in LOGGED and problem.code not in ANSWERS
 
 
 @dataclass(slots=True)
