@@ -50,6 +50,11 @@ class LoyaltyExecutor:
         self._queue: deque[Work] = deque()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How many operations wait for a transaction."""
+        return len(self._queue)
+
     async def aclose(self) -> None:
         """Let what waits finish within the time limit, and refuse what still waits then."""
         if self._task is not None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from issuer.loyalty.card_number import read_number
 from issuer.loyalty.member import InvalidMemberError, fold_email, parse_email, parse_phone, parse_ref
-from issuer.loyalty.member_store import MEMBER_COLUMNS, ProgramMember, program_member_from_row
+from issuer.loyalty.member_store import PROGRAM_MEMBER, ProgramMember, program_member_from_row
 from issuer.loyalty.program import Program
 from issuer.names import trimmed
 from issuer.paging import Page, decode_cursor, encode_cursor
@@ -20,7 +21,7 @@ _LIKE: Final = re.compile(r"([\\%_])")
 
 # A member that was merged is found by what it had, and shown as its target.
 _PAGE: Final = f"""
-SELECT {MEMBER_COLUMNS}, a.id AS account_id
+{PROGRAM_MEMBER}
 FROM accounts a JOIN members m ON m.id = a.member_id
 WHERE a.program_id = $1 AND a.id > $2 AND m.merged_into IS NULL AND ($3 OR m.id IN (
   SELECT coalesce(f.merged_into, f.id) FROM members f
@@ -28,7 +29,10 @@ WHERE a.program_id = $1 AND a.id > $2 AND m.merged_into IS NULL AND ($3 OR m.id 
     AND ($7::text IS NULL OR f.phone = $7)
     AND ($8::text IS NULL OR f.ref LIKE $8 OR f.email_folded LIKE $9
       OR to_tsvector('simple', f.name) @@ to_tsquery('simple', $10))))
-ORDER BY a.id LIMIT $11"""
+  AND ($11::text IS NULL OR m.id IN (
+    SELECT coalesce(f.merged_into, f.id) FROM cards c JOIN accounts ca ON ca.id = c.account_id
+    JOIN members f ON f.id = ca.member_id WHERE c.number = $11 AND c.program_id = $1 AND c.revoked_at IS NULL))
+ORDER BY a.id LIMIT $12"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,13 @@ class MemberQuery:
     ref: str | None = field(default=None, repr=False)
     email: str | None = field(default=None, repr=False)
     phone: str | None = field(default=None, repr=False)
+    card: str | None = field(default=None, repr=False)
     text: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, given: Mapping[str, str]) -> MemberQuery:
-        """Return the query of the parameters `ref`, `email`, `phone` and `q`. Raises InvalidMemberError."""
-        email, phone, text = given.get("email"), given.get("phone"), given.get("q")
+        """Return the query of the parameters `ref`, `email`, `phone`, `card` and `q`. Raises InvalidMemberError."""
+        email, phone, card, text = (given.get(name) for name in ("email", "phone", "card", "q"))
         if text is not None:
             text = trimmed(text)
             if not 1 <= len(text) <= MAX_SEARCH or "\0" in text:
@@ -55,12 +60,22 @@ class MemberQuery:
             parse_ref(given["ref"]) if "ref" in given else None,
             None if email is None else fold_email(parse_email(email)),
             None if phone is None else parse_phone(phone),
+            None if card is None else parse_card(card),
             text,
         )
 
     @property
-    def is_empty(self) -> bool:
-        return (self.ref, self.email, self.phone, self.text) == (None, None, None, None)
+    def asks_for_people(self) -> bool:
+        """Whether the rows of `members` have to be searched."""
+        return (self.ref, self.email, self.phone, self.text) != (None, None, None, None)
+
+
+def parse_card(typed: str) -> str:
+    """Return the number of a card. Raises InvalidMemberError."""
+    number = read_number(typed)
+    if number is None:
+        raise InvalidMemberError("card must be the number of a card, whose last character checks the others")
+    return number
 
 
 async def list_members(
@@ -77,8 +92,8 @@ async def list_members(
     folded = None if text is None else _LIKE.sub(r"\\\1", fold_email(text)) + "%"
     async with unavailable_translated():
         rows = await postgres.fetch(
-            _PAGE, program.id, after, query.is_empty, program.client_id, query.ref, query.email, query.phone,
-            prefix, folded, " & ".join(f"{word}:*" for word in words) or None, limit + 1,
+            _PAGE, program.id, after, not query.asks_for_people, program.client_id, query.ref, query.email, query.phone,
+            prefix, folded, " & ".join(f"{word}:*" for word in words) or None, query.card, limit + 1,
         )  # fmt: skip
     found = [program_member_from_row(row) for row in rows]
     return Page.of(found, limit, lambda last: encode_cursor("members", (last.account_id,)))

@@ -28,15 +28,23 @@ from issuer.loyalty.program import Program
 from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
 
-MEMBER_COLUMNS: Final = ", ".join(f"m.{column.name}" for column in fields(Member))
+# Cards of a member that was merged lead to its target.
+PROGRAM_MEMBER: Final = f"""
+SELECT {", ".join(f"m.{column.name}" for column in fields(Member))}, a.id AS account_id, ARRAY(
+  SELECT c.number FROM accounts ca JOIN cards c ON c.account_id = ca.id AND c.revoked_at IS NULL
+  WHERE ca.program_id = a.program_id
+    AND ca.member_id IN (SELECT m.id UNION ALL SELECT x.id FROM members x WHERE x.merged_into = m.id)
+  ORDER BY c.id) AS cards"""
+"""What is selected of a member m and its account a."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramMember:
-    """A member of a program, and its account there."""
+    """A member of a program, its account there, and the numbers of its cards that are not revoked."""
 
     member: Member
     account_id: int
+    cards: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,10 @@ class MemberWithBalance(ProgramMember):
     """A member of a program with the balance of its account."""
 
     balance: AccountState
+
+    @classmethod
+    def of(cls, found: ProgramMember, balance: AccountState) -> MemberWithBalance:
+        return cls(found.member, found.account_id, found.cards, balance)
 
 
 _INSERT: Final = """
@@ -59,17 +71,17 @@ _UPDATE: Final = """
 UPDATE members SET ref = $2, email = $3, email_folded = $4, phone = $5, name = $6, locale = $7, marketing = $8,
   marketing_at = CASE WHEN $9 THEN now() ELSE marketing_at END WHERE id = $1"""
 
-_READ: Final = f"SELECT {MEMBER_COLUMNS} FROM members m WHERE m.id = $1"
+_READ: Final = "SELECT * FROM members WHERE id = $1"
 
 # A merged member resolves to its target, which is never merged itself.
 _FIND: Final = f"""
-SELECT {MEMBER_COLUMNS}, a.id AS account_id
+{PROGRAM_MEMBER}
 FROM members given JOIN members m ON m.id = coalesce(given.merged_into, given.id)
 JOIN accounts a ON a.program_id = $1 AND a.member_id = m.id
 WHERE given.client_id = $2 AND (given.id = $3 OR given.ref = $4)"""
 
-_FIND_OF_CLIENT: Final = f"""
-SELECT {MEMBER_COLUMNS} FROM members given JOIN members m ON m.id = coalesce(given.merged_into, given.id)
+_FIND_OF_CLIENT: Final = """
+SELECT m.* FROM members given JOIN members m ON m.id = coalesce(given.merged_into, given.id)
 WHERE given.client_id = $1 AND (given.id = $2 OR given.ref = $3 OR given.email_folded = $4)"""
 
 
@@ -104,7 +116,7 @@ async def create_member_in(
     await _record(connection, member, "member.create", actor, {"program": str(program.id), "set": sorted(given)})
     account_id = await open_account(connection, program, member_id)
     await release_for_member(connection, customer_keys(member.client_id, email=member.email, ref=ref), member_id)
-    return MemberWithBalance(member, account_id, AccountState(account_id))
+    return MemberWithBalance(member, account_id, (), AccountState(account_id))
 
 
 async def join_program(
@@ -119,7 +131,8 @@ async def join_program(
         if member.erased_at is not None:
             raise MemberNotFoundError
         account_id = await open_account(connection, program, member.id)
-        joined = MemberWithBalance(member, account_id, await read_balance(connection, program, account_id))
+        balance = await read_balance(connection, program, account_id)
+        joined = MemberWithBalance.of(await find_member(connection, program, str(member.id)), balance)
         await act.keep(connection, joined)
     return joined
 
@@ -151,7 +164,7 @@ async def change_member(
                 connection, customer_keys(after.client_id, email=after.email, ref=after.ref), after.id
             )
         balance = await read_balance(connection, program, found.account_id)
-        changed = MemberWithBalance(await _read(connection, before.id), found.account_id, balance)
+        changed = MemberWithBalance(await _read(connection, before.id), found.account_id, found.cards, balance)
         await act.keep(connection, changed)
     return changed
 
@@ -194,8 +207,8 @@ async def point_to_target(connection: AnyConnection, source_id: UUID, target_id:
 
 
 def program_member_from_row(row: asyncpg.Record) -> ProgramMember:
-    """Return the member of a row with MEMBER_COLUMNS and `account_id`."""
-    return ProgramMember(member_from_row(row), row["account_id"])
+    """Return the member of a row of PROGRAM_MEMBER."""
+    return ProgramMember(member_from_row(row), row["account_id"], tuple(row["cards"]))
 
 
 async def _update(connection: AnyConnection, after: Member, *, says_marketing: bool) -> None:

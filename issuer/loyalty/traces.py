@@ -70,6 +70,12 @@ TRACES: Final = (
         " ORDER BY m.created_at",
     ),
     Trace(
+        "cards",
+        "SELECT c.number, c.account_id, c.issued_at, c.revoked_at FROM who, cards c"
+        " WHERE c.account_id = ANY (who.accounts) ORDER BY c.id",
+        "DELETE FROM cards c USING who WHERE c.account_id = ANY (who.accounts)",
+    ),
+    Trace(
         "sessions",
         "SELECT s.kind, s.program_id, s.began_at, s.expires_at FROM who, sessions s"
         " WHERE s.kind = 'member' AND s.owner = ANY (who.members::text[]) ORDER BY s.began_at",

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import structlog
 
+from issuer.loyalty.card_number import draw_numbers, show_number
 from tests.support.api import Api, problem
 
 PROGRAMS: Final = "/api/v1/loyalty/programs"
@@ -113,6 +114,18 @@ async def test_members_are_found_changed_joined_and_shown_with_their_balance(api
     assert changed["marketing_at"] > anna["marketing_at"]
     assert (await patch(api, path + "?dry_run=true", {"name": "X"}, till)).json()["name"] == "X"
     assert problem(await patch(api, path, {"ref": "kunde-8"}, till), 409)["code"] == "member_exists"
+    assert (await api.get(path, till)).json() == changed
+
+    # A card leads to its member, until it is revoked.
+    (number,) = draw_numbers(1)
+    card = "INSERT INTO cards (number, program_id, account_id, run_id) VALUES ($1, $2, $3, gen_random_uuid())"
+    await api.owner.execute(card, number, UUID(tea["id"]), anna["account_id"])
+    typed = show_number(number).lower()
+    assert [one["cards"] for one in await items(api, f"{members}?card={typed}", till)] == [[show_number(number)]]
+    assert (await api.get(path, till)).json() == {**changed, "cards": [show_number(number)]}
+    assert problem(await api.get(f"{members}?card=AAAA", till), 400)["code"] == "invalid_member"
+    await api.owner.execute("UPDATE cards SET revoked_at = now()")
+    assert await items(api, f"{members}?card={typed}", till) == []
     assert (await api.get(path, till)).json() == changed
 
     # A member joins another program of the client, once.

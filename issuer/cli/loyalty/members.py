@@ -108,7 +108,7 @@ def show(program: str = PROGRAM, member: str = MEMBER, client: str | None = CLIE
 
         one = await chosen_member(stores, found, member)
         balance = await read_balance(stores.postgres, found, one.account_id)
-        return MemberWithBalance(one.member, one.account_id, balance)
+        return MemberWithBalance.of(one, balance)
 
     _show_one(program, client, work, as_json)
 
@@ -176,9 +176,11 @@ def _given(**options: str | bool | None) -> Mapping[str, Any]:
 
 
 def _json(found: ProgramMember, state: AccountState, program: Program) -> dict[str, Any]:
+    from issuer.loyalty.card_number import show_number
     from issuer.loyalty.shown import show_balance
 
-    return {**found.member.to_json(), "account_id": found.account_id, **show_balance(state, program)}
+    shown = {"account_id": found.account_id, "cards": [show_number(number) for number in found.cards]}
+    return {**found.member.to_json(), **shown, **show_balance(state, program)}
 
 
 def _figure(points: int, program: Program) -> str | int:

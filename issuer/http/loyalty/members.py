@@ -15,6 +15,7 @@ from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
 from issuer.loyalty.account import AccountState
 from issuer.loyalty.balances import read_balance, read_balances
+from issuer.loyalty.card_number import show_number
 from issuer.loyalty.member import MEMBER_FIELDS, Member
 from issuer.loyalty.member_erasure import erase_member
 from issuer.loyalty.member_search import MemberQuery, list_members
@@ -30,7 +31,8 @@ _JOINING: Final = "member"
 
 def show_member(found: ProgramMember, state: AccountState, program: Program) -> dict[str, Any]:
     """Return a member with the balance of its account in the program."""
-    return {**found.member.to_json(), "account_id": found.account_id, **show_balance(state, program)}
+    shown = {"account_id": found.account_id, "cards": [show_number(number) for number in found.cards]}
+    return {**found.member.to_json(), **shown, **show_balance(state, program)}
 
 
 async def get_members(context: RequestContext) -> Response:

@@ -238,7 +238,18 @@ LOYALTY: Final[dict[str, Schema]] = {
         }
     ),
     "MemberChange": _all_optional({**absent_or_null(_SAID), "marketing": _MARKETING}),
-    "Member": shape({**_MEMBER, "account_id": count("Id of the account"), **_BALANCE}),
+    "Member": shape(
+        {
+            **_MEMBER,
+            "account_id": count("Id of the account"),
+            "cards": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Numbers of its cards that are not revoked",
+            },
+            **_BALANCE,
+        }
+    ),
     "MemberPage": page("Member"),
     "ErasedMember": shape(_MEMBER),
     "PersonExport": shape(
