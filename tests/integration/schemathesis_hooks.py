@@ -16,6 +16,9 @@ from issuer.names import name_problem
 FEW_CODES = 20
 # A batch with codes: without real ids every redemption would be answered with "no batch found".
 BATCH, NAME, CLIENT = (os.environ.get(f"KNOWN_{what}", "") for what in ("BATCH", "NAME", "CLIENT"))
+PROGRAM, MEMBER = (os.environ.get(f"KNOWN_{what}", "") for what in ("PROGRAM", "MEMBER"))
+FINAL = ("changeProgram", "eraseMember")
+"""Operations that could end the known program or erase the known member: these name others."""
 REDEEMING = ("/api/v1/code/redeem", "/api/v1/redemptions")
 
 
@@ -62,3 +65,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     total = case.body.get("total") if isinstance(case.body, dict) else None
     if isinstance(total, int | float) and FEW_CODES < total <= MAX_CODES_OF_CAMPAIGN:
         case.body["total"] = int(total) % FEW_CODES + 1
+
+
+@schemathesis.hook  # type: ignore[untyped-decorator]
+def map_path_parameters(context: Any, path_parameters: Any) -> Any:
+    """Replace most names of programs and members by the known ones, so that requests reach accounts of points."""
+    if not PROGRAM or not path_parameters or context.operation.definition.raw.get("operationId") in FINAL:
+        return path_parameters
+    known = {"program": PROGRAM, "member": MEMBER}
+    return {
+        name: known[name] if name in known and len(str(value)) % 4 else value for name, value in path_parameters.items()
+    }

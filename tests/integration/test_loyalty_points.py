@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 from uuid import uuid4
 
 import pytest_asyncio
+from structlog.testing import capture_logs
 
-from tests.support.api import Api, problem
+from issuer.settings import Settings
+from tests.support.api import Api, problem, running_app
 from tests.support.loyalty import PROGRAMS, LoyaltyShop
+from tests.support.servers import START_LIMIT_S
 
 ORDER: Final = {"amount": "12.50", "currency": "EUR", "order_id": "A-1", "source": "shop"}
 
@@ -33,12 +37,15 @@ async def test_points_are_earned_spent_and_refunded_each_request_once(shop: Loya
         known = await shop.post("earn", ORDER, **headers)
         assert (known.status_code, known.json()["entry"], known.headers["idempotency-replayed"]) == (200, entry, "true")
 
-    tried = await shop.post("spend?dry_run=true", {"points": 5})
+    tried = await shop.post("spend?dry_run=true", {"points": 5}, **{"Idempotency-Key": "three"})
     assert (tried.status_code, tried.json()["balance"]["available"], tried.headers["dry-run"]) == (201, 7, "true")
     spent = (await shop.post("spend", {"points": "5", "reason": "tea"}, **{"Idempotency-Key": "three"})).json()
     assert (spent["entry"]["change"], spent["balance"]["available"], spent["entry"]["reason"]) == (-5, 7, "tea")
     assert (await shop.post("spend", {"points": "5", "reason": "tea"}, **{"Idempotency-Key": "three"})).json() == spent
-    refused = problem(await shop.post("spend", {"points": 8}), 403)
+    with capture_logs() as logs:
+        refused = problem(await shop.post("spend", {"points": 8}), 403)
+    # An answer about the account, and nothing for the security log.
+    assert [line for line in logs if line.get("category") == "security"] == []
     figures = {name: refused[name] for name in ("code", "available", "required", "debt")}
     assert figures == {"code": "insufficient_points", "available": 7, "required": 8, "debt": 0}
 
@@ -169,6 +176,9 @@ async def test_what_is_not_valid_is_refused_and_changes_nothing(shop: LoyaltySho
     for path, body, status, code in bad_points():
         response = await shop.post(path, body)
         assert (response.status_code, response.json()["code"]) == (status, code), f"{path} {body}: {response.text}"
+    # A request that is only tried is checked as one that is meant.
+    refused = await shop.post("spend?dry_run=true", {"points": 1}, **{"Idempotency-Key": "x" * 256})
+    assert problem(refused, 400)["code"] == "invalid_idempotency_key"
     raw = await shop.send("spend", b'{"points": NaN}')
     assert problem(raw, 400)["code"] == "unparsable_json"
     for refund, status, code in bad_refunds():
@@ -183,3 +193,59 @@ async def test_what_is_not_valid_is_refused_and_changes_nothing(shop: LoyaltySho
         assert refused["code"] == code, f"{fields}: {refused}"
         assert named in refused["error"], f"{fields}: {refused}"
     assert await shop.tables() == before
+
+
+async def test_figures_and_exports_of_a_program(api: Api) -> None:
+    terms = {"earn": {"points": 1, "per": "1.00", "currency": "EUR"}, "expiry": {"end_of_year": 1}}
+    shop = await LoyaltyShop.of(api, terms=terms, timezone="America/New_York")
+    assert (await shop.post("earn", {**ORDER, "amount": "100.00"})).status_code == 201
+    spent = (await shop.post("spend", {"points": 30})).json()["entry"]["id"]
+    await shop.post(f"entries/{spent}/reverse", {"points": 10})
+    await shop.program_post("refunds", {"order_id": "A-1", "source": "shop", "amount_refunded": "20.00"})
+    berta = await shop.join(ref="berta", email="berta@example.org")
+    await shop.adjust(-7, member=berta["id"], allow_debt=True)
+    stats = (await api.get(f"{shop.path}/stats", shop.key)).json()
+    total = {"earned": 100, "spent": 30, "restored": 10, "expired": 0, "taken_back": 20, "written_off": 0, "added": 0}
+    assert stats["total"] == {**total, "removed": 7}
+    assert stats["redemption_rate"] == "0.2500"
+    (day,) = stats["days"]
+    assert day == {"day": day["day"], **stats["total"]}
+    # Points that expire with a year expire in its last month, where the program is.
+    december = f"{int(day['day'][:4]) + 1}-12"
+    assert stats["outstanding"] == {
+        "available": 60, "held": 0, "pending": 0, "by_month": [{"month": december, "points": 60}],
+    }  # fmt: skip
+    assert (stats["members"], stats["debts"], stats["top_rewards"]) == (2, {"accounts": 1, "points": 7}, [])
+    before = (await api.get(f"{shop.path}/stats?to=2020-01-01T00:00:00Z", shop.key)).json()
+    assert (before["days"], before["redemption_rate"]) == ([], None)
+    for period in ("from=2030-01-01T00:00:00Z&to=2029-01-01T00:00:00Z", "from=2020-01-01T00:00:00Z"):
+        assert problem(await api.get(f"{shop.path}/stats?{period}", shop.key), 400)["code"] == "invalid_request"
+
+    other = await LoyaltyShop.of(api)
+    for name, rows in (("points", 5), ("members", 2)):
+        for query, expected in (
+            (f"program={shop.path.rpartition('/')[2]}", rows),
+            (f"client_id={shop.client_id}", rows),
+        ):
+            response = await api.get(f"/api/v1/reports/{name}?format=ndjson&{query}", api.admin)
+            *lines, last = response.text.splitlines()
+            assert (len(lines), last) == (expected, f'{{"rows":{expected}}}')
+        # One's own: a member and no entry.
+        lines = (await api.get(f"/api/v1/reports/{name}?format=ndjson", other.key)).text.splitlines()
+        assert len(lines) == (2 if name == "members" else 1)
+        refused = await api.get(f"/api/v1/reports/{name}?program={shop.path.rpartition('/')[2]}", other.key)
+        assert problem(refused, 404)["code"] == "program_not_found"
+
+
+async def test_operations_of_one_client_share_a_transaction_though_it_has_few_slots(settings: Settings) -> None:
+    """While the transaction of the first one waits for its account, all others come to wait for the next one."""
+    async with running_app(settings.model_copy(update={"postgres_pool_size": 4})) as api:
+        shop, account = await LoyaltyShop.of(api), "SELECT FROM accounts FOR UPDATE"
+        async with api.owner.acquire() as connection, asyncio.TaskGroup() as group, connection.transaction():
+            await connection.execute(account)
+            requests = [group.create_task(shop.adjust(1)) for _ in range(20)]
+            async with asyncio.timeout(START_LIMIT_S):
+                while api.services.loyalty.waiting < 19:
+                    await asyncio.sleep(0.01)
+        assert {request.result().status_code for request in requests} == {201}
+        assert await api.owner.fetchval("SELECT count(DISTINCT xmin::text) FROM entries") == 2

@@ -44,6 +44,20 @@ def make_batch(api: ApiProcess, key: str) -> dict[str, str]:
     return {"KNOWN_BATCH": response.json()["batch_id"], "KNOWN_NAME": "Known", "KNOWN_CLIENT": client}
 
 
+def make_member(api: ApiProcess, key: str, client: str) -> dict[str, str]:
+    """Create a program with a member who has points. Return the environment variables by which the hooks find them."""
+    programs, headers = f"{api.url}/api/v1/loyalty/programs", {"Authorization": f"Bearer {key}"}
+    terms = {"earn": {"points": 1, "per": "1.00", "currency": "EUR"}}
+    program = httpx.post(programs, json={"name": "Known", "client": client, "terms": terms}, headers=headers).json()[
+        "id"
+    ]
+    member = httpx.post(f"{programs}/{program}/members", json={"ref": "known"}, headers=headers).json()["id"]
+    body = {"points": 10**9, "reason": "known"}
+    response = httpx.post(f"{programs}/{program}/members/{member}/adjust", json=body, headers=headers)
+    assert response.status_code == 201, response.text
+    return {"KNOWN_PROGRAM": program, "KNOWN_MEMBER": member}
+
+
 def run_schemathesis(api: ApiProcess, key: str, directory: Path, *options: str, **environment: str) -> str:
     """Run schemathesis and return its output. Fails if schemathesis reports a failure."""
     command = [
@@ -69,8 +83,9 @@ def test_the_api_conforms_to_its_openapi_document(settings: Settings, tmp_path: 
     with ApiProcess(settings, tmp_path) as api:
         api.wait_until_ready()
         key = asyncio.run(make_key(settings, "redeem", "admin"))
-        known_batch = make_batch(api, key)
-        printed = run_schemathesis(api, key, tmp_path, "--checks", "all", "--max-examples", EXAMPLES, **known_batch)
+        known = make_batch(api, key)
+        known |= make_member(api, key, known["KNOWN_CLIENT"])
+        printed = run_schemathesis(api, key, tmp_path, "--checks", "all", "--max-examples", EXAMPLES, **known)
         selected, documented = map(int, re.findall(r"Selected: (\d+)/(\d+)", printed)[0])
         assert selected == documented - 1
         assert f"Tested: {selected}" in printed

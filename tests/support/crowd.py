@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Any, Final, Self, cast
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
@@ -45,7 +45,7 @@ class UseWish(CrowdRequest):
 
 @dataclass(frozen=True, slots=True)
 class CrowdAnswer:
-    """Status and what there is to say: the code or the consumption's id of a 200, the `error` of anything else."""
+    """Status and what there is to say: the code, the id of the consumption or entry, or the `error` of a refusal."""
 
     status: int
     text: str
@@ -53,8 +53,10 @@ class CrowdAnswer:
 
 
 def tally(answers: Iterable[CrowdAnswer]) -> Counter[str]:
-    """How often each outcome: "200", or status and error."""
-    return Counter("200" if answer.status == 200 else f"{answer.status} {answer.text}" for answer in answers)
+    """How often each outcome: "200" or "201", or status and error."""
+    return Counter(
+        str(answer.status) if answer.status < 400 else f"{answer.status} {answer.text}" for answer in answers
+    )
 
 
 def issued_in(answers: Iterable[CrowdAnswer]) -> list[str]:
@@ -84,6 +86,12 @@ every_rush: Final = pytest.mark.parametrize(
 long_rush: Final = pytest.mark.parametrize("rush", [pytest.param(LONG_RUSH, id="20,000", marks=pytest.mark.long)])
 
 
+def _granted(said: dict[str, Any]) -> str:
+    """Return what was granted: a use, points of an account, or a code."""
+    granted = said.get("consumption_id") or said.get("entry", {}).get("id") or said["code"]
+    return str(granted)
+
+
 class _Seat(asyncio.Protocol):
     """One connection. Asks, waits for the answer, takes the next wish of the queue."""
 
@@ -110,7 +118,7 @@ class _Seat(asyncio.Protocol):
             return
         self._received = b""
         status, said = int(head[9:12]), orjson.loads(body)
-        text = said.get("consumption_id") or said["code"] if status == 200 else said["error"]
+        text = said["error"] if status >= 400 else _granted(said)
         index, self._index = self._index, -1
         self._crowd.take(self, index, CrowdAnswer(status, text, b"idempotency-replayed: true" in lowered))
 
