@@ -18,6 +18,8 @@ POINTS: Final = "points"
 MAX_PENDING_DAYS: Final = 366
 MAX_EXPIRY: Final = {"days": 36_600, "months": 1_200, "end_of_year": 100}
 MAX_TIERS: Final = 20
+SHORTEST_MONTH: Final = 28
+"""Days."""
 
 
 class TermsError(ValueError):
@@ -133,11 +135,20 @@ def parse_terms(value: object, unit: str) -> Terms:
         max_balance=_optional(given.get("max_balance"), "max_balance"),
         tiers=_tiers(given.get("tiers", [])),
     )
-    limits = terms.limits
-    for most in (limits.spend_entry, limits.spend_day):
+    _check_together(terms)
+    return terms
+
+
+def _check_together(terms: Terms) -> None:
+    """Raise TermsError for terms that contradict each other: points that no member could spend."""
+    for most in (terms.limits.spend_entry, terms.limits.spend_day):
         if most is not None and terms.min_spend > most:
             raise TermsError("min_spend must not be above the limits of spending")
-    return terms
+    if terms.max_balance is not None and terms.min_spend > terms.max_balance:
+        raise TermsError("min_spend must not be above max_balance")
+    days = {ExpiryRule.DAYS: 1, ExpiryRule.MONTHS: SHORTEST_MONTH}.get(terms.expiry.rule)
+    if days is not None and terms.pending_days > days * terms.expiry.count:
+        raise TermsError("pending_days must not be above expiry: points would expire before they are available")
 
 
 def _earn(value: object, unit: str) -> EarnRate | None:

@@ -56,6 +56,8 @@ def test_an_operator_runs_a_program_from_its_terms_to_the_erasure_of_a_member(
     assert (stats["total"]["earned"], stats["redemption_rate"], stats["debts"]["points"]) == (30, "0.3333", 5)
     exported = loyalty("programs", "export", "--program", "Tea club", "--format", "ndjson")
     assert exported.out.count('"entry_id"') == 3
+    person = loyalty("members", "export-person", "Tea club", "c-7", "--json").json
+    assert (person["members"][0]["name"], len(person["entries"])) == ("Anna", 3)
     assert loyalty("members", "erase", "Tea club", "c-7", "--yes").out == f"member {anna.json['id']} is erased\n"
     assert loyalty("members", "show", "Tea club", "c-7").status == 2
 

@@ -45,7 +45,7 @@ def make_batch(api: ApiProcess, key: str) -> dict[str, str]:
 
 
 def make_member(api: ApiProcess, key: str, client: str) -> dict[str, str]:
-    """Create a program with a member who has points. Return the environment variables by which the hooks find them."""
+    """Create a program and a member with points. Return the environment variables by which the hooks find them."""
     programs, headers = f"{api.url}/api/v1/loyalty/programs", {"Authorization": f"Bearer {key}"}
     terms = {"earn": {"points": 1, "per": "1.00", "currency": "EUR"}}
     program = httpx.post(programs, json={"name": "Known", "client": client, "terms": terms}, headers=headers).json()[

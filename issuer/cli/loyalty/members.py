@@ -167,6 +167,30 @@ def erase(
         typer.echo(f"member {erased.id} is erased")
 
 
+@commands.command("export-person")
+def export_person_command(
+    program: str = PROGRAM, member: str = MEMBER, client: str | None = CLIENT, as_json: bool = AS_JSON
+) -> None:
+    """Print everything there is about a member with --json, without it how much, in all programs of the client."""
+
+    async def work(stores: Stores) -> dict[str, Any]:
+        from issuer.loyalty.traces import export_person
+
+        found = await chosen_program(stores, program, client)
+        one = await chosen_member(stores, found, member)
+        async with (
+            stores.postgres.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            return await export_person(connection, one.member)
+
+    person = run_checked(work)
+    if as_json:
+        print_json(person)
+    else:
+        print_fields(*((name, f"{len(rows):,}") for name, rows in person.items()))
+
+
 add_export(commands, "members")
 
 

@@ -1,0 +1,63 @@
+"""Exactly the balance: a crowd on four API processes spends one account, counted by customers and ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+import httpx
+import orjson
+import pytest
+
+from issuer.loyalty.account import EntryOp
+from tests.support.crowd import CrowdRequest, Rush, every_rush, tally
+from tests.support.loyalty import PROGRAMS
+from tests.support.service import Service, crowd_of_all
+
+pytestmark = pytest.mark.xdist_group("service")
+
+TOO_FEW = "403 not enough points"
+MAX_CONNECTIONS = 400
+"""A process lets 256 requests of one client wait for a slot, and refuses further ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpendWish(CrowdRequest):
+    """One point of the member."""
+
+    path: str = ""
+
+    def target(self) -> tuple[str, bytes]:
+        return f"{self.path}/spend", orjson.dumps({"points": 1})
+
+
+async def make_member(service: Service, points: int) -> str:
+    """Create a program and a member with points. Return the path of the member."""
+    headers = {"Authorization": service.api_key}
+    async with httpx.AsyncClient(base_url=service.url, headers=headers) as http:
+        made = await http.post(PROGRAMS, json={"name": f"Tea {uuid4()}", "client": str(uuid4())})
+        path = f"{PROGRAMS}/{made.json()['id']}/members"
+        member = await http.post(path, json={"ref": "anna"})
+        path = f"{path}/{member.json()['id']}"
+        added = await http.post(f"{path}/adjust", json={"points": points, "reason": "test"})
+        assert added.status_code == 201, added.text
+    return path
+
+
+@every_rush
+async def test_concurrent_spends_take_exactly_the_balance(service: Service, rush: Rush) -> None:
+    path = await make_member(service, rush.stock)
+    wishes = [SpendWish(uuid4(), uuid4(), key=str(number), path=path) for number in range(rush.requests)]
+    async with crowd_of_all(service, min(rush.connections, MAX_CONNECTIONS)) as crowd:
+        answers = await crowd.ask(wishes)
+        assert tally(answers) == {"201": rush.stock, TOO_FEW: rush.refused}
+        # Every repeat of a request that was granted is answered as it was.
+        granted = [(wish, answer) for wish, answer in zip(wishes, answers, strict=True) if answer.status == 201]
+        repeats = await crowd.ask([wish for wish, _ in granted[: rush.connections]])
+    assert [one.text for one in repeats] == [answer.text for _, answer in granted[: rush.connections]]
+    assert all(one.replayed for one in repeats)
+    assert len({answer.text for _, answer in granted}) == rush.stock
+    rows = await service.sql("SELECT seq, op, points, available FROM entries WHERE account_id = $1 ORDER BY seq",
+                             int(granted[0][1].text.partition("-")[0]))  # fmt: skip
+    expected = [(seq, EntryOp.SPEND, 1, rush.stock + 1 - seq) for seq in range(2, rush.stock + 2)]
+    assert [tuple(row) for row in rows[1:]] == expected
