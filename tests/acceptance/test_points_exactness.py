@@ -47,7 +47,7 @@ async def make_member(service: Service, points: int) -> str:
 @every_rush
 async def test_concurrent_spends_take_exactly_the_balance(service: Service, rush: Rush) -> None:
     path = await make_member(service, rush.stock)
-    wishes = [SpendWish(uuid4(), uuid4(), key=str(number), path=path) for number in range(rush.requests)]
+    wishes = [SpendWish(uuid4(), uuid4(), key=f"{path}-{number}", path=path) for number in range(rush.requests)]
     async with crowd_of_all(service, min(rush.connections, MAX_CONNECTIONS)) as crowd:
         answers = await crowd.ask(wishes)
         assert tally(answers) == {"201": rush.stock, TOO_FEW: rush.refused}

@@ -180,8 +180,8 @@ async def test_what_is_not_valid_is_refused_and_changes_nothing(shop: LoyaltySho
         response = await shop.post(path, body)
         assert (response.status_code, response.json()["code"]) == (status, code), f"{path} {body}: {response.text}"
     # A request that is only tried is checked as one that is meant.
-    refused = await shop.post("spend?dry_run=true", {"points": 1}, **{"Idempotency-Key": "x" * 256})
-    assert problem(refused, 400)["code"] == "invalid_idempotency_key"
+    unkeyed = await shop.post("spend?dry_run=true", {"points": 1}, **{"Idempotency-Key": "x" * 256})
+    assert problem(unkeyed, 400)["code"] == "invalid_idempotency_key"
     raw = await shop.send("spend", b'{"points": NaN}')
     assert problem(raw, 400)["code"] == "unparsable_json"
     for refund, status, code in bad_refunds():
