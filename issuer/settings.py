@@ -151,6 +151,12 @@ class Settings(BaseSettings):
         description="Sender of mail, needed with ISSUER_SMTP_URL: points@shop.example, or "
         "`The Shop <points@shop.example>`",
     )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#@]+$",
+        description="Address by which people reach the pages, such as https://points.shop.example: messages have links "
+        "that begin with it; default: none, and messages have codes without a link",
+    )
     mail_reply_to: str | None = Field(None, description="Address for replies to mail; default: that of the sender")
 
     card_font: Path | None = Field(

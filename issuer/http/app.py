@@ -30,6 +30,7 @@ from issuer.http.docs import routes as docs
 from issuer.http.edge.exchange import FastPath
 from issuer.http.hot_exchange import HotRoute
 from issuer.http.loyalty.operations import LOYALTY
+from issuer.http.member_pages import routes as member_pages
 from issuer.http.operations import Operation, PathOperations
 from issuer.http.pages import assets, language, start
 from issuer.http.pages.errors import error_page, shows_pages
@@ -65,7 +66,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 FILES: Final = assets.OPERATIONS
 """What pages load. It is no part of the API."""
 
-PAGES: Final[tuple[Operation, ...]] = (*language.OPERATIONS,)
+PAGES: Final[tuple[Operation, ...]] = (*language.OPERATIONS, *member_pages.OPERATIONS)
 """Pages with forms, for people. They are no part of the API either."""
 
 

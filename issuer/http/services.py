@@ -17,6 +17,7 @@ from issuer.coupons.locations import CouponLocations
 from issuer.engine.engine import Engine
 from issuer.http.limiting.failed_lookups import FailedLookupLimits
 from issuer.http.limiting.fair_slots import Slots, Tenant
+from issuer.http.limiting.login_limits import LoginLimits
 from issuer.http.limiting.rate_limits import RateLimits
 from issuer.http.metrics.store_metrics import StoreMetrics, read_store_metrics
 from issuer.http.metrics.tally import Tally
@@ -24,6 +25,7 @@ from issuer.http.security_log import SecurityLog
 from issuer.journal.segments import Journal
 from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.purchases import Purchases
+from issuer.mail.mailer import Mailer
 from issuer.rate_limits.leases import Leases
 from issuer.recovery.journal_keeper import JournalKeeper
 from issuer.recovery.opening import open_stores
@@ -43,7 +45,7 @@ MAX_LOOKUPS = 256
 class Services:
     """Everything that a route uses. All of it works without Redis and Postgres: it connects in the background.
 
-    `checks_keys`: whether requests need an API key.
+    `checks_keys`: whether requests need an API key. `mailer` None: no mail is sent.
     """
 
     settings: Settings
@@ -58,6 +60,8 @@ class Services:
     tally: Tally
     limits: RateLimits
     lookup_limits: FailedLookupLimits
+    login_limits: LoginLimits
+    mailer: Mailer | None
     security: SecurityLog
     slots: Slots
     loyalty: LoyaltyExecutor
@@ -110,6 +114,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         engine.carry(leases)
         limits, lookup_limits = RateLimits(settings, leases, tally), FailedLookupLimits(settings, leases, tally)
         security = SecurityLog(limits.address_of)
+        mailer = None if settings.mail_server is None else Mailer(settings)
+        if mailer is not None:
+            mailer.start()
         tally.start()
         batch_names, campaigns = BatchNameCache(stores.postgres), CampaignCache(stores.postgres)
         batch_names.start()
@@ -135,6 +142,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     tally,
                     limits,
                     lookup_limits,
+                    LoginLimits(settings, leases, tally),
+                    mailer,
                     security,
                     slots,
                     loyalty,
@@ -146,6 +155,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 await asyncio.gather(engine.aclose(), loyalty.aclose())
                 await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
                 await asyncio.gather(batch_names.aclose(), registered_clients.aclose())
+                if mailer is not None:
+                    await mailer.aclose()
                 await tally.aclose()
 
 

@@ -89,6 +89,8 @@ class Terms:
     min_spend: int = 1
     max_balance: int | None = None
     tiers: tuple[Tier, ...] = ()
+    # Whether a person joins on the member page, with an address alone. If not, the till or the shop creates members.
+    self_join: bool = True
 
     def tier(self, lifetime: int) -> str | None:
         """Return the name of the tier that a lifetime of earned points reaches; None: none."""
@@ -112,6 +114,7 @@ class Terms:
             "min_spend": self.min_spend,
             "max_balance": self.max_balance,
             "tiers": [{"name": tier.name, "lifetime": tier.lifetime} for tier in self.tiers],
+            "self_join": self.self_join,
         }
 
 
@@ -134,6 +137,7 @@ def parse_terms(value: object, unit: str) -> Terms:
         min_spend=_integer(given.get("min_spend", 1), "min_spend", 1),
         max_balance=_optional(given.get("max_balance"), "max_balance"),
         tiers=_tiers(given.get("tiers", [])),
+        self_join=_flag(given.get("self_join", True), "self_join"),
     )
     _check_together(terms)
     return terms
@@ -223,6 +227,12 @@ def _integer(value: object, name: str, least: int, most: int = MAX_POINTS) -> in
     # A bool is an int for Python, but not for JSON.
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise TermsError(f"{name} must be an integer from {least} to {most}")
+    return value
+
+
+def _flag(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise TermsError(f"{name} must be true or false")
     return value
 
 

@@ -82,8 +82,6 @@ _USE: Final = """
 DELETE FROM login_tokens WHERE hash = $1 AND program_id = $2 AND purpose = $3 AND expires_at > now()
 RETURNING email, email_folded, member_id"""
 
-_FORGET: Final = "DELETE FROM login_tokens WHERE email_folded = $1 OR member_id = $2"
-
 _DELETE_EXPIRED: Final = """
 DELETE FROM login_tokens WHERE hash IN (
   SELECT hash FROM login_tokens WHERE expires_at <= now() ORDER BY expires_at LIMIT $1)"""
@@ -139,11 +137,6 @@ async def use_token(
     if row is None:
         return None
     return UsedToken(EmailAddress(row["email"], row["email_folded"]), row["member_id"])
-
-
-async def forget_login_tokens(connection: AnyConnection, email_folded: str, member_id: UUID) -> None:
-    """Delete the tokens of an address and a member, which are erased."""
-    await connection.execute(_FORGET, email_folded, member_id)
 
 
 async def delete_expired_tokens(postgres: Pool, limit: int) -> int:

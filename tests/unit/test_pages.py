@@ -43,7 +43,9 @@ class Texts(HTMLParser):
 
 
 def messages() -> set[str]:
-    found = extract_from_dir(HTTP, [("**.html", "jinja2")], {"**.html": {"newstyle_gettext": "true"}})
+    templates = ("**.html", "**_mail.txt")
+    options = {name: {"newstyle_gettext": "true"} for name in templates}
+    found = extract_from_dir(HTTP, [(name, "jinja2") for name in templates], options)
     return {message for _, _, message, *_ in found if isinstance(message, str)}
 
 
@@ -69,7 +71,7 @@ def test_every_message_is_translated_into_every_language() -> None:
 
 def test_no_text_of_a_page_is_outside_the_catalogue() -> None:
     assert len(TEMPLATES) >= 4
-    bare = {}
+    bare: dict[str, list[str]] = {}
     for path in TEMPLATES:
         texts = Texts()
         texts.feed(TRANSLATED.sub("", path.read_text()))
@@ -81,6 +83,9 @@ def test_no_text_of_a_page_is_outside_the_catalogue() -> None:
             known = ["use strict", "not started", "sold out", "not found"]
             literals = re.findall(r'"([^"\n]*\w\w \w\w[^"\n]*)"', script.read_text())
             bare |= {script.name: literals} if literals != known else {}
+    for path in HTTP.rglob("*_mail.txt"):
+        # The text part of a mail: values and translated texts, nothing else.
+        bare |= {path.name: rest} if (rest := TRANSLATED.sub("", path.read_text()).split()) else {}
     assert bare == {}
 
 

@@ -28,7 +28,7 @@ CRASH: Final = "CRASHED"
 
 LIMITS: Final = (
     "key", "address", "failed_lookups_key", "failed_lookups_address", "failed_lookups_customer",
-    "failed_lookups_public_key",
+    "failed_lookups_public_key", "login_address", "login_mailbox",
 )  # fmt: skip
 """Kinds of rate limits."""
 

@@ -137,6 +137,10 @@ _TERMS: Final[dict[str, Schema]] = {
         ),
         "description": "Tiers by lifetime; they differ in name and in lifetime",
     },
+    "self_join": {
+        "type": "boolean",
+        "description": "Whether a person joins on the member page, with an e-mail address alone; default: true",
+    },
 }  # fmt: skip
 
 _BALANCE: Final[dict[str, Schema]] = {

@@ -15,6 +15,8 @@ from issuer.http.pages.languages import language_for
 from issuer.http.pages.templates import template
 
 STYLE: Final = "pages/page.css"
+FORMS_STYLE: Final = "pages/forms.css"
+"""More style, of pages with forms."""
 
 
 def prefers_json(accept: str) -> bool:
@@ -35,7 +37,8 @@ class LocalizedPage:
 
     @cached_property
     def _style(self) -> str:
-        return files("issuer.http").joinpath(STYLE).read_text(encoding="utf-8")
+        names = (STYLE, FORMS_STYLE) if self._forms else (STYLE,)
+        return "".join(files("issuer.http").joinpath(name).read_text(encoding="utf-8") for name in names)
 
     @cached_property
     def _script(self) -> str:
