@@ -110,19 +110,6 @@ TRACES: Final = (
         "DELETE FROM kept_answers k USING who WHERE k.route LIKE '% /api/v1/loyalty/%' AND EXISTS ("
         " SELECT FROM unnest(who.members) AS m (id) WHERE position(convert_to(m.id::text, 'UTF8') IN k.body) > 0)",
     ),
-    Trace(
-        "sessions",
-        "SELECT s.began_at, s.expires_at FROM who, sessions s WHERE s.kind = 'member'"
-        " AND s.owner = ANY (who.members::text[]) ORDER BY s.began_at",
-        "DELETE FROM sessions s USING who WHERE s.kind = 'member' AND s.owner = ANY (who.members::text[])",
-    ),
-    Trace(
-        "login_tokens",
-        "SELECT t.purpose, t.email, t.created_at FROM who, login_tokens t"
-        " WHERE t.email_folded = ANY (who.emails) OR t.member_id = ANY (who.members) ORDER BY t.created_at",
-        "DELETE FROM login_tokens t USING who"
-        " WHERE t.email_folded = ANY (who.emails) OR t.member_id = ANY (who.members)",
-    ),
 )  # fmt: skip
 
 _MEMBERS: Final = "SELECT * FROM members WHERE id = $1 OR merged_into = $1 ORDER BY id <> $1, created_at"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ def test_an_operator_runs_a_program_from_its_terms_to_the_erasure_of_a_member(
     assert exported.out.count('"entry_id"') == 3
     person = loyalty("members", "export-person", "Tea club", "c-7", "--json").json
     assert (person["members"][0]["name"], len(person["entries"])) == ("Anna", 3)
+    code = loyalty("login-code", "Tea club", "new@example.org").out.splitlines()[0]
+    assert re.fullmatch("[0-9]{3} [0-9]{3}", code)
+    loyalty("programs", "change", "Tea club", "--terms", '{"self_join":false}')
+    refused = loyalty("login-code", "Tea club", "new@example.org")
+    assert (refused.status, refused.err.splitlines()[0]) == (2, "error: no member has this address")
     assert loyalty("members", "erase", "Tea club", "c-7", "--yes").out == f"member {anna.json['id']} is erased\n"
     assert loyalty("members", "show", "Tea club", "c-7").status == 2
 

@@ -6,7 +6,7 @@ Set SCREENSHOTS=<directory> to save screenshots there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
@@ -18,22 +18,37 @@ from issuer.recovery.opening import open_stores
 from tests.support.api_process import ApiProcess
 from tests.support.browser import FLAGS, BrowserStage
 from tests.support.databases import clone_database
+from tests.support.mail_server import TestMailServer
 from tests.support.programs import require
 from tests.support.servers import START_LIMIT_S, PostgresServer, RedisServer
 from tests.support.service import settings_of
 
 
+@pytest.fixture(scope="package")
+def mail_server() -> Iterator[TestMailServer]:
+    with TestMailServer() as server:
+        yield server
+
+
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def site(
-    redis_server: RedisServer, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+    redis_server: RedisServer,
+    postgres_server: PostgresServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    mail_server: TestMailServer,
 ) -> AsyncIterator[BrowserStage]:
     """The API process and the browser of all tests here: each takes longer to start than a test."""
     chromium = require("chromium")
     expect.set_options(timeout=START_LIMIT_S * 1_000)
     settings = settings_of(redis_server, clone_database(postgres_server))
     async with open_stores(settings) as stores:
-        _, secret = await create_key(stores.postgres, name="test", scopes=["admin"], actor="test")
-    with ApiProcess(settings, tmp_path_factory.mktemp("browser")) as api:
+        _, secret = await create_key(stores.postgres, name="test", scopes=["admin", "redeem"], actor="test")
+    mail = {
+        "ISSUER_SMTP_URL": f"smtp://127.0.0.1:{mail_server.port}",
+        "ISSUER_MAIL_FROM": "Café Blau <points@shop.example>",
+        "ISSUER_PUBLIC_URL": "https://points.shop.example",
+    }
+    with ApiProcess(settings, tmp_path_factory.mktemp("browser"), **mail) as api:
         await asyncio.to_thread(api.wait_until_ready)
         headers = {"authorization": f"Bearer {secret}"}
         async with httpx.AsyncClient(base_url=api.url, headers=headers) as http, async_playwright() as playwright:

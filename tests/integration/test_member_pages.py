@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import uuid4
@@ -10,10 +11,13 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
+from issuer.loyalty.card_number import draw_numbers, show_number
 from issuer.loyalty.member_store import create_member, find_member
 from issuer.loyalty.operations import Adjust
 from issuer.loyalty.program import Program
 from issuer.loyalty.program_store import change_program, create_program
+from issuer.loyalty.reward import NewReward
+from issuer.loyalty.rewards import create_reward
 from issuer.loyalty.terms import parse_terms
 from issuer.settings import Settings
 from tests.support.api import Api
@@ -227,6 +231,41 @@ async def test_a_new_address_is_confirmed_by_its_owner(site: MemberSite) -> None
     # Other browsers have to sign in again.
     assert "New here?" in await second.open("/profile")
     assert "ann@new.example" in await browser.open("/profile")
+
+
+async def test_a_member_takes_a_reward_once_and_shows_its_card(site: MemberSite) -> None:
+    browser, postgres, program = await site.sign_in(), site.api.owner, site.program
+    batch, _ = await site.api.batch("CAKE-1", "CAKE-2", client=program.client_id)
+    cake = await create_reward(postgres, program.id, NewReward("Cake", 100, batch), actor="test")
+    await create_reward(postgres, program.id, NewReward("Cruise", 9_000, batch), actor="test")
+    found = await find_member(postgres, program, str(await postgres.fetchval("SELECT id FROM members")))
+    await site.api.services.loyalty.execute(found.account_id, Adjust(250, "gift"))
+    (number,) = draw_numbers(1)
+    insert = "INSERT INTO cards (number, program_id, account_id, run_id) VALUES ($1, $2, $3, $4)"
+    await postgres.execute(insert, number, program.id, found.account_id, uuid4())
+    page = await browser.open()
+    assert show_number(number) in page
+    assert re.search(r'<svg[^>]* viewBox="[^"]+"[^>]*><path ', page)
+    assert "8,750 to go" in page
+    assert "Take Cake" in page
+    assert "Take Cruise" not in page
+
+    rest = f"/rewards/{cake.id}"
+    assert "It costs 100; you have 250." in await browser.open(rest)
+    key = browser.page.text.partition('name="key" value="')[2].partition('"')[0]
+    # A form that is sent twice takes one.
+    for _ in range(2):
+        await browser.open(rest)
+        assert "It is yours" in await browser.send(rest, key=key)
+        assert "CAKE-1" in browser.page.text
+    assert ">150<" in browser.page.text
+    await browser.open(rest)
+    assert "It is yours" in await browser.send(rest, key="another")
+    assert "do not have enough for it yet" in await browser.open(rest)
+    await browser.open()
+    assert "You do not have enough for it." in await browser.send(rest, key="third")
+    assert "Nothing is here" in await browser.open("/rewards/x")
+    assert await postgres.fetchval("SELECT count(*) FROM moves WHERE state = 'done'") == 2
 
 
 async def test_a_member_deletes_itself(site: MemberSite) -> None:

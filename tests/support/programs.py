@@ -27,6 +27,7 @@ PROGRAMS: Final = {
     for program in (
         NeededProgram("redis-server", "redis-server", "everything on Redis 7 (Valkey runs without it), TLS to Redis"),
         NeededProgram("chromium", "chromium", "the pages in a browser"),
+        NeededProgram("npm", "npm", "that pages are accessible, as axe-core judges them"),
         NeededProgram("docker-compose", "docker-compose", "that docker-compose accepts docker-compose.yml"),
         NeededProgram("cloud-init", "cloud-init", "that cloud-init accepts deploy/cloud-init.yaml"),
         NeededProgram("systemd-analyze", "systemd", "that systemd accepts the units of deploy/cloud-init.yaml"),

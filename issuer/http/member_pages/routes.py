@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.auth import Access
-from issuer.http.member_pages import overview, profile, sign_in
+from issuer.http.member_pages import overview, profile, rewards, sign_in
 from issuer.http.member_pages.visits import PATH
 from issuer.http.operations import Handler, Operation
 
@@ -17,6 +17,8 @@ def _page(method: str, rest: str, handler: Handler) -> Operation:
 OPERATIONS: Final = (
     _page("GET", "", overview.get_overview),
     _page("GET", "/history", overview.get_history),
+    _page("GET", "/rewards/{reward}", rewards.get_reward),
+    _page("POST", "/rewards/{reward}", rewards.post_reward),
     _page("POST", "/sign-in", sign_in.post_sign_in),
     _page("GET", "/code", sign_in.get_code),
     _page("POST", "/code", sign_in.post_code),
