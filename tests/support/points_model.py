@@ -79,7 +79,7 @@ class Reservation:
 
 
 @dataclass
-class Waiting:
+class Maturing:
     """Pending points: where they were earned, one expiry for all, and when they become available."""
 
     earned: tuple[int, int]
@@ -128,7 +128,7 @@ class ModelAccount:
     tokens: list[datetime] = field(default_factory=list)
     debt: int = 0
     lifetime: int = 0
-    waiting: list[Waiting] = field(default_factory=list)
+    waiting: list[Maturing] = field(default_factory=list)
     reservations: dict[UUID, Reservation] = field(default_factory=dict)
     debits: dict[int, Debit] = field(default_factory=dict)
     gifts: dict[int, Gift] = field(default_factory=dict)
@@ -317,7 +317,7 @@ class PointsModel:
         account.earned_today += points
         if terms.pending_days > 0 and points > 0:
             ready = day_ends(account.day + timedelta(days=terms.pending_days), conditions.zone)
-            account.waiting.append(Waiting(earned, points, ready, expires))
+            account.waiting.append(Maturing(earned, points, ready, expires))
             account.say("earn_pending", points)
         else:
             account.give([expires] * points)

@@ -346,7 +346,7 @@ def test_rule_11_a_transfer_keeps_expiry_and_sum_and_is_refused_with_a_debt() ->
     assert held.code(TransferOut(0, move, merge=True)) == "holds_open"
 
 
-def test_rule_12_an_adjustment_needs_a_reason_and_goes_below_zero_only_with_allow_debt() -> None:
+def test_rule_12_an_adjustment_needs_a_reason_and_is_below_zero_only_with_allow_debt() -> None:
     ledger = Ledger()
     assert ledger.code(Adjust(1, "  ")) == "reason_needed"
     assert ledger.do(Adjust(5, "goodwill")) == [("adjust_up", 5)]

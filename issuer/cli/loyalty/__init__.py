@@ -10,10 +10,9 @@ import typer
 SUBJECTS: Final = ("programs", "members", "entries", "rewards", "hooks", "login_code")
 """The groups in the order of `issuer loyalty --help`, which are the modules of this package that register them."""
 
-commands = typer.Typer(help="Points: programs, members, and the entries of their accounts.", no_args_is_help=True)
-
 
 def register(app: typer.Typer) -> None:
+    commands = typer.Typer(help="Points: programs, members, and the entries of their accounts.", no_args_is_help=True)
     for subject in SUBJECTS:
         import_module(f"{__name__}.{subject}").register(commands)
     app.add_typer(commands, name="loyalty")
