@@ -41,6 +41,7 @@ WHERE s.member_id = $1 AND s.merged_into IS NULL ORDER BY s.id"""
 _IN_PROGRESS: Final = "SELECT EXISTS (SELECT FROM moves WHERE from_account = ANY($1) AND state = 'debited')"
 
 _CLOSE: Final = "UPDATE accounts SET merged_into = $2 WHERE id = $1"
+_CARDS: Final = "UPDATE cards SET account_id = $2 WHERE account_id = $1"
 _POINTS: Final = "UPDATE moves SET points = $2 WHERE id = $1"
 
 
@@ -96,6 +97,7 @@ async def merge_member(
         for one in merged:
             assert one.done.source.moved is not None
             await connection.execute(_CLOSE, one.source_id, one.target_id)
+            await connection.execute(_CARDS, one.source_id, one.target_id)
             points = sum(bucket.points for bucket in one.done.source.moved.buckets)
             await connection.execute(_POINTS, one.move_id, points)
         await point_to_target(connection, source.id, target.id)

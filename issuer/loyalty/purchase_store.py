@@ -125,16 +125,16 @@ async def find_purchase(postgres: Pool, move_id: UUID) -> Purchase:
 
 
 async def list_purchases(
-    postgres: Pool, account_id: int, *, limit: int = 100, cursor: str | None = None
+    postgres: Pool, account_ids: Sequence[int], *, limit: int = 100, cursor: str | None = None
 ) -> Page[Purchase]:
-    """Return one page of an account's purchases, newest first. Raises InvalidCursorError, PostgresUnavailableError."""
+    """Return one page of what accounts bought, newest first. Raises InvalidCursorError, PostgresUnavailableError."""
     created_at, last_id = decode_cursor("purchases", cursor, (datetime, UUID)) if cursor else (None, None)
     async with unavailable_translated():
         rows = await postgres.fetch(
-            f"{PURCHASES} WHERE m.from_account = $1 AND m.kind = 'purchase'"
+            f"{PURCHASES} WHERE m.from_account = ANY($1::bigint[]) AND m.kind = 'purchase'"
             " AND ($2::timestamptz IS NULL OR (m.created_at, m.id) < ($2, $3::uuid))"
             " ORDER BY m.created_at DESC, m.id DESC LIMIT $4",
-            account_id, created_at, last_id, limit + 1,
+            account_ids, created_at, last_id, limit + 1,
         )  # fmt: skip
     purchases = [purchase_from_row(row) for row in rows]
     return Page.of(purchases, limit, lambda last: encode_cursor("purchases", (last.created_at, last.id)))

@@ -14,6 +14,9 @@ from issuer.loyalty.terms import parse_terms
 from tests.support.api import Api, problem
 from tests.support.loyalty import ONE_FOR_ONE, LoyaltyShop
 
+CARD = """
+INSERT INTO cards (number, program_id, account_id, run_id)
+SELECT 'ANNA', program_id, id, gen_random_uuid() FROM accounts WHERE id = $1"""
 EXPIRING = ONE_FOR_ONE | {"expiry": {"days": 30}}
 
 
@@ -83,6 +86,7 @@ async def test_a_merge_moves_everything_and_both_histories_stay(api: Api) -> Non
     assert held["code"] == "holds_open"
     await api.services.loyalty.execute(await account_of(api, shop.anna), ReleaseHold(hold.hold_id))
 
+    await api.owner.execute(CARD, await account_of(api, shop.anna))
     before = await sums(api)
     tried = await shop.post("merge?dry_run=true", {"into": "berta"})
     assert tried.status_code == 200, tried.text
@@ -101,6 +105,8 @@ async def test_a_merge_moves_everything_and_both_histories_stay(api: Api) -> Non
     assert in_beans == 7
     kept = await api.owner.fetchval("SELECT count(*) FROM entries WHERE account_id = $1", beans)
     assert kept == 2
+    card = await api.owner.fetchval("SELECT account_id FROM cards WHERE number = 'ANNA'")
+    assert card == await account_of(api, berta)
     # A request that resolved the member before the merge does nothing to the closed account.
     late = await api.services.loyalty.execute(beans, Adjust(1, "late"))
     assert isinstance(late, Refusal)

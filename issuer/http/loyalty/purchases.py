@@ -18,6 +18,7 @@ from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, not_ready, outcome_problem
 from issuer.http.problems.refusals import refusal_problem
 from issuer.http.wire import limit_problem
+from issuer.loyalty.history import account_ids
 from issuer.loyalty.member_store import ProgramMember
 from issuer.loyalty.operations import Spend
 from issuer.loyalty.outcome import Refusal
@@ -31,11 +32,13 @@ PURCHASES_PATH: Final = MEMBER_PATH + "/purchases"
 
 
 async def get_purchases(context: RequestContext) -> Response:
-    """Return a page of the purchases of a member in a program, newest first."""
+    """Return a page of the purchases of a member in a program, newest first, also those before a merge."""
     program = await program_of(context)
     member = await member_of(context, program)
     limit, cursor = page_query(context.request)
-    page = await list_purchases(context.services.stores.postgres, member.account_id, limit=limit, cursor=cursor)
+    postgres = context.services.stores.postgres
+    accounts = await account_ids(postgres, program, member)
+    page = await list_purchases(postgres, accounts, limit=limit, cursor=cursor)
     return page_response(page, lambda purchase: purchase.to_json(program.unit))
 
 
