@@ -15,6 +15,7 @@ from issuer.http.pages.page import LocalizedPage
 from issuer.ids import parse_uuid
 from issuer.loyalty.account import AccountState
 from issuer.loyalty.balances import read_balance
+from issuer.loyalty.history import account_ids
 from issuer.loyalty.outcome import Refusal, RefusalCode
 from issuer.loyalty.purchase import NewPurchase, RequestKey
 from issuer.loyalty.purchase_store import list_purchases
@@ -55,7 +56,8 @@ async def offered_rewards(here: SignedInVisit, balance: AccountState) -> list[Of
 
 async def received_codes(here: SignedInVisit) -> list[ReceivedCode]:
     """Return the codes that the member has taken, newest first, and those that are on their way."""
-    purchases = await list_purchases(here.postgres, here.found.account_id, limit=MAX_CODES)
+    accounts = await account_ids(here.postgres, here.program, here.found)
+    purchases = await list_purchases(here.postgres, accounts, limit=MAX_CODES)
     rewards = await list_rewards(here.postgres, here.program.id, limit=1_000)
     names = {reward.id: reward.name for reward in rewards.items}
     return [
