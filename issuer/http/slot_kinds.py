@@ -15,7 +15,7 @@ class SlotKind(StrEnum):
     OPERATIONS = "operations"
     STREAMS = "streams"
     CONNECTIONS = "connections"
-    HOOKS = "hooks"
+    DELIVERIES = "deliveries"
 
 
 class SlotRefusal(StrEnum):

@@ -90,8 +90,8 @@ TABLES: Final = {
     "rewards":          Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "purchases":        Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "staff":            Rights("SELECT, UPDATE (tries, locked_until)", ""),
-    # An erasure of a member, which the API does, deletes its cards.
-    "cards":            Rights(_POINTS,                                "SELECT"),
+    # An erasure of a member by either process deletes its cards.
+    "cards":            Rights(_POINTS,                                "SELECT, DELETE"),
     "audit_log":        Rights("SELECT",                               ""),
     "audit_ends":       Rights("SELECT",                               "SELECT"),
     "audit_intake":     Rights("INSERT",                               "INSERT"),

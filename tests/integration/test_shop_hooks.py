@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from issuer.access.secrets import new_key
+from issuer.http.limiting.fair_slots import MAX_DELIVERIES
+from issuer.http.loyalty import deliveries
 from issuer.loyalty.executor import LoyaltyExecutor
+from issuer.loyalty.hooks.endpoint_store import find_endpoint
 from issuer.loyalty.hooks.events import ShopKind
+from issuer.loyalty.hooks.inbox import store_delivery
+from issuer.loyalty.hooks.reading import read_delivery
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.grants import Process
@@ -21,7 +27,8 @@ from sync_worker.maintenance.hook_inbox import process_inbox
 from tests.support.api import Api, problem
 from tests.support.environment import settings_as
 from tests.support.hooks import HookShop
-from tests.support.shop_deliveries import ShopDelivery, sample
+from tests.support.servers import START_LIMIT_S
+from tests.support.shop_deliveries import ShopDelivery, lower, sample
 
 SHOPIFY, WOOCOMMERCE, SQUARE, STANDARD = ShopKind
 EMAILS = {
@@ -97,8 +104,9 @@ async def test_a_delivery_that_is_not_signed_is_refused_and_counted(api: Api) ->
     shop = await HookShop.of(api, SHOPIFY)
     order = sample(SHOPIFY, "orders/paid")
     with capture_logs() as lines:
-        refused = problem(await shop.send(order, secret="another secret"), 401, "the signature is not valid")
-        assert "x-shopify-hmac-sha256" in refused["detail"]
+        answer = await shop.send(order, secret="another secret")
+        assert "x-shopify-hmac-sha256" in problem(answer, 401, "the signature is not valid")["detail"]
+        assert answer.headers["www-authenticate"].startswith("Signature")
         problem(await shop.post(order.raw, dict(order.headers)), 401, "the signature is not valid")
     assert [line["reason"] for line in lines if line.get("category") == "security"] == ["signature_invalid"] * 2
     assert await shop.inbox() == []
@@ -260,3 +268,63 @@ async def test_prices_with_tax_take_refunds_with_tax(api: Api) -> None:
     assert await shop.entries() == [("earn", 585), ("take_back", 192)]
     await shop.sent(sample(SHOPIFY, "orders/cancelled"))
     assert await shop.entries() == [("earn", 585), ("take_back", 192), ("take_back", 393)]
+
+
+async def test_a_flood_at_one_hook_stops_no_other(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "WAIT_S", 0.0)
+    flooded = await HookShop.of(api, STANDARD, currency="EUR")
+    other = await HookShop.in_program(api, flooded.program, SHOPIFY)
+    released, paid = asyncio.Event(), sample(STANDARD, "order.paid")
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield paid.raw[:10]
+        await released.wait()
+        yield paid.raw[10:]
+
+    requests = [
+        asyncio.create_task(api.client.post(flooded.hook["path"], content=slow(), headers=paid.signed()))
+        for _ in range(MAX_DELIVERIES)
+    ]
+    slots = api.services.slots.deliveries
+    async with asyncio.timeout(START_LIMIT_S):
+        while slots.used + sum(request.done() for request in requests) < MAX_DELIVERIES:
+            await asyncio.sleep(0.01)
+    assert slots.used < MAX_DELIVERIES
+    assert await other.sent(sample(SHOPIFY, "orders/paid")) == "received"
+    released.set()
+    answers = await asyncio.gather(*requests)
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {problem(answer, 429)["code"] for answer in refused} == {"share_used"}
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
+    outcomes = [answer.json()["outcome"] for answer in answers if answer.status_code == 200]
+    assert sorted(outcomes) == ["received", *["repeated"] * (len(outcomes) - 1)]
+
+
+async def test_an_erasure_reaches_what_was_refused(api: Api) -> None:
+    shop = await HookShop.of(api, STANDARD, currency="USD")
+    member = await shop.member(email=EMAILS[STANDARD])
+    await shop.sent(sample(STANDARD, "order.paid"))
+    path = f"/api/v1/loyalty/programs/{shop.program.id}/members/{member}"
+    exported = (await api.client.get(path + "/export", headers=api.admin)).json()
+    assert [one["state"] for one in exported["shop_deliveries"]] == ["refused"]
+    assert EMAILS[STANDARD] in str(await api.owner.fetchval("SELECT body::text FROM hook_inbox"))
+    # The worker may erase, too: the API was killed before it has.
+    redact = sample(SHOPIFY, "customers/redact").changed(customer={"email": EMAILS[STANDARD]})
+    asks = read_delivery(SHOPIFY, lower(redact.headers), redact.raw)
+    endpoint = await find_endpoint(api.owner, UUID(shop.hook["id"]))
+    number = await store_delivery(api.owner, endpoint, asks)
+    await settle_by_worker(api)
+    (erased,) = [one for one in await shop.inbox() if one["id"] == number]
+    assert (erased["state"], erased["note"], erased["error"]) == ("done", "the member was erased", None)
+    await api.owner.execute("DELETE FROM hook_inbox WHERE id = $1", number)
+    row = await api.owner.fetchrow("SELECT body, customer_keys, state FROM hook_inbox")
+    assert row is not None
+    assert tuple(row) == (None, [], "refused")
+
+
+async def test_an_order_of_a_stranger_with_refunds_waits_for_nothing(api: Api) -> None:
+    shop = await HookShop.of(api, WOOCOMMERCE)
+    await shop.sent(sample(WOOCOMMERCE, "order.updated refunded in part"))
+    (row,) = await shop.inbox()
+    assert (row["state"], row["note"]) == ("done", "the customer is no member")
+    assert await api.owner.fetchval("SELECT body FROM hook_inbox") is None

@@ -160,8 +160,11 @@ def retry(delivery: int = typer.Argument(..., help="Id of a refused delivery."),
     """Have a refused delivery processed again, for example after the terms were changed."""
     from issuer.loyalty.hooks.inbox import retry_delivery
 
-    if not _run(lambda stores: retry_delivery(stores.postgres, delivery)):
-        raise InputError(f"delivery {delivery} is not refused, or its content is not kept")
+    async def work(stores: Stores) -> None:
+        if not await retry_delivery(stores.postgres, delivery):
+            raise InputError(f"delivery {delivery} is not refused, or its content is not kept")
+
+    _run(work)
     if as_json:
         print_json({"id": delivery, "retried": True})
     else:
@@ -175,8 +178,11 @@ def settle(
     """Note that you have answered what a delivery asks for, such as a customer's data."""
     from issuer.loyalty.hooks.inbox import settle_request
 
-    if not _run(lambda stores: settle_request(stores.postgres, delivery)):
-        raise InputError(f"delivery {delivery} asks for nothing")
+    async def work(stores: Stores) -> None:
+        if not await settle_request(stores.postgres, delivery):
+            raise InputError(f"delivery {delivery} asks for nothing")
+
+    _run(work)
     if as_json:
         print_json({"id": delivery, "settled": True})
     else:

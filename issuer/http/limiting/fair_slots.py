@@ -168,7 +168,7 @@ class Slots:
     operations: FairSlots
     streams: FairSlots
     streams_of_address: FairSlots
-    hooks: FairSlots
+    deliveries: FairSlots
 
     @classmethod
     def of(cls, settings: Settings, count: CountRefusal) -> Slots:
@@ -181,7 +181,7 @@ class Slots:
             operations=FairSlots(SlotKind.OPERATIONS, settings.postgres_pool_size - 1, count, retry_after_s=1),
             streams=FairSlots(SlotKind.STREAMS, settings.max_event_streams, count),
             streams_of_address=FairSlots(SlotKind.STREAMS, settings.max_event_streams, count),
-            hooks=FairSlots(SlotKind.HOOKS, MAX_DELIVERIES, count, retry_after_s=5),
+            deliveries=FairSlots(SlotKind.DELIVERIES, MAX_DELIVERIES, count, retry_after_s=5),
         )
 
 

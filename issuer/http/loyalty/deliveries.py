@@ -20,11 +20,13 @@ from issuer.access.secrets import SecretKeys
 from issuer.http.auth import Access
 from issuer.http.edge.limits import DELIVERY_PATH
 from issuer.http.fields import json_response
+from issuer.http.limiting.fair_slots import Tenant
 from issuer.http.metrics.hook_outcome import HookOutcome
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.services import Services
 from issuer.ids import parse_uuid
+from issuer.loyalty.executor import PointsBusyError
 from issuer.loyalty.hooks.body import ShopBodyError
 from issuer.loyalty.hooks.endpoint import HookEndpoint, HookNotFoundError
 from issuer.loyalty.hooks.endpoint_store import find_endpoint, valid_secrets
@@ -48,7 +50,8 @@ async def post_delivery(context: RequestContext) -> Response:
     await services.limits.admit(None, context.address)
     async with services.operation((context.address,)):
         endpoint, secrets = await _endpoint(context)
-    async with services.slots.hooks.hold((endpoint.id, context.address), wait_s=WAIT_S):
+    tenant: Tenant = (endpoint.id, context.address)
+    async with services.slots.deliveries.hold(tenant, wait_s=WAIT_S):
         raw = await context.request.body()
         headers = _headers(context)
         if endpoint.kind is ShopKind.WOOCOMMERCE and is_ping(headers, raw):
@@ -57,12 +60,17 @@ async def post_delivery(context: RequestContext) -> Response:
             verify(endpoint.kind, secrets, headers, raw, endpoint.notification_url or "")
         except SignatureError as error:
             services.tally.count_delivery(HookOutcome.UNSIGNED)
-            raise ProblemError(401, "the signature is not valid", "signature_invalid", detail=str(error)) from error
+            raise _unsigned(error) from error
         try:
             delivery = read_delivery(endpoint.kind, headers, raw)
         except ShopBodyError as error:
             return await _refuse(context, endpoint, headers, raw, error)
-        return await _keep(context, endpoint, delivery)
+        return await _keep(services, endpoint, delivery, tenant)
+
+
+def _unsigned(error: SignatureError) -> ProblemError:
+    headers = {"WWW-Authenticate": 'Signature realm="hook"'}
+    return ProblemError(401, "the signature is not valid", "signature_invalid", detail=str(error), headers=headers)
 
 
 async def _endpoint(context: RequestContext) -> tuple[HookEndpoint, list[str]]:
@@ -76,15 +84,14 @@ async def _endpoint(context: RequestContext) -> tuple[HookEndpoint, list[str]]:
     return endpoint, list(await valid_secrets(postgres, keys, endpoint, datetime.now(UTC)))
 
 
-async def _keep(context: RequestContext, endpoint: HookEndpoint, delivery: Delivery) -> Response:
-    services = context.services
+async def _keep(services: Services, endpoint: HookEndpoint, delivery: Delivery, tenant: Tenant) -> Response:
     id_ = await store_delivery(services.stores.postgres, endpoint, delivery)
     if id_ is None:
         return _answer(services, HookOutcome.REPEATED)
     if not delivery.events:
         return _answer(services, HookOutcome.IGNORED, delivery.note)
     response = _answer(services, HookOutcome.RECEIVED)
-    response.background = BackgroundTask(_process, services, id_)
+    response.background = BackgroundTask(_process, services, id_, tenant)
     return response
 
 
@@ -105,11 +112,12 @@ async def _refuse(
     return _answer(services, HookOutcome.UNREADABLE, str(error))
 
 
-async def _process(services: Services, id_: int) -> None:
+async def _process(services: Services, id_: int, tenant: Tenant) -> None:
     """Process a delivery that is stored. After any error here the worker tries again."""
     try:
-        await HookProcessor(services.stores.postgres, services.loyalty).process(id_)
-    except (NotYetError, PostgresUnavailableError) as error:
+        async with services.slots.deliveries.hold(tenant, wait_s=services.settings.postgres_timeout_s):
+            await HookProcessor(services.stores.postgres, services.loyalty).process(id_)
+    except (NotYetError, PointsBusyError, PostgresUnavailableError, ProblemError) as error:
         log.info("a delivery of a shop is left to the worker", delivery=id_, reason=str(error))
     except Exception:
         log.exception("a delivery of a shop cannot be processed; the worker tries again", delivery=id_)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Final
 from uuid import UUID
 
 from issuer.loyalty.account import open_account
+from issuer.loyalty.card_number import read_number
 from issuer.loyalty.hooks.customer_keys import keys_of_customer
 from issuer.loyalty.hooks.endpoint import HookEndpoint
 from issuer.loyalty.hooks.events import ShopCustomer
@@ -16,9 +18,18 @@ from issuer.loyalty.member_store import find_member_of_client
 from issuer.loyalty.program import Program
 from issuer.storage.postgres import Pool, unavailable_translated
 
+_BY_CARD: Final = """
+SELECT coalesce(m.merged_into, m.id) FROM cards c JOIN accounts a ON a.id = c.account_id
+JOIN members m ON m.id = a.member_id WHERE c.number = $1 AND c.program_id = $2 AND c.revoked_at IS NULL"""
+
 
 async def find_customer(postgres: Pool, endpoint: HookEndpoint, customer: ShopCustomer) -> UUID | None:
     """Return the member that a shop's customer is; None: there is none. Raises PostgresUnavailableError."""
+    number = None if customer.card is None else read_number(customer.card)
+    if number is not None:
+        async with unavailable_translated():
+            found: UUID | None = await postgres.fetchval(_BY_CARD, number, endpoint.program_id)
+        return None if found is None else UUID(bytes=found.bytes)
     member = await _find_member(postgres, endpoint, customer)
     return None if member is None else member.id
 

@@ -46,11 +46,15 @@ class NotYetError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What has become of a delivery, or of one event of it. `member_id`: whom it is about."""
+    """What has become of a delivery, or of one event of it. `member_id`: whom it is about.
+
+    `ends`: whether the events after it have no effect either.
+    """
 
     state: InboxState
     note: str = ""
     member_id: UUID | None = None
+    ends: bool = False
 
 
 _FIND: Final = """
@@ -97,7 +101,7 @@ class HookProcessor:
         events, settled = load_events(row["body"]), DeliveryResult(InboxState.DONE)
         for event in events:
             settled = await work.handle(event)
-            if settled.state is not InboxState.DONE:
+            if settled.state is not InboxState.DONE or settled.ends:
                 break
         await self._settle(id_, settled, events)
         await self._look_again(endpoint, id_, settled, events)
@@ -204,8 +208,9 @@ class _Work:
         if event.customer.email or event.customer.ref:
             if self.endpoint.keeps_unknown:
                 return DeliveryResult(InboxState.WAITS_FOR_MEMBER, "the customer is no member yet; the order waits")
-            return DeliveryResult(InboxState.DONE, "the customer is no member")
-        return DeliveryResult(InboxState.DONE, "the order names no customer, or a card that is not assigned to one")
+            return DeliveryResult(InboxState.DONE, "the customer is no member", ends=True)
+        note = "the order names no customer, or a card that is not assigned to one"
+        return DeliveryResult(InboxState.DONE, note, ends=True)
 
     async def _refunded(self, event: OrderRefunded) -> DeliveryResult:
         order, amount = self._order(event.order_id), event.amount
