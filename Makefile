@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 .PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
-  types secrets coverage soak fuzz mutants terraform-check docs rpc viewer messages sbom bench noise profile clean
+  types secrets coverage soak fuzz mutants terraform-check rehearse docs rpc viewer messages sbom bench noise profile clean
 
 help: ## Print this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,9 @@ terraform-check: $(VENV)/bin/python ## Check deploy/terraform/ against the types
 	$(VENV)/bin/python -m venv dist/terraform-check
 	dist/terraform-check/bin/python -m pip install --quiet -r deploy/terraform/requirements.txt
 	dist/terraform-check/bin/python deploy/terraform/check.py deploy/terraform/linode
+
+rehearse: $(VENV)/bin/python ## As root: install deploy/cloud-init.yaml in a chroot, boot it, use it, destroy and restore it
+	deploy/rehearsal/rehearse.sh dist/rehearsal
 
 docs: $(VENV)/.dev ## Write docs/settings.md from the settings table
 	$(VENV)/bin/python -m issuer.cli.settings_page > docs/settings.md

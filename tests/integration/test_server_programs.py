@@ -66,6 +66,8 @@ def test_the_shell_accepts_the_scripts() -> None:
     assert len(scripts) == 4
     for script in scripts:
         assert run("sh", "-n", "-c", script).stderr == ""
+    for rehearsal in (ROOT / "deploy" / "rehearsal").iterdir():
+        assert run("bash", "-n", rehearsal).stderr == ""
     wanting = run(TERRAFORM / "destroy.sh")
     assert (wanting.returncode, wanting.stderr.split(":")[0]) == (2, "usage")
 

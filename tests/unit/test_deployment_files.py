@@ -47,6 +47,9 @@ def test_ports_are_published_on_this_host_only() -> None:
     assert all(json.dumps(port).startswith('"127.0.0.1:') for port in published)
 
 
-@pytest.mark.parametrize("path", [".ci/run", "deploy/compose/secrets.sh", "deploy/terraform/linode/destroy.sh"])
+@pytest.mark.parametrize(
+    "path",
+    [".ci/run", "deploy/compose/secrets.sh", "deploy/terraform/linode/destroy.sh", "deploy/rehearsal/rehearse.sh"],
+)
 def test_scripts_are_executable(path: str) -> None:
     assert os.access(ROOT / path, os.X_OK)
