@@ -70,14 +70,17 @@ class _Requests:
         self._sent += 1
         new = UUID(int=random.getrandbits(128))
         customer = options.customer or (f"{new.hex[:20]}-@s1.example.org" if options.texts else str(new))
-        if self._campaigns:
+        head = self._head.replace("{client}", target[1])
+        if head != self._head:
+            body = '{"points":1}'
+        elif self._campaigns:
             body = f'{{"campaignId":"{target[0]}"}}'
         elif options.coupon:
             body = f'{{"client_id":"{target[1]}","customer_id":"{customer}"}}'
         else:
             body = f'{{"batchid":"{target[0]}","clientid":"{target[1]}","customerid":"{customer}"}}'
         key = f"Idempotency-Key: {uuid4()}\r\n" if options.keys else ""
-        return f"{self._head}{key}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        return f"{head}{key}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 class _Connection(asyncio.Protocol):

@@ -28,7 +28,7 @@ class DriverError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A pool to redeem from."""
+    """A pool to redeem from; in a URL with {client} whatever id takes its place."""
 
     batch_id: UUID
     client_id: UUID
@@ -36,7 +36,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The requests to send. Each has a new customer unless `customer` is given; requests to ISSUE_PATH have none."""
+    """The requests to send. Each has a new customer unless `customer` is given; requests to ISSUE_PATH have none.
+
+    A URL with {client} is that of a member, the client of each target, and asks for one point.
+    """
 
     url: str
     targets: Sequence[Target]
@@ -137,7 +140,7 @@ class WrkDriver:
             seconds = max(1, round(load.seconds))
             command = [
                 self._program, "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT),
-                load.url, "--", path_of(load), targets.name, str(load.per_target),
+                load.url.replace("{client}", "x"), "--", path_of(load), targets.name, str(load.per_target),
                 str(load.customer or "-"), "1" if load.keys else "0", str(load.think_ms), load.run,
                 load.api_key or "-", "1" if load.coupon else "0", "1" if load.texts else "0",
             ]  # fmt: skip

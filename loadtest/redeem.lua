@@ -6,14 +6,17 @@
 -- mean think time in ms (0: none; otherwise random, at most twice that), run id (8 hex digits), API key (or -), coupon
 -- (1: the path is a coupon use, and the body names its client and the customer), texts (1: a new customer has a text of
 -- 36 characters as its id, not a UUID).
+-- A path with {client} is that of a member of a loyalty program: the second id of a target is put there, and the body
+-- asks for one point.
 -- At the end it prints one line of JSON after the word RESULT.
 
 local bit = require("bit")
 local tohex = bit.tohex
 local counter, thread_number = 0, 0
-local campaigns = false
+local campaigns, points = false, false
 local targets, per_target, fixed_customer, with_keys, think_ms, run
-local head, customer_tail, key_tail
+local head, tail, customer_tail, key_tail
+local POINT = '{"points":1}'
 
 function setup(thread)
   thread:set("number", thread_number)
@@ -26,6 +29,7 @@ local function template(path, api_key, coupon)
   local length = #'{"batchid":"","clientid":"","customerid":""}' + 3 * 36
   if coupon then length = #'{"client_id":"","customer_id":""}' + 2 * 36 end
   if campaigns then length = #'{"campaignId":""}' + 36 end
+  if points then length = #POINT end
   local body = string.rep("x", length)
   local request = wrk.format("POST", path, headers, body)
   return (request:gsub("\r\n\r\n" .. body .. "$", ""))
@@ -34,10 +38,12 @@ end
 function init(args)
   math.randomseed(tonumber(args[7], 16) + number)
   campaigns = args[1]:match("/IssueCoupon$") ~= nil
+  points = args[1]:find("{client}", 1, true) ~= nil
   targets = {}
   for line in io.lines(args[2]) do
     local batch, client = line:match("(%S+)%s+(%S+)")
-    if campaigns then targets[#targets + 1] = '{"campaignId":"' .. batch .. '"}'
+    if points then targets[#targets + 1] = client
+    elseif campaigns then targets[#targets + 1] = '{"campaignId":"' .. batch .. '"}'
     elseif args[9] == "1" then targets[#targets + 1] = '{"client_id":"' .. client .. '","customer_id":"'
     else targets[#targets + 1] = '{"batchid":"' .. batch .. '","clientid":"' .. client .. '","customerid":"' end
   end
@@ -48,6 +54,7 @@ function init(args)
   if args[10] == "1" then customer_tail = string.format('-%s%04x@s1.example.org"}', run, number) end
   key_tail = "-" .. run .. "-" .. number
   head = template(args[1], args[8], args[9] == "1")
+  if points then head, tail = head:match("^(.-){client}(.*)$") end
   if think_ms > 0 then
     delay = function() return math.floor(math.random() * 2 * think_ms + 0.5) end
   end
@@ -62,6 +69,10 @@ function request()
     target = targets[math.min(#targets, math.floor((counter - 1) / per_target) + 1)]
   else
     target = targets[#targets == 1 and 1 or math.random(#targets)]
+  end
+  if points then
+    local key = with_keys and "\r\nIdempotency-Key: " .. digits .. key_tail or ""
+    return head .. target .. tail .. key .. "\r\n\r\n" .. POINT
   end
   local customer = campaigns and "" or fixed_customer and fixed_customer .. '"}' or digits .. customer_tail
   if with_keys then

@@ -12,6 +12,7 @@ from issuer.instants import EPOCH
 from loadtest.baselines import floor_server, postgres_way_server
 from loadtest.drivers import ISSUE_PATH, REDEEM_PATH, Load, Target
 from loadtest.installation import BenchInstallation
+from loadtest.loyalty import loyalty
 from loadtest.measuring import Measured, MeasuredInstallation, UnexpectedAnswersError
 from loadtest.runs import CONNECTIONS, Bench
 from loadtest.stock import make_coupon, make_pool, make_pools, redeemed, settle
@@ -289,4 +290,5 @@ SECTIONS = {
     "ids": ids,
     "coupons": coupons,
     "campaign": campaign,
+    "loyalty": loyalty,
 }

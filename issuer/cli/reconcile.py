@@ -12,6 +12,7 @@ from issuer.cli.output import FAILED, print_json, run
 
 if TYPE_CHECKING:
     from issuer.ledger.reconcile import PoolBalance
+    from issuer.loyalty.reconcile import PointsReconciliation
     from issuer.storage.stores import Stores
 
 
@@ -25,23 +26,26 @@ def reconcile(
 ) -> None:
     """Check per pool that ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 
-    Also checks that no client has a code more than once and, without --batch, that every points move has its entries
-    and its code. Exit code 0: it all holds; 1: it does not.
-    May run while codes are redeemed; changes nothing.
+    Also checks that no client has a code more than once and, without --batch, that each account of points is what its
+    entries add up to, and that every points move has its entries and its code. May run while codes are redeemed;
+    changes nothing. Exit code 0: it all holds; 1: it does not.
     """
     from issuer.ledger.reconcile import Reconciliation
     from issuer.ledger.reconcile import reconcile as balance
     from issuer.loyalty.move_audit import MoveProblem, find_wrong_moves
+    from issuer.loyalty.reconcile import PointsReconciliation, reconcile_points
 
-    async def work(stores: Stores) -> tuple[Reconciliation, list[MoveProblem]]:
+    async def work(stores: Stores) -> tuple[Reconciliation, PointsReconciliation, list[MoveProblem]]:
         batch_id = await any_batch(stores.postgres, batch)
-        moves = [] if batch_id is not None else await find_wrong_moves(stores)
-        return await balance(stores, batch_id=batch_id), moves
+        if batch_id is not None:
+            return await balance(stores, batch_id=batch_id), PointsReconciliation(), []
+        return await balance(stores), await reconcile_points(stores.postgres), await find_wrong_moves(stores)
 
-    result, moves = run(work)
+    result, points, moves = run(work)
+    holds = result.holds and points.holds and not moves
     if as_json:
-        holds = result.holds and not moves
-        print_json(result.to_json() | {"holds": holds, "moves": [move.to_json() for move in moves]})
+        more = {"points": points.to_json(), "moves": [move.to_json() for move in moves]}
+        print_json(result.to_json() | {"holds": holds} | more)
     else:
         for pool in result.pools:
             _show(pool)
@@ -54,8 +58,17 @@ def reconcile(
             typer.echo(f"WRONG points move {move.move_id}: {move.problem}")
         wrong = sum(not pool.holds for pool in result.pools)
         typer.echo(f"{len(result.pools)} pools, {wrong} wrong" if wrong else f"{len(result.pools)} pools, all balanced")
-    if moves or not result.holds:
+        if points.accounts:
+            _show_points(points)
+    if not holds:
         raise typer.Exit(FAILED)
+
+
+def _show_points(points: PointsReconciliation) -> None:
+    for problem in points.problems:
+        typer.echo(f"WRONG account {problem.account_id}: {problem.problem}")
+    state = f"{points.broken} wrong" if points.broken else "all balanced"
+    typer.echo(f"{points.accounts} accounts of points with {points.entries} entries, {state}")
 
 
 def _show(pool: PoolBalance) -> None:

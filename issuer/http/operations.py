@@ -80,6 +80,8 @@ class Operation:
     too, and no answer of it is kept.
     `takes_slot`: requests share the connections of the pool, so each holds a slot of operations until its handler is
     done. False for what may take long, needs no Postgres, or must be answered whatever the others do.
+    `gathered`: the transaction of the act, which many requests share, looks for their kept answers: none is looked for
+    before.
     `delivery`: a shop sends it, signed instead of with a key; it may be large, and counts once by an id of its own.
     """
 
@@ -94,6 +96,7 @@ class Operation:
     takes_slot: bool = True
     hot: bool = False
     delivery: bool = False
+    gathered: bool = False
     tries: bool = False
 
     @property
@@ -188,7 +191,8 @@ async def _answer(
     try:
         if key is not None and not operation.upload:
             idempotency.digest = await _digest(request)
-            await idempotency.check()
+            if not operation.gathered:
+                await idempotency.check()
         response = await operation.handler(RequestContext(request, services, caller, idempotency, dry_run, end_slot))
     except AlreadyAnsweredError as done:
         return replay(done.answer)

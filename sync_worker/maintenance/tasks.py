@@ -22,6 +22,7 @@ from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.scripts import REMOVE_CONSUMERS
 from issuer.generating import job_runner
 from issuer.ledger.dead_letters import remove_resolved
+from issuer.loyalty import sweeping
 from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.hooks import inbox
 from issuer.pools import top_up
@@ -118,6 +119,7 @@ class MaintenanceTasks:
             (job_runner.TASK, 0.2, self.generate),
             (tombstones.TASK, 5.0, self.free_ended),
             (inbox.TASK, 2.0, self.process_inbox),
+            (sweeping.TASK, 1.0, self.sweep_points),
             ("heartbeat", 1.0, self.report_heartbeat),
             ("remove-consumers", 600.0, self.remove_consumers),
             ("forget-witnesses", 600.0, self.forget_witnesses),
@@ -151,6 +153,10 @@ class MaintenanceTasks:
 
     async def process_inbox(self) -> None:
         await hook_inbox.process_inbox(self._stores, self._loyalty, self._rows)
+
+    async def sweep_points(self) -> None:
+        """Let holds and points expire and pending points become available, where no request does it first."""
+        await sweeping.sweep_due(self._stores.postgres, self._loyalty, self._rows)
 
     async def report_heartbeat(self) -> None:
         """Write the row in `workers` that shows that this worker runs, and how far the ledger is behind."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import uuid4
 
-import httpx
-import orjson
 import pytest
 
 from issuer.loyalty.account import EntryOp
-from tests.support.crowd import CrowdRequest, Rush, every_rush, tally
-from tests.support.loyalty import PROGRAMS
+from tests.support.crowd import Rush, every_rush, tally
+from tests.support.points_crowd import SpendWish, make_member
 from tests.support.service import Service, crowd_of_all
 
 pytestmark = pytest.mark.xdist_group("service")
@@ -19,29 +16,6 @@ pytestmark = pytest.mark.xdist_group("service")
 TOO_FEW = "403 not enough points"
 MAX_CONNECTIONS = 400
 """A process lets 256 requests of one client wait for a slot, and refuses further ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpendWish(CrowdRequest):
-    """One point of the member."""
-
-    path: str = ""
-
-    def target(self) -> tuple[str, bytes]:
-        return f"{self.path}/spend", orjson.dumps({"points": 1})
-
-
-async def make_member(service: Service, points: int) -> str:
-    """Create a program and a member with points. Return the path of the member."""
-    headers = {"Authorization": service.api_key}
-    async with httpx.AsyncClient(base_url=service.url, headers=headers) as http:
-        made = await http.post(PROGRAMS, json={"name": f"Tea {uuid4()}", "client": str(uuid4())})
-        path = f"{PROGRAMS}/{made.json()['id']}/members"
-        member = await http.post(path, json={"ref": "anna"})
-        path = f"{path}/{member.json()['id']}"
-        added = await http.post(f"{path}/adjust", json={"points": points, "reason": "test"})
-        assert added.status_code == 201, added.text
-    return path
 
 
 @every_rush

@@ -593,4 +593,86 @@ MUTATIONS: Final = (
         (),
         ("tests/integration/test_purchases.py",),
     ),
+    Mutation(
+        "points: a credit is available although there is a debt",
+        (Edit("issuer/loyalty/book.py", "        paid = min(self.debt, total(buckets))\n", "        paid = 0\n"),),
+        tests=("tests/unit/test_points_rules.py",),
+    ),
+    Mutation(
+        "points: a refund takes what is there and forgets the rest",
+        (
+            Edit(
+                "issuer/loyalty/reversing.py",
+                "if on_refund is OnRefund.CLAMP and book.debt > owed:",
+                "if book.debt > owed:",
+            ),
+        ),
+        tests=("tests/unit/test_points_rules.py",),
+    ),
+    Mutation(
+        "points: a hold can be settled twice",
+        (
+            Edit(
+                "issuer/loyalty/spending.py",
+                "    if hold.state is not HoldState.OPEN:\n        raise book.refuse(RefusalCode.HOLD_SETTLED)\n",
+                "",
+            ),
+        ),
+        tests=("tests/unit/test_points_rules.py",),
+    ),
+    Mutation(
+        "points: no answer is looked for, so a repeat is carried out again",
+        (
+            Edit(
+                "issuer/loyalty/transaction.py",
+                "return await find_answers(self.connection, keys) if keys else {}",
+                "return {}",
+            ),
+        ),
+        tests=("tests/integration/test_points_keys.py",),
+    ),
+    Mutation(
+        "points: they can be spent at the instant of their expiry",
+        (
+            Edit(
+                "issuer/loyalty/due.py",
+                "for bucket in book.buckets if bucket.expires_at <= now),",
+                "for bucket in book.buckets if bucket.expires_at < now),",
+            ),
+        ),
+        tests=("tests/unit/test_points_rules.py",),
+    ),
+    Mutation(
+        "points: each partial refund is rounded by itself",
+        (
+            Edit(
+                "issuer/loyalty/reversing.py",
+                "    points = max(0, order.points - kept - order.reversed)\n",
+                "    points = order.points * (refunded - order.refunded_minor) // order.amount_minor\n",
+            ),
+        ),
+        tests=("tests/unit/test_points_rules.py",),
+    ),
+    Mutation(
+        "points: two orders that are recorded at once are not compared",
+        (
+            Edit(
+                "issuer/loyalty/writing.py",
+                "            if count != len(self.rows[name]):\n",
+                "            if count > len(self.rows[name]):\n",
+            ),
+        ),
+        tests=("tests/integration/test_points_keys.py",),
+    ),
+    Mutation(
+        "points: accounts are read without a lock",
+        (
+            Edit(
+                "issuer/loyalty/reading.py",
+                "ORDER BY a.id FOR NO KEY UPDATE OF a",
+                "ORDER BY a.id",
+            ),
+        ),
+        tests=("tests/integration/test_points_keys.py",),
+    ),
 )

@@ -178,6 +178,11 @@ class Crowd:
         await self._done
         return [answer for answer in self._answers if answer is not None]
 
+    def answered(self) -> list[tuple[CrowdRequest, CrowdAnswer]]:
+        """What was answered of the latest `ask`, also when it has failed."""
+        both = zip(self._wishes, self._answers, strict=True)
+        return [(wish, answer) for wish, answer in both if answer is not None]
+
     async def ask_until(
         self, wishes: Sequence[CrowdRequest], again: Callable[[CrowdAnswer], bool]
     ) -> tuple[list[CrowdAnswer], Counter[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -40,7 +41,7 @@ from issuer.loyalty.operations import (
 )
 from issuer.loyalty.outcome import Applied, Refusal
 from issuer.loyalty.program import Program, ProgramState
-from issuer.loyalty.terms import EarnRate, Expiry, ExpiryRule, OnRefund, PointsLimits, Terms
+from issuer.loyalty.terms import EarnRate, Expiry, ExpiryRule, OnRefund, PointsLimits, Terms, TermsError, parse_terms
 from tests.support.points_model import Conditions, ModelAccount, PointsModel
 
 ZONES = ("UTC", "Europe/London", "America/Sao_Paulo", "Asia/Kathmandu", "America/Havana")
@@ -52,6 +53,13 @@ Step = tuple[int, Operation, int | None]
 
 
 def random_terms(draw: random.Random) -> Terms:
+    """Return terms as a program may have them."""
+    while True:
+        with suppress(TermsError):
+            return parse_terms(_any_terms(draw).to_json(), "points")
+
+
+def _any_terms(draw: random.Random) -> Terms:
     def maybe(least: int, most: int) -> int | None:
         return draw.randint(least, most) if draw.random() < 0.2 else None
 

@@ -9,6 +9,7 @@ import pytest
 
 from issuer.campaigns.campaign import CampaignState
 from issuer.generating.jobs import JobState
+from issuer.loyalty.account import HoldState, MoveState
 from issuer.recovery.inspection import Verdict
 from tests.support.sources import ROOT
 
@@ -31,7 +32,9 @@ def states_of(heading: str) -> set[str]:
     return {state for edge in edges_of(DIAGRAMS[heading][0]) for state in edge[:2]} - {"[*]"}
 
 
-@pytest.mark.parametrize("heading", ["Batch", "Coupon", "Campaign", "Generation job", "Recovery"])
+@pytest.mark.parametrize(
+    "heading", ["Batch", "Coupon", "Campaign", "Generation job", "Hold of points", "Move of points", "Recovery"]
+)
 def test_every_state_can_be_reached(heading: str) -> None:
     assert DIAGRAMS[heading]
     for diagram in DIAGRAMS[heading]:
@@ -42,9 +45,11 @@ def test_every_state_can_be_reached(heading: str) -> None:
         assert {state for edge in edges for state in edge[:2]} <= reached
 
 
-def test_campaigns_and_jobs_have_the_states_of_the_code() -> None:
+def test_campaigns_jobs_holds_and_moves_have_the_states_of_the_code() -> None:
     assert states_of("Campaign") == {state.value for state in CampaignState}
     assert states_of("Generation job") == {state.value for state in JobState}
+    assert states_of("Hold of points") == {state.value for state in HoldState}
+    assert states_of("Move of points") == {state.value for state in MoveState}
 
 
 def test_each_verdict_leads_on_from_the_fence() -> None:

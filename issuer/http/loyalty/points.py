@@ -93,7 +93,7 @@ def short_text(values: Mapping[str, Any], name: str, most: int) -> str | None:
 
 
 OPERATIONS: Final = (
-    Operation("POST", MEMBER_PATH + "/earn", post_earn, Access.REDEEM, tries=True),
-    Operation("POST", MEMBER_PATH + "/spend", post_spend, Access.REDEEM, tries=True),
+    Operation("POST", MEMBER_PATH + "/earn", post_earn, Access.REDEEM, tries=True, gathered=True),
+    Operation("POST", MEMBER_PATH + "/spend", post_spend, Access.REDEEM, tries=True, gathered=True),
     Operation("POST", MEMBER_PATH + "/adjust", post_adjust, tries=True),
 )

@@ -1,0 +1,182 @@
+"""Random operations through two executors on one Postgres, compared with the model while the clock moves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+from pydantic import SecretStr
+from starlette.responses import Response
+
+from issuer.http.fields import json_response
+from issuer.http.idempotency import AlreadyAnsweredError, Idempotency, KeyedAct
+from issuer.loyalty.executor import LoyaltyExecutor
+from issuer.loyalty.operations import Operation, TransferOut
+from issuer.loyalty.outcome import Refusal
+from issuer.loyalty.program import Program
+from issuer.loyalty.program_store import create_program
+from issuer.loyalty.reconcile import reconcile_points
+from issuer.settings import Settings
+from issuer.storage.acts import UNKEPT, Act
+from issuer.storage.postgres import Pool, close_pool, connect_pool
+from tests.support.databases import clone_database, drop_database
+from tests.support.points import CLIENT
+from tests.support.points_model import Conditions, ModelAccount, PointsModel
+from tests.support.points_walk import ACCOUNTS, ZONES, Choice, random_terms
+from tests.support.servers import PostgresServer
+
+# In front of the catalog's, so that every statement finds it.
+CLOCK: Final = """
+CREATE SCHEMA clock;
+CREATE TABLE clock.offsets (by interval NOT NULL);
+INSERT INTO clock.offsets VALUES ('0');
+CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+AS 'SELECT pg_catalog.clock_timestamp() + by FROM clock.offsets'"""
+
+ROW: Final = """
+SELECT seq, available, held, pending, debt, lifetime, day, day_earned, day_spent FROM accounts WHERE id = $1"""
+
+
+class MovingClock:
+    """The clock of the database. It is set to a half hour: nothing becomes due in the minutes that a round takes."""
+
+    def __init__(self, postgres: Pool) -> None:
+        self._postgres = postgres
+        self._offset = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self._offset
+
+    async def advance(self, by: timedelta) -> None:
+        later = (self.now() + by).replace(minute=30, second=0, microsecond=0) + timedelta(hours=1)
+        self._offset = later - datetime.now(UTC)
+        await self._postgres.execute("UPDATE clock.offsets SET by = $1", self._offset)
+
+
+class ServedWalk:
+    """Three accounts of a program whose operations are carried out by several executors, one after the other."""
+
+    def __init__(self, seed: int, program: Program, accounts: list[int], clock: MovingClock) -> None:
+        self.draw = random.Random(seed)
+        self.program, self.clock = program, clock
+        self.ids = dict(zip(ACCOUNTS, accounts, strict=True))
+        self.choice = Choice(self.draw, self.hold_ends)
+        self.model = PointsModel()
+        self.model.accounts = {number: ModelAccount(number) for number in ACCOUNTS}
+        self.codes: Counter[str] = Counter()
+
+    def hold_ends(self) -> datetime:
+        return self.clock.now() + self.draw.choice((timedelta(), timedelta(hours=7, minutes=10), timedelta(days=9)))
+
+    async def step(self, postgres: Pool, executors: list[LoyaltyExecutor]) -> None:
+        account, operation, target = self.choice.step(lambda number: len(self.model.accounts[number].lines))
+        key = str(self.draw.getrandbits(64)) if self.draw.random() < 0.3 else None
+        executor = self.draw.choice(executors)
+        found, now = await self.ask(executor, account, operation, target, self.act(postgres, key))
+        conditions = Conditions(self.program.terms, self.program.timezone)
+        if target is None:
+            expected = self.model.ask(account, operation, now, conditions)
+        else:
+            assert isinstance(operation, TransferOut)
+            expected = self.model.move(account, target, operation, now, conditions)
+        assert found == expected, (operation, found, expected)
+        self.codes[found] += 1
+        if key is not None and found in ("ok", "replayed"):
+            with pytest.raises(AlreadyAnsweredError):
+                await self.ask(self.draw.choice(executors), account, operation, target, self.act(postgres, key))
+            self.codes["key"] += 1
+        for number in {account, target or account}:
+            await self.compare(postgres, number)
+
+    def act(self, postgres: Pool, key: str | None) -> Act[Any]:
+        async def show(result: Any) -> Response:
+            return json_response({})
+
+        return UNKEPT if key is None else KeyedAct(Idempotency(postgres, None, "POST /walk", key, b"1" * 32), show)
+
+    async def ask(
+        self, executor: LoyaltyExecutor, account: int, operation: Operation, target: int | None, act: Act[Any]
+    ) -> tuple[str, datetime]:
+        if target is None:
+            outcome = await executor.execute(self.ids[account], operation, act=act)
+            if isinstance(outcome, Refusal):
+                return str(outcome.code), self.clock.now()
+            return "replayed" if outcome.replayed else "ok", outcome.state.touched_at
+        assert isinstance(operation, TransferOut)
+        moved = await executor.transfer(
+            self.ids[account], self.ids[target], operation.points, move=operation.move, act=act
+        )
+        if isinstance(moved, Refusal):
+            return str(moved.code), self.clock.now()
+        return "ok", max(moved.source.state.touched_at, moved.target.state.touched_at)
+
+    async def compare(self, postgres: Pool, number: int) -> None:
+        model = self.model.accounts[number]
+        row = await postgres.fetchrow(ROW, self.ids[number])
+        today = (model.day, model.earned_today, model.spent_today)
+        assert row is not None
+        assert tuple(row) == (len(model.lines), *model.figures(), *today)
+        buckets = await postgres.fetch("SELECT expires_at, points FROM buckets WHERE account_id = $1", self.ids[number])
+        assert {row["expires_at"]: row["points"] for row in buckets} == Counter(model.tokens)
+
+
+@asynccontextmanager
+async def moving_database(server: PostgresServer) -> AsyncIterator[Settings]:
+    url = clone_database(server)
+    name = url.rpartition("/")[2]
+    try:
+        server.psql(CLOCK, name)
+        server.psql(f"ALTER DATABASE {name} SET search_path = clock, pg_catalog, public")
+        yield Settings(database_url=SecretStr(url))
+    finally:
+        drop_database(server, url)
+
+
+async def walk_served(settings: Settings, seed: int, worlds: int, rounds: int, steps: int) -> Counter[str]:
+    """Walk in many worlds at once. Between rounds the clock moves."""
+    draw = random.Random(seed)
+    pools = [await connect_pool(settings, size=3) for _ in range(2)]
+    executors = [LoyaltyExecutor(pool, timeout_s=30.0) for pool in pools]
+    clock, walks = MovingClock(pools[0]), []
+    for number in range(worlds):
+        program = await create_program(
+            pools[0], CLIENT, f"Club {number}", random_terms(draw), timezone=draw.choice(ZONES), actor="test"
+        )
+        rows = await pools[0].fetch(
+            "INSERT INTO accounts (program_id, member_id) SELECT $1, gen_random_uuid() FROM generate_series(1, 3)"
+            " RETURNING id",
+            program.id,
+        )
+        walks.append(ServedWalk(seed + number, program, [row["id"] for row in rows], clock))
+
+    async def some(walk: ServedWalk) -> None:
+        for _ in range(steps):
+            await walk.step(draw.choice(pools), executors)
+
+    try:
+        for _ in range(rounds):
+            await clock.advance(timedelta(hours=draw.choice((0, 1, 12, 30, 300, 900))))
+            await asyncio.gather(*(some(walk) for walk in walks))
+        audit = await reconcile_points(pools[0])
+        assert audit.problems == []
+    finally:
+        for executor, pool in zip(executors, pools, strict=True):
+            await executor.aclose()
+            await close_pool(pool)
+    return sum((walk.codes for walk in walks), Counter())
+
+
+@pytest.mark.parametrize(("worlds", "rounds"), [(10, 4), pytest.param(50, 50, marks=pytest.mark.long, id="20,000")])
+async def test_two_executors_and_the_model_never_differ(
+    postgres_server: PostgresServer, worlds: int, rounds: int
+) -> None:
+    async with moving_database(postgres_server) as settings:
+        codes = await walk_served(settings, worlds, worlds, rounds, 8)
+    assert codes.total() - codes["key"] == worlds * rounds * 8
+    assert codes["ok"] > codes.total() / 4
