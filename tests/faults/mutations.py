@@ -675,4 +675,41 @@ MUTATIONS: Final = (
         ),
         tests=("tests/integration/test_points_keys.py",),
     ),
+    Mutation(
+        "a delivery of a shop counts whatever its signature is",
+        (Edit("issuer/loyalty/hooks/signatures.py", "    if not any(matches):\n", "    if not matches:\n"),),
+        (),
+        ("tests/unit/test_shop_deliveries.py",),
+    ),
+    Mutation(
+        "the topic alone, which is not signed, says that an order was cancelled",
+        (Edit("issuer/loyalty/hooks/shopify.py", 'if order.get("cancelled_at") is None:', "if not order:"),),
+        (),
+        ("tests/unit/test_shop_deliveries.py",),
+    ),
+    Mutation(
+        "a refund takes points back at each of its deliveries",
+        (
+            Edit(
+                "issuer/loyalty/hooks/processing.py",
+                "if await has_counted(self.postgres, self.program.id, order, event.refund_id):",
+                "if not event.refund_id:",
+            ),
+            Edit("issuer/loyalty/hooks/order_notes.py", "*self._values) is None:", "*self._values) is self:"),
+        ),
+        (),
+        ("tests/integration/test_shop_hooks.py",),
+    ),
+    Mutation(
+        "a refund that is faster than its order is dropped",
+        (
+            Edit(
+                "issuer/loyalty/hooks/processing.py",
+                "return DeliveryResult(InboxState.WAITS_FOR_ORDER,",
+                "return DeliveryResult(InboxState.DONE,",
+            ),
+        ),
+        (),
+        ("tests/integration/test_shop_hooks.py",),
+    ),
 )

@@ -10,6 +10,7 @@ import pytest
 from issuer.campaigns.campaign import CampaignState
 from issuer.generating.jobs import JobState
 from issuer.loyalty.account import HoldState, MoveState
+from issuer.loyalty.hooks.inbox import InboxState
 from issuer.recovery.inspection import Verdict
 from tests.support.sources import ROOT
 
@@ -32,9 +33,7 @@ def states_of(heading: str) -> set[str]:
     return {state for edge in edges_of(DIAGRAMS[heading][0]) for state in edge[:2]} - {"[*]"}
 
 
-@pytest.mark.parametrize(
-    "heading", ["Batch", "Coupon", "Campaign", "Generation job", "Hold of points", "Move of points", "Recovery"]
-)
+@pytest.mark.parametrize("heading", DIAGRAMS)
 def test_every_state_can_be_reached(heading: str) -> None:
     assert DIAGRAMS[heading]
     for diagram in DIAGRAMS[heading]:
@@ -48,6 +47,7 @@ def test_every_state_can_be_reached(heading: str) -> None:
 def test_campaigns_jobs_holds_and_moves_have_the_states_of_the_code() -> None:
     assert states_of("Campaign") == {state.value for state in CampaignState}
     assert states_of("Generation job") == {state.value for state in JobState}
+    assert states_of("Delivery of a shop") == {state.value for state in InboxState}
     assert states_of("Hold of points") == {state.value for state in HoldState}
     assert states_of("Move of points") == {state.value for state in MoveState}
 
