@@ -43,7 +43,7 @@ def test_every_code_in_the_source_has_a_title_and_is_used() -> None:
         + (PACKAGE / "http" / "problems" / "problem.py").read_text().partition("class ProblemError")[2]
     )
     quoted = set(re.findall(r'"([a-z_]+)"', source))
-    computed = {f"invalid_{name}_id" for name in ("batch", "campaign", "client", "customer", "job")}
+    computed = {f"invalid_{name}_id" for name in ("batch", "campaign", "client", "customer", "job", "reward")}
     assert set(TITLES) <= quoted | computed
 
 
