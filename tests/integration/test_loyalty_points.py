@@ -252,3 +252,39 @@ async def test_operations_of_one_client_share_a_transaction_though_it_has_few_sl
                     await asyncio.sleep(0.01)
         assert {request.result().status_code for request in requests} == {201}
         assert await api.owner.fetchval("SELECT count(DISTINCT xmin::text) FROM entries") == 2
+
+
+async def test_a_merged_member_is_its_target_with_both_histories_until_both_are_erased(api: Api) -> None:
+    shop = await LoyaltyShop.of(api)
+    berta = await shop.join(ref="berta", email="berta@example.org")
+    await shop.adjust(5, member=berta["id"])
+    await shop.adjust(7)
+    merged = await shop.post("merge", {"into": "anna"}, member=berta["id"])
+    assert merged.status_code == 200, merged.text
+    anna = await shop.member()
+    assert (anna["available"], await shop.member("berta"), await shop.member(berta["id"])) == (12, anna, anna)
+    assert (await shop.adjust(1, member="berta")).json()["balance"]["available"] == 13
+    found = (await api.get(f"{shop.path}/members?email=BERTA%40example.org", shop.key)).json()["items"]
+    assert [one["id"] for one in found] == [shop.anna]
+    assert len((await api.get(f"{shop.path}/members", shop.key)).json()["items"]) == 1
+
+    entries = await shop.items("entries")
+    assert [one["op"] for one in entries if one["op"].startswith("adjust")] == ["adjust_up", "adjust_up", "adjust_up"]
+    assert {one["id"].partition("-")[0] for one in entries} == {str(anna["account_id"]), str(berta["account_id"])}
+    paged: list[Any] = []
+    cursor = ""
+    while cursor is not None:
+        page = (
+            await api.get(f"{shop.path}/members/berta/entries?limit=2{cursor and '&cursor='}{cursor}", shop.key)
+        ).json()
+        paged, cursor = paged + page["items"], page["next_cursor"]
+    assert paged == entries
+    path = f"{shop.path}/members/{shop.anna}"
+    exported = (await api.get(f"{path}/export", shop.key)).json()
+    assert [one["ref"] for one in exported["members"]] == ["anna", "berta"]
+    assert (len(exported["entries"]), len(exported["accounts"])) == (len(entries), 2)
+
+    await api.client.delete(path, headers=shop.key)
+    assert await api.owner.fetchval("SELECT count(*) FROM members WHERE erased_at IS NULL") == 0
+    assert problem(await api.get(f"{shop.path}/members/berta", shop.key), 404)["code"] == "member_not_found"
+    assert len(await shop.items("entries")) == len(entries)
