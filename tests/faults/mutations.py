@@ -712,4 +712,34 @@ MUTATIONS: Final = (
         (),
         ("tests/integration/test_shop_hooks.py",),
     ),
+    Mutation(
+        "a key finds the programs of another client by their ids",
+        (
+            Edit(
+                "issuer/loyalty/named_programs.py",
+                "return await find_program(postgres, program_id, client_id=client_id)",
+                "return await find_program(postgres, program_id)",
+            ),
+        ),
+        (),
+        ("tests/integration/test_loyalty_members.py",),
+    ),
+    Mutation(
+        "an erasure leaves what other tables have about a member",
+        (
+            Edit(
+                "issuer/loyalty/member_erasure.py",
+                "    await erase_traces(connection, await Person.of(connection, member))\n",
+                "    await Person.of(connection, member)\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_loyalty_members.py",),
+    ),
+    Mutation(
+        "a request holds its slot during its points operation",
+        (Edit("issuer/http/loyalty/requests.py", "    await context.end_slot()\n", ""),),
+        (),
+        ("tests/integration/test_loyalty_points.py",),
+    ),
 )

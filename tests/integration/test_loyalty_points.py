@@ -249,6 +249,7 @@ async def test_operations_of_one_client_share_a_transaction_though_it_has_few_sl
             requests = [group.create_task(shop.adjust(1)) for _ in range(20)]
             async with asyncio.timeout(START_LIMIT_S):
                 while api.services.loyalty.waiting < 19:
+                    assert not any(request.done() for request in requests)
                     await asyncio.sleep(0.01)
         assert {request.result().status_code for request in requests} == {201}
         assert await api.owner.fetchval("SELECT count(DISTINCT xmin::text) FROM entries") == 2
