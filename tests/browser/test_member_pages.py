@@ -40,6 +40,17 @@ async def created(stage: BrowserStage) -> str:
     return str(response.json()["id"])
 
 
+async def offer(stage: BrowserStage, program: str) -> None:
+    """A reward of the program with one code, and one that costs more than anyone has."""
+    client = (await stage.http.get(f"{PROGRAMS}/{program}")).json()["client_id"]
+    codes = {"file": ("codes.csv", f"client_id,code\n{client},CAKE-ONLY-1\n".encode(), "text/csv")}
+    uploaded = await stage.http.post("/api/v1/codes/upload", files=codes, data={"batch_name": f"Cakes {program}"})
+    for name, cost in (("A piece of cake", 2_000), ("Breakfast for two with everything on the menu", 90_000)):
+        body = {"name": name, "cost": cost, "batch_id": uploaded.json()["batch_id"]}
+        response = await stage.http.post(f"{PROGRAMS}/{program}/rewards", json=body)
+        assert response.status_code == 201, response.text
+
+
 async def mailed(inbox: TestMailServer, count: int, to: str) -> Any:
     async with asyncio.timeout(START_LIMIT_S):
         while len(inbox.messages) < count:
@@ -77,13 +88,21 @@ async def test_a_customer_joins_on_a_phone_and_uses_every_page(stage: BrowserSta
     for number in range(1, 8):
         order = {"amount": f"{number}45.00", "currency": "EUR", "source": "till", "order_id": f"A-{number}"}
         assert (await stage.http.post(f"{members}/{member}/earn", json=order)).status_code == 201
+    await offer(stage, program)
     await page.reload()
     await expect(page.locator(".figure")).to_have_text("3,115")
     await expect(page.get_by_text("Level: Gold")).to_be_visible()
     await expect(page.get_by_text(re.compile(r"Use 3,115 by December 31, \d{4}"))).to_be_visible()
     await shown(page, "member-points-phone")
+    await page.get_by_role("link", name="Take A piece of cake").tap()
+    await expect(page.get_by_text("It costs 2,000; you have 3,115.")).to_be_visible()
+    await shown(page, "member-reward-phone")
+    await page.get_by_role("button", name="Take it").tap()
+    await expect(page.get_by_text("CAKE-ONLY-1")).to_be_visible()
+    await expect(page.locator(".figure")).to_have_text("1,115")
+    await shown(page, "member-code-taken-phone")
     await page.get_by_role("link", name="Whole history").tap()
-    await expect(page.get_by_role("listitem")).to_have_count(7)
+    await expect(page.get_by_role("listitem")).to_have_count(8)
     await shown(page, "member-history-phone")
     await page.get_by_role("link", name="Back").tap()
     await page.get_by_role("link", name="My data").tap()
@@ -98,6 +117,7 @@ async def test_a_customer_joins_on_a_phone_and_uses_every_page(stage: BrowserSta
     await page.get_by_role("button", name="Deutsch").tap()
     await expect(page.get_by_role("heading", name="Meine Daten", exact=True)).to_be_visible()
     await page.get_by_role("link", name="Mein Konto löschen").tap()
+    await expect(page.get_by_role("heading", name="Mein Konto löschen")).to_be_visible()
     await shown(page, "member-delete-phone-german")
     await page.get_by_label("Ja, das möchte ich.").check()
     await page.get_by_role("button", name="Mein Konto löschen").tap()
@@ -115,6 +135,7 @@ async def test_the_link_of_the_mail_signs_in_on_another_device(stage: BrowserSta
     assert message["Content-Language"] == "de"
     path = link_in(message).partition("/l/")[2]
     other = await stage.visit(f"/l/{path}", **german)
+    await expect(other.get_by_role("button", name="Anmelden")).to_be_visible()
     await shown(other, "member-link-desktop-german")
     await other.get_by_role("button", name="Anmelden").click()
     await expect(other.get_by_text("Willkommen!")).to_be_visible()

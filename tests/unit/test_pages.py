@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 import pytest
 from babel.messages.catalog import Catalog
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 
+from issuer.http.member_pages.figures import Figures
+from issuer.http.member_pages.mails import language_of_member, make_mail
 from issuer.http.pages.assets import accepts_gzip
+from issuer.http.pages.forms import local_path
 from issuer.http.pages.languages import LANGUAGES, SOURCE, language_of, translations_of
 from issuer.http.pages.page import prefers_json
 from issuer.http.pages.templates import template
+from issuer.loyalty.account import EntryOp, PointsEntry
+from issuer.loyalty.bounds import NEVER
+from issuer.loyalty.program import Program, ProgramState
+from issuer.loyalty.terms import Terms
 
 HTTP: Final = Path(__file__).parents[2] / "issuer" / "http"
 CATALOGUES: Final = HTTP / "pages" / "catalogues"
@@ -119,3 +127,47 @@ def test_headers_are_read_as_their_standard_says() -> None:
     assert [prefers_json(text) for text in ("application/json", "application/problem+json;q=0.9")] == [True] * 2
     browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
     assert [prefers_json(text) for text in ("", "*/*", browser, "application/json, text/html")] == [False] * 4
+
+
+def figures(unit: str, language: str) -> Figures:
+    terms = Terms()
+    created = datetime(2026, 1, 1, tzinfo=UTC)
+    program = Program(UUID(int=1), UUID(int=2), "Café", unit, "Asia/Seoul", ProgramState.ACTIVE, 1, terms, created)
+    return Figures(program, language)
+
+
+def entry(op: EntryOp, points: int) -> PointsEntry:
+    return PointsEntry(1, op, points, 0, 0, 0, 0, 0, 1, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_points_money_and_days_are_those_of_program_and_language() -> None:
+    points, euros, yen = figures("points", "de"), figures("EUR", "de"), figures("JPY", "en")
+    assert (points.points(1_250), yen.points(1_250)) == ("1.250", "¥1,250")
+    assert euros.points(1_250) == "12,50\xa0€"
+    ops = (EntryOp.EARN, EntryOp.SPEND, EntryOp.EARN_PENDING, EntryOp.HOLD)
+    assert [points.change(entry(op, 5)) for op in ops] == ["+5", "−5", "+5", ""]
+    # The end of the year in Seoul, which is exclusive: the day before is the last one.
+    assert points.last_day(datetime(2026, 12, 31, 15, tzinfo=UTC)) == "31. Dezember 2026"
+    assert points.last_day(NEVER) is None
+    assert points.day(datetime(2026, 12, 31, 15, tzinfo=UTC)) == "1. Januar 2027"
+
+
+def test_a_mail_is_in_the_language_of_the_member_and_has_a_link_where_there_is_one() -> None:
+    mail = make_mail("login", "a@müller.example", "de", program="Tea & <b>", code="012345", link=None)
+    assert mail is not None
+    assert (mail.to, mail.subject) == ("a@xn--mller-kva.example", "012345 ist Ihr Code für Tea & <b>")
+    assert "Tea & <b>" in mail.text
+    assert "Tea &amp; &lt;b&gt;" in mail.html
+    assert "Link" not in mail.text
+    linked = make_mail("login", "a@b.example", "en", program="Tea", code="012345", link="https://x/l/1/link/t")
+    assert linked is not None
+    assert "https://x/l/1/link/t" in linked.text
+    assert 'href="https://x/l/1/link/t"' in linked.html
+    assert make_mail("login", "ä@b.example", "en", program="Tea", code="012345", link=None) is None
+    assert [language_of_member(None, "en")] == ["en"]
+
+
+def test_a_form_leads_back_to_this_server_only() -> None:
+    assert [local_path(text) for text in ("/", "/l/1?x=2")] == ["/", "/l/1?x=2"]
+    others = ("", "x", "//evil", "/\\evil", "/a\\b", "https://evil", "/\n", "/é")
+    assert [text for text in others if local_path(text) is not None] == []
