@@ -186,6 +186,9 @@ async def test_values_that_contradict_are_refused(api: Api) -> None:
         assert text in answer.json()["error"]
     square = {"kind": "square", "source": "x", "notification_url": "https://loyalty.example.com/"}
     made = (await api.client.post(hooks, json=square, headers=api.admin)).json()
+    for unknown in ("x", str(uuid4())):
+        problem(await api.client.get(f"{hooks}/{unknown}", headers=api.admin), 404, "no hook found")
+    problem(await api.client.get(f"{hooks}/{made['id']}/inbox?state=lost", headers=api.admin), 400)
     assert made["notification_url"] == f"https://loyalty.example.com{made['path']}"
     await api.client.delete(f"{hooks}/{made['id']}", headers=api.admin)
     listed = await api.client.get(hooks, headers=api.admin)

@@ -153,7 +153,7 @@ def test_other_software_names_the_customer_in_one_of_three_ways() -> None:
     for name in ("ref", "card"):
         data = {"order_id": "1", "amount": "1", "currency": "EUR", name: "x"}
         assert getattr(only(paid.changed(data=data)).customer, name) == "x"
-    assert note(paid.changed(type="order.shipped")) == "the topic is unknown"
+    assert note(paid.changed(type="order.shipped")) == "the type is unknown: order.paid and order.refunded count"
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from issuer.access.secrets import SecretKeys
-from issuer.http.fields import PAGED, flag_field, json_object, json_response, page_query, page_response, path_id
+from issuer.http.fields import PAGED, flag_field, json_object, json_response, page_query, page_response
 from issuer.http.loyalty.requests import PROGRAM_PATH, program_of
 from issuer.http.naming import text_field
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
-from issuer.loyalty.hooks.endpoint import HookEndpoint, parse_kind
+from issuer.ids import parse_uuid
+from issuer.loyalty.hooks.endpoint import HookEndpoint, HookNotFoundError, parse_kind
 from issuer.loyalty.hooks.endpoint_store import (
     HookWithSecret,
     create_endpoint,
@@ -101,7 +102,9 @@ async def get_inbox(context: RequestContext) -> Response:
 
 async def hook_of(context: RequestContext) -> HookEndpoint:
     """Return the endpoint of the path. Raises ProgramNotFoundError, HookNotFoundError."""
-    program, hook_id = await program_of(context), path_id(context.request, "hook")
+    program, hook_id = await program_of(context), parse_uuid(context.request.path_params["hook"])
+    if hook_id is None:
+        raise HookNotFoundError
     return await find_endpoint(context.services.stores.postgres, hook_id, program_id=program.id)
 
 

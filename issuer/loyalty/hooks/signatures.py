@@ -73,7 +73,8 @@ def verify(
     # Every secret is tried, so that the time does not say which one is in use.
     matches = [hmac.compare_digest(given, _signature(secret, signed)) for secret in valid_secrets]
     if not any(matches):
-        raise SignatureError(f"the header {header} does not fit the body and the secret of this endpoint")
+        signed_by = "secret and notification URL" if kind is ShopKind.SQUARE else "secret"
+        raise SignatureError(f"the header {header} does not fit the body and the {signed_by} of this hook")
 
 
 def _signature(secret: str, signed: bytes) -> bytes:

@@ -35,4 +35,4 @@ def read_delivery(headers: Mapping[str, str], raw: bytes) -> Delivery:
             raise ShopBodyError("amount must be above 0")
         refund_id = id_ if data.get("refund_id") is None else id_of(data, "refund_id")
         return Delivery(id_, topic, (OrderRefunded(order_id, refund_id, amount),))
-    return Delivery(id_, topic, note="the topic is unknown")
+    return Delivery(id_, topic, note="the type is unknown: order.paid and order.refunded count")
