@@ -14,6 +14,10 @@ from issuer.http.problems.problem import TITLES, ProblemError, outcome_problem, 
 from issuer.http.wire import limit_problem
 
 PACKAGE = Path(issuer.__file__).parent
+READ_AS_ID = re.compile(
+    r'\b(?:path_id|uuid_of|bad_id|id_field|identify|identity_field)\((?:[^()"]|"(?=[^"]*"\])|\([^()]*\)|\[[^\]]*\])*"(\w+)"'
+)
+"""What is read as an id, by the name that the code of a refusal has."""
 
 
 @pytest.mark.parametrize("outcome", HTTP)
@@ -43,8 +47,10 @@ def test_every_code_in_the_source_has_a_title_and_is_used() -> None:
         + (PACKAGE / "http" / "problems" / "problem.py").read_text().partition("class ProblemError")[2]
     )
     quoted = set(re.findall(r'"([a-z_]+)"', source))
-    computed = {f"invalid_{name}_id" for name in ("batch", "campaign", "client", "customer", "job", "reward")}
+    # A value that is no id is an invalid_ and its name.
+    computed = {f"invalid_{name}" for name in READ_AS_ID.findall(source)}
     assert set(TITLES) <= quoted | computed
+    assert computed <= set(TITLES)
 
 
 def test_members_are_added() -> None:

@@ -97,6 +97,7 @@ TITLES: Final[dict[str, str]] = {
     "invalid_delivery": "The delivery is not what the documentation of hooks describes",
     "secrets_unavailable": "The secrets of this installation cannot be read",
     "backlog_not_empty": "Some redemptions are not in the ledger yet",
+    "invalid_hold_id": "The hold id is not a UUID",
     "invalid_reward_id": "The reward id is not a UUID",
     "members_merged": "One of the members was merged, or they are one member",
     "purchase_in_progress": "A purchase of the member is not settled yet",
