@@ -179,6 +179,16 @@ class Settings(BaseSettings):
         None, pattern="^https://", description="Google Wallet: address of the logo of the programs"
     )
 
+    fealty: str = Field(
+        "off",
+        pattern="^(on|off)$",
+        description="Whether the routes of FealTY answer refusals as FealTY does, with status 200 and a JSON string; "
+        "off: problems with their own status (on, off)",
+    )
+    fealty_program: str | None = Field(
+        None, description="Loyalty program of the routes of FealTY, by name or id; default: they find none"
+    )
+
     max_body_bytes: int = Field(65_536, ge=1_024, description="Size limit of a request body, uploads excepted")
     max_upload_bytes: int = Field(1_073_741_824, ge=1_024, description="Size limit of an uploaded CSV file")
     max_header_bytes: int = Field(
@@ -283,6 +293,11 @@ class Settings(BaseSettings):
     def mail_reply_address(self) -> Address | None:
         """The address for replies to mail."""
         return None if self.mail_reply_to is None else parse_mailbox(self.mail_reply_to)
+
+    @property
+    def is_fealty(self) -> bool:
+        """Whether refusals of the routes of FealTY have its form."""
+        return self.fealty == "on"
 
     @property
     def key_limit(self) -> RateLimit | None:

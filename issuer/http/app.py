@@ -29,6 +29,8 @@ from issuer.http.cross_origin import ROUTES, CrossOrigin
 from issuer.http.docs import routes as docs
 from issuer.http.edge.exchange import FastPath
 from issuer.http.hot_exchange import HotRoute
+from issuer.http.loyalty.fealty import admin_page as fealty_admin
+from issuer.http.loyalty.fealty import routes as fealty
 from issuer.http.loyalty.operations import LOYALTY
 from issuer.http.member_pages import routes as member_pages
 from issuer.http.operations import Operation, PathOperations
@@ -54,6 +56,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *consume.OPERATIONS,
     *coupons.OPERATIONS,
     *LOYALTY,
+    *fealty.OPERATIONS,
+    *fealty_admin.OPERATIONS,
     *reports.OPERATIONS,
     *audit.OPERATIONS,
     *health.OPERATIONS,
@@ -66,7 +70,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 FILES: Final = assets.OPERATIONS
 """What pages load. It is no part of the API."""
 
-PAGES: Final[tuple[Operation, ...]] = (*language.OPERATIONS, *member_pages.OPERATIONS)
+PAGES: Final[tuple[Operation, ...]] = (
+    *language.OPERATIONS,
+    *member_pages.OPERATIONS,
+)
 """Pages with forms, for people. They are no part of the API either."""
 
 

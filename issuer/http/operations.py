@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from issuer.http.auth import Access, Caller, admit, find_key
+from issuer.http.basic_auth import BASIC_NEEDED, as_bearer
 from issuer.http.edge.header_fields import header_fields
 from issuer.http.edge.limits import MAX_DELIVERY_BYTES
 from issuer.http.fields import check_query
@@ -28,6 +29,7 @@ from issuer.http.idempotency import (
 )
 from issuer.http.problems.failures import problem_of
 from issuer.http.problems.problem import ProblemError, invalid, not_ready, status_problem
+from issuer.http.same_origin import check_origin
 from issuer.http.security_log import is_logged
 from issuer.http.services import Services
 from issuer.settings import Settings
@@ -83,6 +85,8 @@ class Operation:
     `gathered`: the transaction of the act, which many requests share, looks for their kept answers: none is looked for
     before.
     `delivery`: a shop sends it, signed instead of with a key; it may be large, and counts once by an id of its own.
+    `basic`: also takes Basic credentials, which browsers keep, so that no page of another site may have anything
+    changed (`issuer.http.same_origin`); no answer is kept, since the predecessor's routes have keys of their own.
     """
 
     method: str
@@ -98,6 +102,7 @@ class Operation:
     delivery: bool = False
     gathered: bool = False
     tries: bool = False
+    basic: bool = False
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -106,7 +111,7 @@ class Operation:
 
     @property
     def keeps_answers(self) -> bool:
-        return self.method == "POST" and not self.hot and not self.page and not self.delivery
+        return self.method == "POST" and not (self.hot or self.page or self.delivery or self.basic)
 
     def max_bytes(self, settings: Settings) -> int:
         """Return the largest body of a request."""
@@ -132,12 +137,16 @@ class PathOperations:
         services: Services | None = scope["app"].state.services
         if services is None:
             raise not_ready("the server is starting or stopping")
+        if operation.basic:
+            scope = {**scope, "headers": as_bearer(scope["headers"])}
         try:
             await self._serve(operation, services, scope, receive, send)
         except Exception as error:
             problem = problem_of(error)
             if problem is not None and is_logged(problem):
                 log_refusal(services, problem, self.path, scope)
+            if operation.basic and problem is not None and problem.status == 401:
+                raise BASIC_NEEDED from error
             raise
 
     async def _serve(
@@ -148,6 +157,8 @@ class PathOperations:
         caller = await admit(request, services, operation.access)
         # After the admission: a caller without a valid key is a 401, whatever the size of its body.
         refuse_announced(scope, limit)
+        if operation.basic and operation.method != "GET":
+            check_origin(request)
         async with AsyncExitStack() as slot:
             if operation.takes_slot:
                 await slot.enter_async_context(services.operation(caller.tenant))

@@ -20,7 +20,7 @@ from issuer.loyalty.reading import Reader
 from issuer.loyalty.transaction import Settled, run_transaction
 from issuer.loyalty.work import NO_ACTOR, Actor, PointsOutcome, Work
 from issuer.storage.acts import UNKEPT, Act
-from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
+from issuer.storage.postgres import AnyConnection, Pool, PostgresUnavailableError, unavailable_translated
 
 log = structlog.get_logger()
 
@@ -168,6 +168,23 @@ class LoyaltyExecutor:
                 blocked.update(work.account_ids)
         self._queue.extendleft(reversed(later))
         return works
+
+
+async def execute_in(
+    connection: AnyConnection, account_id: int, operation: Operation, *, actor: Actor = NO_ACTOR
+) -> Applied | Refusal:
+    """Carry out an operation in the caller's transaction, which locks the account until its end.
+
+    For an account that the same transaction has opened. The account of another one is that of an executor, which
+    keeps its locks for a moment only.
+    """
+    loop = asyncio.get_running_loop()
+    work = Work(account_id, operation, None, actor, UNKEPT, False, loop.time(), loop.create_future())
+    (settled,) = await run_transaction(connection, Reader(), [work])
+    if isinstance(settled, Exception):
+        raise settled
+    assert not isinstance(settled, Transferred)
+    return settled
 
 
 def _answer(works: list[Work], settled: Settled) -> None:

@@ -16,7 +16,7 @@ from playwright.async_api import async_playwright, expect
 from issuer.access.api_keys import create_key
 from issuer.recovery.opening import open_stores
 from tests.support.api_process import ApiProcess
-from tests.support.browser import FLAGS, BrowserStage
+from tests.support.browser import FEALTY_PROGRAM, FLAGS, BrowserStage
 from tests.support.databases import clone_database
 from tests.support.mail_server import TestMailServer
 from tests.support.programs import require
@@ -43,18 +43,20 @@ async def site(
     settings = settings_of(redis_server, clone_database(postgres_server))
     async with open_stores(settings) as stores:
         _, secret = await create_key(stores.postgres, name="test", scopes=["admin", "redeem"], actor="test")
-    mail = {
+    environment = {
         "ISSUER_SMTP_URL": f"smtp://127.0.0.1:{mail_server.port}",
         "ISSUER_MAIL_FROM": "Café Blau <points@shop.example>",
         "ISSUER_PUBLIC_URL": "https://points.shop.example",
+        "ISSUER_FEALTY": "on",
+        "ISSUER_FEALTY_PROGRAM": FEALTY_PROGRAM,
     }
-    with ApiProcess(settings, tmp_path_factory.mktemp("browser"), **mail) as api:
+    with ApiProcess(settings, tmp_path_factory.mktemp("browser"), **environment) as api:
         await asyncio.to_thread(api.wait_until_ready)
         headers = {"authorization": f"Bearer {secret}"}
         async with httpx.AsyncClient(base_url=api.url, headers=headers) as http, async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             try:
-                yield BrowserStage(http, browser, api.url)
+                yield BrowserStage(http, browser, api.url, settings)
             finally:
                 await browser.close()
 

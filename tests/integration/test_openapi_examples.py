@@ -10,6 +10,8 @@ from pydantic import SecretStr
 
 from issuer.access.secrets import new_key
 from issuer.http.openapi.document import document
+from issuer.http.openapi.examples import EXAMPLES
+from issuer.http.pages.forms import MEDIA_TYPE
 from issuer.settings import Settings
 from tests.support.api import Api
 
@@ -21,19 +23,21 @@ NAMES_NOTHING: Final = {
 CREATE: Final = {
     "createBatch": "batch_id", "createCampaign": "campaign_id", "createClient": "client_id", "createCoupon": "code",
     "createProgram": "program", "createMember": "member", "earnPoints": "earned",
-    "spendPoints": "entry", "holdPoints": "hold_id", "createHook": "hook",
+    "spendPoints": "entry", "holdPoints": "hold_id", "createHook": "hook", "createFealtyAccount": "accountid",
 }  # fmt: skip
 
 
 def _id_of(name: str, created: dict[str, Any]) -> str:
     if name in ("earnPoints", "spendPoints", "holdPoints"):
         created = created["hold" if name == "holdPoints" else "entry"]
-    return str(created["code" if name == "createCoupon" else "id"])
+    return str(created[{"createCoupon": "code", "createFealtyAccount": "accountid"}.get(name, "id")])
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"secret_key": SecretStr(new_key())})
+    """With a key for secrets, and the program of the example as that of the routes of FealTY."""
+    changes = {"secret_key": SecretStr(new_key()), "fealty_program": EXAMPLES["NewProgram"]["name"]}
+    return settings.model_copy(update=changes)
 
 
 async def test_the_api_accepts_the_example_of_every_request(api: Api) -> None:
@@ -53,6 +57,8 @@ async def test_the_api_accepts_the_example_of_every_request(api: Api) -> None:
         example, url = content["example"], path.format_map(found)
         if media_type == "application/json":
             response = await api.client.request(method, url, json=example, headers=key)
+        elif media_type == MEDIA_TYPE:
+            response = await api.client.request(method, url, data=example, headers=key)
         else:
             fields = {field: value for field, value in example.items() if field != "file"}
             files = {"file": ("codes.csv", example["file"])}

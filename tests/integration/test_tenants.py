@@ -25,6 +25,7 @@ from issuer.http.edge.limits import DELIVERY_PATH
 from issuer.reports.formats import Format
 from issuer.settings import Settings
 from tests.support.api import Api, running_app
+from tests.support.loyalty_visits import PROGRAM_NAME
 from tests.support.tenant_visits import (
     VISITS,
     TenantWorld,
@@ -48,7 +49,9 @@ SOON_EXPIRED_MS: Final = 60_000
 @pytest_asyncio.fixture
 async def api(settings: Settings) -> AsyncIterator[Api]:
     # What is expected of each caller must not depend on how many callers failed before it.
-    changes = {"failed_lookup_limit": "off", "secret_key": SecretStr(new_key())}
+    changes = {
+        "failed_lookup_limit": "off", "secret_key": SecretStr(new_key()), "fealty_program": PROGRAM_NAME,
+    }  # fmt: skip
     async with running_app(settings.model_copy(update=changes)) as running:
         running.redeemer = running.admin = await running.key("admin", "redeem")
         yield running

@@ -10,12 +10,15 @@ from typing import Any, Final
 import httpx
 from playwright.async_api import Browser, Page
 
+from issuer.settings import Settings
 from tests.support.coupon_service import PAST
 
 FLAGS: Final = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 PHONE: Final[dict[str, Any]] = {
     "viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True,
 }  # fmt: skip
+FEALTY_PROGRAM: Final = "The old shop"
+"""The program of the routes of FealTY. No other test has one of this name."""
 DESKTOP: Final[dict[str, Any]] = {"viewport": {"width": 1280, "height": 800}}
 
 
@@ -26,6 +29,7 @@ class BrowserStage:
     http: httpx.AsyncClient
     browser: Browser
     url: str
+    settings: Settings
     errors: list[str] = field(default_factory=list)
 
     async def create(self, **fields: Any) -> str:

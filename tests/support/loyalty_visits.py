@@ -30,6 +30,7 @@ from tests.support.visits import OWN, REFUSED, SILENT, Visit
 PROGRAM_NAME: Final = "Their points"
 MEMBER_REF: Final = "THEIRS-ANNA"
 OTHER_REF: Final = "THEIRS-BERTA"
+MEMBER_EMAIL: Final = "THEIRS-anna@example.org"
 _TERMS: Final = {"earn": {"points": 1, "per": "1.00", "currency": "EUR"}}
 _HOOK: Final = """
 INSERT INTO hook_endpoints (id, client_id, program_id, kind, source)
@@ -43,7 +44,7 @@ async def make_programs(api: Api, owner: UUID, caller: UUID, batch: UUID) -> dic
     postgres, terms = api.services.stores.postgres, parse_terms(_TERMS, "points")
     theirs = await create_program(postgres, owner, PROGRAM_NAME, terms, actor="test")
     mine = await create_program(postgres, caller, "Own points", terms, actor="test")
-    member = {"ref": MEMBER_REF, "email": "THEIRS-anna@example.org", "phone": "+442079460958", "name": "THEIRS-Anna"}
+    member = {"ref": MEMBER_REF, "email": MEMBER_EMAIL, "phone": "+442079460958", "name": "THEIRS-Anna"}
     found = await create_member(postgres, theirs, member, actor="test")
     hook = await api.owner.fetchval(_HOOK, theirs.id, owner)
     execute, hold, released = api.services.loyalty.execute, uuid4(), uuid4()
@@ -76,6 +77,30 @@ def points_reports(name: str) -> list[Visit]:
     refused = [Visit(REFUSED, path, {"program": "{program}"}), Visit(REFUSED, path, {"client_id": "{owner}"})]
     return [*refused, *(Visit(SILENT, path, {"format": str(format_)}) for format_ in Format)]
 
+
+_ACCOUNT: Final = "/api/v1/account"
+_NAMED: Final = {"email": MEMBER_EMAIL}
+
+
+def _form(name: str, **fields: str) -> dict[tuple[str, str], list[Visit]]:
+    path = f"{_ACCOUNT}/form/{name}"
+    return {("POST", path): [Visit(REFUSED, path, form=_NAMED | fields)]}
+
+
+# The settings of the tests name the program of the other client.
+FEALTY_VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
+    ("GET", "/api/v1/accounts/get"): [Visit(REFUSED, "/api/v1/accounts/get")],
+    ("GET", "/api/v1/accounts/admin"): [Visit(REFUSED, "/api/v1/accounts/admin")],
+    ("GET", _ACCOUNT): [Visit(REFUSED, _ACCOUNT, json=_NAMED)],
+    ("POST", _ACCOUNT): [Visit(REFUSED, _ACCOUNT, json={"email": "berta@example.org"})],
+    ("PUT", _ACCOUNT): [Visit(REFUSED, _ACCOUNT, json=_NAMED | {"rewardpoints": 10_000, "marketing": True})],
+    **_form("search"),
+    **_form("create", email="carla@example.org", points="5"),
+    **_form("update", points="9000"),
+    **_form("delete", email="carla@example.org"),
+    # No member but one that a request above has created: later ones are about the other.
+    ("DELETE", _ACCOUNT): [Visit(REFUSED, _ACCOUNT, json={"email": "berta@example.org"})],
+}
 
 LOYALTY_VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", PROGRAMS_PATH): [Visit(SILENT, PROGRAMS_PATH)],

@@ -26,7 +26,7 @@ from issuer.http.request_path import with_and_without_slash
 from issuer.ids import Identity
 from issuer.reports.formats import MEDIA_TYPES, Format
 from tests.support.api import REDEEM, UPLOAD, Api
-from tests.support.loyalty_visits import LOYALTY_VISITS, MEMBER_REF, PROGRAM_NAME, make_programs
+from tests.support.loyalty_visits import FEALTY_VISITS, LOYALTY_VISITS, MEMBER_REF, PROGRAM_NAME, make_programs
 from tests.support.recording import drain
 from tests.support.visits import OWN, PUBLIC, REFUSED, SILENT, Visit
 
@@ -127,6 +127,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", "/livez"): [Visit(PUBLIC, "/livez")],
     ("GET", "/readyz"): [Visit(PUBLIC, "/readyz")],
     ("GET", "/healthcheck"): [Visit(PUBLIC, "/healthcheck")],
+    ("GET", "/healthz"): [Visit(PUBLIC, "/healthz")],
     ("GET", "/openapi.json"): [Visit(PUBLIC, "/openapi.json")],
     ("GET", "/"): [Visit(PUBLIC, "/")],
     ("GET", "/assets/{digest}/{name}"): [Visit(PUBLIC, ASSETS["docs.js"].path)],
@@ -189,6 +190,7 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ],
     ("PUT", "/coupon/{code:code}/"): coupon_visits("/coupon/{coupon}/", availability_count=9),
     ("DELETE", "/coupon/{code:code}/"): coupon_visits("/coupon/{coupon}/"),
+    **FEALTY_VISITS,
     **LOYALTY_VISITS,
     ("GET", "/api/v1/campaigns"): [Visit(SILENT, "/api/v1/campaigns")],
     ("POST", "/api/v1/campaigns"): [
@@ -273,7 +275,7 @@ async def call(api: Api, method: str, visit: Visit, world: TenantWorld, key: dic
         params=filled(visit.query, world),
         json=filled(visit.json, world),
         files=files,
-        data={"batch_name": "New"} if files else None,
+        data={"batch_name": "New"} if files else filled(visit.form, world) or None,
         headers=key,
     )
 

@@ -21,13 +21,14 @@ REFUSED, SILENT, PUBLIC, OWN = Expected
 
 @dataclass(frozen=True)
 class Visit:
-    """One request. Attributes of the world in braces are filled in; `file` is uploaded."""
+    """One request. Attributes of the world in braces are filled in; `file` is uploaded, `form` is sent as one."""
 
     expected: Expected
     path: str
     query: dict[str, str] = field(default_factory=dict)
     json: dict[str, Any] | None = None
     file: str = ""
+    form: dict[str, str] = field(default_factory=dict)
     endless: bool = False
     """Whether a permitted request has a response without an end."""
 

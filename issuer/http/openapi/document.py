@@ -9,6 +9,7 @@ from issuer import __version__
 from issuer.http.openapi.campaigns import campaign_paths, coupon_service_paths
 from issuer.http.openapi.clients import client_paths
 from issuer.http.openapi.coupons import coupon_paths
+from issuer.http.openapi.fealty import fealty_paths
 from issuer.http.openapi.hooks import hook_paths
 from issuer.http.openapi.loyalty import loyalty_paths
 from issuer.http.openapi.operating import operating_paths
@@ -123,7 +124,7 @@ def _upload() -> Schema:
     )  # fmt: skip
 
 
-_NO_KEY: Final = re.compile("CouponService|^/hooks/")
+_NO_KEY: Final = re.compile("CouponService|^/hooks/|^/api/v1/account/?")
 """Paths of requests that keep no answer for an Idempotency-Key, or describe it themselves."""
 
 
@@ -182,6 +183,7 @@ def _paths() -> dict[str, Schema]:
         **loyalty_paths(),
         **hook_paths(),
         **reward_paths(),
+        **fealty_paths(),
         **report_paths(),
         **operating_paths(),
     }  # fmt: skip
@@ -204,6 +206,7 @@ def document() -> Schema:
                 "redeem",
                 "coupons",
                 "loyalty",
+                "fealty",
                 "clients",
                 "batches",
                 "campaigns",
@@ -218,6 +221,9 @@ def document() -> Schema:
         "paths": _keyed_paths(),
         "components": {
             "schemas": COMPONENTS,
-            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": "An API key (isk_…)"}},
+            "securitySchemes": {
+                "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key (isk_…)"},
+                "basic": {"type": "http", "scheme": "basic", "description": "Any user name, an API key as password"},
+            },
         },
     }

@@ -24,6 +24,8 @@ EXAMPLES: Final[dict[str, Any]] = {
     "Earn": {"amount": "142.50", "currency": "EUR", "order_id": "A-1001", "source": "shop"},
     "EntryReversal": {"points": 10, "reason": "returned"},
     "Generation": {"count": 100, "client_id": _CLIENT, "length": 10, "prefix": "SUMMER-"},
+    "FealtyFields": {"email": "bea@example.org", "rewardpoints": 45, "marketing": False},
+    "FealtyForm": {"email": "bea@example.org", "points": "45", "marketing": "false"},
     "MemberChange": {"phone": "+44 20 7946 0958", "marketing": True},
     "NewBatch": {
         "name": "Summer tour",

@@ -9,6 +9,7 @@ from issuer.http.openapi.campaign_schemas import CAMPAIGNS
 from issuer.http.openapi.clients import CLIENTS
 from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
+from issuer.http.openapi.fealty import FEALTY
 from issuer.http.openapi.hooks import HOOKS
 from issuer.http.openapi.loyalty_schemas import FIGURE, LOYALTY
 from issuer.http.openapi.rewards import REWARD_SCHEMAS
@@ -111,6 +112,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     ),
     "Redeemed": shape({"code": CODE, "attributes": ATTRIBUTES}, optional=("attributes",)),
     **COUPONS,
+    **FEALTY,
     **LOYALTY,
     **HOOKS,
     **REWARD_SCHEMAS,

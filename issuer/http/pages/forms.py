@@ -4,38 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
 from issuer.http.problems.problem import ProblemError, invalid
+from issuer.http.same_origin import check_origin
 
 MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
 MAX_FIELDS: Final = 50
 FORM_TOKEN: Final = "form_token"
 """The field with the form token (`issuer.sessions.tokens`)."""
 
-CROSS_SITE: Final = ProblemError(403, "the form was sent by another site", "cross_site")
 STALE_FORM: Final = ProblemError(
     403, "the form is not valid any more", "stale_form", detail="open the page again; it may have been open too long"
 )
-
-
-def check_origin(request: Request) -> None:
-    """Raise ProblemError (403) for a form that a page of another origin sent.
-
-    Browsers say so in Sec-Fetch-Site or, older ones, in Origin. A request with neither is no browser's, or that of a
-    very old one: there the form token decides alone.
-    """
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        if site != "same-origin":
-            raise CROSS_SITE
-        return
-    origin = request.headers.get("origin")
-    # Host and port: a proxy that ends TLS changes the scheme.
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise CROSS_SITE
 
 
 async def read_form(request: Request) -> Mapping[str, str]:
