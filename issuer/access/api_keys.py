@@ -229,6 +229,7 @@ class KeyRing:
     def __init__(self, postgres: Pool) -> None:
         self._postgres = postgres
         self._by_digest: dict[bytes, ApiKey] = {}
+        self._by_id: dict[int, ApiKey] = {}
         # Valid secrets as clients sent them, alone and behind "Bearer ": saves the hash on later requests. Unknown
         # secrets and other spellings are never kept, so a client cannot fill the memory.
         self._by_value: dict[str | bytes, ApiKey] = {}
@@ -273,6 +274,10 @@ class KeyRing:
         if key is not None:
             self._by_value[secret] = self._by_value[b"Bearer " + raw] = key
         return key
+
+    def get(self, key_id: int) -> ApiKey | None:
+        """Return the valid key with this id, for a session that it signed in; None: it was revoked."""
+        return self._by_id.get(key_id)
 
     async def _watch(self) -> None:
         unavailable = False
@@ -325,6 +330,7 @@ class KeyRing:
                 f"SELECT secret_sha256, {_COLUMNS} FROM api_keys WHERE revoked_at IS NULL", timeout=self.START_S
             )
             self._by_digest = dict(_readable(rows))
+            self._by_id = {key.id: key for key in self._by_digest.values()}
             # In place: `recall` belongs to this dictionary.
             self._by_value.clear()
             self._table_state = table_state

@@ -32,6 +32,7 @@ from issuer.http.hot_exchange import HotRoute
 from issuer.http.loyalty.fealty import admin_page as fealty_admin
 from issuer.http.loyalty.fealty import routes as fealty
 from issuer.http.loyalty.operations import LOYALTY
+from issuer.http.loyalty.till import counter, sign_in, till_acts, till_purchase
 from issuer.http.member_pages import routes as member_pages
 from issuer.http.operations import Operation, PathOperations
 from issuer.http.pages import assets, language, start
@@ -73,6 +74,10 @@ FILES: Final = assets.OPERATIONS
 PAGES: Final[tuple[Operation, ...]] = (
     *language.OPERATIONS,
     *member_pages.OPERATIONS,
+    *counter.OPERATIONS,
+    *sign_in.OPERATIONS,
+    *till_acts.OPERATIONS,
+    *till_purchase.OPERATIONS,
 )
 """Pages with forms, for people. They are no part of the API either."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -29,6 +31,7 @@ from issuer.recovery.opening import GuardedStores
 from issuer.settings import Settings
 from issuer.storage.grants import Process
 from issuer.storage.postgres import Pool, close_pool, connect_pool
+from tests.support.command import CommandInProcess
 from tests.support.environment import settings_as
 
 
@@ -107,3 +110,19 @@ async def test_a_few_wrong_pins_lock_and_tries_at_the_same_time_count(
                 await attempt(pin)
     finally:
         await close_pool(postgres)
+
+
+def test_an_operator_manages_staff(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = CommandInProcess(settings, tmp_path, monkeypatch, "loyalty", "programs")
+    assert programs("create", "--name", "Beans", "--client", str(uuid4())).status == 0
+    issuer = CommandInProcess(settings, tmp_path, monkeypatch, "loyalty", "staff")
+    anna = issuer("create", "Beans", "Anna", "--max-points", "500", "--json").json
+    assert (anna["name"], anna["max_points"], len(anna["pin"])) == ("Anna", 500, 6)
+    assert re.fullmatch(r"\d{6}\n", issuer("new-pin", "Beans", "Anna").out)
+    refused = issuer("create", "Beans", "Anna")
+    assert (refused.status, "another member of staff has this name" in refused.err) == (2, True)
+    assert [issuer("disable", "Beans", "Anna").status for _ in range(2)] == [0, 2]
+    (listed,) = issuer("list", "Beans", "--json").json
+    assert (listed["name"], listed["disabled_at"] is None, "pin" in listed) == ("Anna", False, False)
+    assert issuer("day", "Beans", "--date", "2026-06-01", "--json").json == []
+    assert issuer("day", "Beans", "--date", "soon").status == 2

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from functools import cache, partial
 
 from babel.dates import format_date, format_datetime, format_timedelta
-from babel.numbers import format_decimal
+from babel.numbers import format_currency, format_decimal
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from issuer.http.pages.languages import SOURCE, translations_of
+from issuer.money import from_minor
 
 
 def show_instant(instant: datetime, language: str) -> str:
@@ -27,6 +28,16 @@ def show_date(day: date, language: str) -> str:
     return format_date(day, "d MMMM y", locale=language)
 
 
+def show_money(minor: int, currency: str, language: str) -> str:
+    """Return an amount in minor units for people."""
+    return format_currency(from_minor(minor, currency), currency, locale=language)
+
+
+def show_local_time(instant: datetime, zone: tzinfo, language: str) -> str:
+    """Return an instant for people who are in this time zone."""
+    return format_datetime(instant.astimezone(zone), "short", locale=language)
+
+
 @cache
 def _environment(language: str) -> Environment:
     environment = Environment(
@@ -42,6 +53,8 @@ def _environment(language: str) -> Environment:
     environment.filters["number"] = partial(format_decimal, locale=language)
     environment.filters["instant"] = partial(show_instant, language=language)
     environment.filters["duration"] = partial(show_duration, language=language)
+    environment.filters["money"] = partial(show_money, language=language)
+    environment.filters["local_time"] = partial(show_local_time, language=language)
     environment.filters["date"] = partial(show_date, language=language)
     return environment
 
