@@ -19,7 +19,8 @@ _CODES: Final = """
 SELECT m.id, m.state, m.code, r.code AS issued FROM redemptions r
 FULL JOIN (purchases p JOIN moves m ON m.id = p.move_id) ON p.key_hash = r.key_hash
 WHERE m.state IS DISTINCT FROM 'done' AND r.code IS NOT NULL
-  OR m.state = 'done' AND r.code IS DISTINCT FROM m.code"""
+  OR m.state = 'done' AND r.code IS DISTINCT FROM m.code AND NOT EXISTS (
+    SELECT FROM codes c JOIN quarantined q USING (pool_id, seq) WHERE c.code = m.code AND c.client_id = p.client_id)"""
 
 _UNDO: Final = """
 SELECT m.id FROM moves m WHERE m.kind = 'purchase' AND (m.state = 'undone') <>

@@ -1,6 +1,7 @@
 """`python -m tests.faults.move_kills --rounds 7`: kill every part at every step of a move, then audit the installation.
 
-A round is one kill -9 of API, worker, Redis and Postgres each at each step: 32 kills in two minutes.
+A round is one kill -9 of API, worker, Redis and Postgres each at each step: 32 kills in two minutes. With `--wipe`
+Redis also loses its data once at each step.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 
 from tests.faults.fault_postgres import fault_postgres
 from tests.faults.move_audit import audit_moves
-from tests.faults.move_world import MoveWorld
+from tests.faults.move_world import WIPED, MoveWorld
 from tests.faults.scenario import TEMPLATE
 from tests.support.failpoints import STEPS
 from tests.support.servers import PostgresServer, wait_until
@@ -78,10 +79,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--moves", type=int, default=1_000)
     parser.add_argument("--seed", default="1")
+    parser.add_argument("--wipe", action="store_true")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="issuer-moves-"))
     with fault_postgres(directory / "postgres") as postgres:
         plan = [(step, victim) for step in STEPS for victim in VICTIMS] * options.rounds
+        if options.wipe:
+            plan += [(step, WIPED) for step in STEPS]
         result = kill_moves(directory, postgres, plan, seed=options.seed, moves=options.moves)
     print(result, *result.violations, f"logs: {directory}", sep="\n")
     return 1 if result.violations else 0

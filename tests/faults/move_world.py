@@ -33,13 +33,16 @@ from tests.faults.processes import FaultApiProcess, FaultWorkerProcess
 from tests.support.databases import settings_for
 from tests.support.environment import url_as
 from tests.support.failpoints import MoveFailpoints
-from tests.support.servers import PostgresServer, RedisServer, wait_until
+from tests.support.servers import PostgresServer, RedisServer, ServerProcess, wait_until
 
 MEMBERS: Final = 12
 POINTS: Final = 1_000_000
 COST: Final = 7
 CODES: Final = 20_000
 PARTITIONS: Final = 4
+MAX_BACKLOG: Final = 300
+"""Also the codes of each pool that the loss of Redis quarantines."""
+WIPED: Final = "redis, wiped"
 ANSWER_LIMIT_S: Final = 180.0
 _MEMBER: Final = "INSERT INTO members (id, client_id, ref) VALUES ($1, $2, $3)"
 _BATCH: Final = "INSERT INTO batches (id, name, rules) VALUES ($1, $2, $3)"
@@ -166,6 +169,7 @@ class MoveWorld:
         return {
             "ISSUER_AUTH": "off",
             "ISSUER_PARTITIONS": str(PARTITIONS),
+            "ISSUER_MAX_BACKLOG": str(MAX_BACKLOG),
             "ISSUER_POSTGRES_TIMEOUT_S": "3",
             "ISSUER_REDIS_URL": self.redis.url(),
             "ISSUER_DATABASE_URL": url_as(self.database_url, process),
@@ -221,7 +225,9 @@ class MoveWorld:
         """Stop the API process at a step, kill the victim, start it again, and wait until every move is settled."""
         self.failpoints.arm(step)
         wait_until(lambda: self.failpoints.is_reached(step), f"a move is at the step {step!r}")
-        {"api": self.api, "worker": self.worker, "redis": self.redis, "postgres": self.postgres}[victim].kill9()
+        self._parts[victim].kill9()
+        if victim == WIPED:
+            self.redis.wipe()
         self.failpoints.pass_on(step)
         self.start_again(victim)
         self.kills[step, victim] += 1
@@ -246,11 +252,15 @@ class MoveWorld:
         """Start what was killed, and wait until codes can be issued again."""
         if victim == "postgres":
             wait_until(self._start_postgres, "Postgres runs again")
-        elif victim == "redis":
-            self.redis.start()
         else:
-            {"api": self.api, "worker": self.worker}[victim].start()
+            self._parts[victim].start()
         wait_until(self.api.can_redeem, "the API is ready")
+
+    @property
+    def _parts(self) -> dict[str, ServerProcess]:
+        return {
+            "api": self.api, "worker": self.worker, "redis": self.redis, WIPED: self.redis, "postgres": self.postgres,
+        }  # fmt: skip
 
     def _start_postgres(self) -> bool:
         # Its old child processes may still be exiting.
