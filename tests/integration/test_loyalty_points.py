@@ -130,6 +130,7 @@ def bad_points() -> list[tuple[str, dict[str, Any], int, str]]:
         ("holds", {"points": 5, "expires_at": "9999-01-01T00:00:00Z"}, 400, "invalid_request"),
         ("entries/0-1/reverse", {}, 404, "entry_not_found"),
         ("entries/x/reverse", {}, 404, "entry_not_found"),
+        ("holds/x/release", {}, 400, "invalid_hold_id"),
         ("spend?dry_run=yes", {"points": 1}, 400, "invalid_request"),
     ]  # fmt: skip
     return found

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from issuer.access.secrets import new_key
 from issuer.settings import Settings
 from loadtest.processes import free_port
 from tests.support.api_process import ApiProcess
@@ -80,7 +81,7 @@ def run_schemathesis(api: ApiProcess, key: str, directory: Path, *options: str, 
 @pytest.mark.timeout(STUCK_S + 60)
 @pytest.mark.long
 def test_the_api_conforms_to_its_openapi_document(settings: Settings, tmp_path: Path) -> None:
-    with ApiProcess(settings, tmp_path) as api:
+    with ApiProcess(settings, tmp_path, ISSUER_SECRET_KEY=new_key()) as api:
         api.wait_until_ready()
         key = asyncio.run(make_key(settings, "redeem", "admin"))
         known = make_batch(api, key)

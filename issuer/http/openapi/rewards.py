@@ -166,7 +166,17 @@ def _operation(
     """Return an operation; `name`: the schema of its body, which makes it a write."""
     if name:
         more |= {"requestBody": body(name), "parameters": [DRY_RUN]}
-    written = (403, 409, 422) if name else ()
+    # Several clients may have a program of the name that the path has.
+    written = (403, 422) if name else ()
     return operation(
-        "loyalty", summary, answers, 404, *written, *errors, operationId=operation_id, description=description, **more
+        "loyalty",
+        summary,
+        answers,
+        404,
+        409,
+        *written,
+        *errors,
+        operationId=operation_id,
+        description=description,
+        **more,
     )
