@@ -38,9 +38,10 @@ async def ask_through(
             try:
                 async with service.crowd(connections=200) as crowd:
                     asking = asyncio.create_task(crowd.ask(remaining))
-                    await until(crowd, asking, each if faults else len(remaining))
-                    if faults and not asking.done():
-                        await asyncio.to_thread(faults.pop(0))
+                    while faults and not asking.done():
+                        await until(crowd, asking, len(crowd.answered()) + each)
+                        if not asking.done():
+                            await asyncio.to_thread(faults.pop(0))
                     # A killed process has closed a connection over an answer.
                     with suppress(OSError):
                         await asking
@@ -80,7 +81,7 @@ async def test_kills_of_the_api_and_of_postgres_lose_and_repeat_no_spend(
                 postgres.start()
 
             faults = [kill_api, kill_postgres] * 4
-            final = await ask_through(service, asked, faults, 1_500)
+            final = await ask_through(service, asked, faults, 1_000)
             assert faults == []
             assert Counter(answer.status for answer in final.values()) == {201: points, 403: requests - points}, tally(
                 final.values()
