@@ -14,7 +14,7 @@ from issuer.http.fields import json_response
 from issuer.http.idempotency import AlreadyAnsweredError, Idempotency, KeyedAct
 from issuer.http.problems.problem import ProblemError
 from issuer.loyalty.executor import LoyaltyExecutor
-from issuer.loyalty.operations import Earn, OrderRef, Spend
+from issuer.loyalty.operations import Earn, OrderRef, Spend, Sweep
 from issuer.loyalty.outcome import Applied
 from issuer.settings import Settings
 from issuer.storage.postgres import PostgresUnavailableError
@@ -50,6 +50,8 @@ async def test_one_of_many_repeats_at_once_is_carried_out_in_whatever_process(se
         accounts = await desk.accounts(3)
         other = LoyaltyExecutor(desk.postgres, timeout_s=10.0)
         executors = (desk.executor, other)
+        # Each has its connection from here on: otherwise the first would be done before the second is connected.
+        await asyncio.gather(*(one.execute(accounts[0], Sweep()) for one in executors))
         outcomes = await asyncio.gather(
             *(
                 executors[number % 2].execute(accounts[number % 3], Earn(1), act=act_of(desk, f"k{number // 8}"))
