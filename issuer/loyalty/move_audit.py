@@ -77,22 +77,22 @@ async def find_wrong_moves(stores: Stores) -> list[MoveProblem]:
     missing = await _fetch(stores.postgres, _NOT_RECORDED, None)
     if missing:
         unrecorded = await _find_unrecorded(stores, missing)
-        missing = [row for row in missing if row["key_hash"] not in unrecorded]
+        missing = [row for row in missing if (row["key_hash"], row["code"]) not in unrecorded]
         missing = await _fetch(stores.postgres, _NOT_RECORDED, [row["id"] for row in missing]) if missing else []
     problem = "it is done, but its code is neither in the ledger nor on its way there"
     return found + [MoveProblem(row["id"], problem) for row in missing[:MAX_SHOWN]]
 
 
-async def _find_unrecorded(stores: Stores, missing: list[asyncpg.Record]) -> set[bytes]:
-    """Return the keys under which the streams and the dead letters have a code."""
-    found: set[bytes] = set()
+async def _find_unrecorded(stores: Stores, missing: list[asyncpg.Record]) -> set[tuple[bytes | None, str]]:
+    """Return what the streams and the dead letters have: each code with the key under which it was issued."""
+    found: set[tuple[bytes | None, str]] = set()
     for partition in {partition_of(row["batch_id"], stores.redis.partitions) for row in missing}:
         async for page in read_backlog(stores.redis.client, partition):
-            found |= {each.key_hash for each in page if each.key_hash is not None}
+            found |= {(each.key_hash, each.code) for each in page}
     pools = sorted({row["pool_id"] for row in missing if row["pool_id"] is not None})
     async with unavailable_translated(), stores.postgres.acquire() as connection:
         letters = await find_dead_letters(connection, pools)
-    return found | {each.key_hash for each in letters if each.key_hash is not None}
+    return found | {(each.key_hash, each.code) for each in letters}
 
 
 async def _fetch(postgres: Pool, query: str, *values: object) -> list[asyncpg.Record]:

@@ -22,6 +22,13 @@ FROM quarantined s JOIN pools p ON p.id = s.pool_id JOIN batches b ON b.id = p.b
 WHERE $1::uuid IS NULL OR p.batch_id = $1
 GROUP BY p.id, p.batch_id, b.name, p.client_id, s.epoch ORDER BY s.epoch, p.id"""
 
+# The code of a purchase is in Postgres whatever Redis has lost: the member has it.
+_HELD: Final = """
+SELECT q.seq FROM quarantined q WHERE q.pool_id = $1 AND q.released_at IS NULL AND NOT EXISTS (
+  SELECT FROM codes c JOIN moves m ON m.code = c.code AND m.batch_id = c.batch_id AND m.state = 'done'
+  WHERE c.pool_id = q.pool_id AND c.seq = q.seq)
+ORDER BY q.seq FOR UPDATE OF q"""
+
 # A code keeps its row and gets the next seq of its pool; the old seq stays in the table as released.
 _MOVE_CODES: Final = """
 WITH numbered AS (
@@ -68,7 +75,7 @@ async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = No
     """Give the quarantined codes of a batch new seqs at the tail of their pools. Return how many, all or none.
 
     The operator guarantees that no journal and no old primary has a record of them: a code that was issued would be
-    issued a second time. A late event of a released seq becomes an anomaly.
+    issued a second time. A late event of a released seq becomes an anomaly. The codes of purchases stay quarantined.
 
     Raises BatchNotFoundError.
     """
@@ -83,10 +90,7 @@ async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = No
             raise BatchNotFoundError("no such batch, or no codes of that client in it")
         released = 0
         for pool in pools:
-            rows = await connection.fetch(
-                "SELECT seq FROM quarantined WHERE pool_id = $1 AND released_at IS NULL ORDER BY seq FOR UPDATE",
-                pool["id"],
-            )
+            rows = await connection.fetch(_HELD, pool["id"], timeout=600)
             seqs = [row["seq"] for row in rows]
             if seqs:
                 # The coupon first: every change of a coupon locks it before its pool.
