@@ -68,7 +68,7 @@ def fealty_paths() -> dict[str, Schema]:
                 description="Its e-mail address is in the body.",
             ),
             "post": _operation(
-                "Create an account", "createFealtyAccount", {200: account}, 409, requestBody=_fields(),
+                "Create an account", "createFealtyAccount", {200: account}, 404, 409, requestBody=_fields(),
                 description="The member and its points are there, or neither is.",
             ),
             "put": _operation(
