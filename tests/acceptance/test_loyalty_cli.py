@@ -78,3 +78,28 @@ def test_invalid_input_exits_with_2_and_says_what_is_wrong(loyalty: CommandInPro
         done = loyalty(*words)
         assert (done.status, done.out) == (2, "")
         assert what in done.err
+
+
+def test_an_operator_issues_prints_assigns_and_replaces_cards(loyalty: CommandInProcess, settings: Settings) -> None:
+    clients = CommandInProcess(settings, loyalty.directory, loyalty.monkeypatch, "clients")
+    assert clients("create", "tea-house").status == 0
+    for name, unit in (("Tea club", "points"), ("Vouchers", "EUR")):
+        assert loyalty("programs", "create", "--name", name, "--client", "tea-house", "--unit", unit).status == 0
+    assert loyalty("members", "create", "Tea club", "--ref", "c-7").status == 0
+    run = loyalty("cards", "issue", "Tea club", "--count", "3", "--json").json
+    first, second, _ = (card["number"] for card in run["items"])
+    assert loyalty("cards", "assign", "Tea club", first.lower(), "c-7", "--json").json["state"] == "assigned"
+    new = loyalty("cards", "replace", "Tea club", first, "--json").json["number"]
+    assert loyalty("cards", "revoke", "Tea club", second, "--json").json["state"] == "revoked"
+    listed = loyalty("cards", "list", "Tea club", "--json").json
+    states = [card["state"] for card in listed]
+    assert (states, listed[3]["number"]) == (["revoked", "revoked", "blank", "assigned"], new)
+    file = loyalty.directory / "cards.pdf"
+    assert loyalty("cards", "print", "Tea club", run["run_id"], str(file)).out == f"1 cards are in {file}\n"
+    assert file.read_bytes().startswith(b"%PDF-")
+    (gift,) = loyalty("cards", "issue", "Vouchers", "--amount", "25.00", "--json").json["items"]
+    assert gift["state"] == "gift"
+    refused = loyalty("cards", "issue", "Tea club", "--amount", "25")
+    assert (refused.status, "--amount is for gift cards" in refused.err) == (2, True)
+    gone = loyalty("cards", "assign", "Tea club", second, "c-7")
+    assert (gone.status, gone.err) == (2, "error: the card was revoked, and that is final\n")

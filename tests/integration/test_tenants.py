@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -37,6 +38,7 @@ from tests.support.tenant_visits import (
     text_of,
 )
 from tests.support.visits import OWN, REFUSED, Visit
+from tests.support.wallet_keys import WalletKeys
 
 BACKGROUND_TABLES: Final = {"incarnations", "witnesses", "workers", "journals", "audit_ends"}
 """Tables that the processes write continuously without any request, and the ends of the audit log, which every act of
@@ -47,10 +49,11 @@ SOON_EXPIRED_MS: Final = 60_000
 
 
 @pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
+async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
     # What is expected of each caller must not depend on how many callers failed before it.
     changes = {
         "failed_lookup_limit": "off", "secret_key": SecretStr(new_key()), "fealty_program": PROGRAM_NAME,
+        **WalletKeys.make(tmp_path).settings,
     }  # fmt: skip
     async with running_app(settings.model_copy(update=changes)) as running:
         running.redeemer = running.admin = await running.key("admin", "redeem")

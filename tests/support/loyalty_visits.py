@@ -6,6 +6,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from issuer.http.edge.limits import DELIVERY_PATH
+from issuer.http.loyalty.cards import CARD_PATH, CARDS_PATH
 from issuer.http.loyalty.entries import ENTRIES_PATH
 from issuer.http.loyalty.holds import HOLD_PATH, HOLDS_PATH
 from issuer.http.loyalty.hooks import HOOK_PATH, HOOKS_PATH
@@ -16,6 +17,7 @@ from issuer.http.loyalty.reversals import REFUNDS_PATH, REVERSE_PATH
 from issuer.http.loyalty.rewards import REWARD_PATH, REWARDS_PATH
 from issuer.http.loyalty.transfers import TRANSFERS_PATH
 from issuer.instants import LAST
+from issuer.loyalty.cards import issue_cards
 from issuer.loyalty.member_store import create_member
 from issuer.loyalty.operations import Adjust, Earn, OrderRef, PlaceHold, Spend
 from issuer.loyalty.outcome import Applied
@@ -54,10 +56,16 @@ async def make_programs(api: Api, owner: UUID, caller: UUID, batch: UUID) -> dic
         assert isinstance(await execute(found.account_id, operation), Applied)
     await create_member(postgres, theirs, {"ref": OTHER_REF}, actor="test")
     reward = await create_reward(postgres, theirs.id, NewReward("THEIRS-mug", 5, batch), actor="test")
+    spent = await execute(found.account_id, Spend(10))
+    assert isinstance(spent, Applied)
+    assert spent.entry is not None
+    (card,) = await issue_cards(postgres, theirs, 1, account_id=found.account_id, actor="test")
+    (blank,) = await issue_cards(postgres, theirs, 1, actor="test")
     return {
         "hook": str(hook),
         "program": str(theirs.id), "own_program": str(mine.id), "member": str(found.member.id),
         "entry": f"{found.account_id}-3", "hold": str(hold), "released": str(released), "reward": str(reward.id),
+        "card": card.number, "blank_card": blank.number, "card_entry": f"{found.account_id}-{spent.entry.seq}",
     }  # fmt: skip
 
 
@@ -69,6 +77,11 @@ def of_member(path: str, **body: Any) -> list[Visit]:
 def of_hook(path: str = "") -> list[Visit]:
     """Return the request for the hook of the other client."""
     return [Visit(REFUSED, _PROGRAM + "/hooks/{hook}" + path)]
+
+
+def of_card(path: str, **body: Any) -> list[Visit]:
+    """Return the request for the card of that member."""
+    return [Visit(REFUSED, _PROGRAM + "/cards/{card}" + path, json=body or None)]
 
 
 def points_reports(name: str) -> list[Visit]:
@@ -157,6 +170,20 @@ LOYALTY_VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
         Visit(REFUSED, _PROGRAM + "/transfers", json={"from": MEMBER_REF, "to": OTHER_REF, "points": 1})
     ],
     ("POST", MERGE_PATH): [Visit(REFUSED, f"{_PROGRAM}/members/{OTHER_REF}/merge", json={"into": "{member}"})],
-    # Last: nothing is left of the member.
+    ("GET", CARDS_PATH): [Visit(REFUSED, _PROGRAM + "/cards")],
+    ("POST", CARDS_PATH): [Visit(REFUSED, _PROGRAM + "/cards", json={"count": 1})],
+    ("GET", CARDS_PATH + ".pdf"): [Visit(REFUSED, _PROGRAM + "/cards.pdf", {"number": "{card}"})],
+    ("GET", CARD_PATH): of_card(""),
+    ("POST", CARD_PATH + "/assign"): [
+        Visit(REFUSED, _PROGRAM + "/cards/{blank_card}/assign", json={"member": "{member}"})
+    ],
+    ("POST", CARD_PATH + "/top-up"): of_card("/top-up", amount=5),
+    ("POST", CARD_PATH + "/spend"): of_card("/spend", amount=1),
+    ("POST", CARD_PATH + "/refund"): of_card("/refund", entry="{card_entry}"),
+    ("GET", CARD_PATH + "/apple.pkpass"): of_card("/apple.pkpass"),
+    ("GET", CARD_PATH + "/google"): of_card("/google"),
+    # Last: nothing is left of the card and the member.
+    ("POST", CARD_PATH + "/replace"): of_card("/replace"),
+    ("POST", CARD_PATH + "/revoke"): of_card("/revoke"),
     ("DELETE", MEMBER_PATH): of_member(MEMBER_PATH),
 }

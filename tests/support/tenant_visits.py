@@ -24,6 +24,7 @@ from issuer.http.pages.assets import ASSETS
 from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH
 from issuer.http.request_path import with_and_without_slash
 from issuer.ids import Identity
+from issuer.loyalty.card_number import draw_numbers
 from issuer.reports.formats import MEDIA_TYPES, Format
 from tests.support.api import REDEEM, UPLOAD, Api
 from tests.support.loyalty_visits import FEALTY_VISITS, LOYALTY_VISITS, MEMBER_REF, PROGRAM_NAME, make_programs
@@ -53,6 +54,9 @@ class TenantWorld:
     hold: str
     released: str
     reward: str
+    card: str
+    blank_card: str
+    card_entry: str
 
     coupon: str = "THEIRS-COUPON"
     code: str = "THEIRS-1"
@@ -81,6 +85,7 @@ class TenantWorld:
             public_campaign=public_campaign, consumption=consumption_id(7, 7, uuid4().hex), coupon="UNKNOWN-COUPON",
             code="UNKNOWN-1", shared_code="UNKNOWN-SHARED-1",
             program=program, member=member, hold=hold, released=hold, entry="777-3", reward=reward,
+            card=draw_numbers(1)[0], blank_card=draw_numbers(1)[0], card_entry="777-5",
         )  # fmt: skip
 
 

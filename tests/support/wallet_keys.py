@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import orjson
 from cryptography import x509
@@ -24,6 +25,18 @@ class WalletKeys:
     intermediate: Path
     root: Path
     account: Path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that name all of them."""
+        return {
+            "apple_pass_certificate": self.certificate,
+            "apple_pass_key": self.key,
+            "apple_intermediate_certificate": self.intermediate,
+            "google_wallet_key": self.account,
+            "google_wallet_issuer": "338",
+            "google_wallet_logo": "https://shop.example/logo.png",
+        }
 
     @classmethod
     def make(cls, folder: Path) -> WalletKeys:

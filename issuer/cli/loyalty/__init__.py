@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-SUBJECTS: Final = ("programs", "members", "entries", "rewards", "hooks", "staff", "login_code")
+SUBJECTS: Final = ("programs", "members", "cards", "entries", "rewards", "hooks", "staff", "login_code")
 """The groups in the order of `issuer loyalty --help`, which are the modules of this package that register them."""
 
 

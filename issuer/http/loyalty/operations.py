@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.loyalty import (
+    card_files,
+    cards,
     deliveries,
     entries,
     holds,
@@ -17,6 +19,7 @@ from issuer.http.loyalty import (
     reversals,
     rewards,
     stats,
+    stored_value,
     transfers,
 )
 from issuer.http.operations import Operation
@@ -35,4 +38,7 @@ LOYALTY: Final[tuple[Operation, ...]] = (
     *purchases.OPERATIONS,
     *transfers.OPERATIONS,
     *merges.OPERATIONS,
+    *cards.OPERATIONS,
+    *stored_value.OPERATIONS,
+    *card_files.OPERATIONS,
 )

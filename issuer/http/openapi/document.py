@@ -12,6 +12,7 @@ from issuer.http.openapi.coupons import coupon_paths
 from issuer.http.openapi.fealty import fealty_paths
 from issuer.http.openapi.hooks import hook_paths
 from issuer.http.openapi.loyalty import loyalty_paths
+from issuer.http.openapi.loyalty_cards import card_paths
 from issuer.http.openapi.operating import operating_paths
 from issuer.http.openapi.parts import (
     IDEMPOTENCY_KEY,
@@ -184,6 +185,7 @@ def _paths() -> dict[str, Schema]:
         **hook_paths(),
         **reward_paths(),
         **fealty_paths(),
+        **card_paths(),
         **report_paths(),
         **operating_paths(),
     }  # fmt: skip

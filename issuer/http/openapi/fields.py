@@ -21,6 +21,7 @@ FIELDS: Final[dict[str, str]] = {
     "hook": "Id of the hook",
     "job_id": "Id of the generation job",
     "member": "Id of the member, or the caller's own `ref`",
+    "number": "Number of the card, in any case, with or without hyphens",
     "order_id": "The caller's id of the order",
     "product_id": "The product that the coupon is for",
     "program": "Name or id of the program",

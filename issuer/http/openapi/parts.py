@@ -25,7 +25,7 @@ _ERRORS: Final = {
     429: "Too many requests, failed look-ups or jobs, or more at once than a client may have; see Retry-After",
     431: "The request head is too large",
     500: "The server failed to handle the request",
-    501: "The compression is not supported",
+    501: "The compression is not supported, or an extra is not installed on the server",
     503: "Temporarily unavailable; retry after the time in Retry-After",
     504: "The deadline of the caller has passed",
     507: "The codes do not fit into Redis",

@@ -11,6 +11,7 @@ from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
 from issuer.http.openapi.fealty import FEALTY
 from issuer.http.openapi.hooks import HOOKS
+from issuer.http.openapi.loyalty_cards import CARDS
 from issuer.http.openapi.loyalty_schemas import FIGURE, LOYALTY
 from issuer.http.openapi.rewards import REWARD_SCHEMAS
 from issuer.http.openapi.shapes import (
@@ -116,6 +117,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     **LOYALTY,
     **HOOKS,
     **REWARD_SCHEMAS,
+    **CARDS,
     **CLIENTS,
     **BATCHES,
     **CAMPAIGNS,

@@ -39,12 +39,15 @@ from issuer.loading.errors import HeaderRowError, PreloadError
 from issuer.loading.file_kind import FileKindError
 from issuer.loading.report import NothingLoadedError
 from issuer.loyalty.amounts import InvalidAmountError, OtherCurrencyError
+from issuer.loyalty.card_printing import CardPrintingError, ExtraMissingError
+from issuer.loyalty.cards import CardBlankError, CardNotFoundError, CardRevokedError, CardTakenError
 from issuer.loyalty.executor import PointsBusyError
 from issuer.loyalty.hooks.endpoint import HookExistsError, HookNotFoundError, InvalidHookError
 from issuer.loyalty.member import InvalidMemberError, MemberExistsError, MemberNotFoundError
 from issuer.loyalty.merging import MembersMergedError, PurchaseInProgressError
 from issuer.loyalty.named_programs import AmbiguousProgramError
 from issuer.loyalty.orders import OrderNotFoundError
+from issuer.loyalty.pass_card import WalletError
 from issuer.loyalty.program import (
     InvalidProgramError,
     ProgramEndedError,
@@ -130,6 +133,15 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     MemberExistsError: _member_exists,
     OrderNotFoundError: lambda error: ProblemError(404, str(error), "order_not_found"),
     InvalidMemberError: lambda error: invalid(str(error), "invalid_member"),
+    CardNotFoundError: lambda error: ProblemError(404, str(error), "card_not_found"),
+    CardRevokedError: lambda error: ProblemError(410, str(error), "card_revoked"),
+    CardTakenError: lambda error: ProblemError(409, str(error), "card_taken"),
+    CardBlankError: lambda error: ProblemError(409, str(error), "card_blank"),
+    WalletError: lambda error: ProblemError(404, "no pass found", "wallet_not_configured", detail=str(error)),
+    ExtraMissingError: lambda error: ProblemError(501, str(error), "extra_missing"),
+    CardPrintingError: lambda error: ProblemError(
+        503, "the cards could not be printed", "report_failed", detail=str(error), headers={"Retry-After": "60"}
+    ),
     PointsBusyError: lambda _: outcome_problem(Outcome.OVERLOADED),
     InvalidRewardError: lambda error: invalid(str(error)),
     RewardNotFoundError: lambda error: ProblemError(404, str(error), "reward_not_found"),
