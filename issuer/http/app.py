@@ -29,6 +29,7 @@ from issuer.http.cross_origin import ROUTES, CrossOrigin
 from issuer.http.docs import routes as docs
 from issuer.http.edge.exchange import FastPath
 from issuer.http.hot_exchange import HotRoute
+from issuer.http.loyalty import balance_page
 from issuer.http.loyalty.fealty import admin_page as fealty_admin
 from issuer.http.loyalty.fealty import routes as fealty
 from issuer.http.loyalty.operations import LOYALTY
@@ -78,6 +79,7 @@ PAGES: Final[tuple[Operation, ...]] = (
     *sign_in.OPERATIONS,
     *till_acts.OPERATIONS,
     *till_purchase.OPERATIONS,
+    *balance_page.OPERATIONS,
 )
 """Pages with forms, for people. They are no part of the API either."""
 

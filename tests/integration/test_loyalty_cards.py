@@ -15,6 +15,7 @@ from issuer.loyalty.card_number import draw_numbers, show_number
 from issuer.settings import Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.loyalty import LoyaltyShop
+from tests.support.member_pages import FORM_TOKEN, PageBrowser
 from tests.support.printed_cards import count_pages, read_cards
 from tests.support.wallet_keys import WalletKeys
 
@@ -195,6 +196,46 @@ async def test_unknown_numbers_are_failed_lookups(settings: Settings) -> None:
         assert statuses == [404] * 10 + [429] * 2
         refused = await shop.program_post(f"cards/{card}/spend", {"amount": 1})
         assert problem(refused, 429)["code"] == "too_many_failed_lookups"
+
+
+async def test_the_balance_page_shows_gift_cards_and_nothing_else(settings: Settings) -> None:
+    async with running_app(settings.model_copy(update={"failed_lookup_limit": "4/h"})) as api:
+        shop = await LoyaltyShop.of(api, unit="EUR", terms={})
+        gift, revoked = await issue(shop, count=2, amount="1234.50")
+        (own,) = await issue(shop, member="anna")
+        await shop.program_post(f"cards/{revoked}/revoke")
+        root = f"/g/{shop.path.rpartition('/')[2]}"
+        browser = PageBrowser(api.client, root, {"accept": "text/html", "accept-language": "de"})
+        assert "Geben Sie die Nummer Ihrer Geschenkkarte ein" in await browser.open()
+        shown = await browser.send("", number=gift.lower().replace("-", " "))
+        assert "1.234,50" in shown
+        assert "Guthaben der Geschenkkarte" in shown
+        assert browser.page.headers["cache-control"] == "no-store"
+        # Unknown, revoked and a member's are one answer, which does not repeat what was typed.
+        answers = set()
+        for number in (show_number(draw_numbers(1)[0]), revoked, own, "x"):
+            await browser.open()
+            text = await browser.send("", number=number)
+            answers.add((browser.page.status_code, FORM_TOKEN.sub("", text)))
+            assert number not in text or number == "x"
+        assert [status for status, _ in answers] == [404]
+        # Beyond the limit a right number is not answered either.
+        for number in ("y", gift):
+            await browser.open()
+            await browser.send("", number=number)
+            assert browser.page.status_code == 429
+        # Neither is a form of another site, or one without its token.
+        other = PageBrowser(api.client, root, {"accept": "text/html", "accept-language": "en"})
+        assert "Enter the number of your gift card" in await other.open()
+        for headers, fields in (({"sec-fetch-site": "cross-site"}, {}), ({}, {"form_token": "0" * 64})):
+            other.headers = {"accept": "text/html", **headers}
+            await other.send("", number=gift, **fields)
+            assert other.page.status_code == 403
+            other.headers = {"accept": "text/html"}
+            await other.open()
+        points = await LoyaltyShop.of(api)
+        for path in (f"/g/{points.path.rpartition('/')[2]}", "/g/x", f"/g/{draw_numbers(1)[0]}"):
+            assert (await api.client.get(path, headers={"accept": "text/html"})).status_code == 404
 
 
 async def test_a_card_goes_into_the_wallets_that_are_configured(
