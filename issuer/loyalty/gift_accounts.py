@@ -23,7 +23,7 @@ _OPEN: Final = "INSERT INTO accounts (program_id) SELECT $1 FROM generate_series
 
 @dataclass(frozen=True, slots=True)
 class FirstValue:
-    """What each account has at once, in minor units, and who asks for it."""
+    """What each account has at once, in minor units, and the actor of its entry."""
 
     points: int
     actor: Actor

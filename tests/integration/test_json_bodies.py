@@ -55,6 +55,7 @@ async def test_every_route_refuses_what_is_no_strict_json(api: Api) -> None:
         "hold_id": str(uuid4()),
         "program": shop.path.rpartition("/")[2],
         "member": shop.anna,
+        "number": (await shop.program_post("cards", {"member": "anna"})).json()["items"][0]["number"],
         "batch_id": str(batch),
         "campaign_id": created.json()["campaignId"],
         "code": "SAVE",

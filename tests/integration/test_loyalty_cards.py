@@ -206,7 +206,7 @@ async def test_the_balance_page_shows_gift_cards_and_nothing_else(settings: Sett
         await shop.program_post(f"cards/{revoked}/revoke")
         root = f"/g/{shop.path.rpartition('/')[2]}"
         browser = PageBrowser(api.client, root, {"accept": "text/html", "accept-language": "de"})
-        assert "Geben Sie die Nummer Ihrer Geschenkkarte ein" in await browser.open()
+        assert "Nummer Ihrer Geschenkkarte ein" in await browser.open()
         shown = await browser.send("", number=gift.lower().replace("-", " "))
         assert "1.234,50" in shown
         assert "Guthaben der Geschenkkarte" in shown
@@ -238,7 +238,7 @@ async def test_the_balance_page_shows_gift_cards_and_nothing_else(settings: Sett
             assert (await api.client.get(path, headers={"accept": "text/html"})).status_code == 404
 
 
-async def test_a_card_goes_into_the_wallets_that_are_configured(
+async def test_a_card_is_made_for_the_wallets_that_are_configured(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     keys = WalletKeys.make(tmp_path_factory.mktemp("wallets"))

@@ -17,20 +17,24 @@ from tests.support.api import Api
 
 NAMES_NOTHING: Final = {
     "redeem", "redemptions", "GetCampaign", "createReward", "changeReward", "buyReward", "transferPoints",
-    "mergeMember",
+    "mergeMember", "refundCard",
 }  # fmt: skip
-"""The examples of these operations name a batch, a campaign, a reward or a member that does not exist."""
+"""The examples of these operations name a batch, a campaign, a reward, a member or an entry that does not exist."""
 CREATE: Final = {
     "createBatch": "batch_id", "createCampaign": "campaign_id", "createClient": "client_id", "createCoupon": "code",
     "createProgram": "program", "createMember": "member", "earnPoints": "earned",
     "spendPoints": "entry", "holdPoints": "hold_id", "createHook": "hook", "createFealtyAccount": "accountid",
+    "issueCards": "number",
 }  # fmt: skip
 
 
 def _id_of(name: str, created: dict[str, Any]) -> str:
     if name in ("earnPoints", "spendPoints", "holdPoints"):
         created = created["hold" if name == "holdPoints" else "entry"]
-    return str(created[{"createCoupon": "code", "createFealtyAccount": "accountid"}.get(name, "id")])
+    if name == "issueCards":
+        created = created["items"][0]
+    named = {"createCoupon": "code", "createFealtyAccount": "accountid", "issueCards": "number"}
+    return str(created[named.get(name, "id")])
 
 
 @pytest.fixture
