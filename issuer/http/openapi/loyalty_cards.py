@@ -55,7 +55,9 @@ CARDS: Final[dict[str, Schema]] = {
         optional=("count", "member", "amount"),
     ),
     "CardAssignment": shape({"member": described(GIVEN_ID, "The member, by id or ref")}),
-    "CardAmount": shape({"amount": GIVEN_POINTS, "reason": _REASON}, optional=("reason",)),
+    **dict.fromkeys(
+        ("CardTopUp", "CardSpend"), shape({"amount": GIVEN_POINTS, "reason": _REASON}, optional=("reason",))
+    ),
     "CardRefund": shape(
         {
             "entry": {"type": "string", "description": "Id of the entry of the spend", "examples": ["7-2"]},
@@ -137,12 +139,12 @@ def _value() -> dict[str, Schema]:
     entry = {201: ok("The entry and the balance", ref("Posted"))}
     return {
         _CARD + "/top-up": _of_card(
-            post=_act("Top a card up", "topUpCard", entry, "Adds an amount.", _TILL, requestBody=body("CardAmount"))
+            post=_act("Top a card up", "topUpCard", entry, "Adds an amount.", _TILL, requestBody=body("CardTopUp"))
         ),
         _CARD + "/spend": _of_card(
             post=_act(
                 "Pay with a card", "spendCard", entry, "Takes an amount, all of it or nothing.", _TILL,
-                requestBody=body("CardAmount"),
+                requestBody=body("CardSpend"),
             )
         ),
         _CARD + "/refund": _of_card(

@@ -96,6 +96,7 @@ TITLES: Final[dict[str, str]] = {
     "signature_invalid": "The delivery is not signed with the secret of the hook",
     "invalid_delivery": "The delivery is not what the documentation of hooks describes",
     "secrets_unavailable": "The secrets of this installation cannot be read",
+    "invalid_run_id": "The run id is not a UUID",
     "card_not_found": "The program has no card with this number",
     "card_revoked": "The card was revoked; this is final",
     "card_taken": "The card belongs to another account",
