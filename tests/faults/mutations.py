@@ -673,7 +673,7 @@ MUTATIONS: Final = (
                 "ORDER BY a.id",
             ),
         ),
-        tests=("tests/integration/test_points_keys.py",),
+        tests=("tests/integration/test_points_executor.py",),
     ),
     Mutation(
         "a delivery of a shop counts whatever its signature is",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Final
 from uuid import uuid4
 
 import pytest
@@ -122,3 +123,26 @@ async def test_more_operations_than_may_wait_are_refused(settings: Settings) -> 
         assert len(await asyncio.gather(*first)) == 2
         assert await refused(desk, 999, Earn(1)) is RefusalCode.ACCOUNT_NOT_FOUND
         await executor.aclose()
+
+
+WAITING: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+async def test_an_operation_is_decided_on_what_the_transaction_before_it_has_left(settings: Settings) -> None:
+    async with points_desk(settings) as desk:
+        account = await desk.account()
+        await applied(desk, account, Earn(5))
+        other = LoyaltyExecutor(desk.postgres, timeout_s=10.0)
+        async with desk.postgres.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account)
+            spending = asyncio.create_task(other.execute(account, Spend(5)))
+            while not spending.done() and not await desk.postgres.fetchval(WAITING):
+                await asyncio.sleep(0.005)
+            assert not spending.done()
+            # As if the transaction before it had spent most of the points.
+            await connection.execute("UPDATE accounts SET available = 1 WHERE id = $1", account)
+            await connection.execute("UPDATE buckets SET points = 1 WHERE account_id = $1", account)
+        refusal = await spending
+        assert isinstance(refusal, Refusal)
+        assert refusal.code is RefusalCode.INSUFFICIENT_POINTS
+        await other.aclose()
