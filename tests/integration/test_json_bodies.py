@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from typing import Final
 from uuid import uuid4
 
+import pytest
+from pydantic import SecretStr
+
+from issuer.access.secrets import new_key
 from issuer.http.openapi.document import document
+from issuer.settings import Settings
 from tests.support.api import Api
 from tests.support.loyalty import LoyaltyShop
 
@@ -26,6 +31,12 @@ REFUSED: Final = {
     "a control character": '{"NAME":"\x01"}',
 }
 """NAME stands for a field that the route knows, ESCAPED for the same name with an escape."""
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings with which the secrets of hooks can be stored."""
+    return settings.model_copy(update={"secret_key": SecretStr(new_key())})
 
 
 def json_routes() -> Iterator[tuple[str, str, str]]:
@@ -55,6 +66,8 @@ async def test_every_route_refuses_what_is_no_strict_json(api: Api) -> None:
         "hold_id": str(uuid4()),
         "program": shop.path.rpartition("/")[2],
         "member": shop.anna,
+        "reward_id": str(uuid4()),
+        "hook": (await shop.program_post("hooks", {"kind": "standard"})).json()["id"],
         "number": (await shop.program_post("cards", {"member": "anna"})).json()["items"][0]["number"],
         "batch_id": str(batch),
         "campaign_id": created.json()["campaignId"],
