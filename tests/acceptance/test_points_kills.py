@@ -59,6 +59,7 @@ async def until(crowd: Crowd, asking: asyncio.Task[list[CrowdAnswer]], count: in
 
 
 @pytest.mark.long
+@pytest.mark.minutes
 async def test_kills_of_the_api_and_of_postgres_lose_and_repeat_no_spend(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:

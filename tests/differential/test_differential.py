@@ -132,6 +132,7 @@ def test_both_paths_answer_alike(preloaded: Preloaded, pair: Pair, tmp_path: Pat
 
 
 @pytest.mark.long
+@pytest.mark.minutes
 @pytest.mark.timeout(1_200)
 def test_both_paths_answer_alike_20_000_times(
     redis_server: RedisServer, postgres_server: PostgresServer, tmp_path: Path

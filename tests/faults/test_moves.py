@@ -12,6 +12,7 @@ from tests.support.servers import PostgresServer
 
 
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_move_is_done_or_undone_whatever_is_killed_between_its_steps(
     breakable_postgres: PostgresServer, tmp_path: Path
 ) -> None:

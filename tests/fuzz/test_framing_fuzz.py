@@ -30,6 +30,7 @@ def test_any_framing_is_answered_or_refused(settings: Settings, tmp_path: Path) 
 
 
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_long_run_leaves_no_memory_behind(settings: Settings, tmp_path: Path) -> None:
     result = fuzz(settings, tmp_path, seed=SEED + 1, requests=LONG)
     assert not result.problems, str(result)

@@ -172,7 +172,9 @@ async def walk_served(settings: Settings, seed: int, worlds: int, rounds: int, s
     return sum((walk.codes for walk in walks), Counter())
 
 
-@pytest.mark.parametrize(("worlds", "rounds"), [(10, 4), pytest.param(50, 50, marks=pytest.mark.long, id="20,000")])
+@pytest.mark.parametrize(
+    ("worlds", "rounds"), [(10, 4), pytest.param(50, 50, marks=(pytest.mark.long, pytest.mark.minutes), id="20,000")]
+)
 async def test_two_executors_and_the_model_never_differ(
     postgres_server: PostgresServer, worlds: int, rounds: int
 ) -> None:

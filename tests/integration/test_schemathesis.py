@@ -80,6 +80,7 @@ def run_schemathesis(api: ApiProcess, key: str, directory: Path, *options: str, 
 
 @pytest.mark.timeout(STUCK_S + 60)
 @pytest.mark.long
+@pytest.mark.minutes
 def test_the_api_conforms_to_its_openapi_document(settings: Settings, tmp_path: Path) -> None:
     with ApiProcess(settings, tmp_path, ISSUER_SECRET_KEY=new_key()) as api:
         api.wait_until_ready()
@@ -96,6 +97,7 @@ def test_the_api_conforms_to_its_openapi_document(settings: Settings, tmp_path: 
 
 @pytest.mark.timeout(STUCK_S + 60)
 @pytest.mark.long
+@pytest.mark.minutes
 def test_without_redis_requests_are_answered_with_503_and_never_crash(settings: Settings, tmp_path: Path) -> None:
     """Without Redis a 503 is allowed, but a 500 only where it is documented."""
     without_redis = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}/0")})

@@ -73,6 +73,7 @@ def test_the_shell_accepts_the_scripts() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.minutes
 def test_the_provider_has_the_resources_and_arguments(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     terraform = ROOT / "deploy" / "terraform"

@@ -15,6 +15,7 @@ def test_the_rules_and_the_model_never_differ() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.minutes
 @pytest.mark.timeout(1_800)
 def test_a_million_operations_never_differ_from_the_model() -> None:
     assert sum(walk(range(1_000, 6_000), 200).values()) == 1_000_000
