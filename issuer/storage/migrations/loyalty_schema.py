@@ -54,7 +54,7 @@ CREATE TABLE accounts (
     debt            points NOT NULL DEFAULT 0,
     lifetime        points NOT NULL DEFAULT 0,
     -- What was earned and spent on that day in the program's time zone, for the limits of a day.
-    day             date NOT NULL DEFAULT '1970-01-01',
+    day             date NOT NULL DEFAULT '1970-01-01' CHECK (day BETWEEN '1969-12-31' AND '9999-12-31'),
     day_earned      points NOT NULL DEFAULT 0,
     day_spent       points NOT NULL DEFAULT 0,
     -- The first instant at which something expires or becomes available; 9999-12-30: nothing does.
