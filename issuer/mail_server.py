@@ -11,6 +11,8 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import idna
+
 from issuer.server_urls import check_server_url
 
 SCHEMES: Final = ("smtp", "smtps")
@@ -76,16 +78,30 @@ def parse_mail_server(url: str) -> MailServer:
     )
 
 
+def ascii_domain(text: str) -> str | None:
+    """Return a domain as mail servers and DNS know it, in ASCII (IDNA 2008); None: it is none.
+
+    All spellings that a browser takes for one domain have one form. straße.de is not strasse.de, as it was in IDNA
+    2003: they have different owners.
+    """
+    if len(text) > MAX_ADDRESS:
+        return None
+    domain = text
+    if not text.isascii():
+        try:
+            domain = idna.encode(text, uts46=True).decode()
+        except UnicodeError:
+            return None
+    return None if _DOMAIN.fullmatch(domain) is None else domain
+
+
 def parse_email(text: str) -> str | None:
     """Return an e-mail address in the form that mail servers accept, its domain in ASCII; None: it is none."""
-    local, at, domain = text.rpartition("@")
+    local, at, given = text.rpartition("@")
     if not at or len(text) > MAX_ADDRESS or len(local) > 64:
         return None
-    try:
-        domain = domain.encode("idna").decode()
-    except UnicodeError:
-        return None
-    if _LOCAL.fullmatch(local) is None or _DOMAIN.fullmatch(domain) is None or len(local) + len(domain) >= MAX_ADDRESS:
+    domain = ascii_domain(given)
+    if domain is None or _LOCAL.fullmatch(local) is None or len(local) + len(domain) >= MAX_ADDRESS:
         return None
     return f"{local}@{domain}"
 

@@ -18,9 +18,9 @@ from babel import Locale, UnknownLocaleError
 
 from issuer.ids import InvalidIdError, id_text, parse_uuid
 from issuer.instants import show_instant
+from issuer.mail_server import MAX_ADDRESS, ascii_domain
 from issuer.names import first_unseen, name_problem, trimmed
 
-MAX_EMAIL: Final = 254
 _MAX_LOCAL_PART: Final = 64
 _EMAIL: Final = re.compile(r"[^\s@,;:<>()\[\]\\\"]+@[^\s@,;:<>()\[\]\\\"_]+")
 _PHONE: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
@@ -107,22 +107,34 @@ def parse_ref(text: str) -> str:
 
 
 def parse_email(text: str) -> str:
-    """Return an e-mail address as it is stored: trimmed, in NFC. Raises InvalidMemberError."""
-    email = unicodedata.normalize("NFC", trimmed(text))
-    if len(email) > MAX_EMAIL or _EMAIL.fullmatch(email) is None or first_unseen(email, spaces=True) is not None:
-        raise InvalidMemberError("email must be an address such as anna@example.org")
-    local, _, domain = email.partition("@")
-    if len(local) > _MAX_LOCAL_PART or any(not part for part in [*local.split("."), *domain.split(".")]):
+    """Return an e-mail address as it is stored and as mail is sent to it: trimmed, in NFC, its domain in ASCII.
+
+    Raises InvalidMemberError.
+    """
+    given = unicodedata.normalize("NFC", trimmed(text))
+    local, _, given_domain = given.partition("@")
+    is_address = (
+        len(given) <= MAX_ADDRESS
+        and _EMAIL.fullmatch(given) is not None
+        and first_unseen(given, spaces=True) is None
+        and len(local) <= _MAX_LOCAL_PART
+        and all(local.split("."))
+    )
+    domain = ascii_domain(given_domain) if is_address else None
+    email = f"{local}@{domain}"
+    if domain is None or len(email) > MAX_ADDRESS:
         raise InvalidMemberError("email must be an address such as anna@example.org")
     return email
 
 
 def fold_email(email: str) -> str:
-    """Return the form by which a client has an address once: in NFC and without case.
+    """Return the form by which a client has an address once: in NFC, without case, its domain in ASCII.
 
-    Not `casefold`, which makes one of the mailboxes straße@… and strasse@….
+    What is no address, or the beginning of one, has such a form too. Not `casefold`, which makes one of the mailboxes
+    straße@… and strasse@….
     """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", trimmed(email)).lower())
+    local, at, domain = unicodedata.normalize("NFC", trimmed(email)).partition("@")
+    return unicodedata.normalize("NFC", f"{local}{at}{ascii_domain(domain) or domain}".lower())
 
 
 def parse_phone(text: str) -> str:

@@ -41,6 +41,8 @@ def test_addresses_are_those_that_mail_servers_accept() -> None:
     accepted = ["a@b", "Ann.Lee+x@shop.example", "o'neil@a-b.example"]
     assert [parse_email(text) for text in accepted] == accepted
     assert parse_email("ann@müller.example") == "ann@xn--mller-kva.example"
+    # Not strasse.de, which it was in IDNA 2003.
+    assert parse_email("ann@straße.de") == "ann@xn--strae-oqa.de"
     refused = ["", "a", "@b", "a@", "a b@c", "a@b c", "a@b\r\nBcc: x@y", "a\n@b", "a..b@c", ".a@b", "a@-b", "a@b..c"]
     refused += ["a@b@c,d@e", "<a@b>", "ä@b", f"{'a' * 65}@b", f"a@{'b.' * 130}c", "a@[127.0.0.1]", '"a"@b', "a@b."]
     assert [text for text in refused if parse_email(text) is not None] == []

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from issuer.loyalty.member import InvalidMemberError, Member, fold_email, member_values
+from issuer.mail_server import parse_email as parse_mailed
 
 
 def refused(**values: Any) -> str:
@@ -37,6 +38,25 @@ def test_an_address_is_folded_without_making_one_of_two_mailboxes() -> None:
     # The sign for kelvin is K in NFC.
     assert fold_email("\u212aurt@example.org") == "kurt@example.org"
     assert fold_email("Stra\u00dfe@example.org") != fold_email("strasse@example.org")
+
+
+def test_the_spellings_of_a_domain_are_one_address_to_which_mail_is_sent() -> None:
+    spellings = {
+        "anna@example.org": ["anna@\uff45xample.org", "anna@example\u3002org", "ANNA@EXAMPLE.ORG"],
+        # In IDNA 2003 this is strasse.de, a domain with another owner.
+        "anna@xn--strae-oqa.de": ["anna@stra\u00dfe.de", "anna@STRA\u1e9eE.de", "anna@xn--strae-oqa.de"],
+        "anna@xn--mller-kva.example": ["anna@mu\u0308ller.example", "anna@M\u00dcLLER.example"],
+    }
+    for address, given in spellings.items():
+        for text in given:
+            values = member_values({"email": text})
+            assert values["email_folded"] == fold_email(text) == address
+            assert parse_mailed(values["email"]) == values["email"]
+    # The form in ASCII is the one that has a longest length.
+    umlaut = "m\u00fcller"
+    assert len(member_values({"email": f"a@{'b.' * 119}{umlaut}"})["email"]) == 253
+    for refusal in (f"a@{'b.' * 121}{umlaut}", "a@\u2603.org", "a@b!c.org", "a@-b.org", f"a@{umlaut * 10}.org"):
+        assert refused(email=refusal) == "email must be an address such as anna@example.org"
 
 
 def test_what_cannot_be_a_value_is_refused_and_not_quoted() -> None:

@@ -22,11 +22,11 @@ from issuer.http.openapi.shapes import (
 )
 from issuer.loyalty.account import EntryOp
 from issuer.loyalty.bounds import MAX_ORDER_ID, MAX_POINTS, MAX_REASON, MAX_SOURCE
-from issuer.loyalty.member import MAX_EMAIL
 from issuer.loyalty.program import MAX_NAME, ProgramState
 from issuer.loyalty.stats import FIGURES
 from issuer.loyalty.terms import MAX_EXPIRY, MAX_PENDING_DAYS, MAX_TIERS, OnRefund
 from issuer.loyalty.traces import TRACES
+from issuer.mail_server import MAX_ADDRESS
 
 _DECIMAL: Final = "^-?[0-9]{1,15}([.][0-9]{1,4})?$"
 FIGURE: Final[Schema] = {
@@ -165,7 +165,8 @@ _REF: Final[Schema] = {**GIVEN_ID, "description": "The caller's own id of the me
 _SAID: Final[dict[str, Schema]] = {
     "ref": _REF,
     "email": {
-        "type": "string", "minLength": 3, "maxLength": MAX_EMAIL + 8, "description": "Unique within the client",
+        "type": "string", "minLength": 3, "maxLength": MAX_ADDRESS + 8,
+        "description": "Unique within the client. The domain is stored in ASCII, as in xn--mller-kva.example",
         "examples": ["anna@example.org"],
     },
     "phone": {
