@@ -23,7 +23,7 @@ class InvalidAmountError(ValueError):
 
 
 class OtherCurrencyError(ValueError):
-    """The amount is in another currency than the one that the program counts in or earns by."""
+    """The amount is in another currency than the one in which the order is counted."""
 
 
 def parse_points(value: object, unit: str, name: str = "points") -> int:
@@ -71,7 +71,7 @@ def check_currency(value: object, currency: str) -> None:
     except MoneyError as error:
         raise InvalidAmountError(f"currency {error}") from error
     if given != currency:
-        raise OtherCurrencyError(f"currency must be {currency}, which the program has")
+        raise OtherCurrencyError(f"currency must be {currency}, in which the order is counted")
 
 
 def show_points(points: int, unit: str) -> int | str:

@@ -14,54 +14,22 @@ from structlog.testing import capture_logs
 from issuer.access.secrets import new_key
 from issuer.http.limiting.fair_slots import MAX_DELIVERIES
 from issuer.http.loyalty import deliveries
-from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.hooks.endpoint_store import find_endpoint
 from issuer.loyalty.hooks.events import ShopKind
 from issuer.loyalty.hooks.inbox import store_delivery
 from issuer.loyalty.hooks.reading import read_delivery
-from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
-from issuer.storage.grants import Process
-from issuer.storage.task_rows import TaskRows
-from sync_worker.maintenance.hook_inbox import process_inbox
 from tests.support.api import Api, problem
-from tests.support.environment import settings_as
-from tests.support.hooks import HookShop
+from tests.support.hooks import HookShop, settle_by_worker
 from tests.support.servers import START_LIMIT_S
-from tests.support.shop_deliveries import ShopDelivery, lower, sample
+from tests.support.shop_deliveries import EMAILS, again, lower, sample
 
 SHOPIFY, WOOCOMMERCE, SQUARE, STANDARD = ShopKind
-EMAILS = {
-    SHOPIFY: "Bob.Norman@mail.example.com",
-    WOOCOMMERCE: "john.doe@example.com",
-    SQUARE: "buyer@example.com",
-    STANDARD: "buyer@example.com",
-}
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"secret_key": SecretStr(new_key())})
-
-
-def again(delivery: ShopDelivery) -> ShopDelivery:
-    """Return the delivery as its shop repeats it: some shops give each delivery an id of its own."""
-    if delivery.kind is SHOPIFY:
-        return delivery.with_headers(**{"X-Shopify-Webhook-Id": str(uuid4())})
-    if delivery.kind is WOOCOMMERCE:
-        return delivery.with_headers(**{"X-WC-Webhook-Delivery-ID": uuid4().hex})
-    return delivery
-
-
-async def settle_by_worker(api: Api) -> None:
-    """Do what the worker does, with its rights, with deliveries that the API has not processed."""
-    async with open_stores(settings_as(api.services.settings, Process.WORKER)) as stores:
-        rows, executor = TaskRows(stores), LoyaltyExecutor(stores.postgres, timeout_s=10.0)
-        try:
-            await process_inbox(stores, executor, rows, older_than_s=0.0)
-        finally:
-            await executor.aclose()
-            await rows.aclose()
 
 
 @pytest.mark.parametrize(

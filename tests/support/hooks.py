@@ -8,11 +8,17 @@ from uuid import UUID
 
 import httpx
 
+from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.hooks.events import ShopKind
 from issuer.loyalty.program import Program
 from issuer.loyalty.program_store import create_program
 from issuer.loyalty.terms import parse_terms
+from issuer.recovery.opening import open_stores
+from issuer.storage.grants import Process
+from issuer.storage.task_rows import TaskRows
+from sync_worker.maintenance.hook_inbox import process_inbox
 from tests.support.api import Api
+from tests.support.environment import settings_as
 from tests.support.points import CLIENT
 from tests.support.shop_deliveries import NOTIFICATION_URL, SECRETS, ShopDelivery
 
@@ -46,6 +52,11 @@ class HookShop:
     @property
     def path(self) -> str:
         return f"/api/v1/loyalty/programs/{self.program.id}/hooks/{self.hook['id']}"
+
+    async def change_program(self, **values: Any) -> None:
+        path = f"/api/v1/loyalty/programs/{self.program.id}"
+        answer = await self.api.client.patch(path, json=values, headers=self.api.admin)
+        assert answer.status_code == 200, answer.text
 
     async def send(self, delivery: ShopDelivery, *, secret: str | None = None, **headers: str) -> httpx.Response:
         return await self.post(delivery.raw, {**delivery.signed(secret), **headers})
@@ -84,3 +95,14 @@ class HookShop:
             self.program.id,
         )
         return [(row["op"], row["points"]) for row in rows]
+
+
+async def settle_by_worker(api: Api) -> None:
+    """Do what the worker does, with its rights, with deliveries that the API has not processed."""
+    async with open_stores(settings_as(api.services.settings, Process.WORKER)) as stores:
+        rows, executor = TaskRows(stores), LoyaltyExecutor(stores.postgres, timeout_s=10.0)
+        try:
+            await process_inbox(stores, executor, rows, older_than_s=0.0)
+        finally:
+            await executor.aclose()
+            await rows.aclose()

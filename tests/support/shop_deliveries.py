@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
@@ -29,6 +30,13 @@ SECRETS: Final = {
     ShopKind.SQUARE: "signature-key-of-square",
     ShopKind.STANDARD: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 }
+EMAILS: Final = {
+    ShopKind.SHOPIFY: "Bob.Norman@mail.example.com",
+    ShopKind.WOOCOMMERCE: "john.doe@example.com",
+    ShopKind.SQUARE: "buyer@example.com",
+    ShopKind.STANDARD: "buyer@example.com",
+}
+"""The customers of the samples."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,15 @@ def lower(headers: Mapping[str, str]) -> dict[str, str]:
 def sample(kind: ShopKind, name: str) -> ShopDelivery:
     found = samples(kind)[name]
     return ShopDelivery(kind, found["body"], found["headers"])
+
+
+def again(delivery: ShopDelivery) -> ShopDelivery:
+    """Return the delivery as its shop repeats it: some shops give each delivery an id of its own."""
+    if delivery.kind is ShopKind.SHOPIFY:
+        return delivery.with_headers(**{"X-Shopify-Webhook-Id": str(uuid4())})
+    if delivery.kind is ShopKind.WOOCOMMERCE:
+        return delivery.with_headers(**{"X-WC-Webhook-Delivery-ID": uuid4().hex})
+    return delivery
 
 
 @cache

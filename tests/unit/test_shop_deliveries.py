@@ -129,7 +129,7 @@ def test_square_payments_count_when_completed_and_without_tips() -> None:
     id_ = "KkAkhdMsgzn59SM8A89WgKwekxLZY"
     assert only(payment) == OrderPaid(id_, Decimal("10.00"), "USD", customer)
     refund = sample(SQUARE, "refund.updated")
-    assert only(refund) == OrderRefunded(id_, refund.body["data"]["id"], Decimal("4.00"))
+    assert only(refund) == OrderRefunded(id_, refund.body["data"]["id"], Decimal("4.00"), currency="USD")
 
     def other(**values: Any) -> ShopDelivery:
         data = payment.body["data"]
@@ -146,6 +146,7 @@ def test_other_software_names_the_customer_in_one_of_three_ways() -> None:
     paid, refund = sample(STANDARD, "order.paid"), sample(STANDARD, "order.refunded")
     assert only(paid) == OrderPaid("A-1001", Decimal("12.50"), "EUR", ShopCustomer(email="buyer@example.com"))
     assert only(refund) == OrderRefunded("A-1001", "R-1", Decimal("2.50"))
+    assert only(refund.changed(data={"order_id": "1", "amount": 1, "currency": "JPY"})).currency == "JPY"
     assert only(refund.changed(data={"order_id": 7, "amount": 0.1})) == OrderRefunded(
         "7", refund.headers["webhook-id"], Decimal("0.1")
     )

@@ -61,15 +61,13 @@ async def post_reverse(context: RequestContext) -> Response:
 
 async def _refund(context: RequestContext, program: Program, order: OrderRef, values: Mapping[str, Any]) -> Response:
     known = await find_order(context.services.stores.postgres, program, order)
-    rate = program.terms.earn
     amount = None
     if values.get("amount_refunded") is not None:
-        currency = rate.currency if rate is not None else program.unit
         if values.get("currency") is not None:
-            check_currency(values["currency"], currency)
-        amount = parse_money(values["amount_refunded"], currency, "amount_refunded")
+            check_currency(values["currency"], known.currency)
+        amount = parse_money(values["amount_refunded"], known.currency, "amount_refunded")
         if amount > known.left_minor > 0:
-            left = show_points(known.left_minor, currency)
+            left = show_points(known.left_minor, known.currency)
             raise ProblemError(
                 409, "the refund is above what is left of the order", "refund_above_order", detail=f"{left} is left"
             )

@@ -355,7 +355,7 @@ LOYALTY: Final[dict[str, Schema]] = {
         {
             **_ORDER,
             "amount_refunded": nullable(described(_AMOUNT, "Of this refund; default: all that is left of the order")),
-            "currency": nullable(_CURRENCY),
+            "currency": nullable(described(_CURRENCY, "Must be that in which the order has earned")),
             "reason": nullable(_REASON),
         },
         optional=("source", "amount_refunded", "currency", "reason"),

@@ -54,13 +54,15 @@ class OrderPaid:
 class OrderRefunded:
     """A part of an order was refunded. `refund_id` names the refund within the order, so that it counts once.
 
-    `tax`: the tax of that part, which `amount` includes if the order's prices include tax.
+    `tax`: the tax of that part, which `amount` includes if the order's prices include tax. `currency` None: it is not
+    stated, so it is that of the order.
     """
 
     order_id: str
     refund_id: str
     amount: Decimal
     tax: Decimal = Decimal(0)
+    currency: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

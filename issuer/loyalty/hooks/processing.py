@@ -57,6 +57,8 @@ class DeliveryResult:
     ends: bool = False
 
 
+_NO_ORDER: Final = DeliveryResult(InboxState.WAITS_FOR_ORDER, "the order has not arrived yet")
+
 _FIND: Final = """
 SELECT endpoint_id, state, member_id, body::text AS body FROM hook_inbox WHERE id = $1"""
 
@@ -172,6 +174,13 @@ class _Work:
                 assert_never(event)
 
     async def _paid(self, event: OrderPaid) -> DeliveryResult:
+        order = self._order(event.order_id, minor_units(event.amount, event.currency))
+        known = await self._known(event.order_id)
+        # Before the rate of today: its refunds may come in the same delivery.
+        if known is not None:
+            if (known.amount_minor, known.currency) != (order.amount_minor, event.currency):
+                return DeliveryResult(InboxState.REFUSED, "order_differs: it has earned points for another amount")
+            return DeliveryResult(InboxState.DONE, "the order has earned its points already")
         rate = self.program.terms.earn
         if rate is None:
             return DeliveryResult(InboxState.REFUSED, "the terms of the program have no earn rate")
@@ -179,12 +188,6 @@ class _Work:
             return DeliveryResult(
                 InboxState.REFUSED, f"the order is in {event.currency}, and the program earns by {rate.currency}"
             )
-        order = self._order(event.order_id, minor_units(event.amount, event.currency))
-        known = await self._known(event.order_id)
-        if known is not None:
-            if known.amount_minor != order.amount_minor:
-                return DeliveryResult(InboxState.REFUSED, "order_differs: it has earned points for another amount")
-            return DeliveryResult(InboxState.DONE, "the order has earned its points already")
         member_id = self.member_id or await find_customer(self.postgres, self.endpoint, event.customer)
         if member_id is None:
             return self._unknown(event)
@@ -214,10 +217,15 @@ class _Work:
 
     async def _refunded(self, event: OrderRefunded) -> DeliveryResult:
         order, amount = self._order(event.order_id), event.amount
+        known = await self._known(event.order_id)
+        if known is None:
+            return _NO_ORDER
+        if event.currency not in (None, known.currency):
+            note = f"the refund is in {event.currency}, and the order has earned by {known.currency}"
+            return DeliveryResult(InboxState.REFUSED, note)
         if event.tax and await includes_tax(self.postgres, self.program.id, order):
             amount -= event.tax
-        rate = self.program.terms.earn
-        minor = minor_units(max(amount, Decimal(0)), self.program.unit if rate is None else rate.currency)
+        minor = minor_units(max(amount, Decimal(0)), known.currency)
         if minor == 0:
             return DeliveryResult(InboxState.DONE, "nothing that earned points was refunded")
         if await has_counted(self.postgres, self.program.id, order, event.refund_id):
@@ -228,7 +236,7 @@ class _Work:
     async def _take_back(self, order_id: str, operation: TakeBack, act: Act[Applied]) -> DeliveryResult:
         known = await self._known(order_id)
         if known is None:
-            return DeliveryResult(InboxState.WAITS_FOR_ORDER, "the order has not arrived yet")
+            return _NO_ORDER
         try:
             outcome = await self.executor.execute(known.account_id, operation, act=act)
         except RefundCountedError:

@@ -44,7 +44,8 @@ def _payment(payment: Json) -> ShopEvent:
 
 
 def _refund(refund: Json) -> ShopEvent:
-    return OrderRefunded(id_of(refund, "payment_id"), id_of(refund, "id"), _money(refund)[0])
+    amount, currency = _money(refund)
+    return OrderRefunded(id_of(refund, "payment_id"), id_of(refund, "id"), amount, currency=currency)
 
 
 def _money(values: Json) -> tuple[Decimal, str]:

@@ -3,7 +3,8 @@
     {"type": "order.paid", "data": {"order_id": "A-1001", "amount": "12.50", "currency": "EUR", "email": "…"}}
     {"type": "order.refunded", "data": {"order_id": "A-1001", "refund_id": "R-1", "amount": "2.50"}}
 
-The customer is named by `email`, `ref` or `card`. A refund without an amount is one of the whole order.
+The customer is named by `email`, `ref` or `card`. A refund without an amount is one of the whole order; one with a
+currency is refused if that is not the order's.
 """
 
 from __future__ import annotations
@@ -34,5 +35,6 @@ def read_delivery(headers: Mapping[str, str], raw: bytes) -> Delivery:
         if amount <= 0:
             raise ShopBodyError("amount must be above 0")
         refund_id = id_ if data.get("refund_id") is None else id_of(data, "refund_id")
-        return Delivery(id_, topic, (OrderRefunded(order_id, refund_id, amount),))
+        currency = None if data.get("currency") is None else currency_of(data)
+        return Delivery(id_, topic, (OrderRefunded(order_id, refund_id, amount, currency=currency),))
     return Delivery(id_, topic, note="the type is unknown: order.paid and order.refunded count")

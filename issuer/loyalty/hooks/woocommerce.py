@@ -65,13 +65,16 @@ def _events(order: Json) -> tuple[OrderEvent, ...]:
     if status == "refunded" or (status in ENDED and order.get("date_paid_gmt") is not None):
         return (OrderCancelled(order_id),)
     events: list[OrderEvent] = []
+    currency = currency_of(order)
     if status in PAID:
-        events.append(OrderPaid(order_id, amount, currency_of(order), _customer(order)))
+        events.append(OrderPaid(order_id, amount, currency, _customer(order)))
     if -total_of(refunds, "total") >= total > 0:
         events.append(OrderCancelled(order_id))
     elif total > 0:
         events += [
-            OrderRefunded(order_id, id_of(refund, "id"), -amount_of(refund, "total") * amount / total)
+            OrderRefunded(
+                order_id, id_of(refund, "id"), -amount_of(refund, "total") * amount / total, currency=currency
+            )
             for refund in refunds
         ]
     return tuple(events)
