@@ -115,7 +115,10 @@ class Book:
         self.holds[hold.id] = replace(hold, state=state, captured=captured)
 
     def close(self) -> AccountState:
-        """Return the new state. Raises RefusedError if a figure is beyond its bound."""
+        """Return the new state. Raises RefusedError if a figure is beyond its bound.
+
+        What a day adds up to is no figure of the account: at the bound it counts no further, as no limit is higher.
+        """
         if max(self.available + self.held + self.pending, self.debt, self.lifetime) > MAX_POINTS:
             raise self.refuse(RefusalCode.LIMIT_REACHED)
         return replace(
@@ -130,8 +133,8 @@ class Book:
             pendings=tuple(self.pendings.values()),
             holds=tuple(self.holds.values()),
             day=self.today,
-            day_earned=self.day_earned,
-            day_spent=self.day_spent,
+            day_earned=min(self.day_earned, MAX_POINTS),
+            day_spent=min(self.day_spent, MAX_POINTS),
             touched_at=self.now,
             merged_seq=self.merged_seq,
             orders=self.orders,

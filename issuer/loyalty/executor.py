@@ -17,7 +17,7 @@ import structlog
 from issuer.loyalty.operations import MoveKind, NewMove, Operation, TransferOut
 from issuer.loyalty.outcome import Applied, Refusal, Transferred
 from issuer.loyalty.reading import Reader
-from issuer.loyalty.transaction import Settled, run_transaction
+from issuer.loyalty.transaction import Settled, WorksFailedError, run_transaction
 from issuer.loyalty.work import NO_ACTOR, Actor, PointsOutcome, Work
 from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import AnyConnection, Pool, PostgresUnavailableError, unavailable_translated
@@ -126,10 +126,7 @@ class LoyaltyExecutor:
             try:
                 async with unavailable_translated(), self._postgres.acquire(timeout=self._timeout_s) as connection:
                     while works := self._gather():
-                        async with unavailable_translated():
-                            settled = await run_transaction(connection, self._reader, works)
-                        for work, one in zip(works, settled, strict=True):
-                            _answer([work], one)
+                        await self._carry_out(connection, works)
             except PostgresUnavailableError as error:
                 _answer(works or self._gather(), error)
             except Exception as error:
@@ -138,6 +135,20 @@ class LoyaltyExecutor:
             except asyncio.CancelledError:
                 _answer(works, PostgresUnavailableError("the process stops"))
                 raise
+
+    async def _carry_out(self, connection: AnyConnection, works: list[Work]) -> None:
+        """Carry out works in one transaction, or in halves of it until one that fails it is alone, and answer them."""
+        try:
+            async with unavailable_translated():
+                settled = await run_transaction(connection, self._reader, works)
+        except WorksFailedError as failed:
+            log.warning("a gathered transaction failed", operations=len(works), error=type(failed.error).__name__)
+            middle = len(works) // 2
+            await self._carry_out(connection, works[:middle])
+            await self._carry_out(connection, works[middle:])
+            return
+        for work, one in zip(works, settled, strict=True):
+            _answer([work], one)
 
     def _gather(self) -> list[Work]:
         """Return the works of the next transaction in the order of their arrival, up to the bound."""

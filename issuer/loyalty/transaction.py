@@ -26,22 +26,26 @@ async def run_transaction(connection: AnyConnection, reader: Reader, works: Sequ
     """Carry out the works in one transaction, and return the outcome or the error of each once it is committed.
 
     Works on one account are decided about in their order, each on what the one before has left. An error of one work
-    changes nothing and is no error of the others. Raises the driver's errors; after one of the commit the outcome is
+    changes nothing and is no error of the others. Raises WorksFailedError if it cannot be known of which work an error
+    is: nothing was done. Raises errors that say that Postgres is unavailable; after one of the commit the outcome is
     unknown.
     """
     for _ in range(MAX_ATTEMPTS):
         try:
             async with connection.transaction():
-                return await _Transaction(connection, works).run(reader)
+                with _rolled_back():
+                    return await _Transaction(connection, works).run(reader)
         except WriteConflictError:
             continue
-        except _ActFailedError as failed:
-            return [failed.error]
+        except WorksFailedError as failed:
+            if len(works) == 1:
+                return [failed.error]
+            raise
     raise PostgresUnavailableError("other transactions have changed the same orders or keys again and again")
 
 
-class _ActFailedError(Exception):
-    """The act of a work has refused it, by an error that is no driver's: the transaction is rolled back."""
+class WorksFailedError(Exception):
+    """A transaction was rolled back for an error of one of its works: of its act, or of a value that is refused."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -49,13 +53,14 @@ class _ActFailedError(Exception):
 
 
 @contextmanager
-def _act_failures() -> Iterator[None]:
+def _rolled_back() -> Iterator[None]:
+    """Name the errors of what is done before the commit, so that nothing was done. The same works would fail again."""
     try:
         yield
-    except (*UNAVAILABLE, PostgresUnavailableError):
+    except (*UNAVAILABLE, PostgresUnavailableError, WriteConflictError):
         raise
     except Exception as error:
-        raise _ActFailedError(error) from error
+        raise WorksFailedError(error) from error
 
 
 @dataclass(slots=True)
@@ -69,8 +74,7 @@ class _Transaction:
     async def run(self, reader: Reader) -> list[Settled]:
         alone = self.works[0] if self.works[0].is_alone else None
         if alone is not None:
-            with _act_failures():
-                await alone.act.begin(self.connection)
+            await alone.act.begin(self.connection)
         read = await reader.read(self.connection, self.works)
         self.states = dict(read.states)
         # Behind the locks: the answer of a repeat is found once its first request has committed.
@@ -83,8 +87,7 @@ class _Transaction:
         if self.answers and not await keep_answers(self.connection, self.answers):
             raise WriteConflictError("kept_answers")
         if alone is not None and not isinstance(settled[0], Refusal | Exception) and not alone.dry_run:
-            with _act_failures():
-                await alone.act.keep(self.connection, settled[0])
+            await alone.act.keep(self.connection, settled[0])
         return settled
 
     async def _find_answers(self) -> Mapping[AnswerKey, KeptAnswer]:

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from issuer.loyalty.account import EntryOp
+from issuer.loyalty.bounds import MAX_POINTS
 from issuer.loyalty.executor import LoyaltyExecutor, PointsBusyError
 from issuer.loyalty.operations import (
     Adjust,
@@ -123,6 +125,37 @@ async def test_more_operations_than_may_wait_are_refused(settings: Settings) -> 
         assert len(await asyncio.gather(*first)) == 2
         assert await refused(desk, 999, Earn(1)) is RefusalCode.ACCOUNT_NOT_FOUND
         await executor.aclose()
+
+
+async def test_a_value_that_postgres_refuses_fails_its_operation_alone(settings: Settings) -> None:
+    async with points_desk(settings) as desk:
+        first, second, account = await desk.accounts(3)
+        await applied(desk, first, Earn(5))
+        execute, transfer = desk.executor.execute, NewMove(uuid4(), MoveKind.TRANSFER)
+        outcomes = await asyncio.gather(
+            execute(account, Earn(1)),
+            desk.executor.transfer(first, second, 1, move=transfer, reason="a\0b"),  # in what is written
+            *(execute(account, Earn(1)) for _ in range(3)),
+            execute(first, Earn(order=OrderRef("a\0b", "1", 100))),  # in what is read
+            execute(first, Earn(order=OrderRef("shop", "1", MAX_POINTS + 1))),
+            execute(first, Earn(order=OrderRef("shop", "2", 2**64))),  # not encoded
+            execute(account, Spend(4)),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes] == [
+            Applied,
+            asyncpg.CharacterNotInRepertoireError,
+            *[Applied] * 3,
+            asyncpg.CharacterNotInRepertoireError,
+            asyncpg.CheckViolationError,
+            asyncpg.DataError,
+            Applied,
+        ]
+        assert [await desk.row(one) for one in (first, second, account)] == [
+            (1, 5, 0, 0, 0),
+            (0, 0, 0, 0, 0),
+            (5, 0, 0, 0, 0),
+        ]
 
 
 WAITING: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

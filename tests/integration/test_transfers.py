@@ -63,7 +63,8 @@ async def test_a_transfer_keeps_the_expiry_and_conserves_the_sum(api: Api) -> No
     back = await shop.program_post("transfers", {"from": berta, "to": "anna", "points": 15})
     assert (back.json()["to"]["debt"], back.json()["to"]["available"]) == (0, 5)
     for refused, status in (({"from": "anna", "to": "anna", "points": 1}, 400), ({"from": "anna", "points": 1}, 400),
-                            ({"from": "anna", "to": "unknown", "points": 1}, 404)):  # fmt: skip
+                            ({"from": "anna", "to": "unknown", "points": 1}, 404),
+                            ({**body, "points": 1, "reason": "a\0b"}, 400)):  # fmt: skip
         assert (await shop.program_post("transfers", refused)).status_code == status
     assert await sums(api) == 20
 
@@ -88,6 +89,7 @@ async def test_a_merge_moves_everything_and_both_histories_stay(api: Api) -> Non
 
     await api.owner.execute(CARD, await account_of(api, shop.anna))
     before = await sums(api)
+    assert (await shop.post("merge", {"into": "berta", "reason": "a\0b"})).status_code == 400
     tried = await shop.post("merge?dry_run=true", {"into": "berta"})
     assert tried.status_code == 200, tried.text
     assert (await shop.member())["available"] == 100

@@ -27,6 +27,7 @@ from issuer.loyalty.operations import (
     Spend,
     Sweep,
     TakeBack,
+    TransferIn,
     TransferOut,
     Undo,
 )
@@ -108,6 +109,15 @@ def test_rule_1_no_figure_leaves_its_bounds() -> None:
     assert ledger.code(Adjust(-1, "error", allow_debt=True)) == "limit_reached"
     # What an account has earned in all its lifetime is bounded, too.
     assert ledger.code(Earn(1)) == "limit_reached"
+
+
+def test_what_a_day_adds_up_to_stays_within_the_bound() -> None:
+    ledger, move = Ledger(), NewMove(uuid4(), MoveKind.TRANSFER)
+    ledger.do(Earn(MAX_POINTS))
+    ledger.do(Spend(MAX_POINTS))
+    ledger.do(TransferIn(move, (PointsBucket(NEVER, MAX_POINTS),)))
+    ledger.do(Spend(MAX_POINTS))
+    assert (ledger.state.available, ledger.state.day_spent, ledger.state.day_earned) == (0, MAX_POINTS, MAX_POINTS)
 
 
 def test_rule_2_the_soonest_expiry_is_spent_first_and_never_last() -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from starlette.responses import Response
 
 from issuer.http.fields import json_object, json_response
+from issuer.http.loyalty.points import short_text
 from issuer.http.loyalty.requests import MEMBER_PATH, actor_of, member_of, program_of
 from issuer.http.naming import text_field
 from issuer.http.operations import Operation, RequestContext
@@ -25,11 +26,9 @@ async def post_merge(context: RequestContext) -> Response:
     """Merge the member of the path into another one of the client, in all programs. It then resolves to that one."""
     program = await program_of(context)
     values = await json_object(context.request, ("into", "reason"))
-    into, reason = text_field(values, "into"), text_field(values, "reason")
+    into, reason = text_field(values, "into"), short_text(values, "reason", MAX_REASON)
     if into is None:
         raise invalid("into is missing")
-    if reason is not None and len(reason) > MAX_REASON:
-        raise invalid(f"reason must have at most {MAX_REASON} characters")
     postgres = context.services.stores.postgres
     source = (await member_of(context, program)).member
     target = await find_member_of_client(postgres, program.client_id, into)

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from issuer.http.auth import Access
 from issuer.http.fields import json_object, json_response
 from issuer.http.idempotency import KeyedAct
+from issuer.http.loyalty.points import short_text
 from issuer.http.loyalty.requests import PROGRAM_PATH, actor_of, program_of
 from issuer.http.naming import text_field
 from issuer.http.operations import Operation, RequestContext
@@ -33,9 +34,7 @@ async def post_transfer(context: RequestContext) -> Response:
     program = await program_of(context)
     values = await json_object(context.request, ("from", "to", "points", "reason"), exact=True)
     points = parse_points(values.get("points"), program.unit)
-    reason = text_field(values, "reason")
-    if reason is not None and len(reason) > MAX_REASON:
-        raise invalid(f"reason must have at most {MAX_REASON} characters")
+    reason = short_text(values, "reason", MAX_REASON)
     source, target = [await _member_field(context, program, values, name) for name in ("from", "to")]
     if source.account_id == target.account_id:
         raise invalid("from and to are the same member")
