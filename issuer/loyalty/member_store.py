@@ -25,6 +25,7 @@ from issuer.loyalty.member import (
     member_values,
 )
 from issuer.loyalty.program import Program
+from issuer.sessions.session_store import LoginSession, SessionKind, end_sessions
 from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
 
@@ -70,6 +71,8 @@ ORDER BY by_ref DESC LIMIT 1"""
 _UPDATE: Final = """
 UPDATE members SET ref = $2, email = $3, email_folded = $4, phone = $5, name = $6, locale = $7, marketing = $8,
   marketing_at = CASE WHEN $9 THEN now() ELSE marketing_at END WHERE id = $1"""
+
+_ONE_PERSON: Final = "SELECT id FROM members WHERE id = $1 OR merged_into = $1"
 
 _READ: Final = "SELECT * FROM members WHERE id = $1"
 
@@ -144,10 +147,12 @@ async def change_member(
     values: Mapping[str, Any],
     *,
     actor: str,
+    session: LoginSession | None = None,
     act: Act[MemberWithBalance] = UNKEPT,
 ) -> MemberWithBalance:
     """Change what is given of a member; null removes a value. The audit log names the fields, not what they have.
 
+    Another e-mail address ends the sessions that the old one has begun, except for `session`, which asks for it.
     Raises InvalidMemberError, MemberExistsError, MemberNotFoundError (erased), PostgresUnavailableError.
     """
     given = member_values(values)
@@ -163,6 +168,9 @@ async def change_member(
             await release_for_member(
                 connection, customer_keys(after.client_id, email=after.email, ref=after.ref), after.id
             )
+        if after.email != before.email:
+            people = await connection.fetch(_ONE_PERSON, after.id)
+            await end_sessions(connection, SessionKind.MEMBER, [str(row["id"]) for row in people], but=session)
         balance = await read_balance(connection, program, found.account_id)
         changed = MemberWithBalance(await _read(connection, before.id), found.account_id, found.cards, balance)
         await act.keep(connection, changed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -69,7 +69,7 @@ _CHANGE: Final = "UPDATE sessions SET detail = $2::text::jsonb WHERE hash = $1"
 
 _END: Final = "DELETE FROM sessions WHERE hash = $1"
 
-_END_ALL: Final = "DELETE FROM sessions WHERE kind = $1 AND owner = $2 AND hash IS DISTINCT FROM $3"
+_END_ALL: Final = "DELETE FROM sessions WHERE kind = $1 AND owner = ANY ($2) AND hash IS DISTINCT FROM $3"
 
 _DELETE_EXPIRED: Final = """
 DELETE FROM sessions WHERE hash IN (SELECT hash FROM sessions WHERE expires_at <= now() ORDER BY expires_at LIMIT $1)"""
@@ -118,11 +118,11 @@ async def end_session(postgres: Pool | AnyConnection, token: str) -> None:
 
 
 async def end_sessions(
-    postgres: Pool | AnyConnection, kind: SessionKind, owner: str, *, but: LoginSession | None = None
+    postgres: Pool | AnyConnection, kind: SessionKind, owners: Collection[str], *, but: LoginSession | None = None
 ) -> int:
-    """End all sessions of an owner, except for `but`; return how many."""
+    """End all sessions of these owners, except for `but`; return how many."""
     async with unavailable_translated():
-        return count_of(await postgres.execute(_END_ALL, kind, owner, None if but is None else but.hash))
+        return count_of(await postgres.execute(_END_ALL, kind, list(owners), None if but is None else but.hash))
 
 
 async def delete_expired_sessions(postgres: Pool, limit: int) -> int:

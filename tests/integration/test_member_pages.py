@@ -233,6 +233,32 @@ async def test_a_new_address_is_confirmed_by_its_owner(site: MemberSite) -> None
     assert "ann@new.example" in await browser.open("/profile")
 
 
+async def test_another_address_given_by_the_staff_ends_the_sessions_of_the_old_one(site: MemberSite) -> None:
+    api = site.api
+    merged = await site.sign_in()
+    old = str(await api.owner.fetchval("SELECT id FROM members"))
+    kept = await create_member(api.owner, site.program, {"email": "kept@shop.example"}, actor="test")
+    path = f"/api/v1/loyalty/programs/{site.program.id}/members"
+    answer = await api.client.post(f"{path}/{old}/merge", json={"into": str(kept.member.id)}, headers=api.admin)
+    assert answer.status_code == 200, answer.text
+    browser = await site.sign_in("kept@shop.example")
+
+    async def change(email: str | None, query: str = "") -> None:
+        body = {"email": email, "name": "Ann"}
+        answer = await api.client.patch(f"{path}/{kept.member.id}{query}", json=body, headers=api.admin)
+        assert answer.status_code == 200, answer.text
+
+    # The same address, and a dry run, end none.
+    await change("kept@shop.example")
+    await change("safe@shop.example", "?dry_run=true")
+    for one in (browser, merged):
+        assert "kept@shop.example" in await one.open("/profile")
+    await change("safe@shop.example")
+    for one in (browser, merged):
+        assert "New here?" in await one.open("/profile")
+    assert await api.owner.fetchval("SELECT count(*) FROM sessions") == 0
+
+
 async def test_a_member_takes_a_reward_once_and_shows_its_card(site: MemberSite) -> None:
     browser, postgres, program = await site.sign_in(), site.api.owner, site.program
     batch, _ = await site.api.batch("CAKE-1", "CAKE-2", client=program.client_id)

@@ -106,7 +106,7 @@ async def test_an_owner_has_few_sessions_and_can_end_the_others(stores: Stores) 
     other = await begin(postgres, "bob")
     found = [await find_session(postgres, token, MEMBER, None) for token in tokens]
     assert [session is not None for session in found] == [False, False] + [True] * MAX_OF_OWNER
-    assert await end_sessions(postgres, MEMBER, "ann", but=found[-1]) == MAX_OF_OWNER - 1
+    assert await end_sessions(postgres, MEMBER, ["ann"], but=found[-1]) == MAX_OF_OWNER - 1
     assert await find_session(postgres, tokens[-1], MEMBER, None) is not None
     assert await find_session(postgres, other, MEMBER, None) is not None
 

@@ -22,7 +22,6 @@ from issuer.sessions.login_tokens import (
     try_code,
     use_token,
 )
-from issuer.sessions.session_store import SessionKind, end_sessions
 from issuer.storage.postgres import unavailable_translated
 
 _PROFILE: Final = LocalizedPage("member_pages/profile.html", forms=True)
@@ -91,10 +90,11 @@ async def post_email_code(here: SignedInVisit) -> Response:
             return here.redirect("/profile", "code-expired")
         return here.page(_EMAIL, 422, email=email, is_wrong=True)
     try:
-        await change_member(here.postgres, program, here.found, {"email": new}, actor=here.actor)
+        await change_member(
+            here.postgres, program, here.found, {"email": new}, actor=here.actor, session=here.visit.session
+        )
     except MemberExistsError:
         return here.redirect("/profile", "email-taken")
-    await end_sessions(here.postgres, SessionKind.MEMBER, str(here.member.id), but=here.visit.session)
     language = language_of_member(here.member, here.visit.language)
     mail = None if old is None else make_mail("email_changed", old, language, program=program.name)
     if mail is not None and services.mailer is not None:
