@@ -105,12 +105,15 @@ async def test_what_cannot_be_read_is_shown_and_changes_nothing(api: Api) -> Non
     # Own software learns why.
     broken = sample(STANDARD, "order.paid").changed(data={"order_id": "1", "amount": "1"})
     assert problem(await own.send(broken), 400)["code"] == "invalid_delivery"
+    paid = sample(STANDARD, "order.paid")
+    large = await own.send(paid.changed(data={**paid.body["data"], "amount": "20000000000.00"}))
+    assert problem(large, 400)["error"] == "the amount must be at most 10000000000.00 EUR"
     assert await own.inbox() == []
     # The form that WooCommerce sends when a webhook is saved is not signed.
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert (await woo.post(b"webhook_id=142", form)).json()["outcome"] == "ping"
-    large = order.changed(note="x" * 1_048_576)
-    assert problem(await shop.send(large), 413)["code"] == "body_too_large"
+    long = order.changed(note="x" * 1_048_576)
+    assert problem(await shop.send(long), 413)["code"] == "body_too_large"
     nearly = order.changed(note="x" * 900_000)
     assert await shop.sent(nearly) == "received"
     assert await shop.entries() == []

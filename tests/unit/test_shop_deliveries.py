@@ -163,6 +163,7 @@ def test_other_software_names_the_customer_in_one_of_three_ways() -> None:
         ({"amount": "12,50"}, "amount must be an amount such as 12.50"),
         ({"amount": "NaN"}, "amount must be an amount of at most 1000000000000"),
         ({"amount": 1e13}, "amount must be an amount of at most 1000000000000"),
+        ({"amount": "10000000000.01"}, "the amount must be at most 10000000000.00 EUR"),
         ({"amount": True}, "amount must be an amount such as 12.50"),
         ({"amount": "-1"}, "amount must not be negative"),
         ({"currency": "Euro"}, "currency must be a currency of ISO 4217, such as EUR"),
@@ -176,6 +177,27 @@ def test_a_field_that_cannot_be_read_is_named(change: dict[str, Any], message: s
     with pytest.raises(ShopBodyError) as found:
         read(paid.changed(data={**paid.body["data"], **change}))
     assert str(found.value) == message
+
+
+def test_amounts_are_bounded_in_minor_units_also_where_they_are_computed() -> None:
+    paid, refund = sample(STANDARD, "order.paid"), sample(STANDARD, "order.refunded")
+    yen = {**paid.body["data"], "amount": "1000000000000", "currency": "JPY"}
+    assert only(paid.changed(data=yen)).amount == 10**12
+    order, in_part = sample(SHOPIFY, "orders/paid"), sample(WOOCOMMERCE, "order.updated refunded in part")
+    tax = [{"tax_lines": [{"price": "-1000000000000"}] * 2}]
+    large = [{"id": 1, "total": "-1E12"}, {"id": 2, "total": "1E12"}]
+    for delivery, message in (
+        (order.changed(subtotal_price="20000000000.00"), "at most 10000000000.00 USD"),
+        (order.changed(taxes_included=True, line_items=tax), "at most 10000000000.00 USD"),
+        (refund.changed(data={**refund.body["data"], "amount": 1e10, "currency": "KWD"}), "at most 1000000000.000 KWD"),
+        (
+            in_part.changed(total="0.01", total_tax="-1000000", shipping_total=0, refunds=large),
+            "at most 10000000000.00",
+        ),
+        (in_part.changed(total="1E-999999", total_tax=-1, shipping_total=0, refunds=large), "cannot be computed"),
+    ):
+        with pytest.raises(ShopBodyError, match=message):
+            read(delivery)
 
 
 def test_what_is_no_json_object_is_refused() -> None:
