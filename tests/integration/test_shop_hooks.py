@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -244,10 +245,14 @@ async def test_prices_with_tax_take_refunds_with_tax(api: Api) -> None:
     assert await shop.entries() == [("earn", 585), ("take_back", 192), ("take_back", 393)]
 
 
-async def test_a_flood_at_one_hook_stops_no_other(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_at_one_hook_stops_no_other_and_one_at_many_no_other_client(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(deliveries, "WAIT_S", 0.0)
     flooded = await HookShop.of(api, STANDARD, currency="EUR")
+    more = [await HookShop.in_program(api, flooded.program, STANDARD, source=f"more {n}") for n in range(6)]
     other = await HookShop.in_program(api, flooded.program, SHOPIFY)
+    of_other_client = await HookShop.of(api, SHOPIFY, client_id=uuid4())
     released, paid = asyncio.Event(), sample(STANDARD, "order.paid")
 
     async def slow() -> AsyncIterator[bytes]:
@@ -255,22 +260,32 @@ async def test_a_flood_at_one_hook_stops_no_other(api: Api, monkeypatch: pytest.
         await released.wait()
         yield paid.raw[10:]
 
-    requests = [
-        asyncio.create_task(api.client.post(flooded.hook["path"], content=slow(), headers=paid.signed()))
-        for _ in range(MAX_DELIVERIES)
-    ]
     slots = api.services.slots.deliveries
-    async with asyncio.timeout(START_LIMIT_S):
-        while slots.used + sum(request.done() for request in requests) < MAX_DELIVERIES:
-            await asyncio.sleep(0.01)
-    assert slots.used < MAX_DELIVERIES
+    requests: list[asyncio.Task[httpx.Response]] = []
+
+    async def flood(shop: HookShop) -> None:
+        requests.extend(
+            asyncio.create_task(api.client.post(shop.hook["path"], content=slow(), headers=paid.signed()))
+            for _ in range(MAX_DELIVERIES)
+        )
+        async with asyncio.timeout(START_LIMIT_S):
+            while slots.used + sum(request.done() for request in requests) < len(requests):
+                await asyncio.sleep(0.01)
+        assert slots.used < MAX_DELIVERIES
+
+    await flood(flooded)
     assert await other.sent(sample(SHOPIFY, "orders/paid")) == "received"
+    # A client may have any number of hooks.
+    for shop in more:
+        await flood(shop)
+    assert await of_other_client.sent(sample(SHOPIFY, "orders/paid")) == "received"
     released.set()
     answers = await asyncio.gather(*requests)
     refused = [answer for answer in answers if answer.status_code != 200]
     assert {problem(answer, 429)["code"] for answer in refused} == {"share_used"}
     assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
-    outcomes = [answer.json()["outcome"] for answer in answers if answer.status_code == 200]
+    of_one = answers[:MAX_DELIVERIES]
+    outcomes = [answer.json()["outcome"] for answer in of_one if answer.status_code == 200]
     assert sorted(outcomes) == ["received", *["repeated"] * (len(outcomes) - 1)]
 
 

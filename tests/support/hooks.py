@@ -33,10 +33,12 @@ class HookShop:
     hook: dict[str, Any]
 
     @classmethod
-    async def of(cls, api: Api, kind: ShopKind, *, currency: str = "USD", **options: Any) -> HookShop:
+    async def of(
+        cls, api: Api, kind: ShopKind, *, currency: str = "USD", client_id: UUID = CLIENT, **options: Any
+    ) -> HookShop:
         rate = {"points": 1, "per": "1.00", "currency": currency}
         program = await create_program(
-            api.owner, CLIENT, f"Club {kind}", parse_terms({"earn": rate}, "points"), actor="test"
+            api.owner, client_id, f"Club {kind}", parse_terms({"earn": rate}, "points"), actor="test"
         )
         return await cls.in_program(api, program, kind, **options)
 

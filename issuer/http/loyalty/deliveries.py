@@ -1,8 +1,8 @@
 """POST /hooks/{endpoint}: deliveries of shops. A signature stands in the place of an API key.
 
 A delivery is stored before it is answered, so a 200 means that it will be processed. It is processed after the answer,
-or by the worker. What waits for a client is bounded for each endpoint, and within it for each address: a flood at
-one endpoint stops no other.
+or by the worker. What is received at once is bounded for each client, within it for each endpoint, and within that for
+each address: a flood at one endpoint stops no other, and many endpoints of one client stop no other client.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def post_delivery(context: RequestContext) -> Response:
     await services.limits.admit(None, context.address)
     async with services.operation((context.address,)):
         endpoint, secrets = await _endpoint(context)
-    tenant: Tenant = (endpoint.id, context.address)
+    tenant: Tenant = (endpoint.client_id, endpoint.id, context.address)
     async with services.slots.deliveries.hold(tenant, wait_s=WAIT_S):
         raw = await context.request.body()
         headers = _headers(context)
