@@ -25,6 +25,7 @@ from issuer.loyalty.member import (
     member_values,
 )
 from issuer.loyalty.program import Program
+from issuer.loyalty.traces import leave_old_names
 from issuer.sessions.session_store import LoginSession, SessionKind, end_sessions
 from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
@@ -163,6 +164,7 @@ async def change_member(
             raise MemberNotFoundError
         after = replace(before, **{name: value for name, value in given.items() if name != "email_folded"})
         if after != before or "marketing" in given:
+            await leave_old_names(connection, before, after)
             await _update(connection, after, says_marketing="marketing" in given)
             await _record(connection, after, "member.change", actor, {"set": sorted(given)})
             await release_for_member(

@@ -35,10 +35,9 @@ WITH due AS (
   FOR UPDATE SKIP LOCKED)
 UPDATE purchases p SET attempt = attempt + 1,
   attempt_until = clock_timestamp() + $2::float8 * interval '1 second'
-FROM due, moves m JOIN accounts a ON a.id = m.from_account LEFT JOIN members b ON b.id = a.member_id
-WHERE p.move_id = due.move_id AND m.id = p.move_id
+FROM due, moves m WHERE p.move_id = due.move_id AND m.id = p.move_id
 RETURNING p.move_id, p.client_id, p.key_hash, p.api_key_id, p.customer_id, p.attempt, m.batch_id, m.from_account,
-  m.seq, m.created_at, coalesce(b.ref, b.id::text) AS customer"""
+  m.seq, m.created_at"""
 
 _CLOSE: Final = "UPDATE purchases SET customer_id = NULL, attempt_until = NULL WHERE move_id = $1"
 _DONE: Final = """

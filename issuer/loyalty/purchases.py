@@ -101,8 +101,8 @@ class Purchases:
         attempts = [
             PurchaseAttempt(
                 row["move_id"], row["attempt"], row["from_account"], row["seq"], row["batch_id"], row["client_id"],
-                self._customer(row["customer_id"], row["customer"]), row["key_hash"], row["api_key_id"],
-                row["created_at"], give_up_at,
+                Identity(row["customer_id"].bytes, None), row["key_hash"], row["api_key_id"], row["created_at"],
+                give_up_at,
             )
             for row in rows
         ]  # fmt: skip
@@ -162,7 +162,11 @@ class Purchases:
         await self._settle(attempt, answer)
 
     async def _ask(self, attempt: PurchaseAttempt) -> Answer:
-        """Ask the engine for the code, unless the lease is too short for that by now."""
+        """Ask the engine for the code, unless the lease is too short for that by now.
+
+        Without the text of the customer's id, which is the member's ref: the ledger would record it, also behind an
+        erasure of the member.
+        """
         now = asyncio.get_running_loop().time()
         if now >= attempt.give_up_at:
             return NOT_READY
@@ -171,7 +175,6 @@ class Purchases:
             attempt.customer.packed,
             api_key_id=attempt.api_key_id,
             idempotency_key=str(attempt.move_id),
-            customer_text=attempt.customer.text,
             give_up_at=attempt.give_up_at,
         )
 
@@ -211,12 +214,6 @@ class Purchases:
                 # One that was undone has released its key: this request tries again.
                 return None if purchase.refusal is not None else Bought(purchase, replayed=True)
             await asyncio.sleep(POLL_S)
-
-    def _customer(self, customer_id: UUID, text: str | None) -> Identity:
-        """Return the customer of a stored move. `text`: what the member is called now, which may be another name."""
-        packed = customer_id.bytes
-        named = None if text is None else self._stores.identity(text)
-        return Identity(packed, named.text if named is not None and named.packed == packed else None)
 
 
 def _report(attempts: Sequence[PurchaseAttempt], failures: Sequence[BaseException | None]) -> None:

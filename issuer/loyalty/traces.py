@@ -12,9 +12,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from issuer.instants import show_instant
-from issuer.loyalty.hooks.customer_keys import KEY_SQL
-from issuer.loyalty.hooks.inbox import FORGOTTEN
-from issuer.loyalty.member import Member, member_from_row
+from issuer.loyalty.hooks.customer_keys import KEY_SQL, customer_keys
+from issuer.loyalty.hooks.inbox import FORGOTTEN, claim_for_member
+from issuer.loyalty.member import Member, fold_email, member_from_row
 from issuer.storage.postgres import AnyConnection
 
 _WHO: Final = """
@@ -88,7 +88,7 @@ TRACES: Final = (
         f" WHERE {_ADDRESSED}",
         f"DELETE FROM login_tokens t USING who WHERE {_ADDRESSED}",
     ),
-    # The text of a ref is the id of the customer to whom rewards are issued. The ledger keeps the UUID alone.
+    # The text of a ref is the id of the customer to whom the caller issues codes. The ledger keeps the UUID alone.
     Trace(
         "customer",
         "SELECT c.id, c.text FROM who, members m JOIN customers c ON c.client_id = m.client_id AND c.text = m.ref"
@@ -111,6 +111,11 @@ TRACES: Final = (
         " SELECT FROM unnest(who.members) AS m (id) WHERE position(convert_to(m.id::text, 'UTF8') IN k.body) > 0)",
     ),
 )  # fmt: skip
+
+_FORGET_REF: Final = "DELETE FROM customers WHERE client_id = $1 AND text = $2"
+_FORGET_ADDRESS: Final = """
+DELETE FROM login_tokens WHERE email_folded = $2
+  AND program_id IN (SELECT id FROM loyalty_programs WHERE client_id = $1)"""
 
 _MEMBERS: Final = "SELECT * FROM members WHERE id = $1 OR merged_into = $1 ORDER BY id <> $1, created_at"
 _ACCOUNTS: Final = "SELECT id FROM accounts WHERE member_id = ANY ($1)"
@@ -152,6 +157,20 @@ async def erase_traces(connection: AnyConnection, person: Person) -> None:
     for trace in TRACES:
         if trace.erase is not None:
             await connection.execute(_WHO + trace.erase, *person.values)
+
+
+async def leave_old_names(connection: AnyConnection, before: Member, after: Member) -> None:
+    """Of names that a change takes from a member, leave nothing that an erasure finds by them alone.
+
+    In the transaction of the change, before the member has the new ones.
+    """
+    folded, new = (None if one.email is None else fold_email(one.email) for one in (before, after))
+    email, ref = None if folded == new else folded, None if before.ref == after.ref else before.ref
+    await claim_for_member(connection, customer_keys(before.client_id, email=email, ref=ref), before.id)
+    if email is not None:
+        await connection.execute(_FORGET_ADDRESS, before.client_id, email)
+    if ref is not None:
+        await connection.execute(_FORGET_REF, before.client_id, ref)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,6 +92,30 @@ async def test_a_purchase_answers_the_code_and_a_repeat_the_same(api: Api) -> No
     assert [row["customer_id"] for row in rows] == [api.services.stores.identity("anna").uuid]
 
 
+async def test_codes_do_not_keep_what_a_member_is_or_was_called(api: Api) -> None:
+    counter = await Counter.of(api, "A1", "A2", "A3")
+    shop = counter.shop
+    path = f"{shop.path}/members/{shop.anna}"
+
+    async def texts() -> list[str]:
+        await drain(api.services.stores)
+        return [row["text"] for row in await api.owner.fetch("SELECT text FROM customers")]
+
+    # The shop itself issues a code to the customer, with the member's ref.
+    assert (await api.redeem(counter.batch, shop.client_id, "anna")).status_code == 200
+    assert (await counter.buy()).status_code == 201
+    assert await texts() == ["anna"]
+    assert (await api.client.patch(path + "?dry_run=true", json={"ref": "berta"}, headers=shop.key)).status_code == 200
+    assert await texts() == ["anna"]
+    assert (await api.client.patch(path, json={"ref": "berta"}, headers=shop.key)).status_code == 200
+    assert await texts() == []
+    # A purchase that the worker has not recorded at the erasure.
+    assert (await counter.buy()).status_code == 201
+    assert (await api.client.delete(path, headers=shop.key)).status_code == 200
+    assert await texts() == []
+    assert await api.owner.fetchval("SELECT count(*) FROM redemptions WHERE customer_id IS NOT NULL") == 3
+
+
 async def test_refusals_restore_the_points_or_take_none(api: Api) -> None:
     counter = await Counter.of(api, "A1", "A2", "A3", rules='{"limits": [{"max": 1, "seconds": 3600}]}', points=25)
     assert (await counter.buy()).status_code == 201

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import SecretStr
 
@@ -51,3 +53,38 @@ async def test_an_order_that_has_earned_is_refunded_by_its_next_delivery_whateve
     # It says once more that the order is paid, and then what was refunded of it.
     await shop.sent(again(sample(WOOCOMMERCE, "order.updated refunded in part")))
     assert await shop.entries() == [("earn", 18), ("take_back", 7), ("take_back", 5)]
+
+
+async def test_what_shops_and_logins_have_sent_for_an_old_address_is_erased_with_the_member(api: Api) -> None:
+    shop = await HookShop.of(api, STANDARD, currency="EUR")
+    old = EMAILS[STANDARD]
+    member = await shop.member(email=old, name="Ann")
+    path = f"/api/v1/loyalty/programs/{shop.program.id}/members/{member}"
+
+    async def change(values: dict[str, Any]) -> None:
+        answer = await api.client.patch(path, json=values, headers=api.admin)
+        assert answer.status_code == 200, answer.text
+
+    await shop.change_program(terms={"earn": {"points": 1, "per": "1.00", "currency": "USD"}})
+    await shop.sent(sample(STANDARD, "order.paid"))
+    assert await shop.states() == ["refused"]
+    await api.owner.execute(
+        "INSERT INTO login_tokens (hash, purpose, program_id, code_hash, email, email_folded, expires_at) VALUES"
+        " (sha256('t'), 'login', $1, sha256('c'), $2, $2, now() + interval '1 h')",
+        shop.program.id, old,
+    )  # fmt: skip
+    await change({"email": old.upper()})
+    assert await api.owner.fetchval("SELECT count(*) FROM login_tokens") == 1
+    await change({"email": None})
+    await change({"email": "new@example.com"})
+    # What is on its way to the old address opens nothing any more.
+    assert await api.owner.fetchval("SELECT count(*) FROM login_tokens") == 0
+    # Another person gets the address; the delivery is not theirs.
+    other = await shop.member(email=old)
+    assert [row["member_id"] for row in await shop.inbox()] == [str(member)]
+    assert old in await api.owner.fetchval("SELECT body::text FROM hook_inbox")
+    assert (await api.client.delete(path, headers=api.admin)).status_code == 200
+    row = await api.owner.fetchrow("SELECT body, customer_keys FROM hook_inbox")
+    assert row is not None
+    assert (row["body"], row["customer_keys"]) == (None, [])
+    assert await api.owner.fetchval("SELECT email FROM members WHERE id = $1", other) == old

@@ -105,6 +105,9 @@ _RELEASE: Final = """
 UPDATE hook_inbox SET state = 'received', member_id = $2, note = '', settled_at = NULL
 WHERE state = 'waits_for_member' AND customer_keys && $1"""
 
+_CLAIM: Final = """
+UPDATE hook_inbox SET member_id = $2 WHERE member_id IS NULL AND customer_keys && $1"""
+
 FORGOTTEN: Final = """body = NULL, customer_keys = '{}',
   state = CASE WHEN state IN ('received', 'waits_for_member', 'asks') THEN 'ignored' ELSE state END,
   note = CASE WHEN state IN ('received', 'waits_for_member', 'asks') THEN 'the customer was erased' ELSE note END,
@@ -163,6 +166,12 @@ async def list_inbox(
 async def release_for_member(connection: AnyConnection, keys: Sequence[bytes], member_id: UUID) -> int:
     """Have the orders processed that waited for a customer until they became a member, in the caller's transaction."""
     return count_of(await connection.execute(_RELEASE, list(keys), member_id)) if keys else 0
+
+
+async def claim_for_member(connection: AnyConnection, keys: Sequence[bytes], member_id: UUID) -> None:
+    """Note whose deliveries these are, before the member has other names, in the caller's transaction."""
+    if keys:
+        await connection.execute(_CLAIM, list(keys), member_id)
 
 
 async def forget_customer(postgres: Pool, keys: Sequence[bytes]) -> None:
