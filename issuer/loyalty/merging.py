@@ -128,6 +128,7 @@ async def _move(
             pair["source_id"],
             TransferOut(0, move, merge=True, reason=reason),
             pair["target_id"],
+            None,
             who,
             UNKEPT,
             False,

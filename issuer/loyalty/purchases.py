@@ -146,7 +146,9 @@ class Purchases:
         spend = Spend(reward.cost, move=NewMove(move_id, MoveKind.PURCHASE, reward.id, reward.batch_id))
         act = BeginPurchase(new, move_id, key_hash, self.lease_s)
         try:
-            applied = await self._executor.execute(new.account_id, spend, actor=new.actor, act=act)
+            applied = await self._executor.execute(
+                new.account_id, spend, client_id=new.client_id, actor=new.actor, act=act
+            )
         except RequestKnownError:
             return None
         if isinstance(applied, Refusal):
@@ -188,7 +190,9 @@ class Purchases:
             undo = Undo(attempt.seq, reason=str(answer.outcome).lower(), move_id=attempt.move_id)
             act = UndoPurchase(attempt.move_id, attempt.number, str(answer.outcome).lower())
             try:
-                undone: Applied | Refusal = await self._executor.execute(attempt.account_id, undo, act=act)
+                undone: Applied | Refusal = await self._executor.execute(
+                    attempt.account_id, undo, client_id=attempt.client_id, act=act
+                )
             except StaleAttemptError:
                 return
             if isinstance(undone, Refusal) and undone.code is not RefusalCode.MOVE_SETTLED:

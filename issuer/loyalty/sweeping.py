@@ -8,8 +8,9 @@ from typing import Final
 
 import asyncpg
 
-from issuer.loyalty.executor import LoyaltyExecutor, PointsBusyError
+from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.operations import Sweep
+from issuer.loyalty.waiting import PointsBusyError
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
 from issuer.storage.task_rows import TaskRows
 

@@ -31,11 +31,15 @@ PointsOutcome = Applied | Transferred | Refusal
 
 @dataclass(slots=True)
 class Work:
-    """One operation on an account, or a transfer to `target_id`; its outcome is of use until `give_up_at`."""
+    """One operation on an account, or a transfer to `target_id`; its outcome is of use until `give_up_at`.
+
+    `client_id`: of the program; None: the caller names none.
+    """
 
     account_id: int
     operation: Operation
     target_id: int | None
+    client_id: UUID | None
     actor: Actor
     act: Act[Any]
     dry_run: bool
@@ -81,9 +85,18 @@ class Work:
         """The move that must be read: one that the operation settles."""
         return self.operation.move_id if isinstance(self.operation, Undo) else None
 
-    def unique(self) -> Iterator[AnswerKey | OrderKey]:
+    def unique(self) -> Iterator[AnswerKey | tuple[UUID | None, OrderKey]]:
         """Yield what may occur once in a transaction: a repeat finds what the first one has committed."""
         if (act := self.kept_act) is not None and act.answer_key is not None:
             yield act.answer_key
         if (key := self.order_key) is not None:
-            yield key
+            yield self.client_id, key  # Other clients have orders of the same name.
+
+    def settle(self, settled: PointsOutcome | Exception) -> None:
+        """Answer the caller, unless it was answered or does not wait any more."""
+        if self.answer.done():
+            return
+        if isinstance(settled, Exception):
+            self.answer.set_exception(settled)
+        else:
+            self.answer.set_result(settled)

@@ -13,7 +13,7 @@ import pytest
 
 from issuer.loyalty.account import EntryOp
 from issuer.loyalty.bounds import MAX_POINTS
-from issuer.loyalty.executor import LoyaltyExecutor, PointsBusyError
+from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.operations import (
     Adjust,
     CaptureHold,
@@ -31,8 +31,9 @@ from issuer.loyalty.operations import (
 )
 from issuer.loyalty.outcome import Applied, Refusal, RefusalCode, Transferred
 from issuer.loyalty.reconcile import reconcile_points
+from issuer.loyalty.waiting import PointsBusyError
 from issuer.settings import Settings
-from tests.support.points import PointsDesk, points_desk
+from tests.support.points import CLIENT, PointsDesk, points_desk
 
 
 async def applied(desk: PointsDesk, account_id: int, operation: Operation) -> Applied:
@@ -114,14 +115,15 @@ async def test_a_dry_run_answers_and_changes_nothing(settings: Settings) -> None
         assert await desk.row(account) == (0, 0, 0, 0, 0)
 
 
-async def test_more_operations_than_may_wait_are_refused(settings: Settings) -> None:
+async def test_more_operations_than_a_client_may_have_waiting_are_refused(settings: Settings) -> None:
     async with points_desk(settings) as desk:
         account = await desk.account()
-        executor = LoyaltyExecutor(desk.postgres, timeout_s=10.0, max_waiting=2)
+        executor = LoyaltyExecutor(desk.postgres, timeout_s=10.0, max_waiting=4)
         first = [asyncio.create_task(executor.execute(account, Earn(1))) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(PointsBusyError):
             await executor.execute(account, Earn(1))
+        assert isinstance(await executor.execute(account, Earn(1), client_id=CLIENT), Applied)
         assert len(await asyncio.gather(*first)) == 2
         assert await refused(desk, 999, Earn(1)) is RefusalCode.ACCOUNT_NOT_FOUND
         await executor.aclose()

@@ -153,7 +153,9 @@ def _carry_out(
         one = await chosen_member(stores, found, member)
         executor = LoyaltyExecutor(stores.postgres, timeout_s=stores.settings.postgres_timeout_s)
         try:
-            outcome = await executor.execute(one.account_id, operation(found), dry_run=dry_run)
+            outcome = await executor.execute(
+                one.account_id, operation(found), client_id=found.client_id, dry_run=dry_run
+            )
         finally:
             await executor.aclose()
         if isinstance(outcome, Refusal):

@@ -26,7 +26,6 @@ from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.services import Services
 from issuer.ids import parse_uuid
-from issuer.loyalty.executor import PointsBusyError
 from issuer.loyalty.hooks.body import ShopBodyError
 from issuer.loyalty.hooks.endpoint import HookEndpoint, HookNotFoundError
 from issuer.loyalty.hooks.endpoint_store import find_endpoint, valid_secrets
@@ -36,6 +35,7 @@ from issuer.loyalty.hooks.processing import HookProcessor, NotYetError
 from issuer.loyalty.hooks.reading import read_delivery
 from issuer.loyalty.hooks.signatures import SignatureError, verify
 from issuer.loyalty.hooks.woocommerce import is_ping
+from issuer.loyalty.waiting import PointsBusyError
 from issuer.storage.postgres import PostgresUnavailableError
 
 log = structlog.get_logger()

@@ -68,7 +68,9 @@ async def post_purchase(context: RequestContext) -> Response:
 async def _try(context: RequestContext, program: Program, member: ProgramMember, reward: Reward) -> Response:
     """Return what the debit would be. Whether a code is left is known only when one is asked for."""
     reward.check_available(datetime.now(UTC))
-    tried = await context.services.loyalty.execute(member.account_id, Spend(reward.cost), dry_run=True)
+    tried = await context.services.loyalty.execute(
+        member.account_id, Spend(reward.cost), client_id=program.client_id, dry_run=True
+    )
     if isinstance(tried, Refusal):
         raise refusal_problem(tried, program.unit)
     return json_response(reward.to_json(program.unit))

@@ -89,7 +89,12 @@ async def executed(
     # The executor has one connection for all: requests that share a transaction must not wait for slots.
     await context.end_slot()
     outcome = await context.services.loyalty.execute(
-        account_id, operation, actor=actor_of(context), act=act or UNKEPT, dry_run=context.dry_run
+        account_id,
+        operation,
+        client_id=program.client_id,
+        actor=actor_of(context),
+        act=act or UNKEPT,
+        dry_run=context.dry_run,
     )
     if isinstance(outcome, Refusal):
         raise refusal_problem(outcome, program.unit)

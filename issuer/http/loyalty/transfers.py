@@ -52,8 +52,8 @@ async def post_transfer(context: RequestContext) -> Response:
     await context.end_slot()
     act = None if context.dry_run or context.idempotency.key is None else KeyedAct(context.idempotency, show)
     outcome = await context.services.loyalty.transfer(
-        source.account_id, target.account_id, points, move=move, reason=reason, actor=actor_of(context),
-        act=act or UNKEPT, dry_run=context.dry_run,
+        source.account_id, target.account_id, points, move=move, reason=reason,
+        client_id=program.client_id, actor=actor_of(context), act=act or UNKEPT, dry_run=context.dry_run,
     )  # fmt: skip
     if isinstance(outcome, Refusal):
         raise refusal_problem(outcome, program.unit)

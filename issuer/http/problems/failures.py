@@ -41,7 +41,6 @@ from issuer.loading.report import NothingLoadedError
 from issuer.loyalty.amounts import InvalidAmountError, OtherCurrencyError
 from issuer.loyalty.card_printing import CardPrintingError, ExtraMissingError
 from issuer.loyalty.cards import CardBlankError, CardNotFoundError, CardRevokedError, CardTakenError
-from issuer.loyalty.executor import PointsBusyError
 from issuer.loyalty.hooks.endpoint import HookExistsError, HookNotFoundError, InvalidHookError
 from issuer.loyalty.member import InvalidMemberError, MemberExistsError, MemberNotFoundError
 from issuer.loyalty.merging import MembersMergedError, PurchaseInProgressError
@@ -58,6 +57,7 @@ from issuer.loyalty.program import (
 from issuer.loyalty.purchases import RequestKeyReusedError
 from issuer.loyalty.reward import InvalidRewardError, RewardNotFoundError, RewardUnavailableError
 from issuer.loyalty.terms import TermsError
+from issuer.loyalty.waiting import PointsBusyError
 from issuer.paging import InvalidCursorError
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError

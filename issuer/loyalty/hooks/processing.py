@@ -194,7 +194,9 @@ class _Work:
         if event.includes_tax:
             await note_tax(self.postgres, self.program.id, order)
         account_id = await find_account(self.postgres, self.program, member_id)
-        outcome = await self.executor.execute(account_id, Earn(order=order, reason=self._reason))
+        outcome = await self.executor.execute(
+            account_id, Earn(order=order, reason=self._reason), client_id=self.program.client_id
+        )
         if isinstance(outcome, Refusal):
             return _refused(outcome)
         points = 0 if outcome.entry is None else outcome.entry.points
@@ -238,7 +240,9 @@ class _Work:
         if known is None:
             return _NO_ORDER
         try:
-            outcome = await self.executor.execute(known.account_id, operation, act=act)
+            outcome = await self.executor.execute(
+                known.account_id, operation, client_id=self.program.client_id, act=act
+            )
         except RefundCountedError:
             return DeliveryResult(InboxState.DONE, "the refund has counted already")
         if isinstance(outcome, Refusal):

@@ -79,7 +79,10 @@ async def _found(context: RequestContext, program: Program, email: str) -> Fealt
 
 
 async def _set_points(context: RequestContext, program: Program, account_id: int, points: int) -> None:
-    _check(program, await context.services.loyalty.execute(account_id, _setting(points), actor=actor_of(context)))
+    outcome = await context.services.loyalty.execute(
+        account_id, _setting(points), client_id=program.client_id, actor=actor_of(context)
+    )
+    _check(program, outcome)
 
 
 def _setting(points: int) -> SetPoints:

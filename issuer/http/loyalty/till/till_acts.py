@@ -113,7 +113,9 @@ async def _carry_out(
         operation = make(till, account, form)
         act = KeyedAct[Applied](idempotency, _done)
         actor = replace(till.actor, key_hash=hashlib.sha256(once.encode()).digest())
-        outcome = await services.loyalty.execute(account.id, operation, actor=actor, act=act)
+        outcome = await services.loyalty.execute(
+            account.id, operation, client_id=till.program.client_id, actor=actor, act=act
+        )
     except AlreadyAnsweredError:
         return
     except ProblemError as problem:
