@@ -14,10 +14,12 @@ from issuer.storage.task_rows import RowWork
 
 MAX_ROWS: Final = 10_000
 
-# The API processes a delivery as soon as it is answered.
+# The API processes a delivery as soon as it is answered. Those that have failed come last, by their next attempt: the
+# many of a paused program leave the place to others.
 _LEFT: Final = """
-SELECT id FROM hook_inbox WHERE state = 'received' AND received_at < clock_timestamp() - make_interval(secs => $1)
-ORDER BY id LIMIT $2"""
+SELECT i.id FROM hook_inbox i LEFT JOIN task_rows t ON t.task = $1 AND t.row_id = i.id::text
+WHERE i.state = 'received' AND i.received_at < clock_timestamp() - make_interval(secs => $2)
+ORDER BY t.retry_at NULLS FIRST, i.id LIMIT $3"""
 
 
 async def process_inbox(stores: Stores, executor: LoyaltyExecutor, rows: RowWork, *, older_than_s: float = 3.0) -> None:
@@ -25,6 +27,6 @@ async def process_inbox(stores: Stores, executor: LoyaltyExecutor, rows: RowWork
     processor = HookProcessor(stores.postgres, executor)
     await processor.wake_waiting()
     async with unavailable_translated():
-        left = [str(row["id"]) for row in await stores.postgres.fetch(_LEFT, older_than_s, MAX_ROWS)]
+        left = [str(row["id"]) for row in await stores.postgres.fetch(_LEFT, TASK, older_than_s, MAX_ROWS)]
     for row in await rows.due(TASK, dict.fromkeys(left, 0), complete=len(left) < MAX_ROWS):
         await rows.work(TASK, row, partial(processor.process, int(row)))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
 
 from issuer.access.secrets import new_key
+from issuer.loyalty.hooks.endpoint_store import find_endpoint
 from issuer.loyalty.hooks.events import ShopKind
+from issuer.loyalty.hooks.inbox import remove_expired_deliveries, store_delivery
+from issuer.loyalty.hooks.reading import read_delivery
 from issuer.settings import Settings
+from sync_worker.maintenance import hook_inbox
 from tests.support.api import Api, problem
-from tests.support.hooks import HookShop
-from tests.support.shop_deliveries import EMAILS, again, sample
+from tests.support.hooks import HookShop, settle_by_worker
+from tests.support.shop_deliveries import EMAILS, again, lower, sample
 
 SHOPIFY, WOOCOMMERCE, SQUARE, STANDARD = ShopKind
 
@@ -88,3 +93,34 @@ async def test_what_shops_and_logins_have_sent_for_an_old_address_is_erased_with
     assert row is not None
     assert (row["body"], row["customer_keys"]) == (None, [])
     assert await api.owner.fetchval("SELECT email FROM members WHERE id = $1", other) == old
+
+
+async def test_deliveries_of_a_paused_program_hold_up_no_others_and_expire(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hook_inbox, "MAX_ROWS", 1)
+    shop, other = await HookShop.of(api, STANDARD, currency="EUR"), await HookShop.of(api, SHOPIFY)
+    await shop.member(email=EMAILS[STANDARD])
+    await shop.change_program(state="paused")
+    await shop.sent(sample(STANDARD, "order.paid"))
+    await settle_by_worker(api)
+    # The API was killed before it processed this one.
+    order = sample(SHOPIFY, "orders/paid")
+    delivery = read_delivery(SHOPIFY, lower(order.headers), order.raw)
+    await store_delivery(api.owner, await find_endpoint(api.owner, UUID(other.hook["id"])), delivery)
+    await settle_by_worker(api)
+    assert (await shop.states(), await other.states()) == (["received"], ["done"])
+    (paused,) = await shop.inbox()
+    assert paused["failures"] == 1
+    await api.owner.execute("UPDATE hook_inbox SET received_at = received_at - interval '91 days'")
+    assert await remove_expired_deliveries(api.owner, 90, 1000) == 2
+
+
+async def test_a_program_that_has_ended_takes_no_orders_and_keeps_no_customers(api: Api) -> None:
+    shop = await HookShop.of(api, STANDARD, currency="EUR")
+    await shop.member(email=EMAILS[STANDARD])
+    await shop.change_program(state="ended")
+    await shop.sent(sample(STANDARD, "order.paid"))
+    (row,) = await shop.inbox()
+    assert (row["state"], row["note"]) == ("refused", "the program has ended")
+    assert await api.owner.fetchval("SELECT body FROM hook_inbox") is None

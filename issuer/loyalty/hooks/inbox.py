@@ -98,8 +98,7 @@ ORDER BY i.id DESC LIMIT $5"""
 
 _EXPIRE: Final = """
 DELETE FROM hook_inbox WHERE id IN (
-  SELECT id FROM hook_inbox WHERE received_at < now() - make_interval(days => $1) AND state <> 'received'
-  ORDER BY received_at LIMIT $2)"""
+  SELECT id FROM hook_inbox WHERE received_at < now() - make_interval(days => $1) ORDER BY received_at LIMIT $2)"""
 
 _RELEASE: Final = """
 UPDATE hook_inbox SET state = 'received', member_id = $2, note = '', settled_at = NULL
@@ -193,7 +192,7 @@ async def settle_request(postgres: Pool, id_: int) -> bool:
 
 
 async def remove_expired_deliveries(postgres: Pool, days: int, at_most: int) -> int:
-    """Remove deliveries that arrived longer ago and are not to be processed. Orders and refunds stay counted."""
+    """Remove deliveries that arrived longer ago, processed or not. Orders and refunds stay counted."""
     async with unavailable_translated():
         return count_of(await postgres.execute(_EXPIRE, days, at_most))
 

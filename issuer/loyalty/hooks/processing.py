@@ -33,7 +33,7 @@ from issuer.loyalty.hooks.order_notes import CountRefund, RefundCountedError, ha
 from issuer.loyalty.operations import Earn, OrderRef, TakeBack
 from issuer.loyalty.orders import KnownOrder, OrderNotFoundError, find_order
 from issuer.loyalty.outcome import Applied, Refusal, RefusalCode
-from issuer.loyalty.program import Program
+from issuer.loyalty.program import Program, ProgramState
 from issuer.loyalty.program_store import find_program
 from issuer.money import CURRENCIES
 from issuer.storage.acts import Act
@@ -48,13 +48,14 @@ class NotYetError(Exception):
 class DeliveryResult:
     """What has become of a delivery, or of one event of it. `member_id`: whom it is about.
 
-    `ends`: whether the events after it have no effect either.
+    `ends`: whether the events after it have no effect either. `is_final`: it stays refused, so nothing of it is kept.
     """
 
     state: InboxState
     note: str = ""
     member_id: UUID | None = None
     ends: bool = False
+    is_final: bool = False
 
 
 _NO_ORDER: Final = DeliveryResult(InboxState.WAITS_FOR_ORDER, "the order has not arrived yet")
@@ -115,7 +116,7 @@ class HookProcessor:
             await self._postgres.execute(_WAKE_ALL)
 
     async def _settle(self, id_: int, settled: DeliveryResult, events: Sequence[ShopEvent]) -> None:
-        kept = events if settled.state in _KEPT_BODY else ()
+        kept = events if settled.state in _KEPT_BODY and not settled.is_final else ()
         if settled.state is InboxState.WAITS_FOR_MEMBER:
             # The hashes in customer_keys find it when the member joins.
             kept = [replace(one, customer=ShopCustomer()) if isinstance(one, OrderPaid) else one for one in kept]
@@ -181,6 +182,8 @@ class _Work:
             if (known.amount_minor, known.currency) != (order.amount_minor, event.currency):
                 return DeliveryResult(InboxState.REFUSED, "order_differs: it has earned points for another amount")
             return DeliveryResult(InboxState.DONE, "the order has earned its points already")
+        if self.program.state is ProgramState.ENDED:
+            return DeliveryResult(InboxState.REFUSED, "the program has ended", is_final=True)
         rate = self.program.terms.earn
         if rate is None:
             return DeliveryResult(InboxState.REFUSED, "the terms of the program have no earn rate")
@@ -274,5 +277,5 @@ def minor_units(amount: Decimal, currency: str) -> int:
 def _refused(refusal: Refusal) -> DeliveryResult:
     """Return what a refusal makes of a delivery. Raises NotYetError for one that passes."""
     if refusal.code is RefusalCode.PROGRAM_PAUSED:
-        raise NotYetError("the program is paused or has ended: see `issuer loyalty programs show`")
+        raise NotYetError("the program is paused: see `issuer loyalty programs show`")
     return DeliveryResult(InboxState.REFUSED, str(refusal.code))
