@@ -41,6 +41,8 @@ async def run_transaction(connection: AnyConnection, reader: Reader, works: Sequ
             if len(works) == 1:
                 return [failed.error]
             raise
+        except _NothingDoneError as nothing:
+            return [nothing.outcome]
     raise PostgresUnavailableError("other transactions have changed the same orders or keys again and again")
 
 
@@ -52,12 +54,20 @@ class WorksFailedError(Exception):
         self.error = error
 
 
+class _NothingDoneError(Exception):
+    """The work of an act changes nothing: what the act has begun is rolled back."""
+
+    def __init__(self, outcome: PointsOutcome) -> None:
+        super().__init__("nothing is done")
+        self.outcome = outcome
+
+
 @contextmanager
 def _rolled_back() -> Iterator[None]:
     """Name the errors of what is done before the commit, so that nothing was done. The same works would fail again."""
     try:
         yield
-    except (*UNAVAILABLE, PostgresUnavailableError, WriteConflictError):
+    except (*UNAVAILABLE, PostgresUnavailableError, WriteConflictError, _NothingDoneError):
         raise
     except Exception as error:
         raise WorksFailedError(error) from error
@@ -72,7 +82,7 @@ class _Transaction:
     answers: dict[AnswerKey, KeptAnswer] = field(default_factory=dict)
 
     async def run(self, reader: Reader) -> list[Settled]:
-        alone = self.works[0] if self.works[0].is_alone else None
+        alone = self.works[0] if len(self.works) == 1 and self.works[0].is_alone else None
         if alone is not None:
             await alone.act.begin(self.connection)
         read = await reader.read(self.connection, self.works)
@@ -80,15 +90,28 @@ class _Transaction:
         # Behind the locks: the answer of a repeat is found once its first request has committed.
         found = await self._find_answers()
         settled = [await self._settle(work, read, found) for work in self.works]
+        if alone is not None:
+            return [await self._finish(alone, settled[0], read)]
+        await self._write(read)
+        return settled
+
+    async def _finish(self, alone: Work, settled: Settled, read: ReadAccounts) -> PointsOutcome:
+        """Write what a work and its act have done, or raise: an act is carried out whole or not at all."""
+        if isinstance(settled, Exception):
+            raise settled
+        if isinstance(settled, Refusal) or alone.dry_run:
+            raise _NothingDoneError(settled)
+        await self._write(read)
+        await alone.act.keep(self.connection, settled)
+        return settled
+
+    async def _write(self, read: ReadAccounts) -> None:
         for account_id, state in self.states.items():
             if state is not read.states[account_id]:
                 self.writes.add_changes(read.states[account_id], state, read.programs[account_id])
         await self.writes.write(self.connection)
         if self.answers and not await keep_answers(self.connection, self.answers):
             raise WriteConflictError("kept_answers")
-        if alone is not None and not isinstance(settled[0], Refusal | Exception) and not alone.dry_run:
-            await alone.act.keep(self.connection, settled[0])
-        return settled
 
     async def _find_answers(self) -> Mapping[AnswerKey, KeptAnswer]:
         keys = [act.answer_key for work in self.works if (act := work.kept_act) is not None and act.answer_key]

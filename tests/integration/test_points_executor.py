@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import asyncpg
@@ -14,6 +14,7 @@ import pytest
 from issuer.loyalty.account import EntryOp
 from issuer.loyalty.bounds import MAX_POINTS
 from issuer.loyalty.executor import LoyaltyExecutor
+from issuer.loyalty.hooks.order_notes import CountRefund, RefundCountedError, has_counted
 from issuer.loyalty.operations import (
     Adjust,
     CaptureHold,
@@ -158,6 +159,27 @@ async def test_a_value_that_postgres_refuses_fails_its_operation_alone(settings:
             (0, 0, 0, 0, 0),
             (5, 0, 0, 0, 0),
         ]
+
+
+async def test_an_act_whose_operation_is_not_carried_out_leaves_nothing(settings: Settings) -> None:
+    async with points_desk(settings) as desk:
+        account, other = await desk.accounts(2)
+        order, program_id = OrderRef("shop", "A-1", 10_000), desk.program.id
+        await applied(desk, account, Earn(order=order))
+
+        async def take_back(account_id: int, **values: Any) -> tuple[Applied | Refusal, bool]:
+            act = CountRefund(program_id, order, "refund")
+            outcome = await desk.executor.execute(account_id, TakeBack(order, 100), act=act, **values)
+            return outcome, await has_counted(desk.postgres, program_id, order, "refund")
+
+        refusal, counted = await take_back(other)
+        assert (type(refusal), counted) == (Refusal, False)
+        tried, counted = await take_back(account, dry_run=True)
+        assert (type(tried), counted) == (Applied, False)
+        done, counted = await take_back(account)
+        assert (type(done), counted) == (Applied, True)
+        with pytest.raises(RefundCountedError):
+            await take_back(account)
 
 
 WAITING: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
