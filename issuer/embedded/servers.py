@@ -260,6 +260,8 @@ class EmbeddedPostgres:
             "max_connections": str(self._connections),
             "max_wal_size": "2GB",
             "log_timezone": "UTC",
+            # Details of an error quote the row, which may have personal data.
+            "log_error_verbosity": "terse",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         return self._launch(server_user(self._data), "postgres", self._data, *options)

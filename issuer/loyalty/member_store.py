@@ -65,8 +65,8 @@ INSERT INTO members (id, client_id, ref, email, email_folded, phone, name, local
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, CASE WHEN $10 THEN now() END) ON CONFLICT DO NOTHING"""
 
 _TAKEN: Final = """
-SELECT id, coalesce(ref = $2, false) AS by_ref FROM members WHERE client_id = $1 AND (ref = $2 OR email_folded = $3)
-ORDER BY by_ref DESC LIMIT 1"""
+SELECT id, coalesce(ref = $2, false) AS by_ref FROM members
+WHERE client_id = $1 AND (ref = $2 OR email_folded = $3) AND id <> $4 ORDER BY by_ref DESC LIMIT 1"""
 
 # The time of the consent is that of its statement, also if it says the same again.
 _UPDATE: Final = """
@@ -115,7 +115,9 @@ async def create_member_in(
         _INSERT, member_id, program.client_id, ref, *columns, given.get("marketing", False), "marketing" in given
     )
     if status == "INSERT 0 0":
-        raise await _taken(connection, program.client_id, ref, folded)
+        await _check_free(connection, program.client_id, ref, folded, member_id)
+        # Who had them was erased meanwhile.
+        raise MemberExistsError("ref or email")
     member = await _read(connection, member_id)
     await _record(connection, member, "member.create", actor, {"program": str(program.id), "set": sorted(given)})
     account_id = await open_account(connection, program, member_id)
@@ -223,6 +225,8 @@ def program_member_from_row(row: asyncpg.Record) -> ProgramMember:
 
 async def _update(connection: AnyConnection, after: Member, *, says_marketing: bool) -> None:
     folded = None if after.email is None else fold_email(after.email)
+    # First: Postgres logs what violates a constraint, with the address.
+    await _check_free(connection, after.client_id, after.ref, folded, after.id)
     try:
         await connection.execute(
             _UPDATE, after.id, after.ref, after.email, folded, after.phone, after.name, after.locale, after.marketing,
@@ -232,11 +236,13 @@ async def _update(connection: AnyConnection, after: Member, *, says_marketing: b
         raise MemberExistsError("email" if "email" in str(error.constraint_name) else "ref") from error
 
 
-async def _taken(connection: AnyConnection, client_id: UUID, ref: str | None, folded: str | None) -> MemberExistsError:
-    row = await connection.fetchrow(_TAKEN, client_id, ref, folded)
-    if row is None:
-        return MemberExistsError("ref or email")
-    return MemberExistsError("ref" if row["by_ref"] else "email", row["id"])
+async def _check_free(
+    connection: AnyConnection, client_id: UUID, ref: str | None, folded: str | None, member_id: UUID
+) -> None:
+    """Raise MemberExistsError if a member of the client other than this one has the ref or the address."""
+    row = await connection.fetchrow(_TAKEN, client_id, ref, folded, member_id)
+    if row is not None:
+        raise MemberExistsError("ref" if row["by_ref"] else "email", row["id"])
 
 
 async def _read(connection: AnyConnection, member_id: UUID) -> Member:

@@ -108,6 +108,8 @@ async def test_the_servers_of_root_have_no_privileges(tmp_path: Path) -> None:
             (owner,) = await connection.fetch("SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = $1", OWNER)
             assert not owner["rolsuper"]
             assert not owner["rolcreatedb"]
+            # Nor does the log quote rows, which may have personal data.
+            assert await connection.fetchval("SHOW log_error_verbosity") == "terse"
         finally:
             await connection.close()
     finally:

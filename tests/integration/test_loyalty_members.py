@@ -11,6 +11,7 @@ import structlog
 
 from issuer.loyalty.card_number import draw_numbers, show_number
 from tests.support.api import Api, problem
+from tests.support.servers import PostgresServer
 
 PROGRAMS: Final = "/api/v1/loyalty/programs"
 ANNA: Final = {
@@ -113,7 +114,8 @@ async def test_members_are_found_changed_joined_and_shown_with_their_balance(api
     assert (changed["phone"], changed["email"], changed["marketing"]) == (None, "annb@example.org", False)
     assert changed["marketing_at"] > anna["marketing_at"]
     assert (await patch(api, path + "?dry_run=true", {"name": "X"}, till)).json()["name"] == "X"
-    assert problem(await patch(api, path, {"ref": "kunde-8"}, till), 409)["code"] == "member_exists"
+    refused = problem(await patch(api, path, {"ref": "kunde-8"}, till), 409)
+    assert (refused["code"], refused["member_id"]) == ("member_exists", berta["id"])
     assert (await api.get(path, till)).json() == changed
 
     # A card leads to its member, until it is revoked.
@@ -159,9 +161,11 @@ async def sign_in(api: Api, program: str, member: str) -> None:
         )  # fmt: skip
 
 
-async def test_an_erased_member_leaves_no_trace_of_the_person(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nor do logs and audit log have one before."""
-    client = uuid4()
+async def test_an_erased_member_leaves_no_trace_of_the_person(
+    api: Api, postgres_server: PostgresServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor do logs, that of Postgres among them, and audit log have one before."""
+    client, logged = uuid4(), postgres_server.log.stat().st_size
     key = await api.key("admin", "redeem", client_id=client)
     tea = (await post(api, PROGRAMS, {"name": "Tea"}, key)).json()
     members = f"{PROGRAMS}/Tea/members"
@@ -170,6 +174,10 @@ async def test_an_erased_member_leaves_no_trace_of_the_person(api: Api, capsys: 
         path = f"{members}/{anna['id']}"
         await patch(api, path, {"email": "annb@example.org", "name": "Berta"}, key)
         problem(await post(api, members, {"email": "annb@example.org"}, key), 409)
+        other = (await post(api, members, {"name": "Otto"}, key)).json()["id"]
+        for taken in ({"email": "annb@example.org"}, {"ref": "kunde-7"}):
+            refused = problem(await patch(api, f"{members}/{other}", taken, key), 409)
+            assert (refused["code"], refused["member_id"]) == ("member_exists", anna["id"])
         problem(await patch(api, path, {"email": "smith@"}, key), 400)
         await items(api, f"{members}?q=smith", key)
         await sign_in(api, tea["id"], anna["id"])
@@ -202,5 +210,6 @@ async def test_an_erased_member_leaves_no_trace_of_the_person(api: Api, capsys: 
     for (table,) in await api.owner.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
         everything += str(await api.owner.fetch(f'SELECT t::text FROM "{table}" t')).lower()
     output = capsys.readouterr()
-    for place in (audit, everything, f"{logs} {output.out} {output.err}".lower()):
+    postgres_log = postgres_server.log.read_bytes()[logged:].decode(errors="replace")
+    for place in (audit, everything, f"{logs} {output.out} {output.err}".lower(), postgres_log.lower()):
         assert [text for text in PERSONAL if text in place] == []
