@@ -23,6 +23,7 @@ from issuer.loyalty.cards import (
     CardBlankError,
     CardNotFoundError,
     assign_card,
+    find_card,
     find_valid_card,
     issue_cards,
     list_cards,
@@ -42,20 +43,22 @@ CARD_PATH: Final = CARDS_PATH + "/{number:id}"
 _FILTERS: Final = ("run_id", "member")
 
 
-async def card_of(context: RequestContext, program: Program) -> Card:
-    """Return the card of the path. An unknown number counts as a failed lookup of the caller.
+async def card_of(context: RequestContext, program: Program, *, revoked: bool = False) -> Card:
+    """Return the card of the path; one that is revoked only with `revoked`.
 
-    Raises CardNotFoundError, CardRevokedError, and ProblemError over the limit of failed lookups.
+    An unknown number counts as a failed lookup of the caller. Raises CardNotFoundError, CardRevokedError, and
+    ProblemError over the limit of failed lookups.
     """
-    return await find_typed(context, program, context.request.path_params["number"])
+    return await find_typed(context, program, context.request.path_params["number"], revoked=revoked)
 
 
-async def find_typed(context: RequestContext, program: Program, typed: str) -> Card:
+async def find_typed(context: RequestContext, program: Program, typed: str, *, revoked: bool = False) -> Card:
     """Return the card with a number that the caller gives. Raises as `card_of`."""
     services, caller = context.services, context.caller
+    find = find_card if revoked else find_valid_card
     with services.lookup_limits.attempt(caller.key, caller.address) as attempt:
         try:
-            return await find_valid_card(services.stores.postgres, program.id, typed)
+            return await find(services.stores.postgres, program.id, typed)
         except CardNotFoundError:
             await attempt.failed()
             raise
@@ -144,13 +147,13 @@ async def post_assign(context: RequestContext) -> Response:
 
 async def post_revoke(context: RequestContext) -> Response:
     program = await program_of(context)
+    card = await card_of(context, program, revoked=True)
     return await _changed(
         context,
         lambda act: revoke_card(
-            context.services.stores.postgres, program, context.request.path_params["number"],
-            actor=context.caller.actor, act=act,
+            context.services.stores.postgres, program, card.number, actor=context.caller.actor, act=act
         ),
-    )  # fmt: skip
+    )
 
 
 async def post_replace(context: RequestContext) -> Response:
