@@ -124,3 +124,29 @@ async def test_a_program_that_has_ended_takes_no_orders_and_keeps_no_customers(a
     (row,) = await shop.inbox()
     assert (row["state"], row["note"]) == ("refused", "the program has ended")
     assert await api.owner.fetchval("SELECT body FROM hook_inbox") is None
+
+
+async def test_an_order_that_has_waited_for_a_member_is_that_of_whom_they_were_merged_into(api: Api) -> None:
+    shop = await HookShop.of(api, SQUARE, keeps_unknown=True)
+    await shop.sent(sample(SQUARE, "payment.updated"))
+    await shop.change_program(state="paused")
+    one, two = await shop.member(email=EMAILS[SQUARE]), await shop.member(email="other@example.com")
+    members = f"/api/v1/loyalty/programs/{shop.program.id}/members"
+    merged = await api.client.post(f"{members}/{one}/merge", json={"into": str(two)}, headers=api.admin)
+    assert merged.status_code in (200, 201), merged.text
+    await shop.change_program(state="active")
+    await settle_by_worker(api)
+    assert await shop.entries() == [("earn", 10)]
+    (row,) = await shop.inbox()
+    assert (row["state"], row["member_id"]) == ("done", str(two))
+    # The member is erased in the moment in which the order is processed.
+    assert (await api.client.delete(f"{members}/{two}", headers=api.admin)).status_code == 200
+    await api.owner.execute("DELETE FROM hook_inbox")
+    payment = sample(SQUARE, "payment.updated").body
+    paid = {**payment["data"]["object"]["payment"], "id": "another"}
+    await shop.sent(sample(SQUARE, "payment.updated").changed(data={"object": {"payment": paid}}))
+    await api.owner.execute("UPDATE hook_inbox SET state = 'received', member_id = $1", two)
+    await settle_by_worker(api)
+    (row,) = await shop.inbox()
+    assert (row["state"], row["note"]) == ("ignored", "the customer was erased")
+    assert await shop.entries() == [("earn", 10)]

@@ -34,6 +34,14 @@ async def find_customer(postgres: Pool, endpoint: HookEndpoint, customer: ShopCu
     return None if member is None else member.id
 
 
+async def find_present(postgres: Pool, endpoint: HookEndpoint, member_id: UUID) -> UUID | None:
+    """Return who a member is now, which is another one after a merge; None: they were erased."""
+    try:
+        return _present(await find_member_of_client(postgres, endpoint.client_id, str(member_id))).id
+    except MemberNotFoundError:
+        return None
+
+
 async def find_account(postgres: Pool, program: Program, member_id: UUID) -> int:
     """Return the account of a member in the program, opened if there is none."""
     async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.hooks.customer_keys import keys_of_customer
-from issuer.loyalty.hooks.customers import find_account, find_customer, forget
+from issuer.loyalty.hooks.customers import find_account, find_customer, find_present, forget
 from issuer.loyalty.hooks.endpoint import HookEndpoint
 from issuer.loyalty.hooks.endpoint_store import find_endpoint
 from issuer.loyalty.hooks.event_json import dump_events, load_events
@@ -191,7 +191,10 @@ class _Work:
             return DeliveryResult(
                 InboxState.REFUSED, f"the order is in {event.currency}, and the program earns by {rate.currency}"
             )
-        member_id = self.member_id or await find_customer(self.postgres, self.endpoint, event.customer)
+        if self.member_id is None:
+            member_id = await find_customer(self.postgres, self.endpoint, event.customer)
+        else:
+            member_id = await find_present(self.postgres, self.endpoint, self.member_id)
         if member_id is None:
             return self._unknown(event)
         if event.includes_tax:
@@ -213,6 +216,8 @@ class _Work:
         return DeliveryResult(InboxState.ASKS, note, member_id)
 
     def _unknown(self, event: OrderPaid) -> DeliveryResult:
+        if self.member_id is not None:
+            return DeliveryResult(InboxState.IGNORED, "the customer was erased")
         if event.customer.email or event.customer.ref:
             if self.endpoint.keeps_unknown:
                 return DeliveryResult(InboxState.WAITS_FOR_MEMBER, "the customer is no member yet; the order waits")
