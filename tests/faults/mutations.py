@@ -705,8 +705,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/loyalty/hooks/processing.py",
-                "return DeliveryResult(InboxState.WAITS_FOR_ORDER,",
-                "return DeliveryResult(InboxState.DONE,",
+                "_NO_ORDER: Final = DeliveryResult(InboxState.WAITS_FOR_ORDER,",
+                "_NO_ORDER: Final = DeliveryResult(InboxState.DONE,",
             ),
         ),
         (),
