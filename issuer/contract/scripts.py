@@ -28,6 +28,7 @@ OPEN_POOL: Final = _load("open_pool")
 LOAD_CODES: Final = _load("load_codes")
 PUT_BATCH: Final = _load("put_batch")
 PUT_WINDOWS: Final = _load("put_windows")
+PUT_ANSWERS: Final = _load("put_answers")
 RETURN_USES: Final = _load("return_uses")
 BLESS_PARTITION: Final = _load("bless_partition")
 REBUILD_POOL: Final = _load("rebuild_pool")
@@ -43,6 +44,7 @@ ALL: Final = (
     LOAD_CODES,
     PUT_BATCH,
     PUT_WINDOWS,
+    PUT_ANSWERS,
     RETURN_USES,
     BLESS_PARTITION,
     REBUILD_POOL,

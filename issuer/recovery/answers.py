@@ -9,12 +9,12 @@ from uuid import UUID
 from issuer.batches.windows import find_dead_letters, find_pool_ids
 from issuer.contract.elements import ELEMENT
 from issuer.contract.events import encode_order
-from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys
+from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys, partition_keys
+from issuer.contract.scripts import PUT_ANSWERS
 from issuer.storage.postgres import Connection
-from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value
+from issuer.storage.redis_link import ScriptRunner, Value
 
 _BATCH_SIZE: Final = 1_000
-_TIMEOUT_S: Final = 60.0
 
 # The code is that of the ledger, whatever became of the row in codes.
 _OF_REDEMPTION: Final = "r.code || coalesce(chr(29) || c.attributes::text, '')"
@@ -36,9 +36,12 @@ ORDER BY at_ms"""
 _ELEMENT: Final = f"SELECT {ELEMENT.format(table='codes')} FROM codes WHERE pool_id = $1 AND seq = $2 AND code = $3"
 _TERMS: Final = "SELECT terms::text FROM coupon_terms WHERE pool_id = $1 AND number = $2"
 
+_KeptAnswer = tuple[bytes, bytes, int]
+"""Key, answer as redeem.lua keeps it, and ms to keep it."""
+
 
 async def restore_answers(
-    connection: Connection, link: CommandSender, batch_id: UUID, partition: int, *, host_ms: int
+    connection: Connection, redis: ScriptRunner, batch_id: UUID, partition: int, *, host_ms: int
 ) -> int:
     """Write the kept answers of a fenced batch, each for the rest of its 24 h. Return how many were written.
 
@@ -46,7 +49,7 @@ async def restore_answers(
     """
     prefix = batch_keys(partition, batch_id).idempotency_prefix
     written = 0
-    commands: list[Sequence[Value]] = []
+    answers: list[_KeptAnswer] = []
     async with connection.transaction():
         pool_ids = await find_pool_ids(connection, batch_id)
         for letter in await find_dead_letters(connection, pool_ids):
@@ -62,15 +65,15 @@ async def restore_answers(
                         continue
                     order_id, code = letter.order_id, f"{letter.call_id.hex} {terms}"
                 answer = _kept(letter.pool_id, letter.seq, letter.redeemed_at_ms, order_id, code)
-                commands.append(("SET", prefix + letter.key_hash, answer, "PX", keep_ms))
+                answers.append((prefix + letter.key_hash, answer, keep_ms))
         async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_BATCH_SIZE):
             answer = _kept(row["pool_id"], row["seq"], row["at_ms"], row["order_id"], row["code"])
             keep_ms = _keep_ms(row["at_ms"], host_ms)
-            commands.append(("SET", prefix + row["key_hash"], answer, "PX", keep_ms))
-            if len(commands) >= _BATCH_SIZE:
-                written += await _write(link, commands)
-                commands = []
-        written += await _write(link, commands)
+            answers.append((prefix + row["key_hash"], answer, keep_ms))
+            if len(answers) >= _BATCH_SIZE:
+                written += await _write(redis, partition, answers)
+                answers = []
+        written += await _write(redis, partition, answers)
     return written
 
 
@@ -85,9 +88,9 @@ def _kept(pool_id: int, seq: int, at_ms: int, order_id: str | None, code: str) -
     return b"%d %d %013d %b%b" % (pool_id, seq, at_ms, order, code.encode())
 
 
-async def _write(link: CommandSender, commands: Sequence[Sequence[Value]]) -> int:
-    if commands:
-        for reply in await link.call(commands, timeout_s=_TIMEOUT_S):
-            if isinstance(reply, Exception):
-                raise RedisRefusedError(str(reply)) from reply
-    return len(commands)
+async def _write(redis: ScriptRunner, partition: int, answers: Sequence[_KeptAnswer]) -> int:
+    if answers:
+        keys: list[str | bytes] = [partition_keys(partition).state, *(key for key, _, _ in answers)]
+        args: list[Value] = [part for _, kept, keep_ms in answers for part in (kept, keep_ms)]
+        await redis.run(PUT_ANSWERS, keys, args)
+    return len(answers)

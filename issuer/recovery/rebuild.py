@@ -260,7 +260,7 @@ async def rebuild_partitions(
     for row in rows:
         partition = partition_of(row["id"], mark.partitions)
         if row["freed_at"] is None:
-            await restore_answers(postgres, link, row["id"], partition, host_ms=host_ms)
+            await restore_answers(postgres, redis, row["id"], partition, host_ms=host_ms)
         try:
             revision = BatchRevision.of_row(row, mark.partitions)
         except Exception:

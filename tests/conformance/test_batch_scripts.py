@@ -1,4 +1,4 @@
-"""put_batch.lua, put_windows.lua and return_uses.lua: each status, and what each leaves behind."""
+"""put_batch.lua, put_windows.lua, put_answers.lua and return_uses.lua: each status, and what each leaves behind."""
 
 from __future__ import annotations
 
@@ -49,6 +49,13 @@ def test_windows_without_expiry(shop: Partition) -> None:
     assert shop.put_windows(BATCH, 2, [(permanent, [now_ms], 0), (month, [now_ms], MONTH_MS)]) == ["DONE"]
     assert shop.client.pttl(shop.window(BATCH, permanent)) == -1
     assert MONTH_MS - 60_000 < shop.client.pttl(shop.window(BATCH, month)) <= MONTH_MS
+
+
+def test_put_answers(partition: Partition) -> None:
+    assert partition.put_answers([(b"one", b"1", MONTH_MS), (b"two", b"2", MONTH_MS)]) == ["DONE"]
+    assert partition.client.get(f"{partition.keys.prefix}two") == b"2"
+    assert MONTH_MS - 60_000 < partition.client.pttl(f"{partition.keys.prefix}two") <= MONTH_MS
+    refuses_another_epoch(partition, lambda: partition.put_answers([(b"one", b"3", MONTH_MS)]))
 
 
 def test_return_uses(partition: Partition) -> None:

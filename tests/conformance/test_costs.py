@@ -94,8 +94,8 @@ def nothing(partition: Partition) -> None:
 Act = Callable[[Partition], object]
 CASES: Final[list[tuple[Script, str, int, Act, Act]]] = [
     (scripts.ACK_EVENTS, "3 commands, and 2 for each entry", 3 + 2 * 2, redeem_twice, ack_all),
-    (scripts.BLESS_PARTITION, "6 commands", 6, nothing, lambda p: p.bless()),
-    (scripts.BLESS_PARTITION, "5 for a fence", 5, nothing, fence),
+    (scripts.BLESS_PARTITION, "7 commands", 7, nothing, lambda p: p.bless()),
+    (scripts.BLESS_PARTITION, "6 for a fence", 6, nothing, fence),
     (scripts.EMPTY_POOL, "5 commands", 5, end_batch, lambda p: p.empty_pool(BATCH, CLIENT)),
     (scripts.LEASE_TOKENS, "3 commands", 3, nothing, lambda p: lease(p, 1)),
     (scripts.LEASE_TOKENS, "2 when nothing is taken", 2, nothing, lambda p: lease(p, 0)),
@@ -104,15 +104,17 @@ CASES: Final[list[tuple[Script, str, int, Act, Act]]] = [
     (scripts.LOAD_CODES, "4 without codes", 4, nothing, lambda p: p.load(BATCH, CLIENT, 11, [], total=12)),
     (scripts.OPEN_POOL, "4 commands", 4, nothing, lambda p: p.open_pool(BATCH, OTHER_CLIENT, 8)),
     (scripts.OPEN_POOL, "6 for a pool that is reset", 6, nothing, lambda p: p.open_pool(BATCH, CLIENT, 7, issued=99)),
-    (scripts.PUT_BATCH, "3 commands", 3, nothing, lambda p: p.put_batch(BATCH, revision=2)),
-    (scripts.PUT_BATCH, "4 for a coupon", 4, nothing, lambda p: p.put_batch(BATCH, revision=2, coupon=CouponState(3))),
-    (scripts.PUT_WINDOWS, "2 commands, and 1 for each window", 2 + 2, close_batch, put_two_windows),
+    (scripts.PUT_BATCH, "4 commands", 4, nothing, lambda p: p.put_batch(BATCH, revision=2)),
+    (scripts.PUT_BATCH, "5 for a coupon", 5, nothing, lambda p: p.put_batch(BATCH, revision=2, coupon=CouponState(3))),
+    (scripts.PUT_WINDOWS, "3 commands, and 1 for each window", 3 + 2, close_batch, put_two_windows),
+    (scripts.PUT_ANSWERS, "2 commands, and 1 for each answer", 2 + 2, nothing,
+     lambda p: p.put_answers([(b"one", b"1", 1_000), (b"two", b"2", 1_000)])),
     (scripts.REBUILD_POOL, "3 commands", 3, fence, lambda p: p.rebuild_pool(BATCH, CLIENT, POOL_ID, issued=0, total=0)),
     (scripts.REMOVE_CONSUMERS, "2 commands, and 1 for each consumer that it removes", 2 + 2, add_consumers,
      lambda p: p.remove_consumers(0)),
-    (scripts.RETURN_USES, "1 command, and 1 or 2 for each window", 1 + 1, nothing,
+    (scripts.RETURN_USES, "2 commands, and 1 or 2 for each window", 2 + 1, nothing,
      lambda p: p.return_uses(BATCH, [(uuid.uuid4(), 1, 0)])),
-    (scripts.SET_MAX_BACKLOG, "2 commands", 2, nothing, lambda p: p.set_max_backlog(5)),
+    (scripts.SET_MAX_BACKLOG, "3 commands", 3, nothing, lambda p: p.set_max_backlog(5)),
 ]  # fmt: skip
 
 

@@ -742,4 +742,22 @@ MUTATIONS: Final = (
         (),
         ("tests/integration/test_loyalty_points.py",),
     ),
+    Mutation(
+        "a pause and an end are refused at the memory limit",
+        (Edit("issuer/contract/lua/put_batch.lua", "redis.call('PERSIST', KEYS[1])\n", ""),),
+        (),
+        ("tests/conformance/test_short_memory.py",),
+    ),
+    Mutation(
+        "a recovery is refused at the memory limit",
+        (Edit("issuer/contract/lua/bless_partition.lua", "redis.call('PERSIST', KEYS[1])\n", ""),),
+        (),
+        ("tests/conformance/test_short_memory.py",),
+    ),
+    Mutation(
+        "a recovery at the memory limit restores no kept answers",
+        (Edit("issuer/contract/lua/put_answers.lua", "redis.call('PERSIST', KEYS[1])\n", ""),),
+        (),
+        ("tests/conformance/test_short_memory.py",),
+    ),
 )

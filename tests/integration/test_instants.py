@@ -192,14 +192,4 @@ async def test_an_event_of_an_impossible_time_stops_neither_the_rules_nor_a_reco
     await top_up(stores, thorough=True)
     assert await stores.postgres.fetchval("SELECT redis_revision = revision FROM batches WHERE id = $1", shop.batch)
     async with own_connection(settings) as connection:
-        await restore_answers(connection, RunningCommands(shop), shop.batch, shop.number, host_ms=1_800_000_000_000)
-
-
-class RunningCommands:
-    """Sends each command to Redis, as a recovery does; an error is raised."""
-
-    def __init__(self, shop: LedgerShop) -> None:
-        self._shop = shop
-
-    async def call(self, commands: Any, *, timeout_s: float) -> list[Any]:
-        return [self._shop.client.execute_command(*command) for command in commands]
+        await restore_answers(connection, stores.redis, shop.batch, shop.number, host_ms=1_800_000_000_000)

@@ -102,6 +102,15 @@ class Partition:
             args += ["".join(f"{time:013d}" for time in times_ms), keep_ms]
         return _words(self.run(scripts.PUT_WINDOWS, keys, args))
 
+    def put_answers(self, answers: Sequence[tuple[bytes, bytes, int]]) -> list[str]:
+        """`answers`: key, what is kept under it, ms to keep it."""
+        prefix = self.keys.prefix.encode()
+        keys: list[str | bytes] = [self.keys.state, *(prefix + key for key, _, _ in answers)]
+        args: list[str | bytes | int] = [self.epoch]
+        for _, kept, keep_ms in answers:
+            args += [kept, keep_ms]
+        return _words(self.run(scripts.PUT_ANSWERS, keys, args))
+
     def return_uses(self, batch: UUID, uses: Sequence[tuple[UUID, int, int]]) -> list[str]:
         """`uses`: customer, time in ms, and how many entries of that time stay in the window."""
         keys: list[str | bytes] = [self.keys.state, *(self.window(batch, customer) for customer, *_ in uses)]

@@ -7,7 +7,7 @@
 -- ARGV: 1 epoch (negative: the fence before that epoch), 2 key format, 3 max_backlog, 4 backlog (redemptions in the
 --       stream), 5 group, 6 installation
 -- Returns: {FOREIGN, installation} | {STALE_EPOCH, epoch} | {DONE}
--- Cost: 6 commands, 5 for a fence.
+-- Cost: 7 commands, 6 for a fence.
 
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'installation')
 if state[2] and state[2] ~= ARGV[6] then return {'FOREIGN', state[2]} end
@@ -16,6 +16,8 @@ local epoch = tonumber(ARGV[1])
 if state[1] and math.abs(tonumber(state[1])) > math.abs(epoch) then return {'STALE_EPOCH', state[1]} end
 -- A read that fails when the key is not a stream: the failure must come here, before the first write.
 redis.call('XLEN', KEYS[2])
+-- First a write that is allowed when memory is short: behind it none is refused. The key has no expiry.
+redis.call('PERSIST', KEYS[1])
 redis.call('HSETNX', KEYS[1], 'clock', '0')
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'key_format', ARGV[2], 'max_backlog', ARGV[3], 'backlog', ARGV[4],
   'installation', ARGV[6])

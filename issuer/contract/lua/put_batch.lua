@@ -9,13 +9,15 @@
 --       or 'unopened' for a coupon whose pool is not marked as opened), 9 coupon ('' for a batch of codes; otherwise
 --       separated by US: total uses, number of the terms, folded code or '', product or '', terms)
 -- Returns: {STALE_EPOCH, epoch} | {SUPERSEDED, revision} | {REBUILT} | {DONE}
--- Cost: 3 commands, 4 for a coupon.
+-- Cost: 4 commands, 5 for a coupon.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end
 local there = redis.call('HMGET', KEYS[2], 'revision', 'rebuilding')
 if there[1] and tonumber(there[1]) > tonumber(ARGV[2]) then return {'SUPERSEDED', there[1]} end
 if there[1] == ARGV[2] and there[2] == '' and ARGV[8] ~= '' then return {'REBUILT'} end
+-- First a write that is allowed when memory is short: behind it none is refused. The key has no expiry.
+redis.call('PERSIST', KEYS[1])
 redis.call('HSET', KEYS[2], 'revision', ARGV[2], 'state', ARGV[3], 'paused', ARGV[4], 'starts_at_ms', ARGV[5],
   'ends_at_ms', ARGV[6], 'limits', ARGV[7], 'rebuilding', ARGV[8])
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[2], 'coupon', ARGV[9]) end

@@ -11,6 +11,7 @@
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch or tonumber(epoch) >= 0 then return {'NOT_FENCED', epoch or ''} end
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch} end
-redis.call('HSET', KEYS[2], 'id', ARGV[2], 'issued', ARGV[3], 'loaded', ARGV[3], 'total', ARGV[4])
+-- UNLINK first: it is allowed when memory is short, and behind it no write is refused.
 redis.call('UNLINK', KEYS[3])
+redis.call('HSET', KEYS[2], 'id', ARGV[2], 'issued', ARGV[3], 'loaded', ARGV[3], 'total', ARGV[4])
 return {'DONE'}

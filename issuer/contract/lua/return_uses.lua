@@ -6,11 +6,13 @@
 -- KEYS: 1 state, then windows (the same window may be named several times)
 -- ARGV: 1 epoch, then for each window the time of the use (13 digits of ms) and how many uses of that time stay
 -- Returns: {STALE_EPOCH, epoch} | {DONE, times removed}
--- Cost: 1 command, and 1 or 2 for each window.
+-- Cost: 2 commands, and 1 or 2 for each window.
 
 local STAMP = 13
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'STALE_EPOCH', epoch or ''} end
+-- First a write that is allowed when memory is short: behind it none is refused. The key has no expiry.
+redis.call('PERSIST', KEYS[1])
 local removed = 0
 for w = 2, #KEYS do
   local log, stamp, stay = redis.call('GET', KEYS[w]) or '', ARGV[2 * w - 2], tonumber(ARGV[2 * w - 1])
