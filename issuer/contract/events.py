@@ -71,7 +71,7 @@ class Redemption:
     """One redemption or one use of a coupon, as an event has it. `redeemed_at_ms` is the time of Redis.
 
     `terms`: 0 for a redemption; for a use the number of the terms that applied to it (and `code` is '').
-    `customer_text`: what the caller gave as the customer's id; '': a UUID, or nothing.
+    `customer_text`: what the caller gave as the customer's id; None: a UUID, or nothing.
     """
 
     pool_id: int
@@ -83,9 +83,9 @@ class Redemption:
     key_hash: bytes | None
     api_key_id: int
     epoch: int
+    customer_text: str | None = None
     terms: int = 0
     order_id: str = ""
-    customer_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,9 @@ class RedemptionColumns:
     key_hashes: list[bytes | None] = field(default_factory=list)
     api_key_ids: list[int] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
+    customer_texts: list[str | None] = field(default_factory=list)
     terms: list[int] = field(default_factory=list)
     order_ids: list[str] = field(default_factory=list)
-    customer_texts: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.pool_ids)
@@ -125,7 +125,7 @@ class RedemptionColumns:
         """Return the lists in the order of the fields."""
         return (
             self.pool_ids, self.seqs, self.codes, self.customer_ids, self.at_ms, self.call_ids, self.key_hashes,
-            self.api_key_ids, self.epochs, self.terms, self.order_ids, self.customer_texts,
+            self.api_key_ids, self.epochs, self.customer_texts, self.terms, self.order_ids,
         )  # fmt: skip
 
     def append(self, redemption: Redemption) -> None:
@@ -138,9 +138,9 @@ class RedemptionColumns:
         self.key_hashes.append(redemption.key_hash)
         self.api_key_ids.append(redemption.api_key_id)
         self.epochs.append(redemption.epoch)
+        self.customer_texts.append(redemption.customer_text)
         self.terms.append(redemption.terms)
         self.order_ids.append(redemption.order_id)
-        self.customer_texts.append(redemption.customer_text)
 
     def take(self, indexes: Iterable[int]) -> RedemptionColumns:
         """Return the redemptions at these positions, in this order."""
@@ -242,7 +242,7 @@ def _decode_codes(data: bytes, at: int, count: int, into: RedemptionColumns) -> 
         add_customer(None if flags & _NO_CUSTOMER else DriverUUID(customer))
         add_key_hash(data[tail:hash_end] if flags & _HAS_KEY else None)
         add_api_key(api_key_id)
-        add_text("" if hash_end == at else data[hash_end:at].decode())
+        add_text(None if hash_end == at else data[hash_end:at].decode())
     return at
 
 
@@ -262,5 +262,5 @@ def _decode_uses(data: bytes, at: int, count: int, into: RedemptionColumns) -> i
         add_customer(None if flags & _NO_CUSTOMER else DriverUUID(customer))
         add_key_hash(data[tail:hash_end] if flags & _HAS_KEY else None)
         add_api_key(api_key_id)
-        add_text("" if hash_end == who_end else data[hash_end:who_end].decode())
+        add_text(None if hash_end == who_end else data[hash_end:who_end].decode())
     return at

@@ -81,12 +81,10 @@ _RENUMBER: Final = (
 )
 
 _RECORD: Final = """
-INSERT INTO redemptions (pool_id, seq, batch_id, code, customer_id, redeemed_at, call_id, api_key_id, epoch)
-SELECT pool_id, seq, $1, code, customer, used_at, $2, 0, $3 FROM used WHERE fresh ORDER BY pool_id, seq"""
-_ADD_CUSTOMERS: Final = """
-INSERT INTO customers (id, client_id, text)
-SELECT DISTINCT u.customer, p.client_id, u.customer_text FROM used u JOIN pools p ON p.id = u.pool_id
-WHERE u.fresh AND u.customer_text IS NOT NULL ORDER BY 1, 2 ON CONFLICT (id, client_id) DO NOTHING"""
+INSERT INTO redemptions
+  (pool_id, seq, batch_id, code, customer_id, customer_text, redeemed_at, call_id, api_key_id, epoch)
+SELECT pool_id, seq, $1, code, customer, customer_text, used_at, $2, 0, $3 FROM used WHERE fresh
+ORDER BY pool_id, seq"""
 # As if the rules had changed: the push of this revision writes the windows, which then have these redemptions.
 _NEW_WINDOWS: Final = """
 UPDATE batches SET revision = revision + 1, rules_revision = revision + 1 WHERE id = $1"""
@@ -117,7 +115,6 @@ async def record_used(connection: AnyConnection, batch_id: UUID, clients: Sequen
     status = await connection.execute(_RECORD, batch_id, run, IMPORTED_EPOCH, timeout=FILE_TIMEOUT_S)
     recorded = count_of(status)
     if recorded:
-        await connection.execute(_ADD_CUSTOMERS, timeout=FILE_TIMEOUT_S)
         await connection.execute(_NEW_WINDOWS, batch_id)
     shown = await connection.fetch(_CONFLICTS, IMPORTED_EPOCH, MAX_PROBLEMS, timeout=FILE_TIMEOUT_S)
     open_clients = [row["client_id"] for row in await connection.fetch(_OPEN, timeout=FILE_TIMEOUT_S)]

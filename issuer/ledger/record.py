@@ -56,15 +56,14 @@ class RecordResult:
 
 
 _ARRAYS: Final = (
-    "$1::bigint[], $2::bigint[], $3::text[], $4::uuid[], $5::bigint[], $6::uuid[], $7::bytea[], $8::int[], $9::bigint[]"
+    "$1::bigint[], $2::bigint[], $3::text[], $4::uuid[], $5::bigint[], $6::uuid[], $7::bytea[], $8::int[], "
+    "$9::bigint[], $10::text[]"
 )
-_COLUMNS: Final = "pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch"
-_OF_CODES: Final = 9
+_COLUMNS: Final = "pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch, customer_text"
+_OF_CODES: Final = 10
 """The first columns of an event, those of a redemption: for most events the rest is not sent."""
-_OF_USES: Final = 11
-"""The first columns of an event, those of a consumption. Behind them is the text of the customer."""
 _CODE_EVENTS: Final = f"unnest({_ARRAYS}) AS e({_COLUMNS})"
-_EVENTS: Final = f"unnest({_ARRAYS}, $10::int[], $11::text[]) WITH ORDINALITY AS e({_COLUMNS}, terms, order_id, place)"
+_EVENTS: Final = f"unnest({_ARRAYS}, $11::int[], $12::text[]) WITH ORDINALITY AS e({_COLUMNS}, terms, order_id, place)"
 _AT: Final = "(timestamptz 'epoch' + e.at_ms * interval '1 millisecond')"
 
 # LATERAL … LIMIT 1 fixes the plan: one look-up by primary key per event, whatever the size of `codes` and its
@@ -72,8 +71,9 @@ _AT: Final = "(timestamptz 'epoch' + e.at_ms * interval '1 millisecond')"
 _INSERT_REDEMPTIONS: Final = f"""
 WITH inserted AS (
   INSERT INTO redemptions
-    (pool_id, seq, batch_id, code, customer_id, redeemed_at, call_id, key_hash, api_key_id, epoch)
-  SELECT e.pool_id, e.seq, c.batch_id, e.code, e.customer_id, {_AT}, e.call_id, e.key_hash, e.api_key_id, e.epoch
+    (pool_id, seq, batch_id, code, customer_id, customer_text, redeemed_at, call_id, key_hash, api_key_id, epoch)
+  SELECT e.pool_id, e.seq, c.batch_id, e.code, e.customer_id, e.customer_text, {_AT}, e.call_id, e.key_hash,
+    e.api_key_id, e.epoch
   FROM {_CODE_EVENTS}
   CROSS JOIN LATERAL (
     SELECT batch_id, code FROM codes WHERE codes.pool_id = e.pool_id AND codes.seq = e.seq LIMIT 1
@@ -88,9 +88,9 @@ SELECT count(*) FROM inserted"""
 _INSERT_CONSUMPTIONS: Final = f"""
 WITH inserted AS (
   INSERT INTO consumptions
-    (pool_id, seq, terms, customer_id, order_id, consumed_at, call_id, key_hash, api_key_id, epoch)
-  SELECT e.pool_id, e.seq, e.terms, e.customer_id, nullif(e.order_id, ''), {_AT}, e.call_id, e.key_hash, e.api_key_id,
-    e.epoch
+    (pool_id, seq, terms, customer_id, customer_text, order_id, consumed_at, call_id, key_hash, api_key_id, epoch)
+  SELECT e.pool_id, e.seq, e.terms, e.customer_id, e.customer_text, nullif(e.order_id, ''), {_AT}, e.call_id,
+    e.key_hash, e.api_key_id, e.epoch
   FROM {_EVENTS}
   CROSS JOIN LATERAL (
     SELECT number FROM coupon_terms t WHERE t.pool_id = e.pool_id AND t.number = e.terms LIMIT 1
@@ -126,18 +126,6 @@ FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS e(pool_id, seq, place
 CROSS JOIN LATERAL (
   SELECT * FROM quarantined WHERE quarantined.pool_id = e.pool_id AND quarantined.seq = e.seq LIMIT 1 FOR UPDATE
 ) s"""
-
-# ORDER BY prevents a deadlock of two workers.
-_INSERT_CUSTOMERS: Final = """
-INSERT INTO customers (id, client_id, text)
-SELECT e.id, p.client_id, e.text
-FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::text[]) AS e(pool_id, seq, id, text)
-CROSS JOIN LATERAL (SELECT client_id FROM pools WHERE pools.id = e.pool_id LIMIT 1) p
-WHERE $5 OR EXISTS (
-  SELECT FROM ledger r WHERE r.pool_id = e.pool_id AND r.seq = e.seq AND r.customer_id = e.id
-)
-ORDER BY e.id, p.client_id
-ON CONFLICT (id, client_id) DO NOTHING"""
 
 _UNSETTLED: Final = """
 SELECT EXISTS (SELECT FROM quarantined) AS quarantined,
@@ -229,11 +217,9 @@ class _Recorder:
         try:
             async with self.connection.transaction():
                 if columns.terms[0]:
-                    inserted = await self.connection.fetchval(_INSERT_CONSUMPTIONS, *columns.columns()[:_OF_USES])
+                    inserted = await self.connection.fetchval(_INSERT_CONSUMPTIONS, *columns.columns())
                 else:
                     inserted = await self.connection.fetchval(_INSERT_REDEMPTIONS, *columns.columns()[:_OF_CODES])
-                if inserted and any(columns.customer_texts):
-                    await self._insert_customers(columns, all_new=inserted == len(columns))
         except DATA_ERRORS as error:
             if len(columns) == 1:
                 self._refuse(places[0], error)
@@ -246,17 +232,8 @@ class _Recorder:
         if inserted < len(columns):
             await self._compare(places, columns, len(columns) - inserted)
 
-    async def _insert_customers(self, columns: RedemptionColumns, *, all_new: bool) -> None:
-        """Record the texts of customers. Unless `all_new`, of those only that the ledger names: the text of a customer
-        whose id was erased does not come back with a repeated event."""
-        if not all(columns.customer_texts):
-            columns = columns.take(at for at, text in enumerate(columns.customer_texts) if text)
-        await self.connection.execute(
-            _INSERT_CUSTOMERS, columns.pool_ids, columns.seqs, columns.customer_ids, columns.customer_texts, all_new
-        )
-
     async def _compare(self, places: Sequence[int], columns: RedemptionColumns, not_inserted: int) -> None:
-        differences = await self.connection.fetch(_DIFFERENCES, *columns.columns()[:_OF_USES])
+        differences = await self.connection.fetch(_DIFFERENCES, *columns.columns())
         self.recorded.duplicates += not_inserted - len(differences)
         for row in differences:
             place = places[row["place"]]

@@ -72,11 +72,10 @@ class CodePlace:
 
 _ENTRIES: Final = """
 SELECT i.id AS installation, r.batch_id, b.name AS batch_name, p.client_id, k.name AS client_name, r.pool_id,
-  r.seq, r.code, r.customer_id, u.text AS customer, r.redeemed_at,
+  r.seq, r.code, r.customer_id, r.customer_text AS customer, r.redeemed_at,
   (SELECT c.attributes::text FROM codes c WHERE c.pool_id = r.pool_id AND c.seq = r.seq) AS attributes
 FROM redemptions r JOIN pools p ON p.id = r.pool_id JOIN batches b ON b.id = r.batch_id CROSS JOIN installation i
-LEFT JOIN clients k ON k.id = p.client_id
-LEFT JOIN customers u ON u.id = r.customer_id AND u.client_id = p.client_id"""
+LEFT JOIN clients k ON k.id = p.client_id"""
 
 _OF_BATCH: Final = f"""{_ENTRIES}
 WHERE r.pool_id = ANY(SELECT id FROM pools WHERE batch_id = $1 AND ($2::uuid IS NULL OR client_id = $2))
@@ -90,14 +89,13 @@ ORDER BY r.redeemed_at DESC, r.pool_id DESC, r.seq DESC LIMIT $6"""
 
 _OF_CODE: Final = """
 SELECT c.batch_id, b.name AS batch_name, p.client_id, k.name AS client_name, c.seq, c.code, r.customer_id,
-  c.attributes::text AS attributes, u.text AS customer, r.redeemed_at, p.opened, p.final_issued,
+  c.attributes::text AS attributes, r.customer_text AS customer, r.redeemed_at, p.opened, p.final_issued,
   r.seq IS NOT NULL AS redeemed,
   EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq) AS quarantined,
   EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq AND d.resolved_at IS NULL) AS dead
 FROM codes c JOIN pools p ON p.id = c.pool_id JOIN batches b ON b.id = c.batch_id
 LEFT JOIN clients k ON k.id = p.client_id
 LEFT JOIN redemptions r ON r.pool_id = c.pool_id AND r.seq = c.seq
-LEFT JOIN customers u ON u.id = r.customer_id AND u.client_id = p.client_id
 WHERE c.code = $1 AND ($2::uuid IS NULL OR p.client_id = $2) AND ($3::uuid IS NULL OR c.batch_id > $3)
 ORDER BY c.batch_id LIMIT $4"""
 

@@ -5,12 +5,13 @@ A table that refers to a member or to its account has a line here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from issuer.ids import id_of
 from issuer.instants import show_instant
 from issuer.loyalty.hooks.customer_keys import KEY_SQL, customer_keys
 from issuer.loyalty.hooks.inbox import FORGOTTEN, claim_for_member
@@ -18,9 +19,12 @@ from issuer.loyalty.member import Member, fold_email, member_from_row
 from issuer.storage.postgres import AnyConnection
 
 _WHO: Final = """
-WITH who AS (SELECT $1::uuid[] AS members, $2::bigint[] AS accounts, $3::text[] AS emails)
+WITH who AS (
+  SELECT $1::uuid[] AS members, $2::bigint[] AS accounts, $3::text[] AS emails, $4::uuid[] AS customers,
+    $5::uuid AS client)
 """
-"""What a person is found by: members with those that were merged into them, accounts, folded addresses."""
+"""What a person is found by: members with those that were merged into them, accounts, folded addresses, the customers
+that their refs stand for, and the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +95,10 @@ TRACES: Final = (
     # The text of a ref is the id of the customer to whom the caller issues codes. The ledger keeps the UUID alone.
     Trace(
         "customer",
-        "SELECT c.id, c.text FROM who, members m JOIN customers c ON c.client_id = m.client_id AND c.text = m.ref"
-        " WHERE m.id = ANY (who.members)",
-        "DELETE FROM customers c USING who, members m"
-        " WHERE m.id = ANY (who.members) AND c.client_id = m.client_id AND c.text = m.ref",
+        "SELECT DISTINCT l.customer_id AS id, l.customer_text AS text"
+        " FROM who, ledger l JOIN pools p ON p.id = l.pool_id"
+        " WHERE l.customer_id = ANY (who.customers) AND l.customer_text IS NOT NULL AND p.client_id = who.client",
+        "SELECT forget_customer_texts(who.customers, who.client) FROM who",
     ),
     Trace(
         "shop_deliveries",
@@ -112,7 +116,7 @@ TRACES: Final = (
     ),
 )  # fmt: skip
 
-_FORGET_REF: Final = "DELETE FROM customers WHERE client_id = $1 AND text = $2"
+_FORGET_REF: Final = "SELECT forget_customer_texts($1, $2)"
 _FORGET_ADDRESS: Final = """
 DELETE FROM login_tokens WHERE email_folded = $2
   AND program_id IN (SELECT id FROM loyalty_programs WHERE client_id = $1)"""
@@ -128,6 +132,7 @@ class Person:
     members: list[Member]
     account_ids: list[int]
     emails: list[str]
+    customer_ids: list[UUID]
 
     @classmethod
     async def of(cls, connection: AnyConnection, member: Member) -> Person:
@@ -135,11 +140,13 @@ class Person:
         members = [member_from_row(row) for row in rows]
         accounts = await connection.fetch(_ACCOUNTS, [one.id for one in members])
         emails = [row["email_folded"] for row in rows if row["email_folded"] is not None]
-        return cls(members, [row["id"] for row in accounts], emails)
+        customers = await _customers(connection, [one.ref for one in members if one.ref is not None])
+        return cls(members, [row["id"] for row in accounts], emails, customers)
 
     @property
-    def values(self) -> tuple[list[UUID], list[int], list[str]]:
-        return [one.id for one in self.members], self.account_ids, self.emails
+    def values(self) -> tuple[list[UUID], list[int], list[str], list[UUID], UUID]:
+        members = [one.id for one in self.members]
+        return members, self.account_ids, self.emails, self.customer_ids, self.members[0].client_id
 
 
 async def export_person(connection: AnyConnection, member: Member) -> dict[str, Any]:
@@ -170,7 +177,13 @@ async def leave_old_names(connection: AnyConnection, before: Member, after: Memb
     if email is not None:
         await connection.execute(_FORGET_ADDRESS, before.client_id, email)
     if ref is not None:
-        await connection.execute(_FORGET_REF, before.client_id, ref)
+        await connection.execute(_FORGET_REF, await _customers(connection, [ref]), before.client_id)
+
+
+async def _customers(connection: AnyConnection, refs: Sequence[str]) -> list[UUID]:
+    """Return the customers to whom codes are issued under these refs. Before the first start there are none."""
+    installation = await connection.fetchval("SELECT id FROM installation")
+    return [] if installation is None else [id_of(ref, installation).uuid for ref in refs]
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

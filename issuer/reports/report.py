@@ -90,13 +90,12 @@ REDEMPTIONS: Final = Report(
         "idempotency_key_hash", "redemption_id", "batch_name", "client_name", "attributes",
     ),
     query="""
-SELECT r.batch_id, p.client_id, r.code, r.customer_id, t.text AS customer, r.redeemed_at, r.seq, r.recorded_at,
+SELECT r.batch_id, p.client_id, r.code, r.customer_id, r.customer_text AS customer, r.redeemed_at, r.seq, r.recorded_at,
   r.api_key_id, r.key_hash AS idempotency_key_hash, concat_ws(' ', i.id, r.batch_id, r.code) AS redemption_id,
   b.name AS batch_name, k.name AS client_name,
   (SELECT c.attributes::text FROM codes c WHERE c.pool_id = r.pool_id AND c.seq = r.seq) AS attributes
 FROM redemptions r JOIN pools p ON p.id = r.pool_id JOIN batches b ON b.id = r.batch_id CROSS JOIN installation i
 LEFT JOIN clients k ON k.id = p.client_id
-LEFT JOIN customers t ON t.id = r.customer_id AND t.client_id = p.client_id
 WHERE ($1::uuid IS NULL OR r.pool_id = ANY(SELECT id FROM pools WHERE batch_id = $1))
   AND ($2::uuid IS NULL OR r.pool_id = ANY(SELECT id FROM pools WHERE client_id = $2))
   AND ($3::uuid IS NULL OR r.customer_id = $3)
@@ -147,13 +146,12 @@ CONSUMPTIONS: Final = Report(
     ),
     query=f"""
 SELECT concat_ws(' ', u.pool_id, u.seq, replace(u.call_id::text, '-', '')) AS consumption_id, c.client_id, c.code,
-  u.customer_id, n.text AS customer, u.order_id, u.consumed_at, u.seq, t.terms->>'product_id' AS product_id,
+  u.customer_id, u.customer_text AS customer, u.order_id, u.consumed_at, u.seq, t.terms->>'product_id' AS product_id,
   t.terms->>'promo_type' AS promo_type, t.terms->>'discount_fixed' AS discount_fixed,
   t.terms->>'currency' AS currency, t.terms->>'discount_variable' AS discount_variable, v.reversed_at, u.recorded_at,
   u.api_key_id, u.key_hash AS idempotency_key_hash, k.name AS client_name
 FROM consumptions u JOIN coupons c ON c.pool_id = u.pool_id
 LEFT JOIN clients k ON k.id = c.client_id
-LEFT JOIN customers n ON n.id = u.customer_id AND n.client_id = c.client_id
 LEFT JOIN coupon_terms t ON t.pool_id = u.pool_id AND t.number = u.terms
 LEFT JOIN reversals v ON v.pool_id = u.pool_id AND v.seq = u.seq
 WHERE ($1::text IS NULL OR u.pool_id = ANY(SELECT pool_id FROM coupons c WHERE {_CODE}))

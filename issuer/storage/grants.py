@@ -56,8 +56,6 @@ TABLES: Final = {
     "campaigns":        Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE"),
     "redemptions":      Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "consumptions":     Rights("SELECT, INSERT",                       "SELECT, INSERT"),
-    # The erasure of a member removes the text.
-    "customers":        Rights("SELECT, INSERT, DELETE",               "SELECT, INSERT, DELETE"),
     "reversals":        Rights("SELECT, INSERT, UPDATE (returned_at)", "SELECT, UPDATE (returned_at)"),
     "ledger":           Rights("SELECT",                               "SELECT"),
     "dead_letters":     Rights(_LETTERS,                               _LETTERS),
@@ -103,6 +101,8 @@ FUNCTIONS: Final = {
     "end_frozen_recovery(bigint, double precision)": Rights("EXECUTE", "EXECUTE"),
     "end_abandoned_transactions(double precision)":  Rights("EXECUTE", "EXECUTE"),
     "erase_customer(uuid)":                          Rights("EXECUTE", ""),
+    # Each erases members.
+    "forget_customer_texts(uuid[], uuid)":           Rights("EXECUTE", "EXECUTE"),
     "audit_append()":                                Rights("",        ""),
     "audit_refuse()":                                Rights("",        ""),
     "audit_cut(timestamp with time zone, integer)":  Rights("",        "EXECUTE"),

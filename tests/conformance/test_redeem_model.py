@@ -202,7 +202,7 @@ class RedeemMachine(RuleBasedStateMachine):
                 assert redemption.customer_id == grant.request.customer
                 assert redemption.key_hash == grant.request.key_hash
                 assert redemption.api_key_id == grant.request.api_key_id
-                assert redemption.customer_text == (grant.request.customer_text or "")
+                assert redemption.customer_text == grant.request.customer_text
                 assert redemption.terms == grant.terms
                 assert redemption.order_id == (grant.request.wish.order if grant.request.wish else "")
                 assert (redemption.redeemed_at_ms, redemption.call_id) == (decision.now_ms, call.call_id)

@@ -30,7 +30,6 @@ async def _read_ledger(settings: Settings) -> Ledger:
         for table in LEDGER:
             query = f"SELECT (to_jsonb(r) - $1::text[])::text FROM {table} r ORDER BY pool_id, seq"
             rows[table] = [row[0] for row in await connection.fetch(query, list(NOT_COMPARED))]
-        rows["customers"] = [row[0] for row in await connection.fetch("SELECT c::text FROM customers c ORDER BY 1")]
         for table in NO_ROWS:
             rows[table] = [row[0] for row in await connection.fetch(f"SELECT r::text FROM {table} r")]
         return rows

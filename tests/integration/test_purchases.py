@@ -93,27 +93,39 @@ async def test_a_purchase_answers_the_code_and_a_repeat_the_same(api: Api) -> No
 
 
 async def test_codes_do_not_keep_what_a_member_is_or_was_called(api: Api) -> None:
-    counter = await Counter.of(api, "A1", "A2", "A3")
+    counter = await Counter.of(api, "A1", "A2", "A3", "A4")
     shop = counter.shop
     path = f"{shop.path}/members/{shop.anna}"
 
     async def texts() -> list[str]:
         await drain(api.services.stores)
-        return [row["text"] for row in await api.owner.fetch("SELECT text FROM customers")]
+        rows = await api.owner.fetch(
+            "SELECT r.customer_text FROM redemptions r JOIN pools p ON p.id = r.pool_id"
+            " WHERE p.client_id = $1 AND r.customer_text IS NOT NULL", shop.client_id,
+        )  # fmt: skip
+        return [row["customer_text"] for row in rows]
 
-    # The shop itself issues a code to the customer, with the member's ref.
+    # The shop itself issues a code to the customer, with the member's ref, and so does another client.
+    others_batch, other = await api.batch("B1")
+    assert (await api.redeem(others_batch, other, "anna")).status_code == 200
     assert (await api.redeem(counter.batch, shop.client_id, "anna")).status_code == 200
     assert (await counter.buy()).status_code == 201
     assert await texts() == ["anna"]
+    exported = (await api.get(path + "/export", shop.key)).json()["customer"]
+    assert exported == [{"id": str(api.services.stores.identity("anna").uuid), "text": "anna"}]
     assert (await api.client.patch(path + "?dry_run=true", json={"ref": "berta"}, headers=shop.key)).status_code == 200
     assert await texts() == ["anna"]
     assert (await api.client.patch(path, json={"ref": "berta"}, headers=shop.key)).status_code == 200
     assert await texts() == []
+    assert (await api.get(path + "/export", shop.key)).json()["customer"] == []
+    assert (await api.redeem(counter.batch, shop.client_id, "berta")).status_code == 200
+    assert await texts() == ["berta"]
     # A purchase that the worker has not recorded at the erasure.
     assert (await counter.buy()).status_code == 201
     assert (await api.client.delete(path, headers=shop.key)).status_code == 200
     assert await texts() == []
-    assert await api.owner.fetchval("SELECT count(*) FROM redemptions WHERE customer_id IS NOT NULL") == 3
+    rows = await api.owner.fetch("SELECT customer_text FROM redemptions WHERE customer_id IS NOT NULL ORDER BY 1")
+    assert [row["customer_text"] for row in rows] == ["anna", None, None, None, None]
 
 
 async def test_refusals_restore_the_points_or_take_none(api: Api) -> None:

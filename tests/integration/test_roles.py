@@ -151,21 +151,46 @@ async def test_a_role_may_not(database_url: str, process: Process) -> None:
         assert await excess_rights(connection) == []
 
 
-async def test_erasure_removes_the_customer_and_nothing_else(database_url: str) -> None:
-    customer, other, batch = uuid4(), uuid4(), uuid4()
-    async with connected(database_url) as owner:
-        for seq, who in enumerate((customer, other), 1):
-            await owner.execute(
-                "INSERT INTO redemptions (pool_id, seq, batch_id, code, customer_id, redeemed_at, call_id, key_hash,"
-                " api_key_id, epoch) VALUES (1, $1, $2, 'C' || $1::bigint, $3, now(), gen_random_uuid(), 'k', 1, 1)",
-                seq, batch, who,
-            )  # fmt: skip
-        before = await owner.fetch("SELECT * FROM redemptions ORDER BY seq")
+_INSERT_BATCH: Final = "INSERT INTO batches (id, name) VALUES ($1, 'B')"
+_INSERT_POOL: Final = "INSERT INTO pools (batch_id, client_id) VALUES ($1, $1)"
+_INSERT_LEDGER: Final = (
+    "INSERT INTO redemptions (pool_id, seq, batch_id, code, customer_id, customer_text, redeemed_at, call_id, key_hash,"
+    " api_key_id, epoch) SELECT id, $1, batch_id, 'C' || $1::bigint, $2, 'anna', now(), gen_random_uuid(), 'k', 1, 1"
+    " FROM pools",
+    "INSERT INTO consumptions (pool_id, seq, terms, customer_id, customer_text, order_id, consumed_at, call_id,"
+    " key_hash, api_key_id, epoch) SELECT id, $1, 1, $2, 'anna', 'o', now(), gen_random_uuid(), 'k', 1, 1 FROM pools",
+)
+
+
+async def test_erasures_remove_the_customer_or_its_text_and_nothing_else(database_url: str) -> None:
+    customer, other, client, others = uuid4(), uuid4(), uuid4(), uuid4()
+    async with connected(database_url) as owner, connected(url_as(database_url, Process.WORKER)) as worker:
+
+        async def ledger() -> list[dict[str, Any]]:
+            tables = ("redemptions", "consumptions")
+            return [
+                dict(row) for name in tables for row in await owner.fetch(f"SELECT * FROM {name} ORDER BY pool_id, seq")
+            ]
+
+        # The ids of their batches, too.
+        for one in (client, others):
+            await owner.execute(_INSERT_BATCH, one)
+            await owner.execute(_INSERT_POOL, one)
+        for statement in _INSERT_LEDGER:
+            for seq, who in enumerate((customer, other), 1):
+                await owner.execute(statement, seq, who)
+        # The customer's are the first and the third of each table; of the client, the first.
+        expected = await ledger()
+        await worker.execute("SELECT forget_customer_texts($1, $2)", [customer], client)
+        for at in (0, 4):
+            expected[at]["customer_text"] = None
+        assert await ledger() == expected
         rows = await owner.fetch("SELECT * FROM erase_customer($1)", customer)
-        assert [tuple(row) for row in rows] == [(batch, 1, False)]
-        after = await owner.fetch("SELECT * FROM redemptions ORDER BY seq")
-    assert dict(after[0]) == dict(before[0]) | {"customer_id": None, "key_hash": None}
-    assert after[1] == before[1]
+        erased = {tuple(row) for row in rows}
+        assert erased == {(one, 1, of_coupons) for one in (client, others) for of_coupons in (False, True)}
+        for at in (0, 2, 4, 6):
+            expected[at] |= {"customer_id": None, "customer_text": None, "key_hash": None}
+        assert await ledger() == expected
 
 
 @pytest.mark.parametrize("process", Process)

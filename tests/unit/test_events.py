@@ -70,7 +70,7 @@ def test_round_trip(
             key_hash,
             api_key,
             7,
-            customer_text=text_of(customer) or "",
+            customer_text=text_of(customer),
         )
         for pool, first, rows in given_pools
         for i, (code, customer, key_hash, api_key) in enumerate(rows)
@@ -122,9 +122,9 @@ def test_an_event_carries_uses_of_coupons_behind_redemptions(
                     key_hash,
                     api_key_id,
                     7,
+                    text_of(customer),
                     terms,
                     order,
-                    text_of(customer) or "",
                 )
             )
     redemptions = sum(len(rows) for _, _, rows in given_pools)

@@ -28,14 +28,25 @@ COMMENT ON FUNCTION end_abandoned_transactions IS
 CREATE FUNCTION erase_customer(erased uuid) RETURNS TABLE (batch_id uuid, count bigint, of_coupons boolean)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC
     WITH redeemed AS (
-      UPDATE redemptions r SET customer_id = NULL, key_hash = NULL WHERE r.customer_id = erased RETURNING r.batch_id),
+      UPDATE redemptions r SET customer_id = NULL, customer_text = NULL, key_hash = NULL WHERE r.customer_id = erased
+      RETURNING r.batch_id),
     used AS (
-      UPDATE consumptions c SET customer_id = NULL, key_hash = NULL WHERE c.customer_id = erased RETURNING c.pool_id),
-    named AS (DELETE FROM customers WHERE id = erased)
+      UPDATE consumptions c SET customer_id = NULL, customer_text = NULL, key_hash = NULL WHERE c.customer_id = erased
+      RETURNING c.pool_id)
     SELECT redeemed.batch_id, count(*), false FROM redeemed GROUP BY redeemed.batch_id
     UNION ALL
     SELECT p.batch_id, count(*), true FROM used JOIN pools p ON p.id = used.pool_id GROUP BY p.batch_id; END;
 COMMENT ON FUNCTION erase_customer IS
     'Erase a customer id from the ledger, with the hashes of the Idempotency-Keys, which were computed with it, and the
-text that was given as the id.'
+text that was given as the id.';
+
+CREATE FUNCTION forget_customer_texts(forgotten uuid[], client uuid) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC
+    WITH redeemed AS (
+      UPDATE redemptions r SET customer_text = NULL FROM pools p WHERE r.customer_id = ANY (forgotten)
+        AND r.customer_text IS NOT NULL AND p.id = r.pool_id AND p.client_id = client)
+    UPDATE consumptions c SET customer_text = NULL FROM pools p WHERE c.customer_id = ANY (forgotten)
+      AND c.customer_text IS NOT NULL AND p.id = c.pool_id AND p.client_id = client; END;
+COMMENT ON FUNCTION forget_customer_texts IS
+    'Erase from the ledger of a client the texts that were given as ids of these customers; the ids stay.'
 """

@@ -12,7 +12,7 @@ from typing import Final
 
 from alembic import op
 
-from issuer.storage.migrations import audit_schema, clients_schema, customer_schema, import_schema, loyalty_chapters
+from issuer.storage.migrations import audit_schema, clients_schema, import_schema, loyalty_chapters
 from issuer.storage.migrations.owner_functions import OWNER_FUNCTIONS
 
 revision = "0001"
@@ -228,6 +228,8 @@ CREATE TABLE redemptions (
     code            text COLLATE "C" NOT NULL,
     -- Null: redeemed without a customer id, or erased.
     customer_id     uuid,
+    -- What the caller gave as the id, from which the UUID is derived; null: the UUID.
+    customer_text   text,
     -- Redis' clock, which also decided the limits.
     redeemed_at     instant NOT NULL,
     -- The script call, random: the same seq with another call_id is an anomaly.
@@ -255,6 +257,7 @@ CREATE TABLE consumptions (
     seq             bigint NOT NULL,
     terms           integer NOT NULL,
     customer_id     uuid,
+    customer_text   text,
     order_id        text,
     consumed_at     instant NOT NULL,
     call_id         uuid NOT NULL,
@@ -283,11 +286,11 @@ COMMENT ON TABLE reversals IS 'Consumptions that were reversed.';
 CREATE INDEX reversals_not_returned ON reversals (pool_id) WHERE returned_at IS NULL;
 
 CREATE VIEW ledger AS
-SELECT pool_id, seq, code, 0 AS terms, ''::text AS order_id, customer_id, redeemed_at, call_id, key_hash
-FROM redemptions
+SELECT pool_id, seq, code, 0 AS terms, ''::text AS order_id, customer_id, customer_text, redeemed_at,
+  call_id, key_hash FROM redemptions
 UNION ALL
-SELECT pool_id, seq, ''::text COLLATE "C", terms, coalesce(order_id, ''), customer_id, consumed_at, call_id, key_hash
-FROM consumptions;
+SELECT pool_id, seq, ''::text COLLATE "C", terms, coalesce(order_id, ''), customer_id, customer_text, consumed_at,
+  call_id, key_hash FROM consumptions;
 COMMENT ON VIEW ledger IS 'Both halves of the ledger, for every question about which seqs are accounted for.'
 """
 
@@ -438,8 +441,8 @@ CREATE INDEX kept_answers_by_time ON kept_answers (kept_at)
 
 def upgrade() -> None:
     chapters = (
-        _INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, customer_schema.CUSTOMERS, _UNRECORDED,
-        _PROCESSES, _ACCESS, clients_schema.CLIENTS, import_schema.IMPORTS, *loyalty_chapters.CHAPTERS, OWNER_FUNCTIONS,
+        _INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES, _ACCESS,
+        clients_schema.CLIENTS, import_schema.IMPORTS, *loyalty_chapters.CHAPTERS, OWNER_FUNCTIONS,
     )  # fmt: skip
     for chapter in chapters:
         for statement in chapter.split(";\n"):
