@@ -83,8 +83,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
         # Of a message whose head is complete: bytes since the last ones of its body, so chunk sizes and trailers.
         self._trailing_bytes = 0
         self._max_body_bytes = self.limits.max_body_bytes
-        self._announced_bytes = self._hosts = 0
-        self._has_expect_header = False
+        self._announced_bytes = 0
         # The cycle before that of the message that is being received.
         self._earlier_cycle: RequestResponseCycle | None = None
         # The message that is being received, when it takes the fast path.
@@ -185,30 +184,21 @@ class GuardedHttpToolsProtocol(CountedConnection):
         # What the inherited method prepares for ASGI is created once it is known that the request takes that path.
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
         if self._discarding_input:
             return
         self._in_head = self._in_message = True
-        self._has_cycle = self._has_expect_header = self._has_offer = False
+        self._has_cycle = self._has_offer = False
         self._exchange = None
-        self._head_bytes = self._body_bytes = self._trailing_bytes = self._announced_bytes = self._hosts = 0
+        self._head_bytes = self._body_bytes = self._trailing_bytes = self._announced_bytes = 0
         self._received_since = self.loop.time()
         self.deadline = self._received_since + self.limits.receive_timeout_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
+        # Called for every field of every request. What the fields say is looked up once, when all of them are there.
+        if self._in_head:
+            self.headers.append((name.lower(), value))
+        else:
             self._discard_trailer(name, value)
-            return
-        name = name.lower()
-        if name == b"host":
-            # One that is not valid counts as two: neither is exactly one Host.
-            self._hosts += 1 if is_host(value) else 2
-        elif name == b"content-length":
-            self._announced_bytes = int(value)
-        elif name == b"expect":
-            self._has_expect_header = True
-            self.expect_100_continue = value.lower() == b"100-continue"
-        self.headers.append((name, value))
 
     def _discard_trailer(self, name: bytes, value: bytes) -> None:
         """Count a trailer and drop it: as a header it would reach checks that were made without it."""
@@ -227,7 +217,14 @@ class GuardedHttpToolsProtocol(CountedConnection):
         self._head_bytes = 0
         if self._discarding_input:
             return
-        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
+        fields = header_fields(self.headers)
+        length = fields.get(b"content-length")
+        if length is not None:
+            # The parser takes nothing but digits, and takes them once.
+            self._announced_bytes = int(length)
+        host = fields.get(b"host")
+        # One that is repeated is not valid either: REPEATED is no host.
+        if not is_host(host) if host is not None else self.parser.get_http_version() != "1.0":
             self._refuse(NO_HOST)
             return
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -245,10 +242,8 @@ class GuardedHttpToolsProtocol(CountedConnection):
                 self._refuse(BODY_TOO_LARGE)
                 return
         path = self.fast_paths.get(self.url) or self.fast_paths.get(self.url.partition(b"?")[0])
-        if path is not None and (self._announced_bytes or path.takes_query):
-            fields = header_fields(self.headers)
-            if self._is_ordinary(path, fields):
-                self._exchange = path.make(self, fields)
+        if path is not None and self._is_ordinary(path, fields):
+            self._exchange = path.make(self, fields)
         if self._exchange is not None:
             self.cycle = self._exchange  # type: ignore[assignment]
         elif (refusal := self._head_refusal()) is not None:
@@ -273,9 +268,13 @@ class GuardedHttpToolsProtocol(CountedConnection):
         parser, announced_bytes, url = self.parser, self._announced_bytes, self.url
         return bool(
             # Without an announced length there is no body, unless it is chunked.
-            ((b"transfer-encoding" not in fields and b"#" not in url) if path.takes_query else b"?" not in url)
+            (
+                (b"transfer-encoding" not in fields and b"#" not in url)
+                if path.takes_query
+                else announced_bytes and b"?" not in url
+            )
             and announced_bytes <= self.max_fast_path_body
-            and not self._has_expect_header
+            and b"expect" not in fields
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
             and self._is_first
@@ -285,10 +284,12 @@ class GuardedHttpToolsProtocol(CountedConnection):
         )
 
     def _prepare_scope(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
+        self.url = url
+        expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
         # An expectation of an HTTP/1.0 request is ignored (RFC 9110, section 10.1.1).
-        self.url, self.expect_100_continue = url, expects and self.parser.get_http_version() == "1.1"
+        self.expect_100_continue = expects and self.parser.get_http_version() == "1.1"
         self.headers += headers
 
     def on_body(self, body: bytes) -> None:
