@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 import unicodedata
+from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -25,6 +27,8 @@ _match_uuid: Final = re.compile(
 ).fullmatch
 """Matches the forms with other lengths than the common one."""
 _OTHER_LENGTHS: Final = (32, 38, 45)
+_HALVES: Final = struct.Struct(">QQ")
+"""The two halves of a UUID."""
 
 
 class InvalidIdError(ValueError):
@@ -104,11 +108,18 @@ def redemption_id(batch_id: UUID | str, code: str, installation: UUID) -> UUID:
 
 
 def _derive(text: str, installation: UUID) -> bytes:
-    """Return UUIDv5 of the installation and the text. `uuid.uuid5` takes four times as long."""
-    digest = bytearray(hashlib.sha1(installation.bytes + text.encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    return bytes(digest)
+    """Return UUIDv5 of the installation and the text. `uuid.uuid5` takes three times as long."""
+    hashed = _hashed(installation).copy()
+    hashed.update(text.encode())
+    high, low = _HALVES.unpack_from(hashed.digest())
+    # Version and variant.
+    return _HALVES.pack(high & ~0xF000 | 0x5000, low & ~(0xC << 60) | 0x8 << 60)
+
+
+@lru_cache(maxsize=8)
+def _hashed(installation: UUID) -> hashlib._Hash:
+    """Return the hash with which every id of the installation begins: to copy it is faster than to begin again."""
+    return hashlib.sha1(installation.bytes, usedforsecurity=False)
 
 
 def _packed_uuid(text: str) -> bytes | None:
