@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 .PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
-  types secrets coverage soak fuzz mutants terraform-check rehearse docs rpc viewer messages sbom bench noise profile clean
+  types secrets coverage soak fuzz mutants model terraform-check rehearse docs rpc viewer messages sbom bench noise profile clean
 
 help: ## Print this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,9 @@ fuzz: $(VENV)/.dev ## Fuzz the framing of HTTP through raw sockets: make fuzz AR
 
 mutants: $(VENV)/.dev ## Break a promise in a copy of the program and report which test fails
 	$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
+
+model: $(VENV)/.dev ## Explore the model of the recovery: make model ARGS="--faults 3 --seconds 3600", or --each
+	$(VENV)/bin/python -m tests.recovery_model $(ARGS)
 
 terraform-check: $(VENV)/bin/python ## Check deploy/terraform/ against the types of Linode's provider
 	$(VENV)/bin/python -m venv dist/terraform-check
