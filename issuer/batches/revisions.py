@@ -25,11 +25,9 @@ from issuer.batches.windows import fenced_writer, read_backlog, write_windows
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.pools.loader import reopen_pool
 from issuer.storage.postgres import PUSH_LOCK, PoolConnection, advisory_lock, lock_of, unavailable_translated
-from issuer.storage.redis_link import redis_errors_translated, time_ms
+from issuer.storage.redis_link import Redis, redis_errors_translated
 
 if TYPE_CHECKING:
-    import redis.asyncio as aioredis
-
     from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
@@ -65,7 +63,7 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
     batch_id, partition, span = revision.batch_id, revision.partition, revision.span
     reversals, closes = list[PendingReversal](), False
     if row["coupon"]:
-        now_ms = await _read_clock_ms(redis.client, partition)
+        now_ms = await _read_clock_ms(redis, partition)
         reversals = await _find_reversals(stores, connection, batch_id)
         # Windows written under lower limits lack older uses, which count again once a newer one is reversed. And while
         # the clock shows the time of a reversed use, a new use may get that very time.
@@ -85,7 +83,7 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         # Again, now that the batch is closed: uses in the same ms as a reversed one may have come in between.
         reversals = await _find_reversals(stores, connection, batch_id)
     # Keys expire by Redis' clock, so the remaining time of each window is computed from it.
-    host_ms = await _read_host_ms(redis.client)
+    host_ms = await redis.host_ms()
     written = await write_windows(
         connection,
         batch_id,
@@ -123,14 +121,8 @@ async def _find_reversals(stores: Stores, connection: PoolConnection, batch_id: 
     return await find_pending_reversals(connection, batch_id, backlog=backlog)
 
 
-async def _read_clock_ms(client: aioredis.Redis, partition: int) -> int:
+async def _read_clock_ms(redis: Redis, partition: int) -> int:
     """Return the earliest time in ms that the next use or redemption can have."""
     async with redis_errors_translated():
-        clock = await client.hget(partition_keys(partition).state, "clock")
-    return max(await _read_host_ms(client), int(clock or 0))
-
-
-async def _read_host_ms(client: aioredis.Redis) -> int:
-    """Return the time of Redis' host in ms."""
-    async with redis_errors_translated():
-        return time_ms(await client.time())
+        clock = await redis.client.hget(partition_keys(partition).state, "clock")
+    return max(await redis.host_ms(), int(clock or 0))

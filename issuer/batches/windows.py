@@ -81,7 +81,8 @@ WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = u.pool_id AND r.seq = u
 _WINDOWS: Final = """
 SELECT customer_id, right(string_agg(lpad(at_ms::text, 13, '0'), '' ORDER BY at_ms), $3) AS times,
   max(at_ms) AS newest_ms
-FROM (SELECT customer_id, (date_part('epoch', redeemed_at) * 1000)::bigint AS at_ms FROM ({source}) AS found) AS stamped
+FROM (SELECT customer_id, least((date_part('epoch', redeemed_at) * 1000)::bigint, $5) AS at_ms
+  FROM ({source}) AS found) AS stamped
 GROUP BY customer_id"""
 
 
@@ -95,11 +96,13 @@ async def write_windows(
     host_ms: int,
     backlog: AsyncIterable[Sequence[Redemption]] | None = None,
     customers: Sequence[UUID] | None = None,
+    latest_ms: int | None = None,
 ) -> int:
     """Pass the windows of all customers of the batch to `write`, in chunks. Return the number of windows.
 
     `host_ms`: the time of Redis' host, read while the batch was closed. `backlog`: redemptions that may not be in the
-    ledger yet (None: none), read here before the ledger. `customers`: only these (None: all). Memory does not grow with
+    ledger yet (None: none), read here before the ledger. `customers`: only these (None: all). `latest_ms`: the clock of
+    the partition; a later redemption, which only a wrong clock can state, counts as of then. Memory does not grow with
     the number of customers or redemptions.
     """
     if span is None:
@@ -116,7 +119,7 @@ async def write_windows(
         max_digits = span.max_times * STAMP_DIGITS
         prefetch = max(10, min(_BATCH_SIZE, 4 * _BATCH_BYTES // max_digits))
         cursor = connection.cursor(
-            query, pool_ids, since_ms, max_digits, customers, prefetch=prefetch, timeout=QUERY_TIMEOUT_S
+            query, pool_ids, since_ms, max_digits, customers, latest_ms, prefetch=prefetch, timeout=QUERY_TIMEOUT_S
         )
         async with aclosing(_group_windows(cursor, prefix, span, host_ms)) as groups:
             async for windows in groups:

@@ -51,6 +51,9 @@ def recover(
     margin: int = typer.Option(
         0, "--margin", min=0, help="Quarantine at least this many codes of each pool; it can only raise the number."
     ),
+    clock: bool = typer.Option(
+        False, "--clock", help="Set clocks of partitions that are ahead of Redis' clock to that; rebuild the limits."
+    ),
     as_json: bool = AS_JSON,
 ) -> None:
     """Recover the Redis server and bless it.
@@ -60,7 +63,8 @@ def recover(
     from issuer.recovery.recovery import RecoveryOptions
 
     settings = command_settings()
-    report = run_plain(lambda: _recover(settings, RecoveryOptions(restored, margin, dry_run)), settings=settings)
+    options = RecoveryOptions(restored, margin, dry_run, rebuild=clock)
+    report = run_plain(lambda: _recover(settings, options), settings=settings)
     if as_json:
         print_json(report.to_json() if report else None)
     elif report is None:
@@ -95,7 +99,7 @@ def _print_report(report: RecoveryReport, dry_run: bool) -> None:
     typer.echo(f"verdict: {report.verdict}; the server {verb} blessed with epoch {report.epoch}")
     for reason in report.reasons:
         typer.echo(f"  because {reason}")
-    if report.verdict == "loss":
+    if report.verdict == "loss" or report.drained:
         typer.echo(f"drained from the stream: {report.drained}; replayed from the journal: {report.replayed}")
     for host in report.journals_not_seen:
         typer.echo(f"journal of host {host} not replayed: run `issuer journal replay` there")

@@ -32,6 +32,7 @@ PUT_ANSWERS: Final = _load("put_answers")
 RETURN_USES: Final = _load("return_uses")
 BLESS_PARTITION: Final = _load("bless_partition")
 REBUILD_POOL: Final = _load("rebuild_pool")
+SET_CLOCK: Final = _load("set_clock")
 SET_MAX_BACKLOG: Final = _load("set_max_backlog")
 REMOVE_CONSUMERS: Final = _load("remove_consumers")
 EMPTY_POOL: Final = _load("empty_pool")
@@ -48,6 +49,7 @@ ALL: Final = (
     RETURN_USES,
     BLESS_PARTITION,
     REBUILD_POOL,
+    SET_CLOCK,
     SET_MAX_BACKLOG,
     REMOVE_CONSUMERS,
     EMPTY_POOL,

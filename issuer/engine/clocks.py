@@ -7,11 +7,14 @@ from typing import Final
 
 import structlog
 
+from issuer.storage.server_watch import MAX_APART_MS, ClockReading
+
 log = structlog.get_logger()
 
-MAX_DEADLINE_MS: Final = 10_000
-"""How far ahead a deadline is at most: a call must not be granted after its answer is no longer kept."""
-CLOCK_ALARM_MS: Final = 5_000
+MAX_DEADLINE_MS: Final = 4_000
+"""How far ahead a deadline is at most. Less than MAX_APART_MS: on a clock that is that far ahead, and so past the
+deadline, no call runs. On one that is that far behind none does either: redeem.lua refuses a deadline that is more
+than MAX_APART_MS ahead."""
 
 
 class PartitionClocks:
@@ -26,13 +29,19 @@ class PartitionClocks:
         self._offsets_ms: dict[int, float] = {}
         self.behind_ms = 0
 
-    def set_all(self, partitions: int, host_ms: int) -> None:
-        """Take the clock of a server for all partitions, before their first answers."""
-        self._offsets_ms = dict.fromkeys(range(partitions), host_ms - time.monotonic() * 1000)
+    def set_all(self, partitions: int, reading: ClockReading) -> None:
+        """Take the clock of a server, which was found right, for all partitions, before their first answers."""
+        self._offsets_ms = dict.fromkeys(range(partitions), reading.lowest)
 
-    def correct(self, partition: int, host_ms: int) -> None:
-        """Take the clock that a partition returned just now."""
-        self._offsets_ms[partition] = host_ms - time.monotonic() * 1000
+    def correct(self, partition: int, host_ms: int, sent_at_s: float) -> bool:
+        """Take the clock that a partition returned just now to a call of `sent_at_s`. False: it has jumped."""
+        reading = ClockReading.of(host_ms, sent_at_s, time.monotonic())
+        known_ms = self._offsets_ms[partition]
+        offset_ms = reading.nearest(known_ms)
+        if abs(offset_ms - known_ms) > MAX_APART_MS:
+            return False
+        self._offsets_ms[partition] = offset_ms
+        return True
 
     def deadline_ms(self, partition: int, left_s: float) -> int:
         """Return the deadline, in Redis' time, of a call whose first request waits for another `left_s`."""
@@ -40,12 +49,12 @@ class PartitionClocks:
         return int(now_ms + min(left_s * 1000, MAX_DEADLINE_MS))
 
     def note(self, partition: int, now_ms: int, host_ms: int) -> None:
-        """Note the clocks of partition and host from the answer to a call."""
-        self.correct(partition, host_ms)
+        """Note how far the clock of the host is behind that of the partition, from the answer to a call."""
         behind_ms = now_ms - host_ms
-        if behind_ms > CLOCK_ALARM_MS and self.behind_ms <= CLOCK_ALARM_MS:
+        if behind_ms > MAX_APART_MS and self.behind_ms <= MAX_APART_MS:
             log.error(
-                "Redis' clock has stepped back; limits continue from the later time", partition=partition,
-                behind_ms=behind_ms,
+                "Redis' clock is behind the clock of a partition; limits continue from the later time. If Redis' clock"
+                " is right, run `issuer recover --clock`",
+                partition=partition, behind_ms=behind_ms,
             )  # fmt: skip
         self.behind_ms = behind_ms

@@ -43,6 +43,7 @@ class Engine:
         self._max_waiting = settings.max_waiting
         self._task: asyncio.Task[None] | None = None
         incarnations.on_change(self.doubt)
+        incarnations.watch.on_stop(self.doubt)
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="redeem-engine")
@@ -70,7 +71,7 @@ class Engine:
     @property
     def is_ready(self) -> bool:
         """Whether a fenced connection to the blessed server is open."""
-        return self._sender.is_connected and not self._sender.is_stale
+        return self._sender.is_connected and self._sender.is_admitted and not self._sender.is_stale
 
     @property
     def is_connected(self) -> bool:

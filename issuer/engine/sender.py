@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -33,7 +34,15 @@ from issuer.engine.testimony import Testimony
 from issuer.journal.segments import Journal, Receipt
 from issuer.settings import Settings
 from issuer.storage.incarnation import Incarnations
-from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value
+from issuer.storage.redis_link import (
+    Link,
+    NotReadyError,
+    RedisRefusedError,
+    RedisUnavailableError,
+    Value,
+    time_ms,
+)
+from issuer.storage.server_watch import ClockReading
 
 log = structlog.get_logger()
 
@@ -46,6 +55,7 @@ class CallSender:
 
     `is_connected`: requests that are submitted now will be sent; False once a connection was lost and could not be
     opened again at once. `is_stale`: before the next call the connection must be opened again, which checks its server.
+    `is_admitted`: the connection was opened and its server checked.
     `is_refused`: Redis' last reply to a write was an error (out of memory, read-only, disk full, …). `detached` is set
     while there is no connection.
     """
@@ -68,11 +78,13 @@ class CallSender:
         self._call_prefix = os.urandom(8).hex()
         self._calls = 0
         self._clocks = PartitionClocks()
+        self._sent_at_s = 0.0
         self._seen_epoch = 0
         self._seen_ms: dict[int, int] = {}
         self.piggyback: PiggybackedCommands | None = None
         self.is_connected = False
         self.is_stale = False
+        self.is_admitted = False
         self.is_refused = False
         self.detached = asyncio.Event()
 
@@ -113,21 +125,29 @@ class CallSender:
                     return
 
     async def _open(self) -> None:
+        self.is_admitted = False
         try:
             await self._link.open()
         except NotReadyError:
             self._incarnations.wake.set()
             raise
         scripts = [("SCRIPT", "LOAD", script.text) for script in _SCRIPTS]
+        began_s = time.monotonic()
         *loads, now = await self._link.call([*scripts, ("TIME",)], timeout_s=1.0)
         for reply in (*loads, now):
             if isinstance(reply, Exception):
                 await self._link.close()
                 raise RedisRefusedError(str(reply)) from reply
-        self._clocks.set_all(self._incarnations.partitions, int(now[0]) * 1000 + int(now[1]) // 1000)
+        reading = ClockReading.of(time_ms(now), began_s, time.monotonic())
+        self._incarnations.watch.judge_clock(reading)
+        if stopped := self._incarnations.watch.stopped:
+            await self._link.close()
+            raise NotReadyError(stopped)
+        self._clocks.set_all(self._incarnations.partitions, reading)
         assert self._link.blessed is not None
         if self._link.blessed.epoch != self._seen_epoch:
             self._seen_epoch, self._seen_ms = self._link.blessed.epoch, {}
+        self.is_admitted = True
         self.detached.clear()
 
     def _detach(self) -> None:
@@ -182,10 +202,14 @@ class CallSender:
             piggybacked = slice(len(calls), len(commands))
             if self._replicas and calls:
                 commands.append(("WAIT", self._replicas, self._replicas_timeout_ms))
+            self._sent_at_s = time.monotonic()
             replies = await self._link.call(commands, timeout_s=left_s + self._wait_timeout_s)
         except (RedisUnavailableError, TimeoutError):
-            # It is unknown whether the calls ran. They are sent again as they are: the script recognises them.
             self._detach()
+            if self._incarnations.watch.stopped:
+                # Not later either: on a clock that jumped, what a call left behind may have expired.
+                return []
+            # It is unknown whether the calls ran. They are sent again as they are: the script recognises them.
             await asyncio.sleep(min(RECONNECT_EVERY_S, max(left_s, 0)))
             return calls
         self.is_connected = True
@@ -229,9 +253,15 @@ class CallSender:
             return True
         status = reply[0]
         if status == b"TOO_LATE":
+            if not self._clocks.correct(call.partition, int(reply[1]), self._sent_at_s):
+                # A clock that jumped decides nothing until it is found right, which the opening of a connection needs.
+                reading = ClockReading.of(int(reply[1]), self._sent_at_s, time.monotonic())
+                self._incarnations.watch.judge_clock(reading)
+                self.is_stale = True
+                call.answer_all(NOT_READY)
+                return True
             # Nothing ran now. If the host's clock is ahead of its known offset, the call is sent once more. Not if it
             # was sent before: it may have run then, and the answer it left may be past its time on a clock that jumped.
-            self._clocks.correct(call.partition, int(reply[1]))
             if call.times_sent > 1 or call.waiting[0].give_up_at <= asyncio.get_running_loop().time():
                 return True
             self._set_deadline(call)
@@ -255,7 +285,9 @@ class CallSender:
             self.is_refused = False
             self._seen_ms[call.partition] = max(self._seen_ms.get(call.partition, 0), now_ms)
         if len(reply) > 3:
-            self._clocks.note(call.partition, now_ms, int(reply[3]))
+            host_ms = int(reply[3])
+            self._clocks.correct(call.partition, host_ms, self._sent_at_s)
+            self._clocks.note(call.partition, now_ms, host_ms)
         for waiting, answer in zip(call.waiting, parse_answers(joined, now_ms), strict=True):
             if waiting.slot.done():
                 continue

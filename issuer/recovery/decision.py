@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 import orjson
@@ -22,13 +22,15 @@ class RecoveryDecision:
     """What `installation.recovering` holds from the fence to the blessing.
 
     It outlives the process that decided. `quarantined` is the number of codes of each pool that the phase QUARANTINED
-    has covered.
+    has covered. `rebuild`: windows and kept answers are rebuilt, and no partition's clock is ahead of Redis' then,
+    although nothing that was issued may be missing.
     """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     phase: RecoveryPhase = RecoveryPhase.FENCED
     quarantined: int = 0
+    rebuild: bool = False
 
     def continued(self, finding: Finding) -> RecoveryDecision:
         """Return the decision of the next recovery, which has come to `finding`.
@@ -37,12 +39,11 @@ class RecoveryDecision:
         """
         if self.verdict is Verdict.LOSS and finding.verdict is not Verdict.LOSS:
             return self
-        return RecoveryDecision(finding.verdict, finding.reasons, self.phase, self.quarantined)
+        return replace(self, verdict=finding.verdict, reasons=finding.reasons)
 
     def after_quarantine(self, bound: int) -> RecoveryDecision:
         """Return the decision once `bound` codes of each pool are quarantined."""
-        covered = max(bound, self.quarantined)
-        return RecoveryDecision(self.verdict, self.reasons, RecoveryPhase.QUARANTINED, covered)
+        return replace(self, phase=RecoveryPhase.QUARANTINED, quarantined=max(bound, self.quarantined))
 
     def to_json(self) -> str:
         return orjson.dumps(asdict(self)).decode()
@@ -51,5 +52,6 @@ class RecoveryDecision:
     def from_json(cls, text: str) -> RecoveryDecision:
         fields = orjson.loads(text)
         return cls(
-            Verdict(fields["verdict"]), tuple(fields["reasons"]), RecoveryPhase(fields["phase"]), fields["quarantined"]
-        )
+            Verdict(fields["verdict"]), tuple(fields["reasons"]), RecoveryPhase(fields["phase"]), fields["quarantined"],
+            fields["rebuild"],
+        )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,15 +11,22 @@ from typing import Any, Final
 import asyncpg
 
 from issuer.access.secrets import SecretKeyError, SecretKeys, count_unreadable
-from issuer.recovery.inspection import foreign_installations, inspect_partitions, inspect_pools
+from issuer.recovery.inspection import PartitionState, foreign_installations, inspect_partitions, inspect_pools
 from issuer.settings import Settings
 from issuer.storage.failed_rows import count_failed_rows, list_failed_rows
 from issuer.storage.grants import Process
 from issuer.storage.migrate import SchemaError, check_schema
 from issuer.storage.pooling import pooling_problem
-from issuer.storage.postgres import Pool, PostgresUnavailableError, own_connection, unavailable_translated
-from issuer.storage.redis_link import Link, RedisUnavailableError, time_ms
+from issuer.storage.postgres import (
+    Pool,
+    PoolConnection,
+    PostgresUnavailableError,
+    own_connection,
+    unavailable_translated,
+)
+from issuer.storage.redis_link import Link, RedisRefusedError, RedisUnavailableError, time_ms
 from issuer.storage.roles import excess_rights, lacking_rights
+from issuer.storage.server_watch import MAX_APART_MS, ClockReading
 
 OLDEST_REDIS: Final = (7, 0)
 CLOCK_STEP_S: Final = 5.0
@@ -176,9 +183,9 @@ async def _redis(settings: Settings, link: Link) -> AsyncIterator[Check]:
     product = "Valkey" if "valkey_version" in server else "Redis"
     shown = f"{product} {server.get('valkey_version', text)}"
     yield Check("redis version", number >= OLDEST_REDIS, shown, "use Redis 7.0 or later, or Valkey")
-    config = await _config(
-        link, "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy", "maxmemory"
-    )
+    config = await _config(link, "appendonly", "appendfsync", "no-appendfsync-on-rewrite")
+    memory = await _info(link, "memory")
+    config["maxmemory-policy"] = memory.get("maxmemory_policy", "not readable")
     for name, wanted, why in (
         ("appendonly", "yes", "without it a restart loses all data"),
         ("appendfsync", "always", "everysec may lose the last seconds of redemptions"),
@@ -202,9 +209,38 @@ async def _redis(settings: Settings, link: Link) -> AsyncIterator[Check]:
     )
     role = replication.get("role", "?")
     yield Check("role", role == "master", role, "ISSUER_REDIS_URL must name the primary")
-    (now,) = await link.call([("TIME",)], timeout_s=5.0)
-    apart_s = abs(time_ms(now) / 1000 - time.time())
+    apart_s = abs(await _time_ms(link) / 1000 - time.time())
     yield Check("redis clock", apart_s < CLOCK_STEP_S, f"{apart_s:.1f} s from this host's", "run NTP on both")
+
+
+async def _time_ms(link: Link) -> int:
+    (now,) = await link.call([("TIME",)], timeout_s=5.0)
+    if isinstance(now, Exception):
+        raise RedisRefusedError(str(now)) from now
+    return time_ms(now)
+
+
+async def _clocks(link: Link, connection: PoolConnection, states: Sequence[PartitionState]) -> AsyncIterator[Check]:
+    """Compare the clocks by which codes are issued, whatever the time of this host is."""
+    began_s = time.monotonic()
+    redis_ms = await _time_ms(link)
+    redis, began_s = ClockReading.of(redis_ms, began_s, time.monotonic()), time.monotonic()
+    postgres_ms = await connection.fetchval("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8")
+    ahead_ms = redis.ahead_ms(ClockReading.of(postgres_ms, began_s, time.monotonic()))
+    yield Check(
+        "clocks of redis and postgres",
+        abs(ahead_ms) <= MAX_APART_MS,
+        f"{abs(ahead_ms) / 1000:.1f} s apart",
+        "run NTP on both: nothing is issued while they are more than 5 s apart",
+    )
+    by_partition = [int(state.get("clock", 0)) - redis_ms for state in states]
+    ahead = [ms for ms in by_partition if ms > MAX_APART_MS]
+    yield Check(
+        "clocks of the partitions",
+        not ahead,
+        f"{len(ahead)} of {len(states)} are up to {max(ahead) / 1000:.0f} s ahead of Redis'" if ahead else "not ahead",
+        "limits and ends count from that time: once Redis' clock is right, run `issuer recover --clock`",
+    )
 
 
 async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncIterator[Check]:
@@ -231,6 +267,8 @@ async def _incarnation(settings: Settings, link: Link, postgres: Pool) -> AsyncI
     yield Check("epoch of the partitions", not wrong, f"{len(states) - len(wrong)} of {len(states)} are current",
                 "see `issuer recover --dry-run`")  # fmt: skip
     async with unavailable_translated(), postgres.acquire() as connection:
+        async for check in _clocks(link, connection, states):
+            yield check
         pools = await inspect_pools(link, connection, row["partitions"])
     gone = [pool for pool in pools if pool.opened and pool.issued_before is None]
     yield Check(

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import structlog
 
-from issuer.recovery.inspection import IncidentError, inspect_partitions
+from issuer.recovery.inspection import IncidentError, inspect_partitions, parse_info
 from issuer.recovery.lock import HeldLink, recovery_lock
 from issuer.recovery.recovery import Recovery, RecoveryOptions, RecoveryReport
 from issuer.settings import Settings
 from issuer.storage.incarnation import Incarnations, InstallationError
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
-from issuer.storage.redis_link import Link, RedisUnavailableError
+from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, time_ms
+from issuer.storage.server_watch import ClockReading, Stop
 
 log = structlog.get_logger()
 
 WATCH_EVERY_S: Final = 1.0
 RETRY_EVERY_S: Final = 0.2
-PING_TIMEOUT_S: Final = 2.0
+LOOK_TIMEOUT_S: Final = 2.0
 
 _HEARTBEAT: Final = """
 UPDATE incarnations SET seen_at = now() WHERE run_id = $1 AND seen_at < now() - interval '1 second'"""
@@ -59,11 +61,15 @@ class Guardian:
 
     async def _check(self, options: RecoveryOptions | None) -> RecoveryReport | None:
         if self._link.is_open:
-            await self._link.call([("PING",)], timeout_s=PING_TIMEOUT_S)
+            await self._link.call([("PING",)], timeout_s=LOOK_TIMEOUT_S)
         # Sentinel names the present primary only to a new connection.
         if not self._link.is_open or self._settings.redis_url.get_secret_value().startswith("sentinel"):
             await self._link.open()
+        await self._look()
         blessed = self._incarnations.blessed
+        watch = self._incarnations.watch
+        if options is None and Stop.LOST_KEYS in watch.stops:
+            options = RecoveryOptions(rebuild=True, rebuild_epoch=watch.lost_keys_in)
         if options is None and blessed is not None and blessed.run_id == self._link.run_id:
             states = await inspect_partitions(self._link, self._incarnations.partitions)
             if all(state.get("epoch") == str(blessed.epoch) for state in states):
@@ -75,11 +81,36 @@ class Guardian:
         try:
             async with unavailable_translated(), recovery_lock(self._settings) as connection:
                 held = HeldLink(self._link, connection)
-                return await Recovery(self._settings, connection, held, options or RecoveryOptions()).run()
+                report = await Recovery(self._settings, connection, held, options or RecoveryOptions()).run()
+                if options is not None and options.rebuild:
+                    # By this recovery, or by that of another process, which has taken a later epoch.
+                    watch.note_rebuilt()
+                return report
         finally:
             # Also after a failure: the fence may be up.
             with suppress(PostgresUnavailableError):
                 await self._incarnations.refresh()
+
+    async def _look(self) -> None:
+        """Compare the clocks and read the eviction policy.
+
+        Raises NotReadyError while Redis' clock cannot be right, which a recovery would store, and IncidentError while
+        Redis may evict.
+        """
+        watch, began_s = self._incarnations.watch, time.monotonic()
+        commands = [("TIME",), ("INFO", "memory"), ("INFO", "stats")]
+        now, memory, stats = await self._link.call(commands, timeout_s=LOOK_TIMEOUT_S)
+        for reply in (now, memory, stats):
+            if isinstance(reply, Exception):
+                raise RedisRefusedError(str(reply)) from reply
+        is_right = watch.judge_clock(ClockReading.of(time_ms(now), began_s, time.monotonic()))
+        evicted = 0
+        if self._incarnations.blessed is not None and self._incarnations.blessed.run_id == self._link.run_id:
+            evicted = int(parse_info(stats)["evicted_keys"]) - self._incarnations.evicted_keys
+        if not watch.judge_policy(parse_info(memory)["maxmemory_policy"], evicted=evicted):
+            raise IncidentError(watch.stopped)
+        if not is_right:
+            raise NotReadyError(watch.stopped)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -122,9 +153,15 @@ class Guardian:
             self._started = True
         with suppress(PostgresUnavailableError):
             await self._incarnations.refresh()
-        await self.check()
+        try:
+            await self.check()
+        finally:
+            await self._report_heartbeat()
+
+    async def _report_heartbeat(self) -> None:
+        """Report that the blessed server is alive, also while it must not issue: no other one is blessed meanwhile."""
         blessed = self._incarnations.blessed
-        if blessed is not None and blessed.run_id == self._link.run_id:
+        if blessed is not None and self._link.is_open and blessed.run_id == self._link.run_id:
             # Postgres may be unavailable: the blessed server issues without it.
             with suppress(PostgresUnavailableError):
                 async with unavailable_translated():

@@ -37,7 +37,7 @@ class ServerIdentity:
     """What distinguishes one Redis server from another, and how it keeps its data.
 
     `durable`: every write is synced to disk before it is answered. `promoted`: it was a replica and may lack the last
-    writes of its primary. `evicting`: it may delete keys when memory is short.
+    writes of its primary. `evicting`: it may delete keys when memory is short; `evicted_keys`: how often it has.
     """
 
     run_id: str
@@ -48,6 +48,7 @@ class ServerIdentity:
     role: str
     promoted: bool
     evicting: bool
+    evicted_keys: int
 
 
 @dataclass(slots=True)
@@ -82,7 +83,8 @@ class Finding:
     reasons: tuple[str, ...] = ()
 
 
-def _parse_info(text: bytes) -> dict[str, str]:
+def parse_info(text: bytes) -> dict[str, str]:
+    """Return the fields of a reply of INFO by name."""
     pairs = (line.partition(":") for line in text.decode().splitlines() if ":" in line)
     return {name: value for name, _, value in pairs}
 
@@ -92,13 +94,14 @@ async def inspect_server(link: CommandSender, address: str) -> ServerIdentity:
 
     Raises RedisUnavailableError.
     """
-    info_replies = await link.call([("INFO", "server"), ("INFO", "replication")], timeout_s=READ_TIMEOUT_S)
+    sections = ("server", "replication", "memory", "stats")
+    info_replies = await link.call([("INFO", section) for section in sections], timeout_s=READ_TIMEOUT_S)
     for reply in info_replies:
         if isinstance(reply, Exception):
             raise RedisRefusedError(str(reply)) from reply
-    server, replication = (_parse_info(reply) for reply in info_replies)
+    server, replication, memory, stats = (parse_info(reply) for reply in info_replies)
     config: dict[str, str] = {}
-    names = ("dir", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+    names = ("dir", "appendonly", "appendfsync", "no-appendfsync-on-rewrite")
     for name, reply in zip(
         names, await link.call([("CONFIG", "GET", name) for name in names], timeout_s=READ_TIMEOUT_S), strict=True
     ):
@@ -116,7 +119,8 @@ async def inspect_server(link: CommandSender, address: str) -> ServerIdentity:
         ),
         role=replication.get("role", "?"),
         promoted=replication.get("master_replid2", "0").strip("0") != "",
-        evicting=config.get("maxmemory-policy", "noeviction") != "noeviction",
+        evicting=memory["maxmemory_policy"] != "noeviction",
+        evicted_keys=int(stats["evicted_keys"]),
     )
 
 
@@ -194,7 +198,7 @@ def judge(
     """
     if not any(pool.opened for pool in pools):
         return Finding(Verdict.FIRST)
-    reasons = []
+    reasons = list[str]()
     if before is None:
         reasons.append("codes were issued, but no server is on record")
     else:
@@ -204,6 +208,13 @@ def judge(
             reasons.append("it is another server than before (address or directory differ)")
         if now.promoted:
             reasons.append("it is a replica that was promoted")
+    reasons += contradictions_within(epoch, states, pools)
+    return Finding(Verdict.LOSS if reasons else Verdict.RESTART, tuple(reasons))
+
+
+def contradictions_within(epoch: int, states: Sequence[PartitionState], pools: Sequence[PoolState]) -> list[str]:
+    """Return what the data themselves show to be missing, as reasons for a loss."""
+    reasons = []
     stale = [p for p, state in enumerate(states) if int(state.get("blessed_epoch", -1)) < epoch]
     if stale:
         reasons.append(f"{len(stale)} of {len(states)} partitions are missing or from an earlier incarnation")
@@ -217,4 +228,4 @@ def judge(
             reasons.append(f"{name} has issued {pool.issued_before}, but seq {pool.accounted} is accounted for")
         elif pool.in_list != pool.loaded_before - pool.issued_before:
             reasons.append(f"{name}: its list contradicts its counters")
-    return Finding(Verdict.LOSS if reasons else Verdict.RESTART, tuple(reasons))
+    return reasons

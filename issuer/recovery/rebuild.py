@@ -6,6 +6,7 @@ fence of another recovery and every script here refuses.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,13 +19,14 @@ from issuer.batches.batch_revision import FOR_REDIS, BatchRevision
 from issuer.batches.reversals import find_pending_reversals, mark_returned, return_uses
 from issuer.batches.windows import fenced_writer, write_windows
 from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
-from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, Script
+from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, SET_CLOCK, Script
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
-from issuer.recovery.inspection import BATCH_SIZE, PoolState
+from issuer.recovery.inspection import BATCH_SIZE, PoolState, inspect_partitions
 from issuer.storage.postgres import Connection, count_of
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
+from issuer.storage.server_watch import MAX_APART_MS, ClockReading
 
 log = structlog.get_logger()
 
@@ -236,6 +238,27 @@ async def quarantine(
         await postgres.execute(_STORE_DECISION, decision.after_quarantine(bound).to_json())
 
 
+_CLOCK_MS: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8"
+
+
+async def _read_host_ms(link: CommandSender, postgres: Connection) -> int:
+    """Return the time of Redis' host. Raises RedisRefusedError if it cannot be right: windows are kept by it."""
+    began_s = time.monotonic()
+    (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
+    redis, began_s = ClockReading.of(time_ms(now), began_s, time.monotonic()), time.monotonic()
+    other = ClockReading.of(await postgres.fetchval(_CLOCK_MS), began_s, time.monotonic())
+    if abs(redis.ahead_ms(other)) > MAX_APART_MS:
+        raise RedisRefusedError("the clocks of Redis and Postgres are more than 5 s apart")
+    return time_ms(now)
+
+
+async def set_clocks(link: CommandSender, postgres: Connection, mark: PartitionMark) -> None:
+    """Set the clocks of fenced partitions that are ahead of Redis' clock to that one."""
+    host_ms = await _read_host_ms(link, postgres)
+    states = [partition_keys(partition).state for partition in range(mark.partitions)]
+    await run_all(link, SET_CLOCK, [((state,), (mark.fence, host_ms)) for state in states])
+
+
 _SET_REDIS_REVISION: Final = "UPDATE batches SET redis_revision = $2 WHERE id = $1"
 # As if its rules had changed: the push that succeeds one day writes the windows, which the lost Redis had.
 _LEAVE_TO_WORKER: Final = """
@@ -250,8 +273,9 @@ async def rebuild_partitions(
 
     Stopped half-way, the partitions stay fenced and the next recovery rebuilds all of it.
     """
-    (now,) = await link.call([("TIME",)], timeout_s=TIMEOUT_S)
-    host_ms = time_ms(now)
+    host_ms = await _read_host_ms(link, postgres)
+    states = await inspect_partitions(link, mark.partitions)
+    latest_ms = [max(host_ms, int(state["clock"])) for state in states]
     redis = FencedScripts(link, mark)
     rows = await postgres.fetch(f"{FOR_REDIS} ORDER BY id")
     # After the batches: a use that is reversed from here on raises a revision, and the worker pushes that after the
@@ -272,7 +296,9 @@ async def rebuild_partitions(
         # An ended batch grants nothing, so it needs no windows; replays it still answers.
         if row["freed_at"] is None and row["ended_at"] is None:
             writer = fenced_writer(redis, row["id"], partition, revision.closed)
-            await write_windows(postgres, row["id"], partition, revision.span, writer, host_ms=host_ms)
+            await write_windows(
+                postgres, row["id"], partition, revision.span, writer, host_ms=host_ms, latest_ms=latest_ms[partition]
+            )
         await postgres.execute(_SET_REDIS_REVISION, row["id"], row["revision"])
     # Windows first: a reversal takes its use out of them. The uses come ordered by pool, and a coupon has one pool.
     for batch_id, uses in groupby(reversed_uses, lambda use: use.batch_id):

@@ -8,7 +8,7 @@ lock in Postgres, so there is one at a time. Every step can be repeated, and a d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from issuer.recovery.inspection import (
     PoolState,
     ServerIdentity,
     Verdict,
+    contradictions_within,
     foreign_installations,
     inspect_partitions,
     inspect_pools,
@@ -66,11 +67,18 @@ class RecoveryOptions:
     restored: bool = False
     margin: int = 0
     dry_run: bool = False
+    rebuild: bool = False
+    rebuild_epoch: int | None = None
+    """Only the data of this epoch are to be rebuilt; None: whatever is blessed."""
 
     @property
     def forced(self) -> bool:
         """Whether even the blessed server is to be recovered, as after a loss."""
         return self.restored or self.margin > 0
+
+    def rebuilds(self, epoch: int) -> bool:
+        """Whether windows and kept answers of that epoch are to be rebuilt."""
+        return self.rebuild and self.rebuild_epoch in (None, epoch)
 
 
 _WAS_REPLACED: Final = """
@@ -97,6 +105,7 @@ class Recovery:
         self._postgres = postgres
         self._link = link
         self._options = options
+        self._is_blessed = False
 
     async def run(self) -> RecoveryReport | None:
         """Recover the server and bless it. None: it is blessed already, and no option asks for more.
@@ -113,10 +122,11 @@ class Recovery:
             )
         # The run_id alone is not enough: a server that was flushed, or was a replica meanwhile, keeps it and has other
         # data.
-        is_blessed = installation.run_id == self._link.run_id and all(
+        self._is_blessed = installation.run_id == self._link.run_id and all(
             state.get("epoch") == str(installation.epoch) for state in states
         )
-        if is_blessed and not self._options.forced and not self._options.dry_run:
+        wanted = self._options.forced or self._options.dry_run or self._options.rebuilds(installation.epoch)
+        if self._is_blessed and not wanted:
             return None
         survey = await self._survey(installation, states)
         decision = await self._decide(survey)
@@ -157,7 +167,12 @@ class Recovery:
             )
         before = survey.before.identity if survey.before else None
         finding = judge(survey.server, before, survey.last_epoch, survey.states, survey.pools)
-        if finding.verdict is Verdict.RESTART and not self._options.forced:
+        never_left = self._is_blessed and self._options.rebuild
+        if never_left and finding.verdict is Verdict.LOSS:
+            # They never left this server, however it keeps them.
+            doubts = contradictions_within(survey.last_epoch, survey.states, survey.pools)
+            finding = Finding(Verdict.LOSS if doubts else Verdict.RESTART, tuple(doubts))
+        elif finding.verdict is Verdict.RESTART and not never_left and not self._options.forced:
             # Last, because it waits for the API processes. They can only turn a restart into a loss.
             doubts = await contradictions(
                 self._postgres, survey.last_epoch, survey.states, wait=not self._options.dry_run
@@ -166,7 +181,9 @@ class Recovery:
         if self._options.forced:
             finding = Finding(Verdict.LOSS, (*finding.reasons, "announced by the operator"))
         stopped = survey.installation.decision
-        return stopped.continued(finding) if stopped else RecoveryDecision(finding.verdict, finding.reasons)
+        decision = stopped.continued(finding) if stopped else RecoveryDecision(finding.verdict, finding.reasons)
+        rebuilds = decision.rebuild or self._options.rebuilds(survey.installation.epoch)
+        return replace(decision, rebuild=rebuilds)
 
     def _bound(self, survey: Survey, decision: RecoveryDecision) -> int:
         """Codes of each pool to quarantine. After a quarantine only the operator's margin can add to them."""
@@ -191,8 +208,14 @@ class Recovery:
         mark = rebuild.PartitionMark(installation.id, epoch, installation.partitions, installation.max_backlog)
         # From here on the server itself refuses, whichever process still has a connection to it.
         await rebuild.fence_partitions(self._link, mark)
+        if decision.rebuild:
+            await rebuild.set_clocks(self._link, self._postgres, mark)
         if decision.verdict is Verdict.LOSS:
             await self._recover_loss(survey, decision, mark, report)
+        elif decision.rebuild:
+            # Into the ledger, from which windows and answers are rebuilt. The pools lack nothing.
+            report.drained = await rebuild.drain_streams(self._link, self._postgres, mark)
+            await rebuild.rebuild_partitions(self._link, self._postgres, mark, ())
         elif decision.verdict is Verdict.FIRST:
             # Batches may exist before the first pool is opened, and this server need not know them.
             await rebuild.rebuild_partitions(self._link, self._postgres, mark, survey.pools)

@@ -7,6 +7,7 @@ connection shows another `run_id`, and once a second in the background; in betwe
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from issuer.settings import Settings
 from issuer.storage.migrate import SchemaError, check_schema
 from issuer.storage.pooling import PoolingError, refuse_pooling
 from issuer.storage.postgres import Pool, PostgresUnavailableError, close_pool, connect_pool, unavailable_translated
+from issuer.storage.server_watch import ClockReading, ServerWatch
 
 log = structlog.get_logger()
 
@@ -65,12 +67,18 @@ _CREATE_INSTALLATION: Final = """
 INSERT INTO installation (partitions, key_format, event_format, max_backlog) VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING"""
 
+_PAIR: Final = """
+SELECT id, epoch, run_id, max_backlog, (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS clock_ms,
+  (SELECT (server ->> 'evicted_keys')::bigint FROM incarnations b WHERE b.epoch = installation.epoch) AS evicted_keys
+FROM installation"""
+
 
 class Incarnations:
     """This process' copy of the blessed pair and of the installation's settings.
 
     `wake` is set when a connection has met a server that is not the blessed one. It wakes the guardian
-    (`issuer.recovery.guardian.Guardian`), which recovers the server if it can.
+    (`issuer.recovery.guardian.Guardian`), which recovers the server if it can. `watch`: why even the blessed server
+    must not issue at present. `evicted_keys`: how many it had evicted when it was blessed.
     """
 
     def __init__(self, settings: Settings, postgres: Pool) -> None:
@@ -78,9 +86,11 @@ class Incarnations:
         self._postgres = postgres
         self._listeners: list[Callable[[], None]] = []
         self.wake = asyncio.Event()
+        self.watch = ServerWatch()
         self.blessed: Blessed | None = None
         self.partitions = settings.partitions
         self.max_backlog = settings.max_backlog
+        self.evicted_keys = 0
         self._installation_id: UUID | None = None
 
     @property
@@ -119,7 +129,8 @@ class Incarnations:
             problems.append(f"the data have event format {row['event_format']}, this version knows {EVENT_FORMAT}")
         if problems:
             raise InstallationError("; ".join(problems))
-        self._read(row)
+        # Again, with the clock.
+        await self.refresh()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever the pair changes: connections that were opened before must be closed."""
@@ -128,13 +139,17 @@ class Incarnations:
     async def refresh(self) -> Blessed | None:
         """Read the pair from Postgres. Raises PostgresUnavailableError; the cached pair stays valid then."""
         try:
-            async with unavailable_translated():
-                row = await self._postgres.fetchrow("SELECT id, epoch, run_id, max_backlog FROM installation")
+            async with unavailable_translated(), self._postgres.acquire() as connection:
+                began_s = time.monotonic()
+                row = await connection.fetchrow(_PAIR)
+                ended_s = time.monotonic()
         except asyncpg.PostgresError as error:
             # A missing table, a refused password, a standby: the pair is unknown for now, and the cause may pass.
             raise PostgresUnavailableError(f"{type(error).__name__}: {error}") from error
         if row is None:
             return None
+        self.watch.note_postgres(ClockReading.of(row["clock_ms"], began_s, ended_s))
+        self.evicted_keys = row["evicted_keys"] or 0
         self._read(row)
         return self.blessed
 
@@ -144,6 +159,7 @@ class Incarnations:
         self._adopt(row["epoch"], row["run_id"])
 
     def _adopt(self, epoch: int, run_id: str | None) -> None:
+        self.watch.epoch = epoch
         pair = Blessed(epoch, run_id) if run_id else None
         if pair == self.blessed:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
@@ -28,6 +29,7 @@ from issuer.contract.scripts import Script
 from issuer.settings import Settings
 from issuer.storage.incarnation import Blessed, Incarnations
 from issuer.storage.postgres import PostgresUnavailableError
+from issuer.storage.server_watch import ClockReading
 
 Value = str | bytes | int
 CONNECT_TIMEOUT_S: Final = 1.0
@@ -276,6 +278,16 @@ class Redis:
             self._incarnations.wake.set()
             raise NotReadyError(f"{script.name}: the data set carries another epoch")
         return reply  # type: ignore[no-any-return]
+
+    async def host_ms(self) -> int:
+        """Return the time of Redis' host. Raises NotReadyError while its clock cannot be right."""
+        began_s = time.monotonic()
+        async with redis_errors_translated():
+            now_ms = time_ms(await self.client.time())
+        watch = self._incarnations.watch
+        if not watch.judge_clock(ClockReading.of(now_ms, began_s, time.monotonic())):
+            raise NotReadyError(watch.stopped)
+        return now_ms
 
     async def aclose(self) -> None:
         await self.client.aclose()

@@ -58,6 +58,11 @@ def fence(partition: Partition) -> None:
     partition.bless()
 
 
+def fence_ahead(partition: Partition) -> None:
+    fence(partition)
+    partition.client.hset(partition.keys.state, "clock", 9)
+
+
 def close_batch(partition: Partition) -> None:
     partition.put_batch(BATCH, LIMITS, revision=2, rebuilding=2)
 
@@ -114,6 +119,8 @@ CASES: Final[list[tuple[Script, str, int, Act, Act]]] = [
      lambda p: p.remove_consumers(0)),
     (scripts.RETURN_USES, "2 commands, and 1 or 2 for each window", 2 + 1, nothing,
      lambda p: p.return_uses(BATCH, [(uuid.uuid4(), 1, 0)])),
+    (scripts.SET_CLOCK, "3 commands", 3, fence_ahead, lambda p: p.set_clock(5)),
+    (scripts.SET_CLOCK, "1 for a clock that is not ahead", 1, fence, lambda p: p.set_clock(5)),
     (scripts.SET_MAX_BACKLOG, "3 commands", 3, nothing, lambda p: p.set_max_backlog(5)),
 ]  # fmt: skip
 

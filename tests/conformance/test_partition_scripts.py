@@ -61,6 +61,19 @@ def test_set_max_backlog(shop: Partition) -> None:
     refuses_another_epoch(shop, lambda: shop.set_max_backlog(3))
 
 
+def test_set_clock(shop: Partition) -> None:
+    """Only on a partition that this very recovery has fenced, and never forward."""
+    now_ms = shop.redeem_now(new_customer()).now_ms
+    assert shop.set_clock(now_ms) == ["NOT_FENCED", "1"]
+    shop.epoch = -2
+    assert shop.bless(backlog=1) == ["DONE"]
+    assert shop.set_clock(now_ms + 1) == ["DONE", str(now_ms)]
+    assert shop.set_clock(now_ms - 1) == ["DONE", str(now_ms)]
+    assert shop.client.hget(shop.keys.state, "clock") == str(now_ms - 1).encode()
+    shop.epoch = -3
+    assert shop.set_clock(1) == ["STALE_EPOCH", "-2"]
+
+
 def test_remove_consumers(shop: Partition) -> None:
     shop.redeem_now(new_customer())
     shop.client.xreadgroup(GROUP, "busy", {shop.keys.stream: ">"})

@@ -152,9 +152,7 @@ class RedeemMachine(RuleBasedStateMachine):
             coupon=batch.coupon,
         )
 
-    @rule(
-        wanted=st.lists(requests() | uses(), min_size=1, max_size=10), ahead_ms=st.sampled_from([0, 1, 2_000, 10_000])
-    )
+    @rule(wanted=st.lists(requests() | uses(), min_size=1, max_size=10), ahead_ms=st.sampled_from([0, 1, 2_000, 5_000]))
     def redeem(self, wanted: list[ScriptRequest], ahead_ms: int) -> None:
         self.send(ScriptCall(tuple(wanted), self.model.host_ms + ahead_ms, self.partition.epoch))
 
@@ -220,11 +218,11 @@ class RedeemMachine(RuleBasedStateMachine):
         elif first.data:
             again = self.partition.redeem(call)
             assert (again.status, again.raw) == ("REPEATED", first.raw)
-        elif self.model.host_ms <= call.deadline_ms <= self.model.host_ms + 20_000:
+        elif self.model.host_ms <= call.deadline_ms <= self.model.host_ms + 5_000:
             self.send(call)
 
     @rule(
-        wanted=st.lists(requests(), min_size=1, max_size=4), off_ms=st.sampled_from([-3_600_000, -1, 20_001, 3_600_000])
+        wanted=st.lists(requests(), min_size=1, max_size=4), off_ms=st.sampled_from([-3_600_000, -1, 5_001, 3_600_000])
     )
     def redeem_past_the_deadline(self, wanted: list[ScriptRequest], off_ms: int) -> None:
         before = self.partition.snapshot()

@@ -141,6 +141,9 @@ class Partition:
         keys = [self.keys.state, names.batch, names.pool(client), names.codes(client)]
         return _words(self.run(scripts.EMPTY_POOL, keys, [self.epoch]))
 
+    def set_clock(self, host_ms: int) -> list[str]:
+        return _words(self.run(scripts.SET_CLOCK, [self.keys.state], [self.epoch, host_ms]))
+
     def set_max_backlog(self, max_backlog: int) -> list[str]:
         return _words(self.run(scripts.SET_MAX_BACKLOG, [self.keys.state], [self.epoch, max_backlog]))
 
@@ -158,9 +161,9 @@ class Partition:
         return decode_result(self.run(scripts.REDEEM, keys, args))
 
     def redeem_now(self, *requests: ScriptRequest) -> Result:
-        """Send a new call with a deadline ten seconds ahead."""
+        """Send a new call with a deadline four seconds ahead."""
         seconds, _ = self._execute("TIME")
-        return self.redeem(ScriptCall(requests, int(seconds) * 1000 + 10_000, self.epoch))
+        return self.redeem(ScriptCall(requests, int(seconds) * 1000 + 4_000, self.epoch))
 
     def encode(self, call: ScriptCall) -> tuple[list[str | bytes], list[str | bytes | int]]:
         """Return KEYS and ARGV of redeem.lua. Every batch, pool and idempotency key is named once."""

@@ -33,6 +33,7 @@ PROGRAMS: Final = {
         NeededProgram("systemd-analyze", "systemd", "that systemd accepts the units of deploy/cloud-init.yaml"),
         NeededProgram("openssl", "openssl", "TLS to Redis and PostgreSQL"),
         NeededProgram("pgbouncer", "pgbouncer", "that the service works behind PgBouncer"),
+        NeededProgram("faketime", "faketime", "that a clock of Redis which steps decides nothing"),
         NeededProgram("wrk", "wrk", "the benchmark's figures with wrk as driver"),
         NeededProgram("curl", "curl", "that the curl commands we print and document work when pasted"),
     )

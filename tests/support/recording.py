@@ -95,6 +95,9 @@ class FailingRedis:
     def epoch(self) -> int:
         return self.redis.epoch
 
+    async def host_ms(self) -> int:
+        return await self.redis.host_ms()
+
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[str | bytes | int]) -> Any:
         self.calls -= 1
         if self.calls < 0:

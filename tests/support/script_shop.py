@@ -33,7 +33,7 @@ def new_customer(key: str | None = None, client: UUID = CLIENT) -> ScriptRequest
 def call_of(partition: Partition, *requests: ScriptRequest) -> ScriptCall:
     """Return a call with these requests, which can be sent several times."""
     seconds, _ = partition.client.time()
-    return ScriptCall(requests, seconds * 1000 + 10_000, partition.epoch)
+    return ScriptCall(requests, seconds * 1000 + 4_000, partition.epoch)
 
 
 def codes_of(partition: Partition) -> list[bytes]:

@@ -70,6 +70,7 @@ class ServerProcess:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -104,7 +105,9 @@ class ServerProcess:
 
     def _start_once(self) -> bool:
         with self.log.open("ab") as log:
-            process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment
+            )
         self.process = process
         wait_until(lambda: process.poll() is not None or self.is_ready(), f"{self.name} is ready")
         if process.poll() is None:

@@ -11,7 +11,7 @@
 --
 -- KEYS: 1 state, 2 stream, 3 kept call, then B batches, P pools, P lists of codes (none named twice), N windows, then
 --       idempotency keys (the state key as a window: anonymous, no limits)
--- ARGV: 1 epoch, 2 call id, 3 deadline (ms, clock of the Redis host, at most 20 s ahead), 4 B, 5 P,
+-- ARGV: 1 epoch, 2 call id, 3 deadline (ms, clock of the Redis host, at most 5 s ahead), 4 B, 5 P,
 --       6 batch index of each pool (2 bytes each), 7 ms for which an answer is kept under its idempotency key,
 --       then N requests: pool index (2 bytes; 0x8000: the caller sees a batch only where it has this pool, 0x4000:
 --       a use of a coupon, 0x2000: a look at a coupon), idempotency index or 0 (2 bytes), for a coupon the folded code
@@ -34,7 +34,7 @@ local RS, US, STAMP = '\30', '\31', 13
 -- unpack has room for about 8,000 values. Pieces keep a call of any size correct.
 local PIECE = 2000
 -- A call is kept for longer than its deadline can be ahead, by the same clock: a repeat is recognised or too late.
-local CALL_KEPT_MS, FARTHEST_DEADLINE_MS = 30000, 20000
+local CALL_KEPT_MS, FARTHEST_DEADLINE_MS = 30000, 5000
 -- Expiry uses the time at which the script began, and TIME may be later: no window may expire before its end.
 local WINDOW_SLACK_MS = 1000
 -- The place of `d` among the fields of an entry.

@@ -33,6 +33,7 @@ async def get_readyz(context: RequestContext) -> Response:
         "redis": "ready" if ready else "not ready",
         "postgres": "ready" if store_metrics.postgres is not None else "not ready",
         "api_keys": "ready" if knows_keys else "not ready",
+        "stops": sorted(context.services.stores.incarnations.watch.stops),
         "worker": show_workers(store_metrics),
     }
     return json_response(content, 200 if ready and knows_keys else 503)

@@ -17,6 +17,7 @@ from issuer.http.metrics.hook_outcome import HookOutcome
 from issuer.http.metrics.store_metrics import StoreMetrics
 from issuer.http.metrics.tally import BOUNDS_S, OutcomeCounts
 from issuer.http.slot_kinds import SlotKind, SlotRefusal
+from issuer.storage.server_watch import Stop
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -55,6 +56,7 @@ NAMES: Final = {
     "issuer_audit_id": "Id of the newest entry of the audit log; it only rises",
     "issuer_role_may_change_ledger": "1 if the Postgres role of the API could change recorded redemptions; should be 0",
     "issuer_ready": "1 if the part is available, by part: redis, postgres",
+    "issuer_stopped": "1 if this process issues nothing although Redis answers, by reason",
 }
 """The help text of every metric."""
 
@@ -117,6 +119,10 @@ def _observed(store_metrics: StoreMetrics | None) -> Iterator[Metric]:
     ready.add_metric(["redis"], float(store_metrics is not None and store_metrics.redis_serves))
     ready.add_metric(["postgres"], float(store_metrics is not None and store_metrics.postgres is not None))
     yield ready
+    stopped = _gauge("issuer_stopped", ["reason"])
+    for stop in Stop:
+        stopped.add_metric([stop], float(store_metrics is not None and stop in store_metrics.stops))
+    yield stopped
     if store_metrics is None:
         return
     if (redis := store_metrics.redis) is not None:

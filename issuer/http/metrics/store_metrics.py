@@ -14,6 +14,7 @@ from issuer.contract.keys import partition_keys
 from issuer.pools.counters import PoolCounters, read_pool_counters
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
+from issuer.storage.server_watch import Stop
 from issuer.storage.stores import Stores
 
 TIMEOUT_S: Final = 2.0
@@ -67,11 +68,12 @@ class PoolMetrics:
 
 @dataclass(frozen=True, slots=True)
 class StoreMetrics:
-    """Metrics of both stores. None: the store is unavailable."""
+    """Metrics of both stores. None: the store is unavailable. `stops`: why this process issues nothing."""
 
     redis: RedisMetrics | None
     postgres: PostgresMetrics | None
     pools: list[PoolMetrics] = field(default_factory=list)
+    stops: frozenset[Stop] = frozenset()
 
     @property
     def redis_serves(self) -> bool:
@@ -88,7 +90,7 @@ async def read_store_metrics(stores: Stores, *, with_pools: bool = False, try_wr
     pools: list[PoolMetrics] = []
     if with_pools and postgres is not None:
         pools = await _read_pools(stores, redis is not None)
-    return StoreMetrics(redis, postgres, pools)
+    return StoreMetrics(redis, postgres, pools, frozenset(stores.incarnations.watch.stops))
 
 
 async def _read_redis(stores: Stores, try_writing: bool) -> RedisMetrics | None:

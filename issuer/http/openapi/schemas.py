@@ -30,6 +30,7 @@ from issuer.http.openapi.shapes import (
     shape,
 )
 from issuer.http.problems.problem import TITLES
+from issuer.storage.server_watch import Stop
 
 _STATE: Final[Schema] = {"enum": ["ready", "not ready"], "description": "Whether it can be used now"}
 _LAG: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
@@ -153,6 +154,12 @@ COMPONENTS: Final[dict[str, Schema]] = {
             "redis": _STATE,
             "postgres": _STATE,
             "api_keys": described(_STATE, "Whether the process has loaded the API keys"),
+            "stops": {
+                "type": "array",
+                "items": {"enum": [str(stop) for stop in Stop]},
+                "description": "Why nothing is issued although Redis answers: its clock cannot be right, its eviction"
+                " policy may delete codes, or keys that it lost are being rebuilt",
+            },
             "worker": described(_WORKER, "The worker, which records redemptions in the ledger"),
         }
     ),
