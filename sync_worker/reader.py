@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import NoScriptError
 
 from issuer.contract.keys import GROUP, partition_keys
-from issuer.contract.scripts import ACK_EVENTS
+from issuer.contract.scripts import ACK_EVENTS, CREATE_GROUP
 from issuer.ledger.entries import StreamEntry
 from issuer.settings import Settings
 from issuer.storage.incarnation import Blessed, Incarnations
@@ -31,6 +31,8 @@ REPLY_LIMIT_S: Final = 5.0
 READ_BATCH_SIZE: Final = 8_192
 """Entries of one read, from all partitions. It bounds the memory."""
 ACK_BATCH_SIZE: Final = 1_000
+NEWER_CONSUMER: Final = "newer-version"
+"""No worker has this name: what is pending under it waits for one that can read it."""
 
 
 def consumer_name() -> str:
@@ -40,13 +42,18 @@ def consumer_name() -> str:
 
 @dataclass(slots=True)
 class EntryBatch:
-    """Entries that were read together. `vanished`: pending entries that were deleted from the stream, an anomaly."""
+    """Entries that were read together.
+
+    `vanished`: pending entries that were deleted from the stream, an anomaly. `newer`: entries for a later version of
+    the worker.
+    """
 
     entries: list[StreamEntry] = field(default_factory=list)
     vanished: list[tuple[int, str]] = field(default_factory=list)
+    newer: list[StreamEntry] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.entries or self.vanished)
+        return bool(self.entries or self.vanished or self.newer)
 
     def add(self, partition: int, replied: Sequence[Any]) -> None:
         for item in replied:
@@ -54,7 +61,8 @@ class EntryBatch:
             if item is None or not item[1]:
                 self.vanished.append((partition, item[0].decode() if item else "?"))
             else:
-                self.entries.append(StreamEntry.of_reply(partition, item[0], item[1]))
+                entry = StreamEntry.of_reply(partition, item[0], item[1])
+                (self.newer if entry.is_newer else self.entries).append(entry)
 
 
 class StreamReader:
@@ -88,9 +96,22 @@ class StreamReader:
         return bool(self._cursors)
 
     async def open(self) -> None:
+        """Connect. Groups that were destroyed are created again: their streams are read from the first entry."""
         await self._link.open()
         self._cursors.clear()
-        await self._call([("SCRIPT", "LOAD", ACK_EVENTS.text)])
+        await self._call([("SCRIPT", "LOAD", script.text) for script in (ACK_EVENTS, CREATE_GROUP)])
+        partitions = [partition_keys(partition) for partition in range(self._incarnations.partitions)]
+        replies = await self._call(
+            [
+                ("EVALSHA", CREATE_GROUP.sha, 2, keys.state, keys.stream, self.blessed.epoch, GROUP)
+                for keys in partitions
+            ]
+        )
+        for partition, reply in enumerate(replies):
+            if reply[0] == b"STALE_EPOCH":
+                await self._not_ready("the data set carries another epoch")
+            if reply[0] == b"CREATED":
+                log.error("the consumer group of a partition was missing and is created again", partition=partition)
 
     async def close(self) -> None:
         await self._link.aclose()
@@ -135,6 +156,21 @@ class StreamReader:
 
     def _bounded(self, count: int) -> int:
         return max(1, min(count, READ_BATCH_SIZE // self._incarnations.partitions))
+
+    async def leave_to_newer(self, entries: Sequence[StreamEntry]) -> None:
+        """Leave entries pending for a worker of a later version, which claims them after `min_idle_ms`.
+
+        A worker of this version claims them then, too, and leaves them again.
+        """
+        ids: dict[int, list[Value]] = {}
+        for entry in entries:
+            ids.setdefault(entry.partition, []).append(entry.stream_id)
+        await self._call(
+            [
+                ("XCLAIM", partition_keys(partition).stream, GROUP, NEWER_CONSUMER, 0, *some, "JUSTID")
+                for partition, some in ids.items()
+            ]
+        )
 
     async def ack(self, batch: EntryBatch) -> int:
         """Remove entries that are in Postgres from the streams. Return by how much that lowered the backlog."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
+from issuer.ledger.entries import StreamEntry
 from issuer.ledger.record import RecordResult
 from issuer.storage.redis_link import RedisUnavailableError
 from sync_worker.reader import EntryBatch, StreamReader
@@ -29,13 +31,17 @@ BACK_OFF_S: Final = (0.05, 5.0)
 
 @dataclass(slots=True)
 class WorkerProgress:
-    """What the worker has done, and the error that blocks it, for its heartbeat."""
+    """What the worker has done, and the error that blocks it, for its heartbeat.
+
+    `newer`: how often it has left an event to a worker of a later version.
+    """
 
     inserted: int = 0
     duplicates: int = 0
     anomalies: int = 0
     dead_letters: int = 0
     transactions: int = 0
+    newer: int = 0
     error: str = ""
     errors: int = 0
 
@@ -120,9 +126,9 @@ class Worker:
             if self._stopping.is_set() or not self._reader.is_open:
                 return
         batch = await self._reader.claim(count)
-        if batch:
+        if batch.entries:
             log.info("claimed entries of a silent worker", entries=len(batch.entries))
-            await self._settle(batch)
+        await self._settle(batch)
         if not self._reader.more_to_claim:
             self._look_back_at = time.monotonic() + LOOK_BACK_EVERY_S
 
@@ -139,6 +145,8 @@ class Worker:
     async def _settle(self, batch: EntryBatch) -> int:
         """Write and then acknowledge a batch, one transaction at a time. Return the number of redemptions in it."""
         total = 0
+        if batch.newer:
+            await self._leave_to_newer(batch.newer)
         for part in _parts(batch):
             # Stopped between these two, the entries are read again and found in the ledger.
             if not await self._write(part):
@@ -147,6 +155,16 @@ class Worker:
             log.debug("entries recorded and acknowledged", entries=len(part.entries), removed=removed)
             total += sum(entry.announced for entry in part.entries)
         return total
+
+    async def _leave_to_newer(self, entries: Sequence[StreamEntry]) -> None:
+        # Never a dead letter: that would leave the stream, and the bound of the backlog with it.
+        await self._reader.leave_to_newer(entries)
+        if not self.progress.newer:
+            log.error(
+                "events of a later version are in the stream; they stay there until a worker of that version runs",
+                partition=entries[0].partition, stream_id=entries[0].stream_id,
+            )  # fmt: skip
+        self.progress.newer += len(entries)
 
     async def _write(self, batch: EntryBatch) -> bool:
         """Write a batch, and wait as long as Postgres is unavailable. False: the batch must not be acknowledged."""
@@ -179,7 +197,7 @@ class Worker:
 
 def _parts(batch: EntryBatch) -> list[EntryBatch]:
     """Split a batch into parts of at most about 2 × BATCH_SIZE redemptions; vanished entries are in the first."""
-    if not batch:
+    if not (batch.entries or batch.vanished):
         return []
     parts = [EntryBatch(vanished=batch.vanished)]
     redemptions = 0

@@ -46,6 +46,12 @@ class UndecodableEventError(ValueError):
     """An entry that is not an event of a known version. The worker moves it to the dead letters."""
 
 
+def is_newer(fields: Mapping[bytes, bytes]) -> bool:
+    """Return whether an entry is an event of a later version of this program, which alone can record it."""
+    version = fields.get(b"v", b"")
+    return version.isdigit() and len(version) < 7 and int(version) > EVENT_FORMAT
+
+
 def encode_who(
     customer_id: bytes | None, api_key_id: int, key_hash: bytes | None, customer_text: str | None = None
 ) -> bytes:

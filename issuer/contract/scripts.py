@@ -30,6 +30,7 @@ PUT_BATCH: Final = _load("put_batch")
 PUT_WINDOWS: Final = _load("put_windows")
 PUT_ANSWERS: Final = _load("put_answers")
 RETURN_USES: Final = _load("return_uses")
+CREATE_GROUP: Final = _load("create_group")
 BLESS_PARTITION: Final = _load("bless_partition")
 REBUILD_POOL: Final = _load("rebuild_pool")
 SET_CLOCK: Final = _load("set_clock")
@@ -47,6 +48,7 @@ ALL: Final = (
     PUT_WINDOWS,
     PUT_ANSWERS,
     RETURN_USES,
+    CREATE_GROUP,
     BLESS_PARTITION,
     REBUILD_POOL,
     SET_CLOCK,

@@ -62,6 +62,26 @@ class StoredDeadLetter:
     resolved_at: datetime | None
 
 
+MAX_IN_ENTRY: Final = 128
+"""Redemptions that one entry of the script can have."""
+
+_UNREADABLE: Final = "SELECT partition, raw FROM dead_letters WHERE seq IS NULL AND resolved_at IS NULL"
+
+
+async def count_unreadable(connection: AnyConnection) -> dict[int, int]:
+    """Return by partition how many redemptions its unresolved letters of whole entries may contain.
+
+    They have left the backlog, and nothing says which seqs they are about.
+    """
+    counts: dict[int, int] = {}
+    for row in await connection.fetch(_UNREADABLE):
+        fields = dict(zip(row["raw"][::2], row["raw"][1::2], strict=False))
+        text = fields.get(b"n", b"")
+        known = text.isdigit() and len(text) < 4 and int(text) <= MAX_IN_ENTRY
+        counts[row["partition"]] = counts.get(row["partition"], 0) + (int(text) if known else MAX_IN_ENTRY)
+    return counts
+
+
 _LIST: Final = """
 SELECT id, partition, stream_id, epoch, pool_id, seq, reason, created_at, resolved_at FROM dead_letters
 WHERE id > $1 AND ($2 OR resolved_at IS NULL) ORDER BY id LIMIT $3"""

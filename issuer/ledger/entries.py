@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
+from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns, is_newer
 from issuer.ledger.dead_letters import DeadLetter, store_dead_letters
 from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.storage.postgres import AnyConnection
@@ -31,6 +31,11 @@ class StreamEntry:
         """The redemptions that the backlog counts for this entry; 0 if the script did not write it."""
         text = self.fields.get(b"n", b"0")
         return int(text) if text.isdigit() and len(text) < 7 else 0
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a later version of this program wrote it. It must neither be recorded nor removed by this one."""
+        return is_newer(self.fields)
 
     @property
     def epoch(self) -> int:

@@ -19,6 +19,10 @@ from issuer.storage.stores import Stores
 POLL_EVERY_S: Final = 0.2
 
 
+_SET_BOUND: Final = """
+UPDATE installation SET max_backlog = $1 WHERE $2::bigint IS NULL OR epoch = $2 RETURNING true"""
+
+
 async def set_max_backlog(stores: Stores, bound: int, *, wait_s: float, actor: str) -> bool:
     """Change the bound in Redis and Postgres. False: Redis enforces it, but a backlog is still above it after `wait_s`.
 
@@ -30,13 +34,15 @@ async def set_max_backlog(stores: Stores, bound: int, *, wait_s: float, actor: s
         # Stopped after this: Postgres allows for more than Redis enforces, which costs codes only in a recovery.
         await _store(stores, bound, actor)
     deadline = asyncio.get_running_loop().time() + wait_s
-    while await _apply(stores, bound) > bound:
+    while True:
+        epoch = stores.redis.epoch
+        is_within = await _apply(stores, bound) <= bound
+        # A recovery in between has blessed the partitions with the bound in Postgres: they are lowered once more.
+        if is_within and (bound >= before or await _store(stores, bound, actor, epoch=epoch)):
+            return True
         if asyncio.get_running_loop().time() > deadline:
             return False
         await asyncio.sleep(POLL_EVERY_S)
-    if bound < before:
-        await _store(stores, bound, actor)
-    return True
 
 
 async def _apply(stores: Stores, bound: int) -> int:
@@ -48,9 +54,12 @@ async def _apply(stores: Stores, bound: int) -> int:
     return max(backlogs)
 
 
-async def _store(stores: Stores, bound: int, actor: str) -> None:
+async def _store(stores: Stores, bound: int, actor: str, *, epoch: int | None = None) -> bool:
+    """Store the bound in Postgres. False: `epoch` was given and is not the present one, so nothing was changed."""
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
-        await connection.execute("UPDATE installation SET max_backlog = $1", bound)
+        if not await connection.fetchval(_SET_BOUND, bound, epoch):
+            return False
         await audit.record(
             connection, actor=actor, action="max_backlog.set", subject="installation", detail={"max_backlog": bound}
         )
+    return True

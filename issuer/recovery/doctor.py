@@ -33,6 +33,11 @@ CLOCK_STEP_S: Final = 5.0
 HEARTBEAT_S: Final = 15.0
 
 
+_NEWER: Final = """
+SELECT string_agg(name, ', ') FROM workers
+WHERE seen_at > clock_timestamp() - $1::float8 * interval '1 second' AND (detail ->> 'newer')::bigint > 0"""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """The result of one check. `advice` says what to do when it is not `ok`."""
@@ -113,6 +118,9 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     alive = seen is not None and seen["ago"].total_seconds() < HEARTBEAT_S
     found = "no worker has ever reported" if seen is None else f"last heartbeat {seen['ago'].total_seconds():.0f} s ago"
     yield Check("sync worker", alive, found, "start `python -m sync_worker`: the backlog is bounded")
+    newer = await postgres.fetchval(_NEWER, HEARTBEAT_S)
+    found = "none" if not newer else f"left in the stream by {newer}"
+    yield Check("events of a later version", not newer, found, "start a worker of that version, stop the older ones")
 
 
 async def _secret_key(settings: Settings, postgres: Pool) -> Check:

@@ -20,10 +20,11 @@ from issuer.batches.reversals import find_pending_reversals, mark_returned, retu
 from issuer.batches.windows import fenced_writer, write_windows
 from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, SET_CLOCK, Script
+from issuer.ledger.dead_letters import count_unreadable
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
-from issuer.recovery.inspection import BATCH_SIZE, PoolState, inspect_partitions
+from issuer.recovery.inspection import BATCH_SIZE, IncidentError, PoolState, inspect_partitions
 from issuer.storage.postgres import Connection, count_of
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
 from issuer.storage.server_watch import MAX_APART_MS, ClockReading
@@ -113,6 +114,11 @@ async def fence_partitions(link: CommandSender, mark: PartitionMark) -> None:
     await _mark_partitions(link, mark, mark.fence)
 
 
+async def store_decision(postgres: Connection, decision: RecoveryDecision) -> None:
+    """Store what a running recovery has found out since the fence."""
+    await postgres.execute(_STORE_DECISION, decision.to_json())
+
+
 async def bless_partitions(link: CommandSender, mark: PartitionMark) -> None:
     """Open all partitions under the new epoch. Stopped half-way, none is trusted: Postgres has not blessed it yet."""
     await _mark_partitions(link, mark, mark.epoch)
@@ -127,6 +133,13 @@ async def _count_backlogs(link: CommandSender, partitions: int) -> list[int]:
             count += sum(entry.announced for entry in entries)
         counts.append(count)
     return counts
+
+
+async def find_cut_streams(link: CommandSender, mark: PartitionMark) -> list[int]:
+    """Return the fenced partitions whose streams lack redemptions that their backlog counts."""
+    states = await inspect_partitions(link, mark.partitions)
+    counted = await _count_backlogs(link, mark.partitions)
+    return [p for p, state in enumerate(states) if counted[p] < int(state["backlog"])]
 
 
 async def read_stream(link: CommandSender, partition: int) -> AsyncIterator[list[StreamEntry]]:
@@ -150,6 +163,8 @@ async def drain_streams(link: CommandSender, postgres: Connection, mark: Partiti
     for partition in range(mark.partitions):
         keys = partition_keys(partition)
         async for entries in read_stream(link, partition):
+            if any(entry.is_newer for entry in entries):
+                raise IncidentError("the streams have events of a later version: run that version, which recovers")
             async with postgres.transaction():
                 await record_entries(postgres, entries)
             acks: list[Value] = [mark.fence, GROUP]
@@ -199,9 +214,10 @@ async def plan_quarantine(
     postgres: Connection, pools: Sequence[PoolState], bound: int, decision: RecoveryDecision
 ) -> None:
     """Fill in what a recovery would quarantine; change nothing. Events still in the stream are not counted yet."""
+    unreadable = await count_unreadable(postgres)
     for pool in pools:
         if pool.opened and not pool.drained:
-            count = _count(pool, bound, decision)
+            count = _count(pool, bound + unreadable.get(pool.partition, 0), decision)
             row = await postgres.fetchrow(
                 f"SELECT count(*) AS n, max(seq) AS last FROM ({_missing(pool)}) missing", pool.pool_id, count
             )
@@ -225,13 +241,15 @@ async def quarantine(
     async with postgres.transaction():
         # A process that replays its journal holds the row meanwhile: what it brings into the ledger is not missing.
         await postgres.execute(_LOCK_INSTALLATION)
+        # What a dead letter of a whole entry contains has left the backlog, so it comes on top of the bound.
+        unreadable = await count_unreadable(postgres)
         for pool in pools:
             if not pool.opened:
                 continue
             if not pool.drained:
                 status = await postgres.execute(
                     f"INSERT INTO quarantined (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_missing(pool)}) missing",
-                    pool.pool_id, _count(pool, bound, decision), epoch,
+                    pool.pool_id, _count(pool, bound + unreadable.get(pool.partition, 0), decision), epoch,
                 )  # fmt: skip
                 pool.quarantined = count_of(status)
             pool.issued_after = await postgres.fetchval(_ACCOUNTED, pool.pool_id)

@@ -85,7 +85,8 @@ _WAS_REPLACED: Final = """
 SELECT EXISTS (SELECT FROM incarnations WHERE run_id = $1 AND epoch < (SELECT max(epoch) FROM incarnations))"""
 
 _FENCE: Final = """
-UPDATE installation SET epoch = greatest(epoch, $2) + 1, run_id = NULL, recovering = $1 RETURNING epoch"""
+UPDATE installation SET epoch = greatest(epoch, $2) + 1, run_id = NULL, recovering = $1
+RETURNING epoch, max_backlog"""
 
 _END_ABANDONED: Final = "SELECT end_abandoned_transactions($1)"
 
@@ -202,18 +203,26 @@ class Recovery:
     async def _carry_out(self, survey: Survey, decision: RecoveryDecision) -> RecoveryReport:
         # Postgres first: it assigns the epoch, so no two recoveries mark partitions with the same one. Stopped here, no
         # pair is blessed: every process answers 503 until the next recovery, which takes an epoch of its own.
-        epoch = await self._fence(survey, decision)
+        epoch, max_backlog = await self._fence(survey, decision)
         report = RecoveryReport(epoch, decision.verdict, decision.reasons, survey.server, pools=survey.pools)
-        installation = survey.installation
-        mark = rebuild.PartitionMark(installation.id, epoch, installation.partitions, installation.max_backlog)
+        installation = replace(survey.installation, max_backlog=max_backlog)
+        survey = replace(survey, installation=installation)
+        mark = rebuild.PartitionMark(installation.id, epoch, installation.partitions, max_backlog)
         # From here on the server itself refuses, whichever process still has a connection to it.
         await rebuild.fence_partitions(self._link, mark)
+        # Behind the fence no worker removes entries, so backlog and stream must agree.
+        cut = await rebuild.find_cut_streams(self._link, mark)
+        if cut and decision.verdict is not Verdict.LOSS:
+            reason = f"the streams of {len(cut)} partitions lack events that their backlog counts"
+            decision = replace(decision, verdict=Verdict.LOSS, reasons=(*decision.reasons, reason))
+            await rebuild.store_decision(self._postgres, decision)
+            report.verdict, report.reasons = decision.verdict, decision.reasons
         if decision.rebuild:
             await rebuild.set_clocks(self._link, self._postgres, mark)
         if decision.verdict is Verdict.LOSS:
             await self._recover_loss(survey, decision, mark, report)
         elif decision.rebuild:
-            # Into the ledger, from which windows and answers are rebuilt. The pools lack nothing.
+            # Into the ledger, from which windows and answers are rebuilt. The pools lack nothing and stay as they are.
             report.drained = await rebuild.drain_streams(self._link, self._postgres, mark)
             await rebuild.rebuild_partitions(self._link, self._postgres, mark, ())
         elif decision.verdict is Verdict.FIRST:
@@ -245,10 +254,11 @@ class Recovery:
         # Behind the quarantine: the pools are rebuilt to issue the first seq after it.
         await rebuild.rebuild_partitions(self._link, self._postgres, mark, survey.pools)
 
-    async def _fence(self, survey: Survey, decision: RecoveryDecision) -> int:
-        """Take the blessing from every server and store the decision. Return the new epoch.
+    async def _fence(self, survey: Survey, decision: RecoveryDecision) -> tuple[int, int]:
+        """Take the blessing from every server and store the decision. Return the new epoch, and the bound.
 
-        From here until the blessing nothing is issued or acknowledged.
+        The bound is that of this moment: it is lowered only under the epoch in which Redis enforces it. From here until
+        the blessing nothing is issued or acknowledged.
         """
         limit_s = self._settings.postgres_timeout_s
         # Redis is ahead where Postgres was restored from a backup. A partition accepts no lower epoch than its own.
@@ -258,8 +268,9 @@ class Recovery:
                 async with self._postgres.transaction():
                     await self._postgres.execute(f"SET LOCAL lock_timeout = {int(limit_s * 1000)}")
                     # Waits for the workers' transactions, which lock the row: they end before the fence or not at all.
-                    epoch: int = await self._postgres.fetchval(_FENCE, decision.to_json(), highest)
-                return epoch
+                    row = await self._postgres.fetchrow(_FENCE, decision.to_json(), highest)
+                assert row is not None
+                return row["epoch"], row["max_backlog"]
             except asyncpg.LockNotAvailableError:
                 # No transaction takes this long. One whose worker was frozen or lost its network would hold the row
                 # indefinitely; its entries stay in the stream.

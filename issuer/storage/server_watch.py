@@ -4,7 +4,7 @@ A script decides by the clock of Redis' host. Each process compares that clock w
 reading to the next, and with Postgres' clock, which it reads once a second. Postgres' clock prevails while it is known:
 it alone can confirm that a clock was set right. Redis' eviction policy is read once a second.
 
-While a stop lasts, this process grants nothing. It goes on recording, and passes on what operators change.
+While a stop lasts, this process grants nothing. What was granted is recorded, and what operators change is pushed.
 
 Keys may have expired early on a clock that was ahead, and evicted keys are gone: windows and kept answers. They are
 rebuilt (the guardian does that) before this process issues again.

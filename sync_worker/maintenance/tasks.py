@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
@@ -21,6 +21,7 @@ from issuer.batches.revisions import push_batch
 from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.scripts import REMOVE_CONSUMERS
 from issuer.generating import job_runner
+from issuer.ledger.anomalies import Anomaly, record_anomalies
 from issuer.ledger.dead_letters import remove_resolved
 from issuer.loyalty import sweeping
 from issuer.loyalty.executor import LoyaltyExecutor
@@ -170,7 +171,8 @@ class MaintenanceTasks:
 
     async def lag(self) -> tuple[int, float]:
         """Return the redemptions that are not in the ledger yet, and the age in seconds of the oldest event."""
-        pipeline = self._stores.redis.client.pipeline(transaction=False)
+        # In one MULTI: the script writes entries and backlog together, and an ack removes them together.
+        pipeline = self._stores.redis.client.pipeline(transaction=True)
         pipeline.time()
         for partition in range(self._stores.redis.partitions):
             keys = partition_keys(partition)
@@ -178,9 +180,27 @@ class MaintenanceTasks:
             pipeline.xrange(keys.stream, count=1)
         async with redis_errors_translated():
             now, *replies = await pipeline.execute()
-        backlog = sum(int(count or 0) for count in replies[::2])
+        counts = [int(count or 0) for count in replies[::2]]
+        cut = [p for p, (count, first) in enumerate(zip(counts, replies[1::2], strict=True)) if count and not first]
+        if cut:
+            await self._note_cut(cut, counts)
+        backlog = sum(counts)
         oldest_ms = min((int(first[0][0].partition(b"-")[0]) for first in replies[1::2] if first), default=None)
         return backlog, 0.0 if oldest_ms is None else max(0, time_ms(now) - oldest_ms) / 1000
+
+    async def _note_cut(self, partitions: Sequence[int], counts: Sequence[int]) -> None:
+        """Record that streams are empty although redemptions in them are not in the ledger: events were deleted.
+
+        The backlog keeps counting them, so that the bound includes them until a recovery has found out which they are.
+        """
+        anomalies = [
+            Anomaly(
+                "events_deleted", None, None, {"epoch": self._stores.redis.epoch, "partition": p, "count": counts[p]}
+            )
+            for p in partitions
+        ]
+        async with unavailable_translated(), self._stores.postgres.acquire() as connection:
+            await record_anomalies(connection, anomalies)
 
     async def forget_witnesses(self) -> None:
         await forget_witnesses(self._stores.postgres)

@@ -37,6 +37,31 @@ def test_bless_partition(shop: Partition) -> None:
     assert shop.snapshot() == before
 
 
+def test_a_fence_does_not_lower_the_backlog(shop: Partition) -> None:
+    """It shows the recovery that the stream was cut."""
+    shop.redeem_now(new_customer(), new_customer())
+    for epoch, counted, found in ((-2, 1, b"2"), (-3, 5, b"5"), (3, 1, b"1")):
+        shop.epoch = epoch
+        assert shop.bless(backlog=counted) == ["DONE"]
+        assert shop.client.hget(shop.keys.state, "backlog") == found
+
+
+def test_create_group(shop: Partition) -> None:
+    """What was in the stream before is delivered; a stream that was deleted is there again."""
+    shop.redeem_now(new_customer())
+    assert shop.create_group() == ["DONE"]
+    shop.client.xgroup_destroy(shop.keys.stream, GROUP)
+    refuses_another_epoch(shop, shop.create_group)
+    assert shop.create_group() == ["CREATED"]
+    assert len(shop.client.xreadgroup(GROUP, "me", {shop.keys.stream: ">"})) == 1
+    shop.client.delete(shop.keys.stream)
+    assert shop.create_group() == ["CREATED"]
+    shop.client.delete(shop.keys.stream)
+    shop.client.set(shop.keys.stream, "not a stream")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        shop.create_group()
+
+
 def test_ack_events(shop: Partition) -> None:
     for count in (1, 2, 3):
         shop.redeem_now(*(new_customer() for _ in range(count)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from issuer.contract.keys import GROUP
 from tests.conformance.gaps import Gap, servers_only
 from tests.support.partition import Partition, connect
 from tests.support.redeeming import ScriptAnswer, ScriptLimit, ScriptRequest
@@ -64,6 +65,8 @@ def test_control_writes_pass_when_memory_is_short(server_store: ServerStore, tmp
         assert shop.put_windows(BATCH, 1, [(customer, [1], MONTH_MS)]) == ["DONE"]
         assert shop.put_batch(BATCH, [ScriptLimit(2, MONTH_MS)], paused=True) == ["DONE"]
         assert shop.return_uses(BATCH, [(customer, 1, 0)]) == ["DONE", "1"]
+        client.xgroup_destroy(shop.keys.stream, GROUP)
+        assert shop.create_group() == ["CREATED"]
         shop.epoch = -2
         assert shop.bless() == ["DONE"]
         assert shop.rebuild_pool(BATCH, CLIENT, POOL_ID, issued=0, total=5) == ["DONE"]

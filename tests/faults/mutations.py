@@ -251,8 +251,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/recovery/recovery.py",
-                "if finding.verdict is Verdict.RESTART and not self._options.forced:",
-                "if False:",
+                "elif finding.verdict is Verdict.RESTART and not never_left and not self._options.forced:",
+                "elif False:",
             ),
         ),
         ("old_data_restored_processes_ahead",),
@@ -759,5 +759,291 @@ MUTATIONS: Final = (
         (Edit("issuer/contract/lua/put_answers.lua", "redis.call('PERSIST', KEYS[1])\n", ""),),
         (),
         ("tests/conformance/test_short_memory.py",),
+    ),
+    Mutation(
+        "a clock that jumped is followed within a call",
+        (
+            Edit(
+                "issuer/engine/clocks.py",
+                "        if abs(offset_ms - known_ms) > MAX_APART_MS:\n",
+                "        if False:\n",
+            ),
+        ),
+        (),
+        (
+            "tests/unit/test_server_watch.py",
+            "tests/integration/test_clocks.py",
+        ),
+    ),
+    Mutation(
+        "a deadline may be met by a clock that is too far ahead",
+        (Edit("issuer/engine/clocks.py", "MAX_DEADLINE_MS: Final = 4_000\n", "MAX_DEADLINE_MS: Final = 10_000\n"),),
+        (),
+        ("tests/unit/test_server_watch.py",),
+    ),
+    Mutation(
+        "redeem.lua accepts a deadline that only a clock too far behind has",
+        (Edit(REDEEM, "FARTHEST_DEADLINE_MS = 30000, 5000\n", "FARTHEST_DEADLINE_MS = 30000, 20000\n"),),
+        (),
+        (
+            "tests/integration/test_clocks.py",
+            "tests/conformance/test_redeem_model.py",
+        ),
+    ),
+    Mutation(
+        "Redis' clock is not compared with Postgres'",
+        (
+            Edit(
+                "issuer/storage/server_watch.py",
+                "        if self._postgres is not None and time.monotonic() - self._postgres_read_at < FRESH_S:\n",
+                "        if False:\n",
+            ),
+        ),
+        (),
+        ("tests/unit/test_server_watch.py",),
+    ),
+    Mutation(
+        "a connection opens while issuing is stopped",
+        (
+            Edit(
+                "issuer/engine/sender.py",
+                "        if stopped := self._incarnations.watch.stopped:\n",
+                '        if stopped := "":\n',
+            ),
+        ),
+        (),
+        (
+            "tests/integration/test_clocks.py",
+            "tests/integration/test_eviction.py",
+        ),
+    ),
+    Mutation(
+        "windows are rebuilt by a clock that cannot be right",
+        (
+            Edit(
+                "issuer/storage/redis_link.py",
+                "        if not watch.judge_clock(ClockReading.of(now_ms, began_s, time.monotonic())):\n",
+                "        if False:\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_clocks.py",),
+    ),
+    Mutation(
+        "windows that expired on a wrong clock are not rebuilt",
+        (
+            Edit(
+                "issuer/storage/server_watch.py",
+                '                self._note_lost_keys("keys may have expired early, since Redis\' clock was ahead")\n',
+                "                pass\n",
+            ),
+        ),
+        (),
+        (
+            "tests/unit/test_server_watch.py",
+            "tests/integration/test_clocks.py",
+        ),
+    ),
+    Mutation(
+        "a partition's clock stays ahead",
+        (
+            Edit(
+                "issuer/contract/lua/set_clock.lua", "if tonumber(clock) > tonumber(ARGV[2]) then\n", "if false then\n"
+            ),
+        ),
+        (),
+        (
+            "tests/conformance/test_partition_scripts.py",
+            "tests/integration/test_clocks.py",
+        ),
+    ),
+    Mutation(
+        "a recovery rebuilds windows of the future",
+        (
+            Edit(
+                "issuer/batches/windows.py",
+                "max_digits, customers, latest_ms, prefetch",
+                "max_digits, customers, None, prefetch",
+            ),
+        ),
+        (),
+        ("tests/integration/test_clocks.py",),
+    ),
+    Mutation(
+        "an evicting policy is accepted",
+        (Edit("issuer/storage/server_watch.py", '        safe = policy == "noeviction"\n', "        safe = True\n"),),
+        (),
+        (
+            "tests/unit/test_server_watch.py",
+            "tests/integration/test_eviction.py",
+        ),
+    ),
+    Mutation(
+        "evicted keys are not rebuilt",
+        (Edit("issuer/storage/server_watch.py", "        if evicted > 0:\n", "        if False:\n"),),
+        (),
+        (
+            "tests/unit/test_server_watch.py",
+            "tests/integration/test_eviction.py",
+        ),
+    ),
+    Mutation(
+        "a consumer group that was destroyed is created at the end of the stream",
+        (Edit("issuer/contract/lua/create_group.lua", "ARGV[2], '0', 'MKSTREAM'", "ARGV[2], '$', 'MKSTREAM'"),),
+        (),
+        (
+            "tests/conformance/test_partition_scripts.py",
+            "tests/integration/test_streams.py",
+        ),
+    ),
+    Mutation(
+        "events of a later version become dead letters",
+        (
+            Edit(
+                "sync_worker/reader.py",
+                "(self.newer if entry.is_newer else self.entries).append(entry)",
+                "self.entries.append(entry)",
+            ),
+        ),
+        (),
+        ("tests/integration/test_streams.py",),
+    ),
+    Mutation(
+        "a recovery takes events of a later version for lost",
+        (
+            Edit(
+                "issuer/recovery/rebuild.py",
+                "            if any(entry.is_newer for entry in entries):\n",
+                "            if False:\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_streams.py",),
+    ),
+    Mutation(
+        "dead letters of whole entries are outside the bound",
+        (
+            Edit(
+                "issuer/ledger/dead_letters.py",
+                'FROM dead_letters WHERE seq IS NULL AND resolved_at IS NULL"\n',
+                'FROM dead_letters WHERE false"\n',
+            ),
+        ),
+        (),
+        ("tests/integration/test_streams.py",),
+    ),
+    Mutation(
+        "a fence counts the backlog of a stream that was cut",
+        (
+            Edit(
+                "issuer/contract/lua/bless_partition.lua",
+                "epoch < 0 and math.max(tonumber(state[3] or 0), tonumber(ARGV[4])) or tonumber(ARGV[4])",
+                "tonumber(ARGV[4])",
+            ),
+        ),
+        (),
+        (
+            "tests/conformance/test_partition_scripts.py",
+            "tests/integration/test_streams.py",
+        ),
+    ),
+    Mutation(
+        "a stream that was cut is taken for a whole one",
+        (Edit("issuer/recovery/rebuild.py", 'if counted[p] < int(state["backlog"])]', "if counted[p] < 0]"),),
+        (),
+        ("tests/integration/test_streams.py",),
+    ),
+    Mutation(
+        "events that were deleted are not noticed",
+        (Edit("sync_worker/maintenance/tasks.py", " if count and not first]", " if False]"),),
+        (),
+        ("tests/integration/test_streams.py",),
+    ),
+    Mutation(
+        "the bound is lowered in Postgres whatever Redis enforces",
+        (
+            Edit(
+                "issuer/recovery/backlog.py",
+                "WHERE $2::bigint IS NULL OR epoch = $2 RETURNING true",
+                "WHERE $2::bigint IS NULL OR true RETURNING true",
+            ),
+        ),
+        (),
+        ("tests/integration/test_backlog.py",),
+    ),
+    Mutation(
+        "a recovery quarantines by the bound before its fence",
+        (
+            Edit(
+                "issuer/recovery/recovery.py",
+                '                return row["epoch"], row["max_backlog"]\n',
+                '                return row["epoch"], survey.installation.max_backlog\n',
+            ),
+        ),
+        (),
+        ("tests/integration/test_backlog.py",),
+    ),
+    Mutation(
+        "data of an earlier incarnation are a restart",
+        (Edit("issuer/recovery/inspection.py", "    if stale:\n", "    if False:\n"),),
+        (),
+        (
+            "tests/unit/test_judge.py",
+            "tests/integration/test_old_data.py",
+        ),
+    ),
+    Mutation(
+        "data behind the ledger are a restart",
+        (
+            Edit(
+                "issuer/recovery/inspection.py",
+                "        elif pool.issued_before < pool.accounted:\n",
+                "        elif False:\n",
+            ),
+        ),
+        (),
+        ("tests/unit/test_judge.py",),
+    ),
+    Mutation(
+        "a promoted replica is a restart",
+        (Edit("issuer/recovery/inspection.py", "        if now.promoted:\n", "        if False:\n"),),
+        (),
+        ("tests/unit/test_judge.py",),
+    ),
+    Mutation(
+        "another server is a restart",
+        (
+            Edit(
+                "issuer/recovery/inspection.py",
+                "        if (now.address, now.directory) != (before.address, before.directory):\n",
+                "        if False:\n",
+            ),
+        ),
+        (),
+        ("tests/unit/test_judge.py",),
+    ),
+    Mutation(
+        "a restart counts entries, not redemptions",
+        (
+            Edit(
+                "issuer/recovery/rebuild.py",
+                "            count += sum(entry.announced for entry in entries)\n",
+                "            count += len(entries)\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_old_data.py",),
+    ),
+    Mutation(
+        "two recoveries at once",
+        (
+            Edit(
+                "issuer/recovery/lock.py",
+                '        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RECOVERY_LOCK):\n',
+                "        while False:\n",
+            ),
+        ),
+        (),
+        ("tests/integration/test_old_data.py",),
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -370,3 +371,49 @@ async def test_a_use_that_cannot_be_recorded_is_a_dead_letter_until_it_can(own_s
         assert await seqs(stores, "consumptions") == [1, 2, 3]
         assert await remaining(stores) == 17
         await balanced(stores)
+
+
+async def test_a_number_lowered_while_redis_restarts_counts_once_redis_has_it(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        coupon = await make(stores, 100)
+        async with engine_of(own_settings, stores) as engine:
+            assert len(granted(await use(engine, 40))) == 40
+            await drain(stores)
+            with pytest.raises(RedisUnavailableError):
+                await change_coupon(failing_after(stores, 0), coupon, lambda _: {"available": 45}, actor="test")
+            # Refused with 503 and stored: the old number counts until Redis has the new one.
+            assert len(granted(await use(engine, 20))) == 20
+            await push_batch(stores, coupon.id)
+            assert (await use(engine, 1))[0].outcome is Outcome.SOLD_OUT
+            await drain(stores)
+            lowered = await find_coupon(stores.postgres, CODE, client_id=CLIENT)
+            assert (lowered.terms.available, await count_used(stores, lowered)) == (45, 60)
+            await change_coupon(stores, coupon, lambda _: {"available": 62}, actor="test")
+            assert [answer.outcome for answer in await use(engine, 3)] == [Outcome.GRANTED] * 2 + [Outcome.SOLD_OUT]
+
+
+async def test_a_number_lowered_on_a_flushed_redis_counts_and_can_be_corrected(
+    own_settings: Settings, own_redis: RedisServer
+) -> None:
+    async with open_stores(own_settings) as stores:
+        coupon = await make(stores, 300)
+        async with engine_of(own_settings, stores) as engine:
+            assert len(granted(await use(engine, 40))) == 40
+            await drain(stores)
+            with own_redis.client() as client:
+                client.flushall()
+            with suppress(RedisUnavailableError):
+                await change_coupon(stores, coupon, lambda _: {"available": 3}, actor="test")
+            await blessed_again(stores)
+            await ready(engine)
+            await push_batch(stores, coupon.id)
+            assert {answer.outcome for answer in await use(engine, 2)} == {Outcome.SOLD_OUT}
+            await change_coupon(stores, coupon, lambda _: {"available": 200}, actor="test")
+            # What may have been used and is not accounted for (at most 50) counts as used.
+            given = 0
+            while some := len(granted(await use(engine, 30))):
+                given += some
+                await drain(stores)
+            corrected = await find_coupon(stores.postgres, CODE, client_id=CLIENT)
+            assert await count_used(stores, corrected) == 200
+            assert 110 <= given <= 160

@@ -188,7 +188,7 @@ def add_bad_entries(shop: LedgerShop) -> int:
     pool = shop.pool_id
     entries: list[dict[str, str | bytes]] = [
         {"x": "y"},
-        {**good, "v": str(EVENT_FORMAT + 1), "d": data(pool, 1, b"a")},
+        {**good, "v": str(EVENT_FORMAT - 1), "d": data(pool, 1, b"a")},
         {**good, "n": "2", "d": data(pool, 1, b"a")},
         {**good, "d": b"R 1"},
         {**good, "d": data(pool, 4_001, b"\xff\xfe")},

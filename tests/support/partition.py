@@ -72,6 +72,9 @@ class Partition:
         args: list[str | bytes | int] = [self.epoch, KEY_FORMAT, max_backlog, backlog, GROUP, self.installation]
         return _words(self.run(scripts.BLESS_PARTITION, [self.keys.state, self.keys.stream], args))
 
+    def create_group(self) -> list[str]:
+        return _words(self.run(scripts.CREATE_GROUP, [self.keys.state, self.keys.stream], [self.epoch, GROUP]))
+
     def put_batch(
         self,
         batch: UUID,

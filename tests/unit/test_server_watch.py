@@ -28,14 +28,14 @@ def reading(ahead_ms: float, *, took_s: float = 0.0) -> ClockReading:
 
 @pytest.mark.parametrize("ahead_ms", [5_001, -5_001, 3_600_000, -3_600_000])
 def test_a_clock_that_is_apart_from_that_of_postgres_is_not_right(monotonic: list[float], ahead_ms: float) -> None:
-    watch, told = ServerWatch(), list[str]()
-    watch.on_stop(lambda: told.append(watch.stopped))
+    watch, heard = ServerWatch(), list[str]()
+    watch.on_stop(lambda: heard.append(watch.stopped))
     watch.note_postgres(reading(0))
     assert watch.judge_clock(reading(0))
     assert not watch.judge_clock(reading(ahead_ms))
     assert Stop.CLOCK in watch.stops
     assert (Stop.LOST_KEYS in watch.stops) is (ahead_ms > 0)
-    assert "Redis' clock is" in told[-1]
+    assert "Redis' clock is" in heard[-1]
     assert watch.judge_clock(reading(ahead_ms / abs(ahead_ms) * 5_000))
     watch.note_rebuilt()
     assert not watch.stops
