@@ -101,7 +101,7 @@ CASES: Final[list[tuple[Script, str, int, Act, Act]]] = [
     (scripts.ACK_EVENTS, "3 commands, and 2 for each entry", 3 + 2 * 2, redeem_twice, ack_all),
     (scripts.BLESS_PARTITION, "7 commands", 7, nothing, lambda p: p.bless()),
     (scripts.BLESS_PARTITION, "6 for a fence", 6, nothing, fence),
-    (scripts.CREATE_GROUP, "3 commands", 3, nothing, lambda p: p.create_group()),
+    (scripts.CREATE_GROUP, "4 commands", 4, nothing, lambda p: p.create_group()),
     (scripts.EMPTY_POOL, "5 commands", 5, end_batch, lambda p: p.empty_pool(BATCH, CLIENT)),
     (scripts.LEASE_TOKENS, "3 commands", 3, nothing, lambda p: lease(p, 1)),
     (scripts.LEASE_TOKENS, "2 when nothing is taken", 2, nothing, lambda p: lease(p, 0)),
