@@ -35,9 +35,15 @@ class PartitionClocks:
 
     def correct(self, partition: int, host_ms: int, sent_at_s: float) -> bool:
         """Take the clock that a partition returned just now to a call of `sent_at_s`. False: it has jumped."""
-        reading = ClockReading.of(host_ms, sent_at_s, time.monotonic())
+        # As a ClockReading, which would cost ten times as much in every call.
+        lowest_ms, highest_ms = host_ms - time.monotonic() * 1000, host_ms - sent_at_s * 1000
         known_ms = self._offsets_ms[partition]
-        offset_ms = reading.nearest(known_ms)
+        if known_ms < lowest_ms:
+            offset_ms = lowest_ms
+        elif known_ms > highest_ms:
+            offset_ms = highest_ms
+        else:
+            return True
         if abs(offset_ms - known_ms) > MAX_APART_MS:
             return False
         self._offsets_ms[partition] = offset_ms

@@ -57,10 +57,6 @@ class ClockReading:
             return self.lowest - other.highest
         return min(0.0, self.highest - other.lowest)
 
-    def nearest(self, offset_ms: float) -> float:
-        """Return the offset within the bounds that is the nearest to `offset_ms`."""
-        return min(max(offset_ms, self.lowest), self.highest)
-
 
 class ServerWatch:
     """What this process holds against the Redis server.
