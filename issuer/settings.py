@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     )
 
     partitions: int = Field(
-        16, ge=1, le=1024, description="Partitions of the Redis key space; fixed at the first start"
+        64, ge=1, le=1024, description="Partitions of the Redis key space; fixed at the first start"
     )
     max_backlog: int = Field(
         1_000_000,

@@ -94,7 +94,18 @@ class StandaloneRedis:
 def _load(client: blocking.Redis, pool: PoolRef, pool_id: int, codes: int, limits: str) -> None:
     partition = partition_keys(PARTITION)
     client.eval(
-        BLESS_PARTITION.text, 2, partition.state, partition.stream, EPOCH, KEY_FORMAT, 10**9, 0, GROUP, "script alone"
+        BLESS_PARTITION.text,
+        2,
+        partition.state,
+        partition.stream,
+        EPOCH,
+        KEY_FORMAT,
+        10**9,
+        0,
+        GROUP,
+        "script alone",
+        0,
+        0,
     )
     client.eval(PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "", "")
     keys = [partition.state, pool.batch.batch, pool.pool_key, pool.codes_key]
@@ -158,7 +169,7 @@ async def run_calls(
             requests = [_waiting(pools[i % len(pools)], unused, with_keys) for i in range(redemptions_per_call)]
             call = Call(PARTITION, os.urandom(16).hex(), requests)
             call.deadline_ms = int(seconds) * 1000 + DEADLINE_IN_MS
-            commands.append(call.command(EPOCH))
+            commands.append(call.command(EPOCH, 0, 0))
         cpu_s += await _drive(redis, commands)
     return cpu_s
 

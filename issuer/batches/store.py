@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 
@@ -33,6 +33,7 @@ from issuer.batches.batch import BatchNotFoundError as BatchNotFoundError
 from issuer.batches.batch import BatchSharedError as BatchSharedError
 from issuer.batches.batch import InvalidBatchError as InvalidBatchError
 from issuer.batches.named import find_open_by_name
+from issuer.batches.placing import place_batch
 from issuer.batches.revisions import push_batch as push_batch
 from issuer.paging import CHUNK_SIZE, Page, decode_cursor, encode_cursor
 from issuer.storage.acts import UNKEPT, Act
@@ -43,7 +44,8 @@ from issuer.storage.stores import Stores
 log = structlog.get_logger()
 
 _INSERT: Final = """
-INSERT INTO batches (id, name, rules, starts_at, ends_at) VALUES ($1, $2, $3::text::jsonb, $4, $5)
+INSERT INTO batches (id, partition, name, rules, starts_at, ends_at)
+VALUES ($1, $2, $3, $4::text::jsonb, $5, $6)
 ON CONFLICT (id) DO NOTHING RETURNING paused, ended_at, created_at, revision, redis_revision, freed_at"""
 
 
@@ -66,8 +68,8 @@ async def create_batch(
 async def create_batch_in(connection: AnyConnection, new: NewBatch, actor: str) -> Batch:
     """Create a batch in the caller's transaction; the caller pushes it. Raises InvalidBatchError, BatchIdTakenError."""
     name, starts_at, ends_at = check_values(new.name, new.starts_at, new.ends_at)
-    batch_id = new.id or uuid4()
-    row = await connection.fetchrow(_INSERT, batch_id, name, new.rules.to_text(), starts_at, ends_at)
+    batch_id, partition = await place_batch(connection, new.id)
+    row = await connection.fetchrow(_INSERT, batch_id, partition, name, new.rules.to_text(), starts_at, ends_at)
     if row is None:
         raise BatchIdTakenError("the id is taken")
     batch = Batch(batch_id, name, new.rules, starts_at, ends_at, **dict(row))

@@ -1,7 +1,8 @@
 """Stream events: redeem.lua writes them, the worker reads them. Contract between the API, Lua and the worker.
 
-One stream entry carries all redemptions of one script call. Its fields: ``v`` version, ``e`` epoch, ``t`` the
-script's time in ms, ``c`` the call id (32 hex digits), ``n`` the number of redemptions, ``d`` the data: for each pool
+One stream entry carries all facts (redemptions, uses of coupons) of one script call. Its fields: ``v`` version, ``e``
+epoch, ``t`` the script's time in ms, ``c`` the call id (32 hex digits), ``s`` the serial of the first fact, ``n`` the
+number of facts, ``d`` the data: for each pool
 
     ``R <pool id> <first seq> <count>\\n`` then, for each of the `count` redemptions, in seq order,
     length of the element (2 bytes, big-endian), element (a code, perhaps with attributes: `issuer.contract.elements`),
@@ -15,7 +16,8 @@ and for each coupon
 ``who`` is its length (2 bytes, big-endian, without themselves), flags, the customer's id, the number of the API key, 16
 bytes of hash if a flag says so, and to its end the text that the caller gave as the customer's id, if it was none.
 
-Behind the script a use of a coupon is treated as a redemption whose seq is the number of the use.
+The facts have the serials s, s + 1, … in the order of the data. Behind the script a use of a coupon is treated as a
+redemption whose seq is the number of the use. How the format grows: `docs/decisions/0033-formats.md`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from asyncpg.pgproto.pgproto import UUID as DriverUUID
 
 from issuer.contract.elements import ATTRIBUTES_MARK, code_of
 
-EVENT_FORMAT: Final = 3
+EVENT_FORMAT: Final = 4
 """The version that this program writes. No release has written an earlier one, so it reads no other."""
 
 _WHO = struct.Struct(">HB16sI")
@@ -39,6 +41,7 @@ _WHO_LENGTH: Final = 21
 _KEY_HASH_LENGTH: Final = 16
 _HAS_KEY: Final = 1
 _NO_CUSTOMER: Final = 2
+_KNOWN_FLAGS: Final = _HAS_KEY | _NO_CUSTOMER
 _ANONYMOUS: Final = bytes(16)
 
 
@@ -50,6 +53,18 @@ def is_newer(fields: Mapping[bytes, bytes]) -> bool:
     """Return whether an entry is an event of a later version of this program, which alone can record it."""
     version = fields.get(b"v", b"")
     return version.isdigit() and len(version) < 7 and int(version) > EVENT_FORMAT
+
+
+class NewerEventError(UndecodableEventError):
+    """An event or a receipt that a later version of this program has written, which alone can read it."""
+
+
+def check_version(version: int) -> None:
+    """Raise NewerEventError or UndecodableEventError unless events and receipts of this version can be read."""
+    if version > EVENT_FORMAT:
+        raise NewerEventError(f"event version {version} is newer than version {EVENT_FORMAT}, which this program knows")
+    if version != EVENT_FORMAT:
+        raise UndecodableEventError(f"event version {version} is not known")
 
 
 def encode_who(
@@ -76,6 +91,7 @@ def encode_order(order_id: str) -> bytes:
 class Redemption:
     """One redemption or one use of a coupon, as an event has it. `redeemed_at_ms` is the time of Redis.
 
+    `call_id` None: the receipt of a replay does not know it. `serial` 0: unknown.
     `terms`: 0 for a redemption; for a use the number of the terms that applied to it (and `code` is '').
     `customer_text`: what the caller gave as the customer's id; None: a UUID, or nothing.
     """
@@ -85,10 +101,11 @@ class Redemption:
     code: str
     customer_id: UUID | None
     redeemed_at_ms: int
-    call_id: UUID
+    call_id: UUID | None
     key_hash: bytes | None
     api_key_id: int
     epoch: int
+    serial: int
     customer_text: str | None = None
     terms: int = 0
     order_id: str = ""
@@ -99,6 +116,7 @@ class Event:
     """One stream entry, decoded."""
 
     epoch: int
+    serial: int
     count: int
     redemptions: list[Redemption] = field(default_factory=list)
 
@@ -116,10 +134,11 @@ class RedemptionColumns:
     codes: list[str] = field(default_factory=list)
     customer_ids: list[UUID | None] = field(default_factory=list)
     at_ms: list[int] = field(default_factory=list)
-    call_ids: list[UUID] = field(default_factory=list)
+    call_ids: list[UUID | None] = field(default_factory=list)
     key_hashes: list[bytes | None] = field(default_factory=list)
     api_key_ids: list[int] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
+    serials: list[int] = field(default_factory=list)
     customer_texts: list[str | None] = field(default_factory=list)
     terms: list[int] = field(default_factory=list)
     order_ids: list[str] = field(default_factory=list)
@@ -131,7 +150,7 @@ class RedemptionColumns:
         """Return the lists in the order of the fields."""
         return (
             self.pool_ids, self.seqs, self.codes, self.customer_ids, self.at_ms, self.call_ids, self.key_hashes,
-            self.api_key_ids, self.epochs, self.customer_texts, self.terms, self.order_ids,
+            self.api_key_ids, self.epochs, self.serials, self.customer_texts, self.terms, self.order_ids,
         )  # fmt: skip
 
     def append(self, redemption: Redemption) -> None:
@@ -144,6 +163,7 @@ class RedemptionColumns:
         self.key_hashes.append(redemption.key_hash)
         self.api_key_ids.append(redemption.api_key_id)
         self.epochs.append(redemption.epoch)
+        self.serials.append(redemption.serial)
         self.customer_texts.append(redemption.customer_text)
         self.terms.append(redemption.terms)
         self.order_ids.append(redemption.order_id)
@@ -158,15 +178,19 @@ class RedemptionColumns:
 
     def redemptions(self) -> Iterator[Redemption]:
         for pool_id, seq, code, customer, at_ms, call_id, *rest in zip(*self.columns(), strict=True):
-            customer_id = None if customer is None else UUID(bytes=customer.bytes)
-            yield Redemption(pool_id, seq, code, customer_id, at_ms, UUID(bytes=call_id.bytes), *rest)
+            yield Redemption(pool_id, seq, code, _uuid(customer), at_ms, _uuid(call_id), *rest)
+
+
+def _uuid(value: UUID | None) -> UUID | None:
+    """The standard library's UUID: the driver's own is another class."""
+    return None if value is None else UUID(bytes=value.bytes)
 
 
 def decode_event(fields: Mapping[bytes, bytes]) -> Event:
     """Decode an entry. Raises UndecodableEventError and nothing else, whatever the fields hold."""
     columns = RedemptionColumns()
     epoch, count = decode_columns(fields, columns)
-    return Event(epoch=epoch, count=count, redemptions=list(columns.redemptions()))
+    return Event(epoch, int(fields[b"s"]), count, list(columns.redemptions()))
 
 
 def decode_columns(fields: Mapping[bytes, bytes], into: RedemptionColumns) -> tuple[int, int]:
@@ -176,11 +200,9 @@ def decode_columns(fields: Mapping[bytes, bytes], into: RedemptionColumns) -> tu
     """
     before = len(into)
     try:
-        version = int(fields[b"v"])
-        if version != EVENT_FORMAT:
-            raise UndecodableEventError(f"event version {version} is not known")
-        epoch, at_ms, count = int(fields[b"e"]), int(fields[b"t"]), int(fields[b"n"])
-        _decode_data(fields[b"d"], into, epoch, at_ms, DriverUUID(fields[b"c"].decode()))
+        check_version(int(fields[b"v"]))
+        epoch, at_ms, serial, count = (int(fields[name]) for name in (b"e", b"t", b"s", b"n"))
+        _decode_data(fields[b"d"], into, epoch, at_ms, DriverUUID(fields[b"c"].decode()), serial)
         found = len(into) - before
         if found != count:
             raise UndecodableEventError(f"{found} redemptions where {count} were announced")
@@ -193,14 +215,16 @@ def decode_columns(fields: Mapping[bytes, bytes], into: RedemptionColumns) -> tu
     return epoch, count
 
 
-def decode_redemptions(data: bytes, *, epoch: int, at_ms: int, call_id: UUID) -> list[Redemption]:
+def decode_redemptions(data: bytes, *, epoch: int, at_ms: int, call_id: UUID | None, serial: int) -> list[Redemption]:
     """Decode the field ``d``. Raises ValueError, IndexError or struct.error when it is cut or malformed."""
     columns = RedemptionColumns()
-    _decode_data(data, columns, epoch, at_ms, call_id)
+    _decode_data(data, columns, epoch, at_ms, call_id, serial)
     return list(columns.redemptions())
 
 
-def _decode_data(data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, call_id: UUID) -> None:
+def _decode_data(
+    data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, call_id: UUID | None, serial: int
+) -> None:
     at, end = 0, len(data)
     # Looked for once, not in each redemption: hardly any event has attributes. Other bytes may be the mark, too.
     may_have_attributes = ATTRIBUTES_MARK in data
@@ -229,6 +253,8 @@ def _decode_data(data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, c
         into.at_ms.extend([at_ms] * pool_count)
         into.call_ids.extend([call_id] * pool_count)
         into.epochs.extend([epoch] * pool_count)
+        into.serials.extend(range(serial, serial + pool_count))
+        serial += pool_count
 
 
 def _decode_codes(data: bytes, at: int, count: int, into: RedemptionColumns) -> int:
@@ -243,8 +269,8 @@ def _decode_codes(data: bytes, at: int, count: int, into: RedemptionColumns) -> 
         tail = code_end + 2 + _WHO_LENGTH
         hash_end = tail + _KEY_HASH_LENGTH if flags & _HAS_KEY else tail
         at = code_end + 2 + length
-        if not hash_end <= at <= end:
-            raise ValueError("cut in the middle of a redemption")
+        if not hash_end <= at <= end or flags > _KNOWN_FLAGS:
+            raise ValueError("cut in the middle of a redemption, or unknown flags")
         add_customer(None if flags & _NO_CUSTOMER else DriverUUID(customer))
         add_key_hash(data[tail:hash_end] if flags & _HAS_KEY else None)
         add_api_key(api_key_id)
@@ -262,8 +288,8 @@ def _decode_uses(data: bytes, at: int, count: int, into: RedemptionColumns) -> i
         tail, who_end = at + 2 + _WHO_LENGTH, at + 2 + length
         hash_end = tail + _KEY_HASH_LENGTH if flags & _HAS_KEY else tail
         at = who_end + 2 + ((data[who_end] << 8) | data[who_end + 1])
-        if hash_end > who_end or at > end:
-            raise ValueError("cut in the middle of a use")
+        if hash_end > who_end or at > end or flags > _KNOWN_FLAGS:
+            raise ValueError("cut in the middle of a use, or unknown flags")
         add_order(data[who_end + 2 : at].decode())
         add_customer(None if flags & _NO_CUSTOMER else DriverUUID(customer))
         add_key_hash(data[tail:hash_end] if flags & _HAS_KEY else None)

@@ -1,12 +1,14 @@
 """The only module that spells Redis keys. Contract between the API, the worker and the recovery.
 
-Every key of a partition carries the partition's hash tag, ``{p07}``, so that all keys of one script call are in one
-slot of a cluster. A batch is in one partition, chosen by its id, so a script never needs two of them.
+Every key of a partition carries the partition's hash tag, such as ``{p07.1b}``, so that all keys of one script call are
+in one slot of a cluster. A batch is in one partition, which follows from its id, so a script never needs two of them.
 """
 
 from __future__ import annotations
 
+import binascii
 import hashlib
+import itertools
 import re
 import zlib
 from dataclasses import dataclass
@@ -14,11 +16,13 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
-KEY_FORMAT: Final = 1
+KEY_FORMAT: Final = 2
 """Version of the key layout, stored in Postgres and in the state of every partition. A process refuses any other."""
 
 IDEMPOTENCY_TTL_MS: Final = 24 * 3600 * 1000
 """How long Redis keeps the answer to an Idempotency-Key."""
+
+CLUSTER_SLOTS: Final = 16_384
 
 GROUP: Final = "ledger"
 """Consumer group of the workers on the stream of every partition."""
@@ -31,7 +35,8 @@ class PartitionKeys:
     state   hash: epoch (negative while the partition is fenced off), blessed_epoch (the last one that was not
             negative), installation (the owner of the data), key_format, max_backlog, backlog (redemptions not yet in
             the ledger), clock (the highest time in ms that a script has used: a clock that steps back cannot reopen a
-            window)
+            window), serial (facts granted in all), beat (raised twice a second). Data whose serial or beat is below
+            what a process has seen are older data that were put back
     stream  events of all batches of the partition, in the order of the calls
     """
 
@@ -49,9 +54,27 @@ class PartitionKeys:
         return f"{self.prefix}c:{call_id}"
 
 
+def partition_tag(partition: int) -> str:
+    """Return the hash tag of a partition. The slots of all tags are spread evenly, however many partitions there are.
+
+    A cluster gives each of its shards a range of slots. The places of the first 2, 4, 8, … partitions divide the slots
+    into equal parts (the number of the partition with its bits reversed), so each shard gets its share of partitions.
+    """
+    place = int(f"{partition:010b}"[::-1], 2) * (CLUSTER_SLOTS >> 10)
+    name = b"p%02d." % partition
+    crc = binascii.crc_hqx(name, 0)
+    suffixes = (b"%x" % number for number in itertools.count())
+    near = (suffix for suffix in suffixes if (binascii.crc_hqx(suffix, crc) - place) % CLUSTER_SLOTS < _NEAR)
+    return (name + next(near)).decode()
+
+
+_NEAR: Final = 128
+"""A tag's slot is less than this behind its place: found among a few hundred tags, and near enough."""
+
+
 @lru_cache(maxsize=1024)
 def partition_keys(partition: int) -> PartitionKeys:
-    prefix = f"issuer:{{p{partition:02d}}}:"
+    prefix = f"issuer:{{{partition_tag(partition)}}}:"
     return PartitionKeys(state=f"{prefix}state", stream=f"{prefix}stream", prefix=prefix)
 
 

@@ -32,6 +32,7 @@ PUT_ANSWERS: Final = _load("put_answers")
 RETURN_USES: Final = _load("return_uses")
 CREATE_GROUP: Final = _load("create_group")
 BLESS_PARTITION: Final = _load("bless_partition")
+BEAT_PARTITION: Final = _load("beat_partition")
 REBUILD_POOL: Final = _load("rebuild_pool")
 SET_CLOCK: Final = _load("set_clock")
 SET_MAX_BACKLOG: Final = _load("set_max_backlog")
@@ -50,6 +51,7 @@ ALL: Final = (
     RETURN_USES,
     CREATE_GROUP,
     BLESS_PARTITION,
+    BEAT_PARTITION,
     REBUILD_POOL,
     SET_CLOCK,
     SET_MAX_BACKLOG,

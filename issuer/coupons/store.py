@@ -11,6 +11,7 @@ import orjson
 import structlog
 
 from issuer.access import audit
+from issuer.batches.placing import place_batch
 from issuer.batches.revisions import push_batch
 from issuer.coupons.coupon import (
     COUPONS,
@@ -44,7 +45,8 @@ from issuer.storage.stores import Stores
 log = structlog.get_logger()
 
 _INSERT_BATCH: Final = """
-INSERT INTO batches (id, kind, name, rules, ends_at, paused) VALUES ($1, 'coupon', $2, $3::text::jsonb, $4, $5)
+INSERT INTO batches (id, partition, kind, name, rules, ends_at, paused)
+VALUES ($1, $2, 'coupon', $3, $4::text::jsonb, $5, $6)
 ON CONFLICT (id) DO NOTHING RETURNING id"""
 
 _INSERT_POOL: Final = "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id"
@@ -83,9 +85,10 @@ async def create_coupon(
     async with act.transaction(stores.postgres) as connection:
         # Of two coupons that could be confused, the second one sees the first.
         await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", *lock_of(COUPON_LOCK, ignoring_case))
+        _, partition = await place_batch(connection, batch_id)
         confused = await connection.fetchval(_CONFUSED, client_id, fully_folded, case_sensitive)
         if confused or not await connection.fetchval(
-            _INSERT_BATCH, batch_id, code, terms.rules.to_text(), terms.expires_at, terms.paused
+            _INSERT_BATCH, batch_id, partition, code, terms.rules.to_text(), terms.expires_at, terms.paused
         ):
             raise CouponExistsError("the client has, or had, a coupon with this code or one that reads like it")
         pool_id = await connection.fetchval(_INSERT_POOL, batch_id, client_id, terms.available)

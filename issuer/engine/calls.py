@@ -140,10 +140,13 @@ class Call:
         # Once: the script compares nothing but the id, so a repeat with other arguments would answer other requests.
         self.keys, self.args = _arguments(partition_keys(partition), call_id, waiting)
 
-    def command(self, epoch: int) -> list[Value]:
+    def command(self, epoch: int, serial_floor: int, beat_floor: int) -> list[Value]:
         """Return the command to send now, and count it as sent."""
         self.times_sent += 1
-        return ["EVALSHA", REDEEM.sha, len(self.keys), *self.keys, epoch, self.call_id, self.deadline_ms, *self.args]
+        return [
+            "EVALSHA", REDEEM.sha, len(self.keys), *self.keys, epoch, self.call_id, self.deadline_ms, serial_floor,
+            beat_floor, *self.args,
+        ]  # fmt: skip
 
     def answer_all(self, answer: Answer) -> None:
         """Answer all requests that have no answer yet."""
@@ -156,7 +159,7 @@ class Call:
 def _arguments(
     partition: PartitionKeys, call_id: str, requests: Sequence[Waiting]
 ) -> tuple[list[str | bytes], list[Value]]:
-    """Return KEYS, and ARGV from the fourth on, as the header of redeem.lua lists them."""
+    """Return KEYS, and ARGV from the sixth on, as the header of redeem.lua lists them."""
     batches: dict[str, int] = {}
     pools: dict[str, PoolRef] = {}
     pool_indexes: dict[str, int] = {}
@@ -201,7 +204,7 @@ def parse_answers(joined: bytes, now_ms: int) -> list[Answer]:
 
 
 def _parse_uses(text: bytes) -> CouponUses:
-    pool_id, call_id, terms = text.split(b" ", 2)
+    pool_id, call_id, _, terms = text.split(b" ", 3)
     return CouponUses(int(pool_id), call_id.decode(), terms)
 
 
@@ -219,14 +222,14 @@ def _parse_answer(text: bytes, uses: list[CouponUses], now_ms: int) -> Answer:
     if text.startswith(b"GRANTED "):
         return Answer(Outcome.GRANTED, text[8:].decode(), None, now_ms)
     if text.startswith(b"USED"):
-        status, which, number = text.split(b" ")
+        status, which, number, *_ = text.split(b" ")
         return UseAnswer(_USED[status], "", None, 0, int(number), uses[int(which) - 1])
     plain = _PLAIN.get(text)
     if plain is not None:
         return plain
     status, _, rest = text.partition(b" ")
     if status == b"REPLAYED":
-        at_ms, _, code = rest.partition(b" ")
+        _, _, at_ms, _, _, code = rest.split(b" ", 5)
         return Answer(Outcome.REPLAYED, code.decode(), None, int(at_ms))
     if status == b"USABLE":
         remaining, _, terms = rest.partition(b" ")

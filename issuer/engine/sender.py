@@ -3,11 +3,12 @@
 One round trip, in this order:
 
 1. send the calls in one pipeline, piggybacked commands behind them, then WAIT if replicas must have them;
-2. append a receipt of everything granted to the journal;
+2. append a receipt of everything that is answered with a code to the journal;
 3. put the answers into their slots.
 
 If the process stops between 2 and 3, there is a receipt of an answer that no client received, which a recovery treats
-as a redemption. In the other order a recovery could lose a redemption that a client knows of.
+as a redemption. In the other order a recovery could lose a redemption that a client knows of. What cannot be appended
+is therefore not answered.
 
 If the connection is lost between 1 and 2, it is unknown whether the calls ran. The very same calls are sent again, with
 the ids they have, until their deadlines: the script recognises a call that it has run, and returns its answers again.
@@ -30,9 +31,11 @@ from issuer.contract.scripts import LEASE_TOKENS, REDEEM
 from issuer.engine.calls import NOT_READY, NOT_REPLICATED, Call, Waiting, parse_answers
 from issuer.engine.clocks import PartitionClocks
 from issuer.engine.piggyback import PiggybackedCommands
+from issuer.engine.receipts import receipts_of
 from issuer.engine.testimony import Testimony
-from issuer.journal.segments import Journal, Receipt
+from issuer.journal.segments import Journal
 from issuer.settings import Settings
+from issuer.storage.floors import Floors
 from issuer.storage.incarnation import Incarnations
 from issuer.storage.redis_link import (
     Link,
@@ -79,8 +82,7 @@ class CallSender:
         self._calls = 0
         self._clocks = PartitionClocks()
         self._sent_at_s = 0.0
-        self._seen_epoch = 0
-        self._seen_ms: dict[int, int] = {}
+        self._floors = Floors(0, 0)
         self.piggyback: PiggybackedCommands | None = None
         self.is_connected = False
         self.is_stale = False
@@ -98,8 +100,8 @@ class CallSender:
         return self._clocks.behind_ms
 
     def testimony(self) -> Testimony:
-        """Return what this process received from the server of the present epoch, or of the last one."""
-        return Testimony(self._seen_epoch, self._link.run_id, self._link.is_open, dict(self._seen_ms))
+        """Return what this process has seen of the data of the present epoch, or of the last one."""
+        return Testimony(self._floors.epoch, self._link.run_id, self._link.is_open, *self._floors.to_json())
 
     async def aclose(self) -> None:
         await self._link.aclose()
@@ -145,8 +147,7 @@ class CallSender:
             raise NotReadyError(stopped)
         self._clocks.set_all(self._incarnations.partitions, reading)
         assert self._link.blessed is not None
-        if self._link.blessed.epoch != self._seen_epoch:
-            self._seen_epoch, self._seen_ms = self._link.blessed.epoch, {}
+        self._floors = self._incarnations.floors_of(self._link.blessed.epoch)
         self.is_admitted = True
         self.detached.clear()
 
@@ -194,7 +195,10 @@ class CallSender:
                     await self._open()
                 left_s = give_up_at - loop.time()
             assert self._link.blessed is not None
-            commands: list[Sequence[Value]] = [call.command(self._link.blessed.epoch) for call in calls]
+            epoch, serials, beats = self._link.blessed.epoch, self._floors.serials, self._floors.beats
+            commands: list[Sequence[Value]] = [
+                call.command(epoch, serials[call.partition], beats[call.partition]) for call in calls
+            ]
             if self.piggyback is not None and self.piggyback.queue:
                 commands += self.piggyback.commands()
             if not commands:
@@ -225,16 +229,20 @@ class CallSender:
         return again
 
     def _write_receipts(self, journal: Journal, calls: list[Call], replies: list[Any]) -> None:
-        """Append what was granted to the journal. If that fails, no request of these calls is answered with a code."""
-        assert self._link.blessed is not None
-        receipts = []
+        """Append the receipts of these replies to the journal. If that fails, the calls that have some get NOT_READY.
+
+        What they granted stays granted: the same Idempotency-Key gets it once the journal can be written again.
+        """
+        receipts, with_receipts = [], []
         for call, reply in zip(calls, replies, strict=False):
-            if isinstance(reply, Exception) or reply[0] not in (b"DONE", b"REPEATED") or not (data := reply[2]):
+            if isinstance(reply, Exception) or reply[0] not in (b"DONE", b"REPEATED"):
                 continue
-            now_ms = reply[1].partition(b"\x1e")[0]
-            receipts.append(Receipt(self._link.blessed.epoch, call.partition, int(now_ms), call.call_id, data))
-        if receipts:
-            journal.append(receipts)
+            if of_call := receipts_of(call, reply):
+                receipts += of_call
+                with_receipts.append(call)
+        if receipts and not journal.append(receipts):
+            for call in with_receipts:
+                call.answer_all(NOT_READY)
 
     async def _load_scripts(self, timeout_s: float) -> None:
         with suppress(RedisUnavailableError):
@@ -266,8 +274,9 @@ class CallSender:
                 return True
             self._set_deadline(call)
             return False
-        if status == b"STALE_EPOCH":
-            # The data set was replaced behind this connection. Only the fence can say by what.
+        if status in (b"STALE_EPOCH", b"BEHIND"):
+            # The data set was replaced behind this connection, by that of another epoch or by older data of the same.
+            # Only the fence can say by what; data that are behind are recovered, and no call is granted until then.
             self.is_stale = True
             self._incarnations.wake.set()
             call.answer_all(NOT_READY)
@@ -279,11 +288,12 @@ class CallSender:
 
     def _answer(self, call: Call, reply: list[bytes], replicated: bool) -> None:
         """Put the answers of the script into the slots of a call."""
-        now, entry_id, joined = reply[1].split(b"\x1e", 2)
+        head, entry_id, joined = reply[1].split(b"\x1e", 2)
+        now, _, serial, facts = head.split(b" ")
         now_ms = int(now)
+        self._floors.see(call.partition, int(serial) + int(facts) - 1)
         if entry_id:
             self.is_refused = False
-            self._seen_ms[call.partition] = max(self._seen_ms.get(call.partition, 0), now_ms)
         if len(reply) > 3:
             host_ms = int(reply[3])
             self._clocks.correct(call.partition, host_ms, self._sent_at_s)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Testimony:
-    """The highest clocks (ms, by partition) among the answers that came under `epoch`. `attached`: more may come."""
+    """The highest serials and beats (by partition) that were seen under `epoch`. `attached`: more may come."""
 
     epoch: int
     run_id: str
     attached: bool
-    clocks_ms: Mapping[int, int]
+    serials: Mapping[str, int]
+    beats: Mapping[str, int]

@@ -4,9 +4,9 @@ Each API process appends to segment files of its own, one append per pipeline, b
 in the kernel's page cache: it survives the process, but not a power cut. A closed segment is deleted once all of it is
 in the ledger. A recovery replays the journals of its host; a repeated replay changes nothing.
 
-A record is ``length, crc32`` (4 bytes each, big-endian) and that many bytes: ``epoch partition ms call_id\\n`` and the
-event data as `issuer.contract.events` describes them. A record that is cut or damaged ends its segment: nothing after
-it was answered.
+A record is ``length, crc32`` (4 bytes each, big-endian) and that many bytes: ``version epoch partition ms call_id
+serial facts\\n`` and the event data as `issuer.contract.events` describes them; the version is that of the events. A
+record that is cut or damaged ends its segment: nothing after it was answered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from uuid import UUID
 
 import structlog
 
-from issuer.contract.events import RedemptionColumns, decode_redemptions
+from issuer.contract.events import EVENT_FORMAT, NewerEventError, RedemptionColumns, check_version, decode_redemptions
 from issuer.storage.postgres import AnyConnection
 
 log = structlog.get_logger()
@@ -44,28 +44,40 @@ class JournalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What one script call granted: the event's data, and the fields of the stream entry beside them."""
+    """What was answered with codes: an event's data, and the fields of the stream entry beside them.
+
+    Of what one script call granted, or of one grant that was answered again (`issuer.engine.receipts`), with the epoch,
+    time and serial of that grant. `serial`: of the first of its `facts`. `call_id` empty: not known.
+    """
 
     epoch: int
     partition: int
     at_ms: int
     call_id: str
+    serial: int
+    facts: int
     data: bytes
 
     def encode(self) -> bytes:
-        body = f"{self.epoch} {self.partition} {self.at_ms} {self.call_id}\n".encode() + self.data
+        head = f"{EVENT_FORMAT} {self.epoch} {self.partition} {self.at_ms} {self.call_id} {self.serial} {self.facts}\n"
+        body = head.encode() + self.data
         return _HEAD.pack(len(body), zlib.crc32(body)) + body
 
     @classmethod
     def decode(cls, body: bytes) -> Receipt:
+        """Decode a record. Raises NewerEventError when a later version of this program has written it."""
         head, _, data = body.partition(b"\n")
-        epoch, partition, at_ms, call_id = head.decode().split(" ")
-        return cls(int(epoch), int(partition), int(at_ms), call_id, data)
+        version, _, rest = head.decode().partition(" ")
+        check_version(int(version))
+        epoch, partition, at_ms, call_id, serial, facts = rest.split(" ")
+        return cls(int(epoch), int(partition), int(at_ms), call_id, int(serial), int(facts), data)
 
     def add_to(self, columns: RedemptionColumns) -> None:
         """Append the redemptions to `columns`. Raises ValueError when the data are not those of an event."""
-        call_id = UUID(hex=self.call_id)
-        for redemption in decode_redemptions(self.data, epoch=self.epoch, at_ms=self.at_ms, call_id=call_id):
+        call_id = UUID(hex=self.call_id) if self.call_id else None
+        for redemption in decode_redemptions(
+            self.data, epoch=self.epoch, at_ms=self.at_ms, call_id=call_id, serial=self.serial
+        ):
             columns.append(redemption)
 
 
@@ -87,8 +99,8 @@ class Journal:
         except OSError as error:
             raise JournalError(f"the journal directory {directory} cannot be used: {error}") from error
 
-    def append(self, receipts: list[Receipt]) -> None:
-        """Append receipts with one write. If that fails, log an error: redemptions continue without a second copy."""
+    def append(self, receipts: list[Receipt]) -> bool:
+        """Append receipts with one write. False: they are not in the journal, so nothing of them may be answered."""
         packed = b"".join([receipt.encode() for receipt in receipts])
         try:
             if self._file is None or self._size + len(packed) > SEGMENT_BYTES or self.is_old:
@@ -100,14 +112,12 @@ class Journal:
                 raise OSError("the record was cut")
         except OSError as error:
             if self.is_writing:
-                log.error(
-                    "cannot write the receipt journal; free or repair the disk: a loss of Redis would quarantine codes",
-                    error=str(error),
-                )
+                log.error("cannot write the receipt journal; free or repair the disk", error=str(error))
             self.is_writing = False
             self.close()
-            return
+            return False
         self.is_writing = True
+        return True
 
     @property
     def is_old(self) -> bool:
@@ -225,6 +235,6 @@ async def delete_recorded(connection: AnyConnection, directory: Path) -> int:
             else:
                 path.unlink(missing_ok=True)
                 deleted += 1
-        except FileNotFoundError:
+        except (FileNotFoundError, NewerEventError):
             continue
     return deleted

@@ -34,7 +34,7 @@ class Anomaly:
         fields = {
             "code": event.code, "customer_id": event.customer_id, "call_id": event.call_id,
             "redeemed_at_ms": event.redeemed_at_ms, "api_key_id": event.api_key_id, "epoch": event.epoch,
-            "key_hash": None if event.key_hash is None else event.key_hash.hex(),
+            "serial": event.serial, "key_hash": None if event.key_hash is None else event.key_hash.hex(),
             "terms": event.terms, "order_id": event.order_id,
         }  # fmt: skip
         return cls(kind, bigint_or_none(event.pool_id), bigint_or_none(event.seq), {"event": fields, "stored": stored})

@@ -19,7 +19,10 @@ MAX_REASON: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One redemption of a readable entry, or a whole entry that is not readable (pool_id and seq are None)."""
+    """One redemption of a readable entry, or a whole entry that is not readable (pool_id and seq are None).
+
+    `serial`: of the first of its `facts`; None: not known.
+    """
 
     partition: int
     stream_id: str
@@ -28,11 +31,13 @@ class DeadLetter:
     seq: int | None
     reason: str
     raw: Sequence[bytes]
+    serial: int | None = None
+    facts: int = 1
 
 
 _INSERT: Final = """
-INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw)
-VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (epoch, partition, stream_id, pool_id, seq) DO NOTHING"""
+INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw, serial, facts)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (epoch, partition, stream_id, pool_id, seq) DO NOTHING"""
 
 
 async def store_dead_letters(connection: AnyConnection, letters: Sequence[DeadLetter]) -> None:
@@ -41,7 +46,8 @@ async def store_dead_letters(connection: AnyConnection, letters: Sequence[DeadLe
         _INSERT,
         [
             (letter.partition, letter.stream_id, letter.epoch, bigint_or_none(letter.pool_id),
-             bigint_or_none(letter.seq), letter.reason.replace("\0", "\\0")[:MAX_REASON], list(letter.raw))
+             bigint_or_none(letter.seq), letter.reason.replace("\0", "\\0")[:MAX_REASON], list(letter.raw),
+             bigint_or_none(letter.serial), letter.facts)
             for letter in letters
         ],
     )  # fmt: skip

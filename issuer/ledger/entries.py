@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns, is_newer
+from issuer.contract.events import Redemption, RedemptionColumns, UndecodableEventError, decode_columns, is_newer
 from issuer.ledger.dead_letters import DeadLetter, store_dead_letters
 from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.storage.postgres import AnyConnection
@@ -28,9 +28,8 @@ class StreamEntry:
 
     @property
     def announced(self) -> int:
-        """The redemptions that the backlog counts for this entry; 0 if the script did not write it."""
-        text = self.fields.get(b"n", b"0")
-        return int(text) if text.isdigit() and len(text) < 7 else 0
+        """The facts that the backlog counts for this entry; 0 if the script did not write it."""
+        return self._number(b"n", 6)
 
     @property
     def is_newer(self) -> bool:
@@ -39,16 +38,31 @@ class StreamEntry:
 
     @property
     def epoch(self) -> int:
-        text = self.fields.get(b"e", b"0")
-        return int(text) if text.isdigit() and len(text) < 19 else 0
+        return self._number(b"e", 18)
+
+    @property
+    def serial(self) -> int:
+        """The serial of the first fact; 0 if the script did not write it."""
+        return self._number(b"s", 18)
+
+    def _number(self, name: bytes, max_digits: int) -> int:
+        text = self.fields.get(name, b"0")
+        return int(text) if text.isdigit() and len(text) <= max_digits else 0
 
     @property
     def raw(self) -> list[bytes]:
         return [part for pair in self.fields.items() for part in pair]
 
-    def dead_letter(self, reason: str, pool_id: int | None = None, seq: int | None = None) -> DeadLetter:
-        """Return the dead letter of one redemption, or of the whole entry when it cannot be read."""
-        return DeadLetter(self.partition, self.stream_id, self.epoch, pool_id, seq, reason, self.raw)
+    def unreadable(self, reason: str) -> DeadLetter:
+        """Return the dead letter of the whole entry."""
+        return DeadLetter(
+            self.partition, self.stream_id, self.epoch, None, None, reason, self.raw, self.serial, self.announced
+        )
+
+    def unrecorded(self, reason: str, redemption: Redemption) -> DeadLetter:
+        """Return the dead letter of one redemption."""
+        pool_id, seq, serial = redemption.pool_id, redemption.seq, redemption.serial
+        return DeadLetter(self.partition, self.stream_id, self.epoch, pool_id, seq, reason, self.raw, serial)
 
 
 async def record_entries(connection: AnyConnection, entries: Sequence[StreamEntry]) -> RecordResult:
@@ -65,7 +79,7 @@ async def record_entries(connection: AnyConnection, entries: Sequence[StreamEntr
         try:
             decode_columns(entry.fields, redemptions)
         except UndecodableEventError as error:
-            letters.append(entry.dead_letter(str(error)))
+            letters.append(entry.unreadable(str(error)))
         else:
             sources.append(entry)
             ends.append(len(redemptions))
@@ -73,7 +87,8 @@ async def record_entries(connection: AnyConnection, entries: Sequence[StreamEntr
     for rejected in recorded.rejected:
         place = rejected.index
         entry = sources[bisect_right(ends, place)]
-        letters.append(entry.dead_letter(rejected.reason, redemptions.pool_ids[place], redemptions.seqs[place]))
+        (redemption,) = redemptions.slice(place, place + 1).redemptions()
+        letters.append(entry.unrecorded(rejected.reason, redemption))
     if letters:
         await store_dead_letters(connection, letters)
         recorded.dead_letters = len(letters)

@@ -57,13 +57,13 @@ class RecordResult:
 
 _ARRAYS: Final = (
     "$1::bigint[], $2::bigint[], $3::text[], $4::uuid[], $5::bigint[], $6::uuid[], $7::bytea[], $8::int[], "
-    "$9::bigint[], $10::text[]"
+    "$9::bigint[], $10::bigint[], $11::text[]"
 )
-_COLUMNS: Final = "pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch, customer_text"
-_OF_CODES: Final = 10
+_COLUMNS: Final = "pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch, serial, customer_text"
+_OF_CODES: Final = 11
 """The first columns of an event, those of a redemption: for most events the rest is not sent."""
 _CODE_EVENTS: Final = f"unnest({_ARRAYS}) AS e({_COLUMNS})"
-_EVENTS: Final = f"unnest({_ARRAYS}, $11::int[], $12::text[]) WITH ORDINALITY AS e({_COLUMNS}, terms, order_id, place)"
+_EVENTS: Final = f"unnest({_ARRAYS}, $12::int[], $13::text[]) WITH ORDINALITY AS e({_COLUMNS}, terms, order_id, place)"
 _AT: Final = "(timestamptz 'epoch' + e.at_ms * interval '1 millisecond')"
 
 # LATERAL … LIMIT 1 fixes the plan: one look-up by primary key per event, whatever the size of `codes` and its
@@ -71,9 +71,10 @@ _AT: Final = "(timestamptz 'epoch' + e.at_ms * interval '1 millisecond')"
 _INSERT_REDEMPTIONS: Final = f"""
 WITH inserted AS (
   INSERT INTO redemptions
-    (pool_id, seq, batch_id, code, customer_id, customer_text, redeemed_at, call_id, key_hash, api_key_id, epoch)
+    (pool_id, seq, batch_id, code, customer_id, customer_text, redeemed_at, call_id, key_hash, api_key_id, epoch,
+     serial)
   SELECT e.pool_id, e.seq, c.batch_id, e.code, e.customer_id, e.customer_text, {_AT}, e.call_id, e.key_hash,
-    e.api_key_id, e.epoch
+    e.api_key_id, e.epoch, nullif(e.serial, 0)
   FROM {_CODE_EVENTS}
   CROSS JOIN LATERAL (
     SELECT batch_id, code FROM codes WHERE codes.pool_id = e.pool_id AND codes.seq = e.seq LIMIT 1
@@ -88,9 +89,10 @@ SELECT count(*) FROM inserted"""
 _INSERT_CONSUMPTIONS: Final = f"""
 WITH inserted AS (
   INSERT INTO consumptions
-    (pool_id, seq, terms, customer_id, customer_text, order_id, consumed_at, call_id, key_hash, api_key_id, epoch)
+    (pool_id, seq, terms, customer_id, customer_text, order_id, consumed_at, call_id, key_hash, api_key_id, epoch,
+     serial)
   SELECT e.pool_id, e.seq, e.terms, e.customer_id, e.customer_text, nullif(e.order_id, ''), {_AT}, e.call_id,
-    e.key_hash, e.api_key_id, e.epoch
+    e.key_hash, e.api_key_id, e.epoch, nullif(e.serial, 0)
   FROM {_EVENTS}
   CROSS JOIN LATERAL (
     SELECT number FROM coupon_terms t WHERE t.pool_id = e.pool_id AND t.number = e.terms LIMIT 1
@@ -103,10 +105,11 @@ WITH inserted AS (
 )
 SELECT count(*) FROM inserted"""
 
-# The events that are not in the ledger with the same content. An erased customer is no difference.
+# The events that are not in the ledger with the same content. An erased customer is no difference, nor is what one of
+# them does not know: the receipt of a replay has no call id.
 _DIFFERENCES: Final = f"""
 SELECT e.place - 1 AS place, r.seq IS NOT NULL AS in_ledger, c.code AS code_there, p.id IS NOT NULL AS pool_there,
-  r.code, r.customer_id, r.call_id, r.redeemed_at
+  r.code, r.customer_id, r.call_id, r.redeemed_at, r.epoch, r.serial
 FROM {_EVENTS}
 LEFT JOIN LATERAL (
   SELECT * FROM ledger WHERE ledger.pool_id = e.pool_id AND ledger.seq = e.seq LIMIT 1
@@ -116,6 +119,7 @@ LEFT JOIN LATERAL (
 ) c ON true
 LEFT JOIN LATERAL (SELECT id FROM pools WHERE pools.id = e.pool_id LIMIT 1) p ON true
 WHERE r.seq IS NULL OR r.code <> e.code OR r.call_id <> e.call_id OR r.redeemed_at <> {_AT}
+  OR (r.epoch, r.serial) <> (e.epoch, nullif(e.serial, 0))
   OR r.terms <> e.terms OR r.order_id <> e.order_id
   OR (r.customer_id IS NOT NULL AND r.customer_id IS DISTINCT FROM e.customer_id)"""
 
@@ -164,7 +168,7 @@ async def record_redemptions(
 
 def _content(row: asyncpg.Record) -> dict[str, Any]:
     """Return what an anomaly shows of a recorded redemption."""
-    return {key: row[key] for key in ("code", "customer_id", "call_id", "redeemed_at")}
+    return {key: row[key] for key in ("code", "customer_id", "call_id", "redeemed_at", "epoch", "serial")}
 
 
 class _Recorder:

@@ -19,14 +19,14 @@ _BATCH_SIZE: Final = 1_000
 # The code is that of the ledger, whatever became of the row in codes.
 _OF_REDEMPTION: Final = "r.code || coalesce(chr(29) || c.attributes::text, '')"
 _ANSWERS: Final = f"""
-SELECT r.key_hash, r.pool_id, r.seq, NULL AS order_id, {_OF_REDEMPTION} AS code,
-  (extract(epoch FROM r.redeemed_at) * 1000)::bigint AS at_ms
+SELECT r.key_hash, r.pool_id, r.seq, r.epoch, coalesce(r.serial, 0) AS serial, NULL AS order_id,
+  {_OF_REDEMPTION} AS code, (extract(epoch FROM r.redeemed_at) * 1000)::bigint AS at_ms
 FROM redemptions r LEFT JOIN codes c ON c.pool_id = r.pool_id AND c.seq = r.seq
 WHERE r.pool_id = ANY($1) AND r.key_hash IS NOT NULL
   AND r.redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
 UNION ALL
-SELECT c.key_hash, c.pool_id, c.seq, coalesce(c.order_id, ''),
-  concat_ws(' ', replace(c.call_id::text, '-', ''), t.terms::text),
+SELECT c.key_hash, c.pool_id, c.seq, c.epoch, coalesce(c.serial, 0), coalesce(c.order_id, ''),
+  concat_ws(' ', replace(c.call_id::text, '-', ''), t.number, t.terms::text),
   (extract(epoch FROM c.consumed_at) * 1000)::bigint
 FROM consumptions c JOIN coupon_terms t ON t.pool_id = c.pool_id AND t.number = c.terms
 WHERE c.pool_id = ANY($1) AND c.key_hash IS NOT NULL
@@ -61,13 +61,15 @@ async def restore_answers(
                     code = letter.code if element is None else element
                 else:
                     terms = await connection.fetchval(_TERMS, letter.pool_id, letter.terms)
-                    if terms is None:
+                    if terms is None or letter.call_id is None:
                         continue
-                    order_id, code = letter.order_id, f"{letter.call_id.hex} {terms}"
-                answer = _kept(letter.pool_id, letter.seq, letter.redeemed_at_ms, order_id, code)
+                    order_id, code = letter.order_id, f"{letter.call_id.hex} {letter.terms} {terms}"
+                fact = (letter.pool_id, letter.seq, letter.redeemed_at_ms, letter.epoch, letter.serial)
+                answer = _kept(fact, order_id, code)
                 answers.append((prefix + letter.key_hash, answer, keep_ms))
         async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_BATCH_SIZE):
-            answer = _kept(row["pool_id"], row["seq"], row["at_ms"], row["order_id"], row["code"])
+            fact = (row["pool_id"], row["seq"], row["at_ms"], row["epoch"], row["serial"])
+            answer = _kept(fact, row["order_id"], row["code"])
             keep_ms = _keep_ms(row["at_ms"], host_ms)
             answers.append((prefix + row["key_hash"], answer, keep_ms))
             if len(answers) >= _BATCH_SIZE:
@@ -82,10 +84,13 @@ def _keep_ms(at_ms: int, host_ms: int) -> int:
     return min(at_ms + IDEMPOTENCY_TTL_MS - host_ms, IDEMPOTENCY_TTL_MS)
 
 
-def _kept(pool_id: int, seq: int, at_ms: int, order_id: str | None, code: str) -> bytes:
-    """Encode an answer as redeem.lua keeps it. `order_id` None: a redemption, not a consumption."""
+def _kept(fact: tuple[int, int, int, int, int], order_id: str | None, code: str) -> bytes:
+    """Encode an answer as redeem.lua keeps it. `fact`: pool id, seq, ms, epoch, serial.
+
+    `order_id` None: a redemption, not a consumption.
+    """
     order = b"" if order_id is None else encode_order(order_id)
-    return b"%d %d %013d %b%b" % (pool_id, seq, at_ms, order, code.encode())
+    return b"%d %d %013d %d %d %b%b" % (*fact, order, code.encode())
 
 
 async def _write(redis: ScriptRunner, partition: int, answers: Sequence[_KeptAnswer]) -> int:

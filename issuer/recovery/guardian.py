@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import structlog
 
+from issuer.contract.keys import partition_keys
+from issuer.contract.scripts import BEAT_PARTITION
 from issuer.recovery.inspection import IncidentError, inspect_partitions, parse_info
 from issuer.recovery.lock import HeldLink, recovery_lock
 from issuer.recovery.recovery import Recovery, RecoveryOptions, RecoveryReport
+from issuer.recovery.serials import behind
 from issuer.settings import Settings
-from issuer.storage.incarnation import Incarnations, InstallationError
+from issuer.storage.incarnation import Blessed, Incarnations, InstallationError
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
-from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, time_ms
+from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value, time_ms
 from issuer.storage.server_watch import ClockReading, Stop
 
 log = structlog.get_logger()
 
-WATCH_EVERY_S: Final = 1.0
+WATCH_EVERY_S: Final = 0.5
+"""How often the beats of the partitions are raised, which exposes older data that were put back."""
 RETRY_EVERY_S: Final = 0.2
 LOOK_TIMEOUT_S: Final = 2.0
 
@@ -32,7 +36,8 @@ UPDATE incarnations SET seen_at = now() WHERE run_id = $1 AND seen_at < now() - 
 class Guardian:
     """The task that watches the Redis server.
 
-    It recovers a server that is not the blessed one, and reports the heartbeat of the blessed one to Postgres.
+    It recovers a server that is not the blessed one, or has older data, and reports the heartbeat of the blessed one to
+    Postgres.
 
     `trouble` is why the server is not ready, in words for an operator; empty while it is.
     """
@@ -70,10 +75,13 @@ class Guardian:
         watch = self._incarnations.watch
         if options is None and Stop.LOST_KEYS in watch.stops:
             options = RecoveryOptions(rebuild=True, rebuild_epoch=watch.lost_keys_in)
-        if options is None and blessed is not None and blessed.run_id == self._link.run_id:
-            states = await inspect_partitions(self._link, self._incarnations.partitions)
-            if all(state.get("epoch") == str(blessed.epoch) for state in states):
-                return None
+        if (
+            options is None
+            and blessed is not None
+            and blessed.run_id == self._link.run_id
+            and await self._beat(blessed)
+        ):
+            return None
         with suppress(PostgresUnavailableError):
             # Before the wait for the lock: a process that does not know of the recovery that holds it would keep its
             # connections to the old server, and that recovery waits until they are closed.
@@ -81,7 +89,8 @@ class Guardian:
         try:
             async with unavailable_translated(), recovery_lock(self._settings) as connection:
                 held = HeldLink(self._link, connection)
-                report = await Recovery(self._settings, connection, held, options or RecoveryOptions()).run()
+                floors = self._incarnations.floors
+                report = await Recovery(self._settings, connection, held, options or RecoveryOptions(), floors).run()
                 if options is not None and options.rebuild:
                     # By this recovery, or by that of another process, which has taken a later epoch.
                     watch.note_rebuilt()
@@ -111,6 +120,26 @@ class Guardian:
             raise IncidentError(watch.stopped)
         if not is_right:
             raise NotReadyError(watch.stopped)
+
+    async def _beat(self, blessed: Blessed) -> bool:
+        """Raise the beat of every partition. False: one has another epoch, or data older than this process has seen."""
+        floors = self._incarnations.floors_of(blessed.epoch)
+        commands: list[Sequence[Value]] = [("SCRIPT", "LOAD", BEAT_PARTITION.text)]
+        for partition, (serial, beat) in enumerate(zip(floors.serials, floors.beats, strict=True)):
+            state = partition_keys(partition).state
+            commands.append(("EVALSHA", BEAT_PARTITION.sha, 1, state, blessed.epoch, serial, beat))
+        replies = await self._link.call(commands, timeout_s=LOOK_TIMEOUT_S)
+        if any(isinstance(reply, Exception) for reply in replies):
+            # It refuses writes (its disk is full, …), and may be the blessed one all the same.
+            states = await inspect_partitions(self._link, self._incarnations.partitions)
+            is_of_epoch = all(state.get("epoch") == str(blessed.epoch) for state in states)
+            return is_of_epoch and not behind(states, floors)
+        for partition, reply in enumerate(replies[1:]):
+            if reply[0] != b"DONE":
+                log.error("the data of Redis are not those of before", partition=partition, status=reply[0].decode())
+                return False
+            floors.see(partition, int(reply[1]), int(reply[2]))
+        return True
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

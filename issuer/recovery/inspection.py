@@ -191,10 +191,12 @@ def judge(
     epoch: int,
     states: Sequence[PartitionState],
     pools: Sequence[PoolState],
+    lower: Sequence[str] = (),
 ) -> Finding:
     """Decide whether anything that was issued can be missing from these data.
 
-    `before` is the server that was blessed last, under `epoch`; None: none was. Any single reason makes it a loss.
+    `before` is the server that was blessed last, under `epoch`; None: none was. `lower`: the partitions that are behind
+    what is known of them (`issuer.recovery.serials.behind`). Any single reason makes it a loss.
     """
     if not any(pool.opened for pool in pools):
         return Finding(Verdict.FIRST)
@@ -208,7 +210,7 @@ def judge(
             reasons.append("it is another server than before (address or directory differ)")
         if now.promoted:
             reasons.append("it is a replica that was promoted")
-    reasons += contradictions_within(epoch, states, pools)
+    reasons += [*lower, *contradictions_within(epoch, states, pools)]
     return Finding(Verdict.LOSS if reasons else Verdict.RESTART, tuple(reasons))
 
 

@@ -25,6 +25,8 @@ from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
 from issuer.recovery.inspection import BATCH_SIZE, IncidentError, PoolState, inspect_partitions
+from issuer.recovery.serials import see_recorded, store_bases
+from issuer.storage.floors import Floors
 from issuer.storage.postgres import Connection, count_of
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
 from issuer.storage.server_watch import MAX_APART_MS, ClockReading
@@ -91,7 +93,7 @@ async def run_all(
     return replies[1:]
 
 
-async def _mark_partitions(link: CommandSender, mark: PartitionMark, epoch: int) -> None:
+async def _mark_partitions(link: CommandSender, mark: PartitionMark, epoch: int, floors: Floors) -> None:
     # From the stream itself: the stored counter need not match a stream that was drained or cut.
     backlogs = await _count_backlogs(link, mark.partitions)
     await run_all(
@@ -99,7 +101,8 @@ async def _mark_partitions(link: CommandSender, mark: PartitionMark, epoch: int)
         [
             (
                 (keys.state, keys.stream),
-                (epoch, KEY_FORMAT, mark.max_backlog, backlogs[p], GROUP, str(mark.installation)),
+                (epoch, KEY_FORMAT, mark.max_backlog, backlogs[p], GROUP, str(mark.installation),
+                 floors.serials[p], floors.beats[p]),
             )
             for p, keys in enumerate(map(partition_keys, range(mark.partitions)))
         ],
@@ -111,7 +114,7 @@ async def fence_partitions(link: CommandSender, mark: PartitionMark) -> None:
 
     Stopped half-way, some partitions still have the epoch before, which Postgres does not bless any more.
     """
-    await _mark_partitions(link, mark, mark.fence)
+    await _mark_partitions(link, mark, mark.fence, Floors(mark.epoch, mark.partitions))
 
 
 async def store_decision(postgres: Connection, decision: RecoveryDecision) -> None:
@@ -119,9 +122,12 @@ async def store_decision(postgres: Connection, decision: RecoveryDecision) -> No
     await postgres.execute(_STORE_DECISION, decision.to_json())
 
 
-async def bless_partitions(link: CommandSender, mark: PartitionMark) -> None:
-    """Open all partitions under the new epoch. Stopped half-way, none is trusted: Postgres has not blessed it yet."""
-    await _mark_partitions(link, mark, mark.epoch)
+async def bless_partitions(link: CommandSender, mark: PartitionMark, floors: Floors) -> None:
+    """Open all partitions under the new epoch, with serials and beats not below `floors`.
+
+    Stopped half-way, none is trusted: Postgres has not blessed it yet.
+    """
+    await _mark_partitions(link, mark, mark.epoch, floors)
 
 
 async def _count_backlogs(link: CommandSender, partitions: int) -> list[int]:
@@ -230,13 +236,15 @@ _STORE_DECISION: Final = "UPDATE installation SET recovering = $1"
 
 
 async def quarantine(
-    postgres: Connection, epoch: int, pools: Sequence[PoolState], bound: int, decision: RecoveryDecision
+    postgres: Connection, floors: Floors, pools: Sequence[PoolState], bound: int, decision: RecoveryDecision
 ) -> None:
     """Quarantine, of every pool, the first `bound` codes that nothing accounts for: of all pools or none, and once.
 
     Codes are issued in the order of their seqs, and a partition never has more than `bound` redemptions outside the
-    ledger, so these are all that the lost data set can have issued unrecorded. The decision is stored in the same
-    transaction: stopped after it, the next recovery adds only what a larger bound asks for.
+    ledger, so these are all that the lost data set can have issued unrecorded. For the same reason no lost fact has a
+    serial more than `bound` above the highest known one: `floors`, those of the epoch that begins, are raised to that.
+    The decision is stored in the same transaction: stopped after it, the next recovery adds only what a larger bound
+    asks for.
     """
     async with postgres.transaction():
         # A process that replays its journal holds the row meanwhile: what it brings into the ledger is not missing.
@@ -249,10 +257,13 @@ async def quarantine(
             if not pool.drained:
                 status = await postgres.execute(
                     f"INSERT INTO quarantined (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_missing(pool)}) missing",
-                    pool.pool_id, _count(pool, bound + unreadable.get(pool.partition, 0), decision), epoch,
+                    pool.pool_id, _count(pool, bound + unreadable.get(pool.partition, 0), decision), floors.epoch,
                 )  # fmt: skip
                 pool.quarantined = count_of(status)
             pool.issued_after = await postgres.fetchval(_ACCOUNTED, pool.pool_id)
+        await see_recorded(postgres, floors)
+        floors.serials = [serial + bound for serial in floors.serials]
+        await store_bases(postgres, floors)
         await postgres.execute(_STORE_DECISION, decision.after_quarantine(bound).to_json())
 
 

@@ -34,9 +34,11 @@ from issuer.recovery.inspection import (
 )
 from issuer.recovery.lock import HeldLink
 from issuer.recovery.replay import hosts_not_seen, replay_host
+from issuer.recovery.serials import behind, see_receipts, see_recorded, see_states
 from issuer.recovery.survey import BlessedServer, InstallationState, Survey, read_installation, read_last_blessed
-from issuer.recovery.witness import contradictions
+from issuer.recovery.witness import testify, wait_for_reports
 from issuer.settings import Settings
+from issuer.storage.floors import Floors, read_floors
 from issuer.storage.postgres import Connection
 from issuer.storage.redis_link import RedisUnavailableError
 
@@ -99,14 +101,24 @@ _BLESS: Final = "UPDATE installation SET run_id = $1, recovering = NULL"
 
 
 class Recovery:
-    """One recovery. `postgres` holds the recovery lock; `link` is a connection to the server that passes no fence."""
+    """One recovery. `postgres` holds the recovery lock; `link` is a connection to the server that passes no fence.
 
-    def __init__(self, settings: Settings, postgres: Connection, link: HeldLink, options: RecoveryOptions) -> None:
+    `floors`: what this process has seen of the server's data.
+    """
+
+    def __init__(
+        self, settings: Settings, postgres: Connection, link: HeldLink, options: RecoveryOptions, floors: Floors
+    ) -> None:
         self._settings = settings
         self._postgres = postgres
         self._link = link
         self._options = options
         self._is_blessed = False
+        self._floors = floors
+        # Once: a journal may have many receipts, and what is appended meanwhile was granted by blessed data.
+        self._receipts = Floors(0, settings.partitions)
+        if settings.journal_dir is not None:
+            see_receipts(settings.journal_dir, self._receipts)
 
     async def run(self) -> RecoveryReport | None:
         """Recover the server and bless it. None: it is blessed already, and no option asks for more.
@@ -122,9 +134,11 @@ class Recovery:
                 " not needed"
             )
         # The run_id alone is not enough: a server that was flushed, or was a replica meanwhile, keeps it and has other
-        # data.
-        self._is_blessed = installation.run_id == self._link.run_id and all(
-            state.get("epoch") == str(installation.epoch) for state in states
+        # data; older ones may even carry the epoch.
+        self._is_blessed = (
+            installation.run_id == self._link.run_id
+            and all(state.get("epoch") == str(installation.epoch) for state in states)
+            and not behind(states, await self._known(installation.epoch, installation.partitions))
         )
         wanted = self._options.forced or self._options.dry_run or self._options.rebuilds(installation.epoch)
         if self._is_blessed and not wanted:
@@ -134,6 +148,15 @@ class Recovery:
         if self._options.dry_run:
             return await self._plan(survey, decision)
         return await self._carry_out(survey, decision)
+
+    async def _known(self, epoch: int, partitions: int) -> Floors:
+        """Return the serials and beats that the data of an epoch must have at least."""
+        known = await read_floors(self._postgres, epoch, partitions)
+        if self._floors.epoch == epoch:
+            known.see_all(self._floors)
+        await see_recorded(self._postgres, known)
+        known.see_all(self._receipts)
+        return known
 
     async def _survey(self, installation: InstallationState, states: Sequence[PartitionState]) -> Survey:
         server = await inspect_server(self._link, _address(self._settings))
@@ -167,18 +190,22 @@ class Recovery:
                 "Redis is ahead of Postgres: was Postgres restored from a backup? See `issuer recover --help`"
             )
         before = survey.before.identity if survey.before else None
-        finding = judge(survey.server, before, survey.last_epoch, survey.states, survey.pools)
+        known = await self._known(survey.last_epoch, survey.installation.partitions)
+        lower = behind(survey.states, known)
+        finding = judge(survey.server, before, survey.last_epoch, survey.states, survey.pools, lower)
         never_left = self._is_blessed and self._options.rebuild
+        waits = not never_left and not self._options.forced and not self._options.dry_run
         if never_left and finding.verdict is Verdict.LOSS:
             # They never left this server, however it keeps them.
             doubts = contradictions_within(survey.last_epoch, survey.states, survey.pools)
             finding = Finding(Verdict.LOSS if doubts else Verdict.RESTART, tuple(doubts))
-        elif finding.verdict is Verdict.RESTART and not never_left and not self._options.forced:
+        elif finding.verdict is Verdict.RESTART and waits:
             # Last, because it waits for the API processes. They can only turn a restart into a loss.
-            doubts = await contradictions(
-                self._postgres, survey.last_epoch, survey.states, wait=not self._options.dry_run
-            )
-            finding = Finding(Verdict.LOSS, tuple(doubts)) if doubts else finding
+            if not await wait_for_reports(self._postgres, survey.last_epoch):
+                lower = ["an API process is still connected to the previous server"]
+            else:
+                lower = behind(survey.states, await self._known(survey.last_epoch, survey.installation.partitions))
+            finding = Finding(Verdict.LOSS, tuple(lower)) if lower else finding
         if self._options.forced:
             finding = Finding(Verdict.LOSS, (*finding.reasons, "announced by the operator"))
         stopped = survey.installation.decision
@@ -219,8 +246,11 @@ class Recovery:
             report.verdict, report.reasons = decision.verdict, decision.reasons
         if decision.rebuild:
             await rebuild.set_clocks(self._link, self._postgres, mark)
+        floors = Floors(epoch, mark.partitions)
+        floors.see_all(await self._known(survey.last_epoch, mark.partitions))
+        see_states(floors, await inspect_partitions(self._link, mark.partitions))
         if decision.verdict is Verdict.LOSS:
-            await self._recover_loss(survey, decision, mark, report)
+            await self._recover_loss(survey, decision, mark, floors, report)
         elif decision.rebuild:
             # Into the ledger, from which windows and answers are rebuilt. The pools lack nothing and stay as they are.
             report.drained = await rebuild.drain_streams(self._link, self._postgres, mark)
@@ -231,13 +261,18 @@ class Recovery:
         if decision.verdict is not Verdict.LOSS:
             for pool in survey.pools:
                 pool.issued_after = pool.issued_before or 0
-        await self._bless(mark, report)
+        await self._bless(mark, floors, report)
         quarantined = sum(pool.quarantined for pool in survey.pools)
         log.info("Redis server blessed", epoch=epoch, verdict=decision.verdict, quarantined=quarantined)
         return report
 
     async def _recover_loss(
-        self, survey: Survey, decision: RecoveryDecision, mark: rebuild.PartitionMark, report: RecoveryReport
+        self,
+        survey: Survey,
+        decision: RecoveryDecision,
+        mark: rebuild.PartitionMark,
+        floors: Floors,
+        report: RecoveryReport,
     ) -> None:
         log.warning("recovering a Redis server that may have lost redemptions", reasons=decision.reasons)
         # Stream and journal first: whatever they bring into the ledger need not be quarantined. Stopped in between, the
@@ -250,7 +285,7 @@ class Recovery:
         # The point of no return: stored with the decision, in one transaction, so it happens once. Everything after it
         # is derived from Postgres and can be repeated.
         bound = self._bound(survey, decision)
-        await rebuild.quarantine(self._postgres, mark.epoch, survey.pools, bound, decision)
+        await rebuild.quarantine(self._postgres, floors, survey.pools, bound, decision)
         # Behind the quarantine: the pools are rebuilt to issue the first seq after it.
         await rebuild.rebuild_partitions(self._link, self._postgres, mark, survey.pools)
 
@@ -277,10 +312,10 @@ class Recovery:
                 ended = await self._postgres.fetch(_END_ABANDONED, limit_s)
                 log.warning("ended transactions that blocked the recovery", transactions=len(ended))
 
-    async def _bless(self, mark: rebuild.PartitionMark, report: RecoveryReport) -> None:
+    async def _bless(self, mark: rebuild.PartitionMark, floors: Floors, report: RecoveryReport) -> None:
         # Redis first. Stopped in between, no pair is blessed in Postgres and no process trusts the server; the next
         # recovery starts with the same data. The other way round, processes would trust fenced partitions.
-        await rebuild.bless_partitions(self._link, mark)
+        await rebuild.bless_partitions(self._link, mark, floors)
         summary = report.to_json()
         del summary["pools"]
         async with self._postgres.transaction():
@@ -288,6 +323,8 @@ class Recovery:
                 _RECORD_BLESSING, mark.epoch, report.server.run_id, orjson.dumps(asdict(report.server)).decode(),
                 report.verdict, orjson.dumps(summary).decode(),
             )  # fmt: skip
+            # Before any process reports: data put back from before the recovery are older than this.
+            await testify(self._postgres, f"recovery of epoch {mark.epoch}", "gone", mark.epoch, *floors.to_json())
             await self._postgres.execute(_BLESS, report.server.run_id)
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import structlog
+
+from issuer.contract.events import NewerEventError
 from issuer.journal.segments import host_name, read_columns, segments
 from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.storage.postgres import AnyConnection, Connection
+
+log = structlog.get_logger()
 
 
 async def replay(connection: AnyConnection, directory: Path) -> RecordResult:
@@ -27,6 +32,9 @@ async def replay(connection: AnyConnection, directory: Path) -> RecordResult:
                 total.rejected += recorded.rejected
         except FileNotFoundError:
             continue  # deleted meanwhile, because all of it is in the ledger
+        except NewerEventError as error:
+            # It stays where it is: the version that has written it replays it.
+            log.error("a receipt journal cannot be replayed by this version", segment=path.name, error=str(error))
     return total
 
 

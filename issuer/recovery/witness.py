@@ -1,9 +1,10 @@
-"""Witnesses: the highest clocks that Redis has answered, reported by each API process as evidence for a recovery.
+"""Witnesses: what the API processes have seen of Redis' data, reported to Postgres as evidence for a recovery.
 
 A disk snapshot that was put back looks like the data of a restarted server, and the ledger may be too far behind to
-show the difference. But every answer of Redis carries its partition's clock, the time of its last redemption, which
-never decreases. Each process keeps the highest clock it received and reports it to Postgres once a second, and again
-when its connection has ended. Data with a lower clock are older than that.
+show the difference. But every answer of Redis carries its partition's serial, which counts all facts, and the processes
+raise a counter in each partition twice a second, its beat, whether or not anything is redeemed. Each process reports
+the highest it has seen (`issuer.storage.floors`) twice a second, and again when its connection has ended. Data below
+that are older.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import orjson
 import structlog
 
-from issuer.recovery.inspection import PartitionState
 from issuer.storage.postgres import Connection, Pool, PostgresUnavailableError, unavailable_translated
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-TESTIFY_EVERY_S: Final = 1.0
+TESTIFY_EVERY_S: Final = 0.5
 FIRST_RETRY_S: Final = 0.1
 """First pause without a connection: a recovery may be waiting for this report."""
 SILENT_FOR_S: Final = 2.5
@@ -37,9 +37,9 @@ WAIT_LIMIT_S: Final = 15.0
 """Longer than any exchange with Redis. The server of a process that is still attached then still runs."""
 
 _TESTIFY: Final = """
-INSERT INTO witnesses (name, seen_at, state, epoch, clocks_ms) VALUES ($1, clock_timestamp(), $2, $3, $4)
+INSERT INTO witnesses (name, seen_at, state, epoch, serials, beats) VALUES ($1, clock_timestamp(), $2, $3, $4, $5)
 ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, state = excluded.state, epoch = excluded.epoch,
-  clocks_ms = excluded.clocks_ms"""
+  serials = excluded.serials, beats = excluded.beats"""
 
 
 class Witness:
@@ -94,9 +94,16 @@ class Witness:
 
     async def _testify(self, state: str) -> None:
         testimony = self._engine.testimony()
-        clocks = orjson.dumps({str(partition): ms for partition, ms in testimony.clocks_ms.items()}).decode()
         async with unavailable_translated():
-            await self._postgres.execute(_TESTIFY, self._name, state, testimony.epoch, clocks)
+            await testify(self._postgres, self._name, state, testimony.epoch, testimony.serials, testimony.beats)
+
+
+async def testify(
+    postgres: Pool | Connection, name: str, state: str, epoch: int, serials: Mapping[str, int], beats: Mapping[str, int]
+) -> None:
+    """Store one report, in the place of the last one of the same name."""
+    seen = (orjson.dumps(numbers).decode() for numbers in (serials, beats))
+    await postgres.execute(_TESTIFY, name, state, epoch, *seen)
 
 
 async def forget_witnesses(postgres: Pool) -> None:
@@ -118,26 +125,14 @@ SELECT EXISTS (
   AND seen_at > clock_timestamp() - $3::float8 * interval '1 second')"""
 
 
-async def contradictions(
-    postgres: Connection, epoch: int, states: Sequence[PartitionState], *, wait: bool = True
-) -> list[str]:
-    """Return why these data cannot be all that the server of `epoch` had; an empty list if they can.
-
-    `states` are those of the partitions. With `wait`, every running API process has first made its last report on that
-    server: it is detached from it and has reported since.
-    """
+async def wait_for_reports(postgres: Connection, epoch: int) -> bool:
+    """Wait until every running API process has made its last report on the server of `epoch`: it is detached from it
+    and has reported since. False: one is still connected to that server."""
     began = await postgres.fetchval("SELECT clock_timestamp()")
     try:
         async with asyncio.timeout(WAIT_LIMIT_S):
-            while wait and await postgres.fetchval(_IS_OUTSTANDING, epoch, began, SILENT_FOR_S):
+            while await postgres.fetchval(_IS_OUTSTANDING, epoch, began, SILENT_FOR_S):
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        return ["an API process is still connected to the previous server"]
-    seen_ms: dict[int, int] = {}
-    for row in await postgres.fetch("SELECT clocks_ms FROM witnesses WHERE epoch = $1", epoch):
-        for partition, ms in orjson.loads(row["clocks_ms"]).items():
-            seen_ms[int(partition)] = max(seen_ms.get(int(partition), 0), ms)
-    behind = [p for p, ms in seen_ms.items() if int(states[p].get("clock", 0)) < ms]
-    if behind:
-        return [f"{len(behind)} of {len(states)} partitions lack redemptions that an API process has answered"]
-    return []
+        return False
+    return True

@@ -63,6 +63,7 @@ TABLES: Final = {
     "anomalies":        Rights("SELECT, INSERT, UPDATE (detail)",      "SELECT, INSERT"),
     "journals":         Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE (replayed_epoch)"),
     "witnesses":        Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
+    "epoch_bases":      Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "workers":          Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
     "task_rows":        Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
     "api_keys":         Rights("SELECT",                               ""),

@@ -20,6 +20,7 @@ import structlog
 from issuer.contract.events import EVENT_FORMAT
 from issuer.contract.keys import KEY_FORMAT
 from issuer.settings import Settings
+from issuer.storage.floors import Floors, read_floors
 from issuer.storage.migrate import SchemaError, check_schema
 from issuer.storage.pooling import PoolingError, refuse_pooling
 from issuer.storage.postgres import Pool, PostgresUnavailableError, close_pool, connect_pool, unavailable_translated
@@ -74,7 +75,7 @@ FROM installation"""
 
 
 class Incarnations:
-    """This process' copy of the blessed pair and of the installation's settings.
+    """This process' copy of the blessed pair and of the installation's settings, and what it saw of that pair's data.
 
     `wake` is set when a connection has met a server that is not the blessed one. It wakes the guardian
     (`issuer.recovery.guardian.Guardian`), which recovers the server if it can. `watch`: why even the blessed server
@@ -89,6 +90,7 @@ class Incarnations:
         self.watch = ServerWatch()
         self.blessed: Blessed | None = None
         self.partitions = settings.partitions
+        self.floors = Floors(0, settings.partitions)
         self.max_backlog = settings.max_backlog
         self.evicted_keys = 0
         self._installation_id: UUID | None = None
@@ -143,20 +145,29 @@ class Incarnations:
                 began_s = time.monotonic()
                 row = await connection.fetchrow(_PAIR)
                 ended_s = time.monotonic()
+            if row is None:
+                return None
+            self.watch.note_postgres(ClockReading.of(row["clock_ms"], began_s, ended_s))
+            self.evicted_keys = row["evicted_keys"] or 0
+            async with unavailable_translated():
+                await self._read(row)
         except asyncpg.PostgresError as error:
             # A missing table, a refused password, a standby: the pair is unknown for now, and the cause may pass.
             raise PostgresUnavailableError(f"{type(error).__name__}: {error}") from error
-        if row is None:
-            return None
-        self.watch.note_postgres(ClockReading.of(row["clock_ms"], began_s, ended_s))
-        self.evicted_keys = row["evicted_keys"] or 0
-        self._read(row)
         return self.blessed
 
-    def _read(self, row: asyncpg.Record) -> None:
+    async def _read(self, row: asyncpg.Record) -> None:
         self._installation_id = UUID(bytes=row["id"].bytes)
         self.max_backlog = row["max_backlog"]
-        self._adopt(row["epoch"], row["run_id"])
+        epoch, run_id = row["epoch"], row["run_id"]
+        if run_id is not None and epoch != self.floors.epoch:
+            # Before any call of the epoch: what other processes have seen of it counts for this one.
+            self.floors = await read_floors(self._postgres, epoch, self.partitions)
+        self._adopt(epoch, run_id)
+
+    def floors_of(self, epoch: int) -> Floors:
+        """Return the floors of an epoch: the present one, or one that was replaced meanwhile."""
+        return self.floors if self.floors.epoch == epoch else Floors(epoch, self.partitions)
 
     def _adopt(self, epoch: int, run_id: str | None) -> None:
         self.watch.epoch = epoch

@@ -27,12 +27,12 @@ async def test_rows_that_kill_the_worker_do_not_exhaust_its_restarts(tmp_path: P
         try:
             for number in range(ROWS):
                 await connection.execute(
-                    "INSERT INTO batches (id, name) VALUES ($1, $2)",
+                    "INSERT INTO batches (partition, id, name) VALUES (0, $1, $2)",
                     f"00000000-0000-4000-8000-{number:012d}", f"{DEADLY} {DEATHS[number % len(DEATHS)]}",
                 )  # fmt: skip
             # Of the highest id: it is listed behind all of them.
             last = "ffffffff-ffff-4fff-8fff-ffffffffffff"
-            await connection.execute("INSERT INTO batches (id, name) VALUES ($1, 'good')", last)
+            await connection.execute("INSERT INTO batches (partition, id, name) VALUES (0, $1, 'good')", last)
 
             async def others_are_processed() -> bool:
                 assert installation.process is not None

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from issuer.contract import scripts
-from issuer.contract.keys import GROUP, limit_key
+from issuer.contract.keys import GROUP, limit_key, partition_tag
 from issuer.contract.scripts import Script
 from tests.conformance.gaps import Gap, servers_only
 from tests.support.lua_headers import cost_of
@@ -21,7 +21,7 @@ from tests.support.redeeming import CouponState, CouponWish, ScriptLimit, Script
 from tests.support.script_shop import BATCH, CLIENT, MONTH_MS, OTHER_CLIENT, POOL_ID, new_customer
 from tests.support.stores import FakeStore, Store
 
-COMMANDS: Final = "test:{p05}:commands"
+COMMANDS: Final = f"test:{{{partition_tag(5)}}}:commands"
 WRITES: Final = {"XADD", "LPOP", "SET", "MSET", "MSETEX", "HSET"}
 LIMITS: Final = (ScriptLimit(2, MONTH_MS),)
 
@@ -99,8 +99,9 @@ def nothing(partition: Partition) -> None:
 Act = Callable[[Partition], object]
 CASES: Final[list[tuple[Script, str, int, Act, Act]]] = [
     (scripts.ACK_EVENTS, "3 commands, and 2 for each entry", 3 + 2 * 2, redeem_twice, ack_all),
-    (scripts.BLESS_PARTITION, "7 commands", 7, nothing, lambda p: p.bless()),
-    (scripts.BLESS_PARTITION, "6 for a fence", 6, nothing, fence),
+    (scripts.BEAT_PARTITION, "3 commands", 3, nothing, lambda p: p.beat()),
+    (scripts.BLESS_PARTITION, "6 commands", 6, nothing, lambda p: p.bless()),
+    (scripts.BLESS_PARTITION, "5 for a fence", 5, nothing, fence),
     (scripts.CREATE_GROUP, "4 commands", 4, nothing, lambda p: p.create_group()),
     (scripts.EMPTY_POOL, "5 commands", 5, end_batch, lambda p: p.empty_pool(BATCH, CLIENT)),
     (scripts.LEASE_TOKENS, "3 commands", 3, nothing, lambda p: lease(p, 1)),

@@ -30,7 +30,7 @@ def use(key: str | None = None, wish: CouponWish | None = None) -> ScriptRequest
 def test_uses_are_numbered_and_carry_the_terms(coupon: Partition) -> None:
     call = call_of(coupon, use(wish=CouponWish(order="order-1")), use(), use(), use())
     result = coupon.redeem(call)
-    details = [f"{POOL_ID} {number} {call.call_id.hex} {COUPON.terms}" for number in (1, 2, 3)]
+    details = [f"{POOL_ID} {number} {call.call_id.hex} 7 {COUPON.terms}" for number in (1, 2, 3)]
     assert result.answers == (*(ScriptAnswer("GRANTED", detail) for detail in details), ScriptAnswer("SOLD_OUT"))
     ((_, event),) = coupon.events()
     assert [(one.seq, one.terms, one.code, one.order_id) for one in event.redemptions] == [

@@ -62,6 +62,22 @@ def test_create_group(shop: Partition) -> None:
         shop.create_group()
 
 
+def test_beat_partition(shop: Partition) -> None:
+    """Data that are behind are not raised: they would reach what was seen of later ones."""
+    shop.redeem_now(new_customer(), new_customer())
+    assert [shop.beat() for _ in range(2)] == [["DONE", "2", "1"], ["DONE", "2", "2"]]
+    refuses_another_epoch(shop, shop.beat)
+    before = shop.snapshot()
+    for floors in ((3, 2), (2, 3)):
+        assert shop.beat(*floors) == ["BEHIND", "2", "2"]
+    assert shop.snapshot() == before
+    assert shop.beat(2, 2) == ["DONE", "2", "3"]
+    # A recovery only raises both.
+    shop.epoch = 2
+    assert shop.bless(serial=5, beat=1) == ["DONE"]
+    assert shop.beat() == ["DONE", "5", "4"]
+
+
 def test_ack_events(shop: Partition) -> None:
     for count in (1, 2, 3):
         shop.redeem_now(*(new_customer() for _ in range(count)))

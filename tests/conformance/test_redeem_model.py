@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from issuer.contract.keys import partition_tag
 from tests.support.partition import Partition
 from tests.support.prologues import frozen_clock
 from tests.support.redeem_model import Decision, Model, ModelBatch, ModelPool
@@ -101,7 +102,7 @@ class RedeemMachine(RuleBasedStateMachine):
         super().__init__()
         self.client = self.store.connect()
         number = next(self.numbers)
-        self.clock_key = f"test:{{p{number:02d}}}:clock"
+        self.clock_key = f"test:{{{partition_tag(number)}}}:clock"
         self.partition = Partition(self.client, number, prologue=frozen_clock(self.clock_key))
         self.start_ms = time.time_ns() // 1_000_000
         self.model = Model(self.start_ms + AHEAD_MS)
@@ -175,11 +176,12 @@ class RedeemMachine(RuleBasedStateMachine):
     def send(self, call: ScriptCall) -> None:
         before = self.partition.snapshot()
         result = self.partition.redeem(call)
-        decision = self.model.redeem(call.requests, call.call_id)
+        decision = self.model.redeem(call.requests, call.call_id, call.epoch)
         assert result.status == "DONE"
         assert (result.now_ms, result.host_ms) == (decision.now_ms, self.model.host_ms)
         assert list(result.answers) == decision.answers
-        assert [answer.at_ms for answer in result.answers] == [answer.at_ms for answer in decision.answers]
+        assert [answer.fact for answer in result.answers] == [answer.fact for answer in decision.answers]
+        assert (result.epoch, result.serial, result.facts) == (call.epoch, decision.serial, len(decision.grants))
         self.check_event(call, result, decision)
         if not decision.grants:
             assert self.partition.snapshot() == before
@@ -193,10 +195,11 @@ class RedeemMachine(RuleBasedStateMachine):
         assert bool(result.data) == bool(decision.grants)
         for entry_id, event in new:
             self.sizes[entry_id] = event.count
-            assert (event.epoch, event.count) == (call.epoch, len(decision.grants))
+            assert (event.epoch, event.serial, event.count) == (call.epoch, decision.serial, len(decision.grants))
             for redemption, grant in zip(event.redemptions, decision.grants, strict=True):
                 assert redemption.pool_id == grant.pool_id
                 assert (redemption.seq, redemption.code) == (grant.seq, grant.code)
+                assert redemption.serial == grant.serial
                 assert redemption.customer_id == grant.request.customer
                 assert redemption.key_hash == grant.request.key_hash
                 assert redemption.api_key_id == grant.request.api_key_id
@@ -237,6 +240,22 @@ class RedeemMachine(RuleBasedStateMachine):
         stale = self.partition.redeem(call)
         assert (stale.status, stale.detail) == ("STALE_EPOCH", str(self.partition.epoch))
         assert self.partition.snapshot() == before
+
+    @rule(wanted=st.lists(requests(), min_size=1, max_size=4), serials=st.integers(0, 2), beats=st.integers(0, 2))
+    def redeem_or_beat_with_floors(self, wanted: list[ScriptRequest], serials: int, beats: int) -> None:
+        """Data that are behind a floor are neither redeemed from nor raised, not even for a call that was made."""
+        floors = (self.model.serial + serials, self.model.beat + beats)
+        call = ScriptCall(tuple(wanted), self.model.host_ms + 2_000, self.partition.epoch, uuid.uuid4(), *floors)
+        if serials or beats:
+            before, found = self.partition.snapshot(), [str(self.model.serial), str(self.model.beat)]
+            refused = self.partition.redeem(call)
+            assert (refused.status, refused.detail) == ("BEHIND", " ".join(found))
+            assert self.partition.beat(*floors) == ["BEHIND", *found]
+            assert self.partition.snapshot() == before
+        else:
+            self.model.beat += 1
+            assert self.partition.beat(*floors) == ["DONE", str(self.model.serial), str(self.model.beat)]
+            self.send(call)
 
     @rule(
         step_ms=st.sampled_from(
@@ -374,6 +393,7 @@ class RedeemMachine(RuleBasedStateMachine):
         state = self.client.hgetall(self.partition.keys.state)
         assert int(state[b"clock"]) == self.model.clock_ms
         assert int(state[b"backlog"]) == self.model.backlog
+        assert int(state[b"serial"]) == self.model.serial
         assert sum(event.count for _, event in self.partition.events()) == self.model.backlog
         for batch_id, batch in self.model.batches.items():
             names = self.partition.batch(batch_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -16,7 +17,7 @@ from tests.support.redeeming import ScriptAnswer, ScriptCall, ScriptLimit, Scrip
 from tests.support.script_shop import BATCH, CLIENT, MONTH_MS, OTHER_CLIENT, call_of, new_customer, stock
 
 WRITES_OF_A_REDEMPTION: Final = 7
-"""XADD, LPOP, kept call, kept answer, window, pool, state."""
+"""XADD, LPOP, kept call, kept answer, window, state, pool."""
 
 
 def key_named(partition: Partition, name: str, call: ScriptCall) -> str | bytes:
@@ -72,7 +73,7 @@ def test_a_script_that_breaks_off_issues_no_code_twice(client: redis.Redis, writ
         again = call_of(shop, call.requests[0])
         assert shop.redeem(again).answers == (ScriptAnswer("REPLAYED", "code-1"),)
     later = shop.redeem_now(new_customer()).answers[0]
-    if 2 <= writes < 6:
+    if 2 <= writes < WRITES_OF_A_REDEMPTION:
         assert later == ScriptAnswer("INCONSISTENT")
     else:
         assert later == ScriptAnswer("GRANTED", "code-1" if writes == 0 else "code-2")
@@ -90,6 +91,19 @@ def test_a_repeated_call_returns_its_event_until_that_is_in_the_ledger(shop: Par
     assert (late.status, late.raw, late.data) == ("REPEATED", first.raw, b"")
 
 
+def test_data_behind_a_floor_answer_nothing_not_even_a_repeated_call(shop: Partition) -> None:
+    call = call_of(shop, new_customer("key"))
+    assert shop.redeem(call).serial == 1
+    shop.beat()
+    before = shop.snapshot()
+    for floors in ((2, 0), (0, 2)):
+        for late in (call, replace(call, call_id=uuid.uuid4())):
+            refused = shop.redeem(replace(late, serial_floor=floors[0], beat_floor=floors[1]))
+            assert (refused.status, refused.detail) == ("BEHIND", "1 1")
+    assert shop.snapshot() == before
+    assert shop.redeem(replace(call, serial_floor=1, beat_floor=1)).status == "REPEATED"
+
+
 def test_a_forgotten_script_is_loaded_again(shop: Partition) -> None:
     """SCRIPT FLUSH concerns the whole server; every caller of a shared one loads a script that is missing."""
     shop.redeem_now(new_customer())
@@ -101,7 +115,7 @@ def test_a_pool_named_twice_issues_nothing(shop: Partition) -> None:
     keys, args = shop.encode(call_of(shop, new_customer(), new_customer()))
     names = shop.batch(BATCH)
     keys[4:6] = [names.pool(CLIENT), names.pool(CLIENT), names.codes(CLIENT), names.codes(CLIENT)]
-    args[4], args[5], args[8] = 2, b"\0\1\0\1", b"\0\2" + bytes(args[8])[2:]  # type: ignore[arg-type]
+    args[6], args[7], args[10] = 2, b"\0\1\0\1", b"\0\2" + bytes(args[10])[2:]  # type: ignore[arg-type]
     before = shop.snapshot()
     with pytest.raises(redis.ResponseError, match="named twice"):
         shop.run(scripts.REDEEM, keys, args)

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 
-from issuer.contract.keys import partition_keys
+from issuer.contract.keys import partition_keys, partition_of
 from issuer.loyalty.account import open_account
 from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.operations import Adjust
@@ -45,7 +45,7 @@ MAX_BACKLOG: Final = 300
 WIPED: Final = "redis, wiped"
 ANSWER_LIMIT_S: Final = 180.0
 _MEMBER: Final = "INSERT INTO members (id, client_id, ref) VALUES ($1, $2, $3)"
-_BATCH: Final = "INSERT INTO batches (id, name, rules) VALUES ($1, $2, $3)"
+_BATCH: Final = "INSERT INTO batches (id, name, rules, partition) VALUES ($1, $2, $3, $4)"
 _REWARD: Final = "INSERT INTO rewards (id, program_id, name, cost, batch_id) VALUES ($1, $2, $3, $4, $5)"
 _AGE: Final = (
     "UPDATE moves SET created_at = created_at - interval '25 hours' WHERE state = 'debited'",
@@ -191,7 +191,7 @@ class MoveWorld:
                 assert isinstance(await executor.execute(account, Adjust(POINTS, "opening balance")), Applied)
             for name, rules in (("open", "{}"), ("limited", '{"maxpercustomer": 3}')):
                 batch, reward = uuid4(), uuid4()
-                await postgres.execute(_BATCH, batch, name, rules)
+                await postgres.execute(_BATCH, batch, name, rules, partition_of(batch, PARTITIONS))
                 await postgres.execute(_POOL, batch, self.client_id, CODES, f"{name}-")
                 await postgres.execute(_REWARD, reward, program.id, name, COST, batch)
                 rewards.append(reward)

@@ -226,8 +226,7 @@ MUTATIONS: Final = (
             ),
             Edit(
                 REDEEM,
-                "call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)\nreturn {'DONE', result, data, host}",
-                "call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)\n"
+                "return {'DONE', result, data, host}",
                 "for p = 1, pool_count do\n"
                 "  if pools[p].taken > 0 and not pools[p].coupon then call("
                 "'LPOP', KEYS[list_base + p], pools[p].taken) end\nend\nreturn {'DONE', result, data, host}",
@@ -250,12 +249,92 @@ MUTATIONS: Final = (
         "the witnesses of the API processes are ignored",
         (
             Edit(
-                "issuer/recovery/recovery.py",
-                "elif finding.verdict is Verdict.RESTART and not never_left and not self._options.forced:",
-                "elif False:",
+                "issuer/storage/floors.py",
+                "    for row in await postgres.fetch(_REPORTS, epoch):\n",
+                "    for row in ():\n",
             ),
+            Edit("issuer/recovery/recovery.py", "        if self._floors.epoch == epoch:\n", "        if False:\n"),
         ),
         ("old_data_restored_processes_ahead",),
+        ("tests/integration/test_data_gone_back.py",),
+    ),
+    Mutation(
+        "data that went back in time below a floor are redeemed from",
+        (
+            Edit(
+                REDEEM,
+                "if serial < tonumber(ARGV[4]) or tonumber(state[6]) < tonumber(ARGV[5]) then return",
+                "if false then return",
+            ),
+        ),
+        (),
+        ("tests/conformance/test_redeem_script.py",),
+    ),
+    Mutation(
+        "the beat of data that are behind is raised",
+        (
+            Edit(
+                "issuer/contract/lua/beat_partition.lua",
+                "if tonumber(state[2]) < tonumber(ARGV[2]) or tonumber(state[3]) < tonumber(ARGV[3]) then",
+                "if false then",
+            ),
+        ),
+        (),
+        ("tests/conformance/test_partition_scripts.py", "tests/integration/test_data_gone_back.py"),
+    ),
+    Mutation(
+        "beats are not compared: idle data may be old",
+        (Edit("issuer/recovery/serials.py", '("beat", floors.beats)', '("beat", [0] * len(states))'),),
+        (),
+        ("tests/integration/test_data_gone_back.py",),
+    ),
+    Mutation(
+        "serials are not compared",
+        (Edit("issuer/recovery/serials.py", '("serial", floors.serials)', '("serial", [0] * len(states))'),),
+        (),
+        ("tests/integration/test_data_gone_back.py",),
+    ),
+    Mutation(
+        "a recovery does not look at the journal of its host before it calls data a restart",
+        (Edit("issuer/recovery/recovery.py", "        known.see_all(self._receipts)\n", ""),),
+        (),
+        ("tests/integration/test_data_gone_back.py",),
+    ),
+    Mutation(
+        "a loss gives serials again that lost facts may have",
+        (Edit("issuer/recovery/rebuild.py", "serial + bound for serial", "serial for serial"),),
+        (),
+        ("tests/integration/test_data_gone_back.py",),
+    ),
+    Mutation(
+        "the event has another serial than the partition",
+        (Edit(REDEEM, "'s', first_serial", "'s', '1'"),),
+        (),
+        ("tests/integration/test_reconcile.py",),
+    ),
+    Mutation(
+        "a replay has no receipt",
+        (
+            Edit(
+                "issuer/engine/receipts.py",
+                'if b"REPLAYED " in answers or b"USED_BEFORE " in answers:',
+                "if False:",
+            ),
+        ),
+        (),
+        ("tests/integration/test_receipts.py",),
+    ),
+    Mutation(
+        "what has no receipt is answered",
+        (
+            Edit(
+                "issuer/engine/sender.py",
+                "                call.answer_all(NOT_READY)\n\n    async def _load",
+                "                pass\n\n    async def _load",
+            ),
+        ),
+        (),
+        ("tests/integration/test_receipts.py",),
     ),
     Mutation(
         "a frozen recovery is not interrupted",

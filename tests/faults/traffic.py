@@ -16,6 +16,7 @@ from uuid import UUID
 from tests.faults.customer_connection import CustomerConnection, NotSentError, Response, UnknownOutcomeError
 from tests.faults.loop_thread import LoopThread
 
+PARTITIONS: Final = 4
 PATH: Final = "/api/v1/code/redeem"
 PAUSE_AFTER_REFUSAL_S: Final = 0.02
 RETRIES: Final = 8

@@ -23,12 +23,12 @@ from issuer.storage.grants import Process
 from tests.faults.loop_thread import LoopThread
 from tests.faults.processes import FaultApiProcess, FaultWorkerProcess
 from tests.faults.proxy import Proxy
+from tests.faults.traffic import PARTITIONS as PARTITIONS
 from tests.faults.traffic import Traffic, TrafficBatch
 from tests.faults.traffic_coupon import make_traffic_coupon
 from tests.support.environment import url_as
 from tests.support.servers import PostgresServer, RedisServer, ServerProcess, wait_until
 
-PARTITIONS: Final = 4
 MAX_BACKLOG: Final = 2_000
 CODES: Final = 20_000
 CODES_PER_ROUND: Final = 2 * MAX_BACKLOG + 4_000
@@ -270,7 +270,7 @@ class FaultWorld:
             batch_id = UUID(int=(number << 64) + (at << 48) + 1)
             ids = tuple(UUID(int=(1 << 100) + n) for n in range(clients))
             self.batches.append(TrafficBatch(name, batch_id, ids, limits, customers, weight))
-            self.sql(_BATCH, batch_id, name, text)
+            self.sql(_BATCH, batch_id, name, text, partition_of(batch_id, PARTITIONS))
             for client_id in ids:
                 self.sql(_POOL, batch_id, client_id, self._codes)
         self.batches.append(coupon)
@@ -285,7 +285,7 @@ def wait_for_more(figure: Callable[[], int], more: int, what: str) -> None:
     wait_until(lambda: figure() >= goal, what)
 
 
-_BATCH: Final = "INSERT INTO batches (id, name, rules) VALUES ($1, $2, $3)"
+_BATCH: Final = "INSERT INTO batches (id, name, rules, partition) VALUES ($1, $2, $3, $4)"
 _POOL: Final = """
 WITH pool AS (INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, $3) RETURNING id)
 INSERT INTO codes (pool_id, seq, batch_id, client_id, code)

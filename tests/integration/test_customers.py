@@ -68,7 +68,10 @@ async def test_dead_letters_and_receipts_keep_the_text(stores: Stores, tmp_path:
         ((_, fields),) = entries
         journal = Journal(tmp_path)
         journal.append([
-            Receipt(int(fields[b"e"]), shop.number, int(fields[b"t"]), fields[b"c"].decode(), fields[b"d"])
+            Receipt(
+                int(fields[b"e"]), shop.number, int(fields[b"t"]), fields[b"c"].decode(), int(fields[b"s"]), 1,
+                fields[b"d"],
+            )
         ])  # fmt: skip
         journal.close()
         ack_all(shop)

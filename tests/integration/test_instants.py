@@ -160,7 +160,9 @@ async def test_every_time_in_the_schema_has_the_bounds(stores: Stores) -> None:
 async def test_the_schema_refuses_a_time_outside_the_bounds(stores: Stores, time: str) -> None:
     with pytest.raises(asyncpg.CheckViolationError, match="within_bounds"):
         await stores.postgres.execute(
-            "INSERT INTO batches (id, name, ends_at) VALUES (gen_random_uuid(), 'B', ($1::text)::timestamptz)", time
+            "INSERT INTO batches (partition, id, name, ends_at)"
+            " VALUES (0, gen_random_uuid(), 'B', ($1::text)::timestamptz)",
+            time,
         )
 
 

@@ -16,7 +16,7 @@ from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.recovery import drain, engine_of, make_batch, redeem, seqs
 
-RECEIPT = Receipt(epoch=3, partition=2, at_ms=1_700_000_000_123, call_id="0" * 32, data=b"R 1 1 0\n")
+RECEIPT = Receipt(epoch=3, partition=2, at_ms=1_700_000_000_123, call_id="0" * 32, serial=1, facts=1, data=b"R 1 1 0\n")
 
 
 def test_receipts_are_read_as_written_up_to_a_cut_record(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ class LongResponse:
 
 async def test_others_are_answered_while_all_batches_are_listed(api: Api) -> None:
     await api.services.stores.postgres.execute(
-        "INSERT INTO batches (id, name, redis_revision, created_at)"
-        " SELECT gen_random_uuid(), n::text, 1, '2020-01-01'::timestamptz + n / 7 * interval '1 s'"
+        "INSERT INTO batches (partition, id, name, redis_revision, created_at)"
+        " SELECT 0, gen_random_uuid(), n::text, 1, '2020-01-01'::timestamptz + n / 7 * interval '1 s'"
         " FROM generate_series(1, $1) n",
         COUNT,
     )
@@ -84,7 +84,8 @@ async def test_others_are_answered_while_the_stock_of_many_clients_is_shown(api:
 
 async def test_a_list_that_fails_half_way_is_not_taken_for_complete(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.services.stores.postgres.execute(
-        "INSERT INTO batches (id, name, redis_revision) SELECT gen_random_uuid(), 'B', 1 FROM generate_series(1, $1)",
+        "INSERT INTO batches (partition, id, name, redis_revision)"
+        " SELECT 0, gen_random_uuid(), 'B', 1 FROM generate_series(1, $1)",
         COUNT,
     )
     response = LongResponse(api)

@@ -8,7 +8,7 @@ import pytest
 from tests.support.databases import MigratedDatabases
 from tests.support.servers import PostgresServer
 
-INSERT_BATCH = "INSERT INTO batches (id, name) VALUES (gen_random_uuid(), 'left behind')"
+INSERT_BATCH = "INSERT INTO batches (partition, id, name) VALUES (0, gen_random_uuid(), 'left behind')"
 INSERT_POOL = "INSERT INTO pools (batch_id, client_id, total) SELECT id, id, 1 FROM batches RETURNING id"
 
 

@@ -248,7 +248,7 @@ async def test_pools_that_cannot_be_loaded_raise_their_reason(stores: Stores) ->
     assert await top_up(stores) == 0
 
     unknown = uuid4()
-    await stores.postgres.execute("INSERT INTO batches (id, name) VALUES ($1, 'not in Redis')", unknown)
+    await stores.postgres.execute("INSERT INTO batches (partition, id, name) VALUES (0, $1, 'not in Redis')", unknown)
     pool_id = await stores.postgres.fetchval(
         "INSERT INTO pools (batch_id, client_id, total) VALUES ($1, $2, 1) RETURNING id", unknown, A
     )

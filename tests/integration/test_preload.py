@@ -263,7 +263,7 @@ async def test_progress_is_reported(stores: Stores) -> None:
 
 async def test_a_batch_that_is_missing_in_redis_is_pushed(stores: Stores) -> None:
     batch_id = uuid4()
-    await stores.postgres.execute("INSERT INTO batches (id, name) VALUES ($1, 'incomplete')", batch_id)
+    await stores.postgres.execute("INSERT INTO batches (partition, id, name) VALUES (0, $1, 'incomplete')", batch_id)
     report = await preload_file(stores, io.BytesIO(csv_of(codes("A", 10))), batch_id=batch_id)
     assert report.pools[0].in_redis == 10
     await check_agreement(stores, batch_id, A)

@@ -25,7 +25,7 @@ def settings(settings: Settings) -> Settings:
 
 async def _redemption(stores: GuardedStores, seq: int) -> Redemption:
     pool_id = await stores.postgres.fetchval("SELECT id FROM pools")
-    return Redemption(pool_id, seq, f"CODE{seq}", uuid.uuid4(), 1_700_000_000_000, uuid.uuid4(), None, 0, 1)
+    return Redemption(pool_id, seq, f"CODE{seq}", uuid.uuid4(), 1_700_000_000_000, uuid.uuid4(), None, 0, 1, seq)
 
 
 async def test_released_codes_come_last_and_old_seqs_stay_listed(settings: Settings, stores: GuardedStores) -> None:

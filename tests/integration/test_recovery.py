@@ -283,7 +283,8 @@ async def test_processes_survive_a_postgres_without_its_tables(own_settings: Set
             assert await verdict(stores) == Verdict.RESTART
             assert [a.outcome for a in await redeem(engine, batch_id, 1)] == [Outcome.GRANTED]
             async with asyncio.timeout(30):
-                while not await stores.postgres.fetchval("SELECT true FROM witnesses WHERE epoch = 2"):
+                reported = "SELECT true FROM witnesses WHERE epoch = 2 AND state = 'attached'"
+                while not await stores.postgres.fetchval(reported):
                     await asyncio.sleep(0.01)
 
 

@@ -36,10 +36,12 @@ def other_settings(own_settings: Settings, postgres_server: PostgresServer) -> I
 
 
 async def states(settings: Settings) -> list[PartitionState]:
+    """Return what the partitions have, but for the beat, which their owner raises meanwhile."""
     link = Link(settings, None)
     await link.open()
     try:
-        return await inspect_partitions(link, settings.partitions)
+        found = await inspect_partitions(link, settings.partitions)
+        return [{name: value for name, value in state.items() if name != "beat"} for state in found]
     finally:
         await link.aclose()
 
@@ -149,7 +151,7 @@ def recover_command(settings: Settings) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    "table", ["incarnations", *(pytest.param(table, marks=pytest.mark.long) for table in ("quarantined", "batches"))]
+    "table", ["pools", *(pytest.param(table, marks=pytest.mark.long) for table in ("quarantined", "batches"))]
 )
 async def test_a_frozen_recovery_is_replaced_and_does_not_continue(
     own_settings: Settings, own_redis: RedisServer, table: str

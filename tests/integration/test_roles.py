@@ -151,7 +151,7 @@ async def test_a_role_may_not(database_url: str, process: Process) -> None:
         assert await excess_rights(connection) == []
 
 
-_INSERT_BATCH: Final = "INSERT INTO batches (id, name) VALUES ($1, 'B')"
+_INSERT_BATCH: Final = "INSERT INTO batches (partition, id, name) VALUES (0, $1, 'B')"
 _INSERT_POOL: Final = "INSERT INTO pools (batch_id, client_id) VALUES ($1, $1)"
 _INSERT_LEDGER: Final = (
     "INSERT INTO redemptions (pool_id, seq, batch_id, code, customer_id, customer_text, redeemed_at, call_id, key_hash,"

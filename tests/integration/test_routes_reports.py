@@ -189,7 +189,9 @@ async def fill_ledger(database_url: str, count: int) -> None:
     connection = await asyncpg.connect(database_url)
     try:
         batch, client = uuid4(), uuid4()
-        await connection.execute("INSERT INTO batches (id, name, redis_revision) VALUES ($1, 'Large', 1)", batch)
+        await connection.execute(
+            "INSERT INTO batches (partition, id, name, redis_revision) VALUES (0, $1, 'Large', 1)", batch
+        )
         pool: int = await connection.fetchval(
             "INSERT INTO pools (batch_id, client_id) VALUES ($1, $2) RETURNING id", batch, client
         )

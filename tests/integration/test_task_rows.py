@@ -213,7 +213,8 @@ async def test_an_error_outside_any_row_is_recorded_and_the_task_continues(store
 
 async def unreadable_batch(stores: Stores) -> UUID:
     batch: UUID = await stores.postgres.fetchval(
-        "INSERT INTO batches (id, name, rules) VALUES (gen_random_uuid(), 'bad', '{\"nonsense\": 1}') RETURNING id"
+        "INSERT INTO batches (partition, id, name, rules)"
+        " VALUES (0, gen_random_uuid(), 'bad', '{\"nonsense\": 1}') RETURNING id"
     )
     return batch
 
@@ -229,7 +230,7 @@ async def test_unreadable_rows_do_not_stop_the_worker_or_the_other_rows(
     )
     bad = [await unreadable_batch(stores) for _ in range(3)]
     waiting = await stores.postgres.fetchval(
-        "INSERT INTO batches (id, name) VALUES (gen_random_uuid(), 'good') RETURNING id"
+        "INSERT INTO batches (partition, id, name) VALUES (0, gen_random_uuid(), 'good') RETURNING id"
     )
     # A pool whose codes are not there, beside one that is only not loaded yet.
     await load(stores, drained, [(uuid.uuid4(), f"B{number}") for number in range(3)])
@@ -276,11 +277,12 @@ async def test_a_row_that_kills_the_worker_is_skipped_by_the_next_one(
     stores: Stores, settings: Settings, tmp_path: Path, death: str
 ) -> None:
     deadly = await stores.postgres.fetchval(
-        "INSERT INTO batches (id, name) VALUES ('00000000-0000-4000-8000-000000000001', $1) RETURNING id",
+        "INSERT INTO batches (partition, id, name) VALUES (0, '00000000-0000-4000-8000-000000000001', $1) RETURNING id",
         f"deadly {death}",
     )
     waiting = await stores.postgres.fetchval(
-        "INSERT INTO batches (id, name) VALUES ('ffffffff-ffff-4fff-8fff-ffffffffffff', 'good') RETURNING id"
+        "INSERT INTO batches (partition, id, name)"
+        " VALUES (0, 'ffffffff-ffff-4fff-8fff-ffffffffffff', 'good') RETURNING id"
     )
     worker = WorkerProcess(settings, tmp_path, environment=plant_deadly_batches(tmp_path / "site"))
     with worker:

@@ -107,7 +107,8 @@ async def open_shop(stores: Stores, client: redis.Redis, codes: Sequence[int] = 
     partition = Partition(client, number)
     partition.epoch = stores.redis.epoch
     name = f"shop {next(_names)}"
-    await stores.postgres.execute("INSERT INTO batches (id, name, redis_revision) VALUES ($1, $2, 1)", batch, name)
+    insert = "INSERT INTO batches (id, partition, name, redis_revision) VALUES ($1, $2, $3, 1)"
+    await stores.postgres.execute(insert, batch, number, name)
     partition.put_batch(batch)
     pools: dict[UUID, int] = {}
     for total in codes:

@@ -68,12 +68,16 @@ class Partition:
     def window(self, batch: UUID, customer: UUID) -> bytes:
         return self.batch(batch).window_prefix + customer.bytes
 
-    def bless(self, *, max_backlog: int = 1_000_000, backlog: int = 0) -> list[str]:
+    def bless(self, *, max_backlog: int = 1_000_000, backlog: int = 0, serial: int = 0, beat: int = 0) -> list[str]:
         args: list[str | bytes | int] = [self.epoch, KEY_FORMAT, max_backlog, backlog, GROUP, self.installation]
+        args += [serial, beat]
         return _words(self.run(scripts.BLESS_PARTITION, [self.keys.state, self.keys.stream], args))
 
     def create_group(self) -> list[str]:
         return _words(self.run(scripts.CREATE_GROUP, [self.keys.state, self.keys.stream], [self.epoch, GROUP]))
+
+    def beat(self, serial_floor: int = 0, beat_floor: int = 0) -> list[str]:
+        return _words(self.run(scripts.BEAT_PARTITION, [self.keys.state], [self.epoch, serial_floor, beat_floor]))
 
     def put_batch(
         self,
@@ -192,7 +196,8 @@ class Partition:
         keys += [self.batch(batch).codes(client) for batch, client in pools]
         keys += [*windows, *answers]
         batch_of_pool = b"".join((batches.index(batch) + 1).to_bytes(2) for batch, _ in pools)
-        args: list[str | bytes | int] = [call.epoch, call.call_id.hex, call.deadline_ms, len(batches), len(pools)]
+        args: list[str | bytes | int] = [call.epoch, call.call_id.hex, call.deadline_ms]
+        args += [call.serial_floor, call.beat_floor, len(batches), len(pools)]
         return keys, [*args, batch_of_pool, ANSWER_KEPT_MS, *requests]
 
     def events(self) -> list[tuple[bytes, Event]]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from issuer.contract.events import Redemption, RedemptionColumns, decode_event
-from issuer.contract.keys import partition_keys, partition_of
+from issuer.contract.keys import partition_keys, partition_of, partition_tag
 from issuer.contract.scripts import Script
 from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.storage.redis_link import Redis, RedisUnavailableError
@@ -50,9 +50,10 @@ async def reject_all(shop: LedgerShop) -> None:
         raw = [part for pair in fields.items() for part in pair]
         for redemption in decode_event(fields).redemptions:
             await shop.stores.postgres.execute(
-                "INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw)"
-                " VALUES ($1, $2, $3, $4, $5, 'a test', $6)",
+                "INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw, serial)"
+                " VALUES ($1, $2, $3, $4, $5, 'a test', $6, $7)",
                 shop.number, stream_id.decode(), redemption.epoch, redemption.pool_id, redemption.seq, raw,
+                redemption.serial,
             )  # fmt: skip
     ack_all(shop)
 
@@ -70,7 +71,7 @@ def batch_hash(shop: LedgerShop, batch_id: UUID | None = None) -> dict[str, str]
     """Return the hash of a batch in Redis: the shop's, or another one."""
     wanted = batch_id or shop.batch
     number = partition_of(wanted, shop.stores.redis.partitions)
-    name = shop.partition.batch(wanted).batch.replace(f"{{p{shop.number:02d}}}", f"{{p{number:02d}}}")
+    name = shop.partition.batch(wanted).batch.replace(partition_tag(shop.number), partition_tag(number))
     found: Any = shop.client.hgetall(name)
     return {field.decode(): value.decode() for field, value in found.items()}
 

@@ -35,7 +35,7 @@ class ModelBatch:
     coupon: CouponState | None = None
     pools: dict[UUID, ModelPool] = field(default_factory=dict)
     history: dict[UUID, list[int]] = field(default_factory=dict)
-    kept: dict[tuple[UUID, str], tuple[UUID, str, str, int]] = field(default_factory=dict)
+    kept: dict[tuple[UUID, str], tuple[UUID, str, str, ModelGrant]] = field(default_factory=dict)
 
     def refusal(self, now_ms: int) -> str | None:
         if self.ended or (self.ends_at_ms is not None and now_ms >= self.ends_at_ms):
@@ -73,23 +73,28 @@ def _found(coupon: CouponState | None, request: ScriptRequest) -> bool:
     return coupon.folded in ("", request.wish.folded)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ModelGrant:
-    """One redemption as the event must have it."""
+    """One redemption as the event must have it. `serial` 0: the call that grants it has not ended."""
 
     pool_id: int
     seq: int
     code: str
     request: ScriptRequest
+    at_ms: int
+    epoch: int
     terms: int = 0
+    serial: int = 0
 
 
 @dataclass(slots=True)
 class Decision:
-    """The answers of a call and the redemptions it makes, in the order of pools and seqs."""
+    """The answers of a call and the redemptions it makes, in the order of pools and seqs. `serial`: of the first."""
 
     now_ms: int
     call_id: UUID
+    epoch: int
+    serial: int
     answers: list[ScriptAnswer] = field(default_factory=list)
     grants: list[ModelGrant] = field(default_factory=list)
 
@@ -102,18 +107,23 @@ class Model:
     clock_ms: int = 0
     max_backlog: int = 1_000_000
     backlog: int = 0
+    serial: int = 0
+    beat: int = 0
     batches: dict[UUID, ModelBatch] = field(default_factory=dict)
 
     @property
     def now_ms(self) -> int:
         return max(self.host_ms, self.clock_ms)
 
-    def redeem(self, requests: Sequence[ScriptRequest], call_id: UUID) -> Decision:
-        decision = Decision(self.now_ms, call_id)
+    def redeem(self, requests: Sequence[ScriptRequest], call_id: UUID, epoch: int) -> Decision:
+        decision = Decision(self.now_ms, call_id, epoch, self.serial + 1)
         for request in requests:
             decision.answers.append(self._decide(request, decision))
         order = list(dict.fromkeys((request.batch, request.client) for request in requests))
         decision.grants.sort(key=lambda grant: (order.index((grant.request.batch, grant.request.client)), grant.seq))
+        for grant in decision.grants:
+            self.serial += 1
+            grant.serial = self.serial
         if decision.grants:
             self.clock_ms = decision.now_ms
         return decision
@@ -124,9 +134,10 @@ class Model:
             return ScriptAnswer("UNKNOWN_BATCH")
         customer, pool = request.customer, batch.pools.get(request.client)
         if customer and request.key and (kept := batch.kept.get((customer, request.key))):
-            client, order, code, at_ms = kept
-            same = (client, order) == (request.client, request.wish.order if request.wish else "")
-            return ScriptAnswer("REPLAYED", code, 0 if request.wish else at_ms) if same else ScriptAnswer("KEY_REUSED")
+            client, order, code, grant = kept
+            if (client, order) != (request.client, request.wish.order if request.wish else ""):
+                return ScriptAnswer("KEY_REUSED")
+            return ScriptAnswer("REPLAYED", code, (grant.pool_id, grant.seq, grant.at_ms, grant.epoch, grant.serial))
         if word := batch.refusal(now_ms):
             return ScriptAnswer(word)
         coupon, wish = batch.coupon, request.wish
@@ -152,13 +163,14 @@ class Model:
         coupon = batch.coupon
         if coupon is None:
             code = pool.codes[pool.issued - 1]
-            decision.grants.append(ModelGrant(pool.id, pool.issued, code, request))
+            grant = ModelGrant(pool.id, pool.issued, code, request, decision.now_ms, decision.epoch)
         else:
-            code = f"{pool.id} {pool.issued} {decision.call_id.hex} {coupon.terms}"
-            decision.grants.append(ModelGrant(pool.id, pool.issued, "", request, coupon.number))
+            code = f"{pool.id} {pool.issued} {decision.call_id.hex} {coupon.number} {coupon.terms}"
+            grant = ModelGrant(pool.id, pool.issued, "", request, decision.now_ms, decision.epoch, coupon.number)
+        decision.grants.append(grant)
         if request.customer:
             batch.history.setdefault(request.customer, []).append(decision.now_ms)
             if request.key:
                 order = request.wish.order if request.wish else ""
-                batch.kept[request.customer, request.key] = (request.client, order, code, decision.now_ms)
+                batch.kept[request.customer, request.key] = (request.client, order, code, grant)
         return ScriptAnswer("GRANTED", code)

@@ -91,17 +91,20 @@ class ScriptRequest:
 class ScriptAnswer:
     """The answer to one request: its word, and what follows it (a code, a time in ms, or nothing).
 
-    `at_ms`: when a code that is REPLAYED was issued.
+    `fact`: of what is REPLAYED, its pool id, seq, time in ms, epoch and serial.
     """
 
     word: str
     detail: str = ""
-    at_ms: int = field(default=0, compare=False)
+    fact: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The reply of redeem.lua. `raw` is the part that the script keeps for a repeat of the call."""
+    """The reply of redeem.lua. `raw` is the part that the script keeps for a repeat of the call.
+
+    `serial`: of the first of the `facts`; if there are none, of the next one.
+    """
 
     status: str
     now_ms: int = 0
@@ -110,6 +113,9 @@ class Result:
     host_ms: int = 0
     raw: bytes = b""
     detail: str = ""
+    epoch: int = 0
+    serial: int = 0
+    facts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +126,33 @@ class ScriptCall:
     deadline_ms: int
     epoch: int
     call_id: UUID = field(default_factory=uuid.uuid4)
+    serial_floor: int = 0
+    beat_floor: int = 0
 
 
 def decode_result(values: list[bytes]) -> Result:
     """Convert the reply of redeem.lua. A consumption has the words of a redemption, and its detail is complete."""
     status = values[0].decode()
     if status not in ("DONE", "REPEATED"):
-        return Result(status, detail=values[1].decode())
-    now, _, answers, uses = values[1].split(_RS, 3)
+        return Result(status, detail=b" ".join(values[1:]).decode())
+    head, _, answers, uses = values[1].split(_RS, 3)
+    now, *numbers = map(int, head.split(b" "))
     host_ms = int(values[3]) if status == "DONE" else 0
     details = [text.decode() for text in uses.split(_US)]
     decoded = tuple(_answer(answer.decode(), details) for answer in answers.split(_US))
-    return Result(status, int(now), decoded, values[2], host_ms, values[1])
+    return Result(status, now, decoded, values[2], host_ms, values[1], "", *numbers)
 
 
 def _answer(text: str, details: Sequence[str]) -> ScriptAnswer:
     word, _, detail = text.partition(" ")
     if word == "REPLAYED":
-        at_ms, _, code = detail.partition(" ")
-        return ScriptAnswer(word, code, int(at_ms))
+        *fact, code = detail.split(" ", 5)
+        return ScriptAnswer(word, code, tuple(map(int, fact)))
     if word not in ("USED", "USED_BEFORE"):
         return ScriptAnswer(word, detail)
-    which, number = detail.split(" ")
+    which, *fact = detail.split(" ")
     pool_id, call_and_terms = details[int(which) - 1].split(" ", 1)
-    return ScriptAnswer("GRANTED" if word == "USED" else "REPLAYED", f"{pool_id} {number} {call_and_terms}")
+    detail = f"{pool_id} {fact[0]} {call_and_terms}"
+    if word == "USED":
+        return ScriptAnswer("GRANTED", detail)
+    return ScriptAnswer("REPLAYED", detail, (int(pool_id), *map(int, fact)))

@@ -143,8 +143,8 @@ def test_answers_about_coupons_are_decoded() -> None:
     call_id = UUID(int=7).hex
     uses = CouponUses(3, call_id, b'{"code":"A B"}')
     joined = (
-        b'USED 1 14\x1fUSED_BEFORE 2 15\x1fUSABLE 9 {"code":"A B"}\x1fWRONG_PRODUCT'
-        b'\x1e3 %b {"code":"A B"}\x1f4 %b {"a":"b c"}' % (call_id.encode(), call_id.encode())
+        b'USED 1 14\x1fUSED_BEFORE 2 15 1700000000123 6 801\x1fUSABLE 9 {"code":"A B"}\x1fWRONG_PRODUCT'
+        b'\x1e3 %b 1 {"code":"A B"}\x1f4 %b 2 {"a":"b c"}' % (call_id.encode(), call_id.encode())
     )
     granted, replayed, usable, refused = parse_answers(joined, 1_700_000_000_000)
     assert granted == UseAnswer(Outcome.GRANTED, number=14, uses=uses)

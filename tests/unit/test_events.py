@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from issuer.contract.elements import ATTRIBUTES_MARK
 from issuer.contract.events import (
+    NewerEventError,
     Redemption,
     RedemptionColumns,
     UndecodableEventError,
@@ -52,7 +54,10 @@ pools = st.lists(
 
 
 def entry(data: bytes, count: int, call_id: UUID) -> dict[bytes, bytes]:
-    return {b"v": b"3", b"e": b"7", b"t": b"1700000000123", b"c": call_id.hex.encode(), b"n": b"%d" % count, b"d": data}
+    return {
+        b"v": b"4", b"e": b"7", b"t": b"1700000000123", b"c": call_id.hex.encode(), b"s": b"101", b"n": b"%d" % count,
+        b"d": data,
+    }  # fmt: skip
 
 
 @given(pools, st.uuids())
@@ -70,16 +75,18 @@ def test_round_trip(
             key_hash,
             api_key,
             7,
+            0,
             customer_text=text_of(customer),
         )
         for pool, first, rows in given_pools
         for i, (code, customer, key_hash, api_key) in enumerate(rows)
     ]
+    expected = [replace(one, serial=101 + place) for place, one in enumerate(expected)]
     data = encode(given_pools)
     fields = entry(data, len(expected), call_id)
     event = decode_event(fields)
-    assert (event.epoch, event.count, event.redemptions) == (7, len(expected), expected)
-    assert decode_redemptions(data, epoch=7, at_ms=1700000000123, call_id=call_id) == expected
+    assert (event.epoch, event.serial, event.count, event.redemptions) == (7, 101, len(expected), expected)
+    assert decode_redemptions(data, epoch=7, at_ms=1700000000123, call_id=call_id, serial=101) == expected
     columns = RedemptionColumns()
     assert decode_columns(fields, columns) == (7, len(expected))
     assert list(columns.redemptions()) == expected
@@ -105,7 +112,8 @@ def test_an_event_carries_uses_of_coupons_behind_redemptions(
     given_coupons: list[tuple[int, int, int, list[tuple[str, UUID | None, bytes | None, int]]]],
     call_id: UUID,
 ) -> None:
-    data, expected = encode(given_pools), []
+    data, expected = encode(given_pools), list[Redemption]()
+    redemptions = sum(len(rows) for _, _, rows in given_pools)
     for pool, first, terms, rows in given_coupons:
         data += b"C %d %d %d %d\n" % (pool, first, len(rows), terms)
         for i, (order, customer, key_hash, api_key_id) in enumerate(rows):
@@ -122,12 +130,12 @@ def test_an_event_carries_uses_of_coupons_behind_redemptions(
                     key_hash,
                     api_key_id,
                     7,
+                    101 + redemptions + len(expected),
                     text_of(customer),
                     terms,
                     order,
                 )
             )
-    redemptions = sum(len(rows) for _, _, rows in given_pools)
     columns = RedemptionColumns()
     fields = entry(data, redemptions + len(expected), call_id)
     assert decode_columns(fields, columns) == (7, redemptions + len(expected))
@@ -135,7 +143,7 @@ def test_an_event_carries_uses_of_coupons_behind_redemptions(
     assert decode_event(fields).redemptions[redemptions:] == expected
 
 
-names = st.sampled_from([b"v", b"e", b"t", b"c", b"n", b"d"])
+names = st.sampled_from([b"v", b"e", b"t", b"c", b"s", b"n", b"d"])
 
 
 @given(st.dictionaries(names, st.binary(max_size=60)))
@@ -169,7 +177,7 @@ def test_a_damaged_event_is_refused_or_decoded_and_leaves_no_half_rows(data: st.
     if name in fields:
         fields[name] = bytes(value)
     columns = RedemptionColumns()
-    columns.append(Redemption(1, 1, "before", None, 1, uuid.UUID(int=1), None, 0, 1))
+    columns.append(Redemption(1, 1, "before", None, 1, uuid.UUID(int=1), None, 0, 1, 1))
     try:
         _, count = decode_columns(fields, columns)
     except UndecodableEventError:
@@ -181,8 +189,9 @@ def test_a_damaged_event_is_refused_or_decoded_and_leaves_no_half_rows(data: st.
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({b"v": b"4"}, "event version 4 is not known"),
-        ({b"v": b"2"}, "event version 2 is not known"),
+        ({b"v": b"3"}, "event version 3 is not known"),
+        ({b"s": b"x"}, "ValueError"),
+        ({b"d": b"R 1 1 1\n\0\1a" + encode_who(None, 1, None).replace(b"\2", b"\6", 1)}, "unknown flags"),
         ({b"d": b"C 1 1 1\n" + bytes(40)}, "unknown kind"),
         ({b"d": b"C 1 1 1 0\n" + bytes(40)}, "unknown kind"),
         ({b"d": b"C 1 1 1000 1\n" + bytes(40)}, "redemptions in"),
@@ -201,9 +210,14 @@ def test_the_error_names_the_fault(changes: dict[bytes, bytes], reason: str) -> 
         decode_event(entry(encode([(1, 1, rows)]), 2, uuid.uuid4()) | changes)
 
 
+def test_the_event_of_a_later_version_is_no_damaged_one() -> None:
+    with pytest.raises(NewerEventError, match="event version 5 is newer than version 4"):
+        decode_event(entry(b"", 0, uuid.uuid4()) | {b"v": b"5"})
+
+
 def test_take_and_slice_keep_the_rows_together() -> None:
     columns = RedemptionColumns()
-    rows = [Redemption(1, seq, f"c{seq}", None, seq, uuid.UUID(int=seq), None, 0, 1) for seq in range(1, 6)]
+    rows = [Redemption(1, seq, f"c{seq}", None, seq, uuid.UUID(int=seq), None, 0, 1, seq) for seq in range(1, 6)]
     for row in rows:
         columns.append(row)
     assert list(columns.take([4, 0]).redemptions()) == [rows[4], rows[0]]

@@ -101,7 +101,7 @@ def test_no_time_and_no_epoch_but_the_fenced_one(script: Script) -> None:
     header, body = split(script)
     assert "now" not in fields_of(header)["ARGV"]
     if script not in (scripts.BLESS_PARTITION, scripts.LEASE_TOKENS):
-        first_write = re.search(r"'(SET|MSET|HSET|RPUSH|XADD|XACK|UNLINK|PEXPIRE|XGROUP)'", body)
+        first_write = re.search(r"'(SET|MSET|HSET|HINCRBY|RPUSH|XADD|XACK|UNLINK|PEXPIRE|XGROUP)'", body)
         check = body.index("epoch ~=") if "epoch ~=" in body else body.index("state[1] ~=")
         assert first_write
         assert check < first_write.start()

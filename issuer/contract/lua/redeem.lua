@@ -11,21 +11,25 @@
 --
 -- KEYS: 1 state, 2 stream, 3 kept call, then B batches, P pools, P lists of codes (none named twice), N windows, then
 --       idempotency keys (the state key as a window: anonymous, no limits)
--- ARGV: 1 epoch, 2 call id, 3 deadline (ms, clock of the Redis host, at most 5 s ahead), 4 B, 5 P,
---       6 batch index of each pool (2 bytes each), 7 ms for which an answer is kept under its idempotency key,
+-- ARGV: 1 epoch, 2 call id, 3 deadline (ms, clock of the Redis host, at most 5 s ahead), 4 serial floor, 5 beat floor,
+--       6 B, 7 P, 8 batch index of each pool (2 bytes each), 9 ms for which an answer is kept under its idempotency key,
 --       then N requests: pool index (2 bytes; 0x8000: the caller sees a batch only where it has this pool, 0x4000:
 --       a use of a coupon, 0x2000: a look at a coupon), idempotency index or 0 (2 bytes), for a coupon the folded code
 --       of the request and the product or nothing (each with 2 bytes of length before it), who (bytes that become part
 --       of the event as they are)
--- Returns: {STALE_EPOCH, epoch} | {TOO_LATE, host_ms} | {DONE, result, data, host_ms} | {REPEATED, result, data}
+-- Returns: {STALE_EPOCH, epoch} | {BEHIND, serial, beat} | {TOO_LATE, host_ms} | {DONE, result, data, host_ms} |
+--          {REPEATED, result, data}
 --          data = that of the event, '' if there is none (any more);
---          result = now_ms RS id of the stream entry ('' if nothing was granted) RS answers joined by US RS details
+--          result = head RS id of the stream entry ('' if nothing was granted) RS answers joined by US RS details
 --          joined by US;
---          detail = pool id SP call id SP terms, once for all uses of a coupon in the call; which = its place, from 1;
+--          head = now_ms SP epoch SP serial of the first fact (if there is none: of the next one) SP number of facts;
+--          detail = pool id SP call id SP number of the terms SP terms, once for all uses of a coupon in the call;
+--          which = its place, from 1;
+--          fact = seq SP ms SP epoch SP serial, of the grant that is repeated; serial 0: this very call granted it;
 --          answer = one of
---          GRANTED code, REPLAYED ms code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED, REBUILDING,
---          LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT, WRONG_PRODUCT,
---          USED which SP number, USED_BEFORE which SP number, USABLE left SP terms
+--          GRANTED code, REPLAYED pool id SP fact SP code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED,
+--          REBUILDING, LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT, WRONG_PRODUCT,
+--          USED which SP number, USED_BEFORE which SP fact, USABLE left SP terms
 -- Cost: 7 commands, 1 for each batch, 5 for each pool and 2 for each coupon. Windows and kept answers add 2 reads for up
 --       to 2,000 of them, and 1 write each; with MSETEX 1 write for all answers and 1 for the windows of each batch.
 
@@ -38,17 +42,20 @@ local CALL_KEPT_MS, FARTHEST_DEADLINE_MS = 30000, 5000
 -- Expiry uses the time at which the script began, and TIME may be later: no window may expire before its end.
 local WINDOW_SLACK_MS = 1000
 -- The place of `d` among the fields of an entry.
-local DATA_AT = 12
+local DATA_AT = 14
 -- MSETEX: Valkey 9.1 and Redis 8.4. (REDIS_VERSION_NUM of Valkey is 7.2. fakeredis has neither number.)
 local HAS_MSETEX = (redis.VALKEY_VERSION_NUM or 0) >= 0x090100 or (redis.REDIS_VERSION_NUM or 0) >= 0x080400
 
-local state = call('HMGET', KEYS[1], 'epoch', 'max_backlog', 'backlog', 'clock')
+local state = call('HMGET', KEYS[1], 'epoch', 'max_backlog', 'backlog', 'clock', 'serial', 'beat')
 if state[1] ~= ARGV[1] then return {'STALE_EPOCH', state[1] or ''} end
+-- The caller has seen more of this epoch than these data have: they are older ones that were put back.
+local serial = tonumber(state[5])
+if serial < tonumber(ARGV[4]) or tonumber(state[6]) < tonumber(ARGV[5]) then return {'BEHIND', state[5], state[6]} end
 local kept = call('GET', KEYS[3])
 if kept then
   call('PEXPIRE', KEYS[3], CALL_KEPT_MS)
   -- The event is stored once, in the stream; the kept call has its id. An entry that is no longer there is in Postgres.
-  local id = string.match(kept, '^%d+\30([^\30]*)\30')
+  local id = string.match(kept, '^[%d ]+\30([^\30]*)\30')
   local entry = id ~= '' and call('XRANGE', KEYS[2], id, id)[1]
   return {'REPEATED', kept, entry and entry[2][DATA_AT] or ''}
 end
@@ -64,7 +71,7 @@ local room = tonumber(state[2]) - backlog
 -- A read that fails when the key is not a stream: the failure must come here, before the first write.
 call('XLEN', KEYS[2])
 
-local batch_count, pool_count, first_request = tonumber(ARGV[4]), tonumber(ARGV[5]), 7
+local batch_count, pool_count, first_request = tonumber(ARGV[6]), tonumber(ARGV[7]), 9
 local request_count = #ARGV - first_request
 local pool_base = 3 + batch_count
 local list_base = pool_base + pool_count
@@ -103,7 +110,7 @@ end
 
 local pools, named = {}, {}
 for p = 1, pool_count do
-  local key, hi, lo = KEYS[pool_base + p], byte(ARGV[6], 2 * p - 1, 2 * p)
+  local key, hi, lo = KEYS[pool_base + p], byte(ARGV[8], 2 * p - 1, 2 * p)
   if named[key] then return redis.error_reply('ERR a pool is named twice: its codes would be issued twice') end
   named[key] = true
   local batch = batches[hi * 256 + lo]
@@ -135,8 +142,9 @@ for r = 1, request_count do
 end
 
 -- By key: a window (the log of a customer's redemption times), or the answer kept for an idempotency key: pool id, seq,
--- ms, and the code, or of a coupon the order with its length, call id and terms. First as they are in Redis, then as
--- this call changes them, so that a later request of the call meets the earlier ones. false: none.
+-- ms, epoch, serial, and the code, or of a coupon the order with its length, call id, number of the terms and terms.
+-- First as they are in Redis, then as this call changes them, so that a later request of the call meets the earlier
+-- ones. false: none. A number: that grant of this call; its serial is known at the end.
 local values = {}
 local strings, existing = 0, 0
 for from = 1, #names, PIECE do
@@ -167,19 +175,29 @@ for p = 1, pool_count do
 end
 
 local granted, replayed_key = 0, nil
-local new_answers, sizes, details = {}, {}, {}
+local sizes, details = {}, {}
+-- The grants that have an idempotency key: that key, the pool, the place among the grants of the pool, and the code.
+local new_answers, new_pools, new_places, new_codes = {}, {}, {}, {}
+
+-- Returns what is kept for the n-th of them. `of_serial`: its serial.
+local function kept_answer(n, of_serial)
+  local pool = new_pools[n]
+  local seq = format('%.0f', pool.issued + new_places[n])
+  return pool.id .. ' ' .. seq .. ' ' .. stamp .. ' ' .. ARGV[1] .. ' ' .. of_serial .. ' ' .. new_codes[n]
+end
 
 -- Returns the answer kept for the key, or nil. `order`: of a coupon, the order of the use with its length.
 local function replay(pool, key, order)
   local answer = values[key]
   if not answer then return nil end
-  local pool_id, seq, at_ms, code_from = string.match(answer, '^(%d+) (%d+) (%d+) ()')
+  if type(answer) == 'number' then answer = kept_answer(answer, '0') end
+  local pool_id, fact, code_from = string.match(answer, '^(%d+) (%d+ %d+ %d+ %d+) ()')
   if pool_id ~= pool.id then return 'KEY_REUSED' end
   if pool.coupon then
     if sub(answer, code_from, code_from + #order - 1) ~= order then return 'KEY_REUSED' end
     details[#details + 1] = pool_id .. ' ' .. sub(answer, code_from + #order)
-    answer = 'USED_BEFORE ' .. #details .. ' ' .. seq
-  else answer = 'REPLAYED ' .. at_ms .. ' ' .. sub(answer, code_from) end
+    answer = 'USED_BEFORE ' .. #details .. ' ' .. fact
+  else answer = 'REPLAYED ' .. answer end
   replayed_key = key
   return answer
 end
@@ -238,7 +256,7 @@ local function grant(pool, window, key, who)
   granted, pool.taken = granted + 1, taken
   if coupon then
     parts[taken] = who
-    code = ARGV[2] .. ' ' .. coupon.text
+    code = ARGV[2] .. ' ' .. coupon.terms .. ' ' .. coupon.text
     if not pool.used then
       details[#details + 1] = pool.id .. ' ' .. code
       pool.used = 'USED ' .. #details .. ' '
@@ -261,8 +279,8 @@ local function grant(pool, window, key, who)
     batch.touched[#batch.touched + 1] = window
   end
   if key then
-    values[key] = pool.id .. ' ' .. format('%.0f', pool.issued + taken) .. ' ' .. stamp .. ' ' .. code
-    new_answers[#new_answers + 1] = key
+    local n = #new_answers + 1
+    new_answers[n], new_pools[n], new_places[n], new_codes[n], values[key] = key, pool, taken, code, n
   end
   return answer
 end
@@ -299,20 +317,8 @@ for r = 1, request_count do
 end
 answers = table.concat(answers, US) .. RS .. table.concat(details, US)
 
-local data = {}
-for p = 1, pool_count do
-  local pool = pools[p]
-  if pool.taken > 0 then
-    local coupon = pool.coupon
-    if coupon then
-      data[#data + 1] = format('C %s %.0f %d %s\n', pool.id, pool.issued + 1, pool.taken, coupon.terms)
-    else data[#data + 1] = format('R %s %.0f %d\n', pool.id, pool.issued + 1, pool.taken) end
-    data[#data + 1] = table.concat(pool.parts)
-    pool.issued = format('%.0f', pool.issued + pool.taken)
-  end
-end
-data = table.concat(data)
-
+local first_serial = format('%.0f', serial + 1)
+local head = stamp .. ' ' .. ARGV[1] .. ' ' .. first_serial .. ' ' .. granted
 if granted == 0 then
   -- A replay sets its key's expiry to what it is: a write that changes nothing and is allowed when memory is short. A
   -- WAIT on this connection then waits until the replicas have everything up to the answer that is replayed.
@@ -321,7 +327,26 @@ if granted == 0 then
     if expires_at_ms > 0 then call('PEXPIREAT', replayed_key, expires_at_ms)
     else call('HSET', KEYS[1], 'clock', state[4]) end
   end
-  return {'DONE', stamp .. RS .. RS .. answers, '', host}
+  return {'DONE', head .. RS .. RS .. answers, '', host}
+end
+
+-- The facts have their serials in the order of the data: pool by pool.
+local data, before = {}, serial
+for p = 1, pool_count do
+  local pool = pools[p]
+  if pool.taken > 0 then
+    local coupon = pool.coupon
+    pool.before, before = before, before + pool.taken
+    if coupon then
+      data[#data + 1] = format('C %s %.0f %d %s\n', pool.id, pool.issued + 1, pool.taken, coupon.terms)
+    else data[#data + 1] = format('R %s %.0f %d\n', pool.id, pool.issued + 1, pool.taken) end
+    data[#data + 1] = table.concat(pool.parts)
+    pool.issued_after = format('%.0f', pool.issued + pool.taken)
+  end
+end
+data = table.concat(data)
+for n = 1, #new_answers do
+  values[new_answers[n]] = kept_answer(n, format('%.0f', new_pools[n].before + new_places[n]))
 end
 
 local puts = {}
@@ -343,9 +368,9 @@ local function put(keys, expires_at_ms)
     puts[#puts + 1] = command
   end
 end
-put(new_answers, format('%.0f', now + tonumber(ARGV[7])))
+put(new_answers, format('%.0f', now + tonumber(ARGV[9])))
 for b = 1, batch_count do put(batches[b].touched, batches[b].expires_at_ms) end
-backlog = format('%.0f', backlog + granted)
+backlog, serial = format('%.0f', backlog + granted), format('%.0f', serial + granted)
 
 -- The writes. None of them reads, and from here on nothing may read the list of a pool: it no longer fits `issued`.
 -- XADD is first: it is the record, and the only write that Redis may refuse, when memory is short. Then nothing has
@@ -354,24 +379,25 @@ backlog = format('%.0f', backlog + granted)
 -- were checked above, and LPOP is allowed when memory is short. If LPOP were last and a write before it failed, codes
 -- that are recorded as issued would stay at the head of the list and be issued again.
 -- The kept call is third: from then on a repeat of the call is recognised. Kept answers and windows follow, then the
--- counters. `issued` contradicts the list until it is written, so that a script that failed in between leaves a pool
--- that answers INCONSISTENT and issues nothing.
+-- counters. `issued`, the last, contradicts the list until it is written, so that a script that failed in between leaves
+-- a pool that answers INCONSISTENT and issues nothing.
 -- A server that stops at any of these writes has all of them afterwards or none: the append-only file and the replicas
 -- get them as one transaction.
-local id = call('XADD', KEYS[2], '*', 'v', '3', 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 'n', granted, 'd', data)
+local id = call('XADD', KEYS[2], '*', 'v', '4', 'e', ARGV[1], 't', stamp, 'c', ARGV[2], 's', first_serial, 'n',
+  granted, 'd', data)
 for p = 1, pool_count do
   if pools[p].taken > 0 and not pools[p].coupon then call('LPOP', KEYS[list_base + p], pools[p].taken) end
 end
-local result = stamp .. RS .. id .. RS .. answers
+local result = head .. RS .. id .. RS .. answers
 call('SET', KEYS[3], result, 'PX', CALL_KEPT_MS)
 for i = 1, #puts do call(unpack(puts[i])) end
+call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp, 'serial', serial)
 for p = 1, pool_count do
   local pool, key = pools[p], KEYS[pool_base + p]
   if pool.taken > 0 then
     -- A coupon has no list: `loaded` follows `issued`, so that the counters say so as in any pool with an empty list.
-    if pool.coupon then call('HSET', key, 'issued', pool.issued, 'loaded', pool.issued)
-    else call('HSET', key, 'issued', pool.issued) end
+    if pool.coupon then call('HSET', key, 'issued', pool.issued_after, 'loaded', pool.issued_after)
+    else call('HSET', key, 'issued', pool.issued_after) end
   end
 end
-call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp)
 return {'DONE', result, data, host}

@@ -12,7 +12,7 @@ from typing import Final
 
 from alembic import op
 
-from issuer.storage.migrations import audit_schema, clients_schema, import_schema, loyalty_chapters
+from issuer.storage.migrations import audit_schema, clients_schema, import_schema, loyalty_chapters, recovery_schema
 from issuer.storage.migrations.owner_functions import OWNER_FUNCTIONS
 
 revision = "0001"
@@ -51,7 +51,9 @@ COMMENT ON TABLE installation IS
 lock it FOR SHARE, so that a recovery sees all of each or nothing.';
 
 CREATE TABLE incarnations (
-    epoch           bigint PRIMARY KEY,
+    -- The Redis primary. There is one as yet; a cluster will have more, each with epochs of its own.
+    shard           integer NOT NULL DEFAULT 0,
+    epoch           bigint NOT NULL,
     -- A run_id that was replaced is never blessed again.
     run_id          text NOT NULL UNIQUE,
     -- Address, directory and durability: a restart keeps them, anything else is a loss.
@@ -60,7 +62,8 @@ CREATE TABLE incarnations (
     report          jsonb NOT NULL DEFAULT '{}',
     blessed_at      instant NOT NULL DEFAULT now(),
     -- Heartbeat of the server. While it is fresh, no server at another address is blessed.
-    seen_at         instant NOT NULL DEFAULT now()
+    seen_at         instant NOT NULL DEFAULT now(),
+    PRIMARY KEY (shard, epoch)
 );
 COMMENT ON TABLE incarnations IS 'Every Redis server that was blessed, with the verdict and report of its recovery.'
 """
@@ -68,6 +71,8 @@ COMMENT ON TABLE incarnations IS 'Every Redis server that was blessed, with the 
 _BATCHES: Final = """
 CREATE TABLE batches (
     id              uuid PRIMARY KEY,
+    -- The slice of Redis that holds the batch. It follows from the id.
+    partition       integer NOT NULL CHECK (partition >= 0),
     name            text NOT NULL CHECK (name <> ''),
     -- codes: each is issued to one customer. coupon: one code with many uses, and one pool without rows in codes.
     kind            text NOT NULL DEFAULT 'codes' CHECK (kind IN ('codes', 'coupon')),
@@ -92,6 +97,7 @@ COMMENT ON TABLE batches IS 'Named sets of codes with rules. Redis holds a copy 
 CREATE INDEX batches_by_name ON batches (name, created_at) WHERE kind = 'codes';
 CREATE INDEX batches_by_time ON batches (created_at, id) WHERE kind = 'codes';
 CREATE INDEX batches_not_in_redis ON batches (id) WHERE redis_revision < revision;
+CREATE INDEX batches_by_partition ON batches (partition, ended_at);
 
 CREATE TABLE pools (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -232,15 +238,17 @@ CREATE TABLE redemptions (
     customer_text   text,
     -- Redis' clock, which also decided the limits.
     redeemed_at     instant NOT NULL,
-    -- The script call, random: the same seq with another call_id is an anomaly.
-    call_id         uuid NOT NULL,
+    -- The script call, random: the same seq with another call_id is an anomaly. Null: recorded from a replay's receipt.
+    call_id         uuid,
     -- Hash of customer and Idempotency-Key: a recovery restores the kept answers from it.
     key_hash        bytea,
     api_key_id      integer NOT NULL,
     epoch           bigint NOT NULL,
+    -- Its number among all facts of its partition. Null: imported.
+    serial          bigint CHECK (serial > 0),
     recorded_at     instant NOT NULL DEFAULT now(),
     -- An event that is delivered again is a duplicate.
-    PRIMARY KEY (pool_id, seq),
+    PRIMARY KEY (pool_id, seq) INCLUDE (serial),
     -- A code is issued once in its batch, whatever its seq.
     UNIQUE (code, batch_id)
 );
@@ -264,8 +272,9 @@ CREATE TABLE consumptions (
     key_hash        bytea,
     api_key_id      integer NOT NULL,
     epoch           bigint NOT NULL,
+    serial          bigint CHECK (serial > 0),
     recorded_at     instant NOT NULL DEFAULT now(),
-    PRIMARY KEY (pool_id, seq)
+    PRIMARY KEY (pool_id, seq) INCLUDE (serial)
 );
 COMMENT ON TABLE consumptions IS 'The ledger of coupons: one use each. Append-only, like redemptions.';
 CREATE INDEX consumptions_by_customer ON consumptions (customer_id, consumed_at);
@@ -287,10 +296,10 @@ CREATE INDEX reversals_not_returned ON reversals (pool_id) WHERE returned_at IS 
 
 CREATE VIEW ledger AS
 SELECT pool_id, seq, code, 0 AS terms, ''::text AS order_id, customer_id, customer_text, redeemed_at,
-  call_id, key_hash FROM redemptions
+  call_id, key_hash, epoch, serial FROM redemptions
 UNION ALL
 SELECT pool_id, seq, ''::text COLLATE "C", terms, coalesce(order_id, ''), customer_id, customer_text, consumed_at,
-  call_id, key_hash FROM consumptions;
+  call_id, key_hash, epoch, serial FROM consumptions;
 COMMENT ON VIEW ledger IS 'Both halves of the ledger, for every question about which seqs are accounted for.'
 """
 
@@ -307,7 +316,10 @@ CREATE TABLE dead_letters (
     -- The whole stream entry, field names and values alternating, so that it can be recorded later.
     raw             bytea[] NOT NULL,
     created_at      instant NOT NULL DEFAULT now(),
-    resolved_at     instant
+    resolved_at     instant,
+    -- The first serial and the number of the facts that the letter stands for; serial null: not known.
+    serial          bigint,
+    facts           bigint NOT NULL DEFAULT 1
 );
 COMMENT ON TABLE dead_letters IS 'Events that could not be recorded, kept whole until an operator resolves them.';
 -- An entry that is delivered again adds no second letter.
@@ -340,27 +352,6 @@ COMMENT ON TABLE anomalies IS 'Contradictions between an event and the ledger. E
 """
 
 _PROCESSES: Final = """
-CREATE TABLE journals (
-    host            text PRIMARY KEY,
-    directory       text NOT NULL,
-    seen_at         instant NOT NULL,
-    replayed_epoch  bigint NOT NULL DEFAULT 0
-);
-COMMENT ON TABLE journals IS
-    'Hosts that keep a receipt journal. A recovery names those whose journal was not replayed.';
-
-CREATE TABLE witnesses (
-    name            text PRIMARY KEY,
-    seen_at         instant NOT NULL,
-    -- attached: more may come; detached: the connection has ended; gone: the process has ended.
-    state           text NOT NULL,
-    epoch           bigint NOT NULL,
-    -- The highest clock that Redis answered, by partition.
-    clocks_ms       jsonb NOT NULL
-);
-COMMENT ON TABLE witnesses IS
-    'What Redis has answered to each API process. Data that are older than a witness knows are a loss.';
-
 CREATE TABLE workers (
     name            text PRIMARY KEY,
     seen_at         instant NOT NULL,
@@ -441,8 +432,9 @@ CREATE INDEX kept_answers_by_time ON kept_answers (kept_at)
 
 def upgrade() -> None:
     chapters = (
-        _INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES, _ACCESS,
-        clients_schema.CLIENTS, import_schema.IMPORTS, *loyalty_chapters.CHAPTERS, OWNER_FUNCTIONS,
+        _INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES,
+        recovery_schema.RECOVERY, _ACCESS, clients_schema.CLIENTS, import_schema.IMPORTS,
+        *loyalty_chapters.CHAPTERS, OWNER_FUNCTIONS,
     )  # fmt: skip
     for chapter in chapters:
         for statement in chapter.split(";\n"):
