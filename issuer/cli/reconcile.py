@@ -11,6 +11,7 @@ from issuer.cli.options import AS_JSON
 from issuer.cli.output import FAILED, print_json, run
 
 if TYPE_CHECKING:
+    from issuer.ledger.partition_balance import PartitionBalance
     from issuer.ledger.reconcile import PoolBalance
     from issuer.loyalty.reconcile import PointsReconciliation
     from issuer.storage.stores import Stores
@@ -26,9 +27,10 @@ def reconcile(
 ) -> None:
     """Check per pool that ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 
-    Also checks that no client has a code more than once and, without --batch, that each account of points is what its
-    entries add up to, and that every points move has its entries and its code. May run while codes are redeemed;
-    changes nothing. Exit code 0: it all holds; 1: it does not.
+    Also checks that no client has a code more than once and, without --batch, per partition that recorded + backlog +
+    dead letters + quarantined + void = serial (the number of all that it ever granted), that each account of points is
+    what its entries add up to, and that every points move has its entries and its code. May run while codes are
+    redeemed; changes nothing. Exit code 0: it all holds; 1: it does not.
     """
     from issuer.ledger.reconcile import Reconciliation
     from issuer.ledger.reconcile import reconcile as balance
@@ -49,6 +51,9 @@ def reconcile(
     else:
         for pool in result.pools:
             _show(pool)
+        for partition in result.partitions:
+            if not partition.holds:
+                _show_partition(partition)
         if result.unreadable:
             typer.echo(f"{result.unreadable} unreadable events; their seqs are unknown (issuer dead-letters list)")
         for code in result.repeated:
@@ -58,10 +63,23 @@ def reconcile(
             typer.echo(f"WRONG points move {move.move_id}: {move.problem}")
         wrong = sum(not pool.holds for pool in result.pools)
         typer.echo(f"{len(result.pools)} pools, {wrong} wrong" if wrong else f"{len(result.pools)} pools, all balanced")
+        if result.partitions:
+            wrong = sum(not partition.holds for partition in result.partitions)
+            typer.echo(f"{len(result.partitions)} partitions, {f'{wrong} wrong' if wrong else 'all balanced'}")
         if points.accounts:
             _show_points(points)
     if not holds:
         raise typer.Exit(FAILED)
+
+
+def _show_partition(partition: PartitionBalance) -> None:
+    typer.echo(
+        f"WRONG partition {partition.partition}: recorded {partition.recorded} + backlog {partition.backlog}"
+        f" + dead letters {partition.dead_letters} + quarantined {partition.quarantined} + void {partition.void}"
+        f" = {partition.accounted}, serial {partition.serial}"
+    )
+    for problem in partition.problems:
+        typer.echo(f"      {problem}")
 
 
 def _show_points(points: PointsReconciliation) -> None:

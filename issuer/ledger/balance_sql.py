@@ -5,7 +5,7 @@ from typing import Final
 TIMEOUT_S: Final = 3600.0
 
 POOLS: Final = """
-SELECT pools.id, pools.batch_id, pools.client_id, batches.name
+SELECT pools.id, pools.batch_id, pools.client_id, batches.name, batches.partition
 FROM pools JOIN batches ON batches.id = pools.batch_id
 WHERE $1::uuid IS NULL OR pools.batch_id = $1 ORDER BY pools.id"""
 

@@ -1,6 +1,7 @@
 """Reconciliation: per pool, ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
 
-Also: no client has a code more than once, in whatever batches.
+Also: per partition, the same for serials (`issuer.ledger.partition_balance`), and no client has a code more than once,
+in whatever batches.
 
 It is exact while redemptions continue: `issued` and the stream of a partition are read in one step, then the ledger up
 to that `issued`. Events that the worker recorded in between are found in both and counted once.
@@ -16,8 +17,10 @@ from uuid import UUID
 import asyncpg
 
 from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
-from issuer.contract.keys import batch_keys, partition_keys, partition_of
+from issuer.contract.keys import batch_keys, partition_keys
 from issuer.ledger import balance_sql as sql
+from issuer.ledger.entries import StreamEntry
+from issuer.ledger.partition_balance import PartitionBalance, balance_partition
 from issuer.ledger.repeated_codes import RepeatedCode, find_repeated_codes
 from issuer.pools.counters import COUNTER_FIELDS, PoolCounters, counters_from, read_pool_counters
 from issuer.storage.postgres import PoolConnection, unavailable_translated
@@ -58,7 +61,7 @@ class PoolBalance:
 
 @dataclass(slots=True)
 class Reconciliation:
-    """The equations of all pools, and the codes that a client has more than once.
+    """The equations of all pools and partitions, and the codes that a client has more than once.
 
     `unreadable` counts stream entries and dead letters whose seqs cannot be decoded.
     """
@@ -66,15 +69,21 @@ class Reconciliation:
     pools: list[PoolBalance]
     unreadable: int = 0
     repeated: list[RepeatedCode] = field(default_factory=list)
+    partitions: list[PartitionBalance] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
-        return not self.repeated and all(pool.holds for pool in self.pools)
+        balanced = all(pool.holds for pool in self.pools) and all(found.holds for found in self.partitions)
+        return balanced and not self.repeated
 
     def to_json(self) -> dict[str, Any]:
         pools = [asdict(pool) | {"holds": pool.holds} for pool in self.pools]
         repeated = [code.to_json() for code in self.repeated]
-        return {"holds": self.holds, "unreadable": self.unreadable, "repeated": repeated, "pools": pools}
+        partitions = [partition.to_json() for partition in self.partitions]
+        return {
+            "holds": self.holds, "unreadable": self.unreadable, "repeated": repeated, "partitions": partitions,
+            "pools": pools,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +91,39 @@ class _PartitionSnapshot:
     """A partition at one instant: `issued` of each pool by its id (None: the pool is not in Redis), and the stream."""
 
     issued: dict[int, int | None]
+    serial: int
     stream: RedemptionColumns
-    unreadable: int
+    unreadable: list[StreamEntry]
 
 
 async def reconcile(stores: Stores, *, batch_id: UUID | None = None) -> Reconciliation:
-    """Balance every pool, or those of one batch, and look for repeated codes. Change nothing.
+    """Balance every partition and pool, or the pools of one batch, and look for repeated codes. Change nothing.
 
     Raises RedisUnavailableError and PostgresUnavailableError.
     """
     async with unavailable_translated():
         rows = await stores.postgres.fetch(sql.POOLS, batch_id)
-        unreadable: int = await stores.postgres.fetchval(sql.UNREADABLE)
-    result = Reconciliation([], unreadable, await find_repeated_codes(stores.postgres, batch_id))
+        letters: int = await stores.postgres.fetchval(sql.UNREADABLE)
+    result = Reconciliation([], letters, await find_repeated_codes(stores.postgres, batch_id))
     by_partition: dict[int, list[asyncpg.Record]] = {}
+    for partition in range(stores.redis.partitions) if batch_id is None else ():
+        by_partition[partition] = []
     for row in rows:
-        by_partition.setdefault(partition_of(row["batch_id"], stores.redis.partitions), []).append(row)
+        by_partition.setdefault(row["partition"], []).append(row)
     for partition, some in sorted(by_partition.items()):
-        balances, seen = await _reconcile_partition(stores, partition, some)
+        balances, of_partition, unreadable = await _reconcile_partition(stores, partition, some)
         result.pools += balances
-        result.unreadable += seen.unreadable
+        result.unreadable += unreadable
+        if batch_id is None:
+            result.partitions.append(of_partition)
     result.pools.sort(key=lambda pool: pool.pool_id)
     return result
 
 
 async def _reconcile_partition(
     stores: Stores, partition: int, rows: Sequence[asyncpg.Record]
-) -> tuple[list[PoolBalance], _PartitionSnapshot]:
+) -> tuple[list[PoolBalance], PartitionBalance, int]:
+    """Return the equations of these pools and of their partition, and how many entries cannot be read."""
     for _ in range(MAX_ATTEMPTS):
         seen = await _read_snapshot(stores, partition, rows)
         async with (
@@ -120,6 +135,7 @@ async def _reconcile_partition(
             facts = {row["id"]: row for row in await connection.fetch(sql.FACTS, list(seen.issued))}
             lost = [pool_id for pool_id, issued in seen.issued.items() if issued is None and _is_lost(facts[pool_id])]
             balances = await _balance(connection, rows, facts, seen)
+            of_partition = await balance_partition(connection, partition, seen.serial, seen.stream, seen.unreadable)
         # A pool that was opened or freed between the two reads is seen by the next attempt.
         if not lost:
             break
@@ -130,7 +146,7 @@ async def _reconcile_partition(
             balance.problems.append("the pool is missing in Redis")
         elif highest > max(balance.issued, now.get(balance.pool_id) or 0):
             balance.problems.append(f"the ledger has seq {highest}, which was never issued")
-    return balances, seen
+    return balances, of_partition, len(seen.unreadable)
 
 
 def _is_lost(facts: asyncpg.Record) -> bool:
@@ -143,28 +159,28 @@ def _imported(facts: asyncpg.Record) -> int:
 
 
 async def _read_snapshot(stores: Stores, partition: int, rows: Sequence[asyncpg.Record]) -> _PartitionSnapshot:
-    """Read `issued` of all pools and the stream in one MULTI."""
+    """Read `issued` of all pools, the serial and the stream in one MULTI."""
     keys = partition_keys(partition)
     pipeline = stores.redis.client.pipeline(transaction=True)
-    pipeline.hget(keys.state, "epoch")
+    pipeline.hmget(keys.state, ("epoch", "serial"))
     pipeline.xrange(keys.stream)
     for row in rows:
         pipeline.hmget(batch_keys(partition, row["batch_id"]).pool(row["client_id"]), COUNTER_FIELDS)
     async with redis_errors_translated():
-        epoch, entries, *replies = await pipeline.execute()
+        (epoch, serial), entries, *replies = await pipeline.execute()
     if epoch != str(stores.redis.epoch).encode():
         raise NotReadyError(f"partition {partition} carries another epoch")
-    stream, unreadable = RedemptionColumns(), 0
-    for _, fields in entries:
+    stream, unreadable = RedemptionColumns(), list[StreamEntry]()
+    for stream_id, fields in entries:
         try:
             decode_columns(fields, stream)
         except UndecodableEventError:
-            unreadable += 1
+            unreadable.append(StreamEntry(partition, stream_id.decode(), fields))
     found = map(counters_from, replies)
     issued = {
         row["id"]: None if counters is None else counters.issued for row, counters in zip(rows, found, strict=True)
     }
-    return _PartitionSnapshot(issued, stream, unreadable)
+    return _PartitionSnapshot(issued, int(serial), stream, unreadable)
 
 
 async def _read_issued(stores: Stores, rows: Sequence[asyncpg.Record]) -> dict[int, int | None]:

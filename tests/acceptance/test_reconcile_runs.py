@@ -159,9 +159,10 @@ async def check_is_named(reconcile: Reconcile, pool_id: int, seq: int, ledger: i
     """The exit status is 1, text and JSON name the pool and the seq, and the other pool holds."""
     status, out = await reconcile()
     assert status == 1
-    wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
-    assert len(wrong) == 1
-    assert f"pool {pool_id}: ledger {ledger} " in wrong[0]
+    wrong, of_partition = [line for line in out.splitlines() if line.startswith("WRONG")]
+    assert of_partition.startswith("WRONG partition ")
+    assert "1 serial is missing" in out
+    assert f"pool {pool_id}: ledger {ledger} " in wrong
     assert f"missing seqs: {seq}\n" in out
     status, out = await reconcile("--json")
     pools: dict[int, Any] = {pool["pool_id"]: pool for pool in json.loads(out)["pools"]}

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -13,6 +14,7 @@ import pytest_asyncio
 
 from issuer.contract.keys import GROUP, batch_keys, partition_keys
 from issuer.contract.scripts import ACK_EVENTS
+from issuer.ledger.partition_balance import PartitionBalance
 from issuer.ledger.reconcile import PoolBalance, reconcile
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
@@ -39,6 +41,16 @@ async def balance(shop: LedgerShop) -> PoolBalance:
 
 def figures(pool: PoolBalance) -> tuple[int, int, int, int, int]:
     return pool.ledger, pool.backlog, pool.quarantined, pool.dead_letters, pool.issued
+
+
+async def of_partition(shop: LedgerShop) -> PartitionBalance:
+    """Return the balance of the shop's partition; all pools and the other partitions must hold."""
+    result = await reconcile(shop.stores)
+    assert all(pool.holds for pool in result.pools)
+    assert [partition.partition for partition in result.partitions] == list(range(shop.stores.redis.partitions))
+    found = result.partitions.pop(shop.number)
+    assert all(partition.holds for partition in result.partitions)
+    return found
 
 
 async def drain(shop: LedgerShop) -> None:
@@ -90,6 +102,34 @@ async def test_quarantined_seqs_and_dead_letters_count(shop: LedgerShop) -> None
     pool = await balance(shop)
     assert pool.holds
     assert figures(pool) == (7, 0, 2, 1, 10)
+
+
+async def test_every_serial_of_a_partition_is_in_one_place(shop: LedgerShop) -> None:
+    """Recorded, a dead letter of a fact and of an entry, in the stream, and between stream and ledger."""
+    execute = shop.stores.postgres.execute
+    shop.redeem_in_calls(4, 10)
+    await record_in_ledger(shop, shop.columns().slice(0, 29))
+    await execute(
+        "INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw, serial)"
+        " VALUES ($1, '1-1', 1, $2, 30, 'x', '{}', 30)",
+        shop.number, shop.pool_id,
+    )  # fmt: skip
+    found = await of_partition(shop)
+    assert (found.recorded, found.backlog, found.dead_letters, found.serial) == (29, 10, 1, 40)
+    assert found.holds
+    # An entry that cannot be read is in no pool, but its serials are known.
+    await drain(shop)
+    await execute("DELETE FROM dead_letters")
+    unreadable: Any = {"v": "4", "e": "1", "t": "1", "s": "41", "n": "7", "c": "?", "d": "?"}
+    shop.client.xadd(shop.keys.stream, unreadable)
+    shop.client.hincrby(shop.keys.state, "serial", 7)
+    assert (found := await of_partition(shop)).holds
+    assert (found.recorded, found.backlog, found.serial) == (40, 7, 47)
+    # What no pool shows: a fact without its serial, one that was granted twice.
+    shop.client.hincrby(shop.keys.state, "serial", 2)
+    assert (await of_partition(shop)).problems == ["2 serials are missing"]
+    shop.client.hincrby(shop.keys.state, "serial", -3)
+    assert (await of_partition(shop)).problems == ["1 serial is accounted for twice"]
 
 
 @pytest.mark.parametrize("seqs", [[1], [17], [50], [1, 17, 50]])

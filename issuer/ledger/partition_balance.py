@@ -1,0 +1,97 @@
+"""The equation of a partition: recorded + backlog + dead letters + quarantined + void = serial.
+
+It knows nothing of pools: each fact that a partition ever granted has a serial, and each serial is in one place. What
+an epoch began with after a loss (`epoch_bases`) was counted on from a bound, so the serials up to it that nothing
+accounts for are those of facts that may have been lost: they are quarantined. Beyond it none may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from issuer.contract.events import RedemptionColumns
+from issuer.ledger.balance_sql import TIMEOUT_S
+from issuer.ledger.entries import StreamEntry
+from issuer.storage.postgres import PoolConnection
+
+# LATERAL: the ranges of the partition's pools in the indexes, not the whole ledger once for each partition.
+_RECORDED: Final = """
+SELECT count(*) AS all, count(*) FILTER (WHERE r.serial <= $3) AS below
+FROM batches b JOIN pools p ON p.batch_id = b.id
+CROSS JOIN LATERAL (SELECT serial FROM ledger WHERE pool_id = p.id AND serial <= $2) r
+WHERE b.partition = $1"""
+
+_DEAD: Final = """
+SELECT coalesce(sum(facts), 0)::bigint AS all, coalesce(sum(facts) FILTER (WHERE serial <= $3), 0)::bigint AS below
+FROM (
+  SELECT DISTINCT ON (serial) serial, facts FROM dead_letters
+  WHERE partition = $1 AND resolved_at IS NULL AND serial <= $2 ORDER BY serial) d"""
+
+# An event that is recorded or a dead letter already only waits for its acknowledgement.
+_BACKLOG: Final = """
+SELECT coalesce(sum(e.facts), 0)::bigint
+FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) AS e(pool_id, seq, serial, facts)
+WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = e.pool_id AND r.seq = e.seq AND r.serial = e.serial)
+  AND NOT EXISTS (
+    SELECT FROM dead_letters d WHERE d.partition = $1 AND d.serial = e.serial AND d.resolved_at IS NULL)"""
+
+_BASE: Final = "SELECT coalesce(max(serial), 0) FROM epoch_bases WHERE partition = $1"
+
+
+@dataclass(slots=True)
+class PartitionBalance:
+    """The equation of one partition. `serial`: of the last fact that it granted."""
+
+    partition: int
+    serial: int
+    recorded: int = 0
+    backlog: int = 0
+    dead_letters: int = 0
+    quarantined: int = 0
+    void: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.problems
+
+    @property
+    def accounted(self) -> int:
+        return self.recorded + self.backlog + self.dead_letters + self.quarantined + self.void
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"holds": self.holds}
+
+
+async def balance_partition(
+    connection: PoolConnection,
+    partition: int,
+    serial: int,
+    stream: RedemptionColumns,
+    unreadable: Sequence[StreamEntry],
+) -> PartitionBalance:
+    """Balance a partition whose stream was read together with its `serial`, and before the transaction began."""
+    balance = PartitionBalance(partition, serial)
+    base = await connection.fetchval(_BASE, partition)
+    recorded = await connection.fetchrow(_RECORDED, partition, serial, base, timeout=TIMEOUT_S)
+    dead = await connection.fetchrow(_DEAD, partition, serial, base)
+    assert recorded is not None
+    assert dead is not None
+    # A serial that is in the stream twice counts once, so that it shows as a missing one.
+    once = {number: place for place, number in enumerate(stream.serials)}
+    places = list(once.values())
+    whole = [entry for entry in unreadable if entry.serial]
+    balance.backlog = await connection.fetchval(
+        _BACKLOG, partition, [stream.pool_ids[p] for p in places] + [0] * len(whole),
+        [stream.seqs[p] for p in places] + [0] * len(whole), list(once) + [entry.serial for entry in whole],
+        [1] * len(places) + [entry.announced for entry in whole], timeout=TIMEOUT_S,
+    )  # fmt: skip
+    balance.recorded, balance.dead_letters = recorded["all"], dead["all"]
+    balance.quarantined = max(0, base - recorded["below"] - dead["below"])
+    missing = serial - balance.accounted
+    if missing:
+        count = "1 serial is" if abs(missing) == 1 else f"{abs(missing)} serials are"
+        balance.problems.append(f"{count} missing" if missing > 0 else f"{count} accounted for twice")
+    return balance
