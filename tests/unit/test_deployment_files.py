@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from issuer.contract import scripts
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +36,18 @@ def test_redis_is_durable_and_never_evicts() -> None:
     for option in ("appendonly yes", "appendfsync always", "no-appendfsync-on-rewrite no", "save ''"):
         assert f"--{option} " in script
     assert "--maxmemory-policy noeviction" in script
+
+
+def test_the_user_of_the_processes_may_run_every_command_of_the_scripts() -> None:
+    """A script runs with the rights of its caller. One that fails in the middle is not rolled back."""
+    acl = (ROOT / "deploy" / "compose" / "valkey-users.acl").read_text()
+    allowed = {word for word in acl.splitlines()[-1].split() if word.startswith("+")}
+    called = {
+        f"+{command.lower()}" + (f"|{of.lower()}" if command in ("XGROUP", "XINFO") else "")
+        for script in scripts.ALL
+        for command, of in re.findall(r"call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.text)
+    }
+    assert called - allowed == set()
 
 
 def test_services_wait_for_the_migration() -> None:
