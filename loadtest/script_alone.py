@@ -31,7 +31,7 @@ EPOCH: Final = 1
 PARTITION: Final = 7
 BATCH_SIZE: Final = 4_000
 CALL_BATCH_SIZE: Final = 1_000
-DEADLINE_IN_MS: Final = 19_000
+DEADLINE_IN_MS: Final = 4_500
 """The latest deadline that the script accepts: the calls are built before they are sent."""
 
 
