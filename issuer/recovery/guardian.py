@@ -32,6 +32,8 @@ LOOK_TIMEOUT_S: Final = 2.0
 _HEARTBEAT: Final = """
 UPDATE incarnations SET seen_at = now() WHERE run_id = $1 AND seen_at < now() - interval '1 second'"""
 
+_EVICTED_BEFORE: Final = "SELECT (server ->> 'evicted_keys')::bigint FROM incarnations WHERE epoch = $1"
+
 
 class Guardian:
     """The task that watches the Redis server.
@@ -49,6 +51,7 @@ class Guardian:
         self._link = Link(settings, None)
         self._checking = asyncio.Lock()
         self._started = False
+        self._evicted_before = (0, 0)
         self.trouble = ""
 
     def doubts(self, run_id: str) -> bool:
@@ -113,9 +116,7 @@ class Guardian:
             if isinstance(reply, Exception):
                 raise RedisRefusedError(str(reply)) from reply
         is_right = watch.judge_clock(ClockReading.of(time_ms(now), began_s, time.monotonic()))
-        evicted = 0
-        if self._incarnations.blessed is not None and self._incarnations.blessed.run_id == self._link.run_id:
-            evicted = int(parse_info(stats)["evicted_keys"]) - self._incarnations.evicted_keys
+        evicted = await self._count_evicted(int(parse_info(stats)["evicted_keys"]))
         if not watch.judge_policy(parse_info(memory)["maxmemory_policy"], evicted=evicted):
             raise IncidentError(watch.stopped)
         if not is_right:
@@ -140,6 +141,21 @@ class Guardian:
                 return False
             floors.see(partition, int(reply[1]), int(reply[2]))
         return True
+
+    async def _count_evicted(self, by_server: int) -> int:
+        """Return how many keys the blessed server has evicted since it was blessed; `by_server`: since its start."""
+        blessed = self._incarnations.blessed
+        if by_server == 0 or blessed is None or blessed.run_id != self._link.run_id:
+            return 0
+        epoch, before = self._evicted_before
+        if epoch != blessed.epoch:
+            try:
+                async with unavailable_translated():
+                    before = await self._postgres.fetchval(_EVICTED_BEFORE, blessed.epoch) or 0
+            except PostgresUnavailableError:
+                return 0  # compared once Postgres is available
+            self._evicted_before = (blessed.epoch, before)
+        return by_server - before
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

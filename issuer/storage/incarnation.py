@@ -69,8 +69,7 @@ INSERT INTO installation (partitions, key_format, event_format, max_backlog) VAL
 ON CONFLICT DO NOTHING"""
 
 _PAIR: Final = """
-SELECT id, epoch, run_id, max_backlog, (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS clock_ms,
-  (SELECT (server ->> 'evicted_keys')::bigint FROM incarnations b WHERE b.epoch = installation.epoch) AS evicted_keys
+SELECT id, epoch, run_id, max_backlog, (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS clock_ms
 FROM installation"""
 
 
@@ -79,7 +78,7 @@ class Incarnations:
 
     `wake` is set when a connection has met a server that is not the blessed one. It wakes the guardian
     (`issuer.recovery.guardian.Guardian`), which recovers the server if it can. `watch`: why even the blessed server
-    must not issue at present. `evicted_keys`: how many it had evicted when it was blessed.
+    must not issue at present.
     """
 
     def __init__(self, settings: Settings, postgres: Pool) -> None:
@@ -92,7 +91,6 @@ class Incarnations:
         self.partitions = settings.partitions
         self.floors = Floors(0, settings.partitions)
         self.max_backlog = settings.max_backlog
-        self.evicted_keys = 0
         self._installation_id: UUID | None = None
 
     @property
@@ -148,7 +146,6 @@ class Incarnations:
             if row is None:
                 return None
             self.watch.note_postgres(ClockReading.of(row["clock_ms"], began_s, ended_s))
-            self.evicted_keys = row["evicted_keys"] or 0
             async with unavailable_translated():
                 await self._read(row)
         except asyncpg.PostgresError as error:
