@@ -38,7 +38,7 @@ def test_redis_is_durable_and_never_evicts() -> None:
     assert "--maxmemory-policy noeviction" in script
 
 
-def test_the_user_of_the_processes_may_run_every_command_of_the_scripts() -> None:
+def test_the_user_of_the_processes_may_run_every_command_of_the_scripts_and_the_worker() -> None:
     """A script runs with the rights of its caller. One that fails in the middle is not rolled back."""
     acl = (ROOT / "deploy" / "compose" / "valkey-users.acl").read_text()
     allowed = {word for word in acl.splitlines()[-1].split() if word.startswith("+")}
@@ -47,6 +47,8 @@ def test_the_user_of_the_processes_may_run_every_command_of_the_scripts() -> Non
         for script in scripts.ALL
         for command, of in re.findall(r"call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.text)
     }
+    reader = (ROOT / "sync_worker" / "reader.py").read_text()
+    called |= {f"+{command.lower()}" for command in re.findall(r'"(X[A-Z]+)"', reader)}
     assert called - allowed == set()
 
 
