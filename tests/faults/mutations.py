@@ -310,7 +310,10 @@ MUTATIONS: Final = (
         "the event has another serial than the partition",
         (Edit(REDEEM, "'s', first_serial", "'s', '1'"),),
         (),
-        ("tests/integration/test_reconcile.py",),
+        (
+            "tests/conformance/test_redeem_model.py",
+            "tests/integration/test_reconcile.py",
+        ),
     ),
     Mutation(
         "a replay has no receipt",
