@@ -80,7 +80,8 @@ class GuardedHttpToolsProtocol(CountedConnection):
         # Whether the message that is being received has a cycle, so a handler that answers it.
         self._has_cycle = False
         self._head_bytes = self._body_bytes = 0
-        # Of a message whose head is complete: bytes since the last ones of its body, so chunk sizes and trailers.
+        # Of a message whose head is complete: bytes since the last ones of its body, so chunk sizes and trailers. They
+        # are none again when it ends.
         self._trailing_bytes = 0
         self._max_body_bytes = self.limits.max_body_bytes
         self._announced_bytes = 0
@@ -188,8 +189,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
             return
         self._in_head = self._in_message = True
         self._has_cycle = self._has_offer = False
-        self._exchange = None
-        self._head_bytes = self._body_bytes = self._trailing_bytes = self._announced_bytes = 0
+        self._head_bytes = self._body_bytes = self._announced_bytes = 0
         self._received_since = self.loop.time()
         self.deadline = self._received_since + self.limits.receive_timeout_s
 
@@ -227,26 +227,16 @@ class GuardedHttpToolsProtocol(CountedConnection):
         if not is_host(host) if host is not None else self.parser.get_http_version() != "1.0":
             self._refuse(NO_HOST)
             return
-        if len(self.pipeline) >= MAX_PIPELINED:
-            self._refuse(MALFORMED)
-            return
-        limits = self.limits
-        most = limits.max_head_bytes
+        most = self.limits.max_head_bytes
         if len(self.headers) > MAX_FIELDS or (len(self._received) > most and head_size(self.url, self.headers) > most):
             self._refuse(HEAD_TOO_LARGE)
             return
-        self._max_body_bytes = limits.max_body_bytes
-        if self._announced_bytes > limits.max_body_bytes:
-            self._max_body_bytes = limits.max_body_bytes_of(self.url)
-            if self._announced_bytes > self._max_body_bytes:
-                self._refuse(BODY_TOO_LARGE)
-                return
         path = self.fast_paths.get(self.url) or self.fast_paths.get(self.url.partition(b"?")[0])
         if path is not None and self._is_ordinary(path, fields):
             self._exchange = path.make(self, fields)
         if self._exchange is not None:
             self.cycle = self._exchange  # type: ignore[assignment]
-        elif (refusal := self._head_refusal()) is not None:
+        elif (refusal := self._asgi_refusal()) is not None:
             self._refuse(refusal)
             return
         else:
@@ -257,8 +247,16 @@ class GuardedHttpToolsProtocol(CountedConnection):
             self.cycle.__class__ = AsgiCycle
         self._has_cycle = True
 
-    def _head_refusal(self) -> bytes | None:
-        method, url = self.parser.get_method(), self.url
+    def _asgi_refusal(self) -> bytes | None:
+        """Return why a request cannot take the ASGI path. The conditions of the fast path imply that it can."""
+        method, url, limits = self.parser.get_method(), self.url, self.limits
+        if len(self.pipeline) >= MAX_PIPELINED:
+            return MALFORMED
+        self._max_body_bytes = limits.max_body_bytes
+        if self._announced_bytes > limits.max_body_bytes:
+            self._max_body_bytes = limits.max_body_bytes_of(url)
+            if self._announced_bytes > self._max_body_bytes:
+                return BODY_TOO_LARGE
         if not has_request_line(self._received, method, url, is_first=self._is_first):
             return MALFORMED
         return head_refusal(method, self.parser.get_http_version(), url, self.headers)
@@ -266,12 +264,12 @@ class GuardedHttpToolsProtocol(CountedConnection):
     def _is_ordinary(self, path: FastPath, fields: HeaderFields) -> bool:
         """Whether the request may take the fast path: whole, small, and the only one that waits on its connection."""
         parser, announced_bytes, url = self.parser, self._announced_bytes, self.url
-        return bool(
+        return (
             # Without an announced length there is no body, unless it is chunked.
             (
                 (b"transfer-encoding" not in fields and b"#" not in url)
                 if path.takes_query
-                else announced_bytes and b"?" not in url
+                else announced_bytes > 0 and b"?" not in url
             )
             and announced_bytes <= self.max_fast_path_body
             and b"expect" not in fields
