@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -40,8 +39,8 @@ from issuer.http.pages import assets, language, start
 from issuer.http.pages.errors import error_page, shows_pages
 from issuer.http.problems.failures import FAILURES
 from issuer.http.problems.problem import ProblemError, crash_problem, forget_raise, status_problem
-from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH, RedemptionExchange, RedemptionRoute
-from issuer.http.redeem.route import REDEEM_PATH, RedeemExchange, RedeemRoute
+from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH, RedemptionRoute
+from issuer.http.redeem.route import REDEEM_PATH, RedeemRoute
 from issuer.http.request_path import routed_path, with_and_without_slash
 from issuer.http.services import Services, open_services
 from issuer.settings import Settings
@@ -162,10 +161,10 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
     )
     app.hot_routes = {path: route for route in hot_routes for path in _spelled(route.path)}
     fast_paths = {
-        REDEEM_PATH: FastPath(partial(RedeemExchange, redeem)),
+        REDEEM_PATH: FastPath(redeem.exchange),
         CONSUME_PATH: FastPath(consume.exchange, takes_query=True),
         ISSUE_PATH: FastPath(issue.exchange),
-        REDEMPTIONS_PATH: FastPath(partial(RedemptionExchange, redemption)),
+        REDEMPTIONS_PATH: FastPath(redemption.exchange),
     }
     app.fast_paths = {
         spelled.encode(): fast_path for path, fast_path in fast_paths.items() for spelled in _spelled(path)

@@ -64,23 +64,23 @@ class IssueRoute(HotRoute):
             return None
         timeout = fields.get(b"connect-timeout-ms")
         if timeout is None:
-            return IssueExchange(self, connection, fields, json)
-        if _TIMEOUT_MS.fullmatch(timeout) is None:
+            exchange = IssueExchange(connection, fields)
+        elif _TIMEOUT_MS.fullmatch(timeout) is None:
             return None
-        return TimedIssueExchange(self, connection, fields, json, int(timeout))
+        else:
+            exchange = TimedIssueExchange(connection, fields)
+        exchange.route, exchange.json = self, json
+        return exchange
 
 
 class IssueExchange(HotExchange):
-    """One code of a campaign."""
+    """One code of a campaign. `json`: the codec of the call is JSON."""
 
-    __slots__ = ("_json",)
+    __slots__ = ("json",)
 
+    json: bool
     route: IssueRoute
     scopes = frozenset(Scope)
-
-    def __init__(self, route: IssueRoute, connection: Connection, fields: HeaderFields, json: bool) -> None:
-        super().__init__(route, connection, fields)
-        self._json = json
 
     def access_refusal(self, services: Services) -> ProblemError | None:
         """Refuse a key that is not valid. Whether a key is needed depends on the campaign, which the body names."""
@@ -92,7 +92,7 @@ class IssueExchange(HotExchange):
         services = self.services
         assert services is not None
         try:
-            campaign_id = read_campaign_id(body, json=self._json)
+            campaign_id = read_campaign_id(body, json=self.json)
         except ValueError as error:
             raise invalid(f"unmarshal message: {error}") from error
         idempotency_key = read_idempotency_key(self.fields)
@@ -119,7 +119,7 @@ class IssueExchange(HotExchange):
         policy, key = self.route.policy, self.key
         permitted = policy.permitted(services, campaign, key)
         if permitted is None:
-            self.finish(INVALID, UNKNOWN_WIRES[self._json])
+            self.finish(INVALID, UNKNOWN_WIRES[self.json])
         elif isinstance(permitted, ProblemError):
             self.refuse(permitted)
         else:
@@ -128,7 +128,7 @@ class IssueExchange(HotExchange):
             services.engine.submit(self, pool, None, key_id, idempotency_key, key_scope=key_scope)
 
     def answer_wire(self, answer: Answer) -> Wire:
-        return answer_wire(answer, self._json)
+        return answer_wire(answer, self.json)
 
     def problem_wire(self, problem: ProblemError) -> Wire:
         return failure_wire(Failure.of(problem))
@@ -138,18 +138,12 @@ class IssueExchange(HotExchange):
 
 
 class TimedIssueExchange(IssueExchange):
-    """One code of a campaign, for a caller that wants no answer after `timeout_ms`."""
+    """One code of a campaign, for a caller that wants no answer after a time."""
 
     __slots__ = ("_timeout_ms", "_timer")
 
-    def __init__(
-        self, route: IssueRoute, connection: Connection, fields: HeaderFields, json: bool, timeout_ms: int
-    ) -> None:
-        super().__init__(route, connection, fields, json)
-        self._timeout_ms = timeout_ms
-        self._timer: asyncio.TimerHandle | None = None
-
     def begin(self) -> None:
+        self._timeout_ms = int(self.fields[b"connect-timeout-ms"])
         self._timer = asyncio.get_running_loop().call_later(self._timeout_ms / 1000, self._expire)
         super().begin()
 
@@ -166,6 +160,5 @@ class TimedIssueExchange(IssueExchange):
             self.finish(INVALID, failure_wire(TIMED_OUT))
 
     def finish(self, outcome: str, wire: Wire) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         super().finish(outcome, wire)

@@ -38,42 +38,44 @@ class ConsumeRoute(HotRoute):
     def exchange(self, connection: Connection, fields: HeaderFields) -> HotExchange | None:
         if fields.get(b"content-type", b"")[:10].lower() == b"multipart/":
             return None
-        return ConsumeExchange(self, connection, fields)
+        exchange = ConsumeExchange(connection, fields)
+        exchange.route = self
+        exchange.lookups = ()
+        return exchange
 
 
 class ConsumeExchange(HotExchange):
-    """One use. As a LookupSubject it is whom failed lookups are counted for."""
+    """One use. As a LookupSubject it is whom failed lookups are counted for.
 
-    __slots__ = ("_answered", "_lookups", "_submitted", "_task", "_url", "customer")
+    `lookups`: the failed lookups that it was admitted beside, while it may fail, too.
+    """
+
+    __slots__ = ("_answered", "_submitted", "_task", "customer", "lookups")
 
     scopes = SCOPES[Access.USE]
     customer: bytes | None
+    lookups: Sequence[FailedLookups]
     _task: asyncio.Task[None]
-
-    def __init__(self, route: ConsumeRoute, connection: Connection, fields: HeaderFields) -> None:
-        super().__init__(route, connection, fields)
-        self._url = connection.url
-        self._lookups: Sequence[FailedLookups] = ()
-        # What was submitted, while the coupon may still be a case-sensitive one.
-        self._submitted: tuple[ConsumeRequest, UUID, str | None] | None = None
-        # The engine has answered; the client may have to wait until a failed lookup is counted.
-        self._answered = False
+    _submitted: tuple[ConsumeRequest, UUID, str | None] | None
+    """What was submitted, while the coupon may still be a case-sensitive one."""
+    _answered: bool
+    """The engine has answered; the client may have to wait until a failed lookup is counted."""
 
     @property
     def address(self) -> str:
         """The address for which failed lookups are counted."""
         assert self.services is not None
-        client = self.connection.client
-        return self.services.limits.address_of(client[0] if client else None, self.headers)
+        return self.services.limits.address_of(self.peer, self.headers)
 
     def receive(self, body: bytes) -> None:
         services, key = self.services, self.key
         assert services is not None
+        self._submitted, self._answered = None, False
         idempotency_key = read_idempotency_key(self.fields)
-        request = read_small_request(services.stores, self._url, body, self.fields.get(b"content-type", b""))
+        request = read_small_request(services.stores, self.url, body, self.fields.get(b"content-type", b""))
         self.customer = request.customer
         # Before the look-up: a caller over the limit must not learn whether its code exists.
-        self._lookups = services.lookup_limits.begin(self)
+        self.lookups = services.lookup_limits.begin(self)
         bound_to = None if key is None else key.client_id
         if bound_to is None and request.client_id is None:
             self._start(self._find_and_submit(services, request, idempotency_key), "find-coupon")
@@ -136,8 +138,8 @@ class ConsumeExchange(HotExchange):
         return use_wire(answer, public=is_public(self.key))
 
     def finish(self, outcome: str, wire: Wire) -> None:
-        lookups, services = self._lookups, self.services
+        lookups, services = self.lookups, self.services
         if lookups and services is not None:
-            self._lookups = ()
+            self.lookups = ()
             services.lookup_limits.end(lookups)
         HotExchange.finish(self, COUNTED[outcome], wire)

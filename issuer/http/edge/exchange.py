@@ -67,7 +67,7 @@ class Exchange(ABC):
 
     __slots__ = (
         "body", "connection", "disconnected", "fields", "headers", "keep_alive", "response_complete",
-        "response_started",
+        "response_started", "url",
     )  # fmt: skip
 
     message_event = _NEVER_AWAITED
@@ -75,6 +75,7 @@ class Exchange(ABC):
     def __init__(self, connection: Connection, fields: HeaderFields) -> None:
         self.connection = connection
         # Those of the connection are soon those of its next request.
+        self.url = connection.url
         self.headers = connection.headers
         self.fields = fields
         self.body = b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Final
+from typing import Final, Protocol
 
 from issuer.access.api_keys import ApiKey
 from issuer.contract.keys import limit_key
@@ -20,6 +20,23 @@ from issuer.settings import Settings
 
 MAX_KEYS: Final = 16_384
 MAX_ADDRESSES: Final = 65_536
+
+
+class LimitedRequest(Protocol):
+    """A request that cannot await its admission. `peer`: as `address_of` takes it."""
+
+    @property
+    def key(self) -> ApiKey | None: ...
+
+    @property
+    def peer(self) -> str | None: ...
+
+    @property
+    def headers(self) -> Headers: ...
+
+    def enter(self, verdict: AdmissionResult) -> None:
+        """Continue when the limits have admitted or refused the request."""
+        ...
 
 
 class RateLimits:
@@ -45,14 +62,15 @@ class RateLimits:
         pair = (0 if key is None else key.id, address)
         return self._leases.spend(self._pairs.of(pair, lambda: self._buckets_of(key, address)), then)
 
-    def passes(self, key: ApiKey | None, peer: str | None, headers: Headers, then: Then) -> bool:
-        """Return whether the request is admitted at once. If not, `then` is called with the result, now or later."""
-        # As `count`, without a call: every request comes here, and most installations set no limit.
+    def passes(self, request: LimitedRequest) -> bool:
+        """Return whether the request is admitted at once. If not, its `enter` is called, now or later."""
+        key = request.key
+        # As `count`, without a call: every request comes here, and what no limit needs is not computed.
         if not self._any and (key is None or key.rate_limit is None):
             return True
-        verdict = self.enter(key, self.address_of(peer, headers), then)
+        verdict = self.enter(key, self.address_of(request.peer, request.headers), request.enter)
         if isinstance(verdict, RateLimited):
-            then(verdict)
+            request.enter(verdict)
         return verdict is Admission.ADMITTED
 
     async def admit(self, key: ApiKey | None, address: str) -> None:

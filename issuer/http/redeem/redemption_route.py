@@ -56,27 +56,25 @@ class RedemptionRoute(HotRoute):
         self.pools: PoolRefs[tuple[UUID, bytes, bool], NamedPool] = PoolRefs()
 
     def exchange(self, connection: Connection, fields: HeaderFields) -> HotExchange:
-        return RedemptionExchange(self, connection, fields)
+        exchange = RedemptionExchange(connection, fields)
+        exchange.route = self
+        return exchange
 
 
 class RedemptionExchange(HotExchange):
     """One redemption."""
 
-    __slots__ = ("_batch_id", "_has_query", "_request")
+    __slots__ = ("_batch_id", "_request")
 
     route: RedemptionRoute
     scopes = SCOPES[Access.REDEEM]
     _batch_id: str
     _request: RedemptionRequest
 
-    def __init__(self, route: RedemptionRoute, connection: Connection, fields: HeaderFields) -> None:
-        super().__init__(route, connection, fields)
-        self._has_query = b"?" in connection.url
-
     def receive(self, body: bytes) -> None:
         services, key = self.services, self.key
         assert services is not None
-        if self._has_query:
+        if b"?" in self.url:
             raise invalid("unknown query parameter; this path takes none")
         bound_to = None if key is None else key.client_id
         self._request = request = read_redemption_request(services, parse_object(body), bound_to)

@@ -5,7 +5,7 @@ No request or response objects, no validation library, no Postgres: bytes in, on
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import BOUND, Answer, PoolRef
@@ -36,7 +36,9 @@ class RedeemRoute(HotRoute):
         self.bound_pools: PoolRefs[tuple[str, str], PoolRef] = PoolRefs()
 
     def exchange(self, connection: Connection, fields: HeaderFields) -> HotExchange:
-        return RedeemExchange(self, connection, fields)
+        exchange = RedeemExchange(connection, fields)
+        exchange.route = self
+        return exchange
 
 
 class RedeemExchange(HotExchange):
@@ -50,15 +52,20 @@ class RedeemExchange(HotExchange):
 
     def receive(self, body: bytes) -> None:
         members = parse_object(body)
-        batch, client = members.get("batchid"), members.get("clientid")
+        batch: Any = members.get("batchid")
+        client: Any = members.get("clientid")
         services, key = self.services, self.key
         assert services is not None
         bound_to = None if key is None else key.client_id
         if client is None:
             client = services.settings.default_client if bound_to is None else str(bound_to)
         pools = self.route.pools if bound_to is None else self.route.bound_pools
-        # Ids in the cache were valid when they were added.
-        pool = pools.find((batch, client)) if type(batch) is str and type(client) is str else None
+        try:
+            # Ids in the cache were valid when they were added.
+            pool = pools.find((batch, client))
+        except TypeError:
+            # A list or an object: no id, and no key of a dictionary.
+            pool = None
         if pool is None:
             pool = new_pool(services, pools, batch, client, flags=0 if bound_to is None else BOUND)
         customer = identify(services.stores, members.get("customerid"), "customer_id")
