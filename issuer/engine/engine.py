@@ -41,6 +41,7 @@ class Engine:
         self._arrived = asyncio.Event()
         self._timeout_s = settings.redeem_timeout_ms / 1000
         self._max_waiting = settings.max_waiting
+        self._now = asyncio.get_running_loop().time
         self._task: asyncio.Task[None] | None = None
         incarnations.on_change(self.doubt)
         incarnations.watch.on_stop(self.doubt)
@@ -183,7 +184,7 @@ class Engine:
         if wish:
             who = wish + who + order
         if give_up_at is None:
-            give_up_at = asyncio.get_running_loop().time() + self._timeout_s
+            give_up_at = self._now() + self._timeout_s
         if not queue:
             # With others in the queue the task is awake: it sends until the queue is empty.
             self._arrived.set()

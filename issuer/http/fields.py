@@ -15,7 +15,7 @@ from starlette.responses import Response
 from issuer.batches.rules import Rules, parse_rules
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.http.strict_json import parse_object
-from issuer.ids import Identity, InvalidIdError, parse_uuid
+from issuer.ids import Identity, InvalidIdError, id_of, parse_uuid
 from issuer.instants import InvalidInstantError, parse_instant
 from issuer.paging import MAX_LIMIT, Page
 from issuer.storage.stores import Stores
@@ -54,7 +54,7 @@ def identify(stores: Stores, value: object, name: str) -> Identity:
     if not isinstance(value, str):
         raise bad_id(name, "an id is a string")
     try:
-        return stores.identity(value)
+        return id_of(value, stores.incarnations.installation_id)
     except InvalidIdError as error:
         raise bad_id(name, str(error)) from error
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 from uuid import UUID
 
@@ -91,14 +92,11 @@ class Incarnations:
         self.partitions = settings.partitions
         self.floors = Floors(0, settings.partitions)
         self.max_backlog = settings.max_backlog
-        self._installation_id: UUID | None = None
 
-    @property
+    @cached_property
     def installation_id(self) -> UUID:
-        """The id of the installation. Raises UnknownInstallationError until it was read once."""
-        if self._installation_id is None:
-            raise UnknownInstallationError("the id of the installation has not been read yet")
-        return self._installation_id
+        """The id of the installation, an attribute once it was read. Raises UnknownInstallationError before."""
+        raise UnknownInstallationError("the id of the installation has not been read yet")
 
     async def start(self) -> None:
         """Create the installation row at the very first start; check that this version fits the data.
@@ -154,7 +152,7 @@ class Incarnations:
         return self.blessed
 
     async def _read(self, row: asyncpg.Record) -> None:
-        self._installation_id = UUID(bytes=row["id"].bytes)
+        self.installation_id = UUID(bytes=row["id"].bytes)
         self.max_backlog = row["max_backlog"]
         epoch, run_id = row["epoch"], row["run_id"]
         if run_id is not None and epoch != self.floors.epoch:

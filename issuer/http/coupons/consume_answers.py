@@ -31,12 +31,11 @@ def use_wire(answer: Answer, *, public: bool = False) -> Wire:
     outcome = answer.outcome
     if public and outcome in HIDDEN:
         return _NOT_VALID
-    if outcome is Outcome.GRANTED or outcome is Outcome.REPLAYED:
-        assert isinstance(answer, UseAnswer)
-        assert answer.uses is not None
-        consumption_id = use_id(answer.uses, answer.number)
+    if isinstance(answer, UseAnswer):
+        uses = answer.uses
+        assert uses is not None
         # The terms are a JSON object with at least one member, as Postgres stores it.
-        body = b'{"consumed":true,"consumption_id":"%b",%b' % (consumption_id, answer.uses.terms[1:])
+        body = b'{"consumed":true,"consumption_id":"%b",%b' % (use_id(uses, answer.number), uses.terms[1:])
         return Wire(granted_head(len(body), outcome), body)
     if answer.retry_at_ms is not None:
         return to_wire(limit_problem(answer.retry_at_ms))

@@ -21,6 +21,7 @@ from issuer.http.fields import identify
 from issuer.http.problems.problem import outcome_problem
 from issuer.http.services import Services
 from issuer.ids import Identity, InvalidIdError, id_of
+from issuer.storage.incarnation import Incarnations
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.stores import Stores
 
@@ -64,7 +65,9 @@ def read_small_request(stores: Stores, url: bytes, body: bytes, content_type: by
     Raises InvalidJsonError and ProblemError.
     """
     fields = body_fields(body, content_type)
-    return read_consume_request(stores, _query(url, tuple(fields)) | fields)
+    if b"?" in url:
+        fields = _query(url, tuple(fields)) | fields
+    return read_consume_request(stores, fields)
 
 
 @lru_cache(maxsize=1024)
@@ -84,8 +87,9 @@ def _code(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _client_id(text: str, installation: UUID) -> UUID:
-    return id_of(text, installation).uuid
+def _client_id(text: str, incarnations: Incarnations) -> UUID:
+    # Not by the installation's id: the hash of a UUID is a Python call.
+    return id_of(text, incarnations.installation_id).uuid
 
 
 def _client(stores: Stores, values: Fields) -> UUID | None:
@@ -93,7 +97,7 @@ def _client(stores: Stores, values: Fields) -> UUID | None:
     if text is None or text == "":
         return None
     try:
-        return _client_id(text, stores.incarnations.installation_id)
+        return _client_id(text, stores.incarnations)
     except (InvalidIdError, TypeError):
         # With the reason, also for what is no string.
         return identify(stores, text, "client_id").uuid
