@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Final
 
 from tests.faults.move_world import MEMBERS, POINTS, MoveWorld
 from tests.support.environment import clean_environment
+from tests.support.forked_processes import complete_command
 from tests.support.servers import wait_until
 
 _SUMS: Final = """
@@ -49,9 +48,8 @@ def audit_moves(world: MoveWorld) -> list[str]:
     if rows := world.sql("SELECT key_hash FROM redemptions GROUP BY key_hash HAVING count(*) > 1"):
         found.append(f"two codes for one purchase: {rows[:5]}")
     found += _answers(world)
-    reconciled = subprocess.run(
-        [sys.executable, "-m", "issuer", "reconcile"], capture_output=True, text=True, timeout=120, check=False,
-        env=clean_environment(**world.command_environment()),
+    reconciled = complete_command(
+        ["reconcile"], clean_environment(**world.command_environment()), world.directory
     )  # fmt: skip
     if reconciled.returncode:
         found.append(f"issuer reconcile: {reconciled.stdout}{reconciled.stderr}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from pathlib import Path
 
 from tests.faults.scenario import ScenarioContext, scenario, start_again
 from tests.faults.world import FaultWorld, wait_for_more
+from tests.support.forked_processes import StartedProcess
 from tests.support.servers import wait_until
 
 
@@ -164,8 +164,8 @@ def loader_killed(context: ScenarioContext) -> None:
     for number in range(context.rounds):
         file = _write_codes(world.directory / f"codes-{number}.csv", number, world)
         for _ in range(3):
-            loader = subprocess.Popen(_preload(world, file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(context.rng.uniform(0.4, 2.0))
+            loader = world.start_issuer(*_preload(world, file))
+            time.sleep(context.rng.uniform(0, 1.2))
             world.fault("loader kill -9")
             loader.kill()
             loader.wait()
@@ -180,7 +180,7 @@ def loader_killed_at_each_step(context: ScenarioContext) -> None:
         file = _write_codes(world.directory / f"codes-{number}.csv", 100 + number, world)
         for table in ("codes", "pools", "audit_intake"):
             with world.locking(table):
-                loader = subprocess.Popen(_preload(world, file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                loader = world.start_issuer(*_preload(world, file))
                 _wait_for_loader(loader, table, world)
                 world.fault("loader kill -9")
                 loader.kill()
@@ -188,7 +188,7 @@ def loader_killed_at_each_step(context: ScenarioContext) -> None:
         _finish_load(world, file)
 
 
-def _wait_for_loader(loader: subprocess.Popen[bytes], table: str, world: FaultWorld) -> None:
+def _wait_for_loader(loader: StartedProcess, table: str, world: FaultWorld) -> None:
     wait_until(lambda: loader.poll() is not None or world.has_blocked_process(table), f"the loader waits for {table}")
 
 
@@ -199,12 +199,12 @@ def _write_codes(file: Path, number: int, world: FaultWorld) -> Path:
     return file
 
 
-def _preload(world: FaultWorld, file: Path) -> list[str]:
-    return world.issuer_command("preload", str(file), "--batch-id", str(world.batches[0].batch_id))
+def _preload(world: FaultWorld, file: Path) -> tuple[str, ...]:
+    return ("preload", str(file), "--batch-id", str(world.batches[0].batch_id))
 
 
 def _finish_load(world: FaultWorld, file: Path) -> None:
-    done = subprocess.run(_preload(world, file), capture_output=True, text=True, timeout=60)
+    done = world.run_issuer(*_preload(world, file))
     assert done.returncode == 0, done.stderr
     like = file.read_text().splitlines()[1].partition(",")[2].rpartition("-")[0] + "-%"
     (found,) = world.sql("SELECT count(*) AS n FROM codes WHERE code LIKE $1", like)

@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Final
 
-from issuer.processes.launch import launch_command
+from tests.support.environment import clean_environment
+from tests.support.forked_processes import StartedProcess, start_program
 from tests.support.servers import ServerProcess
-
-_RUN_API: Final = (
-    "from issuer.processes.api import listen, run_api; from issuer.settings import load_settings;"
-    "settings = load_settings(); run_api(settings, listen(settings.host, settings.port))"
-)
 
 
 class FaultProgram(ServerProcess):
     """A process of the project with an environment of its own."""
 
-    death_signal = signal.SIGKILL
+    module: str
 
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         super().__init__(directory)
         self.environment = environment
 
-    def python(self, *argv: str) -> list[str]:
-        assignments = [f"{name}={value}" for name, value in self.environment.items()]
-        return launch_command(["/usr/bin/env", *assignments, sys.executable, *argv], death_signal=self.death_signal)
-
     def begin(self) -> None:
         """Start without waiting until the process is ready."""
+        self.process = self.launch()
+
+    def launch(self) -> StartedProcess:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            return start_program(
+                self.module, environment=clean_environment(**self.environment), output=log.fileno()
+            )  # fmt: skip
 
 
 class FaultApiProcess(FaultProgram):
     """One API process, without a supervisor that restarts it."""
 
     name = "api"
+    module = "tests.faults.api_program"
 
-    def command(self) -> list[str]:
+    def launch(self) -> StartedProcess:
         self.environment["ISSUER_PORT"] = str(self.port)
-        return self.python("-c", _RUN_API)
+        return super().launch()
 
     def get(self, path: str) -> int:
         """Return the status of a GET; 0 if there is no response."""
@@ -68,9 +62,7 @@ class FaultWorkerProcess(FaultProgram):
     """One sync worker."""
 
     name = "worker"
-
-    def command(self) -> list[str]:
-        return self.python("-m", "sync_worker")
+    module = "sync_worker"
 
     def is_ready(self) -> bool:
         return True

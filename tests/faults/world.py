@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +16,6 @@ from uuid import UUID
 import asyncpg
 
 from issuer.contract.keys import batch_keys, partition_of
-from issuer.processes.launch import launch_command
 from issuer.storage.grants import Process
 from tests.faults.loop_thread import LoopThread
 from tests.faults.processes import FaultApiProcess, FaultWorkerProcess
@@ -26,7 +23,8 @@ from tests.faults.proxy import Proxy
 from tests.faults.traffic import PARTITIONS as PARTITIONS
 from tests.faults.traffic import Traffic, TrafficBatch
 from tests.faults.traffic_coupon import make_traffic_coupon
-from tests.support.environment import url_as
+from tests.support.environment import clean_environment, url_as
+from tests.support.forked_processes import StartedProcess, complete_command, start_program
 from tests.support.servers import PostgresServer, RedisServer, ServerProcess, wait_until
 
 MAX_BACKLOG: Final = 2_000
@@ -205,15 +203,17 @@ class FaultWorld:
         """Wait until a process waits for a table locked by `locking`."""
         wait_until(lambda: self.has_blocked_process(table), f"a process waits for {table}")
 
-    def run_issuer(self, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run the command line in the environment of this world."""
-        return subprocess.run(self.issuer_command(*argv, **more), capture_output=True, text=True, timeout=120)
+    def run_issuer(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the environment of this world."""
+        return complete_command(words, self._command_environment(**more), self.directory)
 
-    def issuer_command(self, *argv: str, **more: str) -> list[str]:
-        assignments = [f"{name}={value}" for name, value in self.settings("", **more).items()]
-        return launch_command(
-            ["/usr/bin/env", *assignments, sys.executable, "-m", "issuer", *argv], death_signal=signal.SIGKILL
-        )
+    def start_issuer(self, *words: str) -> StartedProcess:
+        """Start a command, which prints to a file of this world."""
+        with (self.directory / "commands.log").open("ab") as log:
+            return start_program("issuer", *words, environment=self._command_environment(), output=log.fileno())
+
+    def _command_environment(self, **more: str) -> dict[str, str]:
+        return clean_environment(**self.settings("", **more))
 
     def dump_database(self) -> Path:
         """Back up Postgres while all processes run."""

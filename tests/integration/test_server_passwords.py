@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from issuer.settings import Settings
 from loadtest.processes import free_port
 from tests.support.command import Command
-from tests.support.forked_commands import Done
+from tests.support.forked_processes import Done
 from tests.support.servers import PostgresServer, RedisServer, wait_until
 
 PASSWORD = "s3cr/et?#[x]@h:1%41%\\'\"é $ret"

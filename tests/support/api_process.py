@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +12,7 @@ import httpx
 from issuer.processes.api import listen, url_of
 from issuer.settings import Settings
 from tests.support.environment import environment_of
+from tests.support.forked_processes import StartedProcess, start_program
 from tests.support.servers import STOP_LIMIT_S, wait_until
 
 
@@ -26,19 +25,15 @@ class ApiProcess:
         self.log = directory / f"api-{self.listener.getsockname()[1]}.log"
         own = {"ISSUER_MAX_BACKLOG": str(settings.max_backlog), "ISSUER_AUTH": settings.auth.value}
         self.environment = environment_of(settings, **own | environment)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: StartedProcess | None = None
 
     def start(self) -> Self:
         descriptor = self.listener.fileno()
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "issuer.processes.api", "--fd", str(descriptor)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[descriptor],
-                env=self.environment,
-            )
+            self.process = start_program(
+                "issuer.processes.api", "--fd", str(descriptor),
+                environment=self.environment, output=log.fileno(), descriptors=[descriptor],
+            )  # fmt: skip
         return self
 
     @property

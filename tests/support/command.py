@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from issuer.settings import Settings
 from tests.support.environment import environment_of
-from tests.support.forked_commands import Done, run_forked
+from tests.support.forked_processes import Done, run_command_forked
 from tests.support.installation import issuer_command
 
 LIMIT_S: Final = 120.0
@@ -41,7 +41,7 @@ class Command:
 
     async def __call__(self, *words: str, stdin: bytes | None = None) -> Done:
         command = (*self.name, *words)
-        return await asyncio.to_thread(run_forked, command, self.environment, self.directory, stdin)
+        return await asyncio.to_thread(run_command_forked, command, self.environment, self.directory, stdin)
 
     def write(self, data: bytes, name: str = "codes.csv") -> str:
         (self.directory / name).write_bytes(data)

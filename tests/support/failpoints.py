@@ -58,7 +58,7 @@ STEPS: Final = (
 _MOVES: Final = """
 import asyncio, functools, os, pathlib, sys
 
-if any("issuer.processes.api" in text for text in sys.orig_argv):
+if "tests.faults.api_program" in sys.orig_argv:
     from issuer.loyalty import executor, purchase_store, purchases, writing
 
     DIRECTORY = pathlib.Path(os.environ["FAILPOINTS"])

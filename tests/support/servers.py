@@ -26,6 +26,7 @@ import redis
 from issuer.embedded.binaries import INITDB_OPTIONS, reachable_postgres, server_user, valkey_server
 from issuer.processes.launch import launch_command
 from loadtest.processes import free_port
+from tests.support.forked_processes import StartedProcess
 
 START_LIMIT_S: Final = 180.0
 STOP_LIMIT_S: Final = 180.0
@@ -69,7 +70,7 @@ class ServerProcess:
         self.directory = directory
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: StartedProcess | None = None
         self.environment: dict[str, str] = {}
 
     def command(self) -> list[str]:
@@ -103,12 +104,15 @@ class ServerProcess:
             break
         raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
 
-    def _start_once(self) -> bool:
+    def launch(self) -> StartedProcess:
+        """Start the process and do not wait."""
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment
             )
-        self.process = process
+
+    def _start_once(self) -> bool:
+        process = self.process = self.launch()
         wait_until(lambda: process.poll() is not None or self.is_ready(), f"{self.name} is ready")
         if process.poll() is None:
             return True

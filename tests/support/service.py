@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -26,11 +25,10 @@ from loadtest.processes import free_port
 from tests.support.crowd import Crowd, CrowdRequest
 from tests.support.databases import fresh_redis_url
 from tests.support.environment import environment_of
-from tests.support.installation import issuer_command
+from tests.support.forked_processes import StartedProcess, complete_command, start_program
 from tests.support.servers import STOP_LIMIT_S, RedisServer, wait_until
 
 API_PROCESSES: Final = 4
-COMMAND_LIMIT_S: Final = 120.0
 
 
 class Service:
@@ -49,7 +47,7 @@ class Service:
             **environment,
         )
         self.api_key = ""
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[StartedProcess] = []
 
     def __enter__(self) -> Self:
         try:
@@ -57,18 +55,17 @@ class Service:
                 "keys", "create", "--name", "crowd", "--scope", "redeem", "--scope", "admin", "--json"
             )
             self.api_key = json.loads(created)["secret"]
-            serve = issuer_command("serve", "--port", self.url.rpartition(":")[2], "--workers", str(API_PROCESSES))
-            for name, command in (("serve", serve), ("worker", [sys.executable, "-m", "sync_worker"])):
-                with (self.directory / f"{name}.log").open("wb") as log:
-                    process = subprocess.Popen(
-                        command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                    )
-                self._processes.append(process)
+            self._start("issuer", "serve", "--port", self.url.rpartition(":")[2], "--workers", str(API_PROCESSES))
+            self._start("sync_worker")
             wait_until(self._is_ready, "the service is ready")
         except BaseException:
             self._stop()
             raise
         return self
+
+    def _start(self, module: str, *words: str) -> None:
+        with (self.directory / f"{module}.log").open("wb") as log:
+            self._processes.append(start_program(module, *words, environment=self.environment, output=log.fileno()))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -123,29 +120,16 @@ class Service:
 
     def issuer_now(self, *words: str) -> str:
         """Run a command that must succeed; return what it printed."""
-        done = self._run(self._start(*words))
+        done = self._run(*words)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     async def issuer(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command while the test continues."""
-        return await asyncio.to_thread(self._run, self._start(*words))
+        return await asyncio.to_thread(self._run, *words)
 
-    def _start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            issuer_command(*words), env=self.environment, cwd=self.directory,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    @staticmethod
-    def _run(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-        with process:
-            try:
-                out, err = process.communicate(timeout=COMMAND_LIMIT_S)
-            except BaseException:
-                process.kill()
-                raise
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return complete_command(words, self.environment, self.directory)
 
     async def preload(self, name: str, codes: Iterable[tuple[UUID, str]], *options: str) -> UUID:
         """Load a file into the batch of that name; return the batch."""

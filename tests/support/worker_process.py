@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +12,7 @@ from typing import Self
 from issuer.contract.keys import partition_keys
 from issuer.settings import Settings
 from tests.support.environment import environment_of
+from tests.support.forked_processes import StartedProcess, start_program
 from tests.support.issuing import plain_client
 from tests.support.servers import wait_until
 
@@ -40,10 +39,10 @@ class WorkerProcess:
         )
         directory.mkdir(parents=True, exist_ok=True)
         self._log = directory / "sync_worker.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: StartedProcess | None = None
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> StartedProcess:
         assert self._process is not None, "not started"
         return self._process
 
@@ -52,10 +51,7 @@ class WorkerProcess:
 
     def start(self) -> Self:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "sync_worker"], env=self._environment, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log,
-            )  # fmt: skip
+            self._process = start_program("sync_worker", environment=self._environment, output=log.fileno())
         return self
 
     def kill9(self) -> None:
