@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from issuer.ids import id_text
 from issuer.mail_server import MailServer, parse_mail_server, parse_mailbox
@@ -270,6 +270,18 @@ class Settings(BaseSettings):
         pattern="^(always|everysec)$",
         description="`issuer up`: everysec is faster on slow disks and may lose the last seconds of redemptions",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        *_: object,
+        **__: object,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave out the sources of files, which take a third of the time and have nothing."""
+        return init_settings, env_settings
 
     def as_worker(self) -> Settings:
         """Return the settings of the worker, whose `database_url` is worker_database_url."""
