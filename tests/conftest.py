@@ -32,7 +32,7 @@ plain_logs()
 hypothesis.settings.register_profile("issuer", max_examples=100 if os.environ.get("CI") else 25)
 hypothesis.settings.load_profile("issuer")
 
-pytest_plugins = ("tests.support.distribution", "tests.support.skips")
+pytest_plugins = ("tests.support.distribution", "tests.support.garbage", "tests.support.skips")
 
 
 @pytest.fixture(scope="session")
