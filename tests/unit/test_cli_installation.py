@@ -66,16 +66,22 @@ def _arguments(command: Any) -> Iterator[str]:
             yield VALUES.get(parameter.name) or str(uuid4())
 
 
-def test_every_command_says_first_that_no_issuer_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_says_first_that_no_issuer_runs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("ISSUER_DATABASE_ULR", "postgresql://127.0.0.1/issuer")
-    walked = dict(_commands(typer.main.get_command(app)))
+    # CliRunner would make all commands again for each of them.
+    root: Any = typer.main.get_command(app)
+    walked = dict(_commands(root))
     assert len(walked) > 30
     for words, command in walked.items():
         if words in WITHOUT_INSTALLATION:
             continue
-        done = CliRunner().invoke(app, [*words, *_arguments(command)], prog_name="issuer")
-        assert (done.exit_code, done.stdout) == (1, ""), (words, done.stderr)
-        warning, first, hint = done.stderr.splitlines()
+        with pytest.raises(SystemExit) as ended:
+            root.main([*words, *_arguments(command)], prog_name="issuer")
+        out, err = capsys.readouterr()
+        assert (ended.value.code, out) == (1, ""), (words, err)
+        warning, first, hint = err.splitlines()
         assert warning == "warning: ISSUER_DATABASE_ULR is not a setting; ISSUER_DATABASE_URL is", words
         assert first == f"error: no issuer runs here: there is no data directory {tmp_path / '.issuer'}", words
         assert hint.startswith("hint: start one here with `issuer up`")

@@ -86,7 +86,8 @@ def test_names_of_all_scripts_are_allowed(name: str) -> None:
 
 
 def test_every_unseen_character_is_refused_between_ascii_letters() -> None:
-    for number in range(sys.maxunicode + 1):
+    # The two planes at the end are for private use: some of each suffice.
+    for number in (*range(0xF0000), *range(0xF0000, sys.maxunicode + 1, 251), sys.maxunicode - 2):
         character = chr(number)
         if unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp"):
             assert name_problem(f"a{character}b") is not None, hex(number)

@@ -100,11 +100,14 @@ def test_a_second_definition_is_found() -> None:
 
 WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\sA-Za-z_'\"`#*/-]")
 """A word of a text or of an identifier in any case, or a mark that ends a phrase."""
-PHRASES: Final = re.compile("|".join(f"(?:{phrase})" for phrase in REPLACED))
+REPLACED_PHRASE: Final = re.compile(rf"(?<![a-z])(?:{'|'.join(f'(?:{phrase})' for phrase in REPLACED)})(?![a-z])")
 
 
 def replaced_words(text: str) -> Iterator[tuple[int, str]]:
     """Yield line number and phrase of each replaced word in prose, identifiers and strings, across line ends too."""
+    if not REPLACED_PHRASE.search(" ".join(WORD.findall(text)).lower()):
+        # So it is in nearly all files: only in the others it is of interest where a word is.
+        return
     words, lines, starts, length = [], [], [], 0
     for number, line in enumerate(text.split("\n"), 1):
         for word in WORD.findall(line):
@@ -113,7 +116,7 @@ def replaced_words(text: str) -> Iterator[tuple[int, str]]:
             starts.append(length)
             length += len(word) + 1
     line_at = dict(zip(starts, lines, strict=True))
-    for found in re.finditer(rf"(?<![a-z])(?:{PHRASES.pattern})(?![a-z])", " ".join(words)):
+    for found in REPLACED_PHRASE.finditer(" ".join(words)):
         yield line_at[found.start()], found[0]
 
 
