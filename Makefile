@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help up test test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
+.PHONY: help up test short test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
   types secrets coverage soak fuzz mutants model terraform-check rehearse docs rpc viewer messages sbom bench noise profile clean
 
 help: ## Print this list
@@ -26,7 +26,11 @@ up: $(VENV)/.runtime ## Run API, worker, Valkey and PostgreSQL in this terminal
 secrets: ## Write the secrets of docker-compose.yml to .env, once
 	@deploy/compose/secrets.sh
 
-test: lint types ## Before every push: lint, types, all layers, one short round of faults (6 minutes on 2 cores)
+test: lint ## Before every push: lint, types, all layers, one short round of faults (6 minutes on 2 cores)
+	@$(MAKE) --no-print-directory -j2 types short
+
+# Beside the types, which one core checks while the other one would be idle.
+short: $(VENV)/.dev
 	$(PYTEST) $(PARALLEL) $(SHORT) $(ARGS)
 
 test-all: lint types ## The same and the tests marked long: exactness under load, every fault scenario
