@@ -432,7 +432,7 @@ def volatile(store: Store, tmp_path: Path) -> Iterator[Store]:
         yield ServerStore(store.name, server)
 
 
-@pytest.mark.parametrize("factor", [1, pytest.param(LONG_RUN, marks=pytest.mark.long)])
+@pytest.mark.parametrize("factor", [1, pytest.param(LONG_RUN, marks=(pytest.mark.long, pytest.mark.minutes))])
 def test_scripts_do_what_the_model_says(volatile: Store, factor: int) -> None:
     machine = type("Machine", (RedeemMachine,), {"store": volatile, "numbers": itertools.count()})
     examples = int(os.environ.get("REDEEM_MODEL_EXAMPLES", factor * EXAMPLES[type(volatile)]))

@@ -33,7 +33,7 @@ async def look_up(api: Api, code: str, key: dict[str, str], address: str = ADDRE
     return (await api.client.get(f"/api/v1/codes/{code}", headers=headers)).status_code
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=(pytest.mark.long, pytest.mark.minutes))])
 async def test_ten_of_many_wrong_codes_are_answered(api: Api, count: int) -> None:
     _, client = await api.batch("RIGHT", client=uuid4())
     key = await api.key("admin", client_id=client)

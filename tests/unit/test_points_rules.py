@@ -263,7 +263,7 @@ def test_rule_8_partial_refunds_are_cumulative() -> None:
     assert ledger.code(TakeBack(order("unknown"), 1)) == "order_not_found"
 
 
-@pytest.mark.parametrize("orders", [200, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("orders", [200, pytest.param(10_000, marks=(pytest.mark.long, pytest.mark.minutes))])
 def test_rule_8_ten_partial_refunds_take_as_much_as_one(orders: int) -> None:
     draw = random.Random(orders)
     for _ in range(orders):
