@@ -34,6 +34,7 @@ from issuer.http.loyalty.fealty import routes as fealty
 from issuer.http.loyalty.operations import LOYALTY
 from issuer.http.loyalty.till import counter, sign_in, till_acts, till_purchase
 from issuer.http.member_pages import routes as member_pages
+from issuer.http.operation_exchange import fast_operations
 from issuer.http.operations import Operation, PathOperations
 from issuer.http.pages import assets, language, start
 from issuer.http.pages.errors import error_page, shows_pages
@@ -167,7 +168,8 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
         REDEMPTIONS_PATH: FastPath(redemption.exchange),
     }
     app.fast_paths = {
-        spelled.encode(): fast_path for path, fast_path in fast_paths.items() for spelled in _spelled(path)
+        **{spelled.encode(): fast_path for path, fast_path in fast_paths.items() for spelled in _spelled(path)},
+        **fast_operations(OPERATIONS, lambda: app.state.services),
     }
     app.cross_origin = CrossOrigin.of(settings)
     for route in hot_routes:

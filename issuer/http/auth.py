@@ -145,7 +145,9 @@ async def admit(request: Request, services: Services, access: Access) -> Caller:
     Raises ProblemError: 429, 400, 401, 403, or 503 while the keys are unknown.
     """
     headers = request.headers.raw
-    peer = request.client.host if request.client is not None else None
+    # Not `request.client`, which makes a named tuple of it.
+    client = request.scope.get("client")
+    peer = None if client is None else client[0]
     address = services.limits.address_of(peer, headers)
     if access is Access.PUBLIC:
         return Caller("anonymous", address=address)

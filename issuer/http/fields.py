@@ -61,6 +61,8 @@ def identify(stores: Stores, value: object, name: str) -> Identity:
 
 def check_query(request: Request, names: Collection[str], *, lenient: bool = False) -> None:
     """Refuse repeated query parameters, and unless `lenient` unknown ones, so that a misspelled name is not ignored."""
+    if not request.scope["query_string"]:
+        return
     for name in request.query_params:
         if len(request.query_params.getlist(name)) > 1:
             raise invalid(f"query parameter {quoted_name(name)} is given more than once")

@@ -150,6 +150,7 @@ class KeyedAct(KeptAct[Result]):
 
     def __init__(self, idempotency: Idempotency, show: Callable[[Result], Awaitable[Response]]) -> None:
         self._idempotency = idempotency
+        self._answer_key = None if idempotency.key is None else idempotency.answer_key
         self._show = show
         self._response: Response | None = None
 
@@ -163,7 +164,7 @@ class KeyedAct(KeptAct[Result]):
 
     @property
     def answer_key(self) -> AnswerKey | None:
-        return None if self._idempotency.key is None else self._idempotency.answer_key
+        return self._answer_key
 
     def compare(self, answer: KeptAnswer) -> None:
         self._idempotency.compare(answer)

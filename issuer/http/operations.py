@@ -152,18 +152,23 @@ class PathOperations:
     async def _serve(
         self, operation: Operation, services: Services, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        limit = operation.max_bytes(services.settings)
-        request = Request(scope, _bounded(receive, limit), send)
-        caller = await admit(request, services, operation.access)
-        # After the admission: a caller without a valid key is a 401, whatever the size of its body.
-        refuse_announced(scope, limit)
-        if operation.basic and operation.method != "GET":
-            check_origin(request)
-        async with AsyncExitStack() as slot:
-            if operation.takes_slot:
-                await slot.enter_async_context(services.operation(caller.tenant))
-            response = await _answer(operation, request, services, caller, slot.aclose)
+        request = Request(scope, _bounded(receive, operation.max_bytes(services.settings)), send)
+        response = await serve_operation(operation, request, services)
         await response(scope, receive, send)
+
+
+async def serve_operation(operation: Operation, request: Request, services: Services) -> Response:
+    """Return the answer to a request that is not admitted yet. Raises what it is refused with."""
+    caller = await admit(request, services, operation.access)
+    # After the admission: a caller without a valid key is a 401, whatever the size of its body.
+    refuse_announced(request.scope, operation.max_bytes(services.settings))
+    if operation.basic and operation.method != "GET":
+        check_origin(request)
+    if not operation.takes_slot:
+        return await _answer(operation, request, services, caller, _nothing)
+    async with AsyncExitStack() as slot:
+        await slot.enter_async_context(services.operation(caller.tenant))
+        return await _answer(operation, request, services, caller, slot.aclose)
 
 
 def log_refusal(services: Services, problem: ProblemError, route: str, scope: Scope) -> None:
@@ -192,7 +197,7 @@ async def _answer(
     """Return the response of the handler, or the one that is kept for the request's Idempotency-Key."""
     if not operation.page and not operation.delivery:
         check_query(request, operation.parameters, lenient=operation.lenient)
-    dry_run = operation.tries and _is_dry_run(request)
+    dry_run = operation.tries and bool(request.scope["query_string"]) and _is_dry_run(request)
     key = read_idempotency_key(header_fields(request.headers.raw)) if operation.keeps_answers else None
     if dry_run:
         # What is only tried keeps no answer, so that its key is free for the request that is meant.

@@ -24,6 +24,7 @@ from issuer.http.metrics.tally import Tally
 from issuer.http.security_log import SecurityLog
 from issuer.journal.segments import Journal
 from issuer.loyalty.executor import LoyaltyExecutor
+from issuer.loyalty.named_accounts import AccountName, NamedAccount, find_named_accounts
 from issuer.loyalty.purchases import Purchases
 from issuer.mail.mailer import Mailer
 from issuer.rate_limits.leases import Leases
@@ -31,6 +32,7 @@ from issuer.recovery.journal_keeper import JournalKeeper
 from issuer.recovery.opening import open_stores
 from issuer.recovery.witness import Witness
 from issuer.settings import Auth, Settings
+from issuer.storage.gathered_reads import GatheredReads
 from issuer.storage.grants import Process
 from issuer.storage.postgres import PostgresUnavailableError
 from issuer.storage.roles import log_rights
@@ -64,6 +66,7 @@ class Services:
     mailer: Mailer | None
     security: SecurityLog
     slots: Slots
+    accounts: GatheredReads[AccountName, NamedAccount]
     loyalty: LoyaltyExecutor
     purchases: Purchases
     look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
@@ -123,6 +126,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         registered_clients = RegisteredClients(stores.postgres)
         feeds, slots = CampaignFeeds(stores), Slots.of(settings, tally.refuse_slot)
         loyalty = LoyaltyExecutor(stores.postgres, timeout_s=settings.postgres_timeout_s)
+        accounts = GatheredReads(stores.postgres, find_named_accounts, timeout_s=settings.postgres_timeout_s)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         purchases = Purchases(stores, engine, loyalty)
         witness = Witness(stores.postgres, engine, stores.guardian)
@@ -146,13 +150,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     mailer,
                     security,
                     slots,
+                    accounts,
                     loyalty,
                     purchases,
                 )
             finally:
                 security.end_period()
                 # The engine first: what is in flight is answered while everything else still works.
-                await asyncio.gather(engine.aclose(), loyalty.aclose())
+                await asyncio.gather(engine.aclose(), loyalty.aclose(), accounts.aclose())
                 await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
                 await asyncio.gather(batch_names.aclose(), registered_clients.aclose())
                 if mailer is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from issuer.instants import EPOCH
@@ -14,6 +15,10 @@ from issuer.loyalty.bounds import NEVER
 from issuer.loyalty.program import Program
 from issuer.loyalty.terms import OnRefund
 from issuer.storage.postgres import AnyConnection
+
+# Of states and entries there are several for each operation: a tuple is made in a quarter of the time that a frozen
+# instance takes.
+_NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
 class PointsBucket(NamedTuple):
@@ -86,8 +91,7 @@ class MoveState(StrEnum):
     UNDONE = "undone"
 
 
-@dataclass(frozen=True, slots=True)
-class AccountState:
+class AccountState(NamedTuple):
     """What decides about an operation. All of it is read under the lock of the account.
 
     `merged_seq`: the latest entry when a merge moved everything to another account, where it has to be reversed.
@@ -110,10 +114,10 @@ class AccountState:
     day_spent: int = 0
     touched_at: datetime = EPOCH
     merged_seq: int = 0
-    orders: Mapping[OrderKey, Order] = field(default_factory=dict)
-    entries: Mapping[EntryId, PointsEntry] = field(default_factory=dict)
-    reversed: Mapping[EntryId, int] = field(default_factory=dict)
-    moves: Mapping[UUID, MoveState] = field(default_factory=dict)
+    orders: Mapping[OrderKey, Order] = _NOTHING
+    entries: Mapping[EntryId, PointsEntry] = _NOTHING
+    reversed: Mapping[EntryId, int] = _NOTHING
+    moves: Mapping[UUID, MoveState] = _NOTHING
 
     @property
     def due_at(self) -> datetime:
@@ -159,8 +163,7 @@ class EntryOp(StrEnum):
     LIFETIME_IN = "lifetime_in"
 
 
-@dataclass(frozen=True, slots=True)
-class PointsEntry:
+class PointsEntry(NamedTuple):
     """One line of the ledger of an account. The figures are those after it.
 
     `buckets`: what a debit took, soonest first. `reverses_seq`: the entry that this one reverses, whole or in part.

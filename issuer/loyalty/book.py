@@ -121,8 +121,7 @@ class Book:
         """
         if max(self.available + self.held + self.pending, self.debt, self.lifetime) > MAX_POINTS:
             raise self.refuse(RefusalCode.LIMIT_REACHED)
-        return replace(
-            self.before,
+        return self.before._replace(
             seq=self.seq,
             available=self.available,
             held=self.held,

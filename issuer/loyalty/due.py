@@ -24,12 +24,13 @@ _Due = tuple[datetime, int, EntryId]
 def do_due(book: Book) -> None:
     """Post everything that is due at the instant of the book."""
     now, account_id = book.now, book.before.id
-    holds = {EntryId(account_id, hold.seq): hold for hold in book.holds.values() if hold.state is HoldState.OPEN}
-    due: list[_Due] = [
-        *((hold.expires_at, _HOLD, seq) for seq, hold in holds.items() if hold.expires_at <= now),
-        *((one.available_at, _PENDING, one.earned) for one in book.pendings.values() if one.available_at <= now),
-        *((bucket.expires_at, _BUCKET, EntryId(0, 0)) for bucket in book.buckets if bucket.expires_at <= now),
-    ]
+    if not book.holds and not book.pendings and (not book.buckets or book.buckets[0].expires_at > now):
+        return  # as nearly always
+    open_holds = (hold for hold in book.holds.values() if hold.state is HoldState.OPEN and hold.expires_at <= now)
+    holds = {EntryId(account_id, hold.seq): hold for hold in open_holds}
+    due: list[_Due] = [(hold.expires_at, _HOLD, entry_id) for entry_id, hold in holds.items()]
+    due += [(one.available_at, _PENDING, one.earned) for one in book.pendings.values() if one.available_at <= now]
+    due += [(bucket.expires_at, _BUCKET, EntryId(0, 0)) for bucket in book.buckets if bucket.expires_at <= now]
     heapify(due)
     while due:
         at, kind, key = heappop(due)

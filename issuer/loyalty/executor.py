@@ -22,6 +22,7 @@ from issuer.loyalty.transaction import Settled, WorksFailedError, run_transactio
 from issuer.loyalty.waiting import MAX_WAITING, WaitingWorks
 from issuer.loyalty.work import NO_ACTOR, Actor, PointsOutcome, Work
 from issuer.storage.acts import UNKEPT, Act
+from issuer.storage.gathered_reads import KEPT_S
 from issuer.storage.postgres import AnyConnection, Pool, PostgresUnavailableError, unavailable_translated
 
 log = structlog.get_logger()
@@ -38,6 +39,7 @@ class LoyaltyExecutor:
         self._timeout_s = timeout_s
         self._reader = Reader()
         self._works = WaitingWorks(max_waiting)
+        self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -112,17 +114,18 @@ class LoyaltyExecutor:
         answer: asyncio.Future[PointsOutcome] = loop.create_future()
         give_up_at = loop.time() + self._timeout_s
         self._works.add(Work(account_id, operation, target_id, client_id, actor, act, dry_run, give_up_at, answer))
+        self._arrived.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="loyalty-executor")
         return await answer
 
     async def _run(self) -> None:
-        """Work until nothing waits. The connection is kept meanwhile: its return to the pool costs a round trip."""
+        """Work until nothing waits."""
         while self._works:
             works: list[Work] = []
             try:
                 async with unavailable_translated(), self._postgres.acquire(timeout=self._timeout_s) as connection:
-                    while works := self._gather():
+                    while works := self._gather() or await self._later():
                         await self._carry_out(connection, works)
             except PostgresUnavailableError as error:
                 _answer(works or self._gather(), error)
@@ -146,6 +149,14 @@ class LoyaltyExecutor:
             return
         for work, one in zip(works, settled, strict=True):
             work.settle(one)
+
+    async def _later(self) -> list[Work]:
+        """Return what arrives in a moment."""
+        self._arrived.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KEPT_S):
+                await self._arrived.wait()
+        return self._gather()
 
     def _gather(self) -> list[Work]:
         return self._works.gather(asyncio.get_running_loop().time())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -43,6 +44,8 @@ _LIST: Final = f"""
 {PROGRAMS} WHERE ($1::uuid IS NULL OR p.client_id = $1) AND (p.created_at, p.id) > ($2, $3::uuid)
 ORDER BY p.created_at, p.id LIMIT $4"""
 
+MAX_TERMS: Final = 1_000
+"""Terms that a process keeps as it has parsed them: those of most requests are the same."""
 _BEFORE_ALL: Final = (EPOCH, UUID(int=0))
 
 
@@ -50,8 +53,13 @@ def program_from_row(row: asyncpg.Record) -> Program:
     """Return the program of a row of PROGRAMS."""
     return Program(
         row["id"], row["client_id"], row["name"], row["unit"], row["timezone"], ProgramState(row["state"]),
-        row["terms_number"], parse_terms(orjson.loads(row["terms"]), row["unit"]), row["created_at"],
+        row["terms_number"], _terms_of(row["terms"], row["unit"]), row["created_at"],
     )  # fmt: skip
+
+
+@lru_cache(MAX_TERMS)
+def _terms_of(text: str, unit: str) -> Terms:
+    return parse_terms(orjson.loads(text), unit)
 
 
 async def create_program(

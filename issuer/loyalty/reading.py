@@ -136,7 +136,11 @@ class Reader:
         """Lock the accounts of the works, then read them. An account that does not exist is left out."""
         ids = sorted({account_id for work in works for account_id in work.account_ids})
         rows = await connection.fetch(_LOCK, ids)
-        programs = {row["id"]: await self._program(connection, row) for row in rows}
+        by_id: dict[UUID, Program] = {}
+        for row in rows:
+            if row["program_id"] not in by_id:
+                by_id[row["program_id"]] = await self._program(connection, row)
+        programs = {row["id"]: by_id[row["program_id"]] for row in rows}
         parts = {row["id"]: _Parts() for row in rows}
         now = await _read_parts(connection, parts)
         await _read_named(connection, [work for work in works if work.account_id in parts], parts)

@@ -14,15 +14,13 @@ from tests.support.service import Service, crowd_of_all
 pytestmark = pytest.mark.xdist_group("service")
 
 TOO_FEW = "403 not enough points"
-MAX_CONNECTIONS = 400
-"""A process lets 256 requests of one client wait for a slot, and refuses further ones."""
 
 
 @every_rush
 async def test_concurrent_spends_take_exactly_the_balance(service: Service, rush: Rush) -> None:
     path = await make_member(service, rush.stock)
     wishes = [SpendWish(uuid4(), uuid4(), key=f"{path}-{number}", path=path) for number in range(rush.requests)]
-    async with crowd_of_all(service, min(rush.connections, MAX_CONNECTIONS)) as crowd:
+    async with crowd_of_all(service, rush.connections) as crowd:
         answers = await crowd.ask(wishes)
         assert tally(answers) == {"201": rush.stock, TOO_FEW: rush.refused}
         # Every repeat of a request that was granted is answered as it was.

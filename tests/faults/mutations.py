@@ -608,7 +608,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "statements of one tenant take all connections of the pool",
-        (Edit("issuer/http/operations.py", "        if operation.takes_slot:\n", "        if False:\n"),),
+        (Edit("issuer/http/operations.py", "    if not operation.takes_slot:\n", "    if True:\n"),),
         (),
         ("tests/integration/test_fair_shares.py",),
     ),
@@ -718,8 +718,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/loyalty/due.py",
-                "for bucket in book.buckets if bucket.expires_at <= now),",
-                "for bucket in book.buckets if bucket.expires_at < now),",
+                "for bucket in book.buckets if bucket.expires_at <= now]",
+                "for bucket in book.buckets if bucket.expires_at < now]",
             ),
         ),
         tests=("tests/unit/test_points_rules.py",),
@@ -799,8 +799,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/loyalty/named_programs.py",
-                "return await find_program(postgres, program_id, client_id=client_id)",
-                "return await find_program(postgres, program_id)",
+                "p.id = named.id AND (named.client_id IS NULL OR p.client_id = named.client_id)",
+                "p.id = named.id",
             ),
         ),
         (),

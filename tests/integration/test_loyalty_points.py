@@ -241,14 +241,20 @@ async def test_figures_and_exports_of_a_program(api: Api) -> None:
         assert problem(refused, 404)["code"] == "program_not_found"
 
 
+WAITING: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
 async def test_operations_of_one_client_share_a_transaction_though_it_has_few_slots(settings: Settings) -> None:
     """While the transaction of the first one waits for its account, all others come to wait for the next one."""
     async with running_app(settings.model_copy(update={"postgres_pool_size": 4})) as api:
         shop, account = await LoyaltyShop.of(api), "SELECT FROM accounts FOR UPDATE"
         async with api.owner.acquire() as connection, asyncio.TaskGroup() as group, connection.transaction():
             await connection.execute(account)
-            requests = [group.create_task(shop.adjust(1)) for _ in range(20)]
+            requests = [group.create_task(shop.adjust(1))]
             async with asyncio.timeout(START_LIMIT_S):
+                while not await api.owner.fetchval(WAITING):
+                    await asyncio.sleep(0.01)
+                requests += (group.create_task(shop.adjust(1)) for _ in range(19))
                 while api.services.loyalty.waiting < 19:
                     assert not any(request.done() for request in requests)
                     await asyncio.sleep(0.01)

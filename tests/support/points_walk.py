@@ -255,8 +255,7 @@ class PointsWalk:
         if isinstance(operation, PlaceHold | CaptureHold | ReleaseHold):
             owner, hold = self.settled.get(operation.hold_id, (0, None))
             holds = holds if hold is None or owner != number else (*holds, hold)
-        return replace(
-            state,
+        return state._replace(
             holds=holds,
             orders=orders,
             entries={one: self.entries[one] for one in entries if one in self.entries},
@@ -301,7 +300,7 @@ class PointsWalk:
             if hold.state is not HoldState.OPEN:
                 self.settled[hold.id] = number, hold
         opened = tuple(hold for hold in state.holds if hold.state is HoldState.OPEN)
-        self.states[number] = replace(state, holds=opened, orders={}, entries={}, reversed={}, moves={})
+        self.states[number] = state._replace(holds=opened, orders={}, entries={}, reversed={}, moves={})
 
     def compare(self, number: int) -> None:
         """Compare an account with the model's, and look at the rules that hold after every step."""

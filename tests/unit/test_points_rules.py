@@ -58,7 +58,7 @@ class Ledger:
         outcome = apply(self.state, operation, self.now, self.program)
         if isinstance(outcome, Applied) and not outcome.replayed:
             entries = {EntryId(self.state.id, entry.seq): entry for entry in outcome.entries}
-            self.state = replace(outcome.state, entries={**self.state.entries, **entries})
+            self.state = outcome.state._replace(entries={**self.state.entries, **entries})
         return outcome
 
     def do(self, operation: Operation) -> list[tuple[str, int]]:
@@ -378,7 +378,7 @@ def test_rule_15_the_debit_of_a_purchase_is_undone_with_its_move_only_and_once()
     ledger.do(Spend(10, move=replace(move, id=uuid4())))
     done = ledger.state.entries[EntryId(1, 4)].move_id
     assert done is not None
-    ledger.state = replace(ledger.state, moves={done: MoveState.DONE})
+    ledger.state = ledger.state._replace(moves={done: MoveState.DONE})
     assert ledger.code(Undo(4, move_id=done)) == "move_settled"
 
 
@@ -432,7 +432,7 @@ def test_late_sweeps_leave_what_sweeps_at_every_instant_leave() -> None:
             prompt.do(Sweep())
         late.now = prompt.now
         late.do(Sweep())
-        assert replace(late.state, entries={}) == replace(prompt.state, entries={})
+        assert late.state._replace(entries={}) == prompt.state._replace(entries={})
 
 
 @pytest.mark.parametrize(

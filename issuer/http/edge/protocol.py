@@ -51,7 +51,7 @@ class GuardedHttpToolsProtocol(CountedConnection):
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
     fast_paths: ClassVar[Mapping[bytes, FastPath]] = {}
-    """By path, as in the request line: routes whose POST requests may take the fast path."""
+    """Of POST requests, by path as in the request line. `*` and a last segment stand for all paths that end with it."""
     request_lines: ClassVar[Mapping[bytes, bytes]] = {}
     """The request lines of these paths without a query."""
     max_fast_path_body: ClassVar[int] = MAX_FAST_PATH_BODY
@@ -231,7 +231,8 @@ class GuardedHttpToolsProtocol(CountedConnection):
         if len(self.headers) > MAX_FIELDS or (len(self._received) > most and head_size(self.url, self.headers) > most):
             self._refuse(HEAD_TOO_LARGE)
             return
-        path = self.fast_paths.get(self.url) or self.fast_paths.get(self.url.partition(b"?")[0])
+        url, ways = self.url, self.fast_paths
+        path = ways.get(url) or ways.get(url.partition(b"?")[0]) or ways.get(b"*" + url[url.rfind(b"/") :])
         if path is not None and self._is_ordinary(path, fields):
             self._exchange = path.make(self, fields)
         if self._exchange is not None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from issuer.http.auth import Access
 from issuer.http.fields import instant_field, json_object, path_id
 from issuer.http.loyalty.points import short_text
-from issuer.http.loyalty.requests import MEMBER_PATH, carry_out, member_of, program_of
+from issuer.http.loyalty.requests import MEMBER_PATH, account_of, carry_out
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
 from issuer.loyalty.amounts import parse_points
@@ -29,9 +29,9 @@ MAX_HOLD: Final = timedelta(days=30)
 
 async def post_hold(context: RequestContext) -> Response:
     """Reserve points until `expires_at`, for 15 minutes without one."""
-    program = await program_of(context)
+    account = await account_of(context)
     values = await json_object(context.request, ("points", "expires_at", "reason"), exact=True)
-    found = await member_of(context, program)
+    account_id, program = account.id, account.program
     hold_id = uuid4()
     place = PlaceHold(
         hold_id, parse_points(values.get("points"), program.unit), _expiry(values),
@@ -43,26 +43,26 @@ async def post_hold(context: RequestContext) -> Response:
         assert placed is not None
         return {"hold": show_hold(placed, program.unit)}
 
-    return await carry_out(context, program, found.account_id, place, status=201, more=hold)
+    return await carry_out(context, program, account_id, place, status=201, more=hold)
 
 
 async def post_capture(context: RequestContext) -> Response:
     """Take points of a hold, all of them without `points`, and release the rest."""
-    program = await program_of(context)
+    account = await account_of(context)
     values = await json_object(context.request, ("points",), exact=True) if await context.request.body() else {}
-    found = await member_of(context, program)
+    account_id, program = account.id, account.program
     points = None if values.get("points") is None else parse_points(values["points"], program.unit)
     capture = CaptureHold(path_id(context.request, "hold_id"), points)
-    return await carry_out(context, program, found.account_id, capture)
+    return await carry_out(context, program, account_id, capture)
 
 
 async def post_release(context: RequestContext) -> Response:
     """Make the points of a hold available again."""
-    program = await program_of(context)
+    account = await account_of(context)
     if await context.request.body():
         await json_object(context.request, ())
-    found = await member_of(context, program)
-    return await carry_out(context, program, found.account_id, ReleaseHold(path_id(context.request, "hold_id")))
+    release = ReleaseHold(path_id(context.request, "hold_id"))
+    return await carry_out(context, account.program, account.id, release)
 
 
 def _expiry(values: Mapping[str, Any]) -> datetime:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from issuer.http.auth import Access
 from issuer.http.fields import flag_field, json_object
-from issuer.http.loyalty.requests import MEMBER_PATH, carry_out, member_of, program_of
+from issuer.http.loyalty.requests import MEMBER_PATH, account_of, carry_out
 from issuer.http.naming import text_field
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, invalid
@@ -26,9 +26,9 @@ DEFAULT_SOURCE: Final = "api"
 
 async def post_earn(context: RequestContext) -> Response:
     """Add points, or what an order earns. The same order earns once, also with another Idempotency-Key."""
-    program = await program_of(context)
+    account = await account_of(context)
     values = await json_object(context.request, ("points", "reason", *_OF_ORDER), exact=True)
-    found = await member_of(context, program)
+    account_id, program = account.id, account.program
     reason = short_text(values, "reason", MAX_REASON)
     if values.get("points") is None:
         earn = Earn(order=_order(values, program), reason=reason)
@@ -36,29 +36,29 @@ async def post_earn(context: RequestContext) -> Response:
         raise invalid("give either points, or amount and order_id of an order")
     else:
         earn = Earn(parse_points(values["points"], program.unit), reason=reason)
-    return await carry_out(context, program, found.account_id, earn, status=201)
+    return await carry_out(context, program, account_id, earn, status=201)
 
 
 async def post_spend(context: RequestContext) -> Response:
     """Take points, all or none."""
-    program = await program_of(context)
+    account = await account_of(context)
     values = await json_object(context.request, ("points", "reason"), exact=True)
-    found = await member_of(context, program)
-    spend = Spend(parse_points(values.get("points"), program.unit), short_text(values, "reason", MAX_REASON))
-    return await carry_out(context, program, found.account_id, spend, status=201)
+    account_id, unit = account.id, account.program.unit
+    spend = Spend(parse_points(values.get("points"), unit), short_text(values, "reason", MAX_REASON))
+    return await carry_out(context, account.program, account_id, spend, status=201)
 
 
 async def post_adjust(context: RequestContext) -> Response:
     """Add points, or take them with a minus in front. It needs a reason."""
-    program = await program_of(context)
+    account = await account_of(context)
     values = await json_object(context.request, ("points", "reason", "allow_debt"), exact=True)
-    found = await member_of(context, program)
+    account_id, program = account.id, account.program
     points = parse_change(values.get("points"), program.unit)
     reason = short_text(values, "reason", MAX_REASON)
     if reason is None:
         raise ProblemError(400, "a reason is needed", "reason_needed")
     adjust = Adjust(points, reason, allow_debt=bool(flag_field(values, "allow_debt")))
-    return await carry_out(context, program, found.account_id, adjust, status=201)
+    return await carry_out(context, program, account_id, adjust, status=201)
 
 
 def _order(values: Mapping[str, Any], program: Program) -> OrderRef:
@@ -93,7 +93,7 @@ def short_text(values: Mapping[str, Any], name: str, most: int) -> str | None:
 
 
 OPERATIONS: Final = (
-    Operation("POST", MEMBER_PATH + "/earn", post_earn, Access.REDEEM, tries=True, gathered=True),
-    Operation("POST", MEMBER_PATH + "/spend", post_spend, Access.REDEEM, tries=True, gathered=True),
+    Operation("POST", MEMBER_PATH + "/earn", post_earn, Access.REDEEM, tries=True, gathered=True, takes_slot=False),
+    Operation("POST", MEMBER_PATH + "/spend", post_spend, Access.REDEEM, tries=True, gathered=True, takes_slot=False),
     Operation("POST", MEMBER_PATH + "/adjust", post_adjust, tries=True),
 )

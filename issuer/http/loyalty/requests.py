@@ -14,7 +14,8 @@ from issuer.http.operations import RequestContext
 from issuer.http.problems.refusals import refusal_problem
 from issuer.loyalty.member import MemberNotFoundError
 from issuer.loyalty.member_store import ProgramMember, find_member
-from issuer.loyalty.named_programs import find_named_program
+from issuer.loyalty.named_accounts import AccountName, NamedAccount
+from issuer.loyalty.named_programs import ProgramName, find_named_program
 from issuer.loyalty.operations import Operation
 from issuer.loyalty.outcome import Applied, Refusal
 from issuer.loyalty.program import Program
@@ -37,6 +38,16 @@ async def program_of(context: RequestContext) -> Program:
     """
     postgres, given = context.services.stores.postgres, context.request.path_params["program"]
     return await find_named_program(postgres, given, client_id=context.caller.client_id)
+
+
+async def account_of(context: RequestContext) -> NamedAccount:
+    """Return the account of the path, read together with those of other requests.
+
+    Raises ProgramNotFoundError, AmbiguousProgramError; `id` raises MemberNotFoundError.
+    """
+    path = context.request.path_params
+    name = AccountName(ProgramName(path["program"], context.caller.client_id), path["member"])
+    return await context.services.accounts.find(name, context.caller.tenant)
 
 
 async def member_of(context: RequestContext, program: Program, *, erased: bool = False) -> ProgramMember:
