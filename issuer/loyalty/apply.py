@@ -43,7 +43,7 @@ def apply(state: AccountState, operation: Operation, now: datetime, program: Pro
             if known.account_id != state.id or known.amount_minor != operation.order.amount_minor:
                 return Refusal(RefusalCode.ORDER_DIFFERS, state.available, state.debt)
             entry = state.entries[known.earned]
-            return Applied(state, (entry,), entry, replayed=True)
+            return Applied(state, (entry,), program, entry, replayed=True)
     book = Book(state, now, program)
     try:
         do_due(book)
@@ -52,7 +52,7 @@ def apply(state: AccountState, operation: Operation, now: datetime, program: Pro
         own = book.entries[due] if len(book.entries) > due else None
         # What the operation has brought back may have expired meanwhile.
         do_due(book)
-        return Applied(book.close(), tuple(book.entries), own, moved=moved)
+        return Applied(book.close(), tuple(book.entries), program, own, moved=moved)
     except RefusedError as error:
         return error.refusal
 

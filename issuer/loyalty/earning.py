@@ -36,6 +36,9 @@ def _asked(book: Book, operation: Earn) -> int:
     rate = book.program.terms.earn
     if operation.order is None or rate is None:
         raise book.refuse(RefusalCode.NO_EARN_RATE)
+    if operation.order.currency not in (None, rate.currency):
+        # The terms have changed since the amount was read.
+        raise book.refuse(RefusalCode.OTHER_CURRENCY)
     return rate.earned_by(operation.order.amount_minor)
 
 

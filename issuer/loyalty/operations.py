@@ -15,11 +15,15 @@ from issuer.loyalty.account import Pending, PointsBucket
 
 @dataclass(frozen=True, slots=True)
 class OrderRef:
-    """An order of a shop system: the natural key, and what it cost in minor units of the terms' currency."""
+    """An order of a shop system: the natural key, and what it cost in minor units of `currency`.
+
+    None: whatever currency the terms have.
+    """
 
     source: str
     order_id: str
     amount_minor: int = 0
+    currency: str | None = None
 
 
 class MoveKind(StrEnum):

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from issuer.loyalty.account import AccountState, PointsEntry
 from issuer.loyalty.operations import TransferIn
+from issuer.loyalty.program import Program
 
 
 class RefusalCode(StrEnum):
@@ -26,6 +27,7 @@ class RefusalCode(StrEnum):
     ORDER_DIFFERS = "order_differs"
     ORDER_NOT_FOUND = "order_not_found"
     NO_EARN_RATE = "no_earn_rate"
+    OTHER_CURRENCY = "other_currency"
     REASON_NEEDED = "reason_needed"
     MOVE_SETTLED = "move_settled"
     ACCOUNT_NOT_FOUND = "account_not_found"
@@ -48,14 +50,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """An operation that is applied. `entries`: those of due things first, then its own, then what expired with it.
+    """An operation that is applied.
 
+    `entries`: those of due things first, then its own, then what expired with it. `program`: that decided.
     `entry`: its first own entry; None: it changed nothing, such as a sweep. `replayed`: the order was known with the
     same amount, `entry` is the first one and `entries` has only it. `moved`: what a TransferOut has moved.
     """
 
     state: AccountState
     entries: tuple[PointsEntry, ...]
+    program: Program
     entry: PointsEntry | None = None
     replayed: bool = False
     moved: TransferIn | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -31,7 +32,10 @@ from issuer.loyalty.operations import (
     Undo,
 )
 from issuer.loyalty.outcome import Applied, Refusal, RefusalCode, Transferred
+from issuer.loyalty.program import ProgramState
+from issuer.loyalty.program_store import change_program
 from issuer.loyalty.reconcile import reconcile_points
+from issuer.loyalty.terms import EarnRate
 from issuer.loyalty.waiting import PointsBusyError
 from issuer.settings import Settings
 from tests.support.points import CLIENT, PointsDesk, points_desk
@@ -203,3 +207,27 @@ async def test_an_operation_is_decided_on_what_the_transaction_before_it_has_lef
         assert isinstance(refusal, Refusal)
         assert refusal.code is RefusalCode.INSUFFICIENT_POINTS
         await other.aclose()
+
+
+async def test_the_terms_that_count_are_those_when_the_account_is_read(settings: Settings) -> None:
+    """Whatever a request has read before: a change of the program that was answered counts for all that follow."""
+    async with points_desk(settings) as desk:
+        account, program = await desk.account(), desk.program
+        first = OrderRef("shop", "1", 1_000, "EUR")
+        assert (await applied(desk, account, Earn(order=first))).state.available == 10
+        twice = await change_program(
+            desk.postgres, program, terms=replace(program.terms, earn=EarnRate(2, 100, "EUR")), actor="test"
+        )
+        earned = await applied(desk, account, Earn(order=OrderRef("shop", "2", 1_000, "EUR")))
+        assert earned.entry is not None
+        assert (earned.entry.points, earned.entry.terms_number) == (20, twice.terms_number)
+        assert earned.program == twice
+        await change_program(
+            desk.postgres, program, terms=replace(program.terms, earn=EarnRate(1, 1, "JPY")), actor="test"
+        )
+        late = Earn(order=OrderRef("shop", "3", 1_000, "EUR"))
+        assert await refused(desk, account, late) is RefusalCode.OTHER_CURRENCY
+        assert (await applied(desk, account, Earn(order=first))).replayed
+        await change_program(desk.postgres, program, state=ProgramState.PAUSED, actor="test")
+        assert await refused(desk, account, Spend(1)) is RefusalCode.PROGRAM_PAUSED
+        assert (await desk.row(account))[:2] == (2, 30)

@@ -180,7 +180,7 @@ def _refusal(refusal: Any, program: Program) -> str:
 def _print(program: Program, account_id: int, applied: Applied, dry_run: bool, as_json: bool) -> None:
     from issuer.loyalty.shown import show_balance, show_entry
 
-    balance = show_balance(applied.state, program)
+    balance = show_balance(applied.state, applied.program)
     entry = None if applied.entry is None else show_entry(applied.entry, account_id, program.unit)
     if as_json:
         print_json({"entry": entry, "balance": balance})

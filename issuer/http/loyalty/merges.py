@@ -39,7 +39,7 @@ async def post_merge(context: RequestContext) -> Response:
             "id": str(target.id),
             "merged": str(source.id),
             "moves": [{"id": str(one.move_id), "program_id": str(one.program_id)} for one in merged],
-            "balance": None if moved is None else show_balance(moved.done.target.state, program),
+            "balance": None if moved is None else show_balance(moved.done.target.state, moved.done.target.program),
         }
         return json_response(shown)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -67,7 +68,8 @@ def _order(values: Mapping[str, Any], program: Program) -> OrderRef:
     if rate is None:
         raise ProblemError(409, "the terms of the program have no earn rate", "no_earn_rate")
     check_currency(rate.currency if values.get("currency") is None else values["currency"], rate.currency)
-    return OrderRef(order.source, order.order_id, parse_money(values.get("amount"), rate.currency, "amount"))
+    amount_minor = parse_money(values.get("amount"), rate.currency, "amount")
+    return replace(order, amount_minor=amount_minor, currency=rate.currency)
 
 
 def order_ref(values: Mapping[str, Any]) -> OrderRef:

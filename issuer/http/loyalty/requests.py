@@ -117,7 +117,7 @@ def _answer(applied: Applied, program: Program, account_id: int, status: int, mo
     response = json_response(
         {
             "entry": None if entry is None else show_entry(entry, account_id, program.unit),
-            "balance": show_balance(applied.state, program),
+            "balance": show_balance(applied.state, applied.program),
             **({} if more is None else more(applied)),
         },
         200 if applied.replayed else status,

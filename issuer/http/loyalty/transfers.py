@@ -44,8 +44,8 @@ async def post_transfer(context: RequestContext) -> Response:
         shown = {
             "id": str(move.id),
             "points": show_points(points, program.unit),
-            "from": {"member": str(source.member.id), **show_balance(done.source.state, program)},
-            "to": {"member": str(target.member.id), **show_balance(done.target.state, program)},
+            "from": {"member": str(source.member.id), **show_balance(done.source.state, done.source.program)},
+            "to": {"member": str(target.member.id), **show_balance(done.target.state, done.target.program)},
         }
         return json_response(shown, 201)
 

@@ -25,6 +25,7 @@ _REFUSALS: Final[dict[RefusalCode, tuple[int, str]]] = {
     RefusalCode.ORDER_DIFFERS: (409, "the order is known with another amount or another member"),
     RefusalCode.ORDER_NOT_FOUND: (404, "no order found"),
     RefusalCode.NO_EARN_RATE: (409, "the terms of the program have no earn rate"),
+    RefusalCode.OTHER_CURRENCY: (400, "the order is in another currency than the terms"),
     RefusalCode.REASON_NEEDED: (400, "a reason is needed"),
     RefusalCode.MOVE_SETTLED: (409, "the purchase or transfer is settled"),
     RefusalCode.ACCOUNT_NOT_FOUND: (404, "no account found"),

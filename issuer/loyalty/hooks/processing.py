@@ -175,7 +175,8 @@ class _Work:
                 assert_never(event)
 
     async def _paid(self, event: OrderPaid) -> DeliveryResult:
-        order = self._order(event.order_id, minor_units(event.amount, event.currency))
+        amount_minor = minor_units(event.amount, event.currency)
+        order = replace(self._order(event.order_id), amount_minor=amount_minor, currency=event.currency)
         known = await self._known(event.order_id)
         # Before the rate of today: its refunds may come in the same delivery.
         if known is not None:
@@ -264,8 +265,8 @@ class _Work:
     def _reason(self) -> str:
         return f"hook {self.endpoint.source}"
 
-    def _order(self, order_id: str, amount_minor: int = 0) -> OrderRef:
-        return OrderRef(self.endpoint.source, order_id, amount_minor)
+    def _order(self, order_id: str) -> OrderRef:
+        return OrderRef(self.endpoint.source, order_id)
 
     async def _known(self, order_id: str) -> KnownOrder | None:
         try:

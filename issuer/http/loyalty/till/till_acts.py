@@ -52,7 +52,7 @@ def _earn(till: TillVisit, account: TillAccount, form: Mapping[str, str]) -> Poi
     amount = _amount(form, "amount", rate.currency)
     check_most(till, rate.earned_by(amount), "amount")
     # The key of the form is the number of the order: it earns once, however late it is sent again.
-    return Earn(order=OrderRef(SOURCE, form["once"], amount), reason=REASON)
+    return Earn(order=OrderRef(SOURCE, form["once"], amount, rate.currency), reason=REASON)
 
 
 def _spend(till: TillVisit, account: TillAccount, form: Mapping[str, str]) -> PointsOperation:
