@@ -1,4 +1,4 @@
-"""Random operations through two executors on one Postgres, compared with the model while the clock moves."""
+"""Random operations through executors in two processes on one Postgres, compared with the model as the clock moves."""
 
 from __future__ import annotations
 
@@ -6,28 +6,23 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from pydantic import SecretStr
-from starlette.responses import Response
 
-from issuer.http.fields import json_response
-from issuer.http.idempotency import AlreadyAnsweredError, Idempotency, KeyedAct
-from issuer.loyalty.executor import LoyaltyExecutor
-from issuer.loyalty.operations import Operation, TransferOut
-from issuer.loyalty.outcome import Refusal
+from issuer.loyalty.operations import TransferOut
 from issuer.loyalty.program import Program
 from issuer.loyalty.program_store import create_program
 from issuer.loyalty.reconcile import reconcile_points
 from issuer.settings import Settings
-from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import Pool, close_pool, connect_pool
 from tests.support.databases import clone_database, drop_database
 from tests.support.points import CLIENT
 from tests.support.points_model import Conditions, ModelAccount, PointsModel
+from tests.support.points_process import ANSWERED, AskedPoints, PointsProcess, points_process
 from tests.support.points_walk import ACCOUNTS, ZONES, Choice, random_terms
 from tests.support.servers import PostgresServer
 
@@ -60,7 +55,7 @@ class MovingClock:
 
 
 class ServedWalk:
-    """Three accounts of a program whose operations are carried out by several executors, one after the other."""
+    """Three accounts of a program whose operations are carried out by several processes, one after the other."""
 
     def __init__(self, seed: int, program: Program, accounts: list[int], clock: MovingClock) -> None:
         self.draw = random.Random(seed)
@@ -74,11 +69,12 @@ class ServedWalk:
     def hold_ends(self) -> datetime:
         return self.clock.now() + self.draw.choice((timedelta(), timedelta(hours=7, minutes=10), timedelta(days=9)))
 
-    async def step(self, postgres: Pool, executors: list[LoyaltyExecutor]) -> None:
+    async def step(self, postgres: Pool, processes: list[PointsProcess]) -> None:
         account, operation, target = self.choice.step(lambda number: len(self.model.accounts[number].lines))
         key = str(self.draw.getrandbits(64)) if self.draw.random() < 0.3 else None
-        executor = self.draw.choice(executors)
-        found, now = await self.ask(executor, account, operation, target, self.act(postgres, key))
+        asked = AskedPoints(self.ids[account], operation, None if target is None else self.ids[target], key)
+        found, at = await self.draw.choice(processes).ask(asked)
+        now = at or self.clock.now()
         conditions = Conditions(self.program.terms, self.program.timezone)
         if target is None:
             expected = self.model.ask(account, operation, now, conditions)
@@ -88,33 +84,10 @@ class ServedWalk:
         assert found == expected, (operation, found, expected)
         self.codes[found] += 1
         if key is not None and found in ("ok", "replayed"):
-            with pytest.raises(AlreadyAnsweredError):
-                await self.ask(self.draw.choice(executors), account, operation, target, self.act(postgres, key))
+            assert await self.draw.choice(processes).ask(asked) == (ANSWERED, None)
             self.codes["key"] += 1
         for number in {account, target or account}:
             await self.compare(postgres, number)
-
-    def act(self, postgres: Pool, key: str | None) -> Act[Any]:
-        async def show(result: Any) -> Response:
-            return json_response({})
-
-        return UNKEPT if key is None else KeyedAct(Idempotency(postgres, None, "POST /walk", key, b"1" * 32), show)
-
-    async def ask(
-        self, executor: LoyaltyExecutor, account: int, operation: Operation, target: int | None, act: Act[Any]
-    ) -> tuple[str, datetime]:
-        if target is None:
-            outcome = await executor.execute(self.ids[account], operation, act=act)
-            if isinstance(outcome, Refusal):
-                return str(outcome.code), self.clock.now()
-            return "replayed" if outcome.replayed else "ok", outcome.state.touched_at
-        assert isinstance(operation, TransferOut)
-        moved = await executor.transfer(
-            self.ids[account], self.ids[target], operation.points, move=operation.move, act=act
-        )
-        if isinstance(moved, Refusal):
-            return str(moved.code), self.clock.now()
-        return "ok", max(moved.source.state.touched_at, moved.target.state.touched_at)
 
     async def compare(self, postgres: Pool, number: int) -> None:
         model = self.model.accounts[number]
@@ -141,41 +114,41 @@ async def moving_database(server: PostgresServer) -> AsyncIterator[Settings]:
 async def walk_served(settings: Settings, seed: int, worlds: int, rounds: int, steps: int) -> Counter[str]:
     """Walk in many worlds at once. Between rounds the clock moves."""
     draw = random.Random(seed)
-    pools = [await connect_pool(settings, size=3) for _ in range(2)]
-    executors = [LoyaltyExecutor(pool, timeout_s=30.0) for pool in pools]
-    clock, walks = MovingClock(pools[0]), []
-    for number in range(worlds):
-        program = await create_program(
-            pools[0], CLIENT, f"Club {number}", random_terms(draw), timezone=draw.choice(ZONES), actor="test"
-        )
-        rows = await pools[0].fetch(
-            "INSERT INTO accounts (program_id, member_id) SELECT $1, gen_random_uuid() FROM generate_series(1, 3)"
-            " RETURNING id",
-            program.id,
-        )
-        walks.append(ServedWalk(seed + number, program, [row["id"] for row in rows], clock))
+    async with AsyncExitStack() as stack:
+        processes = [await stack.enter_async_context(points_process(settings)) for _ in range(2)]
+        postgres = await connect_pool(settings, size=4)
+        stack.push_async_callback(close_pool, postgres)
+        clock = MovingClock(postgres)
+        walks = [await make_walk(draw, seed + number, postgres, clock) for number in range(worlds)]
 
-    async def some(walk: ServedWalk) -> None:
-        for _ in range(steps):
-            await walk.step(draw.choice(pools), executors)
+        async def some(walk: ServedWalk) -> None:
+            for _ in range(steps):
+                await walk.step(postgres, processes)
 
-    try:
         for _ in range(rounds):
             await clock.advance(timedelta(hours=draw.choice((0, 1, 12, 30, 300, 900))))
             await asyncio.gather(*(some(walk) for walk in walks))
-        audit = await reconcile_points(pools[0])
-        assert audit.problems == []
-    finally:
-        for executor, pool in zip(executors, pools, strict=True):
-            await executor.aclose()
-            await close_pool(pool)
+        assert (await reconcile_points(postgres)).problems == []
     return sum((walk.codes for walk in walks), Counter())
+
+
+async def make_walk(draw: random.Random, seed: int, postgres: Pool, clock: MovingClock) -> ServedWalk:
+    """Create a program with three accounts."""
+    program = await create_program(
+        postgres, CLIENT, f"Club {seed}", random_terms(draw), timezone=draw.choice(ZONES), actor="test"
+    )
+    rows = await postgres.fetch(
+        "INSERT INTO accounts (program_id, member_id) SELECT $1, gen_random_uuid() FROM generate_series(1, 3)"
+        " RETURNING id",
+        program.id,
+    )
+    return ServedWalk(seed, program, [row["id"] for row in rows], clock)
 
 
 @pytest.mark.parametrize(
     ("worlds", "rounds"), [(10, 4), pytest.param(50, 50, marks=(pytest.mark.long, pytest.mark.minutes), id="20,000")]
 )
-async def test_two_executors_and_the_model_never_differ(
+async def test_two_processes_and_the_model_never_differ(
     postgres_server: PostgresServer, worlds: int, rounds: int
 ) -> None:
     async with moving_database(postgres_server) as settings:
