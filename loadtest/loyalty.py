@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
-from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
 
 from issuer.loyalty.program_store import create_program
 from issuer.loyalty.terms import Terms
+from loadtest.baselines import STATEMENT_LIMIT_S, points_way_server
 from loadtest.drivers import Load, Target
 from loadtest.installation import BenchInstallation
 from loadtest.measuring import Measured, MeasuredInstallation
-from loadtest.points_way import FILL, TABLE
-from loadtest.processes import LoggedProgram, accepts, free_port, python_module
 from loadtest.runs import CONNECTIONS, Bench
 
 ACCOUNTS: Final = 100_000
-STATEMENT_LIMIT_S: Final = 3_600.0
-_NONE: Final = UUID(int=0)
 
 # Accounts with a billion points each, as one adjustment has left them.
 _MEMBERS: Final = """
@@ -53,18 +47,33 @@ async def make_accounts(postgres: asyncpg.Pool[asyncpg.Record], count: int) -> U
 
 
 async def loyalty(bench: Bench) -> list[Measured]:
-    """Measure earn and spend on one account and on many, also among ten million, and one transaction per request."""
-    effort, rounds = bench.effort, []
+    """Measure earn and spend on one account, on many and on many of ten million, beside one transaction per request."""
+    rounds = []
     with BenchInstallation(bench.directory / "loyalty") as installation:
         server = MeasuredInstallation(installation.cpu_s)
-        async with points_way_server(bench, installation) as (way_loads, way):
+        async with points_way_server(bench.directory, installation, ACCOUNTS) as (way_loads, way):
             loads = await _loads(bench, installation)
-            for _ in range(effort.rounds):
+            ways: dict[str, Load] = {}
+            for count, load in way_loads.items():
+                timed = replace(load, seconds=bench.effort.short_seconds)
+                ways |= {f"row lock: {case}": load for case, load in _cases(timed, count).items()}
+            for _ in range(bench.effort.rounds):
                 for name, load in loads.items():
                     rounds.append(await bench.measure(name, load, server))
-                for name, load in way_loads.items():
-                    rounds.append(await bench.measure(name, load, way))
+                    if (other := ways.get(f"row lock: {name}")) is not None:
+                        rounds.append(await bench.measure(f"row lock: {name}", other, way))
     return rounds
+
+
+def _cases(load: Load, count: int) -> dict[str, Load]:
+    """Return the loads by case. The URL of `load` lacks the operation."""
+    accounts = f"{count:,} accounts" if count > 1 else "1 account"
+    earn, spend = (replace(load, url=f"{load.url}/{op}") for op in ("earn", "spend"))
+    return {
+        f"earn, {accounts}": earn,
+        f"spend, {accounts}": spend,
+        f"spend, Idempotency-Key, {accounts}": replace(spend, keys=True),
+    }
 
 
 async def _loads(bench: Bench, installation: BenchInstallation) -> dict[str, Load]:
@@ -78,51 +87,7 @@ async def _loads(bench: Bench, installation: BenchInstallation) -> dict[str, Loa
             rows = await stores.postgres.fetch(_SOME, program_id, ACCOUNTS, timeout=STATEMENT_LIMIT_S)
             targets = [Target(program_id, row["member_id"]) for row in rows]
             url = f"{installation.running.url}/api/v1/loyalty/programs/{program_id}/members/{{client}}"
-            for op in ("earn", "spend"):
-                load = Load(f"{url}/{op}", targets, seconds, CONNECTIONS, installation.api_key)
-                loads[f"{op}, {_accounts(count)}"] = load
-            if count == ACCOUNTS:
-                loads["spend, Idempotency-Key"] = replace(load, keys=True)
+            loads |= _cases(Load(url, targets, seconds, CONNECTIONS, installation.api_key), count)
         await stores.postgres.execute("VACUUM ANALYZE accounts, buckets, entries, members", timeout=STATEMENT_LIMIT_S)
         await stores.postgres.execute("CHECKPOINT", timeout=STATEMENT_LIMIT_S)
     return loads
-
-
-def _accounts(count: int) -> str:
-    return f"{count:,} accounts" if count > 1 else "1 account"
-
-
-@asynccontextmanager
-async def points_way_server(
-    bench: Bench, installation: BenchInstallation
-) -> AsyncIterator[tuple[dict[str, Load], MeasuredInstallation]]:
-    """Run one transaction per request. Yield its loads by case and how to measure it.
-
-    It uses a database of its own in the Postgres of the installation: the same settings and the same disk.
-    """
-    async with installation.postgres() as postgres:
-        await postgres.execute("CREATE DATABASE points_row_lock")
-    url = urlsplit(installation.database_url)._replace(path="/points_row_lock").geturl()
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(TABLE)
-        await connection.execute(FILL, ACCOUNTS, timeout=STATEMENT_LIMIT_S)
-        await connection.execute("VACUUM ANALYZE", timeout=STATEMENT_LIMIT_S)
-    finally:
-        await connection.close()
-    port = free_port()
-    command = python_module("loadtest.points_way", "--port", str(port), "--database-url", url)
-    program = LoggedProgram(command, bench.directory / "points-way.log")
-    program.start(lambda: accepts(port), "one transaction per request")
-    try:
-        server = f"http://127.0.0.1:{port}/{{client}}"
-        loads = {
-            f"row lock: {op}, {_accounts(count)}": Load(
-                f"{server}/{op}", [Target(_NONE, UUID(int=number)) for number in range(1, count + 1)],
-                bench.effort.short_seconds, CONNECTIONS,
-            )
-            for count in (1, ACCOUNTS) for op in ("earn", "spend")
-        }  # fmt: skip
-        yield loads, MeasuredInstallation.of_process(program.pid, installation.cpu_s)
-    finally:
-        program.stop()

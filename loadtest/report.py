@@ -82,10 +82,26 @@ def aims(results: Results) -> list[Aim]:
         Aim(f"{fresh[1] or 'large used pool'} ÷ fresh small ones", _ratio(results, "pools", fresh[1], fresh[0]), 0.9),
         Aim(f"{batches[1] or 'many batches'} ÷ 1 batch", _ratio(results, "batches", batches[1], batches[0]), 0.7),
         Aim("IssueCoupon ÷ redeem", _ratio(results, "campaign", "IssueCoupon, JSON", "redeem"), 0.8),
+        *_points_aims(results),
         Aim("Redis bytes per preloaded code of 20 characters", memory.get("code"), 25, at_least=False, form="{:.1f}"),
         Aim("Redis bytes per customer with limit 1", memory.get("limited_customer"), 120, at_least=False,
             form="{:.1f}"),
     ]  # fmt: skip
+
+
+def _points_aims(results: Results) -> list[Aim]:
+    """Points against the row lock that promises the same: with an Idempotency-Key."""
+    cases = [f"spend, Idempotency-Key, {accounts}" for accounts in ("1 account", "100,000 accounts")]
+    figures = [Aim(f"{case} ÷ row lock", _ratio(results, "loyalty", case, f"row lock: {case}"), 3) for case in cases]
+    names = [name for name in results["sections"].get("loyalty", {}) if name.startswith("spend, Idempotency-Key")]
+    costs = [sum(cpu[role] for role in ("api", "postgres")) for cpu in (_cpu(results, name) for name in names[-2:])]
+    growth = costs[1] / costs[0] if len(names) > 2 else None
+    return [*figures, Aim("CPU per spend among ten million accounts ÷ 100,000", growth, 1.1, at_least=False)]
+
+
+def _cpu(results: Results, case: str) -> dict[str, float]:
+    found: dict[str, float] = results["sections"]["loyalty"][case]["cpu_us"]
+    return found
 
 
 def aims_table(results: Results) -> str:
