@@ -68,7 +68,7 @@ async def _work(settings: Settings, stores: Stores, stopping: asyncio.Event) -> 
     # Longer than a transaction can take: the entries of a worker that still writes them must not be claimed.
     min_idle_ms = int(settings.postgres_timeout_s * 2 * 1000)
     reader = StreamReader(settings, stores.incarnations, min_idle_ms=min_idle_ms)
-    worker = Worker(reader, LedgerWriter(settings), stopping)
+    worker = Worker(reader, LedgerWriter(settings, stores.incarnations.lineage), stopping)
     rows = TaskRows(stores)
     maintenance = MaintenanceTasks(stores, rows, reader.name, worker.progress)
     try:

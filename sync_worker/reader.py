@@ -12,6 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 from redis.exceptions import NoScriptError
@@ -101,6 +102,9 @@ class StreamReader:
         self._cursors.clear()
         await self._call([("SCRIPT", "LOAD", script.text) for script in (ACK_EVENTS, CREATE_GROUP)])
         partitions = [partition_keys(partition) for partition in range(self._incarnations.partitions)]
+        # Before the first transaction: Postgres must know them.
+        tokens = await self._call([("HGET", keys.state, "lineage") for keys in partitions])
+        self._incarnations.lineage.see(token or b"" for token in tokens)
         replies = await self._call(
             [
                 ("EVALSHA", CREATE_GROUP.sha, 2, keys.state, keys.stream, self.blessed.epoch, GROUP)
@@ -172,8 +176,11 @@ class StreamReader:
             ]
         )
 
-    async def ack(self, batch: EntryBatch) -> int:
-        """Remove entries that are in Postgres from the streams. Return by how much that lowered the backlog."""
+    async def ack(self, batch: EntryBatch, token: UUID) -> int:
+        """Remove entries that are in Postgres from the streams. Return by how much that lowered the backlog.
+
+        `token`: of the commit that recorded them. The next transaction looks whether Postgres knows those it replaces.
+        """
         parts: dict[int, list[Value]] = {}
         for entry in batch.entries:
             parts.setdefault(entry.partition, []).extend((entry.stream_id, entry.announced))
@@ -186,12 +193,13 @@ class StreamReader:
             for at in range(0, len(acks), 2 * ACK_BATCH_SIZE):
                 some = acks[at : at + 2 * ACK_BATCH_SIZE]
                 commands.append(
-                    ["EVALSHA", ACK_EVENTS.sha, 2, keys.state, keys.stream, self.blessed.epoch, GROUP, *some]
+                    ["EVALSHA", ACK_EVENTS.sha, 2, keys.state, keys.stream, self.blessed.epoch, GROUP, token.hex, *some]
                 )
         removed = 0
         for reply in await self._run_acks(commands):
             if reply[0] == b"STALE_EPOCH":
                 await self._not_ready("the data set carries another epoch")
+            self._incarnations.lineage.see([reply[3]])
             removed += int(reply[2])
         return removed
 

@@ -8,11 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 import structlog
 
 from issuer.ledger.entries import StreamEntry
 from issuer.ledger.record import RecordResult
+from issuer.storage.lineage import IncidentError
 from issuer.storage.redis_link import RedisUnavailableError
 from sync_worker.reader import EntryBatch, StreamReader
 from sync_worker.writer import WRITE_ERRORS, ForeignIncarnationError, LedgerWriter
@@ -149,9 +151,10 @@ class Worker:
             await self._leave_to_newer(batch.newer)
         for part in _parts(batch):
             # Stopped between these two, the entries are read again and found in the ledger.
-            if not await self._write(part):
+            token = await self._write(part)
+            if token is None:
                 break
-            removed = await self._reader.ack(part)
+            removed = await self._reader.ack(part, token)
             log.debug("entries recorded and acknowledged", entries=len(part.entries), removed=removed)
             total += sum(entry.announced for entry in part.entries)
         return total
@@ -166,25 +169,29 @@ class Worker:
             )  # fmt: skip
         self.progress.newer += len(entries)
 
-    async def _write(self, batch: EntryBatch) -> bool:
-        """Write a batch, and wait as long as Postgres is unavailable. False: the batch must not be acknowledged."""
+    async def _write(self, batch: EntryBatch) -> UUID | None:
+        """Write a batch, and wait as long as Postgres is unavailable, or an incident lasts.
+
+        Return the token of the commit. None: the batch must not be acknowledged.
+        """
         back_off = BackOff(self._stopping)
         while True:
             if not self._reader.is_open:
-                return False
+                return None
             try:
-                self.progress.add(await self._writer.write(self._reader.blessed, batch.entries, batch.vanished))
+                recorded, token = await self._writer.write(self._reader.blessed, batch.entries, batch.vanished)
+                self.progress.add(recorded)
                 self.progress.error = ""
-                return True
+                return token
             except ForeignIncarnationError as error:
                 log.warning("dropping entries of a foreign incarnation", entries=len(batch.entries), reason=str(error))
                 await self._reader.close()
                 await self._redis_back_off.wait()
-                return False
-            except WRITE_ERRORS as error:
+                return None
+            except (IncidentError, *WRITE_ERRORS) as error:
                 self._note_error("Postgres", error)
             if self._stopping.is_set():
-                return False
+                return None
             await back_off.wait()
 
     def _note_error(self, store: str, error: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID, uuid4
 
 import asyncpg
 import structlog
@@ -14,6 +15,7 @@ from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.ledger.record import RecordResult
 from issuer.settings import Settings
 from issuer.storage.incarnation import Blessed
+from issuer.storage.lineage import UNKNOWN_AMONG, IncidentError, Lineage, report_unknown
 from issuer.storage.postgres import SESSION, Connection, connect
 
 log = structlog.get_logger()
@@ -31,32 +33,40 @@ class ForeignIncarnationError(Exception):
 class LedgerWriter:
     """One connection to Postgres, opened when needed. After any error it is terminated, not reused."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lineage: Lineage) -> None:
         self._settings = settings
+        self._lineage = lineage
         self._connection: Connection | None = None
 
     async def write(
         self, blessed: Blessed, entries: Sequence[StreamEntry], vanished: Sequence[tuple[int, str]] = ()
-    ) -> RecordResult:
-        """Record the entries, in the ledger or as dead letters, and commit.
+    ) -> tuple[RecordResult, UUID]:
+        """Record the entries, in the ledger or as dead letters, and commit. Return also the token of the commit.
 
         `blessed` is the pair that the entries were read under. Raises ForeignIncarnationError if it is no longer the
-        blessed one, and WRITE_ERRORS: the outcome is unknown then, and writing the entries again is right.
+        blessed one; IncidentError if there is an incident, such as that Postgres does not know a token that this
+        process met; and WRITE_ERRORS: the outcome is unknown then, and writing the entries again is right.
         """
+        tokens = self._lineage.tokens
         try:
             connection = await self._connected()
-            async with connection.transaction():
-                await _check_blessed(connection, blessed)
-                recorded = await record_entries(connection, entries)
-                if vanished:
-                    recorded.anomalies += len(vanished)
-                    await record_anomalies(connection, [_vanished(p, i, blessed.epoch) for p, i in vanished])
-        except ForeignIncarnationError:
+            try:
+                async with connection.transaction():
+                    token = await _check_blessed(connection, blessed, tokens)
+                    recorded = await record_entries(connection, entries)
+                    if vanished:
+                        recorded.anomalies += len(vanished)
+                        await record_anomalies(connection, [_vanished(p, i, blessed.epoch) for p, i in vanished])
+            except _UnknownTokensError as error:
+                raise IncidentError(await report_unknown(connection, error.tokens, "a worker")) from error
+        except (ForeignIncarnationError, IncidentError):
             raise
         except BaseException:
             self._terminate()
             raise
-        return recorded
+        self._lineage.confirm(tokens)
+        self._lineage.last = token
+        return recorded, token
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
@@ -95,15 +105,35 @@ class LedgerWriter:
             connection.terminate()
 
 
-async def _check_blessed(connection: Connection, blessed: Blessed) -> None:
-    """Check the pair and lock its row until the end of the transaction.
+class _UnknownTokensError(Exception):
+    """This Postgres does not know tokens that the worker met."""
+
+    def __init__(self, tokens: Sequence[UUID]) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+
+# One statement for all of it: it runs in every transaction.
+_CHECK: Final = f"""
+WITH written AS (INSERT INTO lineage (token, kind) VALUES ($1, 'record'))
+SELECT epoch, run_id, incident, {UNKNOWN_AMONG.format(tokens="$2")} AS unknown FROM installation FOR SHARE"""
+
+
+async def _check_blessed(connection: Connection, blessed: Blessed, tokens: Sequence[UUID]) -> UUID:
+    """Check the pair and the lineage, and lock their row until the end of the transaction. Return its token.
 
     A recovery starts with an update of the row, so it waits for this transaction; whatever it then counts as missing is
     not on its way into the ledger.
     """
-    row = await connection.fetchrow("SELECT epoch, run_id FROM installation FOR SHARE")
+    token = uuid4()
+    row = await connection.fetchrow(_CHECK, token, tokens)
+    if row is not None and row["incident"]:
+        raise IncidentError(row["incident"])
+    if row is not None and row["unknown"]:
+        raise _UnknownTokensError(row["unknown"])
     if row is None or (row["epoch"], row["run_id"]) != (blessed.epoch, blessed.run_id):
         raise ForeignIncarnationError(f"epoch {blessed.epoch} is not the blessed one")
+    return token
 
 
 def _vanished(partition: int, stream_id: str, epoch: int) -> Anomaly:

@@ -46,7 +46,9 @@ def register(app: typer.Typer) -> None:
 def recover(
     dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be done, change nothing."),
     restored: bool = typer.Option(
-        False, "--restored", help="The data of Redis or Postgres come from a backup: treat them as incomplete."
+        False,
+        "--restored",
+        help="The data of Redis or Postgres come from a backup, or Postgres went back: go on with them, as incomplete.",
     ),
     margin: int = typer.Option(
         0, "--margin", min=0, help="Quarantine at least this many codes of each pool; it can only raise the number."
@@ -75,8 +77,8 @@ def recover(
 
 async def _recover(settings: Settings, options: RecoveryOptions) -> RecoveryReport | None:
     from issuer.recovery.guardian import Guardian
-    from issuer.recovery.inspection import IncidentError
     from issuer.storage.incarnation import Incarnations
+    from issuer.storage.lineage import IncidentError
     from issuer.storage.postgres import close_pool, connect_pool
 
     postgres = await connect_pool(settings, size=2)

@@ -36,7 +36,8 @@ class PartitionKeys:
             negative), installation (the owner of the data), key_format, max_backlog, backlog (redemptions not yet in
             the ledger), clock (the highest time in ms that a script has used: a clock that steps back cannot reopen a
             window), serial (facts granted in all), beat (raised twice a second). Data whose serial or beat is below
-            what a process has seen are older data that were put back
+            what a process has seen are older data that were put back, lineage (the token of
+            the last commit in Postgres that was heard of here)
     stream  events of all batches of the partition, in the order of the calls
     """
 

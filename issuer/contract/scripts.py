@@ -36,6 +36,7 @@ BEAT_PARTITION: Final = _load("beat_partition")
 REBUILD_POOL: Final = _load("rebuild_pool")
 SET_CLOCK: Final = _load("set_clock")
 SET_MAX_BACKLOG: Final = _load("set_max_backlog")
+MARK_LINEAGE: Final = _load("mark_lineage")
 REMOVE_CONSUMERS: Final = _load("remove_consumers")
 EMPTY_POOL: Final = _load("empty_pool")
 LEASE_TOKENS: Final = _load("lease_tokens")
@@ -55,6 +56,7 @@ ALL: Final = (
     REBUILD_POOL,
     SET_CLOCK,
     SET_MAX_BACKLOG,
+    MARK_LINEAGE,
     REMOVE_CONSUMERS,
     EMPTY_POOL,
     LEASE_TOKENS,

@@ -86,8 +86,11 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     except SchemaError as error:
         yield Check("migrations", False, str(error), "run `issuer migrate`, or the newer version")
         return
-    row = await postgres.fetchrow("SELECT partitions, max_backlog FROM installation")
+    row = await postgres.fetchrow("SELECT partitions, incident FROM installation")
     if row is not None:
+        yield Check(
+            "incident", row["incident"] is None, row["incident"] or "none", "decide; see docs/operations.md, Incidents"
+        )
         yield Check(
             "partitions",
             row["partitions"] == settings.partitions,

@@ -11,13 +11,15 @@ from typing import Final
 import structlog
 
 from issuer.contract.keys import partition_keys
-from issuer.contract.scripts import BEAT_PARTITION
-from issuer.recovery.inspection import IncidentError, inspect_partitions, parse_info
+from issuer.contract.scripts import BEAT_PARTITION, MARK_LINEAGE
+from issuer.recovery.inspection import inspect_partitions, parse_info
 from issuer.recovery.lock import HeldLink, recovery_lock
+from issuer.recovery.rebuild import run_all
 from issuer.recovery.recovery import Recovery, RecoveryOptions, RecoveryReport
 from issuer.recovery.serials import behind
 from issuer.settings import Settings
 from issuer.storage.incarnation import Blessed, Incarnations, InstallationError
+from issuer.storage.lineage import IncidentError, TokenKind, new_token
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value, time_ms
 from issuer.storage.server_watch import ClockReading, Stop
@@ -28,6 +30,8 @@ WATCH_EVERY_S: Final = 0.5
 """How often the beats of the partitions are raised, which exposes older data that were put back."""
 RETRY_EVERY_S: Final = 0.2
 LOOK_TIMEOUT_S: Final = 2.0
+MARK_EVERY_S: Final = 12 * 3600.0
+"""How often a process writes a token to Redis: a partition without redemptions must not keep one that expires."""
 
 _HEARTBEAT: Final = """
 UPDATE incarnations SET seen_at = now() WHERE run_id = $1 AND seen_at < now() - interval '1 second'"""
@@ -52,6 +56,8 @@ class Guardian:
         self._checking = asyncio.Lock()
         self._started = False
         self._evicted_before = (0, 0)
+        self._marked: Blessed | None = None
+        self._mark_at = 0.0
         self.trouble = ""
 
     def doubts(self, run_id: str) -> bool:
@@ -134,12 +140,15 @@ class Guardian:
             # It refuses writes (its disk is full, …), and may be the blessed one all the same.
             states = await inspect_partitions(self._link, self._incarnations.partitions)
             is_of_epoch = all(state.get("epoch") == str(blessed.epoch) for state in states)
+            self._incarnations.lineage.see(state.get("lineage", "") for state in states)
             return is_of_epoch and not behind(states, floors)
         for partition, reply in enumerate(replies[1:]):
             if reply[0] != b"DONE":
                 log.error("the data of Redis are not those of before", partition=partition, status=reply[0].decode())
                 return False
             floors.see(partition, int(reply[1]), int(reply[2]))
+            # The next refresh looks whether Postgres knows it.
+            self._incarnations.lineage.see([reply[3]])
         return True
 
     async def _count_evicted(self, by_server: int) -> int:
@@ -202,6 +211,11 @@ class Guardian:
             await self.check()
         finally:
             await self._report_heartbeat()
+        blessed = self._incarnations.blessed
+        if blessed is not None and (blessed != self._marked or time.monotonic() >= self._mark_at):
+            with suppress(PostgresUnavailableError):
+                async with unavailable_translated():
+                    await self._mark(blessed)
 
     async def _report_heartbeat(self) -> None:
         """Report that the blessed server is alive, also while it must not issue: no other one is blessed meanwhile."""
@@ -211,3 +225,18 @@ class Guardian:
             with suppress(PostgresUnavailableError):
                 async with unavailable_translated():
                     await self._postgres.execute(_HEARTBEAT, blessed.run_id)
+
+    async def _mark(self, blessed: Blessed) -> None:
+        """Write a token of this process to Redis: a Postgres that is set back behind this moment does not know it."""
+        async with self._postgres.acquire() as connection, connection.transaction():
+            pair = await connection.fetchrow("SELECT epoch, run_id FROM installation WHERE incident IS NULL FOR SHARE")
+            if pair is None or Blessed(*pair) != blessed:
+                return
+            token = await new_token(connection, TokenKind.CONNECTION)
+        lineage = self._incarnations.lineage
+        lineage.last = token
+        states = [partition_keys(partition).state for partition in range(self._incarnations.partitions)]
+        with suppress(RedisRefusedError):  # at its memory limit; the token is written later
+            replies = await run_all(self._link, MARK_LINEAGE, [([key], [blessed.epoch, token.hex]) for key in states])
+            lineage.see(reply[1] for reply in replies)
+            self._marked, self._mark_at = blessed, time.monotonic() + MARK_EVERY_S

@@ -28,10 +28,6 @@ class Verdict(StrEnum):
     LOSS = "loss"
 
 
-class IncidentError(Exception):
-    """A state that only an operator can resolve. The recovery has changed nothing. The message says what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
     """What distinguishes one Redis server from another, and how it keeps its data.

@@ -14,6 +14,7 @@ from issuer.journal.segments import Journal, delete_recorded, host_name
 from issuer.recovery.replay import replay_host
 from issuer.settings import Settings
 from issuer.storage.incarnation import Incarnations
+from issuer.storage.lineage import IncidentError
 from issuer.storage.postgres import PostgresUnavailableError, own_connection, unavailable_translated
 
 log = structlog.get_logger()
@@ -51,7 +52,7 @@ class JournalKeeper:
         while True:
             try:
                 await self._keep_once()
-            except (PostgresUnavailableError, OSError) as error:
+            except (PostgresUnavailableError, IncidentError, OSError) as error:
                 log.debug("receipt journal not maintained; retrying", reason=str(error))
             except Exception:
                 log.exception("receipt journal not maintained; retrying")

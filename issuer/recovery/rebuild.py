@@ -24,9 +24,10 @@ from issuer.ledger.dead_letters import count_unreadable
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
-from issuer.recovery.inspection import BATCH_SIZE, IncidentError, PoolState, inspect_partitions
+from issuer.recovery.inspection import BATCH_SIZE, PoolState, inspect_partitions
 from issuer.recovery.serials import see_recorded, store_bases
 from issuer.storage.floors import Floors
+from issuer.storage.lineage import IncidentError, TokenKind, new_token
 from issuer.storage.postgres import Connection, count_of
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
 from issuer.storage.server_watch import MAX_APART_MS, ClockReading
@@ -42,13 +43,14 @@ class PartitionMark:
     """What is written to the state of every partition.
 
     The fence before an epoch is its negative: no process is ever blessed with it, and a recovery that has lost its lock
-    meets the fence of another epoch.
+    meets the fence of another epoch. `token`: of the commit that fenced.
     """
 
     installation: UUID
     epoch: int
     partitions: int
     max_backlog: int
+    token: UUID
 
     @property
     def fence(self) -> int:
@@ -102,7 +104,7 @@ async def _mark_partitions(link: CommandSender, mark: PartitionMark, epoch: int,
             (
                 (keys.state, keys.stream),
                 (epoch, KEY_FORMAT, mark.max_backlog, backlogs[p], GROUP, str(mark.installation),
-                 floors.serials[p], floors.beats[p]),
+                 floors.serials[p], floors.beats[p], mark.token.hex),
             )
             for p, keys in enumerate(map(partition_keys, range(mark.partitions)))
         ],
@@ -173,7 +175,7 @@ async def drain_streams(link: CommandSender, postgres: Connection, mark: Partiti
                 raise IncidentError("the streams have events of a later version: run that version, which recovers")
             async with postgres.transaction():
                 await record_entries(postgres, entries)
-            acks: list[Value] = [mark.fence, GROUP]
+            acks: list[Value] = [mark.fence, GROUP, mark.token.hex]
             for entry in entries:
                 acks += [entry.stream_id, entry.announced]
                 drained += entry.announced
@@ -231,7 +233,7 @@ async def plan_quarantine(
             pool.quarantined, pool.issued_after = row["n"], max(pool.accounted, row["last"] or 0)
 
 
-_LOCK_INSTALLATION: Final = "SELECT FROM installation FOR UPDATE"
+_LOCK_INSTALLATION: Final = "SELECT incident FROM installation FOR UPDATE"
 _STORE_DECISION: Final = "UPDATE installation SET recovering = $1"
 
 
@@ -248,7 +250,9 @@ async def quarantine(
     """
     async with postgres.transaction():
         # A process that replays its journal holds the row meanwhile: what it brings into the ledger is not missing.
-        await postgres.execute(_LOCK_INSTALLATION)
+        incident = await postgres.fetchval(_LOCK_INSTALLATION)
+        if incident:
+            raise IncidentError(incident)
         # What a dead letter of a whole entry contains has left the backlog, so it comes on top of the bound.
         unreadable = await count_unreadable(postgres)
         for pool in pools:
@@ -265,6 +269,7 @@ async def quarantine(
         floors.serials = [serial + bound for serial in floors.serials]
         await store_bases(postgres, floors)
         await postgres.execute(_STORE_DECISION, decision.after_quarantine(bound).to_json())
+        await new_token(postgres, TokenKind.DECISION)
 
 
 _CLOCK_MS: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -20,7 +21,6 @@ from issuer.recovery import rebuild
 from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
 from issuer.recovery.inspection import (
     Finding,
-    IncidentError,
     PartitionState,
     PoolState,
     ServerIdentity,
@@ -39,6 +39,15 @@ from issuer.recovery.survey import BlessedServer, InstallationState, Survey, rea
 from issuer.recovery.witness import testify, wait_for_reports
 from issuer.settings import Settings
 from issuer.storage.floors import Floors, read_floors
+from issuer.storage.lineage import (
+    IncidentError,
+    TokenKind,
+    accept_unknown,
+    find_unknown,
+    new_token,
+    read_tokens,
+    report_unknown,
+)
 from issuer.storage.postgres import Connection
 from issuer.storage.redis_link import RedisUnavailableError
 
@@ -87,8 +96,8 @@ _WAS_REPLACED: Final = """
 SELECT EXISTS (SELECT FROM incarnations WHERE run_id = $1 AND epoch < (SELECT max(epoch) FROM incarnations))"""
 
 _FENCE: Final = """
-UPDATE installation SET epoch = greatest(epoch, $2) + 1, run_id = NULL, recovering = $1
-RETURNING epoch, max_backlog"""
+UPDATE installation SET epoch = greatest(epoch, $2) + 1, run_id = NULL, recovering = $1, incident = NULL
+WHERE $3 OR incident IS NULL RETURNING epoch, max_backlog"""
 
 _END_ABANDONED: Final = "SELECT end_abandoned_transactions($1)"
 
@@ -97,7 +106,7 @@ INSERT INTO incarnations (epoch, run_id, server, verdict, report) VALUES ($1, $2
 ON CONFLICT (run_id) DO UPDATE SET epoch = excluded.epoch, server = excluded.server, verdict = excluded.verdict,
   report = excluded.report, blessed_at = now(), seen_at = now()"""
 
-_BLESS: Final = "UPDATE installation SET run_id = $1, recovering = NULL"
+_BLESS: Final = "UPDATE installation SET run_id = $1, recovering = NULL WHERE incident IS NULL RETURNING true"
 
 
 class Recovery:
@@ -143,6 +152,8 @@ class Recovery:
         wanted = self._options.forced or self._options.dry_run or self._options.rebuilds(installation.epoch)
         if self._is_blessed and not wanted:
             return None
+        if not self._options.restored:
+            await self._refuse_incident(installation, states)
         survey = await self._survey(installation, states)
         decision = await self._decide(survey)
         if self._options.dry_run:
@@ -157,6 +168,15 @@ class Recovery:
         await see_recorded(self._postgres, known)
         known.see_all(self._receipts)
         return known
+
+    async def _refuse_incident(self, installation: InstallationState, states: Sequence[PartitionState]) -> None:
+        """Raise IncidentError if there is one, or if the data set has a token that Postgres does not know."""
+        incident = installation.incident
+        unknown = await find_unknown(self._postgres, _tokens(states))
+        if unknown and not incident:
+            incident = await report_unknown(self._postgres, unknown, "Redis")
+        if incident:
+            raise IncidentError(incident)
 
     async def _survey(self, installation: InstallationState, states: Sequence[PartitionState]) -> Survey:
         server = await inspect_server(self._link, _address(self._settings))
@@ -230,11 +250,11 @@ class Recovery:
     async def _carry_out(self, survey: Survey, decision: RecoveryDecision) -> RecoveryReport:
         # Postgres first: it assigns the epoch, so no two recoveries mark partitions with the same one. Stopped here, no
         # pair is blessed: every process answers 503 until the next recovery, which takes an epoch of its own.
-        epoch, max_backlog = await self._fence(survey, decision)
+        epoch, max_backlog, token = await self._fence(survey, decision)
         report = RecoveryReport(epoch, decision.verdict, decision.reasons, survey.server, pools=survey.pools)
         installation = replace(survey.installation, max_backlog=max_backlog)
         survey = replace(survey, installation=installation)
-        mark = rebuild.PartitionMark(installation.id, epoch, installation.partitions, max_backlog)
+        mark = rebuild.PartitionMark(installation.id, epoch, installation.partitions, max_backlog, token)
         # From here on the server itself refuses, whichever process still has a connection to it.
         await rebuild.fence_partitions(self._link, mark)
         # Behind the fence no worker removes entries, so backlog and stream must agree.
@@ -289,8 +309,8 @@ class Recovery:
         # Behind the quarantine: the pools are rebuilt to issue the first seq after it.
         await rebuild.rebuild_partitions(self._link, self._postgres, mark, survey.pools)
 
-    async def _fence(self, survey: Survey, decision: RecoveryDecision) -> tuple[int, int]:
-        """Take the blessing from every server and store the decision. Return the new epoch, and the bound.
+    async def _fence(self, survey: Survey, decision: RecoveryDecision) -> tuple[int, int, UUID]:
+        """Take the blessing from every server and store the decision. Return the new epoch, the bound and the token.
 
         The bound is that of this moment: it is lowered only under the epoch in which Redis enforces it. From here until
         the blessing nothing is issued or acknowledged.
@@ -303,9 +323,14 @@ class Recovery:
                 async with self._postgres.transaction():
                     await self._postgres.execute(f"SET LOCAL lock_timeout = {int(limit_s * 1000)}")
                     # Waits for the workers' transactions, which lock the row: they end before the fence or not at all.
-                    row = await self._postgres.fetchrow(_FENCE, decision.to_json(), highest)
-                assert row is not None
-                return row["epoch"], row["max_backlog"]
+                    accepts = self._options.restored
+                    row = await self._postgres.fetchrow(_FENCE, decision.to_json(), highest, accepts)
+                    if row is None:
+                        raise IncidentError("an incident began during this recovery; see `issuer status`")
+                    if accepts:
+                        await accept_unknown(self._postgres, _tokens(survey.states))
+                    token = await new_token(self._postgres, TokenKind.FENCE)
+                return row["epoch"], row["max_backlog"], token
             except asyncpg.LockNotAvailableError:
                 # No transaction takes this long. One whose worker was frozen or lost its network would hold the row
                 # indefinitely; its entries stay in the stream.
@@ -325,7 +350,13 @@ class Recovery:
             )  # fmt: skip
             # Before any process reports: data put back from before the recovery are older than this.
             await testify(self._postgres, f"recovery of epoch {mark.epoch}", "gone", mark.epoch, *floors.to_json())
-            await self._postgres.execute(_BLESS, report.server.run_id)
+            if not await self._postgres.fetchval(_BLESS, report.server.run_id):
+                raise IncidentError("an incident began during this recovery; see `issuer status`")
+            await new_token(self._postgres, TokenKind.BLESSING)
+
+
+def _tokens(states: Sequence[PartitionState]) -> list[UUID]:
+    return list(read_tokens(state.get("lineage", "") for state in states))
 
 
 def _address(settings: Settings) -> str:

@@ -10,20 +10,21 @@ import structlog
 from issuer.contract.events import NewerEventError
 from issuer.journal.segments import host_name, read_columns, segments
 from issuer.ledger.record import RecordResult, record_redemptions
+from issuer.storage.lineage import refuse_incident
 from issuer.storage.postgres import AnyConnection, Connection
 
 log = structlog.get_logger()
 
 
 async def replay(connection: AnyConnection, directory: Path) -> RecordResult:
-    """Record every receipt of a directory in the ledger. A repetition changes nothing."""
+    """Record every receipt of a directory in the ledger. A repetition changes nothing. Raises IncidentError."""
     total = RecordResult()
     for path in segments(directory):
         try:
             for columns in read_columns(path):
                 async with connection.transaction():
                     # Until the commit no recovery quarantines: it sees all of these redemptions or none.
-                    await connection.execute("SELECT FROM installation FOR SHARE")
+                    await refuse_incident(connection)
                     recorded = await record_redemptions(connection, columns)
                 total.inserted += recorded.inserted
                 total.duplicates += recorded.duplicates

@@ -19,6 +19,7 @@ TIMEOUT_S: Final = 5.0
 
 _INSTALLATION: Final = """
 SELECT split_part(current_setting('server_version'), ' ', 1) AS version, i.run_id, i.epoch, i.partitions, i.max_backlog,
+  i.incident,
   (SELECT blessed_at FROM incarnations WHERE epoch = i.epoch) AS blessed_at
 FROM (SELECT) AS one LEFT JOIN installation i ON true"""
 
@@ -80,6 +81,8 @@ async def _read_postgres(settings: Settings, status: Status) -> Any:
         status.postgres, status.since, status.max_backlog = row["version"], row["blessed_at"], row["max_backlog"]
         opened: Any = await pool.fetchrow(_OPEN)
         status.open = dict(opened)
+        if row["incident"]:
+            status.problems.append(f"incident: {row['incident']}")
         # Without the random end, which only keeps the names of two processes apart.
         status.api_processes = [name["name"].rpartition("-")[0] for name in await pool.fetch(_API)]
         status.workers = [name["name"] for name in await pool.fetch(_WORKERS)]

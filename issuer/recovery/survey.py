@@ -12,7 +12,8 @@ import orjson
 
 from issuer.contract.events import EVENT_FORMAT
 from issuer.recovery.decision import RecoveryDecision
-from issuer.recovery.inspection import IncidentError, PartitionState, PoolState, ServerIdentity
+from issuer.recovery.inspection import PartitionState, PoolState, ServerIdentity
+from issuer.storage.lineage import IncidentError
 from issuer.storage.postgres import Connection
 
 HEARTBEAT_TTL: Final = timedelta(seconds=4)
@@ -29,6 +30,7 @@ class InstallationState:
     epoch: int
     run_id: str | None
     decision: RecoveryDecision | None
+    incident: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ async def read_installation(postgres: Connection) -> InstallationState:
             " run the newer version"
         )
     decision = RecoveryDecision.from_json(row["recovering"]) if row["recovering"] is not None else None
-    return InstallationState(row["id"], row["partitions"], row["max_backlog"], row["epoch"], row["run_id"], decision)
+    return InstallationState(
+        row["id"], row["partitions"], row["max_backlog"], row["epoch"], row["run_id"], decision, row["incident"]
+    )
 
 
 async def read_last_blessed(postgres: Connection) -> BlessedServer | None:

@@ -30,7 +30,7 @@ class Rights(NamedTuple):
 
 # Both processes recover Redis, so both fence and bless, quarantine, drain the stream and replay the journal. A lock of
 # rows (FOR SHARE, FOR UPDATE) needs UPDATE of one column of the table.
-_FENCE: Final = "SELECT, INSERT, UPDATE (epoch, run_id, recovering)"
+_FENCE: Final = "SELECT, INSERT, UPDATE (epoch, run_id, recovering, incident)"
 # The worker removes letters that were resolved long ago, an erasure over HTTP those that name the customer. The erasure
 # also takes the id out of the detail of anomalies.
 _LETTERS: Final = "SELECT, INSERT, UPDATE (resolved_at), DELETE"
@@ -64,6 +64,8 @@ TABLES: Final = {
     "journals":         Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE (replayed_epoch)"),
     "witnesses":        Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
     "epoch_bases":      Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    # Tokens that Postgres does not know are accepted by an operator, as the owner.
+    "lineage":          Rights("SELECT, INSERT",                       "SELECT, INSERT, DELETE"),
     "workers":          Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
     "task_rows":        Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
     "api_keys":         Rights("SELECT",                               ""),

@@ -7,6 +7,7 @@ connection shows another `run_id`, and once a second in the background; in betwe
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from issuer.contract.events import EVENT_FORMAT
 from issuer.contract.keys import KEY_FORMAT
 from issuer.settings import Settings
 from issuer.storage.floors import Floors, read_floors
+from issuer.storage.lineage import UNKNOWN_AMONG, Lineage, report_unknown
 from issuer.storage.migrate import SchemaError, check_schema
 from issuer.storage.pooling import PoolingError, refuse_pooling
 from issuer.storage.postgres import Pool, PostgresUnavailableError, close_pool, connect_pool, unavailable_translated
@@ -69,13 +71,16 @@ _CREATE_INSTALLATION: Final = """
 INSERT INTO installation (partitions, key_format, event_format, max_backlog) VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING"""
 
-_PAIR: Final = """
-SELECT id, epoch, run_id, max_backlog, (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS clock_ms
+_REFRESH: Final = f"""
+SELECT id, epoch, run_id, max_backlog, (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS clock_ms,
+  incident, {UNKNOWN_AMONG.format(tokens="$1")} AS unknown
 FROM installation"""
 
 
 class Incarnations:
     """This process' copy of the blessed pair and of the installation's settings, and what it saw of that pair's data.
+
+    `incident`: what only an operator can resolve, in words; None: nothing. `lineage`: the tokens that this process met.
 
     `wake` is set when a connection has met a server that is not the blessed one. It wakes the guardian
     (`issuer.recovery.guardian.Guardian`), which recovers the server if it can. `watch`: why even the blessed server
@@ -92,6 +97,8 @@ class Incarnations:
         self.partitions = settings.partitions
         self.floors = Floors(0, settings.partitions)
         self.max_backlog = settings.max_backlog
+        self.incident: str | None = None
+        self.lineage = Lineage()
 
     @cached_property
     def installation_id(self) -> UUID:
@@ -135,15 +142,23 @@ class Incarnations:
         self._listeners.append(listener)
 
     async def refresh(self) -> Blessed | None:
-        """Read the pair from Postgres. Raises PostgresUnavailableError; the cached pair stays valid then."""
+        """Read the pair from Postgres. Raises PostgresUnavailableError; the cached pair stays valid then.
+
+        Begins an incident if Postgres does not know a token that this process met.
+        """
+        tokens = self.lineage.tokens
         try:
             async with unavailable_translated(), self._postgres.acquire() as connection:
                 began_s = time.monotonic()
-                row = await connection.fetchrow(_PAIR)
+                row = await connection.fetchrow(_REFRESH, tokens)
                 ended_s = time.monotonic()
+                if row is not None and row["unknown"]:
+                    await report_unknown(connection, row["unknown"], f"a process on {socket.gethostname()}")
+                    row = await connection.fetchrow(_REFRESH, [])
             if row is None:
                 return None
             self.watch.note_postgres(ClockReading.of(row["clock_ms"], began_s, ended_s))
+            self.lineage.confirm(tokens)
             async with unavailable_translated():
                 await self._read(row)
         except asyncpg.PostgresError as error:
@@ -154,6 +169,9 @@ class Incarnations:
     async def _read(self, row: asyncpg.Record) -> None:
         self.installation_id = UUID(bytes=row["id"].bytes)
         self.max_backlog = row["max_backlog"]
+        if row["incident"] != self.incident:
+            self.incident = row["incident"]
+            log.warning("incident", incident=self.incident or "resolved by an operator")
         epoch, run_id = row["epoch"], row["run_id"]
         if run_id is not None and epoch != self.floors.epoch:
             # Before any call of the epoch: what other processes have seen of it counts for this one.

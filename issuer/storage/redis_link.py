@@ -265,8 +265,12 @@ class Redis:
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]:
         """Run a script with the blessed epoch before `args`. Return its reply, whose first item is the status.
 
-        Raises NotReadyError and RedisRefusedError (nothing was changed), RedisUnavailableError (outcome unknown).
+        Raises NotReadyError (also during an incident) and RedisRefusedError (nothing was changed),
+        RedisUnavailableError (outcome unknown).
         """
+        # Everything but redemptions comes this way: top-ups, rules, windows. It may rest on what Postgres has lost.
+        if self._incarnations.incident:
+            raise NotReadyError(self._incarnations.incident)
         command = ("EVALSHA", script.sha, len(keys), *keys, self.epoch, *args)
         async with redis_errors_translated():
             try:

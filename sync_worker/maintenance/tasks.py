@@ -32,6 +32,7 @@ from issuer.pools.pool import PoolError
 from issuer.recovery.witness import forget_witnesses
 from issuer.sessions.login_tokens import delete_expired_tokens
 from issuer.sessions.session_store import delete_expired_sessions
+from issuer.storage.lineage import remove_expired_tokens
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms
 from issuer.storage.stores import Stores
@@ -213,7 +214,9 @@ class MaintenanceTasks:
                 pass
         while await remove_resolved(postgres, settings.dead_letter_retention_days, EXPIRED_BATCH_SIZE):
             pass
-        for delete_expired in (delete_expired_answers, delete_expired_sessions, delete_expired_tokens):
+        for delete_expired in (
+            delete_expired_answers, delete_expired_sessions, delete_expired_tokens, remove_expired_tokens,
+        ):  # fmt: skip
             while await delete_expired(postgres, EXPIRED_BATCH_SIZE):
                 pass
         while await inbox.remove_expired_deliveries(postgres, settings.hook_retention_days, EXPIRED_BATCH_SIZE):

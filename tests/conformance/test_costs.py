@@ -98,7 +98,7 @@ def nothing(partition: Partition) -> None:
 
 Act = Callable[[Partition], object]
 CASES: Final[list[tuple[Script, str, int, Act, Act]]] = [
-    (scripts.ACK_EVENTS, "3 commands, and 2 for each entry", 3 + 2 * 2, redeem_twice, ack_all),
+    (scripts.ACK_EVENTS, "2 commands, and 2 for each entry", 2 + 2 * 2, redeem_twice, ack_all),
     (scripts.BEAT_PARTITION, "3 commands", 3, nothing, lambda p: p.beat()),
     (scripts.BLESS_PARTITION, "6 commands", 6, nothing, lambda p: p.bless()),
     (scripts.BLESS_PARTITION, "5 for a fence", 5, nothing, fence),
@@ -109,6 +109,7 @@ CASES: Final[list[tuple[Script, str, int, Act, Act]]] = [
     (scripts.LOAD_CODES, "6 commands for up to 4,000 codes", 6, nothing,
      lambda p: p.load(BATCH, CLIENT, 11, ["a", "b"], total=12)),
     (scripts.LOAD_CODES, "4 without codes", 4, nothing, lambda p: p.load(BATCH, CLIENT, 11, [], total=12)),
+    (scripts.MARK_LINEAGE, "3 commands", 3, nothing, lambda p: p.mark_lineage("token")),
     (scripts.OPEN_POOL, "4 commands", 4, nothing, lambda p: p.open_pool(BATCH, OTHER_CLIENT, 8)),
     (scripts.OPEN_POOL, "6 for a pool that is reset", 6, nothing, lambda p: p.open_pool(BATCH, CLIENT, 7, issued=99)),
     (scripts.PUT_BATCH, "4 commands", 4, nothing, lambda p: p.put_batch(BATCH, revision=2)),

@@ -88,10 +88,20 @@ def test_ack_events(shop: Partition) -> None:
     refuses_another_epoch(shop, lambda: shop.ack([(third, 3)]))
     before = shop.snapshot()
     with pytest.raises(redis.ResponseError, match="not a number"):
-        shop.run(scripts.ACK_EVENTS, [shop.keys.state, shop.keys.stream], [1, GROUP, third, 3, b"9-9", "x"])
+        shop.run(scripts.ACK_EVENTS, [shop.keys.state, shop.keys.stream], [1, GROUP, "", third, 3, b"9-9", "x"])
     assert shop.snapshot() == before
     assert shop.ack([(third, 3)]) == ["DONE", "1", "3"]
     assert shop.events() == []
+
+
+def test_a_token_is_replaced_by_the_next(shop: Partition) -> None:
+    """By that of an acknowledgement, and by that of a process; each returns the one before."""
+    keys = [shop.keys.state, shop.keys.stream]
+    assert shop.mark_lineage("one") == ["DONE", ""]
+    assert shop.run(scripts.ACK_EVENTS, keys, [1, GROUP, "two"]) == [b"DONE", b"0", b"0", b"one"]
+    assert shop.mark_lineage("three") == ["DONE", "two"]
+    refuses_another_epoch(shop, lambda: shop.mark_lineage("four"))
+    assert shop.client.hget(shop.keys.state, "lineage") == b"three"
 
 
 def test_set_max_backlog(shop: Partition) -> None:

@@ -28,6 +28,7 @@ class Mutation:
 REDEEM: Final = "issuer/contract/lua/redeem.lua"
 WORKER: Final = "sync_worker/worker.py"
 AUDIT: Final = "issuer/storage/migrations/audit_schema.py"
+LINEAGE_TESTS: Final = "tests/integration/test_lineage.py"
 
 MUTATIONS: Final = (
     Mutation(
@@ -35,10 +36,10 @@ MUTATIONS: Final = (
         (
             Edit(
                 WORKER,
-                "            if not await self._write(part):\n                break\n"
-                "            removed = await self._reader.ack(part)\n",
-                "            removed = await self._reader.ack(part)\n"
-                "            if not await self._write(part):\n                break\n",
+                "            token = await self._write(part)\n            if token is None:\n                break\n"
+                "            removed = await self._reader.ack(part, token)\n",
+                "            removed = await self._reader.ack(part, self._writer._lineage.last or UUID(int=0))\n"
+                "            token = await self._write(part)\n            if token is None:\n                break\n",
             ),
         ),
         ("worker_killed_before_insert", "worker_killed"),
@@ -1070,8 +1071,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/recovery/recovery.py",
-                '                return row["epoch"], row["max_backlog"]\n',
-                '                return row["epoch"], survey.installation.max_backlog\n',
+                '                return row["epoch"], row["max_backlog"], token\n',
+                '                return row["epoch"], survey.installation.max_backlog, token\n',
             ),
         ),
         (),
@@ -1139,5 +1140,45 @@ MUTATIONS: Final = (
         ),
         (),
         ("tests/integration/test_old_data.py",),
+    ),
+    Mutation(
+        "worker records on a Postgres that lacks its commits",
+        (Edit("sync_worker/writer.py", 'if row is not None and row["unknown"]:', "if False:"),),
+        tests=(LINEAGE_TESTS,),
+    ),
+    Mutation(
+        "no process looks for its token",
+        (Edit("issuer/storage/incarnation.py", 'if row is not None and row["unknown"]:', "if False:"),),
+        tests=(LINEAGE_TESTS,),
+    ),
+    Mutation(
+        "recovery ignores a token of Redis that Postgres does not know",
+        (Edit("issuer/recovery/recovery.py", "if unknown and not incident:", "if False:"),),
+        tests=(LINEAGE_TESTS,),
+    ),
+    Mutation(
+        "recovery fences during an incident",
+        (Edit("issuer/recovery/recovery.py", "WHERE $3 OR incident IS NULL", "WHERE $3 IS NOT NULL"),),
+        tests=(LINEAGE_TESTS,),
+    ),
+    Mutation(
+        "recovery decides during an incident",
+        (Edit("issuer/recovery/rebuild.py", "        if incident:\n", "        if False:\n"),),
+        tests=(LINEAGE_TESTS,),
+    ),
+    Mutation(
+        "recovery blesses during an incident",
+        (Edit("issuer/recovery/recovery.py", "recovering = NULL WHERE incident IS NULL", "recovering = NULL"),),
+        tests=(LINEAGE_TESTS,),
+    ),
+    Mutation(
+        "rules are changed and pools topped up during an incident",
+        (Edit("issuer/storage/redis_link.py", "if self._incarnations.incident:", "if False:"),),
+        tests=(LINEAGE_TESTS,),
+    ),
+    Mutation(
+        "acknowledgement leaves no token",
+        (Edit("issuer/contract/lua/ack_events.lua", ", 'lineage', ARGV[3])", ")"),),
+        tests=(LINEAGE_TESTS,),
     ),
 )

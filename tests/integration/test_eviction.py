@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from issuer.contract.outcomes import Outcome
 from issuer.recovery.doctor import examine
-from issuer.recovery.inspection import IncidentError
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
+from issuer.storage.lineage import IncidentError
 from issuer.storage.server_watch import Stop
 from tests.support.api import running_app, until_status
 from tests.support.recovery import CLIENT, drain, engine_of, make_batch, ready, seqs

@@ -43,9 +43,9 @@ async def test_session_mode_works_as_it_is_installed(
             batch, client = await api.batch("A", "B")
             assert (await api.redeem(batch, client)).json()["code"] == "A"
             await drain(stores)
-            writer = LedgerWriter(behind)
+            writer = LedgerWriter(behind, stores.incarnations.lineage)
             assert stores.incarnations.blessed is not None
-            assert (await writer.write(stores.incarnations.blessed, [])).inserted == 0
+            assert (await writer.write(stores.incarnations.blessed, []))[0].inserted == 0
             await writer.close()
             assert (await reconcile(stores)).holds
         _, printed = await run_command(behind, "doctor")

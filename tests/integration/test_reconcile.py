@@ -58,7 +58,7 @@ async def drain(shop: LedgerShop) -> None:
     await record_in_ledger(shop, shop.columns())
     entries = shop.client.execute_command("XRANGE", shop.keys.stream, "-", "+")
     acks = [part for entry_id, fields in entries for part in (entry_id, int(fields[b"n"]))]
-    await shop.stores.redis.run(ACK_EVENTS, (shop.keys.state, shop.keys.stream), (GROUP, *acks))
+    await shop.stores.redis.run(ACK_EVENTS, (shop.keys.state, shop.keys.stream), (GROUP, "", *acks))
 
 
 async def test_nothing_was_issued(shop: LedgerShop) -> None:

@@ -19,11 +19,12 @@ from issuer.engine.engine import Engine
 from issuer.journal.segments import Journal
 from issuer.pools.top_up import top_up
 from issuer.recovery import rebuild
-from issuer.recovery.inspection import IncidentError, Verdict
+from issuer.recovery.inspection import Verdict
 from issuer.recovery.opening import open_stores
 from issuer.recovery.recovery import RecoveryOptions
 from issuer.recovery.witness import Witness
 from issuer.settings import Settings
+from issuer.storage.lineage import IncidentError
 from issuer.storage.postgres import RECOVERY_LOCK, PostgresUnavailableError
 from issuer.storage.redis_link import RedisUnavailableError
 from tests.support.recovery import (

@@ -14,10 +14,11 @@ from issuer.contract.keys import GROUP, partition_keys, partition_of
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.ledger import entries
-from issuer.recovery.inspection import IncidentError, Verdict
+from issuer.recovery.inspection import Verdict
 from issuer.recovery.opening import open_stores
 from issuer.recovery.recovery import RecoveryOptions
 from issuer.settings import Settings
+from issuer.storage.lineage import IncidentError
 from issuer.storage.stores import Stores
 from issuer.storage.task_rows import TaskRows
 from sync_worker.maintenance.tasks import MaintenanceTasks
@@ -34,7 +35,7 @@ async def working(stores: Stores, *, min_idle_ms: int = 60_000) -> AsyncIterator
     """Record what is in the streams until the block ends."""
     stopping = asyncio.Event()
     reader = StreamReader(stores.settings, stores.incarnations, min_idle_ms=min_idle_ms)
-    worker = Worker(reader, LedgerWriter(stores.settings), stopping)
+    worker = Worker(reader, LedgerWriter(stores.settings, stores.incarnations.lineage), stopping)
     task = asyncio.create_task(worker.run(), name="worker")
     try:
         yield worker

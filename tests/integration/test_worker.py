@@ -475,9 +475,9 @@ async def test_reader_works_with_redis_7_and_valkey(
             assert not await reader.read_new(100, block=False)
             assert len((await reader.read_own(100)).entries) == 5
             client.script_flush()
-            assert await reader.ack(new) == 6
-            assert await reader.ack(new) == 0, "an entry lowers the backlog once"
-            assert await reader.ack(claimed) == 4
+            assert await reader.ack(new, uuid.uuid4()) == 6
+            assert await reader.ack(new, uuid.uuid4()) == 0, "an entry lowers the backlog once"
+            assert await reader.ack(claimed, uuid.uuid4()) == 4
             assert (shop.entries(), pending(shop)) == (0, 0)
             await reader.close()
             gone = (await stores.redis.run(REMOVE_CONSUMERS, (shop.keys.state, shop.keys.stream), (GROUP, 0)))[1]

@@ -70,14 +70,15 @@ class Partition:
 
     def bless(self, *, max_backlog: int = 1_000_000, backlog: int = 0, serial: int = 0, beat: int = 0) -> list[str]:
         args: list[str | bytes | int] = [self.epoch, KEY_FORMAT, max_backlog, backlog, GROUP, self.installation]
-        args += [serial, beat]
+        args += [serial, beat, ""]
         return _words(self.run(scripts.BLESS_PARTITION, [self.keys.state, self.keys.stream], args))
 
     def create_group(self) -> list[str]:
         return _words(self.run(scripts.CREATE_GROUP, [self.keys.state, self.keys.stream], [self.epoch, GROUP]))
 
     def beat(self, serial_floor: int = 0, beat_floor: int = 0) -> list[str]:
-        return _words(self.run(scripts.BEAT_PARTITION, [self.keys.state], [self.epoch, serial_floor, beat_floor]))
+        """The token of the reply is left out."""
+        return _words(self.run(scripts.BEAT_PARTITION, [self.keys.state], [self.epoch, serial_floor, beat_floor]))[:3]
 
     def put_batch(
         self,
@@ -159,9 +160,12 @@ class Partition:
         return _words(self.run(scripts.REMOVE_CONSUMERS, keys, [self.epoch, GROUP, idle_ms]))
 
     def ack(self, entries: Sequence[tuple[bytes, int]]) -> list[str]:
-        """`entries`: id of a stream entry and the number of redemptions in it."""
-        args: list[str | bytes | int] = [self.epoch, GROUP, *(part for entry in entries for part in entry)]
-        return _words(self.run(scripts.ACK_EVENTS, [self.keys.state, self.keys.stream], args))
+        """`entries`: id of a stream entry and the number of redemptions in it. No token takes their place."""
+        args: list[str | bytes | int] = [self.epoch, GROUP, "", *(part for entry in entries for part in entry)]
+        return _words(self.run(scripts.ACK_EVENTS, [self.keys.state, self.keys.stream], args))[:3]
+
+    def mark_lineage(self, token: str) -> list[str]:
+        return _words(self.run(scripts.MARK_LINEAGE, [self.keys.state], [self.epoch, token]))
 
     def redeem(self, call: ScriptCall) -> Result:
         keys, args = self.encode(call)

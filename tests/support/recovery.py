@@ -21,6 +21,7 @@ from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.pools.top_up import top_up
 from issuer.recovery.opening import GuardedStores
 from issuer.settings import Settings
+from issuer.storage.lineage import TokenKind, new_token
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 from tests.support.servers import RedisServer
@@ -80,7 +81,9 @@ async def drain(stores: Stores) -> None:
             entry = StreamEntry(partition, stream_id.decode(), fields)
             async with stores.postgres.acquire() as connection, connection.transaction():
                 await record_entries(connection, [entry])
-            await stores.redis.run(ACK_EVENTS, [keys.state, keys.stream], [GROUP, stream_id, entry.announced])
+                token = await new_token(connection, TokenKind.RECORD)
+            acked = [GROUP, token.hex, stream_id, entry.announced]
+            await stores.redis.run(ACK_EVENTS, [keys.state, keys.stream], acked)
 
 
 async def seqs(stores: Stores, table: str) -> list[int]:

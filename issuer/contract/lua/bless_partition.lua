@@ -6,7 +6,7 @@
 -- KEYS: 1 state, 2 stream
 -- ARGV: 1 epoch (negative: the fence before that epoch), 2 key format, 3 max_backlog, 4 backlog (redemptions in the
 --       stream; a fence leaves a higher one, which shows that the stream was cut), 5 group, 6 installation, 7 serial,
---       8 beat (both are raised to these, never lowered)
+--       8 beat (both are raised to these, never lowered), 9 token of the commit that fenced
 -- Returns: {FOREIGN, installation} | {STALE_EPOCH, epoch} | {DONE}
 -- Cost: 6 commands, 5 for a fence.
 
@@ -24,7 +24,7 @@ redis.call('PERSIST', KEYS[1])
 local backlog = epoch < 0 and math.max(tonumber(state[3] or 0), tonumber(ARGV[4])) or tonumber(ARGV[4])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'key_format', ARGV[2], 'max_backlog', ARGV[3],
   'backlog', string.format('%.0f', backlog), 'installation', ARGV[6], 'clock', state[4] or '0', 'serial', serial,
-  'beat', beat)
+  'beat', beat, 'lineage', ARGV[9])
 -- A fence leaves this field as it is: it shows a recovery from which incarnation the data come.
 if epoch > 0 then redis.call('HSET', KEYS[1], 'blessed_epoch', ARGV[1]) end
 -- From 0: entries that were in the stream before the group must be delivered as well. pcall: the group may exist.

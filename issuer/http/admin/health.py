@@ -35,6 +35,8 @@ async def get_readyz(context: RequestContext) -> Response:
         "api_keys": "ready" if knows_keys else "not ready",
         "stops": sorted(context.services.stores.incarnations.watch.stops),
         "worker": show_workers(store_metrics),
+        # Codes are issued meanwhile, so this is not a reason to take no requests.
+        "incident": store_metrics.postgres.incident if store_metrics.postgres else None,
     }
     return json_response(content, 200 if ready and knows_keys else 503)
 

@@ -55,6 +55,7 @@ NAMES: Final = {
     "issuer_quarantined": "Codes quarantined after a loss of Redis data and not released yet",
     "issuer_audit_id": "Id of the newest entry of the audit log; it only rises",
     "issuer_role_may_change_ledger": "1 if the Postgres role of the API could change recorded redemptions; should be 0",
+    "issuer_incident": "1 while an operator must decide, for example because Postgres went back; /readyz says what",
     "issuer_ready": "1 if the part is available, by part: redis, postgres",
     "issuer_stopped": "1 if this process issues nothing although Redis answers, by reason",
 }
@@ -139,6 +140,7 @@ def _observed(store_metrics: StoreMetrics | None) -> Iterator[Metric]:
             issuer_failed_rows=postgres.failed_rows,
             issuer_audit_id=postgres.audit_id,
             issuer_role_may_change_ledger=float(postgres.may_change_ledger),
+            issuer_incident=float(postgres.incident is not None),
         )
         if postgres.workers:
             yield from _single(issuer_worker_seen_seconds=postgres.workers[0].seen_s_ago)

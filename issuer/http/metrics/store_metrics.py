@@ -54,6 +54,8 @@ class PostgresMetrics:
     audit_id: int
     may_change_ledger: bool
     """Whether the role of this process has more rights than it needs."""
+    incident: str | None
+    """What only an operator can resolve, in words; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ SELECT (SELECT count(*) FROM anomalies) AS anomalies,
        (SELECT count(*) FROM quarantined WHERE released_at IS NULL) AS quarantined,
        (SELECT count(*) FROM task_rows WHERE failures > 0) AS failed_rows,
        (SELECT id FROM audit_ends WHERE which = 'newest') AS audit_id,
-       has_table_privilege('redemptions', 'UPDATE') AS may_change_ledger
+       has_table_privilege('redemptions', 'UPDATE') AS may_change_ledger,
+       (SELECT incident FROM installation) AS incident
 """
 
 

@@ -161,6 +161,10 @@ COMPONENTS: Final[dict[str, Schema]] = {
                 " policy may delete codes, or keys that it lost are being rebuilt",
             },
             "worker": described(_WORKER, "The worker, which records redemptions in the ledger"),
+            "incident": {
+                "type": ["string", "null"],
+                "description": "What only an operator can resolve. Codes are issued until the backlog is full",
+            },
         }
     ),
     "Health": shape(

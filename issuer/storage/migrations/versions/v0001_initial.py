@@ -13,7 +13,9 @@ from typing import Final
 from alembic import op
 
 from issuer.storage.migrations import audit_schema, clients_schema, import_schema, loyalty_chapters, recovery_schema
+from issuer.storage.migrations.lineage_schema import LINEAGE
 from issuer.storage.migrations.owner_functions import OWNER_FUNCTIONS
+from issuer.storage.migrations.tasks_schema import TASK_ROWS
 
 revision = "0001"
 down_revision = None
@@ -44,7 +46,9 @@ CREATE TABLE installation (
     epoch           bigint NOT NULL DEFAULT 0,
     run_id          text,
     -- What the running recovery has decided. The next process continues from it when this one is killed.
-    recovering      jsonb
+    recovering      jsonb,
+    -- What only an operator can resolve, in words; null: nothing. See the table lineage.
+    incident        text
 );
 COMMENT ON TABLE installation IS
     'One row: this installation and the Redis server that may issue codes for it. Transactions that write to the ledger
@@ -357,28 +361,7 @@ CREATE TABLE workers (
     seen_at         instant NOT NULL,
     detail          jsonb NOT NULL DEFAULT '{}'
 );
-COMMENT ON TABLE workers IS 'Heartbeat and progress of each worker, for /readyz and /metrics.';
-
-CREATE TABLE task_rows (
-    task            text NOT NULL,
-    -- The id of the row, as text; empty for an error outside any row.
-    row_id          text NOT NULL,
-    -- Differs once the row has changed: then it is tried at once.
-    version         bigint NOT NULL DEFAULT 0,
-    -- The worker that processes the row now, and its session: a mark whose session has ended is that of a dead worker.
-    worker          text,
-    session         integer,
-    -- Failures in a row, the last error, and when the next attempt is due.
-    failures        integer NOT NULL DEFAULT 0 CHECK (failures >= 0),
-    error           text,
-    first_at        instant,
-    last_at         instant,
-    retry_at        instant,
-    PRIMARY KEY (task, row_id),
-    CHECK (failures = 0 OR (error, first_at, last_at, retry_at) IS NOT NULL)
-);
-COMMENT ON TABLE task_rows IS
-    'Rows that a maintenance task processes now, or could not process. A row that was processed is not here.'
+COMMENT ON TABLE workers IS 'Heartbeat and progress of each worker, for /readyz and /metrics.'
 """
 
 _ACCESS: Final = """
@@ -433,7 +416,7 @@ CREATE INDEX kept_answers_by_time ON kept_answers (kept_at)
 def upgrade() -> None:
     chapters = (
         _INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES,
-        recovery_schema.RECOVERY, _ACCESS, clients_schema.CLIENTS, import_schema.IMPORTS,
+        recovery_schema.RECOVERY, LINEAGE, TASK_ROWS, _ACCESS, clients_schema.CLIENTS, import_schema.IMPORTS,
         *loyalty_chapters.CHAPTERS, OWNER_FUNCTIONS,
     )  # fmt: skip
     for chapter in chapters:

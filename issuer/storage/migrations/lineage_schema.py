@@ -1,0 +1,17 @@
+"""Lineage in the schema: the tokens of commits, by which a Postgres that went back in time is detected."""
+
+from typing import Final
+
+LINEAGE: Final = """
+CREATE TABLE lineage (
+    token           uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    -- Which commit wrote it; unknown: none here did, and a holder of the token has reported it.
+    kind            text NOT NULL CHECK (kind IN ('record', 'connection', 'registration', 'settling', 'receipts',
+        'fence', 'decision', 'blessing', 'revision', 'unknown', 'accepted')),
+    created_at      instant NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE lineage IS
+    'Random tokens of commits. Redis, processes and journals keep the last one they met: a Postgres that does not know
+it has lost that commit.';
+CREATE INDEX lineage_by_time ON lineage (created_at)
+"""
