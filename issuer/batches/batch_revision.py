@@ -13,6 +13,7 @@ from issuer.batches.windows import Span
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import PUT_BATCH
 from issuer.instants import to_ms
+from issuer.storage.lineage import Lineage, read_tokens
 from issuer.storage.redis_link import NotReadyError, ScriptRunner, Value
 
 # `coupon`: as put_batch.lua reads it; '' for a batch of codes. `unopened`: a coupon is used without a list of codes, so
@@ -28,6 +29,14 @@ SELECT b.*, coalesce((
 FROM batches b"""
 
 
+class SupersededError(NotReadyError):
+    """Redis has this revision of a batch or a later one, and it is another: see `token`."""
+
+    def __init__(self, revision: BatchRevision, number: int, token: bytes) -> None:
+        super().__init__(f"Redis has revision {number} of batch {revision.batch_id}, Postgres had {revision.number}")
+        self.tokens = read_tokens([token])
+
+
 @dataclass(frozen=True, slots=True)
 class BatchRevision:
     """One revision of a batch (a row of FOR_REDIS), ready to be written to Redis.
@@ -39,6 +48,7 @@ class BatchRevision:
     batch_id: UUID
     partition: int
     number: int
+    token: UUID
     span: Span | None
     closed: str
     _keys: list[str | bytes]
@@ -55,6 +65,7 @@ class BatchRevision:
             batch_id,
             partition,
             row["revision"],
+            UUID(bytes=row["token"].bytes),
             Span.of(rules),
             "unopened" if row["unopened"] else "",
             [partition_keys(partition).state, batch_keys(partition, batch_id).batch],
@@ -69,17 +80,18 @@ class BatchRevision:
             row["coupon"],
         )
 
-    async def put(self, redis: ScriptRunner, *, rebuilding: str = "") -> bool:
-        """Write the revision to Redis. With `rebuilding` the batch answers 503 until it is written without.
+    async def put(self, redis: ScriptRunner, lineage: Lineage, *, closes: bool = False) -> bool:
+        """Write the revision to Redis. With `closes` the batch answers 503 until it is written without.
 
-        Returns False if the call was to close the batch and Redis already has it open at this revision: its windows are
-        rebuilt. Raises NotReadyError and RedisUnavailableError.
+        `lineage` notes the token of the revision that it replaces: Postgres must know it. Returns False if the call was
+        to close the batch and Redis already has it open at this revision: its windows are rebuilt.
+
+        Raises SupersededError, NotReadyError and RedisUnavailableError.
         """
-        reply = await redis.run(PUT_BATCH, self._keys, [*self._before, rebuilding or self.closed, self._coupon])
-        if reply[0] in (b"DONE", b"REBUILT"):
-            return bool(reply[0] == b"DONE")
-        # A recovery has written a later revision; or Postgres was rolled back, which an operator must resolve.
-        raise NotReadyError(
-            f"Redis has revision {reply[1].decode()} of batch {self.batch_id}, Postgres has {self.number};"
-            " if this persists, Postgres was rolled back"
-        )
+        closed = self.token.hex if closes else self.closed
+        reply = await redis.run(PUT_BATCH, self._keys, [*self._before, closed, self._coupon, self.token.hex])
+        if reply[0] == b"SUPERSEDED":
+            raise SupersededError(self, int(reply[1]), reply[2])
+        if reply[0] == b"DONE":
+            lineage.see([reply[1]])
+        return bool(reply[0] == b"DONE")

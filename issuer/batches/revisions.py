@@ -19,11 +19,12 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from issuer.batches.batch_revision import FOR_REDIS, BatchRevision
+from issuer.batches.batch_revision import FOR_REDIS, BatchRevision, SupersededError
 from issuer.batches.reversals import PendingReversal, find_pending_reversals, mark_returned, return_uses
 from issuer.batches.windows import fenced_writer, read_backlog, write_windows
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.pools.loader import reopen_pool
+from issuer.storage.lineage import find_unknown, report_unknown
 from issuer.storage.postgres import PUSH_LOCK, PoolConnection, advisory_lock, lock_of, unavailable_translated
 from issuer.storage.redis_link import Redis, redis_errors_translated
 
@@ -53,8 +54,19 @@ async def push_batch(stores: Stores, batch_id: UUID) -> None:
     ):
         # Changes do not take the lock, so there may be a newer revision after each push.
         while (row := await connection.fetchrow(_UNPUSHED, batch_id)) is not None:
-            await _push(stores, connection, row)
+            try:
+                await _push(stores, connection, row)
+            except SupersededError as error:
+                await _report_unknown_revision(connection, batch_id, error)
+                raise
             await connection.execute(_MARK_PUSHED, batch_id, row["revision"])
+
+
+async def _report_unknown_revision(connection: PoolConnection, batch_id: UUID, error: SupersededError) -> None:
+    """Begin an incident, unless the revision in Redis is the latest one by now, or an earlier one, of this Postgres."""
+    latest = await connection.fetchval("SELECT token FROM batches WHERE id = $1", batch_id)
+    if unknown := await find_unknown(connection, [token for token in error.tokens if token != latest]):
+        await report_unknown(connection, unknown, f"the revision of batch {batch_id} in Redis")
 
 
 async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record) -> None:
@@ -76,8 +88,7 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
     if not (limited and closes) and not rebuilds:
         await _open(stores, connection, revision, reversals)
         return
-    rebuilding = str(revision.number)
-    if not await revision.put(redis, rebuilding=rebuilding):
+    if not await revision.put(redis, stores.incarnations.lineage, closes=True):
         return  # an earlier push did all steps but 5
     if reversals:
         # Again, now that the batch is closed: uses in the same ms as a reversed one may have come in between.
@@ -89,7 +100,7 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         batch_id,
         partition,
         span,
-        fenced_writer(redis, batch_id, partition, rebuilding),
+        fenced_writer(redis, batch_id, partition, revision.token.hex),
         host_ms=host_ms,
         backlog=read_backlog(redis.client, partition),
         customers=None if rebuilds else [UUID(bytes=use.customer) for use in reversals if use.customer],
@@ -111,7 +122,7 @@ async def _open(
     for row in await connection.fetch(_TAKEN_BACK, revision.batch_id):
         # Until then its list has the order before the import.
         await reopen_pool(stores, row["id"])
-    await revision.put(stores.redis)
+    await revision.put(stores.redis, stores.incarnations.lineage)
     if reversals:
         await mark_returned(connection, reversals)
 

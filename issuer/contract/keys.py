@@ -96,8 +96,9 @@ def partition_of(batch_id: UUID, partitions: int) -> int:
 class BatchKeys:
     """Keys of one batch.
 
-    batch         hash: revision, state (open | ended), paused, starts_at_ms, ends_at_ms, limits, rebuilding; for a
-                  coupon also coupon (how often it may be used, and its terms: see put_batch.lua).
+    batch         hash: revision, token (of the revision), state (open | ended), paused, starts_at_ms, ends_at_ms,
+                  limits, rebuilding; for a coupon also coupon (how often it may be used, and its terms: see
+                  put_batch.lua).
                   When the batch ends it stays as a tombstone (state=ended); all other keys are removed.
     window_prefix followed by the 16 bytes of the customer's id: the redemption times of that customer, 13 digits of
                   ms each, oldest first, no more than the rules need. Ids are binary here and in

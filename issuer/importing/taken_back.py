@@ -59,7 +59,7 @@ async def take_back(
         row = await connection.fetchrow(f"{FOR_REDIS} WHERE id = $1", batch_id)
         assert row is not None
         revision = BatchRevision.of_row(row, stores.redis.partitions)
-        await revision.put(stores.redis, rebuilding=str(revision.number))
+        await revision.put(stores.redis, stores.incarnations.lineage, closes=True)
         if await _all_recorded(stores, connection, batch_id, clients):
             async with connection.transaction():
                 # Of another Redis it is not known whether it has the batch closed.

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.pools.counters import COUNTER_FIELDS, counters_from
+from issuer.storage.lineage import find_unknown, read_tokens
 from issuer.storage.postgres import AnyConnection
 from issuer.storage.redis_link import CommandSender, RedisRefusedError
 
@@ -69,6 +70,18 @@ class PoolState:
     in_list: int = 0
     issued_after: int = 0
     quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStates:
+    """The revisions of batches in Redis, compared with what Postgres has confirmed to be there.
+
+    `behind`: how many are missing, or older, as reasons for a loss. `unknown`: tokens of revisions that this Postgres
+    never made.
+    """
+
+    behind: list[str]
+    unknown: list[UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +194,26 @@ async def inspect_pools(link: CommandSender, postgres: AnyConnection, partitions
     return pools
 
 
+_BATCHES: Final = "SELECT id, token, redis_revision FROM batches WHERE redis_revision > 0 ORDER BY id"
+
+
+async def inspect_batches(link: CommandSender, postgres: AnyConnection, partitions: int) -> BatchStates:
+    """Compare the revision of every batch in this Redis with Postgres."""
+    rows = await postgres.fetch(_BATCHES)
+    behind, others = 0, list[UUID]()
+    for at in range(0, len(rows), BATCH_SIZE):
+        some = rows[at : at + BATCH_SIZE]
+        keys = [batch_keys(partition_of(row["id"], partitions), row["id"]).batch for row in some]
+        replies = await link.call([("HMGET", key, "revision", "token") for key in keys], timeout_s=READ_TIMEOUT_S)
+        for row, reply in zip(some, replies, strict=True):
+            if isinstance(reply, Exception) or reply[0] is None or int(reply[0]) < row["redis_revision"]:
+                behind += 1
+            else:
+                others += [token for token in read_tokens([reply[1] or b""]) if token != row["token"]]
+    reasons = [f"{behind} batches are missing or of an earlier revision"] if behind else []
+    return BatchStates(reasons, await find_unknown(postgres, others))
+
+
 def judge(
     now: ServerIdentity,
     before: ServerIdentity | None,
@@ -191,8 +224,8 @@ def judge(
 ) -> Finding:
     """Decide whether anything that was issued can be missing from these data.
 
-    `before` is the server that was blessed last, under `epoch`; None: none was. `lower`: the partitions that are behind
-    what is known of them (`issuer.recovery.serials.behind`). Any single reason makes it a loss.
+    `before` is the server that was blessed last, under `epoch`; None: none was. `lower`: what is behind what is known
+    of it (`issuer.recovery.serials.behind`, `BatchStates.behind`). Any single reason makes it a loss.
     """
     if not any(pool.opened for pool in pools):
         return Finding(Verdict.FIRST)

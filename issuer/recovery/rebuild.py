@@ -27,7 +27,7 @@ from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
 from issuer.recovery.inspection import BATCH_SIZE, PoolState, inspect_partitions
 from issuer.recovery.serials import see_recorded, store_bases
 from issuer.storage.floors import Floors
-from issuer.storage.lineage import IncidentError, TokenKind, new_token
+from issuer.storage.lineage import IncidentError, Lineage, TokenKind, new_token
 from issuer.storage.postgres import Connection, count_of
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
 from issuer.storage.server_watch import MAX_APART_MS, ClockReading
@@ -326,7 +326,8 @@ async def rebuild_partitions(
             log.exception("a batch cannot be read and is not rebuilt; repair its row", batch_id=str(row["id"]))
             await postgres.execute(_LEAVE_TO_WORKER, row["id"])
             continue
-        await revision.put(redis)
+        # What it replaces is given up, whatever it is.
+        await revision.put(redis, Lineage())
         # An ended batch grants nothing, so it needs no windows; replays it still answers.
         if row["freed_at"] is None and row["ended_at"] is None:
             writer = fenced_writer(redis, row["id"], partition, revision.closed)

@@ -27,6 +27,7 @@ from issuer.recovery.inspection import (
     Verdict,
     contradictions_within,
     foreign_installations,
+    inspect_batches,
     inspect_partitions,
     inspect_pools,
     inspect_server,
@@ -183,8 +184,11 @@ class Recovery:
         before = await read_last_blessed(self._postgres)
         # Before the pools: reading all of them takes a while, and an unfit server is met again every 0.2 s.
         await self._refuse_unfit(server, installation.run_id, before)
+        batches = await inspect_batches(self._link, self._postgres, installation.partitions)
+        if batches.unknown and not self._options.restored:
+            raise IncidentError(await report_unknown(self._postgres, batches.unknown, "a batch in Redis"))
         pools = await inspect_pools(self._link, self._postgres, installation.partitions)
-        return Survey(installation, states, server, before, pools)
+        return Survey(installation, states, server, before, pools, batches)
 
     async def _refuse_unfit(
         self, server: ServerIdentity, blessed_run_id: str | None, before: BlessedServer | None
@@ -211,13 +215,13 @@ class Recovery:
             )
         before = survey.before.identity if survey.before else None
         known = await self._known(survey.last_epoch, survey.installation.partitions)
-        lower = behind(survey.states, known)
+        lower = [*behind(survey.states, known), *survey.batches.behind]
         finding = judge(survey.server, before, survey.last_epoch, survey.states, survey.pools, lower)
         never_left = self._is_blessed and self._options.rebuild
         waits = not never_left and not self._options.forced and not self._options.dry_run
         if never_left and finding.verdict is Verdict.LOSS:
             # They never left this server, however it keeps them.
-            doubts = contradictions_within(survey.last_epoch, survey.states, survey.pools)
+            doubts = contradictions_within(survey.last_epoch, survey.states, survey.pools) + survey.batches.behind
             finding = Finding(Verdict.LOSS if doubts else Verdict.RESTART, tuple(doubts))
         elif finding.verdict is Verdict.RESTART and waits:
             # Last, because it waits for the API processes. They can only turn a restart into a loss.

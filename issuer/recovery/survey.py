@@ -12,7 +12,7 @@ import orjson
 
 from issuer.contract.events import EVENT_FORMAT
 from issuer.recovery.decision import RecoveryDecision
-from issuer.recovery.inspection import PartitionState, PoolState, ServerIdentity
+from issuer.recovery.inspection import BatchStates, PartitionState, PoolState, ServerIdentity
 from issuer.storage.lineage import IncidentError
 from issuer.storage.postgres import Connection
 
@@ -51,6 +51,7 @@ class Survey:
     server: ServerIdentity
     before: BlessedServer | None
     pools: list[PoolState]
+    batches: BatchStates
 
     @property
     def last_epoch(self) -> int:

@@ -106,6 +106,7 @@ FUNCTIONS: Final = {
     "erase_customer(uuid)":                          Rights("EXECUTE", ""),
     # Each erases members.
     "forget_customer_texts(uuid[], uuid)":           Rights("EXECUTE", "EXECUTE"),
+    "renew_batch_token()":                           Rights("",        ""),
     "audit_append()":                                Rights("",        ""),
     "audit_refuse()":                                Rights("",        ""),
     "audit_cut(timestamp with time zone, integer)":  Rights("",        "EXECUTE"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 
+from issuer.contract import scripts
 from tests.support.partition import Partition
 from tests.support.redeeming import CouponState, CouponWish, ScriptAnswer, ScriptLimit, ScriptRequest
 from tests.support.script_shop import BATCH, CLIENT, MONTH_MS, POOL_ID, new_customer, refuses_another_epoch
@@ -76,3 +77,22 @@ def test_return_uses(partition: Partition) -> None:
         "GRANTED", "GRANTED", "LIMIT_REACHED",
     ]  # fmt: skip
     refuses_another_epoch(partition, lambda: partition.return_uses(BATCH, [(customer, used.now_ms, 0)]))
+
+
+def test_a_revision_is_recognised_by_its_token(partition: Partition) -> None:
+    def put(revision: int, token: str) -> list[bytes]:
+        names: list[str | bytes] = [partition.keys.state, partition.batch(BATCH).batch]
+        args: list[str | bytes | int] = [partition.epoch, revision, "open", 0, "", "", "", "", "", token]
+        return partition.run(scripts.PUT_BATCH, names, args)
+
+    assert put(2, "a") == [b"DONE", b""]
+    assert put(2, "a") == [b"DONE", b""]
+    before = partition.snapshot()
+    for revision in (1, 2):
+        assert put(revision, "b") == [b"SUPERSEDED", b"2", b"a"]
+    assert partition.snapshot() == before
+    assert put(3, "c") == [b"DONE", b"a"]
+    # A recovery writes what Postgres has.
+    partition.epoch = -2
+    assert partition.bless() == ["DONE"]
+    assert put(1, "d") == [b"DONE", b"c"]

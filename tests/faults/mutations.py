@@ -1181,4 +1181,19 @@ MUTATIONS: Final = (
         (Edit("issuer/contract/lua/ack_events.lua", ", 'lineage', ARGV[3])", ")"),),
         tests=(LINEAGE_TESTS,),
     ),
+    Mutation(
+        "a revision is recognised by its number alone",
+        (Edit("issuer/contract/lua/put_batch.lua", "there[3] == ARGV[10]", "there[1] == ARGV[2]"),),
+        tests=("tests/integration/test_batch_tokens.py",),
+    ),
+    Mutation(
+        "a batch in Redis may be older than Postgres knows it to be",
+        (Edit("issuer/recovery/inspection.py", "if behind else []", "if False else []"),),
+        tests=("tests/integration/test_batch_tokens.py",),
+    ),
+    Mutation(
+        "recovery keeps a later revision that Redis has",
+        (Edit("issuer/contract/lua/put_batch.lua", "if tonumber(ARGV[1]) > 0 then", "if true then"),),
+        tests=("tests/integration/test_batch_tokens.py",),
+    ),
 )

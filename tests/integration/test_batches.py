@@ -57,8 +57,10 @@ async def test_a_new_batch_is_stored_in_postgres_and_redis(stores: Stores) -> No
     assert (batch.starts_at, batch.ends_at, batch.rules) == (datetime(2026, 6, 1, tzinfo=UTC), SOON, rules)
     assert (batch.in_redis, batch.expired, batch.paused) == (True, False, False)
     async with shop_of(stores) as shop:
+        token = await stores.postgres.fetchval("SELECT token FROM batches WHERE id = $1", batch.id)
         assert batch_hash(shop, batch.id) == {
             "revision": "1",
+            "token": token.hex,
             "state": "open",
             "paused": "0",
             "starts_at_ms": "1780272000000",

@@ -107,9 +107,9 @@ async def open_shop(stores: Stores, client: redis.Redis, codes: Sequence[int] = 
     partition = Partition(client, number)
     partition.epoch = stores.redis.epoch
     name = f"shop {next(_names)}"
-    insert = "INSERT INTO batches (id, partition, name, redis_revision) VALUES ($1, $2, $3, 1)"
-    await stores.postgres.execute(insert, batch, number, name)
-    partition.put_batch(batch)
+    insert = "INSERT INTO batches (id, partition, name, redis_revision) VALUES ($1, $2, $3, 1) RETURNING token"
+    token = await stores.postgres.fetchval(insert, batch, number, name)
+    partition.put_batch(batch, token=token.hex)
     pools: dict[UUID, int] = {}
     for total in codes:
         client_id = uuid.uuid4()

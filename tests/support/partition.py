@@ -92,12 +92,16 @@ class Partition:
         ends_at_ms: int | None = None,
         rebuilding: int | None = None,
         coupon: CouponState | None = None,
+        token: str | None = None,
     ) -> list[str]:
+        """`token`: of the revision; the default follows from its number. What it replaces is left out of the reply."""
         packed = ",".join(f"{limit.max}:{limit.window_ms}" for limit in limits)
         times = ["" if at is None else str(at) for at in (starts_at_ms, ends_at_ms, rebuilding)]
         args: list[str | bytes | int] = [self.epoch, revision, state, int(paused), times[0], times[1], packed, times[2]]
         args.append("" if coupon is None else coupon.packed)
-        return _words(self.run(scripts.PUT_BATCH, [self.keys.state, self.batch(batch).batch], args))
+        args.append(f"{revision}" if token is None else token)
+        words = _words(self.run(scripts.PUT_BATCH, [self.keys.state, self.batch(batch).batch], args))
+        return words[:1] if words[0] == "DONE" else words[:2]
 
     def put_windows(
         self, batch: UUID, rebuilding: int, windows: Sequence[tuple[UUID, Sequence[int], int]]

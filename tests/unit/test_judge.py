@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from issuer.recovery.inspection import PartitionState, PoolState, ServerIdentity, Verdict, judge
+from issuer.recovery.inspection import Finding, PartitionState, PoolState, ServerIdentity, Verdict, judge
 
 SERVER = ServerIdentity("run", "9.0", "10.0.0.1:6379/0", "/data", True, "master", False, False, 0)
 STATES: list[PartitionState] = [{"blessed_epoch": "7"}, {"blessed_epoch": "7"}]
@@ -29,6 +29,11 @@ def test_the_same_data_are_a_restart() -> None:
 def test_nothing_can_be_missing_where_nothing_was_issued() -> None:
     found = judge(SERVER, None, 0, [{}, {}], [pool(opened=False, issued_before=None)])
     assert found.verdict is Verdict.FIRST
+
+
+def test_what_is_behind_what_is_known_is_a_loss() -> None:
+    found = judge(SERVER, SERVER, 7, STATES, [pool()], ["2 batches are missing"])
+    assert found == Finding(Verdict.LOSS, ("2 batches are missing",))
 
 
 @pytest.mark.parametrize(

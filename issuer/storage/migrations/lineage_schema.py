@@ -15,3 +15,17 @@ COMMENT ON TABLE lineage IS
 it has lost that commit.';
 CREATE INDEX lineage_by_time ON lineage (created_at)
 """
+
+# Whatever statement raises the revision of a batch, the batch gets a new token, and the one that Redis has stays known.
+STATEMENTS: Final = (
+    """
+CREATE FUNCTION renew_batch_token() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO lineage (token, kind) VALUES (OLD.token, 'revision');
+    NEW.token := gen_random_uuid();
+    RETURN NEW;
+END $$""",
+    """
+CREATE TRIGGER renew_batch_token BEFORE UPDATE ON batches FOR EACH ROW
+WHEN (NEW.revision <> OLD.revision) EXECUTE FUNCTION renew_batch_token()""",
+)

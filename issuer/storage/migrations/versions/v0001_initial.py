@@ -12,8 +12,14 @@ from typing import Final
 
 from alembic import op
 
-from issuer.storage.migrations import audit_schema, clients_schema, import_schema, loyalty_chapters, recovery_schema
-from issuer.storage.migrations.lineage_schema import LINEAGE
+from issuer.storage.migrations import (
+    audit_schema,
+    clients_schema,
+    import_schema,
+    lineage_schema,
+    loyalty_chapters,
+    recovery_schema,
+)
 from issuer.storage.migrations.owner_functions import OWNER_FUNCTIONS
 from issuer.storage.migrations.tasks_schema import TASK_ROWS
 
@@ -89,6 +95,8 @@ CREATE TABLE batches (
     -- Raised by every change; rules_revision is the revision that last changed the limits. Redis has every change up to
     -- redis_revision, and its windows fit those limits.
     revision        bigint NOT NULL DEFAULT 1,
+    -- Of this revision, written to Redis with it. The token of the revision before is in lineage.
+    token           uuid NOT NULL DEFAULT gen_random_uuid(),
     rules_revision  bigint NOT NULL DEFAULT 1,
     redis_revision  bigint NOT NULL DEFAULT 0,
     -- An ended batch is freed in Redis in two steps: codes and windows once all its redemptions are in the ledger
@@ -416,12 +424,12 @@ CREATE INDEX kept_answers_by_time ON kept_answers (kept_at)
 def upgrade() -> None:
     chapters = (
         _INSTANT, _INSTALLATION, _BATCHES, _COUPONS, _CAMPAIGNS, _LEDGER, _UNRECORDED, _PROCESSES,
-        recovery_schema.RECOVERY, LINEAGE, TASK_ROWS, _ACCESS, clients_schema.CLIENTS, import_schema.IMPORTS,
-        *loyalty_chapters.CHAPTERS, OWNER_FUNCTIONS,
+        recovery_schema.RECOVERY, lineage_schema.LINEAGE, TASK_ROWS, _ACCESS, clients_schema.CLIENTS,
+        import_schema.IMPORTS, *loyalty_chapters.CHAPTERS, OWNER_FUNCTIONS,
     )  # fmt: skip
     for chapter in chapters:
         for statement in chapter.split(";\n"):
             op.execute(statement)
     schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
-    for statement in audit_schema.statements(schema):
+    for statement in (*lineage_schema.STATEMENTS, *audit_schema.statements(schema)):
         op.execute(statement)
