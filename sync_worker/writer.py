@@ -14,16 +14,21 @@ from issuer.ledger.anomalies import Anomaly, record_anomalies
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.ledger.record import RecordResult
 from issuer.settings import Settings
+from issuer.storage.database_identity import refuse_copy
 from issuer.storage.incarnation import Blessed
 from issuer.storage.lineage import UNKNOWN_AMONG, IncidentError, Lineage, report_unknown
-from issuer.storage.postgres import SESSION, Connection, connect
+from issuer.storage.postgres import SESSION, Connection, PostgresUnavailableError, connect
 
 log = structlog.get_logger()
 
 WRITE_ERRORS: Final = (
     asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, asyncio.TimeoutError,
+    PostgresUnavailableError,
 )  # fmt: skip
-"""Every error of Postgres or of the connection to it. Bad data cause none: `record_entries` stores dead letters."""
+"""Every error of Postgres or of the connection to it, and a copied database.
+
+Bad data cause none: `record_entries` stores dead letters.
+"""
 
 
 class ForeignIncarnationError(Exception):
@@ -86,6 +91,7 @@ class LedgerWriter:
                     "jit": "off",
                 },
             )
+            await refuse_copy(self._connection)
         return self._connection
 
     def _terminate(self) -> None:

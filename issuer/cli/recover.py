@@ -86,7 +86,7 @@ async def _recover(settings: Settings, options: RecoveryOptions) -> RecoveryRepo
         incarnations = Incarnations(settings, postgres)
         guardian = Guardian(settings, postgres, incarnations)
         try:
-            await incarnations.start()
+            await incarnations.start(restored=options.restored)
             return await guardian.check(options)
         except IncidentError as error:
             raise CommandError(str(error)) from error

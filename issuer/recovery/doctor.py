@@ -13,6 +13,7 @@ import asyncpg
 from issuer.access.secrets import SecretKeyError, SecretKeys, count_unreadable
 from issuer.recovery.inspection import PartitionState, foreign_installations, inspect_partitions, inspect_pools
 from issuer.settings import Settings
+from issuer.storage.database_identity import CopiedDatabaseError, refuse_copy
 from issuer.storage.failed_rows import count_failed_rows, list_failed_rows
 from issuer.storage.grants import Process
 from issuer.storage.migrate import SchemaError, check_schema
@@ -86,6 +87,11 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     except SchemaError as error:
         yield Check("migrations", False, str(error), "run `issuer migrate`, or the newer version")
         return
+    try:
+        await refuse_copy(postgres)
+        yield Check("database", True, "the one of this installation")
+    except CopiedDatabaseError as error:
+        yield Check("database", False, str(error), "see docs/operations.md, Incidents")
     row = await postgres.fetchrow("SELECT partitions, incident FROM installation")
     if row is not None:
         yield Check(

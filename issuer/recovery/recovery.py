@@ -39,6 +39,7 @@ from issuer.recovery.serials import behind, see_receipts, see_recorded, see_stat
 from issuer.recovery.survey import BlessedServer, InstallationState, Survey, read_installation, read_last_blessed
 from issuer.recovery.witness import testify, wait_for_reports
 from issuer.settings import Settings
+from issuer.storage.database_identity import read_identity, refuse_copy
 from issuer.storage.floors import Floors, read_floors
 from issuer.storage.lineage import (
     IncidentError,
@@ -100,6 +101,8 @@ _FENCE: Final = """
 UPDATE installation SET epoch = greatest(epoch, $2) + 1, run_id = NULL, recovering = $1, incident = NULL
 WHERE $3 OR incident IS NULL RETURNING epoch, max_backlog"""
 
+_ADOPT: Final = "UPDATE installation SET database = $1"
+
 _END_ABANDONED: Final = "SELECT end_abandoned_transactions($1)"
 
 _RECORD_BLESSING: Final = """
@@ -135,6 +138,8 @@ class Recovery:
 
         Raises IncidentError when an operator must decide, RedisUnavailableError when this server cannot be blessed now.
         """
+        if not self._options.restored:
+            await refuse_copy(self._postgres)
         installation = await read_installation(self._postgres)
         states = await inspect_partitions(self._link, installation.partitions)
         if others := foreign_installations(states, installation.id):
@@ -320,6 +325,8 @@ class Recovery:
         the blessing nothing is issued or acknowledged.
         """
         limit_s = self._settings.postgres_timeout_s
+        # Outside of the transaction, which a forbidden function would end.
+        database = await read_identity(self._postgres)
         # Redis is ahead where Postgres was restored from a backup. A partition accepts no lower epoch than its own.
         highest = max(abs(int(state.get("epoch", 0))) for state in survey.states)
         while True:
@@ -333,6 +340,7 @@ class Recovery:
                         raise IncidentError("an incident began during this recovery; see `issuer status`")
                     if accepts:
                         await accept_unknown(self._postgres, _tokens(survey.states))
+                        await self._postgres.execute(_ADOPT, database)
                     token = await new_token(self._postgres, TokenKind.FENCE)
                 return row["epoch"], row["max_backlog"], token
             except asyncpg.LockNotAvailableError:

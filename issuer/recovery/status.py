@@ -11,6 +11,7 @@ import asyncpg
 
 from issuer.recovery.inspection import PartitionState, inspect_partitions
 from issuer.settings import Settings
+from issuer.storage.database_identity import refuse_copy
 from issuer.storage.migrate import SchemaError, check_schema
 from issuer.storage.postgres import PostgresUnavailableError, close_pool, connect_pool, unavailable_translated
 from issuer.storage.redis_link import Link, RedisUnavailableError
@@ -77,6 +78,7 @@ async def _read_postgres(settings: Settings, status: Status) -> Any:
     pool = await connect_pool(settings, size=1, timeout_s=TIMEOUT_S)
     try:
         await check_schema(pool)
+        await refuse_copy(pool)
         row: Any = await pool.fetchrow(_INSTALLATION)
         status.postgres, status.since, status.max_backlog = row["version"], row["blessed_at"], row["max_backlog"]
         opened: Any = await pool.fetchrow(_OPEN)

@@ -30,7 +30,7 @@ class Rights(NamedTuple):
 
 # Both processes recover Redis, so both fence and bless, quarantine, drain the stream and replay the journal. A lock of
 # rows (FOR SHARE, FOR UPDATE) needs UPDATE of one column of the table.
-_FENCE: Final = "SELECT, INSERT, UPDATE (epoch, run_id, recovering, incident)"
+_FENCE: Final = "SELECT, INSERT, UPDATE (epoch, run_id, recovering, incident, database)"
 # The worker removes letters that were resolved long ago, an erasure over HTTP those that name the customer. The erasure
 # also takes the id out of the detail of anomalies.
 _LETTERS: Final = "SELECT, INSERT, UPDATE (resolved_at), DELETE"

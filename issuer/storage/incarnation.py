@@ -22,6 +22,7 @@ import structlog
 from issuer.contract.events import EVENT_FORMAT
 from issuer.contract.keys import KEY_FORMAT
 from issuer.settings import Settings
+from issuer.storage.database_identity import CopiedDatabaseError, read_identity, refuse_copy
 from issuer.storage.floors import Floors, read_floors
 from issuer.storage.lineage import UNKNOWN_AMONG, Lineage, report_unknown
 from issuer.storage.migrate import SchemaError, check_schema
@@ -68,8 +69,10 @@ async def read_installation_id(postgres: Pool) -> UUID:
 
 
 _CREATE_INSTALLATION: Final = """
-INSERT INTO installation (partitions, key_format, event_format, max_backlog) VALUES ($1, $2, $3, $4)
+INSERT INTO installation (partitions, key_format, event_format, max_backlog, database) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING"""
+
+_ADOPT: Final = "UPDATE installation SET database = $1 WHERE database IS NULL"
 
 _REFRESH: Final = f"""
 SELECT id, epoch, run_id, max_backlog, (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS clock_ms,
@@ -99,16 +102,18 @@ class Incarnations:
         self.max_backlog = settings.max_backlog
         self.incident: str | None = None
         self.lineage = Lineage()
+        self._restored = False
 
     @cached_property
     def installation_id(self) -> UUID:
         """The id of the installation, an attribute once it was read. Raises UnknownInstallationError before."""
         raise UnknownInstallationError("the id of the installation has not been read yet")
 
-    async def start(self) -> None:
+    async def start(self, *, restored: bool = False) -> None:
         """Create the installation row at the very first start; check that this version fits the data.
 
-        Raises InstallationError if it does not, PostgresUnavailableError if that cannot be determined.
+        `restored`: an operator says that a copy of the database takes its place. Raises InstallationError if it does
+        not fit, PostgresUnavailableError if that cannot be determined.
         """
         try:
             await refuse_pooling(self._settings, self._postgres)
@@ -116,13 +121,21 @@ class Incarnations:
         except (PoolingError, SchemaError) as error:
             raise InstallationError(str(error)) from error
         async with unavailable_translated():
+            database = await read_identity(self._postgres)
             await self._postgres.execute(
                 _CREATE_INSTALLATION,
-                self._settings.partitions, KEY_FORMAT, EVENT_FORMAT, self._settings.max_backlog,
+                self._settings.partitions, KEY_FORMAT, EVENT_FORMAT, self._settings.max_backlog, database,
             )  # fmt: skip
+            await self._postgres.execute(_ADOPT, database)
             row = await self._postgres.fetchrow("SELECT * FROM installation")
         assert row is not None
         problems = []
+        self._restored = restored
+        if not restored:
+            try:
+                await refuse_copy(self._postgres)
+            except CopiedDatabaseError as error:
+                problems.append(str(error))
         if row["partitions"] != self._settings.partitions:
             problems.append(
                 f"ISSUER_PARTITIONS is {self._settings.partitions}, but the installation has {row['partitions']};"
@@ -149,6 +162,8 @@ class Incarnations:
         tokens = self.lineage.tokens
         try:
             async with unavailable_translated(), self._postgres.acquire() as connection:
+                if not self._restored:
+                    await refuse_copy(connection)
                 began_s = time.monotonic()
                 row = await connection.fetchrow(_REFRESH, tokens)
                 ended_s = time.monotonic()
@@ -161,6 +176,10 @@ class Incarnations:
             self.lineage.confirm(tokens)
             async with unavailable_translated():
                 await self._read(row)
+        except CopiedDatabaseError as error:
+            # For this process alone: the original has nothing to decide.
+            self._note_incident(str(error))
+            raise
         except asyncpg.PostgresError as error:
             # A missing table, a refused password, a standby: the pair is unknown for now, and the cause may pass.
             raise PostgresUnavailableError(f"{type(error).__name__}: {error}") from error
@@ -169,9 +188,7 @@ class Incarnations:
     async def _read(self, row: asyncpg.Record) -> None:
         self.installation_id = UUID(bytes=row["id"].bytes)
         self.max_backlog = row["max_backlog"]
-        if row["incident"] != self.incident:
-            self.incident = row["incident"]
-            log.warning("incident", incident=self.incident or "resolved by an operator")
+        self._note_incident(row["incident"])
         epoch, run_id = row["epoch"], row["run_id"]
         if run_id is not None and epoch != self.floors.epoch:
             # Before any call of the epoch: what other processes have seen of it counts for this one.
@@ -181,6 +198,11 @@ class Incarnations:
     def floors_of(self, epoch: int) -> Floors:
         """Return the floors of an epoch: the present one, or one that was replaced meanwhile."""
         return self.floors if self.floors.epoch == epoch else Floors(epoch, self.partitions)
+
+    def _note_incident(self, incident: str | None) -> None:
+        if incident != self.incident:
+            self.incident = incident
+            log.warning("incident", incident=incident or "resolved")
 
     def _adopt(self, epoch: int, run_id: str | None) -> None:
         self.watch.epoch = epoch

@@ -87,6 +87,7 @@ def copy_of(preloaded: Preloaded, postgres: PostgresServer, redis_url: str, name
     source_url = preloaded.settings.database_url.get_secret_value()
     database = f"copy_{next(_copies)}_{name}"
     postgres.psql(f"CREATE DATABASE {database} TEMPLATE {source_url.rpartition('/')[2]} STRATEGY FILE_COPY")
+    postgres.psql("UPDATE installation SET database = NULL", database)
     number = int(urlsplit(redis_url).path.strip("/"))
     with plain_client(preloaded.settings.redis_url.get_secret_value()) as redis:
         for key in redis.scan_iter(count=1_000):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from issuer.batches.batch import BatchChanges
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import change_batch
 from issuer.contract.keys import partition_keys
 from issuer.contract.outcomes import Outcome
+from issuer.embedded.binaries import server_user
 from issuer.engine.calls import Answer
 from issuer.pools.top_up import top_up
 from issuer.recovery import rebuild, recovery
@@ -23,17 +28,24 @@ from issuer.recovery.opening import GuardedStores, open_stores
 from issuer.recovery.recovery import RecoveryOptions
 from issuer.recovery.status import read_status
 from issuer.settings import Settings
+from issuer.storage.database_identity import CopiedDatabaseError, is_same, read_identity
+from issuer.storage.grants import Process
+from issuer.storage.incarnation import InstallationError
 from issuer.storage.lineage import IncidentError, TokenKind, begin_incident, new_token, remove_expired_tokens
 from issuer.storage.postgres import close_pool, connect_pool
 from issuer.storage.redis_link import NotReadyError
 from sync_worker.reader import StreamReader
 from sync_worker.worker import Worker
 from sync_worker.writer import LedgerWriter
+from tests.support.command import run_command
+from tests.support.databases import drop_database, migrate_with_roles
+from tests.support.environment import settings_as
 from tests.support.recovery import blessed_again, drain, engine_of, make_batch, redeem, seqs, verdict
 from tests.support.rollback import copy_tables, go_back
-from tests.support.servers import RedisServer
+from tests.support.servers import PostgresServer, RedisServer
 
 WENT_BACK = "Postgres went back in time"
+FIVE_EACH = BatchChanges(rules=parse_rules({"maxpercustomer": 5}))
 
 
 def codes(answers: list[Answer]) -> list[str]:
@@ -85,7 +97,7 @@ async def test_an_incident_begins_before_a_worker_records_or_a_recovery_decides(
         given += codes(await redeem(engine, batch_id, 5))
         assert len(given) == 50
         with pytest.raises(NotReadyError, match=WENT_BACK):
-            await change_batch(stores, batch_id, BatchChanges(rules=parse_rules({"maxpercustomer": 5})), actor="test")
+            await change_batch(stores, batch_id, FIVE_EACH, actor="test")
         problems = (await read_status(own_settings)).problems
         assert any(WENT_BACK in problem for problem in problems)
         (check,) = [check for check in await examine(own_settings, stores.postgres) if check.name == "incident"]
@@ -182,3 +194,127 @@ async def test_tokens_are_kept_for_as_long_as_they_may_be_met(own_settings: Sett
             "SELECT kind FROM lineage WHERE created_at < now() - interval '1 day' ORDER BY created_at"
         )
         assert [row["kind"] for row in left] == ["fence", "record"]
+
+
+@pytest.fixture
+def copied_settings(own_settings: Settings, postgres_server: PostgresServer) -> Iterator[Callable[[], Settings]]:
+    """Makes a copy of the database, which must have no connections, and settings with it and the same Redis."""
+    urls: list[str] = []
+
+    def copy() -> Settings:
+        source = own_settings.database_url.get_secret_value().rpartition("/")[2]
+        name = f"copy_of_{source}"
+        postgres_server.psql(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY FILE_COPY")
+        urls.append(postgres_server.url(name))
+        return own_settings.model_copy(update={"database_url": SecretStr(urls[-1])})
+
+    yield copy
+    for url in urls:
+        drop_database(postgres_server, url)
+
+
+async def test_a_copied_database_is_refused_until_it_is_adopted(
+    own_settings: Settings, copied_settings: Callable[[], Settings]
+) -> None:
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+    staging = copied_settings()
+    async with open_stores(own_settings) as stores, engine_of(own_settings, stores) as engine:
+        given = codes(await redeem(engine, batch_id, 30))
+        with pytest.raises(InstallationError, match="is a copy"):
+            async with open_stores(staging):
+                pass
+        # A worker that was started before, and whose address of Postgres leads to the copy now.
+        writer = LedgerWriter(staging, stores.incarnations.lineage)
+        assert stores.incarnations.blessed is not None
+        with pytest.raises(CopiedDatabaseError):
+            await writer.write(stores.incarnations.blessed, [])
+        await writer.close()
+        _, printed = await run_command(staging, "doctor")
+        assert "WRONG database: this database" in printed
+        # A process that runs: what it reads there must not come to Redis.
+        async with open_stores(own_settings) as other:
+            await until(lambda: other.incarnations.lineage.last)
+            await other.postgres.execute("UPDATE installation SET database = '1/1'")
+            await until(lambda: other.incarnations.incident)
+            with pytest.raises(NotReadyError, match="is a copy"):
+                await change_batch(other, batch_id, FIVE_EACH, actor="test")
+            await other.postgres.execute("UPDATE installation SET database = NULL")
+            await until(lambda: not other.incarnations.incident)
+            await other.incarnations.start()
+        await drain(stores)
+        assert len(await seqs(stores, "redemptions")) == 30
+
+        # It takes the place of the original, on purpose: the original meets the token of that recovery in Redis.
+        status, printed = await run_command(staging, "recover", "--restored")
+        assert status == 0, printed
+        await until(lambda: stores.incarnations.incident)
+    async with open_stores(staging) as stores, engine_of(staging, stores) as engine:
+        await top_up(stores)
+        again: list[str] = []
+        async with asyncio.timeout(20):
+            while not again:
+                again = codes(await redeem(engine, batch_id, 30))
+        assert set(again) & set(given) == set()
+
+
+async def test_an_identity_is_compared_as_far_as_it_may_be_read(own_settings: Settings) -> None:
+    async with open_stores(own_settings) as stores:
+        await stores.postgres.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        try:
+            async with open_stores(settings_as(own_settings, Process.API)) as limited:
+                assert (await read_identity(limited.postgres)).startswith("/")
+        finally:
+            await stores.postgres.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+    assert is_same("7/16384", "/16384")
+    assert not is_same("7/16384", "8/16384")
+    assert not is_same("7/16384", "7/16385")
+
+
+def lagging_standby(primary: PostgresServer, directory: Path) -> PostgresServer:
+    """A standby, not yet started, that got nothing after this moment. Its start promotes it: it has a new timeline."""
+    standby = PostgresServer(directory)
+    directory.mkdir(exist_ok=True)
+    standby.data.mkdir(mode=0o700)
+    if (user := server_user(standby.data)) is not None:
+        shutil.chown(standby.data, user)
+    program, url = standby.programs / "pg_basebackup", primary.url()
+    command = standby._launch(program, "--checkpoint=fast", "--no-sync", "-d", url, "-D", standby.data)
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    (standby.data / "recovery.signal").touch()
+    standby.options |= {"restore_command": "false", "hot_standby": "off"}
+    return standby
+
+
+@pytest.mark.long
+async def test_an_asynchronous_standby_that_lagged_takes_over(own_settings: Settings, tmp_path: Path) -> None:
+    """A worker has recorded and acknowledged what the standby does not have. Then Redis is lost as well."""
+    with PostgresServer(tmp_path / "primary") as primary:
+        settings = own_settings.model_copy(update={"database_url": SecretStr(primary.url())})
+        await migrate_with_roles(settings)
+        async with open_stores(settings) as stores, engine_of(settings, stores) as engine:
+            batch_id = await make_batch(stores, 1000)
+            given = codes(await redeem(engine, batch_id, 20))
+            await drain(stores)
+            standby = lagging_standby(primary, tmp_path / "standby")
+            given += codes(await redeem(engine, batch_id, 40))
+            await drain(stores)
+        primary.kill9()
+    with standby:
+        settings = own_settings.model_copy(update={"database_url": SecretStr(standby.url())})
+        async with open_stores(settings) as stores, engine_of(settings, stores) as engine, working(settings, stores):
+            await until(lambda: stores.incarnations.incident)
+            given += codes(await redeem(engine, batch_id, 10))
+            assert len(given) == 70
+            assert len(await seqs(stores, "redemptions")) == 20
+            with pytest.raises(IncidentError, match=WENT_BACK):
+                await stores.guardian.check(RecoveryOptions(margin=1))
+            await stores.guardian.check(RecoveryOptions(restored=True))
+            await stores.redis.client.flushall()
+            await blessed_again(stores)
+            await top_up(stores)
+            again: list[str] = []
+            async with asyncio.timeout(20):
+                while not again:
+                    again = codes(await redeem(engine, batch_id, 30))
+        assert set(again) & set(given) == set()

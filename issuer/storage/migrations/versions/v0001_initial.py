@@ -40,6 +40,8 @@ CREATE TABLE installation (
     one             boolean PRIMARY KEY DEFAULT true CHECK (one),
     -- Stored in Redis, too: data of another installation are neither fenced nor drained.
     id              uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- The database in which this row was written, or adopted: a copy of it has another identity. Null: adopted next.
+    database        text,
     -- Fixed at the first start: the partition of a batch follows from it.
     partitions      integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
     -- A version with another key format, or with an older event format, refuses to start.

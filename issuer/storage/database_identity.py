@@ -1,0 +1,54 @@
+"""The identity of the database: a copy of it must not record what was redeemed for the original, nor the reverse.
+
+`installation.database` holds the identity of the database in which it was written first. A copy (CREATE DATABASE …
+TEMPLATE, a restored dump) has the row with another identity, and is refused until an operator adopts it with `issuer
+recover --restored`. A standby that takes over is no copy: it has the same identity. A copied data directory has it as
+well; that one is detected by its lineage, once both have been used (`issuer.storage.lineage`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import asyncpg
+
+from issuer.storage.postgres import AnyConnection, Pool, PostgresUnavailableError
+
+_OID: Final = "SELECT oid::text FROM pg_database WHERE datname = current_database()"
+# The identifier of the cluster, which initdb draws. Some providers forbid the function.
+_SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"
+_STORED: Final = "SELECT database FROM installation"
+
+
+class CopiedDatabaseError(PostgresUnavailableError):
+    """The database is a copy of the one that was used before. The message says what to do."""
+
+    def __init__(self, stored: str, found: str) -> None:
+        super().__init__(
+            f"this database ({found}) is a copy of the one of this installation ({stored}), which may still be in use."
+            " Correct ISSUER_DATABASE_URL; or, if the copy is to take its place, run `issuer recover --restored`, and"
+            " never again use the other one with this Redis"
+        )
+
+
+async def read_identity(connection: AnyConnection | Pool) -> str:
+    """Return the identity of the connected database, as far as it may be read: system identifier / database oid."""
+    try:
+        system = await connection.fetchval(_SYSTEM)
+    except asyncpg.InsufficientPrivilegeError:
+        system = ""
+    return f"{system}/{await connection.fetchval(_OID)}"
+
+
+def is_same(stored: str, found: str) -> bool:
+    """Return whether two identities can be those of one database. A part that one of them lacks is not compared."""
+    return all(
+        one == other or not one or not other for one, other in zip(stored.split("/"), found.split("/"), strict=True)
+    )
+
+
+async def refuse_copy(connection: AnyConnection | Pool) -> None:
+    """Raise CopiedDatabaseError if another database is the one of the installation."""
+    stored = await connection.fetchval(_STORED)
+    if stored is not None and not is_same(stored, found := await read_identity(connection)):
+        raise CopiedDatabaseError(stored, found)
