@@ -93,7 +93,7 @@ class PasteTarget:
         return response.json()
 
 
-@pytest.fixture(params=["keys", "no keys", pytest.param("issuer up", marks=pytest.mark.long)])
+@pytest.fixture(params=["keys", *(pytest.param(name, marks=pytest.mark.long) for name in ("no keys", "issuer up"))])
 def target(request: pytest.FixtureRequest, tmp_path: Path, settings: Settings) -> Iterator[PasteTarget]:
     """An API process with keys and one without them; `issuer up` with the key that it prints."""
     require("curl")

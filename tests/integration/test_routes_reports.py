@@ -309,6 +309,7 @@ def test_a_disconnected_client_leaves_no_session_and_no_file(large_ledger: Setti
         wait_until(lambda: not [*spool.iterdir()], "the files of the killed process are removed")
 
 
+@pytest.mark.long
 def test_a_report_is_aborted_after_its_timeout(large_ledger: Settings, tmp_path: Path) -> None:
     with large(large_ledger, tmp_path, ISSUER_REPORT_TIMEOUT_S="2") as process:
         with httpx.stream("GET", f"{process.url}{REPORT}?format=ndjson", timeout=60) as response:

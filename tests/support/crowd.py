@@ -78,10 +78,10 @@ class Rush:
         return self.requests - self.stock
 
 
-SHORT_RUSH: Final = Rush(4_000, 1_000, 200)
+SHORT_RUSH: Final = Rush(2_000, 500, 200)
 LONG_RUSH: Final = Rush(20_000, 5_000, 1_000)
 every_rush: Final = pytest.mark.parametrize(
-    "rush", [pytest.param(SHORT_RUSH, id="4,000"), pytest.param(LONG_RUSH, id="20,000", marks=pytest.mark.long)]
+    "rush", [pytest.param(SHORT_RUSH, id="2,000"), pytest.param(LONG_RUSH, id="20,000", marks=pytest.mark.long)]
 )
 long_rush: Final = pytest.mark.parametrize("rush", [pytest.param(LONG_RUSH, id="20,000", marks=pytest.mark.long)])
 
