@@ -39,16 +39,15 @@ SET session_replication_role = replica;
 DO $$
 DECLARE
     name text;
-    used boolean;
 BEGIN
+    -- Only those that have pages: to ask each table for a row takes longer than all else.
     FOR name IN
-        SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'
-            AND tablename NOT IN ('alembic_version', 'audit_ends')
+        SELECT oid::regclass FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+            AND relname NOT IN ('alembic_version', 'audit_ends') AND pg_relation_size(oid) > 0
     LOOP
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', name) INTO used;
         IF pg_relation_size(name::regclass) > 1000000 THEN
             EXECUTE format('TRUNCATE %s CASCADE', name);
-        ELSIF used THEN
+        ELSE
             EXECUTE format('DELETE FROM %s', name);
         END IF;
     END LOOP;
