@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from issuer.contract.keys import partition_keys
 from tests.faults.scenario import ScenarioContext, scenario, start_again
 from tests.faults.world import FaultWorld, wait_for_more
 from tests.support.forked_processes import StartedProcess
@@ -154,7 +155,7 @@ def unreadable_entries(context: ScenarioContext) -> None:
             context.run_traffic(60)
             world.fault("unreadable entry")
             with world.redis.client() as client:
-                client.xadd(f"issuer:{{p{context.rng.randrange(4):02d}}}:stream", fields)
+                client.xadd(partition_keys(context.rng.randrange(4)).stream, fields)
 
 
 @scenario()

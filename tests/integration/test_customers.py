@@ -25,7 +25,9 @@ async def stored(postgres: Pool) -> list[str]:
 
 async def tables_with(postgres: Pool, text: str) -> list[str]:
     """Return the tables that have the text in any column, in bytes too."""
-    names = [row[0] for row in await postgres.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+    names = [
+        row[0] for row in await postgres.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+    ]
     shown = (text, text.encode().hex())
     query = "SELECT EXISTS (SELECT FROM {0} t WHERE position($1 IN t::text) > 0 OR position($2 IN t::text) > 0)"
     return [name for name in names if await postgres.fetchval(query.format(name), *shown)]
@@ -44,7 +46,7 @@ async def test_a_text_is_recorded_with_each_redemption_and_erased_for_good(store
         await reject_all(shop)
         assert (await retry_dead_letters(stores.postgres)).resolved == 6
         assert await stored(stores.postgres) == [text, text, LONGEST, LONGEST, text]
-        assert await tables_with(stores.postgres, text) == ["redemptions", "dead_letters"]
+        assert await tables_with(stores.postgres, text) == ["dead_letters", "redemptions"]
 
         of_anna = stores.identity(text).uuid
         assert await erase_customer(stores, of_anna, actor="test") == Erasure(3, 0, 1, 0, 0)

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from issuer.contract.keys import partition_keys
 from issuer.http.app import FILES, OPERATIONS, PAGES
 from issuer.http.auth import MISSING_KEY, Access
 from issuer.http.campaigns.connect_service import METHOD_PATHS
@@ -264,7 +265,7 @@ async def test_an_erased_customer_keeps_its_redemptions_counted(api: Api) -> Non
     await api.redeem(batch, client, customer)
     await drain(api.services.stores)
     for partition in range(api.services.stores.redis.partitions):
-        await api.services.stores.redis.client.delete(f"issuer:{{p{partition:02d}}}:stream")
+        await api.services.stores.redis.client.delete(partition_keys(partition).stream)
     path = f"/api/v1/customers/{customer}"
     assert (await api.client.delete(path, headers=api.admin)).json()["redemptions"] == 1
     assert (await api.get(f"{path}/redemptions")).json()["items"] == []
