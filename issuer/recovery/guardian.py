@@ -18,6 +18,7 @@ from issuer.recovery.rebuild import run_all
 from issuer.recovery.recovery import Recovery, RecoveryOptions, RecoveryReport
 from issuer.recovery.serials import behind
 from issuer.settings import Settings
+from issuer.storage.floors import Floors
 from issuer.storage.incarnation import Blessed, Incarnations, InstallationError
 from issuer.storage.lineage import IncidentError, TokenKind, new_token
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
@@ -138,10 +139,13 @@ class Guardian:
         replies = await self._link.call(commands, timeout_s=LOOK_TIMEOUT_S)
         if any(isinstance(reply, Exception) for reply in replies):
             # It refuses writes (its disk is full, …), and may be the blessed one all the same.
+            known = Floors(floors.epoch, self._incarnations.partitions)
+            # Before the data are read: what the engine receives meanwhile may be above them.
+            known.see_all(floors)
             states = await inspect_partitions(self._link, self._incarnations.partitions)
             is_of_epoch = all(state.get("epoch") == str(blessed.epoch) for state in states)
             self._incarnations.lineage.see(state.get("lineage", "") for state in states)
-            return is_of_epoch and not behind(states, floors)
+            return is_of_epoch and not behind(states, known)
         for partition, reply in enumerate(replies[1:]):
             if reply[0] != b"DONE":
                 log.error("the data of Redis are not those of before", partition=partition, status=reply[0].decode())

@@ -153,7 +153,7 @@ class Recovery:
         self._is_blessed = (
             installation.run_id == self._link.run_id
             and all(state.get("epoch") == str(installation.epoch) for state in states)
-            and not behind(states, await self._known(installation.epoch, installation.partitions))
+            and not await self._behind(installation.epoch, installation.partitions)
         )
         wanted = self._options.forced or self._options.dry_run or self._options.rebuilds(installation.epoch)
         if self._is_blessed and not wanted:
@@ -165,6 +165,15 @@ class Recovery:
         if self._options.dry_run:
             return await self._plan(survey, decision)
         return await self._carry_out(survey, decision)
+
+    async def _behind(self, epoch: int, partitions: int) -> list[str]:
+        """Return why the data are not all that there was in an epoch; an empty list if they may be.
+
+        What is known is read first: another process may have blessed these data, and they grow while it issues. Read
+        first, they would be below what was reported of them since.
+        """
+        known = await self._known(epoch, partitions)
+        return behind(await inspect_partitions(self._link, partitions), known)
 
     async def _known(self, epoch: int, partitions: int) -> Floors:
         """Return the serials and beats that the data of an epoch must have at least."""
@@ -219,8 +228,7 @@ class Recovery:
                 "Redis is ahead of Postgres: was Postgres restored from a backup? See `issuer recover --help`"
             )
         before = survey.before.identity if survey.before else None
-        known = await self._known(survey.last_epoch, survey.installation.partitions)
-        lower = [*behind(survey.states, known), *survey.batches.behind]
+        lower = [*await self._behind(survey.last_epoch, survey.installation.partitions), *survey.batches.behind]
         finding = judge(survey.server, before, survey.last_epoch, survey.states, survey.pools, lower)
         never_left = self._is_blessed and self._options.rebuild
         waits = not never_left and not self._options.forced and not self._options.dry_run
@@ -233,7 +241,7 @@ class Recovery:
             if not await wait_for_reports(self._postgres, survey.last_epoch):
                 lower = ["an API process is still connected to the previous server"]
             else:
-                lower = behind(survey.states, await self._known(survey.last_epoch, survey.installation.partitions))
+                lower = await self._behind(survey.last_epoch, survey.installation.partitions)
             finding = Finding(Verdict.LOSS, tuple(lower)) if lower else finding
         if self._options.forced:
             finding = Finding(Verdict.LOSS, (*finding.reasons, "announced by the operator"))

@@ -18,10 +18,13 @@ from issuer.engine.calls import Answer
 from issuer.journal.segments import Journal
 from issuer.ledger.reconcile import reconcile
 from issuer.pools.top_up import top_up
-from issuer.recovery.inspection import Verdict
+from issuer.recovery.inspection import PartitionState, Verdict, inspect_partitions
+from issuer.recovery.lock import HeldLink, recovery_lock
 from issuer.recovery.opening import GuardedStores, open_stores
+from issuer.recovery.recovery import Recovery, RecoveryOptions
 from issuer.recovery.witness import Witness
 from issuer.settings import Settings
+from issuer.storage.redis_link import CommandSender, Link
 from tests.support.recovery import blessed_again, drain, engine_of, make_batch, ready, redeem, verdict
 from tests.support.servers import RedisServer
 
@@ -136,3 +139,26 @@ async def test_data_put_back_are_a_loss_when_only_the_journal_of_a_dead_process_
         (partition,) = [found for found in result.partitions if found.recorded]
         bound = own_settings.max_backlog
         assert (partition.recorded, partition.quarantined, partition.serial) == (50, bound, 50 + bound)
+
+
+async def test_data_that_grow_while_they_are_compared_have_not_gone_back(
+    own_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recovery that finds a server which another process has blessed meanwhile, and on which codes are issued."""
+    async with open_stores(own_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        link = Link(own_settings, None)
+        await link.open()
+        async with engine_of(own_settings, stores) as engine:
+
+            async def read_while_issuing(sender: CommandSender, partitions: int) -> list[PartitionState]:
+                states = await inspect_partitions(sender, partitions)
+                await redeem(engine, batch_id, 1)
+                return states
+
+            monkeypatch.setattr("issuer.recovery.recovery.inspect_partitions", read_while_issuing)
+            async with recovery_lock(own_settings) as connection:
+                held, floors = HeldLink(link, connection), stores.incarnations.floors
+                assert await Recovery(own_settings, connection, held, RecoveryOptions(), floors).run() is None
+        await link.aclose()
+        assert max(floors.serials) > 0
