@@ -30,7 +30,7 @@ from loadtest.processes import LoggedProgram, process_table
 EPOCH: Final = 1
 PARTITION: Final = 7
 BATCH_SIZE: Final = 4_000
-CALL_BATCH_SIZE: Final = 1_000
+CALL_BATCH_SIZE: Final = 200
 DEADLINE_IN_MS: Final = 4_500
 """The latest deadline that the script accepts: the calls are built before they are sent."""
 
@@ -106,8 +106,11 @@ def _load(client: blocking.Redis, pool: PoolRef, pool_id: int, codes: int, limit
         "script alone",
         0,
         0,
+        "token",
     )
-    client.eval(PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "", "")
+    client.eval(
+        PUT_BATCH.text, 2, partition.state, pool.batch.batch, EPOCH, 1, "open", 0, "", "", limits, "", "", "token"
+    )
     keys = [partition.state, pool.batch.batch, pool.pool_key, pool.codes_key]
     client.eval(OPEN_POOL.text, len(keys), *keys, EPOCH, pool_id, 0, codes)
     for first in range(1, codes + 1, BATCH_SIZE):
