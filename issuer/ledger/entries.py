@@ -55,8 +55,9 @@ class StreamEntry:
 
     def unreadable(self, reason: str) -> DeadLetter:
         """Return the dead letter of the whole entry."""
+        serial = self.serial or None
         return DeadLetter(
-            self.partition, self.stream_id, self.epoch, None, None, reason, self.raw, self.serial, self.announced
+            self.partition, self.stream_id, self.epoch, None, None, reason, self.raw, serial, self.announced
         )
 
     def unrecorded(self, reason: str, redemption: Redemption) -> DeadLetter:

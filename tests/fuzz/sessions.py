@@ -44,7 +44,8 @@ def make_session(seed: int, index: int, target: FuzzTarget) -> Session:
         data = _fault(random, data)
     breaks_off = random.random() < 0.15
     if breaks_off:
-        data = data[: random.randrange(1, len(data) + 1)]
+        # A fault may have removed all of it.
+        data = data[: random.randint(min(1, len(data)), len(data))]
     else:
         data += LAST
     return Session(name, _pieces(random, data), None, count + 1, breaks_off)

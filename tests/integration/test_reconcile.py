@@ -22,6 +22,7 @@ from issuer.storage.stores import Stores
 from tests.support.command import run_command
 from tests.support.issuing import LedgerShop, open_shop, plain_client
 from tests.support.recording import record_in_ledger
+from tests.support.recovery import drain as record_and_acknowledge
 from tests.support.worker_process import WorkerProcess, eventually
 
 
@@ -210,8 +211,14 @@ async def test_freed_batches_are_balanced_from_postgres_alone(shop: LedgerShop) 
 
 
 async def test_unreadable_entries_are_counted(shop: LedgerShop) -> None:
-    shop.client.xadd(shop.keys.stream, {"x": "y"})
-    assert (await reconcile(shop.stores)).unreadable == 1
+    shop.redeem(2)
+    shop.client.xadd(shop.keys.stream, {"n": "1"})
+    for _ in ("in the stream", "a dead letter"):
+        found = await reconcile(shop.stores)
+        # The script has not written it, so it has no serial, and it is in the place of none.
+        assert found.unreadable == 1
+        assert found.holds
+        await record_and_acknowledge(shop.stores)
 
 
 async def test_holds_at_every_moment_of_a_run(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
