@@ -218,7 +218,8 @@ class Guardian:
         blessed = self._incarnations.blessed
         if blessed is not None and (blessed != self._marked or time.monotonic() >= self._mark_at):
             with suppress(PostgresUnavailableError):
-                async with unavailable_translated():
+                # One exchange at a time on the connection: a check may have begun meanwhile.
+                async with self._checking, unavailable_translated():
                     await self._mark(blessed)
 
     async def _report_heartbeat(self) -> None:
