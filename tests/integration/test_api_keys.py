@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -27,13 +27,8 @@ from issuer.storage.postgres import Pool, close_pool, connect_pool
 from tests.support.api import problem, running_app
 from tests.support.chunks import gathered
 from tests.support.databases import migrate_with_roles
+from tests.support.recovery import until
 from tests.support.servers import PostgresServer
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,18 +23,12 @@ from issuer.recovery.recovery import Recovery, RecoveryOptions
 from issuer.recovery.witness import Witness
 from issuer.settings import Settings
 from issuer.storage.redis_link import CommandSender, Link
-from tests.support.recovery import blessed_again, drain, engine_of, make_batch, ready, redeem, verdict
+from tests.support.recovery import blessed_again, drain, engine_of, make_batch, ready, redeem, until, verdict
 from tests.support.servers import RedisServer
 
 
 def granted(answers: list[Answer]) -> set[str]:
     return {answer.code for answer in answers if answer.outcome is Outcome.GRANTED}
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.02)
 
 
 async def beats_raised(stores: GuardedStores) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
@@ -21,6 +22,7 @@ from issuer.contract.keys import partition_keys
 from issuer.contract.outcomes import Outcome
 from issuer.embedded.binaries import server_user
 from issuer.engine.calls import Answer
+from issuer.engine.engine import Engine
 from issuer.pools.top_up import top_up
 from issuer.recovery import rebuild, recovery
 from issuer.recovery.doctor import examine
@@ -40,7 +42,7 @@ from sync_worker.writer import LedgerWriter
 from tests.support.command import run_command
 from tests.support.databases import drop_database, migrate_with_roles
 from tests.support.environment import settings_as
-from tests.support.recovery import blessed_again, drain, engine_of, make_batch, redeem, seqs, verdict
+from tests.support.recovery import blessed_again, drain, engine_of, make_batch, redeem, seqs, until, verdict
 from tests.support.rollback import copy_tables, go_back
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -52,10 +54,14 @@ def codes(answers: list[Answer]) -> list[str]:
     return [answer.code for answer in answers if answer.outcome is Outcome.GRANTED and answer.code]
 
 
-async def until(holds: Callable[[], object]) -> None:
+async def issued_again(stores: GuardedStores, engine: Engine, batch_id: UUID) -> set[str]:
+    """Return what is issued first by data that were just recovered."""
+    await top_up(stores)
+    again: list[str] = []
     async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.02)
+        while not again:
+            again = codes(await redeem(engine, batch_id, 30))
+    return set(again)
 
 
 @asynccontextmanager
@@ -112,12 +118,7 @@ async def test_an_incident_begins_before_a_worker_records_or_a_recovery_decides(
         report = await stores.guardian.check(RecoveryOptions(restored=True))
         assert report is not None
         await until(lambda: not stores.incarnations.incident)
-        await top_up(stores)
-        again: list[str] = []
-        async with asyncio.timeout(20):
-            while not again:
-                again = codes(await redeem(engine, batch_id, 30))
-        assert set(again) & set(given) == set()
+        assert await issued_again(stores, engine, batch_id) & set(given) == set()
 
 
 async def backlog(stores: GuardedStores) -> int:
@@ -250,12 +251,7 @@ async def test_a_copied_database_is_refused_until_it_is_adopted(
         assert status == 0, printed
         await until(lambda: stores.incarnations.incident)
     async with open_stores(staging) as stores, engine_of(staging, stores) as engine:
-        await top_up(stores)
-        again: list[str] = []
-        async with asyncio.timeout(20):
-            while not again:
-                again = codes(await redeem(engine, batch_id, 30))
-        assert set(again) & set(given) == set()
+        assert await issued_again(stores, engine, batch_id) & set(given) == set()
 
 
 async def test_an_identity_is_compared_as_far_as_it_may_be_read(own_settings: Settings) -> None:
@@ -312,9 +308,5 @@ async def test_an_asynchronous_standby_that_lagged_takes_over(own_settings: Sett
             await stores.guardian.check(RecoveryOptions(restored=True))
             await stores.redis.client.flushall()
             await blessed_again(stores)
-            await top_up(stores)
-            again: list[str] = []
-            async with asyncio.timeout(20):
-                while not again:
-                    again = codes(await redeem(engine, batch_id, 30))
-        assert set(again) & set(given) == set()
+            again = await issued_again(stores, engine, batch_id)
+        assert again & set(given) == set()

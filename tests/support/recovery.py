@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -88,6 +88,13 @@ async def drain(stores: Stores) -> None:
 
 async def seqs(stores: Stores, table: str) -> list[int]:
     return [row["seq"] for row in await stores.postgres.fetch(f"SELECT seq FROM {table} ORDER BY seq")]
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until the condition holds, which what runs beside the test brings about."""
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.02)
 
 
 async def blessed_again(stores: GuardedStores) -> None:
