@@ -61,15 +61,18 @@ def reconcile(
             typer.echo(f"WRONG client {code.client_id} has the code {code.code!r} more than once: batches {batches}")
         for move in moves:
             typer.echo(f"WRONG points move {move.move_id}: {move.problem}")
-        wrong = sum(not pool.holds for pool in result.pools)
-        typer.echo(f"{len(result.pools)} pools, {wrong} wrong" if wrong else f"{len(result.pools)} pools, all balanced")
+        typer.echo(f"{len(result.pools)} pools, {_state(sum(not pool.holds for pool in result.pools))}")
         if result.partitions:
             wrong = sum(not partition.holds for partition in result.partitions)
-            typer.echo(f"{len(result.partitions)} partitions, {f'{wrong} wrong' if wrong else 'all balanced'}")
+            typer.echo(f"{len(result.partitions)} partitions, {_state(wrong)}")
         if points.accounts:
             _show_points(points)
     if not holds:
         raise typer.Exit(FAILED)
+
+
+def _state(wrong: int) -> str:
+    return f"{wrong} wrong" if wrong else "all balanced"
 
 
 def _show_partition(partition: PartitionBalance) -> None:
@@ -85,8 +88,7 @@ def _show_partition(partition: PartitionBalance) -> None:
 def _show_points(points: PointsReconciliation) -> None:
     for problem in points.problems:
         typer.echo(f"WRONG account {problem.account_id}: {problem.problem}")
-    state = f"{points.broken} wrong" if points.broken else "all balanced"
-    typer.echo(f"{points.accounts} accounts of points with {points.entries} entries, {state}")
+    typer.echo(f"{points.accounts} accounts of points with {points.entries} entries, {_state(points.broken)}")
 
 
 def _show(pool: PoolBalance) -> None:

@@ -45,6 +45,10 @@ _KNOWN_FLAGS: Final = _HAS_KEY | _NO_CUSTOMER
 _ANONYMOUS: Final = bytes(16)
 
 
+MAX_IN_CALL: Final = 128
+"""Requests that one script call carries at most, so facts that one entry can have."""
+
+
 class UndecodableEventError(ValueError):
     """An entry that is not an event of a known version. The worker moves it to the dead letters."""
 

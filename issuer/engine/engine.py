@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 
-from issuer.contract.events import encode_who
+from issuer.contract.events import MAX_IN_CALL, encode_who
 from issuer.contract.keys import NO_API_KEY, batch_keys, idempotency_hash, partition_of
 from issuer.engine.calls import NOT_READY, OVERLOADED, Answer, Call, PoolRef, Slot, Waiting
 from issuer.engine.piggyback import PiggybackedCommands
@@ -27,7 +27,6 @@ from issuer.storage.incarnation import Incarnations
 
 log = structlog.get_logger()
 
-MAX_IN_CALL: Final = 128
 MAX_IN_PIPELINE: Final = 1024
 
 

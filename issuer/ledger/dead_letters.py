@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from issuer.contract.events import RedemptionColumns, UndecodableEventError, decode_columns
+from issuer.contract.events import MAX_IN_CALL, RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.ledger.anomalies import bigint_or_none
 from issuer.ledger.record import record_redemptions
 from issuer.storage.postgres import AnyConnection, Pool, count_of, unavailable_translated
@@ -68,9 +68,6 @@ class StoredDeadLetter:
     resolved_at: datetime | None
 
 
-MAX_IN_ENTRY: Final = 128
-"""Redemptions that one entry of the script can have."""
-
 _UNREADABLE: Final = "SELECT partition, raw FROM dead_letters WHERE seq IS NULL AND resolved_at IS NULL"
 
 
@@ -83,8 +80,8 @@ async def count_unreadable(connection: AnyConnection) -> dict[int, int]:
     for row in await connection.fetch(_UNREADABLE):
         fields = dict(zip(row["raw"][::2], row["raw"][1::2], strict=False))
         text = fields.get(b"n", b"")
-        known = text.isdigit() and len(text) < 4 and int(text) <= MAX_IN_ENTRY
-        counts[row["partition"]] = counts.get(row["partition"], 0) + (int(text) if known else MAX_IN_ENTRY)
+        known = text.isdigit() and len(text) < 4 and int(text) <= MAX_IN_CALL
+        counts[row["partition"]] = counts.get(row["partition"], 0) + (int(text) if known else MAX_IN_CALL)
     return counts
 
 

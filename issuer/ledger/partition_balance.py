@@ -90,8 +90,12 @@ async def balance_partition(
     )  # fmt: skip
     balance.recorded, balance.dead_letters = recorded["all"], dead["all"]
     balance.quarantined = max(0, base - recorded["below"] - dead["below"])
-    missing = serial - balance.accounted
-    if missing:
-        count = "1 serial is" if abs(missing) == 1 else f"{abs(missing)} serials are"
-        balance.problems.append(f"{count} missing" if missing > 0 else f"{count} accounted for twice")
+    if balance.accounted != serial:
+        balance.problems.append(show_difference(serial - balance.accounted, "serial"))
     return balance
+
+
+def show_difference(missing: int, noun: str) -> str:
+    """Return what is wrong with an equation: how many are missing or, if negative, accounted for twice."""
+    count = f"1 {noun} is" if abs(missing) == 1 else f"{abs(missing)} {noun}s are"
+    return f"{count} missing" if missing > 0 else f"{count} accounted for twice"

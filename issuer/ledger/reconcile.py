@@ -20,7 +20,7 @@ from issuer.contract.events import RedemptionColumns, UndecodableEventError, dec
 from issuer.contract.keys import batch_keys, partition_keys
 from issuer.ledger import balance_sql as sql
 from issuer.ledger.entries import StreamEntry
-from issuer.ledger.partition_balance import PartitionBalance, balance_partition
+from issuer.ledger.partition_balance import PartitionBalance, balance_partition, show_difference
 from issuer.ledger.repeated_codes import RepeatedCode, find_repeated_codes
 from issuer.pools.counters import COUNTER_FIELDS, PoolCounters, counters_from, read_pool_counters
 from issuer.storage.postgres import PoolConnection, unavailable_translated
@@ -176,11 +176,9 @@ async def _read_snapshot(stores: Stores, partition: int, rows: Sequence[asyncpg.
             decode_columns(fields, stream)
         except UndecodableEventError:
             unreadable.append(StreamEntry(partition, stream_id.decode(), fields))
-    found = map(counters_from, replies)
-    issued = {
-        row["id"]: None if counters is None else counters.issued for row, counters in zip(rows, found, strict=True)
-    }
-    return _PartitionSnapshot(issued, int(serial), stream, unreadable)
+    return _PartitionSnapshot(
+        _issued(rows, [counters_from(reply) for reply in replies]), int(serial), stream, unreadable
+    )
 
 
 async def _read_issued(stores: Stores, rows: Sequence[asyncpg.Record]) -> dict[int, int | None]:
@@ -252,8 +250,6 @@ async def _find_problems(connection: PoolConnection, balance: PoolBalance, in_st
     rows = await connection.fetch(sql.DOUBLED, balance.pool_id, balance.issued, MAX_SHOWN, timeout=sql.TIMEOUT_S)
     balance.doubled = sorted(twice | {row["seq"] for row in rows})[:MAX_SHOWN]
     if balance.accounted != balance.issued:
-        difference = balance.issued - balance.accounted
-        count = "1 seq is" if abs(difference) == 1 else f"{abs(difference)} seqs are"
-        balance.problems.append(f"{count} missing" if difference > 0 else f"{count} accounted for twice")
+        balance.problems.append(show_difference(balance.issued - balance.accounted, "seq"))
     elif balance.missing:
         balance.problems.append("seqs are missing")

@@ -13,6 +13,7 @@ from issuer.loyalty.account import OrderKey
 from issuer.loyalty.operations import CaptureHold, Earn, Operation, PlaceHold, ReleaseHold, TakeBack, TransferOut, Undo
 from issuer.loyalty.outcome import Applied, Refusal, Transferred
 from issuer.storage.acts import Act
+from issuer.storage.gathered_reads import settle_future
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,4 @@ class Work:
 
     def settle(self, settled: PointsOutcome | Exception) -> None:
         """Answer the caller, unless it was answered or does not wait any more."""
-        if self.answer.done():
-            return
-        if isinstance(settled, Exception):
-            self.answer.set_exception(settled)
-        else:
-            self.answer.set_result(settled)
+        settle_future(self.answer, settled)

@@ -11,7 +11,13 @@ from typing import Any, Final
 import asyncpg
 
 from issuer.access.secrets import SecretKeyError, SecretKeys, count_unreadable
-from issuer.recovery.inspection import PartitionState, foreign_installations, inspect_partitions, inspect_pools
+from issuer.recovery.inspection import (
+    PartitionState,
+    foreign_installations,
+    inspect_partitions,
+    inspect_pools,
+    parse_info,
+)
 from issuer.settings import Settings
 from issuer.storage.database_identity import CopiedDatabaseError, refuse_copy
 from issuer.storage.failed_rows import count_failed_rows, list_failed_rows
@@ -25,7 +31,7 @@ from issuer.storage.postgres import (
     own_connection,
     unavailable_translated,
 )
-from issuer.storage.redis_link import Link, RedisRefusedError, RedisUnavailableError, time_ms
+from issuer.storage.redis_link import Link, RedisUnavailableError, accepted, time_ms
 from issuer.storage.roles import excess_rights, lacking_rights
 from issuer.storage.server_watch import MAX_APART_MS, ClockReading
 
@@ -190,7 +196,7 @@ async def _info(link: Link, section: str) -> dict[str, str]:
     (reply,) = await link.call([("INFO", section)], timeout_s=5.0)
     if isinstance(reply, Exception):
         return {}
-    return dict(line.partition(":")[::2] for line in reply.decode().splitlines() if ":" in line)
+    return parse_info(reply)
 
 
 async def _redis(settings: Settings, link: Link) -> AsyncIterator[Check]:
@@ -231,9 +237,7 @@ async def _redis(settings: Settings, link: Link) -> AsyncIterator[Check]:
 
 
 async def _time_ms(link: Link) -> int:
-    (now,) = await link.call([("TIME",)], timeout_s=5.0)
-    if isinstance(now, Exception):
-        raise RedisRefusedError(str(now)) from now
+    (now,) = accepted(await link.call([("TIME",)], timeout_s=5.0))
     return time_ms(now)
 
 

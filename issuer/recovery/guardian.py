@@ -22,7 +22,15 @@ from issuer.storage.floors import Floors
 from issuer.storage.incarnation import Blessed, Incarnations, InstallationError
 from issuer.storage.lineage import IncidentError, TokenKind, new_token
 from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
-from issuer.storage.redis_link import Link, NotReadyError, RedisRefusedError, RedisUnavailableError, Value, time_ms
+from issuer.storage.redis_link import (
+    Link,
+    NotReadyError,
+    RedisRefusedError,
+    RedisUnavailableError,
+    Value,
+    accepted,
+    time_ms,
+)
 from issuer.storage.server_watch import ClockReading, Stop
 
 log = structlog.get_logger()
@@ -118,10 +126,7 @@ class Guardian:
         """
         watch, began_s = self._incarnations.watch, time.monotonic()
         commands = [("TIME",), ("INFO", "memory"), ("INFO", "stats")]
-        now, memory, stats = await self._link.call(commands, timeout_s=LOOK_TIMEOUT_S)
-        for reply in (now, memory, stats):
-            if isinstance(reply, Exception):
-                raise RedisRefusedError(str(reply)) from reply
+        now, memory, stats = accepted(await self._link.call(commands, timeout_s=LOOK_TIMEOUT_S))
         is_right = watch.judge_clock(ClockReading.of(time_ms(now), began_s, time.monotonic()))
         evicted = await self._count_evicted(int(parse_info(stats)["evicted_keys"]))
         if not watch.judge_policy(parse_info(memory)["maxmemory_policy"], evicted=evicted):

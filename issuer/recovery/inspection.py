@@ -12,7 +12,7 @@ from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.pools.counters import COUNTER_FIELDS, counters_from
 from issuer.storage.lineage import find_unknown, read_tokens
 from issuer.storage.postgres import AnyConnection
-from issuer.storage.redis_link import CommandSender, RedisRefusedError
+from issuer.storage.redis_link import CommandSender, accepted
 
 BATCH_SIZE: Final = 500
 READ_TIMEOUT_S: Final = 30.0
@@ -104,11 +104,8 @@ async def inspect_server(link: CommandSender, address: str) -> ServerIdentity:
     Raises RedisUnavailableError.
     """
     sections = ("server", "replication", "memory", "stats")
-    info_replies = await link.call([("INFO", section) for section in sections], timeout_s=READ_TIMEOUT_S)
-    for reply in info_replies:
-        if isinstance(reply, Exception):
-            raise RedisRefusedError(str(reply)) from reply
-    server, replication, memory, stats = (parse_info(reply) for reply in info_replies)
+    infos = accepted(await link.call([("INFO", section) for section in sections], timeout_s=READ_TIMEOUT_S))
+    server, replication, memory, stats = map(parse_info, infos)
     config: dict[str, str] = {}
     names = ("dir", "appendonly", "appendfsync", "no-appendfsync-on-rewrite")
     for name, reply in zip(
@@ -135,13 +132,9 @@ async def inspect_server(link: CommandSender, address: str) -> ServerIdentity:
 
 async def inspect_partitions(link: CommandSender, partitions: int) -> list[PartitionState]:
     """Return the state of every partition, in order. Raises RedisUnavailableError."""
-    replies = await link.call(
-        [("HGETALL", partition_keys(p).state) for p in range(partitions)], timeout_s=READ_TIMEOUT_S
-    )
+    commands = [("HGETALL", partition_keys(p).state) for p in range(partitions)]
     states: list[PartitionState] = []
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise RedisRefusedError(str(reply)) from reply
+    for reply in accepted(await link.call(commands, timeout_s=READ_TIMEOUT_S)):
         values = [value.decode() for value in reply]
         states.append(dict(zip(values[::2], values[1::2], strict=True)))
     return states

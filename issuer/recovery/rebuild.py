@@ -29,7 +29,7 @@ from issuer.recovery.serials import see_recorded, store_bases
 from issuer.storage.floors import Floors
 from issuer.storage.lineage import IncidentError, Lineage, TokenKind, new_token
 from issuer.storage.postgres import Connection, count_of
-from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, time_ms
+from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, accepted, time_ms
 from issuer.storage.server_watch import MAX_APART_MS, ClockReading
 
 log = structlog.get_logger()
@@ -154,11 +154,8 @@ async def read_stream(link: CommandSender, partition: int) -> AsyncIterator[list
     """Yield all entries of a partition's stream, ENTRY_BATCH_SIZE at a time."""
     after = b"-"
     while True:
-        (reply,) = await link.call(
-            [("XRANGE", partition_keys(partition).stream, after, "+", "COUNT", ENTRY_BATCH_SIZE)], timeout_s=TIMEOUT_S
-        )
-        if isinstance(reply, Exception):
-            raise RedisRefusedError(str(reply)) from reply
+        command = ("XRANGE", partition_keys(partition).stream, after, "+", "COUNT", ENTRY_BATCH_SIZE)
+        (reply,) = accepted(await link.call([command], timeout_s=TIMEOUT_S))
         if not reply:
             return
         yield [StreamEntry.of_reply(partition, stream_id, fields) for stream_id, fields in reply]
@@ -351,11 +348,8 @@ async def _rebuild_pools(
     for pool in pools:
         if not pool.opened and pool.issued_before is not None:
             keys = batch_keys(pool.partition, pool.batch_id)
-            (reply,) = await link.call(
-                [("UNLINK", keys.pool(pool.client_id), keys.codes(pool.client_id))], timeout_s=TIMEOUT_S
-            )
-            if isinstance(reply, Exception):
-                raise RedisRefusedError(str(reply)) from reply
+            command = ("UNLINK", keys.pool(pool.client_id), keys.codes(pool.client_id))
+            accepted(await link.call([command], timeout_s=TIMEOUT_S))
     for at in range(0, len(opened), BATCH_SIZE):
         calls: list[tuple[Sequence[str | bytes], Sequence[Value]]] = []
         for pool in opened[at : at + BATCH_SIZE]:

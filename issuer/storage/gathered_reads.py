@@ -127,7 +127,7 @@ class GatheredReads(Generic[Key, Found]):
             await self._answer(connection, readings[middle:])
             return
         for reading in readings:
-            _settle((reading,), found[reading[0]])
+            settle_future(reading[1], found[reading[0]])
 
 
 _Reading = tuple[Key, asyncio.Future[Found]]
@@ -135,9 +135,14 @@ _Reading = tuple[Key, asyncio.Future[Found]]
 
 def _settle(readings: Sequence[_Reading[Key, Found]], found: Found | Exception) -> None:
     for _, future in readings:
-        if future.done():
-            continue
-        if isinstance(found, Exception):
-            future.set_exception(found)
-        else:
-            future.set_result(found)
+        settle_future(future, found)
+
+
+def settle_future(future: asyncio.Future[Found], found: Found | Exception) -> None:
+    """Give a future its result or exception, unless it has one or its caller does not wait any more."""
+    if future.done():
+        return
+    if isinstance(found, Exception):
+        future.set_exception(found)
+    else:
+        future.set_result(found)

@@ -113,11 +113,6 @@ async def find_unknown(connection: AnyConnection | Pool, tokens: Sequence[UUID])
     return list(await connection.fetchval(_UNKNOWN, tokens)) if tokens else []
 
 
-async def knows(connection: AnyConnection | Pool, token: UUID) -> bool:
-    """Return whether this Postgres knows a token. If not: `report_unknown`."""
-    return not await find_unknown(connection, [token])
-
-
 async def report_unknown(connection: AnyConnection | Pool, tokens: Sequence[UUID], holder: str) -> str:
     """Begin an incident, outside of any transaction: Postgres does not know these tokens. Return its text.
 

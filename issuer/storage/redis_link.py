@@ -68,6 +68,14 @@ class ScriptRunner(Protocol):
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]: ...
 
 
+def accepted(replies: list[Any]) -> list[Any]:
+    """Return the replies of a call. Raises RedisRefusedError if one of them is an error."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise RedisRefusedError(str(reply)) from reply
+    return replies
+
+
 def time_ms(reply: Sequence[Any]) -> int:
     """Return the reply of TIME (seconds and microseconds, as numbers or as bytes) in milliseconds since 1970."""
     seconds, microseconds = reply
