@@ -109,14 +109,15 @@ class Guardian:
                 held = HeldLink(self._link, connection)
                 floors = self._incarnations.floors
                 report = await Recovery(self._settings, connection, held, options or RecoveryOptions(), floors).run()
-                if options is not None and options.rebuild:
-                    # By this recovery, or by that of another process, which has taken a later epoch.
-                    watch.note_rebuilt()
-                return report
         finally:
             # Also after a failure: the fence may be up.
             with suppress(PostgresUnavailableError):
                 await self._incarnations.refresh()
+        if options is not None and options.rebuild:
+            # By this recovery, or by that of another process, which has taken a later epoch. Behind the refresh: an
+            # engine that may issue again must not open its connection under the epoch of before.
+            watch.note_rebuilt()
+        return report
 
     async def _look(self) -> None:
         """Compare the clocks and read the eviction policy.

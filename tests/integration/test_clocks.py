@@ -100,6 +100,9 @@ async def test_limits_and_kept_answers_outlive_a_clock_on_which_they_expire(
         async with engine_of(own_settings, stores) as engine:
             customer, ref = uuid.uuid4().bytes, engine.pool_ref(batch_id, CLIENT)
             first = await engine.redeem(ref, customer, idempotency_key="k")
+            stopped_at_change: list[bool] = []
+            watch = stores.incarnations.watch
+            stores.incarnations.on_change(lambda: stopped_at_change.append(Stop.LOST_KEYS in watch.stops))
             clock.step(YEAR_S)
             with own_redis.client() as client:
                 while client.exists(ref.batch.window_prefix + customer):
@@ -108,6 +111,8 @@ async def test_limits_and_kept_answers_outlive_a_clock_on_which_they_expire(
             assert not (await doctor_says(own_settings, stores, "clocks of redis and postgres")).ok
             clock.step(0)
             await ready(engine)
+            # No engine opens its connection under the epoch of before.
+            assert stopped_at_change == [True]
             again = await engine.redeem(ref, customer, idempotency_key="k")
             assert (again.outcome, again.code) == (Outcome.REPLAYED, first.code)
             assert (await engine.redeem(ref, customer)).outcome is Outcome.LIMIT_REACHED
