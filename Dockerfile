@@ -15,9 +15,11 @@ COPY loadtest loadtest
 RUN /opt/issuer/bin/pip install --no-deps .
 
 FROM python:3.13.9-slim-bookworm
-RUN useradd --system --no-create-home --uid 10001 issuer
+# A volume that is mounted on the journals is the user's then.
+RUN useradd --system --no-create-home --uid 10001 issuer && install -d -o issuer /var/lib/issuer/journals
 COPY --from=build /opt/issuer /opt/issuer
-ENV PATH=/opt/issuer/bin:$PATH PYTHONUNBUFFERED=1 ISSUER_HOST=0.0.0.0
+ENV PATH=/opt/issuer/bin:$PATH PYTHONUNBUFFERED=1 ISSUER_HOST=0.0.0.0 \
+    ISSUER_JOURNAL_DIR=/var/lib/issuer/journals
 USER issuer
 WORKDIR /tmp
 EXPOSE 8000

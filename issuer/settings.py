@@ -129,8 +129,19 @@ class Settings(BaseSettings):
         0, ge=0, le=16, description="Replicas that must confirm a redemption before it is answered"
     )
     wait_timeout_ms: int = Field(500, ge=1, le=10_000, description="How long to wait for the replicas")
+    journal: str = Field(
+        "on",
+        pattern="^(on|off)$",
+        description="Whether a process writes what it answers to a journal, which restores a lost Redis (on, off)",
+    )
     journal_dir: Path | None = Field(
-        None, description="Directory of the receipt journal on the API's own disk; default: no journal"
+        None, description="Directory of the receipt journals of this host; default: `journals` in ISSUER_DATA_DIR"
+    )
+    journal_max_mb: int = Field(
+        4_096, ge=16, description="Size of the journal of one process, from which on it continues without a journal"
+    )
+    heartbeat_ms: int = Field(
+        500, ge=10, le=5_000, description="How often a process reports to Postgres; the same for all processes"
     )
 
     currency: str = Field(
@@ -261,7 +272,9 @@ class Settings(BaseSettings):
         description="Lowest level that is logged: debug, info, warning or error",
     )
 
-    data_dir: Path = Field(Path(".issuer"), description="`issuer up`: data directory of the embedded servers")
+    data_dir: Path = Field(
+        Path(".issuer"), description="Data directory: receipt journals and, with `issuer up`, the embedded servers"
+    )
     redis_server: Path | None = Field(
         None, description="`issuer up`: a server binary to use instead of the bundled Valkey"
     )
@@ -290,6 +303,11 @@ class Settings(BaseSettings):
     def as_owner(self) -> Settings:
         """Return the settings of a command, whose `database_url` is owner_database_url."""
         return self.model_copy(update={"database_url": self.owner_database_url or self.database_url})
+
+    @property
+    def journals(self) -> Path | None:
+        """The directory of the receipt journals of this host; None: none are written."""
+        return None if self.journal == "off" else self.journal_dir or self.data_dir / "journals"
 
     @property
     def mail_server(self) -> MailServer | None:

@@ -282,12 +282,14 @@ def _known_failures() -> tuple[type[Exception], ...]:
     import asyncpg
 
     from issuer.storage.incarnation import InstallationError
+    from issuer.storage.lineage import IncidentError
     from issuer.storage.migrate import SchemaError
     from issuer.storage.pooling import PoolingError
     from issuer.storage.postgres import UNAVAILABLE, PostgresUnavailableError
     from issuer.storage.redis_link import RedisUnavailableError
 
     return (
+        IncidentError,
         InstallationError,
         PoolingError,
         SchemaError,

@@ -101,10 +101,10 @@ def _print_report(report: RecoveryReport, dry_run: bool) -> None:
     typer.echo(f"verdict: {report.verdict}; the server {verb} blessed with epoch {report.epoch}")
     for reason in report.reasons:
         typer.echo(f"  because {reason}")
-    if report.verdict == "loss" or report.drained:
-        typer.echo(f"drained from the stream: {report.drained}; replayed from the journal: {report.replayed}")
-    for host in report.journals_not_seen:
-        typer.echo(f"journal of host {host} not replayed: run `issuer journal replay` there")
+    if report.verdict in ("exact", "bounded") or report.drained:
+        typer.echo(f"drained from the stream: {report.drained}")
+    for missing in report.missing:
+        typer.echo(f"missing: {missing}; start the API there, or run `issuer journal replay`: the quarantine ends then")
     headers = ("pool", "batch", "client", "ledger", "issued before", "issued after", "quarantined")
     rows = [
         (str(pool.pool_id), str(pool.batch_id), str(pool.client_id), pool.accounted,
@@ -214,24 +214,31 @@ def release(
 
 
 def replay(
-    directory: Path | None = typer.Argument(None, help="Directory of the segments; default: ISSUER_JOURNAL_DIR."),
+    directory: Path | None = typer.Argument(None, help="Directory of the journals; default: ISSUER_JOURNAL_DIR."),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Record this host's receipts in the ledger. Safe to repeat."""
+    """Record the receipts of this host's dead processes in the ledger. Safe to repeat.
+
+    Each API process does so by itself, for those of its host: this is for a host on which none can run, or a copy.
+    """
     settings = command_settings()
-    path = directory or settings.journal_dir
+    path = directory or settings.journals
     if path is None:
         fail("give a directory, or set ISSUER_JOURNAL_DIR", BAD_INPUT)
     if not path.is_dir():
         fail(f"{path} is not a directory", BAD_INPUT)
 
     async def work() -> RecordResult:
-        from issuer.recovery.replay import replay_host
-        from issuer.storage.postgres import own_connection
+        from issuer.registration.replay import settle_dead
+        from issuer.storage.incarnation import read_installation_id
+        from issuer.storage.postgres import close_pool, connect_pool
 
-        async with own_connection(settings) as connection:
-            epoch = await connection.fetchval("SELECT epoch FROM installation")
-            return await replay_host(connection, path, epoch or 0)
+        postgres = await connect_pool(settings, size=1)
+        try:
+            installation = await read_installation_id(postgres)
+        finally:
+            await close_pool(postgres)
+        return await settle_dead(settings.model_copy(update={"journal": "on", "journal_dir": path}), installation)
 
     recorded = run_plain(work, settings=settings)
     if as_json:

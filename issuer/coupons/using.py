@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import orjson
@@ -17,8 +18,10 @@ from issuer.engine.calls import Answer, UseAnswer
 from issuer.engine.engine import Engine
 from issuer.ids import Identity
 from issuer.instants import from_ms, show_instant
+from issuer.registration.registrar import Registrar
 from issuer.storage.stores import Stores
 
+_REGISTRATION_LIMIT_S: Final = 5.0
 NO_KEY: Final = 0
 """In place of the id of an API key, in the ledger."""
 _POLL_S: Final = 0.01
@@ -38,13 +41,7 @@ async def use_coupon(
     idempotency_key: str | None = None,
 ) -> dict[str, Any]:
     """Use a coupon once. Return what the API answers. Raises UseRefusedError."""
-    engine = Engine(stores.settings, stores.incarnations)
-    await engine.start()
-    try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(stores.settings.redeem_timeout_ms / 1000):
-                while not engine.is_ready:
-                    await asyncio.sleep(_POLL_S)
+    async with _registered_engine(stores) as engine:
         location = CouponLocations(engine).find(coupon.client_id, coupon.code, case_sensitive=coupon.case_sensitive)
         given: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         engine.submit(
@@ -58,8 +55,6 @@ async def use_coupon(
             customer_text=None if customer is None else customer.text,
         )
         answer = await given
-    finally:
-        await engine.aclose()
     if answer.outcome not in (Outcome.GRANTED, Outcome.REPLAYED):
         again = "" if answer.retry_at_ms is None else f"; again from {show_instant(from_ms(answer.retry_at_ms))}"
         raise UseRefusedError(COUPON_HTTP[answer.outcome].error + again)
@@ -67,3 +62,19 @@ async def use_coupon(
     assert answer.uses is not None
     consumption_id = use_id(answer.uses, answer.number).decode()
     return {"consumed": True, "consumption_id": consumption_id, **orjson.loads(answer.uses.terms)}
+
+
+@asynccontextmanager
+async def _registered_engine(stores: Stores) -> AsyncIterator[Engine]:
+    """An engine that is registered as that of an API process is; if that takes too long its answers are NOT_READY."""
+    engine = Engine(stores.settings, stores.incarnations)
+    await engine.start()
+    async with Registrar(stores.settings, stores.postgres, stores.incarnations, engine).registered():
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REGISTRATION_LIMIT_S):
+                    while not engine.is_ready:
+                        await asyncio.sleep(_POLL_S)
+            yield engine
+        finally:
+            await engine.aclose()

@@ -239,6 +239,7 @@ class Supervisor:
             "ISSUER_WORKER_DATABASE_URL": "",
             "ISSUER_OWNER_DATABASE_URL": "",
             "ISSUER_AUTH": settings.auth.value,
+            "ISSUER_DATA_DIR": str(self._directory.path),
             "ISSUER_WORKERS": str(settings.workers),
             "ISSUER_DEFAULT_CLIENT": settings.default_client or "",
             **self._opened.enter_context(shared_metrics(settings)),

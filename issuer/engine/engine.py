@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -21,8 +20,9 @@ from issuer.engine.calls import NOT_READY, OVERLOADED, Answer, Call, PoolRef, Sl
 from issuer.engine.piggyback import PiggybackedCommands
 from issuer.engine.sender import RECONNECT_EVERY_S, CallSender
 from issuer.engine.testimony import Testimony
-from issuer.journal.segments import Journal
+from issuer.journal.journal import Journal, JournalError
 from issuer.settings import Settings
+from issuer.storage.ending import end_tasks
 from issuer.storage.incarnation import Incarnations
 
 log = structlog.get_logger()
@@ -31,11 +31,14 @@ MAX_IN_PIPELINE: Final = 1024
 
 
 class Engine:
-    """Gathers requests into script calls. One per process; everything runs on one event loop."""
+    """Gathers requests into script calls. One per process; everything runs on one event loop.
 
-    def __init__(self, settings: Settings, incarnations: Incarnations, journal: Journal | None = None) -> None:
+    It calls no script before `enter`: the process has to be registered for the epoch.
+    """
+
+    def __init__(self, settings: Settings, incarnations: Incarnations) -> None:
         self._incarnations = incarnations
-        self._sender = CallSender(settings, incarnations, journal, self._fail_queue)
+        self._sender = CallSender(settings, incarnations, self._fail_queue)
         self._queue: deque[Waiting] = deque()
         self._arrived = asyncio.Event()
         self._timeout_s = settings.redeem_timeout_ms / 1000
@@ -48,6 +51,34 @@ class Engine:
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="redeem-engine")
 
+    def enter(self, epoch: int, journal: Journal | None) -> None:
+        """Call scripts in this epoch from now on: this process is registered for it, with this journal or none."""
+        self._sender.epoch, self._sender.journal, self._sender.journal_error = epoch, journal, None
+        self._sender.is_stale = True
+        self._arrived.set()
+
+    async def leave(self) -> Testimony:
+        """Close the connection and answer NOT_READY to everything unanswered. Return what was seen: it is final.
+
+        Nothing is sent until the next `enter`.
+        """
+        self._sender.epoch = 0
+        if (task := self._task) is not None:
+            # A round trip ends without its replies; what it granted was answered to no caller.
+            await end_tasks(task)
+            await self._sender.reset()
+            await self.start()
+        return self._sender.testimony()
+
+    def forget_journal(self) -> None:
+        """Forget a journal that failed, and why."""
+        self._sender.journal = self._sender.journal_error = None
+
+    @property
+    def journal_error(self) -> JournalError | None:
+        """Why the journal takes no more receipts. The engine has left its epoch then."""
+        return self._sender.journal_error
+
     async def aclose(self) -> None:
         """Let what is in flight finish, within the redeem time-out, and answer NOT_READY to what still waits then."""
         if self._task is not None:
@@ -56,17 +87,15 @@ class Engine:
                 await asyncio.sleep(0.005)
             # Behind the last round trip. If it is cancelled within one, `send` answers its calls NOT_READY: they may
             # have run, and the same Idempotency-Key returns what they granted.
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end_tasks(self._task)
             self._task = None
         self._answer_queue(NOT_READY)
         await self._sender.aclose()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the task that sends is running."""
-        return self._task is not None and not self._task.done()
+        """Whether the task that sends is running, or will be in a moment."""
+        return self._task is not None and (self._sender.epoch == 0 or not self._task.done())
 
     @property
     def is_ready(self) -> bool:

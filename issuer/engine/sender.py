@@ -33,7 +33,7 @@ from issuer.engine.clocks import PartitionClocks
 from issuer.engine.piggyback import PiggybackedCommands
 from issuer.engine.receipts import receipts_of
 from issuer.engine.testimony import Testimony
-from issuer.journal.segments import Journal
+from issuer.journal.journal import Journal, JournalError
 from issuer.settings import Settings
 from issuer.storage.floors import Floors
 from issuer.storage.incarnation import Incarnations
@@ -61,17 +61,18 @@ class CallSender:
     `is_admitted`: the connection was opened and its server checked.
     `is_refused`: Redis' last reply to a write was an error (out of memory, read-only, disk full, …). `detached` is set
     while there is no connection.
+
+    `epoch`: the one that this process is registered for, the only one in which it calls; 0: none. `journal`: takes the
+    receipts of that epoch; None: nothing does. `journal_error`: why it takes no more, which ends the registration.
     """
 
     def __init__(
         self,
         settings: Settings,
         incarnations: Incarnations,
-        journal: Journal | None,
         on_detach: Callable[[], None],
     ) -> None:
         self._incarnations = incarnations
-        self._journal = journal
         self._on_detach = on_detach
         self._link = Link(settings, incarnations)
         self._timeout_s = settings.redeem_timeout_ms / 1000
@@ -89,6 +90,9 @@ class CallSender:
         self.is_admitted = False
         self.is_refused = False
         self.detached = asyncio.Event()
+        self.epoch = 0
+        self.journal: Journal | None = None
+        self.journal_error: JournalError | None = None
 
     @property
     def must_reconnect(self) -> bool:
@@ -128,11 +132,19 @@ class CallSender:
 
     async def _open(self) -> None:
         self.is_admitted = False
+        blessed = self._incarnations.blessed
+        if blessed is not None and blessed.epoch != self.epoch:
+            await self._link.close()
+            raise RedisUnavailableError(f"this process is not registered for epoch {blessed.epoch} (yet)")
         try:
             await self._link.open()
         except NotReadyError:
             self._incarnations.wake.set()
             raise
+        assert self._link.blessed is not None
+        if self._link.blessed.epoch != self.epoch:
+            await self._link.close()
+            raise RedisUnavailableError("this process is not registered for the epoch of this server (yet)")
         scripts = [("SCRIPT", "LOAD", script.text) for script in _SCRIPTS]
         began_s = time.monotonic()
         *loads, now = await self._link.call([*scripts, ("TIME",)], timeout_s=1.0)
@@ -146,7 +158,6 @@ class CallSender:
             await self._link.close()
             raise NotReadyError(stopped)
         self._clocks.set_all(self._incarnations.partitions, reading)
-        assert self._link.blessed is not None
         self._floors = self._incarnations.floors_of(self._link.blessed.epoch)
         self.is_admitted = True
         self.detached.clear()
@@ -218,8 +229,8 @@ class CallSender:
             return calls
         self.is_connected = True
         # Before the first answer: see above.
-        if self._journal is not None:
-            self._write_receipts(self._journal, calls, replies)
+        if self.journal is not None and not self._write_receipts(self.journal, calls, replies):
+            return []
         enough = not self._replicas or (isinstance(replies[-1], int) and replies[-1] >= self._replicas)
         again = [call for call, reply in zip(calls, replies, strict=False) if not self._settle(call, reply, enough)]
         if self.piggyback is not None and replies[piggybacked]:
@@ -228,21 +239,23 @@ class CallSender:
             await self._load_scripts(left_s)
         return again
 
-    def _write_receipts(self, journal: Journal, calls: list[Call], replies: list[Any]) -> None:
-        """Append the receipts of these replies to the journal. If that fails, the calls that have some get NOT_READY.
+    def _write_receipts(self, journal: Journal, calls: list[Call], replies: list[Any]) -> bool:
+        """Append the receipts of these replies. False: that failed, and nothing of these calls may be answered.
 
-        What they granted stays granted: the same Idempotency-Key gets it once the journal can be written again.
+        What they granted stays granted: the same Idempotency-Key gets it. The registration ends, for its journal would
+        lack what is answered from here on.
         """
-        receipts, with_receipts = [], []
+        receipts = []
         for call, reply in zip(calls, replies, strict=False):
-            if isinstance(reply, Exception) or reply[0] not in (b"DONE", b"REPEATED"):
-                continue
-            if of_call := receipts_of(call, reply):
-                receipts += of_call
-                with_receipts.append(call)
-        if receipts and not journal.append(receipts):
-            for call in with_receipts:
-                call.answer_all(NOT_READY)
+            if not isinstance(reply, Exception) and reply[0] in (b"DONE", b"REPEATED"):
+                receipts += receipts_of(call, reply)
+        try:
+            if receipts:
+                journal.append(receipts)
+        except JournalError as error:
+            self.epoch, self.is_stale, self.journal_error = 0, True, error
+            return False
+        return True
 
     async def _load_scripts(self, timeout_s: float) -> None:
         with suppress(RedisUnavailableError):

@@ -1,4 +1,4 @@
-"""What an engine has heard from Redis, as evidence for a recovery (see `issuer.recovery.witness`)."""
+"""What an engine has heard from Redis, as evidence for a recovery (see `issuer.registration.registrar`)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from issuer.access.api_keys import KeyRing
@@ -22,15 +22,13 @@ from issuer.http.limiting.rate_limits import RateLimits
 from issuer.http.metrics.store_metrics import StoreMetrics, read_store_metrics
 from issuer.http.metrics.tally import Tally
 from issuer.http.security_log import SecurityLog
-from issuer.journal.segments import Journal
 from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.named_accounts import AccountName, NamedAccount, find_named_accounts
 from issuer.loyalty.purchases import Purchases
 from issuer.mail.mailer import Mailer
 from issuer.rate_limits.leases import Leases
-from issuer.recovery.journal_keeper import JournalKeeper
 from issuer.recovery.opening import open_stores
-from issuer.recovery.witness import Witness
+from issuer.registration.registrar import Registrar
 from issuer.settings import Auth, Settings
 from issuer.storage.gathered_reads import GatheredReads
 from issuer.storage.grants import Process
@@ -69,6 +67,7 @@ class Services:
     accounts: GatheredReads[AccountName, NamedAccount]
     loyalty: LoyaltyExecutor
     purchases: Purchases
+    registrar: Registrar
     look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
     _store_metrics: dict[bool, tuple[float, StoreMetrics]] = field(default_factory=dict)
     _reading_metrics: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -111,8 +110,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             await log_rights(stores.postgres, Process.API)
         tally = Tally(settings.metrics_dir)
         keys = KeyRing(stores.postgres)
-        journal = None if settings.journal_dir is None else Journal(settings.journal_dir)
-        engine = Engine(settings, stores.incarnations, journal)
+        engine = Engine(settings, stores.incarnations)
         leases = Leases(engine, max_waiting=settings.max_waiting)
         engine.carry(leases)
         limits, lookup_limits = RateLimits(settings, leases, tally), FailedLookupLimits(settings, leases, tally)
@@ -129,9 +127,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         accounts = GatheredReads(stores.postgres, find_named_accounts, timeout_s=settings.postgres_timeout_s)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
         purchases = Purchases(stores, engine, loyalty)
-        witness = Witness(stores.postgres, engine, stores.guardian)
-        async with witness.testifying(), _kept(settings, stores, journal), purchases.continuing():
+        registrar = Registrar(settings, stores.postgres, stores.incarnations, engine)
+        async with registrar.registered(), purchases.continuing():
             try:
+                await registrar.wait_for_start()
                 locations = CouponLocations(engine)
                 yield Services(
                     settings,
@@ -153,6 +152,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     accounts,
                     loyalty,
                     purchases,
+                    registrar,
                 )
             finally:
                 security.end_period()
@@ -163,9 +163,3 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 if mailer is not None:
                     await mailer.aclose()
                 await tally.aclose()
-
-
-def _kept(settings: Settings, stores: Stores, journal: Journal | None) -> AbstractAsyncContextManager[None]:
-    if journal is None or settings.journal_dir is None:
-        return nullcontext()
-    return JournalKeeper(settings, stores.incarnations, journal, settings.journal_dir).keeping()

@@ -2,7 +2,8 @@
 
 It knows nothing of pools: each fact that a partition ever granted has a serial, and each serial is in one place. What
 an epoch began with after a loss (`epoch_bases`) was counted on from a bound, so the serials up to it that nothing
-accounts for are those of facts that may have been lost: they are quarantined. Beyond it none may be missing.
+accounts for are those of facts that may have been lost: they are quarantined as long as a seq of the partition is, and
+void once it is known that no caller received them. Beyond it none may be missing.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = e.pool_id AND r.seq = e
   AND NOT EXISTS (
     SELECT FROM dead_letters d WHERE d.partition = $1 AND d.serial = e.serial AND d.resolved_at IS NULL)"""
 
-_BASE: Final = "SELECT coalesce(max(serial), 0) FROM epoch_bases WHERE partition = $1"
+_BASE: Final = "SELECT coalesce(max(serial), 0) FROM epoch_bases WHERE partition = $1 AND after_loss"
+_HOLDS_QUARANTINE: Final = """
+SELECT EXISTS (
+  SELECT FROM quarantined q JOIN pools p ON p.id = q.pool_id JOIN batches b ON b.id = p.batch_id
+  WHERE b.partition = $1 AND q.released_at IS NULL)"""
 
 
 @dataclass(slots=True)
@@ -89,7 +94,11 @@ async def balance_partition(
         [1] * len(places) + [entry.announced for entry in whole], timeout=TIMEOUT_S,
     )  # fmt: skip
     balance.recorded, balance.dead_letters = recorded["all"], dead["all"]
-    balance.quarantined = max(0, base - recorded["below"] - dead["below"])
+    unaccounted = max(0, base - recorded["below"] - dead["below"])
+    if await connection.fetchval(_HOLDS_QUARANTINE, partition):
+        balance.quarantined = unaccounted
+    else:
+        balance.void = unaccounted
     if balance.accounted != serial:
         balance.problems.append(show_difference(serial - balance.accounted, "serial"))
     return balance

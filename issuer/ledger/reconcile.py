@@ -1,4 +1,4 @@
-"""Reconciliation: per pool, ledger + backlog + quarantined + dead letters = issued, each seq in exactly one of them.
+"""Reconciliation: per pool, ledger + backlog + quarantined + dead letters + void = issued, each seq in one of them.
 
 Also: per partition, the same for serials (`issuer.ledger.partition_balance`), and no client has a code more than once,
 in whatever batches.
@@ -45,6 +45,7 @@ class PoolBalance:
     backlog: int = 0
     quarantined: int = 0
     dead_letters: int = 0
+    void: int = 0
     missing: list[int] = field(default_factory=list)
     doubled: list[int] = field(default_factory=list)
     wrong_code: list[int] = field(default_factory=list)
@@ -56,7 +57,7 @@ class PoolBalance:
 
     @property
     def accounted(self) -> int:
-        return self.ledger + self.backlog + self.quarantined + self.dead_letters
+        return self.ledger + self.backlog + self.quarantined + self.dead_letters + self.void
 
 
 @dataclass(slots=True)
@@ -207,9 +208,11 @@ async def _balance(
     for row in await connection.fetch(sql.COUNTS, ids, bounds, timeout=sql.TIMEOUT_S):
         balance = balances[row["pool_id"]]
         balance.ledger, balance.quarantined = row["ledger"], row["quarantined"]
-        balance.dead_letters = row["dead_letters"]
+        balance.dead_letters, balance.void = row["dead_letters"], row["void"]
         if row["overlaps"]:
-            balance.problems.append(f"{row['overlaps']} seqs are in more than one of ledger, quarantined, dead letters")
+            balance.problems.append(
+                f"{row['overlaps']} seqs are in more than one of ledger, quarantined, dead letters, void"
+            )
     for row in await connection.fetch(sql.WRONG_CODES, ids, bounds, MAX_SHOWN, timeout=sql.TIMEOUT_S):
         balances[row["pool_id"]].wrong_code.append(row["seq"])
     in_stream = _in_stream(seen.stream, balances)

@@ -15,6 +15,7 @@ import structlog
 
 from issuer.contract.events import Redemption, RedemptionColumns
 from issuer.ledger.anomalies import Anomaly, bigint_or_none, record_anomalies
+from issuer.ledger.lost_epochs import list_late, refuse_void
 from issuer.storage.postgres import AnyConnection
 
 log = structlog.get_logger()
@@ -38,21 +39,33 @@ class RejectedRedemption:
 
 @dataclass(slots=True)
 class RecordResult:
-    """What became of the redemptions given: inserted + duplicates + contradicted + rejected = all of them.
+    """What became of the redemptions given: inserted + duplicates + contradicted + void + rejected = all.
 
     duplicates:   were recorded already, with the same content
     contradicted: not recorded, because the ledger or the quarantine contradicts them; an anomaly has the details
     anomalies:    stored anomalies
     rejected:     for the caller's dead letters
+    void:         not recorded, because a recovery has proved that no caller received them
     dead_letters: stored by `issuer.ledger.entries.record_entries`: the rejected ones, and entries that cannot be read
     """
 
     inserted: int = 0
     duplicates: int = 0
     contradicted: int = 0
+    void: int = 0
     anomalies: int = 0
     rejected: list[RejectedRedemption] = field(default_factory=list)
     dead_letters: int = 0
+
+    def add(self, other: RecordResult) -> None:
+        """Add the numbers of another result."""
+        self.inserted += other.inserted
+        self.duplicates += other.duplicates
+        self.contradicted += other.contradicted
+        self.void += other.void
+        self.anomalies += other.anomalies
+        self.rejected += other.rejected
+        self.dead_letters += other.dead_letters
 
 
 _ARRAYS: Final = (
@@ -133,7 +146,9 @@ CROSS JOIN LATERAL (
 
 _UNSETTLED: Final = """
 SELECT EXISTS (SELECT FROM quarantined) AS quarantined,
-       EXISTS (SELECT FROM dead_letters WHERE resolved_at IS NULL AND seq IS NOT NULL) AS dead_letters"""
+       EXISTS (SELECT FROM dead_letters WHERE resolved_at IS NULL AND seq IS NOT NULL) AS dead_letters,
+       coalesce((SELECT max(epoch) FROM epoch_bases), 0) AS base_epoch,
+       coalesce((SELECT max(lost_epoch) FROM installation), 0) AS lost_epoch"""
 
 
 async def record_redemptions(
@@ -141,7 +156,8 @@ async def record_redemptions(
 ) -> RecordResult:
     """Record redemptions in the ledger within the caller's transaction. A repetition changes nothing.
 
-    A late event of a quarantined seq moves the seq into the ledger. Redemptions that cannot be recorded (unknown pool,
+    A late event of a quarantined seq moves the seq into the ledger. One that a recovery has made void is refused and
+    counted. Redemptions that cannot be recorded (unknown pool,
     a code that is not the seq's, data that Postgres refuses) are returned as `rejected`, for the caller's dead letters.
     Raises only errors that say that Postgres is unavailable or busy.
     """
@@ -156,13 +172,18 @@ async def record_redemptions(
     unsettled = await connection.fetchrow(_UNSETTLED)
     assert unsettled is not None
     recorder = _Recorder(connection, columns)
-    released = await recorder.lock_quarantined() if unsettled["quarantined"] else frozenset()
-    if released:
-        places = [place for place in range(len(columns)) if place not in released]
+    oldest = min(columns.epochs)
+    refused = await recorder.refuse_void() if oldest < unsettled["base_epoch"] else frozenset()
+    if unsettled["quarantined"]:
+        refused |= await recorder.lock_quarantined(refused)
+    if refused:
+        places = [place for place in range(len(columns)) if place not in refused]
         await recorder.insert(places, columns.take(places))
     else:
         await recorder.insert(range(len(columns)), columns)
     await recorder.settle(dead_letters=unsettled["dead_letters"])
+    if recorder.recorded.inserted and oldest <= unsettled["lost_epoch"]:
+        await list_late(connection, columns, unsettled["lost_epoch"])
     return recorder.recorded
 
 
@@ -190,9 +211,15 @@ class _Recorder:
             if bigint_or_none(pool_id) is not None and bigint_or_none(seq) is not None
         ]
 
-    async def lock_quarantined(self) -> frozenset[int]:
+    async def refuse_void(self) -> frozenset[int]:
+        """Return the places of redemptions that a recovery has made void, and count them."""
+        refused = await refuse_void(self.connection, self.columns, self._addressable())
+        self.recorded.void = len(refused)
+        return refused
+
+    async def lock_quarantined(self, void: frozenset[int]) -> frozenset[int]:
         """Lock the quarantined seqs among the redemptions. Return the places of those that were released: anomalies."""
-        known = self._addressable()
+        known = [place for place in self._addressable() if place not in void]
         some = self.columns.take(known)
         released = set()
         for row in await self.connection.fetch(_QUARANTINED, some.pool_ids, some.seqs):

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
+import asyncpg
+
 from issuer.batches.windows import find_dead_letters, find_pool_ids
 from issuer.contract.elements import ELEMENT
 from issuer.contract.events import encode_order
-from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys, partition_keys
+from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import PUT_ANSWERS
-from issuer.storage.postgres import Connection
-from issuer.storage.redis_link import ScriptRunner, Value
+from issuer.storage.postgres import Connection, PoolConnection
+from issuer.storage.redis_link import ScriptRunner, Value, redis_errors_translated
+from issuer.storage.stores import Stores
 
 _BATCH_SIZE: Final = 1_000
 
@@ -24,6 +27,7 @@ SELECT r.key_hash, r.pool_id, r.seq, r.epoch, coalesce(r.serial, 0) AS serial, N
 FROM redemptions r LEFT JOIN codes c ON c.pool_id = r.pool_id AND c.seq = r.seq
 WHERE r.pool_id = ANY($1) AND r.key_hash IS NOT NULL
   AND r.redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
+  AND (NOT $3 OR EXISTS (SELECT FROM late_rows l WHERE l.pool_id = r.pool_id AND l.seq = r.seq))
 UNION ALL
 SELECT c.key_hash, c.pool_id, c.seq, c.epoch, coalesce(c.serial, 0), coalesce(c.order_id, ''),
   concat_ws(' ', replace(c.call_id::text, '-', ''), t.number, t.terms::text),
@@ -31,6 +35,7 @@ SELECT c.key_hash, c.pool_id, c.seq, c.epoch, coalesce(c.serial, 0), coalesce(c.
 FROM consumptions c JOIN coupon_terms t ON t.pool_id = c.pool_id AND t.number = c.terms
 WHERE c.pool_id = ANY($1) AND c.key_hash IS NOT NULL
   AND c.consumed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
+  AND (NOT $3 OR EXISTS (SELECT FROM late_rows l WHERE l.pool_id = c.pool_id AND l.seq = c.seq))
 ORDER BY at_ms"""
 
 _ELEMENT: Final = f"SELECT {ELEMENT.format(table='codes')} FROM codes WHERE pool_id = $1 AND seq = $2 AND code = $3"
@@ -67,16 +72,33 @@ async def restore_answers(
                 fact = (letter.pool_id, letter.seq, letter.redeemed_at_ms, letter.epoch, letter.serial)
                 answer = _kept(fact, order_id, code)
                 answers.append((prefix + letter.key_hash, answer, keep_ms))
-        async for row in connection.cursor(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, prefetch=_BATCH_SIZE):
-            fact = (row["pool_id"], row["seq"], row["at_ms"], row["epoch"], row["serial"])
-            answer = _kept(fact, row["order_id"], row["code"])
-            keep_ms = _keep_ms(row["at_ms"], host_ms)
-            answers.append((prefix + row["key_hash"], answer, keep_ms))
+        since_ms = host_ms - IDEMPOTENCY_TTL_MS
+        async for row in connection.cursor(_ANSWERS, pool_ids, since_ms, False, prefetch=_BATCH_SIZE):
+            answers.append(_kept_row(row, prefix, host_ms))
             if len(answers) >= _BATCH_SIZE:
                 written += await _write(redis, partition, answers)
                 answers = []
         written += await _write(redis, partition, answers)
     return written
+
+
+def _kept_row(row: asyncpg.Record, prefix: bytes, host_ms: int) -> _KeptAnswer:
+    fact = (row["pool_id"], row["seq"], row["at_ms"], row["epoch"], row["serial"])
+    return prefix + row["key_hash"], _kept(fact, row["order_id"], row["code"]), _keep_ms(row["at_ms"], host_ms)
+
+
+async def put_late_answers(stores: Stores, connection: PoolConnection, batch_id: UUID, *, host_ms: int) -> None:
+    """Bring the answers of rows recorded late to the blessed Redis. One that is kept stays: a customer has it."""
+    partition = partition_of(batch_id, stores.redis.partitions)
+    prefix = batch_keys(partition, batch_id).idempotency_prefix
+    pool_ids = await find_pool_ids(connection, batch_id)
+    rows = await connection.fetch(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, True)
+    for at in range(0, len(rows), _BATCH_SIZE):
+        answers = [_kept_row(row, prefix, host_ms) for row in rows[at : at + _BATCH_SIZE]]
+        async with redis_errors_translated():
+            kept = await stores.redis.client.mget([key for key, _, _ in answers])
+        missing = [answer for answer, there in zip(answers, kept, strict=True) if there is None]
+        await _write(stores.redis, partition, missing)
 
 
 def _keep_ms(at_ms: int, host_ms: int) -> int:

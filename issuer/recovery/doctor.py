@@ -18,6 +18,7 @@ from issuer.recovery.inspection import (
     inspect_pools,
     parse_info,
 )
+from issuer.registration.registrations import find_open
 from issuer.settings import Settings
 from issuer.storage.database_identity import CopiedDatabaseError, refuse_copy
 from issuer.storage.failed_rows import count_failed_rows, list_failed_rows
@@ -119,6 +120,8 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     ):
         count = await postgres.fetchval(f"SELECT count(*) FROM {table} WHERE {where}")
         yield Check(table.replace("_", " "), count == 0, f"{count}", advice)
+    yield await _journals(settings, postgres)
+    yield await _missing(postgres)
     failed = await list_failed_rows(postgres, limit=1)
     yield Check(
         "maintenance",
@@ -136,6 +139,36 @@ async def _postgres(settings: Settings, postgres: Pool) -> AsyncIterator[Check]:
     newer = await postgres.fetchval(_NEWER, HEARTBEAT_S)
     found = "none" if not newer else f"left in the stream by {newer}"
     yield Check("events of a later version", not newer, found, "start a worker of that version, stop the older ones")
+
+
+_WITHOUT_JOURNAL: Final = """
+SELECT r.process, r.host FROM registrations r, installation i
+WHERE r.left_at IS NULL AND r.epoch = i.epoch AND NOT r.has_journal AND r.seen_at > now() - interval '15 s'"""
+
+
+async def _journals(settings: Settings, postgres: Pool) -> Check:
+    rows = await postgres.fetch(_WITHOUT_JOURNAL)
+    found = ", ".join(f"{row['process']} on host {row['host']} writes none" for row in rows)
+    return Check(
+        "receipt journals",
+        not rows or settings.journals is None,
+        found or "written by every API process",
+        "free or repair the disk of ISSUER_JOURNAL_DIR there and restart the process: a lost Redis would cost codes",
+    )
+
+
+_LOST: Final = "SELECT coalesce(max(lost_epoch), 0) FROM installation"
+
+
+async def _missing(postgres: Pool) -> Check:
+    missing = await find_open(postgres, 0, await postgres.fetchval(_LOST))
+    return Check(
+        "answers before the last loss",
+        not missing,
+        f"{len(missing)} not known, such as of {missing[0]}" if missing else "all known",
+        "start the API on that host, or run `issuer journal replay` there: the quarantine ends when all are known;"
+        " where the journal is lost, decide with `issuer quarantine release`",
+    )
 
 
 async def _secret_key(settings: Settings, postgres: Pool) -> Check:

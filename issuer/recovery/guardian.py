@@ -18,6 +18,7 @@ from issuer.recovery.rebuild import run_all
 from issuer.recovery.recovery import Recovery, RecoveryOptions, RecoveryReport
 from issuer.recovery.serials import behind
 from issuer.settings import Settings
+from issuer.storage.ending import end_tasks
 from issuer.storage.floors import Floors
 from issuer.storage.incarnation import Blessed, Incarnations, InstallationError
 from issuer.storage.lineage import IncidentError, TokenKind, new_token
@@ -68,10 +69,6 @@ class Guardian:
         self._marked: Blessed | None = None
         self._mark_at = 0.0
         self.trouble = ""
-
-    def doubts(self, run_id: str) -> bool:
-        """Whether the guardian's own connection shows that the server with this run_id may be gone."""
-        return bool(self.trouble) or (self._link.is_open and self._link.run_id != run_id)
 
     async def check(self, options: RecoveryOptions | None = None) -> RecoveryReport | None:
         """Recover the server if it is not the blessed one, or if `options` ask for it; return once it is blessed.
@@ -183,9 +180,7 @@ class Guardian:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end_tasks(task)
 
     async def aclose(self) -> None:
         await self._link.aclose()

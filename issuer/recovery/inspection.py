@@ -22,11 +22,17 @@ PartitionState = Mapping[str, str]
 
 
 class Verdict(StrEnum):
-    """FIRST: nothing was ever issued. RESTART: same data, nothing can be missing. LOSS: something may be missing."""
+    """What a recovery finds, and how it ends.
+
+    FIRST: nothing was ever issued. RESTART: same data, nothing can be missing. LOSS: something may be missing, until it
+    is decided that this is EXACT (everything that was answered is in the ledger) or BOUNDED (codes are quarantined).
+    """
 
     FIRST = "first"
     RESTART = "restart"
     LOSS = "loss"
+    EXACT = "exact"
+    BOUNDED = "bounded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,9 @@ class ServerIdentity:
 class PoolState:
     """One pool as Postgres and Redis see it. The Redis figures are None where Redis has no such pool.
 
-    `accounted` is the highest seq in ledger, quarantine or dead letters. `drained`: the batch has ended and all its
-    redemptions are in the ledger, so nothing can be missing. `…_after` and `quarantined` are what a recovery decided.
+    `accounted` is the highest seq in ledger, quarantine or dead letters, or that is void. `drained`: the batch has
+    ended and all its redemptions are in the ledger, so nothing can be missing. `…_after` and `quarantined` are what a
+    recovery decided.
     """
 
     pool_id: int
@@ -153,6 +160,7 @@ SELECT pools.id, pools.batch_id, pools.client_id, pools.total, pools.opened, bat
            (SELECT max(seq) FROM ledger WHERE pool_id = pools.id),
            (SELECT max(seq) FROM quarantined WHERE pool_id = pools.id),
            (SELECT max(seq) FROM dead_letters WHERE pool_id = pools.id),
+           (SELECT max(seq) FROM void_seqs WHERE pool_id = pools.id),
            0) AS accounted
 FROM pools JOIN batches ON batches.id = pools.batch_id
 WHERE batches.freed_at IS NULL
@@ -214,11 +222,14 @@ def judge(
     states: Sequence[PartitionState],
     pools: Sequence[PoolState],
     lower: Sequence[str] = (),
+    *,
+    all_settled: bool = False,
 ) -> Finding:
     """Decide whether anything that was issued can be missing from these data.
 
     `before` is the server that was blessed last, under `epoch`; None: none was. `lower`: what is behind what is known
-    of it (`issuer.recovery.serials.behind`, `BatchStates.behind`). Any single reason makes it a loss.
+    of it (`issuer.recovery.serials.behind`, `BatchStates.behind`). `all_settled`: no process can know more. Any single
+    reason makes it a loss.
     """
     if not any(pool.opened for pool in pools):
         return Finding(Verdict.FIRST)
@@ -230,7 +241,7 @@ def judge(
             reasons.append("the server does not (or did not) sync every write to its disk (appendfsync always)")
         if (now.address, now.directory) != (before.address, before.directory):
             reasons.append("it is another server than before (address or directory differ)")
-        if now.promoted:
+        if now.promoted and not all_settled:
             reasons.append("it is a replica that was promoted")
     reasons += [*lower, *contradictions_within(epoch, states, pools)]
     return Finding(Verdict.LOSS if reasons else Verdict.RESTART, tuple(reasons))

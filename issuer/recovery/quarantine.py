@@ -1,4 +1,4 @@
-"""Quarantined seqs, which a lost Redis may have issued: listed for the operator, who alone can release them."""
+"""Quarantined seqs, which a lost Redis may have issued: listed, and released once it is known that it has not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ GROUP BY p.id, p.batch_id, b.name, p.client_id, s.epoch ORDER BY s.epoch, p.id""
 
 # The code of a purchase is in Postgres whatever Redis has lost: the member has it.
 _HELD: Final = """
-SELECT q.seq FROM quarantined q WHERE q.pool_id = $1 AND q.released_at IS NULL AND NOT EXISTS (
+SELECT q.seq FROM quarantined q
+WHERE q.pool_id = $1 AND q.released_at IS NULL AND NOT EXISTS (
   SELECT FROM codes c JOIN moves m ON m.code = c.code AND m.batch_id = c.batch_id AND m.state = 'done'
   WHERE c.pool_id = q.pool_id AND c.seq = q.seq)
 ORDER BY q.seq FOR UPDATE OF q"""
@@ -71,11 +72,18 @@ async def list_quarantined(stores: Stores, batch_id: UUID | None = None) -> list
         return [QuarantinedRange(**row) for row in await stores.postgres.fetch(_LIST, batch_id)]
 
 
-async def release(stores: Stores, batch_id: UUID, *, client_id: UUID | None = None, actor: str) -> int:
+async def release(
+    stores: Stores,
+    batch_id: UUID,
+    *,
+    client_id: UUID | None = None,
+    actor: str,
+) -> int:
     """Give the quarantined codes of a batch new seqs at the tail of their pools. Return how many, all or none.
 
     The operator guarantees that no journal and no old primary has a record of them: a code that was issued would be
-    issued a second time. A late event of a released seq becomes an anomaly. The codes of purchases stay quarantined.
+    issued a second time. What no caller can have received is released without that (`issuer.recovery.aftermath`). A
+    late event of a released seq becomes an anomaly. The codes of purchases stay quarantined.
 
     Raises BatchNotFoundError.
     """

@@ -20,15 +20,13 @@ from issuer.batches.reversals import find_pending_reversals, mark_returned, retu
 from issuer.batches.windows import fenced_writer, write_windows
 from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, SET_CLOCK, Script
-from issuer.ledger.dead_letters import count_unreadable
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
-from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
+from issuer.recovery.decision import RecoveryDecision
 from issuer.recovery.inspection import BATCH_SIZE, PoolState, inspect_partitions
-from issuer.recovery.serials import see_recorded, store_bases
 from issuer.storage.floors import Floors
-from issuer.storage.lineage import IncidentError, Lineage, TokenKind, new_token
-from issuer.storage.postgres import Connection, count_of
+from issuer.storage.lineage import IncidentError, Lineage
+from issuer.storage.postgres import Connection
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, accepted, time_ms
 from issuer.storage.server_watch import MAX_APART_MS, ClockReading
 
@@ -181,94 +179,7 @@ async def drain_streams(link: CommandSender, postgres: Connection, mark: Partiti
     return drained
 
 
-_MISSING: Final = """
-SELECT c.seq FROM {seqs} c
-WHERE c.pool_id = $1
-  AND NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = c.pool_id AND r.seq = c.seq)
-  AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = c.pool_id AND s.seq = c.seq)
-  AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = c.pool_id AND d.seq = c.seq)
-ORDER BY c.seq LIMIT $2"""
-
-_ACCOUNTED: Final = """
-SELECT greatest(
-    (SELECT max(seq) FROM ledger WHERE pool_id = $1), (SELECT max(seq) FROM quarantined WHERE pool_id = $1),
-    (SELECT max(seq) FROM dead_letters WHERE pool_id = $1), 0)"""
-
-# A coupon has no rows in codes. What can be missing is not above its total, nor further than the bound above the
-# highest seq that is accounted for.
-_NUMBERS: Final = """
-(SELECT $1 AS pool_id, seq FROM generate_series(1::bigint, (
-  SELECT least(total, accounted + $2) FROM pools, ({accounted}) AS a(accounted) WHERE id = $1)) AS seq)"""
-
-
-def _missing(pool: PoolState) -> str:
-    """Return the query for the first seqs ($2: how many) of a pool ($1) that nothing accounts for."""
-    return _MISSING.format(seqs=_NUMBERS.format(accounted=_ACCOUNTED) if pool.of_coupon else "codes")
-
-
-def _count(pool: PoolState, bound: int, decision: RecoveryDecision) -> int:
-    """Return how many codes of a pool are to be quarantined now."""
-    if decision.phase is RecoveryPhase.QUARANTINED:
-        # Nothing was issued since, so nothing more can be missing; but an operator may ask for a larger margin.
-        return max(0, bound - decision.quarantined)
-    # Never fewer than the surviving data show as issued, whatever the bound.
-    return max(bound, (pool.issued_before or 0) - pool.accounted)
-
-
-async def plan_quarantine(
-    postgres: Connection, pools: Sequence[PoolState], bound: int, decision: RecoveryDecision
-) -> None:
-    """Fill in what a recovery would quarantine; change nothing. Events still in the stream are not counted yet."""
-    unreadable = await count_unreadable(postgres)
-    for pool in pools:
-        if pool.opened and not pool.drained:
-            count = _count(pool, bound + unreadable.get(pool.partition, 0), decision)
-            row = await postgres.fetchrow(
-                f"SELECT count(*) AS n, max(seq) AS last FROM ({_missing(pool)}) missing", pool.pool_id, count
-            )
-            assert row is not None
-            pool.quarantined, pool.issued_after = row["n"], max(pool.accounted, row["last"] or 0)
-
-
-_LOCK_INSTALLATION: Final = "SELECT incident FROM installation FOR UPDATE"
 _STORE_DECISION: Final = "UPDATE installation SET recovering = $1"
-
-
-async def quarantine(
-    postgres: Connection, floors: Floors, pools: Sequence[PoolState], bound: int, decision: RecoveryDecision
-) -> None:
-    """Quarantine, of every pool, the first `bound` codes that nothing accounts for: of all pools or none, and once.
-
-    Codes are issued in the order of their seqs, and a partition never has more than `bound` redemptions outside the
-    ledger, so these are all that the lost data set can have issued unrecorded. For the same reason no lost fact has a
-    serial more than `bound` above the highest known one: `floors`, those of the epoch that begins, are raised to that.
-    The decision is stored in the same transaction: stopped after it, the next recovery adds only what a larger bound
-    asks for.
-    """
-    async with postgres.transaction():
-        # A process that replays its journal holds the row meanwhile: what it brings into the ledger is not missing.
-        incident = await postgres.fetchval(_LOCK_INSTALLATION)
-        if incident:
-            raise IncidentError(incident)
-        # What a dead letter of a whole entry contains has left the backlog, so it comes on top of the bound.
-        unreadable = await count_unreadable(postgres)
-        for pool in pools:
-            if not pool.opened:
-                continue
-            if not pool.drained:
-                status = await postgres.execute(
-                    f"INSERT INTO quarantined (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({_missing(pool)}) missing",
-                    pool.pool_id, _count(pool, bound + unreadable.get(pool.partition, 0), decision), floors.epoch,
-                )  # fmt: skip
-                pool.quarantined = count_of(status)
-            pool.issued_after = await postgres.fetchval(_ACCOUNTED, pool.pool_id)
-        await see_recorded(postgres, floors)
-        floors.serials = [serial + bound for serial in floors.serials]
-        await store_bases(postgres, floors)
-        await postgres.execute(_STORE_DECISION, decision.after_quarantine(bound).to_json())
-        await new_token(postgres, TokenKind.DECISION)
-
-
 _CLOCK_MS: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8"
 
 

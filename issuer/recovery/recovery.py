@@ -1,8 +1,9 @@
 """Recovery: everything between the first contact with a Redis server that is not blessed and its blessing.
 
-Order: fence, drain the surviving stream, replay the journal, quarantine, rebuild, bless. A recovery holds an advisory
-lock in Postgres, so there is one at a time. Every step can be repeated, and a decision stands once it is stored
-(`RecoveryDecision`): when the process is stopped, the next one starts over at the fence and comes to the same result.
+Order: fence, hear all living processes, drain the surviving stream, decide, rebuild, bless. A recovery holds an
+advisory lock in Postgres, so there is one at a time. Every step can be repeated, and a decision stands once it is
+stored (`RecoveryDecision`): when the process is stopped, the next one starts over at the fence and comes to the same
+result.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import asyncpg
 import orjson
 import structlog
 
-from issuer.recovery import rebuild
+from issuer.journal.journal import find_tokens
+from issuer.recovery import rebuild, unaccounted
 from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
+from issuer.recovery.hearing import hear_processes
 from issuer.recovery.inspection import (
     Finding,
     PartitionState,
@@ -34,12 +37,11 @@ from issuer.recovery.inspection import (
     judge,
 )
 from issuer.recovery.lock import HeldLink
-from issuer.recovery.replay import hosts_not_seen, replay_host
-from issuer.recovery.serials import behind, see_receipts, see_recorded, see_states
+from issuer.recovery.serials import behind, see_recorded, see_states, store_bases
 from issuer.recovery.survey import BlessedServer, InstallationState, Survey, read_installation, read_last_blessed
-from issuer.recovery.witness import testify, wait_for_reports
+from issuer.registration.registrations import find_open, register_recovery
 from issuer.settings import Settings
-from issuer.storage.database_identity import read_identity, refuse_copy
+from issuer.storage.database_identity import read_identity, read_timeline, refuse_copy
 from issuer.storage.floors import Floors, read_floors
 from issuer.storage.lineage import (
     IncidentError,
@@ -58,15 +60,14 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class RecoveryReport:
-    """What a recovery found and did."""
+    """What a recovery found and did. `missing`: which registrations of the lost epochs are not settled."""
 
     epoch: int
     verdict: Verdict
     reasons: Sequence[str]
     server: ServerIdentity
     drained: int = 0
-    replayed: int = 0
-    journals_not_seen: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     pools: list[PoolState] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -97,8 +98,10 @@ class RecoveryOptions:
 _WAS_REPLACED: Final = """
 SELECT EXISTS (SELECT FROM incarnations WHERE run_id = $1 AND epoch < (SELECT max(epoch) FROM incarnations))"""
 
+# During an incident Postgres may have forgotten epochs: none that a process or a journal has is assigned again.
 _FENCE: Final = """
-UPDATE installation SET epoch = greatest(epoch, $2) + 1, run_id = NULL, recovering = $1, incident = NULL
+UPDATE installation SET epoch = greatest(epoch, $2) + CASE WHEN incident IS NULL THEN 1 ELSE 1000 END,
+  run_id = NULL, recovering = $1, incident = NULL
 WHERE $3 OR incident IS NULL RETURNING epoch, max_backlog"""
 
 _ADOPT: Final = "UPDATE installation SET database = $1"
@@ -110,7 +113,9 @@ INSERT INTO incarnations (epoch, run_id, server, verdict, report) VALUES ($1, $2
 ON CONFLICT (run_id) DO UPDATE SET epoch = excluded.epoch, server = excluded.server, verdict = excluded.verdict,
   report = excluded.report, blessed_at = now(), seen_at = now()"""
 
-_BLESS: Final = "UPDATE installation SET run_id = $1, recovering = NULL WHERE incident IS NULL RETURNING true"
+_BLESS: Final = """
+UPDATE installation SET run_id = $1, timeline = coalesce($2, timeline), recovering = NULL WHERE incident IS NULL
+RETURNING true"""
 
 
 class Recovery:
@@ -128,10 +133,6 @@ class Recovery:
         self._options = options
         self._is_blessed = False
         self._floors = floors
-        # Once: a journal may have many receipts, and what is appended meanwhile was granted by blessed data.
-        self._receipts = Floors(0, settings.partitions)
-        if settings.journal_dir is not None:
-            see_receipts(settings.journal_dir, self._receipts)
 
     async def run(self) -> RecoveryReport | None:
         """Recover the server and bless it. None: it is blessed already, and no option asks for more.
@@ -181,7 +182,6 @@ class Recovery:
         if self._floors.epoch == epoch:
             known.see_all(self._floors)
         await see_recorded(self._postgres, known)
-        known.see_all(self._receipts)
         return known
 
     async def _refuse_incident(self, installation: InstallationState, states: Sequence[PartitionState]) -> None:
@@ -220,7 +220,8 @@ class Recovery:
         if before.is_alive and before.identity.address != server.address:
             raise RedisUnavailableError("the blessed Redis server was alive a moment ago; not blessing another one yet")
 
-    async def _decide(self, survey: Survey) -> RecoveryDecision:
+    async def _judge(self, survey: Survey, *, heard: bool = False) -> Finding:
+        """Judge the data as they are. Until all processes were `heard` of, they can still turn out to be lost."""
         is_ahead = any(int(state.get("blessed_epoch", 0)) > survey.installation.epoch for state in survey.states)
         if is_ahead and not self._options.forced:
             # Postgres has forgotten a blessing, and whatever else it recorded then. Only an operator can know.
@@ -229,64 +230,66 @@ class Recovery:
             )
         before = survey.before.identity if survey.before else None
         lower = [*await self._behind(survey.last_epoch, survey.installation.partitions), *survey.batches.behind]
-        finding = judge(survey.server, before, survey.last_epoch, survey.states, survey.pools, lower)
-        never_left = self._is_blessed and self._options.rebuild
-        waits = not never_left and not self._options.forced and not self._options.dry_run
-        if never_left and finding.verdict is Verdict.LOSS:
+        # The living will have settled once they were heard of.
+        open_ones = await find_open(self._postgres, *survey.lost)
+        all_settled = not any(heard or not registration.is_alive for registration in open_ones)
+        finding = judge(
+            survey.server, before, survey.last_epoch, survey.states, survey.pools, lower, all_settled=all_settled
+        )
+        if self._is_blessed and self._options.rebuild and finding.verdict is Verdict.LOSS:
             # They never left this server, however it keeps them.
             doubts = contradictions_within(survey.last_epoch, survey.states, survey.pools) + survey.batches.behind
             finding = Finding(Verdict.LOSS if doubts else Verdict.RESTART, tuple(doubts))
-        elif finding.verdict is Verdict.RESTART and waits:
-            # Last, because it waits for the API processes. They can only turn a restart into a loss.
-            if not await wait_for_reports(self._postgres, survey.last_epoch):
-                lower = ["an API process is still connected to the previous server"]
-            else:
-                lower = await self._behind(survey.last_epoch, survey.installation.partitions)
-            finding = Finding(Verdict.LOSS, tuple(lower)) if lower else finding
         if self._options.forced:
             finding = Finding(Verdict.LOSS, (*finding.reasons, "announced by the operator"))
+        return finding
+
+    async def _decide(self, survey: Survey) -> RecoveryDecision:
+        finding = await self._judge(survey)
         stopped = survey.installation.decision
         decision = stopped.continued(finding) if stopped else RecoveryDecision(finding.verdict, finding.reasons)
         rebuilds = decision.rebuild or self._options.rebuilds(survey.installation.epoch)
         return replace(decision, rebuild=rebuilds)
 
     def _bound(self, survey: Survey, decision: RecoveryDecision) -> int:
-        """Codes of each pool to quarantine. After a quarantine only the operator's margin can add to them."""
-        covered = decision.phase is RecoveryPhase.QUARANTINED
-        return max(0 if covered else survey.installation.max_backlog, self._options.margin)
+        """Codes of each pool to quarantine. After a decision only an operator can add to them."""
+        if decision.phase is RecoveryPhase.DECIDED and not (self._options.forced and decision.bound == 0):
+            return max(0, self._options.margin - decision.bound)
+        return max(survey.installation.max_backlog, self._options.margin)
 
     async def _plan(self, survey: Survey, decision: RecoveryDecision) -> RecoveryReport:
         epoch = survey.installation.epoch + 1
         report = RecoveryReport(epoch, decision.verdict, decision.reasons, survey.server, pools=survey.pools)
-        if decision.verdict is Verdict.LOSS:
+        if decision.is_loss:
             bound = self._bound(survey, decision)
-            await rebuild.plan_quarantine(self._postgres, survey.pools, bound, decision)
-            report.journals_not_seen = await hosts_not_seen(self._postgres, epoch)
+            # Those of living processes will be settled.
+            missing = [found for found in await find_open(self._postgres, *survey.lost) if not found.is_alive]
+            report.missing = [str(registration) for registration in missing]
+            if decision.phase is RecoveryPhase.FENCED:
+                decision = decision.decided(
+                    Verdict.BOUNDED if missing or self._options.forced else Verdict.EXACT, bound
+                )
+            report.verdict = decision.verdict
+            await unaccounted.plan(self._postgres, survey.pools, decision, bound)
         return report
 
     async def _carry_out(self, survey: Survey, decision: RecoveryDecision) -> RecoveryReport:
         # Postgres first: it assigns the epoch, so no two recoveries mark partitions with the same one. Stopped here, no
         # pair is blessed: every process answers 503 until the next recovery, which takes an epoch of its own.
         epoch, max_backlog, token = await self._fence(survey, decision)
-        report = RecoveryReport(epoch, decision.verdict, decision.reasons, survey.server, pools=survey.pools)
-        installation = replace(survey.installation, max_backlog=max_backlog)
-        survey = replace(survey, installation=installation)
+        survey.installation = installation = replace(survey.installation, max_backlog=max_backlog)
         mark = rebuild.PartitionMark(installation.id, epoch, installation.partitions, max_backlog, token)
         # From here on the server itself refuses, whichever process still has a connection to it.
         await rebuild.fence_partitions(self._link, mark)
-        # Behind the fence no worker removes entries, so backlog and stream must agree.
-        cut = await rebuild.find_cut_streams(self._link, mark)
-        if cut and decision.verdict is not Verdict.LOSS:
-            reason = f"the streams of {len(cut)} partitions lack events that their backlog counts"
-            decision = replace(decision, verdict=Verdict.LOSS, reasons=(*decision.reasons, reason))
-            await rebuild.store_decision(self._postgres, decision)
-            report.verdict, report.reasons = decision.verdict, decision.reasons
+        if decision.phase is RecoveryPhase.FENCED:
+            decision = await self._hear(survey, decision, mark)
         if decision.rebuild:
             await rebuild.set_clocks(self._link, self._postgres, mark)
         floors = Floors(epoch, mark.partitions)
         floors.see_all(await self._known(survey.last_epoch, mark.partitions))
         see_states(floors, await inspect_partitions(self._link, mark.partitions))
-        if decision.verdict is Verdict.LOSS:
+        report = RecoveryReport(epoch, decision.verdict, decision.reasons, survey.server, pools=survey.pools)
+        if decision.is_loss:
             await self._recover_loss(survey, decision, mark, floors, report)
         elif decision.rebuild:
             # Into the ledger, from which windows and answers are rebuilt. The pools lack nothing and stay as they are.
@@ -295,13 +298,27 @@ class Recovery:
         elif decision.verdict is Verdict.FIRST:
             # Batches may exist before the first pool is opened, and this server need not know them.
             await rebuild.rebuild_partitions(self._link, self._postgres, mark, survey.pools)
-        if decision.verdict is not Verdict.LOSS:
+        if not decision.is_loss:
             for pool in survey.pools:
                 pool.issued_after = pool.issued_before or 0
-        await self._bless(mark, floors, report)
+        await self._bless(mark, floors, report, is_loss=decision.is_loss)
         quarantined = sum(pool.quarantined for pool in survey.pools)
-        log.info("Redis server blessed", epoch=epoch, verdict=decision.verdict, quarantined=quarantined)
+        log.info("Redis server blessed", epoch=epoch, verdict=report.verdict, quarantined=quarantined)
         return report
+
+    async def _hear(self, survey: Survey, decision: RecoveryDecision, mark: rebuild.PartitionMark) -> RecoveryDecision:
+        """Judge the data again once no process receives answers any more. That can only turn out to be a loss."""
+        await hear_processes(self._settings, self._postgres, survey.installation.id, survey.lost)
+        survey.states = await inspect_partitions(self._link, mark.partitions)
+        survey.pools = await inspect_pools(self._link, self._postgres, mark.partitions)
+        decision = decision.continued(await self._judge(survey, heard=True))
+        # Behind the fence no worker removes entries, so backlog and stream must agree.
+        cut = await rebuild.find_cut_streams(self._link, mark)
+        if cut and not decision.is_loss:
+            reason = f"the streams of {len(cut)} partitions lack events that their backlog counts"
+            decision = replace(decision, verdict=Verdict.LOSS, reasons=(*decision.reasons, reason))
+            await rebuild.store_decision(self._postgres, decision)
+        return decision
 
     async def _recover_loss(
         self,
@@ -312,18 +329,23 @@ class Recovery:
         report: RecoveryReport,
     ) -> None:
         log.warning("recovering a Redis server that may have lost redemptions", reasons=decision.reasons)
-        # Stream and journal first: whatever they bring into the ledger need not be quarantined. Stopped in between, the
-        # next recovery finds it there and records nothing twice.
+        # The stream first: whatever it brings into the ledger need not be quarantined. Stopped in between, the next
+        # recovery finds it there and records nothing twice.
         report.drained = await rebuild.drain_streams(self._link, self._postgres, mark)
-        if self._settings.journal_dir is not None:
-            replayed = await replay_host(self._postgres, self._settings.journal_dir, mark.epoch)
-            report.replayed = replayed.inserted
-        report.journals_not_seen = await hosts_not_seen(self._postgres, mark.epoch)
         # The point of no return: stored with the decision, in one transaction, so it happens once. Everything after it
         # is derived from Postgres and can be repeated.
-        bound = self._bound(survey, decision)
-        await rebuild.quarantine(self._postgres, floors, survey.pools, bound, decision)
-        # Behind the quarantine: the pools are rebuilt to issue the first seq after it.
+        failed_over = survey.installation.timeline not in (None, await read_timeline(self._postgres))
+        if failed_over:
+            report.reasons = (*report.reasons, "a standby has taken the place of Postgres since the last blessing")
+        decision = await unaccounted.decide(
+            self._postgres, floors, survey.pools, decision, survey.lost, bound=self._bound(survey, decision),
+            forced=self._options.forced or failed_over,
+        )  # fmt: skip
+        report.verdict = decision.verdict
+        report.missing = [str(found) for found in await find_open(self._postgres, *survey.lost)]
+        for registration in report.missing:
+            log.warning("not everything that was answered is known, so codes are quarantined", missing=registration)
+        # Behind the decision: the pools are rebuilt to issue the first seq after it.
         await rebuild.rebuild_partitions(self._link, self._postgres, mark, survey.pools)
 
     async def _fence(self, survey: Survey, decision: RecoveryDecision) -> tuple[int, int, UUID]:
@@ -347,7 +369,7 @@ class Recovery:
                     if row is None:
                         raise IncidentError("an incident began during this recovery; see `issuer status`")
                     if accepts:
-                        await accept_unknown(self._postgres, _tokens(survey.states))
+                        await accept_unknown(self._postgres, self._all_tokens(survey))
                         await self._postgres.execute(_ADOPT, database)
                     token = await new_token(self._postgres, TokenKind.FENCE)
                 return row["epoch"], row["max_backlog"], token
@@ -357,10 +379,20 @@ class Recovery:
                 ended = await self._postgres.fetch(_END_ABANDONED, limit_s)
                 log.warning("ended transactions that blocked the recovery", transactions=len(ended))
 
-    async def _bless(self, mark: rebuild.PartitionMark, floors: Floors, report: RecoveryReport) -> None:
+    def _all_tokens(self, survey: Survey) -> list[UUID]:
+        """Return the tokens that Redis and the journals of this host keep."""
+        directory = self._settings.journals
+        kept = [] if directory is None else find_tokens(directory, survey.installation.id)
+        return [*_tokens(survey.states), *kept]
+
+    async def _bless(
+        self, mark: rebuild.PartitionMark, floors: Floors, report: RecoveryReport, *, is_loss: bool
+    ) -> None:
         # Redis first. Stopped in between, no pair is blessed in Postgres and no process trusts the server; the next
         # recovery starts with the same data. The other way round, processes would trust fenced partitions.
         await rebuild.bless_partitions(self._link, mark, floors)
+        # After a restart the registrations of earlier epochs still count, so their timeline does.
+        timeline = await read_timeline(self._postgres) if report.verdict is not Verdict.RESTART else None
         summary = report.to_json()
         del summary["pools"]
         async with self._postgres.transaction():
@@ -368,9 +400,12 @@ class Recovery:
                 _RECORD_BLESSING, mark.epoch, report.server.run_id, orjson.dumps(asdict(report.server)).decode(),
                 report.verdict, orjson.dumps(summary).decode(),
             )  # fmt: skip
+            if not is_loss:
+                # What these data lack was answered to no caller, and its serials are assigned again.
+                await store_bases(self._postgres, floors, after_loss=False)
             # Before any process reports: data put back from before the recovery are older than this.
-            await testify(self._postgres, f"recovery of epoch {mark.epoch}", "gone", mark.epoch, *floors.to_json())
-            if not await self._postgres.fetchval(_BLESS, report.server.run_id):
+            await register_recovery(self._postgres, mark.epoch, *floors.to_json())
+            if not await self._postgres.fetchval(_BLESS, report.server.run_id, timeline):
                 raise IncidentError("an incident began during this recovery; see `issuer status`")
             await new_token(self._postgres, TokenKind.BLESSING)
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
-from issuer.contract.events import NewerEventError
-from issuer.journal.segments import read_segment, segments
 from issuer.recovery.inspection import PartitionState
 from issuer.storage.floors import Floors
 from issuer.storage.postgres import Connection
@@ -25,7 +21,7 @@ UNION ALL
 SELECT partition, max(serial) FROM epoch_bases GROUP BY partition"""
 
 _STORE_BASES: Final = """
-INSERT INTO epoch_bases (epoch, partition, serial) SELECT $1, n - 1, serial
+INSERT INTO epoch_bases (epoch, partition, serial, after_loss) SELECT $1, n - 1, serial, $3
 FROM unnest($2::bigint[]) WITH ORDINALITY AS b(serial, n)"""
 
 
@@ -33,16 +29,6 @@ async def see_recorded(postgres: Connection, floors: Floors) -> None:
     """Raise floors to the highest serials in the ledger, of dead letters, and with which an epoch began."""
     for row in await postgres.fetch(_RECORDED):
         floors.see(row["partition"], row["serial"])
-
-
-def see_receipts(directory: Path, floors: Floors) -> None:
-    """Raise floors to the serials in the journals of this host: of what was answered, and perhaps never reported."""
-    for path in segments(directory):
-        # Deleted meanwhile, because all of it is in the ledger; or written by a later version, which replays it.
-        with suppress(FileNotFoundError, NewerEventError):
-            for receipt in read_segment(path):
-                if receipt.partition < len(floors.serials):
-                    floors.see(receipt.partition, receipt.serial + receipt.facts - 1)
 
 
 def see_states(floors: Floors, states: Sequence[PartitionState]) -> None:
@@ -65,6 +51,6 @@ def behind(states: Sequence[PartitionState], floors: Floors) -> list[str]:
     return reasons
 
 
-async def store_bases(postgres: Connection, floors: Floors) -> None:
-    """Store the serials with which an epoch begins after a loss, in the caller's transaction."""
-    await postgres.execute(_STORE_BASES, floors.epoch, floors.serials)
+async def store_bases(postgres: Connection, floors: Floors, *, after_loss: bool) -> None:
+    """Store the serials with which an epoch begins, in the caller's transaction."""
+    await postgres.execute(_STORE_BASES, floors.epoch, floors.serials, after_loss)

@@ -30,9 +30,10 @@ SELECT count(*) FILTER (WHERE kind = 'codes' AND c.batch_id IS NULL) AS batches,
 FROM batches LEFT JOIN campaigns c ON c.batch_id = batches.id
 WHERE ended_at IS NULL AND (ends_at IS NULL OR ends_at > now())"""
 
-# Each API process reports every second, each worker too.
+# Each API process reports with each heartbeat, each worker once a second.
 _API: Final = """
-SELECT name FROM witnesses WHERE state <> 'gone' AND seen_at > clock_timestamp() - interval '15 s' ORDER BY name"""
+SELECT DISTINCT process FROM registrations
+WHERE left_at IS NULL AND seen_at > clock_timestamp() - interval '15 s' ORDER BY process"""
 _WORKERS: Final = "SELECT name FROM workers WHERE seen_at > clock_timestamp() - interval '15 s' ORDER BY name"
 
 
@@ -85,8 +86,7 @@ async def _read_postgres(settings: Settings, status: Status) -> Any:
         status.open = dict(opened)
         if row["incident"]:
             status.problems.append(f"incident: {row['incident']}")
-        # Without the random end, which only keeps the names of two processes apart.
-        status.api_processes = [name["name"].rpartition("-")[0] for name in await pool.fetch(_API)]
+        status.api_processes = [process["process"] for process in await pool.fetch(_API)]
         status.workers = [name["name"] for name in await pool.fetch(_WORKERS)]
     finally:
         await close_pool(pool)

@@ -31,6 +31,8 @@ class InstallationState:
     run_id: str | None
     decision: RecoveryDecision | None
     incident: str | None
+    lost_epoch: int
+    timeline: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,12 @@ class BlessedServer:
     is_alive: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Survey:
-    """What Postgres and Redis hold before the recovery changes anything. `before` None: no server was ever blessed."""
+    """What Postgres and Redis hold. `before` None: no server was ever blessed.
+
+    `states` and `pools` are read again once no process receives answers any more.
+    """
 
     installation: InstallationState
     states: Sequence[PartitionState]
@@ -56,6 +61,11 @@ class Survey:
     @property
     def last_epoch(self) -> int:
         return self.before.epoch if self.before else 0
+
+    @property
+    def lost(self) -> tuple[int, int]:
+        """After which epoch and up to which one something may be missing from these data."""
+        return self.installation.lost_epoch, self.last_epoch
 
 
 _INSTALLATION: Final = "SELECT * FROM installation"
@@ -75,8 +85,9 @@ async def read_installation(postgres: Connection) -> InstallationState:
         )
     decision = RecoveryDecision.from_json(row["recovering"]) if row["recovering"] is not None else None
     return InstallationState(
-        row["id"], row["partitions"], row["max_backlog"], row["epoch"], row["run_id"], decision, row["incident"]
-    )
+        row["id"], row["partitions"], row["max_backlog"], row["epoch"], row["run_id"], decision, row["incident"],
+        row["lost_epoch"], row["timeline"],
+    )  # fmt: skip
 
 
 async def read_last_blessed(postgres: Connection) -> BlessedServer | None:

@@ -40,6 +40,18 @@ async def read_identity(connection: AnyConnection | Pool) -> str:
     return f"{system}/{await connection.fetchval(_OID)}"
 
 
+# Its first eight digits are the timeline.
+_WAL_FILE: Final = "SELECT pg_walfile_name(pg_current_wal_lsn())"
+
+
+async def read_timeline(connection: AnyConnection | Pool) -> str:
+    """Return the timeline of Postgres, which each promotion of a standby changes; empty: it may not be read."""
+    try:
+        return str(await connection.fetchval(_WAL_FILE))[:8]
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError, asyncpg.UndefinedFunctionError):
+        return ""
+
+
 def is_same(stored: str, found: str) -> bool:
     """Return whether two identities can be those of one database. A part that one of them lacks is not compared."""
     return all(

@@ -39,7 +39,7 @@ class Floors:
         return serials, beats
 
 
-_REPORTS: Final = "SELECT serials, beats FROM witnesses WHERE epoch = $1"
+_REPORTS: Final = "SELECT serials, beats FROM registrations WHERE epoch = $1"
 
 
 async def read_floors(postgres: Pool | Connection, epoch: int, partitions: int) -> Floors:

@@ -30,7 +30,7 @@ class Rights(NamedTuple):
 
 # Both processes recover Redis, so both fence and bless, quarantine, drain the stream and replay the journal. A lock of
 # rows (FOR SHARE, FOR UPDATE) needs UPDATE of one column of the table.
-_FENCE: Final = "SELECT, INSERT, UPDATE (epoch, run_id, recovering, incident, database)"
+_FENCE: Final = "SELECT, INSERT, UPDATE (epoch, run_id, recovering, lost_epoch, incident, database, timeline)"
 # The worker removes letters that were resolved long ago, an erasure over HTTP those that name the customer. The erasure
 # also takes the id out of the detail of anomalies.
 _LETTERS: Final = "SELECT, INSERT, UPDATE (resolved_at), DELETE"
@@ -61,9 +61,10 @@ TABLES: Final = {
     "dead_letters":     Rights(_LETTERS,                               _LETTERS),
     "quarantined":      Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, INSERT, UPDATE, DELETE"),
     "anomalies":        Rights("SELECT, INSERT, UPDATE (detail)",      "SELECT, INSERT"),
-    "journals":         Rights("SELECT, INSERT, UPDATE",               "SELECT, UPDATE (replayed_epoch)"),
-    "witnesses":        Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
-    "epoch_bases":      Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "registrations":    Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, INSERT, UPDATE, DELETE"),
+    "void_seqs":        Rights("SELECT, INSERT",                       "SELECT, INSERT"),
+    "epoch_bases":      Rights("SELECT, INSERT, UPDATE (refused)",     "SELECT, INSERT, UPDATE (refused)"),
+    "late_rows":        Rights("SELECT, INSERT",                       "SELECT, INSERT, DELETE"),
     # Tokens that Postgres does not know are accepted by an operator, as the owner.
     "lineage":          Rights("SELECT, INSERT",                       "SELECT, INSERT, DELETE"),
     "workers":          Rights("SELECT",                               "SELECT, INSERT, UPDATE, DELETE"),
@@ -107,6 +108,7 @@ FUNCTIONS: Final = {
     # Each erases members.
     "forget_customer_texts(uuid[], uuid)":           Rights("EXECUTE", "EXECUTE"),
     "renew_batch_token()":                           Rights("",        ""),
+    "reissue_void(bigint, integer)":                 Rights("",        "EXECUTE"),
     "audit_append()":                                Rights("",        ""),
     "audit_refuse()":                                Rights("",        ""),
     "audit_cut(timestamp with time zone, integer)":  Rights("",        "EXECUTE"),

@@ -83,6 +83,7 @@ FROM installation"""
 class Incarnations:
     """This process' copy of the blessed pair and of the installation's settings, and what it saw of that pair's data.
 
+    `epoch`: the highest that this process knows of; it is that of `blessed`, or is fenced and has no server yet.
     `incident`: what only an operator can resolve, in words; None: nothing. `lineage`: the tokens that this process met.
 
     `wake` is set when a connection has met a server that is not the blessed one. It wakes the guardian
@@ -97,6 +98,7 @@ class Incarnations:
         self.wake = asyncio.Event()
         self.watch = ServerWatch()
         self.blessed: Blessed | None = None
+        self.epoch = 0
         self.partitions = settings.partitions
         self.floors = Floors(0, settings.partitions)
         self.max_backlog = settings.max_backlog
@@ -206,6 +208,7 @@ class Incarnations:
 
     def _adopt(self, epoch: int, run_id: str | None) -> None:
         self.watch.epoch = epoch
+        self.epoch = epoch
         pair = Blessed(epoch, run_id) if run_id else None
         if pair == self.blessed:
             return

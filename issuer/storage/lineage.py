@@ -30,8 +30,9 @@ class IncidentError(Exception):
 class TokenKind(StrEnum):
     """The commit that wrote a token.
 
-    RECORD: of events in the ledger. CONNECTION: of a process that begins to use Redis. RECEIPTS: the ledger was found
-    to have the receipts that a journal deletes. REVISION: of a batch, replaced by a later one. UNKNOWN: no commit of
+    RECORD: of events in the ledger. CONNECTION: of a process that begins to use Redis. REGISTRATION: of a process for
+    an epoch. SETTLING: of registrations, or of what was quarantined for them. RECEIPTS: the ledger was found to have
+    the receipts that a journal deletes. REVISION: of a batch, replaced by a later one. UNKNOWN: no commit of
     this Postgres; ACCEPTED: the same, after an operator has decided to go on without that commit.
     """
 
@@ -120,6 +121,15 @@ async def report_unknown(connection: AnyConnection | Pool, tokens: Sequence[UUID
     """
     await connection.execute(_REPORT, tokens)
     return await begin_incident(connection, _LOST_COMMIT.format(holder=holder))
+
+
+async def refuse_unknown(connection: AnyConnection | Pool, tokens: Sequence[UUID], holder: str) -> None:
+    """Begin an incident and raise IncidentError if this Postgres does not know these tokens.
+
+    Outside of any transaction. What the same connection commits next is the work of a Postgres that knows them.
+    """
+    if unknown := await find_unknown(connection, tokens):
+        raise IncidentError(await report_unknown(connection, unknown, holder))
 
 
 async def begin_incident(connection: AnyConnection | Pool, text: str) -> str:

@@ -29,7 +29,8 @@ from issuer.loyalty.hooks import inbox
 from issuer.pools import top_up
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
-from issuer.recovery.witness import forget_witnesses
+from issuer.recovery.aftermath import finish_recoveries
+from issuer.registration.registrations import forget_settled
 from issuer.sessions.login_tokens import delete_expired_tokens
 from issuer.sessions.session_store import delete_expired_sessions
 from issuer.storage.lineage import remove_expired_tokens
@@ -124,7 +125,8 @@ class MaintenanceTasks:
             (sweeping.TASK, 1.0, self.sweep_points),
             ("heartbeat", 1.0, self.report_heartbeat),
             ("remove-consumers", 600.0, self.remove_consumers),
-            ("forget-witnesses", 600.0, self.forget_witnesses),
+            ("finish-recoveries", 0.5, self.finish_recoveries),
+            ("forget-registrations", 600.0, self.forget_registrations),
             ("retention", 600.0, self.remove_expired),
             ("audit-head", 600.0, self.log_audit_head),
         )
@@ -203,8 +205,12 @@ class MaintenanceTasks:
         async with unavailable_translated(), self._stores.postgres.acquire() as connection:
             await record_anomalies(connection, anomalies)
 
-    async def forget_witnesses(self) -> None:
-        await forget_witnesses(self._stores.postgres)
+    async def finish_recoveries(self) -> None:
+        await finish_recoveries(self._stores)
+
+    async def forget_registrations(self) -> None:
+        async with unavailable_translated():
+            await forget_settled(self._stores.postgres)
 
     async def remove_expired(self) -> None:
         """Remove what the retention settings no longer keep, in steps of bounded size (docs/retention.md)."""

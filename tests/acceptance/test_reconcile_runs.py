@@ -26,6 +26,7 @@ from issuer.storage.stores import Stores
 from tests.support.environment import environment_of
 from tests.support.installation import issuer_command
 from tests.support.loading import A, B, codes, load
+from tests.support.recovery import engine_of
 from tests.support.worker_process import WorkerProcess, eventually
 
 CUSTOMERS: Final = 1_000
@@ -64,25 +65,11 @@ class Reconcile:
         pools = json.loads(out)["pools"]
         assert all(not pool["problems"] and not pool["missing"] for pool in pools)
         assert all(
-            pool["ledger"] + pool["backlog"] + pool["quarantined"] + pool["dead_letters"] == pool["issued"]
+            pool["ledger"] + pool["backlog"] + pool["quarantined"] + pool["dead_letters"] + pool["void"]
+            == pool["issued"]
             for pool in pools
         )
         return {UUID(pool["client_id"]): (pool["ledger"], pool["backlog"], pool["issued"]) for pool in pools}
-
-
-@asynccontextmanager
-async def engine_of(stores: Stores, settings: Settings) -> AsyncIterator[Engine]:
-    engine = Engine(settings, stores.incarnations)
-    await engine.start()
-    try:
-        await eventually(lambda: _ready(engine), "the engine is ready")
-        yield engine
-    finally:
-        await engine.aclose()
-
-
-async def _ready(engine: Engine) -> bool:
-    return engine.is_ready
 
 
 async def redeem_all(engine: Engine, batch: UUID, count: int, observed: asyncio.Event) -> Counter[Outcome]:
@@ -127,7 +114,7 @@ async def test_reconcile_holds_during_and_after_redemptions(
     await load(stores, batch, codes("A", half) + codes("B", half, B))
     reconcile = Reconcile(settings)
     with WorkerProcess(settings, tmp_path):
-        async with engine_of(stores, settings) as engine:
+        async with engine_of(settings, stores) as engine:
             observed = asyncio.Event()
             running = asyncio.create_task(redeem_all(engine, batch.id, count, observed))
             while not running.done():

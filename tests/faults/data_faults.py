@@ -11,7 +11,7 @@ from tests.faults.scenario import ScenarioContext, scenario
 from tests.faults.world import PARTITIONS, FaultWorld, wait_for_more
 from tests.support.servers import wait_until
 
-JOURNAL = {"ISSUER_JOURNAL_DIR": "{directory}/journal"}
+JOURNAL = {"ISSUER_JOURNAL": "on"}
 
 
 def _wipe(context: ScenarioContext) -> None:
@@ -164,7 +164,7 @@ def old_data_restored_ledger_ahead(context: ScenarioContext) -> None:
 
 @scenario(missing=True)
 def old_data_restored_processes_ahead(context: ScenarioContext) -> None:
-    """Old data are restored and the ledger is not ahead of them. The witnesses of the API processes reveal it."""
+    """Old data are restored and the ledger is not ahead of them. The reports of the API processes reveal it."""
     world = context.world
     for _ in range(context.rounds):
         context.run_traffic()

@@ -55,6 +55,8 @@ class FaultWorld:
         self.thread = LoopThread()
         self.environment = {
             "ISSUER_AUTH": "off",
+            "ISSUER_DATA_DIR": "{directory}",
+            "ISSUER_JOURNAL": "off",
             "ISSUER_PARTITIONS": str(PARTITIONS),
             "ISSUER_MAX_BACKLOG": str(MAX_BACKLOG),
             "ISSUER_LOG_LEVEL": "info",

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from issuer.settings import Settings
 from tests.support.databases import MigratedDatabases, fresh_redis_url, settings_for
-from tests.support.servers import RedisServer
+from tests.support.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from tests.support.api import Api
@@ -74,6 +74,19 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path / "postgres", durable=False) as server:
+        yield server
+
+
+@pytest.fixture
 def own_settings(settings: Settings, own_redis: RedisServer) -> Settings:
-    """`settings` on that server, with so small a backlog that what is quarantined can be counted."""
-    return settings.model_copy(update={"redis_url": SecretStr(own_redis.url()), "max_backlog": 50})
+    """`settings` on that server, without journals, with so small a backlog that quarantined codes can be counted."""
+    own = {"redis_url": SecretStr(own_redis.url()), "max_backlog": 50, "journal": "off"}
+    return settings.model_copy(update=own)
+
+
+@pytest.fixture
+def journal_settings(own_settings: Settings) -> Settings:
+    """`own_settings` with receipt journals, as they are by default: a lost Redis costs nothing."""
+    return own_settings.model_copy(update={"journal": "on"})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -49,12 +48,6 @@ async def ring_of(settings: Settings) -> AsyncIterator[KeyRing]:
             yield ring
         finally:
             await ring.aclose()
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
-    with PostgresServer(tmp_path / "postgres", durable=False) as server:
-        yield server
 
 
 async def test_a_key_is_found_by_its_secret_and_stored_as_a_hash(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from issuer.recovery.opening import open_stores
 from issuer.recovery.recovery import Recovery
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.support.recovery import blessed_again, drain, engine_of, make_batch, redeem, seqs
+from tests.support.recovery import blessed_again, drain, engine_of, kill_unheard, make_batch, redeem, seqs
 from tests.support.servers import RedisServer
 
 
@@ -89,6 +89,7 @@ async def test_a_bound_that_is_raised_during_a_recovery_is_that_of_its_quarantin
 
     async with open_stores(own_settings) as stores:
         await make_batch(stores, 200)
+        await kill_unheard(stores)
         own_redis.kill9()
         own_redis.wipe()
         own_redis.start()

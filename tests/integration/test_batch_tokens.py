@@ -93,7 +93,7 @@ async def test_a_pair_is_restored_whose_redis_has_a_later_revision(own_settings:
         await stores.guardian.check(RecoveryOptions(restored=True))
         there = await in_redis(stores, batch_id)
         assert (there["limits"], there["paused"]) == ("", "0")
-        assert await verdict(stores) == "loss"
+        assert await verdict(stores) == "bounded"
 
 
 @pytest.mark.parametrize("change", [PAUSED, ONE_EACH, BatchChanges(expired=True)])
@@ -120,7 +120,7 @@ async def test_old_data_that_lack_only_a_change_of_a_batch_are_a_loss(
         assert (there["limits"], there["paused"], there["state"] == "ended") == (
             batch.rules.packed(), str(int(batch.paused)), batch.expired,
         )  # fmt: skip
-        assert await verdict(stores) == "loss"
+        assert await verdict(stores) == "bounded"
 
 
 async def test_a_revision_whose_confirmation_was_lost_is_known(own_settings: Settings, own_redis: RedisServer) -> None:

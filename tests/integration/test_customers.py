@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from issuer.journal.segments import Journal, Receipt
+from issuer.journal.journal import Journal
+from issuer.journal.segments import Receipt
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.erasure import Erasure, erase_customer
-from issuer.recovery.replay import replay
+from issuer.registration.replay import replay
 from issuer.storage.postgres import Pool
 from issuer.storage.stores import Stores
 from tests.support.recording import ack_all, record_in_ledger, reject_all, shop_of
@@ -68,7 +69,7 @@ async def test_dead_letters_and_receipts_keep_the_text(stores: Stores, tmp_path:
         shop.redeem(1, text="receipt")
         entries: Any = shop.client.xrange(shop.keys.stream)
         ((_, fields),) = entries
-        journal = Journal(tmp_path)
+        journal = Journal(tmp_path, stores.incarnations.installation_id)
         journal.append([
             Receipt(
                 int(fields[b"e"]), shop.number, int(fields[b"t"]), fields[b"c"].decode(), int(fields[b"s"]), 1,
@@ -78,5 +79,5 @@ async def test_dead_letters_and_receipts_keep_the_text(stores: Stores, tmp_path:
         journal.close()
         ack_all(shop)
         async with stores.postgres.acquire() as connection:
-            assert (await replay(connection, tmp_path)).inserted == 1
+            assert (await replay(connection, journal.directory)).inserted == 1
         assert await stored(stores.postgres) == ["letter", "receipt"]

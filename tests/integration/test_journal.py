@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from issuer.journal import segments as journal_module
-from issuer.journal.segments import Journal, JournalError, Receipt, delete_recorded, read_segment, segments
-from issuer.recovery.replay import replay
+from issuer.journal import journal as journal_module
+from issuer.journal.journal import Journal, JournalError, JournalHead, dead_journals, read_token
+from issuer.journal.segments import Receipt, read_segment, segments
+from issuer.registration.replay import delete_recorded, replay
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.recovery import drain, engine_of, make_batch, redeem, seqs
 
+INSTALLATION = uuid.UUID(int=5)
 RECEIPT = Receipt(epoch=3, partition=2, at_ms=1_700_000_000_123, call_id="0" * 32, serial=1, facts=1, data=b"R 1 1 0\n")
 
 
 def test_receipts_are_read_as_written_up_to_a_cut_record(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, INSTALLATION)
     journal.append([RECEIPT] * 3)
-    (path,) = segments(tmp_path)
+    (path,) = segments(journal.directory)
     whole = path.read_bytes()
     assert list(read_segment(path)) == [RECEIPT] * 3
     for cut in range(len(whole) * 2 // 3, len(whole)):
@@ -36,72 +38,96 @@ def test_receipts_are_read_as_written_up_to_a_cut_record(tmp_path: Path) -> None
 def test_an_unusable_directory_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="cannot be used"):
-        Journal(tmp_path / "file" / "journal")
+        Journal(tmp_path / "file" / "journals", INSTALLATION)
 
 
-def test_a_full_segment_is_closed_and_an_empty_one_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_segment_is_closed_and_the_bound_of_all_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 100)
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, INSTALLATION, max_bytes=1_000)
     for _ in range(4):
         journal.append([RECEIPT])
-    journal.close()
-    assert sum(1 for path in segments(tmp_path) for _ in read_segment(path)) == 4
-    assert len(segments(tmp_path)) > 1
-    assert {path.suffix for path in segments(tmp_path)} == {".closed"}
-    Journal(tmp_path / "empty").close()
-    assert segments(tmp_path / "empty") == []
+    assert sum(1 for path in segments(journal.directory) for _ in read_segment(path)) == 4
+    assert len(segments(journal.directory)) > 1
 
+    def fill() -> None:
+        for _ in range(20):
+            journal.append([RECEIPT])
 
-def test_a_segment_is_locked_while_its_name_says_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the keeper of another process would delete it while it is written."""
-    seen: list[list[str]] = []
-
-    def look(then: Callable[..., None]) -> Callable[..., None]:
-        def looked(*args: int) -> None:
-            seen.append([path.suffix for path in segments(tmp_path)])
-            then(*args)
-
-        return looked
-
-    with monkeypatch.context() as patched:
-        patched.setattr(fcntl, "flock", look(fcntl.flock))
-        journal = Journal(tmp_path)
-    assert seen == [[]]
+    with pytest.raises(JournalError, match="its bound is 1000"):
+        fill()
+    # What was deleted makes room.
+    for path in segments(journal.directory):
+        path.unlink()
     journal.append([RECEIPT])
-    assert [path.suffix for path in segments(tmp_path)] == [".open"]
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "close", look(os.close))
-        journal.close()
-    assert seen == [[], [".closed"]]
+    journal.close()
 
 
-async def test_a_segment_is_deleted_once_it_is_recorded_and_has_no_writer(
-    settings: Settings, stores: Stores, tmp_path: Path
-) -> None:
-    journal = Journal(tmp_path)
+def test_a_journal_is_locked_while_its_process_lives_and_of_its_installation(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, INSTALLATION)
+    journal.append([RECEIPT])
+    token = uuid.uuid4()
+    journal.note_token(token)
+    with dead_journals(tmp_path, INSTALLATION) as found:
+        assert found == []
+    journal.close()
+    with dead_journals(tmp_path, INSTALLATION) as found:
+        (dead,) = found
+        assert (dead.head.id, dead.head.token, dead.is_complete) == (journal.id, token.hex, True)
+        # Two processes do not replay one journal at the same time.
+        with dead_journals(tmp_path, INSTALLATION) as others:
+            assert others == []
+    with dead_journals(tmp_path, uuid.UUID(int=6)) as found:
+        assert found == []
+    head = JournalHead.from_json((journal.directory / "head").read_bytes())
+    (journal.directory / "head").write_bytes(replace(head, boot_id="another boot").to_json())
+    with dead_journals(tmp_path, INSTALLATION) as found:
+        assert [dead.is_complete for dead in found] == [False]
+
+
+def test_a_journal_is_on_the_disk_before_its_first_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    journal = Journal(tmp_path, INSTALLATION)
+    assert synced == ["head.tmp", f"{journal.id}.new", tmp_path.name]
+    journal.append([RECEIPT])
+    assert len(synced) == 3, "appends are not synced"
+    journal.close()
+
+
+async def test_a_segment_is_deleted_once_it_is_recorded(settings: Settings, stores: Stores) -> None:
     batch_id = await make_batch(stores, 50)
-    async with engine_of(settings, stores, journal) as engine:
+    assert settings.journals is not None
+    async with engine_of(settings, stores) as engine, stores.postgres.acquire() as connection:
         await redeem(engine, batch_id, 20)
-    async with stores.postgres.acquire() as connection:
-        assert await delete_recorded(connection, tmp_path) == 0
-        journal.close()
-        assert await delete_recorded(connection, tmp_path) == 0
-        assert (await replay(connection, tmp_path)).inserted == 20
-        assert (await replay(connection, tmp_path)).duplicates == 20
+        lineage, journal = stores.incarnations.lineage, engine._sender.journal
+        assert journal is not None
+        directory = journal.directory
+        (segment,) = segments(directory)
+        segment.rename(segment.with_suffix(".closed"))
+        assert await delete_recorded(connection, journal, lineage) == 0
+        assert (await replay(connection, directory)).inserted == 20
+        assert (await replay(connection, directory)).duplicates == 20
         await drain(stores)
         assert await seqs(stores, "redemptions") == list(range(1, 21))
-        assert await delete_recorded(connection, tmp_path) == 1
-    assert segments(tmp_path) == []
+        # Unless the process itself is faster. A Postgres that loses the ledger's rows does not know the token.
+        await delete_recorded(connection, journal, lineage)
+        assert not segment.with_suffix(".closed").exists()
+        token = JournalHead.from_json((directory / "head").read_bytes()).token
+        assert await connection.fetchval("SELECT kind FROM lineage WHERE token = $1::text::uuid", token) == "receipts"
+    assert (
+        await stores.postgres.fetchval(
+            "SELECT kind FROM lineage WHERE token = $1::text::uuid",
+            read_token(settings.journals, stores.incarnations.installation_id),
+        )
+        == "settling"
+    ), "the directory keeps what the journal kept"
+    assert list(settings.journals.glob("*/")) == []
     assert await stores.postgres.fetchval("SELECT count(*) FROM anomalies") == 0
-
-
-async def test_a_segment_with_a_writer_is_not_deleted(settings: Settings, stores: Stores, tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    batch_id = await make_batch(stores, 5)
-    async with engine_of(settings, stores, journal) as engine:
-        await redeem(engine, batch_id, 1)
-    await drain(stores)
-    async with stores.postgres.acquire() as connection:
-        assert await delete_recorded(connection, tmp_path) == 0
-        journal.close()
-        assert await delete_recorded(connection, tmp_path) == 1

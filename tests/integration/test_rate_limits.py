@@ -21,6 +21,7 @@ from issuer.rate_limits.leases import Admission, AdmissionResult, Bucket, Leases
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.api import Api, problem, running_app
+from tests.support.recovery import engine_of
 from tests.support.servers import RedisServer
 
 
@@ -49,12 +50,7 @@ async def processes(settings: Settings, stores: Stores, count: int, text: str) -
     async with AsyncExitStack() as stack:
         found = []
         for _ in range(count):
-            engine = Engine(settings, stores.incarnations)
-            await engine.start()
-            stack.push_async_callback(engine.aclose)
-            async with asyncio.timeout(20):
-                while not engine.is_ready:
-                    await asyncio.sleep(0.005)
+            engine = await stack.enter_async_context(engine_of(settings, stores))
             found.append(LimitedProcess(engine, limit, text))
         yield found
 

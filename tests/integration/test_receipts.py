@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,12 +16,12 @@ from issuer.coupons.locations import CouponLocations
 from issuer.coupons.store import create_coupon
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
-from issuer.journal.segments import Journal, read_segment, segments
+from issuer.journal.segments import read_segment, segments
 from issuer.ledger.reconcile import reconcile
-from issuer.recovery.replay import replay
+from issuer.registration.replay import replay
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
-from tests.support.recovery import CLIENT, drain, engine_of, make_batch
+from tests.support.recovery import CLIENT, crashing_engine_of, drain, engine_of, make_batch
 
 CUSTOMERS = [uuid4() for _ in range(3)]
 COUPON = "SAVE-20"
@@ -48,49 +47,46 @@ def outcomes(answers: list[Answer]) -> set[Outcome]:
     return {answer.outcome for answer in answers}
 
 
-async def test_the_receipt_of_a_replay_is_the_fact_that_was_granted(
-    settings: Settings, stores: Stores, tmp_path: Path
-) -> None:
+async def test_the_receipt_of_a_replay_is_the_fact_that_was_granted(settings: Settings, stores: Stores) -> None:
     """The process that granted it has no journal. Whatever is recorded first, both say the same."""
     batch_id = await stock(stores)
-    async with engine_of(settings, stores) as engine:
+    async with engine_of(settings.model_copy(update={"journal": "off"}), stores) as engine:
         first = await ask(engine, batch_id)
         assert [answer.outcome for answer in first].count(Outcome.GRANTED) == 5
-    journal = Journal(tmp_path)
-    async with engine_of(settings, stores, journal) as engine:
+    async with crashing_engine_of(settings, stores) as engine:
         again = await ask(engine, batch_id)
         assert outcomes(again) == {Outcome.REPLAYED}
         assert [answer.code for answer in again] == [answer.code for answer in first]
-    journal.close()
+    assert settings.journals is not None
+    (journal,) = settings.journals.glob("*/")
     # One for each replay: the customer who asked twice was answered twice.
-    assert sum(receipt.facts for path in segments(tmp_path) for receipt in read_segment(path)) == 6
+    assert sum(receipt.facts for path in segments(journal) for receipt in read_segment(path)) == 6
     async with stores.postgres.acquire() as connection:
-        assert (await replay(connection, tmp_path)).inserted == 5
+        assert (await replay(connection, journal)).inserted == 5
         recorded = await connection.fetch("SELECT * FROM ledger ORDER BY pool_id, seq")
         await drain(stores)
         assert await connection.fetch("SELECT * FROM ledger ORDER BY pool_id, seq") == recorded
-        assert (await replay(connection, tmp_path)).duplicates == 6
+        assert (await replay(connection, journal)).duplicates == 6
         assert await connection.fetch("SELECT * FROM anomalies") == []
     assert (await reconcile(stores)).holds
 
 
 async def test_what_has_no_receipt_is_not_answered(
-    settings: Settings, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch_id, journal = await stock(stores), Journal(tmp_path)
+    batch_id = await stock(stores)
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    async with engine_of(settings, stores, journal) as engine:
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "write", full)
-            for _ in ("granted", "replayed"):
+    for _ in ("granted", "replayed"):
+        async with engine_of(settings, stores) as engine:
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "write", full)
+                # A refusal has no receipt and needs none.
+                refused = await engine.redeem(engine.pool_ref(uuid4(), CLIENT), CUSTOMERS[0].bytes)
+                assert refused.outcome is Outcome.UNKNOWN_BATCH
                 assert outcomes(await ask(engine, batch_id)) == {Outcome.NOT_READY}
-            # A refusal has no receipt and needs none.
-            refused = await engine.redeem(engine.pool_ref(batch_id, CLIENT), CUSTOMERS[0].bytes)
-            assert refused.outcome is Outcome.LIMIT_REACHED
+    async with engine_of(settings, stores) as engine:
         assert outcomes(await ask(engine, batch_id)) == {Outcome.REPLAYED}
-    journal.close()
-    async with stores.postgres.acquire() as connection:
-        assert (await replay(connection, tmp_path)).inserted == 5
+    assert len(await stores.postgres.fetch("SELECT * FROM ledger")) == 5

@@ -24,7 +24,7 @@ from issuer.storage.postgres import close_pool, connect_pool
 from issuer.storage.redis_link import Link
 from tests.support.databases import clone_database
 from tests.support.environment import environment_of
-from tests.support.recovery import CLIENT, SimulatedCrashError, engine_of, make_batch, redeem, seqs
+from tests.support.recovery import CLIENT, SimulatedCrashError, engine_of, kill_unheard, make_batch, redeem, seqs
 from tests.support.servers import PostgresServer, RedisServer
 
 
@@ -112,6 +112,7 @@ async def test_a_margin_counts_in_a_recovery_that_is_continued(
 
     async with open_stores(own_settings) as stores:
         await make_batch(stores, 200)
+        await kill_unheard(stores)
     own_redis.kill9()
     own_redis.wipe()
     own_redis.start()
@@ -160,6 +161,7 @@ async def test_a_frozen_recovery_is_replaced_and_does_not_continue(
     settings = own_settings.model_copy(update={"postgres_timeout_s": 1.0})
     async with open_stores(settings) as stores:
         batch_id = await make_batch(stores, 200)
+        await kill_unheard(stores)
     own_redis.kill9()
     own_redis.wipe()
     own_redis.start()

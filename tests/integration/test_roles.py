@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from issuer.journal.segments import host_name
+from issuer.journal.journal import Journal
 from issuer.recovery.doctor import examine_roles
-from issuer.recovery.replay import replay_host
+from issuer.registration.replay import settle_dead
 from issuer.settings import Settings
 from issuer.storage.grants import FUNCTIONS, TABLES, Process, split_privileges
 from issuer.storage.migrate import migrate
@@ -31,6 +31,7 @@ from issuer.storage.roles import (
     roles_sql,
     scram_verifier,
 )
+from tests.support.databases import settings_for
 from tests.support.environment import settings_as, url_as
 from tests.support.servers import PostgresServer
 
@@ -193,15 +194,27 @@ async def test_erasures_remove_the_customer_or_its_text_and_nothing_else(databas
         assert await ledger() == expected
 
 
-@pytest.mark.parametrize("process", Process)
-async def test_a_recovery_of_either_process_notes_that_it_replayed_the_journal(
+@pytest.mark.parametrize("process", list(Process))
+async def test_a_recovery_of_either_process_settles_what_a_dead_one_left(
     database_url: str, process: Process, tmp_path: Path
 ) -> None:
-    """Each process recovers Redis, and both may have the setting of the journal's directory."""
-    async with connected(database_url) as owner, connected(url_as(database_url, process)) as connection:
-        await owner.execute("INSERT INTO journals (host, directory, seen_at) VALUES ($1, '/j', now())", host_name())
-        await replay_host(connection, tmp_path, 7)
-        assert await owner.fetchval("SELECT replayed_epoch FROM journals") == 7
+    """Each process recovers Redis, and both may have the journals of their host."""
+    settings = settings_for("redis://127.0.0.1:1/0", url_as(database_url, process), tmp_path)
+    async with connected(database_url) as owner:
+        installation = await owner.fetchval(
+            "INSERT INTO installation (partitions, key_format, event_format, max_backlog)"
+            " VALUES (4, 1, 1, 9) RETURNING id"
+        )
+        assert settings.journals is not None
+        journal = Journal(settings.journals, UUID(bytes=installation.bytes))
+        journal.close()
+        await owner.execute(
+            "INSERT INTO registrations (journal_id, epoch, process, host, boot_id, has_journal)"
+            " VALUES ($1, 1, '', '', '', true)",
+            journal.id,
+        )
+        await settle_dead(settings, UUID(bytes=installation.bytes))
+        assert await owner.fetchval("SELECT settled::text FROM registrations") == "{}"
 
 
 class Managed:

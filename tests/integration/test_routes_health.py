@@ -55,7 +55,12 @@ async def refused(api: Api) -> bool:
 @pytest.mark.timeout(180)
 async def test_the_api_starts_without_redis_and_postgres_and_becomes_ready(tmp_path: Path) -> None:
     redis, postgres = RedisServer(tmp_path / "redis"), PostgresServer(tmp_path / "postgres", durable=False)
-    settings = Settings(redis_url=SecretStr(redis.url()), database_url=SecretStr(postgres.url("issuer")), partitions=2)
+    settings = Settings(
+        redis_url=SecretStr(redis.url()),
+        database_url=SecretStr(postgres.url("issuer")),
+        partitions=2,
+        data_dir=tmp_path,
+    )
     with postgres:
         postgres.psql("CREATE DATABASE issuer")
         await migrate_with_roles(settings)

@@ -99,7 +99,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 async def test_a_failover_issues_no_code_twice_and_redemptions_continue(settings: Settings, cluster: Cluster) -> None:
     settings = settings.model_copy(
-        update={"redis_url": SecretStr(cluster.url), "max_backlog": 50, "wait_replicas": 1, "wait_timeout_ms": 1000}
+        update={
+            "redis_url": SecretStr(cluster.url),
+            "max_backlog": 50,
+            "wait_replicas": 1,
+            "wait_timeout_ms": 1000,
+            "journal": "off",
+        }
     )
     async with open_stores(settings) as stores:
         batch_id = await make_batch(stores, 400)

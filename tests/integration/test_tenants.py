@@ -40,7 +40,7 @@ from tests.support.tenant_visits import (
 from tests.support.visits import OWN, REFUSED, Visit
 from tests.support.wallet_keys import WalletKeys
 
-BACKGROUND_TABLES: Final = {"incarnations", "witnesses", "workers", "journals", "audit_ends"}
+BACKGROUND_TABLES: Final = {"incarnations", "registrations", "lineage", "workers", "audit_ends"}
 """Tables that the processes write continuously without any request, and the ends of the audit log, which every act of
 every client moves.
 """

@@ -433,22 +433,26 @@ async def test_removes_idle_consumers_without_entries(shop: LedgerShop) -> None:
     assert (left["name"], left["pending"]) == (b"busy", 1)
 
 
-async def test_deletes_witnesses_of_replaced_servers(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
+async def test_deletes_settled_registrations_of_replaced_epochs(
+    shop: LedgerShop, settings: Settings, tmp_path: Path
+) -> None:
     postgres = shop.stores.postgres
+    await postgres.execute("DELETE FROM registrations")
     await postgres.execute(
-        "INSERT INTO incarnations (epoch, run_id, server, verdict) VALUES (5, 'the last one', '{}', 'loss')"
+        "INSERT INTO incarnations (epoch, run_id, server, verdict) VALUES (5, 'the last one', '{}', 'exact')"
     )
     await postgres.execute(
-        "INSERT INTO witnesses (name, seen_at, state, epoch, serials, beats)"
-        " SELECT name, now() - ago, 'gone', epoch, '{}', '{}'"
-        " FROM (VALUES ('old', interval '1 day', 4), ('recent', interval '1 s', 4), ('last', interval '1 day', 5))"
-        " AS report (name, ago, epoch)"
+        "INSERT INTO registrations (journal_id, epoch, process, host, boot_id, has_journal, settled, settled_at)"
+        " SELECT gen_random_uuid(), epoch, name, '', '', true, settled,"
+        " CASE WHEN settled IS NOT NULL THEN now() - ago END"
+        " FROM (VALUES ('old', interval '1 day', 4, '{}'::jsonb), ('recent', interval '1 s', 4, '{}'),"
+        " ('last', interval '1 day', 5, '{}'), ('open', interval '1 day', 3, NULL)) AS r (name, ago, epoch, settled)"
     )
     with WorkerProcess(settings, tmp_path):
 
         async def deleted() -> bool:
-            rows = await postgres.fetch("SELECT name FROM witnesses WHERE name NOT LIKE 'recovery %' ORDER BY name")
-            return [row["name"] for row in rows] == ["last", "recent"]
+            rows = await postgres.fetch("SELECT process FROM registrations ORDER BY process")
+            return [row["process"] for row in rows] == ["last", "open", "recent"]
 
         await eventually(deleted, "the old one is deleted")
 

@@ -182,4 +182,5 @@ def settings_for(redis_url: str, database_url: str, directory: Path) -> Settings
         partitions=4,
         max_backlog=100_000,
         data_dir=directory / ".issuer",
+        heartbeat_ms=50,
     )

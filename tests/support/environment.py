@@ -42,9 +42,12 @@ def settings_as(settings: Settings, process: Process) -> Settings:
 
 def environment_of(settings: Settings, **more: str) -> dict[str, str]:
     """Of a process that works on the test's databases."""
-    return clean_environment(
-        ISSUER_REDIS_URL=settings.redis_url.get_secret_value(),
+    own = {
+        "ISSUER_REDIS_URL": settings.redis_url.get_secret_value(),
         **role_urls(settings.database_url.get_secret_value()),
-        ISSUER_PARTITIONS=str(settings.partitions),
-        **more,
-    )
+        "ISSUER_PARTITIONS": str(settings.partitions),
+        "ISSUER_DATA_DIR": str(settings.data_dir),
+        "ISSUER_JOURNAL": settings.journal,
+        "ISSUER_HEARTBEAT_MS": str(settings.heartbeat_ms),
+    }
+    return clean_environment(**own | more)

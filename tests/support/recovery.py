@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 from issuer.batches.batch import NewBatch
@@ -16,10 +17,11 @@ from issuer.contract.keys import GROUP, partition_keys
 from issuer.contract.scripts import ACK_EVENTS
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
-from issuer.journal.segments import Journal
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.pools.top_up import top_up
 from issuer.recovery.opening import GuardedStores
+from issuer.registration.registrar import Registrar
+from issuer.registration.registrations import RegisteredProcess, leave, register
 from issuer.settings import Settings
 from issuer.storage.lineage import TokenKind, new_token
 from issuer.storage.redis_link import RedisUnavailableError
@@ -50,14 +52,39 @@ async def make_batch(stores: Stores, codes: int, rules: dict[str, object] | None
 
 
 @asynccontextmanager
-async def engine_of(settings: Settings, stores: Stores, journal: Journal | None = None) -> AsyncIterator[Engine]:
-    engine = Engine(settings, stores.incarnations, journal)
+async def engine_of(settings: Settings, stores: Stores) -> AsyncIterator[Engine]:
+    """An engine as an API process has it: registered, with a receipt journal unless the settings turn it off."""
+    engine = Engine(settings, stores.incarnations)
     await engine.start()
-    try:
-        await ready(engine)
-        yield engine
-    finally:
-        await engine.aclose()
+    async with Registrar(settings, stores.postgres, stores.incarnations, engine).registered():
+        try:
+            await ready(engine)
+            yield engine
+        finally:
+            await engine.aclose()
+
+
+@asynccontextmanager
+async def crashing_engine_of(settings: Settings, stores: Stores) -> AsyncIterator[Engine]:
+    """As `engine_of`, but the process is killed at the end: it settles nothing and leaves its journal."""
+
+    async def crash(registrar: Registrar) -> None:
+        for journal in registrar.journals():
+            journal.close()
+
+    with patch.object(Registrar, "_end", crash):
+        async with engine_of(settings, stores) as engine:
+            yield engine
+
+
+async def kill_unheard(stores: Stores) -> None:
+    """As a process without a journal that was killed: what it answered in the blessed epoch is not known."""
+    blessed = await stores.incarnations.refresh()
+    assert blessed is not None
+    async with stores.postgres.acquire() as connection:
+        process = RegisteredProcess()
+        assert await register(connection, process, blessed)
+        await leave(stores.postgres, process, blessed.epoch, {})
 
 
 async def ready(engine: Engine) -> None:

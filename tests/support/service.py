@@ -44,6 +44,7 @@ class Service:
             ISSUER_MAX_BACKLOG=str(settings.max_backlog),
             # Codes are counted here: a machine that is slow for a while must not turn an answer into a 503.
             ISSUER_REDEEM_TIMEOUT_MS="10000",
+            ISSUER_DATA_DIR=str(directory / ".issuer"),
             **environment,
         )
         self.api_key = ""
@@ -172,7 +173,7 @@ def wishes(count: int, batch_id: UUID, clients: Sequence[UUID]) -> list[CrowdReq
 def settings_of(redis: RedisServer, database_url: str) -> Settings:
     return Settings(
         redis_url=SecretStr(fresh_redis_url(redis)), database_url=SecretStr(database_url), partitions=4,
-        max_backlog=100_000,
+        max_backlog=100_000, heartbeat_ms=50,
     )  # fmt: skip
 
 

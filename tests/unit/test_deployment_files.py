@@ -29,6 +29,8 @@ def test_services_have_health_checks_and_volumes() -> None:
     assert all("healthcheck" in service for name, service in found.items() if name not in ("migrate", "cli"))
     assert found["redis"]["volumes"]
     assert found["postgres"]["volumes"]
+    assert found["issuer"]["volumes"] == found["cli"]["volumes"] == found["sync_worker"]["volumes"]
+    assert f"ISSUER_JOURNAL_DIR={found['issuer']['volumes'][0].partition(':')[2]}" in (ROOT / "Dockerfile").read_text()
 
 
 def test_redis_is_durable_and_never_evicts() -> None:

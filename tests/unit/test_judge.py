@@ -71,3 +71,8 @@ def test_any_single_reason_is_a_loss(
     assert found.verdict is Verdict.LOSS
     (only,) = found.reasons
     assert reason in only
+
+
+def test_promoted_a_replica_is_a_restart_when_every_registration_is_settled() -> None:
+    promoted = replace(SERVER, promoted=True)
+    assert judge(promoted, SERVER, 7, STATES, [pool()], [], all_settled=True).verdict is Verdict.RESTART

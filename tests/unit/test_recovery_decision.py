@@ -8,16 +8,19 @@ from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
 from issuer.recovery.inspection import Finding, Verdict
 
 LOSS = RecoveryDecision(Verdict.LOSS, ("pool 1 is missing",))
+BOUNDED = LOSS.decided(Verdict.BOUNDED, 50)
+EXACT = LOSS.decided(Verdict.EXACT, 50)
 
 
-@pytest.mark.parametrize("decision", [LOSS, LOSS.after_quarantine(50), RecoveryDecision(Verdict.FIRST, ())])
+@pytest.mark.parametrize("decision", [LOSS, BOUNDED, EXACT, RecoveryDecision(Verdict.FIRST, ())])
 def test_a_decision_survives_its_process(decision: RecoveryDecision) -> None:
     assert RecoveryDecision.from_json(decision.to_json()) == decision
 
 
 @pytest.mark.parametrize("verdict", [Verdict.FIRST, Verdict.RESTART])
-def test_a_loss_stays_a_loss(verdict: Verdict) -> None:
-    assert LOSS.continued(Finding(verdict)) == LOSS
+@pytest.mark.parametrize("decision", [LOSS, BOUNDED, EXACT])
+def test_a_loss_stays_a_loss(decision: RecoveryDecision, verdict: Verdict) -> None:
+    assert decision.continued(Finding(verdict)) == decision
 
 
 def test_a_restart_becomes_a_loss_when_one_is_found() -> None:
@@ -25,8 +28,8 @@ def test_a_restart_becomes_a_loss_when_one_is_found() -> None:
     assert restart.continued(Finding(Verdict.LOSS, ("pool 1 is missing",))) == LOSS
 
 
-def test_what_was_quarantined_stays_known_when_the_reasons_change() -> None:
-    continued = LOSS.after_quarantine(50).continued(Finding(Verdict.LOSS, ("announced by the operator",)))
-    assert (continued.phase, continued.quarantined) == (RecoveryPhase.QUARANTINED, 50)
-    assert continued.after_quarantine(20).quarantined == 50
-    assert continued.after_quarantine(70).quarantined == 70
+def test_what_was_decided_stands_and_a_margin_adds_to_it() -> None:
+    continued = BOUNDED.continued(Finding(Verdict.LOSS, ("announced by the operator",)))
+    assert (continued.verdict, continued.phase, continued.bound) == (Verdict.BOUNDED, RecoveryPhase.DECIDED, 50)
+    assert continued.decided(Verdict.BOUNDED, 20).bound == 70
+    assert EXACT.bound == 0

@@ -52,6 +52,6 @@ def test_campaigns_jobs_holds_and_moves_have_the_states_of_the_code() -> None:
     assert states_of("Move of points") == {state.value for state in MoveState}
 
 
-def test_each_verdict_leads_on_from_the_fence() -> None:
-    labels = {label for source, _, label in edges_of(DIAGRAMS["Recovery"][0]) if source == "Fenced"}
+def test_each_verdict_leads_on_from_hearing_and_from_the_decision() -> None:
+    labels = {label for source, _, label in edges_of(DIAGRAMS["Recovery"][0]) if source in ("Heard", "StreamsDrained")}
     assert labels == {verdict.value for verdict in Verdict}

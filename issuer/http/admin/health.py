@@ -31,6 +31,7 @@ async def get_readyz(context: RequestContext) -> Response:
     content = {
         "status": "ready" if ready and knows_keys else "not ready",
         "redis": "ready" if ready else "not ready",
+        "registration": context.services.registrar.trouble or "ready",
         "postgres": "ready" if store_metrics.postgres is not None else "not ready",
         "api_keys": "ready" if knows_keys else "not ready",
         "stops": sorted(context.services.stores.incarnations.watch.stops),

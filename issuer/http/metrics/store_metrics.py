@@ -50,6 +50,9 @@ class PostgresMetrics:
     anomalies: int
     dead_letters: int
     quarantined: int
+    missing_registrations: int
+    processes_without_journal: int
+    refused_void: int
     failed_rows: int
     audit_id: int
     may_change_ledger: bool
@@ -133,6 +136,11 @@ _COUNTS: Final = """
 SELECT (SELECT count(*) FROM anomalies) AS anomalies,
        (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS dead_letters,
        (SELECT count(*) FROM quarantined WHERE released_at IS NULL) AS quarantined,
+       (SELECT count(*) FROM registrations r, installation i WHERE r.settled IS NULL AND r.epoch <= i.lost_epoch)
+         AS missing_registrations,
+       (SELECT count(*) FROM registrations r, installation i WHERE r.left_at IS NULL AND r.epoch = i.epoch
+         AND NOT r.has_journal AND r.seen_at > now() - interval '15 s') AS processes_without_journal,
+       (SELECT coalesce(sum(refused), 0)::bigint FROM epoch_bases) AS refused_void,
        (SELECT count(*) FROM task_rows WHERE failures > 0) AS failed_rows,
        (SELECT id FROM audit_ends WHERE which = 'newest') AS audit_id,
        has_table_privilege('redemptions', 'UPDATE') AS may_change_ledger,

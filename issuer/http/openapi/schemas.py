@@ -153,6 +153,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
             "status": _STATE,
             "redis": _STATE,
             "postgres": _STATE,
+            "registration": {"type": "string", "description": "`ready`, or why this process issues nothing yet"},
             "api_keys": described(_STATE, "Whether the process has loaded the API keys"),
             "stops": {
                 "type": "array",

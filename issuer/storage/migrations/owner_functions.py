@@ -48,5 +48,26 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC
     UPDATE consumptions c SET customer_text = NULL FROM pools p WHERE c.customer_id = ANY (forgotten)
       AND c.customer_text IS NOT NULL AND p.id = c.pool_id AND p.client_id = client; END;
 COMMENT ON FUNCTION forget_customer_texts IS
-    'Erase from the ledger of a client the texts that were given as ids of these customers; the ids stay.'
+    'Erase from the ledger of a client the texts that were given as ids of these customers; the ids stay.';
+
+CREATE FUNCTION reissue_void(pool bigint, at_most integer) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC
+    -- The coupon first: every change of a coupon locks it before its pool.
+    SELECT FROM coupons c WHERE c.pool_id = pool FOR UPDATE; WITH numbered AS (
+      SELECT v.seq AS old, p.total + row_number() OVER (ORDER BY v.seq) AS new
+      FROM (SELECT seq FROM void_seqs WHERE pool_id = pool AND reissued_as IS NULL ORDER BY seq LIMIT at_most) AS v
+      CROSS JOIN (SELECT total FROM pools WHERE id = pool) AS p),
+    moved AS (UPDATE codes c SET seq = n.new FROM numbered n WHERE c.pool_id = pool AND c.seq = n.old),
+    marked AS (UPDATE void_seqs v SET reissued_as = n.new FROM numbered n WHERE v.pool_id = pool AND v.seq = n.old),
+    released AS (UPDATE quarantined q SET released_as = n.new FROM numbered n WHERE q.pool_id = pool AND q.seq = n.old),
+    coupon AS (
+      UPDATE coupons c SET released = c.released + (SELECT count(*) FROM numbered) WHERE c.pool_id = pool
+      RETURNING c.batch_id),
+    revised AS (
+      UPDATE batches b SET revision = b.revision + 1 FROM coupon WHERE b.id = coupon.batch_id AND b.ended_at IS NULL),
+    raised AS (UPDATE pools p SET total = p.total + (SELECT count(*) FROM numbered) WHERE p.id = pool)
+    SELECT count(*) FROM numbered; END;
+COMMENT ON FUNCTION reissue_void IS
+    'Give the codes of void seqs, which no caller received, new seqs at the tail of their pool; a coupon gets as many
+more uses. Return how many. The caller holds the lock of the seqs of the batch.'
 """

@@ -55,8 +55,12 @@ CREATE TABLE installation (
     run_id          text,
     -- What the running recovery has decided. The next process continues from it when this one is killed.
     recovering      jsonb,
+    -- Of Postgres, when an epoch began that was no restart. Another one since may have forgotten registrations.
+    timeline        text,
     -- What only an operator can resolve, in words; null: nothing. See the table lineage.
-    incident        text
+    incident        text,
+    -- The last epoch that was lost. Redis was rebuilt from the ledger since.
+    lost_epoch      bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE installation IS
     'One row: this installation and the Redis server that may issue codes for it. Transactions that write to the ledger
@@ -339,20 +343,6 @@ COMMENT ON TABLE dead_letters IS 'Events that could not be recorded, kept whole 
 -- An entry that is delivered again adds no second letter.
 CREATE UNIQUE INDEX dead_letters_once
     ON dead_letters (epoch, partition, stream_id, pool_id, seq) NULLS NOT DISTINCT;
-
-CREATE TABLE quarantined (
-    pool_id         bigint NOT NULL,
-    seq             bigint NOT NULL,
-    -- The recovery that quarantined it.
-    epoch           bigint NOT NULL,
-    quarantined_at  instant NOT NULL DEFAULT now(),
-    -- Set when an operator released it; released_as is the new seq of its code.
-    released_at     instant,
-    released_as     bigint,
-    PRIMARY KEY (pool_id, seq)
-);
-COMMENT ON TABLE quarantined IS
-    'Seqs that a lost Redis may have issued. A late event moves its seq from here into the ledger.';
 
 CREATE TABLE anomalies (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

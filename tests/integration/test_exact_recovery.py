@@ -1,0 +1,399 @@
+"""Exact recovery: what a lost Redis costs while every process that may know of its answers is heard of.
+
+Each rule that design and model of recovery need has a test here with its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from issuer.contract.events import Redemption
+from issuer.contract.outcomes import Outcome
+from issuer.engine.calls import Answer
+from issuer.engine.engine import Engine
+from issuer.journal.journal import Journal, JournalHead
+from issuer.journal.segments import read_segment, segments
+from issuer.ledger.record import RecordResult, record_redemptions
+from issuer.pools.top_up import top_up
+from issuer.recovery import unaccounted
+from issuer.recovery.aftermath import finish_recoveries
+from issuer.recovery.inspection import Verdict
+from issuer.recovery.opening import GuardedStores, open_stores
+from issuer.registration.registrar import Registrar
+from issuer.registration.registrations import RegisteredProcess, find_open, register
+from issuer.registration.replay import settle_dead
+from issuer.settings import Settings
+from issuer.storage.incarnation import Blessed
+from issuer.storage.stores import Stores
+from tests.support.recovery import (
+    CLIENT,
+    blessed_again,
+    crashing_engine_of,
+    drain,
+    engine_of,
+    kill_unheard,
+    lose_data,
+    make_batch,
+    ready,
+    redeem,
+    seqs,
+    verdict,
+)
+from tests.support.servers import RedisServer
+
+ONE_EACH: dict[str, object] = {"maxpercustomer": 1}
+
+
+async def flush(server: RedisServer, stores: GuardedStores, engine: Engine) -> None:
+    with server.client() as client:
+        client.flushall()
+    await blessed_again(stores)
+    await top_up(stores)
+    await ready(engine)
+
+
+def restart_empty(server: RedisServer) -> None:
+    server.kill9()
+    server.wipe()
+    server.start()
+
+
+@pytest.mark.parametrize("lose", [lose_data, flush])
+async def test_a_lost_redis_costs_nothing_while_all_processes_live(
+    journal_settings: Settings, own_redis: RedisServer, lose: Any
+) -> None:
+    async with open_stores(journal_settings) as stores:
+        batch_id = await make_batch(stores, 200, ONE_EACH)
+        async with engine_of(journal_settings, stores) as engine:
+            ref, customer = engine.pool_ref(batch_id, CLIENT), uuid.uuid4().bytes
+            first = await engine.redeem(ref, customer, idempotency_key="k")
+            await redeem(engine, batch_id, 9)
+            await drain(stores)
+            # An idle system first: everything is in the ledger.
+            await lose(own_redis, stores, engine)
+            assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.EXACT, [])
+            await redeem(engine, batch_id, 5)
+            await lose(own_redis, stores, engine)
+            assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.EXACT, [])
+            assert await seqs(stores, "redemptions") == list(range(1, 16))
+            assert await engine.redeem(ref, customer, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
+            assert (await engine.redeem(ref, customer)).outcome is Outcome.LIMIT_REACHED
+            assert [answer.code for answer in await redeem(engine, batch_id, 3)] == ["CODE16", "CODE17", "CODE18"]
+
+
+async def test_close_answers_unavailable_to_everything_unanswered(
+    journal_settings: Settings, own_redis: RedisServer
+) -> None:
+    async with open_stores(journal_settings) as stores:
+        batch_id = await make_batch(stores, 20)
+        async with engine_of(journal_settings, stores) as engine:
+            with own_redis.client() as client:
+                client.client_pause(60_000)
+                asked = asyncio.create_task(redeem(engine, batch_id, 1))
+                await asyncio.sleep(0)
+                await engine.leave()
+                client.client_unpause()
+                (answer,) = await asked
+            assert answer.outcome is Outcome.NOT_READY
+            # Nothing is sent until the process is registered for another epoch.
+            assert [answer.outcome for answer in await redeem(engine, batch_id, 1)] == [Outcome.NOT_READY]
+            assert journal_settings.journals is not None
+            (directory,) = journal_settings.journals.glob("*/")
+            assert [list(read_segment(path)) for path in segments(directory)] == [[]]
+
+
+async def test_replay_a_replayed_answer_is_a_receipt(
+    journal_settings: Settings, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """The process that granted it is lost with its disk, and another has answered it again."""
+    other = journal_settings.model_copy(update={"journal_dir": tmp_path / "other"})
+    async with open_stores(journal_settings) as stores:
+        batch_id, customer = await make_batch(stores, 200), uuid.uuid4().bytes
+        async with engine_of(other, stores) as engine:
+            ref = engine.pool_ref(batch_id, CLIENT)
+            async with crashing_engine_of(journal_settings, stores) as lost:
+                first = await lost.redeem(ref, customer, idempotency_key="k")
+            assert journal_settings.journals is not None
+            shutil.rmtree(journal_settings.journals)
+            again = await engine.redeem(ref, customer, idempotency_key="k")
+            assert again == Answer(Outcome.REPLAYED, first.code)
+            await lose_data(own_redis, stores, engine)
+            assert await seqs(stores, "redemptions") == [1]
+            assert await engine.redeem(ref, customer, idempotency_key="k") == again
+
+
+async def test_disk_a_registration_is_settled_only_with_its_own_journal(
+    journal_settings: Settings, own_redis: RedisServer
+) -> None:
+    assert journal_settings.journals is not None
+    async with open_stores(journal_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with crashing_engine_of(journal_settings, stores) as engine:
+            await redeem(engine, batch_id, 5)
+    shutil.rmtree(journal_settings.journals)
+    restart_empty(own_redis)
+    async with open_stores(journal_settings) as stores:
+        assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.BOUNDED, list(range(1, 51)))
+        async with engine_of(journal_settings, stores):
+            assert len(await find_open(stores.postgres, 0, 1)) == 1
+
+
+async def test_lock_the_journal_of_a_living_process_is_left_to_it(
+    journal_settings: Settings, stores: GuardedStores
+) -> None:
+    assert journal_settings.journals is not None
+    installation = stores.incarnations.installation_id
+    journal = Journal(journal_settings.journals, installation)
+    await register_for(stores, RegisteredProcess(journal.id, has_journal=True))
+    await settle_dead(journal_settings, installation)
+    assert len(await find_open(stores.postgres, 0, 1)) == 1
+    journal.close()
+    await settle_dead(journal_settings, installation)
+    assert await find_open(stores.postgres, 0, 1) == []
+
+
+async def register_for(stores: Stores, process: RegisteredProcess) -> None:
+    blessed = stores.incarnations.blessed
+    assert blessed is not None
+    async with stores.postgres.acquire() as connection:
+        assert await register(connection, process, blessed)
+
+
+async def test_boot_a_journal_of_an_earlier_boot_is_replayed_and_settles_nothing(
+    journal_settings: Settings, own_redis: RedisServer
+) -> None:
+    assert journal_settings.journals is not None
+    async with open_stores(journal_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with crashing_engine_of(journal_settings, stores) as engine:
+            await redeem(engine, batch_id, 5)
+    (head,) = journal_settings.journals.glob("*/head")
+    head.write_bytes(replace(JournalHead.from_json(head.read_bytes()), boot_id="an earlier boot").to_json())
+    restart_empty(own_redis)
+    async with open_stores(journal_settings) as stores:
+        assert await verdict(stores) == Verdict.BOUNDED
+        assert await seqs(stores, "redemptions") == list(range(1, 6))
+        assert await seqs(stores, "quarantined") == list(range(6, 56))
+
+
+async def test_append_what_cannot_be_appended_is_not_answered(
+    journal_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with open_stores(journal_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with engine_of(journal_settings, stores) as engine:
+            given = await redeem(engine, batch_id, 5)
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "write", full)
+                assert [answer.outcome for answer in await redeem(engine, batch_id, 1, "k")] == [Outcome.NOT_READY]
+                # Registered again, as a process without a journal, and it continues.
+                await ready(engine)
+            given += await redeem(engine, batch_id, 1)
+            await lose_data(own_redis, stores, engine)
+            # What was answered before is in the journal; what was answered without one only the ledger could know.
+            assert await verdict(stores) == Verdict.BOUNDED
+            assert await seqs(stores, "redemptions") == list(range(1, 6))
+            assert await seqs(stores, "quarantined") == list(range(6, 56))
+    assert [answer.code for answer in given] == ["CODE1", "CODE2", "CODE3", "CODE4", "CODE5", "CODE7"]
+
+
+async def test_regtx_no_process_registers_behind_a_fence(stores: GuardedStores) -> None:
+    blessed = stores.incarnations.blessed
+    assert blessed is not None
+    async with stores.postgres.acquire() as connection, stores.postgres.acquire() as fence:
+        async with connection.transaction():
+            assert await register(connection, RegisteredProcess(), blessed)
+            # The fence waits for the registration, and the recovery behind it finds the process.
+            fencing = asyncio.create_task(fence.execute("UPDATE installation SET epoch = epoch + 1, run_id = NULL"))
+            while not await stores.postgres.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                assert not fencing.done()
+        await fencing
+        assert not await register(connection, RegisteredProcess(), blessed)
+        assert not await register(connection, RegisteredProcess(), Blessed(blessed.epoch + 1, blessed.run_id))
+        assert await stores.postgres.fetchval("SELECT count(*) FROM registrations WHERE process <> 'recovery'") == 1
+
+
+async def record(stores: Stores, batch_id: UUID, seq: int, serial: int, epoch: int = 1) -> RecordResult:
+    """Record a redemption as the worker does that finds its event in an old stream."""
+    pool_id = await stores.postgres.fetchval("SELECT id FROM pools WHERE batch_id = $1", batch_id)
+    event = Redemption(
+        pool_id, seq, f"CODE{seq}", uuid.uuid4(), 1_700_000_000_000, uuid.uuid4(), None, 0, epoch, serial
+    )
+    async with stores.postgres.acquire() as connection, connection.transaction():
+        return await record_redemptions(connection, [event])
+
+
+async def test_void_what_no_caller_received_is_issued_again_and_never_recorded(
+    journal_settings: Settings, own_redis: RedisServer
+) -> None:
+    async with open_stores(journal_settings) as stores:
+        batch_id = await make_batch(stores, 20)
+        async with engine_of(journal_settings, stores) as engine:
+            await redeem(engine, batch_id, 3)
+            await drain(stores)
+            # Seqs 4 and 6 were granted and no reply arrived; 5 was answered by a process that is heard of.
+            await record(stores, batch_id, 5, 5)
+            await flush(own_redis, stores, engine)
+            assert (await verdict(stores), await seqs(stores, "void_seqs")) == (Verdict.EXACT, [4])
+            for seq in (4, 6):
+                late = await record(stores, batch_id, seq, seq)
+                assert (late.inserted, late.void, late.rejected, late.anomalies) == (0, 1, [], 0)
+            assert await stores.postgres.fetchval("SELECT sum(refused) FROM epoch_bases") == 2
+            await finish_recoveries(stores)
+            given = await redeem(engine, batch_id, 15)
+            assert [answer.code for answer in given] == [f"CODE{seq}" for seq in (*range(6, 21), 4)][:15]
+            (last, *none) = await redeem(engine, batch_id, 2)
+            assert (last.code, none[0].outcome) == ("CODE4", Outcome.SOLD_OUT)
+        assert await seqs(stores, "redemptions") == [1, 2, 3, *range(5, 22)]
+        assert await stores.postgres.fetchval("SELECT total FROM pools") == 21
+
+
+async def test_a_loss_behind_a_failover_of_postgres_is_never_exact(
+    journal_settings: Settings, own_redis: RedisServer
+) -> None:
+    """A standby that lagged may have forgotten a process that is not heard of. An operator decides."""
+    async with open_stores(journal_settings) as stores:
+        await make_batch(stores, 200)
+        await stores.postgres.execute("UPDATE installation SET timeline = '00000000'")
+        restart_empty(own_redis)
+        await blessed_again(stores)
+        assert await verdict(stores) == Verdict.BOUNDED
+        await finish_recoveries(stores)
+        held = "SELECT count(*) FROM quarantined WHERE released_at IS NULL"
+        assert await stores.postgres.fetchval(held) == 50
+        # The one that was blessed now is a known one.
+        restart_empty(own_redis)
+        await blessed_again(stores)
+        assert (await verdict(stores), await stores.postgres.fetchval(held)) == (Verdict.EXACT, 50)
+
+
+async def test_carry_a_registration_is_settled_when_nothing_of_its_epoch_is_left(
+    journal_settings: Settings, own_redis: RedisServer
+) -> None:
+    async with open_stores(journal_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with engine_of(journal_settings, stores) as engine:
+            await redeem(engine, batch_id, 5)
+            await kill_unheard(stores)
+            own_redis.kill9()
+            own_redis.start()
+            await blessed_again(stores)
+            assert await verdict(stores) == Verdict.RESTART
+            # Redis has less than an old primary granted: the serial is assigned again, so the event is void.
+            late = await record(stores, batch_id, 6, 6)
+            assert (late.inserted, late.void) == (0, 1)
+            await finish_recoveries(stores)
+            assert len(await find_open(stores.postgres, 0, 1)) == 1
+            await drain(stores)
+            await finish_recoveries(stores)
+            assert await find_open(stores.postgres, 0, 1) == []
+            await ready(engine)
+            await flush(own_redis, stores, engine)
+            assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.EXACT, [])
+
+
+async def test_carry_an_open_registration_of_an_epoch_before_a_restart_counts_in_a_loss(
+    journal_settings: Settings, own_redis: RedisServer
+) -> None:
+    async with open_stores(journal_settings) as stores:
+        await make_batch(stores, 200)
+        await kill_unheard(stores)
+        own_redis.kill9()
+        own_redis.start()
+        await blessed_again(stores)
+        assert await verdict(stores) == Verdict.RESTART
+        restart_empty(own_redis)
+        await blessed_again(stores)
+        assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.BOUNDED, list(range(1, 51)))
+
+
+async def test_hearall_a_recovery_decides_after_every_living_process_has_settled(
+    journal_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+    decide, settle = unaccounted.decide, Registrar._settle
+
+    async def decides(*args: Any, **options: Any) -> Any:
+        order.append("decided")
+        return await decide(*args, **options)
+
+    async def settles_slowly(registrar: Registrar) -> None:
+        # Longer than two heartbeats; it reports meanwhile, as a process that replays a large journal does.
+        for _ in range(5):
+            await asyncio.sleep(journal_settings.heartbeat_ms / 1000)
+        await settle(registrar)
+        order.append("settled")
+
+    async with open_stores(journal_settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with engine_of(journal_settings, stores) as engine:
+            await redeem(engine, batch_id, 5)
+            monkeypatch.setattr(unaccounted, "decide", decides)
+            monkeypatch.setattr(Registrar, "_settle", settles_slowly)
+            await flush(own_redis, stores, engine)
+            assert (order, await verdict(stores)) == (["settled", "decided"], Verdict.EXACT)
+
+
+async def test_keep_rows_that_are_recorded_late_come_to_redis(
+    journal_settings: Settings, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """A process that has not the journal recovers, and the journal comes back afterwards."""
+    elsewhere = journal_settings.model_copy(update={"journal_dir": tmp_path / "elsewhere"})
+    async with open_stores(elsewhere) as stores:
+        batch_id, customer = await make_batch(stores, 200, ONE_EACH), uuid.uuid4().bytes
+        async with crashing_engine_of(journal_settings, stores) as engine:
+            ref = engine.pool_ref(batch_id, CLIENT)
+            first = await engine.redeem(ref, customer, idempotency_key="k")
+        restart_empty(own_redis)
+        await blessed_again(stores)
+        assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.BOUNDED, list(range(1, 51)))
+        await top_up(stores)
+        async with engine_of(elsewhere, stores) as engine:
+            await settle_dead(journal_settings, stores.incarnations.installation_id)
+            assert await seqs(stores, "late_rows") == [1]
+            await finish_recoveries(stores)
+            assert await engine.redeem(ref, customer, idempotency_key="k") == Answer(Outcome.REPLAYED, first.code)
+            assert (await engine.redeem(ref, customer)).outcome is Outcome.LIMIT_REACHED
+        assert await seqs(stores, "late_rows") == []
+        # Everything that was answered is known by now.
+        assert await stores.postgres.fetchval("SELECT count(*) FROM quarantined WHERE released_at IS NULL") == 0
+
+
+async def test_all_a_quarantine_ends_when_all_registrations_are_settled(
+    journal_settings: Settings, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    hosts = [journal_settings.model_copy(update={"journal_dir": tmp_path / host}) for host in ("a", "b")]
+    elsewhere = journal_settings.model_copy(update={"journal": "off"})
+    async with open_stores(elsewhere) as stores:
+        batch_id = await make_batch(stores, 100)
+        for host in hosts:
+            async with crashing_engine_of(host, stores) as engine:
+                await redeem(engine, batch_id, 1)
+        restart_empty(own_redis)
+        await blessed_again(stores)
+        released = []
+        for host in hosts:
+            await settle_dead(host, stores.incarnations.installation_id)
+            await finish_recoveries(stores)
+            released.append(await stores.postgres.fetchval("SELECT count(released_at) FROM quarantined"))
+        assert released == [0, 48]
+        assert await seqs(stores, "redemptions") == [1, 2]
+        await top_up(stores)
+        async with engine_of(elsewhere, stores) as engine:
+            codes = [answer.code for answer in await redeem(engine, batch_id, 50)]
+            await drain(stores)
+            codes += [answer.code for answer in await redeem(engine, batch_id, 48)]
+    assert codes == [f"CODE{seq}" for seq in (*range(51, 101), *range(3, 51))]
