@@ -14,9 +14,9 @@ import asyncpg
 
 from issuer.storage.postgres import AnyConnection, Pool, PostgresUnavailableError
 
-_OID: Final = "SELECT oid::text FROM pg_database WHERE datname = current_database()"
-# The identifier of the cluster, which initdb draws. Some providers forbid the function.
-_SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"
+_IDENTITY: Final = "{system} || '/' || (SELECT oid::text FROM pg_database WHERE datname = current_database())"
+# The identifier of the cluster, which initdb draws.
+_SYSTEM: Final = "(SELECT system_identifier::text FROM pg_control_system())"
 _STORED: Final = "SELECT database FROM installation"
 
 
@@ -31,13 +31,22 @@ class CopiedDatabaseError(PostgresUnavailableError):
         )
 
 
-async def read_identity(connection: AnyConnection | Pool) -> str:
-    """Return the identity of the connected database, as far as it may be read: system identifier / database oid."""
+async def identity_sql(connection: AnyConnection | Pool) -> str:
+    """Return the expression for the identity of the connected database, as far as this role may read it.
+
+    The identity is system identifier / database oid. Some providers forbid to read the first.
+    """
+    expression = _IDENTITY.format(system=_SYSTEM)
     try:
-        system = await connection.fetchval(_SYSTEM)
+        await connection.fetchval(f"SELECT {expression}")
     except asyncpg.InsufficientPrivilegeError:
-        system = ""
-    return f"{system}/{await connection.fetchval(_OID)}"
+        return _IDENTITY.format(system="''")
+    return expression
+
+
+async def read_identity(connection: AnyConnection | Pool) -> str:
+    """Return the identity of the connected database."""
+    return str(await connection.fetchval(f"SELECT {await identity_sql(connection)}"))
 
 
 # Its first eight digits are the timeline.
@@ -59,8 +68,14 @@ def is_same(stored: str, found: str) -> bool:
     )
 
 
+def refuse_other(stored: str | None, found: str) -> None:
+    """Raise CopiedDatabaseError if the database with the identity `found` is not the one of the installation."""
+    if stored is not None and not is_same(stored, found):
+        raise CopiedDatabaseError(stored, found)
+
+
 async def refuse_copy(connection: AnyConnection | Pool) -> None:
     """Raise CopiedDatabaseError if another database is the one of the installation."""
     stored = await connection.fetchval(_STORED)
-    if stored is not None and not is_same(stored, found := await read_identity(connection)):
-        raise CopiedDatabaseError(stored, found)
+    if stored is not None:
+        refuse_other(stored, await read_identity(connection))

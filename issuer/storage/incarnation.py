@@ -22,7 +22,7 @@ import structlog
 from issuer.contract.events import EVENT_FORMAT
 from issuer.contract.keys import KEY_FORMAT
 from issuer.settings import Settings
-from issuer.storage.database_identity import CopiedDatabaseError, read_identity, refuse_copy
+from issuer.storage.database_identity import CopiedDatabaseError, identity_sql, read_identity, refuse_other
 from issuer.storage.floors import Floors, read_floors
 from issuer.storage.lineage import UNKNOWN_AMONG, Lineage, report_unknown
 from issuer.storage.migrate import SchemaError, check_schema
@@ -76,7 +76,7 @@ _ADOPT: Final = "UPDATE installation SET database = $1 WHERE database IS NULL"
 
 _REFRESH: Final = f"""
 SELECT id, epoch, run_id, max_backlog, (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS clock_ms,
-  incident, {UNKNOWN_AMONG.format(tokens="$1")} AS unknown
+  incident, {UNKNOWN_AMONG.format(tokens="$1")} AS unknown, database, {{identity}} AS identity
 FROM installation"""
 
 
@@ -105,6 +105,7 @@ class Incarnations:
         self.incident: str | None = None
         self.lineage = Lineage()
         self._restored = False
+        self._refresh_sql = ""
 
     @cached_property
     def installation_id(self) -> UUID:
@@ -135,7 +136,7 @@ class Incarnations:
         self._restored = restored
         if not restored:
             try:
-                await refuse_copy(self._postgres)
+                refuse_other(row["database"], database)
             except CopiedDatabaseError as error:
                 problems.append(str(error))
         if row["partitions"] != self._settings.partitions:
@@ -164,14 +165,16 @@ class Incarnations:
         tokens = self.lineage.tokens
         try:
             async with unavailable_translated(), self._postgres.acquire() as connection:
-                if not self._restored:
-                    await refuse_copy(connection)
+                if not self._refresh_sql:
+                    self._refresh_sql = _REFRESH.format(identity=await identity_sql(connection))
                 began_s = time.monotonic()
-                row = await connection.fetchrow(_REFRESH, tokens)
+                row = await connection.fetchrow(self._refresh_sql, tokens)
                 ended_s = time.monotonic()
+                if row is not None and not self._restored:
+                    refuse_other(row["database"], row["identity"])
                 if row is not None and row["unknown"]:
                     await report_unknown(connection, row["unknown"], f"a process on {socket.gethostname()}")
-                    row = await connection.fetchrow(_REFRESH, [])
+                    row = await connection.fetchrow(self._refresh_sql, [])
             if row is None:
                 return None
             self.watch.note_postgres(ClockReading.of(row["clock_ms"], began_s, ended_s))
@@ -183,7 +186,9 @@ class Incarnations:
             self._note_incident(str(error))
             raise
         except asyncpg.PostgresError as error:
-            # A missing table, a refused password, a standby: the pair is unknown for now, and the cause may pass.
+            # A missing table, a refused password, a standby: the pair is unknown for now, and the cause may pass. What
+            # this role may read can have changed as well.
+            self._refresh_sql = ""
             raise PostgresUnavailableError(f"{type(error).__name__}: {error}") from error
         return self.blessed
 
