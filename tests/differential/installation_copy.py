@@ -93,7 +93,12 @@ def copy_of(preloaded: Preloaded, postgres: PostgresServer, redis_url: str, name
         for key in redis.scan_iter(count=1_000):
             assert redis.copy(key, key, destination_db=str(number))
     settings = preloaded.settings.model_copy(
-        update={"database_url": SecretStr(postgres.url(database)), "redis_url": SecretStr(redis_url)}
+        update={
+            "database_url": SecretStr(postgres.url(database)),
+            "redis_url": SecretStr(redis_url),
+            # Another database does not know what the journals of this one remember.
+            "journal_dir": preloaded.settings.data_dir / database,
+        }
     )
     return InstallationCopy(name, settings)
 
