@@ -75,12 +75,13 @@ _ARRAYS: Final = (
 _COLUMNS: Final = "pool_id, seq, code, customer_id, at_ms, call_id, key_hash, api_key_id, epoch, serial, customer_text"
 _OF_CODES: Final = 11
 """The first columns of an event, those of a redemption: for most events the rest is not sent."""
-_CODE_EVENTS: Final = f"unnest({_ARRAYS}) AS e({_COLUMNS})"
+_CODE_EVENTS: Final = f"unnest({_ARRAYS}) WITH ORDINALITY AS e({_COLUMNS}, place)"
 _EVENTS: Final = f"unnest({_ARRAYS}, $12::int[], $13::text[]) WITH ORDINALITY AS e({_COLUMNS}, terms, order_id, place)"
 _AT: Final = "(timestamptz 'epoch' + e.at_ms * interval '1 millisecond')"
 
 # LATERAL … LIMIT 1 fixes the plan: one look-up by primary key per event, whatever the size of `codes` and its
-# statistics. ORDER BY prevents a deadlock of two workers that insert the same rows.
+# statistics. ORDER BY prevents a deadlock of two workers that insert the same rows. Of two events with one seq the
+# first counts: the receipt of a replay follows that of the grant and names the API key of the replay.
 _INSERT_REDEMPTIONS: Final = f"""
 WITH inserted AS (
   INSERT INTO redemptions
@@ -93,7 +94,7 @@ WITH inserted AS (
     SELECT batch_id, code FROM codes WHERE codes.pool_id = e.pool_id AND codes.seq = e.seq LIMIT 1
   ) c
   WHERE c.code = e.code
-  ORDER BY e.pool_id, e.seq
+  ORDER BY e.pool_id, e.seq, e.place
   ON CONFLICT (pool_id, seq) DO NOTHING
   RETURNING pool_id
 )
@@ -112,7 +113,7 @@ WITH inserted AS (
   ) t
   CROSS JOIN LATERAL (SELECT total FROM pools WHERE pools.id = e.pool_id LIMIT 1) p
   WHERE e.seq BETWEEN 1 AND p.total
-  ORDER BY e.pool_id, e.seq
+  ORDER BY e.pool_id, e.seq, e.place
   ON CONFLICT (pool_id, seq) DO NOTHING
   RETURNING pool_id
 )

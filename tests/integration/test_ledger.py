@@ -64,6 +64,15 @@ async def test_an_event_twice_in_one_call_is_a_duplicate(shop: LedgerShop) -> No
     assert (recorded.inserted, recorded.duplicates, recorded.anomalies) == (3, 3, 0)
 
 
+async def test_the_first_of_two_events_with_one_seq_counts(shop: LedgerShop) -> None:
+    """Receipts of a grant and of its replays may be recorded together; only the grant names the key that it was for."""
+    granted = issue(shop, 100)
+    replays = [replace(event, api_key_id=8) for event in reversed(granted)]
+    assert (await record_in_ledger(shop, granted + replays)).duplicates == 100
+    rows = await shop.stores.postgres.fetch("SELECT DISTINCT api_key_id FROM redemptions")
+    assert [row["api_key_id"] for row in rows] == [7]
+
+
 @pytest.mark.parametrize("field", ["customer_id", "call_id", "redeemed_at_ms"])
 async def test_other_content_of_a_seq_is_an_anomaly(shop: LedgerShop, field: str) -> None:
     first, other = issue(shop, 2)
