@@ -117,22 +117,8 @@ memory() {
 }
 
 destroy_and_restore() {
-  local backup servers out=/tmp/servers.out
-  backup=$(find /var/backups/issuer -mindepth 1 -name 'issuer-*Z' | sort | tail -1)
   rm -rf /var/lib/issuer/data
-  issuer up --servers-only >$out 2>/tmp/servers.err &
-  servers=$!
-  until grep -q 'export PATH' $out; do kill -0 $servers; sleep 0.2; done
-  (
-    eval "$(grep 'export PATH' $out)"
-    install -o issuer -g issuer -m 0600 "$backup"/*-key /var/lib/issuer/data/
-    pg_restore --dbname issuer --no-owner --no-privileges --exit-on-error --single-transaction "$backup/postgres.dump"
-    issuer migrate
-    issuer recover --restored
-    issuer audit verify
-  )
-  kill $servers
-  wait $servers
+  issuer restore "$(find /var/backups/issuer -mindepth 1 -maxdepth 1 -name 'issuer-*Z' | sort | tail -1)"
 }
 
 main

@@ -1,4 +1,4 @@
-"""A copy of an installation: what Postgres holds, and the files that are needed to read it. Redis is rebuilt from it.
+"""A copy of an installation: what Postgres holds, what it did not hold yet, and the files that are needed to read it.
 
 A backup is a directory of its own that only its owner can enter. It has its final name once it is complete and on disk.
 """
@@ -6,13 +6,10 @@ A backup is a directory of its own that only its owner can enter. It has its fin
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import shlex
 import shutil
-import signal
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,18 +17,31 @@ from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import SecretStr
 
 from issuer import __version__
-from issuer.embedded.binaries import MissingBinaryError, postgres_binaries
-from issuer.processes.launch import launch_command
+from issuer.backups.directory import (
+    DUMP,
+    MANIFEST,
+    RECEIPTS,
+    SETTINGS,
+    BackupError,
+    Manifest,
+    files_of,
+    flush,
+    write_checksums,
+    write_private,
+)
+from issuer.backups.programs import run_program
+from issuer.backups.receipts import copy_backlog, copy_journals
+from issuer.instants import show_instant
 from issuer.settings import Settings
+from issuer.storage.database_identity import RESTORE_MARKER
+from issuer.storage.incarnation import read_installation_id
+from issuer.storage.migrate import check_schema
+from issuer.storage.postgres import close_pool, connect_pool
 
-DUMP: Final = "postgres.dump"
-SETTINGS: Final = "settings.env"
-CHECKSUMS: Final = "SHA256SUMS"
 NAME: Final = re.compile(r"issuer-\d{8}T\d{6}\.\d{3}Z")
 """The name of a backup, in the order of time."""
 INCOMPLETE: Final = ".incomplete"
@@ -43,34 +53,32 @@ OF_ONE_PLACE: Final = frozenset(
 """Settings that a backup does not repeat: addresses of servers and directories; the secret key is a file of its own."""
 
 
-class BackupError(Exception):
-    """The installation was not backed up. The message says why; no incomplete backup has the name of a complete one."""
-
-
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A complete backup, and the older ones that were removed for it."""
+    """A complete backup, and the older ones that were removed for it.
+
+    `backlog`: the redemptions that waited in Redis for the ledger; None: Redis could not be read.
+    """
 
     path: Path
     size_bytes: int
+    backlog: int | None
     removed: tuple[Path, ...]
 
 
-def create_backup(settings: Settings, directory: Path, *, keep: int, secrets: Mapping[str, str]) -> Backup:
-    """Back up the database of `settings` into a new directory in `directory`, and keep the `keep` newest of them.
+async def create_backup(settings: Settings, directory: Path, *, keep: int, secrets: Mapping[str, str]) -> Backup:
+    """Back up the installation of `settings` into a new directory in `directory`, and keep the `keep` newest of them.
 
-    `secrets` are further files, by name. The installation may serve meanwhile: the dump is one snapshot. Killed at any
-    moment, it leaves at most an incomplete directory, which the next one removes. Call this from the main thread.
-    Raises BackupError.
+    `secrets` are further files, by name. The installation may serve meanwhile: everything that it answered before this
+    began is in the backup. Killed at any moment, it leaves at most an incomplete directory, which the next one
+    removes. Call this in the main thread. Raises BackupError, PostgresUnavailableError, SchemaError, InstallationError.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(directory):
-            for left in directory.glob(f"*{INCOMPLETE}"):
-                shutil.rmtree(left)
+        with _prepared(directory):
             new = directory / _name(datetime.now(UTC))
-            size = _write(settings, new, secrets)
-            return Backup(new, size, tuple(_remove_old(directory, new, keep)))
+            backlog = await _write(settings, new, secrets)
+            size = sum(path.stat().st_size for path in files_of(new))
+            return Backup(new, size, backlog, tuple(_remove_old(directory, new, keep)))
     except OSError as error:
         raise BackupError(f"cannot write to {directory}: {error.strerror or error}") from error
 
@@ -80,10 +88,14 @@ def _name(now: datetime) -> str:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _prepared(directory: Path) -> Iterator[None]:
+    """Create the directory, lock it until the block ends, and remove what a backup that was killed has left."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in directory.glob(f"*{INCOMPLETE}"):
+            shutil.rmtree(left)
         yield
     except BlockingIOError:
         raise BackupError(f"another backup is being written to {directory}") from None
@@ -91,68 +103,35 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _write(settings: Settings, new: Path, secrets: Mapping[str, str]) -> int:
-    """Write a backup and return its size in bytes."""
-    incomplete = new.with_name(new.name + INCOMPLETE)
-    incomplete.mkdir(mode=0o700)
+async def _write(settings: Settings, new: Path, secrets: Mapping[str, str]) -> int | None:
+    """Write a backup and return the redemptions in its backlog."""
+    postgres = await connect_pool(settings, size=1)
     try:
-        _dump(settings, incomplete / DUMP)
-        for name, text in {SETTINGS: settings_text(settings), **secrets}.items():
-            _write_private(incomplete / name, text)
-        files = sorted(incomplete.iterdir())
-        _write_private(incomplete / CHECKSUMS, "".join(f"{_sha256(path)}  {path.name}\n" for path in files))
-        for path in (*files, incomplete):
-            _flush(path)
+        await check_schema(postgres)
+        installation = await read_installation_id(postgres)
+    finally:
+        await close_pool(postgres)
+    incomplete = new.with_name(new.name + INCOMPLETE)
+    (incomplete / RECEIPTS).mkdir(mode=0o700, parents=True)
+    incomplete.chmod(0o700)
+    try:
+        copy_journals(settings.journals, installation, incomplete / RECEIPTS)
+        backlog = await copy_backlog(settings, installation, incomplete / RECEIPTS)
+        # Last: see `issuer.backups.receipts`.
+        await run_program(
+            "pg_dump", settings, "--format=custom", f"--lock-wait-timeout={LOCK_WAIT_MS}",
+            f"--exclude-table={RESTORE_MARKER}", f"--file={incomplete / DUMP}",
+        )  # fmt: skip
+        manifest = Manifest(installation, settings.partitions, show_instant(datetime.now(UTC)), backlog)
+        for name, text in {MANIFEST: manifest.to_json(), SETTINGS: settings_text(settings), **secrets}.items():
+            write_private(incomplete / name, text.encode())
+        write_checksums(incomplete)
         incomplete.rename(new)
-        _flush(new.parent)
+        flush(new.parent)
     finally:
         # Gone already when it is complete.
         shutil.rmtree(incomplete, ignore_errors=True)
-    return sum(path.stat().st_size for path in new.iterdir())
-
-
-def _dump(settings: Settings, file: Path) -> None:
-    url, environment = without_password(settings.as_owner().database_url.get_secret_value())
-    command = [pg_dump(), "--format=custom", "--no-password", f"--lock-wait-timeout={LOCK_WAIT_MS}"]
-    done = subprocess.run(
-        launch_command([*command, f"--file={file}", f"--dbname={url}"], death_signal=signal.SIGTERM),
-        env=os.environ | {"PGAPPNAME": "issuer backup", **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        umask=0o077,
-    )
-    if done.returncode != 0:
-        raise BackupError(done.stderr.strip() or f"pg_dump ended with the status {done.returncode}")
-
-
-def pg_dump() -> str:
-    """Return the path of pg_dump: that of the Postgres wheel, or of PATH. Raises BackupError.
-
-    A server that is newer than pg_dump refuses it, so the wheel's, which is newer than most, comes first.
-    """
-    try:
-        return str(postgres_binaries() / "pg_dump")
-    except MissingBinaryError as error:
-        found = shutil.which("pg_dump")
-        if found is None:
-            raise BackupError(f"there is no pg_dump on the PATH, and {error}") from error
-        return found
-
-
-def without_password(url: str) -> tuple[str, dict[str, str]]:
-    """Return a Postgres URL without its password, and the environment that gives it to libpq.
-
-    Arguments of a process can be read by every user of the machine.
-    """
-    parts = urlsplit(url)
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    user, _, password = credentials.partition(":")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    password = options.pop("password", "") or unquote(password)
-    query = urlencode(options, quote_via=quote)
-    bare = f"{parts.scheme}://{user}{at}{hosts}{parts.path}" + (f"?{query}" if query else "")
-    return bare, {"PGPASSWORD": password} if password else {}
+    return backlog
 
 
 def settings_text(settings: Settings) -> str:
@@ -167,24 +146,6 @@ def settings_text(settings: Settings) -> str:
         if value is not None:
             lines.append(f"ISSUER_{name.upper()}={shlex.quote(str(value))}")
     return "\n".join(lines) + "\n"
-
-
-def _write_private(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_old(directory: Path, new: Path, keep: int) -> Iterator[Path]:

@@ -35,6 +35,7 @@ MODULES: Final = {
     "audit": "audit",
     "maintenance": "maintenance",
     "backup": "backup",
+    "restore": "backup",
     "recover": "recover",
     "doctor": "recover",
     "max-backlog": "recover",

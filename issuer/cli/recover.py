@@ -215,6 +215,9 @@ def release(
 
 def replay(
     directory: Path | None = typer.Argument(None, help="Directory of the journals; default: ISSUER_JOURNAL_DIR."),
+    restored: bool = typer.Option(
+        False, "--restored", help="Postgres was restored or went back since they were written: that is no incident."
+    ),
     as_json: bool = AS_JSON,
 ) -> None:
     """Record the receipts of this host's dead processes in the ledger. Safe to repeat.
@@ -238,7 +241,8 @@ def replay(
             installation = await read_installation_id(postgres)
         finally:
             await close_pool(postgres)
-        return await settle_dead(settings.model_copy(update={"journal": "on", "journal_dir": path}), installation)
+        found = settings.model_copy(update={"journal": "on", "journal_dir": path})
+        return await settle_dead(found, installation, restored=restored)
 
     recorded = run_plain(work, settings=settings)
     if as_json:

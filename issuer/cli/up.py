@@ -14,9 +14,6 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def up(
         demo: bool = typer.Option(False, "--demo", help="Create a small demo batch, once."),
-        servers_only: bool = typer.Option(
-            False, "--servers-only", help="Run Redis and Postgres without the service: to restore a backup."
-        ),
         data_dir: Path | None = typer.Option(None, help="Data directory [ISSUER_DATA_DIR, .issuer]."),
         host: str | None = typer.Option(None, help="Address to listen on [ISSUER_HOST, 127.0.0.1]."),
         port: int | None = typer.Option(None, help="Port to listen on; 0: a free one [ISSUER_PORT, 8000]."),
@@ -25,10 +22,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run Redis, Postgres, the HTTP service and the sync worker until Ctrl-C."""
         settings = environment_settings(data_dir=data_dir, host=host, port=port, workers=workers, auth=auth)
-        _run(settings, demo=demo, servers_only=servers_only)
+        _run(settings, demo=demo)
 
 
-def _run(settings: Settings, *, demo: bool, servers_only: bool) -> None:
+def _run(settings: Settings, *, demo: bool) -> None:
     from issuer.cli.output import run_plain
     from issuer.embedded.binaries import MissingBinaryError
     from issuer.embedded.datadir import DataDirectoryError
@@ -41,7 +38,7 @@ def _run(settings: Settings, *, demo: bool, servers_only: bool) -> None:
         configure_logs(settings.log_level, name="up")
         warn_of_unknown_variables()
         try:
-            await Supervisor(settings, demo=demo, servers_only=servers_only).run()
+            await Supervisor(settings, demo=demo).run()
         except PortInUseError as error:
             raise CommandError(
                 str(error), hint='choose another port: issuer up --port 9000, or make up ARGS="--port 9000"'

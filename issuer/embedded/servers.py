@@ -216,10 +216,6 @@ class EmbeddedPostgres:
         roles = {"database_url": self._roles[0], "worker_database_url": self._roles[1], "owner_database_url": OWNER}
         return {name: SecretStr(self._url(DATABASE, role)) for name, role in roles.items()}
 
-    def client_environment(self) -> dict[str, str]:
-        """Return what makes psql and pg_restore find the database, with the role that owns the tables."""
-        return {"PGHOST": str(self._sockets), "PGDATABASE": DATABASE, "PGUSER": OWNER}
-
     def _launch(self, user: str | None, program: str, data: Path, *options: str) -> list[str]:
         argv: list[str | Path] = [reachable_postgres(user) / program, "-D", data, *options]
         return launch_command(argv, death_signal=self.stop_signal, user=user, directories=[data, self._sockets])

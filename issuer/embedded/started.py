@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +11,6 @@ from typing import Final
 import structlog
 
 from issuer.contract.outcomes import Outcome
-from issuer.embedded.binaries import postgres_binaries
 from issuer.http.metrics.exposition import OF_COUPON
 from issuer.http.metrics.tally import read_tallies
 from issuer.settings import Settings
@@ -59,16 +56,6 @@ def print_started(started: StartedInstallation, settings: Settings) -> None:
         lines += ["", "Redeem a code:", "", f"  {started.curl}"]
     else:
         lines += ["", "There is no batch to redeem from yet: issuer preload codes.csv --batch-name 'First'"]
-    print(*lines, "", "Ctrl-C stops everything.", "", sep="\n", flush=True)
-
-
-def print_servers(environment: Mapping[str, str] | None) -> None:
-    """Print to stdout and flush: the servers run without the service. `environment` is of the programs of Postgres."""
-    lines = ["", "Redis and Postgres are running, the service is not."]
-    if environment is not None:
-        words = [f"PATH={shlex.quote(str(postgres_binaries()))}:$PATH"]
-        words += [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
-        lines += ["For pg_restore and psql in a second terminal:", "", f"  export {' '.join(words)}"]
     print(*lines, "", "Ctrl-C stops everything.", "", sep="\n", flush=True)
 
 

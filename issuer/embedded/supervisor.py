@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.embedded.servers import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, rotate_log
-from issuer.embedded.started import StartedInstallation, log_issued, print_servers, print_started
+from issuer.embedded.started import StartedInstallation, log_issued, print_started
 from issuer.instants import show_instant
 from issuer.processes.api import ListenError, api_spec, listen, shared_metrics, url_of
 from issuer.processes.children import Child, ChildError, ChildSpec
@@ -41,18 +41,16 @@ class Supervisor:
     """One `issuer up`. A server that ISSUER_REDIS_URL or ISSUER_DATABASE_URL names replaces an embedded one.
 
     Start: Postgres and Redis together, migration, blessing, demo batch, API, worker. Stop in reverse: the API first, so
-    that nothing new is redeemed, then the worker after its current batch, then the servers. With `servers_only` the
-    servers run and nothing else, on whatever data: a restore fills them.
+    that nothing new is redeemed, then the worker after its current batch, then the servers.
     """
 
-    def __init__(self, settings: Settings, *, demo: bool, servers_only: bool = False) -> None:
+    def __init__(self, settings: Settings, *, demo: bool = False) -> None:
         from issuer.embedded.demo import CLIENT_ID
 
         if demo and settings.default_client is None:
             settings = settings.model_copy(update={"default_client": str(CLIENT_ID)})
         self._settings = settings
         self._demo = demo
-        self._servers_only = servers_only
         self._directory = DataDirectory(settings.data_dir)
         self._servers: list[Child] = []
         self._postgres: EmbeddedPostgres | None = None
@@ -67,6 +65,20 @@ class Supervisor:
 
         Raises DataDirectoryError, ListenError, ChildError and the errors of the stores, also with everything stopped.
         """
+        await self._run(self._start)
+
+    async def run_with_servers(self, work: Callable[[Settings], Awaitable[None]]) -> None:
+        """Run `work` with the settings of the servers, which run without the service until it is done.
+
+        A signal that ends `run` cancels it. Raises what `run` raises, and the errors of the work.
+        """
+
+        async def start() -> None:
+            await work(await self._start_servers())
+
+        await self._run(start)
+
+    async def _run(self, start: Callable[[], Awaitable[StartedInstallation | None]]) -> None:
         loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
         stop = asyncio.Event()
@@ -74,14 +86,11 @@ class Supervisor:
             loop.add_signal_handler(number, stop.set)
         self._directory.acquire()
         stopped = asyncio.create_task(stop.wait(), name="stop")
-        start = self._start_only_servers() if self._servers_only else self._start()
-        starting = asyncio.create_task(start, name="start")
+        starting = asyncio.ensure_future(start())
         try:
             if await self._first(starting, stopped) is not starting:
                 return
-            if (started := starting.result()) is None:
-                await self._first(stopped)
-            else:
+            if (started := starting.result()) is not None:
                 print_started(started, self._settings)
                 assert self._metrics is not None
                 logging = asyncio.create_task(log_issued(self._metrics), name="log-issued")
@@ -105,11 +114,6 @@ class Supervisor:
         if self._failed in done:
             raise self._failed.result()
         return next(task for task in tasks if task in done)
-
-    async def _start_only_servers(self) -> None:
-        settings = await self._start_servers()
-        self._announce(settings, url="")
-        print_servers(None if self._postgres is None else self._postgres.client_environment())
 
     async def _start(self) -> StartedInstallation:
         self._listener = await self._listen()
@@ -265,7 +269,6 @@ class Supervisor:
             await asyncio.gather(*(child.stop() for child in children))
         if self._listener is not None:
             self._listener.close()
-        if self._listener is not None or self._servers_only:
             self._directory.withdraw()
         if self._servers:
             log.info("stopped")

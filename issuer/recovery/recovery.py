@@ -37,6 +37,7 @@ from issuer.recovery.inspection import (
     judge,
 )
 from issuer.recovery.lock import HeldLink
+from issuer.recovery.restored import distrust_rows
 from issuer.recovery.serials import behind, see_recorded, see_states, store_bases
 from issuer.recovery.survey import BlessedServer, InstallationState, Survey, read_installation, read_last_blessed
 from issuer.registration.registrations import find_open, register_recovery
@@ -98,9 +99,11 @@ class RecoveryOptions:
 _WAS_REPLACED: Final = """
 SELECT EXISTS (SELECT FROM incarnations WHERE run_id = $1 AND epoch < (SELECT max(epoch) FROM incarnations))"""
 
-# During an incident Postgres may have forgotten epochs: none that a process or a journal has is assigned again.
+# A restored Postgres may have forgotten epochs. None that a process or a journal has is assigned again, also when the
+# same copy is restored twice: the time in seconds is above all of them.
 _FENCE: Final = """
-UPDATE installation SET epoch = greatest(epoch, $2) + CASE WHEN incident IS NULL THEN 1 ELSE 1000 END,
+UPDATE installation SET
+  epoch = greatest(greatest(epoch, $2) + 1, CASE WHEN $3 THEN extract(epoch FROM clock_timestamp())::bigint END),
   run_id = NULL, recovering = $1, incident = NULL
 WHERE $3 OR incident IS NULL RETURNING epoch, max_backlog"""
 
@@ -247,6 +250,9 @@ class Recovery:
     async def _decide(self, survey: Survey) -> RecoveryDecision:
         finding = await self._judge(survey)
         stopped = survey.installation.decision
+        if self._options.restored and survey.installation.incident:
+            # What was decided in an earlier state of this Postgres was carried out, and more was issued since.
+            stopped = None
         decision = stopped.continued(finding) if stopped else RecoveryDecision(finding.verdict, finding.reasons)
         rebuilds = decision.rebuild or self._options.rebuilds(survey.installation.epoch)
         return replace(decision, rebuild=rebuilds)
@@ -370,6 +376,7 @@ class Recovery:
                         raise IncidentError("an incident began during this recovery; see `issuer status`")
                     if accepts:
                         await accept_unknown(self._postgres, self._all_tokens(survey))
+                        await distrust_rows(self._postgres)
                         await self._postgres.execute(_ADOPT, database)
                     token = await new_token(self._postgres, TokenKind.FENCE)
                 return row["epoch"], row["max_backlog"], token

@@ -15,7 +15,7 @@ from issuer.journal.segments import are_recorded, find_recorded, read_columns, s
 from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.registration.registrations import EVERY_EPOCH, settle
 from issuer.settings import Settings
-from issuer.storage.lineage import Lineage, TokenKind, new_token, refuse_incident, refuse_unknown
+from issuer.storage.lineage import Lineage, TokenKind, accept_unknown, new_token, refuse_incident, refuse_unknown
 from issuer.storage.postgres import AnyConnection, Connection, own_connection
 
 log = structlog.get_logger()
@@ -42,12 +42,14 @@ async def replay(connection: AnyConnection, journal: Path) -> RecordResult:
     return total
 
 
-async def settle_dead(settings: Settings, installation: UUID, refused: set[Path] | None = None) -> RecordResult:
+async def settle_dead(
+    settings: Settings, installation: UUID, refused: set[Path] | None = None, *, restored: bool = False
+) -> RecordResult:
     """Replay the journals of this host's dead processes, and settle their registrations. A repetition changes nothing.
 
     A journal of another boot may lack its end, so its registrations stay open. So do those of one with receipts that
     cannot be recorded: it is kept, and added to `refused`, whose journals are left alone. Raises IncidentError, also
-    when Postgres does not know a token that the journals keep.
+    when Postgres does not know a token that the journals keep, unless it was `restored`, as an operator knows.
     """
     total = RecordResult()
     if settings.journals is None:
@@ -58,7 +60,10 @@ async def settle_dead(settings: Settings, installation: UUID, refused: set[Path]
             return total
         async with own_connection(settings, timeout_s=REPLAY_TIMEOUT_S) as connection:
             tokens = find_tokens(settings.journals, installation)
-            await refuse_unknown(connection, tokens, f"the receipt journals of {host_name()}")
+            if restored:
+                await accept_unknown(connection, tokens)
+            else:
+                await refuse_unknown(connection, tokens, f"the receipt journals of {host_name()}")
             for journal in journals:
                 if not await _settle_dead(connection, journal, total) and refused is not None:
                     refused.add(journal.directory)

@@ -17,7 +17,13 @@ from issuer.storage.postgres import AnyConnection, Pool, PostgresUnavailableErro
 _IDENTITY: Final = "{system} || '/' || (SELECT oid::text FROM pg_database WHERE datname = current_database())"
 # The identifier of the cluster, which initdb draws.
 _SYSTEM: Final = "(SELECT system_identifier::text FROM pg_control_system())"
-_STORED: Final = "SELECT database FROM installation"
+
+RESTORE_MARKER: Final = "restore_progress"
+"""A table that exists while `issuer restore` fills the database: it is a copy then, whatever its identity."""
+_BEING_RESTORED: Final = "being restored"
+STORED_SQL: Final = f"CASE WHEN to_regclass('{RESTORE_MARKER}') IS NULL THEN database ELSE '{_BEING_RESTORED}' END"
+"""The expression over the installation for what `refuse_other` takes."""
+_STORED: Final = f"SELECT {STORED_SQL} FROM installation"
 
 
 class CopiedDatabaseError(PostgresUnavailableError):
@@ -25,9 +31,11 @@ class CopiedDatabaseError(PostgresUnavailableError):
 
     def __init__(self, stored: str, found: str) -> None:
         super().__init__(
-            f"this database ({found}) is a copy of the one of this installation ({stored}), which may still be in use."
-            " Correct ISSUER_DATABASE_URL; or, if the copy is to take its place, run `issuer recover --restored`, and"
-            " never again use the other one with this Redis"
+            "this database is being restored: repeat `issuer restore` to finish that"
+            if stored == _BEING_RESTORED
+            else f"this database ({found}) is a copy of the one of this installation ({stored}), which may still be in"
+            " use. Correct ISSUER_DATABASE_URL; or, if the copy is to take its place, run `issuer recover --restored`,"
+            " and never again use the other one with this Redis"
         )
 
 
@@ -70,7 +78,7 @@ def is_same(stored: str, found: str) -> bool:
 
 def refuse_other(stored: str | None, found: str) -> None:
     """Raise CopiedDatabaseError if the database with the identity `found` is not the one of the installation."""
-    if stored is not None and not is_same(stored, found):
+    if stored is not None and (stored == _BEING_RESTORED or not is_same(stored, found)):
         raise CopiedDatabaseError(stored, found)
 
 

@@ -22,7 +22,14 @@ import structlog
 from issuer.contract.events import EVENT_FORMAT
 from issuer.contract.keys import KEY_FORMAT
 from issuer.settings import Settings
-from issuer.storage.database_identity import CopiedDatabaseError, identity_sql, read_identity, refuse_other
+from issuer.storage.database_identity import (
+    STORED_SQL,
+    CopiedDatabaseError,
+    identity_sql,
+    read_identity,
+    refuse_copy,
+    refuse_other,
+)
 from issuer.storage.floors import Floors, read_floors
 from issuer.storage.lineage import UNKNOWN_AMONG, Lineage, report_unknown
 from issuer.storage.migrate import SchemaError, check_schema
@@ -76,7 +83,8 @@ _ADOPT: Final = "UPDATE installation SET database = $1 WHERE database IS NULL"
 
 _REFRESH: Final = f"""
 SELECT id, epoch, run_id, max_backlog, (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS clock_ms,
-  incident, {UNKNOWN_AMONG.format(tokens="$1")} AS unknown, database, {{identity}} AS identity
+  incident, {UNKNOWN_AMONG.format(tokens="$1")} AS unknown,
+  {STORED_SQL} AS database, {{identity}} AS identity
 FROM installation"""
 
 
@@ -136,7 +144,7 @@ class Incarnations:
         self._restored = restored
         if not restored:
             try:
-                refuse_other(row["database"], database)
+                await refuse_copy(self._postgres)
             except CopiedDatabaseError as error:
                 problems.append(str(error))
         if row["partitions"] != self._settings.partitions:

@@ -50,6 +50,8 @@ ANSWER_LOCK: Final = 0x1554000B
 """Of one Idempotency-Key of administrative requests: held by the transaction of the act."""
 COUPON_LOCK: Final = 0x1554000C
 """Of one code of a client, without its case: held by the transaction that creates a coupon with it."""
+RESTORE_LOCK: Final = 0x1554000D
+"""Held by the session that restores a backup."""
 
 UNAVAILABLE: Final = (
     OSError,

@@ -1,11 +1,18 @@
-"""What a backup passes to pg_dump, and the settings that it repeats."""
+"""What a backup passes to pg_dump, the settings that it repeats, and which backup is not restored."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
 
-from issuer.backups.backup import settings_text, without_password
+from issuer.backups.backup import settings_text
+from issuer.backups.directory import BackupError, Manifest, open_backup, write_checksums, write_private
+from issuer.backups.programs import without_password
 from issuer.settings import Auth, Settings
 
 
@@ -33,3 +40,47 @@ def test_the_settings_are_those_that_were_given_without_addresses() -> None:
     assert text.splitlines()[1:2] == ["ISSUER_AUTH=off"]
     assert "ISSUER_PARTITIONS=8" in text
     assert "ISSUER_DEFAULT_CLIENT='band '\"'\"'n'\"'\"' co'" in text
+
+
+MANIFEST = Manifest(UUID(int=1), 4, "2026-01-01T00:00:00Z", 0)
+
+
+def written(path: Path, manifest: Manifest) -> Path:
+    path.mkdir()
+    write_private(path / "backup.json", manifest.to_json().encode())
+    write_private(path / "postgres.dump", b"dump")
+    write_checksums(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: (path / "postgres.dump").write_bytes(b"dumb"), "not as they were written: postgres.dump"),
+        (lambda path: (path / "postgres.dump").unlink(), "the files differ: postgres.dump"),
+        (lambda path: (path / "more").touch(), "the files differ: more"),
+        (lambda path: (path / "SHA256SUMS").unlink(), "not a complete backup"),
+        (lambda path: (path / "SHA256SUMS").write_text("no sums"), "unreadable line"),
+    ],
+)
+def test_a_damaged_backup_is_not_opened(tmp_path: Path, damage: Callable[[Path], object], reason: str) -> None:
+    backup = written(tmp_path / "backup", MANIFEST)
+    assert open_backup(backup).manifest == MANIFEST
+    damage(backup)
+    with pytest.raises(BackupError, match=reason):
+        open_backup(backup)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (replace(MANIFEST, version="99.0.0"), "version 99.0.0 has made it"),
+        (replace(MANIFEST, schema="9999"), "install that one"),
+        (replace(MANIFEST, event_format=99), "install that one"),
+        (replace(MANIFEST, format=2), "it has format 2, this version reads format 1"),
+        (replace(MANIFEST, key_format=1), "it has key format 1"),
+    ],
+)
+def test_a_backup_of_another_version_is_not_opened(tmp_path: Path, manifest: Manifest, reason: str) -> None:
+    with pytest.raises(BackupError, match=reason):
+        open_backup(written(tmp_path / "backup", manifest))
