@@ -64,7 +64,8 @@ WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v
 _SESSIONS: Final = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'issuer%'"""
-_MARK: Final = f"CREATE TABLE {RESTORE_MARKER} AS SELECT $1::text AS backup, false AS is_loaded"
+_CREATE_MARK: Final = f"CREATE TABLE {RESTORE_MARKER} (backup text NOT NULL, is_loaded boolean NOT NULL DEFAULT false)"
+_MARK: Final = f"INSERT INTO {RESTORE_MARKER} (backup) VALUES ($1)"
 _READ_MARK: Final = f"SELECT backup, is_loaded FROM {RESTORE_MARKER}"
 _LOADED: Final = f"UPDATE {RESTORE_MARKER} SET is_loaded = true"
 # What a recovery had decided and an operator had to decide when the backup was made is history.
@@ -146,7 +147,9 @@ async def _begin(connection: Connection, settings: Settings, backup: BackupDirec
         raise BackupError("the database has data: a backup is restored into an empty one, and nothing is overwritten")
     if installations := await _installations_in_redis(settings):
         raise BackupError(f"Redis has data of the installation {', '.join(installations)}: use an empty one")
-    await connection.execute(_MARK.replace("$1", f"'{backup.mark}'"))
+    async with connection.transaction():
+        await connection.execute(_CREATE_MARK)
+        await connection.execute(_MARK, backup.mark)
     return False
 
 
