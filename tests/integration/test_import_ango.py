@@ -233,7 +233,7 @@ async def test_pools_that_a_killed_import_has_taken_back_are_opened_before_their
         assert there is not None
         assert (there.issued, there.codes) == (11, [])
     else:
-        await stores.guardian.check(RecoveryOptions(restored=True))
+        await stores.guardian.check(RecoveryOptions(margin=1))
         assert await pool_in_redis(stores, BATCH, A) is None
         await until_status(api, "/readyz", 200)
     assert await top_up(stores) == 9
