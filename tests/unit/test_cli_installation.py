@@ -18,7 +18,7 @@ from issuer.cli.output import find_installation, start_hint
 from issuer.embedded.datadir import DataDirectory, RunningInstallation
 from issuer.settings import load_settings
 
-WITHOUT_INSTALLATION: Final = {("up",), ("serve",), ("secrets", "new-key")}
+WITHOUT_INSTALLATION: Final = {("up",), ("serve",), ("restore",), ("secrets", "new-key")}
 """Commands that start one, or need none."""
 NO_JSON: Final = {
     ("up",),
