@@ -59,6 +59,8 @@ _UNKNOWN: Final = f"SELECT {UNKNOWN_AMONG.format(tokens='$1')}"
 _REPORT: Final = """
 INSERT INTO lineage (token, kind) SELECT t, 'unknown' FROM unnest($1::uuid[]) AS t ON CONFLICT DO NOTHING"""
 _BEGIN_INCIDENT: Final = "UPDATE installation SET incident = $1 WHERE incident IS NULL"
+_INCIDENT: Final = "SELECT incident FROM installation"
+_LOCK_INSTALLATION: Final = "SELECT FROM installation FOR UPDATE"
 _ACCEPT: Final = """
 WITH reported AS (UPDATE lineage SET kind = 'accepted' WHERE kind = 'unknown')
 INSERT INTO lineage (token, kind) SELECT DISTINCT t, 'accepted' FROM unnest($1::uuid[]) AS t ON CONFLICT DO NOTHING"""
@@ -109,21 +111,28 @@ async def new_token(connection: AnyConnection, kind: TokenKind) -> UUID:
     return UUID(bytes=token.bytes)
 
 
-async def find_unknown(connection: AnyConnection | Pool, tokens: Sequence[UUID]) -> list[UUID]:
+async def find_unknown(connection: AnyConnection, tokens: Sequence[UUID]) -> list[UUID]:
     """Return those tokens that this Postgres does not know."""
     return list(await connection.fetchval(_UNKNOWN, tokens)) if tokens else []
 
 
-async def report_unknown(connection: AnyConnection | Pool, tokens: Sequence[UUID], holder: str) -> str:
+async def report_unknown(connection: AnyConnection, tokens: Sequence[UUID], holder: str) -> str:
     """Begin an incident, outside of any transaction: Postgres does not know these tokens. Return its text.
 
-    `holder`: what has the tokens, in words for an operator.
+    `holder`: what has the tokens, in words for an operator. An operator may have accepted them since they were looked
+    for: then there is none, and the next look finds them known.
     """
     await connection.execute(_REPORT, tokens)
-    return await begin_incident(connection, _LOST_COMMIT.format(holder=holder))
+    text = _LOST_COMMIT.format(holder=holder)
+    async with connection.transaction():
+        if stored := await connection.fetchval(_INCIDENT):
+            return str(stored)
+        # An operator's command that accepts tokens holds this lock until the commit, which only a later statement sees.
+        await connection.execute(_LOCK_INSTALLATION)
+        return await begin_incident(connection, text) if await find_unknown(connection, tokens) else text
 
 
-async def refuse_unknown(connection: AnyConnection | Pool, tokens: Sequence[UUID], holder: str) -> None:
+async def refuse_unknown(connection: AnyConnection, tokens: Sequence[UUID], holder: str) -> None:
     """Begin an incident and raise IncidentError if this Postgres does not know these tokens.
 
     Outside of any transaction. What the same connection commits next is the work of a Postgres that knows them.
@@ -136,7 +145,7 @@ async def begin_incident(connection: AnyConnection | Pool, text: str) -> str:
     """Store an incident, unless there is one. Return the text of the one that is stored."""
     if count_of(await connection.execute(_BEGIN_INCIDENT, text)):
         log.error("incident: an operator must decide", incident=text)
-    return await connection.fetchval("SELECT incident FROM installation") or text
+    return await connection.fetchval(_INCIDENT) or text
 
 
 async def refuse_incident(connection: AnyConnection) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -22,7 +20,6 @@ from issuer.batches.store import change_batch
 from issuer.contract.events import Redemption
 from issuer.contract.keys import partition_keys
 from issuer.contract.outcomes import Outcome
-from issuer.embedded.binaries import server_user
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
 from issuer.ledger.record import record_redemptions
@@ -37,7 +34,15 @@ from issuer.settings import Settings
 from issuer.storage.database_identity import CopiedDatabaseError, is_same, read_identity
 from issuer.storage.grants import Process
 from issuer.storage.incarnation import InstallationError
-from issuer.storage.lineage import IncidentError, TokenKind, begin_incident, new_token, remove_expired_tokens
+from issuer.storage.lineage import (
+    IncidentError,
+    TokenKind,
+    accept_unknown,
+    begin_incident,
+    new_token,
+    remove_expired_tokens,
+    report_unknown,
+)
 from issuer.storage.postgres import close_pool, connect_pool
 from issuer.storage.redis_link import NotReadyError
 from sync_worker.reader import StreamReader
@@ -52,7 +57,9 @@ from tests.support.recovery import (
     drain,
     engine_of,
     kill_unheard,
+    lose_data,
     make_batch,
+    ready,
     redeem,
     seqs,
     until,
@@ -60,6 +67,7 @@ from tests.support.recovery import (
 )
 from tests.support.rollback import copy_tables, go_back
 from tests.support.servers import PostgresServer, RedisServer
+from tests.support.standby import lagging_standby
 
 WENT_BACK = "Postgres went back in time"
 FIVE_EACH = BatchChanges(rules=parse_rules({"maxpercustomer": 5}))
@@ -268,6 +276,43 @@ async def test_no_process_registers_or_begins_during_an_incident(journal_setting
             await asyncio.gather(early.aclose(), late.aclose())
 
 
+async def test_what_an_operator_has_accepted_begins_no_incident_again(own_settings: Settings) -> None:
+    """A process has looked for a token before the decision of the operator, and objects behind it."""
+    async with open_stores(own_settings) as stores:
+        token = uuid.uuid4()
+        async with stores.postgres.acquire() as process, stores.postgres.acquire() as operator:
+            async with operator.transaction():
+                await operator.execute("UPDATE installation SET run_id = run_id")
+                objects = asyncio.create_task(report_unknown(process, [token], "a process"))
+                while not await stores.postgres.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                    assert not objects.done()
+                await accept_unknown(operator, [])
+            await objects
+            assert await stores.postgres.fetchval("SELECT incident FROM installation") is None
+            assert WENT_BACK in await report_unknown(process, [token, uuid.uuid4()], "a process")
+        assert WENT_BACK in await stores.postgres.fetchval("SELECT incident FROM installation")
+
+
+async def test_an_epoch_before_the_last_one_is_never_used_again(
+    journal_settings: Settings, own_redis: RedisServer
+) -> None:
+    """Neither by a process nor by a recovery, whatever Postgres says. All tokens are known."""
+    async with open_stores(journal_settings) as stores:
+        await make_batch(stores, 10)
+        engine = Engine(journal_settings, stores.incarnations)
+        await engine.start()
+        registrar = Registrar(journal_settings, stores.postgres, stores.incarnations, engine)
+        async with registrar.registered():
+            await ready(engine)
+            await lose_data(own_redis, stores, engine)
+            await stores.postgres.execute("UPDATE installation SET epoch = 1")
+            await until(lambda: "Postgres went back to epoch 1" in registrar.trouble)
+            with pytest.raises(IncidentError, match="Redis is ahead of Postgres"):
+                await stores.guardian.check()
+            await stores.postgres.execute("UPDATE installation SET epoch = 2")
+        await engine.aclose()
+
+
 async def test_tokens_are_kept_for_as_long_as_they_may_be_met(own_settings: Settings) -> None:
     async with open_stores(own_settings) as stores:
         async with stores.postgres.acquire() as connection:
@@ -353,21 +398,6 @@ async def test_an_identity_is_compared_as_far_as_it_may_be_read(own_settings: Se
     assert is_same("7/16384", "/16384")
     assert not is_same("7/16384", "8/16384")
     assert not is_same("7/16384", "7/16385")
-
-
-def lagging_standby(primary: PostgresServer, directory: Path) -> PostgresServer:
-    """A standby, not yet started, that got nothing after this moment. Its start promotes it: it has a new timeline."""
-    standby = PostgresServer(directory)
-    directory.mkdir(exist_ok=True)
-    standby.data.mkdir(mode=0o700)
-    if (user := server_user(standby.data)) is not None:
-        shutil.chown(standby.data, user)
-    program, url = standby.programs / "pg_basebackup", primary.url()
-    command = standby._launch(program, "--checkpoint=fast", "--no-sync", "-d", url, "-D", standby.data)
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    (standby.data / "recovery.signal").touch()
-    standby.options |= {"restore_command": "false", "hot_standby": "off"}
-    return standby
 
 
 @pytest.mark.long
