@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.faults import coupon_faults, data_faults, network_faults, process_faults, recovery_faults, redis_faults
+from tests.faults import (
+    clock_faults,
+    coupon_faults,
+    data_faults,
+    gone_back_faults,
+    lost_redis_faults,
+    network_faults,
+    process_faults,
+    recovery_faults,
+    redis_faults,
+    store_limits_faults,
+)
 
-LOADED: Final = (coupon_faults, redis_faults, data_faults, process_faults, network_faults, recovery_faults)
+LOADED: Final = (
+    clock_faults, coupon_faults, data_faults, gone_back_faults, lost_redis_faults, network_faults, process_faults,
+    recovery_faults, redis_faults, store_limits_faults,
+)  # fmt: skip

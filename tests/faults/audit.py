@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from issuer.contract.keys import batch_keys, partition_keys, partition_of
+from issuer.contract.keys import batch_keys, partition_of
 from issuer.contract.outcomes import COUPON_HTTP, HTTP
 from issuer.coupons.uses import parse_consumption_id
 from tests.faults.postgres_state import PostgresState, read_state
@@ -94,14 +94,9 @@ def _check_liveness(world: FaultWorld, findings: Findings) -> None:
             break
         time.sleep(0.05)
     try:
-        wait_until(lambda: _unrecorded_events(world) == 0, "all events are recorded", LIVE_LIMIT_S)
+        wait_until(lambda: world.unrecorded_events() == 0, "all events are recorded", LIVE_LIMIT_S)
     except TimeoutError:
-        findings.add_violation(f"{_unrecorded_events(world)} events never reached the ledger")
-
-
-def _unrecorded_events(world: FaultWorld) -> int:
-    with world.redis.client() as client:
-        return sum(int(client.xlen(partition_keys(p).stream)) for p in range(PARTITIONS))
+        findings.add_violation(f"{world.unrecorded_events()} events never reached the ledger")
 
 
 class _ViolationFilter:
@@ -239,7 +234,7 @@ def _check_accounting(world: FaultWorld, state: PostgresState, findings: Finding
     for pool in state.pools:
         issued = _issued(world, pool)
         places = [state.seqs.get(pool["id"], set()), state.quarantined.get(pool["id"], set()),
-                  state.dead.get(pool["id"], set())]  # fmt: skip
+                  state.dead.get(pool["id"], set()), state.void.get(pool["id"], set())]  # fmt: skip
         found = Counter(seq for place in places for seq in place)
         twice = sorted(seq for seq, count in found.items() if count > 1)
         missing = sorted(set(range(1, issued + 1)) - found.keys())

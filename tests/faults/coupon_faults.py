@@ -43,7 +43,7 @@ def _in_ledger(world: FaultWorld) -> int:
     return int(world.sql("SELECT count(*) AS n FROM consumptions")[0]["n"])
 
 
-@scenario(loss=True, missing=True)
+@scenario(missing=True)
 def coupon_uses_reversed_while_redis_is_wiped(context: ScenarioContext) -> None:
     """Reverse uses before, during and after a loss of all Redis data: each reversal returns exactly one use."""
     world = context.world

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from issuer.contract.keys import GROUP, partition_keys
 from tests.faults.scenario import ScenarioContext, scenario
-from tests.faults.world import PARTITIONS, FaultWorld, wait_for_more
+from tests.faults.world import PARTITIONS, FaultWorld
+from tests.faults.world_database import wait_for_more
 from tests.support.servers import wait_until
 
-JOURNAL = {"ISSUER_JOURNAL": "on"}
 
-
-def _wipe(context: ScenarioContext) -> None:
+@scenario(missing=True, twin=True)
+def redis_wiped(context: ScenarioContext) -> None:
+    """All Redis data are lost: what Postgres has is restored from it, and what is only in the journals from those."""
     world = context.world
     for _ in range(context.rounds):
         context.run_traffic()
@@ -25,26 +26,15 @@ def _wipe(context: ScenarioContext) -> None:
         world.await_code(at)
 
 
-@scenario(missing=True)
-def redis_wiped(context: ScenarioContext) -> None:
-    """All Redis data are lost: everything that Postgres has is restored from it."""
-    _wipe(context)
-
-
-@scenario(loss=True, environment=JOURNAL)
-def redis_wiped_with_journal(context: ScenarioContext) -> None:
-    """With the journal, redemptions that Postgres does not have are restored too; the audit accepts no deviation."""
-    _wipe(context)
-
-
 _EMPTY = """
 SELECT id FROM pools WHERE opened AND loaded < least(total, 1000 + greatest(
     (SELECT max(seq) FROM redemptions r WHERE r.pool_id = pools.id),
     (SELECT max(seq) FROM quarantined s WHERE s.pool_id = pools.id), 0))"""
 
 
-def _wipe_behind(context: ScenarioContext) -> None:
-    """As `_wipe`, with many redemptions that the worker has not recorded."""
+@scenario(missing=True, twin=True)
+def redis_wiped_worker_behind(context: ScenarioContext) -> None:
+    """Many redemptions that the worker has not recorded are lost; only customers and journals have their codes."""
     world = context.world
     for _ in range(context.rounds):
         # With an empty pool and a frozen worker no code could be issued.
@@ -59,19 +49,7 @@ def _wipe_behind(context: ScenarioContext) -> None:
         world.await_code(at)
 
 
-@scenario(missing=True)
-def redis_wiped_worker_behind(context: ScenarioContext) -> None:
-    """Many redemptions are lost with Redis; only the customers have their codes."""
-    _wipe_behind(context)
-
-
-@scenario(loss=True, environment=JOURNAL)
-def redis_wiped_worker_behind_with_journal(context: ScenarioContext) -> None:
-    """Many redemptions are in the journal only."""
-    _wipe_behind(context)
-
-
-@scenario(missing=True)
+@scenario(missing=True, twin=True)
 def two_losses_in_a_row(context: ScenarioContext) -> None:
     """The second loss occurs before, or just after, the end of the first recovery; its codes are quarantined too."""
     world = context.world
@@ -86,8 +64,9 @@ def two_losses_in_a_row(context: ScenarioContext) -> None:
         world.await_code(at)
 
 
-def _lose_tail(context: ScenarioContext) -> None:
-    """Truncate the newest append-only file, as a power cut under everysec does."""
+@scenario(missing=True, twin=True, redis_options={"appendfsync": "everysec"})
+def everysec_tail_lost(context: ScenarioContext) -> None:
+    """The append-only file loses acknowledged redemptions, as by a power cut; it may end in the middle of an entry."""
     world = context.world
     for _ in range(context.rounds):
         context.run_traffic()
@@ -101,19 +80,7 @@ def _lose_tail(context: ScenarioContext) -> None:
         world.await_code(at)
 
 
-@scenario(missing=True, redis_options={"appendfsync": "everysec"})
-def everysec_tail_lost(context: ScenarioContext) -> None:
-    """The append-only file loses acknowledged redemptions; it may end in the middle of an entry."""
-    _lose_tail(context)
-
-
-@scenario(loss=True, redis_options={"appendfsync": "everysec"}, environment=JOURNAL)
-def everysec_tail_lost_with_journal(context: ScenarioContext) -> None:
-    """The journal has the redemptions that the file lost."""
-    _lose_tail(context)
-
-
-@scenario(missing=True, redis_options={"appendfsync": "everysec"})
+@scenario(missing=True, twin=True, redis_options={"appendfsync": "everysec"})
 def everysec_killed(context: ScenarioContext) -> None:
     """Only kill -9. The kernel has what Redis wrote, but on a slow disk Redis delays writes for up to two seconds."""
     world = context.world
@@ -143,11 +110,7 @@ def _restore(world: FaultWorld, copy: Path) -> None:
     shutil.copytree(copy, _data(world))
 
 
-def _ledger(world: FaultWorld) -> int:
-    return int(world.sql("SELECT count(*) AS n FROM redemptions")[0]["n"])
-
-
-@scenario(missing=True)
+@scenario(missing=True, twin=True)
 def old_data_restored_ledger_ahead(context: ScenarioContext) -> None:
     """Old data are restored without an announcement. The ledger is ahead of them, which reveals it."""
     world = context.world
@@ -155,14 +118,14 @@ def old_data_restored_ledger_ahead(context: ScenarioContext) -> None:
         context.run_traffic()
         copy = _back_up(world)
         context.run_traffic()
-        wait_for_more(lambda: _ledger(world), 100, "the ledger is ahead of the copy")
+        wait_for_more(lambda: world.rows("redemptions"), 100, "the ledger is ahead of the copy")
         at = world.fault("old data restored, unannounced")
         _restore(world, copy)
         world.redis.start()
         world.await_code(at)
 
 
-@scenario(missing=True)
+@scenario(missing=True, twin=True)
 def old_data_restored_processes_ahead(context: ScenarioContext) -> None:
     """Old data are restored and the ledger is not ahead of them. The reports of the API processes reveal it."""
     world = context.world
@@ -200,7 +163,7 @@ def old_data_restored_and_announced(context: ScenarioContext) -> None:
         world.await_code(at)
 
 
-@scenario(missing=True, redis_options={"appendfsync": "everysec"})
+@scenario(missing=True, twin=True, redis_options={"appendfsync": "everysec"})
 def everysec_power_cut(context: ScenarioContext) -> None:
     """The whole host loses power: the file loses its tail, and no process survives that saw the lost redemptions."""
     world = context.world
@@ -220,7 +183,7 @@ def everysec_power_cut(context: ScenarioContext) -> None:
         world.await_code(time.monotonic())
 
 
-@scenario(missing=True)
+@scenario(missing=True, twin=True)
 def redis_flushed(context: ScenarioContext) -> None:
     """FLUSHALL on the running server: all data are lost under the same run id."""
     world = context.world

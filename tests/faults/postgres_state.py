@@ -1,4 +1,4 @@
-"""What Postgres contains at the end of a scenario: ledger, quarantine, dead letters and pools."""
+"""What Postgres contains at the end of a scenario: ledger, quarantine, dead letters, void seqs and pools."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class PostgresState:
     seqs: dict[int, set[int]]
     quarantined: dict[int, set[int]]
     dead: dict[int, set[int]]
+    void: dict[int, set[int]]
     pools: list[Any]
     seq_of_code: dict[tuple[UUID, str], tuple[int, int]]
 
@@ -58,14 +59,16 @@ def read_state(world: FaultWorld) -> PostgresState:
         batch_id, customer_id = UUID(bytes=row["batch_id"].bytes), UUID(bytes=row["customer_id"].bytes)
         name = consumption_id(row["pool_id"], row["seq"], row["call_id"].hex)
         ledger[batch_id, name] = LedgerRow(row["pool_id"], row["seq"], name, customer_id, row["at_ms"], row["reversed"])
-    quarantined, dead = defaultdict(set), defaultdict(set)
+    quarantined, dead, void = defaultdict(set), defaultdict(set), defaultdict(set)
     for row in world.sql("SELECT pool_id, seq FROM quarantined WHERE released_at IS NULL"):
         quarantined[row["pool_id"]].add(row["seq"])
     for row in world.sql("SELECT pool_id, seq FROM dead_letters WHERE resolved_at IS NULL AND seq IS NOT NULL"):
         dead[row["pool_id"]].add(row["seq"])
+    for row in world.sql("SELECT pool_id, seq FROM void_seqs"):
+        void[row["pool_id"]].add(row["seq"])
     codes = {}
     for row in world.sql(
         "SELECT c.pool_id, c.seq, c.batch_id, c.code FROM codes c JOIN quarantined USING (pool_id, seq)"
     ):
         codes[UUID(bytes=row["batch_id"].bytes), row["code"]] = (row["pool_id"], row["seq"])
-    return PostgresState(ledger, seqs, quarantined, dead, world.sql(_POOLS), codes)
+    return PostgresState(ledger, seqs, quarantined, dead, void, world.sql(_POOLS), codes)

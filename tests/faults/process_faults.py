@@ -8,7 +8,8 @@ from pathlib import Path
 
 from issuer.contract.keys import partition_keys
 from tests.faults.scenario import ScenarioContext, scenario, start_again
-from tests.faults.world import FaultWorld, wait_for_more
+from tests.faults.world import FaultWorld
+from tests.faults.world_database import wait_for_more
 from tests.support.forked_processes import StartedProcess
 from tests.support.servers import wait_until
 

@@ -36,7 +36,7 @@ def _lose_everything(world: FaultWorld) -> None:
     _wipe(world)
 
 
-@scenario(missing=True)
+@scenario(missing=True, twin=True)
 def recovery_killed_at_each_step(context: ScenarioContext) -> None:
     """All processes are killed while the recovery waits for a locked table; the next ones continue it."""
     world = context.world
@@ -55,7 +55,7 @@ def recovery_killed_at_each_step(context: ScenarioContext) -> None:
         world.await_code(at)
 
 
-@scenario(missing=True, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
+@scenario(missing=True, twin=True, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
 def recovery_frozen(context: ScenarioContext) -> None:
     """SIGSTOP of the recovering process: the others wait for a bounded time, and it does not continue after SIGCONT."""
     world = context.world
@@ -77,7 +77,7 @@ def recovery_frozen(context: ScenarioContext) -> None:
         context.run_traffic(100)
 
 
-@scenario(missing=True)
+@scenario(missing=True, twin=True)
 def recovery_killed_at_random(context: ScenarioContext) -> None:
     """All processes, or Redis, are killed repeatedly some milliseconds after a loss."""
     world = context.world
@@ -98,7 +98,7 @@ def recovery_killed_at_random(context: ScenarioContext) -> None:
         world.await_code(time.monotonic())
 
 
-@scenario(missing=True)
+@scenario(missing=True, twin=True)
 def postgres_down_during_recovery(context: ScenarioContext) -> None:
     """Redis restarts empty while Postgres is down: not ready, never sold out; later the recovery runs by itself."""
     world = context.world

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from tests.faults.scenario import ScenarioContext, scenario
-from tests.faults.world import FaultWorld, wait_for_more
+from tests.faults.world import FaultWorld
+from tests.faults.world_database import wait_for_more
 from tests.support.servers import RedisServer, wait_until
 
 
@@ -117,7 +118,7 @@ def _fail_over(context: ScenarioContext, kind: str) -> None:
         world.await_code(at)
 
 
-@scenario(missing=True, through=("redis",))
+@scenario(missing=True, twin=True, through=("redis",))
 def failover_to_lagging_replica(context: ScenarioContext) -> None:
     """The new primary lacks two seconds of answered redemptions: none of their codes is issued again."""
     _fail_over(context, "failover to a lagging replica")

@@ -30,6 +30,10 @@ class ScenarioContext:
     def pick(self, *choices: float) -> float:
         return self.rng.choice(choices)
 
+    def pause(self, most_s: float) -> None:
+        """Wait for a random while, so that the next step occurs at any moment of what the fault began."""
+        time.sleep(self.rng.uniform(0, most_s))
+
     def run_traffic(self, most: int = 300) -> None:
         """Let customers redeem for a random while, so that the next fault occurs at any moment."""
         self.world.traffic.wait_granted(self.rng.randint(most // 4, most))
@@ -43,7 +47,8 @@ class Scenario:
     """A function that injects faults, and the consequences that are allowed.
 
     `loss`: codes may be quarantined. `missing`: redemptions may also be missing if their seqs are quarantined.
-    `world`: arguments of its world.
+    Without either, nothing that was answered changes, and at the end no code is quarantined. `world`: arguments of its
+    world.
     """
 
     name: str
@@ -62,14 +67,23 @@ def scenario(
     *,
     loss: bool = False,
     missing: bool = False,
+    twin: bool = False,
     anomalies: tuple[str, ...] = (),
     dead_letters: bool = False,
     **world: Any,
 ) -> Callable[[ScenarioFunction], ScenarioFunction]:
-    """Register a function under its name. Further arguments are passed to the world."""
+    """Register a function under its name. Further arguments are passed to the world.
+
+    One whose losses are allowed runs without receipt journals unless it names `hosts`. `twin`: it is registered as
+    NAME_with_journal as well, where the journals survive and so no loss is allowed.
+    """
 
     def register(act: ScenarioFunction) -> ScenarioFunction:
-        SCENARIOS[act.__name__] = Scenario(act.__name__, act, loss, missing, anomalies, dead_letters, world)
+        name, kinds = act.__name__, (anomalies, dead_letters)
+        hosts = {"hosts": 0} if loss or missing else {}
+        SCENARIOS[name] = Scenario(name, act, loss, missing, *kinds, hosts | world)
+        if twin:
+            SCENARIOS[f"{name}_with_journal"] = Scenario(f"{name}_with_journal", act, False, False, *kinds, world)
         return act
 
     return register

@@ -18,10 +18,12 @@ from tests.faults.scenario import ScenarioResult
 MIN_FAULTS: Final = 20
 """Faults of each kind that a meaningful soak has at least."""
 
+COLUMNS: Final = ("runs", "faults", "redemptions", "quarantined", "violations")
+
 
 @dataclass(slots=True)
 class Totals:
-    """The totals of all runs. `broken`: the violations by run (name, seed, rounds)."""
+    """The totals of all runs. `broken`: the violations by run (name, seed, rounds). `scenarios`: figures by name."""
 
     runs: int = 0
     seconds: float = 0.0
@@ -34,6 +36,7 @@ class Totals:
     quarantined: int = 0
     recovery_times_s: list[float] = field(default_factory=list)
     broken: dict[str, list[str]] = field(default_factory=dict)
+    scenarios: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add(self, result: ScenarioResult) -> None:
         found = result.findings
@@ -47,6 +50,9 @@ class Totals:
         self.unknown += found.unknown
         self.quarantined += found.quarantined
         self.recovery_times_s += result.recovery_times_s
+        figures = {"runs": 1, "faults": result.faults.total(), "redemptions": found.granted,
+                   "quarantined": found.quarantined, "violations": len(found.violations)}  # fmt: skip
+        self.scenarios.setdefault(result.name, Counter()).update(figures)
         if found.violations:
             self.broken[f"{result.name}, seed {result.seed}, rounds {result.rounds}"] = found.violations
 
@@ -58,12 +64,17 @@ class Totals:
         self.explained += other.explained
         self.recovery_times_s += other.recovery_times_s
         self.broken |= other.broken
+        for name, figures in other.scenarios.items():
+            self.scenarios.setdefault(name, Counter()).update(figures)
 
     def lines(self, least: int = MIN_FAULTS) -> Iterator[str]:
         """Yield the lines of the report."""
         yield f"runs {self.runs} ({self.seconds / 60:.0f} min), faults {self.faults.total()}:"
         for kind, count in sorted(self.faults.items()):
             yield f"  {count:5} {kind}"
+        yield " ".join(f"{column:>11}" for column in COLUMNS) + " scenario"
+        for name, figures in sorted(self.scenarios.items()):
+            yield " ".join(f"{figures[column]:11}" for column in COLUMNS) + f" {name}"
         share = 100 * self.in_fault / max(1, self.requests)
         yield f"requests {self.requests}, in flight at a fault {self.in_fault} ({share:.1f} %), unknown {self.unknown}"
         yield f"redemptions {self.granted}, codes quarantined {self.quarantined}"
@@ -87,7 +98,9 @@ class Totals:
     @classmethod
     def load(cls, file: Path) -> Self:
         saved = orjson.loads(file.read_bytes())
-        return cls(**saved | {"faults": Counter(saved["faults"]), "explained": Counter(saved["explained"])})
+        scenarios = {name: Counter(figures) for name, figures in saved["scenarios"].items()}
+        counters = {"faults": Counter(saved["faults"]), "explained": Counter(saved["explained"])}
+        return cls(**saved | counters | {"scenarios": scenarios})
 
 
 def main() -> int:

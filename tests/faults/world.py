@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 from uuid import UUID
 
-import asyncpg
-
-from issuer.contract.keys import batch_keys, partition_of
+from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.storage.grants import Process
-from tests.faults.loop_thread import LoopThread
 from tests.faults.processes import FaultApiProcess, FaultWorkerProcess
 from tests.faults.proxy import Proxy
 from tests.faults.traffic import PARTITIONS as PARTITIONS
 from tests.faults.traffic import Traffic, TrafficBatch
 from tests.faults.traffic_coupon import make_traffic_coupon
+from tests.faults.world_database import WorldDatabase
 from tests.support.environment import clean_environment, url_as
 from tests.support.forked_processes import StartedProcess, complete_command, start_program
-from tests.support.servers import PostgresServer, RedisServer, ServerProcess, wait_until
+from tests.support.server_clock import ServerClock
+from tests.support.servers import PostgresServer, RedisServer, wait_until
 
 MAX_BACKLOG: Final = 2_000
 CODES: Final = 20_000
@@ -33,30 +33,32 @@ CODES_PER_ROUND: Final = 2 * MAX_BACKLOG + 4_000
 """Codes that a round may need: two losses that each quarantine a whole backlog, and some seconds of traffic."""
 
 
-class FaultWorld:
+class FaultWorld(WorldDatabase):
     """The servers, processes and traffic of one scenario. A context manager: all of them are stopped on exit.
+
+    `hosts`: on how many hosts the API processes run, each with receipt journals of its own; worker and commands run on
+    the first. 0: there are no journals. `clock`: the clock of Redis can be stepped.
 
     `environment`: settings of all processes. `through`: the routes with a proxy (`proxies`): "api-redis",
     "worker-redis", "api-postgres", "worker-postgres", or "redis" for the connections of all processes to Redis.
     """
 
     def __init__(
-        self, directory: Path, postgres: PostgresServer, database_url: str, *, seed: str, apis: int = 2,
-        workers: int = 1, rounds: int = 1, redis_options: dict[str, str] | None = None,
+        self, directory: Path, postgres: PostgresServer, database_url: str, *, seed: str, hosts: int = 1,
+        apis: int = 2, workers: int = 1, clock: bool = False, rounds: int = 1,
+        redis_options: dict[str, str] | None = None,
         environment: dict[str, str] | None = None, clients: int = 24, through: Sequence[str] = (),
         coupon_uses: int | None = None, only_coupon: bool = False,
     ) -> None:  # fmt: skip
-        self.directory = directory
+        super().__init__(directory, postgres, database_url)
         self.seed = seed
-        self.postgres = postgres
-        self.database_url = database_url
         self.redis = RedisServer(directory / "redis", options=redis_options)
         self.redis_options = redis_options
-        self.thread = LoopThread()
+        self._hosts = hosts
+        self.clock = ServerClock(directory) if clock else None
         self.environment = {
             "ISSUER_AUTH": "off",
             "ISSUER_DATA_DIR": "{directory}",
-            "ISSUER_JOURNAL": "off",
             "ISSUER_PARTITIONS": str(PARTITIONS),
             "ISSUER_MAX_BACKLOG": str(MAX_BACKLOG),
             "ISSUER_LOG_LEVEL": "info",
@@ -65,15 +67,14 @@ class FaultWorld:
         } | (environment or {})
         self.faults: Counter[str] = Counter()
         self.recovery_times_s: list[float] = []
+        self._api_numbers, self._worker_numbers = itertools.count(), itertools.count()
         self.apis: list[FaultApiProcess] = []
         self.workers: list[FaultWorkerProcess] = []
-        self.proxies: dict[str, Proxy] = {}
         self._through = through
         self._only_coupon = only_coupon
         self._sizes = (apis, workers, clients)
         self._codes = CODES + rounds * CODES_PER_ROUND
         self._coupon_uses = coupon_uses or self._codes
-        self._others: list[ServerProcess] = []
         self._proxies: list[Proxy] = []
         self.batches: list[TrafficBatch] = []
         self.traffic: Traffic
@@ -89,6 +90,8 @@ class FaultWorld:
 
     def _start(self) -> None:
         apis, workers, clients = self._sizes
+        if self.clock is not None:
+            self.clock.give_to(self.redis)
         self.redis.start()
         for route in self._through:
             self.proxies[route] = self._proxy(self.postgres.port if route.endswith("postgres") else self.redis.port)
@@ -108,7 +111,7 @@ class FaultWorld:
     ) -> None:
         with suppress(Exception):
             self.traffic.stop()
-        for server in [*self.workers, *self.apis, *self._others, self.redis]:
+        for server in [*self.workers, *self.apis, *self.others, self.redis]:
             server.__exit__(None, None, None)
         for proxy in self._proxies:
             proxy.close()
@@ -128,82 +131,80 @@ class FaultWorld:
             "ISSUER_DATABASE_URL": postgres_url,
         }
         own = {name: value.replace("{directory}", str(self.directory)) for name, value in self.environment.items()}
-        return urls | own | {f"ISSUER_{name.upper()}": value for name, value in more.items()}
+        return urls | own | self._host(0) | {f"ISSUER_{name.upper()}": value for name, value in more.items()}
+
+    def _host(self, number: int) -> dict[str, str]:
+        """Return the settings by which a process runs on that host."""
+        if self._hosts == 0:
+            return {"ISSUER_JOURNAL": "off"}
+        return {"ISSUER_HOST_NAME": f"host-{number}", "ISSUER_JOURNAL_DIR": str(self.journals(number))}
+
+    def journals(self, host: int) -> Path:
+        """Return the directory of the receipt journals of a host."""
+        return self.directory / f"journals-{host}"
 
     def add_api(self, *, wait: bool = True, environment: dict[str, str] | None = None, **more: str) -> FaultApiProcess:
-        directory = self.directory / f"api-{len(self.apis)}"
-        api = FaultApiProcess(directory, self.settings("api", **more) | (environment or {}))
+        """Add an API process; on the next host, if there are several. `more`: settings by name."""
+        number = next(self._api_numbers)
+        host = self._host(number % max(1, self._hosts))
+        settings = self.settings("api", **more) | host | (environment or {})
+        api = FaultApiProcess(self.directory / f"api-{number}", settings)
         api.start() if wait else api.begin()
         self.apis.append(api)
         return api
 
     def add_worker(self, **more: str) -> FaultWorkerProcess:
-        worker = FaultWorkerProcess(self.directory / f"worker-{len(self.workers)}", self.settings("worker", **more))
+        worker = FaultWorkerProcess(
+            self.directory / f"worker-{next(self._worker_numbers)}", self.settings("worker", **more)
+        )
         worker.start()
         self.workers.append(worker)
         return worker
 
+    def remove(self, *processes: FaultApiProcess | FaultWorkerProcess) -> None:
+        """End processes that were added, for good."""
+        for process in processes:
+            process.kill9()
+        self.apis = [api for api in self.apis if api not in processes]
+        self.workers = [worker for worker in self.workers if worker not in processes]
+
     def freeze_worker(self) -> None:
         """Freeze the worker once every pool has codes in Redis: pools are not topped up while it is frozen."""
-        wait_until(self._has_codes, "codes are in Redis")
+        wait_until(self.has_codes, "codes are in Redis")
         self.workers[0].freeze()
 
-    def _has_codes(self) -> bool:
+    def has_codes(self) -> bool:
+        """Return whether every pool has codes in Redis."""
+        return min(self._lengths()) > 500
+
+    def has_pools(self) -> bool:
+        """Return whether no list of a pool is missing in Redis."""
+        return min(self._lengths()) > 0
+
+    def _lengths(self) -> list[int]:
         with self.redis.client() as client:
-            names = [
-                batch_keys(partition_of(batch.batch_id, PARTITIONS), batch.batch_id).codes(client_id)
+            return [
+                int(client.llen(batch_keys(partition_of(batch.batch_id, PARTITIONS), batch.batch_id).codes(client_id)))
                 for batch in self.batches
                 if not batch.code
                 for client_id in batch.clients
             ]
-            return all(int(client.llen(name)) > 500 for name in names)
+
+    def unrecorded_events(self) -> int:
+        with self.redis.client() as client:
+            return sum(int(client.xlen(partition_keys(p).stream)) for p in range(PARTITIONS))
 
     def add_redis(self, options: dict[str, str] | None = None) -> RedisServer:
         """Start another server with the same and further options. It is not `redis` until the scenario assigns it."""
-        name = f"redis-{len(self._others) + 2}"
+        name = f"redis-{len(self.others) + 2}"
         server = RedisServer(self.directory / name, options=(self.redis_options or {}) | (options or {})).start()
-        self._others.append(server)
+        self.others.append(server)
         return server
 
     def _proxy(self, target: int) -> Proxy:
         proxy = Proxy(self.thread, target)
         self._proxies.append(proxy)
         return proxy
-
-    def sql(self, query: str, *args: object) -> list[Any]:
-        """Return the rows of a query, on a connection of its own. Postgres must be available."""
-
-        async def fetch() -> list[Any]:
-            connection = await asyncpg.connect(self.database_url, timeout=20)
-            try:
-                return list(await connection.fetch(query, *args))
-            finally:
-                await connection.close()
-
-        return self.thread.run(fetch())
-
-    @contextmanager
-    def locking(self, table: str) -> Iterator[None]:
-        """Lock a table exclusively until the block ends: every process that reads or writes it waits."""
-
-        async def take() -> asyncpg.Connection[asyncpg.Record]:
-            connection = await asyncpg.connect(self.database_url, timeout=20)
-            await connection.execute(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-            return connection
-
-        connection = self.thread.run(take())
-        try:
-            yield
-        finally:
-            self.thread.run(connection.close())
-
-    def has_blocked_process(self, table: str) -> bool:
-        """Return whether a process waits for a table locked by `locking`."""
-        return bool(self.sql("SELECT FROM pg_locks WHERE NOT granted AND relation = $1::text::regclass", table))
-
-    def wait_until_blocked(self, table: str) -> None:
-        """Wait until a process waits for a table locked by `locking`."""
-        wait_until(lambda: self.has_blocked_process(table), f"a process waits for {table}")
 
     def run_issuer(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the environment of this world."""
@@ -217,21 +218,6 @@ class FaultWorld:
     def _command_environment(self, **more: str) -> dict[str, str]:
         return clean_environment(**self.settings("", **more))
 
-    def dump_database(self) -> Path:
-        """Back up Postgres while all processes run."""
-        file = self.directory / "backup.sql"
-        command = [str(self.postgres.programs / "pg_dump"), "-f", str(file), "-d", self.database_url]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-        return file
-
-    def restore_database(self, dump: Path) -> None:
-        """Replace the database by the backup."""
-        name = self.database_url.rpartition("/")[2]
-        self.postgres.psql(f"DROP DATABASE {name} WITH (FORCE)")
-        self.postgres.psql(f"CREATE DATABASE {name} TEMPLATE template0")
-        command = [str(self.postgres.programs / "psql"), "-Xq", "-v", "ON_ERROR_STOP=1", "-f", str(dump)]
-        subprocess.run([*command, "-d", self.database_url], check=True, capture_output=True, timeout=60)
-
     def fault(self, kind: str) -> float:
         """Count a fault and mark the requests in flight. Call it just before the fault. Return the time."""
         self.faults[kind] += 1
@@ -244,16 +230,6 @@ class FaultWorld:
         seconds = self.traffic.seconds_to_code(since)
         assert seconds is not None
         return seconds
-
-    def stock(self) -> str:
-        """Return the stock of each pool as text, for the message of a failed scenario."""
-        pools = self.sql(
-            "SELECT p.id, p.total, (SELECT count(*) FROM redemptions r WHERE r.pool_id = p.id) AS ledger,"
-            " (SELECT count(*) FROM quarantined s WHERE s.pool_id = p.id) AS quarantined FROM pools p ORDER BY p.id"
-        )
-        return "; ".join(
-            f"pool {p['id']}: {p['ledger']} + {p['quarantined']} quarantined of {p['total']}" for p in pools
-        )
 
     def _make_batches(self) -> None:
         """Create a coupon and three batches: without limits, with sliding limits, with an indefinite limit."""
@@ -279,12 +255,6 @@ class FaultWorld:
 
     def ports(self) -> list[int]:
         return [api.port for api in self.apis]
-
-
-def wait_for_more(figure: Callable[[], int], more: int, what: str) -> None:
-    """Wait until a figure has risen by `more` from its present value."""
-    goal = figure() + more
-    wait_until(lambda: figure() >= goal, what)
 
 
 _BATCH: Final = "INSERT INTO batches (id, name, rules, partition) VALUES ($1, $2, $3, $4)"
