@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from issuer.processes.launch import launch_command
-from tests.faults.mutations import MUTATIONS, Mutation
+from tests.faults.mutation import Mutation
+from tests.faults.mutations import MUTATIONS
 
 ROOT: Final = Path(__file__).parents[2]
 LIMIT_S: Final = 300
@@ -88,12 +89,12 @@ def run_mutant(mutation: Mutation, seeds: int) -> MutantResult:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="run only mutations whose name contains this text")
+    parser.add_argument("--only", default="", help="run only mutations that have this text in their name or in a file")
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds for each scenario")
     options = parser.parse_args()
     survived = 0
     for mutation in MUTATIONS:
-        if options.only in mutation.name:
+        if any(options.only in text for text in (mutation.name, *(edit.file for edit in mutation.edits))):
             result = run_mutant(mutation, options.seeds)
             survived += not result.killed_by
             print(

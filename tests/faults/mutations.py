@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """The replacement of `old`, which occurs exactly once in the file, by `new`."""
-
-    file: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """Edits and the scenarios that are run one after another, then, if none fails, the `tests` (for pytest)."""
-
-    name: str
-    edits: tuple[Edit, ...]
-    scenarios: tuple[str, ...] = ()
-    tests: tuple[str, ...] = ()
-
+from tests.faults.mutation import Edit, Mutation
+from tests.faults.recovery_mutations import RECOVERY
 
 REDEEM: Final = "issuer/contract/lua/redeem.lua"
 WORKER: Final = "sync_worker/worker.py"
@@ -1416,4 +1398,5 @@ MUTATIONS: Final = (
         (Edit("issuer/contract/lua/put_batch.lua", "if tonumber(ARGV[1]) > 0 then", "if true then"),),
         tests=("tests/integration/test_batch_tokens.py",),
     ),
+    *RECOVERY,
 )

@@ -23,6 +23,7 @@ from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
 from issuer.journal.journal import Journal, JournalHead
 from issuer.journal.segments import read_segment, segments
+from issuer.ledger.dead_letters import DeadLetter, store_dead_letters
 from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.pools.top_up import top_up
 from issuer.recovery import unaccounted
@@ -261,10 +262,10 @@ async def test_void_what_no_caller_received_is_issued_again_and_never_recorded(
         assert await stores.postgres.fetchval("SELECT total FROM pools") == 21
 
 
-async def test_a_loss_behind_a_failover_of_postgres_is_never_exact(
+async def test_a_loss_behind_a_failover_of_postgres_or_an_unreadable_event_is_never_exact(
     journal_settings: Settings, own_redis: RedisServer
 ) -> None:
-    """A standby that lagged may have forgotten a process that is not heard of. An operator decides."""
+    """A standby that lagged may have forgotten a process that is not heard of, and what an event had is not known."""
     async with open_stores(journal_settings) as stores:
         await make_batch(stores, 200)
         await stores.postgres.execute("UPDATE installation SET timeline = '00000000'")
@@ -278,6 +279,11 @@ async def test_a_loss_behind_a_failover_of_postgres_is_never_exact(
         restart_empty(own_redis)
         await blessed_again(stores)
         assert (await verdict(stores), await stores.postgres.fetchval(held)) == (Verdict.EXACT, 50)
+        async with stores.postgres.acquire() as connection:
+            await store_dead_letters(connection, [DeadLetter(0, "1-1", 1, None, None, "unreadable", [b"n", b"3"])])
+        restart_empty(own_redis)
+        await blessed_again(stores)
+        assert await verdict(stores) == Verdict.BOUNDED
 
 
 async def test_carry_a_registration_is_settled_when_nothing_of_its_epoch_is_left(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults import all_scenarios
-from tests.faults.mutations import MUTATIONS, Mutation
+from tests.faults.mutation import Mutation
+from tests.faults.mutations import MUTATIONS
 from tests.faults.scenario import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
