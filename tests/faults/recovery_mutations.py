@@ -249,7 +249,7 @@ ORDER: Final = (
         "sync_worker/reader.py",
         "            self._incarnations.lineage.see([reply[3]])\n",
         "            pass\n",
-        tests=(LINEAGE,),
+        tests=("tests/integration/test_worker.py::test_reader_works_with_redis_7_and_valkey",),
     ),
     _mutation(
         "a batch of a Postgres that was set back is recovered",
@@ -263,7 +263,7 @@ ORDER: Final = (
         RECOVER,
         "THEN 1 ELSE 1000 END",
         "THEN 1 ELSE 1 END",
-        tests=(LINEAGE,),
+        tests=(f"{LINEAGE}::test_an_incident_begins_before_a_worker_records_or_a_recovery_decides",),
     ),
     _mutation(
         "the doctor does not compare Redis' clock with Postgres'",

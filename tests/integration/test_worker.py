@@ -481,7 +481,10 @@ async def test_reader_works_with_redis_7_and_valkey(
             client.script_flush()
             assert await reader.ack(new, uuid.uuid4()) == 6
             assert await reader.ack(new, uuid.uuid4()) == 0, "an entry lowers the backlog once"
+            replaced = uuid.uuid4()
+            await reader.ack(new, replaced)
             assert await reader.ack(claimed, uuid.uuid4()) == 4
+            assert replaced in stores.incarnations.lineage.seen
             assert (shop.entries(), pending(shop)) == (0, 0)
             await reader.close()
             gone = (await stores.redis.run(REMOVE_CONSUMERS, (shop.keys.state, shop.keys.stream), (GROUP, 0)))[1]
