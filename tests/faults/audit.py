@@ -44,13 +44,14 @@ def audit(
     loss: bool = False,
     missing: bool = False,
     anomalies: Iterable[str] = (),
+    tolerated: Iterable[str] = (),
     dead_letters: bool = False,
 ) -> Findings:
     """Check every promise. The traffic is stopped and the faults are over.
 
     `loss`: codes may be quarantined. `missing`: redemptions may be missing, replays differ and limits be exceeded if
-    quarantined seqs explain it. `anomalies`: kinds that must be in the table. `dead_letters`: there must be dead
-    letters.
+    quarantined seqs explain it. `anomalies`: kinds that must be in the table; `tolerated`: kinds that may be.
+    `dead_letters`: there must be dead letters.
     """
     findings = Findings()
     _check_liveness(world, findings)
@@ -73,7 +74,7 @@ def audit(
         _check_unexpected_rows(attempts, state, findings)
     _check_limits(world.batches, good, state, violations)
     _check_accounting(world, state, findings)
-    _check_tables(world, findings, set(anomalies), dead_letters)
+    _check_tables(world, findings, set(anomalies), set(tolerated), dead_letters)
     _check_reconcile(world, findings)
     _check_audit_log(world, findings)
     violations.shorten()
@@ -244,10 +245,12 @@ def _check_accounting(world: FaultWorld, state: PostgresState, findings: Finding
                 findings.add_violation(f"pool {pool['id']}, issued {issued}: {len(seqs)} seqs {what}, first {seqs[:5]}")
 
 
-def _check_tables(world: FaultWorld, findings: Findings, expected: set[str], dead_letters: bool) -> None:
+def _check_tables(
+    world: FaultWorld, findings: Findings, expected: set[str], tolerated: set[str], dead_letters: bool
+) -> None:
     kinds = {row["kind"]: row["n"] for row in world.sql("SELECT kind, count(*) AS n FROM anomalies GROUP BY kind")}
     for kind, count in kinds.items():
-        if kind not in expected:
+        if kind not in expected | tolerated:
             findings.add_violation(f"{count} anomalies {kind!r}")
     for kind in expected - kinds.keys():
         findings.add_violation(f"no anomaly {kind!r} was recorded")

@@ -10,6 +10,7 @@ from tests.faults.recovery_mutations import RECOVERY
 REDEEM: Final = "issuer/contract/lua/redeem.lua"
 WORKER: Final = "sync_worker/worker.py"
 AUDIT: Final = "issuer/storage/migrations/audit_schema.py"
+EXACT_TESTS: Final = "tests/integration/test_exact_recovery.py"
 LINEAGE_TESTS: Final = "tests/integration/test_lineage.py"
 
 MUTATIONS: Final = (
@@ -183,7 +184,8 @@ MUTATIONS: Final = (
                 "SELECT $1, seq, $3, $4, $5 FROM ({unaccounted}) AS u ON CONFLICT DO NOTHING",
             ),
         ),
-        ("redis_wiped_worker_behind", "two_losses_in_a_row"),
+        (),
+        (f"{EXACT_TESTS}::test_a_loss_behind_a_failover_of_postgres_or_an_unreadable_event_is_never_exact",),
     ),
     Mutation(
         "the worker acks on an incarnation that is not blessed",
@@ -238,7 +240,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_close_answers_unavailable_to_everything_unanswered",),
     ),
     Mutation(
         "a registration whose journal is lost counts as settled",
@@ -250,7 +252,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_disk_a_registration_is_settled_only_with_its_own_journal",),
     ),
     Mutation(
         "the journal of a living process is settled by others",
@@ -262,7 +264,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_lock_the_journal_of_a_living_process_is_left_to_it",),
     ),
     Mutation(
         "the journal of an earlier boot settles its registrations",
@@ -274,7 +276,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_boot_a_journal_of_an_earlier_boot_is_replayed_and_settles_nothing",),
     ),
     Mutation(
         "a process registers behind a fence",
@@ -286,7 +288,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_regtx_no_process_registers_behind_a_fence",),
     ),
     Mutation(
         "a fence does not wait for a registration",
@@ -298,7 +300,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_regtx_no_process_registers_behind_a_fence",),
     ),
     Mutation(
         "a process that has waited for two heartbeats begins although another one objects",
@@ -339,7 +341,7 @@ MUTATIONS: Final = (
         "a restart stores no serials with which its epoch begins",
         (Edit("issuer/recovery/recovery.py", "            if not is_loss:\n", "            if False:\n"),),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_carry_a_registration_is_settled_when_nothing_of_its_epoch_is_left",),
     ),
     Mutation(
         "events that a recovery has made void are recorded",
@@ -351,7 +353,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_void_what_no_caller_received_is_issued_again_and_never_recorded",),
     ),
     Mutation(
         "open registrations of epochs before a restart are forgotten",
@@ -363,7 +365,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_carry_an_open_registration_of_an_epoch_before_a_restart_counts_in_a_loss",),
     ),
     Mutation(
         "registrations are carried although events of their epoch are left",
@@ -375,7 +377,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_carry_a_registration_is_settled_when_nothing_of_its_epoch_is_left",),
     ),
     Mutation(
         "a recovery decides before a living process has settled",
@@ -387,7 +389,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_hearall_a_recovery_decides_after_every_living_process_has_settled",),
     ),
     Mutation(
         "rows that are recorded late are not brought to Redis",
@@ -399,7 +401,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_keep_rows_that_are_recorded_late_come_to_redis",),
     ),
     Mutation(
         "a quarantine ends before all registrations are settled",
@@ -411,7 +413,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_all_a_quarantine_ends_when_all_registrations_are_settled",),
     ),
     Mutation(
         "a loss is exact although a registration is open",
@@ -423,7 +425,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_disk_a_registration_is_settled_only_with_its_own_journal",),
     ),
     Mutation(
         "gaps of a loss are never issued again",
@@ -435,7 +437,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_exact_recovery.py",),
+        (f"{EXACT_TESTS}::test_void_what_no_caller_received_is_issued_again_and_never_recorded",),
     ),
     Mutation(
         "the reports of the API processes are ignored",

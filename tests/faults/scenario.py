@@ -47,7 +47,8 @@ class Scenario:
     """A function that injects faults, and the consequences that are allowed.
 
     `loss`: codes may be quarantined. `missing`: redemptions may also be missing if their seqs are quarantined.
-    Without either, nothing that was answered changes, and at the end no code is quarantined. `world`: arguments of its
+    Without either, nothing that was answered changes, and at the end no code is quarantined. `anomalies`: kinds that
+    must be recorded; `tolerated`: kinds that may be. `world`: arguments of its
     world.
     """
 
@@ -56,6 +57,7 @@ class Scenario:
     loss: bool = False
     missing: bool = False
     anomalies: tuple[str, ...] = ()
+    tolerated: tuple[str, ...] = ()
     dead_letters: bool = False
     world: dict[str, Any] = field(default_factory=dict)
 
@@ -69,6 +71,7 @@ def scenario(
     missing: bool = False,
     twin: bool = False,
     anomalies: tuple[str, ...] = (),
+    tolerated: tuple[str, ...] = (),
     dead_letters: bool = False,
     **world: Any,
 ) -> Callable[[ScenarioFunction], ScenarioFunction]:
@@ -79,7 +82,7 @@ def scenario(
     """
 
     def register(act: ScenarioFunction) -> ScenarioFunction:
-        name, kinds = act.__name__, (anomalies, dead_letters)
+        name, kinds = act.__name__, (anomalies, tolerated, dead_letters)
         hosts = {"hosts": 0} if loss or missing else {}
         SCENARIOS[name] = Scenario(name, act, loss, missing, *kinds, hosts | world)
         if twin:
@@ -147,8 +150,9 @@ def _run_in_world(chosen: Scenario, context: ScenarioContext) -> Findings:
         failure = f"the scenario failed: {error}"
     world.traffic.stop()
     findings = audit(
-        world, loss=chosen.loss, missing=chosen.missing, anomalies=chosen.anomalies, dead_letters=chosen.dead_letters
-    )
+        world, loss=chosen.loss, missing=chosen.missing, anomalies=chosen.anomalies, tolerated=chosen.tolerated,
+        dead_letters=chosen.dead_letters,
+    )  # fmt: skip
     if failure:
         findings.add_violation(f"{failure} ({world.stock()})")
     return findings

@@ -279,6 +279,7 @@ async def test_a_loss_behind_a_failover_of_postgres_or_an_unreadable_event_is_ne
         restart_empty(own_redis)
         await blessed_again(stores)
         assert (await verdict(stores), await stores.postgres.fetchval(held)) == (Verdict.EXACT, 50)
+        assert await seqs(stores, "void_seqs") == []
         async with stores.postgres.acquire() as connection:
             await store_dead_letters(connection, [DeadLetter(0, "1-1", 1, None, None, "unreadable", [b"n", b"3"])])
         restart_empty(own_redis)
