@@ -26,10 +26,9 @@ GONE_BACK_TESTS: Final = (
 REPLACED_TESTS: Final = ("tests/integration/test_recovery.py::test_a_replaced_server_is_never_blessed_again",)
 
 
-def _mutation(name: str, file: str, old: str, new: str, *, scenarios: tuple[str, ...] = (), tests: tuple[str, ...] = ()
-) -> Mutation:  # fmt: skip
+def _mutation(name: str, file: str, old: str, new: str, *, tests: tuple[str, ...]) -> Mutation:
     """Return a mutation of one edit."""
-    return Mutation(name, (Edit(file, old, new),), scenarios, tests)
+    return Mutation(name, (Edit(file, old, new),), tests=tests)
 
 
 VERDICT: Final = (
@@ -131,7 +130,7 @@ VERDICT: Final = (
         RECOVER,
         "Finding(Verdict.LOSS if doubts else Verdict.RESTART, tuple(doubts))",
         "Finding(Verdict.RESTART, ())",
-        scenarios=("eviction_policy_switched",),
+        tests=(f"{OPTIONS}::test_a_pool_whose_key_was_deleted_is_reported_and_rebuilt",),
     ),
     _mutation(
         "data below a floor are blessed if run_id and epoch are the blessed ones",

@@ -88,7 +88,11 @@ async def doctor_on(settings: Settings, name: str) -> Check:
     return found
 
 
-async def test_a_pool_whose_key_was_deleted_is_reported_and_rebuilt(own_settings: Settings) -> None:
+@pytest.mark.parametrize("options", [RecoveryOptions(restored=True), RecoveryOptions(rebuild=True)])
+async def test_a_pool_whose_key_was_deleted_is_reported_and_rebuilt(
+    own_settings: Settings, options: RecoveryOptions
+) -> None:
+    """Also where only windows and kept answers are to be rebuilt, because Redis has evicted keys."""
     async with open_stores(own_settings) as stores:
         batch_id = await make_batch(stores, 100)
         assert (await doctor_on(own_settings, "pools")).ok
@@ -96,7 +100,7 @@ async def test_a_pool_whose_key_was_deleted_is_reported_and_rebuilt(own_settings
             await stores.redis.client.delete(engine.pool_ref(batch_id, CLIENT).pool_key)
             found = await doctor_on(own_settings, "pools")
             assert (found.ok, found.found) == (False, "Redis lacks 1 of 1, such as pool 1")
-            await stores.guardian.check(RecoveryOptions(restored=True))
+            await stores.guardian.check(options)
             assert (await doctor_on(own_settings, "pools")).ok
             await top_up(stores)
             async with asyncio.timeout(10):
