@@ -98,7 +98,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/ledger/record.py",
-                "  WHERE c.code = e.code\n  ORDER BY e.pool_id, e.seq, e.place\n  ON CONFLICT (pool_id, seq) DO NOTHING\n",
+                "  WHERE c.code = e.code\n  ORDER BY e.pool_id, e.seq, e.place\n"
+                "  ON CONFLICT (pool_id, seq) DO NOTHING\n",
                 "  WHERE c.code = e.code\n  ORDER BY e.pool_id, e.seq, e.place\n  ON CONFLICT DO NOTHING\n",
             ),
         ),
