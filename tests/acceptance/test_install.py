@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 ROOT: Final = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_an_installation_without_a_package_index_fails_with_one_sentence(tmp_path: Path) -> None:
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()

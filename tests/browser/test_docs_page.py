@@ -38,6 +38,7 @@ async def test_a_reader_enters_a_key_and_creates_a_batch(stage: BrowserStage) ->
     assert [batch["name"] for batch in batches if batch["name"] == "From the docs"] == ["From the docs"]
 
 
+@pytest.mark.long
 async def test_the_type_of_a_problem_leads_to_its_line(stage: BrowserStage) -> None:
     page = await stage.visit("/docs#problem-scope_missing", color_scheme="dark", **PHONE)
     await expect(page.locator("#operations-batches-createBatch")).to_be_visible()

@@ -52,7 +52,7 @@ def put_back(server: RedisServer, copy: Path) -> None:
     server.start()
 
 
-@pytest.mark.parametrize("is_idle", [False, True])
+@pytest.mark.parametrize("is_idle", [pytest.param(False, marks=pytest.mark.long), True])
 async def test_a_server_whose_data_went_back_under_its_run_id_is_recovered(
     own_settings: Settings, own_redis: RedisServer, tmp_path: Path, is_idle: bool
 ) -> None:

@@ -99,7 +99,7 @@ async def test_close_answers_unavailable_to_everything_unanswered(
         batch_id = await make_batch(stores, 20)
         async with engine_of(journal_settings, stores) as engine:
             with own_redis.client() as client:
-                client.client_pause(60_000)
+                client.client_pause(60_000, all=False)
                 asked = asyncio.create_task(redeem(engine, batch_id, 1))
                 await asyncio.sleep(0)
                 await engine.leave()

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import pytest
 from pydantic import SecretStr
 
 from issuer.recovery.opening import open_stores
@@ -46,6 +47,7 @@ def issued(api: ApiProcess, batch_id: UUID, count: int) -> list[str]:
     return [code for _, code in given]
 
 
+@pytest.mark.long
 def test_a_host_that_lost_power_is_behind_its_journal(
     journal_settings: Settings, own_redis: RedisServer, own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
