@@ -1380,8 +1380,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/storage/database_identity.py",
-                "if stored is not None and not is_same(",
-                "if False and not is_same(",
+                "(stored == _BEING_RESTORED or not is_same(stored, found))",
+                "stored == _BEING_RESTORED",
             ),
         ),
         tests=(LINEAGE_TESTS,),

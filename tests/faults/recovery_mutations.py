@@ -260,8 +260,8 @@ ORDER: Final = (
     _mutation(
         "an epoch that a Postgres has forgotten is assigned again",
         RECOVER,
-        "THEN 1 ELSE 1000 END",
-        "THEN 1 ELSE 1 END",
+        "CASE WHEN $3 THEN extract",
+        "CASE WHEN $3 IS NULL THEN extract",
         tests=(f"{LINEAGE}::test_an_incident_begins_before_a_worker_records_or_a_recovery_decides",),
     ),
     _mutation(
