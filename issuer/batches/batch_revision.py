@@ -14,7 +14,7 @@ from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import PUT_BATCH
 from issuer.instants import to_ms
 from issuer.storage.lineage import Lineage, read_tokens
-from issuer.storage.redis_link import NotReadyError, ScriptRunner, Value
+from issuer.storage.redis_link import NotReadyError, ScriptCall, ScriptRunner, Value
 
 # `coupon`: as put_batch.lua reads it; '' for a batch of codes. `unopened`: a coupon is used without a list of codes, so
 # it stays closed until Postgres has stored that its pool is open: a recovery assumes that an unopened pool issued
@@ -80,6 +80,11 @@ class BatchRevision:
             row["coupon"],
         )
 
+    def call(self, *, closes: bool = False) -> ScriptCall:
+        """Return the call of PUT_BATCH that writes the revision."""
+        closed = self.token.hex if closes else self.closed
+        return self._keys, [*self._before, closed, self._coupon, self.token.hex]
+
     async def put(self, redis: ScriptRunner, lineage: Lineage, *, closes: bool = False) -> bool:
         """Write the revision to Redis. With `closes` the batch answers 503 until it is written without.
 
@@ -88,8 +93,7 @@ class BatchRevision:
 
         Raises SupersededError, NotReadyError and RedisUnavailableError.
         """
-        closed = self.token.hex if closes else self.closed
-        reply = await redis.run(PUT_BATCH, self._keys, [*self._before, closed, self._coupon, self.token.hex])
+        reply = await redis.run(PUT_BATCH, *self.call(closes=closes))
         if reply[0] == b"SUPERSEDED":
             raise SupersededError(self, int(reply[1]), reply[2])
         if reply[0] == b"DONE":

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import RETURN_USES
 from issuer.instants import to_ms
 from issuer.storage.postgres import Connection, PoolConnection
-from issuer.storage.redis_link import NotReadyError, ScriptRunner
+from issuer.storage.redis_link import NotReadyError, ScriptCall, ScriptRunner
 
 _BATCH_SIZE: Final = 500
 
@@ -95,11 +96,11 @@ async def _find_unrecorded(
     backlog: AsyncGenerator[Sequence[Redemption], None] | None,
 ) -> Mapping[_Moment, set[int]]:
     """Return the seqs of uses up to a time that may be missing in the ledger, by pool, customer and time."""
-    seqs = defaultdict[_Moment, set[int]](set)
+    seqs, of_pools = defaultdict[_Moment, set[int]](set), frozenset(pool_ids)
 
     def add(uses: Sequence[Redemption]) -> None:
         for use in uses:
-            if use.customer_id is not None and use.pool_id in pool_ids:
+            if use.customer_id is not None and use.pool_id in of_pools:
                 seqs[use.pool_id, use.customer_id.bytes, use.redeemed_at_ms].add(use.seq)
 
     if backlog is not None:
@@ -112,22 +113,24 @@ async def _find_unrecorded(
     return seqs
 
 
-async def return_uses(redis: ScriptRunner, batch_id: UUID, uses: Sequence[PendingReversal]) -> None:
+async def return_uses(redis: ScriptRunner, uses: Sequence[PendingReversal]) -> None:
     """Remove uses from the windows of their customers. Repeating this changes nothing.
 
     Raises NotReadyError and RedisUnavailableError.
     """
-    partition = partition_of(batch_id, redis.partitions)
-    prefix, state = batch_keys(partition, batch_id).window_prefix, partition_keys(partition).state
     for at in range(0, len(uses), _BATCH_SIZE):
-        keys, args = list[str | bytes]([state]), list[str | bytes | int]()
-        for use in uses[at : at + _BATCH_SIZE]:
-            if use.customer:
-                keys.append(prefix + use.customer)
+        calls = dict[UUID, ScriptCall]()
+        for batch_id, some in groupby(uses[at : at + _BATCH_SIZE], lambda use: use.batch_id):
+            partition = partition_of(batch_id, redis.partitions)
+            prefix, state = batch_keys(partition, batch_id).window_prefix, partition_keys(partition).state
+            counted = [(use, use.customer) for use in some if use.customer]
+            windows, args = [prefix + customer for _, customer in counted], list[str | bytes | int]()
+            for use, _ in counted:
                 args += [f"{use.at_ms:013d}", use.stay]
-        reply = await redis.run(RETURN_USES, keys, args)
-        if reply[0] != b"DONE":
-            raise NotReadyError(f"reversed uses of coupon {batch_id} were not removed from its windows: {reply!r}")
+            calls[batch_id] = ([state, *windows], args)
+        for batch_id, reply in zip(calls, await redis.run_all(RETURN_USES, list(calls.values())), strict=True):
+            if reply[0] != b"DONE":
+                raise NotReadyError(f"reversed uses of coupon {batch_id} were not removed from its windows: {reply!r}")
 
 
 async def mark_returned(connection: Connection | PoolConnection, uses: Sequence[PendingReversal]) -> None:

@@ -21,7 +21,7 @@ import structlog
 
 from issuer.batches.batch_revision import FOR_REDIS, BatchRevision, SupersededError
 from issuer.batches.reversals import PendingReversal, find_pending_reversals, mark_returned, return_uses
-from issuer.batches.windows import fenced_writer, read_backlog, write_windows
+from issuer.batches.windows import ClosedBatch, read_backlog, write_windows
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.pools.loader import reopen_pool
 from issuer.storage.lineage import find_unknown, report_unknown
@@ -81,11 +81,12 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
         # the clock shows the time of a reversed use, a new use may get that very time.
         counted = [use for use in reversals if use.customer is not None]
         closes = bool(counted) and (row["rules_revision"] > 1 or any(use.at_ms >= now_ms for use in counted))
-    limited = span is not None and row["ended_at"] is None
+    # An ended batch grants nothing, and without limits no windows are kept.
+    limit = ClosedBatch(batch_id, partition, span, revision.token.hex) if span and row["ended_at"] is None else None
     # The windows in Redis may lack redemptions that new rules count. They cannot under the rules that the batch was
     # created with: every redemption was counted by them.
-    rebuilds = limited and row["rules_revision"] > max(row["redis_revision"], 1)
-    if not (limited and closes) and not rebuilds:
+    rebuilds = row["rules_revision"] > max(row["redis_revision"], 1)
+    if limit is None or not (closes or rebuilds):
         await _open(stores, connection, revision, reversals)
         return
     if not await revision.put(redis, stores.incarnations.lineage, closes=True):
@@ -97,10 +98,8 @@ async def _push(stores: Stores, connection: PoolConnection, row: asyncpg.Record)
     host_ms = await redis.host_ms()
     written = await write_windows(
         connection,
-        batch_id,
-        partition,
-        span,
-        fenced_writer(redis, batch_id, partition, revision.token.hex),
+        redis,
+        [limit],
         host_ms=host_ms,
         backlog=read_backlog(redis.client, partition),
         customers=None if rebuilds else [UUID(bytes=use.customer) for use in reversals if use.customer],
@@ -118,7 +117,7 @@ async def _open(
     a rebuild: a customer without remaining uses got no new window.
     """
     if reversals:
-        await return_uses(stores.redis, revision.batch_id, reversals)
+        await return_uses(stores.redis, reversals)
     for row in await connection.fetch(_TAKEN_BACK, revision.batch_id):
         # Until then its list has the order before the import.
         await reopen_pool(stores, row["id"])

@@ -1,12 +1,13 @@
 """Rebuild the windows of customers from the redemptions, after a rule change or when Redis lost them.
 
-The caller keeps the batch closed meanwhile. The sources are read in the order in which events travel: the stream, then
-the dead letters and the ledger. So no redemption is missed, and each (pool, seq) counts once.
+The caller keeps the batches closed meanwhile. The sources are read in the order in which events travel: the stream,
+then the dead letters and the ledger. So no redemption is missed, and each (pool, seq) counts once.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ from issuer.contract.keys import batch_keys, partition_keys
 from issuer.contract.scripts import PUT_WINDOWS
 from issuer.instants import from_ms
 from issuer.storage.postgres import Connection, PoolConnection
-from issuer.storage.redis_link import NotReadyError, ScriptRunner, redis_errors_translated
+from issuer.storage.redis_link import NotReadyError, ScriptCall, ScriptRunner, redis_errors_translated
 
 if TYPE_CHECKING:
     import redis.asyncio as aioredis
@@ -38,14 +39,15 @@ _STREAM_BATCH_SIZE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One customer's redemption times, 13 digits of ms each, oldest first; expires after `keep_ms` (0: never)."""
+    """One customer's redemption times, 13 digits of ms each, oldest first; expires after `keep_ms` (0: never).
 
+    `place`: of its batch among those that are rebuilt.
+    """
+
+    place: int
     key: bytes
     times: bytes
     keep_ms: int
-
-
-WindowWriter = Callable[[Sequence[Window]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,79 +67,116 @@ class Span:
         return cls(max(limit.max for limit in limits), 0 if 0 in lengths else max(lengths))
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedBatch:
+    """A batch that is closed while its windows are rebuilt.
+
+    `rebuilding`: as put_batch.lua stored it. `latest_ms`: the clock of the partition; a later redemption, which only a
+    wrong clock can state, counts as of then (None: as stated).
+    """
+
+    id: UUID
+    partition: int
+    span: Span
+    rebuilding: str
+    latest_ms: int | None = None
+
+    @property
+    def max_digits(self) -> int:
+        """Digits of a window at most."""
+        return self.span.max_times * STAMP_DIGITS
+
+    def since_ms(self, host_ms: int) -> int:
+        """Return the time up to which redemptions count no longer."""
+        return host_ms - self.span.longest_ms if self.span.longest_ms else 0
+
+
+_SOURCES: Final = """
+WITH s AS (SELECT * FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::int[], $5::bigint[])
+  AS s(pool_id, place, since_ms, max_digits, latest_ms))"""
+
 _LEDGER: Final = """
-SELECT customer_id, redeemed_at FROM ledger
-WHERE pool_id = ANY($1) AND customer_id IS NOT NULL
+SELECT s.*, ledger.customer_id, ledger.redeemed_at FROM s JOIN ledger ON ledger.pool_id = s.pool_id
+WHERE ledger.customer_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM reversals v WHERE v.pool_id = ledger.pool_id AND v.seq = ledger.seq)
-  AND redeemed_at > timestamptz 'epoch' + $2::bigint * interval '1 ms'
-  AND ($4::uuid[] IS NULL OR customer_id = ANY($4))"""
+  AND ledger.redeemed_at > timestamptz 'epoch' + s.since_ms * interval '1 ms'
+  AND ($6::uuid[] IS NULL OR ledger.customer_id = ANY($6))"""
 
 _UNRECORDED: Final = """
 UNION ALL
-SELECT DISTINCT ON (pool_id, seq) customer_id, redeemed_at FROM pg_temp.unrecorded u
+SELECT s.*, u.customer_id, u.redeemed_at
+FROM s JOIN (SELECT DISTINCT ON (pool_id, seq) * FROM pg_temp.unrecorded) AS u ON u.pool_id = s.pool_id
 WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = u.pool_id AND r.seq = u.seq)
-  AND ($4::uuid[] IS NULL OR customer_id = ANY($4))"""
+  AND ($6::uuid[] IS NULL OR u.customer_id = ANY($6))"""
 
-_WINDOWS: Final = """
-SELECT customer_id, right(string_agg(lpad(at_ms::text, 13, '0'), '' ORDER BY at_ms), $3) AS times,
+_WINDOWS: Final = """{sources}
+SELECT place, customer_id, right(string_agg(lpad(at_ms::text, 13, '0'), '' ORDER BY at_ms), max_digits) AS times,
   max(at_ms) AS newest_ms
-FROM (SELECT customer_id, least((date_part('epoch', redeemed_at) * 1000)::bigint, $5) AS at_ms
-  FROM ({source}) AS found) AS stamped
-GROUP BY customer_id"""
+FROM (SELECT place, max_digits, customer_id, least((date_part('epoch', redeemed_at) * 1000)::bigint, latest_ms) AS at_ms
+  FROM ({found}) AS found) AS stamped
+GROUP BY place, max_digits, customer_id"""
 
 
 async def write_windows(
     connection: Connection | PoolConnection,
-    batch_id: UUID,
-    partition: int,
-    span: Span | None,
-    write: WindowWriter,
+    redis: ScriptRunner,
+    batches: Sequence[ClosedBatch],
     *,
     host_ms: int,
     backlog: AsyncIterable[Sequence[Redemption]] | None = None,
     customers: Sequence[UUID] | None = None,
-    latest_ms: int | None = None,
 ) -> int:
-    """Pass the windows of all customers of the batch to `write`, in chunks. Return the number of windows.
+    """Write the windows of all customers of the batches to Redis, in chunks. Return the number of windows.
 
-    `host_ms`: the time of Redis' host, read while the batch was closed. `backlog`: redemptions that may not be in the
-    ledger yet (None: none), read here before the ledger. `customers`: only these (None: all). `latest_ms`: the clock of
-    the partition; a later redemption, which only a wrong clock can state, counts as of then. Memory does not grow with
-    the number of customers or redemptions.
+    `host_ms`: the time of Redis' host, read while the batches were closed. `backlog`: redemptions that may not be in
+    the ledger yet (None: none), read here before the ledger. `customers`: only these (None: all). Memory does not grow
+    with the number of customers or redemptions.
+
+    Raises NotReadyError once a batch is no longer closed for this rebuild.
     """
-    if span is None:
-        return 0
-    since_ms = host_ms - span.longest_ms if span.longest_ms else 0
-    prefix = batch_keys(partition, batch_id).window_prefix
     written = 0
     async with connection.transaction():
-        # The batch stays closed while all its redemptions are sorted by customer: memory makes that faster.
+        # The batches stay closed while their redemptions are sorted by customer: memory makes that faster.
         await connection.execute("SET LOCAL work_mem = '64MB'")
-        pool_ids = await find_pool_ids(connection, batch_id)
-        has_unrecorded = await _gather_unrecorded(connection, pool_ids, backlog, since_ms)
-        query = _WINDOWS.format(source=_LEDGER + (_UNRECORDED if has_unrecorded else ""))
-        max_digits = span.max_times * STAMP_DIGITS
-        prefetch = max(10, min(_BATCH_SIZE, 4 * _BATCH_BYTES // max_digits))
+        pools = await _place_pools(connection, batches)
+        if not pools:
+            return 0
+        since_ms = [batch.since_ms(host_ms) for batch in batches]
+        since = {pool_id: since_ms[place] for pool_id, place in pools.items()}
+        has_unrecorded = await _gather_unrecorded(connection, since, backlog)
+        query = _WINDOWS.format(sources=_SOURCES, found=_LEDGER + (_UNRECORDED if has_unrecorded else ""))
+        of_pools = [batches[place] for place in pools.values()]
+        max_digits, latest_ms = [batch.max_digits for batch in of_pools], [batch.latest_ms for batch in of_pools]
+        prefetch = max(10, min(_BATCH_SIZE, 4 * _BATCH_BYTES // max(max_digits)))
         cursor = connection.cursor(
-            query, pool_ids, since_ms, max_digits, customers, latest_ms, prefetch=prefetch, timeout=QUERY_TIMEOUT_S
-        )
-        async with aclosing(_group_windows(cursor, prefix, span, host_ms)) as groups:
+            query, list(pools), list(pools.values()), list(since.values()), max_digits, latest_ms, customers,
+            prefetch=prefetch, timeout=QUERY_TIMEOUT_S,
+        )  # fmt: skip
+        async with aclosing(_group_windows(cursor, batches, host_ms)) as groups:
             async for windows in groups:
-                await write(windows)
+                await _put_windows(redis, batches, windows)
                 written += len(windows)
     return written
 
 
+async def _place_pools(connection: Connection | PoolConnection, batches: Sequence[ClosedBatch]) -> Mapping[int, int]:
+    """Return the pools of batches, each with the place of its batch."""
+    places = {batch.id: place for place, batch in enumerate(batches)}
+    return {pool_id: places[of] for pool_id, of in (await find_pools(connection, list(places))).items()}
+
+
 async def _group_windows(
-    rows: AsyncIterable[asyncpg.Record], prefix: bytes, span: Span, host_ms: int
+    rows: AsyncIterable[asyncpg.Record], batches: Sequence[ClosedBatch], host_ms: int
 ) -> AsyncGenerator[list[Window], None]:
     """Yield the windows that have not expired yet, about _BATCH_BYTES and at most _BATCH_SIZE of them at a time."""
+    prefixes = [batch_keys(batch.partition, batch.id).window_prefix for batch in batches]
     windows, size = list[Window](), 0
     async for row in rows:
-        keep_ms = row["newest_ms"] + span.longest_ms - host_ms if span.longest_ms else 0
-        if span.longest_ms and keep_ms <= 0:
+        place, longest_ms = row["place"], batches[row["place"]].span.longest_ms
+        keep_ms = row["newest_ms"] + longest_ms - host_ms if longest_ms else 0
+        if longest_ms and keep_ms <= 0:
             continue
-        window = Window(prefix + row["customer_id"].bytes, row["times"].encode(), keep_ms)
+        window = Window(place, prefixes[place] + row["customer_id"].bytes, row["times"].encode(), keep_ms)
         windows.append(window)
         size += len(window.times)
         if len(windows) >= _BATCH_SIZE or size >= _BATCH_BYTES:
@@ -147,9 +186,28 @@ async def _group_windows(
         yield windows
 
 
-async def find_pool_ids(connection: Connection | PoolConnection, batch_id: UUID) -> list[int]:
-    """Return the ids of a batch's pools."""
-    return [row["id"] for row in await connection.fetch("SELECT id FROM pools WHERE batch_id = $1", batch_id)]
+async def _put_windows(redis: ScriptRunner, batches: Sequence[ClosedBatch], windows: Sequence[Window]) -> None:
+    of_batches = defaultdict[int, list[Window]](list)
+    for window in windows:
+        of_batches[window.place].append(window)
+    calls = list[ScriptCall]()
+    for place, some in of_batches.items():
+        batch = batches[place]
+        state, key = partition_keys(batch.partition).state, batch_keys(batch.partition, batch.id).batch
+        args: list[str | bytes | int] = [batch.rebuilding]
+        for window in some:
+            args += [window.times, window.keep_ms]
+        calls.append(((state, key, *(window.key for window in some)), args))
+    for place, reply in zip(of_batches, await redis.run_all(PUT_WINDOWS, calls), strict=True):
+        if reply[0] != b"DONE":
+            batch_id = batches[place].id
+            raise NotReadyError(f"batch {batch_id} is no longer closed for this rebuild of its windows: {reply!r}")
+
+
+async def find_pools(connection: Connection | PoolConnection, batch_ids: Sequence[UUID]) -> Mapping[int, UUID]:
+    """Return the ids of the batches' pools, each with its batch."""
+    rows = await connection.fetch("SELECT id, batch_id FROM pools WHERE batch_id = ANY($1) ORDER BY id", batch_ids)
+    return {row["id"]: row["batch_id"] for row in rows}
 
 
 _CREATE_UNRECORDED: Final = """
@@ -159,19 +217,21 @@ CREATE TEMP TABLE IF NOT EXISTS unrecorded
 
 async def _gather_unrecorded(
     connection: Connection | PoolConnection,
-    pool_ids: Sequence[int],
+    since_ms: Mapping[int, int],
     backlog: AsyncIterable[Sequence[Redemption]] | None,
-    since_ms: int,
 ) -> bool:
-    """Copy redemptions that may not be in the ledger into a temporary table. Return False if there are none."""
-    of_batch, created = frozenset(pool_ids), False
+    """Copy redemptions that may not be in the ledger into a temporary table. Return False if there are none.
+
+    `since_ms`: the pools, each with the time up to which its redemptions count no longer.
+    """
+    created = False
 
     async def put(redemptions: Iterable[Redemption]) -> None:
         nonlocal created
         records = [
             (r.pool_id, r.seq, r.customer_id, from_ms(r.redeemed_at_ms))
             for r in redemptions
-            if r.pool_id in of_batch and r.customer_id is not None and since_ms < r.redeemed_at_ms < _STAMP_END_MS
+            if r.customer_id is not None and since_ms.get(r.pool_id, _STAMP_END_MS) < r.redeemed_at_ms < _STAMP_END_MS
         ]
         if records and not created:
             # The table exists already if the caller's transaction rebuilt another batch before.
@@ -184,7 +244,7 @@ async def _gather_unrecorded(
     if backlog is not None:
         async for page in backlog:
             await put(page)
-    await put(await find_dead_letters(connection, pool_ids))
+    await put(await find_dead_letters(connection, list(since_ms)))
     return created
 
 
@@ -231,22 +291,3 @@ async def read_backlog(
                 if strict:
                     raise
         yield page
-
-
-def fenced_writer(redis: ScriptRunner, batch_id: UUID, partition: int, rebuilding: str) -> WindowWriter:
-    """Return a writer for the windows of a batch that is closed for this rebuild.
-
-    The writer raises NotReadyError once the batch is no longer closed for it.
-    """
-    state, batch = partition_keys(partition).state, batch_keys(partition, batch_id).batch
-
-    async def write(windows: Sequence[Window]) -> None:
-        keys: list[str | bytes] = [state, batch, *(window.key for window in windows)]
-        args: list[str | bytes | int] = [rebuilding]
-        for window in windows:
-            args += [window.times, window.keep_ms]
-        reply = await redis.run(PUT_WINDOWS, keys, args)
-        if reply[0] != b"DONE":
-            raise NotReadyError(f"batch {batch_id} is no longer closed for this rebuild of its windows: {reply!r}")
-
-    return write

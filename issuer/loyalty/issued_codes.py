@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from issuer.batches.windows import find_dead_letters, find_pool_ids, read_backlog
+from issuer.batches.windows import find_dead_letters, find_pools, read_backlog
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.storage.postgres import PoolConnection, unavailable_translated
 from issuer.storage.redis_link import NotReadyError, redis_errors_translated
@@ -65,7 +65,7 @@ async def _check_epoch(stores: Stores, partition: int) -> None:
 
 
 async def _find_recorded(connection: PoolConnection, request: AskedCode) -> str | None:
-    for letter in await find_dead_letters(connection, await find_pool_ids(connection, request.batch_id)):
+    for letter in await find_dead_letters(connection, list(await find_pools(connection, [request.batch_id]))):
         if letter.key_hash == request.key_hash:
             return letter.code
     code: str | None = await connection.fetchval(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
 import asyncpg
 
-from issuer.batches.windows import find_dead_letters, find_pool_ids
+from issuer.batches.windows import find_dead_letters, find_pools
 from issuer.contract.elements import ELEMENT
-from issuer.contract.events import encode_order
+from issuer.contract.events import Redemption, encode_order
 from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import PUT_ANSWERS
 from issuer.storage.postgres import Connection, PoolConnection
-from issuer.storage.redis_link import ScriptRunner, Value, redis_errors_translated
+from issuer.storage.redis_link import ScriptCall, ScriptRunner, Value, redis_errors_translated
 from issuer.storage.stores import Stores
 
 _BATCH_SIZE: Final = 1_000
@@ -38,67 +39,103 @@ WHERE c.pool_id = ANY($1) AND c.key_hash IS NOT NULL
   AND (NOT $3 OR EXISTS (SELECT FROM late_rows l WHERE l.pool_id = c.pool_id AND l.seq = c.seq))
 ORDER BY at_ms"""
 
-_ELEMENT: Final = f"SELECT {ELEMENT.format(table='codes')} FROM codes WHERE pool_id = $1 AND seq = $2 AND code = $3"
-_TERMS: Final = "SELECT terms::text FROM coupon_terms WHERE pool_id = $1 AND number = $2"
+_OF_LETTERS: Final = f"""
+SELECT {ELEMENT.format(table="c")} AS element, t.terms::text AS terms
+FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::int[]) WITH ORDINALITY AS l(pool_id, seq, code, number, place)
+LEFT JOIN codes c ON c.pool_id = l.pool_id AND c.seq = l.seq AND c.code = l.code
+LEFT JOIN coupon_terms t ON t.pool_id = l.pool_id AND t.number = l.number
+ORDER BY l.place"""
 
-_KeptAnswer = tuple[bytes, bytes, int]
-"""Key, answer as redeem.lua keeps it, and ms to keep it."""
+_KeptAnswer = tuple[int, bytes, bytes, int]
+"""Partition, key, answer as redeem.lua keeps it, and ms to keep it."""
+
+
+class _KeyPrefixes:
+    """Where the kept answers of pools are: the partition, and what the keys begin with."""
+
+    def __init__(self, pools: Mapping[int, UUID], partitions: int) -> None:
+        self._of_pools = dict[int, tuple[int, bytes]]()
+        for pool_id, batch_id in pools.items():
+            partition = partition_of(batch_id, partitions)
+            self._of_pools[pool_id] = partition, batch_keys(partition, batch_id).idempotency_prefix
+
+    def of(self, pool_id: int, key_hash: bytes) -> tuple[int, bytes]:
+        """Return the partition and the key of an answer."""
+        partition, prefix = self._of_pools[pool_id]
+        return partition, prefix + key_hash
 
 
 async def restore_answers(
-    connection: Connection, redis: ScriptRunner, batch_id: UUID, partition: int, *, host_ms: int
+    connection: Connection, redis: ScriptRunner, batch_ids: Sequence[UUID], *, host_ms: int
 ) -> int:
-    """Write the kept answers of a fenced batch, each for the rest of its 24 h. Return how many were written.
+    """Write the kept answers of fenced batches, each for the rest of its 24 h. Return how many were written.
 
     `host_ms` is Redis' clock. Rows are read through a cursor, so memory does not grow with their number.
     """
-    prefix = batch_keys(partition, batch_id).idempotency_prefix
     written = 0
-    answers: list[_KeptAnswer] = []
     async with connection.transaction():
-        pool_ids = await find_pool_ids(connection, batch_id)
-        for letter in await find_dead_letters(connection, pool_ids):
-            keep_ms = _keep_ms(letter.redeemed_at_ms, host_ms)
-            if letter.key_hash is not None and keep_ms > 0:
-                order_id, code = None, letter.code
-                if not letter.terms:
-                    element = await connection.fetchval(_ELEMENT, letter.pool_id, letter.seq, letter.code)
-                    code = letter.code if element is None else element
-                else:
-                    terms = await connection.fetchval(_TERMS, letter.pool_id, letter.terms)
-                    if terms is None or letter.call_id is None:
-                        continue
-                    order_id, code = letter.order_id, f"{letter.call_id.hex} {letter.terms} {terms}"
-                fact = (letter.pool_id, letter.seq, letter.redeemed_at_ms, letter.epoch, letter.serial)
-                answer = _kept(fact, order_id, code)
-                answers.append((prefix + letter.key_hash, answer, keep_ms))
+        pools = await find_pools(connection, batch_ids)
+        prefixes = _KeyPrefixes(pools, redis.partitions)
+        answers = await _of_dead_letters(connection, list(pools), prefixes, host_ms)
         since_ms = host_ms - IDEMPOTENCY_TTL_MS
-        async for row in connection.cursor(_ANSWERS, pool_ids, since_ms, False, prefetch=_BATCH_SIZE):
-            answers.append(_kept_row(row, prefix, host_ms))
+        async for row in connection.cursor(_ANSWERS, list(pools), since_ms, False, prefetch=_BATCH_SIZE):
+            answers.append(_kept_row(row, prefixes, host_ms))
             if len(answers) >= _BATCH_SIZE:
-                written += await _write(redis, partition, answers)
+                written += await _write(redis, answers)
                 answers = []
-        written += await _write(redis, partition, answers)
+        written += await _write(redis, answers)
     return written
 
 
-def _kept_row(row: asyncpg.Record, prefix: bytes, host_ms: int) -> _KeptAnswer:
+async def _of_dead_letters(
+    connection: Connection, pool_ids: Sequence[int], prefixes: _KeyPrefixes, host_ms: int
+) -> list[_KeptAnswer]:
+    letters = [
+        (letter, letter.key_hash, keep_ms)
+        for letter in await find_dead_letters(connection, pool_ids)
+        if letter.key_hash is not None and (keep_ms := _keep_ms(letter.redeemed_at_ms, host_ms)) > 0
+    ]
+    if not letters:
+        return []
+    columns = zip(*[(letter.pool_id, letter.seq, letter.code, letter.terms) for letter, _, _ in letters], strict=True)
+    found = await connection.fetch(_OF_LETTERS, *map(list, columns))
+    answers = list[_KeptAnswer]()
+    for (letter, key_hash, keep_ms), row in zip(letters, found, strict=True):
+        if (answer := _kept_letter(letter, row)) is not None:
+            answers.append((*prefixes.of(letter.pool_id, key_hash), answer, keep_ms))
+    return answers
+
+
+def _kept_letter(letter: Redemption, row: asyncpg.Record) -> bytes | None:
+    order_id, code = None, letter.code if row["element"] is None else row["element"]
+    if letter.terms:
+        if row["terms"] is None or letter.call_id is None:
+            return None
+        order_id, code = letter.order_id, f"{letter.call_id.hex} {letter.terms} {row['terms']}"
+    return _kept((letter.pool_id, letter.seq, letter.redeemed_at_ms, letter.epoch, letter.serial), order_id, code)
+
+
+def _kept_row(row: asyncpg.Record, prefixes: _KeyPrefixes, host_ms: int) -> _KeptAnswer:
     fact = (row["pool_id"], row["seq"], row["at_ms"], row["epoch"], row["serial"])
-    return prefix + row["key_hash"], _kept(fact, row["order_id"], row["code"]), _keep_ms(row["at_ms"], host_ms)
+    key = prefixes.of(row["pool_id"], row["key_hash"])
+    return *key, _kept(fact, row["order_id"], row["code"]), _keep_ms(row["at_ms"], host_ms)
 
 
-async def put_late_answers(stores: Stores, connection: PoolConnection, batch_id: UUID, *, host_ms: int) -> None:
+async def put_late_answers(
+    stores: Stores, connection: PoolConnection, batch_ids: Sequence[UUID], *, host_ms: int
+) -> None:
     """Bring the answers of rows recorded late to the blessed Redis. One that is kept stays: a customer has it."""
-    partition = partition_of(batch_id, stores.redis.partitions)
-    prefix = batch_keys(partition, batch_id).idempotency_prefix
-    pool_ids = await find_pool_ids(connection, batch_id)
-    rows = await connection.fetch(_ANSWERS, pool_ids, host_ms - IDEMPOTENCY_TTL_MS, True)
+    pools = await find_pools(connection, batch_ids)
+    prefixes = _KeyPrefixes(pools, stores.redis.partitions)
+    rows = await connection.fetch(_ANSWERS, list(pools), host_ms - IDEMPOTENCY_TTL_MS, True)
     for at in range(0, len(rows), _BATCH_SIZE):
-        answers = [_kept_row(row, prefix, host_ms) for row in rows[at : at + _BATCH_SIZE]]
+        answers = [_kept_row(row, prefixes, host_ms) for row in rows[at : at + _BATCH_SIZE]]
+        pipeline = stores.redis.client.pipeline(transaction=False)
+        for _, key, _, _ in answers:
+            pipeline.get(key)
         async with redis_errors_translated():
-            kept = await stores.redis.client.mget([key for key, _, _ in answers])
-        missing = [answer for answer, there in zip(answers, kept, strict=True) if there is None]
-        await _write(stores.redis, partition, missing)
+            kept = await pipeline.execute()
+        await _write(stores.redis, [answer for answer, there in zip(answers, kept, strict=True) if there is None])
 
 
 def _keep_ms(at_ms: int, host_ms: int) -> int:
@@ -115,9 +152,14 @@ def _kept(fact: tuple[int, int, int, int, int], order_id: str | None, code: str)
     return b"%d %d %013d %d %d %b%b" % (*fact, order, code.encode())
 
 
-async def _write(redis: ScriptRunner, partition: int, answers: Sequence[_KeptAnswer]) -> int:
-    if answers:
-        keys: list[str | bytes] = [partition_keys(partition).state, *(key for key, _, _ in answers)]
-        args: list[Value] = [part for _, kept, keep_ms in answers for part in (kept, keep_ms)]
-        await redis.run(PUT_ANSWERS, keys, args)
+async def _write(redis: ScriptRunner, answers: Sequence[_KeptAnswer]) -> int:
+    of_partitions = defaultdict[int, list[_KeptAnswer]](list)
+    for answer in answers:
+        of_partitions[answer[0]].append(answer)
+    calls = list[ScriptCall]()
+    for partition, some in of_partitions.items():
+        args: list[Value] = [part for _, _, kept, keep_ms in some for part in (kept, keep_ms)]
+        calls.append(([partition_keys(partition).state, *(key for _, key, _, _ in some)], args))
+    if calls:
+        await redis.run_all(PUT_ANSWERS, calls)
     return len(answers)

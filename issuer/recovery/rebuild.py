@@ -9,25 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from issuer.batches.batch_revision import FOR_REDIS, BatchRevision
 from issuer.batches.reversals import find_pending_reversals, mark_returned, return_uses
-from issuer.batches.windows import fenced_writer, write_windows
-from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys, partition_of
-from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, REBUILD_POOL, SET_CLOCK, Script
+from issuer.batches.windows import ClosedBatch, write_windows
+from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys
+from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, PUT_BATCH, REBUILD_POOL, SET_CLOCK, Script
 from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.decision import RecoveryDecision
 from issuer.recovery.inspection import BATCH_SIZE, PoolState, inspect_partitions
 from issuer.storage.floors import Floors
-from issuer.storage.lineage import IncidentError, Lineage
+from issuer.storage.lineage import IncidentError
 from issuer.storage.postgres import Connection
-from issuer.storage.redis_link import CommandSender, RedisRefusedError, Value, accepted, time_ms
+from issuer.storage.redis_link import CommandSender, RedisRefusedError, ScriptCall, Value, accepted, time_ms
 from issuer.storage.server_watch import MAX_APART_MS, ClockReading
 
 log = structlog.get_logger()
@@ -69,13 +69,15 @@ class FencedScripts:
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]:
         """Run a script like `Redis.run`, with the fence as its epoch."""
-        return (await run_all(self._link, script, [(keys, [self._fence, *args])]))[0]
+        return (await self.run_all(script, [(keys, args)]))[0]
+
+    async def run_all(self, script: Script, calls: Sequence[ScriptCall]) -> list[list[Any]]:
+        """Run a script many times like `Redis.run_all`, with the fence as its epoch."""
+        return await run_all(self._link, script, [(keys, [self._fence, *args]) for keys, args in calls])
 
 
-async def run_all(
-    link: CommandSender, script: Script, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Value]]]
-) -> list[list[Any]]:
-    """Run one script many times in one round trip. Raises RedisRefusedError if any of the calls is refused.
+async def run_all(link: CommandSender, script: Script, calls: Sequence[ScriptCall]) -> list[list[Any]]:
+    """Run one script many times in one round trip, epochs included. Raises RedisRefusedError if any call is refused.
 
     A script refuses when another process recovers the same server, since this one has lost the recovery lock.
     """
@@ -201,11 +203,18 @@ async def set_clocks(link: CommandSender, postgres: Connection, mark: PartitionM
     await run_all(link, SET_CLOCK, [((state,), (mark.fence, host_ms)) for state in states])
 
 
-_SET_REDIS_REVISION: Final = "UPDATE batches SET redis_revision = $2 WHERE id = $1"
+_BATCHES: Final = f"{FOR_REDIS} WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT {BATCH_SIZE}"
+
+# In the order of the ids, in which others lock several of them, too.
+_SET_REDIS_REVISIONS: Final = """
+UPDATE batches b SET redis_revision = e.revision FROM unnest($1::uuid[], $2::bigint[]) AS e(id, revision)
+WHERE b.id = e.id AND b.id IN (SELECT id FROM batches WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE)"""
 # As if its rules had changed: the push that succeeds one day writes the windows, which the lost Redis had.
 _LEAVE_TO_WORKER: Final = """
-UPDATE batches SET redis_revision = 0, revision = revision + 1, rules_revision = revision + 1 WHERE id = $1"""
-_SET_LOADED: Final = "UPDATE pools SET loaded = $2 WHERE id = $1"
+UPDATE batches SET redis_revision = 0, revision = revision + 1, rules_revision = revision + 1 WHERE id = ANY($1)"""
+_SET_LOADED: Final = """
+UPDATE pools p SET loaded = e.loaded FROM unnest($1::bigint[], $2::bigint[]) AS e(id, loaded)
+WHERE p.id = e.id AND p.id IN (SELECT id FROM pools WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE)"""
 
 
 async def rebuild_partitions(
@@ -213,62 +222,72 @@ async def rebuild_partitions(
 ) -> None:
     """Rebuild batches, pools, windows and kept answers from Postgres. Codes are loaded after the blessing.
 
-    Stopped half-way, the partitions stay fenced and the next recovery rebuilds all of it.
+    Each step takes BATCH_SIZE batches or pools at once. Stopped half-way, the partitions stay fenced and the next
+    recovery rebuilds all of it.
     """
-    host_ms = await _read_host_ms(link, postgres)
+    redis, host_ms = FencedScripts(link, mark), await _read_host_ms(link, postgres)
     states = await inspect_partitions(link, mark.partitions)
     latest_ms = [max(host_ms, int(state["clock"])) for state in states]
-    redis = FencedScripts(link, mark)
-    rows = await postgres.fetch(f"{FOR_REDIS} ORDER BY id")
+    last: UUID | None = None
+    while rows := await postgres.fetch(_BATCHES, last):
+        await _rebuild_batches(redis, postgres, rows, host_ms, latest_ms)
+        last = rows[-1]["id"]
     # After the batches: a use that is reversed from here on raises a revision, and the worker pushes that after the
     # blessing. The other way round a reversal in between would reach Redis by neither way.
+    # And after the windows: a reversal takes its use out of them.
     reversed_uses = await find_pending_reversals(postgres)
-    for row in rows:
-        partition = partition_of(row["id"], mark.partitions)
-        if row["freed_at"] is None:
-            await restore_answers(postgres, redis, row["id"], partition, host_ms=host_ms)
-        try:
-            revision = BatchRevision.of_row(row, mark.partitions)
-        except Exception:
-            # It must not keep all others closed. Redis does not know it until the worker has pushed it.
-            log.exception("a batch cannot be read and is not rebuilt; repair its row", batch_id=str(row["id"]))
-            await postgres.execute(_LEAVE_TO_WORKER, row["id"])
-            continue
-        # What it replaces is given up, whatever it is.
-        await revision.put(redis, Lineage())
-        # An ended batch grants nothing, so it needs no windows; replays it still answers.
-        if row["freed_at"] is None and row["ended_at"] is None:
-            writer = fenced_writer(redis, row["id"], partition, revision.closed)
-            await write_windows(
-                postgres, row["id"], partition, revision.span, writer, host_ms=host_ms, latest_ms=latest_ms[partition]
-            )
-        await postgres.execute(_SET_REDIS_REVISION, row["id"], row["revision"])
-    # Windows first: a reversal takes its use out of them. The uses come ordered by pool, and a coupon has one pool.
-    for batch_id, uses in groupby(reversed_uses, lambda use: use.batch_id):
-        await return_uses(redis, batch_id, list(uses))
+    await return_uses(redis, reversed_uses)
     await mark_returned(postgres, reversed_uses)
     # Pools last: only what is quarantined and recorded by now counts as issued.
     await _rebuild_pools(link, postgres, mark, pools)
 
 
+async def _rebuild_batches(
+    redis: FencedScripts, postgres: Connection, rows: Sequence[asyncpg.Record], host_ms: int, latest_ms: Sequence[int]
+) -> None:
+    """Rebuild some batches (rows of FOR_REDIS): kept answers, revisions, windows."""
+    # An ended batch grants nothing, so it needs no windows; replays it still answers.
+    await restore_answers(postgres, redis, [row["id"] for row in rows if row["freed_at"] is None], host_ms=host_ms)
+    revisions, unreadable, limited = list[BatchRevision](), list[UUID](), list[ClosedBatch]()
+    for row in rows:
+        try:
+            revision = BatchRevision.of_row(row, redis.partitions)
+        except Exception:
+            # It must not keep all others closed. Redis does not know it until the worker has pushed it.
+            log.exception("a batch cannot be read and is not rebuilt; repair its row", batch_id=str(row["id"]))
+            unreadable.append(row["id"])
+            continue
+        revisions.append(revision)
+        if revision.span and row["freed_at"] is None and row["ended_at"] is None:
+            latest = latest_ms[revision.partition]
+            limited.append(ClosedBatch(revision.batch_id, revision.partition, revision.span, revision.closed, latest))
+    if unreadable:
+        await postgres.execute(_LEAVE_TO_WORKER, unreadable)
+    # What they replace is given up, whatever it is.
+    await redis.run_all(PUT_BATCH, [revision.call() for revision in revisions])
+    await write_windows(postgres, redis, limited, host_ms=host_ms)
+    ids, numbers = [revision.batch_id for revision in revisions], [revision.number for revision in revisions]
+    await postgres.execute(_SET_REDIS_REVISIONS, ids, numbers)
+
+
 async def _rebuild_pools(
     link: CommandSender, postgres: Connection, mark: PartitionMark, pools: Sequence[PoolState]
 ) -> None:
-    opened = [pool for pool in pools if pool.opened]
-    # An import has taken them back: what is in Redis has the order before it.
-    for pool in pools:
-        if not pool.opened and pool.issued_before is not None:
+    for at in range(0, len(pools), BATCH_SIZE):
+        calls, removals, hints = list[ScriptCall](), list[Sequence[Value]](), dict[int, int]()
+        for pool in pools[at : at + BATCH_SIZE]:
             keys = batch_keys(pool.partition, pool.batch_id)
-            command = ("UNLINK", keys.pool(pool.client_id), keys.codes(pool.client_id))
-            accepted(await link.call([command], timeout_s=TIMEOUT_S))
-    for at in range(0, len(opened), BATCH_SIZE):
-        calls: list[tuple[Sequence[str | bytes], Sequence[Value]]] = []
-        for pool in opened[at : at + BATCH_SIZE]:
-            keys = batch_keys(pool.partition, pool.batch_id)
-            names = (partition_keys(pool.partition).state, keys.pool(pool.client_id), keys.codes(pool.client_id))
-            calls.append((names, (mark.fence, pool.pool_id, pool.issued_after, pool.total)))
+            names = (keys.pool(pool.client_id), keys.codes(pool.client_id))
+            if pool.opened:
+                args = (mark.fence, pool.pool_id, pool.issued_after, pool.total)
+                calls.append(((partition_keys(pool.partition).state, *names), args))
+                if not pool.of_coupon:
+                    hints[pool.pool_id] = pool.issued_after
+            elif pool.issued_before is not None:
+                # An import has taken them back: what is in Redis has the order before it.
+                removals.append(("UNLINK", *names))
+        if removals:
+            accepted(await link.call(removals, timeout_s=TIMEOUT_S))
         await run_all(link, REBUILD_POOL, calls)
-    # The lists are empty now; by this hint the worker finds them and tops them up.
-    await postgres.executemany(
-        _SET_LOADED, [(pool.pool_id, pool.issued_after) for pool in opened if not pool.of_coupon]
-    )
+        # The lists are empty now; by this hint the worker finds them and tops them up.
+        await postgres.execute(_SET_LOADED, list(hints), list(hints.values()))

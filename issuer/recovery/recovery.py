@@ -400,7 +400,7 @@ class Recovery:
         await rebuild.bless_partitions(self._link, mark, floors)
         # After a restart the registrations of earlier epochs still count, so their timeline does.
         timeline = await read_timeline(self._postgres) if report.verdict is not Verdict.RESTART else None
-        summary = report.to_json()
+        summary = replace(report, pools=[]).to_json()
         del summary["pools"]
         async with self._postgres.transaction():
             await self._postgres.execute(

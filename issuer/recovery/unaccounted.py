@@ -8,7 +8,7 @@ Otherwise the loss is bounded: seqs that may have been answered are quarantined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from issuer.ledger.dead_letters import count_unreadable
@@ -18,44 +18,48 @@ from issuer.recovery.serials import see_recorded, store_bases
 from issuer.registration.registrations import find_open
 from issuer.storage.floors import Floors
 from issuer.storage.lineage import IncidentError, TokenKind, new_token
-from issuer.storage.postgres import Connection, count_of
+from issuer.storage.postgres import Connection
 
 _ACCOUNTED: Final = """
-SELECT greatest(
-    (SELECT max(seq) FROM ledger WHERE pool_id = $1), (SELECT max(seq) FROM quarantined WHERE pool_id = $1),
-    (SELECT max(seq) FROM dead_letters WHERE pool_id = $1), (SELECT max(seq) FROM void_seqs WHERE pool_id = $1), 0)"""
+SELECT p.id, greatest(
+    (SELECT max(seq) FROM ledger WHERE pool_id = p.id), (SELECT max(seq) FROM quarantined WHERE pool_id = p.id),
+    (SELECT max(seq) FROM dead_letters WHERE pool_id = p.id), (SELECT max(seq) FROM void_seqs WHERE pool_id = p.id), 0
+) AS seq FROM unnest($1::bigint[]) AS p(id)"""
 
-# A coupon has no rows in codes.
-_SEQS: Final = "SELECT seq FROM codes WHERE pool_id = $1 AND seq <= $2"
-_NUMBERS: Final = (
-    "SELECT seq FROM generate_series(1::bigint, least($2, (SELECT total FROM pools WHERE id = $1))) AS s(seq)"
-)
+# Pools ($1), each with the highest seq that may be missing ($2). A coupon has no rows in codes. LATERAL with an order:
+# the ranges of each pool in the indexes, not whole tables.
 _UNACCOUNTED: Final = """
-SELECT c.seq FROM ({seqs}) AS c
-WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = $1 AND r.seq = c.seq)
-  AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = $1 AND s.seq = c.seq)
-  AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = $1 AND d.seq = c.seq)
-  AND NOT EXISTS (SELECT FROM void_seqs v WHERE v.pool_id = $1 AND v.seq = c.seq)
-ORDER BY c.seq"""
-_QUARANTINE: Final = """
-INSERT INTO quarantined (pool_id, seq, epoch, lost_after, lost_to)
-SELECT $1, seq, $3, $4, $5 FROM ({unaccounted}) AS u"""
+SELECT u.pool_id, c.seq FROM unnest($1::bigint[], $2::bigint[]) AS u(pool_id, up_to)
+CROSS JOIN LATERAL (
+  SELECT seq FROM (
+    SELECT seq FROM codes WHERE pool_id = u.pool_id AND seq <= u.up_to
+    UNION ALL
+    SELECT generate_series(1::bigint, least(u.up_to, p.total)) FROM pools p JOIN batches b ON b.id = p.batch_id
+    WHERE p.id = u.pool_id AND b.kind = 'coupon') AS issuable
+  WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = u.pool_id AND r.seq = issuable.seq)
+    AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = u.pool_id AND s.seq = issuable.seq)
+    AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.pool_id = u.pool_id AND d.seq = issuable.seq)
+    AND NOT EXISTS (SELECT FROM void_seqs v WHERE v.pool_id = u.pool_id AND v.seq = issuable.seq)
+  ORDER BY seq) AS c"""
+_PLAN: Final = f"SELECT pool_id, count(*) AS n, max(seq) AS last FROM ({_UNACCOUNTED}) AS u GROUP BY pool_id"
+_QUARANTINE: Final = f"""
+WITH made AS (
+  INSERT INTO quarantined (pool_id, seq, epoch, lost_after, lost_to)
+  SELECT pool_id, seq, $3, $4, $5 FROM ({_UNACCOUNTED}) AS u
+  RETURNING pool_id)
+SELECT pool_id, count(*) AS n FROM made GROUP BY pool_id"""
 
-_MAKE_VOID: Final = "INSERT INTO void_seqs (pool_id, seq, epoch) SELECT $1, seq, $3 FROM ({unaccounted}) AS u"
+_MAKE_VOID: Final = f"""
+INSERT INTO void_seqs (pool_id, seq, epoch) SELECT pool_id, seq, $3 FROM ({_UNACCOUNTED}) AS u"""
 # Of the decision that is not blessed yet, so the worker has not given their codes new seqs.
 _DOUBT_VOID: Final = """
 WITH doubted AS (
   DELETE FROM void_seqs WHERE epoch > (SELECT coalesce(max(epoch), 0) FROM incarnations) RETURNING pool_id, seq, epoch)
 INSERT INTO quarantined (pool_id, seq, epoch) SELECT pool_id, seq, epoch FROM doubted"""
-_PENDING: Final = "SELECT count(*) FROM void_seqs WHERE pool_id = $1 AND reissued_as IS NULL"
+_PENDING: Final = "SELECT pool_id, count(*) AS n FROM void_seqs WHERE reissued_as IS NULL GROUP BY pool_id"
 
 _LOCK_INSTALLATION: Final = "SELECT incident FROM installation FOR UPDATE"
 _STORE_DECISION: Final = "UPDATE installation SET recovering = $1, lost_epoch = greatest(lost_epoch, $2)"
-
-
-def _unaccounted(pool: PoolState) -> str:
-    """Return the query for the seqs of a pool ($1) up to a seq ($2) that nothing accounts for."""
-    return _UNACCOUNTED.format(seqs=_NUMBERS if pool.of_coupon else _SEQS)
 
 
 def _up_to(pool: PoolState, accounted: int, bound: int) -> int:
@@ -67,16 +71,17 @@ def _up_to(pool: PoolState, accounted: int, bound: int) -> int:
 
 async def plan(postgres: Connection, pools: Sequence[PoolState], decision: RecoveryDecision, bound: int) -> None:
     """Fill in what a recovery would quarantine; change nothing. Events still in the stream are not counted yet."""
-    unreadable = await count_unreadable(postgres)
     for pool in pools:
         pool.issued_after = pool.accounted
-        if pool.opened and not pool.drained and decision.verdict is Verdict.BOUNDED:
-            row = await postgres.fetchrow(
-                f"SELECT count(*) AS n, max(seq) AS last FROM ({_unaccounted(pool)}) AS u",
-                pool.pool_id, _up_to(pool, pool.accounted, bound + unreadable.get(pool.partition, 0)),
-            )  # fmt: skip
-            assert row is not None
-            pool.quarantined, pool.issued_after = row["n"], max(pool.accounted, row["last"] or 0)
+    if decision.verdict is Verdict.BOUNDED:
+        unreadable = await count_unreadable(postgres)
+        incomplete = {pool.pool_id: pool for pool in pools if pool.opened and not pool.drained}
+        up_to = [
+            _up_to(pool, pool.accounted, bound + unreadable.get(pool.partition, 0)) for pool in incomplete.values()
+        ]
+        for row in await postgres.fetch(_PLAN, list(incomplete), up_to):
+            pool = incomplete[row["pool_id"]]
+            pool.quarantined, pool.issued_after = row["n"], max(pool.accounted, row["last"])
 
 
 async def decide(
@@ -111,15 +116,17 @@ async def decide(
                 # That was decided on what an operator knows to be incomplete: no seq is known to be unanswered.
                 await postgres.execute(_DOUBT_VOID)
             decision = decision.decided(Verdict.BOUNDED if missing or unreadable or forced else Verdict.EXACT, bound)
-        for pool in pools:
-            if not pool.opened:
-                continue
-            if not pool.drained and (is_first or bound > 0):
-                most = bound + unreadable.get(pool.partition, 0)
-                await _decide_pool(postgres, floors.epoch, pool, decision, (None, None) if forced else lost, most)
-            pool.issued_after = await postgres.fetchval(_ACCOUNTED, pool.pool_id)
+        opened = {pool.pool_id: pool for pool in pools if pool.opened}
+        if is_first or bound > 0:
+            incomplete = [pool for pool in opened.values() if not pool.drained]
+            most = [bound + unreadable.get(pool.partition, 0) for pool in incomplete]
+            await _decide_pools(postgres, floors.epoch, incomplete, decision, (None, None) if forced else lost, most)
+        for pool_id, seq in (await _find_accounted(postgres, list(opened))).items():
+            opened[pool_id].issued_after = seq
+        for row in await postgres.fetch(_PENDING):
             # Their codes come back to the tail: until then the pool is refilled, and not sold out.
-            pool.total += await postgres.fetchval(_PENDING, pool.pool_id)
+            if (pool := opened.get(row["pool_id"])) is not None:
+                pool.total += row["n"]
         await see_recorded(postgres, floors)
         if decision.verdict is Verdict.BOUNDED:
             # No lost fact has a serial more than the bound above the highest known one.
@@ -131,18 +138,26 @@ async def decide(
     return decision
 
 
-async def _decide_pool(
+async def _find_accounted(postgres: Connection, pool_ids: Sequence[int]) -> Mapping[int, int]:
+    """Return the highest seq of each pool that anything accounts for."""
+    return {row["id"]: row["seq"] for row in await postgres.fetch(_ACCOUNTED, pool_ids)}
+
+
+async def _decide_pools(
     postgres: Connection,
     epoch: int,
-    pool: PoolState,
+    pools: Sequence[PoolState],
     decision: RecoveryDecision,
     lost: tuple[int | None, int | None],
-    bound: int,
+    bounds: Sequence[int],
 ) -> None:
-    accounted = await postgres.fetchval(_ACCOUNTED, pool.pool_id)
+    ids = [pool.pool_id for pool in pools]
+    accounted = await _find_accounted(postgres, ids)
     if decision.verdict is Verdict.BOUNDED:
-        query = _QUARANTINE.format(unaccounted=_unaccounted(pool))
-        status = await postgres.execute(query, pool.pool_id, _up_to(pool, accounted, bound), epoch, *lost)
-        pool.quarantined = count_of(status)
+        up_to = [_up_to(pool, accounted[pool.pool_id], most) for pool, most in zip(pools, bounds, strict=True)]
+        rows = await postgres.fetch(_QUARANTINE, ids, up_to, epoch, *lost)
+        quarantined = {row["pool_id"]: row["n"] for row in rows}
+        for pool in pools:
+            pool.quarantined = quarantined.get(pool.pool_id, 0)
     else:
-        await postgres.execute(_MAKE_VOID.format(unaccounted=_unaccounted(pool)), pool.pool_id, accounted, epoch)
+        await postgres.execute(_MAKE_VOID, ids, [accounted[pool_id] for pool_id in ids], epoch)

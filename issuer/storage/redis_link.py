@@ -59,6 +59,10 @@ class CommandSender(Protocol):
     async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]: ...
 
 
+ScriptCall = tuple[Sequence[str | bytes], Sequence[Value]]
+"""The keys of one call of a script, and its arguments without the epoch."""
+
+
 class ScriptRunner(Protocol):
     """A runner of scripts under an epoch: `Redis`, or the recovery's own runner while partitions are fenced."""
 
@@ -66,6 +70,8 @@ class ScriptRunner(Protocol):
     def partitions(self) -> int: ...
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> list[Any]: ...
+
+    async def run_all(self, script: Script, calls: Sequence[ScriptCall]) -> list[list[Any]]: ...
 
 
 def accepted(replies: list[Any]) -> list[Any]:
@@ -276,20 +282,42 @@ class Redis:
         Raises NotReadyError (also during an incident) and RedisRefusedError (nothing was changed),
         RedisUnavailableError (outcome unknown).
         """
-        # Everything but redemptions comes this way: top-ups, rules, windows. It may rest on what Postgres has lost.
-        if self._incarnations.incident:
-            raise NotReadyError(self._incarnations.incident)
-        command = ("EVALSHA", script.sha, len(keys), *keys, self.epoch, *args)
+        command = ("EVALSHA", script.sha, len(keys), *keys, self._epoch_of_a_change(), *args)
         async with redis_errors_translated():
             try:
                 reply = await self.client.execute_command(*command)
             except NoScriptError:
                 await self.client.execute_command("SCRIPT", "LOAD", script.text)
                 reply = await self.client.execute_command(*command)
+        self._refuse_stale(script, reply)
+        return reply  # type: ignore[no-any-return]
+
+    async def run_all(self, script: Script, calls: Sequence[ScriptCall]) -> list[list[Any]]:
+        """Run a script many times in one round trip, each call as `run` does it. Return their replies.
+
+        Raises the errors of `run` if any call has one: the others were made as well.
+        """
+        epoch = self._epoch_of_a_change()
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.execute_command("SCRIPT", "LOAD", script.text)
+        for keys, args in calls:
+            pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, epoch, *args)
+        async with redis_errors_translated():
+            _, *replies = await pipeline.execute()
+        for reply in replies:
+            self._refuse_stale(script, reply)
+        return replies
+
+    def _epoch_of_a_change(self) -> int:
+        # Everything but redemptions comes this way: top-ups, rules, windows. It may rest on what Postgres has lost.
+        if self._incarnations.incident:
+            raise NotReadyError(self._incarnations.incident)
+        return self.epoch
+
+    def _refuse_stale(self, script: Script, reply: Sequence[Any]) -> None:
         if reply[0] == b"STALE_EPOCH":
             self._incarnations.wake.set()
             raise NotReadyError(f"{script.name}: the data set carries another epoch")
-        return reply  # type: ignore[no-any-return]
 
     async def host_ms(self) -> int:
         """Return the time of Redis' host. Raises NotReadyError while its clock cannot be right."""

@@ -194,4 +194,4 @@ async def test_an_event_of_an_impossible_time_stops_neither_the_rules_nor_a_reco
     await top_up(stores, thorough=True)
     assert await stores.postgres.fetchval("SELECT redis_revision = revision FROM batches WHERE id = $1", shop.batch)
     async with own_connection(settings) as connection:
-        await restore_answers(connection, stores.redis, shop.batch, shop.number, host_ms=1_800_000_000_000)
+        await restore_answers(connection, stores.redis, [shop.batch], host_ms=1_800_000_000_000)

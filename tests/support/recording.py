@@ -12,7 +12,7 @@ from issuer.contract.events import Redemption, RedemptionColumns, decode_event
 from issuer.contract.keys import partition_keys, partition_of, partition_tag
 from issuer.contract.scripts import Script
 from issuer.ledger.record import RecordResult, record_redemptions
-from issuer.storage.redis_link import Redis, RedisUnavailableError
+from issuer.storage.redis_link import Redis, RedisUnavailableError, ScriptCall
 from issuer.storage.stores import Stores
 from tests.support.issuing import LedgerShop, open_shop, plain_client
 from tests.support.redeeming import ScriptAnswer
@@ -100,12 +100,15 @@ class FailingRedis:
         return await self.redis.host_ms()
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[str | bytes | int]) -> Any:
+        return (await self.run_all(script, [(keys, args)]))[0]
+
+    async def run_all(self, script: Script, calls: Sequence[ScriptCall]) -> Any:
         self.calls -= 1
         if self.calls < 0:
             if self.lost and self.calls == -1:
-                await self.redis.run(script, keys, args)
+                await self.redis.run_all(script, calls)
             raise RedisUnavailableError("the test made Redis unavailable")
-        return await self.redis.run(script, keys, args)
+        return await self.redis.run_all(script, calls)
 
 
 def failing_after(stores: Stores, calls: int, *, lost: bool = False) -> Stores:
