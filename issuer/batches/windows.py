@@ -21,7 +21,7 @@ from issuer.contract.keys import batch_keys, partition_keys
 from issuer.contract.scripts import PUT_WINDOWS
 from issuer.instants import from_ms
 from issuer.storage.postgres import Connection, PoolConnection
-from issuer.storage.redis_link import NotReadyError, ScriptCall, ScriptRunner, redis_errors_translated
+from issuer.storage.redis_link import NotReadyError, ScriptCall, ScriptRunner, Value, redis_errors_translated
 
 if TYPE_CHECKING:
     import redis.asyncio as aioredis
@@ -32,8 +32,11 @@ _STAMP_END_MS: Final = 10**STAMP_DIGITS
 
 # Postgres sorts millions of ledger rows before it returns the first one.
 QUERY_TIMEOUT_S: Final = 900.0
-_BATCH_SIZE: Final = 1_000
-_BATCH_BYTES: Final = 1_000_000
+CALL_SIZE: Final = 1_000
+"""Keys that one script call writes: Redis serves others between two calls."""
+ROUND_TRIP_SIZE: Final = 10_000
+"""Keys written in one round trip: Redis syncs them to its disk together."""
+_ROUND_TRIP_BYTES: Final = 1_000_000
 _STREAM_BATCH_SIZE: Final = 100
 
 
@@ -147,7 +150,7 @@ async def write_windows(
         query = _WINDOWS.format(sources=_SOURCES, found=_LEDGER + (_UNRECORDED if has_unrecorded else ""))
         of_pools = [batches[place] for place in pools.values()]
         max_digits, latest_ms = [batch.max_digits for batch in of_pools], [batch.latest_ms for batch in of_pools]
-        prefetch = max(10, min(_BATCH_SIZE, 4 * _BATCH_BYTES // max(max_digits)))
+        prefetch = max(10, min(ROUND_TRIP_SIZE, 4 * _ROUND_TRIP_BYTES // max(max_digits)))
         cursor = connection.cursor(
             query, list(pools), list(pools.values()), list(since.values()), max_digits, latest_ms, customers,
             prefetch=prefetch, timeout=QUERY_TIMEOUT_S,
@@ -168,7 +171,7 @@ async def _place_pools(connection: Connection | PoolConnection, batches: Sequenc
 async def _group_windows(
     rows: AsyncIterable[asyncpg.Record], batches: Sequence[ClosedBatch], host_ms: int
 ) -> AsyncGenerator[list[Window], None]:
-    """Yield the windows that have not expired yet, about _BATCH_BYTES and at most _BATCH_SIZE of them at a time."""
+    """Yield the windows that have not expired yet, about _ROUND_TRIP_BYTES and at most ROUND_TRIP_SIZE of them."""
     prefixes = [batch_keys(batch.partition, batch.id).window_prefix for batch in batches]
     windows, size = list[Window](), 0
     async for row in rows:
@@ -179,7 +182,7 @@ async def _group_windows(
         window = Window(place, prefixes[place] + row["customer_id"].bytes, row["times"].encode(), keep_ms)
         windows.append(window)
         size += len(window.times)
-        if len(windows) >= _BATCH_SIZE or size >= _BATCH_BYTES:
+        if len(windows) >= ROUND_TRIP_SIZE or size >= _ROUND_TRIP_BYTES:
             yield windows
             windows, size = [], 0
     if windows:
@@ -190,18 +193,23 @@ async def _put_windows(redis: ScriptRunner, batches: Sequence[ClosedBatch], wind
     of_batches = defaultdict[int, list[Window]](list)
     for window in windows:
         of_batches[window.place].append(window)
-    calls = list[ScriptCall]()
-    for place, some in of_batches.items():
-        batch = batches[place]
-        state, key = partition_keys(batch.partition).state, batch_keys(batch.partition, batch.id).batch
-        args: list[str | bytes | int] = [batch.rebuilding]
-        for window in some:
-            args += [window.times, window.keep_ms]
-        calls.append(((state, key, *(window.key for window in some)), args))
-    for place, reply in zip(of_batches, await redis.run_all(PUT_WINDOWS, calls), strict=True):
+    calls = [
+        (batches[place], some[at : at + CALL_SIZE])
+        for place, some in of_batches.items()
+        for at in range(0, len(some), CALL_SIZE)
+    ]
+    replies = await redis.run_all(PUT_WINDOWS, [_call(batch, some) for batch, some in calls])
+    for (batch, _), reply in zip(calls, replies, strict=True):
         if reply[0] != b"DONE":
-            batch_id = batches[place].id
-            raise NotReadyError(f"batch {batch_id} is no longer closed for this rebuild of its windows: {reply!r}")
+            raise NotReadyError(f"batch {batch.id} is no longer closed for this rebuild of its windows: {reply!r}")
+
+
+def _call(batch: ClosedBatch, windows: Sequence[Window]) -> ScriptCall:
+    state, key = partition_keys(batch.partition).state, batch_keys(batch.partition, batch.id).batch
+    args: list[Value] = [batch.rebuilding]
+    for window in windows:
+        args += [window.times, window.keep_ms]
+    return (state, key, *(window.key for window in windows)), args
 
 
 async def find_pools(connection: Connection | PoolConnection, batch_ids: Sequence[UUID]) -> Mapping[int, UUID]:

@@ -70,15 +70,18 @@ async def find_pool(stores: Stores, pool_id: int) -> Pool:
     return Pool(**row)
 
 
-async def lock_seqs(connection: AnyConnection, batch_id: UUID) -> None:
-    """Keep every other caller from assigning seqs in the batch until the transaction ends.
+_LOCK_SEQS: Final = """
+SELECT pg_advisory_xact_lock($1, number) FROM (SELECT unnest($2::int[]) AS number ORDER BY number) AS sorted"""
+
+
+async def lock_seqs(connection: AnyConnection, *batch_ids: UUID) -> None:
+    """Keep every other caller from assigning seqs in the batches until the transaction ends.
 
     A transaction that adds codes takes the lock before it reads a pool's total and holds it until it has raised that
     total. The pool's row is not locked: a pool can be opened and topped up while a million codes are inserted.
     """
-    await connection.execute(
-        "SELECT pg_advisory_xact_lock($1, $2)", *lock_of(SEQ_LOCK, batch_id), timeout=FILE_TIMEOUT_S
-    )
+    numbers = [lock_of(SEQ_LOCK, batch_id)[1] for batch_id in batch_ids]
+    await connection.execute(_LOCK_SEQS, SEQ_LOCK, numbers, timeout=FILE_TIMEOUT_S)
 
 
 # A row, not an advisory lock: Postgres has room for some thousand advisory locks, and one file may have more clients.

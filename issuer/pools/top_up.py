@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from issuer.pools.counters import PoolCounters, read_pool_counters
+from issuer.pools.group_loader import GROUP_SIZE, GroupLoader
 from issuer.pools.loader import load_pool
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import POOL_SELECT, BatchNotInRedisError, Pool, PoolClosedError
@@ -38,13 +39,20 @@ async def top_up(stores: Stores, rows: RowWork = UNGUARDED, *, thorough: bool = 
     """
     async with unavailable_translated():
         found = await stores.postgres.fetch(_OF_OPEN_BATCHES if thorough else _NOT_LOADED)
-    pools = [Pool(**row) for row in found]
-    pushed = 0
-    totals = {str(pool.id): pool.total for pool in await _running_low(stores, pools)}
-    for row in await rows.due(TASK, totals, complete=thorough):
-        act = partial(_load, stores, int(row))
-        pushed += await rows.work(TASK, row, act, version=totals[row], raises=(RedisMemoryError,)) or 0
-    return pushed
+    low = {str(pool.id): pool for pool in await _running_low(stores, [Pool(**row) for row in found])}
+    totals = {row: pool.total for row, pool in low.items()}
+    due = await rows.due(TASK, totals, complete=thorough)
+    loader, pushed = GroupLoader(stores), 0
+
+    async def load_group(some: Sequence[str]) -> list[str]:
+        return [str(pool.id) for pool in await loader.load([low[row] for row in some])]
+
+    for at in range(0, len(due), GROUP_SIZE):
+        group = {row: totals[row] for row in due[at : at + GROUP_SIZE]}
+        for row in await rows.work_together(TASK, group, load_group) if len(group) > 1 else group:
+            act = partial(_load, stores, int(row))
+            pushed += await rows.work(TASK, row, act, version=totals[row], raises=(RedisMemoryError,)) or 0
+    return pushed + loader.pushed
 
 
 async def _load(stores: Stores, pool_id: int) -> int:

@@ -18,8 +18,8 @@ from issuer.batches.revisions import push_batch
 from issuer.contract.keys import partition_keys
 from issuer.ledger.dead_letters import count_unreadable
 from issuer.ledger.entries import StreamEntry
-from issuer.pools.loader import load_pool
-from issuer.pools.pool import lock_seqs
+from issuer.pools.group_loader import GROUP_SIZE, GroupLoader
+from issuer.pools.pool import POOL_SELECT, Pool, lock_seqs
 from issuer.recovery.answers import put_late_answers
 from issuer.registration.registrations import find_open
 from issuer.storage.incarnation import Blessed
@@ -64,20 +64,27 @@ async def _lock_pair(stores: Stores, connection: PoolConnection) -> Blessed:
 
 
 _TO_REISSUE: Final = """
-SELECT p.id AS pool_id, p.batch_id FROM pools p
+SELECT p.id, p.batch_id, b.kind = 'coupon' AS of_coupon FROM pools p JOIN batches b ON b.id = p.batch_id
 WHERE p.id IN (SELECT pool_id FROM void_seqs WHERE reissued_as IS NULL) ORDER BY p.id"""
+_REISSUE: Final = "SELECT sum(reissue_void(id, $2))::bigint FROM unnest($1::bigint[]) AS id"
+_OF_IDS: Final = f"{POOL_SELECT} WHERE p.id = ANY($1) ORDER BY p.id"
 
 
 async def reissue_void(stores: Stores) -> None:
-    """Give the codes of void seqs new seqs, and load them."""
-    for row in await stores.postgres.fetch(_TO_REISSUE):
+    """Give the codes of void seqs new seqs, and load them. What cannot be loaded here the top-up loads."""
+    found = await stores.postgres.fetch(_TO_REISSUE)
+    for at in range(0, len(found), GROUP_SIZE):
+        rows = found[at : at + GROUP_SIZE]
+        ids = [row["id"] for row in rows]
         async with stores.postgres.acquire() as connection, connection.transaction():
             await _lock_pair(stores, connection)
-            await lock_seqs(connection, row["batch_id"])
-            codes = await connection.fetchval("SELECT reissue_void($1, $2)", row["pool_id"], _STEP)
-        await push_batch(stores, row["batch_id"])
-        await load_pool(stores, row["pool_id"])
-        log.info("reissued codes that no caller received", pool_id=row["pool_id"], codes=codes)
+            await lock_seqs(connection, *{row["batch_id"] for row in rows})
+            codes = await connection.fetchval(_REISSUE, ids, max(1, _STEP // len(ids)))
+        for row in rows:
+            if row["of_coupon"]:
+                await push_batch(stores, row["batch_id"])
+        await GroupLoader(stores).load([Pool(**row) for row in await stores.postgres.fetch(_OF_IDS, ids)])
+        log.info("reissued codes that no caller received", pools=len(ids), codes=codes)
 
 
 _RANGES: Final = """
@@ -143,12 +150,12 @@ async def settle_carried(stores: Stores) -> None:
             await new_token(connection, TokenKind.SETTLING)
 
 
-_LATE: Final = "SELECT DISTINCT p.batch_id FROM late_rows l JOIN pools p ON p.id = l.pool_id"
+_LATE: Final = "SELECT DISTINCT p.batch_id FROM late_rows l JOIN pools p ON p.id = l.pool_id ORDER BY p.batch_id"
 _LATE_ROWS: Final = """
-SELECT l.pool_id, l.seq FROM late_rows l JOIN pools p ON p.id = l.pool_id WHERE p.batch_id = $1"""
+SELECT l.pool_id, l.seq FROM late_rows l JOIN pools p ON p.id = l.pool_id WHERE p.batch_id = ANY($1)"""
 # As if the rules had changed: the push closes the batch and writes all its windows again, from stream and ledger.
 _REBUILD_WINDOWS: Final = """
-UPDATE batches SET revision = revision + 1, rules_revision = revision + 1 WHERE id = $1 AND ended_at IS NULL"""
+UPDATE batches SET revision = revision + 1, rules_revision = revision + 1 WHERE id = ANY($1) AND ended_at IS NULL"""
 _STRIKE: Final = """
 DELETE FROM late_rows l USING unnest($1::bigint[], $2::bigint[]) AS e(pool_id, seq)
 WHERE l.pool_id = e.pool_id AND l.seq = e.seq"""
@@ -156,14 +163,16 @@ WHERE l.pool_id = e.pool_id AND l.seq = e.seq"""
 
 async def bring_late_rows(stores: Stores) -> None:
     """Bring the windows and kept answers of rows recorded late to Redis, then strike the rows off the list."""
-    for batch in await stores.postgres.fetch(_LATE):
-        batch_id = batch["batch_id"]
+    found = [row["batch_id"] for row in await stores.postgres.fetch(_LATE)]
+    for at in range(0, len(found), GROUP_SIZE):
+        batch_ids = found[at : at + GROUP_SIZE]
         async with redis_errors_translated():
             host_ms = time_ms(await stores.redis.client.time())
-        rows = await stores.postgres.fetch(_LATE_ROWS, batch_id)
+        rows = await stores.postgres.fetch(_LATE_ROWS, batch_ids)
         async with stores.postgres.acquire() as connection:
-            await put_late_answers(stores, connection, batch_id, host_ms=host_ms)
-            await connection.execute(_REBUILD_WINDOWS, batch_id)
-        await push_batch(stores, batch_id)
+            await put_late_answers(stores, connection, batch_ids, host_ms=host_ms)
+            await connection.execute(_REBUILD_WINDOWS, batch_ids)
+        for batch_id in batch_ids:
+            await push_batch(stores, batch_id)
         await stores.postgres.execute(_STRIKE, [row["pool_id"] for row in rows], [row["seq"] for row in rows])
-        log.info("brought rows that were recorded late to Redis", batch_id=str(batch_id), rows=len(rows))
+        log.info("brought rows that were recorded late to Redis", batches=len(batch_ids), rows=len(rows))

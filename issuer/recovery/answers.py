@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from issuer.batches.windows import find_dead_letters, find_pools
+from issuer.batches.windows import CALL_SIZE, ROUND_TRIP_SIZE, find_dead_letters, find_pools
 from issuer.contract.elements import ELEMENT
 from issuer.contract.events import Redemption, encode_order
 from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys, partition_keys, partition_of
@@ -17,8 +17,6 @@ from issuer.contract.scripts import PUT_ANSWERS
 from issuer.storage.postgres import Connection, PoolConnection
 from issuer.storage.redis_link import ScriptCall, ScriptRunner, Value, redis_errors_translated
 from issuer.storage.stores import Stores
-
-_BATCH_SIZE: Final = 1_000
 
 # The code is that of the ledger, whatever became of the row in codes.
 _OF_REDEMPTION: Final = "r.code || coalesce(chr(29) || c.attributes::text, '')"
@@ -78,9 +76,9 @@ async def restore_answers(
         prefixes = _KeyPrefixes(pools, redis.partitions)
         answers = await _of_dead_letters(connection, list(pools), prefixes, host_ms)
         since_ms = host_ms - IDEMPOTENCY_TTL_MS
-        async for row in connection.cursor(_ANSWERS, list(pools), since_ms, False, prefetch=_BATCH_SIZE):
+        async for row in connection.cursor(_ANSWERS, list(pools), since_ms, False, prefetch=ROUND_TRIP_SIZE):
             answers.append(_kept_row(row, prefixes, host_ms))
-            if len(answers) >= _BATCH_SIZE:
+            if len(answers) >= ROUND_TRIP_SIZE:
                 written += await _write(redis, answers)
                 answers = []
         written += await _write(redis, answers)
@@ -128,8 +126,8 @@ async def put_late_answers(
     pools = await find_pools(connection, batch_ids)
     prefixes = _KeyPrefixes(pools, stores.redis.partitions)
     rows = await connection.fetch(_ANSWERS, list(pools), host_ms - IDEMPOTENCY_TTL_MS, True)
-    for at in range(0, len(rows), _BATCH_SIZE):
-        answers = [_kept_row(row, prefixes, host_ms) for row in rows[at : at + _BATCH_SIZE]]
+    for at in range(0, len(rows), CALL_SIZE):
+        answers = [_kept_row(row, prefixes, host_ms) for row in rows[at : at + CALL_SIZE]]
         pipeline = stores.redis.client.pipeline(transaction=False)
         for _, key, _, _ in answers:
             pipeline.get(key)
@@ -156,10 +154,16 @@ async def _write(redis: ScriptRunner, answers: Sequence[_KeptAnswer]) -> int:
     of_partitions = defaultdict[int, list[_KeptAnswer]](list)
     for answer in answers:
         of_partitions[answer[0]].append(answer)
-    calls = list[ScriptCall]()
-    for partition, some in of_partitions.items():
-        args: list[Value] = [part for _, _, kept, keep_ms in some for part in (kept, keep_ms)]
-        calls.append(([partition_keys(partition).state, *(key for _, key, _, _ in some)], args))
+    calls = [
+        _call(partition, some[at : at + CALL_SIZE])
+        for partition, some in of_partitions.items()
+        for at in range(0, len(some), CALL_SIZE)
+    ]
     if calls:
         await redis.run_all(PUT_ANSWERS, calls)
     return len(answers)
+
+
+def _call(partition: int, answers: Sequence[_KeptAnswer]) -> ScriptCall:
+    args: list[Value] = [part for _, _, kept, keep_ms in answers for part in (kept, keep_ms)]
+    return [partition_keys(partition).state, *(key for _, key, _, _ in answers)], args

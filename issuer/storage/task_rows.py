@@ -16,7 +16,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
@@ -68,6 +68,16 @@ class RowWork(Protocol):
         Raises the errors in `raises`, and the errors of stores that are unavailable.
         """
 
+    async def work_together(
+        self, task: str, rows: Mapping[str, int], act: Callable[[Sequence[str]], Awaitable[Sequence[str]]]
+    ) -> list[str]:
+        """Call `act` once for several rows, each with its version. Return the rows that must be worked on alone.
+
+        Those are the ones that `act` returns, all of them if it raises an error, and those that it never gets: rows
+        with a record, which have failed before and would take the others with them. Raises the errors of stores that
+        are unavailable.
+        """
+
 
 class Unguarded:
     """Works on every row and raises its error: for a caller that has no other rows to protect."""
@@ -79,6 +89,14 @@ class Unguarded:
         self, task: str, row: str, act: Callable[[], Awaitable[T]], *, version: int = 0, raises: Raised = ()
     ) -> T | None:
         return await act()
+
+    async def work_together(
+        self, task: str, rows: Mapping[str, int], act: Callable[[Sequence[str]], Awaitable[Sequence[str]]]
+    ) -> list[str]:
+        try:
+            return list(await act(list(rows)))
+        except Exception:
+            return list(rows)
 
 
 UNGUARDED: Final = Unguarded()
@@ -123,15 +141,32 @@ class TaskRows:
             result = await act()
         except Exception as error:
             if isinstance(error, raises) or await self._is_of_stores(error):
-                await self._unmark(task, row)
+                await self._unmark(task, [row])
                 raise
             await self.fail(task, row, error, version=version)
             return None
         except BaseException:
-            await self._unmark(task, row)
+            await self._unmark(task, [row])
             raise
-        await self._fetch(_FORGET, task, row)
+        await self._fetch(_FORGET, task, [row])
         return result
+
+    async def work_together(
+        self, task: str, rows: Mapping[str, int], act: Callable[[Sequence[str]], Awaitable[Sequence[str]]]
+    ) -> list[str]:
+        marked = await self._mark_new(task, rows)
+        try:
+            alone = set(await act(marked)) if marked else set[str]()
+        except Exception as error:
+            if await self._is_of_stores(error):
+                await self._unmark(task, marked)
+                raise
+            alone = set(marked)
+        except BaseException:
+            await self._unmark(task, marked)
+            raise
+        await self._fetch(_FORGET, task, marked)
+        return [row for row in rows if row in alone or row not in marked]
 
     async def fail(self, task: str, row: str, error: Exception, *, version: int = 0) -> None:
         """Record an error of a row, or of the WHOLE_TASK. Raises PostgresUnavailableError."""
@@ -146,7 +181,7 @@ class TaskRows:
 
     async def forget(self, task: str, row: str) -> None:
         """Remove the record of a row that was processed elsewhere. Raises PostgresUnavailableError."""
-        await self._fetch(_FORGET, task, row)
+        await self._fetch(_FORGET, task, [row])
 
     async def record_dead_workers(self) -> int:
         """Turn the marks of workers that have ended into records of failed rows; return how many there were."""
@@ -167,10 +202,18 @@ class TaskRows:
             connection = await self._connected()
             return bool(await connection.fetch(_MARK, task, row, version, self._name, self._session))
 
-    async def _unmark(self, task: str, row: str) -> None:
-        # If Postgres is unavailable the mark stays. It is this worker's, which takes the row again.
+    async def _mark_new(self, task: str, rows: Mapping[str, int]) -> list[str]:
+        """Mark the rows that have neither a record nor a mark. Return them, in order."""
+        async with self._turn, unavailable_translated():
+            connection = await self._connected()
+            found = await connection.fetch(_MARK_NEW, task, list(rows), list(rows.values()), self._name, self._session)
+        marked = {row["row_id"] for row in found}
+        return [row for row in rows if row in marked]
+
+    async def _unmark(self, task: str, rows: Sequence[str]) -> None:
+        # If Postgres is unavailable the marks stay. They are this worker's, which takes the rows again.
         with suppress(PostgresUnavailableError):
-            await self._fetch(_UNMARK, task, row)
+            await self._fetch(_UNMARK, task, rows)
 
     async def _is_of_stores(self, error: Exception) -> bool:
         """Return whether an error says that a store is unavailable, and the store is indeed.
@@ -241,13 +284,19 @@ WHERE (t.session IS NULL OR t.session = excluded.session)
   AND (t.retry_at IS NULL OR t.retry_at <= now() OR t.version <> excluded.version)
 RETURNING 1"""
 
-_FORGET: Final = "DELETE FROM task_rows WHERE task = $1 AND row_id = $2"
+_MARK_NEW: Final = """
+INSERT INTO task_rows (task, row_id, version, worker, session)
+SELECT $1, e.row_id, e.version, $4, $5 FROM unnest($2::text[], $3::bigint[]) AS e(row_id, version) ORDER BY e.row_id
+ON CONFLICT DO NOTHING RETURNING row_id"""
+
+_FORGET: Final = "DELETE FROM task_rows WHERE task = $1 AND row_id = ANY($2::text[])"
 
 _FORGET_OTHERS: Final = "DELETE FROM task_rows WHERE task = $1 AND session IS NULL AND NOT row_id = ANY($2::text[])"
 
 _UNMARK: Final = """
-WITH unmarked AS (UPDATE task_rows SET worker = NULL, session = NULL WHERE task = $1 AND row_id = $2 AND failures > 0)
-DELETE FROM task_rows WHERE task = $1 AND row_id = $2 AND failures = 0"""
+WITH unmarked AS (
+  UPDATE task_rows SET worker = NULL, session = NULL WHERE task = $1 AND row_id = ANY($2::text[]) AND failures > 0)
+DELETE FROM task_rows WHERE task = $1 AND row_id = ANY($2::text[]) AND failures = 0"""
 
 _UNMARK_MINE: Final = """
 WITH unmarked AS (UPDATE task_rows SET worker = NULL, session = NULL WHERE worker = $1 AND failures > 0)
