@@ -95,9 +95,9 @@ async def run_all(link: CommandSender, script: Script, calls: Sequence[ScriptCal
     return replies[1:]
 
 
-async def _mark_partitions(link: CommandSender, mark: PartitionMark, epoch: int, floors: Floors) -> None:
-    # From the stream itself: the stored counter need not match a stream that was drained or cut.
-    backlogs = await _count_backlogs(link, mark.partitions)
+async def _mark_partitions(
+    link: CommandSender, mark: PartitionMark, epoch: int, floors: Floors, backlogs: Sequence[int]
+) -> None:
     await run_all(
         link, BLESS_PARTITION,
         [
@@ -116,7 +116,8 @@ async def fence_partitions(link: CommandSender, mark: PartitionMark) -> None:
 
     Stopped half-way, some partitions still have the epoch before, which Postgres does not bless any more.
     """
-    await _mark_partitions(link, mark, mark.fence, Floors(mark.epoch, mark.partitions))
+    # A fence leaves the backlogs as they are: `find_cut_streams` compares them with the streams.
+    await _mark_partitions(link, mark, mark.fence, Floors(mark.epoch, mark.partitions), [0] * mark.partitions)
 
 
 async def store_decision(postgres: Connection, decision: RecoveryDecision) -> None:
@@ -129,7 +130,8 @@ async def bless_partitions(link: CommandSender, mark: PartitionMark, floors: Flo
 
     Stopped half-way, none is trusted: Postgres has not blessed it yet.
     """
-    await _mark_partitions(link, mark, mark.epoch, floors)
+    # From the streams themselves: they were drained since the fence, or the counters are theirs.
+    await _mark_partitions(link, mark, mark.epoch, floors, await _count_backlogs(link, mark.partitions))
 
 
 async def _count_backlogs(link: CommandSender, partitions: int) -> list[int]:
