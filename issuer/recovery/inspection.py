@@ -253,14 +253,18 @@ def contradictions_within(epoch: int, states: Sequence[PartitionState], pools: S
     stale = [p for p, state in enumerate(states) if int(state.get("blessed_epoch", -1)) < epoch]
     if stale:
         reasons.append(f"{len(stale)} of {len(states)} partitions are missing or from an earlier incarnation")
+    missing, behind, contradictory = list[str](), list[str](), list[str]()
     for pool in pools:
         if not pool.opened:
             continue
         name = f"pool {pool.pool_id}"
         if pool.issued_before is None or pool.loaded_before is None:
-            reasons.append(f"{name} is missing")
+            missing.append(f"{name} is missing")
         elif pool.issued_before < pool.accounted:
-            reasons.append(f"{name} has issued {pool.issued_before}, but seq {pool.accounted} is accounted for")
+            behind.append(f"{name} has issued {pool.issued_before}, but seq {pool.accounted} is accounted for")
         elif pool.in_list != pool.loaded_before - pool.issued_before:
-            reasons.append(f"{name}: its list contradicts its counters")
+            contradictory.append(f"{name}: its list contradicts its counters")
+    # One example of each kind: a lost server lacks every pool.
+    for first, *others in filter(None, (missing, behind, contradictory)):
+        reasons.append(f"{first}, and {len(others)} other pools in the same way" if others else first)
     return reasons
