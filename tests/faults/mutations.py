@@ -117,8 +117,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/recovery/rebuild.py",
-                "        if not pool.opened and pool.issued_before is not None:\n",
-                "        if False:\n",
+                "            elif pool.issued_before is not None:\n",
+                "            elif False:\n",
             ),
         ),
         (),
@@ -176,13 +176,13 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/recovery/unaccounted.py",
-                "  AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = $1 AND s.seq = c.seq)\n",
+                "    AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = u.pool_id AND s.seq = issuable.seq)\n",
                 "",
             ),
             Edit(
                 "issuer/recovery/unaccounted.py",
-                "SELECT $1, seq, $3, $4, $5 FROM ({unaccounted}) AS u",
-                "SELECT $1, seq, $3, $4, $5 FROM ({unaccounted}) AS u ON CONFLICT DO NOTHING",
+                "SELECT pool_id, seq, $3, $4, $5 FROM ({_UNACCOUNTED}) AS u\n",
+                "SELECT pool_id, seq, $3, $4, $5 FROM ({_UNACCOUNTED}) AS u ON CONFLICT DO NOTHING\n",
             ),
         ),
         (),
@@ -534,8 +534,29 @@ MUTATIONS: Final = (
         ("recovery_frozen",),
     ),
     Mutation(
+        "a recovery works batch by batch",
+        (
+            Edit("issuer/recovery/inspection.py", "BATCH_SIZE: Final = 500\n", "BATCH_SIZE: Final = 1\n"),
+            Edit("issuer/pools/group_loader.py", "GROUP_SIZE: Final = 100\n", "GROUP_SIZE: Final = 1\n"),
+        ),
+        (),
+        ("tests/integration/test_recovery_of_many.py",),
+    ),
+    Mutation(
+        "a row that has failed is worked on with others",
+        (
+            Edit(
+                "issuer/storage/task_rows.py",
+                "ON CONFLICT DO NOTHING RETURNING row_id",
+                "ON CONFLICT (task, row_id) DO UPDATE SET session = excluded.session RETURNING row_id",
+            ),
+        ),
+        (),
+        ("tests/integration/test_task_rows.py",),
+    ),
+    Mutation(
         "limits are not restored after a loss",
-        (Edit("issuer/batches/windows.py", "    if span is None:\n        return 0\n", "    return 0\n"),),
+        (Edit("issuer/batches/windows.py", "        if not pools:\n            return 0\n", "        return 0\n"),),
         ("redis_wiped", "two_losses_in_a_row", "redis_wiped_with_journal"),
     ),
     Mutation(
@@ -545,7 +566,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "no use of a coupon is quarantined after a loss",
-        (Edit("issuer/recovery/unaccounted.py", "_NUMBERS if pool.of_coupon else", "_NUMBERS if False else"),),
+        (Edit("issuer/recovery/unaccounted.py", "AND b.kind = 'coupon') AS", "AND false) AS"),),
         ("coupon_uses_reversed_while_redis_is_wiped",),
     ),
     Mutation(
@@ -558,7 +579,7 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/batches/revisions.py",
-                "        await return_uses(stores.redis, revision.batch_id, reversals)\n",
+                "        await return_uses(stores.redis, reversals)\n",
                 "        pass\n",
             ),
         ),
@@ -1145,8 +1166,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/batches/windows.py",
-                "max_digits, customers, latest_ms, prefetch",
-                "max_digits, customers, None, prefetch",
+                "max_digits, latest_ms, customers,",
+                "max_digits, [None] * len(latest_ms), customers,",
             ),
         ),
         (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,24 @@ async def test_an_error_of_an_unavailable_store_is_no_failure_of_the_row(
     monkeypatch.undo()
     assert [row.row for row in await failed(stores)] == ["1"]
     assert await marks(stores) == 1
+
+
+async def test_rows_are_worked_on_together_unless_one_has_failed(stores: Stores, rows: TaskRows) -> None:
+    candidates, calls = {"1": 0, "2": 0, "3": 0, "4": 0}, list[list[str]]()
+
+    async def act(some: Sequence[str]) -> list[str]:
+        calls.append(list(some))
+        return ["3"]
+
+    async def fail(some: Sequence[str]) -> list[str]:
+        raise OverflowError(some)
+
+    await rows.work(TASK, "2", break_down)
+    await make_due(stores)
+    assert await rows.work_together(TASK, candidates, act) == ["2", "3"]
+    assert calls == [["1", "3", "4"]]
+    assert await rows.work_together(TASK, candidates, fail) == list(candidates), "each shows by itself what it is"
+    assert [row.row for row in await failed(stores)] == ["2"]
 
 
 async def test_errors_that_the_task_handles_are_raised(stores: Stores, rows: TaskRows) -> None:
