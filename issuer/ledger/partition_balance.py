@@ -3,7 +3,8 @@
 It knows nothing of pools: each fact that a partition ever granted has a serial, and each serial is in one place. What
 an epoch began with after a loss (`epoch_bases`) was counted on from a bound, so the serials up to it that nothing
 accounts for are those of facts that may have been lost: they are quarantined as long as a seq of the partition is, and
-void once it is known that no caller received them. Beyond it none may be missing.
+void once it is known that no caller received them. Beyond it none may be missing. Their sum is compared, too: it shows
+a serial that is there twice in the place of another.
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ from issuer.storage.postgres import PoolConnection
 
 # LATERAL: the ranges of the partition's pools in the indexes, not the whole ledger once for each partition.
 _RECORDED: Final = """
-SELECT count(*) AS all, count(*) FILTER (WHERE r.serial <= $3) AS below
+SELECT count(*) AS all, count(*) FILTER (WHERE r.serial <= $3) AS below,
+  coalesce(sum(r.serial) FILTER (WHERE r.serial > $3), 0) AS sum
 FROM batches b JOIN pools p ON p.batch_id = b.id
 CROSS JOIN LATERAL (SELECT serial FROM ledger WHERE pool_id = p.id AND serial <= $2) r
 WHERE b.partition = $1"""
 
 _DEAD: Final = """
-SELECT coalesce(sum(facts), 0)::bigint AS all, coalesce(sum(facts) FILTER (WHERE serial <= $3), 0)::bigint AS below
+SELECT coalesce(sum(facts), 0)::bigint AS all, coalesce(sum(facts) FILTER (WHERE serial <= $3), 0)::bigint AS below,
+  coalesce(sum(facts * serial + facts * (facts - 1) / 2) FILTER (WHERE serial > $3), 0) AS sum
 FROM (
   SELECT DISTINCT ON (serial) serial, facts FROM dead_letters
   WHERE partition = $1 AND resolved_at IS NULL AND serial <= $2 ORDER BY serial) d"""
 
 # An event that is recorded or a dead letter already only waits for its acknowledgement.
 _BACKLOG: Final = """
-SELECT coalesce(sum(e.facts), 0)::bigint
+SELECT coalesce(sum(e.facts), 0)::bigint AS all,
+  coalesce(sum(e.facts * e.serial + e.facts * (e.facts - 1) / 2) FILTER (WHERE e.serial > $6), 0) AS sum
 FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) AS e(pool_id, seq, serial, facts)
 WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = e.pool_id AND r.seq = e.seq AND r.serial = e.serial)
   AND NOT EXISTS (
@@ -80,20 +84,18 @@ async def balance_partition(
     """Balance a partition whose stream was read together with its `serial`, and before the transaction began."""
     balance = PartitionBalance(partition, serial)
     base = await connection.fetchval(_BASE, partition)
-    recorded = await connection.fetchrow(_RECORDED, partition, serial, base, timeout=TIMEOUT_S)
-    dead = await connection.fetchrow(_DEAD, partition, serial, base)
-    assert recorded is not None
-    assert dead is not None
+    recorded: Any = await connection.fetchrow(_RECORDED, partition, serial, base, timeout=TIMEOUT_S)
+    dead: Any = await connection.fetchrow(_DEAD, partition, serial, base)
     # A serial that is in the stream twice counts once, so that it shows as a missing one.
     once = {number: place for place, number in enumerate(stream.serials)}
     places = list(once.values())
     whole = [entry for entry in unreadable if entry.serial]
-    balance.backlog = await connection.fetchval(
+    backlog: Any = await connection.fetchrow(
         _BACKLOG, partition, [stream.pool_ids[p] for p in places] + [0] * len(whole),
         [stream.seqs[p] for p in places] + [0] * len(whole), list(once) + [entry.serial for entry in whole],
-        [1] * len(places) + [entry.announced for entry in whole], timeout=TIMEOUT_S,
+        [1] * len(places) + [entry.announced for entry in whole], base, timeout=TIMEOUT_S,
     )  # fmt: skip
-    balance.recorded, balance.dead_letters = recorded["all"], dead["all"]
+    balance.recorded, balance.dead_letters, balance.backlog = recorded["all"], dead["all"], backlog["all"]
     unaccounted = max(0, base - recorded["below"] - dead["below"])
     if await connection.fetchval(_HOLDS_QUARANTINE, partition):
         balance.quarantined = unaccounted
@@ -101,6 +103,8 @@ async def balance_partition(
         balance.void = unaccounted
     if balance.accounted != serial:
         balance.problems.append(show_difference(serial - balance.accounted, "serial"))
+    elif recorded["sum"] + dead["sum"] + backlog["sum"] != (serial * (serial + 1) - base * (base + 1)) // 2:
+        balance.problems.append("some serials are accounted for twice, and as many are missing")
     return balance
 
 

@@ -127,6 +127,10 @@ async def test_every_serial_of_a_partition_is_in_one_place(shop: LedgerShop) -> 
     shop.client.hincrby(shop.keys.state, "serial", 7)
     assert (found := await of_partition(shop)).holds
     assert (found.recorded, found.backlog, found.serial) == (40, 7, 47)
+    # What no count shows.
+    await execute("UPDATE redemptions SET serial = 7 WHERE serial = 8")
+    assert (await of_partition(shop)).problems == ["some serials are accounted for twice, and as many are missing"]
+    await execute("UPDATE redemptions SET serial = 8 WHERE seq = 8")
     # What no pool shows: a fact without its serial, one that was granted twice.
     shop.client.hincrby(shop.keys.state, "serial", 2)
     assert (await of_partition(shop)).problems == ["2 serials are missing"]
