@@ -42,7 +42,7 @@ VERDICT: Final = (
     _mutation(
         "data without a pool are a restart",
         INSPECTION,
-        '            reasons.append(f"{name} is missing")\n',
+        '            missing.append(f"{name} is missing")\n',
         "            continue\n",
         tests=JUDGE_TESTS,
     ),
