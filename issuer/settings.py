@@ -137,6 +137,7 @@ class Settings(BaseSettings):
     journal_dir: Path | None = Field(
         None, description="Directory of the receipt journals of this host; default: `journals` in ISSUER_DATA_DIR"
     )
+    host_name: str = Field("", description="Name of this host in journals and messages; default: its host name")
     journal_max_mb: int = Field(
         4_096, ge=16, description="Size of the journal of one process, from which on it continues without a journal"
     )

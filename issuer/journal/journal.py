@@ -103,7 +103,7 @@ def find_tokens(directory: Path, installation: UUID) -> list[UUID]:
 
 
 def host_name() -> str:
-    """Return the name by which an operator finds the host of a journal."""
+    """Return the name by which an operator finds the host of a journal: the setting, or that of the system."""
     return os.environ.get("ISSUER_HOST_NAME") or socket.gethostname()
 
 

@@ -181,7 +181,8 @@ class Incarnations:
                 if row is not None and not self._restored:
                     refuse_other(row["database"], row["identity"])
                 if row is not None and row["unknown"]:
-                    await report_unknown(connection, row["unknown"], f"a process on {socket.gethostname()}")
+                    host = self._settings.host_name or socket.gethostname()
+                    await report_unknown(connection, row["unknown"], f"a process on {host}")
                     row = await connection.fetchrow(self._refresh_sql, [])
             if row is None:
                 return None
