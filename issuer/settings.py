@@ -130,9 +130,7 @@ class Settings(BaseSettings):
     )
     wait_timeout_ms: int = Field(500, ge=1, le=10_000, description="How long to wait for the replicas")
     journal: str = Field(
-        "on",
-        pattern="^(on|off)$",
-        description="Whether a process writes what it answers to a journal, which restores a lost Redis (on, off)",
+        "on", pattern="^(on|off)$", description="Journal what is answered, to restore a lost Redis (on, off)"
     )
     journal_dir: Path | None = Field(
         None, description="Directory of the receipt journals of this host; default: `journals` in ISSUER_DATA_DIR"
