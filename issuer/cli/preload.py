@@ -205,6 +205,8 @@ def _lines(report: PreloadReport) -> Iterator[str]:
     yield f"rows                   {report.rows:>12,}"
     yield f"{'would be loaded' if report.dry_run else 'loaded':<22} {report.loaded:>12,}"
     yield f"duplicates in the file {report.duplicates_in_file:>12,}"
+    for repeated in report.repeated_rows[:MAX_SHOWN_ROWS]:
+        yield f"  line {repeated.line:,}: the code of line {repeated.first_line:,}"
     yield f"duplicates in the batch{report.duplicates_in_batch:>12,}"
     yield f"in other batches       {report.duplicates_in_other_batches:>12,}"
     for batch in report.other_batches:

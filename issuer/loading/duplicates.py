@@ -11,27 +11,29 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from issuer.loading.report import ClientReport, OtherBatch, RowInOtherBatch
+import asyncpg
+
+from issuer.loading.report import ClientReport, OtherBatch, RepeatedRow, RowInOtherBatch
 from issuer.storage.postgres import FILE_TIMEOUT_S, AnyConnection
 
 MAX_ROWS: Final = 1_000
-"""Rows in other batches that are reported one by one; further ones are only counted."""
+"""Rows of each kind that are reported one by one; further ones are only counted."""
 MAX_OWNERS: Final = 20
 MAX_OTHER_BATCHES: Final = 20
 """Other batches that are reported by name, those with most of the codes first."""
 
-# batch_id: the batch that has the code; null: an earlier row of the file has it.
+# batch_id: the batch that has the code; null: an earlier row of the file has it, the one in first_row.
 CREATE_REFUSED: Final = """
-CREATE TEMPORARY TABLE refused (row bigint PRIMARY KEY, batch_id uuid) ON COMMIT DROP
+CREATE TEMPORARY TABLE refused (row bigint PRIMARY KEY, batch_id uuid, first_row bigint) ON COMMIT DROP
 """
 # Hashes sort several times faster than codes, and most files have no duplicates. A hash collision costs one query more.
 _MAY_REPEAT: Final = """
 SELECT EXISTS (SELECT FROM staged GROUP BY hashtextextended(code, 0) HAVING count(*) > 1)
 """
 _REFUSE_REPEATED: Final = """
-INSERT INTO refused SELECT row, NULL FROM (
-    SELECT row, row_number() OVER (PARTITION BY code ORDER BY row) AS occurrence FROM staged
-) AS numbered WHERE occurrence > 1
+INSERT INTO refused SELECT row, NULL, first_row FROM (
+    SELECT row, first_value(row) OVER (PARTITION BY code ORDER BY row) AS first_row FROM staged
+) AS numbered WHERE row <> first_row
 """
 # Force one index probe per row, although the planner has no statistics of these tables: the cost is bounded by the file
 # and does not grow with other batches. A scalar subquery, not EXISTS: the planner may turn that into a join that
@@ -82,6 +84,7 @@ _ROWS_IN_OTHERS: Final = """
 SELECT r.row, b.id, b.name FROM refused r JOIN batches b ON b.id = r.batch_id
 WHERE r.batch_id IS DISTINCT FROM $1 ORDER BY r.row LIMIT $2
 """
+_REPEATED_ROWS: Final = "SELECT row, first_row FROM refused WHERE first_row IS NOT NULL ORDER BY row LIMIT $1"
 # One probe for each row, as REFUSE_IN_BATCH.
 _OWNERS: Final = """
 SELECT owner AS id, min(c.name) AS name, count(*) AS codes FROM (
@@ -101,6 +104,7 @@ class Duplicates:
     in_other_batches: int = 0
     other_batches: Sequence[OtherBatch] = field(default=())
     rows: Sequence[RowInOtherBatch] = field(default=())
+    repeated: Sequence[RepeatedRow] = field(default=())
 
     @property
     def count(self) -> int:
@@ -134,14 +138,17 @@ async def count_duplicates(connection: AnyConnection, batch_id: UUID | None) -> 
     """Return what `refuse_duplicates` has listed."""
     counts = await connection.fetchrow(_COUNT_REFUSED, batch_id, timeout=FILE_TIMEOUT_S)
     assert counts is not None
-    if not counts["in_others"]:
-        return Duplicates(counts["in_file"], counts["in_batch"])
-    others = await connection.fetch(_OTHER_BATCHES, batch_id, MAX_OTHER_BATCHES, timeout=FILE_TIMEOUT_S)
-    rows = await connection.fetch(_ROWS_IN_OTHERS, batch_id, MAX_ROWS, timeout=FILE_TIMEOUT_S)
+    repeated, others, rows = list[asyncpg.Record](), list[asyncpg.Record](), list[asyncpg.Record]()
+    if counts["in_file"]:
+        repeated = await connection.fetch(_REPEATED_ROWS, MAX_ROWS, timeout=FILE_TIMEOUT_S)
+    if counts["in_others"]:
+        others = await connection.fetch(_OTHER_BATCHES, batch_id, MAX_OTHER_BATCHES, timeout=FILE_TIMEOUT_S)
+        rows = await connection.fetch(_ROWS_IN_OTHERS, batch_id, MAX_ROWS, timeout=FILE_TIMEOUT_S)
     return Duplicates(
         counts["in_file"],
         counts["in_batch"],
         counts["in_others"],
         [OtherBatch(UUID(bytes=row["id"].bytes), row["name"], row["codes"]) for row in others],
         [RowInOtherBatch(row["row"], UUID(bytes=row["id"].bytes), row["name"]) for row in rows],
+        [RepeatedRow(row["row"], row["first_row"]) for row in repeated],
     )

@@ -324,6 +324,7 @@ class _Load:
             rejections=list(reader.rejections),
             other_batches=numbering.duplicates.other_batches,
             rows_in_other_batches=numbering.duplicates.rows,
+            repeated_rows=numbering.duplicates.repeated,
             owners_in_batch=numbering.owners,
             default_client=self._client(default, unnamed) if default and (unnamed := reader.without_client) else None,
             clients=clients,

@@ -56,6 +56,14 @@ class RowInOtherBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class RepeatedRow:
+    """A row whose code an earlier row of the file has: the lines of both, counting from 1."""
+
+    line: int
+    first_line: int
+
+
+@dataclass(frozen=True, slots=True)
 class PreloadReport:
     """The outcome of every row.
 
@@ -78,6 +86,8 @@ class PreloadReport:
     """The batches with most of `duplicates_in_other_batches`, at most 20."""
     rows_in_other_batches: Sequence[RowInOtherBatch] = ()
     """The first 1,000 of these rows."""
+    repeated_rows: Sequence[RepeatedRow] = ()
+    """The first 1,000 of `duplicates_in_file`."""
     owners_in_batch: Sequence[ClientReport] = ()
     """Of a load without a new code: the clients beside those of the file that have its codes in the batch."""
     default_client: ClientReport | None = None

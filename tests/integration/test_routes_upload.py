@@ -50,6 +50,7 @@ async def test_an_upload_reports_the_result_of_each_row(api: Api) -> None:
         "default_client": None,
         "owners_in_batch": [],
         "other_batches": [],
+        "repeated_rows": [{"line": 3, "first_line": 2}],
         "rows_in_other_batches": [],
     }
     (batch,) = (await api.get("/api/v1/batches")).json()

@@ -21,7 +21,7 @@ from issuer.generating.request import GenerationRequest
 from issuer.ledger.reconcile import reconcile
 from issuer.loading.moves import MoveError
 from issuer.loading.preload import preload_file
-from issuer.loading.report import OtherBatch, PreloadReport, RowInOtherBatch
+from issuer.loading.report import OtherBatch, PreloadReport, RepeatedRow, RowInOtherBatch
 from issuer.storage.stores import Stores
 from tests.support.loading import A, B, check_agreement, codes, codes_in_postgres, csv_of, issue, load, new_batch
 
@@ -58,6 +58,7 @@ async def test_codes_in_another_batch_are_reported_by_row_and_by_batch(stores: S
         RowInOtherBatch(2, one.id, "One"), RowInOtherBatch(3, one.id, "One"),
         RowInOtherBatch(5, two.id, "Two"),
     ]  # fmt: skip
+    assert report.repeated_rows == [RepeatedRow(7, 4), RepeatedRow(8, 2)]
     assert await codes_in_postgres(stores, new.id, A) == ["N"]
     assert (await check_agreement(stores, new.id, B)).codes == ["A0000003"]
 

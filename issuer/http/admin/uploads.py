@@ -230,6 +230,9 @@ def show_report(report: PreloadReport) -> dict[str, Any]:
         "default_client": None if report.default_client is None else asdict(report.default_client),
         "owners_in_batch": [asdict(client) for client in report.owners_in_batch],
         "other_batches": [asdict(batch) for batch in report.other_batches],
+        "repeated_rows": [
+            {"line": row.line, "first_line": row.first_line} for row in report.repeated_rows[:SHOWN_ROWS]
+        ],
         "rows_in_other_batches": [
             {"line": row.line, "batch_id": row.batch_id} for row in report.rows_in_other_batches[:SHOWN_ROWS]
         ],

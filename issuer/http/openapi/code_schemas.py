@@ -164,6 +164,12 @@ CODES: Final[dict[str, Schema]] = {
                 _CLIENT_REPORTS, "Where no code is new: other clients that have codes of the file in the batch"
             ),
             "other_batches": described(_OTHER_BATCHES, "The batches with most of `duplicates_in_other_batches`"),
+            "repeated_rows": {
+                "type": "array",
+                "maxItems": 100,
+                "items": shape({"line": COUNT, "first_line": COUNT}),
+                "description": "The first 100 rows whose code an earlier row of the file has, and the line of that row",
+            },
             "rows_in_other_batches": {
                 "type": "array",
                 "maxItems": 100,

@@ -35,6 +35,7 @@ FIELDS: Final[dict[str, str]] = {
     "code_length": "Number of characters of the code",
     "codes": "Number of codes",
     "line": "Line of the file, from 1",
+    "first_line": "Line of the first row with this code",
     "remaining": "Uses that are left",
     # States
     "deleted": "true: the coupon was deleted, which is final",
