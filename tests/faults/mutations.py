@@ -336,7 +336,7 @@ MUTATIONS: Final = (
         "a decision stands although an operator says that it rests on lost commits",
         (Edit("issuer/recovery/recovery.py", " and not (self._options.forced and decision.bound == 0)", ""),),
         (),
-        (LINEAGE_TESTS,),
+        ("tests/integration/test_recovery_options.py::test_an_operator_may_distrust_an_exact_decision",),
     ),
     Mutation(
         "a restart stores no serials with which its epoch begins",
@@ -499,7 +499,7 @@ MUTATIONS: Final = (
         "a loss gives serials again that lost facts may have",
         (Edit("issuer/recovery/unaccounted.py", "serial + bound for serial", "serial for serial"),),
         (),
-        ("tests/integration/test_data_gone_back.py",),
+        (f"{EXACT_TESTS}::test_disk_a_registration_is_settled_only_with_its_own_journal",),
     ),
     Mutation(
         "the event has another serial than the partition",

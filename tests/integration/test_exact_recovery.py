@@ -18,6 +18,7 @@ from uuid import UUID
 import pytest
 
 from issuer.contract.events import Redemption
+from issuer.contract.keys import partition_keys, partition_of
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
@@ -145,6 +146,9 @@ async def test_disk_a_registration_is_settled_only_with_its_own_journal(
     restart_empty(own_redis)
     async with open_stores(journal_settings) as stores:
         assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.BOUNDED, list(range(1, 51)))
+        # A lost fact has a serial up to the bound above the highest known one: none of them is given again.
+        state = partition_keys(partition_of(batch_id, stores.redis.partitions)).state
+        assert int(await stores.redis.client.hget(state, "serial") or 0) >= 50
         async with engine_of(journal_settings, stores):
             assert len(await find_open(stores.postgres, 0, 1)) == 1
 

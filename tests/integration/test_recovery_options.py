@@ -139,6 +139,29 @@ async def test_a_margin_counts_in_a_recovery_that_is_continued(
         assert await seqs(stores, "quarantined") == list(range(1, 71))
 
 
+async def test_an_operator_may_distrust_an_exact_decision(
+    own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crashes(*args: object) -> None:
+        raise SimulatedCrashError
+
+    async with open_stores(own_settings) as stores:
+        await make_batch(stores, 200)
+    own_redis.kill9()
+    own_redis.wipe()
+    own_redis.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(rebuild, "rebuild_partitions", crashes)
+        with pytest.raises(SimulatedCrashError):
+            async with open_stores(own_settings):
+                pass
+        async with open_stores(own_settings, wait_until_ready=False) as stores:
+            assert await seqs(stores, "quarantined") == []
+            with pytest.raises(SimulatedCrashError):
+                await stores.guardian.check(RecoveryOptions(restored=True))
+            assert await seqs(stores, "quarantined") == list(range(1, 51))
+
+
 async def blocked_on(connection: asyncpg.Connection[asyncpg.Record], table: str) -> None:
     async with asyncio.timeout(30):
         while not await connection.fetchval(
