@@ -748,7 +748,7 @@ MUTATIONS: Final = (
             Edit(
                 "issuer/loading/preload.py",
                 "                await self._act.keep(connection, self.report(dry_run=False))\n",
-                "",
+                "                pass\n",
             ),
             Edit(
                 "issuer/loading/preload.py",
