@@ -36,6 +36,7 @@ from issuer.storage.grants import Process
 from issuer.storage.incarnation import InstallationError
 from issuer.storage.lineage import (
     IncidentError,
+    Lineage,
     TokenKind,
     accept_unknown,
     begin_incident,
@@ -144,6 +145,19 @@ async def test_an_incident_begins_before_a_worker_records_or_a_recovery_decides(
         assert report.epoch > 1_000
         await until(lambda: not stores.incarnations.incident)
         assert await issued_again(stores, engine, batch_id) & set(given) == set()
+
+
+async def test_a_worker_looks_for_its_tokens_itself(own_settings: Settings) -> None:
+    """Before any other process has found out that Postgres lacks them, in the transaction that would record."""
+    async with open_stores(own_settings) as stores:
+        blessed = stores.incarnations.blessed
+        assert blessed is not None
+        writer = LedgerWriter(own_settings, Lineage(last=uuid.uuid4()))
+        try:
+            with pytest.raises(IncidentError, match=WENT_BACK):
+                await writer.write(blessed, [])
+        finally:
+            await writer.close()
 
 
 async def backlog(stores: GuardedStores) -> int:
