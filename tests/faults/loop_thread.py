@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import asyncpg
+
 T = TypeVar("T")
 
 
@@ -33,6 +35,18 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    def fetch(self, database_url: str, query: str, *args: object) -> list[Any]:
+        """Return the rows of a query, on a connection of its own."""
+
+        async def rows() -> list[Any]:
+            connection = await asyncpg.connect(database_url, timeout=20)
+            try:
+                return list(await connection.fetch(query, *args))
+            finally:
+                await connection.close()
+
+        return self.run(rows())
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function on the loop and return its result; no coroutine runs meanwhile."""

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID, uuid4
 
-import asyncpg
 import httpx
 
 from issuer.contract.keys import partition_keys, partition_of
@@ -210,16 +209,8 @@ class MoveWorld:
             return sum(int(client.hget(partition_keys(n).state, "backlog") or 0) for n in range(PARTITIONS))
 
     def sql(self, query: str, *args: object) -> list[Any]:
-        """Return the rows of a query, on a connection of its own. Postgres must be available."""
-
-        async def fetch() -> list[Any]:
-            connection = await asyncpg.connect(self.database_url, timeout=20)
-            try:
-                return list(await connection.fetch(query, *args))
-            finally:
-                await connection.close()
-
-        return self.thread.run(fetch())
+        """Return the rows of a query. Postgres must be available."""
+        return self.thread.fetch(self.database_url, query, *args)
 
     def kill_at(self, step: str, victim: str) -> None:
         """Stop the API process at a step, kill the victim, start it again, and wait until every move is settled."""

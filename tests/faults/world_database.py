@@ -32,16 +32,8 @@ class WorldDatabase:
         return self.database_url.rpartition("/")[2]
 
     def sql(self, query: str, *args: object) -> list[Any]:
-        """Return the rows of a query, on a connection of its own. Postgres must be available."""
-
-        async def fetch() -> list[Any]:
-            connection = await asyncpg.connect(self.database_url, timeout=20)
-            try:
-                return list(await connection.fetch(query, *args))
-            finally:
-                await connection.close()
-
-        return self.thread.run(fetch())
+        """Return the rows of a query. Postgres must be available."""
+        return self.thread.fetch(self.database_url, query, *args)
 
     @contextmanager
     def locking(self, table: str) -> Iterator[None]:

@@ -90,9 +90,7 @@ async def test_a_bound_that_is_raised_during_a_recovery_is_that_of_its_quarantin
     async with open_stores(own_settings) as stores:
         await make_batch(stores, 200)
         await kill_unheard(stores)
-        own_redis.kill9()
-        own_redis.wipe()
-        own_redis.start()
+        own_redis.restart_empty()
         monkeypatch.setattr(Recovery, "_decide", decides)
         await blessed_again(stores)
         assert await seqs(stores, "quarantined") == list(range(1, 81))

@@ -64,12 +64,6 @@ async def flush(server: RedisServer, stores: GuardedStores, engine: Engine) -> N
     await ready(engine)
 
 
-def restart_empty(server: RedisServer) -> None:
-    server.kill9()
-    server.wipe()
-    server.start()
-
-
 @pytest.mark.parametrize("lose", [lose_data, flush])
 async def test_a_lost_redis_costs_nothing_while_all_processes_live(
     journal_settings: Settings, own_redis: RedisServer, lose: Any
@@ -134,16 +128,22 @@ async def test_replay_a_replayed_answer_is_a_receipt(
             assert await engine.redeem(ref, customer, idempotency_key="k") == again
 
 
+async def issue_and_crash(settings: Settings) -> UUID:
+    """Issue five codes in a process that is killed. Return the batch."""
+    async with open_stores(settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with crashing_engine_of(settings, stores) as engine:
+            await redeem(engine, batch_id, 5)
+    return batch_id
+
+
 async def test_disk_a_registration_is_settled_only_with_its_own_journal(
     journal_settings: Settings, own_redis: RedisServer
 ) -> None:
     assert journal_settings.journals is not None
-    async with open_stores(journal_settings) as stores:
-        batch_id = await make_batch(stores, 200)
-        async with crashing_engine_of(journal_settings, stores) as engine:
-            await redeem(engine, batch_id, 5)
+    batch_id = await issue_and_crash(journal_settings)
     shutil.rmtree(journal_settings.journals)
-    restart_empty(own_redis)
+    own_redis.restart_empty()
     async with open_stores(journal_settings) as stores:
         assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.BOUNDED, list(range(1, 51)))
         # A lost fact has a serial up to the bound above the highest known one: none of them is given again.
@@ -178,13 +178,10 @@ async def test_boot_a_journal_of_an_earlier_boot_is_replayed_and_settles_nothing
     journal_settings: Settings, own_redis: RedisServer
 ) -> None:
     assert journal_settings.journals is not None
-    async with open_stores(journal_settings) as stores:
-        batch_id = await make_batch(stores, 200)
-        async with crashing_engine_of(journal_settings, stores) as engine:
-            await redeem(engine, batch_id, 5)
+    await issue_and_crash(journal_settings)
     (head,) = journal_settings.journals.glob("*/head")
     head.write_bytes(replace(JournalHead.from_json(head.read_bytes()), boot_id="an earlier boot").to_json())
-    restart_empty(own_redis)
+    own_redis.restart_empty()
     async with open_stores(journal_settings) as stores:
         assert await verdict(stores) == Verdict.BOUNDED
         assert await seqs(stores, "redemptions") == list(range(1, 6))
@@ -273,20 +270,20 @@ async def test_a_loss_behind_a_failover_of_postgres_or_an_unreadable_event_is_ne
     async with open_stores(journal_settings) as stores:
         await make_batch(stores, 200)
         await stores.postgres.execute("UPDATE installation SET timeline = '00000000'")
-        restart_empty(own_redis)
+        own_redis.restart_empty()
         await blessed_again(stores)
         assert await verdict(stores) == Verdict.BOUNDED
         await finish_recoveries(stores)
         held = "SELECT count(*) FROM quarantined WHERE released_at IS NULL"
         assert await stores.postgres.fetchval(held) == 50
         # The one that was blessed now is a known one.
-        restart_empty(own_redis)
+        own_redis.restart_empty()
         await blessed_again(stores)
         assert (await verdict(stores), await stores.postgres.fetchval(held)) == (Verdict.EXACT, 50)
         assert await seqs(stores, "void_seqs") == []
         async with stores.postgres.acquire() as connection:
             await store_dead_letters(connection, [DeadLetter(0, "1-1", 1, None, None, "unreadable", [b"n", b"3"])])
-        restart_empty(own_redis)
+        own_redis.restart_empty()
         await blessed_again(stores)
         assert await verdict(stores) == Verdict.BOUNDED
 
@@ -326,7 +323,7 @@ async def test_carry_an_open_registration_of_an_epoch_before_a_restart_counts_in
         own_redis.start()
         await blessed_again(stores)
         assert await verdict(stores) == Verdict.RESTART
-        restart_empty(own_redis)
+        own_redis.restart_empty()
         await blessed_again(stores)
         assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.BOUNDED, list(range(1, 51)))
 
@@ -368,7 +365,7 @@ async def test_keep_rows_that_are_recorded_late_come_to_redis(
         async with crashing_engine_of(journal_settings, stores) as engine:
             ref = engine.pool_ref(batch_id, CLIENT)
             first = await engine.redeem(ref, customer, idempotency_key="k")
-        restart_empty(own_redis)
+        own_redis.restart_empty()
         await blessed_again(stores)
         assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.BOUNDED, list(range(1, 51)))
         await top_up(stores)
@@ -393,7 +390,7 @@ async def test_all_a_quarantine_ends_when_all_registrations_are_settled(
         for host in hosts:
             async with crashing_engine_of(host, stores) as engine:
                 await redeem(engine, batch_id, 1)
-        restart_empty(own_redis)
+        own_redis.restart_empty()
         await blessed_again(stores)
         released = []
         for host in hosts:

@@ -127,9 +127,7 @@ def test_two_hosts_with_journals_and_a_worker_without_lose_nothing(
         worker.freeze()
         first = [ask(api, batch_id, customer, "k") for api, customer in zip((a, b, a, b, a), customers, strict=True)]
         assert {status for status, _ in first} == {200}
-        own_redis.kill9()
-        own_redis.wipe()
-        own_redis.start()
+        own_redis.restart_empty()
         worker.thaw()
         for api in (a, b):
             api.wait_until_ready()

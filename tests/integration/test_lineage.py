@@ -213,9 +213,7 @@ async def test_an_incident_that_begins_during_a_recovery_ends_it(
             await record_redemptions(connection, [event])
         if decided[0]:
             await kill_unheard(stores)
-    own_redis.kill9()
-    own_redis.wipe()
-    own_redis.start()
+    own_redis.restart_empty()
     postgres = await connect_pool(own_settings, size=1)
     real = getattr(module, step)
 
@@ -250,9 +248,7 @@ async def test_the_journals_of_a_host_know_what_postgres_has_forgotten(
         await copy_tables(stores.postgres)
         async with process(journal_settings, stores) as engine:
             given = codes(await redeem(engine, batch_id, 5))
-    own_redis.kill9()
-    own_redis.wipe()
-    own_redis.start()
+    own_redis.restart_empty()
     postgres = await connect_pool(journal_settings, size=1)
     await go_back(postgres)
     await close_pool(postgres)

@@ -113,9 +113,7 @@ async def test_two_losses_in_a_row_quarantine_twice(own_settings: Settings, own_
         batch_id = await make_batch(stores, 200)
         for _ in range(2):
             await kill_unheard(stores)
-            own_redis.kill9()
-            own_redis.wipe()
-            own_redis.start()
+            own_redis.restart_empty()
             await blessed_again(stores)
         assert await seqs(stores, "quarantined") == list(range(1, 101))
         await top_up(stores)
@@ -143,9 +141,7 @@ async def test_a_recovery_that_crashes_at_any_step_is_continued(
         batch_id = await make_batch(stores, 200)
         async with engine_of(own_settings, stores) as engine:
             await redeem(engine, batch_id, 10)
-    own_redis.kill9()
-    own_redis.wipe()
-    own_redis.start()
+    own_redis.restart_empty()
     with monkeypatch.context() as patched:
         patched.setattr(module, step, crashes)
         with pytest.raises(SimulatedCrashError):

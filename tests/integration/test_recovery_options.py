@@ -6,7 +6,8 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -16,7 +17,7 @@ from issuer.pools.top_up import top_up
 from issuer.recovery import rebuild
 from issuer.recovery.doctor import Check, examine
 from issuer.recovery.inspection import PartitionState, inspect_partitions
-from issuer.recovery.opening import open_stores
+from issuer.recovery.opening import GuardedStores, open_stores
 from issuer.recovery.recovery import RecoveryOptions
 from issuer.settings import Settings
 from issuer.storage.lineage import IncidentError
@@ -108,33 +109,41 @@ async def test_a_pool_whose_key_was_deleted_is_reported_and_rebuilt(
                     await asyncio.sleep(0.05)
 
 
-async def test_a_margin_counts_in_a_recovery_that_is_continued(
-    own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@asynccontextmanager
+async def crashing_rebuilds(
+    settings: Settings, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[GuardedStores]:
+    """Lose the data. Until the block ends every recovery crashes between its decision and the rebuild; one has."""
+
     async def crashes(*args: object) -> None:
         raise SimulatedCrashError
 
-    async with open_stores(own_settings) as stores:
-        await make_batch(stores, 200)
-        await kill_unheard(stores)
-    own_redis.kill9()
-    own_redis.wipe()
-    own_redis.start()
+    server.restart_empty()
     with monkeypatch.context() as patched:
         patched.setattr(rebuild, "rebuild_partitions", crashes)
         with pytest.raises(SimulatedCrashError):
-            async with open_stores(own_settings):
+            async with open_stores(settings):
                 pass
-        async with open_stores(own_settings, wait_until_ready=False) as stores:
-            assert await seqs(stores, "quarantined") == list(range(1, 51))
-            for margin, total in ((70, 70), (70, 70), (60, 70)):
-                planned = await stores.guardian.check(RecoveryOptions(margin=margin, dry_run=True))
-                assert planned is not None
-                held = len(await seqs(stores, "quarantined"))
-                assert [(p.quarantined, p.issued_after) for p in planned.pools] == [(total - held, total)]
-                with pytest.raises(SimulatedCrashError):
-                    await stores.guardian.check(RecoveryOptions(margin=margin))
-                assert await seqs(stores, "quarantined") == list(range(1, total + 1))
+        async with open_stores(settings, wait_until_ready=False) as stores:
+            yield stores
+
+
+async def test_a_margin_counts_in_a_recovery_that_is_continued(
+    own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_stores(own_settings) as stores:
+        await make_batch(stores, 200)
+        await kill_unheard(stores)
+    async with crashing_rebuilds(own_settings, own_redis, monkeypatch) as stores:
+        assert await seqs(stores, "quarantined") == list(range(1, 51))
+        for margin, total in ((70, 70), (70, 70), (60, 70)):
+            planned = await stores.guardian.check(RecoveryOptions(margin=margin, dry_run=True))
+            assert planned is not None
+            held = len(await seqs(stores, "quarantined"))
+            assert [(p.quarantined, p.issued_after) for p in planned.pools] == [(total - held, total)]
+            with pytest.raises(SimulatedCrashError):
+                await stores.guardian.check(RecoveryOptions(margin=margin))
+            assert await seqs(stores, "quarantined") == list(range(1, total + 1))
     async with open_stores(own_settings) as stores:
         assert await seqs(stores, "quarantined") == list(range(1, 71))
 
@@ -142,24 +151,13 @@ async def test_a_margin_counts_in_a_recovery_that_is_continued(
 async def test_an_operator_may_distrust_an_exact_decision(
     own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def crashes(*args: object) -> None:
-        raise SimulatedCrashError
-
     async with open_stores(own_settings) as stores:
         await make_batch(stores, 200)
-    own_redis.kill9()
-    own_redis.wipe()
-    own_redis.start()
-    with monkeypatch.context() as patched:
-        patched.setattr(rebuild, "rebuild_partitions", crashes)
+    async with crashing_rebuilds(own_settings, own_redis, monkeypatch) as stores:
+        assert await seqs(stores, "quarantined") == []
         with pytest.raises(SimulatedCrashError):
-            async with open_stores(own_settings):
-                pass
-        async with open_stores(own_settings, wait_until_ready=False) as stores:
-            assert await seqs(stores, "quarantined") == []
-            with pytest.raises(SimulatedCrashError):
-                await stores.guardian.check(RecoveryOptions(restored=True))
-            assert await seqs(stores, "quarantined") == list(range(1, 51))
+            await stores.guardian.check(RecoveryOptions(restored=True))
+        assert await seqs(stores, "quarantined") == list(range(1, 51))
 
 
 async def blocked_on(connection: asyncpg.Connection[asyncpg.Record], table: str) -> None:
@@ -189,9 +187,7 @@ async def test_a_frozen_recovery_is_replaced_and_does_not_continue(
     async with open_stores(settings) as stores:
         batch_id = await make_batch(stores, 200)
         await kill_unheard(stores)
-    own_redis.kill9()
-    own_redis.wipe()
-    own_redis.start()
+    own_redis.restart_empty()
     connection = await asyncpg.connect(settings.database_url.get_secret_value())
     frozen = None
     try:

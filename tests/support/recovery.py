@@ -137,9 +137,7 @@ async def blessed_again(stores: GuardedStores) -> None:
 
 async def lose_data(server: RedisServer, stores: GuardedStores, engine: Engine) -> None:
     """Wipe the server under a running process. Returns once it is recovered, its pools are filled and it issues."""
-    server.kill9()
-    server.wipe()
-    server.start()
+    server.restart_empty()
     await blessed_again(stores)
     await top_up(stores)
     await ready(engine)

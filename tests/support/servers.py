@@ -209,6 +209,12 @@ class RedisServer(ServerProcess):
         """Loses the data set of a stopped server."""
         shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)
 
+    def restart_empty(self) -> None:
+        """Kill the server, and start it without its data."""
+        self.kill9()
+        self.wipe()
+        self.start()
+
 
 class PostgresServer(ServerProcess):
     """PostgreSQL 18 as bundled; `durable=False` (no fsync) survives kill -9 but not a power cut."""
