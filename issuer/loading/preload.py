@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -275,6 +275,10 @@ class _Load:
             async with slots:
                 return await load_pool_of_batch(self._stores, batch_id, pool_id, progress=progress)
 
+        if self._is_new:
+            # Or else each of its pools finds that Redis lacks it. They report why it could not be pushed.
+            with suppress(*TRANSIENT_ERRORS):
+                await push_batch(self._stores, batch_id)
         results = await asyncio.gather(*(load(row["id"]) for row in rows), return_exceptions=True)
         added = {self._rows.clients.ids[addition.client]: addition.count for addition in self._numbering.additions}
         self._pools = [
