@@ -13,8 +13,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -144,12 +144,13 @@ class Journal:
             raise JournalError(f"the journal directory {directory} cannot be used: {error}") from error
 
     def _create(self) -> int:
-        # Under another name until it is locked and complete: an unlocked journal is that of a dead process.
+        # Under other names until it is locked and complete: an unlocked journal is that of a dead process.
         unnamed = self.directory.with_suffix(".new")
         unnamed.mkdir(parents=True, mode=0o700)
-        lock = os.open(unnamed / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(unnamed / "lock.new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            (unnamed / "lock.new").rename(unnamed / "lock")
             _store(unnamed / "head", self._head.to_json())
             unnamed.rename(self.directory)
             _sync(self.directory.parent)
@@ -224,57 +225,6 @@ class Journal:
         """Close and delete the journal: everything in it is in the ledger, and its registrations are settled."""
         shutil.rmtree(self.directory, ignore_errors=True)
         self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class DeadJournal:
-    """The journal of a process that has ended. `is_complete`: it is of this boot, so nothing of it can be missing."""
-
-    directory: Path
-    head: JournalHead
-    is_complete: bool
-
-    def remove(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-@contextmanager
-def dead_journals(directory: Path, installation: UUID) -> Iterator[list[DeadJournal]]:
-    """Yield the journals of an installation whose processes have ended, locked until the block ends.
-
-    A directory whose head cannot be read is none.
-    """
-    locks: list[int] = []
-    found: list[DeadJournal] = []
-    try:
-        for path in sorted(directory.glob("*/lock")):
-            lock = _try_lock(path)
-            if lock is None:
-                continue
-            locks.append(lock)
-            try:
-                head = JournalHead.from_json((path.parent / "head").read_bytes())
-            except (OSError, ValueError):
-                continue
-            if head.installation == installation:
-                found.append(DeadJournal(path.parent, head, head.boot_id == boot_id() != ""))
-        yield found
-    finally:
-        for lock in locks:
-            os.close(lock)
-
-
-def _try_lock(path: Path) -> int | None:
-    try:
-        lock = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        return None
-    return lock
 
 
 def _store(path: Path, content: bytes) -> None:

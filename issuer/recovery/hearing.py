@@ -20,12 +20,16 @@ WAIT_LIMIT_S: Final = 15.0
 _POLL_S: Final = 0.02
 
 
-async def hear_processes(settings: Settings, postgres: Connection, installation: UUID, lost: tuple[int, int]) -> None:
+async def hear_processes(
+    settings: Settings, postgres: Connection, installation: UUID, lost: tuple[int, int], *, epoch: int
+) -> None:
     """Wait until every living process was heard of, and for two heartbeats in any case. Settle the dead of this host.
 
     In two heartbeats each process that reaches Postgres finds the fence, also one of which Postgres does not know. One
-    whose registration is known is waited for until it is settled, or the process has been silent for a while. Raises
-    IncidentError when Postgres does not know a token that the journals of this host keep.
+    whose registration is known is waited for until it is settled, or the process has been silent for a while.
+
+    `epoch`: of the fence. Behind a later one nothing is settled here: FencedOffError. Raises IncidentError when
+    Postgres does not know a token that the journals of this host keep.
     """
     if settings.journals is not None:
         # Journals that were removed are known by the token that their directory keeps.
@@ -33,7 +37,7 @@ async def hear_processes(settings: Settings, postgres: Connection, installation:
         await refuse_unknown(postgres, tokens, f"the receipt journals of {host_name()}")
     loop = asyncio.get_running_loop()
     heard_at, limit = loop.time() + HEARTBEATS_TO_WAIT * settings.heartbeat_ms / 1000, loop.time() + WAIT_LIMIT_S
-    dead = asyncio.create_task(settle_dead(settings, installation), name="settle-dead")
+    dead = asyncio.create_task(settle_dead(settings, installation, epoch=epoch), name="settle-dead")
     try:
         # A process may report for the first time meanwhile, such as after a restart of Postgres.
         while loop.time() < heard_at or (await _is_awaited(postgres, lost) and loop.time() < limit):

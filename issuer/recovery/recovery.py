@@ -314,7 +314,7 @@ class Recovery:
 
     async def _hear(self, survey: Survey, decision: RecoveryDecision, mark: rebuild.PartitionMark) -> RecoveryDecision:
         """Judge the data again once no process receives answers any more. That can only turn out to be a loss."""
-        await hear_processes(self._settings, self._postgres, survey.installation.id, survey.lost)
+        await hear_processes(self._settings, self._postgres, survey.installation.id, survey.lost, epoch=mark.epoch)
         survey.states = await inspect_partitions(self._link, mark.partitions)
         survey.pools = await inspect_pools(self._link, self._postgres, mark.partitions)
         decision = decision.continued(await self._judge(survey, heard=True))

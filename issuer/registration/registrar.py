@@ -231,7 +231,7 @@ class Registrar:
     async def _record_and_settle(self, seen: Mapping[str, int]) -> None:
         async with self._replaying:
             # The dead first: a recovery waits for this process, and not for them.
-            await settle_dead(self._settings, self._incarnations.installation_id, self._refused)
+            await self._settle_dead(yields=False)
             if own := self.journals():
                 async with own_connection(self._settings, timeout_s=REPLAY_TIMEOUT_S) as connection:
                     await refuse_unknown(connection, self._tokens(), f"a process on {self._process.host}")
@@ -270,12 +270,16 @@ class Registrar:
                         async with self._postgres.acquire() as connection:
                             await delete_recorded(connection, journal, self._incarnations.lineage)
                             await self._renew_tokens(connection, journal)
-                    await settle_dead(self._settings, self._incarnations.installation_id, self._refused)
+                    await self._settle_dead(yields=True)
             except (PostgresUnavailableError, IncidentError, JournalError, OSError) as error:
                 log.debug("receipt journals not maintained; retrying", reason=str(error))
             except Exception:
                 log.exception("receipt journals not maintained; retrying")
             await asyncio.sleep(KEEP_EVERY_S)
+
+    async def _settle_dead(self, *, yields: bool) -> None:
+        known = self._incarnations
+        await settle_dead(self._settings, known.installation_id, self._refused, epoch=known.epoch, yields=yields)
 
     async def _renew_tokens(self, connection: PoolConnection, journal: Journal) -> None:
         """Replace the tokens of the journal and its directory before Postgres forgets them."""

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 
-from issuer.storage.postgres import AnyConnection, Pool, count_of
+from issuer.storage.postgres import AnyConnection, Pool, PostgresUnavailableError, count_of
 
 log = structlog.get_logger()
 
@@ -153,6 +153,20 @@ async def refuse_incident(connection: AnyConnection) -> None:
     incident = await connection.fetchval("SELECT incident FROM installation FOR SHARE")
     if incident:
         raise IncidentError(incident)
+
+
+class FencedOffError(PostgresUnavailableError):
+    """A recovery has fenced since this work began. As after every failure of Postgres, it may be tried again."""
+
+
+async def refuse_fenced_off(connection: AnyConnection, epoch: int) -> None:
+    """Raise FencedOffError if `epoch` is not that of Postgres any more. A fence waits for the caller's transaction.
+
+    A process that was frozen, and continues behind the fence of another one, is stopped here.
+    """
+    current = await connection.fetchval("SELECT epoch FROM installation FOR SHARE")
+    if current != epoch:
+        raise FencedOffError(f"the recovery of epoch {current} has begun since epoch {epoch}")
 
 
 async def accept_unknown(connection: AnyConnection, tokens: Sequence[UUID]) -> None:

@@ -259,13 +259,19 @@ MUTATIONS: Final = (
         "the journal of a living process is settled by others",
         (
             Edit(
-                "issuer/journal/journal.py",
-                "        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+                "issuer/journal/dead_journals.py",
+                "        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)\n",
                 "        os.fstat(lock)\n",
             ),
         ),
         (),
         (f"{EXACT_TESTS}::test_lock_the_journal_of_a_living_process_is_left_to_it",),
+    ),
+    Mutation(
+        "a process that was frozen while it settled a journal continues behind the fence of the next recovery",
+        (Edit("issuer/storage/lineage.py", "if current != epoch:", "if False:"),),
+        (),
+        (f"{EXACT_TESTS}::test_frozen_a_process_that_replays_a_journal_keeps_it_from_no_recovery",),
     ),
     Mutation(
         "the journal of an earlier boot settles its registrations",
@@ -491,7 +497,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "a recovery does not look at the journals of its host before it calls data a restart",
-        (Edit("issuer/recovery/hearing.py", "settle_dead(settings, installation)", "asyncio.sleep(0)"),),
+        (Edit("issuer/recovery/hearing.py", "settle_dead(settings, installation, epoch=epoch)", "asyncio.sleep(0)"),),
         (),
         ("tests/integration/test_data_gone_back.py",),
     ),

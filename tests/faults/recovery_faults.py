@@ -55,12 +55,9 @@ def recovery_killed_at_each_step(context: ScenarioContext) -> None:
         world.await_code(at)
 
 
-@scenario(missing=True, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
+@scenario(missing=True, twin=True, environment={"ISSUER_POSTGRES_TIMEOUT_S": "1"})
 def recovery_frozen(context: ScenarioContext) -> None:
-    """SIGSTOP of the recovering process: the others wait for a bounded time, and it does not continue after SIGCONT.
-
-    Without journals: while it replays those of the dead it keeps their locks, and a loss is bounded until it continues.
-    """
+    """SIGSTOP of the recovering process: the others wait for a bounded time, and it does not continue after SIGCONT."""
     world = context.world
     first = world.apis[0]
     for _ in range(context.rounds):

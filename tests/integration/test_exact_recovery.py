@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from issuer.contract.events import Redemption
@@ -23,7 +24,7 @@ from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
 from issuer.journal.journal import Journal, JournalHead
-from issuer.journal.segments import read_segment, segments
+from issuer.journal.segments import are_recorded, read_segment, segments
 from issuer.ledger.dead_letters import DeadLetter, store_dead_letters
 from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.pools.top_up import top_up
@@ -36,6 +37,7 @@ from issuer.registration.registrations import RegisteredProcess, find_open, regi
 from issuer.registration.replay import settle_dead
 from issuer.settings import Settings
 from issuer.storage.incarnation import Blessed
+from issuer.storage.lineage import FencedOffError
 from issuer.storage.stores import Stores
 from tests.support.recovery import (
     CLIENT,
@@ -165,6 +167,38 @@ async def test_lock_the_journal_of_a_living_process_is_left_to_it(
     journal.close()
     await settle_dead(journal_settings, installation)
     assert await find_open(stores.postgres, 0, 1) == []
+
+
+async def test_frozen_a_process_that_replays_a_journal_keeps_it_from_no_recovery(
+    journal_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops in front of the first receipt, as when it is frozen there, and continues behind the other's recovery."""
+    await issue_and_crash(journal_settings)
+    own_redis.restart_empty()
+    reached, thawed = asyncio.Event(), asyncio.Event()
+
+    async def freeze(*args: Any) -> bool:
+        if not reached.is_set():
+            reached.set()
+            await thawed.wait()
+            return False
+        return await are_recorded(*args)
+
+    monkeypatch.setattr("issuer.registration.replay.are_recorded", freeze)
+    connection = await asyncpg.connect(journal_settings.database_url.get_secret_value())
+    installation = UUID(bytes=(await connection.fetchval("SELECT id FROM installation")).bytes)
+    frozen = asyncio.create_task(settle_dead(journal_settings, installation))
+    await reached.wait()
+    async with open_stores(journal_settings) as stores:
+        assert (await verdict(stores), await seqs(stores, "quarantined")) == (Verdict.EXACT, [])
+        assert await seqs(stores, "redemptions") == [1, 2, 3, 4, 5]
+        written = "SELECT array_agg(xmin::text ORDER BY seq) FROM redemptions"
+        before = await connection.fetchval(written)
+        thawed.set()
+        with pytest.raises(FencedOffError):
+            await frozen
+        assert await connection.fetchval(written) == before
+    await connection.close()
 
 
 async def register_for(stores: Stores, process: RegisteredProcess) -> None:

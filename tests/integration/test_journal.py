@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from issuer.journal import journal as journal_module
-from issuer.journal.journal import Journal, JournalError, JournalHead, dead_journals, read_token
+from issuer.journal.dead_journals import dead_journals
+from issuer.journal.journal import Journal, JournalError, JournalHead, read_token
 from issuer.journal.segments import Receipt, read_segment, segments
 from issuer.registration.replay import delete_recorded, replay
 from issuer.settings import Settings
@@ -69,21 +70,20 @@ def test_a_journal_is_locked_while_its_process_lives_and_of_its_installation(tmp
     journal.append([RECEIPT])
     token = uuid.uuid4()
     journal.note_token(token)
-    with dead_journals(tmp_path, INSTALLATION) as found:
-        assert found == []
+    assert dead_journals(tmp_path, INSTALLATION) == []
     journal.close()
-    with dead_journals(tmp_path, INSTALLATION) as found:
-        (dead,) = found
-        assert (dead.head.id, dead.head.token, dead.is_complete) == (journal.id, token.hex, True)
-        # Two processes do not replay one journal at the same time.
-        with dead_journals(tmp_path, INSTALLATION) as others:
-            assert others == []
-    with dead_journals(tmp_path, uuid.UUID(int=6)) as found:
-        assert found == []
+    (dead,) = dead_journals(tmp_path, INSTALLATION)
+    assert (dead.head.id, dead.head.token, dead.is_complete) == (journal.id, token.hex, True)
+    assert dead_journals(tmp_path, uuid.UUID(int=6)) == []
     head = JournalHead.from_json((journal.directory / "head").read_bytes())
     (journal.directory / "head").write_bytes(replace(head, boot_id="another boot").to_json())
-    with dead_journals(tmp_path, INSTALLATION) as found:
-        assert [dead.is_complete for dead in found] == [False]
+    (incomplete,) = dead_journals(tmp_path, INSTALLATION)
+    assert not incomplete.is_complete
+    # What a stopped removal has left is no journal, and is deleted.
+    journal.directory.rename(removed := journal.directory.with_suffix(".removed"))
+    assert not dead.is_there
+    assert dead_journals(tmp_path, INSTALLATION) == []
+    assert not removed.exists()
 
 
 def test_a_journal_is_on_the_disk_before_its_first_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
