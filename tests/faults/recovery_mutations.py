@@ -186,9 +186,9 @@ REGISTRATION: Final = (
     ),
     _mutation(
         "the journal of another installation is replayed",
-        JOURNAL,
-        "            if head.installation == installation:\n                found",
-        "            if True:\n                found",
+        "issuer/journal/dead_journals.py",
+        "                if head.installation == installation:\n                    found",
+        "                if True:\n                    found",
         tests=JOURNAL_TESTS,
     ),
     _mutation(
