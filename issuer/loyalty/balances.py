@@ -8,25 +8,20 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-import orjson
 
-from issuer.instants import from_ms
-from issuer.loyalty.account import AccountState, EntryId, Hold, Pending, PointsBucket
+from issuer.loyalty.account import AccountState, EntryId, Hold, Pending
 from issuer.loyalty.apply import apply
 from issuer.loyalty.operations import Sweep
 from issuer.loyalty.outcome import Refusal
 from issuer.loyalty.program import Program
+from issuer.loyalty.reading import buckets_of
 from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
 
 # One statement, so that all of an account is of one instant; each kind of row as arrays of its columns.
 _READ: Final = """
 SELECT now() AS read_at, a.id, a.seq, a.available, a.held, a.pending, a.debt, a.lifetime, a.day, a.day_earned,
-  a.day_spent, a.touched_at, b.*, p.*, h.*
+  a.day_spent, a.touched_at, a.buckets::text, p.*, h.*
 FROM accounts a
-CROSS JOIN LATERAL (
-  SELECT array_agg(expires_at::timestamptz ORDER BY expires_at) AS bucket_ends,
-    array_agg(points::bigint ORDER BY expires_at) AS bucket_points
-  FROM buckets WHERE account_id = a.id) b
 CROSS JOIN LATERAL (
   SELECT array_agg(earned_by ORDER BY earned_by, earned_seq) AS earned_by,
     array_agg(earned_seq ORDER BY earned_by, earned_seq) AS earned_seq,
@@ -63,7 +58,7 @@ async def read_balance(postgres: Pool | AnyConnection, program: Program, account
 def _now(row: asyncpg.Record, program: Program) -> AccountState:
     state = AccountState(
         row["id"], row["seq"], row["available"], row["held"], row["pending"], row["debt"], row["lifetime"],
-        tuple(map(PointsBucket, *_columns(row, "bucket_ends", "bucket_points"))),
+        buckets_of(row["buckets"]),
         tuple(map(_pending, *_columns(row, *_PENDING))),
         tuple(map(_hold, *_columns(row, *_HOLD))),
         row["day"], row["day_earned"], row["day_spent"], row["touched_at"],
@@ -85,5 +80,4 @@ def _pending(earned_by: int, seq: int, points: int, available_at: datetime, expi
 
 
 def _hold(hold_id: UUID, points: int, expires_at: datetime, buckets: str, seq: int) -> Hold:
-    kept = tuple(PointsBucket(from_ms(ends_ms), held) for ends_ms, held in orjson.loads(buckets))
-    return Hold(UUID(bytes=hold_id.bytes), points, expires_at, kept, seq)
+    return Hold(UUID(bytes=hold_id.bytes), points, expires_at, buckets_of(buckets), seq)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from issuer.instants import from_ms, to_ms
+from issuer.instants import EPOCH, from_ms, to_ms
 from issuer.loyalty.account import (
     AccountState,
     EntryId,
@@ -34,26 +35,22 @@ MAX_TERMS: Final = 10_000
 """Versions of terms that a process keeps in memory; beyond, it forgets all of them."""
 
 # The rows are locked as they leave the sort, so two transactions never wait for each other. An account that was merged
-# while this waited for its lock is left out, too.
+# while this waited for its lock is left out, too. The clock of the last row is read when all locks are held.
 _LOCK: Final = """
-SELECT a.id, a.program_id, a.seq, a.available, a.held, a.pending, a.debt, a.lifetime, a.day, a.day_earned, a.day_spent,
-  a.touched_at, a.merged_seq, p.client_id, p.name, p.unit, p.timezone, p.state, p.terms_number, p.created_at
-FROM accounts a JOIN loyalty_programs p ON p.id = a.program_id
-WHERE a.id = ANY($1::bigint[]) AND a.merged_into IS NULL ORDER BY a.id FOR NO KEY UPDATE OF a"""
+SELECT *, clock_timestamp() AS now FROM (
+  SELECT a.id, a.program_id, a.seq, a.available, a.held, a.pending, a.debt, a.lifetime, a.buckets::text, a.day,
+    a.day_earned, a.day_spent, a.touched_at, a.merged_seq, p.client_id, p.name, p.unit, p.timezone, p.state,
+    p.terms_number, p.created_at
+  FROM accounts a JOIN loyalty_programs p ON p.id = a.program_id
+  WHERE a.id = ANY($1::bigint[]) AND a.merged_into IS NULL ORDER BY a.id FOR NO KEY UPDATE OF a) AS locked"""
 
-# A statement of its own: its snapshot is taken when the locks are held, and so is its clock.
-_READ: Final = """
-SELECT 'bucket' AS kind, account_id, points, expires_at, NULL::timestamptz AS available_at, NULL::bigint AS earned_by,
-  NULL::bigint AS seq, NULL::uuid AS id, NULL::text AS buckets
-FROM buckets WHERE account_id = ANY($1::bigint[])
-UNION ALL
-SELECT 'pending', account_id, points, expires_at, available_at, earned_by, earned_seq, NULL, NULL
-FROM pending_points WHERE account_id = ANY($1::bigint[])
-UNION ALL
-SELECT 'hold', account_id, points, expires_at, NULL, NULL, seq, id, buckets::text
-FROM points_holds WHERE account_id = ANY($1::bigint[]) AND state = 'open'
-UNION ALL
-SELECT 'clock', 0, 0, clock_timestamp(), NULL, NULL, NULL, NULL, NULL"""
+# Statements of their own: their snapshots are taken when the locks are held.
+_PENDING: Final = """
+SELECT account_id, points, expires_at, available_at, earned_by, earned_seq
+FROM pending_points WHERE account_id = ANY($1::bigint[])"""
+_HOLDS: Final = """
+SELECT id, account_id, points, expires_at, buckets::text, seq
+FROM points_holds WHERE account_id = ANY($1::bigint[]) AND state = 'open'"""
 
 _ORDERS: Final = """
 SELECT a.id AS asking, o.* FROM unnest($1::bigint[], $2::text[], $3::text[]) AS named (account_id, source, order_id)
@@ -99,9 +96,8 @@ def entry_of(row: asyncpg.Record, buckets: str | None) -> PointsEntry:
 
 @dataclass(slots=True)
 class _Parts:
-    """What belongs to one account, or is named by an operation on it."""
+    """What belongs to one account beside its row, or is named by an operation on it. Most accounts have none."""
 
-    buckets: list[PointsBucket] = field(default_factory=list)
     pendings: list[Pending] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
     orders: dict[OrderKey, Order] = field(default_factory=dict)
@@ -112,7 +108,7 @@ class _Parts:
     def state(self, row: asyncpg.Record) -> AccountState:
         return AccountState(
             row["id"], row["seq"], row["available"], row["held"], row["pending"], row["debt"], row["lifetime"],
-            tuple(sorted(self.buckets)), tuple(self.pendings), tuple(self.holds),
+            buckets_of(row["buckets"]), tuple(self.pendings), tuple(self.holds),
             row["day"], row["day_earned"], row["day_spent"], row["touched_at"],
             row["merged_seq"], self.orders, self.entries, self.reversed, self.moves,
         )  # fmt: skip
@@ -141,10 +137,12 @@ class Reader:
             if row["program_id"] not in by_id:
                 by_id[row["program_id"]] = await self._program(connection, row)
         programs = {row["id"]: by_id[row["program_id"]] for row in rows}
-        parts = {row["id"]: _Parts() for row in rows}
-        now = await _read_parts(connection, parts)
-        await _read_named(connection, [work for work in works if work.account_id in parts], parts)
-        return ReadAccounts({row["id"]: parts[row["id"]].state(row) for row in rows}, programs, now)
+        parts: defaultdict[int, _Parts] = defaultdict(_Parts)
+        await _read_parts(connection, rows, parts)
+        await _read_named(connection, [work for work in works if work.account_id in programs], parts)
+        nothing = _Parts()
+        states = {row["id"]: parts.get(row["id"], nothing).state(row) for row in rows}
+        return ReadAccounts(states, programs, rows[-1]["now"] if rows else EPOCH)
 
     async def _program(self, connection: AnyConnection, row: asyncpg.Record) -> Program:
         key = (row["program_id"], row["terms_number"])
@@ -160,27 +158,22 @@ class Reader:
         )  # fmt: skip
 
 
-async def _read_parts(connection: AnyConnection, parts: dict[int, _Parts]) -> datetime:
-    """Read what belongs to the accounts. Return the clock."""
-    now = None
-    for row in await connection.fetch(_READ, list(parts)):
-        kind, points, expires_at = row["kind"], row["points"], row["expires_at"]
-        if kind == "clock":
-            now = expires_at
-            continue
-        part = parts[row["account_id"]]
-        if kind == "bucket":
-            part.buckets.append(PointsBucket(expires_at, points))
-        elif kind == "pending":
-            earned = EntryId(row["earned_by"], row["seq"])
-            part.pendings.append(Pending(earned, points, row["available_at"], expires_at))
-        else:
-            part.holds.append(Hold(row["id"], points, expires_at, buckets_of(row["buckets"]), row["seq"]))
-    assert isinstance(now, datetime)
-    return now
+async def _read_parts(
+    connection: AnyConnection, accounts: Sequence[asyncpg.Record], parts: defaultdict[int, _Parts]
+) -> None:
+    """Read the pending points and open holds of the accounts that have any."""
+    if waiting := [row["id"] for row in accounts if row["pending"]]:
+        for row in await connection.fetch(_PENDING, waiting):
+            earned = EntryId(row["earned_by"], row["earned_seq"])
+            pending = Pending(earned, row["points"], row["available_at"], row["expires_at"])
+            parts[row["account_id"]].pendings.append(pending)
+    if holding := [row["id"] for row in accounts if row["held"]]:
+        for row in await connection.fetch(_HOLDS, holding):
+            hold = Hold(row["id"], row["points"], row["expires_at"], buckets_of(row["buckets"]), row["seq"])
+            parts[row["account_id"]].holds.append(hold)
 
 
-async def _read_named(connection: AnyConnection, works: Sequence[Work], parts: dict[int, _Parts]) -> None:
+async def _read_named(connection: AnyConnection, works: Sequence[Work], parts: defaultdict[int, _Parts]) -> None:
     """Read what operations name: entries with their orders, orders with their first entries, settled holds, moves."""
     orders = {(work.account_id, *work.order_key) for work in works if work.order_key is not None}
     entries = {(work.account_id, work.account_id, work.entry_seq) for work in works if work.entry_seq is not None}
@@ -202,17 +195,16 @@ async def _read_named(connection: AnyConnection, works: Sequence[Work], parts: d
         await _read_entries(connection, {(row["asking"], row["earned_by"], row["earned_seq"]) for row in rows}, parts)
     if holds := [work.hold_id for work in works if work.hold_id is not None]:
         for row in await connection.fetch(_SETTLED_HOLDS, holds):
-            if (part := parts.get(row["account_id"])) is not None:
-                state, captured = HoldState(row["state"]), row["captured"]
-                part.holds.append(Hold(row["id"], row["points"], row["expires_at"], (), row["seq"], state, captured))
+            state, captured = HoldState(row["state"]), row["captured"]
+            hold = Hold(row["id"], row["points"], row["expires_at"], (), row["seq"], state, captured)
+            parts[row["account_id"]].holds.append(hold)
     if moves := [work.move_id for work in works if work.move_id is not None]:
         for row in await connection.fetch(_MOVES, moves):
-            if (part := parts.get(row["from_account"])) is not None:
-                part.moves[row["id"]] = MoveState(row["state"])
+            parts[row["from_account"]].moves[row["id"]] = MoveState(row["state"])
 
 
 async def _read_entries(
-    connection: AnyConnection, named: Collection[tuple[int, int, int]], parts: dict[int, _Parts]
+    connection: AnyConnection, named: Collection[tuple[int, int, int]], parts: defaultdict[int, _Parts]
 ) -> None:
     """Read entries, each named by the account that asks for it, and its own account and seq."""
     if not named:

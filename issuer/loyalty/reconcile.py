@@ -82,7 +82,8 @@ parts AS (
   SELECT account_id, sum(points) FILTER (WHERE kind = 'b') AS available, sum(points) FILTER (WHERE kind = 'h') AS held,
     sum(points) FILTER (WHERE kind = 'p') AS pending
   FROM (
-    SELECT 'b' AS kind, account_id, points::bigint FROM buckets WHERE account_id > $1 AND account_id <= $2
+    SELECT 'b' AS kind, id AS account_id, (bucket->>1)::bigint AS points
+      FROM accounts CROSS JOIN LATERAL jsonb_array_elements(buckets) AS bucket WHERE id > $1 AND id <= $2
     UNION ALL SELECT 'h', account_id, points FROM points_holds
       WHERE account_id > $1 AND account_id <= $2 AND state = 'open'
     UNION ALL SELECT 'p', account_id, points FROM pending_points WHERE account_id > $1 AND account_id <= $2) AS part

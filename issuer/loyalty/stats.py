@@ -53,7 +53,10 @@ _MONTHS: Final = """
 SELECT CASE WHEN b.expires_at < $3
     THEN to_char((b.expires_at - interval '1 millisecond') AT TIME ZONE $2, 'YYYY-MM') END AS month,
   sum(b.points)::bigint AS points
-FROM buckets b JOIN accounts a ON a.id = b.account_id WHERE a.program_id = $1 GROUP BY 1 ORDER BY 1 NULLS LAST"""
+FROM accounts a CROSS JOIN LATERAL (
+  SELECT to_timestamp((bucket->>0)::float8 / 1000) AS expires_at, (bucket->>1)::bigint AS points
+  FROM jsonb_array_elements(a.buckets) AS bucket) b
+WHERE a.program_id = $1 GROUP BY 1 ORDER BY 1 NULLS LAST"""
 
 _REWARDS: Final = f"""
 SELECT m.reward_id, r.name, count(*) AS purchases, sum(m.points)::bigint AS points

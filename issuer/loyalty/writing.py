@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 from typing import Any, Final
 
-from issuer.loyalty.account import AccountState, Hold, MoveState, Order, OrderKey, PointsBucket, PointsEntry
+from issuer.loyalty.account import AccountState, Hold, MoveState, Order, OrderKey, PointsEntry
 from issuer.loyalty.operations import MoveKind, Spend, TransferOut
 from issuer.loyalty.program import Program
 from issuer.loyalty.reading import buckets_text
@@ -20,30 +20,19 @@ class WriteConflictError(Exception):
     """Another transaction has committed what this one decided about: roll back, read again and repeat."""
 
 
-# Each part: its name, the types of its columns, and a statement in which {rows} is the set of them.
+# Each part: its name, the types of its columns, and a statement in which {rows} is the set of them. Rows of the ledger,
+# of which each operation adds one, are passed whole: the driver examines each element of an array.
 _PARTS: Final = {
     "new_entries": (
-        "bigint bigint text bigint bigint bigint bigint bigint bigint text text text bigint uuid uuid integer "
-        "timestamptz text bytea integer uuid",
-        """INSERT INTO entries (account_id, seq, op, points, available, held, pending, debt, lifetime, order_source,
-  order_id, reason, reverses_seq, hold_id, move_id, terms_number, occurred_at, buckets, key_hash, api_key_id, staff_id)
-SELECT c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18::jsonb, c19, c20, c21
-FROM {rows}""",
+        "",
+        "INSERT INTO entries SELECT given.* FROM unnest({rows}::entries[]) AS given",
     ),
     "changed_accounts": (
-        "bigint bigint bigint bigint bigint bigint bigint date bigint bigint timestamptz timestamptz bigint",
+        "bigint bigint bigint bigint bigint bigint bigint date bigint bigint timestamptz timestamptz bigint text",
         """UPDATE accounts a SET seq = c2, available = c3, held = c4, pending = c5, debt = c6, lifetime = c7, day = c8,
-  day_earned = c9, day_spent = c10, due_at = c11, touched_at = c12, merged_seq = c13
+  day_earned = c9, day_spent = c10, due_at = c11, touched_at = c12, merged_seq = c13,
+  buckets = c14::jsonb
 FROM {rows} WHERE a.id = c1""",
-    ),
-    "put_buckets": (
-        "bigint timestamptz bigint",
-        """INSERT INTO buckets (account_id, expires_at, points) SELECT c1, c2, c3 FROM {rows}
-ON CONFLICT (account_id, expires_at) DO UPDATE SET points = excluded.points""",
-    ),
-    "removed_buckets": (
-        "bigint timestamptz",
-        "DELETE FROM buckets b USING {rows} WHERE (b.account_id, b.expires_at) = (c1, c2)",
     ),
     "put_pending": (
         "bigint bigint bigint bigint timestamptz timestamptz",
@@ -130,9 +119,8 @@ class Writes:
         self.add(
             "changed_accounts", after.id, after.seq, after.available, after.held, after.pending, after.debt,
             after.lifetime, after.day, after.day_earned, after.day_spent, after.due_at, after.touched_at,
-            after.merged_seq,
+            after.merged_seq, buckets_text(after.buckets),
         )  # fmt: skip
-        self._add_buckets(after.id, before.buckets, after.buckets)
         pendings = {pending.earned: pending for pending in before.pendings}
         for pending in after.pendings:
             if pendings.pop(pending.earned, None) != pending:
@@ -149,14 +137,6 @@ class Writes:
         for move_id, state in after.moves.items():
             if state is MoveState.UNDONE and before.moves.get(move_id) is MoveState.DEBITED:
                 self.add("undone_moves", move_id, after.touched_at)
-
-    def _add_buckets(self, account_id: int, before: Sequence[PointsBucket], after: Sequence[PointsBucket]) -> None:
-        known = dict(before)
-        for expires_at, points in after:
-            if known.pop(expires_at, None) != points:
-                self.add("put_buckets", account_id, expires_at, points)
-        for expires_at in known:
-            self.add("removed_buckets", account_id, expires_at)
 
     def _add_hold(self, account_id: int, hold: Hold) -> None:
         self.add(
@@ -182,7 +162,7 @@ class Writes:
         if not names:
             return
         # In one order in every transaction: the second of two that insert the same key waits for the first.
-        columns = chain.from_iterable(zip(*sorted(self.rows[name]), strict=True) for name in names)
+        columns = chain.from_iterable(_values(name, self.rows[name]) for name in names)
         written = await connection.fetchrow(_statement(names), *columns)
         assert written is not None
         for name, count in zip(names, written, strict=True):
@@ -192,12 +172,22 @@ class Writes:
             await connection.execute(_MERGE_ORDERS, *zip(*self.merges, strict=True))
 
 
+def _values(name: str, rows: list[tuple[Any, ...]]) -> Iterable[Sequence[Any]]:
+    """Return the parameters of a part: its columns, or its rows."""
+    rows.sort()
+    return zip(*rows, strict=True) if _PARTS[name][0] else (rows,)
+
+
 @cache
 def _statement(names: tuple[str, ...]) -> str:
     """Return the statement that writes these parts and counts the rows of each."""
     texts, number = [], 0
     for name in names:
         types, text = _PARTS[name]
+        if not types:
+            number += 1
+            texts.append(f"{name} AS ({text.format(rows=f'${number}')} RETURNING 1)")
+            continue
         arrays = [f"${number + place}::{type_}[]" for place, type_ in enumerate(types.split(), 1)]
         number += len(arrays)
         columns = ", ".join(f"c{place}" for place in range(1, len(arrays) + 1))

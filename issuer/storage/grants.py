@@ -79,7 +79,6 @@ TABLES: Final = {
     "loyalty_programs": Rights("SELECT, INSERT, UPDATE",               "SELECT"),
     "program_terms":    Rights("SELECT, INSERT",                       "SELECT"),
     "accounts":         Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
-    "buckets":          Rights(_POINTS,                                _POINTS),
     "points_holds":     Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "pending_points":   Rights(_POINTS,                                _POINTS),
     "entries":          Rights("SELECT, INSERT",                       "SELECT, INSERT"),

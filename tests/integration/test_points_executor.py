@@ -201,8 +201,8 @@ async def test_an_operation_is_decided_on_what_the_transaction_before_it_has_lef
                 await asyncio.sleep(0.005)
             assert not spending.done()
             # As if the transaction before it had spent most of the points.
-            await connection.execute("UPDATE accounts SET available = 1 WHERE id = $1", account)
-            await connection.execute("UPDATE buckets SET points = 1 WHERE account_id = $1", account)
+            spent = "UPDATE accounts SET available = 1, buckets = jsonb_set(buckets, '{0,1}', '1') WHERE id = $1"
+            await connection.execute(spent, account)
         refusal = await spending
         assert isinstance(refusal, Refusal)
         assert refusal.code is RefusalCode.INSUFFICIENT_POINTS

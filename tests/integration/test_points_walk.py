@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from issuer.loyalty.operations import TransferOut
 from issuer.loyalty.program import Program
 from issuer.loyalty.program_store import create_program
+from issuer.loyalty.reading import buckets_of
 from issuer.loyalty.reconcile import reconcile_points
 from issuer.settings import Settings
 from issuer.storage.postgres import Pool, close_pool, connect_pool
@@ -95,8 +96,8 @@ class ServedWalk:
         today = (model.day, model.earned_today, model.spent_today)
         assert row is not None
         assert tuple(row) == (len(model.lines), *model.figures(), *today)
-        buckets = await postgres.fetch("SELECT expires_at, points FROM buckets WHERE account_id = $1", self.ids[number])
-        assert {row["expires_at"]: row["points"] for row in buckets} == Counter(model.tokens)
+        buckets = await postgres.fetchval("SELECT buckets::text FROM accounts WHERE id = $1", self.ids[number])
+        assert dict(buckets_of(buckets)) == Counter(model.tokens)
 
 
 @asynccontextmanager

@@ -18,13 +18,12 @@ from issuer.loyalty.sweeping import TASK, sweep_due
 from issuer.recovery.opening import GuardedStores
 from issuer.settings import Settings
 from issuer.storage.task_rows import TaskRows
-from tests.support.points import PointsDesk, points_desk
+from tests.support.points import PointsDesk, earlier_buckets, points_desk
 
 # As if the points had been earned and held two days earlier.
-AGE: Final = """
-WITH a AS (UPDATE accounts SET due_at = due_at - interval '2 days', touched_at = touched_at - interval '2 days'
-           WHERE due_at < '9999-12-30'),
-b AS (UPDATE buckets SET expires_at = expires_at - interval '2 days' WHERE expires_at < '9999-12-30'),
+AGE: Final = f"""
+WITH a AS (UPDATE accounts SET due_at = due_at - interval '2 days', touched_at = touched_at - interval '2 days',
+             buckets = {earlier_buckets(2)} WHERE due_at < '9999-12-30'),
 h AS (UPDATE points_holds SET expires_at = expires_at - interval '2 days')
 UPDATE pending_points
 SET available_at = available_at - interval '2 days', expires_at = expires_at - interval '2 days'"""
@@ -91,7 +90,7 @@ async def test_reconciliation_names_every_way_in_which_an_account_does_not_balan
         assert (audit.holds, audit.accounts, audit.entries) == (True, 7, 14)
         for statement, account_id in zip(
             (
-                "UPDATE buckets SET points = points + 1 WHERE account_id = $1",
+                "UPDATE accounts SET buckets = jsonb_set(buckets, '{0,1}', '8') WHERE id = $1",
                 "DELETE FROM entries WHERE account_id = $1 AND seq = 1",
                 "UPDATE entries SET points = points + 1 WHERE account_id = $1 AND seq = 2",
                 "UPDATE accounts SET available = available + 1 WHERE id = $1",

@@ -20,6 +20,7 @@ from issuer.recovery.opening import GuardedStores
 from issuer.recovery.quarantine import release
 from tests.support.api import Api, problem
 from tests.support.loyalty import ONE_FOR_ONE, LoyaltyShop
+from tests.support.points import earlier_buckets
 from tests.support.recording import drain
 
 END_LEASES = """
@@ -44,7 +45,7 @@ class Counter:
         batch, _ = await api.batch(*codes, client=shop.client_id, rules=rules)
         account = await api.owner.fetchval("SELECT id FROM accounts WHERE member_id = $1", UUID(shop.anna))
         await api.services.loyalty.execute(account, Adjust(points, "test"))
-        await api.owner.execute("UPDATE buckets SET expires_at = expires_at - interval '7 days'")
+        await api.owner.execute(f"UPDATE accounts SET buckets = {earlier_buckets(7)}")
         new = {"name": "A mug", "cost": cost, "batch": str(batch)}
         created = await shop.program_post("rewards", new)
         assert created.status_code == 201, created.text

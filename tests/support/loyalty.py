@@ -13,7 +13,7 @@ from tests.support.api import Api
 PROGRAMS: Final = "/api/v1/loyalty/programs"
 ONE_FOR_ONE: Final = {"earn": {"points": 1, "per": "1.00", "currency": "EUR"}}
 TABLES: Final = (
-    "loyalty_programs", "program_terms", "members", "accounts", "buckets", "points_holds", "pending_points", "entries",
+    "loyalty_programs", "program_terms", "members", "accounts", "points_holds", "pending_points", "entries",
     "orders", "moves", "kept_answers", "audit_log",
 )  # fmt: skip
 

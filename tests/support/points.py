@@ -20,6 +20,13 @@ CLIENT = UUID("cccccccc-0000-4000-8000-00000000000a")
 RATE = {"points": 1, "per": "1.00", "currency": "EUR"}
 
 
+def earlier_buckets(days: int) -> str:
+    """Return the SQL of an account's buckets as if they had been earned that many days earlier."""
+    return f"""(
+      SELECT coalesce(jsonb_agg(jsonb_build_array((b->>0)::bigint - {days * 86_400_000}, b->1) ORDER BY b->0), '[]')
+      FROM jsonb_array_elements(buckets) AS b)"""
+
+
 @dataclass(frozen=True, slots=True)
 class PointsDesk:
     """One program with an executor."""

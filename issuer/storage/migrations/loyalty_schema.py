@@ -4,7 +4,8 @@ Postgres decides about points. A transaction locks the accounts that it changes,
 belongs to an account is read and written under its lock. So nothing but the accounts is locked, and the tables have no
 foreign keys to each other: each row would cost a look-up that the lock has answered already.
 
-An account is a cache of its entries and its buckets; `issuer reconcile` compares them. The bound of every figure is
+An account is a cache of its entries; `issuer reconcile` compares them. Its buckets are in its row, so that an operation
+changes one row and inserts one. The bound of every figure is
 10**12, which keeps sums of a million accounts within a bigint.
 """
 
@@ -57,6 +58,8 @@ CREATE TABLE accounts (
     day             date NOT NULL DEFAULT '1970-01-01' CHECK (day BETWEEN '1969-12-31' AND '9999-12-31'),
     day_earned      points NOT NULL DEFAULT 0,
     day_spent       points NOT NULL DEFAULT 0,
+    -- Its available points by the instant from which on they have expired: [[ms since 1970, points], …], soonest first.
+    buckets         jsonb NOT NULL DEFAULT '[]',
     -- The first instant at which something expires or becomes available; 9999-12-30: nothing does.
     due_at          instant NOT NULL DEFAULT '9999-12-30T00:00:00Z',
     -- Of the latest operation. The clock of an account never runs backwards, whatever the host's does.
@@ -73,14 +76,6 @@ CREATE UNIQUE INDEX accounts_of_member ON accounts (member_id, program_id) WHERE
 CREATE INDEX accounts_of_program ON accounts (program_id, id);
 -- Only a change of due_at touches it, so most updates of an account stay in their page.
 CREATE INDEX accounts_due ON accounts (due_at) WHERE due_at < '9999-12-30T00:00:00Z';
-
-CREATE TABLE buckets (
-    account_id      bigint NOT NULL,
-    expires_at      instant NOT NULL,
-    points          points NOT NULL CHECK (points > 0),
-    PRIMARY KEY (account_id, expires_at)
-) WITH (fillfactor = 80);
-COMMENT ON TABLE buckets IS 'The available points of an account, by the instant from which on they have expired.';
 
 CREATE TABLE points_holds (
     id              uuid PRIMARY KEY,
