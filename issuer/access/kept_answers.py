@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import orjson
@@ -25,8 +25,7 @@ _INSTALLATION: Final = UUID(int=0)
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerKey:
+class AnswerKey(NamedTuple):
     """What an answer is kept for. `client_id`: of the API key; None: the key is bound to none, or there is none."""
 
     client_id: UUID | None

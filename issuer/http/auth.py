@@ -20,7 +20,7 @@ from starlette.requests import Request
 from issuer.access.api_keys import ApiKey, Scope
 from issuer.access.audit import AUTH_OFF_ACTOR
 from issuer.http.edge.client_address import UNKNOWN
-from issuer.http.edge.header_fields import REPEATED, HeaderFields, header_fields
+from issuer.http.edge.header_fields import REPEATED, HeaderFields, scope_fields
 from issuer.http.limiting.fair_slots import Tenant, tenant_of
 from issuer.http.problems.problem import ProblemError, not_ready
 from issuer.http.services import Services
@@ -144,14 +144,14 @@ async def admit(request: Request, services: Services, access: Access) -> Caller:
 
     Raises ProblemError: 429, 400, 401, 403, or 503 while the keys are unknown.
     """
-    headers = request.headers.raw
+    scope = request.scope
     # Not `request.client`, which makes a named tuple of it.
-    client = request.scope.get("client")
+    client = scope.get("client")
     peer = None if client is None else client[0]
-    address = services.limits.address_of(peer, headers)
+    address = services.limits.address_of(peer, scope["headers"])
     if access is Access.PUBLIC:
         return Caller("anonymous", address=address)
-    fields = header_fields(headers)
+    fields = scope_fields(scope)
     key = find_key(services, fields)
     await services.limits.admit(key, address)
     refusal = check_scopes(services, fields, key, SCOPES[access])

@@ -35,6 +35,7 @@ BAD_KEY: Final = invalid(
     "Idempotency-Key must be 1 to 255 printable ASCII characters, given once", "invalid_idempotency_key"
 )
 REPLAYED: Final = "idempotency-replayed"
+_LENGTH: Final = b"content-length"
 Result = TypeVar("Result")
 
 
@@ -51,11 +52,7 @@ def read_idempotency_key(fields: HeaderFields) -> str | None:
 
 def request_digest(*parts: bytes) -> bytes:
     """Return the SHA-256 of the parts of a request that make it the same request as another."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
-    return digest.digest()
+    return hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts)).digest()
 
 
 class AlreadyAnsweredError(Exception):
@@ -121,7 +118,7 @@ class Idempotency:
 
     def kept(self, response: Response) -> KeptAnswer:
         """Return the answer as it is kept. Raises ProblemError if it is too large."""
-        headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+        headers = {name.decode(): value.decode("latin-1") for name, value in response.raw_headers if name != _LENGTH}
         answer = KeptAnswer(self.digest, response.status_code, headers, bytes(response.body))
         try:
             answer.check_size()

@@ -69,6 +69,7 @@ class OperationExchange(Exchange):
         scope: Scope = {
             "type": "http", "method": operation.method, "path": self._path.string.decode(), "query_string": b"",
             "headers": self.headers, "client": self.connection.client, "path_params": path_params,
+            "header_fields": self.fields,
         }  # fmt: skip
         try:
             return _wire_of(await serve_operation(operation, WholeRequest(scope, body), services))

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from issuer.http.auth import Access, Caller, admit, find_key
 from issuer.http.basic_auth import BASIC_NEEDED, as_bearer
-from issuer.http.edge.header_fields import header_fields
+from issuer.http.edge.header_fields import scope_fields
 from issuer.http.edge.limits import MAX_DELIVERY_BYTES
 from issuer.http.fields import check_query
 from issuer.http.idempotency import (
@@ -174,17 +174,19 @@ async def serve_operation(operation: Operation, request: Request, services: Serv
 def log_refusal(services: Services, problem: ProblemError, route: str, scope: Scope) -> None:
     """Write the refusal of a request on the ASGI path to the security log. `route`: the template of its path."""
     headers, client = scope["headers"], scope.get("client")
-    key = find_key(services, header_fields(headers))
+    key = find_key(services, scope_fields(scope))
     services.security.refused(problem, scope["method"], route, client[0] if client else None, headers, key)
 
 
 async def _digest(request: Request) -> bytes:
     """Return the digest of a request. The boundary of a form is another one in every request, so it is left out."""
-    body, (media_type, options) = await request.body(), parse_options_header(request.headers.get("content-type"))
-    if boundary := options.get(b"boundary"):
-        body = body.replace(boundary, b"")
-    path = request.scope["path"].rstrip("/").encode()
-    return request_digest(path, request.scope["query_string"], media_type, body)
+    scope, body = request.scope, await request.body()
+    media_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"").lower().strip(b" \t")
+    if b";" in media_type:
+        media_type, options = parse_options_header(request.headers["content-type"])
+        if boundary := options.get(b"boundary"):
+            body = body.replace(boundary, b"")
+    return request_digest(scope["path"].rstrip("/").encode(), scope["query_string"], media_type, body)
 
 
 async def _answer(
@@ -198,7 +200,7 @@ async def _answer(
     if not operation.page and not operation.delivery:
         check_query(request, operation.parameters, lenient=operation.lenient)
     dry_run = operation.tries and bool(request.scope["query_string"]) and _is_dry_run(request)
-    key = read_idempotency_key(header_fields(request.headers.raw)) if operation.keeps_answers else None
+    key = read_idempotency_key(scope_fields(request.scope)) if operation.keeps_answers else None
     if dry_run:
         # What is only tried keeps no answer, so that its key is free for the request that is meant.
         key = None

@@ -122,6 +122,8 @@ class AccountState(NamedTuple):
     @property
     def due_at(self) -> datetime:
         """The first instant at which something expires or becomes available."""
+        if not self.pendings and not self.holds:
+            return self.buckets[0].expires_at if self.buckets else NEVER
         return min(
             (
                 *(bucket.expires_at for bucket in self.buckets[:1]),

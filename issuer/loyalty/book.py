@@ -48,11 +48,12 @@ class Book:
         self.seq, self.available, self.held = state.seq, state.available, state.held
         self.pending, self.debt, self.lifetime = state.pending, state.debt, state.lifetime
         self.buckets: list[PointsBucket] = list(state.buckets)
-        self.pendings: dict[EntryId, Pending] = {pending.earned: pending for pending in state.pendings}
-        self.holds: dict[Any, Hold] = {hold.id: hold for hold in state.holds}
-        self.orders = dict(state.orders)
-        self.reversed = dict(state.reversed)
-        self.moves = dict(state.moves)
+        # Most accounts have none of these, and a copy of an empty mapping takes as long as everything above.
+        self.pendings: dict[EntryId, Pending] = {one.earned: one for one in state.pendings} if state.pendings else {}
+        self.holds: dict[Any, Hold] = {hold.id: hold for hold in state.holds} if state.holds else {}
+        self.orders = dict(state.orders) if state.orders else {}
+        self.reversed = dict(state.reversed) if state.reversed else {}
+        self.moves = dict(state.moves) if state.moves else {}
         self.today: Final = max(local_day(self.now, self.zone), state.day)
         self.merged_seq = state.merged_seq
         is_new_day = self.today > state.day
@@ -98,10 +99,10 @@ class Book:
         """Pay the debt first, with what expires soonest; the rest becomes available with its expiry."""
         paid = min(self.debt, total(buckets))
         self.debt -= paid
-        _, rest = split(buckets, paid)
+        rest = split(buckets, paid)[1] if paid else buckets
         for bucket in rest:
             self._put(bucket)
-        self.available += total(rest)
+            self.available += bucket.points
 
     def _put(self, bucket: PointsBucket) -> None:
         for place, known in enumerate(self.buckets):
@@ -121,25 +122,13 @@ class Book:
         """
         if max(self.available + self.held + self.pending, self.debt, self.lifetime) > MAX_POINTS:
             raise self.refuse(RefusalCode.LIMIT_REACHED)
-        return self.before._replace(
-            seq=self.seq,
-            available=self.available,
-            held=self.held,
-            pending=self.pending,
-            debt=self.debt,
-            lifetime=self.lifetime,
-            buckets=tuple(self.buckets),
-            pendings=tuple(self.pendings.values()),
-            holds=tuple(self.holds.values()),
-            day=self.today,
-            day_earned=min(self.day_earned, MAX_POINTS),
-            day_spent=min(self.day_spent, MAX_POINTS),
-            touched_at=self.now,
-            merged_seq=self.merged_seq,
-            orders=self.orders,
-            reversed=self.reversed,
-            moves=self.moves,
-        )
+        # By position: `_replace` takes three times as long.
+        return AccountState(
+            self.before.id, self.seq, self.available, self.held, self.pending, self.debt, self.lifetime,
+            tuple(self.buckets), tuple(self.pendings.values()), tuple(self.holds.values()),
+            self.today, min(self.day_earned, MAX_POINTS), min(self.day_spent, MAX_POINTS), self.now,
+            self.merged_seq, self.orders, self.before.entries, self.reversed, self.moves,
+        )  # fmt: skip
 
 
 def total(buckets: Iterable[PointsBucket]) -> int:

@@ -41,9 +41,9 @@ def add_months(day: date, months: int) -> date:
 
 def expiry_of(rule: Expiry, now: datetime, zone: ZoneInfo) -> datetime:
     """Return the instant at which points earned now expire, exclusive."""
-    day = local_day(now, zone)
     if rule.rule is ExpiryRule.NEVER:
         return NEVER
+    day = local_day(now, zone)
     if rule.rule is ExpiryRule.DAYS:
         return end_of_day(day + timedelta(days=rule.count), zone)
     if rule.rule is ExpiryRule.MONTHS:

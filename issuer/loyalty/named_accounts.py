@@ -12,17 +12,19 @@ from issuer.loyalty.named_programs import ProgramName, find_named_programs
 from issuer.loyalty.program import Program
 from issuer.storage.postgres import AnyConnection
 
-# A merged member resolves to its target, which is never merged itself. Ids and refs have a branch, so an index, each.
+# A merged member resolves to its target, which is never merged itself; hardly any member is merged, and null is looked
+# up in no index. Ids and refs have a branch, so an index, each.
 _FIND: Final = """
 SELECT named.place, a.id AS account_id
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[]) WITH ORDINALITY
   AS named (program_id, client_id, member_id, ref, place)
 CROSS JOIN LATERAL (
-  SELECT id, merged_into FROM members WHERE id = named.member_id AND client_id = named.client_id
-  UNION ALL SELECT id, merged_into FROM members WHERE client_id = named.client_id AND ref = named.ref
+  SELECT id, merged_into, erased_at FROM members WHERE id = named.member_id AND client_id = named.client_id
+  UNION ALL SELECT id, merged_into, erased_at FROM members WHERE client_id = named.client_id AND ref = named.ref
 ) AS given
-JOIN members m ON m.id = coalesce(given.merged_into, given.id) AND m.erased_at IS NULL
-JOIN accounts a ON a.member_id = m.id AND a.program_id = named.program_id"""
+LEFT JOIN members target ON target.id = given.merged_into
+JOIN accounts a ON a.member_id = coalesce(given.merged_into, given.id) AND a.program_id = named.program_id
+WHERE CASE WHEN given.merged_into IS NULL THEN given.erased_at ELSE target.erased_at END IS NULL"""
 
 
 class AccountName(NamedTuple):

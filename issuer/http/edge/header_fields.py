@@ -7,8 +7,8 @@ has a no-break space at an end, is compared as it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Final
 
 Headers = Sequence[tuple[bytes, bytes]]
 HeaderFields = dict[bytes, bytes]
@@ -23,4 +23,12 @@ def header_fields(headers: Headers) -> HeaderFields:
     if len(fields) != len(headers):
         counts = Counter(name for name, _ in headers)
         fields.update((name, REPEATED) for name, count in counts.items() if count > 1)
+    return fields
+
+
+def scope_fields(scope: MutableMapping[str, Any]) -> HeaderFields:
+    """Return the fields of a request by its ASGI scope, which keeps them: several steps of a request need them."""
+    fields: HeaderFields | None = scope.get("header_fields")
+    if fields is None:
+        fields = scope["header_fields"] = header_fields(scope["headers"])
     return fields
