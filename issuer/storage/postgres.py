@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from issuer.settings import Settings
+from issuer.storage.known_types import KnowingConnection
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -93,7 +94,7 @@ class PostgresUnavailableError(Exception):
     """Postgres cannot be reached or did not answer in time. The statement may or may not have taken effect."""
 
 
-class _PoolConnection(asyncpg.Connection):
+class _PoolConnection(KnowingConnection):
     """A connection of a pool. What resets it on its return sets SESSION again, in the same round trip."""
 
     def get_reset_query(self) -> str:
@@ -130,8 +131,9 @@ async def connect(
 ) -> Connection:
     """Return a new connection with these settings of its session. `limit_s` bounds each statement."""
     connection = await asyncpg.connect(
-        settings.database_url.get_secret_value(), timeout=timeout_s, command_timeout=limit_s
-    )
+        settings.database_url.get_secret_value(), timeout=timeout_s, command_timeout=limit_s,
+        connection_class=KnowingConnection,
+    )  # fmt: skip
     try:
         await connection.execute(_set(session))
     except BaseException:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import date
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -33,3 +35,20 @@ async def test_a_statement_ends_with_its_process(settings: Settings, stores: Sto
         with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
             await running
         await eventually(has_ended, "the statement has ended")
+
+
+async def test_a_process_asks_once_for_each_array_type(settings: Settings) -> None:
+    given = [uuid4()], [date(2030, 1, 2)], [[1, 2], [3, None]]
+    query = "SELECT $1::uuid[], $2::date[], $3::bigint[]"
+    asked: list[list[str]] = []
+    for _ in range(2):
+        async with own_connection(settings) as connection:
+            sent: list[str] = []
+            connection.add_query_logger(lambda query, sent=sent: sent.append(query.query))
+            (row,) = await connection.fetch(query, *given)
+            assert tuple(row) == given
+            # A type of this database is asked for by each connection: its number is another one elsewhere.
+            await connection.execute("CREATE TYPE pg_temp.colour AS ENUM ('red')")
+            assert await connection.fetchval("SELECT '{red}'::pg_temp.colour[]") == ["red"]
+            asked.append([text for text in sent if "typeinfo_tree" in text])
+    assert (len(asked[0]), len(asked[1])) == (2, 1)
