@@ -29,6 +29,7 @@ from issuer.engine.engine import Engine
 from issuer.ledger.dead_letters import retry_dead_letters
 from issuer.ledger.reconcile import reconcile
 from issuer.pools.top_up import top_up
+from issuer.recovery.aftermath import reissue_void
 from issuer.recovery.opening import open_stores
 from issuer.recovery.quarantine import list_quarantined, release
 from issuer.recovery.recovery import RecoveryOptions
@@ -128,6 +129,14 @@ async def test_seqs_that_a_lost_redis_may_have_granted_are_quarantined(
         assert (held.held, held.released) == (0, 50)
         assert await seqs(stores, "consumptions") == [*range(1, 21), *range(71, 251)]
         await balanced(stores)
+
+
+async def test_uses_that_no_caller_received_are_added_again(own_settings: Settings, own_redis: RedisServer) -> None:
+    async with open_stores(own_settings) as stores:
+        await make(stores, 10)
+        await stores.postgres.execute("INSERT INTO void_seqs (pool_id, seq, epoch) SELECT id, 3, 1 FROM pools")
+        await reissue_void(stores)
+        assert await remaining(stores) == 11
 
 
 @pytest.mark.parametrize("lose", [True, False])

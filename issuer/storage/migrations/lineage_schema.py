@@ -18,8 +18,9 @@ CREATE INDEX lineage_by_time ON lineage (created_at)
 
 # Whatever statement raises the revision of a batch, the batch gets a new token, and the one that Redis has stays known.
 STATEMENTS: Final = (
+    # With the path of the migration: functions of the owner, whose own path is another one, change batches, too.
     """
-CREATE FUNCTION renew_batch_token() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION renew_batch_token() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO lineage (token, kind) VALUES (OLD.token, 'revision');
     NEW.token := gen_random_uuid();
