@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,29 @@ if TYPE_CHECKING:
     from tests.support.coupons import Till
 
 
+def shares_app(item: pytest.Item) -> bool:
+    """Return whether a test uses the application of its module."""
+    uses = {"api", "till"} & set(getattr(item, "fixturenames", ()))
+    return bool(uses) and "shared_app" in item.keywords and "own_app" not in item.keywords
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that share the application of their module in the event loop of the module."""
+    for item in items:
+        if isinstance(item, pytest.Function) and iscoroutinefunction(item.obj) and shares_app(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
+
+
+@pytest.fixture
+def api(request: pytest.FixtureRequest) -> Api:
+    """The application in this process: that of the module for tests marked `shared_app`, else one of the test's own."""
+    found: Api = request.getfixturevalue("shared_api" if shares_app(request.node) else "own_api")
+    return found
+
+
 @pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    """The application in this process, with the `settings` of the module."""
+async def own_api(settings: Settings) -> AsyncIterator[Api]:
+    """An application with the `settings` of the module."""
     from tests.support.api import running_app
 
     async with running_app(settings) as running:
@@ -42,8 +63,7 @@ def shared_settings(
 async def shared_api(shared_settings: Settings) -> AsyncIterator[Api]:
     """One application for several tests of a module: to start one takes as long as twenty requests.
 
-    For tests that touch only what they create, and run in the event loop of the module:
-    `@pytest.mark.asyncio(loop_scope="module")`.
+    For tests that touch only what they create.
     """
     from tests.support.api import running_app
 
@@ -51,17 +71,22 @@ async def shared_api(shared_settings: Settings) -> AsyncIterator[Api]:
         yield running
 
 
+@pytest.fixture
+def till(request: pytest.FixtureRequest) -> Till:
+    """Coupons of a client of this test's own, on `api`."""
+    found: Till = request.getfixturevalue("shared_till" if shares_app(request.node) else "own_till")
+    return found
+
+
 @pytest_asyncio.fixture
-async def till(api: Api) -> Till:
-    """One client's coupons over HTTP."""
+async def own_till(own_api: Api) -> Till:
     from tests.support.coupons import Till
 
-    return await Till.of(api)
+    return await Till.of(own_api)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def shared_till(shared_api: Api) -> Till:
-    """Coupons of a client of this test's own on the shared application."""
     from tests.support.coupons import Till
 
     return await Till.of(shared_api)

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import orjson
+import pytest
 
 from issuer.batches.batch import NewBatch
 from issuer.contract.outcomes import Outcome
@@ -20,6 +21,8 @@ from tests.support.recording import drain
 from tests.support.recovery import drain as record_all
 from tests.support.recovery import engine_of, lose_data
 from tests.support.servers import RedisServer
+
+pytestmark = pytest.mark.shared_app
 
 PIN = 'quote " back \\ é'
 ROWS = (

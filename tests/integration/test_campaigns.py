@@ -29,6 +29,8 @@ from tests.support.coupon_service import PAST, ahead, call, failure, issue
 from tests.support.databases import migrate_with_roles
 from tests.support.servers import START_LIMIT_S, PostgresServer
 
+pytestmark = pytest.mark.shared_app
+
 PATH = "/api/v1/campaigns"
 
 
@@ -93,6 +95,7 @@ async def test_codes_have_the_format_of_their_campaign(api: Api) -> None:
     assert re.fullmatch("[2-9A-HJKMNP-TV-Z]{10}", (await issue(api, (await make(api))["id"]))["code"])
 
 
+@pytest.mark.own_app
 async def test_an_invalid_campaign_is_refused(api: Api) -> None:
     good = {"name": "A", "total": 5, "starts_at": PAST}
     for wrong in (
@@ -293,6 +296,7 @@ async def test_a_public_campaign_needs_no_key_as_soon_as_it_is_public(api: Api) 
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.own_app
 async def test_a_campaign_that_could_not_be_created_is_ended(api: Api) -> None:
     """Nearly all codes of this format have an unlucky word, so they cannot be drawn: its batch is ended."""
     form = {"alphabet": "ab", "length": 12, "unlucky": False, "unlucky_words": ["aa", "ab", "ba"]}
@@ -422,6 +426,7 @@ async def test_streams_end_with_the_process(api: Api) -> None:
     assert len(await listening) == 1
 
 
+@pytest.mark.own_app
 async def test_the_stream_of_an_ended_campaign_reports_the_end_and_closes(api: Api) -> None:
     campaign = (await make(api, public=True))["id"]
     await change(api, campaign, ended=True)

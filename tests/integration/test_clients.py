@@ -7,8 +7,11 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import pytest
 
 from tests.support.api import UPLOAD, Api, problem
+
+pytestmark = pytest.mark.shared_app
 
 CLIENTS = "/api/v1/clients"
 
@@ -66,6 +69,7 @@ async def test_a_client_is_registered_once_listed_and_renamed(api: Api) -> None:
     assert problem(await register(api, bound, id="mine"), 403)["code"] == "bound_key"
 
 
+@pytest.mark.own_app
 async def test_rows_of_unknown_clients_are_rejected_unless_they_are_to_be_created(api: Api) -> None:
     await register(api, id="band-42")
     shop = uuid4()

@@ -15,6 +15,8 @@ from issuer.settings import Auth, Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.coupon_service import PAST, SERVICE, ahead, call, create, failure, issue
 
+pytestmark = pytest.mark.shared_app
+
 CODE = re.compile("[가나다라마바사아자차카타파하0-9]{10}")
 
 
@@ -89,6 +91,7 @@ NO_CAMPAIGNS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.own_app
 async def test_an_invalid_campaign_is_an_invalid_argument(api: Api) -> None:
     for fields in NO_CAMPAIGNS:
         assert failure(await call(api, "CreateCampaign", **fields), 400, "invalid_argument"), fields

@@ -12,6 +12,8 @@ from issuer.contract.keys import partition_keys
 from tests.support.api import Api
 from tests.support.recording import drain
 
+pytestmark = pytest.mark.shared_app
+
 TEXT = "Zoë@example.org"
 SPELLED = ("Zoe\u0308@example.org", "\ufeff Zoë@example.org\u200b", "Zo\u00eb@example.org")
 

@@ -11,6 +11,8 @@ from tests.support.api import Api, problem
 from tests.support.command import Command
 from tests.support.coupon_service import PAST, SERVICE
 
+pytestmark = pytest.mark.shared_app
+
 HIDDEN = "Summer \u202eelas"
 REFUSAL = "must not contain invisible characters, such as U+202E RIGHT-TO-LEFT OVERRIDE at 8"
 

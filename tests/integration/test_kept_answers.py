@@ -20,6 +20,8 @@ from tests.support.api import UPLOAD, Api, problem
 from tests.support.coupon_service import PAST, call, failure
 from tests.support.recording import drain
 
+pytestmark = pytest.mark.shared_app
+
 CLIENT: Final = UUID("cccccccc-0000-4000-8000-000000000003")
 Send = Callable[[str, str], Awaitable[httpx.Response]]
 """Sends the request of an operation: the Idempotency-Key, and a text that makes it another request."""
@@ -120,6 +122,7 @@ async def test_a_repeated_request_is_answered_alike_and_carried_out_once(api: Ap
     assert await acts(api) > done
 
 
+@pytest.mark.own_app
 @pytest.mark.parametrize("path", CREATING)
 async def test_a_request_in_progress_is_not_carried_out_twice(api: Api, path: str) -> None:
     send = await sender_of(api, path)
@@ -141,6 +144,7 @@ async def test_a_request_in_progress_is_not_carried_out_twice(api: Api, path: st
     assert (await send("order-1", "two" if "reverse" in path else "one")).status_code in (200, 201)
 
 
+@pytest.mark.own_app
 async def test_concurrent_requests_with_one_key_create_one_batch(api: Api) -> None:
     answers = await asyncio.gather(*(upload(api, "order-1", "A") for _ in range(2)))
     answers.append(await upload(api, "order-1", "A"))
@@ -175,15 +179,15 @@ async def test_each_client_has_keys_of_its_own(api: Api) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "é", "x" * 256, "a\x00b"])
-@pytest.mark.asyncio(loop_scope="module")
-async def test_invalid_keys_are_refused(shared_api: Api, key: str) -> None:
-    headers = [(name.encode(), value.encode()) for name, value in shared_api.admin.items()]
-    answer = await shared_api.client.post(
+async def test_invalid_keys_are_refused(api: Api, key: str) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in api.admin.items()]
+    answer = await api.client.post(
         "/api/v1/batches", json={"name": "x"}, headers=[*headers, (b"Idempotency-Key", key.encode())]
     )
     assert problem(answer, 400)["code"] == "invalid_idempotency_key"
 
 
+@pytest.mark.own_app
 async def test_an_answer_is_kept_for_a_day(api: Api) -> None:
     postgres = api.services.stores.postgres
     ids = {(await post(api, "k", "/api/v1/batches", {"name": "x"})).json()["id"]}
@@ -201,6 +205,7 @@ async def test_an_answer_is_kept_for_a_day(api: Api) -> None:
     assert [row["key"] for row in await postgres.fetch("SELECT key FROM kept_answers")] == ["k"]
 
 
+@pytest.mark.own_app
 async def test_an_answer_that_is_too_large_is_refused_and_nothing_done(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +215,7 @@ async def test_an_answer_that_is_too_large_is_refused_and_nothing_done(
     assert (await post(api, "", "/api/v1/batches", {"name": "x"})).status_code == 201
 
 
+@pytest.mark.own_app
 async def test_the_coupon_service_keeps_its_answers(api: Api) -> None:
     fields = {"name": "Concert", "total": 2, "startTime": PAST}
     key = {**api.admin, "Idempotency-Key": "k"}

@@ -14,6 +14,8 @@ from issuer.batches.store import create_batch
 from issuer.paging import CHUNK_SIZE
 from tests.support.api import Api
 
+pytestmark = pytest.mark.shared_app
+
 COUNT = 3 * CHUNK_SIZE
 
 

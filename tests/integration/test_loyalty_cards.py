@@ -19,6 +19,8 @@ from tests.support.member_pages import FORM_TOKEN, PageBrowser
 from tests.support.printed_cards import count_pages, read_cards
 from tests.support.wallet_keys import WalletKeys
 
+pytestmark = pytest.mark.shared_app
+
 
 async def issue(shop: LoyaltyShop, **body: Any) -> list[str]:
     """Issue cards; return their numbers."""
@@ -91,6 +93,7 @@ async def test_a_card_leads_to_its_member_until_it_is_revoked(api: Api) -> None:
     assert [number for number in (first, own, first.replace("-", ""), own.replace("-", "")) if number in audit] == []
 
 
+@pytest.mark.own_app
 async def test_cards_are_issued_once_listed_and_printed_with_their_run(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +180,7 @@ async def test_a_gift_card_is_sold_spent_refunded_and_topped_up(api: Api) -> Non
         assert problem(await shop.program_post("cards", body), 400)
 
 
+@pytest.mark.own_app
 async def test_a_value_that_the_terms_refuse_issues_nothing(api: Api) -> None:
     shop = await LoyaltyShop.of(api, unit="EUR", terms={"max_balance": 5_000})
     refused = problem(await shop.program_post("cards", {"count": 3, "amount": "50.01"}), 403)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, Final
 from uuid import uuid4
 
+import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
@@ -13,6 +14,8 @@ from issuer.settings import Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.loyalty import PROGRAMS, LoyaltyShop
 from tests.support.servers import START_LIMIT_S
+
+pytestmark = pytest.mark.shared_app
 
 ORDER: Final = {"amount": "12.50", "currency": "EUR", "order_id": "A-1", "source": "shop"}
 
@@ -22,6 +25,7 @@ async def shop(api: Api) -> LoyaltyShop:
     return await LoyaltyShop.of(api)
 
 
+@pytest.mark.own_app
 async def test_points_are_earned_spent_and_refunded_each_request_once(shop: LoyaltyShop) -> None:
     earned = await shop.post("earn", ORDER, **{"Idempotency-Key": "one"})
     assert (earned.status_code, earned.json()["balance"]["available"]) == (201, 12), earned.text
@@ -73,6 +77,7 @@ async def test_points_are_earned_spent_and_refunded_each_request_once(shop: Loya
     assert (await shop.member())["available"] == 7
 
 
+@pytest.mark.own_app
 async def test_a_hold_is_captured_in_part_or_released_once(shop: LoyaltyShop) -> None:
     await shop.adjust(100)
     placed = (await shop.post("holds", {"points": 60})).json()
@@ -174,6 +179,7 @@ def bad_programs() -> list[tuple[dict[str, Any], str, str]]:
     return found
 
 
+@pytest.mark.own_app
 async def test_what_is_not_valid_is_refused_and_changes_nothing(shop: LoyaltyShop) -> None:
     assert (await shop.post("earn", ORDER)).status_code == 201
     before = await shop.tables()
@@ -262,6 +268,7 @@ async def test_operations_of_one_client_share_a_transaction_though_it_has_few_sl
         assert await api.owner.fetchval("SELECT count(DISTINCT xmin::text) FROM entries") == 2
 
 
+@pytest.mark.own_app
 async def test_a_merged_member_is_its_target_with_both_histories_until_both_are_erased(api: Api) -> None:
     shop = await LoyaltyShop.of(api)
     berta = await shop.join(ref="berta", email="berta@example.org")

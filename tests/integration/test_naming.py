@@ -13,6 +13,8 @@ import pytest
 from issuer.settings import Settings
 from tests.support.api import REDEEM, UPLOAD, Api, problem, running_app
 
+pytestmark = pytest.mark.shared_app
+
 BATCHES = "/api/v1/batches"
 REPORT = "/api/v1/reports/batches"
 
@@ -60,6 +62,7 @@ async def test_a_batch_keeps_the_id_that_its_creator_chose(api: Api) -> None:
     assert problem(await upload(api, "code\nSECRET\nA4\n", bound, batch_id=chosen), 403)["code"] == "batch_shared"
 
 
+@pytest.mark.own_app
 async def test_a_name_is_that_of_one_open_batch_of_the_client(api: Api) -> None:
     client = uuid4()
     assert (await api.client.post("/api/v1/clients", json={"id": "band-42"}, headers=api.admin)).status_code == 201

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+import pytest
+
 from issuer.http.app import OPERATIONS
 from tests.support.api import REDEEM, UPLOAD, Api, problem
 from tests.support.coupon_service import SERVICE
 from tests.support.coupons import CONSUME, COUPON, Till
+
+pytestmark = pytest.mark.shared_app
 
 ROWS: Final = {"file": ("codes.csv", b"client_id,code\n", "text/csv")}
 
@@ -50,6 +54,7 @@ async def test_unknown_fields_and_parameters_are_ignored_on_their_paths(api: Api
     assert shown.json()["issuedCodes"] == [issued.json()["code"]]
 
 
+@pytest.mark.own_app
 async def test_a_slash_at_the_end_of_their_paths_makes_no_difference(api: Api, till: Till) -> None:
     batch, client = await api.batch("A-1", "A-2")
     send = api.client

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import pytest
 
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
@@ -22,6 +23,8 @@ from tests.support.api import Api, problem
 from tests.support.loyalty import ONE_FOR_ONE, LoyaltyShop
 from tests.support.points import earlier_buckets
 from tests.support.recording import drain
+
+pytestmark = pytest.mark.shared_app
 
 END_LEASES = """
 UPDATE purchases SET attempt_until = now() - interval '1 second' WHERE attempt_until IS NOT NULL"""
@@ -93,6 +96,7 @@ async def test_a_purchase_answers_the_code_and_a_repeat_the_same(api: Api) -> No
     assert [row["customer_id"] for row in rows] == [api.services.stores.identity("anna").uuid]
 
 
+@pytest.mark.own_app
 async def test_codes_do_not_keep_what_a_member_is_or_was_called(api: Api) -> None:
     counter = await Counter.of(api, "A1", "A2", "A3", "A4")
     shop = counter.shop
@@ -177,6 +181,7 @@ async def settled(api: Api, attempt: PurchaseAttempt) -> Any:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.own_app
 async def test_a_purchase_that_is_left_halfway_is_done_with_the_code_it_has(api: Api) -> None:
     counter = await Counter.of(api, *(f"A{n}" for n in range(1, 9)))
     purchases = api.services.purchases
@@ -209,6 +214,7 @@ async def forget_answers(api: Api) -> None:
         await client.delete(key)
 
 
+@pytest.mark.own_app
 async def test_only_the_latest_attempt_may_undo(api: Api) -> None:
     counter = await Counter.of(api, "A1")
     purchases = api.services.purchases
@@ -235,6 +241,7 @@ async def test_requests_with_one_key_buy_once(api: Api) -> None:
     assert await counter.available() == 90
 
 
+@pytest.mark.own_app
 async def test_reconciliation_finds_moves_that_do_not_hold(api: Api, stores: GuardedStores) -> None:
     counter = await Counter.of(api, "A1", "A2")
     assert (await counter.buy()).status_code == 201

@@ -17,6 +17,8 @@ from issuer.settings import Settings
 from tests.support.api import Api, problem, running_app
 from tests.support.coupons import CONSUME, COUPON, Till, working
 
+pytestmark = pytest.mark.shared_app
+
 
 async def rows(services: Services, table: str) -> list[dict[str, Any]]:
     return [dict(row) for row in await services.stores.postgres.fetch(f"SELECT * FROM {table}")]
@@ -41,16 +43,15 @@ async def test_a_form_creates_a_coupon_with_a_drawn_code_of_the_given_length(api
 
 
 @pytest.mark.parametrize("encoding", ["form", "multipart", "json", "query"])
-@pytest.mark.asyncio(loop_scope="module")
-async def test_query_form_multipart_and_json_are_equivalent(shared_api: Api, shared_till: Till, encoding: str) -> None:
-    await shared_till.make("SAVE20", product_id="shoe", discount_fixed="5.00", currency="USD")
+async def test_query_form_multipart_and_json_are_equivalent(api: Api, till: Till, encoding: str) -> None:
+    await till.make("SAVE20", product_id="shoe", discount_fixed="5.00", currency="USD")
     fields = {"product_id": "shoe", "customer_id": str(uuid4()), "order_id": "order 1/ä"}
     encodings: dict[str, dict[str, Any]] = {
         "form": {"data": fields}, "json": {"json": fields}, "query": {},
         "multipart": {"files": {name: (None, value) for name, value in fields.items()}},
     }  # fmt: skip
     params = {"code": "SAVE20"} | (fields if encoding == "query" else {})
-    response = await shared_api.client.post(CONSUME, params=params, headers=shared_till.till, **encodings[encoding])
+    response = await api.client.post(CONSUME, params=params, headers=till.till, **encodings[encoding])
     assert response.status_code == 200, response.text
     used = response.json()
     assert len(used.pop("consumption_id")) == 32
@@ -239,6 +240,7 @@ async def test_coupons_of_one_code_with_and_without_case_are_never_both_created(
     assert created in (["race"], ["RACE", "Race"])
 
 
+@pytest.mark.own_app
 async def test_o_is_read_as_0_only_with_the_unambiguous_alphabet(api: Api, till: Till) -> None:
     await till.make("SAVEO")
     problem(await till.use("SAVE0"), 404)
@@ -254,6 +256,7 @@ async def test_o_is_read_as_0_only_with_the_unambiguous_alphabet(api: Api, till:
     problem(await till.use("SAVE0"), 404)
 
 
+@pytest.mark.own_app
 async def test_a_use_is_reversed_once(api: Api, till: Till) -> None:
     await till.make("BACK", uses=1, rules={"maxpercustomer": 1})
     customer = str(uuid4())
@@ -273,6 +276,7 @@ async def test_a_use_is_reversed_once(api: Api, till: Till) -> None:
         problem(await till.reverse("nonsense"), 404)
 
 
+@pytest.mark.own_app
 async def test_concurrent_reversals_return_one_use(api: Api, till: Till) -> None:
     await till.make("RUSH", uses=5)
     used = (await till.use("RUSH")).json()
@@ -282,6 +286,7 @@ async def test_concurrent_reversals_return_one_use(api: Api, till: Till) -> None
         assert (await till.show("RUSH"))["remaining"] == 5
 
 
+@pytest.mark.own_app
 async def test_another_tenant_cannot_see_or_use_a_coupon(api: Api, till: Till) -> None:
     coupon = await till.make("MINE", uses=9)
     used = (await till.use("MINE")).json()
@@ -308,6 +313,7 @@ async def test_another_tenant_cannot_see_or_use_a_coupon(api: Api, till: Till) -
     assert (await other.show("MINE"))["remaining"] == 1
 
 
+@pytest.mark.own_app
 async def test_a_code_of_two_clients_needs_client_id(api: Api, till: Till) -> None:
     other = await Till.of(api)
     await till.make("BOTH", uses=1)
@@ -343,15 +349,13 @@ BAD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("body", BAD, ids=str)
-@pytest.mark.asyncio(loop_scope="module")
-async def test_invalid_input_is_a_400_and_creates_nothing(
-    shared_api: Api, shared_till: Till, body: dict[str, Any]
-) -> None:
-    before = await rows(shared_api.services, "coupons")
-    problem(await shared_api.client.post(COUPON, json=body, headers=shared_till.admin), 400)
-    assert await rows(shared_api.services, "coupons") == before
+async def test_invalid_input_is_a_400_and_creates_nothing(api: Api, till: Till, body: dict[str, Any]) -> None:
+    before = await rows(api.services, "coupons")
+    problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
+    assert await rows(api.services, "coupons") == before
 
 
+@pytest.mark.own_app
 @pytest.mark.parametrize(
     ("content_type", "bodies"),
     [
@@ -360,20 +364,18 @@ async def test_invalid_input_is_a_400_and_creates_nothing(
         ("application/x-www-form-urlencoded", [b"&", b"&&&", b" & ", b" ", b"\r\n"]),
     ],
 )
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_body_without_fields_is_a_400(
-    shared_api: Api, shared_till: Till, bodies: list[bytes], content_type: str
-) -> None:
-    await shared_till.make("EMPTY")
-    sent, used = (key | {"Content-Type": content_type} for key in (shared_till.admin, shared_till.till))
+async def test_a_body_without_fields_is_a_400(api: Api, till: Till, bodies: list[bytes], content_type: str) -> None:
+    await till.make("EMPTY")
+    sent, used = (key | {"Content-Type": content_type} for key in (till.admin, till.till))
     for body in bodies:
         for method in ("PUT", "DELETE"):
-            problem(await shared_api.client.request(method, f"{COUPON}EMPTY/", content=body, headers=sent), 400)
-        problem(await shared_api.client.post(CONSUME, params={"code": "EMPTY"}, content=body, headers=used), 400)
-    shown = await shared_till.show("EMPTY")
+            problem(await api.client.request(method, f"{COUPON}EMPTY/", content=body, headers=sent), 400)
+        problem(await api.client.post(CONSUME, params={"code": "EMPTY"}, content=body, headers=used), 400)
+    shown = await till.show("EMPTY")
     assert (shown["remaining"], shown["paused"], shown["deleted"]) == (3, False, False)
 
 
+@pytest.mark.own_app
 async def test_each_route_requires_its_scope(api: Api, till: Till) -> None:
     await till.make("KEYS")
     problem(await api.client.post(COUPON, json={"availability_count": 1}, headers=till.till), 403)
@@ -385,6 +387,7 @@ async def test_each_route_requires_its_scope(api: Api, till: Till) -> None:
     problem(await api.client.post(COUPON, json={"availability_count": 1}, headers=api.admin), 400)
 
 
+@pytest.mark.own_app
 async def test_changes_are_in_the_audit_trail_and_uses_in_the_ledger(api: Api, till: Till) -> None:
     await till.make("BOOK", discount_fixed="3.50")
     customer = uuid4()
@@ -407,6 +410,7 @@ async def test_changes_are_in_the_audit_trail_and_uses_in_the_ledger(api: Api, t
     assert actions == ["coupon.create", "coupon.change", "coupon.delete"]
 
 
+@pytest.mark.own_app
 async def test_an_invalid_code_is_a_400(api: Api, till: Till) -> None:
     for path in ("%00", "%20", "x" * 256):
         for method in ("PUT", "DELETE"):
@@ -419,6 +423,7 @@ async def test_an_invalid_code_is_a_400(api: Api, till: Till) -> None:
     assert hidden["error"] == "code must not contain invisible characters, such as U+200B ZERO WIDTH SPACE at 2"
 
 
+@pytest.mark.own_app
 async def test_a_customer_can_be_erased(api: Api, till: Till) -> None:
     await till.make("ERASE", rules={"maxpercustomer": 1})
     customer = str(uuid4())
@@ -499,6 +504,7 @@ async def test_a_public_key_cannot_claim_the_order_numbers_of_a_shop(api: Api, t
     assert (await till.show("ORDER"))["remaining"] == 6
 
 
+@pytest.mark.own_app
 @pytest.mark.parametrize("alphabet", ["-–", "–—"])
 async def test_a_code_that_cannot_be_looked_up_is_not_drawn(api: Api, till: Till, alphabet: str) -> None:
     body = {"code_length": 40, "alphabet": alphabet, "availability_count": 1}
@@ -519,16 +525,15 @@ async def test_a_code_that_cannot_be_looked_up_is_not_drawn(api: Api, till: Till
         ({"code_length": 28, "alphabet": "aAbB"}, "code_length needs at least 29 characters"),
     ],
 )
-@pytest.mark.asyncio(loop_scope="module")
 async def test_a_code_that_could_be_found_by_trial_is_not_drawn(
-    shared_api: Api, shared_till: Till, form: dict[str, Any], error: str
+    api: Api, till: Till, form: dict[str, Any], error: str
 ) -> None:
     body = {"availability_count": 1, **form}
-    before = await rows(shared_api.services, "coupons")
-    found = problem(await shared_api.client.post(COUPON, json=body, headers=shared_till.admin), 400)
+    before = await rows(api.services, "coupons")
+    found = problem(await api.client.post(COUPON, json=body, headers=till.admin), 400)
     assert error in found["error"]
     assert "one of 500,000,000" in found["error"]
-    assert await rows(shared_api.services, "coupons") == before
+    assert await rows(api.services, "coupons") == before
 
 
 @pytest.mark.parametrize("form", [{"code_length": 6}, {"pattern": "A-#########", "alphabet": "numeric"}, {"code": "G"}])

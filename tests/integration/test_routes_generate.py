@@ -24,6 +24,8 @@ from tests.support.api import Api, problem, running_app
 from tests.support.loading import A, B, check_agreement
 from tests.support.servers import START_LIMIT_S
 
+pytestmark = pytest.mark.shared_app
+
 MANY = MAX_CODES_PER_REQUEST + 1
 
 
@@ -108,6 +110,7 @@ LETTER_PAIRS = ["".join(pair) for pair in product("23456789ABCDEFGHJKMNPQRSTVWXY
 LONG_WORDS = [f"{number:04d}{'W' * 40}" for number in range(1_000)]
 
 
+@pytest.mark.own_app
 @pytest.mark.parametrize(
     ("words", "status"), [(LETTER_PAIRS[:880], 400), (LONG_WORDS[:1_000], 201)], ids=["refused", "accepted"]
 )
@@ -156,15 +159,12 @@ async def test_other_requests_are_answered_while_unlucky_words_are_checked(
         ({"count": 5, "unlucky_words": ["x"]}, "unlucky_words each must have 2 to 64"),
     ],
 )
-@pytest.mark.asyncio(loop_scope="module")
-async def test_invalid_requests_are_refused_and_generate_nothing(
-    shared_api: Api, body: dict[str, Any], error: str
-) -> None:
-    batch = await make_batch(shared_api)
+async def test_invalid_requests_are_refused_and_generate_nothing(api: Api, body: dict[str, Any], error: str) -> None:
+    batch = await make_batch(api)
     body = {"client_id": str(A), **body} if "client_id" not in body else body
-    found = problem(await generate(shared_api, batch, **{k: v for k, v in body.items() if v is not None}), 400)
+    found = problem(await generate(api, batch, **{k: v for k, v in body.items() if v is not None}), 400)
     assert found["error"].startswith(error)
-    assert (await shared_api.get(f"/api/v1/batches/{batch}")).json()["stock"] == []
+    assert (await api.get(f"/api/v1/batches/{batch}")).json()["stock"] == []
 
 
 async def test_unknown_and_ended_batches_are_refused(api: Api) -> None:

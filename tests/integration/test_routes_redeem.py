@@ -20,6 +20,8 @@ from issuer.storage.redis_link import RedisUnavailableError
 from tests.support.api import REDEEM, Api, problem, running_app
 from tests.support.recording import failing_after
 
+pytestmark = pytest.mark.shared_app
+
 ID = "7A4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"
 
 
@@ -54,9 +56,8 @@ async def test_concurrent_redemptions_get_distinct_codes(api: Api) -> None:
     "body",
     [b"", b"{", b"[]", b"null", b'"text"', b"1", b'{"batchid": "\xff"}', b"[" * 100_000, b"\x00", b"{}{}", b"NaN"],
 )
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_body_that_is_no_json_object_is_refused(shared_api: Api, body: bytes) -> None:
-    response = await shared_api.client.post(REDEEM, content=body[:60_000], headers=shared_api.redeemer)
+async def test_a_body_that_is_no_json_object_is_refused(api: Api, body: bytes) -> None:
+    response = await api.client.post(REDEEM, content=body[:60_000], headers=api.redeemer)
     assert problem(response, 400, "cannot parse json")["code"] == "unparsable_json"
 
 
@@ -64,10 +65,9 @@ WRONG: list[Any] = [None, 5, True, [], {}, "", "\u200b ", "te\u200bxt", ID[:9] +
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
-@pytest.mark.asyncio(loop_scope="module")
-async def test_ids_are_checked_in_order(shared_api: Api, wrong: Any) -> None:
+async def test_ids_are_checked_in_order(api: Api, wrong: Any) -> None:
     async def error(**fields: Any) -> str:
-        response = await shared_api.client.post(REDEEM, json=fields, headers=shared_api.redeemer)
+        response = await api.client.post(REDEEM, json=fields, headers=api.redeemer)
         return str(problem(response, 400)["error"])
 
     assert await error(batchid=wrong, clientid=wrong, customerid=wrong) == "invalid batch_id format"
@@ -165,15 +165,14 @@ async def test_a_repeated_idempotency_key_returns_the_same_code(api: Api) -> Non
 
 
 @pytest.mark.parametrize("key", ["", "a" * 256, "ä", "a\x01"])
-@pytest.mark.asyncio(loop_scope="module")
-async def test_invalid_idempotency_keys_are_refused(shared_api: Api, key: str) -> None:
-    batch, client = await shared_api.batch("A-1")
+async def test_invalid_idempotency_keys_are_refused(api: Api, key: str) -> None:
+    batch, client = await api.batch("A-1")
     body = {"batchid": str(batch), "clientid": str(client), "customerid": ID}
-    headers = [*shared_api.redeemer.items(), ("Idempotency-Key", key.encode("latin-1"))]
-    response = await shared_api.client.post(REDEEM, json=body, headers=headers)  # type: ignore[arg-type]
+    headers = [*api.redeemer.items(), ("Idempotency-Key", key.encode("latin-1"))]
+    response = await api.client.post(REDEEM, json=body, headers=headers)  # type: ignore[arg-type]
     assert problem(response, 400)["code"] == "invalid_idempotency_key"
     for replayed in (None, "true"):
-        response = await shared_api.redeem(batch, client, ID, **{"Idempotency-Key": "a" * 255})
+        response = await api.redeem(batch, client, ID, **{"Idempotency-Key": "a" * 255})
         assert response.json() == {"code": "A-1"}
         assert response.headers.get("idempotency-replayed") == replayed
 
@@ -187,10 +186,9 @@ async def test_two_idempotency_keys_are_refused(api: Api) -> None:
 @pytest.mark.parametrize(
     "value", [None, "", "Bearer", "Bearer ", "Bearer isk_no", "Basic abc", "Token isk_no", "Bearer clé"]
 )
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_missing_or_unknown_key_is_a_401_before_any_other_check(shared_api: Api, value: str | None) -> None:
+async def test_a_missing_or_unknown_key_is_a_401_before_any_other_check(api: Api, value: str | None) -> None:
     headers = {} if value is None else {"Authorization": value.encode("latin-1")}
-    response = await shared_api.client.post(REDEEM, content=b"no json", headers=headers)  # type: ignore[arg-type]
+    response = await api.client.post(REDEEM, content=b"no json", headers=headers)  # type: ignore[arg-type]
     refusal = problem(response, 401, "missing or unknown api key")
     names_scheme = "another scheme: send Authorization: Bearer <API key>" in refusal["detail"]
     assert names_scheme is (value in ("Basic abc", "Token isk_no"))
@@ -277,9 +275,8 @@ async def test_a_body_that_is_cut_off_is_neither_answered_nor_carried_out(api: A
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
-@pytest.mark.asyncio(loop_scope="module")
-async def test_other_methods_are_a_405(shared_api: Api, method: str) -> None:
-    response = await shared_api.client.request(method, REDEEM)
+async def test_other_methods_are_a_405(api: Api, method: str) -> None:
+    response = await api.client.request(method, REDEEM)
     problem(response, 405, "method not allowed")
     assert response.headers["allow"] == "POST"
 
@@ -291,6 +288,7 @@ async def test_without_auth_no_key_is_needed(settings: Settings) -> None:
         assert (await open_api.redeem(batch, client)).json() == {"code": "A-1"}
 
 
+@pytest.mark.own_app
 async def test_outcomes_are_counted(api: Api) -> None:
     batch, client = await api.batch("A-1")
     await api.redeem(batch, client)

@@ -12,6 +12,8 @@ from issuer.instants import parse_instant
 from tests.support.api import Api, problem
 from tests.support.recording import drain
 
+pytestmark = pytest.mark.shared_app
+
 PATH = "/api/v1/redemptions"
 ID = "7a4f8e5c-1d7b-4f0e-9b1e-2f6c3d5a9e10"
 
@@ -42,10 +44,11 @@ async def test_a_redemption_and_its_replay(api: Api) -> None:
     parse_instant(first.json()["redeemed_at"])
 
 
+@pytest.mark.own_app
 async def test_names_and_ids_mean_the_same(api: Api) -> None:
     assert (await api.client.post("/api/v1/clients", json={"id": "band-42"}, headers=api.admin)).status_code == 201
     client = api.services.stores.identity("band-42").uuid
-    batch, _ = await api.batch(*(f"A-{n}" for n in range(9)), client=client)
+    batch, _ = await api.batch(*(f"A-{n}" for n in range(9)), client=client, name="Summer")
     bound = await api.key("redeem", client_id=client)
     customer = api.services.stores.identity("anna").uuid
     wanted: list[tuple[dict[str, Any], Any]] = [
@@ -67,7 +70,7 @@ async def test_names_and_ids_mean_the_same(api: Api) -> None:
     assert len(items) == len(wanted)
 
     second = (await api.client.post("/api/v1/batches", json={"name": "Winter"}, headers=api.admin)).json()["id"]
-    twice, _ = await api.batch("B-1", client=client)
+    twice, _ = await api.batch("B-1", client=client, name="Summer")
     refused = [
         ({"batch": second, "batch_id": str(batch), "client": "band-42", "customer": "a"}, 400, "invalid_request"),
         ({"batch": "Summer", "batch_id": second, "client": "band-42", "customer": "a"}, 400, "invalid_request"),
@@ -94,6 +97,7 @@ async def test_names_and_ids_mean_the_same(api: Api) -> None:
     assert problem(unbatched, 404)["detail"] == f"no batch 'Summer' of the client {other}"
 
 
+@pytest.mark.own_app
 async def test_an_unknown_client_is_distinguished_from_a_batch_without_codes(api: Api) -> None:
     batch, _ = await api.batch("A-1")
     bound = await api.key("redeem", client_id=api.services.stores.identity("band-42").uuid)

@@ -33,6 +33,8 @@ from tests.support.recording import drain
 from tests.support.servers import PostgresServer, RedisServer, wait_until
 from tests.support.service import settings_of
 
+pytestmark = pytest.mark.shared_app
+
 REPORT = "/api/v1/reports/redemptions"
 ROWS = 300_000
 
@@ -116,6 +118,7 @@ async def test_a_bound_key_gets_no_rows_of_another_client(api: Api) -> None:
         assert await report(api, entry.name, bound) == []
 
 
+@pytest.mark.own_app
 async def test_every_format(api: Api) -> None:
     batch, client = await api.batch("=A", "+B", "C")
     for _ in range(3):
@@ -142,6 +145,7 @@ async def test_every_format(api: Api) -> None:
     assert "content-length" not in head.headers
 
 
+@pytest.mark.own_app
 async def test_a_csv_for_excel_keeps_the_codes_and_can_be_loaded_again(api: Api) -> None:
     batch, client = await api.batch("0012", "MAR1", "=A")
     for _ in range(3):
@@ -161,9 +165,8 @@ async def test_a_csv_for_excel_keeps_the_codes_and_can_be_loaded_again(api: Api)
     ["format=pdf", "format=", "format=csv&format=csv", "count=1", "batch_id=x", "client_id=", "customer_id=%00",
      "from=yesterday", "from=2026-01-01", "to=2026-01-01T00:00:00", "colour=red", "limit=5"],
 )  # fmt: skip
-@pytest.mark.asyncio(loop_scope="module")
-async def test_invalid_report_queries_are_refused(shared_api: Api, query: str) -> None:
-    problem(await shared_api.get(f"{REPORT}?{query}"), 400)
+async def test_invalid_report_queries_are_refused(api: Api, query: str) -> None:
+    problem(await api.get(f"{REPORT}?{query}"), 400)
 
 
 async def test_each_report_has_its_own_filters(api: Api) -> None:

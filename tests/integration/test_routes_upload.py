@@ -19,6 +19,8 @@ from tests.support.api_process import ApiProcess
 from tests.support.input_files import workbook
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.shared_app
+
 CLIENT = uuid4()
 GOOD = f"client_id,code\n{CLIENT},A\n"
 
@@ -57,6 +59,7 @@ async def test_an_upload_reports_the_result_of_each_row(api: Api) -> None:
     assert batch["rules"] == {"maxpercustomer": 1, "timelimit": 0}
 
 
+@pytest.mark.own_app
 async def test_the_same_upload_twice_adds_nothing(api: Api) -> None:
     first, second = [(await send(api, batch_name="Summer")).json() for _ in range(2)]
     assert (second["batch_id"], second["loaded"], second["message"]) == (None, 0, "No new codes: no batch was created")
@@ -67,6 +70,7 @@ async def test_the_same_upload_twice_adds_nothing(api: Api) -> None:
     assert len((await api.get("/api/v1/batches")).json()) == 1
 
 
+@pytest.mark.own_app
 async def test_uploaded_codes_can_be_redeemed_at_once(api: Api) -> None:
     batch = (await send(api, batch_name="Summer")).json()["batch_id"]
     assert (await api.redeem(batch, CLIENT)).json() == {"code": "A"}
@@ -101,14 +105,15 @@ BAD: list[tuple[str, Any, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("file", "data", "error"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-@pytest.mark.asyncio(loop_scope="module")
 async def test_invalid_uploads_are_refused_and_create_no_batch(
-    shared_api: Api, file: Any, data: dict[str, str], error: str
+    api: Api, file: Any, data: dict[str, str], error: str
 ) -> None:
-    problem(await send(shared_api, file, **data), 400, error)
-    assert (await shared_api.get("/api/v1/batches?limit=10")).json()["items"] == []
+    before = (await api.get("/api/v1/batches?limit=10")).json()
+    problem(await send(api, file, **data), 400, error)
+    assert (await api.get("/api/v1/batches?limit=10")).json() == before
 
 
+@pytest.mark.own_app
 async def test_a_file_is_recognised_by_its_content(api: Api) -> None:
     book = workbook(("X1",), (12,))
     report = (await send(api, ("codes.csv", book), batch_name="Excel", sheet="Codes")).json()
@@ -125,6 +130,7 @@ async def test_a_file_is_recognised_by_its_content(api: Api) -> None:
     )
 
 
+@pytest.mark.own_app
 async def test_an_upload_without_a_valid_row_is_refused_with_its_rows(api: Api) -> None:
     refusal = problem(
         await send(api, ("c.csv", f"client_id,code\n{CLIENT},\n{CLIENT},A\u200bB\n"), batch_name="S"), 400
@@ -138,18 +144,17 @@ async def test_an_upload_without_a_valid_row_is_refused_with_its_rows(api: Api) 
 
 
 @pytest.mark.parametrize("rules", ["x", "[]", '{"max": 1}', '{"maxpercustomer": "1"}', '{"limits": [{}]}', "\x00"])
-@pytest.mark.asyncio(loop_scope="module")
-async def test_invalid_rules_are_refused(shared_api: Api, rules: str) -> None:
-    response = await send(shared_api, batch_name="S", rules=rules)
+async def test_invalid_rules_are_refused(api: Api, rules: str) -> None:
+    before = (await api.get("/api/v1/batches")).json()
+    response = await send(api, batch_name="S", rules=rules)
     assert problem(response, 400)["code"] == "invalid_rules"
     assert "rules" in response.json()["error"]
-    assert (await shared_api.get("/api/v1/batches")).json() == []
+    assert (await api.get("/api/v1/batches")).json() == before
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "a\nb", "n" * 256])
-@pytest.mark.asyncio(loop_scope="module")
-async def test_invalid_names_are_refused(shared_api: Api, name: str) -> None:
-    problem(await send(shared_api, batch_name=name), 400)
+async def test_invalid_names_are_refused(api: Api, name: str) -> None:
+    problem(await send(api, batch_name=name), 400)
 
 
 # Starlette leaves it to the garbage collector to close the file of an incomplete part.
@@ -167,9 +172,8 @@ async def test_invalid_names_are_refused(shared_api: Api, name: str) -> None:
         ("application/x-www-form-urlencoded", b"file=%ff%00&batch_name=S"),
     ],
 )  # fmt: skip
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_body_that_is_no_form_is_a_400(shared_api: Api, media: str, body: bytes) -> None:
-    response = await shared_api.client.post(UPLOAD, content=body, headers={**shared_api.admin, "Content-Type": media})
+async def test_a_body_that_is_no_form_is_a_400(api: Api, media: str, body: bytes) -> None:
+    response = await api.client.post(UPLOAD, content=body, headers={**api.admin, "Content-Type": media})
     problem(response, 400)
 
 

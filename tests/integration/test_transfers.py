@@ -6,6 +6,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
+
 from issuer.loyalty.account import open_account
 from issuer.loyalty.operations import Adjust, Earn, Operation, PlaceHold, ReleaseHold
 from issuer.loyalty.outcome import Refusal
@@ -13,6 +15,8 @@ from issuer.loyalty.program_store import create_program
 from issuer.loyalty.terms import parse_terms
 from tests.support.api import Api, problem
 from tests.support.loyalty import ONE_FOR_ONE, LoyaltyShop
+
+pytestmark = pytest.mark.shared_app
 
 CARD = """
 INSERT INTO cards (number, program_id, account_id, run_id)
@@ -115,6 +119,7 @@ async def test_a_merge_moves_everything_and_both_histories_stay(api: Api) -> Non
     assert problem(await shop.post("merge", {"into": "anna"}, member="berta"), 409)["code"] == "members_merged"
 
 
+@pytest.mark.own_app
 async def test_merges_in_both_directions_at_once_make_no_cycle(api: Api) -> None:
     shop = await LoyaltyShop.of(api)
     for round_ in range(3):

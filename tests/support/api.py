@@ -71,10 +71,12 @@ class Api:
             headers=key or self.admin,
         )
 
-    async def batch(self, *codes: str, client: UUID | None = None, rules: str = "") -> tuple[UUID, UUID]:
-        """A new batch with these codes of one client: (batch, client)."""
+    async def batch(
+        self, *codes: str, client: UUID | None = None, rules: str = "", name: str | None = None
+    ) -> tuple[UUID, UUID]:
+        """A new batch with these codes of one client: (batch, client). Without a name it has one of its own."""
         client = client or uuid4()
-        response = await self.upload([(client, code) for code in codes], rules=rules)
+        response = await self.upload([(client, code) for code in codes], rules=rules, name=name or f"Batch {uuid4()}")
         assert response.status_code == 200, response.text
         return UUID(response.json()["batch_id"]), client
 
@@ -110,7 +112,7 @@ async def until_status(api: Api, path: str, status: int) -> httpx.Response:
     """Asks until the answer has the status."""
     async with asyncio.timeout(START_LIMIT_S):
         while (response := await api.client.get(path)).status_code != status:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     return response
 
 

@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 ROOT: Final = Path(__file__).parents[2]
 GROUP: Final = re.compile(r'^pytestmark = .*\bxdist_group\("([^"]+)"\)', re.MULTILINE)
-SHARED_FIXTURE: Final = re.compile(r'^@pytest.*\bfixture\(scope="module"|\bshared_api: ', re.MULTILINE)
+SHARED_FIXTURE: Final = re.compile(r'^@pytest.*\bfixture\(scope="module"|\bshared_(?:api: |app\b)', re.MULTILINE)
 
 
 @pytest.hookimpl(optionalhook=True)
