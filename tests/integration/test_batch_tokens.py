@@ -23,6 +23,7 @@ from issuer.settings import Settings
 from issuer.storage.lineage import IncidentError
 from issuer.storage.redis_link import Link, NotReadyError, RedisUnavailableError
 from issuer.storage.stores import Stores
+from tests.support.parameters import some_long
 from tests.support.recording import failing_after
 from tests.support.recovery import CLIENT, blessed_again, drain, engine_of, make_batch, ready, redeem, verdict
 from tests.support.rollback import copy_tables, go_back
@@ -38,7 +39,7 @@ async def in_redis(stores: Stores, batch_id: UUID) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in found.items()}
 
 
-@pytest.mark.parametrize("lost", [[PAUSED], [PAUSED, RESUMED], [PAUSED, RESUMED, PAUSED]])
+@pytest.mark.parametrize("lost", some_long([[PAUSED, RESUMED], [PAUSED], [PAUSED, RESUMED, PAUSED]]))
 async def test_a_change_on_a_postgres_that_lost_revisions_is_an_incident(
     own_settings: Settings, lost: list[BatchChanges]
 ) -> None:
@@ -96,7 +97,7 @@ async def test_a_pair_is_restored_whose_redis_has_a_later_revision(own_settings:
         assert await verdict(stores) == "bounded"
 
 
-@pytest.mark.parametrize("change", [PAUSED, ONE_EACH, BatchChanges(expired=True)])
+@pytest.mark.parametrize("change", some_long([ONE_EACH, PAUSED, BatchChanges(expired=True)]))
 async def test_old_data_that_lack_only_a_change_of_a_batch_are_a_loss(
     own_settings: Settings, own_redis: RedisServer, tmp_path: Path, change: BatchChanges
 ) -> None:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from issuer.contract.outcomes import Outcome
 from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
+from tests.support.parameters import some_long
 from tests.support.recovery import blessed_again, drain, engine_of, make_batch, ready, redeem, seqs, verdict
 from tests.support.servers import RedisServer, wait_until
 
@@ -35,7 +36,7 @@ class CrampedRedis(RedisServer):
         return [sys.executable, "-c", _LIMITED, str(self.limit), *command]
 
 
-@pytest.mark.parametrize("appendfsync", ["always", "everysec"])
+@pytest.mark.parametrize("appendfsync", some_long(["always", "everysec"]))
 async def test_a_full_disk_refuses_redemptions_until_there_is_room(
     settings: Settings, tmp_path: Path, appendfsync: str
 ) -> None:

@@ -38,6 +38,7 @@ from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
 from issuer.storage.stores import Stores
 from tests.support.loading import A, B, check_agreement, codes_in_postgres, load, new_batch, pool_in_redis
+from tests.support.parameters import some_long
 from tests.support.servers import START_LIMIT_S
 
 FORM = CodeFormat(length=8)
@@ -85,12 +86,12 @@ NEARLY_FULL = [f"{number:04d}" for number in range(10_000) if number != 4711]
 
 @pytest.mark.parametrize(
     "form",
-    [
+    some_long([
         TIGHT, CodeFormat(pattern="####", alphabet="numeric"), CodeFormat(length=4, alphabet="9876543210"),
         CodeFormat(length=3, prefix="4", alphabet="numeric"), CodeFormat(pattern="4###", alphabet="0213546879"),
         CodeFormat(length=4, alphabet="numeric", check=True), CodeFormat(length=3, alphabet="numeric", suffix="0"),
         CodeFormat(length=4, alphabet="012345678"),
-    ],
+    ], short=2),
 )  # fmt: skip
 async def test_generation_into_a_nearly_full_space_adds_nothing_however_it_is_spelled(
     stores: Stores, form: CodeFormat
@@ -106,11 +107,11 @@ async def test_generation_into_a_nearly_full_space_adds_nothing_however_it_is_sp
 
 @pytest.mark.parametrize(
     "form",
-    [
+    some_long([
         CodeFormat(length=4, alphabet="alphabetic"), CodeFormat(length=4, prefix="A", alphabet="numeric"),
         CodeFormat(length=4, prefix="_", alphabet="numeric"), CodeFormat(length=4, prefix="%", alphabet="numeric"),
         CodeFormat(length=4, prefix="\\", alphabet="numeric"), CodeFormat(pattern="##-##", alphabet="numeric"),
-    ],
+    ], short=2),
 )  # fmt: skip
 async def test_codes_that_the_format_cannot_spell_take_none_of_its_space(stores: Stores, form: CodeFormat) -> None:
     batch = await new_batch(stores)

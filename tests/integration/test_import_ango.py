@@ -29,6 +29,7 @@ from tests.support.api import Api, until_status
 from tests.support.command import Command, kill_when
 from tests.support.databases import drop_database, empty_database
 from tests.support.loading import A, B, check_agreement, pool_in_redis
+from tests.support.parameters import some_long
 from tests.support.recording import drain, failing_after
 from tests.support.servers import PostgresServer
 
@@ -212,7 +213,7 @@ async def test_a_repeat_adds_what_is_new_and_changes_nothing(api: Api, stores: S
     await _balanced(stores)
 
 
-@pytest.mark.parametrize("healed", ["push", "recovery"])
+@pytest.mark.parametrize("healed", some_long(["recovery", "push"]))
 async def test_pools_that_a_killed_import_has_taken_back_are_opened_before_their_batch(
     healed: str, api: Api, stores: GuardedStores, ango: Ango
 ) -> None:

@@ -18,6 +18,7 @@ from sync_worker.writer import LedgerWriter
 from tests.support.api import running_app
 from tests.support.command import CommandInProcess, run_command
 from tests.support.environment import environment_of
+from tests.support.parameters import some_long
 from tests.support.pgbouncer import PgBouncer
 from tests.support.recording import drain
 from tests.support.servers import PostgresServer
@@ -54,7 +55,7 @@ async def test_session_mode_works_as_it_is_installed(
         assert (await run_command(new, "migrate"))[0] == 0
 
 
-@pytest.mark.parametrize("mode", ["transaction", "statement"])
+@pytest.mark.parametrize("mode", some_long(["transaction", "statement"]))
 def test_other_modes_are_refused_in_one_line(
     mode: str,
     settings: Settings,

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from issuer.settings import Settings
 from issuer.storage.lineage import IncidentError
 from issuer.storage.postgres import RECOVERY_LOCK, PostgresUnavailableError
 from issuer.storage.redis_link import RedisUnavailableError
+from tests.support.parameters import some_long
 from tests.support.recovery import (
     CLIENT,
     SimulatedCrashError,
@@ -124,8 +126,7 @@ async def test_two_losses_in_a_row_quarantine_twice(own_settings: Settings, own_
 STEPS = ("fence_partitions", "drain_streams", "decide", "rebuild_partitions", "bless_partitions")
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("step", "when"), some_long(product(reversed(STEPS), ("after", "before")), short=3))
 async def test_a_recovery_that_crashes_at_any_step_is_continued(
     own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
