@@ -104,7 +104,7 @@ async def without_row(stores: Stores, pool_id: int, seq: int) -> AsyncIterator[N
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.minutes)])
+@pytest.mark.parametrize("count", [8_000, pytest.param(100_000, marks=pytest.mark.minutes)])
 async def test_reconcile_holds_during_and_after_redemptions(
     settings: Settings, stores: Stores, tmp_path: Path, count: int
 ) -> None:

@@ -56,18 +56,20 @@ def serving(environment: dict[str, str], tmp_path: Path) -> Iterator[Serving]:
             serving.process.wait(60)
 
 
-def test_all_processes_end_on_sigterm(serving: Serving) -> None:
-    children = serving.children()
-    serving.process.send_signal(signal.SIGTERM)
-    assert serving.process.wait(60) == 0
-    assert gone(children)
+def test_a_killed_process_is_replaced_the_address_stays_and_all_end_on_sigterm(serving: Serving) -> None:
+    answer = httpx.get(f"{serving.url}/livez")
+    assert answer.status_code == 200
+    assert "server" not in answer.headers, "a response does not name the server"
 
-
-def test_a_killed_process_is_replaced_and_the_address_stays(serving: Serving) -> None:
     before = {child.pid for child in serving.children()}
     serving.children()[0].kill()
     wait_until(lambda: len({child.pid for child in serving.children()} - before) == 1, "a new process", 60)
     wait_until(serving.answers, "the API answers", 60)
+
+    children = serving.children()
+    serving.process.send_signal(signal.SIGTERM)
+    assert serving.process.wait(60) == 0
+    assert gone(children)
 
 
 @pytest.mark.long
@@ -84,9 +86,3 @@ def test_each_invalid_setting_is_reported_in_one_line(environment: dict[str, str
     assert done.returncode == 2
     assert done.stderr.count("\n") == 2
     assert "topsecret" not in done.stderr
-
-
-def test_responses_do_not_name_the_server(serving: Serving) -> None:
-    answer = httpx.get(f"{serving.url}/livez")
-    assert answer.status_code == 200
-    assert "server" not in answer.headers

@@ -78,12 +78,12 @@ class Rush:
         return self.requests - self.stock
 
 
-SHORT_RUSH: Final = Rush(2_000, 500, 200)
-LONG_RUSH: Final = Rush(20_000, 5_000, 1_000)
-every_rush: Final = pytest.mark.parametrize(
-    "rush", [pytest.param(SHORT_RUSH, id="2,000"), pytest.param(LONG_RUSH, id="20,000", marks=pytest.mark.long)]
-)
-long_rush: Final = pytest.mark.parametrize("rush", [pytest.param(LONG_RUSH, id="20,000", marks=pytest.mark.long)])
+_LONG_RUSHES: Final = [
+    pytest.param(Rush(6_000, 2_000, 500), id="6,000", marks=pytest.mark.long),
+    pytest.param(Rush(20_000, 5_000, 1_000), id="20,000", marks=(pytest.mark.long, pytest.mark.minutes)),
+]
+every_rush: Final = pytest.mark.parametrize("rush", [pytest.param(Rush(600, 150, 100), id="600"), *_LONG_RUSHES])
+long_rush: Final = pytest.mark.parametrize("rush", _LONG_RUSHES)
 
 
 def _granted(said: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import httpx
 import psutil
 
 from tests.support.environment import clean_environment
+from tests.support.forked_processes import complete_command
 from tests.support.servers import wait_until
 
 START_LIMIT_S: Final = 120.0
@@ -119,14 +120,7 @@ class Installation:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs an `issuer` command in the same directory, as from a second terminal."""
-        return subprocess.run(
-            issuer_command(*arguments),
-            cwd=self.directory,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=STOP_LIMIT_S,
-        )
+        return complete_command(arguments, self.environment, self.directory)
 
     def __enter__(self) -> Self:
         return self.start()
