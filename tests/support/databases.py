@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -176,11 +177,12 @@ def fresh_redis_url(server: RedisServer) -> str:
 
 def settings_for(redis_url: str, database_url: str, directory: Path) -> Settings:
     """Return settings that point to these databases, with few partitions."""
-    return Settings(
-        redis_url=SecretStr(redis_url),
-        database_url=SecretStr(database_url),
-        partitions=4,
-        max_backlog=100_000,
-        data_dir=directory / ".issuer",
-        heartbeat_ms=50,
-    )
+    own = {
+        "redis_url": SecretStr(redis_url), "database_url": SecretStr(database_url), "data_dir": directory / ".issuer",
+    }  # fmt: skip
+    return _common_settings().model_copy(update=own)
+
+
+@cache
+def _common_settings() -> Settings:
+    return Settings(partitions=4, max_backlog=100_000, heartbeat_ms=50)
