@@ -166,7 +166,7 @@ def _arguments(
     pool_batches = bytearray()
     windows: list[str | bytes] = []
     kept: list[bytes] = []
-    packed: list[Value] = []
+    indexes = bytearray()
     for request in requests:
         pool = request.pool
         # By name: there may be several references to one pool, and the script refuses a pool that is named twice.
@@ -183,15 +183,16 @@ def _arguments(
         else:
             windows.append(pool.batch.window_prefix + request.customer)
         if request.key_hash is None:
-            packed.append(_PAIR.pack(flagged, 0) + request.who)
+            indexes += _PAIR.pack(flagged, 0)
         else:
             kept.append(pool.batch.idempotency_prefix + request.key_hash)
-            packed.append(_PAIR.pack(flagged, len(kept)) + request.who)
+            indexes += _PAIR.pack(flagged, len(kept))
     keys: list[str | bytes] = [
         partition.state, partition.stream, partition.call(call_id), *batches,
         *pools, *(pool.codes_key for pool in pools.values()), *windows, *kept,
     ]  # fmt: skip
-    return keys, [len(batches), len(pools), bytes(pool_batches), IDEMPOTENCY_TTL_MS, *packed]
+    whos = [request.who for request in requests]
+    return keys, [IDEMPOTENCY_TTL_MS, bytes(pool_batches), bytes(indexes), *whos]
 
 
 def parse_answers(joined: bytes, now_ms: int) -> list[Answer]:

@@ -148,7 +148,7 @@ def anonymous(client: UUID = CLIENT, batch: UUID = BATCH) -> ScriptRequest:
 
 
 def test_a_call_of_redeem_executes_the_commands_that_its_header_states(recording: RecordedShop) -> None:
-    assert "7 commands, 1 for each batch, 5 for each pool and 2 for each coupon" in cost_of(scripts.REDEEM)
+    assert "6 commands, 1 for each batch, 5 for each pool and 2 for each coupon" in cost_of(scripts.REDEEM)
     other, coupon = uuid.UUID(int=9), uuid.UUID(int=10)
     shop = recording.plain
     for batch in (BATCH, other):
@@ -164,9 +164,9 @@ def test_a_call_of_redeem_executes_the_commands_that_its_header_states(recording
             (2, 2): [anonymous(), anonymous(batch=other)],
         }[batches, pools]  # fmt: skip
         commands = recording.commands(lambda p, requests=requests: p.redeem_now(*requests))  # type: ignore[misc]
-        assert len(commands) == 7 + batches + 5 * pools, commands
+        assert len(commands) == 6 + batches + 5 * pools, commands
     use = ScriptRequest(coupon, CLIENT, None, wish=CouponWish())
-    assert len(recording.commands(lambda p: p.redeem_now(use))) == 7 + 1 + 2
+    assert len(recording.commands(lambda p: p.redeem_now(use))) == 6 + 1 + 2
 
 
 def test_the_event_is_written_first_and_the_codes_are_popped_next(recording: RecordedShop) -> None:

@@ -115,7 +115,7 @@ def test_a_pool_named_twice_issues_nothing(shop: Partition) -> None:
     keys, args = shop.encode(call_of(shop, new_customer(), new_customer()))
     names = shop.batch(BATCH)
     keys[4:6] = [names.pool(CLIENT), names.pool(CLIENT), names.codes(CLIENT), names.codes(CLIENT)]
-    args[6], args[7], args[10] = 2, b"\0\1\0\1", b"\0\2" + bytes(args[10])[2:]  # type: ignore[arg-type]
+    args[6:8] = [b"\0\1\0\1", b"\0\1\0\0\0\2\0\0"]
     before = shop.snapshot()
     with pytest.raises(redis.ResponseError, match="named twice"):
         shop.run(scripts.REDEEM, keys, args)

@@ -207,8 +207,8 @@ MUTATIONS: Final = (
             Edit(
                 REDEEM,
                 "  if pools[p].taken > 0 and not pools[p].coupon then call("
-                "'LPOP', KEYS[list_base + p], pools[p].taken) end\nend\nlocal result",
-                "end\nlocal result",
+                "'LPOP', KEYS[list_base + p], pools[p].taken) end\nend\nanswers[1]",
+                "end\nanswers[1]",
             ),
             Edit(
                 REDEEM,
@@ -464,8 +464,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 REDEEM,
-                "if serial < tonumber(ARGV[4]) or tonumber(state[6]) < tonumber(ARGV[5]) then return",
-                "if false then return",
+                "if serial < tonumber(ARGV[4]) or (state[6] ~= ARGV[5] and",
+                "if false and (state[6] ~= ARGV[5] and",
             ),
         ),
         (),

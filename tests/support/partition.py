@@ -186,7 +186,7 @@ class Partition:
         pools = list(dict.fromkeys((request.batch, request.client) for request in call.requests))
         answers: list[bytes] = []
         windows: list[str | bytes] = []
-        requests: list[bytes] = []
+        indexes = b""
         for request in call.requests:
             index = 0
             if request.key_hash:
@@ -197,7 +197,7 @@ class Partition:
             customer = request.customer
             windows.append(self.window(request.batch, customer) if customer else self.keys.state)
             pool = pools.index((request.batch, request.client)) + 1
-            requests.append((pool | request.flags).to_bytes(2) + index.to_bytes(2) + request.who)
+            indexes += (pool | request.flags).to_bytes(2) + index.to_bytes(2)
         keys: list[str | bytes] = [self.keys.state, self.keys.stream, self.keys.call(call.call_id.hex)]
         keys += [self.batch(batch).batch for batch in batches]
         keys += [self.batch(batch).pool(client) for batch, client in pools]
@@ -205,8 +205,8 @@ class Partition:
         keys += [*windows, *answers]
         batch_of_pool = b"".join((batches.index(batch) + 1).to_bytes(2) for batch, _ in pools)
         args: list[str | bytes | int] = [call.epoch, call.call_id.hex, call.deadline_ms]
-        args += [call.serial_floor, call.beat_floor, len(batches), len(pools)]
-        return keys, [*args, batch_of_pool, ANSWER_KEPT_MS, *requests]
+        args += [call.serial_floor, call.beat_floor, ANSWER_KEPT_MS, batch_of_pool, indexes]
+        return keys, [*args, *(request.who for request in call.requests)]
 
     def events(self) -> list[tuple[bytes, Event]]:
         """Return the entries of the stream in order, decoded."""

@@ -12,11 +12,11 @@
 -- KEYS: 1 state, 2 stream, 3 kept call, then B batches, P pools, P lists of codes (none named twice), N windows, then
 --       idempotency keys (the state key as a window: anonymous, no limits)
 -- ARGV: 1 epoch, 2 call id, 3 deadline (ms, clock of the Redis host, at most 5 s ahead), 4 serial floor, 5 beat floor,
---       6 B, 7 P, 8 batch index of each pool (2 bytes each), 9 ms for which an answer is kept under its idempotency key,
---       then N requests: pool index (2 bytes; 0x8000: the caller sees a batch only where it has this pool, 0x4000:
---       a use of a coupon, 0x2000: a look at a coupon), idempotency index or 0 (2 bytes), for a coupon the folded code
---       of the request and the product or nothing (each with 2 bytes of length before it), who (bytes that become part
---       of the event as they are)
+--       6 ms for which an answer is kept under its idempotency key, 7 batch index of each pool (2 bytes each, in the
+--       order in which the batches are named), 8 of each request the pool index (2 bytes; 0x8000: the caller sees a
+--       batch only where it has this pool, 0x4000: a use of a coupon, 0x2000: a look at a coupon) and the idempotency
+--       index or 0 (2 bytes), then N requests: for a coupon the folded code of the request and the product or nothing
+--       (each with 2 bytes of length before it), who (bytes that become part of the event as they are)
 -- Returns: {STALE_EPOCH, epoch} | {BEHIND, serial, beat} | {TOO_LATE, host_ms} | {DONE, result, data, host_ms} |
 --          {REPEATED, result, data}
 --          data = that of the event, '' if there is none (any more);
@@ -30,10 +30,15 @@
 --          GRANTED code, REPLAYED pool id SP fact SP code, KEY_REUSED, UNKNOWN_BATCH, ENDED, PAUSED, NOT_STARTED,
 --          REBUILDING, LIMIT_REACHED retry_at_ms, SOLD_OUT, REFILLING, BACKLOG_FULL, INCONSISTENT, WRONG_PRODUCT,
 --          USED which SP number, USED_BEFORE which SP fact, USABLE left SP terms
--- Cost: 7 commands, 1 for each batch, 5 for each pool and 2 for each coupon. Windows and kept answers add 2 reads for up
+-- Cost: 6 commands, 1 for each batch, 5 for each pool and 2 for each coupon. Windows and kept answers add 2 reads for up
 --       to 2,000 of them, and 1 write each; with MSETEX 1 write for all answers and 1 for the windows of each batch.
 
-local call, sub, byte, format = redis.call, string.sub, string.byte, string.format
+-- This script is most of what Redis does. What each request reads is local. Whole numbers are formatted by %d (exact up to
+-- 2^53), at a fraction of what %.0f or a number in a concatenation costs. A new string costs more than a place in a table:
+-- arguments are used as they are, and what becomes one string is concatenated once.
+local KEYS, ARGV = KEYS, ARGV
+local call, sub, byte, format, concat = redis.call, string.sub, string.byte, string.format, table.concat
+local floor, max, min = math.floor, math.max, math.min
 local RS, US, STAMP = '\30', '\31', 13
 -- unpack has room for about 8,000 values. Pieces keep a call of any size correct.
 local PIECE = 2000
@@ -50,7 +55,9 @@ local state = call('HMGET', KEYS[1], 'epoch', 'max_backlog', 'backlog', 'clock',
 if state[1] ~= ARGV[1] then return {'STALE_EPOCH', state[1] or ''} end
 -- The caller has seen more of this epoch than these data have: they are older ones that were put back.
 local serial = tonumber(state[5])
-if serial < tonumber(ARGV[4]) or tonumber(state[6]) < tonumber(ARGV[5]) then return {'BEHIND', state[5], state[6]} end
+if serial < tonumber(ARGV[4]) or (state[6] ~= ARGV[5] and tonumber(state[6]) < tonumber(ARGV[5])) then
+  return {'BEHIND', state[5], state[6]}
+end
 local kept = call('GET', KEYS[3])
 if kept then
   call('PEXPIRE', KEYS[3], CALL_KEPT_MS)
@@ -61,18 +68,21 @@ if kept then
 end
 
 local time = call('TIME')
-local host_ms, deadline_ms = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[3])
-local host = format('%.0f', host_ms)
+local host_ms, deadline_ms = time[1] * 1000 + floor(time[2] / 1000), tonumber(ARGV[3])
+local host = format('%d', host_ms)
 if host_ms > deadline_ms or deadline_ms > host_ms + FARTHEST_DEADLINE_MS then return {'TOO_LATE', host} end
-local now = math.max(host_ms, tonumber(state[4]))
-local stamp = format('%013.0f', now)
+local now = max(host_ms, tonumber(state[4]))
+local stamp = format('%013d', now)
 local backlog = tonumber(state[3])
 local room = tonumber(state[2]) - backlog
--- A read that fails when the key is not a stream: the failure must come here, before the first write.
-call('XLEN', KEYS[2])
 
-local batch_count, pool_count, first_request = tonumber(ARGV[6]), tonumber(ARGV[7]), 9
-local request_count = #ARGV - first_request
+local pool_count, first_request = #ARGV[7] / 2, 8
+local request_count, batch_count, batch_of = #ARGV - first_request, 0, {}
+for p = 1, pool_count do
+  local hi, lo = byte(ARGV[7], 2 * p - 1, 2 * p)
+  batch_of[p] = hi * 256 + lo
+  batch_count = max(batch_count, batch_of[p])
+end
 local pool_base = 3 + batch_count
 local list_base = pool_base + pool_count
 local window_base = list_base + pool_count
@@ -82,23 +92,24 @@ local batches = {}
 for b = 1, batch_count do
   local f = call('HMGET', KEYS[3 + b], 'state', 'paused', 'starts_at_ms', 'ends_at_ms', 'limits', 'rebuilding',
     'coupon')
+  -- `touched`: windows that this call changes, each followed by its new value.
   local batch, longest_ms, unbounded = {limits = {}, most = 0, touched = {}}, 0, false
   if not f[1] then batch.refusal = 'UNKNOWN_BATCH'
   elseif f[1] ~= 'open' or (f[4] ~= '' and now >= tonumber(f[4])) then batch.refusal = 'ENDED'
   elseif f[2] == '1' then batch.refusal = 'PAUSED'
   elseif f[3] ~= '' and now < tonumber(f[3]) then batch.refusal = 'NOT_STARTED'
   elseif f[6] ~= '' then batch.refusal = 'REBUILDING'
-  else
-    for max, window_ms in string.gmatch(f[5], '(%d+):(%d+)') do
-      max, window_ms = tonumber(max), tonumber(window_ms)
-      batch.limits[#batch.limits + 1] = {max, window_ms}
-      batch.most = math.max(batch.most, max)
+  elseif f[5] ~= '' then
+    for most, window_ms in string.gmatch(f[5], '(%d+):(%d+)') do
+      most, window_ms = tonumber(most), tonumber(window_ms)
+      batch.limits[#batch.limits + 1] = {most, window_ms}
+      batch.most = max(batch.most, most)
       -- A window of 0 has no end: its log never expires.
       if window_ms == 0 then unbounded = true end
-      longest_ms = math.max(longest_ms, window_ms)
+      longest_ms = max(longest_ms, window_ms)
     end
     -- From `now`, not from the host's clock, which may have stepped back.
-    if not unbounded then batch.expires_at_ms = format('%.0f', now + longest_ms + WINDOW_SLACK_MS) end
+    if not unbounded then batch.expires_at_ms = format('%d', now + longest_ms + WINDOW_SLACK_MS) end
   end
   if f[7] then
     -- As put_batch.lua stores it: total uses, number of the terms, folded code ('': not compared), product, terms.
@@ -110,18 +121,23 @@ end
 
 local pools, named = {}, {}
 for p = 1, pool_count do
-  local key, hi, lo = KEYS[pool_base + p], byte(ARGV[8], 2 * p - 1, 2 * p)
+  local key, batch = KEYS[pool_base + p], batches[batch_of[p]]
   if named[key] then return redis.error_reply('ERR a pool is named twice: its codes would be issued twice') end
   named[key] = true
-  local batch = batches[hi * 256 + lo]
-  pools[p] = {batch = batch, coupon = batch.coupon, wanted = 0, taken = 0, parts = {}}
+  local meta = call('HMGET', key, 'id', 'issued', 'loaded', 'total')
+  -- `parts`: what becomes its part of the event's data, from the second on; the first is its head. `keys`: by place among
+  -- the grants of the pool, the idempotency key of that grant.
+  pools[p] = {
+    batch = batch, coupon = batch.coupon, wanted = 0, taken = 0, parts = {''}, keys = {}, id = meta[1],
+    issued = meta[1] and tonumber(meta[2]), loaded = meta[3], total = meta[1] and tonumber(meta[4]),
+  }
 end
 
 -- By request: its pool, its window (nil: no limits apply), its idempotency key (nil: none), what it wants of a coupon
 -- ('use' or 'look'; nil: it wants a code). `names`: the windows and idempotency keys to read.
 local pool_of, window_of, key_of, bound, of_coupon, names = {}, {}, {}, {}, {}, {}
 for r = 1, request_count do
-  local p1, p2, k1, k2 = byte(ARGV[first_request + r], 1, 4)
+  local p1, p2, k1, k2 = byte(ARGV[8], 4 * r - 3, 4 * r)
   if p1 > 31 then
     if p1 > 127 then p1, bound[r] = p1 - 128, true end
     if p1 > 63 then p1, of_coupon[r] = p1 - 64, 'use' end
@@ -144,17 +160,16 @@ end
 -- By key: a window (the log of a customer's redemption times), or the answer kept for an idempotency key: pool id, seq,
 -- ms, epoch, serial, and the code, or of a coupon the order with its length, call id, number of the terms and terms.
 -- First as they are in Redis, then as this call changes them, so that a later request of the call meets the earlier
--- ones. false: none. A number: that grant of this call; its serial is known at the end.
+-- ones. nil: none. A pool: this call granted it there, and its serial is known at the end.
 local values = {}
 local strings, existing = 0, 0
 for from = 1, #names, PIECE do
-  local to = math.min(from + PIECE - 1, #names)
+  local to = min(from + PIECE - 1, #names)
   local found = call('MGET', unpack(names, from, to))
   existing = existing + call('EXISTS', unpack(names, from, to))
   for i = from, to do
     local value = found[i - from + 1]
-    values[names[i]] = value
-    if value then strings = strings + 1 end
+    if value then values[names[i]], strings = value, strings + 1 end
   end
 end
 -- MGET returns nothing for a key of another type and does not fail. Such a window would count as empty.
@@ -162,35 +177,42 @@ if strings ~= existing then return redis.error_reply('WRONGTYPE a window or a ke
 
 for p = 1, pool_count do
   local pool = pools[p]
-  local meta = call('HMGET', KEYS[pool_base + p], 'id', 'issued', 'loaded', 'total')
-  if meta[1] then
-    pool.id, pool.issued, pool.total = meta[1], tonumber(meta[2]), tonumber(meta[4])
-    if not pool.batch.refusal and not pool.coupon and pool.wanted > 0 then
-      pool.codes = call('LRANGE', KEYS[list_base + p], 0, pool.wanted - 1)
-      -- If the list does not fit its counters, the data were changed from outside or a write is missing, and the code
-      -- at the head does not have the seq `issued + 1`. Nothing is issued then.
-      pool.broken = call('LLEN', KEYS[list_base + p]) ~= tonumber(meta[3]) - pool.issued
-    end
+  if pool.id and not pool.batch.refusal and not pool.coupon and pool.wanted > 0 then
+    pool.codes = call('LRANGE', KEYS[list_base + p], '0', pool.wanted - 1)
+    -- If the list does not fit its counters, the data were changed from outside or a write is missing, and the code at
+    -- the head does not have the seq `issued + 1`. Nothing is issued then.
+    pool.broken = call('LLEN', KEYS[list_base + p]) ~= tonumber(pool.loaded) - pool.issued
   end
 end
 
 local granted, replayed_key = 0, nil
 local sizes, details = {}, {}
--- The grants that have an idempotency key: that key, the pool, the place among the grants of the pool, and the code.
-local new_answers, new_pools, new_places, new_codes = {}, {}, {}, {}
 
--- Returns what is kept for the n-th of them. `of_serial`: its serial.
-local function kept_answer(n, of_serial)
-  local pool = new_pools[n]
-  local seq = format('%.0f', pool.issued + new_places[n])
-  return pool.id .. ' ' .. seq .. ' ' .. stamp .. ' ' .. ARGV[1] .. ' ' .. of_serial .. ' ' .. new_codes[n]
+-- Returns the order of a use: `who` begins with its length (2 bytes), and the order follows it.
+local function order_of(who)
+  local high, low = byte(who, 1, 2)
+  return sub(who, 3 + high * 256 + low)
+end
+
+-- Returns what is kept for the grant at a place of a pool. `of_serial`: its serial.
+local function kept_answer(pool, place, of_serial)
+  local code = pool.used and order_of(pool.parts[place + 1]) .. pool.terms or pool.codes[place]
+  return pool.id .. ' ' .. format('%d', pool.issued + place) .. ' ' .. stamp .. ' ' .. ARGV[1] .. ' ' ..
+    format('%d', of_serial) .. ' ' .. code
 end
 
 -- Returns the answer kept for the key, or nil. `order`: of a coupon, the order of the use with its length.
 local function replay(pool, key, order)
   local answer = values[key]
   if not answer then return nil end
-  if type(answer) == 'number' then answer = kept_answer(answer, '0') end
+  if type(answer) == 'table' then
+    for place = 1, answer.taken do
+      if answer.keys[place] == key then
+        answer = kept_answer(answer, place, 0)
+        break
+      end
+    end
+  end
   local pool_id, fact, code_from = string.match(answer, '^(%d+) (%d+ %d+ %d+ %d+) ()')
   if pool_id ~= pool.id then return 'KEY_REUSED' end
   if pool.coupon then
@@ -207,18 +229,18 @@ local function limit_refusal(batch, log)
   local retry_at_ms, refused = 0, false
   local count = #log / STAMP
   for _, limit in ipairs(batch.limits) do
-    local max, window_ms = limit[1], limit[2]
-    if count >= max then
+    local most, window_ms = limit[1], limit[2]
+    if count >= most then
       if window_ms == 0 then return '' end
-      local from = (count - max) * STAMP
+      local from = (count - most) * STAMP
       local leaves_at_ms = tonumber(sub(log, from + 1, from + STAMP)) + window_ms
       if leaves_at_ms > now then
         refused = true
-        retry_at_ms = math.max(retry_at_ms, leaves_at_ms)
+        retry_at_ms = max(retry_at_ms, leaves_at_ms)
       end
     end
   end
-  if refused then return format('%.0f', retry_at_ms) end
+  if refused then return format('%d', retry_at_ms) end
 end
 
 -- Returns nil if a code can be issued or the coupon be used; otherwise the answer. `product`: of a coupon, what it is
@@ -244,45 +266,41 @@ local function refusal(pool, window, product)
   if granted >= room then return 'BACKLOG_FULL' end
 end
 
--- Returns the order of a use: `who` begins with its length (2 bytes), and the order follows it.
-local function order_of(who)
-  local high, low = byte(who, 1, 2)
-  return sub(who, 3 + high * 256 + low)
-end
+-- The answers: words, codes and what separates them, behind what is known only when the event is written.
+local answers, length = {''}, 1
 
 local function grant(pool, window, key, who)
-  local taken, batch, parts = pool.taken + 1, pool.batch, pool.parts
-  local coupon, code, answer = pool.coupon, nil, nil
+  local taken, parts = pool.taken + 1, pool.parts
+  local coupon, at = pool.coupon, length
   granted, pool.taken = granted + 1, taken
   if coupon then
-    parts[taken] = who
-    code = ARGV[2] .. ' ' .. coupon.terms .. ' ' .. coupon.text
+    parts[taken + 1] = who
     if not pool.used then
-      details[#details + 1] = pool.id .. ' ' .. code
+      pool.terms = ARGV[2] .. ' ' .. coupon.terms .. ' ' .. coupon.text
+      details[#details + 1] = pool.id .. ' ' .. pool.terms
       pool.used = 'USED ' .. #details .. ' '
     end
-    if key then code = order_of(who) .. code end
-    answer = pool.used .. format('%.0f', pool.issued + taken)
+    answers[at + 1], answers[at + 2] = pool.used, format('%d', pool.issued + taken)
   else
-    code = pool.codes[taken]
-    answer = 'GRANTED ' .. code
-    local size, at = sizes[#code], 3 * taken
+    local code, last = pool.codes[taken], 3 * taken + 1
+    local size = sizes[#code]
     if not size then
-      size = string.char(math.floor(#code / 256), #code % 256)
+      size = string.char(floor(#code / 256), #code % 256)
       sizes[#code] = size
     end
-    parts[at - 2], parts[at - 1], parts[at] = size, code, who
+    answers[at + 1], answers[at + 2] = 'GRANTED ', code
+    parts[last - 2], parts[last - 1], parts[last] = size, code, who
   end
+  answers[at + 3], length = US, at + 3
   if window then
-    local log = values[window]
-    values[window] = log and sub(log .. stamp, -batch.most * STAMP) or stamp
-    batch.touched[#batch.touched + 1] = window
+    local log, touched = values[window], pool.batch.touched
+    log = log and sub(log .. stamp, -pool.batch.most * STAMP) or stamp
+    values[window] = log
+    -- A window that is touched twice is written twice, and the later value remains.
+    touched[#touched + 1] = window
+    touched[#touched + 1] = log
   end
-  if key then
-    local n = #new_answers + 1
-    new_answers[n], new_pools[n], new_places[n], new_codes[n], values[key] = key, pool, taken, code, n
-  end
-  return answer
+  if key then values[key], pool.keys[taken] = pool, key end
 end
 
 -- Decides a request about a coupon: returns the answer, or nil, and where `who` begins in the request. A coupon that is
@@ -291,34 +309,35 @@ end
 local function decide_coupon(pool, window, key, request, wish)
   local coupon = pool.coupon
   if not coupon or not wish then return 'UNKNOWN_BATCH' end
-  local c1, c2 = byte(request, 5, 6)
-  local code_end = 6 + c1 * 256 + c2
-  if coupon.code ~= '' and coupon.code ~= sub(request, 7, code_end) then return 'UNKNOWN_BATCH' end
+  local c1, c2 = byte(request, 1, 2)
+  local code_end = 2 + c1 * 256 + c2
+  if coupon.code ~= '' and coupon.code ~= sub(request, 3, code_end) then return 'UNKNOWN_BATCH' end
   local p1, p2 = byte(request, code_end + 1, code_end + 2)
   local product_end = code_end + 2 + p1 * 256 + p2
   local product = product_end > code_end + 2 and sub(request, code_end + 3, product_end) or nil
   local answer = key and replay(pool, key, order_of(sub(request, product_end + 1))) or refusal(pool, window, product)
   if wish == 'look' and not answer then
-    answer = 'USABLE ' .. format('%.0f', coupon.total - pool.issued - pool.taken) .. ' ' .. coupon.text
+    answer = 'USABLE ' .. format('%d', coupon.total - pool.issued - pool.taken) .. ' ' .. coupon.text
   end
   return answer, product_end + 1
 end
 
-local answers = {}
 for r = 1, request_count do
-  local pool, window, key = pool_of[r], window_of[r], key_of[r]
+  local pool, window, key, request = pool_of[r], window_of[r], key_of[r], ARGV[first_request + r]
   local answer, who_from
   if of_coupon[r] or pool.coupon then
-    answer, who_from = decide_coupon(pool, window, key, ARGV[first_request + r], of_coupon[r])
+    answer, who_from = decide_coupon(pool, window, key, request, of_coupon[r])
   -- Before anything else: the batch belongs to other clients, and its kept answers, state and limits are theirs.
   elseif bound[r] and not pool.id then answer = 'UNKNOWN_BATCH'
   else answer = key and replay(pool, key) or refusal(pool, window) end
-  answers[r] = answer or grant(pool, window, key, sub(ARGV[first_request + r], who_from or 5))
+  if answer then answers[length + 1], answers[length + 2], length = answer, US, length + 2
+  else grant(pool, window, key, who_from and sub(request, who_from) or request) end
 end
-answers = table.concat(answers, US) .. RS .. table.concat(details, US)
+-- In place of the last US.
+answers[length], answers[length + 1] = RS, concat(details, US)
 
-local first_serial = format('%.0f', serial + 1)
-local head = stamp .. ' ' .. ARGV[1] .. ' ' .. first_serial .. ' ' .. granted
+local first_serial = format('%d', serial + 1)
+local head = stamp .. ' ' .. ARGV[1] .. ' ' .. first_serial .. ' ' .. format('%d', granted)
 if granted == 0 then
   -- A replay sets its key's expiry to what it is: a write that changes nothing and is allowed when memory is short. A
   -- WAIT on this connection then waits until the replicas have everything up to the answer that is replayed.
@@ -327,54 +346,55 @@ if granted == 0 then
     if expires_at_ms > 0 then call('PEXPIREAT', replayed_key, expires_at_ms)
     else call('HSET', KEYS[1], 'clock', state[4]) end
   end
-  return {'DONE', head .. RS .. RS .. answers, '', host}
-end
-
--- The facts have their serials in the order of the data: pool by pool.
-local data, before = {}, serial
-for p = 1, pool_count do
-  local pool = pools[p]
-  if pool.taken > 0 then
-    local coupon = pool.coupon
-    pool.before, before = before, before + pool.taken
-    if coupon then
-      data[#data + 1] = format('C %s %.0f %d %s\n', pool.id, pool.issued + 1, pool.taken, coupon.terms)
-    else data[#data + 1] = format('R %s %.0f %d\n', pool.id, pool.issued + 1, pool.taken) end
-    data[#data + 1] = table.concat(pool.parts)
-    pool.issued_after = format('%.0f', pool.issued + pool.taken)
-  end
-end
-data = table.concat(data)
-for n = 1, #new_answers do
-  values[new_answers[n]] = kept_answer(n, format('%.0f', new_pools[n].before + new_places[n]))
+  answers[1] = head .. RS .. RS
+  return {'DONE', concat(answers), '', host}
 end
 
 local puts = {}
--- Adds the commands that write the values of these keys. `expires_at_ms` nil: without expiry.
-local function put(keys, expires_at_ms)
+-- Adds the commands that write these pairs of a key and its value. `expires_at_ms` nil: without expiry.
+local function put(pairs, expires_at_ms)
   if expires_at_ms and not HAS_MSETEX then
-    for i = 1, #keys do puts[#puts + 1] = {'SET', keys[i], values[keys[i]], 'PXAT', expires_at_ms} end
+    for i = 1, #pairs, 2 do puts[#puts + 1] = {'SET', pairs[i], pairs[i + 1], 'PXAT', expires_at_ms} end
     return
   end
-  for from = 1, #keys, PIECE do
-    local to = math.min(from + PIECE - 1, #keys)
-    local command = expires_at_ms and {'MSETEX', to - from + 1} or {'MSET'}
-    local n = #command
-    for i = from, to do
-      command[n + 1], command[n + 2] = keys[i], values[keys[i]]
-      n = n + 2
-    end
-    if expires_at_ms then command[n + 1], command[n + 2] = 'PXAT', expires_at_ms end
+  for from = 1, #pairs, 2 * PIECE do
+    local to = min(from + 2 * PIECE - 1, #pairs)
+    local command
+    if expires_at_ms then
+      command = {'MSETEX', (to - from + 1) / 2, unpack(pairs, from, to)}
+      command[#command + 1] = 'PXAT'
+      command[#command + 1] = expires_at_ms
+    else command = {'MSET', unpack(pairs, from, to)} end
     puts[#puts + 1] = command
   end
 end
-put(new_answers, format('%.0f', now + tonumber(ARGV[9])))
+
+-- The facts have their serials in the order of the data: pool by pool.
+local data, new_answers, before = {}, {}, serial
+for p = 1, pool_count do
+  local pool = pools[p]
+  local taken, keys = pool.taken, pool.keys
+  if taken > 0 then
+    local facts = format(' %d %d', pool.issued + 1, taken)
+    if pool.coupon then pool.parts[1] = 'C ' .. pool.id .. facts .. ' ' .. pool.coupon.terms .. '\n'
+    else pool.parts[1] = 'R ' .. pool.id .. facts .. '\n' end
+    data[#data + 1] = concat(pool.parts)
+    for place = 1, taken do
+      local key, n = keys[place], #new_answers
+      if key then new_answers[n + 1], new_answers[n + 2] = key, kept_answer(pool, place, before + place) end
+    end
+    before = before + taken
+    pool.issued_after = format('%d', pool.issued + taken)
+  end
+end
+data = data[2] and concat(data) or data[1]
+if #new_answers > 0 then put(new_answers, format('%d', now + tonumber(ARGV[6]))) end
 for b = 1, batch_count do put(batches[b].touched, batches[b].expires_at_ms) end
-backlog, serial = format('%.0f', backlog + granted), format('%.0f', serial + granted)
+backlog, serial = format('%d', backlog + granted), format('%d', serial + granted)
 
 -- The writes. None of them reads, and from here on nothing may read the list of a pool: it no longer fits `issued`.
--- XADD is first: it is the record, and the only write that Redis may refuse, when memory is short. Then nothing has
--- happened. Behind LPOP, its refusal would lose the popped codes without a record.
+-- XADD is first: it is the record, and the only write that Redis may refuse, when memory is short or the key is no
+-- stream. Then nothing has happened. Behind LPOP, its refusal would lose the popped codes without a record.
 -- LPOP is second: with it no later call can issue these codes. Between the two nothing can fail: the types of all keys
 -- were checked above, and LPOP is allowed when memory is short. If LPOP were last and a write before it failed, codes
 -- that are recorded as issued would stay at the head of the list and be issued again.
@@ -388,7 +408,8 @@ local id = call('XADD', KEYS[2], '*', 'v', '4', 'e', ARGV[1], 't', stamp, 'c', A
 for p = 1, pool_count do
   if pools[p].taken > 0 and not pools[p].coupon then call('LPOP', KEYS[list_base + p], pools[p].taken) end
 end
-local result = head .. RS .. id .. RS .. answers
+answers[1] = head .. RS .. id .. RS
+local result = concat(answers)
 call('SET', KEYS[3], result, 'PX', CALL_KEPT_MS)
 for i = 1, #puts do call(unpack(puts[i])) end
 call('HSET', KEYS[1], 'backlog', backlog, 'clock', stamp, 'serial', serial)
