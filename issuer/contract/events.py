@@ -206,7 +206,7 @@ def decode_columns(fields: Mapping[bytes, bytes], into: RedemptionColumns) -> tu
     try:
         check_version(int(fields[b"v"]))
         epoch, at_ms, serial, count = (int(fields[name]) for name in (b"e", b"t", b"s", b"n"))
-        _decode_data(fields[b"d"], into, epoch, at_ms, DriverUUID(fields[b"c"].decode()), serial)
+        decode_data(fields[b"d"], into, epoch, at_ms, DriverUUID(fields[b"c"].decode()), serial)
         found = len(into) - before
         if found != count:
             raise UndecodableEventError(f"{found} redemptions where {count} were announced")
@@ -219,16 +219,33 @@ def decode_columns(fields: Mapping[bytes, bytes], into: RedemptionColumns) -> tu
     return epoch, count
 
 
-def decode_redemptions(data: bytes, *, epoch: int, at_ms: int, call_id: UUID | None, serial: int) -> list[Redemption]:
-    """Decode the field ``d``. Raises ValueError, IndexError or struct.error when it is cut or malformed."""
-    columns = RedemptionColumns()
-    _decode_data(data, columns, epoch, at_ms, call_id, serial)
-    return list(columns.redemptions())
+def add_spans(data: bytes, facts: int, into: list[tuple[int, int, int]]) -> None:
+    """Append pool id, first and last seq of each chunk of the field ``d`` to `into`. `facts`: how many `data` have.
+
+    It decodes no fact, and looks at none in the last chunk. Raises ValueError or IndexError when `data` are malformed.
+    """
+    at = 0
+    while True:
+        newline = data.index(b"\n", at)
+        _, pool, first, count, *_ = data[at:newline].split(b" ")
+        first_seq, chunk = int(first), int(count)
+        into.append((int(pool), first_seq, first_seq + chunk - 1))
+        facts -= chunk
+        if facts <= 0:
+            return
+        at = newline + 1
+        # A redemption is two texts with their lengths (element, who), and so is a use (who, order).
+        for _ in range(2 * chunk):
+            at += 2 + (data[at] << 8 | data[at + 1])
 
 
-def _decode_data(
+def decode_data(
     data: bytes, into: RedemptionColumns, epoch: int, at_ms: int, call_id: UUID | None, serial: int
 ) -> None:
+    """Append the facts of the field ``d`` to `into`; `call_id` of the driver's class.
+
+    Raises ValueError, IndexError or struct.error when `data` are cut or malformed; `into` has a part of them then.
+    """
     at, end = 0, len(data)
     # Looked for once, not in each redemption: hardly any event has attributes. Other bytes may be the mark, too.
     may_have_attributes = ATTRIBUTES_MARK in data

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from issuer.contract.events import encode_who
 from issuer.journal import journal as journal_module
 from issuer.journal.dead_journals import dead_journals
 from issuer.journal.journal import Journal, JournalError, JournalHead, read_token
@@ -131,3 +132,25 @@ async def test_a_segment_is_deleted_once_it_is_recorded(settings: Settings, stor
     ), "the directory keeps what the journal kept"
     assert list(settings.journals.glob("*/")) == []
     assert await stores.postgres.fetchval("SELECT count(*) FROM anomalies") == 0
+
+
+_DEAD = """
+INSERT INTO dead_letters (partition, stream_id, epoch, pool_id, seq, reason, raw)
+VALUES (2, $2, 3, 77, $1, 'x', '{}')"""
+
+
+async def test_a_segment_is_kept_until_each_of_its_seqs_is_recorded_or_a_dead_letter(
+    stores: Stores, tmp_path: Path
+) -> None:
+    item = b"\0\x01c" + encode_who(None, 0, None)
+    granted = replace(RECEIPT, facts=4, data=b"R 77 1 3\n" + 3 * item + b"R 77 5 1\n" + item)
+    journal = Journal(tmp_path, stores.incarnations.installation_id)
+    # The second is a replay of one of the first.
+    journal.append([granted, replace(RECEIPT, data=b"R 77 2 1\n" + item)])
+    journal.close_segment()
+    async with stores.postgres.acquire() as connection:
+        for seq in (1, 2, 3, 5):
+            assert await delete_recorded(connection, journal, stores.incarnations.lineage) == 0
+            await connection.execute(_DEAD, seq, str(seq))
+        assert await delete_recorded(connection, journal, stores.incarnations.lineage) == 1
+    journal.close()

@@ -16,9 +16,9 @@ from issuer.contract.events import (
     Redemption,
     RedemptionColumns,
     UndecodableEventError,
+    add_spans,
     decode_columns,
     decode_event,
-    decode_redemptions,
     encode_order,
     encode_who,
 )
@@ -60,6 +60,14 @@ def entry(data: bytes, count: int, call_id: UUID) -> dict[bytes, bytes]:
     }  # fmt: skip
 
 
+def seqs_of(data: bytes, facts: int) -> list[tuple[int, int]]:
+    """Return pool id and seq of each fact, found without decoding one."""
+    spans: list[tuple[int, int, int]] = []
+    if facts:
+        add_spans(data, facts, spans)
+    return [(pool_id, seq) for pool_id, first, last in spans for seq in range(first, last + 1)]
+
+
 @given(pools, st.uuids())
 def test_round_trip(
     given_pools: list[tuple[int, int, list[tuple[str, UUID | None, bytes | None, int]]]], call_id: UUID
@@ -86,10 +94,10 @@ def test_round_trip(
     fields = entry(data, len(expected), call_id)
     event = decode_event(fields)
     assert (event.epoch, event.serial, event.count, event.redemptions) == (7, 101, len(expected), expected)
-    assert decode_redemptions(data, epoch=7, at_ms=1700000000123, call_id=call_id, serial=101) == expected
     columns = RedemptionColumns()
     assert decode_columns(fields, columns) == (7, len(expected))
     assert list(columns.redemptions()) == expected
+    assert seqs_of(data, len(expected)) == [(one.pool_id, one.seq) for one in expected]
     by_row = RedemptionColumns()
     for redemption in expected:
         by_row.append(redemption)
@@ -141,6 +149,7 @@ def test_an_event_carries_uses_of_coupons_behind_redemptions(
     assert decode_columns(fields, columns) == (7, redemptions + len(expected))
     assert list(columns.redemptions())[redemptions:] == expected
     assert decode_event(fields).redemptions[redemptions:] == expected
+    assert seqs_of(data, len(columns)) == list(zip(columns.pool_ids, columns.seqs, strict=True))
 
 
 names = st.sampled_from([b"v", b"e", b"t", b"c", b"s", b"n", b"d"])
