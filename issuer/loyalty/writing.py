@@ -20,19 +20,20 @@ class WriteConflictError(Exception):
     """Another transaction has committed what this one decided about: roll back, read again and repeat."""
 
 
-# Each part: its name, the types of its columns, and a statement in which {rows} is the set of them. Rows of the ledger,
-# of which each operation adds one, are passed whole: the driver examines each element of an array.
+# Each part: its name, the types of its columns, and a statement in which {rows} is the set of them. What each operation
+# writes is passed as whole rows of a table, in the order of its columns: the driver examines each element of an array.
 _PARTS: Final = {
     "new_entries": (
-        "",
-        "INSERT INTO entries SELECT given.* FROM unnest({rows}::entries[]) AS given",
+        "entries[]",
+        "INSERT INTO entries SELECT given.* FROM {rows}",
     ),
     "changed_accounts": (
-        "bigint bigint bigint bigint bigint bigint bigint date bigint bigint timestamptz timestamptz bigint text",
-        """UPDATE accounts a SET seq = c2, available = c3, held = c4, pending = c5, debt = c6, lifetime = c7, day = c8,
-  day_earned = c9, day_spent = c10, due_at = c11, touched_at = c12, merged_seq = c13,
-  buckets = c14::jsonb
-FROM {rows} WHERE a.id = c1""",
+        "accounts[]",
+        """UPDATE accounts a SET seq = given.seq, available = given.available, held = given.held,
+  pending = given.pending, debt = given.debt, lifetime = given.lifetime, day = given.day,
+  day_earned = given.day_earned, day_spent = given.day_spent, buckets = given.buckets, due_at = given.due_at,
+  touched_at = given.touched_at, merged_seq = given.merged_seq
+FROM {rows} WHERE a.id = given.id""",
     ),
     "put_pending": (
         "bigint bigint bigint bigint timestamptz timestamptz",
@@ -117,9 +118,9 @@ class Writes:
     def add_changes(self, before: AccountState, after: AccountState, program: Program) -> None:
         """Add what the operations of a transaction have changed in one account."""
         self.add(
-            "changed_accounts", after.id, after.seq, after.available, after.held, after.pending, after.debt,
-            after.lifetime, after.day, after.day_earned, after.day_spent, after.due_at, after.touched_at,
-            after.merged_seq, buckets_text(after.buckets),
+            "changed_accounts", after.id, None, None, after.seq, after.available, after.held, after.pending, after.debt,
+            after.lifetime, after.day, after.day_earned, after.day_spent, buckets_text(after.buckets), after.due_at,
+            after.touched_at, after.merged_seq, None, None,
         )  # fmt: skip
         pendings = {pending.earned: pending for pending in before.pendings}
         for pending in after.pendings:
@@ -175,7 +176,11 @@ class Writes:
 def _values(name: str, rows: list[tuple[Any, ...]]) -> Iterable[Sequence[Any]]:
     """Return the parameters of a part: its columns, or its rows."""
     rows.sort()
-    return zip(*rows, strict=True) if _PARTS[name][0] else (rows,)
+    return (rows,) if _is_rows(name) else zip(*rows, strict=True)
+
+
+def _is_rows(name: str) -> bool:
+    return _PARTS[name][0].endswith("[]")
 
 
 @cache
@@ -184,14 +189,11 @@ def _statement(names: tuple[str, ...]) -> str:
     texts, number = [], 0
     for name in names:
         types, text = _PARTS[name]
-        if not types:
-            number += 1
-            texts.append(f"{name} AS ({text.format(rows=f'${number}')} RETURNING 1)")
-            continue
-        arrays = [f"${number + place}::{type_}[]" for place, type_ in enumerate(types.split(), 1)]
+        arrays = types.split() if _is_rows(name) else [f"{type_}[]" for type_ in types.split()]
+        values = ", ".join(f"${number + place}::{array}" for place, array in enumerate(arrays, 1))
         number += len(arrays)
-        columns = ", ".join(f"c{place}" for place in range(1, len(arrays) + 1))
-        rows = f"unnest({', '.join(arrays)}) AS given ({columns})"
+        columns = "" if _is_rows(name) else f" ({', '.join(f'c{place}' for place in range(1, len(arrays) + 1))})"
+        rows = f"unnest({values}) AS given{columns}"
         texts.append(f"{name} AS ({text.format(rows=rows)} RETURNING 1)")
     counts = ", ".join(f"(SELECT count(*) FROM {name})" for name in names)
     return f"WITH {', '.join(texts)} SELECT {counts}"
