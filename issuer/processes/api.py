@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import gc
 import math
 import os
 import signal
@@ -33,6 +34,7 @@ BACKLOG: Final = 4_096
 KEEP_ALIVE_S: Final = 75
 """Longer than proxies keep idle connections (60 s), so that they do not send into one that is being closed."""
 KILL_MARGIN_S: Final = 5.0
+MAX_YOUNG_OBJECTS: Final = 10_000
 
 
 class ListenError(Exception):
@@ -84,6 +86,7 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     from issuer.http.wire import EVERY_ANSWER
 
     app = create_app(settings)
+    _spare_collections()
     protocol = guarded_protocol(
         EdgeLimits.from_settings(settings), app.fast_paths, ConnectionsByAddress(settings, app.count_refusal)
     )
@@ -115,6 +118,16 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     except KeyboardInterrupt:
         # uvicorn raises the signal again after it has stopped cleanly.
         return
+
+
+def _spare_collections() -> None:
+    """Have the garbage collector look at what requests leave, not at the program.
+
+    A full collection of the program alone takes 60 ms, in which no request is answered. Objects of requests in flight
+    are no garbage: with the default of 700 new objects each transaction of points was interrupted several times.
+    """
+    gc.freeze()
+    gc.set_threshold(MAX_YOUNG_OBJECTS)
 
 
 def _exit_after(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
