@@ -1,7 +1,6 @@
 """The gathering executor: operations that arrive while a transaction is in flight share the next one.
 
-A process has at most MAX_LANES transactions in flight: while Postgres works on one, Python works on the other. What one
-of them names, another one does not, so accounts of a process never wait for each other. Every operation is durable
+A process has one transaction in flight, and its own accounts never wait for each other. Every operation is durable
 before it is answered. If the outcome of a commit is unknown, so is that of its operations: a repeat with the same
 Idempotency-Key, or of the same order, finds what was committed.
 """
@@ -10,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -27,8 +27,6 @@ from issuer.storage.postgres import AnyConnection, Pool, PostgresUnavailableErro
 
 log = structlog.get_logger()
 
-MAX_LANES: Final = 2
-
 
 class LoyaltyExecutor:
     """Carries out operations on accounts, many in one transaction. One per process; it runs on one event loop.
@@ -41,10 +39,8 @@ class LoyaltyExecutor:
         self._timeout_s = timeout_s
         self._reader = Reader()
         self._works = WaitingWorks(max_waiting)
-        self._in_flight: set[object] = set()
         self._arrived = asyncio.Event()
-        self._idle = 0
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -53,12 +49,13 @@ class LoyaltyExecutor:
 
     async def aclose(self) -> None:
         """Let what waits finish within the time limit, and refuse what still waits then."""
-        lanes = list(self._lanes)
-        if lanes:
-            await asyncio.wait(lanes, timeout=self._timeout_s)
-            for lane in lanes:
-                lane.cancel()
-            await asyncio.wait(lanes)
+        if self._task is not None:
+            with suppress(TimeoutError, asyncio.CancelledError):
+                async with asyncio.timeout(self._timeout_s):
+                    await asyncio.shield(self._task)
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
         _answer(self._works.clear(), PostgresUnavailableError("the process stops"))
 
     async def execute(
@@ -116,38 +113,21 @@ class LoyaltyExecutor:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[PointsOutcome] = loop.create_future()
         give_up_at = loop.time() + self._timeout_s
-        work = Work(account_id, operation, target_id, client_id, actor, act, dry_run, give_up_at, answer)
-        self._works.add(work)
-        if self._in_flight.isdisjoint(work.claims):
-            self._begin()
+        self._works.add(Work(account_id, operation, target_id, client_id, actor, act, dry_run, give_up_at, answer))
+        self._arrived.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="loyalty-executor")
         return await answer
 
-    def _begin(self) -> None:
-        """Have a lane work on what has arrived. While all of them are at work, the first that is done takes it."""
-        if self._idle:
-            self._arrived.set()
-        elif len(self._lanes) < MAX_LANES:
-            self._lanes.add(asyncio.create_task(self._run(), name="loyalty-executor"))
-
     async def _run(self) -> None:
-        """Be a lane as long as there is work for one."""
-        try:
-            await self._work()
-        finally:
-            # Not in a callback, which comes later: what arrives before it would be left to a lane that has ended.
-            self._lanes -= {asyncio.current_task()}
-
-    async def _work(self) -> None:
-        """Work until nothing waits that no other lane works on."""
-        while self._works.any_free(self._in_flight):
+        """Work until nothing waits."""
+        while self._works:
             works: list[Work] = []
             try:
                 async with unavailable_translated(), self._postgres.acquire(timeout=self._timeout_s) as connection:
                     while works := self._gather() or await self._later():
                         await self._carry_out(connection, works)
             except PostgresUnavailableError as error:
-                if not works and len(self._lanes) > 1:
-                    return  # without a connection; another lane takes what waits
                 _answer(works or self._gather(), error)
             except Exception as error:
                 log.exception("operations on points failed", operations=len(works))
@@ -157,24 +137,15 @@ class LoyaltyExecutor:
                 raise
 
     async def _carry_out(self, connection: AnyConnection, works: list[Work]) -> None:
-        """Carry out works, and answer them. No other lane works on what they name meanwhile."""
-        claims = frozenset().union(*(work.claims for work in works))
-        self._in_flight |= claims
-        try:
-            await self._carry_out_halves(connection, works)
-        finally:
-            self._in_flight -= claims
-
-    async def _carry_out_halves(self, connection: AnyConnection, works: list[Work]) -> None:
-        """Carry out works in one transaction, or in halves of it until one that fails it is alone."""
+        """Carry out works in one transaction, or in halves of it until one that fails it is alone, and answer them."""
         try:
             async with unavailable_translated():
                 settled = await run_transaction(connection, self._reader, works)
         except WorksFailedError as failed:
             log.warning("a gathered transaction failed", operations=len(works), error=type(failed.error).__name__)
             middle = len(works) // 2
-            await self._carry_out_halves(connection, works[:middle])
-            await self._carry_out_halves(connection, works[middle:])
+            await self._carry_out(connection, works[:middle])
+            await self._carry_out(connection, works[middle:])
             return
         for work, one in zip(works, settled, strict=True):
             work.settle(one)
@@ -182,18 +153,13 @@ class LoyaltyExecutor:
     async def _later(self) -> list[Work]:
         """Return what arrives in a moment."""
         self._arrived.clear()
-        self._idle += 1
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(KEPT_S):
                 await self._arrived.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._idle -= 1
         return self._gather()
 
     def _gather(self) -> list[Work]:
-        return self._works.gather(asyncio.get_running_loop().time(), self._in_flight)
+        return self._works.gather(asyncio.get_running_loop().time())
 
 
 async def execute_in(

@@ -6,7 +6,6 @@ So a client that sends more than is carried out, or one order again and again, k
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -47,16 +46,9 @@ class WaitingWorks:
         queue.append(work)
         self._count += 1
 
-    def any_free(self, in_flight: Set[object]) -> bool:
-        """Whether a work waits that names nothing which is in flight."""
-        return any(in_flight.isdisjoint(work.claims) for queue in self._queues.values() for work in queue)
-
-    def gather(self, now: float, in_flight: Set[object] = frozenset()) -> list[Work]:
-        """Take the works of the next transaction, one of each client in turn.
-
-        What names something of `in_flight` waits on. Empty only if nothing else waits.
-        """
-        gathered = _Gathered(in_flight)
+    def gather(self, now: float) -> list[Work]:
+        """Take the works of the next transaction, one of each client in turn. Empty only if nothing waits."""
+        gathered = _Gathered()
         places = [_Place(queue) for queue in self._queues.values()]
         turns = deque(places)
         while turns and not gathered.is_full:
@@ -82,7 +74,6 @@ class WaitingWorks:
 class _Gathered:
     """The works of one transaction."""
 
-    in_flight: Set[object]
     works: list[Work] = field(default_factory=list)
     taken: set[object] = field(default_factory=set)
     blocked: set[int] = field(default_factory=set)
@@ -93,17 +84,14 @@ class _Gathered:
 
     def join(self, work: Work) -> bool:
         """Add a work unless it must wait for the next transaction."""
-        fits = (
-            self.taken.isdisjoint(work.once)
-            and self.blocked.isdisjoint(work.account_ids)
-            and self.in_flight.isdisjoint(work.claims)
-        )
+        names = set(work.unique())
+        fits = self.taken.isdisjoint(names) and self.blocked.isdisjoint(work.account_ids)
         if not fits or (work.is_alone and self.works):
             # So do later works on its accounts: their order is kept.
             self.blocked.update(work.account_ids)
             return False
         self.works.append(work)
-        self.taken |= work.once
+        self.taken |= names
         return True
 
 

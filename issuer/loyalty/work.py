@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -34,8 +34,7 @@ PointsOutcome = Applied | Transferred | Refusal
 class Work:
     """One operation on an account, or a transfer to `target_id`; its outcome is of use until `give_up_at`.
 
-    `client_id`: of the program; None: the caller names none. `once`: what may occur once in a transaction; `claims`:
-    what no other transaction of this process may name while one with this work is in flight.
+    `client_id`: of the program; None: the caller names none.
     """
 
     account_id: int
@@ -47,14 +46,10 @@ class Work:
     dry_run: bool
     give_up_at: float
     answer: asyncio.Future[PointsOutcome]
-    account_ids: tuple[int, ...] = field(init=False)
-    once: frozenset[object] = field(init=False)
-    claims: frozenset[object] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.account_ids = (self.account_id,) if self.target_id is None else (self.account_id, self.target_id)
-        self.once = frozenset(self._once())
-        self.claims = self.once.union(self.account_ids)
+    @property
+    def account_ids(self) -> tuple[int, ...]:
+        return (self.account_id,) if self.target_id is None else (self.account_id, self.target_id)
 
     @property
     def kept_act(self) -> KeptAct[Any] | None:
@@ -91,7 +86,7 @@ class Work:
         """The move that must be read: one that the operation settles."""
         return self.operation.move_id if isinstance(self.operation, Undo) else None
 
-    def _once(self) -> Iterator[AnswerKey | tuple[UUID | None, OrderKey]]:
+    def unique(self) -> Iterator[AnswerKey | tuple[UUID | None, OrderKey]]:
         """Yield what may occur once in a transaction: a repeat finds what the first one has committed."""
         if (act := self.kept_act) is not None and act.answer_key is not None:
             yield act.answer_key

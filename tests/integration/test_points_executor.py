@@ -209,22 +209,6 @@ async def test_an_operation_is_decided_on_what_the_transaction_before_it_has_lef
         await other.aclose()
 
 
-async def test_an_account_that_another_transaction_has_locked_keeps_no_other_account_waiting(
-    settings: Settings,
-) -> None:
-    async with points_desk(settings) as desk:
-        locked, free = await desk.accounts(2)
-        async with desk.postgres.acquire() as connection, connection.transaction():
-            await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", locked)
-            waiting = [asyncio.create_task(desk.executor.execute(locked, Earn(1)))]
-            while not waiting[0].done() and not await desk.postgres.fetchval(WAITING):
-                await asyncio.sleep(0.005)
-            waiting.append(asyncio.create_task(desk.executor.execute(locked, Spend(1))))
-            assert [(await applied(desk, free, Earn(1))).state.seq for _ in range(3)] == [1, 2, 3]
-            assert not any(task.done() for task in waiting)
-        assert [type(await task) for task in waiting] == [Applied, Applied]
-
-
 async def test_the_terms_that_count_are_those_when_the_account_is_read(settings: Settings) -> None:
     """Whatever a request has read before: a change of the program that was answered counts for all that follow."""
     async with points_desk(settings) as desk:

@@ -86,18 +86,3 @@ async def test_works_that_must_be_alone_take_turns_too() -> None:
     gone.answer.cancel()
     assert [accounts(waiting.gather(NOW)) for _ in range(4)] == [[1], [3, 4], [2], []]
     assert isinstance(late.answer.exception(), PostgresUnavailableError)
-
-
-async def test_what_is_in_flight_is_waited_for_by_what_names_it_and_in_its_order() -> None:
-    waiting = WaitingWorks()
-    earn, answer = Earn(order=OrderRef("shop", "1", 100)), asyncio.get_running_loop().create_future()
-    waiting.add(Work(1, Earn(1), 2, BUSY, NO_ACTOR, UNKEPT, False, 9.0, answer))
-    for account_id, operation in ((2, None), (3, earn), (4, None)):
-        waiting.add(work(BUSY, account_id, operation))
-    in_flight = work(BUSY, 1).claims | work(BUSY, 9, earn).claims
-    assert waiting.any_free(in_flight)
-    # Account 2 is free, but a work that waits names it first.
-    assert accounts(waiting.gather(NOW, in_flight)) == [4]
-    assert accounts(waiting.gather(NOW, in_flight)) == []
-    assert accounts(waiting.gather(NOW)) == [1, 2, 3]
-    assert not waiting.any_free(frozenset())
