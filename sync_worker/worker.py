@@ -57,17 +57,28 @@ class WorkerProgress:
 
 @dataclass(slots=True)
 class BackOff:
-    """Growing pauses with jitter, which end early when the worker stops."""
+    """Growing pauses with jitter, which end early when the worker stops, or when `cause` is set: it may work now."""
 
     stopping: asyncio.Event
+    cause: asyncio.Event = field(default_factory=asyncio.Event)
     pause_s: float = field(default=BACK_OFF_S[0])
 
     def reset(self) -> None:
         self.pause_s = BACK_OFF_S[0]
 
     async def wait(self) -> None:
-        await pause(self.stopping, self.pause_s * random.uniform(0.5, 1.0))
-        self.pause_s = min(self.pause_s * 2, BACK_OFF_S[1])
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.stopping, self.cause)]
+        try:
+            limit_s = self.pause_s * random.uniform(0.5, 1.0)
+            await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.cause.is_set():
+            self.cause.clear()
+            self.reset()
+        else:
+            self.pause_s = min(self.pause_s * 2, BACK_OFF_S[1])
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> None:

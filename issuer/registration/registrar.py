@@ -2,9 +2,10 @@
 
 Order, which recoveries rely on:
 
-1. register, in a transaction that no fence overtakes; the journal is on the disk before;
+1. register, in a transaction that no fence overtakes, also while a recovery is in progress: for the epoch that it has
+   begun; the journal is on the disk before;
 2. wait for two heartbeats, in which every other process finds out whether Postgres has gone back in time;
-3. let the engine call scripts;
+3. let the engine call scripts once a server is blessed in that epoch;
 4. when Postgres knows a newer epoch: close the engine's connection and answer 503 to everything unanswered; replay the
    journal; settle the registration. The older epoch is never used again.
 
@@ -29,7 +30,7 @@ from issuer.registration.registrations import RegisteredProcess, leave, register
 from issuer.registration.replay import REPLAY_TIMEOUT_S, commit_token, delete_recorded, replay, settle_dead
 from issuer.settings import Settings
 from issuer.storage.ending import end_tasks
-from issuer.storage.incarnation import Blessed, Incarnations
+from issuer.storage.incarnation import Incarnations
 from issuer.storage.lineage import IncidentError, refuse_unknown
 from issuer.storage.postgres import (
     Pool,
@@ -111,7 +112,9 @@ class Registrar:
     def _pause_s(self) -> float:
         if self._enter_at is None:
             return self._heartbeat_s
-        return max(0.0, min(self._heartbeat_s, self._enter_at - asyncio.get_running_loop().time()))
+        left_s = self._enter_at - asyncio.get_running_loop().time()
+        # Due already: no server is blessed yet, or an incident keeps this process from calling.
+        return min(self._heartbeat_s, left_s) if left_s > 0 else self._heartbeat_s
 
     def _complain(self, trouble: str) -> None:
         self._tried.set()
@@ -124,19 +127,24 @@ class Registrar:
         if self._is_open and self._incarnations.epoch > self._highest:
             self._complain(f"epoch {self._highest} has ended; no Redis server is blessed yet")
             await self._settle()
-        blessed = self._incarnations.blessed
+        blessed, epoch = self._incarnations.blessed, self._incarnations.epoch
         if blessed is None:
             self._tried.set()
-            return
-        if blessed.epoch < self._highest:
-            self._complain(f"Postgres went back to epoch {blessed.epoch}, and this process knows {self._highest}")
+            if epoch == 0:
+                return
+        if epoch < self._highest:
+            self._complain(f"Postgres went back to epoch {epoch}, and this process knows {self._highest}")
             return
         if (error := self._engine.journal_error) is not None:
             self._give_up_journal(error)
-        if self._epoch != blessed.epoch and not await self._register(blessed):
+        # During a recovery, too: the heartbeats behind it are over then when the server is blessed.
+        if self._epoch != epoch and not await self._register(epoch):
             self._wake.set()
             return
-        if self._enter_at is not None and asyncio.get_running_loop().time() >= self._enter_at:
+        if blessed is None:
+            self.trouble = f"no Redis server is blessed in epoch {epoch} yet"
+        is_due = self._enter_at is not None and asyncio.get_running_loop().time() >= self._enter_at
+        if is_due and blessed is not None:
             if self._incarnations.incident:
                 # Another process has objected meanwhile: this one might be the only one that Postgres knows of.
                 raise IncidentError(self._incarnations.incident)
@@ -152,21 +160,21 @@ class Registrar:
         """Whether a registration of the highest epoch, or one before it with a journal that failed, is not settled."""
         return self._epoch != 0 or bool(self._failed)
 
-    async def _register(self, blessed: Blessed) -> bool:
+    async def _register(self, epoch: int) -> bool:
         if self._journal is None and self._directory is not None and not self._failed:
             await asyncio.to_thread(self._create_journal, self._directory)
         async with self._postgres.acquire() as connection:
-            token = await register(connection, self._process, blessed, self._tokens())
+            token = await register(connection, self._process, epoch, self._tokens())
         if token is None:
             return False
-        self._incarnations.lineage.last, self._highest = token, blessed.epoch
+        self._incarnations.lineage.last, self._highest = token, epoch
         if self._journal is not None:
             try:
                 await asyncio.to_thread(self._journal.note_token, token)
             except JournalError as error:
                 self._give_up_journal(error)
                 return False
-        self._epoch = blessed.epoch
+        self._epoch = epoch
         self._enter_at = asyncio.get_running_loop().time() + HEARTBEATS_TO_WAIT * self._heartbeat_s
         self.trouble = "registered a moment ago; waiting for two heartbeats of the other processes"
         return True
@@ -215,8 +223,14 @@ class Registrar:
         finally:
             await end_tasks(reporting)
         if self._epoch and not self._process.has_journal:
-            # What it saw counts, but a process without a journal cannot state that all of it is recorded.
-            await leave(self._postgres, self._process, self._epoch, seen)
+            if self._enter_at is None:
+                # What it saw counts, but a process without a journal cannot state that all of it is recorded.
+                await leave(self._postgres, self._process, self._epoch, seen)
+            else:
+                # It has called no script in this epoch.
+                async with self._postgres.acquire() as connection:
+                    token = await settle(connection, self._process.journal_id, self._epoch, {})
+                self._incarnations.lineage.last = token
             self._process = RegisteredProcess()
         self._epoch, self._enter_at = 0, None
 

@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 import orjson
 
 from issuer.journal.journal import boot_id, host_name, process_name
-from issuer.storage.incarnation import Blessed
 from issuer.storage.lineage import TokenKind, new_token, refuse_incident, refuse_unknown
 from issuer.storage.postgres import AnyConnection, Pool
 
@@ -34,7 +33,7 @@ class RegisteredProcess:
     boot_id: str = field(default_factory=boot_id)
 
 
-_PAIR: Final = "SELECT epoch, run_id FROM installation"
+_EPOCH: Final = "SELECT epoch FROM installation"
 _REGISTER: Final = """
 INSERT INTO registrations (journal_id, epoch, process, host, boot_id, has_journal)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (journal_id, epoch) DO NOTHING"""
@@ -47,21 +46,21 @@ WHERE journal_id = $1 AND epoch <= $2 AND settled IS NULL"""
 
 
 async def register(
-    connection: AnyConnection, process: RegisteredProcess, blessed: Blessed, tokens: Sequence[UUID] = ()
+    connection: AnyConnection, process: RegisteredProcess, epoch: int, tokens: Sequence[UUID] = ()
 ) -> UUID | None:
-    """Register a process for an epoch. Return the token of the commit; None: the pair is not the blessed one any more.
+    """Register a process for an epoch. Return the token of the commit; None: it is not the present one.
 
-    A fence waits for this transaction: the recovery behind it knows of every process that may call in the epoch.
+    No server need be blessed in it yet: the process calls scripts once one is. A fence waits for this transaction, and
+    begins another epoch: the recovery behind it knows of every process that may call in this one.
     Raises IncidentError, also when Postgres does not know `tokens`. Nothing was stored then.
     """
     await refuse_unknown(connection, tokens, f"a process on {process.host}")
     async with connection.transaction():
         await refuse_incident(connection)
-        row = await connection.fetchrow(_PAIR)
-        if row is None or (row["epoch"], row["run_id"]) != (blessed.epoch, blessed.run_id):
+        if await connection.fetchval(_EPOCH) != epoch:
             return None
         await connection.execute(
-            _REGISTER, process.journal_id, blessed.epoch, process.process, process.host, process.boot_id,
+            _REGISTER, process.journal_id, epoch, process.process, process.host, process.boot_id,
             process.has_journal,
         )  # fmt: skip
         return await new_token(connection, TokenKind.REGISTRATION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -61,10 +61,12 @@ class MaintenanceTask:
     every_s: float
     act: Callable[[], Awaitable[None]]
     rows: TaskRows
+    blessed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a server is blessed: what failed because there was none is tried at once."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Repeat the work until the worker stops. Every error is retried; one that is not TRANSIENT is recorded."""
-        back_off, reason = BackOff(stopping), ""
+        back_off, reason = BackOff(stopping, self.blessed), ""
         # At the start as if there had been an error: that of an earlier process may be recorded.
         has_failed = True
         while not stopping.is_set():
@@ -130,7 +132,15 @@ class MaintenanceTasks:
             ("retention", 600.0, self.remove_expired),
             ("audit-head", 600.0, self.log_audit_head),
         )
-        return tuple(MaintenanceTask(name, every_s, act, self._rows) for name, every_s, act in tasks)
+        found = tuple(MaintenanceTask(name, every_s, act, self._rows) for name, every_s, act in tasks)
+
+        def note_blessing() -> None:
+            if self._stores.incarnations.blessed is not None:
+                for task in found:
+                    task.blessed.set()
+
+        self._stores.incarnations.on_change(note_blessing)
+        return found
 
     async def top_up(self) -> None:
         # The hints in `pools` may be wrong after a crash, so every pool is checked at the start and once a minute.

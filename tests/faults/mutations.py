@@ -290,8 +290,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/registration/registrations.py",
-                '        if row is None or (row["epoch"], row["run_id"]) != (blessed.epoch, blessed.run_id):\n',
-                "        if row is None:\n",
+                "        if await connection.fetchval(_EPOCH) != epoch:\n",
+                "        if False:\n",
             ),
         ),
         (),
@@ -302,8 +302,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 "issuer/registration/registrations.py",
-                "        await refuse_incident(connection)\n        row =",
-                "        row =",
+                "        await refuse_incident(connection)\n        if await",
+                "        if await",
             ),
         ),
         (),

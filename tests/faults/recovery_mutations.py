@@ -152,7 +152,7 @@ REGISTRATION: Final = (
     _mutation(
         "a process enters an epoch that is older than one it knows",
         REGISTRAR,
-        "        if blessed.epoch < self._highest:\n",
+        "        if epoch < self._highest:\n",
         "        if False:\n",
         tests=OLD_EPOCH_TESTS,
     ),

@@ -28,7 +28,7 @@ from issuer.journal.segments import are_recorded, read_segment, segments
 from issuer.ledger.dead_letters import DeadLetter, store_dead_letters
 from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.pools.top_up import top_up
-from issuer.recovery import unaccounted
+from issuer.recovery import rebuild, unaccounted
 from issuer.recovery.aftermath import finish_recoveries
 from issuer.recovery.inspection import Verdict
 from issuer.recovery.opening import GuardedStores, open_stores
@@ -36,8 +36,8 @@ from issuer.registration.registrar import Registrar
 from issuer.registration.registrations import RegisteredProcess, find_open, register
 from issuer.registration.replay import settle_dead
 from issuer.settings import Settings
-from issuer.storage.incarnation import Blessed
 from issuer.storage.lineage import FencedOffError
+from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
 from tests.support.recovery import (
     CLIENT,
@@ -205,7 +205,7 @@ async def register_for(stores: Stores, process: RegisteredProcess) -> None:
     blessed = stores.incarnations.blessed
     assert blessed is not None
     async with stores.postgres.acquire() as connection:
-        assert await register(connection, process, blessed)
+        assert await register(connection, process, blessed.epoch)
 
 
 async def test_boot_a_journal_of_an_earlier_boot_is_replayed_and_settles_nothing(
@@ -251,15 +251,44 @@ async def test_regtx_no_process_registers_behind_a_fence(stores: GuardedStores) 
     assert blessed is not None
     async with stores.postgres.acquire() as connection, stores.postgres.acquire() as fence:
         async with connection.transaction():
-            assert await register(connection, RegisteredProcess(), blessed)
+            assert await register(connection, RegisteredProcess(), blessed.epoch)
             # The fence waits for the registration, and the recovery behind it finds the process.
             fencing = asyncio.create_task(fence.execute("UPDATE installation SET epoch = epoch + 1, run_id = NULL"))
             while not await stores.postgres.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
                 assert not fencing.done()
         await fencing
-        assert not await register(connection, RegisteredProcess(), blessed)
-        assert not await register(connection, RegisteredProcess(), Blessed(blessed.epoch + 1, blessed.run_id))
+        assert not await register(connection, RegisteredProcess(), blessed.epoch)
         assert await stores.postgres.fetchval("SELECT count(*) FROM registrations WHERE process <> 'recovery'") == 1
+
+
+async def test_regtx_a_process_registers_for_the_epoch_that_a_recovery_has_begun(
+    journal_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first recovery is stopped before it blesses: nothing was answered in its epoch, and the process says so."""
+    settings = journal_settings.model_copy(update={"journal": "off"})
+    rebuilds, ready_within = rebuild.rebuild_partitions, []
+    async with open_stores(settings) as stores:
+        batch_id = await make_batch(stores, 200)
+        async with engine_of(settings, stores) as engine:
+            blessed = stores.incarnations.blessed
+            assert blessed is not None
+
+            async def stops(*args: Any) -> None:
+                epoch = await stores.postgres.fetchval("SELECT epoch FROM installation")
+                async with asyncio.timeout(30):
+                    while not await find_open(stores.postgres, epoch - 1, epoch):
+                        await asyncio.sleep(0.01)
+                ready_within.append(engine.is_ready)
+                if len(ready_within) == 1:
+                    raise RedisUnavailableError("stopped")
+                await rebuilds(*args)
+
+            monkeypatch.setattr(rebuild, "rebuild_partitions", stops)
+            await flush(own_redis, stores, engine)
+            assert ready_within == [False, False]
+            assert [answer.outcome for answer in await redeem(engine, batch_id, 1)] == [Outcome.GRANTED]
+            opened = await find_open(stores.postgres, 0, 2**62)
+            assert [found.epoch for found in opened] == [blessed.epoch, blessed.epoch + 2]
 
 
 async def record(stores: Stores, batch_id: UUID, seq: int, serial: int, epoch: int = 1) -> RecordResult:

@@ -71,7 +71,13 @@ def give_word(s: State, i: int, *, own: bool = True) -> State:
 
 
 def enroll(s: State, i: int) -> State:
-    """Learn the pair, register and connect."""
+    """Register, then connect to the server whose pair the process has learned."""
+    s = register(s, i)
+    return s if s.pg.incident else connect(s, i)
+
+
+def register(s: State, i: int) -> State:
+    """Register for the present epoch, in which no server need be blessed yet."""
     p = s.procs[i]
     if not knows(s.pg, p.head) or (on("hearall") and a_process_objects(s)):
         return incident(s)
@@ -79,16 +85,25 @@ def enroll(s: State, i: int) -> State:
     host = s.hosts[i]._replace(head=token(pg))
     if p.pid not in [file.pid for file in host.files]:
         host = host._replace(files=(*host.files, File(p.pid, host.boot, ())))
+    p = p._replace(reg=p.epoch, seen=0, head=token(pg))
+    return with_host(with_proc(with_pg(s, pg), i, p), i, host)
+
+
+def connect(s: State, i: int) -> State:
+    """Connect for the first time since the process has registered."""
+    p, pg = s.procs[i], s.pg
+    if not knows(pg, p.head) or (on("hearall") and a_process_objects(s)):
+        return incident(s)
     assert p.run is not None
-    p, data = p._replace(reg=p.epoch, link=p.run, seen=0, beat=pg.beat, head=token(pg)), server(s, p.run)
+    p, data = p._replace(link=p.run, beat=pg.beat), server(s, p.run)
     assert data is not None
     if (
         on("lineage") and data.epoch == p.reg
     ):  # as the ack does: the data set gets the token, and what it replaces is known
         if not knows(pg, data.head):
             return incident(s)
-        s = with_server(s, data._replace(head=token(pg)))
-    return with_host(with_proc(with_pg(s, pg), i, p), i, host)
+        s = with_server(s, data._replace(head=p.head))
+    return with_proc(s, i, p)
 
 
 def process_steps(s: State, i: int) -> Steps:
@@ -136,6 +151,11 @@ def _postgres_steps(s: State, i: int) -> Steps:
             yield Step(f"{name} registers for epoch {pg.epoch} and connects", 0, t)
         elif not on("regtx") and p.run != pg.run:
             yield Step(f"{name} learns the pair of epoch {pg.epoch}", 0, with_proc(s, i, p._replace(run=pg.run)))
+    if speaks and p.epoch == pg.epoch and not pg.run and not p.reg and on("regtx"):
+        yield Step(f"{name} registers for epoch {pg.epoch}, of a recovery in progress", 0, register(s, i))
+    if speaks and p.reg == pg.epoch and pg.run and p.run is None and server(s, pg.run):
+        t = connect(with_proc(s, i, p._replace(run=pg.run)), i)
+        yield Step(f"{name} connects in epoch {pg.epoch}", 0, t)
     if not on("regtx") and speaks and p.run and not p.reg and server(s, p.run):
         yield Step(f"{name} registers for epoch {p.epoch} and connects", 0, enroll(s, i))
 

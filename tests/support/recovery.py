@@ -83,7 +83,7 @@ async def kill_unheard(stores: Stores) -> None:
     assert blessed is not None
     async with stores.postgres.acquire() as connection:
         process = RegisteredProcess()
-        assert await register(connection, process, blessed)
+        assert await register(connection, process, blessed.epoch)
         await leave(stores.postgres, process, blessed.epoch, {})
 
 
