@@ -20,7 +20,7 @@ from issuer.recovery.inspection import PartitionState, inspect_partitions
 from issuer.recovery.opening import GuardedStores, open_stores
 from issuer.recovery.recovery import RecoveryOptions
 from issuer.settings import Settings
-from issuer.storage.lineage import IncidentError
+from issuer.storage.lineage import IncidentError, begin_incident
 from issuer.storage.postgres import close_pool, connect_pool
 from issuer.storage.redis_link import Link
 from tests.support.databases import clone_database
@@ -158,6 +158,21 @@ async def test_an_operator_may_distrust_an_exact_decision(
         with pytest.raises(SimulatedCrashError):
             await stores.guardian.check(RecoveryOptions(restored=True))
         assert await seqs(stores, "quarantined") == list(range(1, 51))
+
+
+async def test_a_decision_of_an_earlier_state_of_postgres_is_dropped(
+    own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was carried out, and more was issued since: as much again may be missing."""
+    async with open_stores(own_settings) as stores:
+        await make_batch(stores, 200)
+        await kill_unheard(stores)
+    async with crashing_rebuilds(own_settings, own_redis, monkeypatch) as stores:
+        assert await seqs(stores, "quarantined") == list(range(1, 51))
+        await begin_incident(stores.postgres, "it went back")
+        with pytest.raises(SimulatedCrashError):
+            await stores.guardian.check(RecoveryOptions(restored=True))
+        assert await seqs(stores, "quarantined") == list(range(1, 101))
 
 
 async def blocked_on(connection: asyncpg.Connection[asyncpg.Record], table: str) -> None:
