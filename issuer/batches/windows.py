@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -40,8 +39,7 @@ _ROUND_TRIP_BYTES: Final = 1_000_000
 _STREAM_BATCH_SIZE: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """One customer's redemption times, 13 digits of ms each, oldest first; expires after `keep_ms` (0: never).
 
     `place`: of its batch among those that are rebuilt.
@@ -112,8 +110,10 @@ FROM s JOIN (SELECT DISTINCT ON (pool_id, seq) * FROM pg_temp.unrecorded) AS u O
 WHERE NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = u.pool_id AND r.seq = u.seq)
   AND ($6::uuid[] IS NULL OR u.customer_id = ANY($6))"""
 
+# As bytes, which the driver leaves as they are.
 _WINDOWS: Final = """{sources}
-SELECT place, customer_id, right(string_agg(lpad(at_ms::text, 13, '0'), '' ORDER BY at_ms), max_digits) AS times,
+SELECT place, uuid_send(customer_id) AS customer_id,
+  convert_to(right(string_agg(lpad(at_ms::text, 13, '0'), '' ORDER BY at_ms), max_digits), 'UTF8') AS times,
   max(at_ms) AS newest_ms
 FROM (SELECT place, max_digits, customer_id, least((date_part('epoch', redeemed_at) * 1000)::bigint, latest_ms) AS at_ms
   FROM ({found}) AS found) AS stamped
@@ -150,15 +150,16 @@ async def write_windows(
         query = _WINDOWS.format(sources=_SOURCES, found=_LEDGER + (_UNRECORDED if has_unrecorded else ""))
         of_pools = [batches[place] for place in pools.values()]
         max_digits, latest_ms = [batch.max_digits for batch in of_pools], [batch.latest_ms for batch in of_pools]
-        prefetch = max(10, min(ROUND_TRIP_SIZE, 4 * _ROUND_TRIP_BYTES // max(max_digits)))
-        cursor = connection.cursor(
+        size = max(10, min(ROUND_TRIP_SIZE, _ROUND_TRIP_BYTES // max(max_digits)))
+        cursor = await connection.cursor(
             query, list(pools), list(pools.values()), list(since.values()), max_digits, latest_ms, customers,
-            prefetch=prefetch, timeout=QUERY_TIMEOUT_S,
+            timeout=QUERY_TIMEOUT_S,
         )  # fmt: skip
-        async with aclosing(_group_windows(cursor, batches, host_ms)) as groups:
-            async for windows in groups:
-                await _put_windows(redis, batches, windows)
-                written += len(windows)
+        prefixes = [batch_keys(batch.partition, batch.id).window_prefix for batch in batches]
+        while rows := await cursor.fetch(size, timeout=QUERY_TIMEOUT_S):
+            windows = _windows(rows, batches, prefixes, host_ms)
+            await _put_windows(redis, batches, windows)
+            written += len(windows)
     return written
 
 
@@ -168,25 +169,17 @@ async def _place_pools(connection: Connection | PoolConnection, batches: Sequenc
     return {pool_id: places[of] for pool_id, of in (await find_pools(connection, list(places))).items()}
 
 
-async def _group_windows(
-    rows: AsyncIterable[asyncpg.Record], batches: Sequence[ClosedBatch], host_ms: int
-) -> AsyncGenerator[list[Window], None]:
-    """Yield the windows that have not expired yet, about _ROUND_TRIP_BYTES and at most ROUND_TRIP_SIZE of them."""
-    prefixes = [batch_keys(batch.partition, batch.id).window_prefix for batch in batches]
-    windows, size = list[Window](), 0
-    async for row in rows:
-        place, longest_ms = row["place"], batches[row["place"]].span.longest_ms
-        keep_ms = row["newest_ms"] + longest_ms - host_ms if longest_ms else 0
-        if longest_ms and keep_ms <= 0:
-            continue
-        window = Window(place, prefixes[place] + row["customer_id"].bytes, row["times"].encode(), keep_ms)
-        windows.append(window)
-        size += len(window.times)
-        if len(windows) >= ROUND_TRIP_SIZE or size >= _ROUND_TRIP_BYTES:
-            yield windows
-            windows, size = [], 0
-    if windows:
-        yield windows
+def _windows(
+    rows: Sequence[asyncpg.Record], batches: Sequence[ClosedBatch], prefixes: Sequence[bytes], host_ms: int
+) -> list[Window]:
+    """Return the windows that have not expired yet."""
+    lengths_ms = [batch.span.longest_ms for batch in batches]
+    windows = list[Window]()
+    for place, customer_id, times, newest_ms in rows:
+        keep_ms = newest_ms + lengths_ms[place] - host_ms if lengths_ms[place] else 0
+        if keep_ms > 0 or not lengths_ms[place]:
+            windows.append(Window(place, prefixes[place] + customer_id, times, keep_ms))
+    return windows
 
 
 async def _put_windows(redis: ScriptRunner, batches: Sequence[ClosedBatch], windows: Sequence[Window]) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
 
 from issuer.settings import Settings
+from issuer.storage.ending import end_tasks
 from issuer.storage.postgres import RECOVERY_LOCK, Connection, own_connection
 from issuer.storage.redis_link import Link, Value
 
@@ -54,6 +55,7 @@ class HeldLink:
         self._link = link
         self._postgres = postgres
         self._reported_at = time.monotonic()
+        self._one_at_a_time = asyncio.Lock()
 
     @property
     def run_id(self) -> str:
@@ -61,8 +63,30 @@ class HeldLink:
 
     async def call(self, commands: Sequence[Sequence[Value]], *, timeout_s: float) -> list[Any]:
         """Call `Link.call`. Raises the error of asyncpg when the connection that holds the lock has ended."""
+        async with self._one_at_a_time:
+            await self._report()
+            return await self._link.call(commands, timeout_s=timeout_s)
+
+    async def _report(self) -> None:
         # Also the check of the lock: on a terminated session the statement fails, and nothing is sent to Redis.
         if time.monotonic() - self._reported_at > REPORT_EVERY_S:
             await self._postgres.execute("SELECT")
             self._reported_at = time.monotonic()
-        return await self._link.call(commands, timeout_s=timeout_s)
+
+    async def at_once(self, *works: Coroutine[Any, Any, object]) -> None:
+        """Do all of this at once, and report meanwhile: the work waits for Postgres on connections of its own.
+
+        The connection that holds the lock is not used for anything else until all of it is done. The first error ends
+        the rest.
+        """
+        tasks = [asyncio.create_task(work) for work in works]
+        try:
+            pending = set(tasks)
+            while pending:
+                done, pending = await asyncio.wait(pending, timeout=REPORT_EVERY_S, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+                async with self._one_at_a_time:
+                    await self._report()
+        finally:
+            await end_tasks(*tasks)

@@ -24,9 +24,11 @@ from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.recovery.answers import restore_answers
 from issuer.recovery.decision import RecoveryDecision
 from issuer.recovery.inspection import BATCH_SIZE, PoolState, inspect_partitions
+from issuer.recovery.lock import HeldLink
+from issuer.settings import Settings
 from issuer.storage.floors import Floors
 from issuer.storage.lineage import IncidentError
-from issuer.storage.postgres import Connection
+from issuer.storage.postgres import Connection, own_connection
 from issuer.storage.redis_link import CommandSender, RedisRefusedError, ScriptCall, Value, accepted, time_ms
 from issuer.storage.server_watch import MAX_APART_MS, ClockReading
 
@@ -220,7 +222,7 @@ WHERE p.id = e.id AND p.id IN (SELECT id FROM pools WHERE id = ANY($1) ORDER BY 
 
 
 async def rebuild_partitions(
-    link: CommandSender, postgres: Connection, mark: PartitionMark, pools: Sequence[PoolState]
+    settings: Settings, link: HeldLink, postgres: Connection, mark: PartitionMark, pools: Sequence[PoolState]
 ) -> None:
     """Rebuild batches, pools, windows and kept answers from Postgres. Codes are loaded after the blessing.
 
@@ -231,9 +233,16 @@ async def rebuild_partitions(
     states = await inspect_partitions(link, mark.partitions)
     latest_ms = [max(host_ms, int(state["clock"])) for state in states]
     last: UUID | None = None
-    while rows := await postgres.fetch(_BATCHES, last):
-        await _rebuild_batches(redis, postgres, rows, host_ms, latest_ms)
-        last = rows[-1]["id"]
+    async with own_connection(settings) as reader, own_connection(settings) as other:
+        while rows := await postgres.fetch(_BATCHES, last):
+            limited = await _put_batches(redis, postgres, rows, latest_ms)
+            # An ended batch grants nothing, so it needs no windows; replays it still answers.
+            answering = [row["id"] for row in rows if row["freed_at"] is None]
+            await link.at_once(
+                restore_answers(reader, redis, answering, host_ms=host_ms),
+                write_windows(other, redis, limited, host_ms=host_ms),
+            )
+            last = rows[-1]["id"]
     # After the batches: a use that is reversed from here on raises a revision, and the worker pushes that after the
     # blessing. The other way round a reversal in between would reach Redis by neither way.
     # And after the windows: a reversal takes its use out of them.
@@ -244,12 +253,10 @@ async def rebuild_partitions(
     await _rebuild_pools(link, postgres, mark, pools)
 
 
-async def _rebuild_batches(
-    redis: FencedScripts, postgres: Connection, rows: Sequence[asyncpg.Record], host_ms: int, latest_ms: Sequence[int]
-) -> None:
-    """Rebuild some batches (rows of FOR_REDIS): kept answers, revisions, windows."""
-    # An ended batch grants nothing, so it needs no windows; replays it still answers.
-    await restore_answers(postgres, redis, [row["id"] for row in rows if row["freed_at"] is None], host_ms=host_ms)
+async def _put_batches(
+    redis: FencedScripts, postgres: Connection, rows: Sequence[asyncpg.Record], latest_ms: Sequence[int]
+) -> list[ClosedBatch]:
+    """Write the revisions of some batches (rows of FOR_REDIS). Return those that have windows."""
     revisions, unreadable, limited = list[BatchRevision](), list[UUID](), list[ClosedBatch]()
     for row in rows:
         try:
@@ -267,9 +274,9 @@ async def _rebuild_batches(
         await postgres.execute(_LEAVE_TO_WORKER, unreadable)
     # What they replace is given up, whatever it is.
     await redis.run_all(PUT_BATCH, [revision.call() for revision in revisions])
-    await write_windows(postgres, redis, limited, host_ms=host_ms)
     ids, numbers = [revision.batch_id for revision in revisions], [revision.number for revision in revisions]
     await postgres.execute(_SET_REDIS_REVISIONS, ids, numbers)
+    return limited
 
 
 async def _rebuild_pools(

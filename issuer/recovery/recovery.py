@@ -300,10 +300,10 @@ class Recovery:
         elif decision.rebuild:
             # Into the ledger, from which windows and answers are rebuilt. The pools lack nothing and stay as they are.
             report.drained = await rebuild.drain_streams(self._link, self._postgres, mark)
-            await rebuild.rebuild_partitions(self._link, self._postgres, mark, ())
+            await rebuild.rebuild_partitions(self._settings, self._link, self._postgres, mark, ())
         elif decision.verdict is Verdict.FIRST:
             # Batches may exist before the first pool is opened, and this server need not know them.
-            await rebuild.rebuild_partitions(self._link, self._postgres, mark, survey.pools)
+            await rebuild.rebuild_partitions(self._settings, self._link, self._postgres, mark, survey.pools)
         if not decision.is_loss:
             for pool in survey.pools:
                 pool.issued_after = pool.issued_before or 0
@@ -352,7 +352,7 @@ class Recovery:
         for registration in report.missing:
             log.warning("not everything that was answered is known, so codes are quarantined", missing=registration)
         # Behind the decision: the pools are rebuilt to issue the first seq after it.
-        await rebuild.rebuild_partitions(self._link, self._postgres, mark, survey.pools)
+        await rebuild.rebuild_partitions(self._settings, self._link, self._postgres, mark, survey.pools)
 
     async def _fence(self, survey: Survey, decision: RecoveryDecision) -> tuple[int, int, UUID]:
         """Take the blessing from every server and store the decision. Return the new epoch, the bound and the token.
