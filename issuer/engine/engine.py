@@ -28,6 +28,9 @@ from issuer.storage.incarnation import Incarnations
 log = structlog.get_logger()
 
 MAX_IN_PIPELINE: Final = 1024
+HOLD_S: Final = 0.05
+"""How long a refusal waits while there is no connection. Clients that repeat at once, in spite of Retry-After, would
+otherwise take the processor from the recovery that they wait for."""
 
 
 class Engine:
@@ -43,6 +46,7 @@ class Engine:
         self._arrived = asyncio.Event()
         self._timeout_s = settings.redeem_timeout_ms / 1000
         self._max_waiting = settings.max_waiting
+        self._held: list[Slot] = []
         self._now = asyncio.get_running_loop().time
         self._task: asyncio.Task[None] | None = None
         incarnations.on_change(self.doubt)
@@ -89,6 +93,7 @@ class Engine:
             # have run, and the same Idempotency-Key returns what they granted.
             await end_tasks(self._task)
             self._task = None
+        self._refuse_held()
         self._answer_queue(NOT_READY)
         await self._sender.aclose()
 
@@ -199,7 +204,7 @@ class Engine:
         `give_up_at`: the time of the event loop after which no script may run for it; None: after the redeem time-out.
         """
         if not self._sender.is_connected:
-            slot.set_result(NOT_READY)
+            self._hold(slot)
             return
         queue = self._queue
         if len(queue) >= self._max_waiting:
@@ -244,6 +249,21 @@ class Engine:
             self._arrived.clear()
             while not sender.is_stale and (self._queue or (sender.piggyback is not None and sender.piggyback.queue)):
                 await sender.send(self._gather())
+
+    def _hold(self, slot: Slot) -> None:
+        """Answer NOT_READY in a moment, together with all others that arrive until then."""
+        if len(self._held) >= self._max_waiting:
+            slot.set_result(NOT_READY)
+            return
+        if not self._held:
+            asyncio.get_running_loop().call_later(HOLD_S, self._refuse_held)
+        self._held.append(slot)
+
+    def _refuse_held(self) -> None:
+        held, self._held = self._held, []
+        for slot in held:
+            if not slot.done():
+                slot.set_result(NOT_READY)
 
     def _fail_queue(self) -> None:
         """Answer everything that waits: without a connection nothing of it is sent in time."""

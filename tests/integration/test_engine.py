@@ -229,3 +229,19 @@ async def test_without_redis_the_answer_is_immediate_and_nothing_waits(settings:
     await engine.start()
     assert {a.outcome for a in await redeem(engine, batch_id, 50)} == {Outcome.NOT_READY}
     await engine.aclose()
+
+
+async def test_refusals_without_a_connection_wait_a_moment_for_each_other(settings: Settings, stores: Stores) -> None:
+    """Clients that repeat at once would otherwise take the processor from the recovery that they wait for."""
+    engine = Engine(settings.model_copy(update={"max_waiting": 2}), stores.incarnations)
+    await engine.start()
+    ref = engine.pool_ref(uuid.uuid4(), CLIENT)
+    asked = [asyncio.create_task(engine.redeem(ref, uuid.uuid4().bytes)) for _ in range(3)]
+    await asyncio.sleep(0)
+    # The third one is beyond the bound of those that wait.
+    assert [one.done() for one in asked] == [False, False, True]
+    assert await asyncio.gather(*asked) == [NOT_READY] * 3
+    late = asyncio.create_task(engine.redeem(ref, uuid.uuid4().bytes))
+    await asyncio.sleep(0)
+    await engine.aclose()
+    assert await late == NOT_READY
