@@ -22,7 +22,7 @@ from issuer.storage.ending import end_tasks
 from issuer.storage.floors import Floors
 from issuer.storage.incarnation import Blessed, Incarnations, InstallationError
 from issuer.storage.lineage import IncidentError, TokenKind, new_token
-from issuer.storage.postgres import Pool, PostgresUnavailableError, unavailable_translated
+from issuer.storage.postgres import Pool, PostgresUnavailableError, count_of, unavailable_translated
 from issuer.storage.redis_link import (
     Link,
     NotReadyError,
@@ -39,12 +39,16 @@ log = structlog.get_logger()
 WATCH_EVERY_S: Final = 0.5
 """How often the beats of the partitions are raised, which exposes older data that were put back."""
 RETRY_EVERY_S: Final = 0.2
+LOOK_EVERY_S: Final = 1.0
+"""How often the clocks are compared and the eviction policy is read."""
 LOOK_TIMEOUT_S: Final = 2.0
 MARK_EVERY_S: Final = 12 * 3600.0
 """How often a process writes a token to Redis: a partition without redemptions must not keep one that expires."""
 
-_HEARTBEAT: Final = """
-UPDATE incarnations SET seen_at = now() WHERE run_id = $1 AND seen_at < now() - interval '1 second'"""
+HEARTBEAT_EVERY_S: Final = 1.0
+_HEARTBEAT: Final = f"""
+UPDATE incarnations SET seen_at = now()
+WHERE run_id = $1 AND seen_at < now() - {HEARTBEAT_EVERY_S} * interval '1 second'"""
 
 _EVICTED_BEFORE: Final = "SELECT (server ->> 'evicted_keys')::bigint FROM incarnations WHERE epoch = $1"
 
@@ -68,6 +72,8 @@ class Guardian:
         self._evicted_before = (0, 0)
         self._marked: Blessed | None = None
         self._mark_at = 0.0
+        self._heartbeat_at = ("", 0.0)
+        self._look_at = 0.0
         self.trouble = ""
 
     async def check(self, options: RecoveryOptions | None = None) -> RecoveryReport | None:
@@ -79,13 +85,13 @@ class Guardian:
         async with self._checking:
             return await self._check(options)
 
-    async def _check(self, options: RecoveryOptions | None) -> RecoveryReport | None:
-        if self._link.is_open:
-            await self._link.call([("PING",)], timeout_s=LOOK_TIMEOUT_S)
+    async def _check(self, options: RecoveryOptions | None = None, *, looks: bool = True) -> RecoveryReport | None:
         # Sentinel names the present primary only to a new connection.
         if not self._link.is_open or self._settings.redis_url.get_secret_value().startswith("sentinel"):
             await self._link.open()
-        await self._look()
+            looks = True
+        if looks:
+            await self._look()
         blessed = self._incarnations.blessed
         watch = self._incarnations.watch
         if options is None and Stop.LOST_KEYS in watch.stops:
@@ -123,6 +129,8 @@ class Guardian:
         Redis may evict.
         """
         watch, began_s = self._incarnations.watch, time.monotonic()
+        # Every second turn of the watch, which takes a little longer than WATCH_EVERY_S.
+        self._look_at = began_s + LOOK_EVERY_S - WATCH_EVERY_S / 2
         commands = [("TIME",), ("INFO", "memory"), ("INFO", "stats")]
         now, memory, stats = accepted(await self._link.call(commands, timeout_s=LOOK_TIMEOUT_S))
         is_right = watch.judge_clock(ClockReading.of(time_ms(now), began_s, time.monotonic()))
@@ -149,13 +157,13 @@ class Guardian:
             is_of_epoch = all(state.get("epoch") == str(blessed.epoch) for state in states)
             self._incarnations.lineage.see(state.get("lineage", "") for state in states)
             return is_of_epoch and not behind(states, known)
+        # Few different ones. The next refresh looks whether Postgres knows them.
+        self._incarnations.lineage.see({reply[3] for reply in replies[1:] if reply[0] == b"DONE"})
         for partition, reply in enumerate(replies[1:]):
             if reply[0] != b"DONE":
                 log.error("the data of Redis are not those of before", partition=partition, status=reply[0].decode())
                 return False
             floors.see(partition, int(reply[1]), int(reply[2]))
-            # The next refresh looks whether Postgres knows it.
-            self._incarnations.lineage.see([reply[3]])
         return True
 
     async def _count_evicted(self, by_server: int) -> int:
@@ -213,7 +221,8 @@ class Guardian:
         with suppress(PostgresUnavailableError):
             await self._incarnations.refresh()
         try:
-            await self.check()
+            async with self._checking:
+                await self._check(looks=bool(self._incarnations.watch.stops) or time.monotonic() >= self._look_at)
         finally:
             await self._report_heartbeat()
         blessed = self._incarnations.blessed
@@ -226,11 +235,18 @@ class Guardian:
     async def _report_heartbeat(self) -> None:
         """Report that the blessed server is alive, also while it must not issue: no other one is blessed meanwhile."""
         blessed = self._incarnations.blessed
-        if blessed is not None and self._link.is_open and blessed.run_id == self._link.run_id:
-            # Postgres may be unavailable: the blessed server issues without it.
-            with suppress(PostgresUnavailableError):
-                async with unavailable_translated():
-                    await self._postgres.execute(_HEARTBEAT, blessed.run_id)
+        if blessed is None or not self._link.is_open or blessed.run_id != self._link.run_id:
+            return
+        now = time.monotonic()
+        of, at = self._heartbeat_at
+        if of == blessed.run_id and now < at + HEARTBEAT_EVERY_S:
+            # Nor would Postgres store it.
+            return
+        # Postgres may be unavailable: the blessed server issues without it.
+        with suppress(PostgresUnavailableError):
+            async with unavailable_translated():
+                if count_of(await self._postgres.execute(_HEARTBEAT, blessed.run_id)):
+                    self._heartbeat_at = (blessed.run_id, now)
 
     async def _mark(self, blessed: Blessed) -> None:
         """Write a token of this process to Redis: a Postgres that is set back behind this moment does not know it."""

@@ -26,6 +26,7 @@ import structlog
 
 from issuer.engine.engine import Engine
 from issuer.journal.journal import Journal, JournalError, keep_token, read_token
+from issuer.journal.segments import closed_segments
 from issuer.registration.registrations import RegisteredProcess, leave, register, report, report_alive, settle
 from issuer.registration.replay import REPLAY_TIMEOUT_S, commit_token, delete_recorded, replay, settle_dead
 from issuer.settings import Settings
@@ -123,7 +124,9 @@ class Registrar:
         self.trouble = trouble
 
     async def _step(self) -> None:
-        await self._incarnations.refresh()
+        # The guardian reads the pair as often. While this process waits, what others object to must be read here.
+        if self._enter_at is not None or not self._incarnations.is_fresh(self._heartbeat_s):
+            await self._incarnations.refresh()
         if self._is_open and self._incarnations.epoch > self._highest:
             self._complain(f"epoch {self._highest} has ended; no Redis server is blessed yet")
             await self._settle()
@@ -280,10 +283,7 @@ class Registrar:
             try:
                 async with unavailable_translated(), self._replaying:
                     if (journal := self._journal) is not None:
-                        journal.roll()
-                        async with self._postgres.acquire() as connection:
-                            await delete_recorded(connection, journal, self._incarnations.lineage)
-                            await self._renew_tokens(connection, journal)
+                        await self._keep_own(journal)
                     await self._settle_dead(yields=True)
             except (PostgresUnavailableError, IncidentError, JournalError, OSError) as error:
                 log.debug("receipt journals not maintained; retrying", reason=str(error))
@@ -295,13 +295,22 @@ class Registrar:
         known = self._incarnations
         await settle_dead(self._settings, known.installation_id, self._refused, epoch=known.epoch, yields=yields)
 
+    async def _keep_own(self, journal: Journal) -> None:
+        journal.roll()
+        must_renew = asyncio.get_running_loop().time() >= self._renew_at
+        # An idle process asks Postgres nothing.
+        if must_renew or closed_segments(journal.directory):
+            async with self._postgres.acquire() as connection:
+                await delete_recorded(connection, journal, self._incarnations.lineage)
+                if must_renew:
+                    await self._renew_tokens(connection, journal)
+
     async def _renew_tokens(self, connection: PoolConnection, journal: Journal) -> None:
         """Replace the tokens of the journal and its directory before Postgres forgets them."""
-        if (now := asyncio.get_running_loop().time()) >= self._renew_at:
-            token = await commit_token(connection)
-            await asyncio.to_thread(journal.note_token, token)
-            await asyncio.to_thread(keep_token, journal.directory.parent, self._incarnations.installation_id, token)
-            self._renew_at = now + RENEW_EVERY_S
+        token = await commit_token(connection)
+        await asyncio.to_thread(journal.note_token, token)
+        await asyncio.to_thread(keep_token, journal.directory.parent, self._incarnations.installation_id, token)
+        self._renew_at = asyncio.get_running_loop().time() + RENEW_EVERY_S
 
     async def _end(self) -> None:
         """Leave for good. What cannot be recorded in a moment is left to other processes of this host."""

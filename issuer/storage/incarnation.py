@@ -114,6 +114,7 @@ class Incarnations:
         self.lineage = Lineage()
         self._restored = False
         self._refresh_sql = ""
+        self._refreshed_at = float("-inf")
 
     @cached_property
     def installation_id(self) -> UUID:
@@ -165,6 +166,10 @@ class Incarnations:
         """Call `listener` whenever the pair changes: connections that were opened before must be closed."""
         self._listeners.append(listener)
 
+    def is_fresh(self, age_s: float) -> bool:
+        """Whether the pair was read in the last `age_s`: a task need not repeat what another one has done."""
+        return time.monotonic() - self._refreshed_at < age_s
+
     async def refresh(self) -> Blessed | None:
         """Read the pair from Postgres. Raises PostgresUnavailableError; the cached pair stays valid then.
 
@@ -186,6 +191,7 @@ class Incarnations:
                     row = await connection.fetchrow(self._refresh_sql, [])
             if row is None:
                 return None
+            self._refreshed_at = began_s
             self.watch.note_postgres(ClockReading.of(row["clock_ms"], began_s, ended_s))
             self.lineage.confirm(tokens)
             async with unavailable_translated():
