@@ -29,6 +29,17 @@ def test_the_sum_never_decreases_on_any_process(tmp_path: Path) -> None:
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
+def test_an_idle_process_writes_no_file_again(tmp_path: Path) -> None:
+    tally = Tally(tmp_path)
+    (path,) = tmp_path.iterdir()
+    before = path.stat().st_ino
+    tally.write()
+    assert path.stat().st_ino == before
+    tally.refuse("key")
+    tally.write()
+    assert path.stat().st_ino != before
+
+
 def test_foreign_files_are_ignored(tmp_path: Path) -> None:
     tally = Tally(tmp_path)
     tally.count("GRANTED", 0.001)

@@ -76,6 +76,7 @@ class Tally:
     def __init__(self, directory: Path | None) -> None:
         self._own = OutcomeCounts()
         self._file: Path | None = None
+        self._written = b""
         self._task: asyncio.Task[None] | None = None
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
@@ -108,12 +109,14 @@ class Tally:
         self._own.deliveries[outcome] = self._own.deliveries.get(outcome, 0) + 1
 
     def write(self) -> None:
-        """Replace the file atomically: a reader sees either the old counters or the new ones."""
-        if self._file is None:
+        """Replace the file atomically, if it has other counters: a reader sees either the old ones or the new ones."""
+        packed = orjson.dumps(self._own, option=orjson.OPT_NON_STR_KEYS)
+        if self._file is None or packed == self._written:
             return
         fresh = self._file.with_suffix(".new")
-        fresh.write_bytes(orjson.dumps(self._own, option=orjson.OPT_NON_STR_KEYS))
+        fresh.write_bytes(packed)
         fresh.replace(self._file)
+        self._written = packed
 
     def total(self) -> OutcomeCounts:
         """Return the counts of all processes that share the directory; of this one alone if there is none."""
