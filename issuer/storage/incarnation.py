@@ -34,7 +34,14 @@ from issuer.storage.floors import Floors, read_floors
 from issuer.storage.lineage import UNKNOWN_AMONG, Lineage, report_unknown
 from issuer.storage.migrate import SchemaError, check_schema
 from issuer.storage.pooling import PoolingError, refuse_pooling
-from issuer.storage.postgres import Pool, PostgresUnavailableError, close_pool, connect_pool, unavailable_translated
+from issuer.storage.postgres import (
+    Pool,
+    PostgresUnavailableError,
+    close_pool,
+    connect_pool,
+    stateless,
+    unavailable_translated,
+)
 from issuer.storage.server_watch import ClockReading, ServerWatch
 
 log = structlog.get_logger()
@@ -177,7 +184,7 @@ class Incarnations:
         """
         tokens = self.lineage.tokens
         try:
-            async with unavailable_translated(), self._postgres.acquire() as connection:
+            async with unavailable_translated(), stateless(self._postgres) as connection:
                 if not self._refresh_sql:
                     self._refresh_sql = _REFRESH.format(identity=await identity_sql(connection))
                 began_s = time.monotonic()

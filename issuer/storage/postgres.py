@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -95,10 +95,55 @@ class PostgresUnavailableError(Exception):
 
 
 class _PoolConnection(KnowingConnection):
-    """A connection of a pool. What resets it on its return sets SESSION again, in the same round trip."""
+    """A connection of a pool. What resets it on its return sets SESSION again, in the same round trip.
+
+    `is_unchanged`: its user leaves nothing in its session (`stateless`), so that there is nothing to reset.
+    """
+
+    is_unchanged = False
+
+    def leave_unchanged(self) -> None:
+        self.is_unchanged = True
 
     def get_reset_query(self) -> str:
+        if self.is_unchanged:
+            self.is_unchanged = False
+            return ""
         return f"{super().get_reset_query()}\n{_set(SESSION)}"
+
+
+class _SparingPool(asyncpg.Pool):
+    """A pool that resets no connection behind a single statement of its own: that would be a second round trip."""
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+        if not args:  # perhaps several statements, and among them SET
+            return await super().execute(query, **options)
+        return str(await self._run("execute", query, args, options))
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+        return await self._run("fetch", query, args, options)
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+        return await self._run("fetchrow", query, args, options)
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        return await self._run("fetchval", query, args, options)
+
+    async def _run(self, method: str, query: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        async with stateless(self) as connection:
+            return await getattr(connection, method)(query, *args, **options)
+
+
+@asynccontextmanager
+async def stateless(pool: Pool) -> AsyncIterator[PoolConnection]:
+    """Acquire a connection for work that leaves nothing in its session: no setting, no session lock, no LISTEN.
+
+    It returns to the pool without the round trip of a reset. What a transaction sets for itself alone ends with it.
+    """
+    async with pool.acquire() as connection:
+        # The proxy passes it on, which its types do not say.
+        connection.leave_unchanged()  # type: ignore[attr-defined]
+        yield connection
 
 
 async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None = None) -> Pool:
@@ -107,13 +152,17 @@ async def connect_pool(settings: Settings, *, size: int, timeout_s: float | None
     `timeout_s` bounds each statement; None: the setting postgres_timeout_s.
     """
     limit_s = settings.postgres_timeout_s if timeout_s is None else timeout_s
-    return await asyncpg.create_pool(
+    return await _SparingPool(
         settings.database_url.get_secret_value(),
         min_size=0,
         max_size=size,
+        max_queries=50_000,
+        max_inactive_connection_lifetime=300.0,
         timeout=min(limit_s, 10.0),
         command_timeout=limit_s,
         connection_class=_PoolConnection,
+        record_class=asyncpg.Record,
+        loop=None,
         init=_begin_session,
     )
 

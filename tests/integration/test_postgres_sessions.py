@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from issuer.settings import Settings
-from issuer.storage.postgres import own_connection
+from issuer.storage.postgres import close_pool, connect_pool, own_connection, stateless
 from issuer.storage.stores import Stores
 from tests.support.worker_process import eventually
 
@@ -52,3 +52,26 @@ async def test_a_process_asks_once_for_each_array_type(settings: Settings) -> No
             assert await connection.fetchval("SELECT '{red}'::pg_temp.colour[]") == ["red"]
             asked.append([text for text in sent if "typeinfo_tree" in text])
     assert (len(asked[0]), len(asked[1])) == (2, 1)
+
+
+async def test_a_connection_is_reset_unless_its_user_leaves_nothing_behind(settings: Settings) -> None:
+    pool = await connect_pool(settings, size=1)
+    statements: list[str] = []
+    try:
+        async with pool.acquire() as connection:
+            connection.add_query_logger(lambda record: statements.append(record.query))
+            await connection.execute("SET timezone = 'Asia/Tokyo'")
+        assert "RESET ALL" in statements.pop()
+        statements.clear()
+        assert await pool.fetchval("SELECT current_setting('timezone') WHERE $1", True) == "UTC"
+        async with stateless(pool) as connection, connection.transaction():
+            await connection.execute("SET LOCAL timezone = 'Asia/Tokyo'")
+        assert await pool.fetchval("SHOW timezone") == "UTC"
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await pool.execute("SELECT 1 / $1::int", 0)
+        assert not [statement for statement in statements if "RESET" in statement]
+        # Each exception is for one use.
+        await pool.execute("SET timezone = 'Asia/Tokyo'")
+        assert await pool.fetchval("SHOW timezone") == "UTC"
+    finally:
+        await close_pool(pool)
