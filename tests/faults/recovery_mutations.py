@@ -194,6 +194,13 @@ REGISTRATION: Final = (
     _mutation(
         "a segment is deleted before it is recorded",
         "issuer/journal/segments.py",
+        "if await connection.fetchval(_IN_LEDGER_OF, *columns) == seqs:",
+        "if await connection.fetchval(_IN_LEDGER_OF, *columns) >= 0:",
+        tests=JOURNAL_TESTS,
+    ),
+    _mutation(
+        "a replay takes receipts for recorded that are not",
+        "issuer/journal/segments.py",
         "columns.pool_ids, columns.seqs) == len(columns))",
         "columns.pool_ids, columns.seqs) >= 0)",
         tests=JOURNAL_TESTS,
