@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from issuer.settings import Settings
+from issuer.storage import known_types
 from issuer.storage.postgres import close_pool, connect_pool, own_connection, stateless
 from issuer.storage.stores import Stores
 from tests.support.worker_process import eventually
@@ -37,7 +38,9 @@ async def test_a_statement_ends_with_its_process(settings: Settings, stores: Sto
         await eventually(has_ended, "the statement has ended")
 
 
-async def test_a_process_asks_once_for_each_array_type(settings: Settings) -> None:
+async def test_a_process_asks_once_for_each_array_type(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in a process that has just started.
+    monkeypatch.setattr(known_types, "_known", {})
     given = [uuid4()], [date(2030, 1, 2)], [[1, 2], [3, None]]
     query = "SELECT $1::uuid[], $2::date[], $3::bigint[]"
     asked: list[list[str]] = []
