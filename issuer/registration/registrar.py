@@ -86,13 +86,16 @@ class Registrar:
             await self._end()
 
     async def wait_for_start(self) -> None:
-        """Wait until this process may call for the first time, or cannot for a reason that may last.
+        """Wait until this process can call for the first time, or cannot for a reason that may last.
 
         Its connections wait in the listening socket meanwhile: a restart delays requests and refuses none.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(START_LIMIT_S):
                 await self._tried.wait()
+                # Registered, and the engine connects now.
+                while not self.trouble and not self._engine.is_ready:
+                    await asyncio.sleep(0.01)
 
     async def _run(self) -> None:
         while True:

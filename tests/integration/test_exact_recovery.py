@@ -23,6 +23,7 @@ from issuer.contract.keys import partition_keys, partition_of
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.engine.engine import Engine
+from issuer.engine.sender import CallSender
 from issuer.journal.journal import Journal, JournalHead
 from issuer.journal.segments import are_recorded, read_segment, segments
 from issuer.ledger.dead_letters import DeadLetter, store_dead_letters
@@ -289,6 +290,33 @@ async def test_regtx_a_process_registers_for_the_epoch_that_a_recovery_has_begun
             assert [answer.outcome for answer in await redeem(engine, batch_id, 1)] == [Outcome.GRANTED]
             opened = await find_open(stores.postgres, 0, 2**62)
             assert [found.epoch for found in opened] == [blessed.epoch, blessed.epoch + 2]
+
+
+async def test_a_process_takes_no_request_before_it_is_connected(
+    journal_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has registered, and its connection to Redis takes a moment longer."""
+    opens, opening, may_open = CallSender._open, asyncio.Event(), asyncio.Event()
+
+    async def open_late(sender: CallSender) -> None:
+        if sender.epoch:
+            opening.set()
+            await may_open.wait()
+        await opens(sender)
+
+    monkeypatch.setattr(CallSender, "_open", open_late)
+    async with open_stores(journal_settings) as stores:
+        engine = Engine(journal_settings, stores.incarnations)
+        await engine.start()
+        registrar = Registrar(journal_settings, stores.postgres, stores.incarnations, engine)
+        async with registrar.registered():
+            waiting = asyncio.create_task(registrar.wait_for_start())
+            await asyncio.wait_for(opening.wait(), 30)
+            assert not waiting.done()
+            may_open.set()
+            await waiting
+            assert engine.is_ready
+        await engine.aclose()
 
 
 async def record(stores: Stores, batch_id: UUID, seq: int, serial: int, epoch: int = 1) -> RecordResult:
