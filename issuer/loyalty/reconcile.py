@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from issuer.instants import to_ms
+from issuer.loyalty.bounds import MAX_POINTS, NEVER
 from issuer.loyalty.effects import EFFECTS
 from issuer.storage.postgres import Pool, unavailable_translated
 
@@ -57,6 +59,13 @@ def _effects_sql() -> str:
 
 _RANGE: Final = "SELECT max(id) FROM (SELECT id FROM accounts WHERE id > $1 ORDER BY id LIMIT $2) AS next"
 
+# What the JSON of buckets has to be, as no type of a column says it. The type of a value is asked for in front of what
+# it is compared with: of an unknown and a true the result is true.
+_READABLE: Final = f"""strict $.type() == "array" && !exists($[*] ? (
+  @.type() != "array" || @.size() != 2 || @[0].type() != "number" || @[1].type() != "number"
+  || @[0] != @[0].floor() || @[0] < 0 || @[0] > {to_ms(NEVER)}
+  || @[1] != @[1].floor() || @[1] < 1 || @[1] > {MAX_POINTS}))"""
+
 _AUDIT: Final = f"""
 WITH effects (op, balance, pending, lifetime) AS (VALUES {_effects_sql()}),
 lines AS (
@@ -79,14 +88,13 @@ last AS (
   SELECT DISTINCT ON (account_id) account_id, available, held, pending, debt, lifetime
   FROM lines ORDER BY account_id, seq DESC),
 parts AS (
-  SELECT account_id, sum(points) FILTER (WHERE kind = 'b') AS available, sum(points) FILTER (WHERE kind = 'h') AS held,
-    sum(points) FILTER (WHERE kind = 'p') AS pending
+  SELECT account_id, sum(points) FILTER (WHERE kind = 'h') AS held, sum(points) FILTER (WHERE kind = 'p') AS pending,
+    min(due_at) AS due_at
   FROM (
-    SELECT 'b' AS kind, id AS account_id, (bucket->>1)::bigint AS points
-      FROM accounts CROSS JOIN LATERAL jsonb_array_elements(buckets) AS bucket WHERE id > $1 AND id <= $2
-    UNION ALL SELECT 'h', account_id, points FROM points_holds
+    SELECT 'h' AS kind, account_id, points, expires_at AS due_at FROM points_holds
       WHERE account_id > $1 AND account_id <= $2 AND state = 'open'
-    UNION ALL SELECT 'p', account_id, points FROM pending_points WHERE account_id > $1 AND account_id <= $2) AS part
+    UNION ALL SELECT 'p', account_id, points, available_at FROM pending_points
+      WHERE account_id > $1 AND account_id <= $2) AS part
   GROUP BY account_id)
 SELECT count(*) OVER () AS accounts, sum(coalesce(l.entries, 0)) OVER () AS total_entries, a.id,
   concat_ws('; ',
@@ -98,11 +106,24 @@ SELECT count(*) OVER () AS accounts, sum(coalesce(l.entries, 0)) OVER () AS tota
     CASE WHEN (a.available, a.held, a.pending, a.debt, a.lifetime)
       <> (coalesce(t.available, 0), coalesce(t.held, 0), coalesce(t.pending, 0), coalesce(t.debt, 0),
           coalesce(t.lifetime, 0)) THEN 'its figures are not those of its latest entry' END,
-    CASE WHEN a.available <> coalesce(p.available, 0) THEN 'its buckets have other points than are available' END,
+    CASE WHEN r.buckets IS NULL THEN 'its buckets cannot be read' END,
+    CASE WHEN a.available <> coalesce(b.available, 0) THEN 'its buckets have other points than are available' END,
+    CASE WHEN b.unordered > 0 THEN 'its buckets are not in the order of their expiry, each once' END,
+    CASE WHEN extract(epoch FROM a.due_at) * 1000
+      <> least(b.due_ms, extract(epoch FROM p.due_at) * 1000, {to_ms(NEVER)})
+      THEN 'it is due at another instant than what it has' END,
     CASE WHEN a.held <> coalesce(p.held, 0) THEN 'its holds have other points than are held' END,
     CASE WHEN a.pending <> coalesce(p.pending, 0) THEN 'its pending points are other than it states' END) AS problem
 FROM accounts a LEFT JOIN ledger l ON l.account_id = a.id LEFT JOIN last t ON t.account_id = a.id
   LEFT JOIN parts p ON p.account_id = a.id
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN jsonb_path_match(a.buckets, '{_READABLE}', silent => true) THEN a.buckets END AS buckets) r
+  CROSS JOIN LATERAL (
+    SELECT sum(points) AS available, min(ms) AS due_ms, count(*) FILTER (WHERE step <= 0) AS unordered
+    FROM (
+      SELECT (bucket->>1)::bigint AS points, (bucket->>0)::bigint AS ms,
+        (bucket->>0)::bigint - lag((bucket->>0)::bigint) OVER (ORDER BY place) AS step
+      FROM jsonb_array_elements(r.buckets) WITH ORDINALITY AS kept (bucket, place)) AS lots) b
 WHERE a.id > $1 AND a.id <= $2"""
 
 _FOUND: Final = f"""

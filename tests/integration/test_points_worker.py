@@ -110,3 +110,27 @@ async def test_reconciliation_names_every_way_in_which_an_account_does_not_balan
         assert "its figures are not those of its latest entry" in problems[accounts[3]]
         assert "the latest entry is 1, not 2" in problems[accounts[4]]
         assert "1 entries of an unknown kind" in problems[accounts[5]]
+
+
+async def test_reconciliation_names_buckets_that_no_operation_leaves(settings: Settings) -> None:
+    """Their points may add up nevertheless, and no type of a column refuses them."""
+    forever = 253_402_128_000_000
+    cases = [
+        *((buckets, "cannot be read") for buckets in (
+            "{}", "null", "42", "[42]", "[null]", "[[]]", "[[1, 7, 1]]", '[[1, "7"]]', '[["1", 7]]', "[[1, 7.5]]",
+            "[[1.5, 7]]", "[[1, 7], [2, 0]]", "[[1, 8], [2, -1]]", "[[-1, 7]]", f"[[{forever + 1}, 7]]", "[[1, 1e20]]",
+        )),
+        *((buckets, "not in the order of their expiry") for buckets in ("[[1, 3], [1, 4]]", "[[2, 3], [1, 4]]")),
+        *((buckets, "due at another instant") for buckets in ("[[1, 7]]", f"[[{forever}, 7]]")),
+    ]  # fmt: skip
+    async with points_desk(settings, expiry={"days": 30}) as desk:
+        accounts = await desk.accounts(len(cases) + 1)
+        for account_id in accounts:
+            await done(desk, account_id, Earn(7))
+        for account_id, (buckets, _) in zip(accounts, cases, strict=False):
+            await desk.postgres.execute("UPDATE accounts SET buckets = $2 WHERE id = $1", account_id, buckets)
+        audit = await reconcile_points(desk.postgres)
+        assert audit.broken == len(cases)
+        problems = {problem.account_id: problem.problem for problem in audit.problems}
+        for account_id, (buckets, problem) in zip(accounts, cases, strict=False):
+            assert problem in problems[account_id], buckets
