@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from issuer.batches.rules import parse_rules_text
-from issuer.batches.windows import Span
+from issuer.batches.window_rebuild import Span
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import PUT_BATCH
 from issuer.instants import to_ms

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Final
 from uuid import UUID
 
-from issuer.batches.windows import find_dead_letters
+from issuer.batches.window_rebuild import find_dead_letters
 from issuer.contract.events import Redemption
 from issuer.contract.keys import batch_keys, partition_keys, partition_of
 from issuer.contract.scripts import RETURN_USES

@@ -21,7 +21,7 @@ import structlog
 
 from issuer.batches.batch_revision import FOR_REDIS, BatchRevision, SupersededError
 from issuer.batches.reversals import PendingReversal, find_pending_reversals, mark_returned, return_uses
-from issuer.batches.windows import ClosedBatch, read_backlog, write_windows
+from issuer.batches.window_rebuild import ClosedBatch, read_backlog, write_windows
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.pools.loader import reopen_pool
 from issuer.storage.lineage import find_unknown, report_unknown

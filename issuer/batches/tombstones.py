@@ -17,7 +17,7 @@ from uuid import UUID
 
 import structlog
 
-from issuer.batches.windows import read_backlog
+from issuer.batches.window_rebuild import read_backlog
 from issuer.contract.events import UndecodableEventError
 from issuer.contract.keys import batch_keys, batch_patterns, partition_keys, partition_of
 from issuer.contract.scripts import EMPTY_POOL

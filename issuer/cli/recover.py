@@ -24,8 +24,8 @@ from issuer.cli.tables import print_table, shown_time
 
 if TYPE_CHECKING:
     from issuer.ledger.record import RecordResult
-    from issuer.recovery.quarantine import QuarantinedRange
     from issuer.recovery.recovery import RecoveryOptions, RecoveryReport
+    from issuer.recovery.release import QuarantinedRange
     from issuer.settings import Settings
     from issuer.storage.stores import Stores
 
@@ -158,7 +158,7 @@ def max_backlog(
 
 def list_quarantined(batch: str | None = ANY_BATCH, as_json: bool = AS_JSON) -> None:
     """List quarantined codes, by recovery and pool."""
-    from issuer.recovery.quarantine import list_quarantined as read_quarantined
+    from issuer.recovery.release import list_quarantined as read_quarantined
 
     async def work(stores: Stores) -> list[QuarantinedRange]:
         return await read_quarantined(stores, await any_batch(stores.postgres, batch))
@@ -190,7 +190,7 @@ def release(
     """
     from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchNotFoundError
-    from issuer.recovery.quarantine import release as release_quarantined
+    from issuer.recovery.release import release as release_quarantined
 
     settings = command_settings()
     if not yes:

@@ -15,7 +15,10 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from issuer.access.kept_answers import (
+from issuer.http.edge.header_fields import HeaderFields
+from issuer.http.problems.problem import ProblemError, invalid
+from issuer.storage.acts import Act
+from issuer.storage.kept_answers import (
     AnswerKey,
     AnswerTooLargeError,
     KeptAct,
@@ -25,9 +28,6 @@ from issuer.access.kept_answers import (
     keep_answer,
     try_lock,
 )
-from issuer.http.edge.header_fields import HeaderFields
-from issuer.http.problems.problem import ProblemError, invalid
-from issuer.storage.acts import Act
 from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
 
 _FORM: Final = re.compile(rb"[\x20-\x7e]{1,255}")

@@ -17,7 +17,7 @@ from typing import Final
 from uuid import UUID
 
 from issuer.access import audit
-from issuer.batches.windows import read_backlog
+from issuer.batches.window_rebuild import read_backlog
 from issuer.contract.keys import batch_keys, partition_of
 from issuer.storage.postgres import PoolConnection, count_of, unavailable_translated
 from issuer.storage.redis_link import redis_errors_translated

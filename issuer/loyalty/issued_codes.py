@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from issuer.batches.windows import find_dead_letters, find_pools, read_backlog
+from issuer.batches.window_rebuild import find_dead_letters, find_pools, read_backlog
 from issuer.contract.keys import partition_keys, partition_of
 from issuer.storage.postgres import PoolConnection, unavailable_translated
 from issuer.storage.redis_link import NotReadyError, redis_errors_translated

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from issuer.batches.windows import find_dead_letters, read_backlog
+from issuer.batches.window_rebuild import find_dead_letters, read_backlog
 from issuer.contract.keys import partition_of
 from issuer.storage.postgres import Pool, unavailable_translated
 from issuer.storage.stores import Stores

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from issuer.access.kept_answers import AnswerKey, KeptAnswer, find_answers, keep_answers
 from issuer.loyalty.account import AccountState
 from issuer.loyalty.apply import apply
 from issuer.loyalty.outcome import Applied, Refusal, RefusalCode, Transferred
 from issuer.loyalty.reading import ReadAccounts, Reader
 from issuer.loyalty.work import PointsOutcome, Work
 from issuer.loyalty.writing import WriteConflictError, Writes
+from issuer.storage.kept_answers import AnswerKey, KeptAnswer, find_answers, keep_answers
 from issuer.storage.postgres import UNAVAILABLE, AnyConnection, PostgresUnavailableError
 
 MAX_ATTEMPTS: Final = 5

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from issuer.access.kept_answers import AnswerKey, KeptAct
 from issuer.loyalty.account import OrderKey
 from issuer.loyalty.operations import CaptureHold, Earn, Operation, PlaceHold, ReleaseHold, TakeBack, TransferOut, Undo
 from issuer.loyalty.outcome import Applied, Refusal, Transferred
 from issuer.storage.acts import Act
 from issuer.storage.gathered_reads import settle_future
+from issuer.storage.kept_answers import AnswerKey, KeptAct
 
 
 @dataclass(frozen=True, slots=True)

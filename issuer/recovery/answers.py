@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from issuer.batches.windows import CALL_SIZE, ROUND_TRIP_SIZE, find_dead_letters, find_pools
+from issuer.batches.window_rebuild import CALL_SIZE, ROUND_TRIP_SIZE, find_dead_letters, find_pools
 from issuer.contract.elements import ELEMENT
 from issuer.contract.events import Redemption, encode_order
 from issuer.contract.keys import IDEMPOTENCY_TTL_MS, batch_keys, partition_keys, partition_of

@@ -17,7 +17,7 @@ import structlog
 
 from issuer.batches.batch_revision import FOR_REDIS, BatchRevision
 from issuer.batches.reversals import find_pending_reversals, mark_returned, return_uses
-from issuer.batches.windows import ClosedBatch, write_windows
+from issuer.batches.window_rebuild import ClosedBatch, write_windows
 from issuer.contract.keys import GROUP, KEY_FORMAT, batch_keys, partition_keys
 from issuer.contract.scripts import ACK_EVENTS, BLESS_PARTITION, PUT_BATCH, REBUILD_POOL, SET_CLOCK, Script
 from issuer.ledger.entries import StreamEntry, record_entries

@@ -19,7 +19,7 @@ import orjson
 import structlog
 
 from issuer.journal.journal import find_tokens
-from issuer.recovery import rebuild, unaccounted
+from issuer.recovery import quarantine, rebuild
 from issuer.recovery.decision import RecoveryDecision, RecoveryPhase
 from issuer.recovery.hearing import hear_processes
 from issuer.recovery.inspection import (
@@ -276,7 +276,7 @@ class Recovery:
                     Verdict.BOUNDED if missing or self._options.forced else Verdict.EXACT, bound
                 )
             report.verdict = decision.verdict
-            await unaccounted.plan(self._postgres, survey.pools, decision, bound)
+            await quarantine.plan(self._postgres, survey.pools, decision, bound)
         return report
 
     async def _carry_out(self, survey: Survey, decision: RecoveryDecision) -> RecoveryReport:
@@ -343,7 +343,7 @@ class Recovery:
         failed_over = survey.installation.timeline not in (None, await read_timeline(self._postgres))
         if failed_over:
             report.reasons = (*report.reasons, "a standby has taken the place of Postgres since the last blessing")
-        decision = await unaccounted.decide(
+        decision = await quarantine.decide(
             self._postgres, floors, survey.pools, decision, survey.lost, bound=self._bound(survey, decision),
             forced=self._options.forced or failed_over,
         )  # fmt: skip

@@ -15,7 +15,6 @@ import structlog
 
 from issuer.access import audit_chain
 from issuer.access.audit_chain import AuditHead
-from issuer.access.kept_answers import delete_expired_answers
 from issuer.batches import tombstones
 from issuer.batches.revisions import push_batch
 from issuer.contract.keys import GROUP, partition_keys
@@ -33,6 +32,7 @@ from issuer.recovery.aftermath import finish_recoveries
 from issuer.registration.registrations import forget_settled
 from issuer.sessions.login_tokens import delete_expired_tokens
 from issuer.sessions.session_store import delete_expired_sessions
+from issuer.storage.kept_answers import delete_expired_answers
 from issuer.storage.lineage import remove_expired_tokens
 from issuer.storage.postgres import PostgresUnavailableError, unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError, redis_errors_translated, time_ms

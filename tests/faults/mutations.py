@@ -175,12 +175,12 @@ MUTATIONS: Final = (
         "a second recovery ignores what the first one quarantined",
         (
             Edit(
-                "issuer/recovery/unaccounted.py",
+                "issuer/recovery/quarantine.py",
                 "    AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = u.pool_id AND s.seq = issuable.seq)\n",
                 "",
             ),
             Edit(
-                "issuer/recovery/unaccounted.py",
+                "issuer/recovery/quarantine.py",
                 "SELECT pool_id, seq, $3, $4, $5 FROM ({_UNACCOUNTED}) AS u\n",
                 "SELECT pool_id, seq, $3, $4, $5 FROM ({_UNACCOUNTED}) AS u ON CONFLICT DO NOTHING\n",
             ),
@@ -426,7 +426,7 @@ MUTATIONS: Final = (
         "a loss is exact although a registration is open",
         (
             Edit(
-                "issuer/recovery/unaccounted.py",
+                "issuer/recovery/quarantine.py",
                 "Verdict.BOUNDED if missing or unreadable or forced else Verdict.EXACT",
                 "Verdict.EXACT",
             ),
@@ -503,7 +503,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "a loss gives serials again that lost facts may have",
-        (Edit("issuer/recovery/unaccounted.py", "serial + bound for serial", "serial for serial"),),
+        (Edit("issuer/recovery/quarantine.py", "serial + bound for serial", "serial for serial"),),
         (),
         (f"{EXACT_TESTS}::test_disk_a_registration_is_settled_only_with_its_own_journal",),
     ),
@@ -562,7 +562,13 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "limits are not restored after a loss",
-        (Edit("issuer/batches/windows.py", "        if not pools:\n            return 0\n", "        return 0\n"),),
+        (
+            Edit(
+                "issuer/batches/window_rebuild.py",
+                "        if not pools:\n            return 0\n",
+                "        return 0\n",
+            ),
+        ),
         ("redis_wiped", "two_losses_in_a_row", "redis_wiped_with_journal"),
     ),
     Mutation(
@@ -572,7 +578,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "no use of a coupon is quarantined after a loss",
-        (Edit("issuer/recovery/unaccounted.py", "AND b.kind = 'coupon') AS", "AND false) AS"),),
+        (Edit("issuer/recovery/quarantine.py", "AND b.kind = 'coupon') AS", "AND false) AS"),),
         ("coupon_uses_reversed_while_redis_is_wiped",),
     ),
     Mutation(
@@ -1171,7 +1177,7 @@ MUTATIONS: Final = (
         "a recovery rebuilds windows of the future",
         (
             Edit(
-                "issuer/batches/windows.py",
+                "issuer/batches/window_rebuild.py",
                 "max_digits, latest_ms, customers,",
                 "max_digits, [None] * len(latest_ms), customers,",
             ),
@@ -1279,7 +1285,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_backlog.py",),
+        ("tests/integration/test_backlog_bound.py",),
     ),
     Mutation(
         "a recovery quarantines by the bound before its fence",
@@ -1291,7 +1297,7 @@ MUTATIONS: Final = (
             ),
         ),
         (),
-        ("tests/integration/test_backlog.py",),
+        ("tests/integration/test_backlog_bound.py",),
     ),
     Mutation(
         "data of an earlier incarnation are a restart",
@@ -1380,7 +1386,7 @@ MUTATIONS: Final = (
         "recovery decides during an incident",
         (
             Edit(
-                "issuer/recovery/unaccounted.py",
+                "issuer/recovery/quarantine.py",
                 "if incident := await postgres.fetchval(_LOCK_INSTALLATION):",
                 "if await postgres.fetchval(_LOCK_INSTALLATION) == 0:",
             ),

@@ -76,14 +76,14 @@ VERDICT: Final = (
     ),
     _mutation(
         "a loss is exact although no version can read a dead letter",
-        "issuer/recovery/unaccounted.py",
+        "issuer/recovery/quarantine.py",
         "if missing or unreadable or forced",
         "if missing or forced",
         tests=NEVER_EXACT_TESTS,
     ),
     _mutation(
         "an announced restore is exact",
-        "issuer/recovery/unaccounted.py",
+        "issuer/recovery/quarantine.py",
         "if missing or unreadable or forced",
         "if missing or unreadable",
         tests=(

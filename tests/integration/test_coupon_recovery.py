@@ -31,8 +31,8 @@ from issuer.ledger.reconcile import reconcile
 from issuer.pools.top_up import top_up
 from issuer.recovery.aftermath import reissue_void
 from issuer.recovery.opening import open_stores
-from issuer.recovery.quarantine import list_quarantined, release
 from issuer.recovery.recovery import RecoveryOptions
+from issuer.recovery.release import list_quarantined, release
 from issuer.settings import Settings
 from issuer.storage.postgres import PUSH_LOCK, advisory_lock, lock_of
 from issuer.storage.redis_link import RedisUnavailableError

@@ -29,7 +29,7 @@ from issuer.journal.segments import are_recorded, read_segment, segments
 from issuer.ledger.dead_letters import DeadLetter, store_dead_letters
 from issuer.ledger.record import RecordResult, record_redemptions
 from issuer.pools.top_up import top_up
-from issuer.recovery import rebuild, unaccounted
+from issuer.recovery import quarantine, rebuild
 from issuer.recovery.aftermath import finish_recoveries
 from issuer.recovery.inspection import Verdict
 from issuer.recovery.opening import GuardedStores, open_stores
@@ -423,7 +423,7 @@ async def test_hearall_a_recovery_decides_after_every_living_process_has_settled
     journal_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = []
-    decide, settle = unaccounted.decide, Registrar._settle
+    decide, settle = quarantine.decide, Registrar._settle
 
     async def decides(*args: Any, **options: Any) -> Any:
         order.append("decided")
@@ -440,7 +440,7 @@ async def test_hearall_a_recovery_decides_after_every_living_process_has_settled
         batch_id = await make_batch(stores, 200)
         async with engine_of(journal_settings, stores) as engine:
             await redeem(engine, batch_id, 5)
-            monkeypatch.setattr(unaccounted, "decide", decides)
+            monkeypatch.setattr(quarantine, "decide", decides)
             monkeypatch.setattr(Registrar, "_settle", settles_slowly)
             await flush(own_redis, stores, engine)
             assert (order, await verdict(stores)) == (["settled", "decided"], Verdict.EXACT)

@@ -10,12 +10,12 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from issuer.access import kept_answers
-from issuer.access.kept_answers import AnswerKey, delete_expired_answers
 from issuer.http.app import OPERATIONS
 from issuer.http.campaigns.connect_service import CREATE_PATH
 from issuer.http.coupons.consume_route import CONSUME_PATH
 from issuer.http.loyalty.operations import LOYALTY
+from issuer.storage import kept_answers
+from issuer.storage.kept_answers import AnswerKey, delete_expired_answers
 from tests.support.api import UPLOAD, Api, problem
 from tests.support.coupon_service import PAST, call, failure
 from tests.support.recording import drain

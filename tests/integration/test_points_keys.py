@@ -9,7 +9,6 @@ import asyncpg
 import pytest
 from starlette.responses import Response
 
-from issuer.access.kept_answers import keep_answers
 from issuer.http.fields import json_response
 from issuer.http.idempotency import AlreadyAnsweredError, Idempotency, KeyedAct
 from issuer.http.problems.problem import ProblemError
@@ -17,6 +16,7 @@ from issuer.loyalty.executor import LoyaltyExecutor
 from issuer.loyalty.operations import Earn, OrderRef, Spend, Sweep
 from issuer.loyalty.outcome import Applied
 from issuer.settings import Settings
+from issuer.storage.kept_answers import keep_answers
 from issuer.storage.postgres import PostgresUnavailableError
 from tests.support.points import PointsDesk, points_desk
 

@@ -18,7 +18,7 @@ from issuer.loyalty.outcome import Refusal
 from issuer.loyalty.purchase import NewPurchase, PurchaseAttempt
 from issuer.loyalty.rewards import find_reward
 from issuer.recovery.opening import GuardedStores
-from issuer.recovery.quarantine import release
+from issuer.recovery.release import release
 from tests.support.api import Api, problem
 from tests.support.loyalty import ONE_FOR_ONE, LoyaltyShop
 from tests.support.points import earlier_buckets

@@ -12,8 +12,8 @@ from issuer.contract.outcomes import Outcome
 from issuer.ledger.record import record_redemptions
 from issuer.pools.top_up import top_up
 from issuer.recovery.opening import GuardedStores
-from issuer.recovery.quarantine import list_quarantined, release
 from issuer.recovery.recovery import RecoveryOptions
+from issuer.recovery.release import list_quarantined, release
 from issuer.settings import Settings
 from tests.support.recovery import CLIENT, engine_of, make_batch, redeem, seqs
 

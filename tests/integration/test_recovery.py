@@ -17,7 +17,7 @@ from issuer.batches.revisions import push_batch
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.pools.top_up import top_up
-from issuer.recovery import rebuild, unaccounted
+from issuer.recovery import quarantine, rebuild
 from issuer.recovery.inspection import Verdict
 from issuer.recovery.opening import open_stores
 from issuer.recovery.recovery import RecoveryOptions
@@ -130,7 +130,7 @@ STEPS = ("fence_partitions", "drain_streams", "decide", "rebuild_partitions", "b
 async def test_a_recovery_that_crashes_at_any_step_is_continued(
     own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
-    module = unaccounted if step == "decide" else rebuild
+    module = quarantine if step == "decide" else rebuild
     real: Callable[..., Awaitable[object]] = getattr(module, step)
 
     async def crashes(*args: object, **options: object) -> None:

@@ -9,11 +9,11 @@ from starlette.responses import Response
 
 from issuer.http.auth import Access
 from issuer.http.fields import PAGED, id_field, json_object, json_response, page_query, page_response
+from issuer.http.loyalty.refusals import refusal_problem
 from issuer.http.loyalty.requests import PROGRAM_PATH, actor_of, program_of
 from issuer.http.naming import text_field
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
-from issuer.http.problems.refusals import refusal_problem
 from issuer.loyalty.account import AccountState
 from issuer.loyalty.amounts import parse_points
 from issuer.loyalty.balances import read_balance

@@ -9,11 +9,11 @@ from starlette.responses import Response
 
 from issuer.http.fields import json_object, json_response
 from issuer.http.loyalty.points import short_text
+from issuer.http.loyalty.refusals import refusal_problem
 from issuer.http.loyalty.requests import MEMBER_PATH, actor_of, member_of, program_of
 from issuer.http.naming import text_field
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
-from issuer.http.problems.refusals import refusal_problem
 from issuer.loyalty.bounds import MAX_REASON
 from issuer.loyalty.member_store import find_member_of_client
 from issuer.loyalty.merging import MergedAccount, MergeRefusedError, merge_member

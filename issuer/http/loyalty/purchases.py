@@ -13,10 +13,10 @@ from issuer.engine.calls import Answer
 from issuer.http.auth import Access
 from issuer.http.fields import PAGED, json_object, json_response, page_query, page_response, uuid_of
 from issuer.http.idempotency import REPLAYED, Idempotency
+from issuer.http.loyalty.refusals import refusal_problem
 from issuer.http.loyalty.requests import MEMBER_PATH, actor_of, member_of, program_of
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import ProblemError, not_ready, outcome_problem
-from issuer.http.problems.refusals import refusal_problem
 from issuer.http.wire import limit_problem
 from issuer.loyalty.history import account_ids
 from issuer.loyalty.member_store import ProgramMember

@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from issuer.http.fields import json_response
 from issuer.http.idempotency import REPLAYED, KeyedAct
+from issuer.http.loyalty.refusals import refusal_problem
 from issuer.http.operations import RequestContext
-from issuer.http.problems.refusals import refusal_problem
 from issuer.loyalty.member import MemberNotFoundError
 from issuer.loyalty.member_store import ProgramMember, find_member
 from issuer.loyalty.named_accounts import AccountName, NamedAccount

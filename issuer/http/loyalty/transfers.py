@@ -11,11 +11,11 @@ from issuer.http.auth import Access
 from issuer.http.fields import json_object, json_response
 from issuer.http.idempotency import KeyedAct
 from issuer.http.loyalty.points import short_text
+from issuer.http.loyalty.refusals import refusal_problem
 from issuer.http.loyalty.requests import PROGRAM_PATH, actor_of, program_of
 from issuer.http.naming import text_field
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
-from issuer.http.problems.refusals import refusal_problem
 from issuer.loyalty.amounts import parse_points, show_points
 from issuer.loyalty.bounds import MAX_REASON
 from issuer.loyalty.member import MemberNotFoundError

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from issuer.http.loyalty.fealty.account_fields import AccountFields
 from issuer.http.loyalty.fealty.accounts import FealtyAccount, find_account
+from issuer.http.loyalty.refusals import refusal_problem
 from issuer.http.loyalty.requests import actor_of
 from issuer.http.operations import RequestContext
-from issuer.http.problems.refusals import refusal_problem
 from issuer.loyalty.executor import execute_in
 from issuer.loyalty.member import MemberNotFoundError
 from issuer.loyalty.member_erasure import erase_member

@@ -1,0 +1,119 @@
+"""Quarantined seqs, which a lost Redis may have issued: listed, and released once it is known that it has not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from issuer.access import audit
+from issuer.batches.store import BatchNotFoundError, push_batch
+from issuer.pools.loader import load_pool
+from issuer.pools.pool import lock_seqs
+from issuer.storage.postgres import unavailable_translated
+from issuer.storage.stores import Stores
+
+_LIST: Final = """
+SELECT p.id AS pool_id, p.batch_id, b.name AS batch_name, p.client_id, s.epoch, min(s.seq) AS first_seq,
+       max(s.seq) AS last_seq, count(*) FILTER (WHERE s.released_at IS NULL) AS held,
+       count(*) FILTER (WHERE s.released_at IS NOT NULL) AS released, min(s.quarantined_at) AS quarantined_at
+FROM quarantined s JOIN pools p ON p.id = s.pool_id JOIN batches b ON b.id = p.batch_id
+WHERE $1::uuid IS NULL OR p.batch_id = $1
+GROUP BY p.id, p.batch_id, b.name, p.client_id, s.epoch ORDER BY s.epoch, p.id"""
+
+# The code of a purchase is in Postgres whatever Redis has lost: the member has it.
+_HELD: Final = """
+SELECT q.seq FROM quarantined q
+WHERE q.pool_id = $1 AND q.released_at IS NULL AND NOT EXISTS (
+  SELECT FROM codes c JOIN moves m ON m.code = c.code AND m.batch_id = c.batch_id AND m.state = 'done'
+  WHERE c.pool_id = q.pool_id AND c.seq = q.seq)
+ORDER BY q.seq FOR UPDATE OF q"""
+
+# A code keeps its row and gets the next seq of its pool; the old seq stays in the table as released.
+_MOVE_CODES: Final = """
+WITH numbered AS (
+  SELECT old, $2::bigint + row_number() OVER (ORDER BY old) AS new FROM unnest($3::bigint[]) AS old
+), moved AS (
+  UPDATE codes SET seq = n.new FROM numbered n WHERE codes.pool_id = $1 AND codes.seq = n.old
+), marked AS (
+  UPDATE quarantined SET released_at = now(), released_as = n.new
+  FROM numbered n WHERE quarantined.pool_id = $1 AND quarantined.seq = n.old
+)
+UPDATE pools SET total = total + cardinality($3::bigint[]) WHERE id = $1"""
+
+# A coupon's uses have no rows that could move: it gets as many more uses, and the new revision brings them to Redis.
+_ADD_USES: Final = """
+WITH coupon AS (
+  UPDATE coupons SET released = released + $2 WHERE pool_id = $1 RETURNING batch_id
+)
+UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id AND ended_at IS NULL"""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedRange:
+    """The seqs of one pool that one recovery (its epoch) quarantined."""
+
+    pool_id: int
+    batch_id: UUID
+    batch_name: str
+    client_id: UUID
+    epoch: int
+    first_seq: int
+    last_seq: int
+    held: int
+    released: int
+    quarantined_at: datetime
+
+
+async def list_quarantined(stores: Stores, batch_id: UUID | None = None) -> list[QuarantinedRange]:
+    """Return everything that was ever quarantined, by recovery and pool."""
+    async with unavailable_translated():
+        return [QuarantinedRange(**row) for row in await stores.postgres.fetch(_LIST, batch_id)]
+
+
+async def release(
+    stores: Stores,
+    batch_id: UUID,
+    *,
+    client_id: UUID | None = None,
+    actor: str,
+) -> int:
+    """Give the quarantined codes of a batch new seqs at the tail of their pools. Return how many, all or none.
+
+    The operator guarantees that no journal and no old primary has a record of them: a code that was issued would be
+    issued a second time. What no caller can have received is released without that (`issuer.recovery.aftermath`). A
+    late event of a released seq becomes an anomaly. The codes of purchases stay quarantined.
+
+    Raises BatchNotFoundError.
+    """
+    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+        await lock_seqs(connection, batch_id)
+        pools = await connection.fetch(
+            "SELECT id, total FROM pools WHERE batch_id = $1 AND ($2::uuid IS NULL OR client_id = $2) ORDER BY id",
+            batch_id,
+            client_id,
+        )
+        if not pools:
+            raise BatchNotFoundError("no such batch, or no codes of that client in it")
+        released = 0
+        for pool in pools:
+            rows = await connection.fetch(_HELD, pool["id"], timeout=600)
+            seqs = [row["seq"] for row in rows]
+            if seqs:
+                # The coupon first: every change of a coupon locks it before its pool.
+                await connection.execute(_ADD_USES, pool["id"], len(seqs))
+                await connection.execute(_MOVE_CODES, pool["id"], pool["total"], seqs, timeout=600)
+            released += len(seqs)
+        await audit.record(
+            connection,
+            actor=actor,
+            action="quarantined.release",
+            subject=str(batch_id),
+            detail={"client_id": str(client_id) if client_id else None, "codes": released},
+        )
+    # Committed. Stopped here, the worker pushes the revision and tops the pools up.
+    await push_batch(stores, batch_id)
+    for pool in pools:
+        await load_pool(stores, pool["id"])
+    return released
