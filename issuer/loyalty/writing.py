@@ -21,14 +21,16 @@ class WriteConflictError(Exception):
 
 
 # Each part: its name, the types of its columns, and a statement in which {rows} is the set of them. What each operation
-# writes is passed as whole rows of a table, in the order of its columns: the driver examines each element of an array.
+# writes is passed as whole rows, of a type of their own: the driver examines each element of an array.
 _PARTS: Final = {
     "new_entries": (
-        "entries[]",
-        "INSERT INTO entries SELECT given.* FROM {rows}",
+        "new_entry[]",
+        """INSERT INTO entries (account_id, seq, op, points, available, held, pending, debt, lifetime, order_source,
+  order_id, reason, reverses_seq, hold_id, move_id, terms_number, occurred_at, buckets, key_hash, api_key_id, staff_id)
+SELECT given.* FROM {rows}""",
     ),
     "changed_accounts": (
-        "accounts[]",
+        "changed_account[]",
         """UPDATE accounts a SET seq = given.seq, available = given.available, held = given.held,
   pending = given.pending, debt = given.debt, lifetime = given.lifetime, day = given.day,
   day_earned = given.day_earned, day_spent = given.day_spent, buckets = given.buckets, due_at = given.due_at,
@@ -118,9 +120,9 @@ class Writes:
     def add_changes(self, before: AccountState, after: AccountState, program: Program) -> None:
         """Add what the operations of a transaction have changed in one account."""
         self.add(
-            "changed_accounts", after.id, None, None, after.seq, after.available, after.held, after.pending, after.debt,
+            "changed_accounts", after.id, after.seq, after.available, after.held, after.pending, after.debt,
             after.lifetime, after.day, after.day_earned, after.day_spent, buckets_text(after.buckets), after.due_at,
-            after.touched_at, after.merged_seq, None, None,
+            after.touched_at, after.merged_seq,
         )  # fmt: skip
         pendings = {pending.earned: pending for pending in before.pendings}
         for pending in after.pendings:

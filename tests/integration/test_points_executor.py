@@ -231,3 +231,15 @@ async def test_the_terms_that_count_are_those_when_the_account_is_read(settings:
         await change_program(desk.postgres, program, state=ProgramState.PAUSED, actor="test")
         assert await refused(desk, account, Spend(1)) is RefusalCode.PROGRAM_PAUSED
         assert (await desk.row(account))[:2] == (2, 30)
+
+
+async def test_operations_continue_while_a_newer_version_adds_columns(settings: Settings) -> None:
+    async with points_desk(settings) as desk:
+        account = await desk.account()
+        await applied(desk, account, Adjust(10, "before"))
+        await desk.postgres.execute("""
+            ALTER TABLE accounts ADD COLUMN later integer NOT NULL DEFAULT 0;
+            ALTER TABLE entries ADD COLUMN later uuid NOT NULL DEFAULT gen_random_uuid()""")
+        await applied(desk, account, Spend(4))
+        assert await desk.row(account) == (2, 6, 0, 0, 0)
+        assert (await reconcile_points(desk.postgres)).holds

@@ -139,6 +139,18 @@ COMMENT ON TABLE entries IS 'The ledger of points: one line for each change of a
 CREATE INDEX entries_by_reversed ON entries (account_id, reverses_seq) WHERE reverses_seq IS NOT NULL;
 CREATE INDEX entries_by_time ON entries USING brin (occurred_at);
 
+-- As which a transaction passes what it writes. They are no row types of the tables: those change with each column that
+-- a migration adds, and a process that runs meanwhile passes what it knows.
+CREATE TYPE changed_account AS (
+    id bigint, seq bigint, available bigint, held bigint, pending bigint, debt bigint, lifetime bigint, day date,
+    day_earned bigint, day_spent bigint, buckets jsonb, due_at timestamptz, touched_at timestamptz, merged_seq bigint
+);
+CREATE TYPE new_entry AS (
+    account_id bigint, seq bigint, op text, points bigint, available bigint, held bigint, pending bigint, debt bigint,
+    lifetime bigint, order_source text, order_id text, reason text, reverses_seq bigint, hold_id uuid, move_id uuid,
+    terms_number integer, occurred_at timestamptz, buckets jsonb, key_hash bytea, api_key_id integer, staff_id uuid
+);
+
 CREATE TABLE orders (
     program_id      uuid NOT NULL,
     source          text COLLATE "C" NOT NULL,
