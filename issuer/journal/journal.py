@@ -228,15 +228,20 @@ class Journal:
 
 
 def _store(path: Path, content: bytes) -> None:
-    """Replace a file, on the disk when this returns."""
-    new = path.with_suffix(".tmp")
-    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    """Replace a file, on the disk when this returns. Processes and threads may do so at once: the last one counts."""
+    # Each has a file of its own: one that is shared would be renamed while another one still writes it.
+    new = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
-        os.write(file, content)
-        os.fsync(file)
-    finally:
-        os.close(file)
-    new.rename(path)
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, content)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        new.rename(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
 
 

@@ -12,7 +12,7 @@ import pytest
 from issuer.contract.events import encode_who
 from issuer.journal import journal as journal_module
 from issuer.journal.dead_journals import dead_journals
-from issuer.journal.journal import Journal, JournalError, JournalHead, read_token
+from issuer.journal.journal import Journal, JournalError, JournalHead, keep_token, read_token
 from issuer.journal.segments import Receipt, read_segment, segments
 from issuer.registration.replay import delete_recorded, replay
 from issuer.settings import Settings
@@ -87,6 +87,24 @@ def test_a_journal_is_locked_while_its_process_lives_and_of_its_installation(tmp
     assert not removed.exists()
 
 
+def test_processes_of_a_host_keep_tokens_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them settle the journals of a dead process when an epoch ends, and keep the token of that beside them."""
+    installation, first, second = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+    sync, kept = os.fsync, list[bool]()
+
+    def sync_while_another_keeps(file: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        kept.append(keep_token(tmp_path, installation, second))
+        assert read_token(tmp_path, installation) == second.hex
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", sync_while_another_keeps)
+    kept.append(keep_token(tmp_path, installation, first))
+    assert kept == [True, True]
+    assert read_token(tmp_path, installation) == first.hex
+    assert [path.name for path in tmp_path.iterdir()] == [f"{installation}.lineage"]
+
+
 def test_a_journal_is_on_the_disk_before_its_first_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     real = os.fsync
@@ -97,7 +115,8 @@ def test_a_journal_is_on_the_disk_before_its_first_receipt(tmp_path: Path, monke
 
     monkeypatch.setattr(os, "fsync", fsync)
     journal = Journal(tmp_path, INSTALLATION)
-    assert synced == ["head.tmp", f"{journal.id}.new", tmp_path.name]
+    head, *directories = synced
+    assert (head.startswith("head."), directories) == (True, [f"{journal.id}.new", tmp_path.name])
     journal.append([RECEIPT])
     assert len(synced) == 3, "appends are not synced"
     journal.close()
