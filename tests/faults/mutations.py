@@ -966,7 +966,7 @@ MUTATIONS: Final = (
                 "            if count > len(self.rows[name]):\n",
             ),
         ),
-        tests=("tests/integration/test_points_keys.py",),
+        tests=("tests/integration/test_points_executor.py",),
     ),
     Mutation(
         "points: accounts are read without a lock",

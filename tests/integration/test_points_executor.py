@@ -243,3 +243,23 @@ async def test_operations_continue_while_a_newer_version_adds_columns(settings: 
         await applied(desk, account, Spend(4))
         assert await desk.row(account) == (2, 6, 0, 0, 0)
         assert (await reconcile_points(desk.postgres)).holds
+
+
+_RECORD_ORDER: Final = """
+INSERT INTO orders (program_id, source, order_id, amount_minor, points, account_id, earned_by, earned_seq, on_refund)
+VALUES ($1, 'shop', 'A-1', 10000, 100, $2, $2, 1, 'debt')"""
+
+
+async def test_an_order_that_another_process_records_meanwhile_earns_nothing_more(settings: Settings) -> None:
+    async with points_desk(settings) as desk:
+        first, second = await desk.accounts(2)
+        async with desk.postgres.acquire() as connection, connection.transaction():
+            # As the transaction of the other process does: this one cannot see the order, and waits for its key.
+            await connection.execute(_RECORD_ORDER, desk.program.id, first)
+            earn = desk.executor.execute(second, Earn(order=OrderRef("shop", "A-1", 10_000)))
+            waiting = asyncio.create_task(earn)
+            async with asyncio.timeout(30):
+                while not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                    await asyncio.sleep(0.01)
+        await waiting
+        assert await desk.row(second) == (0, 0, 0, 0, 0)
