@@ -180,8 +180,8 @@ REGISTRATION: Final = (
     _mutation(
         "a journal need not be on the disk before its first receipt",
         JOURNAL,
-        "        os.write(file, content)\n        os.fsync(file)\n",
-        "        os.write(file, content)\n",
+        "            os.write(file, content)\n            os.fsync(file)\n",
+        "            os.write(file, content)\n",
         tests=JOURNAL_TESTS,
     ),
     _mutation(
