@@ -20,8 +20,9 @@ from issuer.access import audit
 from issuer.contract.keys import anonymous_scope
 from issuer.instants import show_instant
 from issuer.names import name_problem
-from issuer.paging import CHUNK_SIZE
+from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.rate_limit import OFF, InvalidRateLimitError, parse_limit
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import UNAVAILABLE, Pool, PoolConnection, unavailable_translated
 
 log = structlog.get_logger()
@@ -126,8 +127,12 @@ async def create_key(
     rate_limit: str | None = None,
     failed_lookup_limit: str | None = None,
     actor: str,
+    act: Act[ApiKey] = UNKEPT,
 ) -> tuple[ApiKey, str]:
-    """Create a key. Return it with its secret, which is shown only this once. Raises InvalidApiKeyError."""
+    """Create a key. Return it with its secret, which is shown only this once.
+
+    Raises InvalidApiKeyError, PostgresUnavailableError.
+    """
     problem = name_problem(name)
     if problem:
         raise InvalidApiKeyError(problem)
@@ -140,15 +145,9 @@ async def create_key(
         except InvalidRateLimitError as error:
             raise InvalidApiKeyError(f"a limit {error}") from error
     secret = PREFIX + secrets.token_urlsafe(32)
-    async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
+    async with act.transaction(postgres) as connection:
         row = await connection.fetchrow(
-            _INSERT,
-            name,
-            digest(secret.encode()),
-            granted,
-            client_id,
-            rate_limit,
-            failed_lookup_limit,
+            _INSERT, name, digest(secret.encode()), granted, client_id, rate_limit, failed_lookup_limit
         )
         assert row is not None
         key = _from_row(row)
@@ -156,21 +155,22 @@ async def create_key(
         detail |= {"rate_limit": rate_limit, "failed_lookup_limit": failed_lookup_limit}
         await audit.record(connection, actor=actor, action="key.create", subject=f"key:{key.id}", detail=detail)
         await connection.execute("SELECT pg_notify($1, '')", _CHANNEL)
+        await act.keep(connection, key)
     return key, secret
 
 
-async def list_keys(postgres: Pool) -> AsyncIterator[list[ApiKey]]:
-    """Yield all keys, including revoked ones, oldest first, in chunks."""
-    last = 0
-    while True:
-        async with unavailable_translated():
-            rows = await postgres.fetch(
-                f"SELECT {_COLUMNS} FROM api_keys WHERE id > $1 ORDER BY id LIMIT $2", last, CHUNK_SIZE
-            )
-        yield [_from_row(row) for row in rows]
-        if len(rows) < CHUNK_SIZE:
-            return
-        last = rows[-1]["id"]
+_PAGE: Final = f"SELECT {_COLUMNS} FROM api_keys WHERE id > $1 ORDER BY id LIMIT $2"
+
+
+async def list_keys(postgres: Pool, *, limit: int = 100, cursor: str | None = None) -> Page[ApiKey]:
+    """Return one page of all keys, including revoked ones, oldest first.
+
+    Raises InvalidCursorError, PostgresUnavailableError.
+    """
+    (last,) = decode_cursor("keys", cursor, (int,)) if cursor else (0,)
+    async with unavailable_translated():
+        rows = await postgres.fetch(_PAGE, last, limit + 1)
+    return Page.of([_from_row(row) for row in rows], limit, lambda last: encode_cursor("keys", (last.id,)))
 
 
 async def revoke_key(postgres: Pool, key_id: int, *, actor: str) -> ApiKey:

@@ -57,10 +57,11 @@ def retry(
     as_json: bool = AS_JSON,
 ) -> None:
     """Try again to record waiting dead letters. Exit code 1 if any of them could not be recorded."""
+    from issuer.access.audit import cli_actor
     from issuer.ledger.dead_letters import RetryResult, retry_dead_letters
 
     async def work(postgres: Pool) -> RetryResult:
-        return await retry_dead_letters(postgres, only_id=letter)
+        return await retry_dead_letters(postgres, only_id=letter, actor=cli_actor())
 
     retried = run_with_postgres(work)
     if as_json:

@@ -9,6 +9,7 @@ import typer
 from issuer.cli.options import AS_JSON, client_option
 from issuer.cli.output import InputError, print_json, print_list, run_with_postgres
 from issuer.names import visible
+from issuer.paging import MAX_LIMIT, Page, all_items
 
 if TYPE_CHECKING:
     from issuer.access.api_keys import ApiKey
@@ -72,8 +73,11 @@ def list_command(as_json: bool = AS_JSON) -> None:
     from issuer.access.api_keys import list_keys
 
     async def work(postgres: Pool) -> None:
+        async def page(cursor: str | None) -> Page[ApiKey]:
+            return await list_keys(postgres, limit=MAX_LIMIT, cursor=cursor)
+
         await print_list(
-            list_keys(postgres),
+            all_items(page),
             as_json=as_json,
             to_json=lambda key: key.to_json(),
             headers=("id", "state", "scopes", "client", "rate limit", "failed lookups", "name"),

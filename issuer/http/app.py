@@ -14,7 +14,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from issuer.http.admin import audit, batches, clients, generation, health, redemptions, reports, uploads
+from issuer.http.admin import (
+    audit,
+    batches,
+    clients,
+    dead_letters,
+    generation,
+    health,
+    keys,
+    recoveries,
+    redemptions,
+    reports,
+    uploads,
+)
 from issuer.http.campaigns import events as campaign_events
 from issuer.http.campaigns import page as campaign_page
 from issuer.http.campaigns import routes as campaigns
@@ -62,6 +74,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *fealty_admin.OPERATIONS,
     *reports.OPERATIONS,
     *audit.OPERATIONS,
+    *keys.OPERATIONS,
+    *recoveries.OPERATIONS,
+    *dead_letters.OPERATIONS,
     *health.OPERATIONS,
     *docs.OPERATIONS,
     *start.OPERATIONS,

@@ -49,6 +49,21 @@ def uuid_of(value: object, name: str) -> UUID:
     return found
 
 
+def path_number(request: Request, name: str) -> int | None:
+    """Return a number of the path, from 1 to 2^63 - 1; None: it is none, so nothing has it."""
+    text = request.path_params[name]
+    number = int(text) if re.fullmatch(r"[1-9][0-9]{0,18}", text, re.ASCII) else 0
+    return number if 0 < number < 2**63 else None
+
+
+def query_flag(request: Request, name: str) -> bool:
+    """Return a boolean of the query; False if it is absent."""
+    value = request.query_params.get(name, "false")
+    if value not in ("true", "false"):
+        raise invalid(f"{name} must be true or false")
+    return value == "true"
+
+
 def identify(stores: Stores, value: object, name: str) -> Identity:
     """Return the id of a client or customer, which may be a text of the caller's own. Raises ProblemError."""
     if not isinstance(value, str):

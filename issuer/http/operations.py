@@ -16,7 +16,7 @@ from issuer.http.auth import Access, Caller, admit, find_key
 from issuer.http.basic_auth import BASIC_NEEDED, as_bearer
 from issuer.http.edge.header_fields import scope_fields
 from issuer.http.edge.limits import MAX_DELIVERY_BYTES
-from issuer.http.fields import check_query
+from issuer.http.fields import check_query, query_flag
 from issuer.http.idempotency import (
     AlreadyAnsweredError,
     DryAct,
@@ -28,7 +28,7 @@ from issuer.http.idempotency import (
     request_digest,
 )
 from issuer.http.problems.failures import problem_of
-from issuer.http.problems.problem import ProblemError, invalid, not_ready, status_problem
+from issuer.http.problems.problem import ProblemError, not_ready, status_problem
 from issuer.http.same_origin import check_origin
 from issuer.http.security_log import is_logged
 from issuer.http.services import Services
@@ -199,7 +199,7 @@ async def _answer(
     """Return the response of the handler, or the one that is kept for the request's Idempotency-Key."""
     if not operation.page and not operation.delivery:
         check_query(request, operation.parameters, lenient=operation.lenient)
-    dry_run = operation.tries and bool(request.scope["query_string"]) and _is_dry_run(request)
+    dry_run = operation.tries and bool(request.scope["query_string"]) and query_flag(request, DRY_RUN)
     key = read_idempotency_key(scope_fields(request.scope)) if operation.keeps_answers else None
     if dry_run:
         # What is only tried keeps no answer, so that its key is free for the request that is meant.
@@ -221,13 +221,6 @@ async def _answer(
     if key is not None and response.status_code < 300 and not idempotency.is_kept:
         raise RuntimeError(f"{route} has not kept its answer")
     return response
-
-
-def _is_dry_run(request: Request) -> bool:
-    value = request.query_params.get(DRY_RUN, "false")
-    if value not in ("true", "false"):
-        raise invalid(f"{DRY_RUN} must be true or false")
-    return value == "true"
 
 
 def refuse_announced(scope: Scope, limit: int) -> None:

@@ -9,9 +9,12 @@ from typing import Final
 
 import asyncpg
 
+from issuer.access import audit
 from issuer.contract.events import MAX_IN_CALL, RedemptionColumns, UndecodableEventError, decode_columns
 from issuer.ledger.anomalies import bigint_or_none
 from issuer.ledger.record import record_redemptions
+from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import AnyConnection, Pool, count_of, unavailable_translated
 
 MAX_REASON: Final = 2_000
@@ -99,6 +102,15 @@ async def list_dead_letters(
     return [StoredDeadLetter(*row) for row in rows]
 
 
+async def page_of_dead_letters(
+    postgres: Pool, *, resolved: bool = False, limit: int = 100, cursor: str | None = None
+) -> Page[StoredDeadLetter]:
+    """Return one page of what `list_dead_letters` returns. Raises InvalidCursorError, PostgresUnavailableError."""
+    (after,) = decode_cursor("dead_letters", cursor, (int,)) if cursor else (0,)
+    letters = await list_dead_letters(postgres, after_id=after, limit=limit + 1, resolved=resolved)
+    return Page.of(letters, limit, lambda last: encode_cursor("dead_letters", (last.id,)))
+
+
 @dataclass(slots=True)
 class RetryResult:
     """The result of a retry. `reasons` maps the id of each letter that stays to why it could not be recorded."""
@@ -107,26 +119,32 @@ class RetryResult:
     reasons: dict[int, str]
 
 
-async def retry_dead_letters(postgres: Pool, *, only_id: int | None = None) -> RetryResult:
-    """Try to record unresolved dead letters, each in a transaction of its own so that no letter blocks another.
+async def retry_dead_letters(
+    postgres: Pool, *, only_id: int | None = None, actor: str, act: Act[RetryResult] = UNKEPT
+) -> RetryResult:
+    """Try to record unresolved dead letters, each behind a savepoint of its own so that no letter blocks another.
 
     A letter that is recorded now, or was recorded already with the same content, is resolved.
-    Raises PostgresUnavailableError.
+    Raises PostgresUnavailableError: then none is.
     """
     retried = RetryResult(0, {})
     after = 0 if only_id is None else only_id - 1
-    async with unavailable_translated(), postgres.acquire() as connection:
+    async with act.transaction(postgres) as connection:
         while True:
             async with connection.transaction():
                 row = await connection.fetchrow(_NEXT, after, only_id)
                 if row is None:
-                    return retried
+                    break
                 reason = await _retry(connection, row)
             after = row["id"]
             if reason is None:
                 retried.resolved += 1
             else:
                 retried.reasons[after] = reason
+        detail = {"id": only_id, "resolved": retried.resolved, "not_resolved": len(retried.reasons)}
+        await audit.record(connection, actor=actor, action="dead_letters.retry", subject="dead letters", detail=detail)
+        await act.keep(connection, retried)
+    return retried
 
 
 # Locked, so that two retries at the same time do not record the same anomaly twice.

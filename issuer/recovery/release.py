@@ -11,6 +11,7 @@ from issuer.access import audit
 from issuer.batches.store import BatchNotFoundError, push_batch
 from issuer.pools.loader import load_pool
 from issuer.pools.pool import lock_seqs
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.stores import Stores
 
@@ -30,24 +31,7 @@ WHERE q.pool_id = $1 AND q.released_at IS NULL AND NOT EXISTS (
   WHERE c.pool_id = q.pool_id AND c.seq = q.seq)
 ORDER BY q.seq FOR UPDATE OF q"""
 
-# A code keeps its row and gets the next seq of its pool; the old seq stays in the table as released.
-_MOVE_CODES: Final = """
-WITH numbered AS (
-  SELECT old, $2::bigint + row_number() OVER (ORDER BY old) AS new FROM unnest($3::bigint[]) AS old
-), moved AS (
-  UPDATE codes SET seq = n.new FROM numbered n WHERE codes.pool_id = $1 AND codes.seq = n.old
-), marked AS (
-  UPDATE quarantined SET released_at = now(), released_as = n.new
-  FROM numbered n WHERE quarantined.pool_id = $1 AND quarantined.seq = n.old
-)
-UPDATE pools SET total = total + cardinality($3::bigint[]) WHERE id = $1"""
-
-# A coupon's uses have no rows that could move: it gets as many more uses, and the new revision brings them to Redis.
-_ADD_USES: Final = """
-WITH coupon AS (
-  UPDATE coupons SET released = released + $2 WHERE pool_id = $1 RETURNING batch_id
-)
-UPDATE batches SET revision = revision + 1 FROM coupon WHERE id = coupon.batch_id AND ended_at IS NULL"""
+_REQUEUE: Final = "SELECT requeue_quarantined($1, $2)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +53,9 @@ class QuarantinedRange:
 async def list_quarantined(stores: Stores, batch_id: UUID | None = None) -> list[QuarantinedRange]:
     """Return everything that was ever quarantined, by recovery and pool."""
     async with unavailable_translated():
-        return [QuarantinedRange(**row) for row in await stores.postgres.fetch(_LIST, batch_id)]
+        rows = await stores.postgres.fetch(_LIST, batch_id)
+    ids = [{name: UUID(bytes=row[name].bytes) for name in ("batch_id", "client_id")} for row in rows]
+    return [QuarantinedRange(**dict(row) | ids_of_row) for row, ids_of_row in zip(rows, ids, strict=True)]
 
 
 async def release(
@@ -78,6 +64,7 @@ async def release(
     *,
     client_id: UUID | None = None,
     actor: str,
+    act: Act[int] = UNKEPT,
 ) -> int:
     """Give the quarantined codes of a batch new seqs at the tail of their pools. Return how many, all or none.
 
@@ -87,10 +74,10 @@ async def release(
 
     Raises BatchNotFoundError.
     """
-    async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
+    async with act.transaction(stores.postgres) as connection:
         await lock_seqs(connection, batch_id)
         pools = await connection.fetch(
-            "SELECT id, total FROM pools WHERE batch_id = $1 AND ($2::uuid IS NULL OR client_id = $2) ORDER BY id",
+            "SELECT id FROM pools WHERE batch_id = $1 AND ($2::uuid IS NULL OR client_id = $2) ORDER BY id",
             batch_id,
             client_id,
         )
@@ -101,10 +88,7 @@ async def release(
             rows = await connection.fetch(_HELD, pool["id"], timeout=600)
             seqs = [row["seq"] for row in rows]
             if seqs:
-                # The coupon first: every change of a coupon locks it before its pool.
-                await connection.execute(_ADD_USES, pool["id"], len(seqs))
-                await connection.execute(_MOVE_CODES, pool["id"], pool["total"], seqs, timeout=600)
-            released += len(seqs)
+                released += await connection.fetchval(_REQUEUE, pool["id"], seqs, timeout=600)
         await audit.record(
             connection,
             actor=actor,
@@ -112,6 +96,7 @@ async def release(
             subject=str(batch_id),
             detail={"client_id": str(client_id) if client_id else None, "codes": released},
         )
+        await act.keep(connection, released)
     # Committed. Stopped here, the worker pushes the revision and tops the pools up.
     await push_batch(stores, batch_id)
     for pool in pools:

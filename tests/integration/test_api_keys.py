@@ -24,7 +24,6 @@ from issuer.access.audit import list_entries
 from issuer.settings import Settings
 from issuer.storage.postgres import Pool, close_pool, connect_pool
 from tests.support.api import problem, running_app
-from tests.support.chunks import gathered
 from tests.support.databases import migrate_with_roles
 from tests.support.recovery import until
 from tests.support.servers import PostgresServer
@@ -62,7 +61,7 @@ async def test_a_key_is_found_by_its_secret_and_stored_as_a_hash(settings: Setti
             assert ring.find(secret) == ring.find(secret.encode()) == ring.find(secret) == key
             for wrong in ("", "isk_", secret[:-1], secret + "x", secret.lower(), "clé", b"\xff" * 40, "x" * 100_000):
                 assert ring.find(wrong) is None
-        assert await gathered(list_keys(postgres)) == [key]
+        assert (await list_keys(postgres)).items == [key]
         rows = await postgres.fetch(
             "SELECT api_keys::text AS row FROM api_keys UNION ALL SELECT audit_log::text FROM audit_log"
         )
@@ -89,7 +88,7 @@ async def test_invalid_parameters_of_a_key_are_refused(settings: Settings, name:
     async with pool_of(settings) as postgres:
         with pytest.raises(InvalidApiKeyError):
             await create_key(postgres, name=name, scopes=scopes, actor="test")
-        assert await gathered(list_keys(postgres)) == []
+        assert (await list_keys(postgres)).items == []
 
 
 async def test_every_process_learns_of_new_and_revoked_keys(settings: Settings) -> None:

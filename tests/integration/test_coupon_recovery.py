@@ -369,7 +369,7 @@ async def test_a_use_that_cannot_be_recorded_is_a_dead_letter_until_it_can(own_s
         assert await seqs(stores, "consumptions") == []
         await balanced(stores)
         await stores.postgres.execute("INSERT INTO coupon_terms VALUES ($1, $2, $3)", *terms.values())
-        assert (await retry_dead_letters(stores.postgres)).resolved == 3
+        assert (await retry_dead_letters(stores.postgres, actor="test")).resolved == 3
         assert await seqs(stores, "consumptions") == [1, 2, 3]
         assert await remaining(stores) == 17
         await balanced(stores)

@@ -45,7 +45,7 @@ async def test_a_text_is_recorded_with_each_redemption_and_erased_for_good(store
         columns = shop.columns()
         # The first was a dead letter before it was recorded.
         await reject_all(shop)
-        assert (await retry_dead_letters(stores.postgres)).resolved == 6
+        assert (await retry_dead_letters(stores.postgres, actor="test")).resolved == 6
         assert await stored(stores.postgres) == [text, text, LONGEST, LONGEST, text]
         assert await tables_with(stores.postgres, text) == ["dead_letters", "redemptions"]
 
@@ -63,7 +63,7 @@ async def test_dead_letters_and_receipts_keep_the_text(stores: Stores, tmp_path:
     async with shop_of(stores) as shop:
         shop.redeem(1, text="letter")
         await reject_all(shop)
-        assert (await retry_dead_letters(stores.postgres)).resolved == 1
+        assert (await retry_dead_letters(stores.postgres, actor="test")).resolved == 1
         assert await stored(stores.postgres) == ["letter"]
 
         shop.redeem(1, text="receipt")

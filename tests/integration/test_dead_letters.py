@@ -73,14 +73,14 @@ async def test_retry_records_what_can_be_recorded_now(shop: LedgerShop) -> None:
     shop.client.xadd(shop.keys.stream, {"x": "y"})
     await record_stream(shop)
     await bring_code_back(shop, 2)
-    retried = await retry_dead_letters(shop.stores.postgres)
+    retried = await retry_dead_letters(shop.stores.postgres, actor="test")
     assert retried.resolved == 1
     assert sorted(retried.reasons.values()) == ["KeyError: b'v'", "no such seq in the pool"]
     assert await shop.ledger_count() == 5
     assert len(await list_dead_letters(shop.stores.postgres)) == 2
     assert len(await list_dead_letters(shop.stores.postgres, resolved=True)) == 3
     await bring_code_back(shop, 5)
-    assert (await retry_dead_letters(shop.stores.postgres)).resolved == 1
+    assert (await retry_dead_letters(shop.stores.postgres, actor="test")).resolved == 1
     assert await shop.ledger_count() == 6
 
 
@@ -92,7 +92,7 @@ async def test_retry_of_one_leaves_the_others(shop: LedgerShop) -> None:
     for seq in (1, 2):
         await bring_code_back(shop, seq)
     _, second = await list_dead_letters(shop.stores.postgres)
-    assert (await retry_dead_letters(shop.stores.postgres, only_id=second.id)).resolved == 1
+    assert (await retry_dead_letters(shop.stores.postgres, only_id=second.id, actor="test")).resolved == 1
     assert [row["seq"] for row in await shop.stores.postgres.fetch("SELECT seq FROM redemptions")] == [2]
 
 

@@ -126,7 +126,6 @@ FORBIDDEN: Final = {
     "move the ends of the audit log": "UPDATE audit_ends SET id = 0",
     "delete an entry before its commit": "DELETE FROM audit_intake",
     "change an anomaly": "UPDATE anomalies SET kind = 'other'",
-    "create an API key": "INSERT INTO api_keys (name, secret_sha256, scopes) VALUES ('x', sha256('x'), '{admin}')",
     "change an API key": "UPDATE api_keys SET scopes = '{admin}'",
     "delete codes": "DELETE FROM codes",
     "renumber codes": "UPDATE codes SET seq = seq + 1",
@@ -135,7 +134,10 @@ FORBIDDEN: Final = {
 
 FORBIDDEN_TO: Final = {
     Process.API: {"cut the audit log": "SELECT audit_cut(now() - interval '1 year', 1)"},
-    Process.WORKER: {"erase a customer": "SELECT * FROM erase_customer(gen_random_uuid())"},
+    Process.WORKER: {
+        "erase a customer": "SELECT * FROM erase_customer(gen_random_uuid())",
+        "create an API key": "INSERT INTO api_keys (name, secret_sha256, scopes) VALUES ('x', sha256('x'), '{admin}')",
+    },
 }
 
 

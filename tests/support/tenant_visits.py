@@ -12,6 +12,7 @@ import httpx
 import openpyxl
 from starlette.routing import Route
 
+from issuer.access.api_keys import create_key
 from issuer.clients.registry import create_client
 from issuer.contract.keys import partition_keys
 from issuer.coupons.coupon import CouponTerms
@@ -46,6 +47,8 @@ class TenantWorld:
     job: str
     campaign: str
     public_campaign: str
+    key: str
+    epoch: str
     program: str
     own_program: str
     hook: str
@@ -85,7 +88,7 @@ class TenantWorld:
             public_campaign=public_campaign, consumption=consumption_id(7, 7, uuid4().hex), coupon="UNKNOWN-COUPON",
             code="UNKNOWN-1", shared_code="UNKNOWN-SHARED-1",
             program=program, member=member, hold=hold, released=hold, entry="777-3", reward=reward,
-            card=draw_numbers(1)[0], blank_card=draw_numbers(1)[0], card_entry="777-5",
+            card=draw_numbers(1)[0], blank_card=draw_numbers(1)[0], card_entry="777-5", key="777777", epoch="777777",
         )  # fmt: skip
 
 
@@ -139,6 +142,22 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", "/docs"): [Visit(PUBLIC, "/docs")],
     ("GET", "/metrics"): [Visit(REFUSED, "/metrics")],
     ("GET", "/api/v1/audit"): [Visit(REFUSED, "/api/v1/audit")],
+    ("GET", "/api/v1/keys"): [Visit(REFUSED, "/api/v1/keys")],
+    ("POST", "/api/v1/keys"): [
+        Visit(REFUSED, "/api/v1/keys", json={"name": "mine", "scopes": ["admin"], "client_id": id_})
+        for id_ in ("{owner}", "{caller}")
+    ],
+    ("DELETE", "/api/v1/keys/{key_id}"): [Visit(REFUSED, "/api/v1/keys/{key}")],
+    ("GET", "/api/v1/recoveries"): [Visit(REFUSED, "/api/v1/recoveries")],
+    ("GET", "/api/v1/recoveries/{epoch}"): [Visit(REFUSED, "/api/v1/recoveries/{epoch}")],
+    ("GET", "/api/v1/quarantine"): [
+        Visit(REFUSED, "/api/v1/quarantine"), Visit(REFUSED, "/api/v1/quarantine", {"batch_id": "{theirs}"}),
+    ],
+    ("POST", "/api/v1/quarantine/release"): [
+        Visit(REFUSED, "/api/v1/quarantine/release", json={"batch_id": "{theirs}", "journals_replayed": True}),
+    ],
+    ("GET", "/api/v1/dead-letters"): [Visit(REFUSED, "/api/v1/dead-letters")],
+    ("POST", "/api/v1/dead-letters/retry"): [Visit(REFUSED, "/api/v1/dead-letters/retry", json={})],
     ("GET", "/api/v1/reports/redemptions"): reports("redemptions", "customer_id"),
     ("GET", "/api/v1/reports/consumptions"): coupon_reports("consumptions", "customer_id"),
     ("GET", "/api/v1/reports/coupons"): coupon_reports("coupons"),
@@ -259,9 +278,10 @@ async def make_world(api: Api) -> TenantWorld:
     await drain(stores)
     for number in range(stores.redis.partitions):
         await stores.redis.client.delete(partition_keys(number).stream)
+    known, _ = await create_key(api.owner, name="theirs", scopes=["redeem"], client_id=owner, actor="test")
     return TenantWorld(
-        owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"], *campaigns,
-        **await make_programs(api, owner, caller, UUID(theirs)),
+        owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"], campaigns[0],
+        campaigns[1], str(known.id), str(stores.redis.epoch), **await make_programs(api, owner, caller, UUID(theirs)),
     )  # fmt: skip
 
 

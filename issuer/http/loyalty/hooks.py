@@ -12,6 +12,7 @@ from issuer.http.loyalty.requests import PROGRAM_PATH, program_of
 from issuer.http.naming import text_field
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
+from issuer.http.shown_once import shown_once
 from issuer.ids import parse_uuid
 from issuer.loyalty.hooks.endpoint import HookEndpoint, HookNotFoundError, parse_kind
 from issuer.loyalty.hooks.endpoint_store import (
@@ -116,19 +117,13 @@ def _kept(status: int) -> Any:
     """Return what shows the answer that is kept for an Idempotency-Key: without the secret, which is not stored."""
 
     async def show(made: HookWithSecret) -> Response:
-        return _answer({**made.endpoint.to_json(), "secret": None}, status)
+        return shown_once(made.endpoint.to_json(), None, status)
 
     return show
 
 
 def _with_secret(made: HookWithSecret, status: int) -> Response:
-    return _answer({**made.endpoint.to_json(), "secret": made.secret}, status)
-
-
-def _answer(shown: dict[str, Any], status: int) -> Response:
-    response = json_response(shown, status)
-    response.headers["cache-control"] = "no-store"
-    return response
+    return shown_once(made.endpoint.to_json(), made.secret, status)
 
 
 def _state(given: str | None) -> InboxState | None:

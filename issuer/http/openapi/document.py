@@ -11,6 +11,7 @@ from issuer.http.openapi.clients import client_paths
 from issuer.http.openapi.coupons import coupon_paths
 from issuer.http.openapi.fealty import fealty_paths
 from issuer.http.openapi.hooks import hook_paths
+from issuer.http.openapi.keys import key_paths
 from issuer.http.openapi.loyalty import loyalty_paths
 from issuer.http.openapi.loyalty_cards import card_paths
 from issuer.http.openapi.operating import operating_paths
@@ -25,6 +26,7 @@ from issuer.http.openapi.parts import (
     operation,
     path_parameter,
 )
+from issuer.http.openapi.recoveries import recovery_paths
 from issuer.http.openapi.reports import report_paths
 from issuer.http.openapi.rewards import reward_paths
 from issuer.http.openapi.schemas import COMPONENTS
@@ -188,6 +190,8 @@ def _paths() -> dict[str, Schema]:
         **card_paths(),
         **report_paths(),
         **operating_paths(),
+        **key_paths(),
+        **recovery_paths(),
     }  # fmt: skip
 
 

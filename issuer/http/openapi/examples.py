@@ -42,6 +42,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "HookRotation": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
     "NewHook": {"kind": "standard", "keeps_unknown": True},
     "NewHold": {"points": 50, "reason": "checkout"},
+    "NewKey": {"name": "till 7", "scopes": ["redeem"], "client_id": _CLIENT, "rate_limit": "100/s"},
     "NewMember": {"ref": "kunde-7", "email": "anna@example.org", "name": "Anna", "locale": "de-AT", "marketing": False},
     "NewProgram": {
         "name": "Tea club",
@@ -57,6 +58,8 @@ EXAMPLES: Final[dict[str, Any]] = {
     "NewPurchase": {"reward": "2c9a5f0e-8d1b-4c3e-9f4a-6b7c8d9e0f12"},
     "NewReward": {"name": "A mug", "cost": 50, "batch_id": _BATCH},
     "NewTransfer": {"from": "kunde-7", "to": "kunde-8", "points": 20, "reason": "a gift"},
+    "Release": {"batch_id": _BATCH, "journals_replayed": True},
+    "Retry": {"id": 7},
     "RewardChange": {"cost": 60, "ends_at": "2031-09-01T00:00:00+02:00"},
     "NewCoupon": {
         "code": "WELCOME-5",

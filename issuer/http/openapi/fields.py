@@ -19,6 +19,8 @@ FIELDS: Final[dict[str, str]] = {
     "endpoint": "Id of the hook",
     "hold_id": "Id of the hold",
     "hook": "Id of the hook",
+    "epoch": "The epoch that the recovery began",
+    "key_id": "Id of the API key",
     "job_id": "Id of the generation job",
     "member": "Id of the member, or the caller's own `ref`",
     "number": "Number of the card, in any case, with or without hyphens",

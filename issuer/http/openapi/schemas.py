@@ -11,8 +11,10 @@ from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
 from issuer.http.openapi.fealty import FEALTY
 from issuer.http.openapi.hooks import HOOKS
+from issuer.http.openapi.keys import KEYS
 from issuer.http.openapi.loyalty_cards import CARDS
 from issuer.http.openapi.loyalty_schemas import FIGURE, LOYALTY
+from issuer.http.openapi.recoveries import RECOVERIES
 from issuer.http.openapi.rewards import REWARD_SCHEMAS
 from issuer.http.openapi.shapes import (
     ATTRIBUTES,
@@ -117,6 +119,8 @@ COMPONENTS: Final[dict[str, Schema]] = {
     **FEALTY,
     **LOYALTY,
     **HOOKS,
+    **KEYS,
+    **RECOVERIES,
     **REWARD_SCHEMAS,
     **CARDS,
     **CLIENTS,

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
 
+from issuer.access.api_keys import ApiKeyNotFoundError, InvalidApiKeyError
 from issuer.access.secrets import SecretKeyError
 from issuer.batches.named import AmbiguousNameError
 from issuer.batches.rules import RulesError
@@ -61,6 +62,7 @@ from issuer.loyalty.waiting import PointsBusyError
 from issuer.paging import InvalidCursorError
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
+from issuer.recovery.history import RecoveryNotFoundError
 from issuer.reports.spool import ReportTooLargeError, WorkbookError
 from issuer.storage.incarnation import UnknownInstallationError
 from issuer.storage.look_ups import LookUpsBusyError
@@ -109,6 +111,9 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     ClientExistsError: lambda error: ProblemError(409, str(error), "id_taken"),
     InvalidClientError: lambda error: invalid(str(error)),
     InvalidIdError: lambda error: invalid(str(error), "invalid_id"),
+    ApiKeyNotFoundError: lambda _: ProblemError(404, "no key found", "key_not_found"),
+    InvalidApiKeyError: lambda error: invalid(str(error), "invalid_key"),
+    RecoveryNotFoundError: lambda _: ProblemError(404, "no recovery found", "recovery_not_found"),
     CouponNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH, COUPON_HTTP),
     CouponExistsError: lambda error: ProblemError(409, str(error), "coupon_exists"),
     CouponDeletedError: lambda error: ProblemError(409, str(error), "coupon_deleted"),
