@@ -10,6 +10,7 @@ from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.ledger.reconcile import reconcile
 from issuer.recovery.opening import open_stores
+from issuer.recovery.release import release
 from issuer.settings import Settings
 from issuer.storage.migrate import migrate
 from tests.support.kept_installation import KEY, facts, granted, put, use
@@ -42,6 +43,7 @@ async def test_a_kept_installation_is_upgraded_and_continues(
         assert counts == [kept.recorded + kept.unread + issued, kept.used + used, kept.quarantined]
         codes = await stores.postgres.fetch("SELECT code FROM redemptions WHERE batch_id = $1", batch_id)
         assert len({row["code"] for row in codes}) == len(codes)
+        assert await release(stores, batch_id, actor="test") == kept.quarantined
         result = await reconcile(stores)
         assert result.holds, result.to_json()
 
