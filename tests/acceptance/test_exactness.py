@@ -102,8 +102,9 @@ async def test_a_pool_above_the_high_water_mark_is_refilled_and_sold_out(
         batch = await service.preload("high water", stock)
         async with crowd_of_all(service, rush.connections) as crowd:
             answers, retried = await crowd.ask_until(wishes(rush.requests, batch, [A]), is_refilling)
+        # More than the mark was issued, so the pool was refilled, perhaps before any customer found it empty.
         assert tally(answers) == {"200": rush.stock, SOLD_OUT: rush.refused}
-        assert set(retried) == {REFILLING}
+        assert set(retried) <= {REFILLING}
         await check_all_issued(service, batch, stock, issued_in(answers))
 
 
