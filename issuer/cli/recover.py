@@ -161,7 +161,7 @@ def list_quarantined(batch: str | None = ANY_BATCH, as_json: bool = AS_JSON) -> 
     from issuer.recovery.release import list_quarantined as read_quarantined
 
     async def work(stores: Stores) -> list[QuarantinedRange]:
-        return await read_quarantined(stores, await any_batch(stores.postgres, batch))
+        return await read_quarantined(stores.postgres, await any_batch(stores.postgres, batch))
 
     pools = run(work)
     if as_json:

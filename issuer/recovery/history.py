@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
 
 import orjson
 
 from issuer.instants import show_instant
 from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.recovery.release import QuarantinedRange, list_quarantined
 from issuer.registration.registrations import OpenRegistration, find_open
 from issuer.storage.postgres import Pool, unavailable_translated
 
@@ -41,29 +41,16 @@ class PastRecovery:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolQuarantine:
-    """What a recovery quarantined of one pool."""
-
-    batch_id: UUID
-    batch_name: str
-    client_id: UUID
-    first_seq: int
-    last_seq: int
-    held: int
-    released: int
-
-
-@dataclass(frozen=True, slots=True)
 class RecoveryDetail:
     """A recovery with what is open: `waits_for` are the processes whose answers are not known."""
 
     recovery: PastRecovery
     waits_for: Sequence[OpenRegistration]
-    pools: Sequence[PoolQuarantine]
+    pools: Sequence[QuarantinedRange]
 
     def to_json(self) -> dict[str, Any]:
         waits_for = [asdict(found) for found in self.waits_for]
-        return self.recovery.to_json() | {"waits_for": waits_for, "pools": [asdict(pool) for pool in self.pools]}
+        return self.recovery.to_json() | {"waits_for": waits_for, "pools": [_show_pool(pool) for pool in self.pools]}
 
 
 _PAGE: Final = """
@@ -73,11 +60,6 @@ _ONE: Final = "SELECT epoch, verdict, blessed_at, report FROM incarnations WHERE
 _QUARANTINED: Final = """
 SELECT epoch, count(*) FILTER (WHERE released_at IS NULL) AS held, count(released_at) AS released
 FROM quarantined WHERE epoch = ANY ($1) GROUP BY epoch"""
-_POOLS: Final = """
-SELECT p.batch_id, b.name AS batch_name, p.client_id, min(q.seq) AS first_seq, max(q.seq) AS last_seq,
-  count(*) FILTER (WHERE q.released_at IS NULL) AS held, count(q.released_at) AS released
-FROM quarantined q JOIN pools p ON p.id = q.pool_id JOIN batches b ON b.id = p.batch_id
-WHERE q.epoch = $1 GROUP BY p.id, b.name ORDER BY count(*) DESC, p.id LIMIT $2"""
 _LOST: Final = """
 SELECT min(lost_after) AS after, max(lost_to) AS up_to FROM quarantined
 WHERE epoch = $1 AND released_at IS NULL AND lost_to IS NOT NULL"""
@@ -100,12 +82,12 @@ async def find_recovery(postgres: Pool, epoch: int) -> RecoveryDetail:
         row = await postgres.fetchrow(_ONE, epoch)
         if row is None:
             raise RecoveryNotFoundError(f"no recovery began epoch {epoch}")
-        pools = [_pool(pool) for pool in await postgres.fetch(_POOLS, epoch, MAX_POOLS)]
         counts = await postgres.fetchrow(_QUARANTINED, [epoch])
         lost = await postgres.fetchrow(_LOST, epoch)
         assert lost is not None
         waits_for = await find_open(postgres, *lost) if lost["up_to"] is not None else []
-    return RecoveryDetail(_recovery(row, counts), waits_for, pools)
+    pools = sorted(await list_quarantined(postgres, epoch=epoch), key=lambda pool: -(pool.held + pool.released))
+    return RecoveryDetail(_recovery(row, counts), waits_for, pools[:MAX_POOLS])
 
 
 def _recovery(row: Any, counts: Any) -> PastRecovery:
@@ -117,6 +99,9 @@ def _recovery(row: Any, counts: Any) -> PastRecovery:
     )  # fmt: skip
 
 
-def _pool(row: Any) -> PoolQuarantine:
-    ids = {name: UUID(bytes=row[name].bytes) for name in ("batch_id", "client_id")}
-    return PoolQuarantine(**dict(row) | ids)
+def _show_pool(pool: QuarantinedRange) -> dict[str, Any]:
+    """Return a range without its pool, and without what the recovery says of all."""
+    shown = asdict(pool)
+    for name in ("pool_id", "epoch", "quarantined_at"):
+        del shown[name]
+    return shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from issuer.access import audit
@@ -12,7 +12,7 @@ from issuer.batches.store import BatchNotFoundError, push_batch
 from issuer.pools.loader import load_pool
 from issuer.pools.pool import lock_seqs
 from issuer.storage.acts import UNKEPT, Act
-from issuer.storage.postgres import unavailable_translated
+from issuer.storage.postgres import Pool, unavailable_translated
 from issuer.storage.stores import Stores
 
 _LIST: Final = """
@@ -20,7 +20,7 @@ SELECT p.id AS pool_id, p.batch_id, b.name AS batch_name, p.client_id, s.epoch, 
        max(s.seq) AS last_seq, count(*) FILTER (WHERE s.released_at IS NULL) AS held,
        count(*) FILTER (WHERE s.released_at IS NOT NULL) AS released, min(s.quarantined_at) AS quarantined_at
 FROM quarantined s JOIN pools p ON p.id = s.pool_id JOIN batches b ON b.id = p.batch_id
-WHERE $1::uuid IS NULL OR p.batch_id = $1
+WHERE ($1::uuid IS NULL OR p.batch_id = $1) AND ($2::bigint IS NULL OR s.epoch = $2)
 GROUP BY p.id, p.batch_id, b.name, p.client_id, s.epoch ORDER BY s.epoch, p.id"""
 
 # The code of a purchase is in Postgres whatever Redis has lost: the member has it.
@@ -50,12 +50,21 @@ class QuarantinedRange:
     quarantined_at: datetime
 
 
-async def list_quarantined(stores: Stores, batch_id: UUID | None = None) -> list[QuarantinedRange]:
-    """Return everything that was ever quarantined, by recovery and pool."""
+async def list_quarantined(
+    postgres: Pool, batch_id: UUID | None = None, *, epoch: int | None = None
+) -> list[QuarantinedRange]:
+    """Return what was ever quarantined, by recovery and pool: all of it, of a batch, or of the recovery with an epoch.
+
+    Raises PostgresUnavailableError.
+    """
     async with unavailable_translated():
-        rows = await stores.postgres.fetch(_LIST, batch_id)
-    ids = [{name: UUID(bytes=row[name].bytes) for name in ("batch_id", "client_id")} for row in rows]
-    return [QuarantinedRange(**dict(row) | ids_of_row) for row, ids_of_row in zip(rows, ids, strict=True)]
+        rows = await postgres.fetch(_LIST, batch_id, epoch)
+    return [_range(row) for row in rows]
+
+
+def _range(row: Any) -> QuarantinedRange:
+    ids = {name: UUID(bytes=row[name].bytes) for name in ("batch_id", "client_id")}
+    return QuarantinedRange(**dict(row) | ids)
 
 
 async def release(

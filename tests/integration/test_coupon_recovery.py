@@ -125,7 +125,7 @@ async def test_seqs_that_a_lost_redis_may_have_granted_are_quarantined(
             await drain(stores)
             (sold,) = await use(engine, 1)
             assert sold.outcome is Outcome.SOLD_OUT
-        (held,) = await list_quarantined(stores)
+        (held,) = await list_quarantined(stores.postgres)
         assert (held.held, held.released) == (0, 50)
         assert await seqs(stores, "consumptions") == [*range(1, 21), *range(71, 251)]
         await balanced(stores)

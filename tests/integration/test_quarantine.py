@@ -32,11 +32,11 @@ async def test_released_codes_come_last_and_old_seqs_stay_listed(settings: Setti
     batch_id = await make_batch(stores, 20)
     await stores.guardian.check(RecoveryOptions(restored=True))
     await top_up(stores)
-    (held,) = await list_quarantined(stores)
+    (held,) = await list_quarantined(stores.postgres)
     assert (held.held, held.released, held.first_seq, held.last_seq) == (10, 0, 1, 10)
     assert await release(stores, batch_id, actor="test") == 10
     assert await release(stores, batch_id, actor="test") == 0
-    (held,) = await list_quarantined(stores, batch_id)
+    (held,) = await list_quarantined(stores.postgres, batch_id)
     assert (held.held, held.released) == (0, 10)
     async with engine_of(settings, stores) as engine:
         given = [await redeem(engine, batch_id, 1) for _ in range(10)]
@@ -71,4 +71,4 @@ async def test_an_unknown_batch_is_an_error_and_nothing_is_released(stores: Guar
         await release(stores, uuid.uuid4(), actor="test")
     with pytest.raises(BatchNotFoundError):
         await release(stores, batch_id, client_id=uuid.uuid4(), actor="test")
-    assert (await list_quarantined(stores))[0].held == 10
+    assert (await list_quarantined(stores.postgres))[0].held == 10

@@ -45,7 +45,7 @@ async def get_recovery(context: RequestContext) -> Response:
 async def get_quarantine(context: RequestContext) -> Response:
     """Return what was quarantined, of one batch or of all, by recovery and pool."""
     batch = await named_batch(context, context.request.query_params)
-    found = await list_quarantined(context.services.stores, None if batch is None else batch.id)
+    found = await list_quarantined(context.services.stores.postgres, None if batch is None else batch.id)
     return json_response({"items": [show_range(one) for one in found], "next_cursor": None})
 
 

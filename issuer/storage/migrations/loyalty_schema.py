@@ -5,8 +5,8 @@ belongs to an account is read and written under its lock. So nothing but the acc
 foreign keys to each other: each row would cost a look-up that the lock has answered already.
 
 An account is a cache of its entries; `issuer reconcile` compares them. Its buckets are in its row, so that an operation
-changes one row and inserts one. The bound of every figure is
-10**12, which keeps sums of a million accounts within a bigint.
+changes one row and inserts one. The bound of every figure is 10**12, which keeps sums of a million accounts within a
+bigint.
 """
 
 from typing import Final
