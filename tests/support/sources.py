@@ -10,8 +10,11 @@ ROOT: Final = Path(__file__).parents[2]
 FOLDERS: Final = (
     ".ci", ".github", "deploy", "docs", "examples", "issuer", "loadtest", "proto", "sync_worker", "tests",
 )  # fmt: skip
-GENERATED: Final = ("docs/benchmark", "issuer/http/docs/swagger_ui/", "issuer/http/rpc/coupon", "loadtest/results")
-"""What `make rpc`, `make viewer` and `make bench` write."""
+GENERATED: Final = (
+    "docs/benchmark", "issuer/http/console/layout/vendored/", "issuer/http/docs/swagger_ui/", "issuer/http/rpc/coupon",
+    "loadtest/results",
+)  # fmt: skip
+"""What `make rpc`, `make viewer` and `make bench` write, and what is vendored."""
 SUFFIXES: Final = {".py", ".md", ".lua", ".sql", ".html", ".css", ".js", ".proto", ".toml", ".yml", ".yaml", ""}
 
 

@@ -10,6 +10,7 @@ from babel.numbers import format_currency, format_decimal
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from issuer.http.pages.languages import SOURCE, translations_of
+from issuer.http.pages.zones import zoned
 from issuer.money import from_minor
 
 
@@ -55,6 +56,7 @@ def _environment(language: str) -> Environment:
     environment.filters["duration"] = partial(show_duration, language=language)
     environment.filters["money"] = partial(show_money, language=language)
     environment.filters["local_time"] = partial(show_local_time, language=language)
+    environment.filters["zoned"] = zoned
     environment.filters["date"] = partial(show_date, language=language)
     return environment
 

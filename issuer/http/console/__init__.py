@@ -1,0 +1,1 @@
+"""The console at /console: what operators of the installation, and those who run campaigns, see and do."""

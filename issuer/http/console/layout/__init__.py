@@ -1,0 +1,1 @@
+"""The frame of every screen of the console: templates, style, script, navigation."""
