@@ -59,6 +59,21 @@ async def test_an_upload_reports_the_result_of_each_row(api: Api) -> None:
     assert batch["rules"] == {"maxpercustomer": 1, "timelimit": 0}
 
 
+async def test_a_file_of_codes_alone_becomes_a_batch_with_a_client_and_times(api: Api) -> None:
+    await api.client.post("/api/v1/clients", json={"id": "band-of-uploads"}, headers=api.admin)
+    file = ("codes.csv", "code\nALONE-1\n")
+    times = {"starts_at": "2030-06-07T10:00:00+02:00", "ends_at": "2030-07-01T00:00:00Z"}
+    batch_id = (await send(api, file, batch_name="Alone", client="band-of-uploads", **times)).json()["batch_id"]
+    batch = (await api.get(f"/api/v1/batches/{batch_id}")).json()
+    assert (batch["starts_at"], batch["ends_at"]) == ("2030-06-07T08:00:00.000Z", "2030-07-01T00:00:00.000Z")
+    assert [pool["client_name"] for pool in batch["stock"]] == ["band-of-uploads"]
+    problem(await send(api, file, batch_name="Other", client="band-unknown"), 404)
+    more = ("codes.csv", "code\nALONE-2\n")
+    differing = await send(api, more, batch_id=batch_id, client="band-of-uploads", ends_at="2031-01-01T00:00:00Z")
+    assert "those of the batch" in problem(differing, 400)["error"]
+    assert (await send(api, more, batch_id=batch_id, client="band-of-uploads", **times)).json()["loaded"] == 1
+
+
 @pytest.mark.own_app
 async def test_the_same_upload_twice_adds_nothing(api: Api) -> None:
     first, second = [(await send(api, batch_name="Summer")).json() for _ in range(2)]

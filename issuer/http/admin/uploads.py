@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any, BinaryIO, Final
 
 import structlog
@@ -15,23 +16,23 @@ from starlette.responses import Response
 from issuer.batches.batch import Batch, BatchNotFoundError, NewBatch
 from issuer.batches.rules import NO_RULES, Rules, parse_rules_text
 from issuer.batches.store import check_sole_owner
-from issuer.clients.registry import default_client
 from issuer.http.edge.limits import UPLOAD_PATH
-from issuer.http.fields import json_response
+from issuer.http.fields import instant_field, json_response
 from issuer.http.idempotency import request_digest
 from issuer.http.loading import loading
 from issuer.http.multipart_form import multipart_form
-from issuer.http.naming import BATCH_FIELDS, named_batch
+from issuer.http.naming import BATCH_FIELDS, CLIENT_FIELDS, named_batch, owner_of_codes
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.failures import SHOWN_ROWS
 from issuer.http.problems.problem import ProblemError, invalid
 from issuer.ids import parse_uuid
+from issuer.instants import show_instant
 from issuer.loading.columns import parse_attributes
 from issuer.loading.errors import PreloadError
 from issuer.loading.preload import READ_BYTES, preload_file
 from issuer.loading.report import PreloadReport, UnfinishedLoadError
 from issuer.names import name_problem, text_problem
-from issuer.storage.acts import Act
+from issuer.storage.acts import UNKEPT, Act
 
 log = structlog.get_logger()
 
@@ -48,15 +49,21 @@ class Upload:
     """The fields that name an existing batch; empty: it is a new one."""
     name: str | None
     rules: Rules | None
-    create_clients: bool
-    sheet: str | None
-    attributes: Sequence[str]
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    client: Mapping[str, str] = field(default_factory=dict)
+    """The fields that name the client of rows without one."""
+    create_clients: bool = False
+    sheet: str | None = None
+    attributes: Sequence[str] = ()
 
     @property
     def fields(self) -> tuple[bytes, ...]:
         """What decides the result beside the file."""
         rules = (self.rules or NO_RULES).to_text()
-        named = (f"{name}={value}" for name, value in sorted(self.batch.items()))
+        times = {"starts_at": self.starts_at, "ends_at": self.ends_at}
+        given = {**self.batch, **self.client, **{name: show_instant(time) for name, time in times.items() if time}}
+        named = (f"{name}={value}" for name, value in sorted(given.items()))
         parts = (self.name or "", rules, str(self.create_clients), self.sheet or "", ",".join(self.attributes), *named)
         return tuple(text.encode() for text in parts)
 
@@ -82,7 +89,7 @@ async def post_upload(context: RequestContext) -> Response:
         act = context.act(show)
         # From here on nothing waits for the client.
         async with loading(context.services, caller.tenant):
-            await _load(context, upload, batch, act)
+            await load_upload(context, upload, batch, act)
     return act.response
 
 
@@ -91,7 +98,8 @@ def check_form(form: FormData) -> Upload:
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise invalid("No CSV file provided", "no_csv_file")
-    batch = {name: value for name in BATCH_FIELDS if isinstance(value := form.get(name), str)}
+    texts = {name: value for name, value in form.items() if isinstance(value, str)}
+    batch = {name: texts[name] for name in BATCH_FIELDS if name in texts}
     name = _name(form, is_needed=not batch)
     rules = form.get("rules", "")
     if not isinstance(rules, str):
@@ -100,7 +108,19 @@ def check_form(form: FormData) -> Upload:
     create_clients = form.get("create_clients", "false")
     if create_clients not in ("true", "false"):
         raise invalid("create_clients must be true or false")
-    return Upload(file.file, batch, name, parsed, create_clients == "true", _sheet(form), _attributes(form))
+    return Upload(
+        file.file,
+        batch,
+        name,
+        parsed,
+        # An empty field of a form is one that was left out.
+        instant_field({"starts_at": texts.get("starts_at") or None}, "starts_at"),
+        instant_field({"ends_at": texts.get("ends_at") or None}, "ends_at"),
+        {name: texts[name] for name in CLIENT_FIELDS if texts.get(name)},
+        create_clients == "true",
+        _sheet(form),
+        _attributes(form),
+    )
 
 
 def _attributes(form: FormData) -> Sequence[str]:
@@ -138,7 +158,7 @@ async def find_existing(context: RequestContext, upload: Upload) -> Batch | NewB
 
     Raises ProblemError for a name or rules that differ from those of the batch: adding codes changes nothing else.
     """
-    new = NewBatch(upload.name or "", upload.rules or NO_RULES)
+    new = NewBatch(upload.name or "", upload.rules or NO_RULES, upload.starts_at, upload.ends_at)
     if not upload.batch:
         return new
     try:
@@ -158,20 +178,25 @@ async def find_existing(context: RequestContext, upload: Upload) -> Batch | NewB
         raise invalid(
             "rules are not those of the batch; PATCH /api/v1/batches/{batch_id} changes them", "invalid_rules"
         )
+    if upload.starts_at not in (None, batch.starts_at) or upload.ends_at not in (None, batch.ends_at):
+        raise invalid("starts_at and ends_at must be those of the batch; PATCH /api/v1/batches/{batch_id} changes them")
     return batch
 
 
-async def _load(context: RequestContext, upload: Upload, batch: Batch | NewBatch, act: Act[PreloadReport]) -> None:
+async def load_upload(
+    context: RequestContext, upload: Upload, batch: Batch | NewBatch, act: Act[PreloadReport] = UNKEPT
+) -> PreloadReport:
     """Load the codes. A new batch and its codes are stored together or not at all."""
     caller = context.caller
+    owner = await owner_of_codes(context, upload.client)
     try:
-        await preload_file(
+        return await preload_file(
             context.services.stores,
             upload.file,
             batch_id=batch.id if isinstance(batch, Batch) else None,
             new_batch=batch if isinstance(batch, NewBatch) else None,
             client_id=caller.client_id,
-            default_client=None if caller.client_id else await default_client(context.services.stores),
+            default_client=None if caller.client_id else owner,
             create_clients=upload.create_clients,
             create_option="the upload field create_clients=true",
             sheet=upload.sheet,

@@ -122,6 +122,10 @@ CODES: Final[dict[str, Schema]] = {
             "rules": {
                 "type": "string", "contentMediaType": "application/json", "description": "Rules as a JSON object",
             },
+            "starts_at": described(INSTANT, "Start of redemptions of a new batch; left out: at once"),
+            "ends_at": described(INSTANT, "End of redemptions of a new batch; left out: never"),
+            "client": described(CLIENT, "The client of rows that name none: its text or its UUID"),
+            "client_id": described(CLIENT, "The same as `client`"),
         },
         "required": ["file"],
     },
