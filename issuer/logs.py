@@ -12,8 +12,8 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor
 
+from issuer.misspelt import unknown_variables
 from issuer.names import visible
-from issuer.settings import unknown_variables
 
 MASK: Final = "**********"
 _SECRET_NAMES: Final = re.compile(r"password|secret|authorization|token|api_?key$", re.IGNORECASE)

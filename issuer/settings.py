@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from difflib import get_close_matches
 from email.headerregistry import Address
 from enum import StrEnum
 from pathlib import Path
@@ -72,6 +69,9 @@ class Settings(BaseSettings):
     auth: Auth = Field(
         Auth.ON,
         description="Whether API keys are required; `off` is for use behind a gateway that checks callers (on, off)",
+    )
+    console: str = Field(
+        "on", pattern="^(on|off)$", description="Whether the API serves the console, at `/console` (on, off)"
     )
     default_client: str | None = Field(
         None,
@@ -324,6 +324,11 @@ class Settings(BaseSettings):
         return None if self.mail_reply_to is None else parse_mailbox(self.mail_reply_to)
 
     @property
+    def has_console(self) -> bool:
+        """Whether the console is served."""
+        return self.console == "on"
+
+    @property
     def is_fealty(self) -> bool:
         """Whether refusals of the routes of FealTY have its form."""
         return self.fealty == "on"
@@ -419,17 +424,6 @@ class Settings(BaseSettings):
         if value is not None:
             check_server_url(value.get_secret_value(), ("postgresql", "postgres"))
         return value
-
-
-def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return a line for each ISSUER_ variable that is not a setting: a misspelt one would silently have no effect."""
-    lines = []
-    for variable in sorted(environment):
-        prefix, name = variable[:7].upper(), variable[7:].lower()
-        if prefix == "ISSUER_" and name not in Settings.model_fields:
-            nearest = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.7)
-            lines.append(f"{variable} is not a setting" + (f"; ISSUER_{nearest[0].upper()} is" if nearest else ""))
-    return lines
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -116,7 +116,7 @@ def issuer(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     if context.invoked_subcommand not in LOGGING:
-        from issuer.settings import unknown_variables
+        from issuer.misspelt import unknown_variables
 
         for line in unknown_variables():
             typer.echo(f"warning: {line}", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from issuer.http.campaigns import routes as campaigns
 from issuer.http.campaigns.connect_service import METHOD_PATHS, CouponServiceApp
 from issuer.http.campaigns.issue import ISSUE_PATH, IssueRoute
 from issuer.http.campaigns.policy import IssuePolicy
+from issuer.http.console.operations import CONSOLE
 from issuer.http.coupons import consume
 from issuer.http.coupons import routes as coupons
 from issuer.http.coupons.consume_route import CONSUME_PATH, ConsumeRoute
@@ -165,7 +166,7 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
             route.services = services
 
     app = IssuerApp(
-        routes=make_routes(redeem, redemption, coupon_service),
+        routes=make_routes(redeem, redemption, coupon_service, CONSOLE if settings.has_console else ()),
         exception_handlers={
             ProblemError: _answer_problem,
             HTTPException: _answering(_http_problem),
@@ -195,10 +196,15 @@ def create_app(settings: Settings | None = None) -> IssuerApp:
     return app
 
 
-def make_routes(redeem: RedeemRoute, redemption: RedemptionRoute, coupon_service: CouponServiceApp) -> list[Route]:
+def make_routes(
+    redeem: RedeemRoute,
+    redemption: RedemptionRoute,
+    coupon_service: CouponServiceApp,
+    console: Sequence[Operation] = (),
+) -> list[Route]:
     """Return one route for each path, so that a 405 can name all of its methods."""
     by_path: dict[str, list[Operation]] = defaultdict(list)
-    for operation in (*OPERATIONS, *FILES, *PAGES):
+    for operation in (*OPERATIONS, *FILES, *PAGES, *console):
         by_path[operation.path].append(operation)
     routes = [
         *_posted(REDEEM_PATH, redeem),

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from issuer.http.answered import AnsweredError
 from issuer.http.auth import Access, Caller, admit, find_key
 from issuer.http.basic_auth import BASIC_NEEDED, as_bearer
 from issuer.http.edge.header_fields import scope_fields
@@ -212,10 +213,12 @@ async def _answer(
             if not operation.gathered:
                 await idempotency.check()
         response = await operation.handler(RequestContext(request, services, caller, idempotency, dry_run, end_slot))
-    except AlreadyAnsweredError as done:
-        return replay(done.answer)
+    except AlreadyAnsweredError as kept:
+        return replay(kept.answer)
     except DryRunError as tried:
         response = tried.response
+    except AnsweredError as done:
+        return done.response
     if dry_run:
         response.headers["dry-run"] = "true"
     if key is not None and response.status_code < 300 and not idempotency.is_kept:

@@ -38,6 +38,9 @@ _LETTERS: Final = "SELECT, INSERT, UPDATE (resolved_at), DELETE"
 # Both processes run the executor of points: the API for requests, the worker for what is due and for orders of shops.
 _POINTS: Final = "SELECT, INSERT, UPDATE, DELETE"
 
+# Neither the role of an operator nor the client can be changed, not by the API either.
+_OPERATORS: Final = "SELECT, INSERT, UPDATE (password_hash, is_initial, tries, locked_until, disabled_at)"
+
 TABLES: Final = {
     #                          API                                     worker
     "alembic_version":  Rights("SELECT",                               "SELECT"),
@@ -72,6 +75,9 @@ TABLES: Final = {
     "api_keys":         Rights("SELECT, INSERT, UPDATE (revoked_at)",  ""),
     "sessions":         Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
     "login_tokens":     Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
+    "operators":        Rights(_OPERATORS,                             ""),
+    # Only a command creates a link.
+    "console_links":    Rights("SELECT, DELETE",                       ""),
     "stored_secrets":   Rights("SELECT, INSERT, UPDATE, DELETE",       ""),
     "kept_answers":     Rights("SELECT, INSERT, UPDATE, DELETE",       "SELECT, DELETE"),
     # The worker erases a customer whom a shop asks to erase, if the API has not.

@@ -123,13 +123,6 @@ async def test_pages_are_in_the_language_of_the_browser(stage: BrowserStage) -> 
     await page.get_by_role("button", name="Code abholen").tap()
     await expect(page.get_by_role("status")).to_have_text("Sie haben einen Code.")
 
-    start = await stage.visit("/", locale="de-DE", **PHONE)
-    await expect(start.get_by_role("link", name="Dokumentation der API")).to_be_visible()
-    await expect(start.locator("pre")).to_contain_text(stage.url)
-    await screenshot(start, "phone-start")
-    start = await stage.visit("/", color_scheme="dark", **DESKTOP)
-    await expect(start.get_by_role("link", name="API documentation")).to_be_visible()
-    await screenshot(start, "desktop-start")
     unknown = await stage.visit(f"/c/{uuid4()}", status=404, **PHONE)
     await expect(unknown.get_by_role("heading", name="Nothing is here")).to_be_visible()
     await screenshot(unknown, "phone-unknown")

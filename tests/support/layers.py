@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 LAYERS: Final = (
-    "instants names ids money paging networks origins rate_limit server_urls mail_server settings logs",
+    "instants names ids money paging networks origins rate_limit server_urls mail_server settings misspelt logs",
     "contract",
     "storage",
     "pools",

@@ -130,7 +130,7 @@ def test_the_layers_of_the_architecture_page_are_those_that_are_checked() -> Non
 
 def test_decisions_are_numbered_once_and_listed() -> None:
     pages = sorted(path.name for path in (DOCS / "decisions").glob("0*.md"))
-    assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
+    assert len({name[:4] for name in pages}) == len(pages)
     titles = [(DOCS / "decisions" / name).read_text().partition("\n")[0].removeprefix("# ") for name in pages]
     assert [title[:4] for title in titles] == [name[:4] for name in pages]
     listed = re.findall(r"^\| \[(\d{4})\]\((\S+)\) \| (.+) \|$", (DOCS / "decisions" / "README.md").read_text(), re.M)

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from issuer.embedded.supervisor import SERVER_STOP_LIMIT_S, WORKER_STOP_LIMIT_S
-from issuer.settings import Settings, unknown_variables
+from issuer.misspelt import unknown_variables
+from issuer.settings import Settings
 from tests.support.server_files import (
     CLOUD_INIT,
     cloud_config,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from issuer.cli.settings_page import settings_page
-from issuer.settings import Settings, SettingsError, load_settings, unknown_variables
+from issuer.misspelt import unknown_variables
+from issuer.settings import Settings, SettingsError, load_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 

@@ -12,6 +12,7 @@ def operating_paths() -> dict[str, Schema]:
         "content": {"text/plain": {"schema": {"type": "string"}}},
     }
     html = {"description": "The page", "content": {"text/html": {"schema": {"type": "string"}}}}
+    console = {"description": "The way to `/console`"}
     ready, health = ref("Readiness"), ref("Health")
     return {
         "/api/v1/audit": {
@@ -35,8 +36,9 @@ def operating_paths() -> dict[str, Schema]:
                                             {200: ok("OpenAPI 3.1", {"type": "object"})},
                                             operationId="openapi", public=True,
                                             description="OpenAPI 3.1 with JSON Schema 2020-12.")},
-        "/": {"get": operation("operating", "Show what this server is", {200: html}, operationId="start", public=True,
-                               description="A page that leads to `/docs`; it shows neither keys nor data.")},
+        "/": {"get": operation("operating", "Lead to the console", {200: html, 303: console},
+                               operationId="start", public=True,
+                               description="With `ISSUER_CONSOLE=off` a page that leads to `/docs`, without data.")},
         "/docs": {"get": operation("operating", "Show this document as a page", {200: html},
                                     operationId="docs", public=True,
                                     description="It takes an API key and sends requests.")},

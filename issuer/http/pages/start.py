@@ -1,4 +1,4 @@
-"""GET /: what this server is, and where its documentation is. It shows neither keys nor data."""
+"""GET /: the way to the console; without one, what this server is. It shows neither keys nor data."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _PAGE: Final = LocalizedPage("pages/start.html")
 
 
 async def get_start(context: RequestContext) -> Response:
+    if context.services.settings.has_console:
+        return Response(status_code=303, headers={"location": "/console"})
     request, needs_key = context.request, context.services.checks_keys
     # The address by which the visitor reached this page. It is only shown.
     scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else request.url.scheme

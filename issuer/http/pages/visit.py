@@ -61,14 +61,14 @@ class PageVisit:
         )  # fmt: skip
         if notice is not None:
             delete_cookie(request, response, NOTICE)
-        return self._with_token(response)
+        return self.with_token(response)
 
     def redirect(self, path: str, notice: str | None = None) -> Response:
         """Return the redirect after a form. `notice`: what the next page says, by the name in its template."""
         request, response = self.context.request, Response(status_code=303, headers={"location": path})
         if notice is not None:
             set_cookie(request, response, NOTICE, notice, max_age_s=NOTICE_S)
-        return self._with_token(response)
+        return self.with_token(response)
 
     async def sign_in(self, connection: PoolConnection, owner: str, detail: Mapping[str, Any] | None = None) -> None:
         """Begin a session in the caller's transaction; the browser gets a new token, and its old one is of no use."""
@@ -81,7 +81,8 @@ class PageVisit:
         await end_session(self.context.services.stores.postgres, self.token)
         self.session, self._cookie_age_s = None, 0
 
-    def _with_token(self, response: Response) -> Response:
+    def with_token(self, response: Response) -> Response:
+        """Return the response with what the browser is to keep. `page` and `redirect` have done this."""
         request, name, age_s = self.context.request, cookie_name(self.kind, self.program_id), self._cookie_age_s
         same_site: SameSite = "lax" if self.kind is SessionKind.MEMBER else "strict"
         if age_s == 0:

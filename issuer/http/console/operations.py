@@ -1,0 +1,16 @@
+"""The routes of the console: every screen has its folder, and its operations here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from issuer.http.auth import Access
+from issuer.http.console.console_visit import HOME
+from issuer.http.console.sign_in import sign_in
+from issuer.http.operations import Operation
+
+CONSOLE: Final[tuple[Operation, ...]] = (
+    Operation("GET", HOME, sign_in.get_home, Access.PUBLIC, page=True),
+    *sign_in.OPERATIONS,
+)
+"""Pages for people who operate the installation. They are no part of the API."""

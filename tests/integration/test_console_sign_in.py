@@ -1,0 +1,79 @@
+"""Sign-in to the console: by whom, over which connection, and what a stolen or forged request gets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from issuer.access.api_keys import revoke_key
+from issuer.operators.links import create_link
+from tests.support.api import Api
+from tests.support.console import console_screen, secret_of
+from tests.support.servers import START_LIMIT_S
+
+pytestmark = pytest.mark.shared_app
+
+
+async def audited(api: Api, action: str) -> list[str]:
+    rows = await api.owner.fetch("SELECT actor FROM audit_log WHERE action = $1 ORDER BY id", action)
+    return [row["actor"] for row in rows]
+
+
+async def test_a_key_with_the_scope_admin_opens_the_console(api: Api) -> None:
+    async with console_screen(api) as screen:
+        await screen.open()
+        assert (screen.status, screen.path) == (200, "/sign-in")
+        for wrong in ({"Authorization": ""}, {"Authorization": "isk_x"}, api.redeemer):
+            await screen.send("/sign-in", key=secret_of(wrong))
+            assert (screen.status, "does not open the console" in screen.text) == (403, True)
+            assert not secret_of(wrong) or secret_of(wrong) not in screen.html
+        key = await api.key("admin")
+        before = screen.http.cookies["console"]
+        await screen.send("/sign-in", key=secret_of(key))
+        # Another token than before the login: who planted the old one has nothing.
+        assert screen.http.cookies["console"] != before
+        assert await audited(api, "console.sign-in")
+        await screen.open("/sign-in")
+        assert screen.path != "/sign-in"
+        found = api.services.keys.find(secret_of(key))
+        assert found is not None
+        await revoke_key(api.owner, found.id, actor="test")
+        async with asyncio.timeout(START_LIMIT_S):
+            while api.services.keys.find(secret_of(key)) is not None:
+                await asyncio.sleep(0.01)
+        await screen.open("/sign-in")
+        assert screen.path == "/sign-in"
+
+
+async def test_a_link_signs_in_once(api: Api) -> None:
+    link = (await create_link(api.owner, actor="cli:ada")).removeprefix("/console")
+    async with console_screen(api) as screen, console_screen(api) as other:
+        await screen.open(link)
+        await other.open(link)
+        assert "signs this browser in" in screen.text
+        await screen.send(link)
+        await screen.open("/sign-in")
+        assert screen.path != "/sign-in"
+        await other.send(link)
+        assert (other.status, "used before" in other.text) == (403, True)
+        await other.open("/sign-in")
+        assert other.path == "/sign-in"
+    assert "link:cli:ada" in await audited(api, "console.sign-in")
+
+
+async def test_a_sign_in_leads_to_pages_of_the_console_only(api: Api) -> None:
+    outside = (
+        "//evil.example",
+        "https://evil.example/console",
+        "/console/../l",
+        "/console\\evil",
+        "/c/x",
+        "/console/sign-in",
+    )
+    for back, leads in [*((path, "") for path in outside), ("/console/keys?limit=5", "/keys")]:
+        async with console_screen(api) as screen:
+            await screen.open("/sign-in")
+            await screen.send("/sign-in", key=secret_of(api.admin), next=back)
+            assert screen.path == leads, back
+            assert screen.http.base_url.host == "127.0.0.1"
