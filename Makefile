@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help up test short test-all test-long test-unit test-integration test-acceptance test-browser test-faults lint \
+.PHONY: help up test short test-all test-long test-unit test-source test-integration test-acceptance test-browser test-faults lint \
   types secrets coverage soak fuzz mutants model terraform-check rehearse docs rpc viewer messages sbom bench noise profile clean
 
 help: ## Print this list
@@ -41,6 +41,9 @@ test-long: $(VENV)/.dev ## Only the tests marked long, which make test leaves ou
 
 test-unit: $(VENV)/.dev ## While editing: nothing is started (10 seconds); one file: ARGS=tests/unit/test_rules.py
 	$(PYTEST) -q $(or $(ARGS),-n 2 --dist loadgroup tests/unit tests/conformance -m "not servers and not long")
+
+test-source: $(VENV)/.dev ## What is written: layers, terms, SQL, documents, deployment files
+	$(PYTEST) -q $(or $(ARGS),tests/source)
 
 test-integration: $(VENV)/.dev ## One part of the program on real Valkey, Redis and PostgreSQL servers
 	$(PYTEST) $(PARALLEL) $(SHORT) $(or $(ARGS),tests/integration tests/conformance)

@@ -117,6 +117,7 @@ def test_invalid_input_exits_with_2_and_one_line(
     assert issuer_here.rows("audit_log") == 0
 
 
+@pytest.mark.long
 async def test_batches_with_the_same_name_are_selected_by_id(issuer: Command, stores: Stores) -> None:
     ids = [(await issuer("batches", "create", "--name", "twin", "--json")).json["id"] for _ in range(2)]
     done = await issuer("batches", "pause", "twin")
@@ -207,6 +208,7 @@ async def test_redemptions_are_exported_and_a_customer_is_erased(
         assert words(shop.redeem()) == ["GRANTED"]
 
 
+@pytest.mark.long
 async def test_a_closed_pipe_ends_an_export_without_an_error(issuer: Command, stores: Stores) -> None:
     async with shop_of(stores, (8_000,)) as shop:
         shop.redeem_in_calls(80, 100)
@@ -248,6 +250,7 @@ def test_what_is_no_head_exits_with_2(issuer_here: CommandInProcess, head: str) 
     assert "ID:HASH" in done.err
 
 
+@pytest.mark.long
 async def test_commands_take_batches_campaigns_and_coupons_by_name(issuer: Command, stores: Stores) -> None:
     shop = (await issuer("clients", "create", "band-42", "--name", "Band 42", "--json")).json
     chosen = str(uuid4())

@@ -58,6 +58,7 @@ async def check(service: Service, client_id: uuid.UUID, answers: list[CrowdAnswe
 
 
 @every_rush
+@pytest.mark.long
 async def test_more_customers_than_uses_consume_each_use_once(service: Service, rush: Rush) -> None:
     client_id = await make(service, "SAVE-7000", rush.stock, discount_fixed="5.00")
     wishes = [UseWish(client_id, client_id, code="save7000") for _ in range(rush.requests)]

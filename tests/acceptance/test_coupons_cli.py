@@ -20,6 +20,7 @@ def coupons(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return CommandInProcess(settings, tmp_path, monkeypatch, "coupons")
 
 
+@pytest.mark.long
 def test_a_coupon_is_created_used_changed_and_deleted(coupons: CommandInProcess, settings: Settings) -> None:
     client = str(uuid4())
     words = ("--client", client, "--availability-count", "2", "--discount-variable", "12.5", "--product-id", "shoe")

@@ -126,6 +126,7 @@ async def create_in_time(service: Service, client: CouponServiceClient) -> tuple
         lead_ms *= 2
 
 
+@pytest.mark.long
 async def test_no_code_before_the_start(service: Service) -> None:
     """50 clients send requests all the time. The ledger has the time of each code by Redis' clock."""
     answers: Counter[str] = Counter()

@@ -32,6 +32,7 @@ async def upload(url: str, **headers: str) -> httpx.Response:
         )
 
 
+@pytest.mark.long
 async def test_two_processes_that_load_one_file_load_each_code_once(
     settings: Settings, stores: Stores, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ def loyalty(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return CommandInProcess(settings, tmp_path, monkeypatch, "loyalty")
 
 
+@pytest.mark.long
 def test_an_operator_runs_a_program_from_its_terms_to_the_erasure_of_a_member(
     loyalty: CommandInProcess, settings: Settings
 ) -> None:
@@ -80,6 +81,7 @@ def test_invalid_input_exits_with_2_and_says_what_is_wrong(loyalty: CommandInPro
         assert what in done.err
 
 
+@pytest.mark.long
 def test_an_operator_issues_prints_assigns_and_replaces_cards(loyalty: CommandInProcess, settings: Settings) -> None:
     clients = CommandInProcess(settings, loyalty.directory, loyalty.monkeypatch, "clients")
     assert clients("create", "tea-house").status == 0

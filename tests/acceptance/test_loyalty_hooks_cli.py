@@ -6,6 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from issuer.access.secrets import new_key
 from issuer.ids import parse_uuid
 from issuer.loyalty.hooks.endpoint_store import find_endpoint
@@ -19,6 +21,7 @@ from tests.support.command import Command
 from tests.support.points import CLIENT
 
 
+@pytest.mark.long
 async def test_an_operator_connects_a_shop(stores: Stores, settings: Settings, tmp_path: Path) -> None:
     await create_program(stores.postgres, CLIENT, "Tea club", parse_terms({}, "points"), actor="test")
     hooks = Command(settings, tmp_path, "loyalty", "hooks")

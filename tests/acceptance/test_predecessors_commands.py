@@ -115,6 +115,7 @@ def created_key(environment: dict[str, str]) -> str:
     return str(json.loads(created.stdout)["secret"])
 
 
+@pytest.mark.long
 def test_the_command_lines_of_their_readmes_work(target: PasteTarget, tmp_path: Path) -> None:
     codes(target, tmp_path)
     coupons(target)

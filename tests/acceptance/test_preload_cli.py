@@ -32,6 +32,7 @@ def preload_here(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return CommandInProcess(settings, tmp_path, monkeypatch, "preload")
 
 
+@pytest.mark.long
 async def test_a_load_is_reported(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 30) + codes("B", 20, B) + codes("A", 3)) + b"band-42,X\n")
     done = await preload(file, "--batch-name", "Summer Sale", "--rules", RULES, "--json")
@@ -75,6 +76,7 @@ async def test_a_load_is_reported(preload: Command, stores: Stores) -> None:
         assert (report["batch_id"], report["new_batch"], report["loaded"]) == (chosen, new, int(new))
 
 
+@pytest.mark.long
 async def test_rows_of_the_default_client_are_reported_as_such(preload: Command, settings: Settings) -> None:
     preload.environment["ISSUER_DEFAULT_CLIENT"] = str(A)
     await Command(settings, preload.directory, "clients", "create")(str(A), "--name", "Demo shop")
@@ -135,6 +137,7 @@ async def test_a_dry_run_creates_no_batch(preload: Command, stores: Stores) -> N
     assert "30 would be in Redis" in shown
 
 
+@pytest.mark.long
 async def test_times_apply_to_a_new_batch(preload: Command, stores: Stores) -> None:
     file = preload.write(csv_of(codes("A", 1)))
     times = ("--starts-at", "2031-06-01T00:00:00+02:00", "--ends-at", "2031-07-01T00:00:00Z")

@@ -56,6 +56,7 @@ def serving(environment: dict[str, str], tmp_path: Path) -> Iterator[Serving]:
             serving.process.wait(60)
 
 
+@pytest.mark.long
 def test_a_killed_process_is_replaced_the_address_stays_and_all_end_on_sigterm(serving: Serving) -> None:
     answer = httpx.get(f"{serving.url}/livez")
     assert answer.status_code == 200

@@ -142,6 +142,7 @@ def test_the_status_is_that_of_the_installation(running: Installation) -> None:
     assert (len(shown["api_processes"]), len(shown["workers"])) == (1, 1)
 
 
+@pytest.mark.long
 def test_commands_in_a_second_terminal_find_the_installation(running: Installation) -> None:
     done = running.command("batches", "list", "--json")
     assert done.returncode == 0, done.stderr

@@ -97,6 +97,7 @@ async def test_the_countdown_follows_the_clock_of_the_server(stage: BrowserStage
     await expect(page.locator("#hours")).to_have_text("02")
 
 
+@pytest.mark.long
 async def test_the_page_shows_a_pause_and_the_end_as_they_happen(stage: BrowserStage) -> None:
     campaign = await stage.create(total=3)
     page = await stage.open(campaign, viewport={"width": 320, "height": 568})

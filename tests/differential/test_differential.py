@@ -210,6 +210,7 @@ def test_an_offered_upgrade_keeps_the_body_on_every_route(preloaded: Preloaded, 
     [without_answer_line(b"idempotency-replayed: true"), first_of_two(b"authorization")],
     ids=["a header line is missing", "the first of two keys counts"],
 )
+@pytest.mark.long
 def test_a_planted_difference_of_answers_is_found(preloaded: Preloaded, pair: Pair, plant: Plant) -> None:
     result = compare(pair, cases(SEED, SHORT_COUNT, preloaded), plant)
     assert result.differences

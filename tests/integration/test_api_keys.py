@@ -139,6 +139,7 @@ async def test_the_ring_survives_the_loss_of_its_connection(settings: Settings) 
         assert ring.find(first) is not None
 
 
+@pytest.mark.long
 async def test_keys_stay_valid_while_postgres_is_unavailable(settings: Settings, own_postgres: PostgresServer) -> None:
     own = settings.model_copy(update={"database_url": SecretStr(own_postgres.url())})
     await migrate_with_roles(own)

@@ -29,6 +29,8 @@ from tests.support.recovery import CLIENT, blessed_again, drain, engine_of, make
 from tests.support.rollback import copy_tables, go_back
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.long
+
 PAUSED, RESUMED = BatchChanges(paused=True), BatchChanges(paused=False)
 ONE_EACH = BatchChanges(rules=parse_rules({"maxpercustomer": 1}))
 

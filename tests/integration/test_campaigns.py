@@ -192,6 +192,7 @@ def count_failed_looks(cache: CampaignCache, monkeypatch: pytest.MonkeyPatch) ->
     return failures
 
 
+@pytest.mark.long
 async def test_cached_campaigns_issue_without_postgres(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,6 +440,7 @@ async def test_the_stream_of_an_ended_campaign_reports_the_end_and_closes(api: A
     assert abs((datetime.fromisoformat(said["now"]) - datetime.now(UTC)).total_seconds()) < 5
 
 
+@pytest.mark.long
 async def test_open_streams_do_not_delay_a_process_that_stops(
     settings: Settings, stores: Stores, tmp_path: Path
 ) -> None:

@@ -41,6 +41,8 @@ from tests.support.recording import failing_after
 from tests.support.recovery import blessed_again, drain, engine_of, ready, seqs, verdict
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.long
+
 CLIENT = uuid.UUID(int=9)
 CODE = "SAVE-20"
 

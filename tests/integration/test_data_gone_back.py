@@ -34,6 +34,8 @@ from tests.support.recovery import (
 )
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.long
+
 
 def granted(answers: list[Answer]) -> set[str]:
     return {answer.code for answer in answers if answer.outcome is Outcome.GRANTED}

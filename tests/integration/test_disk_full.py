@@ -37,6 +37,7 @@ class CrampedRedis(RedisServer):
 
 
 @pytest.mark.parametrize("appendfsync", some_long(["always", "everysec"]))
+@pytest.mark.long
 async def test_a_full_disk_refuses_redemptions_until_there_is_room(
     settings: Settings, tmp_path: Path, appendfsync: str
 ) -> None:

@@ -191,6 +191,7 @@ REFUSED: Final = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_user_of_the_processes_may_do_nothing_else(valkey: ComposeValkey) -> None:
     with valkey.client(user="issuer") as client:
         for command in REFUSED:

@@ -82,6 +82,7 @@ async def test_a_statement_of_a_killed_server_does_not_prevent_its_restart(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the servers as another user")
+@pytest.mark.long
 async def test_the_servers_of_root_have_no_privileges(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

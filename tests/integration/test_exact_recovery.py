@@ -111,6 +111,7 @@ async def test_close_answers_unavailable_to_everything_unanswered(
             assert [list(read_segment(path)) for path in segments(directory)] == [[]]
 
 
+@pytest.mark.long
 async def test_replay_a_replayed_answer_is_a_receipt(
     journal_settings: Settings, own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ async def issue_and_crash(settings: Settings) -> UUID:
     return batch_id
 
 
+@pytest.mark.long
 async def test_disk_a_registration_is_settled_only_with_its_own_journal(
     journal_settings: Settings, own_redis: RedisServer
 ) -> None:
@@ -209,6 +211,7 @@ async def register_for(stores: Stores, process: RegisteredProcess) -> None:
         assert await register(connection, process, blessed.epoch)
 
 
+@pytest.mark.long
 async def test_boot_a_journal_of_an_earlier_boot_is_replayed_and_settles_nothing(
     journal_settings: Settings, own_redis: RedisServer
 ) -> None:
@@ -354,6 +357,7 @@ async def test_void_what_no_caller_received_is_issued_again_and_never_recorded(
         assert await stores.postgres.fetchval("SELECT total FROM pools") == 21
 
 
+@pytest.mark.long
 async def test_a_loss_behind_a_failover_of_postgres_or_an_unreadable_event_is_never_exact(
     journal_settings: Settings, own_redis: RedisServer
 ) -> None:
@@ -471,6 +475,7 @@ async def test_keep_rows_that_are_recorded_late_come_to_redis(
         assert await stores.postgres.fetchval("SELECT count(*) FROM quarantined WHERE released_at IS NULL") == 0
 
 
+@pytest.mark.long
 async def test_all_a_quarantine_ends_when_all_registrations_are_settled(
     journal_settings: Settings, own_redis: RedisServer, tmp_path: Path
 ) -> None:

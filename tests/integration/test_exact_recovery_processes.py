@@ -109,6 +109,7 @@ def _answers(api: ApiProcess) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_two_hosts_with_journals_and_a_worker_without_lose_nothing(
     journal_settings: Settings, own_redis: RedisServer, tmp_path: Path
 ) -> None:

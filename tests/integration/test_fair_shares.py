@@ -64,6 +64,7 @@ def first_line(connection: socket.socket) -> bytes:
     return connection.recv(65_536).split(b"\r\n")[0]
 
 
+@pytest.mark.long
 async def test_slow_uploads_of_one_tenant_leave_room_for_others(api: Api, settings: Settings, tmp_path: Path) -> None:
     slow, other = [await api.key("admin", client_id=uuid4()) for _ in range(2)]
     with ApiProcess(settings, tmp_path) as process, ExitStack() as opened:
@@ -87,6 +88,7 @@ async def test_slow_uploads_of_one_tenant_leave_room_for_others(api: Api, settin
             assert 'issuer_slots_refused_total{kind="uploads",reason="full"} 0.0' in metrics
 
 
+@pytest.mark.long
 async def test_an_upload_that_cannot_arrive_in_time_is_ended(api: Api, settings: Settings, tmp_path: Path) -> None:
     key = await api.key("admin", client_id=uuid4())
     with ApiProcess(settings, tmp_path, ISSUER_RECEIVE_TIMEOUT_S="1.5") as process:

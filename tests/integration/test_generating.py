@@ -414,6 +414,7 @@ async def test_a_given_job_id_is_used_although_another_command_waits(stores: Sto
         assert not abandoned
 
 
+@pytest.mark.long
 async def test_unfinished_jobs_are_bounded(stores: Stores) -> None:
     batch = await new_batch(stores)
 

@@ -43,6 +43,7 @@ async def test_every_route_refuses_them(api: Api) -> None:
     assert REFUSAL in response.json()["message"]
 
 
+@pytest.mark.long
 async def test_names_of_existing_data_are_shown_with_escapes(api: Api, tmp_path: Path) -> None:
     batch, _ = await api.batch("A")
     night = await campaign(api)

@@ -33,6 +33,8 @@ from tests.support.parameters import some_long
 from tests.support.recording import drain, failing_after
 from tests.support.servers import PostgresServer
 
+pytestmark = pytest.mark.long
+
 BATCH = UUID("c0ffee00-0000-4000-8000-0000000000aa")
 ENDED = UUID("c0ffee00-0000-4000-8000-0000000000bb")
 CUSTOMER = UUID("cafe0000-0000-4000-8000-0000000000cc")

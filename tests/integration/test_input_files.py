@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import time
 
+import pytest
+
 from issuer.loading.errors import CodeFileError
 from issuer.loading.preload import preload_file
 from issuer.loading.report import NothingLoadedError
@@ -28,6 +30,7 @@ async def _outcome(stores: Stores, file: InputFile) -> tuple[tuple[str, ...], in
     return tuple(code for _, code in sorted((row["seq"], row["code"]) for row in rows)), report.rejected, first
 
 
+@pytest.mark.long
 async def test_files_are_read_as_people_have_them(stores: Stores) -> None:
     """The table of the files is printed: `pytest -rP` shows it."""
     outcomes = {}

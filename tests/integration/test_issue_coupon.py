@@ -181,6 +181,7 @@ async def test_a_code_by_each_protocol_of_the_projects_own_client(server: IssueS
             assert made.campaign_id
 
 
+@pytest.mark.long
 async def test_a_campaign_made_by_one_process_is_known_to_another_at_once(
     settings: Settings, server: IssueServer, tmp_path: Path
 ) -> None:

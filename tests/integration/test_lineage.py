@@ -71,6 +71,8 @@ from tests.support.rollback import copy_tables, go_back
 from tests.support.servers import PostgresServer, RedisServer
 from tests.support.standby import lagging_standby
 
+pytestmark = pytest.mark.long
+
 WENT_BACK = "Postgres went back in time"
 FIVE_EACH = BatchChanges(rules=parse_rules({"maxpercustomer": 5}))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
+
 from issuer.batches.batch import BatchChanges
 from issuer.batches.rules import parse_rules
 from issuer.batches.store import change_batch
@@ -17,6 +19,7 @@ from tests.support.recovery import CLIENT, drain, engine_of, make_batch, redeem,
 from tests.support.servers import RedisServer
 
 
+@pytest.mark.long
 async def test_batches_are_paused_ruled_and_ended_after_a_restart_above_the_limit(
     own_settings: Settings, own_redis: RedisServer
 ) -> None:

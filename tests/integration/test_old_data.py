@@ -6,6 +6,8 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import pytest
+
 from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import Answer
 from issuer.recovery.inspection import Verdict
@@ -20,6 +22,7 @@ def granted(answers: list[Answer]) -> set[str]:
     return {answer.code for answer in answers if answer.outcome is Outcome.GRANTED}
 
 
+@pytest.mark.long
 async def test_a_copy_of_an_earlier_incarnation_is_a_loss(
     own_settings: Settings, own_redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -23,6 +23,8 @@ from tests.support.pgbouncer import PgBouncer
 from tests.support.recording import drain
 from tests.support.servers import PostgresServer
 
+pytestmark = pytest.mark.long
+
 
 def _behind(bouncer: PgBouncer, settings: Settings) -> Settings:
     url = bouncer.url(settings.database_url.get_secret_value())

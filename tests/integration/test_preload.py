@@ -291,6 +291,7 @@ async def test_a_load_is_in_the_audit_log(stores: Stores) -> None:
     assert '"loaded": 10' in row["detail"]
 
 
+@pytest.mark.long
 async def test_codes_that_do_not_fit_into_redis_are_refused_before_any_write(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -327,6 +328,7 @@ async def test_a_broken_pool_does_not_prevent_loading_the_others(stores: Stores)
     await check_agreement(stores, batch.id, B)
 
 
+@pytest.mark.long
 async def test_a_file_with_many_clients_is_loaded(stores: Stores) -> None:
     batch = await new_batch(stores)
     clients = [uuid4() for _ in range(200)]

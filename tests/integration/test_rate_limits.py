@@ -78,6 +78,7 @@ async def hammer(process: LimitedProcess, entries: list[Entry], goal: int, pause
     ("text", "goal"),
     some_long([("100/s", 250), ("5/m", 5), ("10/s", 25), ("1/s,burst=3", 5), ("1000/s,burst=200", 1_500)], short=2),
 )
+@pytest.mark.long
 async def test_four_processes_admit_what_one_bucket_would(
     settings: Settings, stores: Stores, text: str, goal: int
 ) -> None:
@@ -91,6 +92,7 @@ async def test_four_processes_admit_what_one_bucket_would(
     assert len(entries) <= limit.burst + took_s / limit.interval_s
 
 
+@pytest.mark.long
 async def test_any_window_admits_at_most_the_bucket_and_its_refill(settings: Settings, stores: Stores) -> None:
     """During pauses the bucket is refilled while leases are unspent. Together they must not exceed the bucket."""
     entries: list[Entry] = []

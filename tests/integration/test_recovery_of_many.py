@@ -83,6 +83,7 @@ async def recover(stores: GuardedStores, server: RedisServer) -> int:
         return sum(client.llen(key) for key in client.scan_iter(count=10_000) if client.type(key) == b"list")
 
 
+@pytest.mark.long
 async def test_a_recovery_asks_no_more_of_the_stores_for_more_batches(
     own_settings: Settings, own_redis: RedisServer, asked: Counter[str]
 ) -> None:

@@ -28,6 +28,8 @@ from tests.support.environment import environment_of
 from tests.support.recovery import CLIENT, SimulatedCrashError, engine_of, kill_unheard, make_batch, redeem, seqs
 from tests.support.servers import PostgresServer, RedisServer
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def other_settings(own_settings: Settings, postgres_server: PostgresServer) -> Iterator[Settings]:

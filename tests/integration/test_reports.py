@@ -182,6 +182,7 @@ async def failing_after(rows: Rows, after: int) -> AsyncIterator[list[Row]]:
             yield chunk
 
 
+@pytest.mark.long
 async def test_a_workbook_is_complete_or_absent(
     stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,8 @@ from tests.support.recovery import (
 )
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.long
+
 KEY = uuid.uuid4().hex
 CUSTOMER = uuid.uuid4().bytes
 

@@ -29,6 +29,8 @@ from tests.support.recovery import (
 from tests.support.rollback import copy_tables, go_back
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("options", [(), ("--restored",)])
 async def test_a_journal_is_replayed_into_a_restored_postgres_only_as_such(

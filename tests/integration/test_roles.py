@@ -35,6 +35,8 @@ from tests.support.databases import settings_for
 from tests.support.environment import settings_as, url_as
 from tests.support.servers import PostgresServer
 
+pytestmark = pytest.mark.long
+
 _numbers: Final = itertools.count(1)
 
 _GRANTED: Final = """

@@ -209,6 +209,7 @@ async def test_the_number_of_waiting_jobs_is_bounded(api: Api) -> None:
     assert (await generate(api, batch, count=5, client_id=str(B))).status_code == 201
 
 
+@pytest.mark.long
 async def test_concurrent_small_requests_are_all_carried_out(api: Api) -> None:
     batch = await make_batch(api)
     clients = [str(uuid4()) for _ in range(12)]

@@ -53,6 +53,7 @@ async def refused(api: Api) -> bool:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.long
 async def test_the_api_starts_without_redis_and_postgres_and_becomes_ready(tmp_path: Path) -> None:
     redis, postgres = RedisServer(tmp_path / "redis"), PostgresServer(tmp_path / "postgres", durable=False)
     settings = Settings(

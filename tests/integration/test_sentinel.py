@@ -18,6 +18,8 @@ from issuer.settings import Settings
 from tests.support.recovery import CLIENT, engine_of, make_batch, redeem, seqs
 from tests.support.servers import RedisServer, ServerProcess, wait_until
 
+pytestmark = pytest.mark.long
+
 
 class SentinelProcess(RedisServer):
     """One sentinel that watches `primary` under the name `codes`."""

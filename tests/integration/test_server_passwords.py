@@ -73,6 +73,7 @@ def run(settings: Settings, directory: Path, *words: str) -> Done:
     return done
 
 
+@pytest.mark.long
 def test_an_encoded_password_opens_both_servers(servers: GuardedServers, tmp_path: Path) -> None:
     settings = servers.settings(tmp_path, PASSWORD)
     assert run(settings, tmp_path, "migrate").status == 0

@@ -19,6 +19,8 @@ from tests.support.api import Api, problem
 from tests.support.hooks import HookShop, settle_by_worker
 from tests.support.shop_deliveries import EMAILS, again, lower, sample
 
+pytestmark = pytest.mark.long
+
 SHOPIFY, WOOCOMMERCE, SQUARE, STANDARD = ShopKind
 
 

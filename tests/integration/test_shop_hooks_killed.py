@@ -34,6 +34,8 @@ from tests.support.shop_deliveries import SECRETS, sample
 _SITE = """
 import sys
 
+pytestmark = pytest.mark.long
+
 if "issuer.processes.api" in sys.orig_argv:
     import os, signal
     from issuer.loyalty.hooks import processing

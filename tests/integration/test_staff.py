@@ -112,6 +112,7 @@ async def test_a_few_wrong_pins_lock_and_tries_at_the_same_time_count(
         await close_pool(postgres)
 
 
+@pytest.mark.long
 def test_an_operator_manages_staff(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = CommandInProcess(settings, tmp_path, monkeypatch, "loyalty", "programs")
     assert programs("create", "--name", "Beans", "--client", str(uuid4())).status == 0

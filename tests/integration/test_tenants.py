@@ -252,6 +252,7 @@ def check_findings(findings: TenantFindings, kinds: list[CallerKind]) -> None:
     assert findings.cells == len(kinds) * len(VISITS)
 
 
+@pytest.mark.long
 async def test_callers_without_rights_learn_nothing_on_any_route(api: Api) -> None:
     """They are answered as if nothing of the other client existed, and without a valid key they change nothing."""
     world = await make_world(api)
@@ -297,6 +298,7 @@ async def test_a_key_of_another_client_finds_nothing_on_any_route(api: Api) -> N
             before = None if visit.expected is OWN else after
 
 
+@pytest.mark.long
 async def test_every_request_succeeds_with_the_key_of_the_operator(api: Api) -> None:
     """The refusals above are due to the key: the requests themselves are valid."""
     world = await make_world(api)
@@ -311,6 +313,7 @@ async def test_every_request_succeeds_with_the_key_of_the_operator(api: Api) -> 
     assert len(world.found_in(shown)) == len(world.facts()) + len(world.COUNTS)
 
 
+@pytest.mark.long
 async def test_the_snapshot_detects_a_change(api: Api) -> None:
     world = await make_world(api)
     stores = api.services.stores

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.server_files import CLOUD_INIT, ROOT, TERRAFORM, labelled, terraform, variables
+
+pytestmark = pytest.mark.long
 
 
 def resource(kind: str) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from tests.support.api import running_app
 from tests.support.programs import require
 from tests.support.servers import PostgresServer, RedisServer
 
+pytestmark = pytest.mark.long
+
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 

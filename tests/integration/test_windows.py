@@ -105,6 +105,7 @@ async def test_an_erased_customer_and_other_batches_are_left_out(stores: Stores)
         assert window(shop, customer) == []
 
 
+@pytest.mark.long
 async def test_many_customers_are_written_in_chunks(stores: Stores) -> None:
     async with shop_of(stores, (2_500,)) as shop:
         customers = [uuid4() for _ in range(1_200)]

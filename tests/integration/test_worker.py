@@ -85,6 +85,7 @@ async def test_records_redemptions_in_the_ledger(shop: LedgerShop, settings: Set
         assert worker.terminate() == 0
 
 
+@pytest.mark.long
 async def test_killed_before_the_insert(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(10, 10)
     async with locked(shop, "redemptions"):
@@ -144,6 +145,7 @@ async def both_have_reported(shop: LedgerShop) -> bool:
     return bool(await shop.stores.postgres.fetchval("SELECT count(*) = 2 FROM workers"))
 
 
+@pytest.mark.long
 async def test_two_workers_share_the_streams(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     with WorkerProcess(settings, tmp_path / "a") as one, WorkerProcess(settings, tmp_path / "b") as other:
         # Without this wait a worker that is still starting would leave everything to the other, and end by the signal.
@@ -156,6 +158,7 @@ async def test_two_workers_share_the_streams(shop: LedgerShop, settings: Setting
         assert (one.terminate(), other.terminate()) == (0, 0)
 
 
+@pytest.mark.long
 async def test_entries_of_a_frozen_worker_are_claimed(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(10, 10)
     frozen = WorkerProcess(settings, tmp_path / "frozen", postgres_timeout_s=30)
@@ -230,6 +233,7 @@ async def test_bad_entries_become_dead_letters_and_block_no_other(
     assert [row["kind"] for row in kinds] == ["unknown_seq", "wrong_code", "wrong_code", "wrong_code"]
 
 
+@pytest.mark.long
 async def test_pending_entries_that_were_deleted_are_an_anomaly(
     shop: LedgerShop, settings: Settings, tmp_path: Path
 ) -> None:
@@ -253,6 +257,7 @@ async def test_pending_entries_that_were_deleted_are_an_anomaly(
         await eventually(settled, "nothing is pending")
 
 
+@pytest.mark.long
 async def test_postgres_stopped_and_started(settings: Settings, tmp_path: Path) -> None:
     with PostgresServer(tmp_path / "postgres", durable=False) as server:
         server.psql(f"CREATE DATABASE {TEMPLATE}")
@@ -386,6 +391,7 @@ async def test_entries_of_a_lost_reply_are_read_again(shop: LedgerShop, settings
         await drained(shop, 9)
 
 
+@pytest.mark.long
 async def test_redis_killed_and_restarted(settings: Settings, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server:
         alone = settings.model_copy(update={"redis_url": SecretStr(server.url())})

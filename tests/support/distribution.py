@@ -44,9 +44,9 @@ def group_of(file: str) -> str:
     """Return the group of the tests in a file; empty: each of them may run in any process.
 
     Tests that share a fixture of their module stay together, so that its servers start once, and so do the modules
-    that name the same group. Unit tests of a file stay together because it costs more to send one than to run it.
+    that name the same group. Short tests of a file stay together because it costs more to send one than to run it.
     """
     text = (ROOT / file).read_text()
     if named := GROUP.search(text):
         return named[1]
-    return file if file.startswith("tests/unit/") or SHARED_FIXTURE.search(text) else ""
+    return file if file.startswith(("tests/unit/", "tests/source/")) or SHARED_FIXTURE.search(text) else ""

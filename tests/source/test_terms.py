@@ -72,7 +72,7 @@ class AllowedPlace:
 
 EXCEPTIONS: Final = (
     AllowedPlace("CHANGELOG.md", r"^\| .* \|$", "the table names the contract strings that were replaced"),
-    AllowedPlace("tests/unit/test_terms.py", r"", "this list and its examples"),
+    AllowedPlace("tests/source/test_terms.py", r"", "this list and its examples"),
 )
 
 
