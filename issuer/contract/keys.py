@@ -129,6 +129,12 @@ def batch_keys(partition: int, batch_id: UUID) -> BatchKeys:
     )
 
 
+def pool_of_key(key: str) -> tuple[UUID, UUID]:
+    """Return batch and client of a key that `BatchKeys.pool` made."""
+    rest, _, client_id = key.rpartition(":pool:")
+    return UUID(rest[-36:]), UUID(client_id)
+
+
 _GLOB_SPECIAL = re.compile(rb"([*?\[\]\\^])")
 
 

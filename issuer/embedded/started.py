@@ -11,8 +11,7 @@ from typing import Final
 import structlog
 
 from issuer.contract.outcomes import Outcome
-from issuer.http.metrics.exposition import OF_COUPON
-from issuer.http.metrics.tally import read_tallies
+from issuer.http.metrics.tally import OF_COUPON, read_tallies
 from issuer.settings import Settings
 
 log = structlog.get_logger()

@@ -8,7 +8,7 @@ No request waits longer than `redeem_timeout_ms`, and at most `max_waiting` requ
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from typing import Final
 from uuid import UUID
 
@@ -16,6 +16,7 @@ import structlog
 
 from issuer.contract.events import MAX_IN_CALL, encode_who
 from issuer.contract.keys import NO_API_KEY, batch_keys, idempotency_hash, partition_of
+from issuer.contract.outcomes import Outcome
 from issuer.engine.calls import NOT_READY, OVERLOADED, Answer, Call, PoolRef, Slot, Waiting
 from issuer.engine.piggyback import PiggybackedCommands
 from issuer.engine.sender import RECONNECT_EVERY_S, CallSender
@@ -130,6 +131,11 @@ class Engine:
     def detached(self) -> asyncio.Event:
         """Set while there is no connection."""
         return self._sender.detached
+
+    def take_answered(self) -> Counter[tuple[str, Outcome]]:
+        """Return how many requests the script has answered since the last call, by key of the pool and outcome."""
+        taken, self._sender.answered = self._sender.answered, Counter()
+        return taken
 
     def testimony(self) -> Testimony:
         """Return what this process received from the server of the present epoch, or of the last one."""

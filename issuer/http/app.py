@@ -25,6 +25,7 @@ from issuer.http.admin import (
     recoveries,
     redemptions,
     reports,
+    series,
     uploads,
 )
 from issuer.http.campaigns import events as campaign_events
@@ -78,6 +79,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *keys.OPERATIONS,
     *recoveries.OPERATIONS,
     *dead_letters.OPERATIONS,
+    *series.OPERATIONS,
     *health.OPERATIONS,
     *docs.OPERATIONS,
     *start.OPERATIONS,

@@ -19,6 +19,7 @@ from issuer.http.limiting.failed_lookups import FailedLookupLimits
 from issuer.http.limiting.fair_slots import Slots, Tenant
 from issuer.http.limiting.login_limits import LoginLimits
 from issuer.http.limiting.rate_limits import RateLimits
+from issuer.http.metrics.series_recorder import SeriesRecorder
 from issuer.http.metrics.store_metrics import StoreMetrics, read_store_metrics
 from issuer.http.metrics.tally import Tally
 from issuer.http.security_log import SecurityLog
@@ -68,6 +69,7 @@ class Services:
     loyalty: LoyaltyExecutor
     purchases: Purchases
     registrar: Registrar
+    series: SeriesRecorder
     look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
     _store_metrics: dict[bool, tuple[float, StoreMetrics]] = field(default_factory=dict)
     _reading_metrics: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -126,6 +128,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         loyalty = LoyaltyExecutor(stores.postgres, timeout_s=settings.postgres_timeout_s)
         accounts = GatheredReads(stores.postgres, find_named_accounts, timeout_s=settings.postgres_timeout_s)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
+        series = SeriesRecorder(stores.postgres, engine, tally)
+        series.start()
         purchases = Purchases(stores, engine, loyalty)
         registrar = Registrar(settings, stores.postgres, stores.incarnations, engine)
         async with registrar.registered(), purchases.continuing():
@@ -153,11 +157,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     loyalty,
                     purchases,
                     registrar,
+                    series,
                 )
             finally:
                 security.end_period()
                 # The engine first: what is in flight is answered while everything else still works.
                 await asyncio.gather(engine.aclose(), loyalty.aclose(), accounts.aclose())
+                await series.aclose()
                 await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
                 await asyncio.gather(batch_names.aclose(), registered_clients.aclose())
                 if mailer is not None:

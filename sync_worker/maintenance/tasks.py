@@ -30,6 +30,7 @@ from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
 from issuer.recovery.aftermath import finish_recoveries
 from issuer.registration.registrations import forget_settled
+from issuer.series.retention import delete_expired_series
 from issuer.sessions.login_tokens import delete_expired_tokens
 from issuer.sessions.session_store import delete_expired_sessions
 from issuer.storage.kept_answers import delete_expired_answers
@@ -232,6 +233,7 @@ class MaintenanceTasks:
             pass
         for delete_expired in (
             delete_expired_answers, delete_expired_sessions, delete_expired_tokens, remove_expired_tokens,
+            delete_expired_series,
         ):  # fmt: skip
             while await delete_expired(postgres, EXPIRED_BATCH_SIZE):
                 pass

@@ -40,7 +40,9 @@ from tests.support.tenant_visits import (
 from tests.support.visits import OWN, REFUSED, Visit
 from tests.support.wallet_keys import WalletKeys
 
-BACKGROUND_TABLES: Final = {"incarnations", "registrations", "lineage", "workers", "audit_ends"}
+BACKGROUND_TABLES: Final = {
+    "incarnations", "registrations", "lineage", "workers", "audit_ends", "pulses", "series_minutes", "series_hours",
+}  # fmt: skip
 """Tables that the processes write continuously without any request, and the ends of the audit log, which every act of
 every client moves.
 """

@@ -10,7 +10,7 @@ LAYERS: Final = (
     "storage",
     "pools",
     "rate_limits access journal engine",
-    "mail sessions operators clients batches ledger registration loading generating importing",
+    "mail sessions operators clients batches ledger registration loading generating importing series",
     "coupons campaigns loyalty holds",
     "reports webhooks recovery",
     "http",

@@ -44,6 +44,7 @@ class TenantWorld:
     mine: UUID
     customer: UUID
     consumption: str
+    coupon_id: str
     job: str
     campaign: str
     public_campaign: str
@@ -71,7 +72,16 @@ class TenantWorld:
 
     def facts(self) -> set[str]:
         """Return the texts that no response to another client may contain: ids, codes and names."""
-        ids = (self.owner, self.theirs, self.customer, self.consumption, self.job, self.campaign, self.program)
+        ids = (
+            self.owner,
+            self.theirs,
+            self.customer,
+            self.consumption,
+            self.coupon_id,
+            self.job,
+            self.campaign,
+            self.program,
+        )
         return {*map(str, ids), self.member, "THEIRS-", self.NAME, PROGRAM_NAME, MEMBER_REF}
 
     def found_in(self, text: str) -> list[str]:
@@ -82,10 +92,11 @@ class TenantWorld:
     def unknown(self) -> TenantWorld:
         """Return the same world with ids and codes that do not exist in the place of those of the owner."""
         owner, theirs, customer = uuid4(), uuid4(), uuid4()
-        job, campaign, public_campaign, program, member, hold, reward = (str(uuid4()) for _ in range(7))
+        job, campaign, public_campaign, program, member, hold, reward, coupon_id = (str(uuid4()) for _ in range(8))
         return replace(
             self, hook=str(uuid4()), owner=owner, theirs=theirs, customer=customer, job=job, campaign=campaign,
             public_campaign=public_campaign, consumption=consumption_id(7, 7, uuid4().hex), coupon="UNKNOWN-COUPON",
+            coupon_id=coupon_id,
             code="UNKNOWN-1", shared_code="UNKNOWN-SHARED-1",
             program=program, member=member, hold=hold, released=hold, entry="777-3", reward=reward,
             card=draw_numbers(1)[0], blank_card=draw_numbers(1)[0], card_entry="777-5", key="777777", epoch="777777",
@@ -177,6 +188,15 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", "/api/v1/batches/{batch_id}/redemptions"): [
         Visit(REFUSED, _BATCH + "/redemptions"), Visit(SILENT, "/api/v1/batches/{shared}/redemptions"),
     ],
+    ("GET", "/api/v1/series"): [Visit(REFUSED, "/api/v1/series")],
+    ("GET", "/api/v1/batches/{batch_id}/series"): [
+        Visit(REFUSED, _BATCH + "/series"), Visit(REFUSED, "/api/v1/batches/{shared}/series", {"client_id": "{owner}"}),
+        Visit(SILENT, "/api/v1/batches/{shared}/series"),
+    ],
+    ("GET", "/api/v1/campaigns/{campaign_id}/series"): [
+        *(Visit(REFUSED, f"/api/v1/campaigns/{id_}/series") for id_ in ("{campaign}", "{public_campaign}")),
+    ],
+    ("GET", "/api/v1/coupons/{coupon_id}/series"): [Visit(REFUSED, "/api/v1/coupons/{coupon_id}/series")],
     ("POST", "/api/v1/batches/{batch_id}/codes/generate"): [
         Visit(REFUSED, _BATCH + "/codes/generate", json={"count": 1, "prefix": "X-"}),
         Visit(REFUSED, "/api/v1/batches/{shared}/codes/generate", json={"count": 1, "client_id": "{owner}"}),
@@ -272,7 +292,8 @@ async def make_world(api: Api) -> TenantWorld:
         campaigns.append((await api.client.post("/api/v1/campaigns", json=new, headers=api.admin)).json()["id"])
     stores = api.services.stores
     await create_client(stores, Identity(owner.bytes, None), name=TenantWorld.NAME, actor="test")
-    await create_coupon(stores, owner, TenantWorld.coupon, CouponTerms(available=TenantWorld.COUNTS[0]), actor="test")
+    terms = CouponTerms(available=TenantWorld.COUNTS[0])
+    coupon = await create_coupon(stores, owner, TenantWorld.coupon, terms, actor="test")
     use = {"code": TenantWorld.coupon, "client_id": str(owner), "customer_id": str(customer)}
     used = (await api.client.post("/coupon/consume/", json=use, headers=api.redeemer)).json()
     await drain(stores)
@@ -280,8 +301,9 @@ async def make_world(api: Api) -> TenantWorld:
         await stores.redis.client.delete(partition_keys(number).stream)
     known, _ = await create_key(api.owner, name="theirs", scopes=["redeem"], client_id=owner, actor="test")
     return TenantWorld(
-        owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], job["id"], campaigns[0],
-        campaigns[1], str(known.id), str(stores.redis.epoch), **await make_programs(api, owner, caller, UUID(theirs)),
+        owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], str(coupon.id), job["id"],
+        campaigns[0], campaigns[1], str(known.id), str(stores.redis.epoch),
+        **await make_programs(api, owner, caller, UUID(theirs)),
     )  # fmt: skip
 
 

@@ -23,7 +23,8 @@ from issuer.http.edge.header_fields import HeaderFields
 from issuer.http.hot_exchange import HotExchange, HotRoute
 from issuer.http.idempotency import read_idempotency_key
 from issuer.http.limiting.failed_lookups import FailedLookups, is_public
-from issuer.http.metrics.exposition import CRASH, INVALID, OF_COUPON
+from issuer.http.metrics.exposition import CRASH, INVALID
+from issuer.http.metrics.tally import OF_COUPON
 from issuer.http.services import Services
 from issuer.http.wire import Wire
 

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from issuer.contract.outcomes import Outcome
 from issuer.http.metrics.hook_outcome import HookOutcome
 from issuer.http.metrics.store_metrics import StoreMetrics
-from issuer.http.metrics.tally import BOUNDS_S, OutcomeCounts
+from issuer.http.metrics.tally import BOUNDS_S, OF_COUPON, OutcomeCounts
 from issuer.http.slot_kinds import SlotKind, SlotRefusal
 from issuer.storage.server_watch import Stop
 
@@ -32,9 +32,6 @@ LIMITS: Final = (
     "failed_lookups_public_key", "login_address", "login_mailbox",
 )  # fmt: skip
 """Kinds of rate limits."""
-
-OF_COUPON: Final = "COUPON_"
-"""Prefix of the outcomes of consumptions in the tally."""
 
 NAMES: Final = {
     "issuer_redemptions_total": "Redeem requests and IssueCoupon calls, by outcome",

@@ -28,6 +28,8 @@ BOUNDS_S: Final = (
 )  # fmt: skip
 """Upper bounds of the latency histogram, in seconds."""
 WRITE_EVERY_S: Final = 1.0
+OF_COUPON: Final = "COUPON_"
+"""Prefix of the outcomes of consumptions."""
 
 
 @dataclass(slots=True)
@@ -59,6 +61,18 @@ class OutcomeCounts:
                 totals[name] = totals.get(name, 0) + count
         self.buckets = sums
         self.seconds += seconds
+
+    def outcomes_since(self, before: OutcomeCounts) -> dict[str, int]:
+        """Return what was counted since `before` was copied: names as the metrics have them, uses of coupons among all.
+
+        Outcomes of which there are none are left out.
+        """
+        found: dict[str, int] = {}
+        for outcome, count in self.outcomes.items():
+            if new := count - before.outcomes.get(outcome, 0):
+                name = outcome.removeprefix(OF_COUPON).lower()
+                found[name] = found.get(name, 0) + new
+        return found
 
 
 def read_tallies(directory: Path) -> OutcomeCounts:
@@ -108,6 +122,12 @@ class Tally:
         """Count a delivery of a shop."""
         self._own.deliveries[outcome] = self._own.deliveries.get(outcome, 0) + 1
 
+    def own(self) -> OutcomeCounts:
+        """Return a copy of the counts of this process."""
+        copy = OutcomeCounts()
+        copy.add(asdict(self._own))
+        return copy
+
     def write(self) -> None:
         """Replace the file atomically, if it has other counters: a reader sees either the old ones or the new ones."""
         packed = orjson.dumps(self._own, option=orjson.OPT_NON_STR_KEYS)
@@ -121,9 +141,7 @@ class Tally:
     def total(self) -> OutcomeCounts:
         """Return the counts of all processes that share the directory; of this one alone if there is none."""
         if self._file is None:
-            total = OutcomeCounts()
-            total.add(asdict(self._own))
-            return total
+            return self.own()
         self.write()
         return read_tallies(self._file.parent)
 

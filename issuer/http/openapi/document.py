@@ -30,6 +30,7 @@ from issuer.http.openapi.recoveries import recovery_paths
 from issuer.http.openapi.reports import report_paths
 from issuer.http.openapi.rewards import reward_paths
 from issuer.http.openapi.schemas import COMPONENTS
+from issuer.http.openapi.series import series_paths
 from issuer.http.openapi.shapes import GIVEN_ID, Schema, ref
 
 
@@ -192,6 +193,7 @@ def _paths() -> dict[str, Schema]:
         **operating_paths(),
         **key_paths(),
         **recovery_paths(),
+        **series_paths(),
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ FIELDS: Final[dict[str, str]] = {
     "client_id": "Id of the client that owns the codes",
     "clientid": "Id of the client that owns the codes",
     "consumption_id": "Id of the use, for its reversal",
+    "coupon_id": "Id of the coupon",
     "customer_id": "The caller's own id of the customer",
     "customerid": "The caller's own id of the customer, whose limits apply",
     "endpoint": "Id of the hook",

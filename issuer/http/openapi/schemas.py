@@ -16,6 +16,7 @@ from issuer.http.openapi.loyalty_cards import CARDS
 from issuer.http.openapi.loyalty_schemas import FIGURE, LOYALTY
 from issuer.http.openapi.recoveries import RECOVERIES
 from issuer.http.openapi.rewards import REWARD_SCHEMAS
+from issuer.http.openapi.series import SERIES
 from issuer.http.openapi.shapes import (
     ATTRIBUTES,
     BATCH,
@@ -121,6 +122,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     **HOOKS,
     **KEYS,
     **RECOVERIES,
+    **SERIES,
     **REWARD_SCHEMAS,
     **CARDS,
     **CLIENTS,
