@@ -104,6 +104,16 @@ def test_data_behind_a_floor_answer_nothing_not_even_a_repeated_call(shop: Parti
     assert shop.redeem(replace(call, serial_floor=1, beat_floor=1)).status == "REPEATED"
 
 
+def test_a_call_of_another_epoch_changes_nothing_not_even_when_it_is_repeated(shop: Partition) -> None:
+    call = call_of(shop, new_customer("key"))
+    shop.redeem(call)
+    before = shop.snapshot()
+    for other in (call, replace(call, call_id=uuid.uuid4())):
+        refused = shop.redeem(replace(other, epoch=shop.epoch + 1))
+        assert (refused.status, refused.detail) == ("STALE_EPOCH", "1")
+    assert shop.snapshot() == before
+
+
 def test_a_forgotten_script_is_loaded_again(shop: Partition) -> None:
     """SCRIPT FLUSH concerns the whole server; every caller of a shared one loads a script that is missing."""
     shop.redeem_now(new_customer())

@@ -36,7 +36,8 @@ MUTATIONS: Final = (
                 "        if self.blessed is not None:\n",
             ),
         ),
-        ("old_data_restored_processes_ahead", "postgres_down_while_redis_restarts", "old_data_restored_ledger_ahead"),
+        (),
+        ("tests/integration/test_redis_link.py",),
     ),
     Mutation(
         "fixed windows instead of sliding ones",
@@ -53,7 +54,8 @@ MUTATIONS: Final = (
     Mutation(
         "call ids are ignored: a repeated call is not recognised",
         (Edit(REDEEM, "if kept then\n", "if false then\n"),),
-        ("network_api_to_redis",),
+        (),
+        ("tests/conformance/test_redeem_script.py",),
     ),
     Mutation(
         "calls of unknown outcome are repeated with a new call id",
@@ -168,8 +170,8 @@ MUTATIONS: Final = (
     Mutation(
         "the redeem script does not check the epoch",
         (Edit(REDEEM, "if state[1] ~= ARGV[1] then", "if false then"),),
-        ("recovery_ordered_under_load", "redis_flushed"),
-        ("tests/conformance/test_redeem_model.py", "tests/integration/test_recovery.py"),
+        (),
+        ("tests/conformance/test_redeem_script.py",),
     ),
     Mutation(
         "a second recovery ignores what the first one quarantined",
@@ -224,7 +226,8 @@ MUTATIONS: Final = (
     Mutation(
         "a pool that is empty in Redis is reported as sold out",
         (Edit(REDEEM, "    return 'REFILLING'\n", "    return 'SOLD_OUT'\n"),),
-        ("pools_exhausted_in_redis",),
+        (),
+        ("tests/conformance/test_pool_scripts.py",),
     ),
     Mutation(
         "Idempotency-Keys are not looked up",
@@ -537,7 +540,8 @@ MUTATIONS: Final = (
     Mutation(
         "a frozen recovery is not interrupted",
         (Edit("issuer/recovery/lock.py", "SILENT_FOR: Final = 3\n", "SILENT_FOR: Final = 3_000\n"),),
-        ("recovery_frozen",),
+        (),
+        ("tests/integration/test_recovery_options.py::test_a_frozen_recovery_is_replaced_and_does_not_continue",),
     ),
     Mutation(
         "a recovery works batch by batch",
@@ -574,17 +578,20 @@ MUTATIONS: Final = (
     Mutation(
         "a coupon is never used up",
         (Edit(REDEEM, "if pool.issued + pool.taken >= coupon.total then return 'SOLD_OUT' end", ""),),
-        ("coupon_used_up_under_kills",),
+        (),
+        ("tests/conformance/test_coupon_uses.py",),
     ),
     Mutation(
         "no use of a coupon is quarantined after a loss",
         (Edit("issuer/recovery/quarantine.py", "AND b.kind = 'coupon') AS", "AND false) AS"),),
-        ("coupon_uses_reversed_while_redis_is_wiped",),
+        (),
+        ("tests/integration/test_coupon_recovery.py::test_seqs_that_a_lost_redis_may_have_granted_are_quarantined",),
     ),
     Mutation(
         "a use can be reversed repeatedly",
         (Edit("issuer/coupons/reversal.py", "        if reversed_at is None:\n", "        if False:\n"),),
-        ("coupon_uses_reversed_while_redis_is_wiped",),
+        (),
+        ("tests/integration/test_coupon_recovery.py::test_seqs_that_a_lost_redis_may_have_granted_are_quarantined",),
     ),
     Mutation(
         "a reversed use still counts against the customer's limit",
