@@ -149,6 +149,16 @@ async def find_job(
     return job_from_row(row)
 
 
+async def list_jobs(postgres: Pool, batch_id: UUID, *, client_id: UUID | None = None, limit: int = 5) -> list[Job]:
+    """Return the latest jobs of a batch, or of one client in it, newest first. Raises PostgresUnavailableError."""
+    async with unavailable_translated():
+        rows = await postgres.fetch(
+            f"{JOB_SELECT} WHERE batch_id = $1 AND coalesce(client_id = $2, true) ORDER BY created_at DESC LIMIT $3",
+            batch_id, client_id, limit,
+        )  # fmt: skip
+    return [job_from_row(row) for row in rows]
+
+
 async def find_open_ids(postgres: Pool) -> list[UUID]:
     """Return the unfinished jobs in the order in which they are due: first the client that was served longest ago.
 

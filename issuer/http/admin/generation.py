@@ -33,7 +33,7 @@ async def post_generate(context: RequestContext) -> Response:
     job_id = id_field(values, "job_id")
     stores = context.services.stores
     try:
-        generation = await _parse_generation(context, batch_id, values)
+        generation = await parse_generation(context, batch_id, values)
 
         async def show(job: Job) -> Response:
             response = json_response(_show(job, generation), 201 if job.state is JobState.DONE else 202)
@@ -45,7 +45,7 @@ async def post_generate(context: RequestContext) -> Response:
     except BatchEndedError as error:
         raise outcome_problem(Outcome.ENDED) from error
     if generation.count <= MAX_CODES_PER_REQUEST and not job.finished:
-        job = await _generate_now(context, job)
+        job = await generate_now(context, job)
     if job.state is JobState.FAILED:
         await context.idempotency.forget()
         raise ProblemError(
@@ -64,7 +64,7 @@ async def get_job(context: RequestContext) -> Response:
     return json_response(_show(job, job.request))
 
 
-async def _parse_generation(context: RequestContext, batch_id: UUID, values: dict[str, Any]) -> GenerationRequest:
+async def parse_generation(context: RequestContext, batch_id: UUID, values: dict[str, Any]) -> GenerationRequest:
     """Parse the body. For a bound key, the batches of other clients do not exist."""
     # In a thread: folding a thousand words takes some ms.
     code_format = await asyncio.to_thread(parse_code_format, {name: values[name] for name in FIELDS if name in values})
@@ -83,7 +83,7 @@ async def _parse_generation(context: RequestContext, batch_id: UUID, values: dic
     return GenerationRequest(batch_id, client_id, code_format, count, caller.actor)
 
 
-async def _generate_now(context: RequestContext, job: Job) -> Job:
+async def generate_now(context: RequestContext, job: Job) -> Job:
     """Run the job. If there is no slot, a store is unavailable or the time is up, return it unfinished: the worker
     continues it.
     """

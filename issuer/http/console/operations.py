@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.auth import Access
+from issuer.http.console.batches import batch_screens, changes, creation
 from issuer.http.console.console_visit import HOME
 from issuer.http.console.sign_in import sign_in
 from issuer.http.operations import Operation
@@ -12,5 +13,8 @@ from issuer.http.operations import Operation
 CONSOLE: Final[tuple[Operation, ...]] = (
     Operation("GET", HOME, sign_in.get_home, Access.PUBLIC, page=True),
     *sign_in.OPERATIONS,
+    *creation.OPERATIONS,
+    *batch_screens.OPERATIONS,
+    *changes.OPERATIONS,
 )
 """Pages for people who operate the installation. They are no part of the API."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +14,8 @@ from issuer.http.wire import EVERY_ANSWER
 from issuer.settings import Settings
 
 UPLOAD_PATH: Final = "/api/v1/codes/upload"
+CONSOLE_UPLOADS: Final = re.compile("/console/batches/(?:new|[^/]+/codes)")
+"""The pages of the console whose forms have a file of codes."""
 DELIVERY_PATH: Final = "/hooks/"
 """What the paths of deliveries of shops begin with."""
 MAX_DELIVERY_BYTES: Final = 1_048_576
@@ -64,6 +67,7 @@ class EdgeLimits:
         path = url.partition(b"?")[0].decode("ascii", "replace")
         if path.startswith(DELIVERY_PATH):
             return max(self.max_body_bytes, MAX_DELIVERY_BYTES)
+        path = UPLOAD_PATH if CONSOLE_UPLOADS.fullmatch(path) else path
         return self.max_body_bytes_by_path.get(path, self.max_body_bytes)
 
 

@@ -39,6 +39,11 @@ def show_local_time(instant: datetime, zone: tzinfo, language: str) -> str:
     return format_datetime(instant.astimezone(zone), "short", locale=language)
 
 
+def capitalize_first(text: str) -> str:
+    """Return a sentence that begins with a capital letter, and is otherwise unchanged."""
+    return text[:1].upper() + text[1:]
+
+
 @cache
 def _environment(language: str) -> Environment:
     environment = Environment(
@@ -56,6 +61,7 @@ def _environment(language: str) -> Environment:
     environment.filters["duration"] = partial(show_duration, language=language)
     environment.filters["money"] = partial(show_money, language=language)
     environment.filters["local_time"] = partial(show_local_time, language=language)
+    environment.filters["capitalize_first"] = capitalize_first
     environment.filters["zoned"] = zoned
     environment.filters["date"] = partial(show_date, language=language)
     return environment

@@ -33,7 +33,7 @@ class PlaceGroup:
 
 NAVIGATION: Final[tuple[PlaceGroup, ...]] = (
     PlaceGroup("", ()),
-    PlaceGroup("Codes", ()),
+    PlaceGroup("Codes", (Place("Batches", "/console/batches"),)),
     PlaceGroup("Loyalty", ()),
     PlaceGroup("Operation", ()),
     PlaceGroup("Access", ()),

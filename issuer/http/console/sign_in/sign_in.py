@@ -14,6 +14,7 @@ from starlette.responses import Response
 from issuer.access import audit
 from issuer.http.auth import Access
 from issuer.http.console.console_visit import HOME, SIGN_IN, console_path, open_console
+from issuer.http.console.layout.navigation import navigation_for
 from issuer.http.console.principal import Principal, SignedInBy, owner_of, principal_of_key, read_principal
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.pages.cookies import is_plain
@@ -28,7 +29,6 @@ from issuer.storage.postgres import unavailable_translated
 LINK_PATH: Final = "/console/link/{token}"
 SIGN_OUT: Final = "/console/sign-out"
 _PAGE: Final = LocalizedPage("console/sign_in/sign_in.html", forms=True)
-_HOME_PAGE: Final = LocalizedPage("console/sign_in/home.html", forms=True)
 _LINK_PAGE: Final = LocalizedPage("console/sign_in/link.html", forms=True)
 _INSECURE_PAGE: Final = LocalizedPage("console/sign_in/insecure.html")
 WRONG_KEY: Final = ProblemError(401, "the key does not open the console", "unauthorized")
@@ -103,9 +103,9 @@ async def post_sign_out(context: RequestContext) -> Response:
 
 
 async def get_home(context: RequestContext) -> Response:
-    """Return the first page."""
+    """Lead to the first place of the console that the visitor may open."""
     visit = await open_console(context)
-    return visit.visit.page(_HOME_PAGE, name=visit.caller_name)
+    return visit.redirect(navigation_for(visit)[0].places[0].path)
 
 
 def _show(visit: PageVisit, status: int = 200, *, back: str | None = None, wrong: str = "") -> Response:

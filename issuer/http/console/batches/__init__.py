@@ -1,0 +1,1 @@
+"""The screens of batches: list, one batch, create, upload, generate, change."""

@@ -1,0 +1,89 @@
+"""/console/batches: the list, and the page of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from starlette.responses import Response
+
+from issuer.batches.batch import Batch
+from issuer.batches.store import find_batch, list_batches
+from issuer.generating.jobs import list_jobs
+from issuer.http.admin.reports import get_report
+from issuer.http.auth import Access
+from issuer.http.console.console_visit import open_console
+from issuer.http.console.layout.console_page import ConsolePage
+from issuer.http.console.layout.rules_in_words import batch_state, show_rules
+from issuer.http.fields import path_id
+from issuer.http.operations import Operation, RequestContext
+from issuer.operators.role import Role
+from issuer.pools.overview import BatchTotal, read_totals
+from issuer.pools.stock import Stock, batch_stock_chunks
+from issuer.reports.report import REDEMPTIONS
+
+PATH: Final = "/console/batches"
+PAGE_SIZE: Final = 25
+_LIST: Final = ConsolePage("batches/list.html")
+_SHOW: Final = ConsolePage("batches/batch.html")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch as a screen shows it. `state`: a word and the class of its badge."""
+
+    batch: Batch
+    total: int
+    issued: int | None
+    quarantined: int
+    state: tuple[str, str]
+    rules: str
+
+    @classmethod
+    def of(cls, batch: Batch, figures: BatchTotal, quarantined: int = 0) -> BatchView:
+        state = batch_state(batch, total=figures.total, issued=figures.issued)
+        return cls(batch, figures.total, figures.issued, quarantined, state, show_rules(batch.rules))
+
+
+async def get_list(context: RequestContext) -> Response:
+    visit = await open_console(context)
+    stores, client_id = context.services.stores, visit.client_id
+    cursor = context.request.query_params.get("cursor")
+    page = await list_batches(stores.postgres, client_id=client_id, limit=PAGE_SIZE, cursor=cursor)
+    totals = await read_totals(stores, [batch.id for batch in page.items], client_id=client_id)
+    views = [BatchView.of(batch, totals[batch.id]) for batch in page.items]
+    return _LIST.response(visit, page=page, views=views, is_first=cursor is None, may_change=visit.may(Role.OPERATOR))
+
+
+async def get_batch(context: RequestContext) -> Response:
+    visit = await open_console(context)
+    stores, client_id, batch_id = context.services.stores, visit.client_id, path_id(context.request, "batch_id")
+    batch = await find_batch(stores.postgres, batch_id, client_id=client_id)
+    totals = await read_totals(stores, [batch_id], client_id=client_id)
+    stock = await _first_pools(context, batch_id, client_id)
+    jobs = await list_jobs(stores.postgres, batch_id, client_id=client_id)
+    view = BatchView.of(batch, totals[batch_id], sum(pool.quarantined for pool in stock))
+    return _SHOW.response(
+        visit, view=view, batch=batch, stock=stock, pools=totals[batch_id].pools, jobs=jobs, path=f"{PATH}/{batch_id}",
+        is_busy=any(not job.finished for job in jobs), may_change=visit.may(Role.OPERATOR) and not batch.expired,
+    )  # fmt: skip
+
+
+async def _first_pools(context: RequestContext, batch_id: UUID, client_id: UUID | None) -> list[Stock]:
+    async for chunk in batch_stock_chunks(context.services.stores, batch_id, client_id=client_id):
+        return chunk
+    return []
+
+
+async def get_redemptions(context: RequestContext) -> Response:
+    """Stream the redemptions of a batch as a file: the report of the API, whose query this has."""
+    visit = await open_console(context)
+    return await get_report(visit.context, REDEMPTIONS)
+
+
+OPERATIONS: Final = (
+    Operation("GET", PATH, get_list, Access.PUBLIC, page=True),
+    Operation("GET", "/console/exports/redemptions", get_redemptions, Access.PUBLIC, page=True),
+    Operation("GET", PATH + "/{batch_id}", get_batch, Access.PUBLIC, page=True),
+)

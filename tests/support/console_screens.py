@@ -1,0 +1,69 @@
+"""The console in a browser: the screens that every part of it adds here, and what a visitor signs in with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+from playwright.async_api import Page
+
+from tests.support.browser import DESKTOP, BrowserStage
+
+CSP_EVENTS: Final = "addEventListener('securitypolicyviolation', (e) => console.error('policy', e.violatedDirective))"
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """One screen. `path`: with names of `sample_objects` in braces; `heading`: what it shows first."""
+
+    name: str
+    path: str
+    heading: str
+
+
+SCREENS: Final = (
+    Screen("batches", "/console/batches", "Batches"),
+    Screen("batch-new", "/console/batches/new", "New batch"),
+    Screen("batch", "/console/batches/{batch}", "Summer tour, early birds"),
+    Screen("batch-empty", "/console/batches/{empty_batch}", "Winter"),
+    Screen("batch-edit", "/console/batches/{batch}/edit", "Edit batch"),
+    Screen("batch-codes", "/console/batches/{batch}/codes", "Add codes"),
+)
+"""Every screen, at which `tests/browser/test_console_screens.py` looks."""
+
+
+async def sample_objects(stage: BrowserStage) -> Mapping[str, str]:
+    """Create what the screens show. Return the ids by the names that their paths have."""
+    http = stage.http
+
+    async def post(path: str, **options: Any) -> Any:
+        response = await http.post(path, **options)
+        assert response.status_code < 300, response.text
+        return response.json()
+
+    client = f"band-{uuid4()}"
+    await post("/api/v1/clients", json={"id": client, "name": "The Sample Band"})
+    codes = "code\n" + "".join(f"SAMPLE-{uuid4()}\n" for _ in range(40))
+    batch = await post(
+        "/api/v1/codes/upload",
+        files={"file": ("codes.csv", codes.encode(), "text/csv")},
+        data={"batch_name": "Summer tour, early birds", "client": client, "ends_at": "2032-06-01T00:00:00Z",
+              "rules": '{"maxpercustomer": 2, "timelimit": 30}'},
+    )  # fmt: skip
+    for _ in range(13):
+        body = {"batch_id": batch["batch_id"], "client": client, "customer": str(uuid4())}
+        await post("/api/v1/redemptions", json=body)
+    empty = await post("/api/v1/batches", json={"name": "Winter", "client": client})
+    return {"client": client, "batch": batch["batch_id"], "empty_batch": empty["id"]}
+
+
+async def signed_in(stage: BrowserStage, **options: Any) -> Page:
+    """Return a page of a browser that is signed in to the console with an API key."""
+    page = await stage.visit("/console/sign-in", **(options or DESKTOP))
+    await page.add_init_script(CSP_EVENTS)
+    await page.get_by_label("API key").fill(stage.http.headers["authorization"].removeprefix("Bearer "))
+    await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_url(lambda url: "sign-in" not in url)
+    return page
