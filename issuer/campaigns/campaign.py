@@ -15,6 +15,7 @@ import orjson
 from issuer.batches.batch import Batch, batch_from_row
 from issuer.generating.alphabets import AlphabetName
 from issuer.generating.code_format import CodeFormat, CodeFormatError, parse_code_format
+from issuer.pools.pool_rate import PoolRate
 
 DEFAULT_CLIENT: Final = UUID("686f7573-6500-4000-8000-000000000000")
 """The client of campaigns that are created without one."""
@@ -59,6 +60,7 @@ class Campaign:
     pool_id: int
     total: int
     final_issued: int | None
+    rate: PoolRate
 
     @property
     def id(self) -> UUID:
@@ -97,6 +99,7 @@ def campaign_from_row(row: asyncpg.Record) -> Campaign:
         pool_id=row["pool_id"],
         total=row["total"],
         final_issued=row["final_issued"],
+        rate=PoolRate.of(row),
     )
 
 

@@ -41,6 +41,7 @@ def show_campaign(campaign: Campaign, counters: Counters) -> dict[str, Any]:
         "total": counters.total,
         "issued": counters.issued,
         "remaining": counters.remaining,
+        **campaign.rate.to_json(),
         "starts_at": show_instant(campaign.starts_at),
         "paused": campaign.batch.paused,
         "public": campaign.public,

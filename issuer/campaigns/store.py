@@ -38,6 +38,7 @@ from issuer.generating.job_runner import finish_job
 from issuer.generating.jobs import JobState, request_codes
 from issuer.generating.request import GenerationRequest
 from issuer.paging import Page, decode_cursor, encode_cursor
+from issuer.pools.pool_rate import RATE_COLUMNS, RATE_JOIN
 from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import (
     CAMPAIGN_LOCK,
@@ -53,11 +54,12 @@ from issuer.storage.stores import Stores
 
 log = structlog.get_logger()
 
-_CAMPAIGNS: Final = """
-SELECT b.*, c.client_id, c.code_format, c.public, c.ready_at, p.id AS pool_id, p.total, p.final_issued,
+_CAMPAIGNS: Final = f"""
+SELECT b.*, c.client_id, c.code_format, c.public, c.ready_at, p.id AS pool_id, p.total, p.final_issued, {RATE_COLUMNS},
   c.created_at AS campaign_created_at, (SELECT name FROM clients WHERE clients.id = c.client_id) AS client_name
 FROM campaigns c JOIN batches b ON b.id = c.batch_id
 JOIN pools p ON p.batch_id = c.batch_id AND p.client_id = c.client_id
+{RATE_JOIN}
 WHERE ($1::uuid IS NULL OR c.client_id = $1)"""
 _PROMISED: Final = """
 SELECT (SELECT total FROM pools WHERE batch_id = $1 AND client_id = $2) + coalesce((SELECT sum(count - made)

@@ -14,6 +14,7 @@ import orjson
 from issuer.batches.rules import NO_RULES, Rules, parse_rules
 from issuer.instants import show_instant
 from issuer.money import show_decimal
+from issuer.pools.pool_rate import RATE_COLUMNS, RATE_JOIN, PoolRate
 
 MAX_USES: Final = 10**12
 
@@ -102,6 +103,7 @@ class Coupon:
     updated_at: datetime
     opened: bool
     final_issued: int | None
+    rate: PoolRate
 
     @property
     def expired(self) -> bool:
@@ -109,10 +111,11 @@ class Coupon:
         return self.ended_at is not None or (expires_at is not None and expires_at <= datetime.now(UTC))
 
 
-COUPONS: Final = """
-SELECT c.*, b.ends_at, b.ended_at, b.paused, b.rules, b.created_at, p.opened, p.final_issued,
+COUPONS: Final = f"""
+SELECT c.*, b.ends_at, b.ended_at, b.paused, b.rules, b.created_at, p.opened, p.final_issued, {RATE_COLUMNS},
   (SELECT name FROM clients WHERE clients.id = c.client_id) AS client_name
-FROM coupons c JOIN batches b ON b.id = c.batch_id JOIN pools p ON p.id = c.pool_id"""
+FROM coupons c JOIN batches b ON b.id = c.batch_id JOIN pools p ON p.id = c.pool_id
+{RATE_JOIN}"""
 
 
 def coupon_from_row(row: asyncpg.Record) -> Coupon:
@@ -144,4 +147,5 @@ def coupon_from_row(row: asyncpg.Record) -> Coupon:
         updated_at=row["updated_at"],
         opened=row["opened"],
         final_issued=row["final_issued"],
+        rate=PoolRate.of(row),
     )

@@ -211,6 +211,7 @@ def show_with_uses(coupon: Coupon, used: int) -> dict[str, Any]:
         "remaining": remaining,
         "used": used,
         "reversed": coupon.reversed,
+        **coupon.rate.to_json(),
         "deleted": coupon.ended_at is not None,
         "created_at": show_instant(coupon.created_at),
         "updated_at": show_instant(coupon.updated_at),

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from issuer.paging import CHUNK_SIZE
 from issuer.pools.counters import NOT_IN_REDIS, PoolCounters, read_pool_counters
+from issuer.pools.pool_rate import RATE_COLUMNS, RATE_JOIN, UNKNOWN_RATE, PoolRate
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -33,26 +34,28 @@ class Stock:
     backlog: int | None
     quarantined: int
     dead_letters: int
+    rate: PoolRate = UNKNOWN_RATE
 
     def to_json(self) -> dict[str, Any]:
         """Return the stock as the API and the command line show it."""
         shown = asdict(self) | {"client_id": str(self.client_id)}
-        del shown["pool_id"]
-        return shown
+        del shown["pool_id"], shown["rate"]
+        return shown | self.rate.to_json()
 
 
 # Released seqs stay quarantined: they are spent, and their codes have new seqs. A seq counts in one place: the ledger
 # before the quarantine, the quarantine before the dead letters.
-_POOLS: Final = """
+_POOLS: Final = f"""
 SELECT p.id, p.client_id, (SELECT name FROM clients WHERE clients.id = p.client_id) AS client_name,
-  p.total, p.final_issued,
+  p.total, p.final_issued, {RATE_COLUMNS},
   (SELECT count(*) FROM ledger r WHERE r.pool_id = p.id) AS ledger,
   (SELECT count(*) FROM quarantined s WHERE s.pool_id = p.id AND NOT EXISTS
     (SELECT FROM ledger r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)) AS quarantined,
   (SELECT count(DISTINCT d.seq) FROM dead_letters d WHERE d.pool_id = p.id AND d.resolved_at IS NULL
     AND NOT EXISTS (SELECT FROM ledger r WHERE r.pool_id = d.pool_id AND r.seq = d.seq)
     AND NOT EXISTS (SELECT FROM quarantined s WHERE s.pool_id = d.pool_id AND s.seq = d.seq)) AS dead_letters
-FROM pools p WHERE p.batch_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2) AND p.id > $3 ORDER BY p.id LIMIT $4"""
+FROM pools p {RATE_JOIN}
+WHERE p.batch_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2) AND p.id > $3 ORDER BY p.id LIMIT $4"""
 
 
 async def batch_stock(stores: Stores, batch_id: UUID, *, client_id: UUID | None = None) -> list[Stock]:
@@ -106,4 +109,5 @@ def _stock(row: Any, client_id: UUID, counters: PoolCounters | None) -> Stock:
         backlog=None if issued is None else max(0, issued - accounted),
         quarantined=row["quarantined"],
         dead_letters=row["dead_letters"],
+        rate=PoolRate.of(row),
     )

@@ -30,6 +30,7 @@ from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
 from issuer.recovery.aftermath import finish_recoveries
 from issuer.registration.registrations import forget_settled
+from issuer.series import rates
 from issuer.series.retention import delete_expired_series
 from issuer.sessions.login_tokens import delete_expired_tokens
 from issuer.sessions.session_store import delete_expired_sessions
@@ -126,6 +127,7 @@ class MaintenanceTasks:
             (tombstones.TASK, 5.0, self.free_ended),
             (inbox.TASK, 2.0, self.process_inbox),
             (sweeping.TASK, 1.0, self.sweep_points),
+            (rates.TASK, rates.EVERY_S, self.refresh_rates),
             ("heartbeat", 1.0, self.report_heartbeat),
             ("remove-consumers", 600.0, self.remove_consumers),
             ("finish-recoveries", 0.5, self.finish_recoveries),
@@ -246,6 +248,10 @@ class MaintenanceTasks:
         if head != self._audit_head:
             log.info("head of the audit log", head=str(head))
             self._audit_head = head
+
+    async def refresh_rates(self) -> None:
+        """Compute how fast pools empty, and when they will be empty."""
+        await rates.refresh_rates(self._stores)
 
     async def remove_consumers(self) -> None:
         for partition in range(self._stores.redis.partitions):

@@ -248,7 +248,8 @@ async def test_stock_and_ledger_of_a_batch(api: Api) -> None:
     await api.redeem(batch, client)
     (stock,) = (await api.get(f"/api/v1/batches/{batch}")).json()["stock"]
     assert stock == {"client_id": str(client), "client_name": None, "total": 4, "in_redis": 1, "issued": 3, "ledger": 2,
-                     "backlog": 1, "quarantined": 0, "dead_letters": 0}  # fmt: skip
+                     "backlog": 1, "quarantined": 0, "dead_letters": 0, "rate_per_s_1m": None, "rate_per_s_15m": None,
+                     "empty_at": None}  # fmt: skip
     page = (await api.get(f"/api/v1/batches/{batch}/redemptions")).json()
     assert [item["code"] for item in page["items"]] == ["A", "B"]
     assert page["items"][0]["customer_id"] == str(customer)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 
 from issuer.contract.keys import batch_keys, pool_of_key
+from issuer.recovery.opening import open_stores
+from issuer.series.rates import refresh_rates
+from issuer.storage.grants import Process
 from issuer.storage.postgres import PostgresUnavailableError
 from tests.support.api import Api, problem
+from tests.support.environment import settings_as
 
 pytestmark = pytest.mark.shared_app
 
@@ -86,3 +91,25 @@ async def test_what_cannot_be_written_is_written_later(api: Api, monkeypatch: py
 def test_the_pool_is_read_from_its_key() -> None:
     batch, client = uuid4(), uuid4()
     assert pool_of_key(batch_keys(7, batch).pool(client)) == (batch, client)
+
+
+async def test_every_stock_says_when_it_will_be_empty(api: Api) -> None:
+    batch, client = await api.batch(*(f"RATE-{number}" for number in range(100)))
+    await api.redeem(batch, client)
+    # Ten a minute for the last two hours; the API has written one more just now.
+    await api.owner.execute(
+        "INSERT INTO series_minutes SELECT p.id, date_trunc('minute', now()) - n * interval '1 minute', 'granted', 10 "
+        "FROM pools p, generate_series(1, 125) AS n WHERE p.batch_id = $1", batch,
+    )  # fmt: skip
+    (before,) = (await api.get(f"/api/v1/batches/{batch}")).json()["stock"]
+    assert (before["rate_per_s_1m"], before["rate_per_s_15m"], before["empty_at"]) == (None, None, None)
+    await api.services.series.record()
+    await api.owner.execute("DELETE FROM pool_rates")
+    async with open_stores(settings_as(api.services.settings, Process.WORKER)) as stores:
+        await refresh_rates(stores)
+    (stock,) = (await api.get(f"/api/v1/batches/{batch}")).json()["stock"]
+    assert stock["rate_per_s_15m"] == pytest.approx(10 / 60, abs=0.001)
+    # What the present minute has of it depends on the second.
+    assert 0 < stock["rate_per_s_1m"] < 0.2
+    left_s = (datetime.fromisoformat(stock["empty_at"]) - datetime.now(UTC)).total_seconds()
+    assert left_s == pytest.approx(99 / 10 * 60, rel=0.05)

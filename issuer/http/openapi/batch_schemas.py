@@ -13,6 +13,7 @@ from issuer.http.openapi.shapes import (
     CUSTOMER_TEXT,
     INSTANT,
     NAME,
+    RATES,
     UUID,
     Schema,
     count,
@@ -114,6 +115,7 @@ BATCHES: Final[dict[str, Schema]] = {
             "backlog": unsure_count("Issued codes that are not in the ledger yet"),
             "quarantined": count("Codes that may have been issued by a Redis whose data were lost"),
             "dead_letters": count("Issued codes whose event could not be recorded"),
+            **RATES,
         }
     ),
     "LedgerEntry": shape(

@@ -107,6 +107,15 @@ INSTANT: Final[Schema] = {
 }
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 UNSURE_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 0}
+_RATE: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
+RATES: Final[dict[str, Schema]] = {
+    "rate_per_s_1m": described(_RATE, "Issued a second over the last minute; null: nothing for a day, or not known"),
+    "rate_per_s_15m": described(_RATE, "The same over the last 15 minutes"),
+    "empty_at": described(
+        nullable(INSTANT), "When none will be left, as it looks now; null: not within a year, or not known"
+    ),
+}
+"""The fields of every stock that say how fast it empties."""
 NAME: Final[Schema] = {
     "type": "string",
     "minLength": 1,
