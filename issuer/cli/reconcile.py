@@ -32,22 +32,15 @@ def reconcile(
     what its entries add up to, and that every points move has its entries and its code. May run while codes are
     redeemed; changes nothing. Exit code 0: it all holds; 1: it does not.
     """
-    from issuer.ledger.reconcile import Reconciliation
-    from issuer.ledger.reconcile import reconcile as balance
-    from issuer.loyalty.move_audit import MoveProblem, find_wrong_moves
-    from issuer.loyalty.reconcile import PointsReconciliation, reconcile_points
+    from issuer.reconciliation.whole import WholeReconciliation, reconcile_whole
 
-    async def work(stores: Stores) -> tuple[Reconciliation, PointsReconciliation, list[MoveProblem]]:
-        batch_id = await any_batch(stores.postgres, batch)
-        if batch_id is not None:
-            return await balance(stores, batch_id=batch_id), PointsReconciliation(), []
-        return await balance(stores), await reconcile_points(stores.postgres), await find_wrong_moves(stores)
+    async def work(stores: Stores) -> WholeReconciliation:
+        return await reconcile_whole(stores, await any_batch(stores.postgres, batch))
 
-    result, points, moves = run(work)
-    holds = result.holds and points.holds and not moves
+    whole = run(work)
+    result, points, moves = whole.ledger, whole.points, whole.moves
     if as_json:
-        more = {"points": points.to_json(), "moves": [move.to_json() for move in moves]}
-        print_json(result.to_json() | {"holds": holds} | more)
+        print_json(whole.to_json())
     else:
         for pool in result.pools:
             _show(pool)
@@ -67,7 +60,7 @@ def reconcile(
             typer.echo(f"{len(result.partitions)} partitions, {_state(wrong)}")
         if points.accounts:
             _show_points(points)
-    if not holds:
+    if not whole.holds:
         raise typer.Exit(FAILED)
 
 

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import orjson
 
+from issuer.access import audit
 from issuer.instants import show_instant
 from issuer.paging import Page, decode_cursor, encode_cursor
 from issuer.recovery.release import QuarantinedRange, list_quarantined
 from issuer.registration.registrations import OpenRegistration, find_open
+from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import Pool, unavailable_translated
 
 MAX_POOLS: Final = 1_000
@@ -25,7 +27,10 @@ class RecoveryNotFoundError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class PastRecovery:
-    """A recovery. `held` of the codes that it quarantined are still out of stock, `released` are in stock again."""
+    """A recovery. `held` of the codes that it quarantined are still out of stock, `released` are in stock again.
+
+    `accepted_at`, `accepted_by`: an operator has accepted that the held codes stay out of stock.
+    """
 
     epoch: int
     verdict: str
@@ -35,9 +40,17 @@ class PastRecovery:
     missing: Sequence[str]
     held: int
     released: int
+    accepted_at: datetime | None
+    accepted_by: str | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an operator has something to decide."""
+        return self.held > 0 and self.accepted_at is None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"at": show_instant(self.at)}
+        accepted_at = None if self.accepted_at is None else show_instant(self.accepted_at)
+        return asdict(self) | {"at": show_instant(self.at), "accepted_at": accepted_at}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +67,14 @@ class RecoveryDetail:
 
 
 _PAGE: Final = """
-SELECT epoch, verdict, blessed_at, report FROM incarnations
+SELECT epoch, verdict, blessed_at, report, accepted_at, accepted_by FROM incarnations
 WHERE shard = 0 AND ($1::bigint IS NULL OR epoch < $1) ORDER BY epoch DESC LIMIT $2"""
-_ONE: Final = "SELECT epoch, verdict, blessed_at, report FROM incarnations WHERE shard = 0 AND epoch = $1"
+_ONE: Final = """
+SELECT epoch, verdict, blessed_at, report, accepted_at, accepted_by FROM incarnations
+WHERE shard = 0 AND epoch = $1"""
+_ACCEPT: Final = """
+UPDATE incarnations SET accepted_at = coalesce(accepted_at, now()), accepted_by = coalesce(accepted_by, $2)
+WHERE shard = 0 AND epoch = $1 RETURNING verdict"""
 _QUARANTINED: Final = """
 SELECT epoch, count(*) FILTER (WHERE released_at IS NULL) AS held, count(released_at) AS released
 FROM quarantined WHERE epoch = ANY ($1) GROUP BY epoch"""
@@ -90,12 +108,25 @@ async def find_recovery(postgres: Pool, epoch: int) -> RecoveryDetail:
     return RecoveryDetail(_recovery(row, counts), waits_for, pools[:MAX_POOLS])
 
 
+async def accept_recovery(postgres: Pool, epoch: int, *, actor: str, act: Act[int] = UNKEPT) -> None:
+    """Accept that what a recovery quarantined stays out of stock: there is nothing to decide about it.
+
+    It can still be released. A repeat changes nothing. Raises RecoveryNotFoundError, PostgresUnavailableError.
+    """
+    async with act.transaction(postgres) as connection:
+        if await connection.fetchval(_ACCEPT, epoch, actor) is None:
+            raise RecoveryNotFoundError(f"no recovery began epoch {epoch}")
+        subject, detail = f"recovery:{epoch}", dict[str, Any]()
+        await audit.record(connection, actor=actor, action="recovery.accept", subject=subject, detail=detail)
+        await act.keep(connection, epoch)
+
+
 def _recovery(row: Any, counts: Any) -> PastRecovery:
     report = orjson.loads(row["report"])
     held, released = (0, 0) if counts is None else (counts["held"], counts["released"])
     return PastRecovery(
         row["epoch"], row["verdict"], row["blessed_at"], report.get("reasons", []), report.get("drained", 0),
-        report.get("missing", []), held, released,
+        report.get("missing", []), held, released, row["accepted_at"], row["accepted_by"],
     )  # fmt: skip
 
 

@@ -114,7 +114,7 @@ _END_ABANDONED: Final = "SELECT end_abandoned_transactions($1)"
 _RECORD_BLESSING: Final = """
 INSERT INTO incarnations (epoch, run_id, server, verdict, report) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (run_id) DO UPDATE SET epoch = excluded.epoch, server = excluded.server, verdict = excluded.verdict,
-  report = excluded.report, blessed_at = now(), seen_at = now()"""
+  report = excluded.report, blessed_at = now(), seen_at = now(), accepted_at = NULL, accepted_by = NULL"""
 
 _BLESS: Final = """
 UPDATE installation SET run_id = $1, timeline = coalesce($2, timeline), recovering = NULL WHERE incident IS NULL

@@ -103,6 +103,7 @@ TABLES: Final = {
     "staff":            Rights("SELECT, UPDATE (tries, locked_until)", ""),
     # An erasure of a member by either process deletes its cards.
     "cards":            Rights(_POINTS,                                "SELECT, DELETE"),
+    "reconciliations":  Rights("SELECT, INSERT",                       "SELECT, UPDATE, DELETE"),
     "audit_log":        Rights("SELECT",                               ""),
     "audit_ends":       Rights("SELECT",                               "SELECT"),
     "audit_intake":     Rights("INSERT",                               "INSERT"),

@@ -28,6 +28,7 @@ from issuer.loyalty.hooks import inbox
 from issuer.pools import top_up
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
+from issuer.reconciliation import runs
 from issuer.recovery.aftermath import finish_recoveries
 from issuer.registration.registrations import forget_settled
 from issuer.series import rates
@@ -131,6 +132,7 @@ class MaintenanceTasks:
             ("heartbeat", 1.0, self.report_heartbeat),
             ("remove-consumers", 600.0, self.remove_consumers),
             ("finish-recoveries", 0.5, self.finish_recoveries),
+            (runs.TASK, 1.0, self.reconcile),
             ("forget-registrations", 600.0, self.forget_registrations),
             ("retention", 600.0, self.remove_expired),
             ("audit-head", 600.0, self.log_audit_head),
@@ -220,6 +222,10 @@ class MaintenanceTasks:
 
     async def finish_recoveries(self) -> None:
         await finish_recoveries(self._stores)
+
+    async def reconcile(self) -> None:
+        """Make the reconciliation that an operator has asked for."""
+        await runs.work_on_runs(self._stores, self._rows)
 
     async def forget_registrations(self) -> None:
         async with unavailable_translated():

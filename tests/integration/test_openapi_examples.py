@@ -19,7 +19,7 @@ from tests.support.loyalty import PROGRAMS
 
 NAMES_NOTHING: Final = {
     "redeem", "redemptions", "GetCampaign", "createReward", "changeReward", "buyReward", "transferPoints",
-    "mergeMember", "refundCard", "releaseQuarantined",
+    "mergeMember", "refundCard", "releaseQuarantined", "revealCode",
 }  # fmt: skip
 """The examples of these operations name a batch, a campaign, a reward, a member or an entry that does not exist."""
 CREATE: Final = {

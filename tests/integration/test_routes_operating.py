@@ -14,12 +14,14 @@ from issuer.ledger.entries import StreamEntry, record_entries
 from issuer.settings import Settings
 from tests.support.api import Api, problem, until_status
 from tests.support.command import run_command
+from tests.support.coupons import working
 from tests.support.servers import START_LIMIT_S
 
 KEYS: Final = "/api/v1/keys"
 RECOVERIES: Final = "/api/v1/recoveries"
 QUARANTINE: Final = "/api/v1/quarantine"
 LETTERS: Final = "/api/v1/dead-letters"
+RUNS: Final = "/api/v1/reconciliations"
 
 
 @pytest.fixture
@@ -139,6 +141,23 @@ async def test_a_recovery_is_shown_and_its_quarantine_released(api: Api, setting
         assert problem(await api.get(f"{RECOVERIES}/{unknown}"), 404)["code"] == "recovery_not_found"
     assert await api.owner.fetchval("SELECT total FROM pools") == 30
 
+    first = (await api.get(f"{RECOVERIES}/{epoch}/codes?limit=9")).json()
+    (last,) = (await api.get(f"{RECOVERIES}/{epoch}/codes?limit=9&cursor={first['next_cursor']}")).json()["items"]
+    assert [code["code"] for code in (*first["items"], last)] == [f"CODE-{number}" for number in range(10)]
+    assert last == {
+        "batch_id": batch, "batch_name": "Summer", "client_id": str(client), "seq": 10, "code": "CODE-9",
+        "released": True,
+    }  # fmt: skip
+    seen = [entry.detail["codes"] for entry in (await list_entries(api.owner)).items if entry.action[-6:] == "reveal"]
+    assert seen == [1, 9]
+    accepted = [await api.client.post(f"{RECOVERIES}/{epoch}/accept", headers=api.admin) for _ in range(2)]
+    assert [response.json() for response in accepted] == [{"epoch": epoch}] * 2
+    detail = (await api.get(f"{RECOVERIES}/{epoch}")).json()
+    assert detail["accepted_at"] is not None
+    assert detail["accepted_by"] == (await list_entries(api.owner)).items[0].actor
+    problem(await api.client.post(f"{RECOVERIES}/777/accept", headers=api.admin), 404)
+    assert problem(await api.get(f"{RECOVERIES}/777/codes"), 404)["code"] == "recovery_not_found"
+
 
 async def test_dead_letters_are_listed_and_retried(api: Api) -> None:
     batch, client = await api.batch("CODE-1", "CODE-2")
@@ -164,3 +183,43 @@ async def test_dead_letters_are_listed_and_retried(api: Api) -> None:
     (resolved,) = (await api.get(f"{LETTERS}?resolved=true")).json()["items"]
     assert resolved["resolved_at"] is not None
     problem(await api.get(f"{LETTERS}?resolved=perhaps"), 400)
+
+
+async def until_finished(api: Api, run: int) -> dict[str, Any]:
+    async with asyncio.timeout(START_LIMIT_S):
+        while (found := (await api.get(f"{RUNS}/{run}")).json())["finished_at"] is None:
+            await asyncio.sleep(0.05)
+    shown: dict[str, Any] = found
+    return shown
+
+
+async def test_a_reconciliation_is_asked_for_and_made_by_the_worker(api: Api, settings: Settings) -> None:
+    batch, client = await api.batch("CODE-1", "CODE-2")
+    assert (await api.redeem(batch, client)).status_code == 200
+    headers = {**api.admin, "Idempotency-Key": "reconcile-1"}
+    asked = [await api.client.post(RUNS, headers=one) for one in (headers, headers, api.admin)]
+    assert [response.status_code for response in asked] == [202] * 3
+    first = asked[0].json()
+    assert [response.json() for response in asked] == [first] * 3
+    assert (first["state"], first["started_at"]) == ("waiting", None)
+    with working(settings):
+        held = await until_finished(api, first["id"])
+        assert (held["state"], held["result"]["pools"], held["result"]["wrong"]) == ("holds", 1, [])
+        assert held["result"]["sums"]["issued"] == 1
+        async with asyncio.timeout(START_LIMIT_S):
+            while not await api.owner.fetchval("SELECT EXISTS (SELECT FROM redemptions)"):
+                await asyncio.sleep(0.02)
+        # What must never happen: the row of an answered code is gone.
+        await api.owner.execute("DELETE FROM redemptions")
+        second = (await api.client.post(RUNS, headers=api.admin)).json()
+        wrong = await until_finished(api, second["id"])
+    assert (wrong["state"], wrong["result"]["wrong_pools"]) == ("wrong", 1)
+    (pool,) = wrong["result"]["wrong"]
+    assert (pool["batch_id"], pool["missing"], pool["problems"]) == (str(batch), [1], ["1 seq is missing"])
+    listed = (await api.get(f"{RUNS}?limit=1")).json()
+    assert listed["items"] == [{name: value for name, value in wrong.items() if name != "result"}]
+    assert len((await api.get(f"{RUNS}?cursor={listed['next_cursor']}")).json()["items"]) == 1
+    acts = [entry.subject for entry in (await list_entries(api.owner)).items if entry.action.startswith("reconcil")]
+    assert acts == [f"reconciliation:{second['id']}", f"reconciliation:{first['id']}"]
+    for unknown in ("0", "x", "777"):
+        assert problem(await api.get(f"{RUNS}/{unknown}"), 404)["code"] == "run_not_found"

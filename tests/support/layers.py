@@ -12,7 +12,7 @@ LAYERS: Final = (
     "rate_limits access journal engine",
     "mail sessions operators clients batches ledger registration loading generating importing series",
     "coupons campaigns loyalty holds",
-    "reports webhooks recovery",
+    "reports webhooks recovery finding reconciliation",
     "http",
     "processes embedded backups cli __main__",
 )

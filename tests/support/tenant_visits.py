@@ -26,6 +26,7 @@ from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH
 from issuer.http.request_path import with_and_without_slash
 from issuer.ids import Identity
 from issuer.loyalty.card_number import draw_numbers
+from issuer.reconciliation.runs import request_run
 from issuer.reports.formats import MEDIA_TYPES, Format
 from tests.support.api import REDEEM, UPLOAD, Api
 from tests.support.loyalty_visits import FEALTY_VISITS, LOYALTY_VISITS, MEMBER_REF, PROGRAM_NAME, make_programs
@@ -50,6 +51,7 @@ class TenantWorld:
     public_campaign: str
     key: str
     epoch: str
+    run: str
     program: str
     own_program: str
     hook: str
@@ -100,6 +102,7 @@ class TenantWorld:
             code="UNKNOWN-1", shared_code="UNKNOWN-SHARED-1",
             program=program, member=member, hold=hold, released=hold, entry="777-3", reward=reward,
             card=draw_numbers(1)[0], blank_card=draw_numbers(1)[0], card_entry="777-5", key="777777", epoch="777777",
+            run="777777",
         )  # fmt: skip
 
 
@@ -159,8 +162,23 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
         for id_ in ("{owner}", "{caller}")
     ],
     ("DELETE", "/api/v1/keys/{key_id}"): [Visit(REFUSED, "/api/v1/keys/{key}")],
+    ("GET", "/api/v1/find"): [
+        # Answered as if there were nothing.
+        Visit(SILENT, "/api/v1/find", {"q": text})
+        for text in ("{code}", "{shared_code}", "{coupon}", "{customer}", "{consumption}", "{card}", "{member}",
+                     MEMBER_REF)
+    ],
+    ("POST", "/api/v1/find/reveal"): [
+        Visit(REFUSED, "/api/v1/find/reveal", json={"batch_id": "{theirs}", "client_id": "{owner}", "seq": 1}),
+        Visit(REFUSED, "/api/v1/find/reveal", json={"batch_id": "{shared}", "client_id": "{owner}", "seq": 1}),
+    ],
     ("GET", "/api/v1/recoveries"): [Visit(REFUSED, "/api/v1/recoveries")],
     ("GET", "/api/v1/recoveries/{epoch}"): [Visit(REFUSED, "/api/v1/recoveries/{epoch}")],
+    ("POST", "/api/v1/recoveries/{epoch}/accept"): [Visit(REFUSED, "/api/v1/recoveries/{epoch}/accept")],
+    ("GET", "/api/v1/recoveries/{epoch}/codes"): [Visit(REFUSED, "/api/v1/recoveries/{epoch}/codes")],
+    ("GET", "/api/v1/reconciliations"): [Visit(REFUSED, "/api/v1/reconciliations")],
+    ("POST", "/api/v1/reconciliations"): [Visit(REFUSED, "/api/v1/reconciliations")],
+    ("GET", "/api/v1/reconciliations/{run_id}"): [Visit(REFUSED, "/api/v1/reconciliations/{run}")],
     ("GET", "/api/v1/quarantine"): [
         Visit(REFUSED, "/api/v1/quarantine"), Visit(REFUSED, "/api/v1/quarantine", {"batch_id": "{theirs}"}),
     ],
@@ -300,9 +318,10 @@ async def make_world(api: Api) -> TenantWorld:
     for number in range(stores.redis.partitions):
         await stores.redis.client.delete(partition_keys(number).stream)
     known, _ = await create_key(api.owner, name="theirs", scopes=["redeem"], client_id=owner, actor="test")
+    run = await request_run(api.owner, actor="test")
     return TenantWorld(
         owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], str(coupon.id), job["id"],
-        campaigns[0], campaigns[1], str(known.id), str(stores.redis.epoch),
+        campaigns[0], campaigns[1], str(known.id), str(stores.redis.epoch), str(run.id),
         **await make_programs(api, owner, caller, UUID(theirs)),
     )  # fmt: skip
 

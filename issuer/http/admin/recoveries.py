@@ -21,7 +21,14 @@ from issuer.http.naming import BATCH_FIELDS, CLIENT_FIELDS, named_batch, named_c
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import invalid
 from issuer.instants import show_instant
-from issuer.recovery.history import PastRecovery, RecoveryNotFoundError, find_recovery, list_recoveries
+from issuer.recovery.history import (
+    PastRecovery,
+    RecoveryNotFoundError,
+    accept_recovery,
+    find_recovery,
+    list_recoveries,
+)
+from issuer.recovery.quarantined_codes import QuarantinedCode, name_quarantined
 from issuer.recovery.release import QuarantinedRange, list_quarantined, release
 
 RECOVERIES: Final = "/api/v1/recoveries"
@@ -40,6 +47,35 @@ async def get_recovery(context: RequestContext) -> Response:
     if epoch is None:
         raise RecoveryNotFoundError("no recovery found")
     return json_response((await find_recovery(context.services.stores.postgres, epoch)).to_json())
+
+
+async def post_accept(context: RequestContext) -> Response:
+    """Accept that what a recovery quarantined stays out of stock."""
+    epoch = path_number(context.request, "epoch")
+    if epoch is None:
+        raise RecoveryNotFoundError("no recovery found")
+    postgres = context.services.stores.postgres
+    if await context.request.body():
+        await json_object(context.request, ())
+
+    async def show(epoch: int) -> Response:
+        return json_response({"epoch": epoch})
+
+    act = context.act(show)
+    await accept_recovery(postgres, epoch, actor=context.caller.actor, act=act)
+    return act.response
+
+
+async def get_codes(context: RequestContext) -> Response:
+    """Name the codes that a recovery quarantined, page by page. The audit log keeps who saw them."""
+    epoch = path_number(context.request, "epoch")
+    if epoch is None:
+        raise RecoveryNotFoundError("no recovery found")
+    limit, cursor = page_query(context.request)
+    page = await name_quarantined(
+        context.services.stores.postgres, epoch, actor=context.caller.actor, limit=limit, cursor=cursor
+    )
+    return page_response(page, QuarantinedCode.to_json)
 
 
 async def get_quarantine(context: RequestContext) -> Response:
@@ -84,6 +120,8 @@ def show_range(found: QuarantinedRange) -> dict[str, Any]:
 OPERATIONS: Final = (
     Operation("GET", RECOVERIES, get_recoveries, Access.OPERATOR, query=PAGED),
     Operation("GET", RECOVERIES + "/{epoch}", get_recovery, Access.OPERATOR),
+    Operation("POST", RECOVERIES + "/{epoch}/accept", post_accept, Access.OPERATOR),
+    Operation("GET", RECOVERIES + "/{epoch}/codes", get_codes, Access.OPERATOR, query=PAGED),
     Operation("GET", QUARANTINE, get_quarantine, Access.OPERATOR, query=BATCH_FIELDS),
     Operation("POST", QUARANTINE + "/release", post_release, Access.OPERATOR),
 )

@@ -10,6 +10,7 @@ from issuer.http.openapi.campaigns import campaign_paths, coupon_service_paths
 from issuer.http.openapi.clients import client_paths
 from issuer.http.openapi.coupons import coupon_paths
 from issuer.http.openapi.fealty import fealty_paths
+from issuer.http.openapi.finding import finding_paths
 from issuer.http.openapi.hooks import hook_paths
 from issuer.http.openapi.keys import key_paths
 from issuer.http.openapi.loyalty import loyalty_paths
@@ -26,6 +27,7 @@ from issuer.http.openapi.parts import (
     operation,
     path_parameter,
 )
+from issuer.http.openapi.reconciliations import reconciliation_paths
 from issuer.http.openapi.recoveries import recovery_paths
 from issuer.http.openapi.reports import report_paths
 from issuer.http.openapi.rewards import reward_paths
@@ -194,6 +196,8 @@ def _paths() -> dict[str, Schema]:
         **key_paths(),
         **recovery_paths(),
         **series_paths(),
+        **finding_paths(),
+        **reconciliation_paths(),
     }  # fmt: skip
 
 

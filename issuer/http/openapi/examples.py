@@ -58,6 +58,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "NewPurchase": {"reward": "2c9a5f0e-8d1b-4c3e-9f4a-6b7c8d9e0f12"},
     "NewReward": {"name": "A mug", "cost": 50, "batch_id": _BATCH},
     "NewTransfer": {"from": "kunde-7", "to": "kunde-8", "points": 20, "reason": "a gift"},
+    "Reveal": {"batch_id": _BATCH, "client_id": _CLIENT, "seq": 1},
     "Release": {"batch_id": _BATCH, "journals_replayed": True},
     "Retry": {"id": 7},
     "RewardChange": {"cost": 60, "ends_at": "2031-09-01T00:00:00+02:00"},

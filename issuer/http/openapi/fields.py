@@ -22,6 +22,7 @@ FIELDS: Final[dict[str, str]] = {
     "hook": "Id of the hook",
     "epoch": "The epoch that the recovery began",
     "key_id": "Id of the API key",
+    "run_id": "Id of the run",
     "job_id": "Id of the generation job",
     "member": "Id of the member, or the caller's own `ref`",
     "number": "Number of the card, in any case, with or without hyphens",

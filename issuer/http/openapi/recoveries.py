@@ -8,6 +8,7 @@ from issuer.http.openapi.parts import OPERATOR, PAGED, body, ok, operation, path
 from issuer.http.openapi.shapes import (
     BATCH,
     CLIENT,
+    CODE,
     INSTANT,
     UUID,
     Schema,
@@ -42,6 +43,8 @@ _RECOVERY: Final[dict[str, Schema]] = {
     "missing": described(_TEXTS, "The processes whose answers were not known then, for people"),
     "held": _HELD,
     "released": _RELEASED,
+    "accepted_at": described(nullable(INSTANT), "When it was accepted that the held codes stay out of stock"),
+    "accepted_by": described(nullable(_TEXT), "By whom"),
 }
 _RANGE: Final[dict[str, Schema]] = {
     "batch_id": UUID,
@@ -56,6 +59,7 @@ _RANGE: Final[dict[str, Schema]] = {
 RECOVERIES: Final[dict[str, Schema]] = {
     "Recovery": shape(_RECOVERY),
     "RecoveryPage": page("Recovery"),
+    "AcceptedRecovery": shape({"epoch": _EPOCH}),
     "OpenRegistration": shape(
         {
             "epoch": count("The epoch in which the process issued codes"),
@@ -66,6 +70,17 @@ RECOVERIES: Final[dict[str, Schema]] = {
         }
     ),
     "QuarantinedPool": shape(_RANGE),
+    "QuarantinedCode": shape(
+        {
+            "batch_id": UUID,
+            "batch_name": _TEXT,
+            "client_id": UUID,
+            "seq": count("Its number in the pool when it was quarantined"),
+            "code": described(nullable(CODE), "The code; of a coupon its own. Null: not known"),
+            "released": described(_FLAG, "Whether it is in stock again"),
+        }
+    ),
+    "QuarantinedCodePage": page("QuarantinedCode"),
     "RecoveryDetail": shape(
         {
             **_RECOVERY,
@@ -150,6 +165,25 @@ def recovery_paths() -> dict[str, Schema]:
             "get": operation(
                 _TAG, "Show a recovery", {200: ok("The recovery", ref("RecoveryDetail"))}, 404,
                 operationId="showRecovery", description="What it quarantined, and what that waits for. " + OPERATOR,
+            ),
+        },
+        "/api/v1/recoveries/{epoch}/accept": {
+            "parameters": [path_parameter("epoch", _NUMBER)],
+            "post": operation(
+                _TAG, "Accept what a recovery quarantined", {200: ok("It is accepted", ref("AcceptedRecovery"))}, 404,
+                operationId="acceptRecovery",
+                description="The codes stay out of stock, and there is nothing to decide about them; they can still "
+                "be released. " + OPERATOR,
+            ),
+        },
+        "/api/v1/recoveries/{epoch}/codes": {
+            "parameters": [path_parameter("epoch", _NUMBER)],
+            "get": operation(
+                _TAG, "Name the codes that a recovery quarantined",
+                {200: ok("A page, pool by pool", ref("QuarantinedCodePage"))}, 404,
+                operationId="nameQuarantined", parameters=PAGED,
+                description="Which customers may have them is not known. The audit log keeps who saw them. "
+                + OPERATOR,
             ),
         },
         "/api/v1/quarantine": {

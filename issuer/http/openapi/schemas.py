@@ -10,10 +10,12 @@ from issuer.http.openapi.clients import CLIENTS
 from issuer.http.openapi.code_schemas import CODES
 from issuer.http.openapi.coupon_schemas import COUPONS
 from issuer.http.openapi.fealty import FEALTY
+from issuer.http.openapi.finding import FINDING
 from issuer.http.openapi.hooks import HOOKS
 from issuer.http.openapi.keys import KEYS
 from issuer.http.openapi.loyalty_cards import CARDS
 from issuer.http.openapi.loyalty_schemas import FIGURE, LOYALTY
+from issuer.http.openapi.reconciliations import RECONCILIATIONS
 from issuer.http.openapi.recoveries import RECOVERIES
 from issuer.http.openapi.rewards import REWARD_SCHEMAS
 from issuer.http.openapi.series import SERIES
@@ -123,6 +125,8 @@ COMPONENTS: Final[dict[str, Schema]] = {
     **KEYS,
     **RECOVERIES,
     **SERIES,
+    **FINDING,
+    **RECONCILIATIONS,
     **REWARD_SCHEMAS,
     **CARDS,
     **CLIENTS,

@@ -29,6 +29,8 @@ from issuer.coupons.coupon import (
 )
 from issuer.coupons.fields import InvalidCouponError
 from issuer.coupons.reversal import AlreadyReversedError, ConsumptionNotFoundError
+from issuer.finding.find import InvalidSearchError
+from issuer.finding.reveal import CodeNotFoundError
 from issuer.generating.code_format import CodeFormatError, CodeSpaceError
 from issuer.generating.code_source import FewCodesError
 from issuer.generating.jobs import JobIdReusedError, JobNotFoundError, TooManyJobsError
@@ -62,6 +64,7 @@ from issuer.loyalty.waiting import PointsBusyError
 from issuer.paging import InvalidCursorError
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
+from issuer.reconciliation.runs import RunNotFoundError
 from issuer.recovery.history import RecoveryNotFoundError
 from issuer.reports.spool import ReportTooLargeError, WorkbookError
 from issuer.storage.incarnation import UnknownInstallationError
@@ -114,6 +117,9 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     ApiKeyNotFoundError: lambda _: ProblemError(404, "no key found", "key_not_found"),
     InvalidApiKeyError: lambda error: invalid(str(error), "invalid_key"),
     RecoveryNotFoundError: lambda _: ProblemError(404, "no recovery found", "recovery_not_found"),
+    RunNotFoundError: lambda _: ProblemError(404, "no run found", "run_not_found"),
+    CodeNotFoundError: lambda _: ProblemError(404, "no code found", "code_not_found"),
+    InvalidSearchError: lambda error: invalid(str(error)),
     CouponNotFoundError: lambda _: outcome_problem(Outcome.UNKNOWN_BATCH, COUPON_HTTP),
     CouponExistsError: lambda error: ProblemError(409, str(error), "coupon_exists"),
     CouponDeletedError: lambda error: ProblemError(409, str(error), "coupon_deleted"),

@@ -41,6 +41,7 @@ TITLES: Final[dict[str, str]] = {
     "invalid_key": "The values of the API key are not valid",
     "key_not_found": "The API key does not exist",
     "recovery_not_found": "The recovery does not exist",
+    "run_not_found": "The run of the reconciliation does not exist",
     "not_confirmed": "The request lacks its confirmation",
     "invalid_id": "The id is neither a UUID nor a usable text",
     "id_taken": "The id is taken",
