@@ -30,6 +30,11 @@ SCREENS: Final = (
     Screen("batch-empty", "/console/batches/{empty_batch}", "Winter"),
     Screen("batch-edit", "/console/batches/{batch}/edit", "Edit batch"),
     Screen("batch-codes", "/console/batches/{batch}/codes", "Add codes"),
+    Screen("find", "/console/find", "Find"),
+    Screen("find-code", "/console/find?q={code}", "Find"),
+    Screen("incidents", "/console/incidents", "Incidents"),
+    Screen("recovery", "/console/incidents/1", "First start"),
+    Screen("ledger", "/console/ledger", "Ledger"),
 )
 """Every screen, at which `tests/browser/test_console_screens.py` looks."""
 
@@ -45,10 +50,10 @@ async def sample_objects(stage: BrowserStage) -> Mapping[str, str]:
 
     client = f"band-{uuid4()}"
     await post("/api/v1/clients", json={"id": client, "name": "The Sample Band"})
-    codes = "code\n" + "".join(f"SAMPLE-{uuid4()}\n" for _ in range(40))
+    codes = [f"SAMPLE-{uuid4()}" for _ in range(40)]
     batch = await post(
         "/api/v1/codes/upload",
-        files={"file": ("codes.csv", codes.encode(), "text/csv")},
+        files={"file": ("codes.csv", "\n".join(("code", *codes)).encode(), "text/csv")},
         data={"batch_name": "Summer tour, early birds", "client": client, "ends_at": "2032-06-01T00:00:00Z",
               "rules": '{"maxpercustomer": 2, "timelimit": 30}'},
     )  # fmt: skip
@@ -56,7 +61,7 @@ async def sample_objects(stage: BrowserStage) -> Mapping[str, str]:
         body = {"batch_id": batch["batch_id"], "client": client, "customer": str(uuid4())}
         await post("/api/v1/redemptions", json=body)
     empty = await post("/api/v1/batches", json={"name": "Winter", "client": client})
-    return {"client": client, "batch": batch["batch_id"], "empty_batch": empty["id"]}
+    return {"client": client, "code": codes[0], "batch": batch["batch_id"], "empty_batch": empty["id"]}
 
 
 async def signed_in(stage: BrowserStage, **options: Any) -> Page:

@@ -7,6 +7,9 @@ from typing import Final
 from issuer.http.auth import Access
 from issuer.http.console.batches import batch_screens, changes, creation
 from issuer.http.console.console_visit import HOME
+from issuer.http.console.finding import screen as find
+from issuer.http.console.incidents import screen as incidents
+from issuer.http.console.ledger import screen as ledger
 from issuer.http.console.sign_in import sign_in
 from issuer.http.operations import Operation
 
@@ -16,5 +19,8 @@ CONSOLE: Final[tuple[Operation, ...]] = (
     *creation.OPERATIONS,
     *batch_screens.OPERATIONS,
     *changes.OPERATIONS,
+    *find.OPERATIONS,
+    *incidents.OPERATIONS,
+    *ledger.OPERATIONS,
 )
 """Pages for people who operate the installation. They are no part of the API."""

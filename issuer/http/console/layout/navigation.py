@@ -32,10 +32,16 @@ class PlaceGroup:
 
 
 NAVIGATION: Final[tuple[PlaceGroup, ...]] = (
-    PlaceGroup("", ()),
+    PlaceGroup("", (Place("Find", "/console/find"),)),
     PlaceGroup("Codes", (Place("Batches", "/console/batches"),)),
     PlaceGroup("Loyalty", ()),
-    PlaceGroup("Operation", ()),
+    PlaceGroup(
+        "Operation",
+        (
+            Place("Incidents", "/console/incidents", installation=True),
+            Place("Ledger", "/console/ledger", installation=True),
+        ),
+    ),
     PlaceGroup("Access", ()),
 )
 """All entries, in the order in which they are shown. A group without an entry is not shown."""

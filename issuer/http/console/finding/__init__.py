@@ -1,0 +1,1 @@
+"""The screen Find: one box, and the time line of what it finds."""
