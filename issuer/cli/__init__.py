@@ -29,6 +29,8 @@ MODULES: Final = {
     "jobs": "jobs",
     "import": "importing",
     "keys": "keys",
+    "operators": "operators",
+    "console-link": "operators",
     "redemptions": "redemptions",
     "reconcile": "reconcile",
     "dead-letters": "dead_letters",

@@ -39,7 +39,7 @@ _LETTERS: Final = "SELECT, INSERT, UPDATE (resolved_at), DELETE"
 _POINTS: Final = "SELECT, INSERT, UPDATE, DELETE"
 
 # Neither the role of an operator nor the client can be changed, not by the API either.
-_OPERATORS: Final = "SELECT, INSERT, UPDATE (password_hash, is_initial, tries, locked_until, disabled_at)"
+_OPERATORS: Final = "SELECT, INSERT, UPDATE (password_hash, initial_until, tries, locked_until, disabled_at)"
 
 TABLES: Final = {
     #                          API                                     worker

@@ -20,6 +20,7 @@ from issuer.coupons.store import create_coupon
 from issuer.coupons.uses import consumption_id
 from issuer.http.app import PAGES
 from issuer.http.auth import Access
+from issuer.http.console.operations import CONSOLE
 from issuer.http.operations import PathOperations
 from issuer.http.pages.assets import ASSETS
 from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH
@@ -50,6 +51,7 @@ class TenantWorld:
     campaign: str
     public_campaign: str
     key: str
+    operator: str
     epoch: str
     run: str
     program: str
@@ -103,6 +105,7 @@ class TenantWorld:
             program=program, member=member, hold=hold, released=hold, entry="777-3", reward=reward,
             card=draw_numbers(1)[0], blank_card=draw_numbers(1)[0], card_entry="777-5", key="777777", epoch="777777",
             run="777777",
+            operator=str(uuid4()),
         )  # fmt: skip
 
 
@@ -172,6 +175,12 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
         Visit(REFUSED, "/api/v1/find/reveal", json={"batch_id": "{theirs}", "client_id": "{owner}", "seq": 1}),
         Visit(REFUSED, "/api/v1/find/reveal", json={"batch_id": "{shared}", "client_id": "{owner}", "seq": 1}),
     ],
+    ("GET", "/api/v1/operators"): [Visit(REFUSED, "/api/v1/operators")],
+    ("POST", "/api/v1/operators"): [
+        Visit(REFUSED, "/api/v1/operators", json={"name": "mine", "role": "admin", "client_id": "{owner}"}),
+    ],
+    ("POST", "/api/v1/operators/{operator_id}/reset"): [Visit(REFUSED, "/api/v1/operators/{operator}/reset")],
+    ("DELETE", "/api/v1/operators/{operator_id}"): [Visit(REFUSED, "/api/v1/operators/{operator}")],
     ("GET", "/api/v1/recoveries"): [Visit(REFUSED, "/api/v1/recoveries")],
     ("GET", "/api/v1/recoveries/{epoch}"): [Visit(REFUSED, "/api/v1/recoveries/{epoch}")],
     ("POST", "/api/v1/recoveries/{epoch}/accept"): [Visit(REFUSED, "/api/v1/recoveries/{epoch}/accept")],
@@ -381,7 +390,7 @@ def routed(api: Api) -> set[tuple[str, str]]:
 
     Without pages with forms: an API key gives them no rights.
     """
-    found, paths = set(), {operation.path for operation in PAGES}
+    found, paths = set(), {operation.path for operation in (*PAGES, *CONSOLE)}
     for route in api.app.routes:
         assert isinstance(route, Route), f"unknown kind of route: {route}"
         if paths.intersection(with_and_without_slash(route.path)):

@@ -99,7 +99,7 @@ def check_form(form: FormData) -> Upload:
     if not isinstance(file, UploadFile):
         raise invalid("No CSV file provided", "no_csv_file")
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
-    batch = {name: texts[name] for name in BATCH_FIELDS if name in texts}
+    batch: dict[str, str] = {name: texts[name] for name in BATCH_FIELDS if name in texts}
     name = _name(form, is_needed=not batch)
     rules = form.get("rules", "")
     if not isinstance(rules, str):

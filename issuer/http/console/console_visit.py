@@ -20,9 +20,10 @@ from starlette.responses import Response
 
 from issuer.http.answered import AnsweredError
 from issuer.http.auth import Caller
+from issuer.http.console.offline_pass import COOKIE, LIFETIME_S, read_pass, sign_pass
 from issuer.http.console.principal import Principal, read_principal
 from issuer.http.operations import RequestContext
-from issuer.http.pages.cookies import delete_cookie, read_cookie
+from issuer.http.pages.cookies import delete_cookie, read_cookie, set_cookie
 from issuer.http.pages.forms import STALE_FORM
 from issuer.http.pages.visit import NOTICE, PageVisit, open_visit
 from issuer.http.problems.problem import ProblemError
@@ -30,9 +31,11 @@ from issuer.http.same_origin import check_origin
 from issuer.operators.role import Role as Role
 from issuer.sessions.session_store import SessionKind
 from issuer.sessions.tokens import form_token, is_form_token
+from issuer.storage.postgres import PostgresUnavailableError
 
 HOME: Final = "/console"
 SIGN_IN: Final = "/console/sign-in"
+ACCOUNT: Final = "/console/account"
 MAX_NOTICE: Final = 300
 LOW_ROLE: Final = ProblemError(403, "your role does not allow this", "role_too_low")
 BOUND: Final = ProblemError(403, "your account sees one client, and this is about the whole installation", "bound_key")
@@ -45,6 +48,8 @@ class ConsoleVisit:
     context: RequestContext
     visit: PageVisit
     principal: Principal
+    is_offline: bool = False
+    """Postgres is unavailable, and an offline pass admits the visit, which can change nothing."""
 
     @property
     def request(self) -> Request:
@@ -110,27 +115,51 @@ class ConsoleVisit:
         """Return a page with the cookies of the visit. Every page that shows `notice` is returned through this."""
         if read_cookie(self.request, NOTICE) is not None:
             delete_cookie(self.request, response, NOTICE)
+        if not self.is_offline:
+            value = sign_pass(self.context.services, self.visit.token, self.principal)
+            set_cookie(self.request, response, COOKIE, value, max_age_s=LIFETIME_S, same_site="strict")
         return self.visit.with_token(response)
 
 
-async def open_console(context: RequestContext, role: Role = Role.VIEWER, *, unbound: bool = False) -> ConsoleVisit:
+async def open_console(
+    context: RequestContext, role: Role = Role.VIEWER, *, unbound: bool = False, offline: bool = False
+) -> ConsoleVisit:
     """Return the visit of a request by a person with this role or a higher one.
 
-    `unbound`: the page is about the whole installation, and closed to those who see one client only.
+    `unbound`: the page is about the whole installation, and closed to those who see one client only. `offline`: it is
+    of use without Postgres, and shown for an hour to those who were signed in (`ConsoleVisit.is_offline`).
 
-    Raises AnsweredError, which leads to the sign-in, for one who is not signed in; ProblemError (403, 429) and
-    PostgresUnavailableError.
+    Raises AnsweredError, which leads to the sign-in, for one who is not signed in, and to the account for an operator
+    that must choose a password first; ProblemError (403, 429) and PostgresUnavailableError.
     """
-    visit = await open_visit(context, SessionKind.CONSOLE)
-    principal = None if visit.session is None else await read_principal(context.services, visit.session)
+    try:
+        visit = await open_visit(context, SessionKind.CONSOLE)
+        principal = None if visit.session is None else await read_principal(context.services, visit.session)
+    except PostgresUnavailableError:
+        found = _offline(context) if offline else None
+        if found is None:
+            raise
+        visit, principal = found
     if principal is None:
         raise AnsweredError(_to_sign_in(visit))
+    if principal.has_first_password and context.request.scope["path"] != ACCOUNT:
+        raise AnsweredError(_lead(visit, ACCOUNT))
     if not principal.role.includes(role):
         raise LOW_ROLE
     if unbound and principal.client_id is not None:
         raise BOUND
     caller = Caller(principal.actor, principal.client_id, principal.key, context.caller.address)
-    return ConsoleVisit(replace(context, caller=caller), visit, principal)
+    is_offline = visit.session is None
+    return ConsoleVisit(replace(context, caller=caller), visit, principal, is_offline)
+
+
+def _offline(context: RequestContext) -> tuple[PageVisit, Principal] | None:
+    """Return the visit that a pass admits; None: there is none, or the request would change something."""
+    token, given = read_cookie(context.request, SessionKind.CONSOLE), read_cookie(context.request, COOKIE)
+    if token is None or given is None or context.request.method != "GET":
+        return None
+    principal = read_pass(context.services, token, given)
+    return None if principal is None else (PageVisit(context, SessionKind.CONSOLE, None, token, None), principal)
 
 
 def _to_sign_in(visit: PageVisit) -> Response:
@@ -141,7 +170,13 @@ def _to_sign_in(visit: PageVisit) -> Response:
     way = SIGN_IN
     if (is_part or request.method == "GET") and (back := console_path(here)) not in (None, HOME):
         way += f"?next={quote(str(back), safe='')}"
-    return Response(headers={"hx-redirect": way}) if is_part else visit.redirect(way)
+    return _lead(visit, way)
+
+
+def _lead(visit: PageVisit, path: str) -> Response:
+    """Return the redirect to a page, also for a request for a part of one."""
+    is_part = visit.context.request.headers.get("hx-request") == "true"
+    return Response(headers={"hx-redirect": path}) if is_part else visit.redirect(path)
 
 
 def console_path(url: str) -> str | None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from issuer.http.auth import Access
 from issuer.http.console.batches import batch_screens, changes, creation
-from issuer.http.console.console_visit import HOME
 from issuer.http.console.finding import screen as find
 from issuer.http.console.incidents import screen as incidents
 from issuer.http.console.ledger import screen as ledger
-from issuer.http.console.sign_in import sign_in
+from issuer.http.console.sign_in import account, sign_in
 from issuer.http.operations import Operation
 
 CONSOLE: Final[tuple[Operation, ...]] = (
-    Operation("GET", HOME, sign_in.get_home, Access.PUBLIC, page=True),
     *sign_in.OPERATIONS,
+    *account.OPERATIONS,
     *creation.OPERATIONS,
     *batch_screens.OPERATIONS,
     *changes.OPERATIONS,

@@ -6,6 +6,7 @@ operator who is disabled are signed out at once.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -13,13 +14,16 @@ from uuid import UUID
 
 from issuer.access.api_keys import ApiKey, Scope
 from issuer.http.services import Services
+from issuer.operators.operator import Operator, OperatorNotFoundError
 from issuer.operators.role import Role
+from issuer.operators.store import find_operator
 from issuer.sessions.session_store import LoginSession
 
 
 class SignedInBy(StrEnum):
     LINK = "link"
     KEY = "key"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,12 @@ class Principal:
     client_id: UUID | None = None
     client_name: str | None = None
     key: ApiKey | None = None
+    operator: Operator | None = None
+
+    @property
+    def has_first_password(self) -> bool:
+        """Whether it is an operator that must choose a password before anything else."""
+        return self.operator is not None and self.operator.initial_until is not None
 
 
 LINK_NAME: Final = "One-time link"
@@ -46,9 +56,25 @@ async def read_principal(services: Services, session: LoginSession) -> Principal
     """Return who is signed in by a session; None: not any more. Raises PostgresUnavailableError."""
     kind, _, subject = session.owner.partition(":")
     if kind == SignedInBy.LINK:
-        return Principal(LINK_NAME, f"link:{subject}", Role.ADMIN)
+        return principal_of_link(subject)
+    if kind == SignedInBy.OPERATOR:
+        with suppress(OperatorNotFoundError):
+            return principal_of_operator(await find_operator(services.stores.postgres, UUID(subject)))
+        return None
     key = services.keys.get(int(subject)) if kind == SignedInBy.KEY and services.checks_keys else None
     return None if key is None else principal_of_key(key)
+
+
+def principal_of_link(made_by: str) -> Principal:
+    """Return who signs in with a link. `made_by`: who created it, as the audit log names actors."""
+    return Principal(LINK_NAME, f"link:{made_by}", Role.ADMIN)
+
+
+def principal_of_operator(operator: Operator) -> Principal:
+    """Return who signs in with the password of an operator."""
+    return Principal(
+        operator.name, operator.actor, operator.role, operator.client_id, operator.client_name, operator=operator
+    )
 
 
 def principal_of_key(key: ApiKey) -> Principal | None:

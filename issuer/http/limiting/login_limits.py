@@ -36,12 +36,14 @@ class LoginLimits:
         self._counts_addresses = settings.counts_addresses
         self._buckets: LruTable[str, Bucket] = LruTable(MAX_SUBJECTS)
 
-    async def admit(self, address: str, mailbox: tuple[UUID, str] | None = None) -> None:
+    async def admit(self, address: str, mailbox: tuple[UUID, str] | None = None, *, counted: bool = True) -> None:
         """Count a request for a code for a mailbox (program and folded address) or, with None, the use of one.
 
-        Raises ProblemError: 429, or 503 while Redis is unavailable.
+        Raises ProblemError: 429, or 503 while Redis is unavailable; without `counted` it admits the request then.
         """
         if not self._leases.is_connected:
+            if not counted:
+                return
             raise not_ready("logins cannot be counted while Redis is unavailable")
         buckets = []
         if self._counts_addresses:

@@ -16,6 +16,7 @@ from issuer.http.openapi.keys import key_paths
 from issuer.http.openapi.loyalty import loyalty_paths
 from issuer.http.openapi.loyalty_cards import card_paths
 from issuer.http.openapi.operating import operating_paths
+from issuer.http.openapi.operators import operator_paths
 from issuer.http.openapi.parts import (
     IDEMPOTENCY_KEY,
     OPERATOR,
@@ -194,6 +195,7 @@ def _paths() -> dict[str, Schema]:
         **report_paths(),
         **operating_paths(),
         **key_paths(),
+        **operator_paths(),
         **recovery_paths(),
         **series_paths(),
         **finding_paths(),

@@ -44,6 +44,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "NewHold": {"points": 50, "reason": "checkout"},
     "NewKey": {"name": "till 7", "scopes": ["redeem"], "client_id": _CLIENT, "rate_limit": "100/s"},
     "NewMember": {"ref": "kunde-7", "email": "anna@example.org", "name": "Anna", "locale": "de-AT", "marketing": False},
+    "NewOperator": {"name": "ada", "role": "operator"},
     "NewProgram": {
         "name": "Tea club",
         "client_id": _CLIENT,

@@ -23,6 +23,7 @@ FIELDS: Final[dict[str, str]] = {
     "epoch": "The epoch that the recovery began",
     "key_id": "Id of the API key",
     "run_id": "Id of the run",
+    "operator_id": "Id of the operator",
     "job_id": "Id of the generation job",
     "member": "Id of the member, or the caller's own `ref`",
     "number": "Number of the card, in any case, with or without hyphens",

@@ -15,6 +15,7 @@ from issuer.http.openapi.hooks import HOOKS
 from issuer.http.openapi.keys import KEYS
 from issuer.http.openapi.loyalty_cards import CARDS
 from issuer.http.openapi.loyalty_schemas import FIGURE, LOYALTY
+from issuer.http.openapi.operators import OPERATORS
 from issuer.http.openapi.reconciliations import RECONCILIATIONS
 from issuer.http.openapi.recoveries import RECOVERIES
 from issuer.http.openapi.rewards import REWARD_SCHEMAS
@@ -123,6 +124,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     **LOYALTY,
     **HOOKS,
     **KEYS,
+    **OPERATORS,
     **RECOVERIES,
     **SERIES,
     **FINDING,

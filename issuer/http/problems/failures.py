@@ -61,6 +61,8 @@ from issuer.loyalty.purchases import RequestKeyReusedError
 from issuer.loyalty.reward import InvalidRewardError, RewardNotFoundError, RewardUnavailableError
 from issuer.loyalty.terms import TermsError
 from issuer.loyalty.waiting import PointsBusyError
+from issuer.operators.operator import InvalidOperatorError, OperatorExistsError, OperatorNotFoundError
+from issuer.operators.passwords import PasswordsBusyError
 from issuer.paging import InvalidCursorError
 from issuer.pools.memory import RedisMemoryError
 from issuer.pools.pool import PoolError
@@ -116,6 +118,10 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     InvalidIdError: lambda error: invalid(str(error), "invalid_id"),
     ApiKeyNotFoundError: lambda _: ProblemError(404, "no key found", "key_not_found"),
     InvalidApiKeyError: lambda error: invalid(str(error), "invalid_key"),
+    InvalidOperatorError: lambda error: invalid(str(error), "invalid_operator"),
+    OperatorExistsError: lambda error: ProblemError(409, str(error), "operator_exists"),
+    OperatorNotFoundError: lambda error: ProblemError(404, str(error), "operator_not_found"),
+    PasswordsBusyError: lambda _: not_ready("too many passwords wait to be checked"),
     RecoveryNotFoundError: lambda _: ProblemError(404, "no recovery found", "recovery_not_found"),
     RunNotFoundError: lambda _: ProblemError(404, "no run found", "run_not_found"),
     CodeNotFoundError: lambda _: ProblemError(404, "no code found", "code_not_found"),

@@ -11,8 +11,8 @@ CREATE TABLE operators (
     client_id       uuid,
     -- Argon2id, as the PHC string format spells it.
     password_hash   text NOT NULL CHECK (password_hash <> ''),
-    -- The password is the one that was shown when it was created or reset, and is changed at the first sign-in.
-    is_initial      boolean NOT NULL DEFAULT true,
+    -- Until when the password is valid that was shown when it was created or reset. Null: the operator has chosen one.
+    initial_until   instant,
     -- Passwords that were tried since the last right one.
     tries           integer NOT NULL DEFAULT 0 CHECK (tries >= 0),
     locked_until    instant,

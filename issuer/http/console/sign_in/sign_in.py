@@ -1,97 +1,99 @@
-"""/console/sign-in: sign in with an API key, or with a one-time link; sign out.
+"""/console/sign-in: sign in with a password, an API key, or a one-time link; sign out.
 
 The page that a link opens has a button, and only the button uses the link: what opens it may be a preview of a message.
-Over plain HTTP beyond this machine there is no sign-in: every device on the way could read the key and the cookie.
+Over plain HTTP beyond this machine there is no sign-in: every device on the way could read the password and the cookie.
+
+Every refusal is answered FAILED_AFTER_S after the request: how long the work took says nothing about names.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from issuer.access import audit
 from issuer.http.auth import Access
-from issuer.http.console.console_visit import HOME, SIGN_IN, console_path, open_console
-from issuer.http.console.layout.navigation import navigation_for
-from issuer.http.console.principal import Principal, SignedInBy, owner_of, principal_of_key, read_principal
+from issuer.http.console.console_visit import HOME, SIGN_IN, console_path
+from issuer.http.console.layout.console_page import ConsolePage
+from issuer.http.console.offline_pass import COOKIE
+from issuer.http.console.principal import (
+    Principal,
+    SignedInBy,
+    owner_of,
+    principal_of_key,
+    principal_of_link,
+    principal_of_operator,
+    read_principal,
+)
 from issuer.http.operations import Operation, RequestContext
-from issuer.http.pages.cookies import is_plain
-from issuer.http.pages.page import LocalizedPage
+from issuer.http.pages.cookies import delete_cookie, is_plain
 from issuer.http.pages.visit import PageVisit, open_visit
 from issuer.http.problems.problem import ProblemError
 from issuer.operators.links import use_link
-from issuer.operators.role import Role
+from issuer.operators.operator import WrongPasswordError
+from issuer.operators.store import check_password
 from issuer.sessions.session_store import SessionKind
-from issuer.storage.postgres import unavailable_translated
+from issuer.sessions.tokens import form_token
+from issuer.storage.postgres import PoolConnection, unavailable_translated
 
 LINK_PATH: Final = "/console/link/{token}"
 SIGN_OUT: Final = "/console/sign-out"
-_PAGE: Final = LocalizedPage("console/sign_in/sign_in.html", forms=True)
-_LINK_PAGE: Final = LocalizedPage("console/sign_in/link.html", forms=True)
-_INSECURE_PAGE: Final = LocalizedPage("console/sign_in/insecure.html")
-WRONG_KEY: Final = ProblemError(401, "the key does not open the console", "unauthorized")
-WRONG_LINK: Final = ProblemError(401, "the link is unknown, used or expired", "unauthorized")
-
-
-def is_secure(request: Request) -> bool:
-    """Return whether what the browser sends reaches this server, or the proxy before it, unread."""
-    scheme = request.headers.get("x-forwarded-proto", request.url.scheme)
-    return scheme == "https" or is_plain(request)
+FAILED_AFTER_S: Final = 0.5
+_PAGE: Final = ConsolePage("sign_in/sign_in.html")
+_LINK_PAGE: Final = ConsolePage("sign_in/link.html")
+_INSECURE_PAGE: Final = ConsolePage("sign_in/insecure.html")
+REFUSED: Final = ProblemError(401, "what was sent does not open the console", "unauthorized")
 
 
 async def get_sign_in(context: RequestContext) -> Response:
-    visit = await open_visit(context, SessionKind.CONSOLE)
+    visit, back = await open_visit(context, SessionKind.CONSOLE), context.request.query_params.get("next")
     if visit.session is not None and await read_principal(context.services, visit.session) is not None:
-        return visit.redirect(_next(context.request.query_params.get("next")))
-    return _show(visit, back=context.request.query_params.get("next"))
+        return visit.redirect(_next(back))
+    return _show(visit, back=back)
 
 
 async def post_sign_in(context: RequestContext) -> Response:
-    """Sign in with an API key, which the browser does not keep."""
+    """Sign in with a name and a password, or with an API key, which the browser does not keep."""
+    started = asyncio.get_running_loop().time()
     visit = await open_visit(context, SessionKind.CONSOLE)
     form = await visit.form()
-    if not is_secure(context.request):
+    if not _is_secure(context):
         return _show(visit)
-    services, back = context.services, form.get("next")
-    key = services.keys.find(form.get("key", "")) if services.checks_keys else None
-    principal = None if key is None else principal_of_key(key)
-    if key is None or principal is None:
-        _log_refusal(context, WRONG_KEY)
-        return _show(visit, 403, back=back, wrong="key")
-    async with unavailable_translated(), services.stores.postgres.acquire() as connection, connection.transaction():
-        await visit.sign_in(connection, owner_of(SignedInBy.KEY, key.id))
-        await audit.record(
-            connection, actor=principal.actor, action="console.sign-in", subject="console", detail=_way(principal)
-        )
-    return visit.redirect(_next(back))
+    await context.services.login_limits.admit(context.address, counted=False)
+    principal = await _by_password(context, form) if "name" in form else _by_key(context, form)
+    if principal is None:
+        wrong = "password" if "name" in form else "key"
+        await _refused(context, SIGN_IN, started)
+        return _show(visit, 403, back=form.get("next"), wrong=wrong, name=form.get("name", ""))
+    postgres = context.services.stores.postgres
+    async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
+        await sign_in(visit, connection, principal)
+    return visit.redirect(_next(form.get("next")))
 
 
 async def get_link(context: RequestContext) -> Response:
     visit = await open_visit(context, SessionKind.CONSOLE)
-    if not is_secure(context.request):
-        return _show(visit)
-    return visit.page(_LINK_PAGE, wrong=False)
+    return _show_link(visit) if _is_secure(context) else _show(visit)
 
 
 async def post_link(context: RequestContext) -> Response:
+    started = asyncio.get_running_loop().time()
     visit = await open_visit(context, SessionKind.CONSOLE)
     await visit.form()
-    if not is_secure(context.request):
+    if not _is_secure(context):
         return _show(visit)
+    await context.services.login_limits.admit(context.address, counted=False)
     postgres, token = context.services.stores.postgres, context.request.path_params["token"]
     async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
         made_by = await use_link(connection, token)
         if made_by is not None:
-            principal = Principal("", f"link:{made_by}", Role.ADMIN)
-            await visit.sign_in(connection, owner_of(SignedInBy.LINK, made_by))
-            await audit.record(
-                connection, actor=principal.actor, action="console.sign-in", subject="console", detail=_way(principal)
-            )
+            await sign_in(visit, connection, principal_of_link(made_by))
     if made_by is None:
-        _log_refusal(context, WRONG_LINK)
-        return visit.page(_LINK_PAGE, 403, wrong=True)
+        await _refused(context, LINK_PATH, started)
+        return _show_link(visit, 403, wrong=True)
     return visit.redirect(HOME)
 
 
@@ -99,22 +101,62 @@ async def post_sign_out(context: RequestContext) -> Response:
     visit = await open_visit(context, SessionKind.CONSOLE)
     await visit.form()
     await visit.sign_out()
-    return visit.redirect(SIGN_IN)
+    response = visit.redirect(SIGN_IN)
+    delete_cookie(context.request, response, COOKIE)
+    return response
 
 
-async def get_home(context: RequestContext) -> Response:
-    """Lead to the first place of the console that the visitor may open."""
-    visit = await open_console(context)
-    return visit.redirect(navigation_for(visit)[0].places[0].path)
+async def sign_in(visit: PageVisit, connection: PoolConnection, principal: Principal) -> None:
+    """Begin a session in the caller's transaction, with an entry in the audit log."""
+    if principal.operator is not None:
+        owner = principal.operator.owner
+    elif principal.key is not None:
+        owner = owner_of(SignedInBy.KEY, principal.key.id)
+    else:
+        owner = principal.actor
+    await visit.sign_in(connection, owner)
+    detail = {"role": principal.role}
+    await audit.record(connection, actor=principal.actor, action="console.sign-in", subject="console", detail=detail)
 
 
-def _show(visit: PageVisit, status: int = 200, *, back: str | None = None, wrong: str = "") -> Response:
+async def _by_password(context: RequestContext, form: Mapping[str, str]) -> Principal | None:
+    try:
+        operator = await check_password(context.services.stores.postgres, form["name"], form.get("password", ""))
+    except WrongPasswordError:
+        return None
+    return principal_of_operator(operator)
+
+
+def _by_key(context: RequestContext, form: Mapping[str, str]) -> Principal | None:
+    services = context.services
+    key = services.keys.find(form.get("key", "")) if services.checks_keys else None
+    return None if key is None else principal_of_key(key)
+
+
+def _is_secure(context: RequestContext) -> bool:
+    """Return whether what the browser sends reaches this server, or the proxy before it, unread."""
+    request = context.request
+    return request.headers.get("x-forwarded-proto", request.url.scheme) == "https" or is_plain(request)
+
+
+def _show(visit: PageVisit, status: int = 200, *, back: str | None = None, wrong: str = "", name: str = "") -> Response:
     """Return the form, or the page that says why there is none."""
+    context = visit.context
+    if not _is_secure(context):
+        return _INSECURE_PAGE.plain(context.request, 403, port=context.request.url.port or 80)
+    values = {
+        "back": console_path(back or ""),
+        "wrong": wrong,
+        "name": name,
+        "takes_keys": context.services.checks_keys,
+    }
+    return visit.with_token(_PAGE.plain(context.request, status, form_token=form_token(visit.token), **values))
+
+
+def _show_link(visit: PageVisit, status: int = 200, *, wrong: bool = False) -> Response:
     request = visit.context.request
-    if not is_secure(request):
-        return _INSECURE_PAGE.response(request, 403, port=request.url.port or 80)
-    path = console_path(back or "")
-    return visit.page(_PAGE, status, back=path, wrong=wrong, takes_keys=visit.context.services.checks_keys)
+    values = {"path": request.scope["path"], "wrong": wrong, "form_token": form_token(visit.token)}
+    return visit.with_token(_LINK_PAGE.plain(request, status, **values))
 
 
 def _next(back: str | None) -> str:
@@ -123,15 +165,12 @@ def _next(back: str | None) -> str:
     return HOME if path is None or path.startswith(SIGN_IN) else path
 
 
-def _way(principal: Principal) -> dict[str, str]:
-    return {"role": str(principal.role)}
-
-
-def _log_refusal(context: RequestContext, problem: ProblemError) -> None:
+async def _refused(context: RequestContext, route: str, started: float) -> None:
+    """Log a refusal, and return when it is time to answer it."""
     request = context.request
     peer = None if request.client is None else request.client.host
-    route = SIGN_IN if problem is WRONG_KEY else LINK_PATH
-    context.services.security.refused(problem, "POST", route, peer, request.headers.raw, None)
+    context.services.security.refused(REFUSED, "POST", route, peer, request.headers.raw, None)
+    await asyncio.sleep(max(0.0, started + FAILED_AFTER_S - asyncio.get_running_loop().time()))
 
 
 OPERATIONS: Final = (
