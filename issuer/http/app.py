@@ -121,6 +121,7 @@ class IssuerApp(Starlette):
         services: Services | None = self.state.services
         if services is not None:
             services.feeds.close()
+            services.now.close()
 
     def count_refusal(self, kind: str, reason: str) -> None:
         """Count a connection that was refused at the socket."""

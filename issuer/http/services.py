@@ -19,6 +19,7 @@ from issuer.http.limiting.failed_lookups import FailedLookupLimits
 from issuer.http.limiting.fair_slots import Slots, Tenant
 from issuer.http.limiting.login_limits import LoginLimits
 from issuer.http.limiting.rate_limits import RateLimits
+from issuer.http.metrics.now import NowFeed
 from issuer.http.metrics.series_recorder import SeriesRecorder
 from issuer.http.metrics.store_metrics import StoreMetrics, read_store_metrics
 from issuer.http.metrics.tally import Tally
@@ -70,6 +71,7 @@ class Services:
     purchases: Purchases
     registrar: Registrar
     series: SeriesRecorder
+    now: NowFeed
     look_ups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
     _store_metrics: dict[bool, tuple[float, StoreMetrics]] = field(default_factory=dict)
     _reading_metrics: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -125,6 +127,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         batch_names.start()
         registered_clients = RegisteredClients(stores.postgres)
         feeds, slots = CampaignFeeds(stores), Slots.of(settings, tally.refuse_slot)
+        now = NowFeed(stores, engine)
         loyalty = LoyaltyExecutor(stores.postgres, timeout_s=settings.postgres_timeout_s)
         accounts = GatheredReads(stores.postgres, find_named_accounts, timeout_s=settings.postgres_timeout_s)
         await asyncio.gather(engine.start(), keys.start(), campaigns.start())
@@ -158,13 +161,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     purchases,
                     registrar,
                     series,
+                    now,
                 )
             finally:
                 security.end_period()
                 # The engine first: what is in flight is answered while everything else still works.
                 await asyncio.gather(engine.aclose(), loyalty.aclose(), accounts.aclose())
                 await series.aclose()
-                await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose())
+                await asyncio.gather(keys.aclose(), campaigns.aclose(), feeds.aclose(), now.aclose())
                 await asyncio.gather(batch_names.aclose(), registered_clients.aclose())
                 if mailer is not None:
                     await mailer.aclose()

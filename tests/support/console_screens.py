@@ -24,6 +24,7 @@ class Screen:
 
 
 SCREENS: Final = (
+    Screen("now", "/console/now", "Now"),
     Screen("batches", "/console/batches", "Batches"),
     Screen("batch-new", "/console/batches/new", "New batch"),
     Screen("batch", "/console/batches/{batch}", "Summer tour, early birds"),

@@ -8,12 +8,16 @@ from issuer.http.console.batches import batch_screens, changes, creation
 from issuer.http.console.finding import screen as find
 from issuer.http.console.incidents import screen as incidents
 from issuer.http.console.ledger import screen as ledger
+from issuer.http.console.now import now_screen
+from issuer.http.console.series import series_screens
 from issuer.http.console.sign_in import account, sign_in
 from issuer.http.operations import Operation
 
 CONSOLE: Final[tuple[Operation, ...]] = (
     *sign_in.OPERATIONS,
     *account.OPERATIONS,
+    *now_screen.OPERATIONS,
+    *series_screens.OPERATIONS,
     *creation.OPERATIONS,
     *batch_screens.OPERATIONS,
     *changes.OPERATIONS,

@@ -26,13 +26,15 @@ MAX_POOLS: Final = 10_000
 class RedisMetrics:
     """`backlog`: redemptions not in the ledger yet, by partition. Lag: number of stream entries and age of the oldest.
 
-    `takes_writes` is False if the probe was refused, for example because Redis is at its memory limit.
+    `granted`: facts that were ever granted, in all partitions. `takes_writes` is False if the probe was refused, for
+    example because Redis is at its memory limit.
     """
 
     backlog: list[int]
     lag_events: int
     lag_s: float
     takes_writes: bool = True
+    granted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,15 @@ async def read_store_metrics(stores: Stores, *, with_pools: bool = False, try_wr
 
     `try_writing`: also send Redis a small write, which is synced to disk like any other write.
     """
-    redis, postgres = await asyncio.gather(_read_redis(stores, try_writing), _read_postgres(stores))
+    redis, postgres = await asyncio.gather(read_redis_metrics(stores, try_writing=try_writing), _read_postgres(stores))
     pools: list[PoolMetrics] = []
     if with_pools and postgres is not None:
         pools = await _read_pools(stores, redis is not None)
     return StoreMetrics(redis, postgres, pools, frozenset(stores.incarnations.watch.stops))
 
 
-async def _read_redis(stores: Stores, try_writing: bool) -> RedisMetrics | None:
+async def read_redis_metrics(stores: Stores, *, try_writing: bool = False) -> RedisMetrics | None:
+    """Read the metrics of Redis within TIMEOUT_S; None: it is unavailable."""
     takes_writes = True
     try:
         async with asyncio.timeout(TIMEOUT_S), redis_errors_translated():
@@ -109,7 +112,7 @@ async def _read_redis(stores: Stores, try_writing: bool) -> RedisMetrics | None:
             pipeline.time()
             for partition in range(stores.redis.partitions):
                 keys = partition_keys(partition)
-                pipeline.hmget(keys.state, ["epoch", "backlog"])
+                pipeline.hmget(keys.state, ["epoch", "backlog", "serial"])
                 pipeline.xlen(keys.stream)
                 pipeline.xrange(keys.stream, count=1)
             now, *replies = await pipeline.execute()
@@ -121,7 +124,8 @@ async def _read_redis(stores: Stores, try_writing: bool) -> RedisMetrics | None:
         return None
     oldest_ms = [int(first[0][0].partition(b"-")[0]) for first in firsts if first]
     lag_s = max(0.0, (now_ms - min(oldest_ms)) / 1000) if oldest_ms else 0.0
-    return RedisMetrics([int(state[1] or 0) for state in states], sum(lengths), lag_s, takes_writes)
+    granted = sum(int(state[2] or 0) for state in states)
+    return RedisMetrics([int(state[1] or 0) for state in states], sum(lengths), lag_s, takes_writes, granted)
 
 
 async def _takes_writes(stores: Stores) -> bool:
@@ -132,7 +136,7 @@ async def _takes_writes(stores: Stores) -> bool:
     return True
 
 
-_COUNTS: Final = """
+COUNTS: Final = """
 SELECT (SELECT count(*) FROM anomalies) AS anomalies,
        (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS dead_letters,
        (SELECT count(*) FROM quarantined WHERE released_at IS NULL) AS quarantined,
@@ -157,7 +161,7 @@ async def _read_postgres(stores: Stores) -> PostgresMetrics | None:
     try:
         async with asyncio.timeout(TIMEOUT_S), unavailable_translated(), stores.postgres.acquire() as connection:
             workers = await connection.fetch(_WORKERS)
-            counts = await connection.fetchrow(_COUNTS)
+            counts = await connection.fetchrow(COUNTS)
     except (PostgresUnavailableError, TimeoutError):
         return None
     assert counts is not None

@@ -16,6 +16,7 @@ from issuer.http.auth import Access
 from issuer.http.console.console_visit import open_console
 from issuer.http.console.layout.console_page import ConsolePage
 from issuer.http.console.layout.rules_in_words import batch_state, show_rules
+from issuer.http.console.series.series_screens import CHARTS
 from issuer.http.fields import path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.operators.role import Role
@@ -26,7 +27,7 @@ from issuer.reports.report import REDEMPTIONS
 PATH: Final = "/console/batches"
 PAGE_SIZE: Final = 25
 _LIST: Final = ConsolePage("batches/list.html")
-_SHOW: Final = ConsolePage("batches/batch.html")
+_SHOW: Final = ConsolePage("batches/batch.html", charts=True, scripts=(CHARTS,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class PlaceGroup:
 
 
 NAVIGATION: Final[tuple[PlaceGroup, ...]] = (
-    PlaceGroup("", (Place("Find", "/console/find"),)),
+    PlaceGroup("", (Place("Now", "/console/now", installation=True), Place("Find", "/console/find"))),
     PlaceGroup("Codes", (Place("Batches", "/console/batches"),)),
     PlaceGroup("Loyalty", ()),
     PlaceGroup(

@@ -1,0 +1,1 @@
+"""The screen Now: what the whole installation does at this moment."""
