@@ -25,6 +25,11 @@ main() {
   [[ $(points) == 6 ]]
   step 'memory'
   memory
+  step 'memory at 50 redemptions a second, each over a connection of its own'
+  redeem_steadily &
+  sleep 15
+  memory
+  wait $!
   step 'backup and check'
   sleep 2  # the worker records what was redeemed
   systemctl start issuer-backup issuer-check
@@ -95,6 +100,14 @@ redeem() {
   post /api/v1/code/redeem "$key" \
     "{\"batchid\":\"$batch\",\"clientid\":\"shop\",\"customerid\":\"$(cat /proc/sys/kernel/random/uuid)\"}"
   echo
+}
+
+redeem_steadily() {
+  for _ in $(seq 1000); do
+    redeem >/dev/null &
+    sleep 0.02
+  done
+  wait
 }
 
 points() {
