@@ -26,7 +26,7 @@ GROUP BY p.id, p.batch_id, b.name, p.client_id, s.epoch ORDER BY s.epoch, p.id""
 # The code of a purchase is in Postgres whatever Redis has lost: the member has it.
 _HELD: Final = """
 SELECT q.seq FROM quarantined q
-WHERE q.pool_id = $1 AND q.released_at IS NULL AND NOT EXISTS (
+WHERE q.pool_id = $1 AND q.released_at IS NULL AND ($2::bigint IS NULL OR q.epoch = $2) AND NOT EXISTS (
   SELECT FROM codes c JOIN moves m ON m.code = c.code AND m.batch_id = c.batch_id AND m.state = 'done'
   WHERE c.pool_id = q.pool_id AND c.seq = q.seq)
 ORDER BY q.seq FOR UPDATE OF q"""
@@ -72,10 +72,13 @@ async def release(
     batch_id: UUID,
     *,
     client_id: UUID | None = None,
+    epoch: int | None = None,
     actor: str,
     act: Act[int] = UNKEPT,
 ) -> int:
     """Give the quarantined codes of a batch new seqs at the tail of their pools. Return how many, all or none.
+
+    `client_id`, `epoch`: only those of a client, only those that one recovery quarantined.
 
     The operator guarantees that no journal and no old primary has a record of them: a code that was issued would be
     issued a second time. What no caller can have received is released without that (`issuer.recovery.aftermath`). A
@@ -94,7 +97,7 @@ async def release(
             raise BatchNotFoundError("no such batch, or no codes of that client in it")
         released = 0
         for pool in pools:
-            rows = await connection.fetch(_HELD, pool["id"], timeout=600)
+            rows = await connection.fetch(_HELD, pool["id"], epoch, timeout=600)
             seqs = [row["seq"] for row in rows]
             if seqs:
                 released += await connection.fetchval(_REQUEUE, pool["id"], seqs, timeout=600)
@@ -103,7 +106,7 @@ async def release(
             actor=actor,
             action="quarantined.release",
             subject=str(batch_id),
-            detail={"client_id": str(client_id) if client_id else None, "codes": released},
+            detail={"client_id": str(client_id) if client_id else None, "epoch": epoch, "codes": released},
         )
         await act.keep(connection, released)
     # Committed. Stopped here, the worker pushes the revision and tops the pools up.

@@ -124,7 +124,9 @@ async def test_the_page_of_a_loss_says_whose_journal_is_missing_and_names_the_co
             assert "stay out of stock" in screen.text
             await screen.open("/incidents")
             assert "Nothing waits for a decision" in screen.text
+            await screen.send("/incidents/1/release", batch_id=str(batch), client_id=str(client))
+            assert "0 codes are in stock again" in screen.text
             await screen.send(f"/incidents/{epoch}/release", batch_id=str(batch), client_id=str(client))
             assert "50 codes are in stock again" in screen.text
-        actions = [entry.action for entry in (await list_entries(api.owner)).items][:3]
-        assert actions == ["quarantined.release", "recovery.accept", "quarantined.reveal"]
+        actions = [entry.action for entry in (await list_entries(api.owner)).items][:4]
+        assert actions == ["quarantined.release", "quarantined.release", "recovery.accept", "quarantined.reveal"]

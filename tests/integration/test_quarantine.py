@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+import orjson
 import pytest
 
 from issuer.batches.store import BatchNotFoundError
@@ -46,6 +47,22 @@ async def test_released_codes_come_last_and_old_seqs_stay_listed(settings: Setti
     rows = await stores.postgres.fetch("SELECT seq, code FROM codes ORDER BY seq")
     assert [(r["seq"], r["code"]) for r in rows[10:]] == [(20 + i, f"CODE{i}") for i in range(1, 11)]
     assert await stores.postgres.fetchval("SELECT total FROM pools") == 30
+
+
+async def test_the_codes_of_one_recovery_are_released_without_those_of_another(stores: GuardedStores) -> None:
+    batch_id = await make_batch(stores, 40)
+    for _ in range(2):
+        await stores.guardian.check(RecoveryOptions(restored=True))
+        await top_up(stores)
+    first, second = await list_quarantined(stores.postgres)
+    assert (first.held, second.held, second.first_seq) == (10, 10, 11)
+    assert await release(stores, batch_id, epoch=second.epoch, actor="test") == 10
+    first, second = await list_quarantined(stores.postgres)
+    assert ((first.held, first.released), (second.held, second.released)) == ((10, 0), (0, 10))
+    detail = await stores.postgres.fetchval(
+        "SELECT detail::text FROM audit_log WHERE action = 'quarantined.release' ORDER BY id DESC LIMIT 1"
+    )
+    assert orjson.loads(detail)["epoch"] == second.epoch
 
 
 async def test_a_late_event_ends_a_quarantine_and_is_an_anomaly_after_a_release(

@@ -127,13 +127,18 @@ async def test_a_recovery_is_shown_and_its_quarantine_released(api: Api, setting
         ({**wanted, "journals_replayed": "yes"}, "not_confirmed"),
         ({"journals_replayed": True}, "batch_not_found"),
         ({**wanted, "batch": "Winter"}, "batch_not_found"),
+        ({**wanted, "epoch": "1"}, "invalid_request"),
     ):
         response = await api.client.post(f"{QUARANTINE}/release", json=body, headers=api.admin)
         assert response.status_code in (400, 404)
         assert response.json()["code"] == code
+    earlier = await api.client.post(f"{QUARANTINE}/release", json={**wanted, "epoch": 1}, headers=api.admin)
+    assert earlier.json() == {"released": 0}
     for _ in range(2):
         response = await api.client.post(
-            f"{QUARANTINE}/release", json=wanted, headers={**api.admin, "Idempotency-Key": "release-1"}
+            f"{QUARANTINE}/release",
+            json={**wanted, "epoch": epoch},
+            headers={**api.admin, "Idempotency-Key": "release-1"},
         )
         assert response.json() == {"released": 10}
     assert (await api.get(f"{RECOVERIES}/{epoch}")).json()["released"] == 10

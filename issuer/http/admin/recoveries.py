@@ -87,12 +87,15 @@ async def get_quarantine(context: RequestContext) -> Response:
 
 async def post_release(context: RequestContext) -> Response:
     """Put the quarantined codes of a batch back in stock. The caller vouches that no customer has received them."""
-    values = await json_object(context.request, (*BATCH_FIELDS, *CLIENT_FIELDS, "journals_replayed"))
+    values = await json_object(context.request, (*BATCH_FIELDS, *CLIENT_FIELDS, "epoch", "journals_replayed"))
     if values.get("journals_replayed") is not True:
         raise invalid(
             "journals_replayed must be true: all journals were replayed, and no old primary with these codes runs",
             "not_confirmed",
         )
+    epoch = values.get("epoch")
+    if epoch is not None and (type(epoch) is not int or not 0 < epoch < 2**63):
+        raise invalid("epoch must be a whole number above 0")
     batch = await named_batch(context, values)
     if batch is None:
         raise BatchNotFoundError("no batch found")
@@ -101,6 +104,7 @@ async def post_release(context: RequestContext) -> Response:
         context.services.stores,
         batch.id,
         client_id=await named_client(context, values),
+        epoch=epoch,
         actor=context.caller.actor,
         act=act,
     )

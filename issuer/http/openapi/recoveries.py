@@ -106,13 +106,14 @@ RECOVERIES: Final[dict[str, Schema]] = {
             "batch_id": described(nullable(UUID), "Id of the batch"),
             "client": described(nullable(CLIENT), "Only codes of this client"),
             "client_id": described(nullable(CLIENT), "The same, by its id"),
+            "epoch": described(nullable(_NUMBER), "Only what the recovery with this epoch quarantined"),
             "journals_replayed": {
                 "const": True,
                 "description": "All journals were replayed, and no old primary with these codes runs: a code that a "
                 "customer has is issued a second time otherwise",
             },
         },
-        optional=("batch", "batch_id", "client", "client_id"),
+        optional=("batch", "batch_id", "client", "client_id", "epoch"),
     ),
     "Released": shape({"released": count("Codes that are in stock again")}),
     "DeadLetter": shape(

@@ -84,14 +84,15 @@ async def post_accept(context: RequestContext) -> Response:
 
 
 async def post_release(context: RequestContext) -> Response:
-    """Release the quarantined codes of one client in a batch. The form asks for the confirmation."""
+    """Release what this recovery quarantined of one client in a batch. The form asks for the confirmation."""
     visit = await open_console(context, Role.OPERATOR, unbound=True)
     form = await visit.form()
     epoch = _epoch(context)
     batch_id, client_id = parse_uuid(form.get("batch_id", "")), parse_uuid(form.get("client_id", ""))
     if batch_id is None or client_id is None:
         raise RecoveryNotFoundError("no such pool")
-    released = await release(context.services.stores, batch_id, client_id=client_id, actor=visit.actor)
+    stores = context.services.stores
+    released = await release(stores, batch_id, client_id=client_id, epoch=epoch, actor=visit.actor)
     noun = "code is" if released == 1 else "codes are"
     return visit.redirect(f"{PATH}/{epoch}", f"{released:,} {noun} in stock again.")
 
