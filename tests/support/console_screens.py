@@ -36,6 +36,14 @@ SCREENS: Final = (
     Screen("incidents", "/console/incidents", "Incidents"),
     Screen("recovery", "/console/incidents/1", "First start"),
     Screen("ledger", "/console/ledger", "Ledger"),
+    Screen("campaigns", "/console/campaigns", "Campaigns"),
+    Screen("campaign-new", "/console/campaigns/new", "New campaign"),
+    Screen("campaign", "/console/campaigns/{campaign}", "Night market"),
+    Screen("campaign-edit", "/console/campaigns/{campaign}/edit", "Edit campaign"),
+    Screen("coupons", "/console/coupons", "Coupons"),
+    Screen("coupon-new", "/console/coupons/new", "New coupon"),
+    Screen("coupon", "/console/coupons/{coupon}", "SUMMER10"),
+    Screen("coupon-edit", "/console/coupons/{coupon}/edit", "Edit coupon"),
 )
 """Every screen, at which `tests/browser/test_console_screens.py` looks."""
 
@@ -62,7 +70,17 @@ async def sample_objects(stage: BrowserStage) -> Mapping[str, str]:
         body = {"batch_id": batch["batch_id"], "client": client, "customer": str(uuid4())}
         await post("/api/v1/redemptions", json=body)
     empty = await post("/api/v1/batches", json={"name": "Winter", "client": client})
-    return {"client": client, "code": codes[0], "batch": batch["batch_id"], "empty_batch": empty["id"]}
+    campaign = await stage.create(client=client, total=50)
+    terms = {"availability_count": 1_000, "discount_variable": "10", "expiry_date": "2032-06-01"}
+    coupon = await post("/coupon/", json={"client_id": client, "code": "SUMMER10", **terms})
+    return {
+        "client": client,
+        "code": codes[0],
+        "batch": batch["batch_id"],
+        "empty_batch": empty["id"],
+        "campaign": campaign,
+        "coupon": coupon["id"],
+    }
 
 
 async def signed_in(stage: BrowserStage, **options: Any) -> Page:

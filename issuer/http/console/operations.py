@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from issuer.http.console.batches import batch_screens, changes, creation
+from issuer.http.console.campaigns import campaign_screens
+from issuer.http.console.campaigns import changes as campaign_changes
+from issuer.http.console.console_visit import HOME
+from issuer.http.console.coupons import coupon_screens
 from issuer.http.console.finding import screen as find
 from issuer.http.console.incidents import screen as incidents
 from issuer.http.console.ledger import screen as ledger
@@ -24,5 +28,8 @@ CONSOLE: Final[tuple[Operation, ...]] = (
     *find.OPERATIONS,
     *incidents.OPERATIONS,
     *ledger.OPERATIONS,
+    *campaign_changes.OPERATIONS,
+    *campaign_screens.OPERATIONS,
+    *coupon_screens.OPERATIONS,
 )
 """Pages for people who operate the installation. They are no part of the API."""

@@ -29,17 +29,21 @@ class BatchFields:
 
 def read_batch(typed: TypedForm, before: Rules = NO_RULES) -> BatchFields:
     """Return the values; `typed.errors` has what is wrong. `before`: the rules, of which further limits are kept."""
-    limit = typed.number("limit", least=1, most=MAX_REDEMPTIONS)
-    days = typed.number("window", least=0, most=MAX_DAYS)
+    rules = read_rules(typed, before)
     starts_at, ends_at = typed.instant("starts"), typed.instant("ends")
     if not typed.errors:
         try:
             check_times(starts_at, ends_at)
         except InvalidBatchError:
             typed.refuse("ends", "the end must be later than the start")
-    return BatchFields(
-        typed.batch_name(), Rules(limit, days or None if limit else None, before.limits), starts_at, ends_at
-    )
+    return BatchFields(typed.batch_name(), rules, starts_at, ends_at)
+
+
+def read_rules(typed: TypedForm, before: Rules = NO_RULES) -> Rules:
+    """Return the limit per customer; further limits of the rules `before` are kept."""
+    limit = typed.number("limit", least=1, most=MAX_REDEMPTIONS)
+    days = typed.number("window", least=0, most=MAX_DAYS)
+    return Rules(limit, days or None if limit else None, before.limits)
 
 
 def fields_of(batch: Batch, zone: str) -> dict[str, str]:

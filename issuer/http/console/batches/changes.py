@@ -25,8 +25,8 @@ from issuer.http.console.batches.added_codes import (
 )
 from issuer.http.console.batches.batch_form import fields_of, read_batch, window_options
 from issuer.http.console.batches.batch_screens import PATH
-from issuer.http.console.batches.client_field import offered_clients, read_client
 from issuer.http.console.console_visit import ConsoleVisit, open_console
+from issuer.http.console.layout.client_field import offered_clients, read_client
 from issuer.http.console.layout.console_page import ConsolePage
 from issuer.http.console.layout.rules_in_words import show_limit
 from issuer.http.console.layout.typed_form import TypedForm

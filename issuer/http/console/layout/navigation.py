@@ -34,6 +34,15 @@ class PlaceGroup:
 NAVIGATION: Final[tuple[PlaceGroup, ...]] = (
     PlaceGroup("", (Place("Now", "/console/now", installation=True), Place("Find", "/console/find"))),
     PlaceGroup("Codes", (Place("Batches", "/console/batches"),)),
+    PlaceGroup("", (Place("Find", "/console/find"),)),
+    PlaceGroup(
+        "Codes",
+        (
+            Place("Batches", "/console/batches"),
+            Place("Campaigns", "/console/campaigns"),
+            Place("Coupons", "/console/coupons"),
+        ),
+    ),
     PlaceGroup("Loyalty", ()),
     PlaceGroup(
         "Operation",

@@ -1,0 +1,1 @@
+"""The screens of campaigns: list, one campaign, create, change."""

@@ -1,0 +1,1 @@
+"""The screens of coupons: list, one coupon, create, change."""
