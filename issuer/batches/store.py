@@ -35,6 +35,7 @@ from issuer.batches.batch import InvalidBatchError as InvalidBatchError
 from issuer.batches.named import find_open_by_name
 from issuer.batches.placing import place_batch
 from issuer.batches.revisions import push_batch as push_batch
+from issuer.clients.quotas import check_quotas
 from issuer.paging import CHUNK_SIZE, Page, decode_cursor, encode_cursor
 from issuer.storage.acts import UNKEPT, Act
 from issuer.storage.postgres import AnyConnection, Pool, unavailable_translated
@@ -54,13 +55,14 @@ async def create_batch(
 ) -> Batch:
     """Create a batch. With `client_id` it gets an empty pool of that client, so that the client's keys can see it.
 
-    Raises InvalidBatchError, BatchIdTakenError and PostgresUnavailableError. If Redis is unavailable the batch is
-    created all the same and the worker pushes it later; `in_redis` shows which.
+    Raises InvalidBatchError, BatchIdTakenError, QuotaExceededError and PostgresUnavailableError. If Redis is
+    unavailable the batch is created all the same and the worker pushes it later; `in_redis` shows which.
     """
     async with act.transaction(stores.postgres) as connection:
         batch = await create_batch_in(connection, new, actor)
         if client_id is not None:
             await connection.execute("INSERT INTO pools (batch_id, client_id) VALUES ($1, $2)", batch.id, client_id)
+            await check_quotas(connection, [client_id])
         await act.keep(connection, batch)
     return await _try_push(stores, batch)
 

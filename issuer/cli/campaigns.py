@@ -207,6 +207,7 @@ def _refusals_reported(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stor
     from issuer.batches.named import AmbiguousNameError
     from issuer.batches.store import BatchEndedError, InvalidBatchError
     from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
+    from issuer.clients.quotas import QuotaExceededError
     from issuer.pools.memory import RedisMemoryError
     from issuer.pools.pool import PoolError
 
@@ -217,7 +218,7 @@ def _refusals_reported(work: Callable[[Stores], Awaitable[T]]) -> Callable[[Stor
             raise ambiguous(error, "the id") from error
         except (CampaignNotFoundError, InvalidCampaignError, InvalidBatchError, BatchEndedError) as error:
             raise InputError(str(error)) from error
-        except (RedisMemoryError, PoolError) as error:
+        except (RedisMemoryError, PoolError, QuotaExceededError) as error:
             raise CommandError(str(error)) from error
 
     return checked

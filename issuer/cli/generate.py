@@ -137,6 +137,7 @@ def _parse_format(words: Path | None, **values: object) -> CodeFormat:
 
 async def _generate(stores: Stores, options: GenerateOptions, *, as_json: bool) -> None:
     from issuer.batches.store import BatchEndedError, BatchNotFoundError
+    from issuer.clients.quotas import QuotaExceededError
     from issuer.generating.code_source import FewCodesError
     from issuer.generating.command_job import command_job
     from issuer.generating.jobs import JobIdReusedError
@@ -164,7 +165,7 @@ async def _generate(stores: Stores, options: GenerateOptions, *, as_json: bool) 
     except CodeFormatError:
         await end_if_empty(stores, batch, discard)
         raise
-    except RedisMemoryError as error:
+    except (RedisMemoryError, QuotaExceededError) as error:
         await end_if_empty(stores, batch, discard)
         raise CommandError(f"nothing was generated: {error}") from error
 

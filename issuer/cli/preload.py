@@ -116,6 +116,7 @@ async def _load(
 ) -> PreloadReport:
     from issuer.access.audit import cli_actor
     from issuer.batches.store import BatchEndedError, BatchIdTakenError, BatchNotFoundError, InvalidBatchError
+    from issuer.clients.quotas import QuotaExceededError
     from issuer.loading.columns import parse_attributes
     from issuer.loading.errors import CodeFileError, HeaderRowError, PreloadError
     from issuer.loading.moves import MoveError
@@ -149,7 +150,7 @@ async def _load(
         raise CommandError(f"nothing was loaded: {error}") from error
     except (BatchNotFoundError, BatchEndedError, BatchIdTakenError, InvalidBatchError, PreloadError) as error:
         raise InputError(str(error)) from error
-    except (RedisMemoryError, MoveError) as error:
+    except (RedisMemoryError, MoveError, QuotaExceededError) as error:
         raise CommandError(f"nothing was loaded: {error}") from error
 
 

@@ -14,6 +14,7 @@ import asyncpg
 import orjson
 
 from issuer.access import audit
+from issuer.clients.quotas import check_quotas
 from issuer.generating.code_format import format_text, parse_code_format
 from issuer.generating.request import GenerationRequest, check_request
 from issuer.instants import show_instant
@@ -110,7 +111,8 @@ async def request_codes(
     """Accept a request as a job: a process or the worker will finish it, unless its batch ends.
 
     With a `job_id` chosen by the caller, a repeated request returns the same job. `bounded` limits the number of
-    unfinished jobs. Raises what `check_request` raises, JobIdReusedError and TooManyJobsError; nothing is changed then.
+    unfinished jobs. Raises what `check_request` raises, JobIdReusedError, TooManyJobsError and QuotaExceededError;
+    nothing is changed then.
     """
     if job_id is not None and (job := await _find_same(stores.postgres, job_id, request)) is not None:
         return await _keep_same(stores, job, act)
@@ -275,6 +277,7 @@ async def _insert(connection: AnyConnection, job_id: UUID, request: GenerationRe
         request.batch_id,
         request.client_id,
     )
+    await check_quotas(connection, [request.client_id])
     detail = {
         "job": job_id,
         "client": request.client_id,

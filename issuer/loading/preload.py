@@ -13,6 +13,7 @@ from issuer.access import audit
 from issuer.batches.batch import NewBatch
 from issuer.batches.named import find_open_by_name
 from issuer.batches.store import check_batch_open, create_batch_in, push_batch
+from issuer.clients.quotas import check_quotas
 from issuer.clients.registry import client_names, register_clients, unregistered
 from issuer.ids import Identity
 from issuer.loading.code_file import checked_rows
@@ -82,8 +83,8 @@ async def preload_file(
     `act`. Opens a Postgres connection of its own.
 
     Raises PreloadError, NothingLoadedError if no row is valid, BatchNotFoundError, BatchEndedError, BatchIdTakenError,
-    InvalidBatchError, MoveError, RedisMemoryError and RedisUnavailableError (each: nothing was changed),
-    PostgresUnavailableError (all codes were added or none), and UnfinishedLoadError (all were added).
+    InvalidBatchError, QuotaExceededError, MoveError, RedisMemoryError and RedisUnavailableError (each: nothing was
+    changed), PostgresUnavailableError (all codes were added or none), and UnfinishedLoadError (all were added).
     """
     if batch_id is None and new_batch is None and not dry_run:
         raise ValueError("only a dry run can be done without a batch")
@@ -222,6 +223,8 @@ class _Load:
             self._is_new = True
         self._new_clients = await register_clients(connection, self._new_clients, self._actor or "unknown")
         await insert_codes(connection, self._batch_id, self._rows.clients.ids, self._numbering)
+        ids = self._rows.clients.ids
+        await check_quotas(connection, [ids[addition.client] for addition in self._numbering.additions])
         if self._actor is not None:
             report = self.report(dry_run=False)
             detail: dict[str, Any] = {"rows": report.rows, "loaded": report.loaded, "rejected": report.rejected}

@@ -50,6 +50,7 @@ TABLES: Final = {
     "pools":            Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "codes":            Rights("SELECT, INSERT",                       "SELECT, INSERT"),
     "clients":          Rights("SELECT, INSERT, UPDATE (name)",        "SELECT"),
+    "client_quotas":    Rights("SELECT, INSERT, UPDATE",               ""),
     # A lock of a row needs UPDATE.
     "client_locks":     Rights("SELECT, INSERT, UPDATE",               "SELECT, INSERT, UPDATE"),
     "imported_batches": Rights("",                                     ""),

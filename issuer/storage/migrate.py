@@ -15,7 +15,7 @@ from issuer.storage.roles import EXISTING_ROLES, OWNS_DATABASE, grant_statements
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-SCHEMA_REVISION: Final = "0005"
+SCHEMA_REVISION: Final = "0006"
 """The newest revision in migrations/versions. Revisions are ordered, so an old version recognises a newer schema."""
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"

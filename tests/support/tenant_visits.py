@@ -204,6 +204,10 @@ VISITS: Final[dict[tuple[str, str], list[Visit]]] = {
     ("GET", "/api/v1/clients"): [Visit(SILENT, "/api/v1/clients")],
     ("POST", "/api/v1/clients"): [Visit(REFUSED, "/api/v1/clients", json={"id": "new-band"})],
     ("GET", "/api/v1/clients/{client_id:id}"): [Visit(REFUSED, "/api/v1/clients/{owner}")],
+    ("GET", "/api/v1/clients/{client_id:id}/quotas"): [Visit(REFUSED, "/api/v1/clients/{owner}/quotas")],
+    ("PATCH", "/api/v1/clients/{client_id:id}/quotas"): [
+        Visit(REFUSED, "/api/v1/clients/{owner}/quotas", json={"codes": 1_000_000})
+    ],
     ("PATCH", "/api/v1/clients/{client_id:id}"): [Visit(REFUSED, "/api/v1/clients/{owner}", json={"name": "Taken"})],
     ("GET", "/api/v1/batches"): [
         Visit(SILENT, "/api/v1/batches"), Visit(SILENT, "/api/v1/batches", {"limit": "1000"}),
@@ -357,7 +361,7 @@ async def call(api: Api, method: str, visit: Visit, world: TenantWorld, key: dic
 
 def text_of(response: httpx.Response) -> str:
     """Return the readable content of a response."""
-    if response.headers["content-type"] == MEDIA_TYPES[Format.XLSX]:
+    if response.headers.get("content-type") == MEDIA_TYPES[Format.XLSX]:
         book = openpyxl.load_workbook(io.BytesIO(response.content))
         return repr([[*sheet.iter_rows(values_only=True)] for sheet in book])
     return response.text

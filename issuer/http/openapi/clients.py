@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from typing import Final
 
+from issuer.clients.quotas import MAX_QUOTA
 from issuer.http.openapi.parts import OPERATOR, PAGED, body, ok, operation, path_parameter
-from issuer.http.openapi.shapes import CLIENT, INSTANT, NAME, UUID, Schema, described, nullable, page, ref, shape
+from issuer.http.openapi.shapes import (
+    CLIENT,
+    COUNT,
+    INSTANT,
+    NAME,
+    UUID,
+    Schema,
+    count,
+    described,
+    nullable,
+    page,
+    ref,
+    shape,
+    whole,
+)
 from issuer.ids import MAX_ID
 
 _TEXT: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_ID, "examples": ["band-42"]}
@@ -28,6 +43,22 @@ CLIENTS: Final[dict[str, Schema]] = {
         optional=("name",),
     ),
     "ClientChange": shape({"name": _NAME}),
+    "Quota": shape(
+        {
+            "limit": described(nullable(COUNT), "The most that the client may have; null: no limit"),
+            "used": count("What counts against it now"),
+        }
+    ),
+    "Quotas": shape(
+        {"codes": described(ref("Quota"), "Codes, issued or not"), "batches": described(ref("Quota"), "Batches")}
+    ),
+    "QuotasChange": shape(
+        {
+            name: whole(0, MAX_QUOTA, "The most that the client may have; null: no limit")
+            for name in ("codes", "batches")
+        },
+        optional=("codes", "batches"),
+    ),
     "ClientPage": page("Client"),
 }
 
@@ -59,6 +90,19 @@ def client_paths() -> dict[str, Schema]:
             "patch": operation(
                 "clients", "Rename a client", {200: ok("The client", ref("Client"))}, 404,
                 operationId="changeClient", requestBody=body("ClientChange"), description=OPERATOR,
+            ),
+        },
+        "/api/v1/clients/{client_id}/quotas": {
+            "parameters": [path_parameter("client_id", CLIENT)],
+            "get": operation(
+                "clients", "Show the quotas of a client", {200: ok("The quotas", ref("Quotas"))}, 404,
+                operationId="showQuotas", description="They count batches and campaigns that have not ended, and "
+                "their codes, issued or not. A key that is bound to a client sees its own.",
+            ),
+            "patch": operation(
+                "clients", "Change the quotas of a client", {200: ok("The quotas", ref("Quotas"))},
+                operationId="changeQuotas", requestBody=body("QuotasChange"),
+                description="What would exceed them is a 403 `quota_exceeded`, and nothing is changed. " + OPERATOR,
             ),
         },
     }  # fmt: skip

@@ -42,6 +42,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "HookRotation": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
     "NewHook": {"kind": "standard", "keeps_unknown": True},
     "NewHold": {"points": 50, "reason": "checkout"},
+    "QuotasChange": {"codes": 100_000, "batches": 20},
     "NewKey": {"name": "till 7", "scopes": ["redeem"], "client_id": _CLIENT, "rate_limit": "100/s"},
     "NewMember": {"ref": "kunde-7", "email": "anna@example.org", "name": "Anna", "locale": "de-AT", "marketing": False},
     "NewOperator": {"name": "ada", "role": "operator"},

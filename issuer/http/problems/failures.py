@@ -19,6 +19,7 @@ from issuer.batches.store import (
     InvalidBatchError,
 )
 from issuer.campaigns.campaign import CampaignNotFoundError, InvalidCampaignError
+from issuer.clients.quotas import QuotaExceededError
 from issuer.clients.registry import ClientExistsError, ClientNotFoundError, InvalidClientError
 from issuer.contract.outcomes import COUPON_HTTP, Outcome
 from issuer.coupons.coupon import (
@@ -113,6 +114,9 @@ FAILURES: Final[dict[type[Exception], _Make]] = {
     BatchSharedError: lambda error: ProblemError(403, str(error), "batch_shared"),
     InvalidBatchError: lambda error: invalid(str(error)),
     ClientNotFoundError: lambda error: ProblemError(404, str(error), "client_not_found"),
+    QuotaExceededError: lambda error: ProblemError(
+        403, str(error), "quota_exceeded", members={"quota": error.quota, "limit": error.limit, "used": error.used}
+    ),
     ClientExistsError: lambda error: ProblemError(409, str(error), "id_taken"),
     InvalidClientError: lambda error: invalid(str(error)),
     InvalidIdError: lambda error: invalid(str(error), "invalid_id"),

@@ -49,6 +49,7 @@ TITLES: Final[dict[str, str]] = {
     "not_confirmed": "The request lacks its confirmation",
     "invalid_id": "The id is neither a UUID nor a usable text",
     "id_taken": "The id is taken",
+    "quota_exceeded": "The client would have more than its quota allows",
     "ambiguous_name": "Several open batches have this name",
     "origin_refused": "Pages of this site may not call the API from a browser",
     "batch_shared": "Other clients have codes in this batch",
