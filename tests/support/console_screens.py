@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
 
+import httpx
 from playwright.async_api import Page
 
 from tests.support.browser import DESKTOP, BrowserStage
@@ -44,6 +45,15 @@ SCREENS: Final = (
     Screen("coupon-new", "/console/coupons/new", "New coupon"),
     Screen("coupon", "/console/coupons/{coupon}", "SUMMER10"),
     Screen("coupon-edit", "/console/coupons/{coupon}/edit", "Edit coupon"),
+    Screen("programs", "/console/loyalty", "Loyalty"),
+    Screen("program", "/console/loyalty/{program}", "Café Blau"),
+    Screen("members", "/console/loyalty/{program}/members", "Members"),
+    Screen("member", "/console/loyalty/{program}/members/{member}", "Anna Lee"),
+    Screen("cards", "/console/loyalty/{program}/cards", "Cards"),
+    Screen("inbox", "/console/loyalty/{program}/inbox", "Shop inbox"),
+    Screen("clients", "/console/clients", "Clients"),
+    Screen("client-new", "/console/clients/new", "New client"),
+    Screen("client", "/console/clients/{client}", "The Sample Band"),
 )
 """Every screen, at which `tests/browser/test_console_screens.py` looks."""
 
@@ -73,7 +83,10 @@ async def sample_objects(stage: BrowserStage) -> Mapping[str, str]:
     campaign = await stage.create(client=client, total=50)
     terms = {"availability_count": 1_000, "discount_variable": "10", "expiry_date": "2032-06-01"}
     coupon = await post("/coupon/", json={"client_id": client, "code": "SUMMER10", **terms})
+    program, member = await _sample_member(http, client)
     return {
+        "program": program,
+        "member": member,
         "client": client,
         "code": codes[0],
         "batch": batch["batch_id"],
@@ -81,6 +94,19 @@ async def sample_objects(stage: BrowserStage) -> Mapping[str, str]:
         "campaign": campaign,
         "coupon": coupon["id"],
     }
+
+
+async def _sample_member(http: httpx.AsyncClient, client: str) -> tuple[str, str]:
+    """Create a program with a member and points."""
+    programs = "/api/v1/loyalty/programs"
+    terms = {"earn": {"points": 1, "per": "1.00", "currency": "EUR"}, "expiry": {"end_of_year": 1}}
+    body = {"name": "Café Blau", "client": client, "terms": terms}
+    program = (await http.post(programs, json=body)).json()["id"]
+    person = {"name": "Anna Lee", "email": "anna@shop.example"}
+    member = (await http.post(f"{programs}/{program}/members", json=person)).json()["id"]
+    order = {"amount": "345.00", "currency": "EUR", "source": "till", "order_id": "A-1"}
+    assert (await http.post(f"{programs}/{program}/members/{member}/earn", json=order)).status_code == 201
+    return program, member
 
 
 async def signed_in(stage: BrowserStage, **options: Any) -> Page:

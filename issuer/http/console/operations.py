@@ -7,13 +7,14 @@ from typing import Final
 from issuer.http.console.batches import batch_screens, changes, creation
 from issuer.http.console.campaigns import campaign_screens
 from issuer.http.console.campaigns import changes as campaign_changes
-from issuer.http.console.console_visit import HOME
+from issuer.http.console.clients import client_screens
 from issuer.http.console.coupons import coupon_screens
 from issuer.http.console.finding import screen as find
 from issuer.http.console.incidents import screen as incidents
 from issuer.http.console.ledger import screen as ledger
 from issuer.http.console.now import now_screen
 from issuer.http.console.series import series_screens
+from issuer.http.console.loyalty import card_screens, member_screens, program_screens
 from issuer.http.console.sign_in import account, sign_in
 from issuer.http.operations import Operation
 
@@ -31,5 +32,9 @@ CONSOLE: Final[tuple[Operation, ...]] = (
     *campaign_changes.OPERATIONS,
     *campaign_screens.OPERATIONS,
     *coupon_screens.OPERATIONS,
+    *program_screens.OPERATIONS,
+    *member_screens.OPERATIONS,
+    *card_screens.OPERATIONS,
+    *client_screens.OPERATIONS,
 )
 """Pages for people who operate the installation. They are no part of the API."""

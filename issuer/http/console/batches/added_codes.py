@@ -11,6 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from issuer.batches.batch import Batch, NewBatch
+from issuer.clients.quotas import QuotaExceededError
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError
 from issuer.generating.code_source import FewCodesError
 from issuer.generating.jobs import Job, TooManyJobsError, request_codes
@@ -54,7 +55,7 @@ def refused_load(typed: TypedForm) -> Iterator[None]:
     except NothingLoadedError as error:
         typed.refuse("file", "no row of this file can be loaded")
         typed.rejections = error.report.rejections
-    except (PreloadError, FileKindError, RedisMemoryError) as error:
+    except (PreloadError, FileKindError, RedisMemoryError, QuotaExceededError) as error:
         typed.refuse("file", str(error))
 
 
@@ -116,7 +117,7 @@ async def generate(
         job = await request_codes(visit.context.services.stores, request, bounded=True)
     except (CodeSpaceError, FewCodesError) as error:
         typed.refuse("pattern", str(error))
-    except (TooManyJobsError, RedisMemoryError) as error:
+    except (TooManyJobsError, RedisMemoryError, QuotaExceededError) as error:
         typed.refuse("count", str(error))
     else:
         return await generate_now(visit.context, job) if count <= MAX_CODES_PER_REQUEST else job

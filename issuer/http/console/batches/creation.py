@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from issuer.batches.batch import BatchNotFoundError, NewBatch
 from issuer.batches.store import create_batch, find_batch
+from issuer.clients.quotas import QuotaExceededError
 from issuer.http.auth import Access
 from issuer.http.console.batches.added_codes import (
     FORM_LIMITS,
@@ -80,7 +81,11 @@ async def _create(visit: ConsoleVisit, typed: TypedForm, form: FormData) -> Resp
         with refused_load(typed):
             return await load_file(visit, new, file, client_id)
         return None
-    await create_batch(stores, new, client_id=client_id, actor=visit.actor)
+    try:
+        await create_batch(stores, new, client_id=client_id, actor=visit.actor)
+    except QuotaExceededError as error:
+        typed.refuse("name", str(error))
+        return None
     if wanted is None or client_id is None:
         return respond(visit, f"{PATH}/{batch_id}", f"{new.name} is created. It has no codes yet.")
     job = await generate(visit, typed, batch_id, client_id, wanted)

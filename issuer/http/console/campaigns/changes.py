@@ -16,6 +16,7 @@ from issuer.campaigns.campaign import (
     parse_campaign_format,
 )
 from issuer.campaigns.store import CampaignChanges, NewCampaign, change_campaign, create_campaign, find_campaign
+from issuer.clients.quotas import QuotaExceededError
 from issuer.http.auth import Access
 from issuer.http.console.campaigns.campaign_screens import PATH
 from issuer.http.console.console_visit import ConsoleVisit, open_console
@@ -78,7 +79,7 @@ async def _create(visit: ConsoleVisit, typed: TypedForm) -> Campaign | None:
             return await create_campaign(context.services.stores, new, actor=visit.actor)
     except InvalidCampaignError as error:
         typed.refuse("pattern" if pattern else "total", str(error))
-    except RedisMemoryError as error:
+    except (RedisMemoryError, QuotaExceededError) as error:
         typed.refuse("total", str(error))
     return None
 
@@ -121,7 +122,7 @@ async def post_edit(context: RequestContext) -> Response:
         try:
             await _change(visit, campaign, changes)
             return visit.redirect(f"{PATH}/{campaign.id}", "Saved. The change is in effect.")
-        except (InvalidCampaignError, RedisMemoryError) as error:
+        except (InvalidCampaignError, RedisMemoryError, QuotaExceededError) as error:
             typed.refuse("total", str(error))
         except BatchEndedError as error:
             typed.refuse("name", str(error))

@@ -43,7 +43,7 @@ NAVIGATION: Final[tuple[PlaceGroup, ...]] = (
             Place("Coupons", "/console/coupons"),
         ),
     ),
-    PlaceGroup("Loyalty", ()),
+    PlaceGroup("Loyalty", (Place("Programs", "/console/loyalty"),)),
     PlaceGroup(
         "Operation",
         (
@@ -51,7 +51,7 @@ NAVIGATION: Final[tuple[PlaceGroup, ...]] = (
             Place("Ledger", "/console/ledger", installation=True),
         ),
     ),
-    PlaceGroup("Access", ()),
+    PlaceGroup("Access", (Place("Clients", "/console/clients"),)),
 )
 """All entries, in the order in which they are shown. A group without an entry is not shown."""
 
