@@ -27,6 +27,7 @@ from issuer.http.redeem.redemption_route import REDEMPTIONS_PATH
 from issuer.http.request_path import with_and_without_slash
 from issuer.ids import Identity
 from issuer.loyalty.card_number import draw_numbers
+from issuer.operators.store import create_operator
 from issuer.reconciliation.runs import request_run
 from issuer.reports.formats import MEDIA_TYPES, Format
 from tests.support.api import REDEEM, UPLOAD, Api
@@ -331,10 +332,11 @@ async def make_world(api: Api) -> TenantWorld:
     for number in range(stores.redis.partitions):
         await stores.redis.client.delete(partition_keys(number).stream)
     known, _ = await create_key(api.owner, name="theirs", scopes=["redeem"], client_id=owner, actor="test")
+    operator, _ = await create_operator(api.owner, f"their-{uuid4()}", "viewer", client_id=owner, actor="test")
     run = await request_run(api.owner, actor="test")
     return TenantWorld(
         owner, caller, UUID(theirs), UUID(shared), mine, customer, used["consumption_id"], str(coupon.id), job["id"],
-        campaigns[0], campaigns[1], str(known.id), str(stores.redis.epoch), str(run.id),
+        campaigns[0], campaigns[1], str(known.id), str(operator.id), str(stores.redis.epoch), str(run.id),
         **await make_programs(api, owner, caller, UUID(theirs)),
     )  # fmt: skip
 
