@@ -14,6 +14,7 @@ from issuer.campaigns.store import find_campaign, list_campaigns
 from issuer.http.auth import Access
 from issuer.http.console.console_visit import open_console
 from issuer.http.console.layout.console_page import ConsolePage
+from issuer.http.console.series.series_screens import CHARTS
 from issuer.http.fields import path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.operators.role import Role
@@ -22,7 +23,7 @@ PATH: Final = "/console/campaigns"
 PAGE_SIZE: Final = 25
 SHOWN_CODES: Final = 10
 _LIST: Final = ConsolePage("campaigns/list.html")
-_SHOW: Final = ConsolePage("campaigns/campaign.html")
+_SHOW: Final = ConsolePage("campaigns/campaign.html", charts=True, scripts=(CHARTS,))
 _STATES: Final[dict[CampaignState, tuple[str, str]]] = {
     CampaignState.PREPARING: ("Preparing", "warn"),
     CampaignState.BEFORE: ("Scheduled", "warn"),

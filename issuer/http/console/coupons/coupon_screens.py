@@ -25,6 +25,7 @@ from issuer.http.console.layout.client_field import offered_clients, read_client
 from issuer.http.console.layout.console_page import ConsolePage
 from issuer.http.console.layout.rules_in_words import show_rules
 from issuer.http.console.layout.typed_form import TypedForm
+from issuer.http.console.series.series_screens import CHARTS
 from issuer.http.fields import path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.pages.zones import zone_of, zone_options
@@ -38,7 +39,7 @@ NEW_PATH: Final = PATH + "/new"
 ONE: Final = PATH + "/{coupon_id}"
 PAGE_SIZE: Final = 25
 _LIST: Final = ConsolePage("coupons/list.html")
-_SHOW: Final = ConsolePage("coupons/coupon.html")
+_SHOW: Final = ConsolePage("coupons/coupon.html", charts=True, scripts=(CHARTS,))
 _FORM: Final = ConsolePage("coupons/form.html")
 
 
