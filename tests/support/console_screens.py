@@ -113,7 +113,8 @@ async def signed_in(stage: BrowserStage, **options: Any) -> Page:
     """Return a page of a browser that is signed in to the console with an API key."""
     page = await stage.visit("/console/sign-in", **(options or DESKTOP))
     await page.add_init_script(CSP_EVENTS)
+    await page.get_by_text("Use an API key").click()
     await page.get_by_label("API key").fill(stage.http.headers["authorization"].removeprefix("Bearer "))
-    await page.get_by_role("button", name="Sign in").click()
+    await page.get_by_role("button", name="Sign in with the key").click()
     await page.wait_for_url(lambda url: "sign-in" not in url)
     return page

@@ -12,9 +12,9 @@ from issuer.http.console.coupons import coupon_screens
 from issuer.http.console.finding import screen as find
 from issuer.http.console.incidents import screen as incidents
 from issuer.http.console.ledger import screen as ledger
+from issuer.http.console.loyalty import card_screens, member_screens, program_screens
 from issuer.http.console.now import now_screen
 from issuer.http.console.series import series_screens
-from issuer.http.console.loyalty import card_screens, member_screens, program_screens
 from issuer.http.console.sign_in import account, sign_in
 from issuer.http.operations import Operation
 

@@ -33,8 +33,6 @@ class PlaceGroup:
 
 NAVIGATION: Final[tuple[PlaceGroup, ...]] = (
     PlaceGroup("", (Place("Now", "/console/now", installation=True), Place("Find", "/console/find"))),
-    PlaceGroup("Codes", (Place("Batches", "/console/batches"),)),
-    PlaceGroup("", (Place("Find", "/console/find"),)),
     PlaceGroup(
         "Codes",
         (
