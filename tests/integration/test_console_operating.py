@@ -10,14 +10,16 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from issuer.access.audit import list_entries
 from issuer.settings import Settings
 from tests.support.api import REDEEM, Api, running_app, until_status
 from tests.support.api_process import ApiProcess
 from tests.support.console import console_screen
+from tests.support.databases import migrate_with_roles
 from tests.support.recording import drain
-from tests.support.servers import START_LIMIT_S, RedisServer
+from tests.support.servers import START_LIMIT_S, PostgresServer, RedisServer
 
 
 @pytest.mark.shared_app
@@ -130,3 +132,24 @@ async def test_the_page_of_a_loss_says_whose_journal_is_missing_and_names_the_co
             assert "50 codes are in stock again" in screen.text
         actions = [entry.action for entry in (await list_entries(api.owner)).items][:4]
         assert actions == ["quarantined.release", "quarantined.release", "recovery.accept", "quarantined.reveal"]
+
+
+@pytest.mark.long
+async def test_incidents_are_readable_without_postgres(
+    settings: Settings, own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"database_url": SecretStr(own_postgres.url())})
+    await migrate_with_roles(settings)
+    async with running_app(settings) as api, console_screen(api, api.admin) as screen:
+        await screen.open("/incidents")
+        assert (screen.status, "First start" in screen.text) == (200, True)
+        own_postgres.stop()
+        await screen.open("/incidents")
+        assert (screen.status, "First start" in screen.text) == (200, True)
+        assert "Postgres cannot be reached" in screen.text
+        await screen.open("/incidents/1")
+        assert screen.status == 503
+        own_postgres.start()
+        async with asyncio.timeout(START_LIMIT_S):
+            while "cannot be reached" in screen.text or screen.status != 200:
+                await screen.open("/incidents")

@@ -45,7 +45,7 @@ VERDICTS: Final = {
 
 
 async def get_incidents(context: RequestContext) -> Response:
-    visit = await open_console(context, unbound=True)
+    visit = await open_console(context, unbound=True, offline=True)
     stores = context.services.stores
     cursor = context.request.query_params.get("cursor")
     read = partial(list_recoveries, stores.postgres, limit=PAGE_SIZE, cursor=cursor)
@@ -57,7 +57,7 @@ async def get_incidents(context: RequestContext) -> Response:
 
 
 async def get_recovery(context: RequestContext) -> Response:
-    visit = await open_console(context, unbound=True)
+    visit = await open_console(context, unbound=True, offline=True)
     postgres, epoch = context.services.stores.postgres, _epoch(context)
     seen = await read_or_recall(postgres, f"recovery {epoch}", partial(find_recovery, postgres, epoch))
     return _ONE.response(
