@@ -82,3 +82,50 @@ async def test_a_workbook_is_scheduled_for_friday_in_berlin(stage: BrowserStage)
     assert datetime.fromisoformat(batch["starts_at"]) == friday
     assert [pool["total"] for pool in batch["stock"]] == [300]
     stage.errors[:] = [error for error in stage.errors if "status of 422" not in error]
+
+
+@pytest.mark.long
+async def test_the_same_is_done_by_keyboard_alone(stage: BrowserStage) -> None:
+    """Every control is reached by Tab, shows that it is, and works by Enter, Space or typing."""
+    page = await signed_in(stage, timezone_id="Europe/Berlin", **DESKTOP)
+    keys = page.keyboard
+
+    async def reach(name: str) -> None:
+        """Press Tab until the control of this name has the focus, which is visible."""
+        for _ in range(60):
+            await keys.press("Tab")
+            if await page.evaluate(_FOCUSED) == name:
+                assert await page.evaluate("document.activeElement.matches(':focus-visible')")
+                return
+        raise AssertionError(f"{name} is not reached by Tab")
+
+    await reach("Batches")
+    await keys.press("Enter")
+    await page.wait_for_url("**/console/batches")
+    await keys.press("Tab")
+    assert await page.evaluate(_FOCUSED) == "Skip to content"
+    await keys.press("Enter")
+    await reach("New batch")
+    await keys.press("Enter")
+    await page.wait_for_url("**/console/batches/new")
+    await reach("Name")
+    await keys.type("By keyboard")
+    await reach("From a file")
+    await keys.press("ArrowDown")
+    await keys.press("ArrowDown")
+    await reach("Codes per customer")
+    await keys.type("2")
+    await reach("Create batch")
+    await keys.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("By keyboard")
+    await reach("End this batch…")
+    await keys.press("Enter")
+    await reach("End By keyboard")
+    await keys.press("Space")
+    await expect(page.locator("main .head").first).to_contain_text("Ended")
+
+
+_FOCUSED: Final = """(() => {
+  const focused = document.activeElement
+  return (focused.labels?.[0] ?? focused).textContent.trim()
+})()"""
