@@ -6,10 +6,12 @@ import re
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 import pytest
 
 from tests.support.api import Api
 from tests.support.console import ConsoleScreen, console_screen, secret_of
+from tests.support.operators import choose, created
 
 pytestmark = pytest.mark.shared_app
 
@@ -85,8 +87,43 @@ async def test_codes_are_generated_and_a_batch_is_changed_paused_and_ended(api: 
         await screen.send(f"{path}/state", state="end")
         assert "Ended" in screen.text
         assert "Add codes" not in screen.text
-        export = await screen.http.get(f"/console/exports/redemptions?batch_id={path.rpartition('/')[2]}")
+        batch = path.rpartition("/")[2]
+        export = await screen.http.get(f"/console/exports/redemptions?batch_id={batch}")
         assert export.headers["content-disposition"].endswith('filename="redemptions.csv"')
+        # The codes are in clear: the audit log keeps who had them, and never is it all of the installation at once.
+        for query in ("", "?client=" + client):
+            assert (await screen.http.get(f"/console/exports/redemptions{query}")).status_code == 404
+    exported = "SELECT count(*) FROM audit_log WHERE action = 'redemptions.export' AND subject = $1"
+    assert await api.owner.fetchval(exported, f"batch:{batch}") == 1
+    viewer = await created(api, "viewer")
+    async with console_screen(api) as screen:
+        await choose(screen, viewer)
+        await screen.open(f"{BATCHES}/{batch}")
+        assert (screen.status, "exports" in screen.html) == (200, False)
+        assert (await screen.http.get(f"/console/exports/redemptions?batch_id={batch}")).status_code == 403
+
+
+async def test_generated_codes_are_those_of_the_client_of_the_batch_and_made_once(api: Api) -> None:
+    (one, one_id), (two, two_id) = await registered(api), await registered(api)
+    batch = (await api.client.post("/api/v1/batches", json={"name": one, "client": one}, headers=api.admin)).json()[
+        "id"
+    ]
+    totals = "SELECT json_object_agg(client_id, total)::text FROM pools WHERE batch_id = $1"
+    async with console_screen(api, api.admin) as screen:
+        await screen.open(f"{BATCHES}/{batch}/codes")
+        job = re.findall(r'name="job" value="([0-9a-f-]+)"', screen.html)[0]
+        form = {"source": "generate", "pattern": "OF-######", "job": job}
+        for _ in range(2):
+            await send(screen, f"{BATCHES}/{batch}/codes", **form, count="5")
+            assert screen.path == f"{BATCHES}/{batch}"
+        assert orjson.loads(await api.owner.fetchval(totals, UUID(batch))) == {str(one_id): 5}
+        await send(screen, f"{BATCHES}/{batch}/codes", **form, count="6")
+        assert (screen.status, "was sent before" in screen.text) == (422, True)
+        await send(screen, f"{BATCHES}/{batch}/codes", **form | {"job": str(uuid4())}, count="6", client=two)
+        assert screen.path == f"{BATCHES}/{batch}"
+        await send(screen, f"{BATCHES}/{batch}/codes", **form | {"job": str(uuid4())}, count="7")
+        assert (screen.status, "several clients" in screen.text) == (422, True)
+    assert orjson.loads(await api.owner.fetchval(totals, UUID(batch))) == {str(one_id): 5, str(two_id): 6}
 
 
 async def test_a_bound_visitor_sees_and_changes_only_what_belongs_to_the_client(api: Api) -> None:

@@ -14,7 +14,7 @@ from issuer.batches.batch import Batch, NewBatch
 from issuer.clients.quotas import QuotaExceededError
 from issuer.generating.code_format import MAX_CODES, CodeFormat, CodeFormatError, CodeSpaceError
 from issuer.generating.code_source import FewCodesError
-from issuer.generating.jobs import Job, TooManyJobsError, request_codes
+from issuer.generating.jobs import Job, JobIdReusedError, TooManyJobsError, request_codes
 from issuer.generating.request import GenerationRequest
 from issuer.http.admin.generation import MAX_CODES_PER_REQUEST, generate_now
 from issuer.http.admin.uploads import MAX_FIELD_BYTES, MAX_FIELDS, Upload, load_upload
@@ -108,17 +108,27 @@ def read_format(typed: TypedForm) -> tuple[CodeFormat, int] | None:
 
 
 async def generate(
-    visit: ConsoleVisit, typed: TypedForm, batch_id: UUID, client_id: UUID, wanted: tuple[CodeFormat, int]
+    visit: ConsoleVisit,
+    typed: TypedForm,
+    batch_id: UUID,
+    client_id: UUID,
+    wanted: tuple[CodeFormat, int],
+    job_id: UUID | None = None,
 ) -> Job | None:
-    """Generate codes now, or leave them to the worker; None: the form says what is wrong."""
+    """Generate codes now, or leave them to the worker; None: the form says what is wrong.
+
+    `job_id`: that of the form, so that one that is sent twice generates once.
+    """
     code_format, count = wanted
     request = GenerationRequest(batch_id, client_id, code_format, count, visit.actor)
     try:
-        job = await request_codes(visit.context.services.stores, request, bounded=True)
+        job = await request_codes(visit.context.services.stores, request, job_id=job_id, bounded=True)
     except (CodeSpaceError, FewCodesError) as error:
         typed.refuse("pattern", str(error))
     except (TooManyJobsError, RedisMemoryError, QuotaExceededError) as error:
         typed.refuse("count", str(error))
+    except JobIdReusedError:
+        typed.refuse("count", "this form was sent before, with other values: open it again")
     else:
         return await generate_now(visit.context, job) if count <= MAX_CODES_PER_REQUEST else job
     return None

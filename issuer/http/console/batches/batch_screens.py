@@ -8,7 +8,8 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from issuer.batches.batch import Batch
+from issuer.access import audit
+from issuer.batches.batch import Batch, BatchNotFoundError
 from issuer.batches.store import find_batch, list_batches
 from issuer.generating.jobs import list_jobs
 from issuer.http.admin.reports import get_report
@@ -19,10 +20,12 @@ from issuer.http.console.layout.rules_in_words import batch_state, show_rules
 from issuer.http.console.series.series_screens import CHARTS
 from issuer.http.fields import path_id
 from issuer.http.operations import Operation, RequestContext
+from issuer.ids import parse_uuid
 from issuer.operators.role import Role
 from issuer.pools.overview import BatchTotal, read_totals
 from issuer.pools.stock import Stock, batch_stock_chunks
 from issuer.reports.report import REDEMPTIONS
+from issuer.storage.postgres import unavailable_translated
 
 PATH: Final = "/console/batches"
 PAGE_SIZE: Final = 25
@@ -68,6 +71,7 @@ async def get_batch(context: RequestContext) -> Response:
     return _SHOW.response(
         visit, view=view, batch=batch, stock=stock, pools=totals[batch_id].pools, jobs=jobs, path=f"{PATH}/{batch_id}",
         is_busy=any(not job.finished for job in jobs), may_change=visit.may(Role.OPERATOR) and not batch.expired,
+        may_export=visit.may(Role.OPERATOR),
     )  # fmt: skip
 
 
@@ -78,8 +82,20 @@ async def _first_pools(context: RequestContext, batch_id: UUID, client_id: UUID 
 
 
 async def get_redemptions(context: RequestContext) -> Response:
-    """Stream the redemptions of a batch as a file: the report of the API, whose query this has."""
-    visit = await open_console(context)
+    """Stream the redemptions of one batch as a file, with their codes: the audit log keeps who had it.
+
+    It is the report of the API, whose query this has.
+    """
+    visit = await open_console(context, Role.OPERATOR)
+    postgres, query = context.services.stores.postgres, context.request.query_params
+    batch_id = parse_uuid(query.get("batch_id", ""))
+    if batch_id is None:
+        raise BatchNotFoundError("no batch found")
+    await find_batch(postgres, batch_id, client_id=visit.client_id)
+    async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
+        await audit.record(
+            connection, actor=visit.actor, action="redemptions.export", subject=f"batch:{batch_id}", detail=dict(query)
+        )
     return await get_report(visit.context, REDEMPTIONS)
 
 

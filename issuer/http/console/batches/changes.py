@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
+from uuid import uuid4
 
 from starlette.datastructures import FormData
 from starlette.responses import Response
@@ -35,6 +36,7 @@ from issuer.http.multipart_form import multipart_form
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.pages.forms import FORM_TOKEN
 from issuer.http.pages.zones import zone_of, zone_options
+from issuer.ids import parse_uuid
 from issuer.operators.role import Role
 
 ONE: Final = PATH + "/{batch_id}"
@@ -98,7 +100,7 @@ def _edit_form(visit: ConsoleVisit, batch: Batch, typed: TypedForm, status: int 
 
 async def get_codes(context: RequestContext) -> Response:
     visit, batch = await _open(context)
-    return await _codes_form(visit, batch, TypedForm({"source": UPLOADED}))
+    return await _codes_form(visit, batch, TypedForm({"source": UPLOADED, "job": str(uuid4())}))
 
 
 async def post_codes(context: RequestContext) -> Response:
@@ -122,14 +124,14 @@ async def _add(visit: ConsoleVisit, batch: Batch, typed: TypedForm, form: FormDa
     generates = typed.text("source") == GENERATED
     file = None if generates else chosen_file(form, typed)
     wanted = read_format(typed) if generates else None
-    client_id = await read_client(visit, typed, needed=generates)
+    client_id = await read_client(visit, typed, needed=generates, batch_id=batch.id if generates else None)
     if typed.errors:
         return None
     if file is not None:
         with refused_load(typed):
             return await load_file(visit, batch, file, client_id)
     if wanted is not None and client_id is not None:
-        job = await generate(visit, typed, batch.id, client_id, wanted)
+        job = await generate(visit, typed, batch.id, client_id, wanted, parse_uuid(typed.text("job")))
         if job is not None:
             return respond(visit, f"{PATH}/{batch.id}", show_made(job))
     return None
