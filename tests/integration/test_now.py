@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from issuer.http.console.now.now_screen import event, rendered
+from issuer.http.console.now.now_screen import event, events, rendered
 from issuer.http.metrics.now import NowFeed, NowFigures, quantile, refusals_per_s
+from issuer.http.metrics.store_metrics import RedisMetrics
 from issuer.http.metrics.tally import BOUNDS_S
 from issuer.settings import Settings
 from tests.support.api import running_app
@@ -49,6 +50,17 @@ async def test_watchers_share_the_reads_and_see_the_latest_figures(settings: Set
         assert [task for task in asyncio.all_tasks() if task.get_name() == "now" and not task.cancelling()] == []
         await feed.aclose()
         assert [one async for one in feed.watch()] == []
+
+
+async def test_figures_that_do_not_change_are_not_sent_again() -> None:
+    class Moments(NowFeed):
+        def __init__(self) -> None: ...
+
+        async def watch(self) -> AsyncGenerator[NowFigures]:
+            for ready in (False, False, False, True):
+                yield NowFigures(ready, RedisMetrics([0], 0, 0.0), None, 0.0)
+
+    assert len([one async for one in events(Moments())]) == 2
 
 
 def test_rates_and_quantiles_are_of_all_processes() -> None:

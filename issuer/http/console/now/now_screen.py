@@ -26,6 +26,8 @@ from issuer.http.reading_pace import ReadingPace
 PATH: Final = "/console/now"
 MAX_STREAM_S: Final = 600.0
 """A stream ends after this time, and its page opens another one, for which its session must still be valid."""
+REPEAT_S: Final = 15.0
+"""Figures that do not change are sent again after this time: proxies may close connections that are idle for longer."""
 _PAGE: Final = ConsolePage("now/now.html", live=True, charts=True, scripts=(CHARTS,))
 _FIGURES: Final = "console/now/figures.html"
 REASONS: Final = {
@@ -67,7 +69,7 @@ class NowStream(StreamingResponse):
 
     def __init__(self, context: RequestContext) -> None:
         super().__init__(
-            _events(context.services.now), media_type="text/event-stream",
+            events(context.services.now), media_type="text/event-stream",
             headers={"x-accel-buffering": "no", "cache-control": "no-store"},
         )  # fmt: skip
         self._slots, self._address = context.services.slots, context.address
@@ -77,12 +79,17 @@ class NowStream(StreamingResponse):
             await super().__call__(scope, receive, ReadingPace(send))
 
 
-async def _events(feed: NowFeed) -> AsyncIterator[bytes]:
-    ends_at = time.monotonic() + MAX_STREAM_S
+async def events(feed: NowFeed) -> AsyncIterator[bytes]:
+    """Yield an event for each moment that differs from the one before, and again when there was none for REPEAT_S."""
+    began_s = sent_s = time.monotonic()
+    sent = b""
     async with aclosing(feed.watch()) as moments:
         async for figures in moments:
-            yield event(figures)
-            if time.monotonic() >= ends_at:
+            now_s, content = time.monotonic(), event(figures)
+            if content != sent or now_s - sent_s >= REPEAT_S:
+                sent, sent_s = content, now_s
+                yield content
+            if now_s - began_s >= MAX_STREAM_S:
                 return
 
 
