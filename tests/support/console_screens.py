@@ -54,6 +54,13 @@ SCREENS: Final = (
     Screen("clients", "/console/clients", "Clients"),
     Screen("client-new", "/console/clients/new", "New client"),
     Screen("client", "/console/clients/{client}", "The Sample Band"),
+    Screen("keys", "/console/keys", "API keys"),
+    Screen("key-new", "/console/keys/new", "Create an API key"),
+    Screen("operators", "/console/operators", "Operators"),
+    Screen("operator-new", "/console/operators/new", "Add an operator"),
+    Screen("audit", "/console/audit", "Audit"),
+    Screen("settings", "/console/settings", "Settings"),
+    Screen("account", "/console/account", "Your account"),
 )
 """Every screen, at which `tests/browser/test_console_screens.py` looks."""
 
@@ -76,6 +83,8 @@ async def sample_objects(stage: BrowserStage) -> Mapping[str, str]:
         data={"batch_name": "Summer tour, early birds", "client": client, "ends_at": "2032-06-01T00:00:00Z",
               "rules": '{"maxpercustomer": 2, "timelimit": 30}'},
     )  # fmt: skip
+    await post("/api/v1/operators", json={"name": f"Ada {client[-4:]}", "role": "operator", "client": client})
+    await post("/api/v1/keys", json={"name": "Shop server", "scopes": ["redeem"], "client": client})
     for _ in range(13):
         body = {"batch_id": batch["batch_id"], "client": client, "customer": str(uuid4())}
         await post("/api/v1/redemptions", json=body)

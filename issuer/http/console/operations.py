@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from issuer.http.console.access import keys, operators, records
 from issuer.http.console.batches import batch_screens, changes, creation
 from issuer.http.console.campaigns import campaign_screens
 from issuer.http.console.campaigns import changes as campaign_changes
@@ -36,5 +37,8 @@ CONSOLE: Final[tuple[Operation, ...]] = (
     *member_screens.OPERATIONS,
     *card_screens.OPERATIONS,
     *client_screens.OPERATIONS,
+    *keys.OPERATIONS,
+    *operators.OPERATIONS,
+    *records.OPERATIONS,
 )
 """Pages for people who operate the installation. They are no part of the API."""

@@ -50,6 +50,15 @@ NAVIGATION: Final[tuple[PlaceGroup, ...]] = (
         ),
     ),
     PlaceGroup("Access", (Place("Clients", "/console/clients"),)),
+    PlaceGroup(
+        "Access",
+        (
+            Place("API keys", "/console/keys", Role.ADMIN, installation=True),
+            Place("Operators", "/console/operators", Role.ADMIN, installation=True),
+            Place("Audit", "/console/audit", Role.ADMIN, installation=True),
+            Place("Settings", "/console/settings", Role.ADMIN, installation=True),
+        ),
+    ),
 )
 """All entries, in the order in which they are shown. A group without an entry is not shown."""
 
