@@ -54,13 +54,13 @@ _IN_WORDS: Final = {name.lower(): words for name, words in REASONS.items()}
 
 
 async def get_now(context: RequestContext) -> Response:
-    visit = await open_console(context, unbound=True)
+    visit = await open_console(context, unbound=True, offline=True)
     figures = await context.services.now.figures()
     return _PAGE.response(visit, figures=rendered(figures))
 
 
 async def get_events(context: RequestContext) -> Response:
-    visit = await open_console(context, unbound=True)
+    visit = await open_console(context, unbound=True, offline=True)
     return NowStream(visit.context)
 
 
