@@ -75,7 +75,7 @@ def _actor(entry: AuditEntry) -> tuple[str, str]:
 
 
 def _detail(entry: AuditEntry) -> str:
-    return orjson.dumps(entry.detail, option=orjson.OPT_INDENT_2).decode() if entry.detail else ""
+    return orjson.dumps(entry.detail).decode() if entry.detail else ""
 
 
 OPERATIONS: Final = (
