@@ -49,7 +49,7 @@ async def test_a_failure_of_a_page_is_a_page(api: Api, monkeypatch: pytest.Monke
 
 
 async def test_a_visitor_chooses_a_language(api: Api) -> None:
-    client = api.client
+    client, page = api.client, f"/c/{uuid4()}"
     form = {"language": "de", "path": "/?from=mail"}
     response = await client.post("/language", data=form, headers={"sec-fetch-site": "same-origin"})
     assert (response.status_code, response.headers["location"]) == (303, "/?from=mail")
@@ -57,9 +57,9 @@ async def test_a_visitor_chooses_a_language(api: Api) -> None:
     assert cookie.startswith("__Host-language=de; ")
     assert {"HttpOnly", "Path=/", "SameSite=lax", "Secure"} <= set(cookie.split("; "))
     chosen = {"cookie": "__Host-language=de", "accept-language": "en"}
-    assert (await client.get("/", headers=chosen)).headers["content-language"] == "de"
+    assert (await client.get(page, headers=chosen)).headers["content-language"] == "de"
     # A cookie without the prefix may come from a neighbour of the domain.
-    assert (await client.get("/", headers={"cookie": "language=de"})).headers["content-language"] == "en"
+    assert (await client.get(page, headers={"cookie": "language=de"})).headers["content-language"] == "en"
     # Plain HTTP to this host is how pages are developed.
     local = await client.post("http://localhost:8000/language", data=form)
     assert local.headers["set-cookie"].startswith("language=de; ")

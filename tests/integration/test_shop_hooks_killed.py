@@ -31,10 +31,10 @@ from tests.support.points import CLIENT
 from tests.support.servers import STOP_LIMIT_S
 from tests.support.shop_deliveries import SECRETS, sample
 
+pytestmark = pytest.mark.long
+
 _SITE = """
 import sys
-
-pytestmark = pytest.mark.long
 
 if "issuer.processes.api" in sys.orig_argv:
     import os, signal

@@ -23,11 +23,12 @@ WITHOUT_INSTALLATION: Final = {("up",), ("serve",), ("restore",), ("secrets", "n
 NO_JSON: Final = {
     ("up",),
     ("serve",),
+    ("console-link",),
     *((report, "export") for report in ("batches", "coupons", "consumptions", "redemptions")),
     ("loyalty", "members", "export"),
     ("loyalty", "programs", "export"),
 }
-"""Commands that run until they are stopped, or write a report in the format of --format."""
+"""Commands that run until they are stopped, print one line for a browser, or write a report in a format."""
 VALUES: Final = {
     "starts_at": "2030-01-01T00:00:00Z",
     "scope": "redeem",

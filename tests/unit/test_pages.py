@@ -86,7 +86,8 @@ def test_every_message_is_translated_into_every_language() -> None:
 def test_no_text_of_a_page_is_outside_the_catalogue() -> None:
     assert len(TEMPLATES) >= 4
     bare: dict[str, list[str]] = {}
-    for path in TEMPLATES:
+    # People who run an installation read its console in English, as they do its commands and logs.
+    for path in (path for path in TEMPLATES if "console" not in path.parts):
         texts = Texts()
         texts.feed(TRANSLATED.sub("", path.read_text()))
         # The name of the program is none.

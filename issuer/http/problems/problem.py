@@ -114,6 +114,7 @@ TITLES: Final[dict[str, str]] = {
     "wallet_not_configured": "This server makes no passes for this wallet",
     "extra_missing": "An optional part of the program is not installed",
     "backlog_not_empty": "Some redemptions are not in the ledger yet",
+    "invalid_coupon_id": "The coupon id is not a UUID",
     "invalid_hold_id": "The hold id is not a UUID",
     "invalid_reward_id": "The reward id is not a UUID",
     "members_merged": "One of the members was merged, or they are one member",
