@@ -126,17 +126,6 @@ async def find_coupon(postgres: Pool, code: str, *, client_id: UUID | None = Non
     return coupons[0]
 
 
-async def find_coupon_of_id(postgres: Pool, coupon_id: UUID, *, client_id: UUID | None = None) -> Coupon:
-    """Return the coupon of an id, of all clients or of one. Raises CouponNotFoundError, PostgresUnavailableError."""
-    async with unavailable_translated():
-        row = await postgres.fetchrow(
-            f"{COUPONS} WHERE c.batch_id = $1 AND ($2::uuid IS NULL OR c.client_id = $2)", coupon_id, client_id
-        )
-    if row is None:
-        raise CouponNotFoundError("no coupon found")
-    return coupon_from_row(row)
-
-
 async def find_coupon_by_id(postgres: Pool, coupon_id: UUID, *, client_id: UUID | None = None) -> Coupon:
     """Return a coupon, also if it was deleted. Raises CouponNotFoundError, also for one of another client."""
     async with unavailable_translated():

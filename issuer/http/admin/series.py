@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from issuer.batches.store import find_batch
 from issuer.campaigns.store import find_campaign
-from issuer.coupons.store import find_coupon_of_id
+from issuer.coupons.store import find_coupon_by_id
 from issuer.http.auth import Access
 from issuer.http.fields import json_response, path_id
 from issuer.http.naming import CLIENT_FIELDS, named_client
@@ -42,7 +42,7 @@ async def get_campaign_series(context: RequestContext) -> Response:
 async def get_coupon_series(context: RequestContext) -> Response:
     postgres, span = context.services.stores.postgres, requested_span(context)
     coupon_id = path_id(context.request, "coupon_id")
-    coupon = await find_coupon_of_id(postgres, coupon_id, client_id=context.caller.client_id)
+    coupon = await find_coupon_by_id(postgres, coupon_id, client_id=context.caller.client_id)
     return json_response((await batch_series(postgres, coupon.id, span)).to_json())
 
 
