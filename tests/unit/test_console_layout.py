@@ -110,7 +110,7 @@ def test_times_are_shown_and_read_in_the_zone_of_the_visitor() -> None:
     assert typed_instant("", "Europe/Berlin") is None
     wrong: list[tuple[Any, ...]] = [
         ("2026-03-29T02:30", "Europe/Berlin"), ("tomorrow", "UTC"), ("2026-11-27T10:00", "Mars"),
-        ("2026-11-27T10:00Z", "UTC"),
+        ("2026-11-27T10:00Z", "UTC"), ("9999-12-31T23:59", "America/New_York"), ("0001-01-01T00:00", "Europe/Berlin"),
     ]  # fmt: skip
     for text, zone in wrong:
         with pytest.raises(InvalidInstantError):

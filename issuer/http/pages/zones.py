@@ -70,9 +70,10 @@ def typed_instant(text: str, zone: str) -> datetime | None:
     if local.tzinfo is not None:
         raise InvalidInstantError("type a date and a time")
     moment = local.replace(tzinfo=ZoneInfo(zone))
+    instant = in_utc(moment)
     if moment.astimezone(UTC).astimezone(ZoneInfo(zone)).replace(tzinfo=None) != local:
         raise InvalidInstantError("the clocks skip this time: choose one an hour later")
-    return in_utc(moment)
+    return instant
 
 
 @pass_context
