@@ -78,10 +78,17 @@ async def _create(visit: ConsoleVisit, typed: TypedForm) -> Campaign | None:
         async with loading(context.services, context.caller.tenant):
             return await create_campaign(context.services.stores, new, actor=visit.actor)
     except InvalidCampaignError as error:
-        typed.refuse("pattern" if pattern else "total", str(error))
+        _refuse(typed, error, pattern="pattern")
     except (RedisMemoryError, QuotaExceededError) as error:
         typed.refuse("total", str(error))
     return None
+
+
+def _refuse(typed: TypedForm, error: InvalidCampaignError, *, pattern: str) -> None:
+    """Put a refusal of the API beside the field that it is about, without its name there."""
+    message = str(error)
+    about = message.removeprefix("code_format: ")
+    typed.refuse("total" if about == message else pattern, about.removeprefix("total: "))
 
 
 async def _new_form(visit: ConsoleVisit, typed: TypedForm, status: int = 200) -> Response:
@@ -122,7 +129,10 @@ async def post_edit(context: RequestContext) -> Response:
         try:
             await _change(visit, campaign, changes)
             return visit.redirect(f"{PATH}/{campaign.id}", "Saved. The change is in effect.")
-        except (InvalidCampaignError, RedisMemoryError, QuotaExceededError) as error:
+        except InvalidCampaignError as error:
+            # The pattern is no field here: it is the number of codes that is too large for it.
+            _refuse(typed, error, pattern="total")
+        except (RedisMemoryError, QuotaExceededError) as error:
             typed.refuse("total", str(error))
         except BatchEndedError as error:
             typed.refuse("name", str(error))

@@ -41,6 +41,10 @@ PAGE_SIZE: Final = 25
 _LIST: Final = ConsolePage("coupons/list.html")
 _SHOW: Final = ConsolePage("coupons/coupon.html", charts=True, scripts=(CHARTS,))
 _FORM: Final = ConsolePage("coupons/form.html")
+_STATES: Final = {
+    "pause": ({"paused": "true"}, "is paused. Uses are refused until you resume it."),
+    "resume": ({"paused": "false"}, "is live again."),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +154,11 @@ async def post_state(context: RequestContext) -> Response:
     if state == "delete":
         await delete_coupon(context.services.stores, coupon, actor=visit.actor)
         return visit.redirect(f"{PATH}/{coupon.id}", f"{coupon.code} is deleted.")
-    await _change(visit, coupon, {"paused": "true" if state == "pause" else "false"})
-    said = "is paused. Uses are refused until you resume it." if state == "pause" else "is live again."
+    known = _STATES.get(state)
+    if known is None:
+        return visit.redirect(f"{PATH}/{coupon.id}")
+    change, said = known
+    await _change(visit, coupon, change)
     return visit.redirect(f"{PATH}/{coupon.id}", f"{coupon.code} {said}")
 
 
