@@ -49,10 +49,10 @@ NAVIGATION: Final[tuple[PlaceGroup, ...]] = (
             Place("Ledger", "/console/ledger", installation=True),
         ),
     ),
-    PlaceGroup("Access", (Place("Clients", "/console/clients"),)),
     PlaceGroup(
         "Access",
         (
+            Place("Clients", "/console/clients"),
             Place("API keys", "/console/keys", Role.ADMIN, installation=True),
             Place("Operators", "/console/operators", Role.ADMIN, installation=True),
             Place("Audit", "/console/audit", Role.ADMIN, installation=True),
