@@ -28,10 +28,14 @@ async def test_a_campaign_is_created_extended_paused_and_ended(api: Api) -> None
         await screen.send("/campaigns/new", **START, **form, pattern="X-#", new_client="true")
         assert (screen.status, 'id="pattern-error"' in screen.html) == (422, True)
         assert "code_format" not in screen.text
-        await screen.send("/campaigns/new", **START, **form, pattern="NIGHT-########")
+        form |= {"form_id": screen.form_id, "pattern": "NIGHT-########"}
+        await screen.send("/campaigns/new", **START, **form)
+        path = screen.path
+        # Sent twice, a form is carried out once.
+        await screen.send("/campaigns/new", **START, **form)
+        assert screen.path == path
         assert "Night <market> is created with all its codes." in screen.text
         assert "Live First come, first served, from Wed 31 Dec 2025, 23:00 UTC" in screen.text
-        path = screen.path
         await screen.send(f"{path}/edit", **START, name="Night market", total="30", public="")
         assert "Codes 30" in screen.text
         assert "only holders of an API key" in screen.text
@@ -60,7 +64,9 @@ async def test_a_coupon_is_created_changed_and_deleted(api: Api) -> None:
         await screen.send("/coupons/new", **form, discount="110", uses="50", limit="1")
         assert screen.status == 422
         assert "The percentage must be a percentage, at most 100." in screen.text
-        await screen.send("/coupons/new", **form, discount="10", uses="50", limit="1", ends="2031-06-01T00:00")
+        form |= {"discount": "10", "uses": "50", "limit": "1", "ends": "2031-06-01T00:00", "form_id": screen.form_id}
+        await screen.send("/coupons/new", **form)
+        await screen.send("/coupons/new", **form)
         assert "Live 10 % off until Sun 1 Jun 2031, 00:00 UTC" in screen.text
         assert "Limit 1 per customer in any 7 days" in screen.text
         path = screen.path

@@ -68,7 +68,15 @@ async def test_cards_are_issued_and_printed(api: Api) -> None:
         await screen.open(f"/loyalty/{money}/cards")
         await screen.send(f"/loyalty/{money}/cards", count="2", amount="2.505")
         assert screen.status == 422
-        await screen.send(f"/loyalty/{money}/cards", count="2", amount="25.00")
+        form = {"count": "2", "amount": "25.00", "form_id": screen.form_id}
+        await screen.send(f"/loyalty/{money}/cards", **form)
         assert "2 cards issued." in screen.text
+        run = screen.html.partition("cards.pdf?run_id=")[2][:36]
+        # Sent twice, a form is carried out once.
+        await screen.send(f"/loyalty/{money}/cards", **form)
+        assert "2 cards issued." in screen.text
+        assert screen.html.partition("cards.pdf?run_id=")[2][:36] == run
+        await screen.send(f"/loyalty/{money}/cards", **form | {"count": "3"})
+        assert screen.status == 422
         await screen.open(f"/loyalty/{money}")
         assert "Outstanding 50.00 EUR" in screen.text

@@ -38,6 +38,11 @@ class ConsoleScreen:
         """Send a form of the page, and follow where it leads."""
         self.show(await self.http.post(HOME + path, data={"form_token": self.token} | fields))
 
+    @property
+    def form_id(self) -> str:
+        """The id of the form of the page, which is carried out once."""
+        return str(re.findall(r'name="form_id" value="([0-9a-f-]+)"', self.html)[0])
+
     async def sign_in(self, key: dict[str, str]) -> None:
         """Sign in with an API key, given as headers."""
         await self.open(SIGN_IN.removeprefix(HOME))

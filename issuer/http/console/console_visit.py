@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
@@ -20,14 +20,17 @@ from starlette.responses import Response
 
 from issuer.http.answered import AnsweredError
 from issuer.http.auth import Caller
+from issuer.http.console.form_id import FORM_ID, FormId
 from issuer.http.console.offline_pass import COOKIE, LIFETIME_S, read_pass, sign_pass
 from issuer.http.console.principal import Principal, read_principal
+from issuer.http.idempotency import KeyedAct, request_digest
 from issuer.http.operations import RequestContext
 from issuer.http.pages.cookies import delete_cookie, read_cookie, set_cookie
 from issuer.http.pages.forms import STALE_FORM
 from issuer.http.pages.visit import NOTICE, PageVisit, open_visit
 from issuer.http.problems.problem import ProblemError
 from issuer.http.same_origin import check_origin
+from issuer.ids import parse_uuid
 from issuer.operators.role import Role as Role
 from issuer.sessions.session_store import SessionKind
 from issuer.sessions.tokens import form_token, is_form_token
@@ -37,6 +40,7 @@ HOME: Final = "/console"
 SIGN_IN: Final = "/console/sign-in"
 ACCOUNT: Final = "/console/account"
 MAX_NOTICE: Final = 300
+Result = TypeVar("Result")
 LOW_ROLE: Final = ProblemError(403, "your role does not allow this", "role_too_low")
 BOUND: Final = ProblemError(403, "your account sees one client, and this is about the whole installation", "bound_key")
 
@@ -97,6 +101,23 @@ class ConsoleVisit:
     async def form(self) -> Mapping[str, str]:
         """Return the fields of the form, trimmed, once it has proved to be ours. Raises ProblemError: 403, 400, 415."""
         return await self.visit.form()
+
+    async def act(self, show: Callable[[Result], Awaitable[Response]]) -> KeyedAct[Result]:
+        """Return the act of a form with a FORM_ID: what is done once, and answered alike if the form is sent again.
+
+        `show` returns that answer, a redirect. Raises AnsweredError with it for a form that was carried out, and
+        ProblemError: as `form`, and 422 for other values than were sent with this id before.
+        """
+        form_id, request = parse_uuid((await self.form()).get(FORM_ID, "")), self.request
+        idempotency = FormId(
+            self.context.services.stores.postgres,
+            self.client_id,
+            f"{request.method} {request.scope['path']}",
+            None if form_id is None else str(form_id),
+            request_digest(await request.body()),
+        )
+        await idempotency.check()
+        return KeyedAct(idempotency, show)
 
     def check_form(self, given: str | None) -> None:
         """Check a form that the handler reads itself, such as an upload, by its field FORM_TOKEN.

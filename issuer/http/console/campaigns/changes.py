@@ -29,6 +29,7 @@ from issuer.http.operations import Operation, RequestContext
 from issuer.http.pages.zones import local_input, zone_of, zone_options
 from issuer.operators.role import Role
 from issuer.pools.memory import RedisMemoryError
+from issuer.storage.acts import Act
 
 NEW_PATH: Final = PATH + "/new"
 ONE: Final = PATH + "/{campaign_id}"
@@ -50,21 +51,24 @@ async def post_new(context: RequestContext) -> Response:
     """Create a campaign. The next page is shown once all its codes exist and it can issue them."""
     visit = await open_console(context, Role.OPERATOR)
     typed = TypedForm(await visit.form())
-    campaign = await _create(visit, typed)
-    if campaign is None:
-        return await _new_form(visit, typed, 422)
-    return visit.redirect(f"{PATH}/{campaign.id}", f"{campaign.batch.name} is created with all its codes.")
+
+    async def show(campaign: Campaign) -> Response:
+        return visit.redirect(f"{PATH}/{campaign.id}", f"{campaign.batch.name} is created with all its codes.")
+
+    act = await visit.act(show)
+    await _create(visit, typed, act)
+    return await _new_form(visit, typed, 422) if typed.errors else act.response
 
 
-async def _create(visit: ConsoleVisit, typed: TypedForm) -> Campaign | None:
-    """Return the campaign of a form that is right; None: `typed` has what is wrong."""
+async def _create(visit: ConsoleVisit, typed: TypedForm, act: Act[Campaign]) -> None:
+    """Create the campaign of a form that is right; otherwise `typed` has what is wrong."""
     name, total = typed.batch_name(), typed.needed_number("total", least=1, most=MAX_CODES_OF_CAMPAIGN)
     starts_at = typed.instant("starts")
     if starts_at is None:
         typed.refuse("starts", "a campaign needs a start: type a date and a time")
     client_id = await read_client(visit, typed)
     if typed.errors or starts_at is None:
-        return None
+        return
     context, pattern = visit.context, typed.text("pattern")
     try:
         new = NewCampaign(
@@ -76,12 +80,11 @@ async def _create(visit: ConsoleVisit, typed: TypedForm) -> Campaign | None:
             client_id or DEFAULT_CLIENT,
         )
         async with loading(context.services, context.caller.tenant):
-            return await create_campaign(context.services.stores, new, actor=visit.actor)
+            await create_campaign(context.services.stores, new, actor=visit.actor, act=act)
     except InvalidCampaignError as error:
         _refuse(typed, error, pattern="pattern")
     except (RedisMemoryError, QuotaExceededError) as error:
         typed.refuse("total", str(error))
-    return None
 
 
 def _refuse(typed: TypedForm, error: InvalidCampaignError, *, pattern: str) -> None:

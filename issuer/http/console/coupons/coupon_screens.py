@@ -116,11 +116,16 @@ async def post_new(context: RequestContext) -> Response:
     visit = await open_console(context, Role.OPERATOR)
     typed = TypedForm(await visit.form())
     values: Fields = {**read_coupon(typed), "code": typed.text("code")}
+
+    async def show(coupon: Coupon) -> Response:
+        return visit.redirect(f"{PATH}/{coupon.id}", f"{coupon.code} is created.")
+
+    act = await visit.act(show)
     client_id = await read_client(visit, typed, needed=True)
     if not typed.errors and client_id is not None:
         try:
-            coupon = await create_described(context.services.stores, client_id, values, actor=visit.actor)
-            return visit.redirect(f"{PATH}/{coupon.id}", f"{coupon.code} is created.")
+            await create_described(context.services.stores, client_id, values, actor=visit.actor, act=act)
+            return act.response
         except CouponError as error:
             refuse(typed, str(error))
     return await _form(visit, typed, 422)

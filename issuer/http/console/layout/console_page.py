@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import uuid4
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -65,6 +66,7 @@ class ConsolePage:
                 navigation=navigation_for(visit),
                 here=current_path(request.scope["path"]),
                 form_token=visit.form_token,
+                form_id=str(uuid4()),
                 notice=visit.notice,
                 **values,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from issuer.http.loyalty.requests import program_of
 from issuer.http.operations import Operation, RequestContext
 from issuer.ids import parse_uuid
 from issuer.loyalty.amounts import InvalidAmountError, parse_points
-from issuer.loyalty.cards import MAX_CARDS, issue_cards
+from issuer.loyalty.cards import MAX_CARDS, Card, issue_cards
 from issuer.loyalty.gift_accounts import FirstValue, ValueRefusedError
 from issuer.loyalty.hooks.inbox import list_inbox
 from issuer.loyalty.program import Program
@@ -43,12 +44,17 @@ async def post_cards(context: RequestContext) -> Response:
     program = await program_of(visit.context)
     typed = TypedForm(await visit.form())
     count = typed.needed_number("count", least=1, most=MAX_CARDS)
+
+    async def show(cards: Sequence[Card]) -> Response:
+        path = f"{PATH}/{program.id}/cards?run={cards[0].run_id}"
+        return visit.redirect(path, f"{count:,} card{'s'[: count != 1]} issued.")
+
+    act, postgres = await visit.act(show), context.services.stores.postgres
     try:
         value = _value(visit, program, typed.text("amount"))
         if not typed.errors:
-            cards = await issue_cards(context.services.stores.postgres, program, count, value=value, actor=visit.actor)
-            path = f"{PATH}/{program.id}/cards?run={cards[0].run_id}"
-            return visit.redirect(path, f"{count:,} card{'s'[: count != 1]} issued.")
+            await issue_cards(postgres, program, count, value=value, actor=visit.actor, act=act)
+            return act.response
     except InvalidAmountError as error:
         typed.refuse("amount", str(error))
     except ValueRefusedError as error:
