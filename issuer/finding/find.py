@@ -142,11 +142,15 @@ class _Search:
         return lines, list({*accounts, *of_card})
 
     async def _customers(self, members: Sequence[FoundMember]) -> list[LedgerPlace]:
-        """Return what was issued to the customer with this id, and to the members as customers."""
-        ids = {self._stores.identity(member.customer).uuid for member in members}
+        """Return what was issued to the customer with this id, and to the members as customers of their clients."""
+        clients: dict[UUID, set[UUID | None]] = {}
+        for member in members:
+            clients.setdefault(self._stores.identity(member.customer).uuid, set()).add(member.client_id)
         with suppress(InvalidIdError):
-            ids.add(self._stores.identity(self._text).uuid)
-        return await self._places(FoundBy.CUSTOMER, searches.CUSTOMERS, list(ids)) if ids else []
+            # Of every client: two of them may use one id for two people, and the text does not say whose it is.
+            clients[self._stores.identity(self._text).uuid] = {None}
+        pairs = [(customer, client) for customer, of in clients.items() for client in of]
+        return await self._places(FoundBy.CUSTOMER, searches.CUSTOMERS, *zip(*pairs, strict=True)) if pairs else []
 
     async def _order_entries(self) -> list[FoundEvent]:
         """Return the entries that name the order with this id."""

@@ -54,7 +54,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CodeName:
-    """The place of a code: what names it without showing it. `code` is masked."""
+    """The place of a code: what names it without showing it. `code` is masked. `is_coupon`: its batch is a coupon."""
 
     batch_id: UUID
     batch_name: str
@@ -62,6 +62,7 @@ class CodeName:
     client_name: str | None
     seq: int
     code: str
+    is_coupon: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def _columns(places: Sequence[LedgerPlace]) -> tuple[list[int], list[int]]:
 def _name(row: Any) -> CodeName:
     return CodeName(
         UUID(bytes=row["batch_id"].bytes), row["batch_name"], UUID(bytes=row["client_id"].bytes), row["client_name"],
-        row["seq"], mask_code(row["code"]),
+        row["seq"], mask_code(row["code"]), row["kind"] == "coupon",
     )  # fmt: skip
 
 

@@ -24,13 +24,30 @@ SELECT u.pool_id, u.seq FROM unnest($1::bigint[]) AS c (pool_id) CROSS JOIN LATE
   SELECT pool_id, seq, consumed_at FROM consumptions WHERE pool_id = c.pool_id ORDER BY seq DESC LIMIT {_LIMIT}) u
 ORDER BY u.consumed_at DESC LIMIT {_LIMIT}"""
 
+# Each customer with the client whose customer it is; null: of every client that $1 allows. The index of redemptions has
+# a customer's rows by batch and then by time, so the newest of each batch are read, however many others there are.
+_IS_THEIRS: Final = """(coalesce(c.client_id, $1::uuid) IS NULL OR EXISTS (
+      SELECT FROM pools p WHERE p.id = u.pool_id AND p.client_id = coalesce(c.client_id, $1::uuid)))"""
 CUSTOMERS: Final = f"""
-SELECT pool_id, seq FROM (
-  SELECT r.pool_id, r.seq, r.redeemed_at AS at FROM redemptions r JOIN pools p ON p.id = r.pool_id
-  WHERE r.customer_id = ANY ($2::uuid[]) AND ($1::uuid IS NULL OR p.client_id = $1)
+WITH RECURSIVE wanted AS (SELECT * FROM unnest($2::uuid[], $3::uuid[]) AS c (id, client_id)),
+batches_of AS (
+  SELECT c.id, c.client_id, (
+    SELECT r.batch_id FROM redemptions r WHERE r.customer_id = c.id ORDER BY r.batch_id LIMIT 1) AS batch_id
+  FROM wanted c
   UNION ALL
-  SELECT u.pool_id, u.seq, u.consumed_at FROM consumptions u JOIN pools p ON p.id = u.pool_id
-  WHERE u.customer_id = ANY ($2::uuid[]) AND ($1::uuid IS NULL OR p.client_id = $1)) AS both_halves
+  SELECT c.id, c.client_id, (
+    SELECT r.batch_id FROM redemptions r WHERE r.customer_id = c.id AND r.batch_id > c.batch_id
+    ORDER BY r.batch_id LIMIT 1)
+  FROM batches_of c WHERE c.batch_id IS NOT NULL)
+SELECT pool_id, seq FROM (
+  SELECT found.* FROM batches_of c CROSS JOIN LATERAL (
+    SELECT u.pool_id, u.seq, u.redeemed_at AS at FROM redemptions u
+    WHERE u.customer_id = c.id AND u.batch_id = c.batch_id AND {_IS_THEIRS}
+    ORDER BY u.redeemed_at DESC LIMIT {_LIMIT}) AS found
+  UNION ALL
+  SELECT found.* FROM wanted c CROSS JOIN LATERAL (
+    SELECT u.pool_id, u.seq, u.consumed_at FROM consumptions u WHERE u.customer_id = c.id AND {_IS_THEIRS}
+    ORDER BY u.consumed_at DESC LIMIT {_LIMIT}) AS found) AS both_halves
 ORDER BY at DESC LIMIT {_LIMIT}"""
 
 USES_OF_ORDER: Final = f"""

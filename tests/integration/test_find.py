@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from issuer.access.audit import list_entries
-from issuer.finding.searches import INDEXES
+from issuer.finding.searches import CUSTOMERS, INDEXES, MAX_FOUND
+from issuer.http.admin.finding import search
+from issuer.http.auth import Caller
+from issuer.http.problems.problem import ProblemError
 from tests.support.api import Api, problem
 from tests.support.coupons import Till
 from tests.support.loyalty import LoyaltyShop
@@ -18,6 +23,10 @@ from tests.support.recording import drain
 pytestmark = pytest.mark.shared_app
 
 FIND: Final = "/api/v1/find"
+_ISSUE_ALL: Final = """
+INSERT INTO redemptions (pool_id, seq, batch_id, code, customer_id, redeemed_at, api_key_id, epoch)
+SELECT p.id, c.seq, p.batch_id, c.code, $2, now() - interval '1 day' + c.seq * interval '1 minute', 0, 1
+FROM pools p JOIN codes c ON c.pool_id = p.id WHERE p.batch_id = $1"""
 
 
 async def find(api: Api, text: str, key: Any = None) -> dict[str, Any]:
@@ -56,10 +65,12 @@ async def test_a_code_is_found_masked_with_its_state_and_shown_on_request(api: A
 
     named = {name: code[name] for name in ("batch_id", "client_id", "seq")}
     headers = {**api.admin, "Idempotency-Key": "reveal-1"}
-    for _ in range(2):
+    for code in ("FINDME-0001", None):
         shown = await api.client.post(f"{FIND}/reveal", json=named, headers=headers)
-        assert (shown.status_code, shown.json()) == (200, {"code": "FINDME-0001"})
+        assert (shown.status_code, shown.json()) == (200, {"code": code})
         assert shown.headers["cache-control"] == "no-store"
+    kept = "SELECT count(*) FROM kept_answers WHERE position(convert_to('FINDME', 'UTF8') IN body) > 0"
+    assert await api.owner.fetchval(kept) == 0
     acts = [entry for entry in (await list_entries(api.owner)).items if entry.action == "code.reveal"]
     assert [(entry.subject, entry.detail) for entry in acts] == [(str(batch), {"client_id": str(client), "seq": 1})]
     bound = await api.key("admin", client_id=client)
@@ -78,6 +89,18 @@ async def test_a_code_is_found_masked_with_its_state_and_shown_on_request(api: A
     for text in ("", "\u200b", "x" * 256):
         problem(await api.client.get(FIND, params={"q": text}, headers=api.admin), 400)
     problem(await api.get(FIND), 400)
+
+
+async def test_only_who_is_bound_to_a_client_is_limited_in_what_is_not_found(api: Api) -> None:
+    async def search_often(client_id: UUID | None) -> None:
+        caller = Caller("operator:ann", client_id, address="192.0.2.44")
+        context: Any = SimpleNamespace(services=api.services, caller=caller)
+        for number in range(12):
+            assert not (await search(context, f"unknown-{number}")).by
+
+    await search_often(None)
+    with pytest.raises(ProblemError):
+        await search_often(uuid4())
 
 
 async def test_what_a_loss_did_to_a_code_is_in_its_time_line(api: Api) -> None:
@@ -141,6 +164,29 @@ async def test_a_member_is_found_by_everything_that_names_it(api: Api) -> None:
         ("points", "7", "B-77")
     ]
     assert (await find(api, mail, await api.key("admin", client_id=uuid4())))["found_by"] == []
+
+    batch, other = await api.batch("NOT-MIAS")
+    assert (await api.redeem(batch, other, "mia-find")).status_code == 200
+    await drain(api.services.stores)
+    # Another client's customer has the same id: only who searches for that id means both.
+    assert sorted(kinds(await find(api, mail))) == everything
+    assert set(kinds(await find(api, "mia-find"))) == {*everything, "issued", "recorded", "loaded"}
+
+
+async def test_of_a_customer_with_many_codes_only_the_newest_are_read(api: Api) -> None:
+    batch, _ = await api.batch(*(f"MANY-{number:03}" for number in range(150)))
+    customer = uuid4()
+    await api.owner.execute(_ISSUE_ALL, batch, customer)
+    found = await find(api, str(customer))
+    assert (searched(found), found["cut"]) == ({"customer": MAX_FOUND}, True)
+    newest = [event["code"]["seq"] for event in found["events"] if event["event"] == "issued"]
+    assert newest == list(range(150, 50, -1))
+    async with api.owner.acquire() as connection, connection.transaction():
+        for node in ("seqscan", "bitmapscan", "sort"):
+            await connection.execute(f"SET LOCAL enable_{node} = off")
+        plan = await connection.fetch(f"EXPLAIN (ANALYZE, TIMING off) {CUSTOMERS}", None, [customer], [None])
+    scans = [re.findall(r"actual rows=([\d.]+) loops=(\d+)", row[0])[0] for row in plan if " on redemptions " in row[0]]
+    assert max(float(rows) * int(loops) for rows, loops in scans) < 110, plan
 
 
 async def test_an_index_pays_for_each_search(api: Api) -> None:

@@ -29,8 +29,13 @@ async def get_find(context: RequestContext) -> Response:
 
 
 async def search(context: RequestContext, text: str) -> Found:
-    """Search for a text. What is not found counts against enumeration, as an unknown code does."""
+    """Search for a text. What is not found counts against enumeration, as an unknown code does.
+
+    Who sees every client may list all codes, and has nothing to enumerate.
+    """
     caller = context.caller
+    if caller.client_id is None:
+        return await find(context.services.stores, text)
     with context.services.lookup_limits.attempt(caller.key, caller.address) as attempt:
         found = await find(context.services.stores, text, client_id=caller.client_id)
         if not found.by:
@@ -39,20 +44,24 @@ async def search(context: RequestContext, text: str) -> Found:
 
 
 async def post_reveal(context: RequestContext) -> Response:
-    """Show a code in full. The audit log has who saw it."""
+    """Show a code in full. The audit log has who saw it, so the answer that is kept for a repeat is without it."""
     values = await json_object(context.request, ("batch_id", *CLIENT_FIELDS, "seq"))
     batch_id, client_id, seq = id_field(values, "batch_id"), await named_client(context, values), values.get("seq")
     if batch_id is None or type(seq) is not int or not 0 <= seq <= MAX_SEQ:
         raise invalid("batch_id and seq must name a code: they are in what the search has found")
     if client_id is None:
         raise CodeNotFoundError("no code found")
-    act = context.act(_show_revealed)
-    await reveal_code(context.services.stores.postgres, batch_id, client_id, seq, actor=context.caller.actor, act=act)
-    return act.response
+    postgres, act = context.services.stores.postgres, context.act(_show_kept)
+    revealed = await reveal_code(postgres, batch_id, client_id, seq, actor=context.caller.actor, act=act)
+    return _show_revealed({"code": revealed.code, **show_attributes(revealed.attributes)})
 
 
-async def _show_revealed(revealed: RevealedCode) -> Response:
-    response = json_response({"code": revealed.code, **show_attributes(revealed.attributes)})
+async def _show_kept(revealed: RevealedCode) -> Response:
+    return _show_revealed({"code": None})
+
+
+def _show_revealed(shown: dict[str, Any]) -> Response:
+    response = json_response(shown)
     response.headers["cache-control"] = "no-store"
     return response
 

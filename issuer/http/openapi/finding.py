@@ -35,6 +35,7 @@ _NAME: Final[dict[str, Schema]] = {
     "client_name": CLIENT_NAME,
     "seq": _SEQ,
     "code": described(_TEXT, "The code, of which at most the last characters are shown"),
+    "is_coupon": described({"type": "boolean"}, "Whether the batch is a coupon"),
 }
 
 FINDING: Final[dict[str, Schema]] = {
@@ -99,7 +100,13 @@ FINDING: Final[dict[str, Schema]] = {
         },
         optional=("client_id", "client"),
     ),
-    "Revealed": shape({"code": CODE, "attributes": ATTRIBUTES}, optional=("attributes",)),
+    "Revealed": shape(
+        {
+            "code": described(nullable(CODE), "Null in the answer to a repeat with its Idempotency-Key"),
+            "attributes": ATTRIBUTES,
+        },
+        optional=("attributes",),
+    ),
 }
 
 

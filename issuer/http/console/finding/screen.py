@@ -7,7 +7,7 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from issuer.finding.find import MAX_EVENTS, MAX_TEXT, InvalidSearchError
+from issuer.finding.find import MAX_TEXT, InvalidSearchError
 from issuer.finding.found import CodeName, Found
 from issuer.finding.reveal import CodeNotFoundError, RevealedCode, reveal_code
 from issuer.http.admin.finding import search
@@ -57,7 +57,7 @@ async def _show(
         return (revealed or {}).get((name.batch_id, name.client_id, name.seq))
 
     return _PAGE.response(
-        visit, 400 if error else 200, q=text, found=found, error=error, words=words, max_events=MAX_EVENTS,
+        visit, 400 if error else 200, q=text, found=found, error=error, words=words,
         revealed_code=revealed_code, may_reveal=visit.may(Role.OPERATOR), taken_for=words.taken_for(list(found.by)),
     )  # fmt: skip
 
