@@ -29,10 +29,14 @@ MAX_KEPT: Final = 100
 
 
 class RunState(StrEnum):
-    """How far a run is. HOLDS, WRONG: it is finished, and everything balances or does not."""
+    """How far a run is. HOLDS, WRONG: it is finished, and everything balances or does not.
+
+    FAILED: it could not be made, and the worker tries it again as every failed row.
+    """
 
     WAITING = "waiting"
     RUNNING = "running"
+    FAILED = "failed"
     HOLDS = "holds"
     WRONG = "wrong"
 
@@ -45,7 +49,7 @@ class RunNotFoundError(LookupError):
 class Run:
     """One run. `result`: of a finished one, as `WholeReconciliation.summary` returns it; in a list it is left out.
 
-    `started_at`: of the latest attempt, if the worker was stopped meanwhile.
+    `started_at`: of the latest attempt, if the worker was stopped meanwhile. `error`: why that failed.
     """
 
     id: int
@@ -54,21 +58,26 @@ class Run:
     started_at: datetime | None
     finished_at: datetime | None
     holds: bool | None
+    error: str | None
     result: Mapping[str, Any] | None
 
     @property
     def state(self) -> RunState:
         if self.holds is not None:
             return RunState.HOLDS if self.holds else RunState.WRONG
+        if self.error is not None:
+            return RunState.FAILED
         return RunState.WAITING if self.started_at is None else RunState.RUNNING
 
     def to_json(self) -> dict[str, Any]:
         times = {name: getattr(self, name) for name in ("requested_at", "started_at", "finished_at")}
         shown = {name: None if time is None else show_instant(time) for name, time in times.items()}
-        return {"id": self.id, "state": self.state, "actor": self.actor, **shown}
+        return {"id": self.id, "state": self.state, "actor": self.actor, **shown, "error": self.error}
 
 
-_COLUMNS: Final = "id, actor, requested_at, started_at, finished_at, holds"
+_COLUMNS: Final = f"""id, actor, requested_at, started_at, finished_at, holds, (
+  SELECT error FROM task_rows t WHERE t.task = '{TASK}' AND t.row_id = reconciliations.id::text AND t.failures > 0
+) AS error"""
 # A request while a run is open gets that one: two at once would say the same.
 _REQUEST: Final = f"""
 INSERT INTO reconciliations (actor) VALUES ($1) ON CONFLICT ((true)) WHERE finished_at IS NULL DO NOTHING
@@ -82,7 +91,9 @@ SELECT {_COLUMNS}, result::text FROM reconciliations WHERE finished_at IS NOT NU
 _DUE: Final = "SELECT id FROM reconciliations WHERE finished_at IS NULL"
 _START: Final = "UPDATE reconciliations SET started_at = clock_timestamp() WHERE id = $1"
 _FINISH: Final = """
-WITH forgotten AS (DELETE FROM reconciliations WHERE id <= $1::bigint - $4::bigint)
+WITH forgotten AS (
+  DELETE FROM reconciliations
+  WHERE id < (SELECT id FROM reconciliations ORDER BY id DESC OFFSET $4::bigint - 1 LIMIT 1))
 UPDATE reconciliations SET finished_at = clock_timestamp(), holds = $2, result = $3::text::jsonb WHERE id = $1"""
 
 
@@ -158,5 +169,6 @@ async def _make(stores: Stores, run_id: int) -> None:
 def _run(row: Any) -> Run:
     result = orjson.loads(row["result"]) if "result" in row and row["result"] is not None else None
     return Run(
-        row["id"], row["actor"], row["requested_at"], row["started_at"], row["finished_at"], row["holds"], result
-    )
+        row["id"], row["actor"], row["requested_at"], row["started_at"], row["finished_at"], row["holds"], row["error"],
+        result,
+    )  # fmt: skip

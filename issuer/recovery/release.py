@@ -16,12 +16,14 @@ from issuer.storage.postgres import Pool, unavailable_translated
 from issuer.storage.stores import Stores
 
 _LIST: Final = """
-SELECT p.id AS pool_id, p.batch_id, b.name AS batch_name, p.client_id, s.epoch, min(s.seq) AS first_seq,
+SELECT p.id AS pool_id, p.batch_id, b.name AS batch_name, p.client_id, k.name AS client_name, s.epoch,
+       min(s.seq) AS first_seq,
        max(s.seq) AS last_seq, count(*) FILTER (WHERE s.released_at IS NULL) AS held,
        count(*) FILTER (WHERE s.released_at IS NOT NULL) AS released, min(s.quarantined_at) AS quarantined_at
 FROM quarantined s JOIN pools p ON p.id = s.pool_id JOIN batches b ON b.id = p.batch_id
+LEFT JOIN clients k ON k.id = p.client_id
 WHERE ($1::uuid IS NULL OR p.batch_id = $1) AND ($2::bigint IS NULL OR s.epoch = $2)
-GROUP BY p.id, p.batch_id, b.name, p.client_id, s.epoch ORDER BY s.epoch, p.id"""
+GROUP BY p.id, p.batch_id, b.name, p.client_id, k.name, s.epoch ORDER BY s.epoch, p.id"""
 
 # The code of a purchase is in Postgres whatever Redis has lost: the member has it.
 _HELD: Final = """
@@ -42,6 +44,7 @@ class QuarantinedRange:
     batch_id: UUID
     batch_name: str
     client_id: UUID
+    client_name: str | None
     epoch: int
     first_seq: int
     last_seq: int

@@ -13,11 +13,16 @@ import pytest
 from pydantic import SecretStr
 
 from issuer.access.audit import list_entries
+from issuer.reconciliation.runs import work_on_runs
+from issuer.recovery.opening import open_stores
 from issuer.settings import Settings
+from issuer.storage.grants import Process
+from issuer.storage.task_rows import UNGUARDED
 from tests.support.api import REDEEM, Api, running_app, until_status
 from tests.support.api_process import ApiProcess
 from tests.support.console import console_screen
 from tests.support.databases import migrate_with_roles
+from tests.support.environment import settings_as
 from tests.support.recording import drain
 from tests.support.servers import START_LIMIT_S, PostgresServer, RedisServer
 
@@ -35,6 +40,7 @@ async def test_a_code_is_found_and_shown_to_operators_who_ask(api: Api) -> None:
         for words in ("••••0001", "Issued", "Recorded in the ledger", "anna of the screen"):
             assert words in screen.text, words
         assert "SCREEN-0001" not in screen.text
+        assert f'href="/console/batches/{batch}"' in screen.html
         named = {"batch_id": str(batch), "client_id": str(client), "seq": "1", "q": "SCREEN-0001"}
         await screen.send("/find/reveal", **named)
         assert (screen.status, "SCREEN-0001" in screen.text) == (200, True)
@@ -72,6 +78,14 @@ async def test_the_ledger_is_reconciled_and_a_dead_letter_tried_again(api: Api) 
         await screen.send("/ledger/reconcile")
         assert "It begins as soon as a worker is free" in screen.text
         assert await api.owner.fetchval("SELECT count(*) FROM reconciliations") == 1
+        await screen.send("/ledger/retry", id="all")
+        assert screen.status == 400
+        await api.owner.execute(
+            "INSERT INTO task_rows (task, row_id, failures, error, first_at, last_at, retry_at)"
+            " SELECT 'reconcile', id::text, 1, 'too many rows', now(), now(), now() FROM reconciliations"
+        )
+        await screen.open("/ledger")
+        assert "could not be made Too many rows" in screen.text
         result = (
             '{"sums": {"issued": 3, "ledger": 2, "backlog": 0, "quarantined": 0, "dead_letters": 0, "void": 0},'
             ' "pools": 1, "wrong_pools": 1, "repeated": [], "moves": [], "points": {"problems": []}, "partitions": [],'
@@ -84,6 +98,16 @@ async def test_the_ledger_is_reconciled_and_a_dead_letter_tried_again(api: Api) 
         await screen.open("/ledger")
         for words in ("The ledger does not balance", "1 seq is missing", "Missing: 2"):
             assert words in screen.text, words
+        # A page that has waited for the run is loaded as a whole.
+        polled = await screen.http.get("/console/ledger", headers={"hx-request": "true"})
+        assert (polled.headers["hx-refresh"], polled.text) == ("true", "")
+        # Ids have gaps: runs are kept by their number, not by their ids.
+        await api.owner.execute("SELECT setval(pg_get_serial_sequence('reconciliations', 'id'), 5000)")
+        await screen.send("/ledger/reconcile")
+        async with open_stores(settings_as(api.services.settings, Process.WORKER)) as worker:
+            await work_on_runs(worker, UNGUARDED)
+        finished = "SELECT count(*) FROM reconciliations WHERE finished_at IS NOT NULL"
+        assert await api.owner.fetchval(finished) == 2
 
 
 async def test_the_page_of_a_loss_says_whose_journal_is_missing_and_names_the_codes(
@@ -115,7 +139,14 @@ async def test_the_page_of_a_loss_says_whose_journal_is_missing_and_names_the_co
             await screen.open("/incidents")
             assert "50 codes are quarantined" in screen.text
             await screen.open(f"/incidents/{epoch}")
-            for words in ("Loss, codes held", "host-b", "Not heard of", "issuer journal replay", "1 to 50"):
+            for words in (
+                str(client),
+                "Loss, codes held",
+                "host-b",
+                "Not heard of",
+                "issuer journal replay",
+                "1 to 50",
+            ):
                 assert words in screen.text, words
             assert "host-a" not in screen.text
             await screen.send(f"/incidents/{epoch}/codes")

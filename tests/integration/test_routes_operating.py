@@ -114,7 +114,14 @@ async def test_a_recovery_is_shown_and_its_quarantine_released(api: Api, setting
     epoch = newest["epoch"]
     detail = (await api.get(f"{RECOVERIES}/{epoch}")).json()
     assert detail | newest == detail
-    place = {"batch_id": batch, "batch_name": "Summer", "client_id": str(client), "first_seq": 1, "last_seq": 10}
+    place = {
+        "batch_id": batch,
+        "batch_name": "Summer",
+        "client_id": str(client),
+        "client_name": None,
+        "first_seq": 1,
+        "last_seq": 10,
+    }
     assert detail["pools"] == [{**place, "held": 10, "released": 0}]
     (quarantined,) = (await api.get(f"{QUARANTINE}?batch=Summer")).json()["items"]
     assert {**quarantined, "quarantined_at": None} == {

@@ -16,12 +16,14 @@ _RUN: Final[dict[str, Schema]] = {
     "id": count("Its id"),
     "state": {
         "enum": [*RunState],
-        "description": "`waiting`, `running`: the worker makes it; `holds`: everything balances; `wrong`: it does not",
+        "description": "`waiting`, `running`: the worker makes it; `failed`: it could not, and tries again; `holds`: "
+        "everything balances; `wrong`: it does not",
     },
     "actor": {"type": "string", "description": "Who asked for it"},
     "requested_at": described(INSTANT, "When it was asked for"),
     "started_at": described(nullable(INSTANT), "When the worker began; null: it has not"),
     "finished_at": described(nullable(INSTANT), "When it was finished; null: it is not"),
+    "error": described(nullable({"type": "string"}), "Why the worker could not make it"),
 }
 _RESULT: Final = shape(
     {

@@ -8,6 +8,7 @@ from issuer.http.openapi.parts import OPERATOR, PAGED, body, ok, operation, path
 from issuer.http.openapi.shapes import (
     BATCH,
     CLIENT,
+    CLIENT_NAME,
     CODE,
     INSTANT,
     UUID,
@@ -50,6 +51,7 @@ _RANGE: Final[dict[str, Schema]] = {
     "batch_id": UUID,
     "batch_name": _TEXT,
     "client_id": UUID,
+    "client_name": CLIENT_NAME,
     "first_seq": count("The lowest quarantined number in the pool"),
     "last_seq": count("The highest one"),
     "held": _HELD,

@@ -10,6 +10,7 @@ from issuer.http.auth import Access
 from issuer.http.console.console_visit import open_console
 from issuer.http.console.layout.console_page import ConsolePage
 from issuer.http.operations import Operation, RequestContext
+from issuer.http.problems.problem import invalid
 from issuer.ledger.dead_letters import page_of_dead_letters, retry_dead_letters
 from issuer.operators.role import Role
 from issuer.reconciliation.runs import last_run, list_runs, request_run
@@ -25,8 +26,12 @@ async def get_ledger(context: RequestContext) -> Response:
     postgres = context.services.stores.postgres
     cursor = context.request.query_params.get("cursor")
     runs = (await list_runs(postgres, limit=SHOWN_RUNS)).items
+    open_run = next((run for run in runs if run.finished_at is None), None)
+    if open_run is None and context.request.headers.get("hx-request") == "true":
+        # The page waited for the run: everything on it is new.
+        return visit.finish(Response(headers={"hx-refresh": "true"}))
     return _PAGE.response(
-        visit, runs=runs, open_run=next((run for run in runs if run.finished_at is None), None),
+        visit, runs=runs, open_run=open_run,
         last=await last_run(postgres), letters=await page_of_dead_letters(postgres, limit=SHOWN_LETTERS, cursor=cursor),
         is_first=cursor is None, may_act=visit.may(Role.OPERATOR),
     )  # fmt: skip
@@ -42,8 +47,10 @@ async def post_reconcile(context: RequestContext) -> Response:
 async def post_retry(context: RequestContext) -> Response:
     """Try again to record one dead letter, or all of them."""
     visit = await open_console(context, Role.OPERATOR, unbound=True)
-    given = (await visit.form()).get("id", "")
-    only = int(given) if given.isascii() and given.isdigit() and len(given) < 19 else None
+    given = (await visit.form()).get("id")
+    if given is not None and not (given.isascii() and given.isdigit() and len(given) < 19):
+        raise invalid("id must be the id of a dead letter")
+    only = None if given is None else int(given)
     retried = await retry_dead_letters(context.services.stores.postgres, only_id=only, actor=visit.actor)
     notice = f"{retried.resolved:,} recorded."
     if retried.reasons:
