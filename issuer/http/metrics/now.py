@@ -30,6 +30,8 @@ log = structlog.get_logger()
 EVERY_S: Final = 1.0
 RATE_READS: Final = 3
 """Number of reads over which the rate of grants is averaged."""
+RATE_MAX_S: Final = 10.0
+"""The time over which it is averaged at most."""
 WORKER_LATE_S: Final = 10.0
 MAX_POOLS: Final = 8
 MAX_REASONS: Final = 6
@@ -155,6 +157,9 @@ class NowFeed:
         rate = None
         if redis is not None:
             self._granted.append((asyncio.get_running_loop().time(), redis.granted))
+            # Without watchers reads can be hours apart: such a rate would say nothing about this moment.
+            while self._granted[-1][0] - self._granted[0][0] > RATE_MAX_S:
+                self._granted.popleft()
             (since_s, before), (now_s, now) = self._granted[0], self._granted[-1]
             # After a loss serials continue above the highest one: no rate of anything.
             rate = max(0.0, (now - before) / (now_s - since_s)) if now_s > since_s else None
@@ -190,7 +195,7 @@ async def _read_recorded(stores: Stores) -> Recorded | None:
     fields: dict[str, Any] = dict(row)
     pulses, pools = orjson.loads(fields.pop("pulses")), orjson.loads(fields.pop("pools"))
     refusals = refusals_per_s(pulses)
-    durations = [sum(counts) for counts in zip(*(pulse[2] for pulse in pulses), strict=True)]
+    durations = sum_durations(pulses)
     return Recorded(
         **fields,
         refusals_per_s=sorted(refusals.items(), key=lambda one: -one[1])[:MAX_REASONS],
@@ -210,6 +215,12 @@ def refusals_per_s(pulses: Sequence[tuple[float, Mapping[str, int], Sequence[int
             if name not in ANSWERED:
                 found[name] = found.get(name, 0.0) + count / period_s
     return found
+
+
+def sum_durations(pulses: Sequence[Any]) -> list[int]:
+    """Return how many requests took how long. Processes of another version, with other buckets, are left out."""
+    ours = [durations for _, _, durations in pulses if len(durations) == len(BOUNDS_S) + 1]
+    return [sum(counts) for counts in zip(*ours, strict=True)]
 
 
 def quantile(durations: Sequence[int], share: float) -> float | None:

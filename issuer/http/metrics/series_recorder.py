@@ -16,6 +16,7 @@ from uuid import uuid4
 import structlog
 
 from issuer.contract.keys import pool_of_key
+from issuer.contract.outcomes import Outcome
 from issuer.engine.engine import Engine
 from issuer.http.metrics.tally import Tally
 from issuer.journal.journal import host_name
@@ -80,15 +81,17 @@ class SeriesRecorder:
         # Periods end with minutes, so what one has counted belongs to the minute of its middle.
         minute_s = int((now + before) / 2) // MINUTE_S * MINUTE_S
         for (key, outcome), count in self._engine.take_answered().items():
-            self._waiting[SeriesLine(minute_s, pool_of_key(key), outcome.lower())] += count
+            # It is of no pool, so it has no line: a caller that tries many ids displaces no other.
+            if outcome is not Outcome.UNKNOWN_BATCH:
+                self._waiting[SeriesLine(minute_s, pool_of_key(key), outcome.lower())] += count
         own, seen = self._tally.own(), self._seen
         self._seen = own
         outcomes = own.outcomes_since(seen)
         for name, count in outcomes.items():
             self._waiting[SeriesLine(minute_s, None, name)] += count
         durations = [new - old for new, old in zip(own.buckets, seen.buckets, strict=True)]
-        while len(self._waiting) > MAX_LINES:
-            del self._waiting[next(iter(self._waiting))]
+        for line in list(islice(self._waiting, max(0, len(self._waiting) - MAX_LINES))):
+            del self._waiting[line]
         return Pulse(self._process, self._host, max(now - before, 0.001), outcomes, durations)
 
     async def _record_often(self) -> None:
