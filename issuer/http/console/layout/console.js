@@ -18,6 +18,11 @@ function sendWithProgress(form, button) {
   form.append(line)
   text.textContent = "Sending the file…"
   button.disabled = true
+  const fail = (why) => {
+    text.textContent = `${why} Nothing is lost: send it again.`
+    bar.remove()
+    button.disabled = false
+  }
   request.upload.addEventListener("progress", (event) => {
     bar.max = event.total
     bar.value = event.loaded
@@ -33,16 +38,16 @@ function sendWithProgress(form, button) {
       return
     }
     const main = new DOMParser().parseFromString(request.responseText, "text/html").querySelector("main")
+    if (!main) {
+      fail("The server could not take the file.")
+      return
+    }
     document.querySelector("main").replaceWith(main)
     start(main)
     scrollTo(0, 0)
     main.querySelector("[autofocus], h1")?.focus()
   })
-  request.addEventListener("error", () => {
-    text.textContent = "The server could not be reached. Nothing is lost: send it again."
-    bar.remove()
-    button.disabled = false
-  })
+  request.addEventListener("error", () => fail("The server could not be reached."))
   request.open("POST", form.action)
   request.setRequestHeader("hx-request", "true")
   request.send(new FormData(form))

@@ -47,6 +47,11 @@ function start(section) {
     const asked = span
     try {
       const answer = await fetch(`${section.dataset.series}?span=${asked}`)
+      if (answer.redirected) {
+        // Signed out: the page itself leads to the sign-in, and back.
+        location.reload()
+        return
+      }
       if (!answer.ok) throw new Error(answer.statusText)
       const { granted, refused, data } = columns(await answer.json())
       if (asked !== span) return
