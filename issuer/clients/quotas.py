@@ -8,8 +8,8 @@ costs one look-up in a primary key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -62,9 +62,8 @@ _LIMITS: Final = "SELECT codes, batches FROM client_quotas WHERE client_id = $1"
 # In one order, so that two loads of the same clients never wait for each other.
 _LOCK: Final = """
 SELECT client_id, codes, batches FROM client_quotas WHERE client_id = ANY ($1) ORDER BY client_id FOR UPDATE"""
-_SET: Final = """
-INSERT INTO client_quotas (client_id, codes, batches) VALUES ($1, $2, $3)
-ON CONFLICT (client_id) DO UPDATE SET codes = $2, batches = $3"""
+_ADD: Final = "INSERT INTO client_quotas (client_id) VALUES ($1) ON CONFLICT DO NOTHING"
+_SET: Final = "UPDATE client_quotas SET codes = $2, batches = $3 WHERE client_id = $1"
 
 
 async def read_quotas(connection: Pool | AnyConnection, client_id: UUID) -> QuotaUse:
@@ -77,14 +76,20 @@ async def read_quotas(connection: Pool | AnyConnection, client_id: UUID) -> Quot
 
 
 async def change_quotas(
-    postgres: Pool, client_id: UUID, quotas: Quotas, *, actor: str, act: Act[QuotaUse] = UNKEPT
+    postgres: Pool, client_id: UUID, changes: Mapping[str, int | None], *, actor: str, act: Act[QuotaUse] = UNKEPT
 ) -> QuotaUse:
-    """Set the quotas of a client. Lower ones than what it has take nothing away. Raises PostgresUnavailableError."""
+    """Set the quotas that are named, by their fields in `Quotas`; the others stay.
+
+    Lower ones than what the client has take nothing away. Raises PostgresUnavailableError.
+    """
     async with act.transaction(postgres) as connection:
+        await connection.execute(_ADD, client_id)
         before = await connection.fetchrow(f"{_LIMITS} FOR UPDATE", client_id)
-        await connection.execute(_SET, client_id, quotas.codes, quotas.batches)
-        old = Quotas() if before is None else Quotas(**dict(before))
+        assert before is not None
+        old = Quotas(**dict(before))
+        quotas = replace(old, **changes)
         if old != quotas:
+            await connection.execute(_SET, client_id, quotas.codes, quotas.batches)
             detail = {"quotas": {"from": asdict(old), "to": asdict(quotas)}}
             await audit.record(
                 connection, actor=actor, action="client.quotas", subject=f"client:{client_id}", detail=detail

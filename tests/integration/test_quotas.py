@@ -45,8 +45,13 @@ async def test_every_way_of_adding_codes_keeps_to_the_quota(api: Api) -> None:
     assert (await api.get(path)).json() == use
     assert (await api.client.post(generate, json={"count": 4}, headers=api.admin)).status_code == 201
     await api.client.patch(f"/api/v1/batches/{first['batch_id']}", json={"expired": True}, headers=api.admin)
-    # What has ended does not count any more.
+    # What has ended does not count any more, and is not opened again beyond the quota.
+    second = f"/api/v1/batches/{(await upload(api, client, 10)).json()['batch_id']}"
+    assert (await api.client.patch(second, json={"ends_at": PAST}, headers=api.admin)).status_code == 200
     assert (await upload(api, client, 10)).status_code == 200
+    again = problem(await api.client.patch(second, json={"ends_at": None}, headers=api.admin), 403)
+    assert (again["code"], again["used"]) == ("quota_exceeded", 20)
+    assert (await api.get(second)).json()["expired"] is True
     for wrong in ({"codes": -1}, {"codes": True}, {"codes": "5"}, {"requests": 1}):
         problem(await api.client.patch(path, json=wrong, headers=api.admin), 400)
     await api.client.patch(path, json={"codes": None}, headers=api.admin)
@@ -61,6 +66,19 @@ async def test_two_loads_at_once_do_not_exceed_a_quota_together(api: Api) -> Non
     body = {"name": "Third", "client": client}
     third = problem(await api.client.post("/api/v1/batches", json=body, headers=api.admin), 403)
     assert (third["quota"], third["limit"], third["used"]) == ("batches", 2, 3)
+
+
+async def test_two_changes_at_once_of_two_quotas_both_count(api: Api) -> None:
+    client = await limited(api)
+    for number in range(1, 6):
+        await asyncio.gather(
+            *(
+                api.client.patch(f"/api/v1/clients/{client}/quotas", json={quota: number}, headers=api.admin)
+                for quota in ("codes", "batches")
+            )
+        )
+        quotas = (await api.get(f"/api/v1/clients/{client}/quotas")).json()
+        assert [quotas[quota]["limit"] for quota in ("codes", "batches")] == [number, number]
 
 
 async def test_the_console_registers_a_client_changes_its_quotas_and_says_what_exceeds_them(api: Api) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -87,8 +86,7 @@ async def patch_quotas(context: RequestContext) -> Response:
     """Change quotas of a client; an absent one stays, null removes it."""
     client_id, postgres = _client(context), context.services.stores.postgres
     values = await json_object(context.request, QUOTAS)
-    limits = (await read_quotas(postgres, client_id)).limits
-    changed = replace(limits, **{name: _quota(values, name) for name in QUOTAS if name in values})
+    changed = {name: _quota(values, name) for name in QUOTAS if name in values}
     return json_response((await change_quotas(postgres, client_id, changed, actor=context.caller.actor)).to_json())
 
 

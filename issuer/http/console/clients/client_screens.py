@@ -7,7 +7,7 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from issuer.clients.quotas import MAX_QUOTA, Quotas, QuotaUse, change_quotas, read_quotas
+from issuer.clients.quotas import MAX_QUOTA, QuotaUse, change_quotas, read_quotas
 from issuer.clients.registry import (
     Client,
     ClientExistsError,
@@ -74,14 +74,13 @@ async def post_client(context: RequestContext) -> Response:
     client, use = await _read(context, None)
     typed = TypedForm(await visit.form())
     name = typed.name()
-    quotas = Quotas(*(typed.number(quota, least=0, most=MAX_QUOTA) for quota in ("codes", "batches")))
+    quotas = {quota: typed.number(quota, least=0, most=MAX_QUOTA) for quota in ("codes", "batches")}
     if typed.errors:
         return _show(visit, client, use, typed, 422)
     postgres = context.services.stores.postgres
     if name != client.name:
         await rename_client(postgres, client.id, name, actor=visit.actor)
-    if quotas != use.limits:
-        await change_quotas(postgres, client.id, quotas, actor=visit.actor)
+    await change_quotas(postgres, client.id, quotas, actor=visit.actor)
     return visit.redirect(f"{PATH}/{client.id}", "Saved. The change is in effect.")
 
 
