@@ -110,8 +110,9 @@ async def change_batch(
 
     A call that changes nothing is accepted, even for an ended batch. Raises BatchNotFoundError, BatchEndedError,
     BatchSharedError (for a caller bound to `client_id`), InvalidBatchError (also for the start of a campaign, unless
-    `of_campaign`: that is never absent, and a whole ms), PostgresUnavailableError. On RedisUnavailableError the change
-    is stored but does not count yet; the worker pushes it to Redis.
+    `of_campaign`: that is never absent, and a whole ms), QuotaExceededError (for one that would be open again),
+    PostgresUnavailableError. On RedisUnavailableError the change is stored but does not count yet; the worker pushes
+    it to Redis.
     """
     async with unavailable_translated(), stores.postgres.acquire() as connection, connection.transaction():
         # Not FOR UPDATE: that would wait for every load that adds a pool.
@@ -127,7 +128,11 @@ async def change_batch(
         if changed:
             if batch.ended_at is not None:
                 raise BatchEndedError("the batch was ended; that is final")
+            was_over = batch.expired
             batch = await _update(connection, batch, changed, actor)
+            if was_over and not batch.expired:
+                owners = await connection.fetch("SELECT client_id FROM pools WHERE batch_id = $1", batch_id)
+                await check_quotas(connection, [row["client_id"] for row in owners])
     if batch.in_redis:
         return batch
     await push_batch(stores, batch_id)

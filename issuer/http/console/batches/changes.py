@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from issuer.batches.batch import Batch, BatchChanges, BatchEndedError, BatchSharedError
 from issuer.batches.store import change_batch, check_sole_owner, find_batch
+from issuer.clients.quotas import QuotaExceededError
 from issuer.http.auth import Access
 from issuer.http.console.batches.added_codes import (
     FORM_LIMITS,
@@ -70,6 +71,8 @@ async def post_edit(context: RequestContext) -> Response:
             await _change(visit, batch, changes)
         except (BatchEndedError, BatchSharedError) as error:
             typed.refuse("name", str(error))
+        except QuotaExceededError as error:
+            typed.refuse("ends", str(error))
         else:
             return visit.redirect(f"{PATH}/{batch.id}", "Saved. The change is in effect.")
     return _edit_form(visit, batch, typed, 422)
