@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
 from issuer.settings import Settings
+from issuer.storage.migrations.large_indexes import LARGE_INDEXES
 from issuer.storage.pooling import refuse_pooling
-from issuer.storage.postgres import MIGRATION_LOCK, Pool, unavailable_translated
+from issuer.storage.postgres import INDEX_LOCK, MIGRATION_LOCK, Pool, unavailable_translated
 from issuer.storage.roles import EXISTING_ROLES, OWNS_DATABASE, grant_statements, role_names
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 SCHEMA_REVISION: Final = "0006"
 """The newest revision in migrations/versions. Revisions are ordered, so an old version recognises a newer schema."""
 
+INDEX_LOCK_EVERY_S: Final = 0.1
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 
 
@@ -47,6 +50,26 @@ async def check_schema(postgres: Pool) -> None:
         if await postgres.fetchval("SELECT to_regclass('alembic_version')") is None:
             _check(None)
         _check(await postgres.fetchval("SELECT version_num FROM alembic_version"))
+
+
+async def _build_large_indexes(connection: asyncpg.Connection[Any]) -> None:
+    """Build what revisions to come add to large tables, without a lock that a worker would wait for.
+
+    A build that was interrupted leaves an index that is not valid: it is built again.
+    """
+    # A lock that is waited for would be a snapshot, for which a build waits in turn.
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", INDEX_LOCK):
+        await asyncio.sleep(INDEX_LOCK_EVERY_S)
+    if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+        return
+    revision = await connection.fetchval("SELECT version_num FROM alembic_version")
+    for name, index in LARGE_INDEXES.items():
+        is_valid = await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", name)
+        if is_valid or revision is None or revision >= index.revision:
+            continue
+        if is_valid is not None:
+            await connection.execute(f"DROP INDEX CONCURRENTLY {name}")
+        await connection.execute(f"CREATE INDEX CONCURRENTLY {index.definition}")
 
 
 def _upgrade(connection: Connection, settings: Settings) -> str | None:
@@ -82,6 +105,8 @@ def _grant(connection: Connection, settings: Settings) -> None:
 async def migrate(settings: Settings) -> str | None:
     """Migrate the database to this version's schema in one transaction; return the revision that it had before.
 
+    Only indexes of large tables are built before that, each by itself, so that workers go on meanwhile.
+
     Grants the roles of the API and the worker their rights; `create_roles` creates them. Works with the role of the
     setting owner_database_url.
 
@@ -104,6 +129,11 @@ async def migrate(settings: Settings) -> str | None:
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:
         async with unavailable_translated():
+            ahead = await connect()
+            try:
+                await _build_large_indexes(ahead)
+            finally:
+                ahead.terminate()
             try:
                 async with engine.begin() as connection:
                     await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))

@@ -53,6 +53,8 @@ COUPON_LOCK: Final = 0x1554000C
 """Of one code of a client, without its case: held by the transaction that creates a coupon with it."""
 RESTORE_LOCK: Final = 0x1554000D
 """Held by the session that restores a backup."""
+INDEX_LOCK: Final = 0x1554000F
+"""Held by the session that builds indexes before a migration."""
 JOURNAL_LOCK: Final = 0x1554000E
 """Of one journal of a dead process: held by a session that settles it; others may settle it as well."""
 

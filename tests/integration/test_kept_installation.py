@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID
 
+import asyncpg
 from pydantic import SecretStr
 
 from issuer.contract.outcomes import Outcome
@@ -15,7 +17,7 @@ from issuer.settings import Settings
 from issuer.storage.migrate import migrate
 from tests.support.kept_installation import KEY, facts, granted, put, use
 from tests.support.recovery import CLIENT, drain, engine_of, redeem, verdict
-from tests.support.servers import RedisServer
+from tests.support.servers import START_LIMIT_S, RedisServer
 
 
 async def test_a_kept_installation_is_upgraded_and_continues(
@@ -25,7 +27,7 @@ async def test_a_kept_installation_is_upgraded_and_continues(
     kept = facts()
     batch_id, campaign_id, customer = UUID(kept.batch_id), UUID(kept.campaign_id), UUID(kept.customer)
     await put(settings, own_redis)
-    await migrate(settings)
+    await _migrate_while_uses_are_recorded(settings, empty_database_url)
     async with open_stores(settings) as stores:
         assert await verdict(stores) == "restart"
         async with engine_of(settings, stores) as engine:
@@ -46,6 +48,41 @@ async def test_a_kept_installation_is_upgraded_and_continues(
         assert await release(stores, batch_id, actor="test") == kept.quarantined
         result = await reconcile(stores)
         assert result.holds, result.to_json()
+
+
+async def _migrate_while_uses_are_recorded(settings: Settings, url: str) -> None:
+    """Migrate while one worker has a use in a transaction, and another one records the next use."""
+    one, two = await asyncpg.connect(url), await asyncpg.connect(url)
+    recording = one.transaction()
+    await recording.start()
+    await one.execute(_USE, 1_000_001)
+    migrating = asyncio.create_task(migrate(settings))
+    try:
+        async with asyncio.timeout(START_LIMIT_S):
+            while not await two.fetchval(_IS_WAITING):
+                await asyncio.sleep(0.02)
+        recording_too = two.transaction()
+        await recording_too.start()
+        await two.execute("SET LOCAL lock_timeout = '3s'")
+        await two.execute(_USE, 1_000_002)
+        await recording_too.rollback()
+        await recording.rollback()
+        await migrating
+        assert await two.fetchval(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = 'consumptions_by_order'::regclass"
+        )
+    finally:
+        one.terminate()
+        two.terminate()
+        await asyncio.gather(migrating, return_exceptions=True)
+
+
+_USE = """
+INSERT INTO consumptions (pool_id, seq, terms, consumed_at, call_id, api_key_id, epoch)
+VALUES (1, $1, 1, now(), gen_random_uuid(), 0, 1)"""
+_IS_WAITING = """
+SELECT EXISTS (SELECT FROM pg_stat_activity
+  WHERE datname = current_database() AND application_name = 'issuer migrate' AND wait_event_type = 'Lock')"""
 
 
 def test_the_kept_installation_has_something_of_everything() -> None:

@@ -4,11 +4,14 @@ from typing import Final
 
 from alembic import op
 
+from issuer.storage.migrations.large_indexes import LARGE_INDEXES
+
 revision = "0005"
 down_revision = "0004"
 
-# A hash index costs half of what a B-tree costs the worker, and only for uses that have an order.
-_ORDERS: Final = "CREATE INDEX consumptions_by_order ON consumptions USING hash (order_id) WHERE order_id IS NOT NULL"
+# A hash index costs half of what a B-tree costs the worker, and only for uses that have an order. Where there are uses
+# already, `issuer.storage.migrate` has built it.
+_ORDERS: Final = f"CREATE INDEX IF NOT EXISTS {LARGE_INDEXES['consumptions_by_order'].definition}"
 
 _RUNS: Final = """
 CREATE TABLE reconciliations (
