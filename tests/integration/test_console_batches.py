@@ -150,3 +150,35 @@ async def test_a_bound_visitor_sees_and_changes_only_what_belongs_to_the_client(
     async with console_screen(api) as stranger:
         await stranger.open(f"{BATCHES}/{foreign}")
         assert stranger.path == "/sign-in"
+
+
+async def test_an_edit_changes_only_what_was_typed(api: Api) -> None:
+    """A form shows minutes, and another person may have changed something since it was opened."""
+    end = "2031-06-30T23:59:59.500Z"
+    body = {"name": "Before", "ends_at": end, "rules": {"maxpercustomer": 2}}
+    batch = (await api.client.post("/api/v1/batches", json=body, headers=api.admin)).json()["id"]
+    campaign = {"name": "Before", "total": 1, "starts_at": end, "client_id": str(uuid4())}
+    campaign_id = (await api.client.post("/api/v1/campaigns", json=campaign, headers=api.admin)).json()["id"]
+    coupon = {"client_id": str(uuid4()), "code": f"E-{uuid4()}", "availability_count": 9, "expiry_date": end}
+    coupon_id = (await api.client.post("/coupon/", json=coupon, headers=api.admin)).json()["id"]
+    path = f"/api/v1/batches/{batch}"
+    async with console_screen(api, api.admin) as screen:
+        await screen.open(f"{BATCHES}/{batch}/edit")
+        opened = screen.shown
+        await api.client.patch(path, json={"rules": {"maxpercustomer": 1}}, headers=api.admin)
+        await screen.send(f"{BATCHES}/{batch}/edit", **opened | {"name": "After"})
+        assert "Saved." in screen.text
+        found = (await api.get(path)).json()
+        assert (found["name"], found["ends_at"], found["rules"]["maxpercustomer"]) == ("After", end, 1)
+        await screen.send(f"{BATCHES}/{batch}/edit", **opened | {"zone": "Asia/Tokyo", "limit": "3"})
+        found = (await api.get(path)).json()
+        assert (found["ends_at"], found["rules"]["maxpercustomer"]) == ("2031-06-30T14:59:00.000Z", 3)
+        await screen.open(f"/campaigns/{campaign_id}/edit")
+        await screen.send(f"/campaigns/{campaign_id}/edit", **screen.shown | {"name": "After"})
+        found = (await api.get(f"/api/v1/campaigns/{campaign_id}")).json()
+        assert (found["name"], found["starts_at"]) == ("After", end)
+        await screen.open(f"/coupons/{coupon_id}/edit")
+        await screen.send(f"/coupons/{coupon_id}/edit", **screen.shown | {"kind": "percent", "discount": "5"})
+        assert "5 % off" in screen.text
+        used = await api.client.get("/coupon/", params={"code": str(coupon["code"])}, headers=api.admin)
+        assert used.json()["expiry_date"] == end

@@ -43,6 +43,12 @@ class ConsoleScreen:
         """The id of the form of the page, which is carried out once."""
         return str(re.findall(r'name="form_id" value="([0-9a-f-]+)"', self.html)[0])
 
+    @property
+    def shown(self) -> dict[str, str]:
+        """What the form of the page showed when it was opened, and the fields as they were then."""
+        found = {name: unescape(value) for name, value in re.findall(r'name="(shown_\w+)" value="([^"]*)"', self.html)}
+        return found | {name.removeprefix("shown_"): value for name, value in found.items()}
+
     async def sign_in(self, key: dict[str, str]) -> None:
         """Sign in with an API key, given as headers."""
         await self.open(SIGN_IN.removeprefix(HOME))

@@ -27,20 +27,24 @@ class BatchFields:
     ends_at: datetime | None
 
 
-def read_batch(typed: TypedForm, before: Rules = NO_RULES) -> BatchFields:
-    """Return the values; `typed.errors` has what is wrong. `before`: the rules, of which further limits are kept."""
-    rules = read_rules(typed, before)
-    starts_at, ends_at = typed.instant("starts"), typed.instant("ends")
+def read_batch(typed: TypedForm, before: Batch | None = None) -> BatchFields:
+    """Return the values; `typed.errors` has what is wrong. `before`: the batch, of which the rest stays."""
+    rules = read_rules(typed, NO_RULES if before is None else before.rules)
+    starts_at = typed.instant_or("starts", None if before is None else before.starts_at)
+    ends_at = typed.instant_or("ends", None if before is None else before.ends_at)
     if not typed.errors:
         try:
             check_times(starts_at, ends_at)
         except InvalidBatchError:
             typed.refuse("ends", "the end must be later than the start")
-    return BatchFields(typed.batch_name(), rules, starts_at, ends_at)
+    name = typed.batch_name() if before is None or typed.changed("name") else before.name
+    return BatchFields(name, rules, starts_at, ends_at)
 
 
 def read_rules(typed: TypedForm, before: Rules = NO_RULES) -> Rules:
     """Return the limit per customer; further limits of the rules `before` are kept."""
+    if not typed.changed("limit", "window"):
+        return before
     limit = typed.number("limit", least=1, most=MAX_REDEMPTIONS)
     days = typed.number("window", least=0, most=MAX_DAYS)
     return Rules(limit, days or None if limit else None, before.limits)

@@ -58,13 +58,13 @@ async def _open(context: RequestContext) -> tuple[ConsoleVisit, Batch]:
 
 async def get_edit(context: RequestContext) -> Response:
     visit, batch = await _open(context)
-    return _edit_form(visit, batch, TypedForm(fields_of(batch, zone_of(context.request))))
+    return _edit_form(visit, batch, TypedForm.showing(fields_of(batch, zone_of(context.request))))
 
 
 async def post_edit(context: RequestContext) -> Response:
     visit, batch = await _open(context)
     typed = TypedForm(await visit.form())
-    fields = read_batch(typed, batch.rules)
+    fields = read_batch(typed, batch)
     if not typed.errors:
         changes = BatchChanges(fields.name, fields.rules, fields.starts_at, fields.ends_at)
         try:

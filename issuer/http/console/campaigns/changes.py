@@ -116,19 +116,21 @@ async def get_edit(context: RequestContext) -> Response:
         "zone": zone,
         "public": "true" if campaign.public else "",
     }
-    return _edit_form(visit, campaign, TypedForm(values))
+    return _edit_form(visit, campaign, TypedForm.showing(values))
 
 
 async def post_edit(context: RequestContext) -> Response:
     visit, campaign = await _open(context)
     typed = TypedForm(await visit.form())
-    name, total = typed.batch_name(), typed.needed_number("total", least=1, most=MAX_CODES_OF_CAMPAIGN)
-    starts_at = typed.instant("starts")
+    name = typed.batch_name() if typed.changed("name") else None
+    total = typed.needed_number("total", least=1, most=MAX_CODES_OF_CAMPAIGN) if typed.changed("total") else None
+    starts_at = typed.instant_or("starts", campaign.starts_at)
     if starts_at is None:
         typed.refuse("starts", "a campaign needs a start: type a date and a time")
     if not typed.errors:
-        more = total if total != campaign.total else None
-        changes = CampaignChanges(name, starts_at, public=typed.checked("public"), total=more)
+        more = None if total == campaign.total else total
+        public = typed.checked("public") if typed.changed("public") else None
+        changes = CampaignChanges(name, starts_at, public=public, total=more)
         try:
             await _change(visit, campaign, changes)
             return visit.redirect(f"{PATH}/{campaign.id}", "Saved. The change is in effect.")

@@ -65,7 +65,7 @@ async def post_new(context: RequestContext) -> Response:
 async def get_client(context: RequestContext) -> Response:
     visit = await open_console(context)
     client, use = await _read(context, visit.client_id)
-    return _show(visit, client, use, TypedForm(_fields_of(client, use)))
+    return _show(visit, client, use, TypedForm.showing(_fields_of(client, use)))
 
 
 async def post_client(context: RequestContext) -> Response:
@@ -73,14 +73,17 @@ async def post_client(context: RequestContext) -> Response:
     visit = await open_console(context, Role.OPERATOR, unbound=True)
     client, use = await _read(context, None)
     typed = TypedForm(await visit.form())
-    name = typed.name()
-    quotas = {quota: typed.number(quota, least=0, most=MAX_QUOTA) for quota in ("codes", "batches")}
+    name = typed.name() if typed.changed("name") else client.name
+    quotas = {
+        quota: typed.number(quota, least=0, most=MAX_QUOTA) for quota in ("codes", "batches") if typed.changed(quota)
+    }
     if typed.errors:
         return _show(visit, client, use, typed, 422)
     postgres = context.services.stores.postgres
     if name != client.name:
         await rename_client(postgres, client.id, name, actor=visit.actor)
-    await change_quotas(postgres, client.id, quotas, actor=visit.actor)
+    if quotas:
+        await change_quotas(postgres, client.id, quotas, actor=visit.actor)
     return visit.redirect(f"{PATH}/{client.id}", "Saved. The change is in effect.")
 
 

@@ -26,21 +26,30 @@ _PLACES: Final = {
 
 
 def read_coupon(typed: TypedForm, before: Coupon | None = None) -> dict[str, Any]:
-    """Return the fields of the API; `typed.errors` has what is wrong."""
-    uses = typed.needed_number("uses", least=0 if before else 1, most=MAX_USES)
-    ends_at = typed.instant("ends")
-    rules = read_rules(typed, *([before.terms.rules] if before else []))
+    """Return the fields of the API that change; `typed.errors` has what is wrong."""
+    values: dict[str, Any] = {}
+    if typed.changed("uses"):
+        values["availability_count"] = typed.needed_number("uses", least=0 if before else 1, most=MAX_USES)
+    if typed.changed("ends", "zone"):
+        ends_at = typed.instant("ends")
+        values["expiry_date"] = None if ends_at is None else show_instant(ends_at)
+    if typed.changed("product"):
+        values["product_id"] = typed.text("product")
+    if typed.changed("kind", "discount", "currency"):
+        values |= _read_worth(typed)
+    if typed.changed("limit", "window"):
+        values["rules"] = read_rules(typed, *([before.terms.rules] if before else [])).to_json()
+    return values
+
+
+def _read_worth(typed: TypedForm) -> dict[str, str]:
     is_percent, discount = typed.text("kind") == PERCENT, typed.text("discount")
     if not discount:
         typed.refuse("discount", "say what the coupon is worth")
     return {
-        "availability_count": uses,
-        "expiry_date": None if ends_at is None else show_instant(ends_at),
-        "product_id": typed.text("product"),
         "discount_variable": discount if is_percent else "",
         "discount_fixed": "" if is_percent else discount,
         **({} if is_percent else {"currency": typed.text("currency")}),
-        "rules": rules.to_json(),
     }
 
 

@@ -134,9 +134,8 @@ async def post_new(context: RequestContext) -> Response:
 async def get_edit(context: RequestContext) -> Response:
     visit, coupon = await _open(context)
     values = fields_of(coupon, zone_of(context.request))
-    return await _form(
-        visit, TypedForm(values | {"currency": values["currency"] or context.services.settings.currency}), coupon=coupon
-    )
+    values["currency"] = values["currency"] or context.services.settings.currency
+    return await _form(visit, TypedForm.showing(values), coupon=coupon)
 
 
 async def post_edit(context: RequestContext) -> Response:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from issuer.batches.batch import InvalidBatchError, check_name
 from issuer.http.pages.zones import typed_instant
 from issuer.instants import InvalidInstantError
 from issuer.loading.code_rows import Rejection
 from issuer.names import name_problem
+
+SHOWN: Final = "shown_"
+"""Before the name of a field: the hidden field with what it showed."""
 
 
 @dataclass(slots=True)
@@ -21,6 +25,23 @@ class TypedForm:
     errors: dict[str, str] = field(default_factory=dict)
     rejections: Sequence[Rejection] = ()
     """The first rows of a file that were refused, where none was accepted."""
+
+    @classmethod
+    def showing(cls, values: Mapping[str, str]) -> TypedForm:
+        """Return the form of something that exists. It also sends what it showed, as `changed` reads it."""
+        return cls({**values, **{SHOWN + name: value for name, value in values.items()}})
+
+    def changed(self, *names: str) -> bool:
+        """Return whether one of the fields says something else than it showed.
+
+        The others are not changed: a time is shown in minutes, and another person may have changed them meanwhile.
+        """
+        return any(self.text(name) != self.values.get(SHOWN + name) for name in names)
+
+    @property
+    def shown(self) -> Mapping[str, str]:
+        """What the form showed, by the names of its hidden fields."""
+        return {name: value for name, value in self.values.items() if name.startswith(SHOWN)}
 
     def refuse(self, name: str, problem: str) -> None:
         self.errors.setdefault(name, problem[:1].upper() + problem[1:] + ("" if problem.endswith(".") else "."))
@@ -74,6 +95,10 @@ class TypedForm:
         except InvalidInstantError as error:
             self.refuse(name, str(error))
             return None
+
+    def instant_or(self, name: str, before: datetime | None) -> datetime | None:
+        """Return a time as `instant`, or the one `before` where the field still shows it."""
+        return self.instant(name) if self.changed(name, "zone") else before
 
     def checked(self, name: str) -> bool:
         return self.text(name) == "true"
