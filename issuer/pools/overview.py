@@ -1,14 +1,15 @@
-"""The codes of many batches at a glance: how many there are and how many were issued, without counting the ledger."""
+"""The codes of batches and their pools at a glance: how many there are and were issued, without counting the ledger."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from issuer.pools.counters import read_pool_counters
+from issuer.pools.counters import NOT_IN_REDIS, PoolCounters, read_pool_counters
 from issuer.storage.postgres import unavailable_translated
 from issuer.storage.redis_link import RedisUnavailableError
 from issuer.storage.stores import Stores
@@ -30,6 +31,44 @@ class BatchTotal:
     total: int
     issued: int | None
     pools: int
+
+
+_POOLS: Final = """
+SELECT p.client_id, (SELECT name FROM clients WHERE clients.id = p.client_id) AS client_name, p.total, p.final_issued,
+  (SELECT count(*) FROM quarantined s WHERE s.pool_id = p.id AND NOT EXISTS
+    (SELECT FROM ledger r WHERE r.pool_id = s.pool_id AND r.seq = s.seq)) AS quarantined
+FROM pools p WHERE p.batch_id = $1 AND ($2::uuid IS NULL OR p.client_id = $2) ORDER BY p.id LIMIT $3"""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTotal:
+    """One pool. `issued` None: Redis is unavailable. `client_name` None: the client is not registered."""
+
+    client_id: UUID
+    client_name: str | None
+    total: int
+    issued: int | None
+    quarantined: int
+
+
+async def read_pool_totals(stores: Stores, batch_id: UUID, *, client_id: UUID | None = None) -> Sequence[PoolTotal]:
+    """Return the first pools of a batch, at most MAX_READ_POOLS, or that of one client.
+
+    Raises PostgresUnavailableError.
+    """
+    async with unavailable_translated():
+        rows = await stores.postgres.fetch(_POOLS, batch_id, client_id, MAX_READ_POOLS)
+    clients = [UUID(bytes=row["client_id"].bytes) for row in rows]
+    found: Sequence[PoolCounters | None] | None = None
+    with suppress(RedisUnavailableError):
+        found = await read_pool_counters(stores.redis, [(batch_id, client) for client in clients])
+    totals = []
+    for place, (row, client) in enumerate(zip(rows, clients, strict=True)):
+        issued = row["final_issued"]
+        if issued is None and found is not None:
+            issued = (found[place] or NOT_IN_REDIS).issued
+        totals.append(PoolTotal(client, row["client_name"], row["total"], issued, row["quarantined"]))
+    return totals
 
 
 async def read_totals(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
 from starlette.responses import Response
 
@@ -22,8 +21,7 @@ from issuer.http.fields import path_id
 from issuer.http.operations import Operation, RequestContext
 from issuer.ids import parse_uuid
 from issuer.operators.role import Role
-from issuer.pools.overview import BatchTotal, read_totals
-from issuer.pools.stock import Stock, batch_stock_chunks
+from issuer.pools.overview import BatchTotal, read_pool_totals, read_totals
 from issuer.reports.report import REDEMPTIONS
 from issuer.storage.postgres import unavailable_translated
 
@@ -65,7 +63,7 @@ async def get_batch(context: RequestContext) -> Response:
     stores, client_id, batch_id = context.services.stores, visit.client_id, path_id(context.request, "batch_id")
     batch = await find_batch(stores.postgres, batch_id, client_id=client_id)
     totals = await read_totals(stores, [batch_id], client_id=client_id)
-    stock = await _first_pools(context, batch_id, client_id)
+    stock = await read_pool_totals(stores, batch_id, client_id=client_id)
     jobs = await list_jobs(stores.postgres, batch_id, client_id=client_id)
     view = BatchView.of(batch, totals[batch_id], sum(pool.quarantined for pool in stock))
     return _SHOW.response(
@@ -73,12 +71,6 @@ async def get_batch(context: RequestContext) -> Response:
         is_busy=any(not job.finished for job in jobs), may_change=visit.may(Role.OPERATOR) and not batch.expired,
         may_export=visit.may(Role.OPERATOR),
     )  # fmt: skip
-
-
-async def _first_pools(context: RequestContext, batch_id: UUID, client_id: UUID | None) -> list[Stock]:
-    async for chunk in batch_stock_chunks(context.services.stores, batch_id, client_id=client_id):
-        return chunk
-    return []
 
 
 async def get_redemptions(context: RequestContext) -> Response:
