@@ -173,6 +173,10 @@ async def test_an_edit_changes_only_what_was_typed(api: Api) -> None:
         await screen.send(f"{BATCHES}/{batch}/edit", **opened | {"zone": "Asia/Tokyo", "limit": "3"})
         found = (await api.get(path)).json()
         assert (found["ends_at"], found["rules"]["maxpercustomer"]) == ("2031-06-30T14:59:00.000Z", 3)
+        # The batch of a campaign has no form of its own: its start is the campaign's.
+        for page in ("", "/edit"):
+            await screen.open(f"{BATCHES}/{campaign_id}{page}")
+            assert screen.path == f"/campaigns/{campaign_id}"
         await screen.open(f"/campaigns/{campaign_id}/edit")
         await screen.send(f"/campaigns/{campaign_id}/edit", **screen.shown | {"name": "After"})
         found = (await api.get(f"/api/v1/campaigns/{campaign_id}")).json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,10 +11,14 @@ from starlette.responses import Response
 from issuer.access import audit
 from issuer.batches.batch import Batch, BatchNotFoundError
 from issuer.batches.store import find_batch, list_batches
+from issuer.campaigns.campaign import CampaignNotFoundError
+from issuer.campaigns.store import find_campaign
 from issuer.generating.jobs import list_jobs
 from issuer.http.admin.reports import get_report
+from issuer.http.answered import AnsweredError
 from issuer.http.auth import Access
-from issuer.http.console.console_visit import open_console
+from issuer.http.console.campaigns.campaign_screens import PATH as CAMPAIGNS
+from issuer.http.console.console_visit import ConsoleVisit, open_console
 from issuer.http.console.layout.console_page import ConsolePage
 from issuer.http.console.layout.rules_in_words import batch_state, show_rules
 from issuer.http.console.series.series_screens import CHARTS
@@ -58,10 +63,20 @@ async def get_list(context: RequestContext) -> Response:
     return _LIST.response(visit, page=page, views=views, is_first=cursor is None, may_change=visit.may(Role.OPERATOR))
 
 
+async def open_batch(context: RequestContext, role: Role = Role.VIEWER) -> tuple[ConsoleVisit, Batch]:
+    """Return the visit, and the batch of its path. Raises AnsweredError, which leads to the campaign, for one of it."""
+    visit = await open_console(context, role)
+    postgres, batch_id = context.services.stores.postgres, path_id(context.request, "batch_id")
+    batch = await find_batch(postgres, batch_id, client_id=visit.client_id)
+    with suppress(CampaignNotFoundError):
+        await find_campaign(postgres, batch_id, client_id=visit.client_id)
+        raise AnsweredError(visit.redirect(f"{CAMPAIGNS}/{batch_id}"))
+    return visit, batch
+
+
 async def get_batch(context: RequestContext) -> Response:
-    visit = await open_console(context)
-    stores, client_id, batch_id = context.services.stores, visit.client_id, path_id(context.request, "batch_id")
-    batch = await find_batch(stores.postgres, batch_id, client_id=client_id)
+    visit, batch = await open_batch(context)
+    stores, client_id, batch_id = context.services.stores, visit.client_id, batch.id
     totals = await read_totals(stores, [batch_id], client_id=client_id)
     stock = await read_pool_totals(stores, batch_id, client_id=client_id)
     jobs = await list_jobs(stores.postgres, batch_id, client_id=client_id)

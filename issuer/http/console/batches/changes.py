@@ -9,7 +9,7 @@ from starlette.datastructures import FormData
 from starlette.responses import Response
 
 from issuer.batches.batch import Batch, BatchChanges, BatchEndedError, BatchSharedError
-from issuer.batches.store import change_batch, check_sole_owner, find_batch
+from issuer.batches.store import change_batch, check_sole_owner
 from issuer.clients.quotas import QuotaExceededError
 from issuer.http.auth import Access
 from issuer.http.console.batches.added_codes import (
@@ -26,13 +26,12 @@ from issuer.http.console.batches.added_codes import (
     texts_of,
 )
 from issuer.http.console.batches.batch_form import fields_of, read_batch, window_options
-from issuer.http.console.batches.batch_screens import PATH
-from issuer.http.console.console_visit import ConsoleVisit, open_console
+from issuer.http.console.batches.batch_screens import PATH, open_batch
+from issuer.http.console.console_visit import ConsoleVisit
 from issuer.http.console.layout.client_field import offered_clients, read_client
 from issuer.http.console.layout.console_page import ConsolePage
 from issuer.http.console.layout.rules_in_words import show_limit
 from issuer.http.console.layout.typed_form import TypedForm
-from issuer.http.fields import path_id
 from issuer.http.multipart_form import multipart_form
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.pages.forms import FORM_TOKEN
@@ -51,9 +50,7 @@ _STATES: Final = {
 
 
 async def _open(context: RequestContext) -> tuple[ConsoleVisit, Batch]:
-    visit = await open_console(context, Role.OPERATOR)
-    batch_id = path_id(context.request, "batch_id")
-    return visit, await find_batch(context.services.stores.postgres, batch_id, client_id=visit.client_id)
+    return await open_batch(context, Role.OPERATOR)
 
 
 async def get_edit(context: RequestContext) -> Response:
