@@ -11,6 +11,7 @@ from issuer.campaigns.campaign import Campaign, CampaignState
 from issuer.campaigns.counters import Counters, read_available_counters
 from issuer.campaigns.issued import read_issued_page
 from issuer.campaigns.store import find_campaign, list_campaigns
+from issuer.finding.found import mask_code
 from issuer.http.auth import Access
 from issuer.http.console.console_visit import open_console
 from issuer.http.console.layout.console_page import ConsolePage
@@ -69,7 +70,7 @@ async def get_campaign(context: RequestContext) -> Response:
     codes = await read_issued_page(stores, campaign, limit=SHOWN_CODES, cursor=cursor)
     return _SHOW.response(
         visit, view=view, campaign=campaign, codes=codes, is_first=cursor is None, path=f"{PATH}/{campaign_id}",
-        may_change=visit.may(Role.OPERATOR) and not view.is_over,
+        may_change=visit.may(Role.OPERATOR) and not view.is_over, may_export=visit.may(Role.OPERATOR), mask=mask_code,
     )  # fmt: skip
 
 
