@@ -1,12 +1,14 @@
 """Operators in Postgres: create, reset, disable, find, and check a password.
 
-A password is tried at most MAX_TRIES times; then it is refused for LOCKED_FOR, the right one too. A try is counted
+A password is tried at most MAX_TRIES times; then it is refused for LOCKED_FOR, the right one too, except from a browser
+with which the operator has signed in before: no one is locked out by the tries of others. A try is counted
 before it is compared, so tries at the same time are counted as well. A wrong name costs the same work and gets the same
 answer as a wrong password.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
@@ -52,7 +54,9 @@ ON CONFLICT (lower(name)) WHERE disabled_at IS NULL DO NOTHING RETURNING {_COLUM
 _PAGE: Final = f"""
 SELECT {_COLUMNS} FROM operators WHERE $1::timestamptz IS NULL OR (created_at, id) > ($1, $2)
 ORDER BY created_at, id LIMIT $3"""
-_HASH: Final = "SELECT password_hash FROM operators WHERE id = $1 FOR UPDATE"
+# A reset since the operator was read has set another time.
+_HASH: Final = """
+SELECT password_hash FROM operators WHERE id = $1 AND initial_until IS NOT DISTINCT FROM $2 FOR UPDATE"""
 _FIND: Final = f"SELECT {_COLUMNS} FROM operators WHERE id = $1 AND disabled_at IS NULL"
 _NAMED: Final = f"SELECT {_COLUMNS} FROM operators WHERE lower(name) = lower($1) AND disabled_at IS NULL"
 _RESET: Final = f"""
@@ -67,14 +71,15 @@ UPDATE operators SET disabled_at = now() WHERE id = $1 AND disabled_at IS NULL R
 _TRY: Final = f"""
 WITH tried AS (
   SELECT id, CASE WHEN locked_until IS NULL THEN tries + 1 ELSE 1 END AS tries FROM operators
-  WHERE lower(name) = lower($1) AND disabled_at IS NULL AND (locked_until IS NULL OR locked_until <= now())
+  WHERE lower(name) = lower($1) AND disabled_at IS NULL AND (locked_until IS NULL OR locked_until <= now() OR id = $3)
   FOR UPDATE)
 UPDATE operators o SET tries = tried.tries,
   locked_until = CASE WHEN tried.tries >= {MAX_TRIES} THEN now() + $2::interval END
 FROM tried WHERE o.id = tried.id RETURNING o.id, o.password_hash"""
 _FORGET_TRIES: Final = f"""
 UPDATE operators SET tries = 0, locked_until = NULL, password_hash = coalesce($2, password_hash)
-WHERE id = $1 AND disabled_at IS NULL AND (initial_until IS NULL OR initial_until > now()) RETURNING {_COLUMNS}"""
+WHERE id = $1 AND password_hash = $3 AND disabled_at IS NULL AND (initial_until IS NULL OR initial_until > now())
+RETURNING {_COLUMNS}"""
 
 
 async def create_operator(
@@ -136,7 +141,10 @@ async def choose_password(connection: AnyConnection, operator: Operator, passwor
     Raises InvalidPasswordError, OperatorNotFoundError, PasswordsBusyError.
     """
     check_new_password(password, operator.name)
-    if await is_password(password, await connection.fetchval(_HASH, operator.id)):
+    stored = await connection.fetchval(_HASH, operator.id, operator.initial_until)
+    if stored is None:
+        raise OperatorNotFoundError
+    if await is_password(password, stored):
         raise InvalidPasswordError("Choose another password than before.")
     changed = _found(await connection.fetchrow(_CHOOSE, operator.id, await hash_password(password)))
     await end_sessions(connection, SessionKind.CONSOLE, [operator.owner])
@@ -166,20 +174,37 @@ async def find_named_operator(postgres: Pool, name: str) -> Operator:
         return _found(await postgres.fetchrow(_NAMED, name))
 
 
-async def check_password(postgres: Pool, name: str, password: str) -> Operator:
-    """Return the operator whose name and password these are.
+@dataclass(frozen=True, slots=True)
+class RightPassword:
+    """A password that was right when it was compared. `stored`: the hash; `renewed`: one with today's parameters."""
 
+    operator_id: UUID
+    stored: str = field(repr=False)
+    renewed: str | None = field(repr=False)
+
+
+async def check_password(postgres: Pool, name: str, password: str, *, known: UUID | None = None) -> RightPassword:
+    """Compare a password with that of the operator of this name; `admit_operator` says whether it still counts.
+
+    `known`: the operator whose browser this is, so a lock, which others may have caused, is passed over.
     Raises WrongPasswordError, PasswordsBusyError, PostgresUnavailableError.
     """
     tried = None
     if "\0" not in name:
         async with unavailable_translated():
-            tried = await postgres.fetchrow(_TRY, name, LOCKED_FOR)
+            tried = await postgres.fetchrow(_TRY, name, LOCKED_FOR, known)
     if not await is_password(password, None if tried is None else tried["password_hash"]) or tried is None:
         raise WrongPasswordError
     renewed = await hash_password(password) if is_outdated(tried["password_hash"]) else None
-    async with unavailable_translated():
-        row = await postgres.fetchrow(_FORGET_TRIES, tried["id"], renewed)
+    return RightPassword(UUID(bytes=tried["id"].bytes), tried["password_hash"], renewed)
+
+
+async def admit_operator(connection: AnyConnection, right: RightPassword) -> Operator:
+    """Return the operator with this password, in the transaction that begins the session.
+
+    A reset waits for it and ends the session; one that came before has changed the hash. Raises WrongPasswordError.
+    """
+    row = await connection.fetchrow(_FORGET_TRIES, right.operator_id, right.renewed, right.stored)
     if row is None:
         raise WrongPasswordError
     return _from_row(row)

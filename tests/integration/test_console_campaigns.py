@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.api import Api
 from tests.support.console import console_screen
+from tests.support.coupon_service import call
 
 pytestmark = pytest.mark.shared_app
 
@@ -36,6 +37,9 @@ async def test_a_campaign_is_created_extended_paused_and_ended(api: Api) -> None
         assert screen.path == path
         assert "Night <market> is created with all its codes." in screen.text
         assert "Live First come, first served, from Wed 31 Dec 2025, 23:00 UTC" in screen.text
+        issued = (await call(api, "IssueCoupon", api.redeemer, campaignId=path.rpartition("/")[2])).json()["code"]
+        await screen.open(path)
+        assert (issued in screen.html, f"••••{issued[-4:]}" in screen.text) == (False, True)
         await screen.send(f"{path}/edit", **START, name="Night market", total="30", public="")
         assert "Codes 30" in screen.text
         assert "only holders of an API key" in screen.text

@@ -8,6 +8,7 @@ import pytest
 
 from issuer.access.api_keys import revoke_key
 from issuer.http.console.console_visit import HOME, SIGN_IN
+from issuer.http.console.sign_in import sign_in
 from issuer.operators.links import create_link
 from tests.support.api import Api
 from tests.support.console import console_screen, secret_of
@@ -61,6 +62,32 @@ async def test_a_link_signs_in_once(api: Api) -> None:
         await other.open("/sign-in")
         assert other.path == "/sign-in"
     assert "link:cli:ada" in await audited(api, "console.sign-in")
+
+
+async def test_a_link_on_another_site_signs_no_one_out(api: Api) -> None:
+    crossed = {"sec-fetch-site": "cross-site"}
+    async with console_screen(api) as stranger:
+        for path in (SIGN_IN, "/console/batches?a=1&b=%22", f"/console/link/{'x' * 43}"):
+            answer = await stranger.http.get(path, headers=crossed, follow_redirects=False)
+            assert (answer.status_code, answer.headers.get_list("set-cookie")) == (200, []), path
+            again = answer.headers["refresh"].removeprefix("0; url=")
+            assert again == path + ("&again" if "?" in path else "?again")
+            assert 'href="' + again.replace("&", "&amp;") in answer.text
+        answer = await stranger.http.post("/console/batches/new", headers=crossed, follow_redirects=False)
+        assert (answer.status_code, answer.headers.get_list("set-cookie")) == (403, [])
+
+
+async def test_a_refusal_that_is_delayed_holds_no_slot(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    async def wait(seconds: float) -> None:
+        used.append((seconds > 0, api.services.slots.operations.used))
+
+    monkeypatch.setattr(sign_in, "_wait", wait)
+    async with console_screen(api) as screen:
+        await screen.open("/sign-in")
+        await screen.send("/sign-in", key="isk_wrong")
+        assert (screen.status, used) == (403, [(True, 0)])
 
 
 async def test_a_sign_in_leads_to_pages_of_the_console_only(api: Api) -> None:

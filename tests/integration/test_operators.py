@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from issuer.access.audit import list_entries
+from issuer.operators import passwords, store
+from issuer.operators.operator import OperatorNotFoundError
 from issuer.operators.store import MAX_TRIES
 from tests.support.api import Api, problem
 from tests.support.console import console_screen
@@ -78,10 +80,9 @@ async def test_the_first_password_opens_nothing_but_the_choice_of_another(api: A
 
 async def test_wrong_names_and_passwords_are_answered_alike_and_counted(api: Api) -> None:
     operator = await created(api)
-    async with console_screen(api) as screen:
-        await choose(screen, operator)
     texts = set()
-    async with console_screen(api) as screen:
+    async with console_screen(api) as own, console_screen(api) as screen:
+        await choose(own, operator)
         for name in (operator["name"], f"unknown {uuid4()}", "a\0b", ""):
             await enter(screen, name, "wrong")
             assert screen.status == 403
@@ -93,10 +94,59 @@ async def test_wrong_names_and_passwords_are_answered_alike_and_counted(api: Api
             assert screen.status == 403
             texts.add(screen.text)
         assert len(texts) == 1
+        # A browser of this operator is not locked out by others, but its cookie is of no use with another's name.
+        await own.send("/sign-out")
+        other = await created(api)
+        await api.owner.execute("UPDATE operators SET locked_until = now() + interval '1 hour'")
+        await enter(own, other["name"], other["secret"])
+        assert own.status == 403
+        (known,) = [cookie for cookie in own.http.cookies.jar if cookie.name == "console-known"]
+        mine, known.value = known.value, str(known.value).replace(operator["id"], other["id"])
+        await enter(own, other["name"], other["secret"])
+        assert own.status == 403
+        await enter(screen, operator["name"], CHOSEN)
+        assert screen.status == 403
+        known.value = mine
+        await enter(own, operator["name"], "wrong")
+        assert own.status == 403
+        await enter(own, operator["name"], CHOSEN)
+        assert own.status == 200
         await api.owner.execute("UPDATE operators SET locked_until = now()")
         await enter(screen, operator["name"], CHOSEN)
         assert screen.status == 200
         assert await api.owner.fetchval("SELECT tries FROM operators WHERE name = $1", operator["name"]) == 0
+
+
+async def test_a_reset_while_an_old_password_is_compared_leaves_it_of_no_use(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = await created(api)
+    async with console_screen(api) as screen:
+        await choose(screen, operator)
+    compare, reset = passwords.is_password, [""]
+
+    async def compare_and_reset(password: str, stored: str | None) -> bool:
+        is_right = await compare(password, stored)
+        response = await api.client.post(f"{OPERATORS}/{operator['id']}/reset", headers=api.admin)
+        reset[0] = response.json()["secret"]
+        return is_right
+
+    async with console_screen(api) as screen:
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "is_password", compare_and_reset)
+            patch.setattr(store, "is_outdated", lambda stored: True)
+            await enter(screen, operator["name"], CHOSEN)
+        assert screen.status == 403
+        await enter(screen, operator["name"], reset[0])
+        assert (screen.status, screen.path) == (200, "/account")
+        # Nor does a choice that was under way replace what the reset has set.
+        before = await store.find_operator(api.owner, UUID(operator["id"]))
+        again = (await api.client.post(f"{OPERATORS}/{operator['id']}/reset", headers=api.admin)).json()["secret"]
+        async with api.owner.acquire() as connection, connection.transaction():
+            with pytest.raises(OperatorNotFoundError):
+                await store.choose_password(connection, before, "five grey cats at sea")
+        await enter(screen, operator["name"], again)
+        assert (screen.status, screen.path) == (200, "/account")
 
 
 async def test_a_reset_and_an_end_sign_every_browser_out(api: Api) -> None:

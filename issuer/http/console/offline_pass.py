@@ -45,7 +45,7 @@ def sign_pass(services: Services, token: str, principal: Principal) -> str:
         "until": int(time.time()) + LIFETIME_S,
     }
     body = urlsafe_b64encode(orjson.dumps(fields)).decode()
-    return f"{body}.{_mac(_keys(_setting(services))[0], token, body)}"
+    return f"{body}.{_mac(console_keys(services)[0], token, body)}"
 
 
 def read_pass(services: Services, token: str, given: str) -> Principal | None:
@@ -53,7 +53,7 @@ def read_pass(services: Services, token: str, given: str) -> Principal | None:
     body, _, mac = given.partition(".")
     if len(given) > _MAX_LENGTH or not given.isascii():
         return None
-    if not any(hmac.compare_digest(mac, _mac(key, token, body)) for key in _keys(_setting(services))):
+    if not any(hmac.compare_digest(mac, _mac(key, token, body)) for key in console_keys(services)):
         return None
     try:
         fields: dict[str, Any] = orjson.loads(urlsafe_b64decode(body))
@@ -70,14 +70,14 @@ def read_pass(services: Services, token: str, given: str) -> Principal | None:
     )  # fmt: skip
 
 
-def _setting(services: Services) -> str | None:
+def console_keys(services: Services) -> Sequence[bytes]:
+    """Return the keys of what the console has browsers keep: the first signs, all of them are recognised."""
     secret_key = services.settings.secret_key
-    return None if secret_key is None else secret_key.get_secret_value()
+    return _keys(None if secret_key is None else secret_key.get_secret_value())
 
 
 @cache
 def _keys(setting: str | None) -> Sequence[bytes]:
-    """Return the keys that sign passes: the first signs, all of them are recognised."""
     if setting is None:
         return (_OWN_KEY,)
     return tuple(hmac.new(key.encode(), _PURPOSE, sha256).digest() for key in setting.split(","))

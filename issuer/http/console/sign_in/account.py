@@ -16,7 +16,7 @@ from issuer.http.operations import Operation, RequestContext
 from issuer.http.problems.problem import status_problem
 from issuer.operators.operator import WrongPasswordError
 from issuer.operators.passwords import MIN_LENGTH, InvalidPasswordError
-from issuer.operators.store import check_password, choose_password
+from issuer.operators.store import admit_operator, check_password, choose_password
 from issuer.storage.postgres import unavailable_translated
 
 _PAGE: Final = ConsolePage("sign_in/account.html")
@@ -39,19 +39,23 @@ async def post_account(context: RequestContext) -> Response:
     form, operator = await visit.form(), visit.principal.operator
     if operator is None:
         raise status_problem(404)
-    chosen, postgres = form.get("new", ""), context.services.stores.postgres
+    chosen, postgres, right = form.get("new", ""), context.services.stores.postgres, None
     if operator.initial_until is None:
         await context.services.login_limits.admit(context.address, counted=False)
         try:
-            await check_password(postgres, operator.name, form.get("current", ""))
+            right = await check_password(postgres, operator.name, form.get("current", ""))
         except WrongPasswordError:
             return _show(visit, wrong="current")
     if chosen != form.get("again", ""):
         return _show(visit, wrong="again")
     try:
         async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
+            if right is not None:
+                operator = await admit_operator(connection, right)
             changed = await choose_password(connection, operator, chosen)
             await sign_in(visit.visit, connection, principal_of_operator(changed))
+    except WrongPasswordError:
+        return _show(visit, wrong="current")
     except InvalidPasswordError as error:
         return _show(visit, wrong="new", reason=str(error))
     return visit.redirect(HOME, "Your password is changed. Other browsers are signed out.")

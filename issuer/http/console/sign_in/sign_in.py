@@ -16,7 +16,8 @@ from starlette.responses import Response
 
 from issuer.access import audit
 from issuer.http.auth import Access
-from issuer.http.console.console_visit import HOME, SIGN_IN, console_path
+from issuer.http.console.console_visit import HOME, SIGN_IN, console_path, open_browser
+from issuer.http.console.known_browser import know_browser, known_operator
 from issuer.http.console.layout.console_page import ConsolePage
 from issuer.http.console.offline_pass import COOKIE
 from issuer.http.console.principal import (
@@ -30,18 +31,18 @@ from issuer.http.console.principal import (
 )
 from issuer.http.operations import Operation, RequestContext
 from issuer.http.pages.cookies import delete_cookie, is_plain
-from issuer.http.pages.visit import PageVisit, open_visit
+from issuer.http.pages.visit import PageVisit
 from issuer.http.problems.problem import ProblemError
 from issuer.operators.links import use_link
 from issuer.operators.operator import WrongPasswordError
-from issuer.operators.store import check_password
-from issuer.sessions.session_store import SessionKind
+from issuer.operators.store import admit_operator, check_password
 from issuer.sessions.tokens import form_token
 from issuer.storage.postgres import PoolConnection, unavailable_translated
 
 LINK_PATH: Final = "/console/link/{token}"
 SIGN_OUT: Final = "/console/sign-out"
 FAILED_AFTER_S: Final = 0.5
+_wait = asyncio.sleep
 _PAGE: Final = ConsolePage("sign_in/sign_in.html")
 _LINK_PAGE: Final = ConsolePage("sign_in/link.html")
 _INSECURE_PAGE: Final = ConsolePage("sign_in/insecure.html")
@@ -49,7 +50,7 @@ REFUSED: Final = ProblemError(401, "what was sent does not open the console", "u
 
 
 async def get_sign_in(context: RequestContext) -> Response:
-    visit, back = await open_visit(context, SessionKind.CONSOLE), context.request.query_params.get("next")
+    visit, back = await open_browser(context), context.request.query_params.get("next")
     if visit.session is not None and await read_principal(context.services, visit.session) is not None:
         return visit.redirect(_next(back))
     return _show(visit, back=back)
@@ -58,30 +59,30 @@ async def get_sign_in(context: RequestContext) -> Response:
 async def post_sign_in(context: RequestContext) -> Response:
     """Sign in with a name and a password, or with an API key, which the browser does not keep."""
     started = asyncio.get_running_loop().time()
-    visit = await open_visit(context, SessionKind.CONSOLE)
+    visit = await open_browser(context)
     form = await visit.form()
     if not _is_secure(context):
         return _show(visit)
     await context.services.login_limits.admit(context.address, counted=False)
-    principal = await _by_password(context, form) if "name" in form else _by_key(context, form)
+    principal = await (_by_password if "name" in form else _by_key)(visit, form)
     if principal is None:
         wrong = "password" if "name" in form else "key"
         await _refused(context, SIGN_IN, started)
         return _show(visit, 403, back=form.get("next"), wrong=wrong, name=form.get("name", ""))
-    postgres = context.services.stores.postgres
-    async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
-        await sign_in(visit, connection, principal)
-    return visit.redirect(_next(form.get("next")))
+    response = visit.redirect(_next(form.get("next")))
+    if principal.operator is not None:
+        know_browser(context.services, context.request, response, principal.operator.id)
+    return response
 
 
 async def get_link(context: RequestContext) -> Response:
-    visit = await open_visit(context, SessionKind.CONSOLE)
+    visit = await open_browser(context)
     return _show_link(visit) if _is_secure(context) else _show(visit)
 
 
 async def post_link(context: RequestContext) -> Response:
     started = asyncio.get_running_loop().time()
-    visit = await open_visit(context, SessionKind.CONSOLE)
+    visit = await open_browser(context)
     await visit.form()
     if not _is_secure(context):
         return _show(visit)
@@ -98,7 +99,7 @@ async def post_link(context: RequestContext) -> Response:
 
 
 async def post_sign_out(context: RequestContext) -> Response:
-    visit = await open_visit(context, SessionKind.CONSOLE)
+    visit = await open_browser(context)
     await visit.form()
     await visit.sign_out()
     response = visit.redirect(SIGN_IN)
@@ -119,18 +120,27 @@ async def sign_in(visit: PageVisit, connection: PoolConnection, principal: Princ
     await audit.record(connection, actor=principal.actor, action="console.sign-in", subject="console", detail=detail)
 
 
-async def _by_password(context: RequestContext, form: Mapping[str, str]) -> Principal | None:
+async def _by_password(visit: PageVisit, form: Mapping[str, str]) -> Principal | None:
+    context = visit.context
+    postgres, known = context.services.stores.postgres, known_operator(context.services, context.request)
     try:
-        operator = await check_password(context.services.stores.postgres, form["name"], form.get("password", ""))
+        right = await check_password(postgres, form["name"], form.get("password", ""), known=known)
+        async with unavailable_translated(), postgres.acquire() as connection, connection.transaction():
+            principal = principal_of_operator(await admit_operator(connection, right))
+            await sign_in(visit, connection, principal)
     except WrongPasswordError:
         return None
-    return principal_of_operator(operator)
+    return principal
 
 
-def _by_key(context: RequestContext, form: Mapping[str, str]) -> Principal | None:
-    services = context.services
+async def _by_key(visit: PageVisit, form: Mapping[str, str]) -> Principal | None:
+    services = visit.context.services
     key = services.keys.find(form.get("key", "")) if services.checks_keys else None
-    return None if key is None else principal_of_key(key)
+    principal = None if key is None else principal_of_key(key)
+    if principal is not None:
+        async with unavailable_translated(), services.stores.postgres.acquire() as connection, connection.transaction():
+            await sign_in(visit, connection, principal)
+    return principal
 
 
 def _is_secure(context: RequestContext) -> bool:
@@ -170,7 +180,9 @@ async def _refused(context: RequestContext, route: str, started: float) -> None:
     request = context.request
     peer = None if request.client is None else request.client.host
     context.services.security.refused(REFUSED, "POST", route, peer, request.headers.raw, None)
-    await asyncio.sleep(max(0.0, started + FAILED_AFTER_S - asyncio.get_running_loop().time()))
+    # A refusal that is delayed must keep no other request from Postgres.
+    await context.end_slot()
+    await _wait(max(0.0, started + FAILED_AFTER_S - asyncio.get_running_loop().time()))
 
 
 OPERATIONS: Final = (
