@@ -231,8 +231,8 @@ class Settings(BaseSettings):
     max_event_streams: int = Field(
         5_000,
         ge=1,
-        description="Open streams of campaign events of one API process; those of one client's campaigns, and of one "
-        "address, are at most half of them",
+        description="Open streams of campaign events of one API process; those of one client's campaigns are at most "
+        "half of them, and so are those of one address, with its streams of the console's figures",
     )
     shutdown_timeout_s: float = Field(10.0, gt=0, description="Time limit for requests in flight after SIGTERM")
 

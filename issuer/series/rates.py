@@ -25,7 +25,12 @@ LATE_S: Final = 6
 """What API processes have counted in a minute is written this long after its end, at the latest."""
 WRITTEN_LATE_S: Final = 2.5
 """The same on average."""
+MAX_SHARE: Final = 0.05
+"""Most of the time that is spent on rates, as long as the pauses are not longer than MAX_PAUSE_S."""
+MAX_PAUSE_S: Final = 60.0
+"""Rates are shown for two minutes."""
 _POOLS_AT_ONCE: Final = 20
+_ROWS_AT_ONCE: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +60,17 @@ async def refresh_rates(stores: Stores) -> None:
     async with unavailable_translated():
         if await stores.postgres.fetchval(_ARE_FRESH, timedelta(seconds=SHARED_S)):
             return
-    last = 0
-    while True:
+        active = [row["pool_id"] for row in await stores.postgres.fetch(_ACTIVE)]
+    for start in range(0, len(active), CHUNK_SIZE):
         async with unavailable_translated():
-            pools = await stores.postgres.fetch(_ACTIVE, last, CHUNK_SIZE)
+            pools = await stores.postgres.fetch(_POOLS, active[start : start + CHUNK_SIZE])
         if pools:
             await _refresh(stores, pools)
-        if len(pools) < CHUNK_SIZE:
-            return
-        last = pools[-1]["id"]
+
+
+def pause_s(spent_s: float) -> float:
+    """Return how long to pause after a round that took this long: with very many pools, rates are older."""
+    return min(MAX_PAUSE_S, spent_s / MAX_SHARE)
 
 
 async def _refresh(stores: Stores, pools: Sequence[Any]) -> None:
@@ -99,24 +106,30 @@ async def _read_histories(stores: Stores, pools: Sequence[int]) -> Mapping[int, 
     async with unavailable_translated():
         minutes = await stores.postgres.fetch(_MINUTES, pools, timedelta(minutes=max(WINDOWS) + 2))
         hours = await stores.postgres.fetch(_HOURS, pools, timedelta(hours=DAYS * DAY_H + 1))
-    for row in minutes:
+    for at, row in enumerate(minutes):
         found[row["pool_id"]].minutes[int(row["at"].timestamp()) // MINUTE_S] = row["count"]
-    for row in hours:
+        if at % _ROWS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    for at, row in enumerate(hours):
         found[row["pool_id"]].hours[int(row["at"].timestamp() // HOUR_S)] = row["count"]
+        if at % _ROWS_AT_ONCE == 0:
+            await asyncio.sleep(0)
     return found
 
 
 _ARE_FRESH: Final = "SELECT EXISTS (SELECT FROM pool_rates WHERE at > clock_timestamp() - $1::interval)"
 
-# Of a coupon, uses that were reversed or released are available again.
+# Found by time: there may be far more open pools than pools that issue.
 _ACTIVE: Final = """
+SELECT DISTINCT pool_id FROM series_hours
+WHERE at > clock_timestamp() - interval '25 hours' AND outcome = 'granted' AND pool_id <> 0 ORDER BY pool_id"""
+
+# Of a coupon, uses that were reversed or released are available again.
+_POOLS: Final = """
 SELECT p.id, p.batch_id, p.client_id, p.final_issued,
   coalesce((SELECT c.available + c.reversed + c.released FROM coupons c WHERE c.pool_id = p.id), p.total) AS available
 FROM pools p JOIN batches b ON b.id = p.batch_id
-WHERE p.id > $1 AND b.ended_at IS NULL AND EXISTS (
-  SELECT FROM series_hours s
-  WHERE s.pool_id = p.id AND s.at > clock_timestamp() - interval '25 hours' AND s.outcome = 'granted')
-ORDER BY p.id LIMIT $2"""
+WHERE p.id = ANY ($1) AND b.ended_at IS NULL"""
 
 _MINUTES: Final = """
 SELECT pool_id, at, count FROM series_minutes

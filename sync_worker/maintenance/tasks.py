@@ -117,6 +117,7 @@ class MaintenanceTasks:
         self._name = name
         self._progress = progress
         self._thorough_at = 0.0
+        self._rates_at = 0.0
         self._audit_head: AuditHead | None = None
         self._loyalty = LoyaltyExecutor(stores.postgres, timeout_s=stores.settings.postgres_timeout_s)
 
@@ -257,7 +258,12 @@ class MaintenanceTasks:
 
     async def refresh_rates(self) -> None:
         """Compute how fast pools empty, and when they will be empty."""
+        began_s = time.monotonic()
+        if began_s < self._rates_at:
+            return
         await rates.refresh_rates(self._stores)
+        ended_s = time.monotonic()
+        self._rates_at = ended_s + rates.pause_s(ended_s - began_s)
 
     async def remove_consumers(self) -> None:
         for partition in range(self._stores.redis.partitions):

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from issuer.series.forecast import empty_after_s, find_trend
-from issuer.series.rates import History
+from issuer.series.rates import EVERY_S, MAX_PAUSE_S, History, pause_s
 
 Curve = Callable[[int], float]
 """Codes that are asked for in a minute."""
@@ -97,3 +97,9 @@ def test_the_rate_of_a_minute_does_not_wait_for_its_end() -> None:
     assert history.rate_per_s(11 * 60) == pytest.approx(0.5)
     assert history.recent(11 * 60 + 1.0)[-2:] == [0, 60]
     assert history.recent(11 * 60 + 7.0)[-2:] == [60, 30]
+
+
+def test_rates_take_a_twentieth_of_the_time_and_stay_fresh() -> None:
+    assert pause_s(0.1) < EVERY_S
+    assert pause_s(1.0) == 20.0
+    assert pause_s(100.0) == MAX_PAUSE_S
