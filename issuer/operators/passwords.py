@@ -19,6 +19,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 MIN_LENGTH: Final = 12
 MAX_LENGTH: Final = 128
 MIN_DISTINCT: Final = 5
+MIN_NAME: Final = 4
+"""Letters of a name that a password may not contain: shorter ones are parts of many words."""
 GROUPS: Final = 4
 GROUP_LENGTH: Final = 5
 ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
@@ -55,7 +57,9 @@ def check_new_password(password: str, name: str) -> None:
     text = _normal(password)
     if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
         raise InvalidPasswordError(f"Use {MIN_LENGTH} to {MAX_LENGTH} characters.")
-    if len(set(text.lower())) < MIN_DISTINCT or name.casefold() in text.casefold():
+    folded, of_name = text.casefold(), len(name) >= MIN_NAME and name.casefold() in text.casefold()
+    # A text that is within itself twice, but for the ends, is a shorter one again and again.
+    if len(set(folded)) < MIN_DISTINCT or folded in (folded * 2)[1:-1] or of_name:
         raise InvalidPasswordError("Use neither your name nor the same few characters again and again.")
 
 

@@ -33,3 +33,13 @@ async def test_passwords_are_checked_one_after_another_with_a_rest(monkeypatch: 
     found = await asyncio.gather(*(passwords.is_password("a", stored) for stored in "abcaaa"))
     assert found == [True, False, False, True, True, True]
     assert (most[0], rests) == (1, [0.06] * 6)
+
+
+def test_a_chosen_password_is_no_name_and_no_few_characters_again_and_again() -> None:
+    for password, name in (
+        ("passwordpassword", "ada"), ("abcdabcdabcd", "ada"), ("aaaaaaaabbbb", "ada"), ("my name is ADAM", "adam"),
+    ):  # fmt: skip
+        with pytest.raises(passwords.InvalidPasswordError):
+            passwords.check_new_password(password, name)
+    for password, name in (("a canada goose", "ada"), ("four grey cats at sea", "at")):
+        passwords.check_new_password(password, name)
