@@ -147,6 +147,11 @@ async def try_lock(connection: AnyConnection, key: AnswerKey) -> bool:
     return bool(await connection.fetchval("SELECT pg_try_advisory_xact_lock($1, $2)", *key.lock))
 
 
+async def wait_for_lock(connection: AnyConnection, key: AnswerKey) -> None:
+    """Take the lock of a key until the transaction ends, once another transaction that has it is over."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", *key.lock)
+
+
 async def keep_answer(postgres: Pool | AnyConnection, key: AnswerKey, answer: KeptAnswer) -> None:
     """Keep an answer, in the place of an earlier one. Raises AnswerTooLargeError."""
     answer.check_size()

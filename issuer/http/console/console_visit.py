@@ -27,7 +27,7 @@ from issuer.http.console.principal import Principal, read_principal
 from issuer.http.idempotency import KeyedAct, request_digest
 from issuer.http.operations import RequestContext
 from issuer.http.pages.cookies import delete_cookie, read_cookie, set_cookie
-from issuer.http.pages.forms import STALE_FORM
+from issuer.http.pages.forms import FORM_TOKEN, STALE_FORM
 from issuer.http.pages.visit import NOTICE, PageVisit, open_visit
 from issuer.http.problems.problem import ProblemError
 from issuer.http.same_origin import check_origin
@@ -110,13 +110,15 @@ class ConsoleVisit:
         `show` returns that answer, a redirect. Raises AnsweredError with it for a form that was carried out, and
         ProblemError: as `form`, and 422 for other values than were sent with this id before.
         """
-        form_id, request = parse_uuid((await self.form()).get(FORM_ID, "")), self.request
+        form, request = await self.form(), self.request
+        form_id = parse_uuid(form.get(FORM_ID, ""))
+        typed = sorted(f"{name}={value}".encode() for name, value in form.items() if name != FORM_TOKEN)
         idempotency = FormId(
             self.context.services.stores.postgres,
             self.client_id,
             f"{request.method} {request.scope['path']}",
             None if form_id is None else str(form_id),
-            request_digest(await request.body()),
+            request_digest(*typed),
         )
         await idempotency.check()
         return KeyedAct(idempotency, show)

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from issuer.http.answered import AnsweredError
 from issuer.http.idempotency import Idempotency
 from issuer.http.problems.problem import ProblemError
-from issuer.storage.kept_answers import KeptAnswer
+from issuer.storage.kept_answers import KeptAnswer, wait_for_lock
+from issuer.storage.postgres import AnyConnection
 
 FORM_ID: Final = "form_id"
 """The field with the id, which is another one in every page."""
@@ -21,6 +22,12 @@ SENT_BEFORE: Final = ProblemError(
 
 class FormId(Idempotency):
     """An Idempotency-Key that is a field of a form. The answer that is kept is a redirect."""
+
+    async def lock(self, connection: AnyConnection) -> None:
+        """Wait for the first of two clicks, so that the second is answered like it. Raises as `check`."""
+        if self.key is not None:
+            await wait_for_lock(connection, self.answer_key)
+            await self.check(connection)
 
     def compare(self, answer: KeptAnswer) -> None:
         if answer.request_sha256 != self.digest:
