@@ -91,14 +91,19 @@ async def begin_session(
     return token
 
 
-async def find_session(postgres: Pool, token: str, kind: SessionKind, program_id: UUID | None) -> LoginSession | None:
-    """Return the session of a token for these pages; None: there is none, or it has expired. This counts as a use."""
+async def find_session(
+    postgres: Pool, token: str, kind: SessionKind, program_id: UUID | None, *, used: bool = True
+) -> LoginSession | None:
+    """Return the session of a token for these pages; None: there is none, or it has expired.
+
+    `used`: a person has asked for the page, from which on the idle time counts.
+    """
     hashed, idle = token_hash(token), LIMITS[kind].idle
     if hashed is None:
         return None
     async with unavailable_translated():
         row = await postgres.fetchrow(_FIND, hashed, kind, program_id, idle * _MOVED_BELOW)
-        if row is not None and row["moves"]:
+        if used and row is not None and row["moves"]:
             await postgres.execute(_MOVE, hashed, idle)
     if row is None:
         return None

@@ -10,6 +10,7 @@ from issuer.access.api_keys import revoke_key
 from issuer.http.console.console_visit import HOME, SIGN_IN
 from issuer.http.console.sign_in import sign_in
 from issuer.operators.links import create_link
+from issuer.sessions.tokens import token_hash
 from tests.support.api import Api
 from tests.support.console import console_screen, secret_of
 from tests.support.servers import START_LIMIT_S
@@ -75,6 +76,18 @@ async def test_a_link_on_another_site_signs_no_one_out(api: Api) -> None:
             assert 'href="' + again.replace("&", "&amp;") in answer.text
         answer = await stranger.http.post("/console/batches/new", headers=crossed, follow_redirects=False)
         assert (answer.status_code, answer.headers.get_list("set-cookie")) == (403, [])
+
+
+async def test_what_a_page_fetches_by_itself_keeps_no_one_signed_in(api: Api) -> None:
+    async with console_screen(api, api.admin) as screen:
+        digest = token_hash(screen.http.cookies["console"])
+        await api.owner.execute(
+            "UPDATE sessions SET expires_at = now() + interval '10 minutes' WHERE hash = $1", digest
+        )
+        left = "SELECT extract(epoch FROM expires_at - now()) > 700 FROM sessions WHERE hash = $1"
+        for mode, moved in (("cors", False), ("same-origin", False), ("navigate", True)):
+            page = await screen.http.get("/console/batches", headers={"sec-fetch-mode": mode})
+            assert (page.status_code, await api.owner.fetchval(left, digest)) == (200, moved), mode
 
 
 async def test_a_refusal_that_is_delayed_holds_no_slot(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,9 @@ async def open_browser(context: RequestContext) -> PageVisit:
         response = _LINKED.plain(request, again=again)
         response.headers["refresh"] = f"0; url={again}"
         raise AnsweredError(response)
-    return await open_visit(context, SessionKind.CONSOLE)
+    # What a page fetches by itself, such as its figures, keeps no one signed in.
+    used = request.method != "GET" or request.headers.get("sec-fetch-mode", "navigate") == "navigate"
+    return await open_visit(context, SessionKind.CONSOLE, used=used)
 
 
 def _offline(context: RequestContext) -> tuple[PageVisit, Principal] | None:

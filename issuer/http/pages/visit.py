@@ -97,12 +97,17 @@ def cookie_name(kind: SessionKind, program_id: UUID | None) -> str:
     return str(kind) if program_id is None else f"{kind}-{program_id.hex}"
 
 
-async def open_visit(context: RequestContext, kind: SessionKind, program_id: UUID | None = None) -> PageVisit:
-    """Return the visit of a request. Raises ProblemError (429) over the rate limit of its address."""
+async def open_visit(
+    context: RequestContext, kind: SessionKind, program_id: UUID | None = None, *, used: bool = True
+) -> PageVisit:
+    """Return the visit of a request. `used`: it keeps the session from its idle time-out.
+
+    Raises ProblemError (429) over the rate limit of its address.
+    """
     services = context.services
     await services.limits.admit(None, context.caller.address)
     token = read_cookie(context.request, cookie_name(kind, program_id))
     if token is None or token_hash(token) is None:
         return PageVisit(context, kind, program_id, new_token(), None, VISITOR_S)
-    session = await find_session(services.stores.postgres, token, kind, program_id)
+    session = await find_session(services.stores.postgres, token, kind, program_id, used=used)
     return PageVisit(context, kind, program_id, token, session)
