@@ -41,7 +41,7 @@ async def test_a_rate_is_of_the_last_seconds(monkeypatch: pytest.MonkeyPatch) ->
     async def read(_: object) -> RedisMetrics:
         return RedisMetrics([0], 0, 0.0, granted=72_000)
 
-    async def nothing(_: object) -> None:
+    async def nothing(*_: object) -> None:
         return None
 
     monkeypatch.setattr(now, "read_redis_metrics", read)
@@ -52,8 +52,10 @@ async def test_a_rate_is_of_the_last_seconds(monkeypatch: pytest.MonkeyPatch) ->
     at_s = asyncio.get_running_loop().time()
     feed._granted.append((at_s - 3_600, 0))
     assert (await feed.figures()).granted_per_s is None
-    feed._granted[0] = (at_s - 1, 71_000)
+    assert await feed.figures() is await feed.figures()
+    feed._granted[0], feed._once = (at_s - 1, 71_000), None
     assert (await feed.figures()).granted_per_s is not None
+    assert feed.reads == 2
 
 
 def _key(batch: UUID, client: UUID) -> str:

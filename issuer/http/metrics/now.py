@@ -1,17 +1,20 @@
 """What the whole installation does at this moment, for any number of watchers.
 
 While there are watchers, a process reads both stores once a second, with one query and one pipeline, however many
-watch. Without any it reads nothing. A watcher gets the latest figures and never those that it was too slow for.
+watch; what needs attention it counts less often. Without any it reads nothing. A watcher gets the latest figures and
+never those that it was too slow for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
+from math import inf
 from typing import Any, Final
 
 import orjson
@@ -28,6 +31,7 @@ from issuer.storage.stores import Stores
 log = structlog.get_logger()
 
 EVERY_S: Final = 1.0
+COUNTED_EVERY_S: Final = 5.0
 RATE_READS: Final = 3
 """Number of reads over which the rate of grants is averaged."""
 RATE_MAX_S: Final = 10.0
@@ -92,6 +96,14 @@ class NowFigures:
     stops: Sequence[str] = field(default_factory=tuple)
 
 
+@dataclass(slots=True)
+class _Counted:
+    """What needs attention: after a loss there is much of it, so it is counted every COUNTED_EVERY_S."""
+
+    at_s: float = -inf
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+
 class NowFeed:
     """The figures of this moment as they are read. One per process."""
 
@@ -101,13 +113,22 @@ class NowFeed:
         self._watchers = 0
         self._changed = asyncio.Event()
         self._latest: NowFigures | None = None
+        self._once: tuple[float, NowFigures] | None = None
+        self._turn = asyncio.Lock()
+        self._counted = _Counted()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self.reads = 0
 
     async def figures(self) -> NowFigures:
-        """Return the latest figures; without watchers those of this moment."""
-        return self._latest if self._latest is not None else await self._read()
+        """Return the latest figures; without watchers those of a moment that all who ask within EVERY_S share."""
+        if self._latest is not None:
+            return self._latest
+        async with self._turn:
+            now_s = asyncio.get_running_loop().time()
+            if self._once is None or now_s - self._once[0] >= EVERY_S:
+                self._once = (now_s, await self._read())
+            return self._once[1]
 
     async def watch(self) -> AsyncGenerator[NowFigures]:
         """Yield the figures now and once a second. Ends when the process ends."""
@@ -153,7 +174,9 @@ class NowFeed:
 
     async def _read(self) -> NowFigures:
         self.reads += 1
-        redis, recorded = await asyncio.gather(read_redis_metrics(self._stores), _read_recorded(self._stores))
+        redis, recorded = await asyncio.gather(
+            read_redis_metrics(self._stores), _read_recorded(self._stores, self._counted)
+        )
         rate = None
         if redis is not None:
             self._granted.append((asyncio.get_running_loop().time(), redis.granted))
@@ -170,8 +193,7 @@ class NowFeed:
 
 
 _NOW: Final = f"""
-WITH counts AS ({COUNTS})
-SELECT incident, anomalies, dead_letters, quarantined, failed_rows,
+SELECT (SELECT incident FROM installation) AS incident,
   (SELECT extract(epoch FROM clock_timestamp() - max(seen_at))::float8 FROM workers) AS worker_age_s,
   (SELECT coalesce(jsonb_agg(jsonb_build_array(period_s, outcomes, durations)), '[]')::text FROM pulses
     WHERE at > clock_timestamp() - interval '15 s') AS pulses,
@@ -181,14 +203,17 @@ SELECT incident, anomalies, dead_letters, quarantined, failed_rows,
       r.remaining, r.per_s_1m, r.per_s_15m, r.empty_at
     FROM pool_rates r JOIN pools p ON p.id = r.pool_id JOIN batches b ON b.id = p.batch_id
     WHERE r.at > now() - interval '2 minutes' AND r.empty_at IS NOT NULL AND r.remaining > 0 AND b.ended_at IS NULL
-    ORDER BY r.empty_at LIMIT {MAX_POOLS}) AS d) AS pools
-FROM counts"""
+    ORDER BY r.empty_at LIMIT {MAX_POOLS}) AS d) AS pools"""
+_COUNTED: Final = f"SELECT anomalies, dead_letters, quarantined, failed_rows FROM ({COUNTS}) AS counts"
 
 
-async def _read_recorded(stores: Stores) -> Recorded | None:
+async def _read_recorded(stores: Stores, counted: _Counted) -> Recorded | None:
     try:
         async with asyncio.timeout(TIMEOUT_S), unavailable_translated():
             row = await stores.postgres.fetchrow(_NOW)
+            if time.monotonic() - counted.at_s >= COUNTED_EVERY_S:
+                found = await stores.postgres.fetchrow(_COUNTED)
+                counted.at_s, counted.found = time.monotonic(), dict(found or {})
     except (PostgresUnavailableError, TimeoutError):
         return None
     assert row is not None
@@ -198,6 +223,7 @@ async def _read_recorded(stores: Stores) -> Recorded | None:
     durations = sum_durations(pulses)
     return Recorded(
         **fields,
+        **counted.found,
         refusals_per_s=sorted(refusals.items(), key=lambda one: -one[1])[:MAX_REASONS],
         refused_per_s=sum(refusals.values()),
         p50_s=quantile(durations, 0.5),
