@@ -27,6 +27,8 @@ class StartedInstallation:
     api_key: str | None
     key_file: Path
     curl: str | None
+    console_link: str | None
+    """What signs one browser in, within 10 minutes; None: there is no console, or no terminal that shows it."""
 
 
 UNCOUNTED_ADDRESSES: Final = (
@@ -38,6 +40,10 @@ UNCOUNTED_ADDRESSES: Final = (
 def print_started(started: StartedInstallation, settings: Settings) -> None:
     """Print to stdout and flush: it may be a pipe. The API key is for terminals only: a pipe may end in a log."""
     lines = ["", f"issuer is running at {started.url}", f"API documentation: {started.url}/docs"]
+    if started.console_link is not None:
+        lines.append(f"Console (the link signs you in once, within 10 minutes): {started.console_link}")
+    elif settings.has_console:
+        lines.append(f"Console: {started.url}/console (`issuer console-link` prints a link that signs you in)")
     if started.api_key is not None and sys.stdout.isatty():
         lines.append(f"API key (also in {started.key_file}): {started.api_key}")
     elif started.api_key is not None:

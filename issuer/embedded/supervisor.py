@@ -210,7 +210,15 @@ class Supervisor:
         pool = await find_pool(stores.postgres)
         key_file = self._directory.api_key.absolute()
         curl = None if pool is None else curl_command(url, pool, None if api_key is None else key_file)
-        return StartedInstallation(url, api_key, key_file, curl)
+        return StartedInstallation(url, api_key, key_file, curl, await self._console_link(stores, url))
+
+    async def _console_link(self, stores: Stores, url: str) -> str | None:
+        """Return a link that signs in to the console. A terminal shows it to a person; a pipe may end in a log."""
+        from issuer.operators.links import create_link
+
+        if not self._settings.has_console or not sys.stdout.isatty():
+            return None
+        return url + await create_link(stores.postgres, actor="cli:up")
 
     def _secret_key(self) -> SecretStr:
         """Return ISSUER_SECRET_KEY, or this installation's own, which is created once and stored in a file."""

@@ -44,13 +44,15 @@ def test_the_printed_command_works_when_it_is_pasted(running: Installation) -> N
 
 
 def test_a_terminal_is_shown_the_api_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    started = StartedInstallation("http://127.0.0.1:1", "isk_shown", Path("/data/api-key"), None)
     for is_terminal in (False, True):
+        link = "http://127.0.0.1:1/console/link/shown" if is_terminal else None
+        started = StartedInstallation("http://127.0.0.1:1", "isk_shown", Path("/data/api-key"), None, link)
         monkeypatch.setattr(sys.stdout, "isatty", lambda shown=is_terminal: shown)
         print_started(started, Settings())
         printed = capsys.readouterr().out
         assert "/data/api-key" in printed
         assert ("isk_shown" in printed) == is_terminal
+        assert ("console/link/shown" in printed, "issuer console-link" in printed) == (is_terminal, not is_terminal)
         assert "API documentation: http://127.0.0.1:1/docs" in printed
 
 

@@ -24,7 +24,7 @@ PAGE_SIZE: Final = 50
 ROLES: Final = (
     (Role.VIEWER, "Viewer – sees everything, changes nothing"),
     (Role.OPERATOR, "Operator – also runs batches, coupons, campaigns and points"),
-    (Role.ADMIN, "Administrator – also keys, operators and incidents"),
+    (Role.ADMIN, "Administrator – also API keys, operators, audit and settings"),
 )
 _LIST: Final = ConsolePage("access/operators.html")
 _NEW: Final = ConsolePage("access/new_operator.html")
