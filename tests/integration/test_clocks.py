@@ -52,11 +52,12 @@ async def outcomes(engine: Engine, batches: list[UUID]) -> list[Outcome]:
 
 
 @pytest.mark.parametrize(
-    "steps_s", [(YEAR_S, -6), pytest.param((6, 3_600, -3_600, -YEAR_S), marks=pytest.mark.long)], ids=["two", "others"]
+    "steps_s", [(YEAR_S, -9), pytest.param((9, 3_600, -3_600, -YEAR_S), marks=pytest.mark.long)], ids=["two", "others"]
 )
 async def test_a_clock_that_steps_ends_starts_and_grants_nothing(
     own_settings: Settings, clock: ServerClock, steps_s: tuple[int, ...]
 ) -> None:
+    """A step counts less the time that its answer took: 9 s are more than 5 s on a busy machine, too."""
     async with open_stores(own_settings) as stores:
         plain, ending, starting = batches = [await make_batch(stores, 100) for _ in range(3)]
         soon = datetime.now(UTC) + MONTH
