@@ -125,6 +125,7 @@ async def test_batches_with_the_same_name_are_selected_by_id(issuer: Command, st
     assert all(one in done.err for one in ids)
 
 
+@pytest.mark.long
 async def test_keys_are_created_listed_and_revoked(issuer: Command, stores: Stores) -> None:
     client = str(uuid4())
     made = (

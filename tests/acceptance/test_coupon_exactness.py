@@ -69,6 +69,7 @@ async def test_more_customers_than_uses_consume_each_use_once(service: Service, 
 
 
 @every_rush
+@pytest.mark.long
 async def test_repeated_keys_get_the_same_use_and_limits_hold(service: Service, rush: Rush) -> None:
     uses = rush.stock // 5
     client_id = await make(service, "TWICE", uses, rules='{"maxpercustomer": 1}')

@@ -56,6 +56,7 @@ async def _requested(settings: Settings, batch_id: UUID) -> Job:
         return await request_codes(stores, GenerationRequest(batch_id, A, CodeFormat(length=8), 2_000, "test"))
 
 
+@pytest.mark.long
 async def test_the_command_creates_batch_client_and_codes(generate: Command, stores: Stores) -> None:
     words = ("--count", "3000", "--length", "12", "--batch-name", "Summer Sale")
     report = (await generate(*words, "--rules", '{"maxpercustomer":2}', "--json")).json
@@ -73,6 +74,7 @@ async def test_the_command_creates_batch_client_and_codes(generate: Command, sto
     assert (await check_agreement(stores, batch_id, client_id)).total == 6_000
 
 
+@pytest.mark.long
 async def test_options_determine_the_format(generate: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     (generate.directory / "words.txt").write_text("# ours\n가나\n")

@@ -45,6 +45,7 @@ def test_every_scenario_gets_only_expected_answers(tmp_path: Path) -> None:
     assert ": 3 granted" in lines[1]
 
 
+@pytest.mark.long
 def test_a_load_without_an_issuer_explains_what_to_start(tmp_path: Path) -> None:
     done = locust(tmp_path, *LOCUST)
     assert done.returncode == 1

@@ -112,6 +112,7 @@ async def test_the_page_shows_a_pause_and_the_end_as_they_happen(stage: BrowserS
     await screenshot(page, "phone-ended")
 
 
+@pytest.mark.long
 async def test_pages_are_in_the_language_of_the_browser(stage: BrowserStage) -> None:
     campaign = await stage.create(total=1200, starts_at=ahead(3_600))
     page = await stage.open(campaign, locale="de-DE", timezone_id="Europe/Berlin", **PHONE)

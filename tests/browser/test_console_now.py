@@ -22,6 +22,7 @@ FROM generate_series(1, 1400) AS n, (VALUES ('granted', 20), ('sold_out', 3)) AS
 ON CONFLICT (pool_id, at, outcome) DO UPDATE SET count = excluded.count"""
 
 
+@pytest.mark.long
 async def test_now_is_live_and_draws_what_was_issued(stage: BrowserStage) -> None:
     batch = (await sample_objects(stage))["batch"]
     page = await signed_in(stage)

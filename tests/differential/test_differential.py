@@ -189,6 +189,7 @@ OFFERS: Final = (
 )
 
 
+@pytest.mark.long
 def test_an_offered_upgrade_keeps_the_body_on_every_route(preloaded: Preloaded, pair: Pair, tmp_path: Path) -> None:
     key = (b"Authorization", b"Bearer " + preloaded.keys["redeem"].encode())
     chosen: list[Case] = []

@@ -388,6 +388,7 @@ async def test_many_listeners_share_one_poll(api: Api, monkeypatch: Any) -> None
     assert api.services.feeds.polls == 0
 
 
+@pytest.mark.long
 async def test_a_feed_reports_the_start_at_once_and_ends_with_the_campaign(api: Api, monkeypatch: Any) -> None:
     # The next ordinary poll would be too late for the time limit of this test.
     monkeypatch.setattr(feeds_module, "POLL_S", 10 * START_LIMIT_S)

@@ -14,6 +14,7 @@ TITLE = "Café Müller & Söhne – Stammkunden"
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1_000, marks=(pytest.mark.long, pytest.mark.minutes))])
+@pytest.mark.long
 async def test_printed_cards_are_read_back(count: int) -> None:
     numbers = list(draw_numbers(count))
     pdf = await print_cards(CardSheet(TITLE, "Kundenkarte · Customer card", numbers, None))

@@ -163,6 +163,7 @@ async def test_a_csv_states_its_number_of_rows_on_request(stores: Stores) -> Non
 
 
 @pytest.mark.parametrize("count", [5_000, pytest.param(50_000, marks=(pytest.mark.long, pytest.mark.minutes))])
+@pytest.mark.long
 async def test_a_workbook_of_many_rows_is_read_back_unchanged(stores: Stores, count: int) -> None:
     async with shop_of(stores) as shop:
         odd = ["ü☀\U0001f600", "_x0041_", "a&<b>]]>", " space ", "\ufffe\uffff", "\u200b", "\U0010ffff"]
