@@ -96,6 +96,16 @@ async def test_a_till_opens_with_its_key_and_staff_with_their_pins(shop: TillSho
     assert "No staff works in this program yet" in screen.text
 
 
+async def test_a_link_on_another_site_signs_no_till_out(shop: TillShop) -> None:
+    """A browser sends the cookie of a till with no such request: a new one would take its place."""
+    path, crossed = f"/till/{shop.program.id}", {"sec-fetch-site": "cross-site"}
+    linked = await shop.api.client.get(path, headers=crossed)
+    assert (linked.status_code, linked.headers.get_list("set-cookie")) == (200, [])
+    assert linked.headers["refresh"] == f"0; url={path}?again"
+    forged = await shop.api.client.post(f"{path}/sign-in", headers=crossed)
+    assert (forged.status_code, forged.headers.get_list("set-cookie")) == (403, [])
+
+
 async def test_a_member_is_found_by_what_is_typed(shop: TillShop, screen: TillScreen) -> None:
     anna = await shop.member(email="Anna@Example.org", ref="M-1", phone="+44 20 7946 0958", name="Anna B.")
     gone = await shop.member(email="gone@example.org", ref="M-2")

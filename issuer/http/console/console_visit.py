@@ -21,7 +21,6 @@ from starlette.responses import Response
 from issuer.http.answered import AnsweredError
 from issuer.http.auth import Caller
 from issuer.http.console.form_id import FORM_ID, FormId
-from issuer.http.console.layout.console_page import ConsolePage
 from issuer.http.console.offline_pass import COOKIE, LIFETIME_S, read_pass, sign_pass
 from issuer.http.console.principal import Principal, read_principal
 from issuer.http.idempotency import KeyedAct, request_digest
@@ -42,7 +41,6 @@ SIGN_IN: Final = "/console/sign-in"
 ACCOUNT: Final = "/console/account"
 MAX_NOTICE: Final = 300
 Result = TypeVar("Result")
-_LINKED: Final = ConsolePage("layout/linked.html")
 LOW_ROLE: Final = ProblemError(403, "your role does not allow this", "role_too_low")
 BOUND: Final = ProblemError(403, "your account sees one client, and this is about the whole installation", "bound_key")
 
@@ -179,19 +177,8 @@ async def open_console(
 
 
 async def open_browser(context: RequestContext) -> PageVisit:
-    """Return the visit of a browser, signed in or not. Raises as `open_console` does, with AnsweredError for a link.
-
-    With a link on another site a browser does not send the cookie of the console, though it may have one, which a new
-    one would replace. The page that answers it opens the same page again, from here, and then the cookie is sent.
-    """
+    """Return the visit of a browser, signed in or not. Raises as `open_visit` does."""
     request = context.request
-    if request.headers.get("sec-fetch-site") == "cross-site" and read_cookie(request, SessionKind.CONSOLE) is None:
-        if request.method != "GET":
-            check_origin(request)
-        again = quote(request.scope["path"]) + f"?{request.url.query}&again".replace("?&", "?")
-        response = _LINKED.plain(request, again=again)
-        response.headers["refresh"] = f"0; url={again}"
-        raise AnsweredError(response)
     # What a page fetches by itself, such as its figures, keeps no one signed in.
     used = request.method != "GET" or request.headers.get("sec-fetch-mode", "navigate") == "navigate"
     return await open_visit(context, SessionKind.CONSOLE, used=used)

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 from uuid import UUID
 
+from starlette.requests import Request
 from starlette.responses import Response
 
+from issuer.http.answered import AnsweredError
 from issuer.http.operations import RequestContext
 from issuer.http.pages.cookies import SameSite, delete_cookie, read_cookie, set_cookie
 from issuer.http.pages.forms import FORM_TOKEN, STALE_FORM, read_form
 from issuer.http.pages.languages import NAMES, language_for
 from issuer.http.pages.page import LocalizedPage
+from issuer.http.same_origin import check_origin
 from issuer.sessions.session_store import LIMITS, LoginSession, SessionKind, begin_session, end_session, find_session
 from issuer.sessions.tokens import form_token, is_form_token, new_token, token_hash
 from issuer.storage.postgres import PoolConnection
@@ -26,6 +30,7 @@ VISITOR_S: Final = 3_600
 """How long a browser keeps the token of a visitor who does not sign in."""
 NOTICE: Final = "notice"
 NOTICE_S: Final = 60
+_LINKED: Final = LocalizedPage("pages/linked.html")
 
 
 @dataclass(slots=True)
@@ -84,7 +89,7 @@ class PageVisit:
     def with_token(self, response: Response) -> Response:
         """Return the response with what the browser is to keep. `page` and `redirect` have done this."""
         request, name, age_s = self.context.request, cookie_name(self.kind, self.program_id), self._cookie_age_s
-        same_site: SameSite = "lax" if self.kind is SessionKind.MEMBER else "strict"
+        same_site = _same_site(self.kind)
         if age_s == 0:
             delete_cookie(request, response, name)
         elif age_s is not None:
@@ -97,16 +102,39 @@ def cookie_name(kind: SessionKind, program_id: UUID | None) -> str:
     return str(kind) if program_id is None else f"{kind}-{program_id.hex}"
 
 
+def _same_site(kind: SessionKind) -> SameSite:
+    """Return which requests carry the cookie: those of members also from a link in a mail."""
+    return "lax" if kind is SessionKind.MEMBER else "strict"
+
+
+def _check_site(request: Request) -> None:
+    """Raise what answers a request of another site: a browser sends no strict cookie with it, though it may have one.
+
+    A new cookie would replace that one. AnsweredError: a page that opens the same page again, from here, and then the
+    cookie is sent. ProblemError (403): a form.
+    """
+    if request.headers.get("sec-fetch-site") != "cross-site":
+        return
+    if request.method != "GET":
+        check_origin(request)
+    again = quote(request.scope["path"]) + f"?{request.url.query}&again".replace("?&", "?")
+    response = _LINKED.response(request, again=again)
+    response.headers["refresh"] = f"0; url={again}"
+    raise AnsweredError(response)
+
+
 async def open_visit(
     context: RequestContext, kind: SessionKind, program_id: UUID | None = None, *, used: bool = True
 ) -> PageVisit:
     """Return the visit of a request. `used`: it keeps the session from its idle time-out.
 
-    Raises ProblemError (429) over the rate limit of its address.
+    Raises ProblemError (429) over the rate limit of its address, and what `_check_site` does.
     """
     services = context.services
     await services.limits.admit(None, context.caller.address)
     token = read_cookie(context.request, cookie_name(kind, program_id))
+    if token is None and _same_site(kind) == "strict":
+        _check_site(context.request)
     if token is None or token_hash(token) is None:
         return PageVisit(context, kind, program_id, new_token(), None, VISITOR_S)
     session = await find_session(services.stores.postgres, token, kind, program_id, used=used)
