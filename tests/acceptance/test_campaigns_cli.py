@@ -37,6 +37,7 @@ async def test_a_campaign_is_created_listed_and_ended(settings: Settings, stores
     assert [one["id"] for one in (await issuer("campaigns", "list", "--all", "--json")).json] == [made["id"]]
 
 
+@pytest.mark.long
 def test_a_campaign_is_changed_by_its_name(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     issuer = CommandInProcess(settings, tmp_path, monkeypatch, "campaigns")
     made = issuer("create", "--name", "Concert", "--total", "5", "--starts-at", "2026-01-01T00:00:00Z", "--json").json

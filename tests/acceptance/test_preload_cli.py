@@ -95,6 +95,7 @@ async def test_rows_of_the_default_client_are_reported_as_such(preload: Command,
     assert "ISSUER_DEFAULT_CLIENT" not in shown
 
 
+@pytest.mark.long
 async def test_a_file_is_read_from_a_path_or_standard_input(preload: Command, stores: Stores) -> None:
     batch = await new_batch(stores)
     bare = b"code\nX1\nX2\n"
@@ -111,6 +112,7 @@ async def test_a_file_is_read_from_a_path_or_standard_input(preload: Command, st
     assert (await check_agreement(stores, batch.id, CLIENT)).codes == ["X3", "4"]
 
 
+@pytest.mark.long
 async def test_a_refused_file_leaves_no_open_batch(preload: Command, stores: Stores) -> None:
     refused = await preload(preload.write(b"client_id;code\nX\n"), "--batch-name", "Summer Sale", "--rules", RULES)
     assert (refused.status, "rejected" in refused.out) == (1, True)

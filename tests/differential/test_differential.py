@@ -157,6 +157,7 @@ CREDENTIALS: Final = {
 """Status and values of Authorization, with the place of a good key."""
 
 
+@pytest.mark.long
 def test_credentials_have_one_rule_on_every_route_and_path(preloaded: Preloaded, pair: Pair) -> None:
     key = preloaded.keys["redeem"].encode()
     chosen: list[Case] = []

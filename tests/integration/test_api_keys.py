@@ -158,6 +158,7 @@ async def test_keys_stay_valid_while_postgres_is_unavailable(settings: Settings,
         await until(lambda: ring.find(secret) is None)
 
 
+@pytest.mark.long
 async def test_requests_with_a_loaded_key_succeed_while_postgres_is_unavailable(
     settings: Settings, own_postgres: PostgresServer
 ) -> None:

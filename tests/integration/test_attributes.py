@@ -81,6 +81,7 @@ async def test_attributes_that_cannot_be_kept_are_refused(api: Api) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 async def test_attributes_survive_a_loss(own_settings: Settings, own_redis: RedisServer) -> None:
     data = "code,pin\n" + "".join(f"C{number},{number}\n" for number in range(1, 201))
     async with open_stores(own_settings) as stores:

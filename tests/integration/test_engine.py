@@ -132,6 +132,7 @@ async def test_a_connection_is_not_used_again_after_a_read_was_cancelled(setting
     await link.aclose()
 
 
+@pytest.mark.long
 async def test_cancelled_requests_disturb_no_other(settings: Settings, stores: Stores) -> None:
     batch_id = await make_batch(stores, 3_000)
     async with engine_of(settings, stores) as engine:

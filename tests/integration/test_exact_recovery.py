@@ -450,6 +450,7 @@ async def test_hearall_a_recovery_decides_after_every_living_process_has_settled
             assert (order, await verdict(stores)) == (["settled", "decided"], Verdict.EXACT)
 
 
+@pytest.mark.long
 async def test_keep_rows_that_are_recorded_late_come_to_redis(
     journal_settings: Settings, own_redis: RedisServer, tmp_path: Path
 ) -> None:

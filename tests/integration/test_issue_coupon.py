@@ -150,6 +150,7 @@ async def test_all_paths_answer_alike(server: IssueServer) -> None:
     assert (await server.http.post(ISSUE, content=good, headers=in_text)).status_code == 415
 
 
+@pytest.mark.long
 async def test_a_code_by_each_protocol_of_the_projects_own_client(server: IssueServer) -> None:
     campaign = await server.create(total=100)
     codes = []
@@ -196,6 +197,7 @@ async def test_a_campaign_made_by_one_process_is_known_to_another_at_once(
     assert sum(answer.json()["error"] == "" for answer in answers) == 30
 
 
+@pytest.mark.long
 async def test_compressed_calls_and_bombs(server: IssueServer) -> None:
     campaign = await server.create()
     headers = {**server.key, "content-type": "application/json", "content-encoding": "gzip", "accept-encoding": "gzip"}

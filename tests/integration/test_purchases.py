@@ -182,6 +182,7 @@ async def settled(api: Api, attempt: PurchaseAttempt) -> Any:
 
 
 @pytest.mark.own_app
+@pytest.mark.long
 async def test_a_purchase_that_is_left_halfway_is_done_with_the_code_it_has(api: Api) -> None:
     counter = await Counter.of(api, *(f"A{n}" for n in range(1, 9)))
     purchases = api.services.purchases

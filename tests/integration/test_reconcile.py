@@ -226,6 +226,7 @@ async def test_unreadable_entries_are_counted(shop: LedgerShop) -> None:
         await record_and_acknowledge(shop.stores)
 
 
+@pytest.mark.long
 async def test_holds_at_every_moment_of_a_run(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     async def ledger_has(count: int) -> bool:
         return (await balance(shop)).ledger == count

@@ -237,6 +237,7 @@ async def test_an_announced_restore_is_a_loss_and_a_dry_run_changes_nothing(
         assert [(pool.quarantined, pool.issued_after) for pool in done.pools] == [(70, 70)]
 
 
+@pytest.mark.long
 async def test_processes_survive_a_postgres_without_its_tables(own_settings: Settings, own_redis: RedisServer) -> None:
     """It stands for a standby, a database before its migration, or a password that is refused for a while."""
     async with open_stores(own_settings) as stores:

@@ -119,6 +119,7 @@ async def test_a_bound_key_gets_no_rows_of_another_client(api: Api) -> None:
 
 
 @pytest.mark.own_app
+@pytest.mark.long
 async def test_every_format(api: Api) -> None:
     batch, client = await api.batch("=A", "+B", "C")
     for _ in range(3):

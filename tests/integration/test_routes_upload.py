@@ -129,6 +129,7 @@ async def test_invalid_uploads_are_refused_and_create_no_batch(
 
 
 @pytest.mark.own_app
+@pytest.mark.long
 async def test_a_file_is_recognised_by_its_content(api: Api) -> None:
     book = workbook(("X1",), (12,))
     report = (await send(api, ("codes.csv", book), batch_name="Excel", sheet="Codes")).json()

@@ -97,6 +97,7 @@ async def test_killed_before_the_insert(shop: LedgerShop, settings: Settings, tm
         await drained(shop, 100)
 
 
+@pytest.mark.long
 async def test_killed_between_commit_and_ack(shop: LedgerShop, settings: Settings, tmp_path: Path) -> None:
     shop.redeem_in_calls(10, 10)
     with ExitStack() as stack:
